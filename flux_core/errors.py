@@ -1,0 +1,53 @@
+"""Every exception a person can meet, drawn as a tree.
+
+    SluiceError                 the person can do something about it; its text says what
+    ├── WorkflowError           a picture or JSON file does not hold a workflow we can read
+    ├── PromptError             a workflow was read, but cannot run; carries every problem found
+    ├── MissingFileError        a model, tokenizer or input picture is not where it was looked for
+    ├── FileFormatError         a file is there, but is not what its name or place promises
+    ├── InputError              values that cannot work together (sizes, channels, options)
+    ├── BudgetTooSmall          the memory allowed cannot hold even the smallest working set
+    └── Interrupted             the person asked us to stop
+
+The text of each says what is needed, what is there, and what to do. Nothing here is caught to be ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SluiceError(Exception):
+    """Root of all errors that are answered with one clear sentence instead of a traceback."""
+
+
+class WorkflowError(SluiceError):
+    """The file holds no workflow, or one that cannot be read."""
+
+
+class PromptError(SluiceError):
+    """The workflow cannot run. `problems` lists all of them, one readable sentence each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class MissingFileError(SluiceError, FileNotFoundError):
+    """A named file is in none of the folders that were searched."""
+
+
+class FileFormatError(SluiceError, ValueError):
+    """The bytes of a file contradict its format."""
+
+
+class InputError(SluiceError, ValueError):
+    """Inputs that are each valid cannot work together."""
+
+
+class BudgetTooSmall(SluiceError):
+    """The memory allowed is below the smallest feasible one, which the text names."""
+
+
+class Interrupted(SluiceError):
+    """The run was stopped on request."""
