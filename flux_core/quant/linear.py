@@ -1,0 +1,80 @@
+"""The one linear layer of every model here: y = x W^T + b, plus low-rank side branches.
+
+W is an ordinary parameter, or is lent for the length of one multiplication by whoever holds it (quantised, streamed
+or shared bytes). This file does not know where such bytes lie, in which format, or on which device.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class HeldMatrix(Protocol):
+    """A matrix that lives elsewhere and is lent out."""
+
+    def take(self, dtype: torch.dtype) -> Tensor:
+        """The matrix [out, in] in `dtype`, on the device of the layer's input, valid until `give_back`."""
+        ...
+
+    def give_back(self) -> None:
+        """The multiplication has been issued; the memory may be used again."""
+        ...
+
+
+class LowRank(NamedTuple):
+    """One side branch: y[..., rows] += scale * B (A x)."""
+
+    down: Tensor  # A [rank, in]
+    up: Tensor  # B [out or len(rows), rank]
+    scale: float = 1.0
+    rows: slice | None = None  # the outputs it adds to; None means all
+
+
+class Linear(nn.Module):
+    """nn.Linear that computes in the dtype of its input, whatever dtype the weights are stored in.
+
+    Parameters are left uninitialised: a checkpoint is loaded into them, or the model's `init_weights` fills them.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight: nn.Parameter | None = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
+        self.held: HeldMatrix | None = None
+        self.low_rank: tuple[LowRank, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        y = self._multiply(x)
+        for down, up, scale, rows in self.low_rank:
+            branch = F.linear(F.linear(x, down.to(x.dtype)) * scale, up.to(x.dtype))
+            y = y + branch if rows is None else _add_to_rows(y, branch, rows)
+        return y
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if self.held is None:
+            return F.linear(x, self.weight.to(x.dtype), bias)
+        try:
+            return F.linear(x, self.held.take(x.dtype), bias)
+        finally:
+            self.held.give_back()
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+def _add_to_rows(y: Tensor, branch: Tensor, rows: slice) -> Tensor:
+    if not torch.is_grad_enabled():
+        y[..., rows] += branch
+        return y
+    padded = torch.zeros_like(y)
+    padded[..., rows] = branch
+    return y + padded

@@ -1,0 +1,83 @@
+"""Work on a picture in overlapping tiles and blend them, so that memory depends on the tile and not on the picture.
+
+Knows neither pictures nor models: a function maps [1, C, h, w] to [1, C', h * scale, w * scale].
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+def three_tilings(
+    x: Tensor,
+    function: Callable[[Tensor], Tensor],
+    tile: int,
+    overlap: int,
+    scale: float,
+    on_tile: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """The mean of a tiling with square, one with tall and one with wide tiles, so that no seam is in all of them.
+
+    `tile` and `overlap` are in cells of x. on_tile(done, total) is called after each tile.
+    """
+    sizes = [(tile, tile), (tile * 2, tile // 2), (tile // 2, tile * 2)]
+    total = x.shape[0] * sum(len(list(_corners(x, size, overlap))) for size in sizes)
+    done = itertools.count(1)
+
+    def counted(part: Tensor) -> Tensor:
+        out = function(part)
+        if on_tile is not None:
+            on_tile(next(done), total)
+        return out
+
+    return sum(tiled(x, counted, size, overlap, scale) for size in sizes) / 3
+
+
+def tiled(x: Tensor, function: Callable[[Tensor], Tensor], tile: Size, overlap: int, scale: float) -> Tensor:
+    """One tiling of x [B, C, h, w] with tiles of `tile` = (height, width), blended linearly over `overlap` cells."""
+    return torch.cat([_tiled_item(item, function, tile, overlap, scale) for item in x.split(1)])
+
+
+def _tiled_item(x: Tensor, function: Callable[[Tensor], Tensor], tile: Size, overlap: int, scale: float) -> Tensor:
+    height, width = x.shape[-2:]
+    if height <= tile[0] and width <= tile[1]:
+        return function(x)
+    feather = round(overlap * scale)
+    total: Tensor | None = None
+    weights = torch.zeros(1, 1, round(height * scale), round(width * scale))
+    for top, left in _corners(x, tile, overlap):
+        part = function(x[..., top : top + tile[0], left : left + tile[1]])
+        rows, columns = part.shape[-2:]
+        if total is None:
+            total = part.new_zeros(1, part.shape[1], *weights.shape[-2:])
+            weights = weights.to(part)
+        ramp = (_ramp(rows, feather)[:, None] * _ramp(columns, feather)).to(part)
+        y, x_ = round(top * scale), round(left * scale)
+        total[..., y : y + rows, x_ : x_ + columns] += part * ramp
+        weights[..., y : y + rows, x_ : x_ + columns] += ramp
+    return total / weights
+
+
+def _corners(x: Tensor, tile: Size, overlap: int) -> Iterator[Size]:
+    """Top left corners of the tiles; the last tile of a row or column is as short as the rest of x."""
+    axes = []
+    for size, length in zip(x.shape[-2:], tile, strict=True):
+        starts = range(0, size - overlap, length - overlap) if size > length else (0,)
+        axes.append([min(start, size - overlap) for start in starts])
+    return itertools.product(*axes)
+
+
+def _ramp(length: int, feather: int) -> Tensor:
+    """Weights along one side of a tile: rising over `feather` cells at both ends."""
+    weights = torch.ones(length)
+    if feather < length:
+        rise = torch.arange(1, feather + 1) / feather if feather else torch.ones(0)
+        weights[:feather] *= rise
+        weights[length - feather :] *= rise.flip(0)
+    return weights
