@@ -279,13 +279,13 @@ class SingleBlock(nn.Module):
         """x [B, Lt+Li, D], mods [B, 3, D] -> x, one block later. The input stays as it is."""
         mod = Mods(*mods.split(1, dim=1))
         hidden = x.shape[-1]
-        both = self.linear1(mod.apply(x))  # [B, L, 3D + mlp]
-        q, k, v = _split_heads(both[..., : 3 * hidden], self.heads)
+        qkv, wide = self.linear1(mod.apply(x)).split([3 * hidden, self.linear2.in_features - hidden], dim=-1)
+        q, k, v = _split_heads(qkv, self.heads)
         q, k = self.norm(q, k)
         out = attention(rotate(q, rope), rotate(k, rope), v, mask)  # [B, L, D]
-        del q, k, v
-        out = torch.cat((out, F.gelu(both[..., 3 * hidden :], approximate="tanh")), dim=-1)
-        del both
+        del q, k, v, qkv
+        out = torch.cat((out, F.gelu(wide, approximate="tanh")), dim=-1)
+        del wide
         return _finite(torch.addcmul(x, mod.gate, self.linear2(out)))
 
 
