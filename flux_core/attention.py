@@ -15,10 +15,11 @@ from torch import Tensor
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + mask) v, not causal.
 
-    q, k, v [B, H, L, d] -> [B, L, H*d]. `mask` is additive, [B, L, L] or broadcastable to [B, H, L, L].
+    q, k, v [B, L, H, d] -> [B, L, H*d]. `mask` is additive, [B, L, L] or broadcastable to [B, H, L, L].
     """
     if mask is not None and mask.ndim == 3:
         mask = mask[:, None]
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).flatten(2)
 
@@ -38,6 +39,6 @@ def rotations(ids: Tensor, axes_dim: Sequence[int], theta: float) -> Tensor:
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Turn each adjacent pair of channels by its position's angle, in float32. x [B, H, L, d], rope [L, d/2]."""
+    """Turn each adjacent pair of channels by its position's angle, in float32. x [B, L, H, d], rope [L, d/2]."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rope).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * rope[:, None]).flatten(-2)

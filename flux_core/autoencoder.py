@@ -261,7 +261,7 @@ class Upsample(nn.Module):
 
 def _conv(width_in: int, width: int, kernel: int = 3, stride: int = 1, padding: int | None = None) -> nn.Conv2d:
     padding = kernel // 2 if padding is None else padding
-    return nn.utils.skip_init(nn.Conv2d, width_in, width, kernel, stride=stride, padding=padding)
+    return nn.Conv2d(width_in, width, kernel, stride=stride, padding=padding)
 
 
 def _norm(width: int) -> nn.GroupNorm:

@@ -230,10 +230,10 @@ class DoubleBlock(nn.Module):
         super().__init__()
         self.img_mod = Modulation(config.hidden, 6)
         self.img_attn = Attention(config)
-        self.img_mlp = _mlp(config)
+        self.img_mlp = Mlp(config)
         self.txt_mod = Modulation(config.hidden, 6)
         self.txt_attn = Attention(config)
-        self.txt_mlp = _mlp(config)
+        self.txt_mlp = Mlp(config)
 
     def modulate(self, active: Tensor) -> Tensor:
         """silu(vec) [B, D] -> [B, 12, D]."""
@@ -245,11 +245,12 @@ class DoubleBlock(nn.Module):
         """img [B, Li, D], txt [B, Lt, D], mods [B, 12, D] -> both, one block later. Inputs stay as they are."""
         img_a, img_m, txt_a, txt_m = (Mods(*part.split(1, dim=1)) for part in mods.split(3, dim=1))
 
-        img_heads = self.img_attn.heads_of(img_a.apply(img))
-        txt_heads = self.txt_attn.heads_of(txt_a.apply(txt))
-        q, k, v = (torch.cat(pair, dim=2) for pair in zip(txt_heads, img_heads, strict=True))  # [B, H, Lt+Li, d]
+        txt_rope, img_rope = rope.split([txt.shape[1], img.shape[1]])
+        img_heads = self.img_attn.heads_of(img_a.apply(img), img_rope)
+        txt_heads = self.txt_attn.heads_of(txt_a.apply(txt), txt_rope)
+        q, k, v = (torch.cat(pair, dim=1) for pair in zip(txt_heads, img_heads, strict=True))  # [B, Lt+Li, H, d]
         del img_heads, txt_heads
-        out = attention(rotate(q, rope), rotate(k, rope), v, mask)  # [B, Lt+Li, D]
+        out = attention(q, k, v, mask)  # [B, Lt+Li, D]
         del q, k, v
         txt_out, img_out = out.split([txt.shape[1], img.shape[1]], dim=1)
 
@@ -279,13 +280,15 @@ class SingleBlock(nn.Module):
         """x [B, Lt+Li, D], mods [B, 3, D] -> x, one block later. The input stays as it is."""
         mod = Mods(*mods.split(1, dim=1))
         hidden = x.shape[-1]
-        qkv, wide = self.linear1(mod.apply(x)).split([3 * hidden, self.linear2.in_features - hidden], dim=-1)
-        q, k, v = _split_heads(qkv, self.heads)
-        q, k = self.norm(q, k)
-        out = attention(rotate(q, rope), rotate(k, rope), v, mask)  # [B, L, D]
-        del q, k, v, qkv
-        out = torch.cat((out, F.gelu(wide, approximate="tanh")), dim=-1)
-        del wide
+        both = self.linear1(mod.apply(x))  # [B, L, 3D + mlp]
+        qkv, wide = both.split([3 * hidden, both.shape[-1] - 3 * hidden], dim=-1)
+        out = attention(*_heads(qkv, self.norm, self.heads, rope), mask)  # [B, L, D]
+        if torch.is_grad_enabled():
+            out = torch.cat((out, gelu(wide)), dim=-1)
+        else:  # v has been read: its columns take the attention's output, and nothing wide is copied
+            qkv[..., 2 * hidden :] = out
+            gelu(wide)
+            out = both[..., 2 * hidden :]
         return _finite(torch.addcmul(x, mod.gate, self.linear2(out)))
 
 
@@ -340,10 +343,19 @@ class Attention(nn.Module):
         self.proj = Linear(config.hidden, config.hidden)
         self.heads = config.heads
 
-    def heads_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, L, D] -> q, k (normalised), v, each [B, H, L, d]."""
-        q, k, v = _split_heads(self.qkv(x), self.heads)
-        return *self.norm(q, k), v
+    def heads_of(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, L, D] -> q, k, v, each [B, L, H, d]."""
+        return _heads(self.qkv(x), self.norm, self.heads, rope)
+
+
+class Mlp(nn.Sequential):
+    """Linear, GELU, linear: numbered 0, 1, 2 as in the checkpoint."""
+
+    def __init__(self, config: FluxConfig) -> None:
+        super().__init__(Linear(config.hidden, config.mlp), nn.Identity(), Linear(config.mlp, config.hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[2](gelu(self[0](x)))
 
 
 class QKNorm(nn.Module):
@@ -354,19 +366,16 @@ class QKNorm(nn.Module):
         self.query_norm = Scale(head_dim)
         self.key_norm = Scale(head_dim)
 
-    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        return self.query_norm(q), self.key_norm(k)
-
 
 class Scale(nn.Module):
-    """RMS norm with a learned scale."""
+    """RMS norm with a learned scale, in float32."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.empty(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.scale.shape, self.scale.to(x.dtype), EPS)
+        return F.rms_norm(x.float(), self.scale.shape, self.scale.float(), EPS)
 
 
 class Embedder(nn.Module):
@@ -394,16 +403,17 @@ def normalise(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
 
 
-def _mlp(config: FluxConfig) -> nn.Sequential:
-    return nn.Sequential(
-        Linear(config.hidden, config.mlp), nn.GELU(approximate="tanh"), Linear(config.mlp, config.hidden)
-    )
+def gelu(x: Tensor) -> Tensor:
+    """tanh-GELU. Takes no memory of its own when nothing is to be differentiated: x itself is changed then."""
+    if torch.is_grad_enabled():
+        return F.gelu(x, approximate="tanh")
+    return torch.ops.aten.gelu_(x, approximate="tanh")
 
 
-def _split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, L, 3D] -> three of [B, H, L, d]."""
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    return q, k, v
+def _heads(qkv: Tensor, norm: QKNorm, heads: int, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[B, L, 3D] -> q, k, v, each [B, L, H, d]; q and k normalised and turned to their positions."""
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).unbind(2)
+    return rotate(norm.query_norm(q), rope).to(v.dtype), rotate(norm.key_norm(k), rope).to(v.dtype), v
 
 
 def _inject(stream: Tensor, residuals: Sequence[Tensor | None] | None, number: int, start: int = 0) -> Tensor:

@@ -52,6 +52,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
+        if x.ndim > 2:  # as one matrix even where x is a slice of something wider: spares a copy of it
+            return self(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
         y = self._multiply(x)
         for down, up, scale, rows in self.low_rank:
             branch = F.linear(F.linear(x, down.to(x.dtype)) * scale, up.to(x.dtype))

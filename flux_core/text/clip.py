@@ -148,7 +148,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, causal: Tensor) -> Tensor:
         q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, L, d]
+            project(x).unflatten(-1, (self.heads, -1))  # [B, L, H, d]
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         return self.out_proj(attention(q, k, v, causal))
