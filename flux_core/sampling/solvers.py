@@ -1,0 +1,128 @@
+"""All 42 samplers by ComfyUI's names, in its order, and what each needs besides the equation.
+
+A name is one algorithm with its options set. Every entry has one signature (`Method.__call__`); which noise a solver
+gets, and whether its first level has to be moved below 1, is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from . import cfg_plus_plus, dpm_solver, exponential, multistep, one_step, step_noise, stochastic_adams, unipc
+from .flow import Denoise, OnStep, Sigmas, StepNoise, ignore
+from .schedule import Sampling
+
+FIRST_PERCENT = 1e-4  # where solvers in lambda start instead of at pure noise
+
+
+@dataclass(frozen=True)
+class Method:
+    """A solver and its needs.
+
+    noise        how it draws the noise it adds, if it adds any
+    below_one    it counts in lambda, which is infinite at s = 1
+    sampling     it asks the model's sampling for levels
+    fresh_mask_noise  what lies outside an inpainting mask is noised by draws of its own, not by the initial noise
+    """
+
+    function: Callable[..., Tensor]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    noise: Callable[[Tensor, int, Sigmas], StepNoise] | None = None
+    below_one: bool = False
+    sampling: bool = False
+    fresh_mask_noise: bool = False
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        sigmas: Sequence[float] | Tensor,
+        *,
+        sampling: Sampling,
+        seed: int,
+        on_step: OnStep = ignore,
+        noise: StepNoise | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Solve from sigmas[0] to sigmas[-1]: x is the state at the first level, the result the one at the last.
+
+        `noise` replaces the draws made from `seed`. Raises InputError for an option the algorithm does not have.
+        """
+        levels = _distinct(sigmas)
+        if len(levels) < 2:
+            return x
+        needs: dict[str, Any] = {"on_step": on_step}
+        if self.noise is not None:
+            needs["noise"] = noise or self.noise(x, seed, levels)
+        if self.sampling:
+            needs["sampling"] = sampling
+        if self.below_one and levels[0] >= 1:
+            levels[0] = torch.tensor(sampling.percent_to_sigma(FIRST_PERCENT)).item()  # fp32, like all levels
+        return self.function(denoise, x, levels, **{**self.options, **options, **needs})
+
+
+def _distinct(sigmas: Sequence[float] | Tensor) -> list[float]:
+    """As floats; a step that goes nowhere is left out (formulas divide by a step's length)."""
+    levels = [float(s) for s in sigmas]
+    return levels[:1] + [s for before, s in zip(levels, levels[1:], strict=False) if s != before]
+
+
+_PLAIN, _PATH, _DEVICE_PATH = step_noise.plain, step_noise.brownian, step_noise.brownian_on_device
+
+SOLVERS: dict[str, Method] = {
+    "euler": Method(one_step.euler),
+    "euler_cfg_pp": Method(cfg_plus_plus.euler_ancestral_cfg_pp, {"eta": 0.0}),
+    "euler_ancestral": Method(one_step.euler_ancestral, noise=_PLAIN),
+    "euler_ancestral_cfg_pp": Method(cfg_plus_plus.euler_ancestral_cfg_pp, noise=_PLAIN),
+    "heun": Method(one_step.heun),
+    "heunpp2": Method(one_step.heunpp2),
+    "dpm_2": Method(one_step.dpm_2),
+    "dpm_2_ancestral": Method(one_step.dpm_2_ancestral, noise=_PLAIN),
+    "lms": Method(multistep.lms),
+    "dpm_fast": Method(dpm_solver.dpm_fast),
+    "dpm_adaptive": Method(dpm_solver.dpm_adaptive),
+    "dpmpp_2s_ancestral": Method(one_step.dpmpp_2s_ancestral, noise=_PLAIN),
+    "dpmpp_2s_ancestral_cfg_pp": Method(cfg_plus_plus.dpmpp_2s_ancestral_cfg_pp, noise=_PLAIN),
+    "dpmpp_sde": Method(exponential.dpmpp_sde, noise=_PATH, below_one=True),
+    "dpmpp_sde_gpu": Method(exponential.dpmpp_sde, noise=_DEVICE_PATH, below_one=True),
+    "dpmpp_2m": Method(multistep.dpmpp_2m),
+    "dpmpp_2m_cfg_pp": Method(cfg_plus_plus.dpmpp_2m_cfg_pp),
+    "dpmpp_2m_sde": Method(exponential.dpmpp_2m_sde, noise=_PATH, below_one=True),
+    "dpmpp_2m_sde_gpu": Method(exponential.dpmpp_2m_sde, noise=_DEVICE_PATH, below_one=True),
+    "dpmpp_2m_sde_heun": Method(exponential.dpmpp_2m_sde, {"heun": True}, _PATH, below_one=True),
+    "dpmpp_2m_sde_heun_gpu": Method(exponential.dpmpp_2m_sde, {"heun": True}, _DEVICE_PATH, below_one=True),
+    "dpmpp_3m_sde": Method(exponential.dpmpp_3m_sde, noise=_PATH, below_one=True),
+    "dpmpp_3m_sde_gpu": Method(exponential.dpmpp_3m_sde, noise=_DEVICE_PATH, below_one=True),
+    "ddpm": Method(one_step.ddpm, noise=_PLAIN),
+    "lcm": Method(one_step.lcm, noise=_PLAIN),
+    "ipndm": Method(multistep.ipndm),
+    "ipndm_v": Method(multistep.ipndm_v),
+    "deis": Method(multistep.deis),
+    "res_multistep": Method(multistep.res_multistep),
+    "res_multistep_cfg_pp": Method(cfg_plus_plus.res_multistep_cfg_pp),
+    "res_multistep_ancestral": Method(multistep.res_multistep, {"eta": 1.0}, _PLAIN),
+    "res_multistep_ancestral_cfg_pp": Method(cfg_plus_plus.res_multistep_cfg_pp, {"eta": 1.0}, _PLAIN),
+    "gradient_estimation": Method(multistep.gradient_estimation),
+    "gradient_estimation_cfg_pp": Method(cfg_plus_plus.gradient_estimation_cfg_pp),
+    "er_sde": Method(exponential.er_sde, noise=_PLAIN, below_one=True),
+    "seeds_2": Method(exponential.seeds_2, noise=_PLAIN, below_one=True),
+    "seeds_3": Method(exponential.seeds_3, noise=_PLAIN, below_one=True),
+    "sa_solver": Method(stochastic_adams.sa_solver, noise=_PLAIN, below_one=True, sampling=True),
+    "sa_solver_pece": Method(stochastic_adams.sa_solver, {"pece": True}, _PLAIN, below_one=True, sampling=True),
+    "ddim": Method(one_step.euler, fresh_mask_noise=True),
+    "uni_pc": Method(unipc.uni_pc),
+    "uni_pc_bh2": Method(unipc.uni_pc, {"bh2": True}),
+}
+
+
+def solver(name: str) -> Method:
+    """The named method. Raises InputError for a name that is none of SOLVERS."""
+    if name not in SOLVERS:
+        raise InputError(f"There is no sampler named {name!r}. Choose one of: {', '.join(SOLVERS)}.")
+    return SOLVERS[name]

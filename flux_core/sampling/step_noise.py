@@ -1,0 +1,59 @@
+"""The noise that stochastic solvers add on their way: plain draws, or one Brownian path looked at in pieces.
+
+Both start from the seed of the picture. Plain draws on the CPU therefore begin with the picture's own initial noise,
+and differ from those on a GPU, whose generator is another one; workflows in the wild depend on both.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+from ..errors import SluiceError
+from .flow import Sigmas, StepNoise
+
+
+def plain(x: Tensor, seed: int, sigmas: Sigmas) -> StepNoise:
+    """Independent draws shaped like x, on x's device."""
+    generator = torch.Generator(x.device).manual_seed(seed)
+
+    def draw(s: float, s_next: float) -> Tensor:
+        return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+
+    return draw
+
+
+def brownian(x: Tensor, seed: int, sigmas: Sigmas) -> StepNoise:
+    """Increments of one Brownian path W over the levels of `sigmas`: (W(s') - W(s)) / sqrt|s' - s|.
+
+    The same path whatever the number of steps, so pictures change little with it (Li et al. 2020, "Scalable gradients
+    for stochastic differential equations"). The path is drawn on the CPU, the same on every machine.
+    """
+    return _path(x, seed, sigmas, torch.device("cpu"))
+
+
+def brownian_on_device(x: Tensor, seed: int, sigmas: Sigmas) -> StepNoise:
+    """As `brownian`, drawn on x's device: faster on a GPU, and another path."""
+    return _path(x, seed, sigmas, x.device)
+
+
+def _path(x: Tensor, seed: int, sigmas: Sigmas, device: torch.device) -> StepNoise:
+    try:
+        import torchsde
+    except ModuleNotFoundError as missing:
+        raise SluiceError("Stochastic DPM++ samplers need the package torchsde: pip install torchsde") from missing
+    # The path's bits depend on the ends and the points asked for to the last place: all of them are fp32.
+    low, high = torch.tensor([min(s for s in sigmas if s > 0), max(sigmas)], device=device)
+    tree = torchsde.BrownianTree(low, torch.zeros_like(x, device=device), high, entropy=seed)
+
+    def draw(s: float, s_next: float) -> Tensor:
+        a, b = torch.tensor([min(s, s_next), max(s, s_next)], device=device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tree rounds its ends and warns of points beyond them
+            increment = tree(a, b) / math.sqrt(b - a)
+        return (increment if s < s_next else -increment).to(x.device, x.dtype)
+
+    return draw
