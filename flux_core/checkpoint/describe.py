@@ -1,0 +1,86 @@
+"""What `inspect` tells about a weight file: facts as data, and the same as text.
+
+Does not know: how the file was read, the command line.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from .detect import KINDS, Detected, detect
+from .files import open_weights
+from .stored import WeightFile
+
+LONGEST_METADATA = 200  # characters; trainers store whole configurations
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Everything the header tells, as JSON-ready data. Raises what `open_weights` raises."""
+    file = open_weights(path)
+    found = detect(file)
+    kind = KINDS[found.kind]
+    return {
+        "path": str(file.path),
+        "container": _container(file),
+        "kind": found.kind,
+        "noun": found.noun,
+        "node": kind.node,
+        "folder": kind.folder,
+        "size_bytes": file.size,
+        "tensors": len(file.entries),
+        "parameters": sum(prod(entry.shape) for entry in file.entries.values()),
+        "formats": _formats(file),
+        "facts": dict(found.facts),
+        "parts": _parts(found),
+        "metadata": {key: text[:LONGEST_METADATA] for key, text in sorted(file.metadata.items())},
+    }
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """The result of `describe`, for a person."""
+    lines = [
+        f"{Path(facts['path']).name}: {facts['noun']}",
+        f"  file        {facts['container']}, {_size(facts['size_bytes'])}, {facts['tensors']:,} tensors, "
+        f"{facts['parameters']:,} parameters",
+    ]
+    for name, row in facts["formats"].items():
+        lines.append(f"  {name:<10}  {row['tensors']:,} tensors, {_size(row['bytes'])}")
+    for name, value in facts["facts"].items():
+        lines.append(f"  {name.replace('_', ' '):<15} {_plain(value)}")
+    for name, part in facts["parts"].items():
+        lines.append(f"  holds {name:<12} {part['tensors']:,} tensors, {_size(part['bytes'])}")
+    if facts["node"]:
+        lines.append(f"  belongs in  models/{facts['folder']}, loaded by {facts['node']}")
+    return "\n".join(lines)
+
+
+def _container(file: WeightFile) -> str:
+    return file.container if len(file.files) == 1 else f"{len(file.files)} shards of {file.container}"
+
+
+def _formats(file: WeightFile) -> dict[str, dict[str, int]]:
+    tensors: Counter[str] = Counter()
+    nbytes: Counter[str] = Counter()
+    for entry in file.entries.values():
+        tensors[entry.format] += 1
+        nbytes[entry.format] += entry.nbytes
+    return {name: {"tensors": tensors[name], "bytes": size} for name, size in nbytes.most_common()}
+
+
+def _parts(found: Detected) -> dict[str, dict[str, int]]:
+    return {
+        name: {"tensors": len(tensors), "bytes": sum(stored.nbytes for stored in tensors.values())}
+        for name, tensors in found.parts.items()
+    }
+
+
+def _plain(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _size(nbytes: int) -> str:
+    power = max(p for p in range(4) if nbytes >= 1000**p or p == 0)
+    return f"{nbytes / 1000**power:.{2 if power == 3 else 0}f} {('B', 'kB', 'MB', 'GB')[power]}"

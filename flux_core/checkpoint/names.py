@@ -1,0 +1,244 @@
+"""How the same tensors are called in different files, as tables, and the one way to go through them.
+
+Models here carry the names of the original publications: FLUX and its autoencoder as Black Forest Labs name them, text
+encoders as Hugging Face does. A `Rename` turns a name of a file into (name in the model, position among the parts that
+are fused into it). Layout conversion moves no byte: a fused matrix is a list of ranges, a swap is their order.
+
+Does not know: which file is what (`detect.py`), formats, torch.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from ..errors import FileFormatError
+from .reader import reader_of
+from .stored import Stored, TensorEntry, WeightFile, stack
+
+Rename = Callable[[str], tuple[str, int] | None]  # None: not a tensor of this model
+
+# -- FLUX: BFL's names, and diffusers' ------------------------------------------------------------------------------
+
+FLUX_BFL = {"img_in", "time_in", "guidance_in", "vector_in", "txt_in", "double_blocks", "single_blocks", "final_layer"}
+
+# diffusers module -> (BFL module, position among the rows of a fused one)
+FLUX_TOP = {
+    "x_embedder": ("img_in", 0),
+    "context_embedder": ("txt_in", 0),
+    "time_text_embed.timestep_embedder.linear_1": ("time_in.in_layer", 0),
+    "time_text_embed.timestep_embedder.linear_2": ("time_in.out_layer", 0),
+    "time_text_embed.guidance_embedder.linear_1": ("guidance_in.in_layer", 0),
+    "time_text_embed.guidance_embedder.linear_2": ("guidance_in.out_layer", 0),
+    "time_text_embed.text_embedder.linear_1": ("vector_in.in_layer", 0),
+    "time_text_embed.text_embedder.linear_2": ("vector_in.out_layer", 0),
+    "norm_out.linear": ("final_layer.adaLN_modulation.1", 0),
+    "proj_out": ("final_layer.linear", 0),
+}
+FLUX_DOUBLE = {
+    "norm1.linear": ("img_mod.lin", 0),
+    "norm1_context.linear": ("txt_mod.lin", 0),
+    "attn.to_q": ("img_attn.qkv", 0),
+    "attn.to_k": ("img_attn.qkv", 1),
+    "attn.to_v": ("img_attn.qkv", 2),
+    "attn.add_q_proj": ("txt_attn.qkv", 0),
+    "attn.add_k_proj": ("txt_attn.qkv", 1),
+    "attn.add_v_proj": ("txt_attn.qkv", 2),
+    "attn.norm_q": ("img_attn.norm.query_norm", 0),
+    "attn.norm_k": ("img_attn.norm.key_norm", 0),
+    "attn.norm_added_q": ("txt_attn.norm.query_norm", 0),
+    "attn.norm_added_k": ("txt_attn.norm.key_norm", 0),
+    "attn.to_out.0": ("img_attn.proj", 0),
+    "attn.to_add_out": ("txt_attn.proj", 0),
+    "ff.net.0.proj": ("img_mlp.0", 0),
+    "ff.net.2": ("img_mlp.2", 0),
+    "ff_context.net.0.proj": ("txt_mlp.0", 0),
+    "ff_context.net.2": ("txt_mlp.2", 0),
+}
+FLUX_SINGLE = {
+    "norm.linear": ("modulation.lin", 0),
+    "attn.to_q": ("linear1", 0),
+    "attn.to_k": ("linear1", 1),
+    "attn.to_v": ("linear1", 2),
+    "proj_mlp": ("linear1", 3),
+    "attn.norm_q": ("norm.query_norm", 0),
+    "attn.norm_k": ("norm.key_norm", 0),
+    "proj_out": ("linear2", 0),
+}
+FUSED = {"img_attn.qkv": 3, "txt_attn.qkv": 3, "linear1": 4}  # rows of how many diffusers modules
+SWAPPED = "final_layer.adaLN_modulation.1."  # diffusers stores scale before shift, BFL shift before scale
+
+
+def flux_module(path: str) -> tuple[str, int] | None:
+    """Path of a diffusers FLUX module -> (path of the BFL module, position among its fused rows).
+
+    "transformer_blocks.3.attn.to_k" -> ("double_blocks.3.img_attn.qkv", 1). None if FLUX has no such module.
+    """
+    family, _, rest = path.partition(".")
+    tables = {"transformer_blocks": ("double_blocks", FLUX_DOUBLE),
+              "single_transformer_blocks": ("single_blocks", FLUX_SINGLE)}  # fmt: skip
+    if family not in tables:
+        return FLUX_TOP.get(path)
+    blocks, table = tables[family]
+    number, _, rest = rest.partition(".")
+    if not number.isdecimal() or rest not in table:
+        return None
+    module, part = table[rest]
+    return f"{blocks}.{number}.{module}", part
+
+
+def flux_diffusers(name: str) -> tuple[str, int] | None:
+    """Rename a tensor of a diffusers FLUX transformer."""
+    path, _, parameter = name.rpartition(".")
+    target = flux_module(path)
+    if target is None:
+        return None
+    module, part = target
+    return f"{module}.{'scale' if module.endswith('_norm') else parameter}", part
+
+
+def flux_bfl(name: str) -> tuple[str, int] | None:
+    """Keep a tensor that is named as BFL names it."""
+    return (name, 0) if name.partition(".")[0] in FLUX_BFL else None
+
+
+# -- the autoencoder in diffusers' names -----------------------------------------------------------------------------
+
+_AE_PARTS = (
+    (re.compile(r"^(encoder|decoder)\.mid_block\.resnets\.(\d+)"), lambda m: f"{m[1]}.mid.block_{int(m[2]) + 1}"),
+    (re.compile(r"^(encoder|decoder)\.mid_block\.attentions\.0"), lambda m: f"{m[1]}.mid.attn_1"),
+    (re.compile(r"^encoder\.down_blocks\.(\d+)\.resnets\.(\d+)"), lambda m: f"encoder.down.{m[1]}.block.{m[2]}"),
+    (re.compile(r"^encoder\.down_blocks\.(\d+)\.downsamplers\.0"), lambda m: f"encoder.down.{m[1]}.downsample"),
+    (re.compile(r"^(encoder|decoder)\.conv_norm_out"), lambda m: f"{m[1]}.norm_out"),
+)
+_AE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
+                 "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}  # fmt: skip
+
+
+def autoencoder_diffusers(levels: int) -> Rename:
+    """Renames tensors of a diffusers AutoencoderKL with so many resolutions (it counts the decoder's from above)."""
+
+    def rename(name: str) -> tuple[str, int] | None:
+        if not name.startswith(("encoder.", "decoder.")):
+            return None
+        for pattern, target in _AE_PARTS:
+            name = pattern.sub(target, name)
+        name = re.sub(
+            r"^decoder\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)",
+            lambda m: f"decoder.up.{levels - 1 - int(m[1])}." + (f"block.{m[3]}" if m[2] == "resnets" else "upsample"),
+            name,
+        )
+        head, attention, tail = name.partition(".mid.attn_1.")
+        if attention:
+            module, _, parameter = tail.rpartition(".")
+            name = f"{head}{attention}{_AE_ATTENTION.get(module, module)}.{parameter}"
+        return name.replace(".conv_shortcut.", ".nin_shortcut."), 0
+
+    return rename
+
+
+# -- text encoders ---------------------------------------------------------------------------------------------------
+
+T5_LLAMA = {
+    "attn_q": "layer.0.SelfAttention.q",
+    "attn_k": "layer.0.SelfAttention.k",
+    "attn_v": "layer.0.SelfAttention.v",
+    "attn_o": "layer.0.SelfAttention.o",
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+    "attn_norm": "layer.0.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0",
+    "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
+    "ffn_norm": "layer.1.layer_norm",
+}
+T5_LLAMA_TOP = {"token_embd.weight": "shared.weight", "enc.output_norm.weight": "encoder.final_layer_norm.weight"}
+
+
+def t5_llama(name: str) -> tuple[str, int] | None:
+    """Rename a tensor of a T5 encoder in llama.cpp's names (GGUF)."""
+    if name in T5_LLAMA_TOP:
+        return T5_LLAMA_TOP[name], 0
+    match = re.fullmatch(r"enc\.blk\.(\d+)\.(\w+)\.weight", name)
+    if match is None or match[2] not in T5_LLAMA:
+        return None
+    return f"encoder.block.{match[1]}.{T5_LLAMA[match[2]]}.weight", 0
+
+
+def t5_transformers(has_shared: bool) -> Rename:
+    """Renames tensors of a Hugging Face T5. Its token embedding may be there twice; one is enough."""
+
+    def rename(name: str) -> tuple[str, int] | None:
+        if name == "encoder.embed_tokens.weight":
+            return None if has_shared else ("shared.weight", 0)
+        return (name, 0) if name == "shared.weight" or name.startswith("encoder.") else None
+
+    return rename
+
+
+def clip_transformers(name: str) -> tuple[str, int] | None:
+    """Renames tensors of a Hugging Face CLIP text model, given without `text_model.`."""
+    kept = name.startswith(("embeddings.", "encoder.", "final_layer_norm.")) and not name.endswith("position_ids")
+    return (f"text_model.{name}", 0) if kept else None
+
+
+# -- going through a file --------------------------------------------------------------------------------------------
+
+SCALES = (".scale_weight", ".weight_scale")  # what multiplies the weight beside it: ComfyUI's first and second form
+IGNORED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")  # for fp8 arithmetic on activations
+
+
+def model_tensors(file: WeightFile, prefix: str, rename: Rename) -> dict[str, Stored]:
+    """The tensors below `prefix` under the model's names, parts fused, fp8 scales attached.
+
+    Reads the scales (one number each) and nothing else. Raises FileFormatError if parts are missing or do not fit.
+    """
+    groups: dict[str, dict[int, TensorEntry]] = {}
+    for name, entry in file.entries.items():
+        if not name.startswith(prefix) or name.endswith((*SCALES, *IGNORED)):
+            continue
+        if (target := rename(name[len(prefix) :])) is not None:
+            groups.setdefault(target[0], {})[target[1]] = entry
+    if rename is not flux_diffusers:
+        return {name: _fused(name, file, parts, 1) for name, parts in groups.items()}
+    return {name: _swapped(_fused(name, file, parts, _parts_of(name))) for name, parts in groups.items()}
+
+
+def _parts_of(name: str) -> int:
+    return next((count for module, count in FUSED.items() if f".{module}." in name), 1)
+
+
+def _fused(name: str, file: WeightFile, parts: Mapping[int, TensorEntry], wanted: int) -> Stored:
+    if sorted(parts) != list(range(wanted)):
+        there = ", ".join(entry.name for entry in parts.values())
+        raise FileFormatError(f"{file.path.name} is incomplete: for {name} it has only {there}. Fetch it again.")
+    entries = [parts[number] for number in range(wanted)]
+    return stack(name, file, entries, [_scale_of(file, entry) for entry in entries])
+
+
+def _swapped(stored: Stored) -> Stored:
+    """Bring the two halves of diffusers' last modulation into BFL's order; anything else stays as it is."""
+    if not stored.name.startswith(SWAPPED):
+        return stored
+    (offset, nbytes), half = stored.ranges[0], stored.ranges[0][1] // 2
+    return replace(stored, ranges=((offset + half, nbytes - half), (offset, half)))
+
+
+def _scale_of(file: WeightFile, entry: TensorEntry) -> float | None:
+    """The number that multiplies an fp8 weight, if the file has one for it."""
+    if not entry.name.endswith(".weight"):
+        return None
+    module = entry.name.removesuffix(".weight")
+    scale = next((file.entries[module + suffix] for suffix in SCALES if module + suffix in file.entries), None)
+    if scale is None:
+        return None
+    if scale.format != "F32" or scale.nbytes != 4:
+        raise FileFormatError(
+            f"{file.path.name}: {scale.name} is {scale.format} {list(scale.shape)}; only one F32 number for the whole "
+            "matrix can be read. Use an fp8 file with one scale per matrix."
+        )
+    number = bytearray(4)
+    reader_of(file).read([(scale.offset, 4)], memoryview(number))
+    return float(struct.unpack("<f", number)[0])
+
