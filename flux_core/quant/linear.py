@@ -1,4 +1,4 @@
-"""The one linear layer of every model here: y = x W^T + b, plus low-rank side branches.
+"""The one linear layer of every model here: y = x W^T + b, plus side branches.
 
 W is an ordinary parameter, or is lent for the length of one multiplication by whoever holds it (quantised, streamed
 or shared bytes). This file does not know where such bytes lie, in which format, or on which device.
@@ -6,7 +6,7 @@ or shared bytes). This file does not know where such bytes lie, in which format,
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +25,19 @@ class HeldMatrix(Protocol):
         ...
 
 
-class LowRank(NamedTuple):
-    """One side branch: y[..., rows] += scale * B (A x)."""
+class Branch(Protocol):
+    """A side branch: what is added to some of the outputs, `rows` [start, end); None means all."""
 
-    down: Tensor  # A [rank, in]
-    up: Tensor  # B [out or len(rows), rank]
-    scale: float = 1.0
-    rows: slice | None = None  # the outputs it adds to; None means all
+    @property
+    def rows(self) -> tuple[int, int] | None: ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Reweighing(Protocol):
+    """A change that depends on the matrix itself and so has to see it."""
+
+    def reweigh(self, weight: Tensor) -> Tensor: ...
 
 
 class Linear(nn.Module):
@@ -48,26 +54,30 @@ class Linear(nn.Module):
         self.bias: nn.Parameter | None
         self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
         self.held: HeldMatrix | None = None
-        self.low_rank: tuple[LowRank, ...] = ()
+        self.branches: tuple[Branch, ...] = ()
+        self.reweighings: tuple[Reweighing, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        if x.ndim > 2:  # as one matrix even where x is a slice of something wider: spares a copy of it
-            return self(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
-        y = self._multiply(x)
-        for down, up, scale, rows in self.low_rank:
-            branch = F.linear(F.linear(x, down.to(x.dtype)) * scale, up.to(x.dtype))
-            y = y + branch if rows is None else _add_to_rows(y, branch, rows)
+        """[..., in] -> [..., out]. Columns beyond `in` are for branches that widen the layer (FLUX control LoRAs)."""
+        y = self._multiply(x[..., : self.in_features])
+        for branch in self.branches:
+            y = y + branch(x) if branch.rows is None else _add_to_rows(y, branch(x), slice(*branch.rows))
         return y
 
     def _multiply(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if self.held is None:
-            return F.linear(x, self.weight.to(x.dtype), bias)
+            assert self.weight is not None, "neither a parameter nor held elsewhere"
+            return F.linear(x, self._reweighed(self.weight.to(x.dtype)), bias)
         try:
-            return F.linear(x, self.held.take(x.dtype), bias)
+            return F.linear(x, self._reweighed(self.held.take(x.dtype)), bias)
         finally:
             self.held.give_back()
+
+    def _reweighed(self, weight: Tensor) -> Tensor:
+        for reweighing in self.reweighings:
+            weight = reweighing.reweigh(weight)
+        return weight
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

@@ -1,0 +1,169 @@
+"""Side branches: what a LoRA adds to y = W x, without ever touching W.
+
+A branch is a small function of the layer's input. LoHa (Hadamard of two low-rank products) is a low-rank product of
+rank r^2, LoKr a Kronecker product; only what depends on W itself (DoRA) has to see the matrix.
+
+Does not know: files, names, where W lives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Rows = tuple[int, int] | None  # the outputs [start, end) a branch adds to; None means all
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """y += B diag(s) A x   (Hu et al. 2021). down A [r, in], up B [out, r], scale s: a number, or one per rank [r]."""
+
+    down: Tensor
+    up: Tensor
+    scale: float | Tensor = 1.0
+    rows: Rows = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x[..., : self.down.shape[1]], self.down) * self.scale, self.up)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> LowRank:
+        scale = self.scale.to(device, dtype) if isinstance(self.scale, Tensor) else self.scale
+        return replace(self, down=self.down.to(device, dtype), up=self.up.to(device, dtype), scale=scale)
+
+    def times(self, strength: float) -> LowRank:
+        return replace(self, scale=self.scale * strength)
+
+    @property
+    def nbytes(self) -> int:
+        return self.down.nbytes + self.up.nbytes
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """y += s (W1 kron W2) x   (LoKr, Yeh et al. 2023). w1 [a, b], w2 [c, d], in = b d, out = a c."""
+
+    w1: Tensor
+    w2: Tensor
+    scale: float = 1.0
+    rows: Rows = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x[..., : self.w1.shape[1] * self.w2.shape[1]]
+        grid = x.unflatten(-1, (self.w1.shape[1], self.w2.shape[1]))  # [..., b, d]
+        grid = F.linear(grid, self.w2).transpose(-1, -2)  # [..., c, b]
+        return F.linear(grid, self.w1).transpose(-1, -2).flatten(-2) * self.scale  # [..., a c]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Kronecker:
+        return replace(self, w1=self.w1.to(device, dtype), w2=self.w2.to(device, dtype))
+
+    def times(self, strength: float) -> Kronecker:
+        return replace(self, scale=self.scale * strength)
+
+    @property
+    def nbytes(self) -> int:
+        return self.w1.nbytes + self.w2.nbytes
+
+
+@dataclass(frozen=True)
+class Dense:
+    """y += s D x: a full difference of weights, as some files carry. matrix D [out, in]."""
+
+    matrix: Tensor
+    scale: float = 1.0
+    rows: Rows = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x[..., : self.matrix.shape[1]], self.matrix) * self.scale
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Dense:
+        return replace(self, matrix=self.matrix.to(device, dtype))
+
+    def times(self, strength: float) -> Dense:
+        return replace(self, scale=self.scale * strength)
+
+    @property
+    def nbytes(self) -> int:
+        return self.matrix.nbytes
+
+
+@dataclass(frozen=True)
+class Constant:
+    """y += s b: a difference of biases. bias [out]."""
+
+    bias: Tensor
+    scale: float = 1.0
+    rows: Rows = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (self.bias * self.scale).expand(*x.shape[:-1], -1)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Constant:
+        return replace(self, bias=self.bias.to(device, dtype))
+
+    def times(self, strength: float) -> Constant:
+        return replace(self, scale=self.scale * strength)
+
+    @property
+    def nbytes(self) -> int:
+        return self.bias.nbytes
+
+
+@dataclass(frozen=True)
+class Reweighing:
+    """DoRA (Liu et al. 2024): V = (W + delta) * magnitude / norm, W' = W + strength (V - W). Sees the matrix itself.
+
+    magnitude [out, 1]: the norm is that of W's rows, as trained. [1, in]: that of the columns of W + delta.
+    """
+
+    delta: LowRank
+    magnitude: Tensor
+    strength: float = 1.0
+    rows: Rows = None
+
+    def reweigh(self, weight: Tensor) -> Tensor:
+        """W [out, in] -> W', computed in float32, in W's dtype."""
+        whole = weight.float()
+        w = whole if self.rows is None else whole[self.rows[0] : self.rows[1]]
+        v = w + (self.delta.up.float() * self.delta.scale) @ self.delta.down.float()
+        per_row = self.magnitude.shape[0] != 1 or v.shape[0] == 1
+        norm = w.norm(dim=1, keepdim=True) if per_row else v.norm(dim=0, keepdim=True)
+        v = v * (self.magnitude.float() / (norm + torch.finfo(torch.float32).eps))
+        changed = w + self.strength * (v - w)
+        if self.rows is not None:
+            whole = whole.clone() if whole is weight else whole
+            whole[self.rows[0] : self.rows[1]] = changed
+            changed = whole
+        return changed.to(weight.dtype)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Reweighing:
+        return replace(self, delta=self.delta.to(device, dtype), magnitude=self.magnitude.to(device, dtype))
+
+    def times(self, strength: float) -> Reweighing:
+        return replace(self, strength=self.strength * strength)
+
+    @property
+    def nbytes(self) -> int:
+        return self.delta.nbytes + self.magnitude.nbytes
+
+
+def hadamard(w1a: Tensor, w1b: Tensor, w2a: Tensor, w2b: Tensor, scale: float, rows: Rows) -> LowRank:
+    """(w1a w1b) * (w2a w2b), elementwise, as one product of rank r1 r2   (LoHa, Hyeon-Woo et al. 2021)."""
+    up = (w1a[:, :, None] * w2a[:, None, :]).flatten(1)  # [out, r1 r2]
+    down = (w1b[:, None, :] * w2b[None, :, :]).flatten(0, 1)  # [r1 r2, in]
+    return LowRank(down, up, scale, rows)
+
+
+def merge(branches: list[LowRank]) -> LowRank:
+    """Several low-rank branches of the same rows as one, concatenated along the rank: one pair of products."""
+    if len(branches) == 1:
+        return branches[0]
+    scales = [b.scale if isinstance(b.scale, Tensor) else b.down.new_full((len(b.down),), b.scale) for b in branches]
+    down, up = torch.cat([b.down for b in branches]), torch.cat([b.up for b in branches], dim=1)
+    return LowRank(down, up, torch.cat(scales), branches[0].rows)
+
+
+Branch = LowRank | Kronecker | Dense | Constant
+Change = Branch | Reweighing

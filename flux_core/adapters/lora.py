@@ -1,0 +1,236 @@
+"""LoRA files -> side branches on the Linears of a model.
+
+The base weights are never changed: `attached` hangs the branches beside them for the length of a run and takes them
+away again, so any number of handles with other LoRAs and strengths share one set of weights. Understood are LoRA, LoHa,
+LoKr, DoRA, full differences and the FLUX.1 control LoRAs, in the key layouts of kohya, diffusers/PEFT, BFL, LyCORIS,
+OneTrainer and XLabs.
+
+Does not know: nodes, where weights live, the names themselves (lora_names.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..quant.linear import Linear
+from .branches import Branch, Change, Constant, Dense, Kronecker, LowRank, Reweighing, hadamard, merge
+from .lora_names import Target
+
+# suffixes of the two factors of a plain LoRA: (up, down)
+_FACTORS = (
+    (".lora_up.weight", ".lora_down.weight"),
+    ("_lora.up.weight", "_lora.down.weight"),
+    (".lora_B.weight", ".lora_A.weight"),
+    (".lora.up.weight", ".lora.down.weight"),
+    (".lora_B", ".lora_A"),
+    (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
+    (".lora_B.default.weight", ".lora_A.default.weight"),
+    (".up.weight", ".down.weight"),
+)
+_REFUSED = (".oft_blocks", ".a1.weight", ".a2.weight", ".lora_mid.weight", ".hada_t1", ".lokr_t2")
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """What one file changes in one model. Tensors are as stored, on the CPU; copies for a device are kept here."""
+
+    name: str
+    changes: Mapping[str, tuple[Change, ...]]  # module path -> changes of its output or matrix
+    scales: Mapping[str, Tensor]  # q/k-norm scales to put in place of the model's own, whatever the strength
+    unmatched: tuple[str, ...] = ()
+    _moved: dict[tuple[torch.device, torch.dtype], Lora] = field(default_factory=dict, repr=False)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Lora:
+        if (device, dtype) not in self._moved:
+            self._moved.clear()
+            changes = {path: tuple(c.to(device, dtype) for c in all_) for path, all_ in self.changes.items()}
+            scales = {name: scale.to(device, dtype) for name, scale in self.scales.items()}
+            self._moved[device, dtype] = Lora(self.name, changes, scales, self.unmatched)
+        return self._moved[device, dtype]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(change.nbytes for all_ in self.changes.values() for change in all_)
+
+    def input_width(self, module: str, width: int) -> int:
+        """Input columns of a module once this is attached: control LoRAs widen img_in."""
+        return max([width, *(c.down.shape[1] for c in self.changes.get(module, ()) if isinstance(c, LowRank))])
+
+
+@dataclass(frozen=True)
+class LoraUse:
+    """A LoRA at a strength, as handles carry it."""
+
+    lora: Lora
+    strength: float
+
+
+def parse(name: str, tensors: Mapping[str, Tensor], targets: Mapping[str, Target]) -> Lora:
+    """Sort the tensors of a file by what they change.
+
+    name: for messages. targets: prefix -> target, from lora_names. Raises InputError for families that cannot be used
+    and for a file none of whose tensors belong to this model.
+    """
+    refused = next((key for key in tensors if key.endswith(_REFUSED)), None)
+    if refused:
+        raise InputError(
+            f"{name} holds {refused}: this kind of adapter (OFT, GLoRA or a convolutional LoRA) is not supported. "
+            "LoRA, LoHa, LoKr, DoRA and full differences are."
+        )
+    found: dict[tuple[str, tuple[int, int] | None, str], Change] = {}
+    scales: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for prefix in dict.fromkeys(_prefixes(tensors, targets)):
+        target = targets[prefix]
+        for kind, change, keys in _changes(prefix, target, tensors):
+            found[target.module, target.rows, kind] = change
+            used.update(keys)
+        if target.parameter.endswith(".scale") and prefix in tensors:
+            scales[target.parameter] = tensors[prefix]
+            used.add(prefix)
+    changes: dict[str, list[Change]] = {}
+    for (module, _, _), change in found.items():
+        changes.setdefault(module, []).append(change)
+    unmatched = tuple(key for key in tensors if key not in used)
+    if not changes and not scales:
+        raise InputError(
+            f"None of the {len(tensors)} tensors of {name} belong to this model "
+            f"(the first is {next(iter(tensors), '-')}). Choose a LoRA made for FLUX.1."
+        )
+    return Lora(name, {module: tuple(all_) for module, all_ in changes.items()}, scales, unmatched)
+
+
+def _prefixes(tensors: Mapping[str, Tensor], targets: Mapping[str, Target]) -> Iterator[str]:
+    """The targets that some tensor's name begins with, in the file's order."""
+    for key in tensors:
+        stem = key
+        while stem:
+            if stem in targets:
+                yield stem
+                break
+            cut = max(stem.rfind("."), stem.rfind("_"))
+            stem = stem[: max(cut, 0)]
+
+
+def _changes(prefix: str, target: Target, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Change, list[str]]]:
+    """(kind, change, keys used) for one target."""
+
+    def has(*suffixes: str) -> bool:
+        return all(prefix + suffix in tensors for suffix in suffixes)
+
+    def get(suffix: str) -> Tensor:
+        return tensors[prefix + suffix].float()
+
+    alpha = get(".alpha").item() if has(".alpha") else None
+    extras = [prefix + suffix for suffix in (".alpha", ".reshape_weight") if has(suffix)]
+    rows = target.rows
+    for up, down in _FACTORS:
+        if has(up, down):
+            branch = LowRank(_flat(get(down)), _swapped(_flat(get(up)), target.swap), 1.0, rows)
+            rank = branch.down.shape[0]
+            branch = branch.times(alpha / rank if alpha is not None else 1.0)
+            keys = [prefix + up, prefix + down, *extras]
+            if has(".dora_scale"):
+                magnitude = _flat(get(".dora_scale"))
+                yield "matrix", Reweighing(branch, magnitude, 1.0, rows), [*keys, prefix + ".dora_scale"]
+            else:
+                yield "matrix", branch, keys
+            if has(".lora_B.bias"):
+                yield "bias", Constant(get(".lora_B.bias"), 1.0, rows), [prefix + ".lora_B.bias"]
+            break
+    else:
+        yield from _other_families(prefix, target, alpha, has, get, extras)
+    if has(".diff"):
+        yield "diff", Dense(_swapped(_flat(get(".diff")), target.swap), 1.0, rows), [prefix + ".diff"]
+    if has(".diff_b"):
+        yield "diff_b", Constant(_swapped(get(".diff_b"), target.swap), 1.0, rows), [prefix + ".diff_b"]
+
+
+def _other_families(prefix, target, alpha, has, get, extras):  # type: ignore[no-untyped-def]
+    """LoHa and LoKr."""
+    hada = (".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b")
+    if has(*hada):
+        w1a, w1b, w2a, w2b = (get(suffix) for suffix in hada)
+        scale = alpha / w1b.shape[0] if alpha is not None else 1.0
+        branch = hadamard(_swapped(w1a, target.swap), w1b, _swapped(w2a, target.swap), w2b, scale, target.rows)
+        yield "matrix", branch, [prefix + suffix for suffix in hada] + extras
+    w1, w2, keys, rank = None, None, [], None
+    for which in ("1", "2"):
+        whole, a, b = f".lokr_w{which}", f".lokr_w{which}_a", f".lokr_w{which}_b"
+        if has(whole):
+            factor, names = get(whole), [whole]
+        elif has(a, b):
+            factor, names, rank = get(a) @ get(b), [a, b], get(b).shape[0]
+        else:
+            continue
+        keys += [prefix + name for name in names]
+        w1, w2 = (factor, w2) if which == "1" else (w1, factor)
+    if w1 is not None and w2 is not None:
+        scale = alpha / rank if alpha is not None and rank else 1.0
+        if target.swap:
+            yield "matrix", Dense(_swapped(torch.kron(w1, w2), True), scale, target.rows), keys + extras
+        else:
+            yield "matrix", Kronecker(w1, w2, scale, target.rows), keys + extras
+
+
+def _flat(matrix: Tensor) -> Tensor:
+    return matrix.flatten(1)
+
+
+def _swapped(rows: Tensor, swap: bool) -> Tensor:
+    """diffusers keeps scale before shift where BFL keeps shift before scale."""
+    return torch.cat(rows.chunk(2)[::-1]) if swap else rows
+
+
+@contextmanager
+def attached(model: nn.Module, uses: Sequence[LoraUse], device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Hang the LoRAs beside the model's Linears for the length of the `with`. Strength 0 costs nothing."""
+    uses = [use for use in uses if use.strength]
+    changed: list[Linear] = []
+    originals: list[tuple[nn.Module, str, nn.Parameter]] = []
+    try:
+        for path, changes in _by_module(uses, device, dtype).items():
+            module = model.get_submodule(path)
+            if not isinstance(module, Linear):
+                raise InputError(f"A LoRA changes {path}, which is no linear layer of this model.")
+            module.branches = _merged([c for c in changes if not isinstance(c, Reweighing)])
+            module.reweighings = tuple(c for c in changes if isinstance(c, Reweighing))
+            changed.append(module)
+        for use in uses:
+            for name, scale in use.lora.to(device, dtype).scales.items():
+                path, _, attribute = name.rpartition(".")
+                module = model.get_submodule(path)
+                originals.append((module, attribute, getattr(module, attribute)))
+                setattr(module, attribute, nn.Parameter(scale, requires_grad=False))
+        yield
+    finally:
+        for module in changed:
+            module.branches, module.reweighings = (), ()
+        for module, attribute, original in reversed(originals):
+            setattr(module, attribute, original)
+
+
+def _by_module(uses: Sequence[LoraUse], device: torch.device, dtype: torch.dtype) -> dict[str, list[Change]]:
+    changes: dict[str, list[Change]] = {}
+    for use in uses:
+        for path, all_ in use.lora.to(device, dtype).changes.items():
+            changes.setdefault(path, []).extend(change.times(use.strength) for change in all_)
+    return changes
+
+
+def _merged(branches: Sequence[Branch]) -> tuple[Branch, ...]:
+    """Low-rank branches of the same rows and input width become one pair of matrices."""
+    groups: dict[object, list[LowRank]] = {}
+    others: list[Branch] = []
+    for branch in branches:
+        if isinstance(branch, LowRank):
+            groups.setdefault((branch.rows, branch.down.shape[1]), []).append(branch)
+        else:
+            others.append(branch)
+    return (*(merge(group) for group in groups.values()), *others)

@@ -1,0 +1,166 @@
+"""A side branch gives what a patched matrix would give, for every family and key layout."""
+
+import zlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sluice.flux_core.adapters.lora import LoraUse, attached, parse
+from sluice.flux_core.adapters.lora_names import flux_targets, text_targets
+from sluice.flux_core.errors import InputError
+from sluice.flux_core.transformer import Flux, FluxConfig
+
+CONFIG = FluxConfig(16, 16, 64, 2, 32, 256, 2, 2, 24, 16, True, (4, 14, 14))
+D = CONFIG.hidden
+CPU = torch.device("cpu")
+
+
+def values(name, *shape, scale=0.2):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode()))) * scale
+
+
+@pytest.fixture(scope="module")
+def model():
+    flux = Flux(CONFIG)
+    flux.load_state_dict({name: values(name, *p.shape) for name, p in flux.state_dict().items()})
+    return flux.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def targets(model):
+    return flux_targets({name: tuple(p.shape) for name, p in model.state_dict().items()})
+
+
+def effective(model, module):
+    """The matrix a module behaves as, found by feeding it the identity."""
+    linear = model.get_submodule(module)
+    width = max([linear.in_features, *(b.down.shape[1] for b in linear.branches if hasattr(b, "down"))])
+    return (linear(torch.eye(width)) - linear(torch.zeros(1, width))).T
+
+
+def delta(model, targets, tensors, module, strength=1.0):
+    before = effective(model, module)
+    with attached(model, [LoraUse(parse("a", tensors, targets), strength)], CPU, torch.float32):
+        during = effective(model, module)
+    assert torch.equal(effective(model, module), before), "the base is as it was"
+    return during - before
+
+
+UP, DOWN = values("up", D, 4), values("down", 4, D)
+
+LAYOUTS = {
+    "kohya": ("lora_unet_double_blocks_0_img_attn_proj", ".lora_up.weight", ".lora_down.weight"),
+    "bfl": ("diffusion_model.double_blocks.0.img_attn.proj", ".lora_B.weight", ".lora_A.weight"),
+    "peft": ("transformer.transformer_blocks.0.attn.to_out.0", ".lora_B.weight", ".lora_A.weight"),
+    "adapter": ("transformer.transformer_blocks.0.attn.to_out.0", ".lora_B.default.weight", ".lora_A.default.weight"),
+    "onetrainer": ("lora_transformer_transformer_blocks_0_attn_to_out_0", ".lora_up.weight", ".lora_down.weight"),
+    "lycoris": ("lycoris_transformer_blocks_0_attn_to_out_0", ".lora_up.weight", ".lora_down.weight"),
+    "xlabs": ("double_blocks.0.processor.proj_lora1", ".up.weight", ".down.weight"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("alpha", [None, 2.0])
+def test_every_layout_adds_strength_times_alpha_over_rank_times_the_product(model, targets, layout, alpha):
+    prefix, up, down = LAYOUTS[layout]
+    tensors = {prefix + up: UP, prefix + down: DOWN} | (
+        {} if alpha is None else {prefix + ".alpha": torch.tensor(alpha)}
+    )
+    expected = 0.6 * (1 if alpha is None else alpha / 4) * UP @ DOWN
+    torch.testing.assert_close(delta(model, targets, tensors, "double_blocks.0.img_attn.proj", 0.6), expected)
+
+
+@pytest.mark.parametrize(
+    "prefix, module, start",
+    [
+        ("transformer.transformer_blocks.1.attn.to_k", "double_blocks.1.img_attn.qkv", D),
+        ("transformer.transformer_blocks.1.attn.add_v_proj", "double_blocks.1.txt_attn.qkv", 2 * D),
+        ("lora_transformer_single_transformer_blocks_0_attn_to_q", "single_blocks.0.linear1", 0),
+    ],
+)
+def test_parts_of_fused_matrices_change_only_their_rows(model, targets, prefix, module, start):
+    tensors = {prefix + ".lora_up.weight": UP, prefix + ".lora_down.weight": DOWN}
+    change = delta(model, targets, tensors, module)
+    torch.testing.assert_close(change[start : start + D], UP @ DOWN)
+    change[start : start + D] = 0
+    assert torch.equal(change, torch.zeros_like(change))
+
+
+def test_the_final_modulation_of_diffusers_has_its_halves_exchanged(model, targets):
+    up = values("wide", 2 * D, 4)
+    tensors = {"transformer.norm_out.linear.lora_A.weight": DOWN, "transformer.norm_out.linear.lora_B.weight": up}
+    expected = (up @ DOWN).roll(D, 0)
+    torch.testing.assert_close(delta(model, targets, tensors, "final_layer.adaLN_modulation.1"), expected)
+
+
+def test_hadamard_and_kronecker_products_and_full_differences(model, targets):
+    module, prefix = "double_blocks.0.txt_attn.proj", "lora_unet_double_blocks_0_txt_attn_proj"
+    a, b, c, d = values("a", D, 3), values("b", 3, D), values("c", D, 3), values("d", 3, D)
+    loha = dict(zip((".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b"), (a, b, c, d), strict=True))
+    change = delta(model, targets, {prefix + k: v for k, v in loha.items()}, module)
+    torch.testing.assert_close(change, (a @ b) * (c @ d), atol=1e-6, rtol=1e-4)
+    w1, w2 = values("w1", 4, 4), values("w2", D // 4, D // 4)
+    change = delta(model, targets, {prefix + ".lokr_w1": w1, prefix + ".lokr_w2": w2}, module)
+    torch.testing.assert_close(change, torch.kron(w1, w2), atol=1e-6, rtol=1e-4)
+    full = values("full", D, D)
+    torch.testing.assert_close(delta(model, targets, {prefix + ".diff": full}, module, 0.5), 0.5 * full)
+
+
+@pytest.mark.parametrize("shape", [(D, 1), (1, D)])
+def test_dora_rescales_towards_the_trained_magnitude(model, targets, shape):
+    module, prefix = "double_blocks.0.img_attn.proj", "lora_unet_double_blocks_0_img_attn_proj"
+    w, m = model.get_submodule(module).weight, values("m", *shape).abs()
+    v = w + UP @ DOWN
+    v = v * m / (w.norm(dim=1, keepdim=True) if shape[1] == 1 else v.norm(dim=0, keepdim=True))
+    tensors = {prefix + ".lora_up.weight": UP, prefix + ".lora_down.weight": DOWN, prefix + ".dora_scale": m}
+    torch.testing.assert_close(delta(model, targets, tensors, module, 0.7), 0.7 * (v - w), atol=1e-5, rtol=1e-4)
+
+
+def test_a_control_lora_widens_the_input_shifts_biases_and_replaces_norm_scales(model, targets):
+    wide, scale = values("wide in", 4, 128), values("scale", 32)
+    tensors = {
+        "img_in.lora_A.weight": wide,
+        "img_in.lora_B.weight": UP,
+        "img_in.lora_B.bias": values("bias", D),
+        "single_blocks.0.norm.key_norm.scale": scale,
+    }
+    lora = parse("control", tensors, targets)
+    assert lora.input_width("img_in", 64) == 128 and lora.unmatched == ()
+    x = values("x", 3, 128)
+    with attached(model, [LoraUse(lora, 0.5)], CPU, torch.float32):
+        got = model.img_in(x)
+        assert torch.equal(model.single_blocks[0].norm.key_norm.scale, scale), "whatever the strength"
+    w = torch.cat((model.img_in.weight, torch.zeros(D, 64)), dim=1) + 0.5 * UP @ wide
+    expected = F.linear(x, w, model.img_in.bias + 0.5 * tensors["img_in.lora_B.bias"])
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.equal(model.single_blocks[0].norm.key_norm.scale, scale)
+
+
+def test_many_loras_add_up_and_strength_zero_hangs_nothing(model, targets):
+    prefix = "lora_unet_single_blocks_1_linear2"
+    one = {prefix + ".lora_up.weight": UP, prefix + ".lora_down.weight": values("d1", 4, D * 5)}
+    two = {prefix + ".lora_up.weight": values("u2", D, 7), prefix + ".lora_down.weight": values("d2", 7, D * 5)}
+    uses = [LoraUse(parse("one", one, targets), 0.5), LoraUse(parse("two", two, targets), -1.5)]
+    before = effective(model, "single_blocks.1.linear2")
+    with attached(model, [*uses, LoraUse(parse("off", one, targets), 0.0)], CPU, torch.float32):
+        assert len(model.single_blocks[1].linear2.branches) == 1, "one pair of products"
+        during = effective(model, "single_blocks.1.linear2")
+    products = [t[prefix + ".lora_up.weight"] @ t[prefix + ".lora_down.weight"] for t in (one, two)]
+    torch.testing.assert_close(during - before, 0.5 * products[0] - 1.5 * products[1], atol=1e-5, rtol=1e-4)
+    with attached(model, [LoraUse(uses[0].lora, 0.0)], CPU, torch.float32):
+        assert not any(getattr(m, "branches", ()) for m in model.modules())
+
+
+def test_text_encoder_names_of_three_trainers():
+    clip, t5 = text_targets(
+        ["text_model.encoder.layers.0.self_attn.q_proj.weight"], ["encoder.block.0.layer.0.SelfAttention.q.weight"]
+    )
+    assert "lora_te1_text_model_encoder_layers_0_self_attn_q_proj" in clip
+    assert "lora_te3_encoder_block_0_layer_0_SelfAttention_q" in t5
+
+
+def test_what_cannot_be_used_is_refused_with_its_reason(targets):
+    with pytest.raises(InputError, match="not supported"):
+        parse("oft", {"lora_unet_img_in.oft_blocks": UP}, targets)
+    with pytest.raises(InputError, match="made for FLUX"):
+        parse("sdxl", {"lora_unet_down_blocks_0.lora_up.weight": UP}, targets)
