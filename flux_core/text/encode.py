@@ -88,9 +88,13 @@ class Cache:
         value = compute()
         with self._lock:
             self._values[key] = value
-            while sum(tensor.nbytes for tensor in self._values.values()) > self._limit and len(self._values) > 1:
+            while self.nbytes > self._limit and len(self._values) > 1:
                 self._values.popitem(last=False)
         return value
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._values.values())
 
     def clear(self) -> None:
         with self._lock:
