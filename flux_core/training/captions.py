@@ -1,0 +1,88 @@
+"""What people may say of a scene: the words, the word orders, and what is left unsaid.
+
+`caption` describes a `Scene`; attributes are left out now and then, so that a short prompt means "any". The words here
+are all the tiny model understands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .pictures import COLOURS, DIGITS, SHAPES, Scene
+
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+FIGURE_WORDS: dict[str, tuple[str, ...]] = {
+    **{
+        digit: (digit, word, f"digit {digit}", f"digit {word}", f"number {digit}", f"number {word}", f"figure {word}")
+        for digit, word in zip(DIGITS, NUMBER_WORDS, strict=True)
+    },
+    "circle": ("circle", "circle", "disc", "dot"),
+    "square": ("square", "square", "box"),
+    "triangle": ("triangle",),
+    "diamond": ("diamond", "diamond", "rhombus"),
+    "star": ("star",),
+    "heart": ("heart",),
+    "cross": ("cross", "cross", "plus"),
+    "ring": ("ring", "ring", "hoop"),
+}
+COLOUR_WORDS = {colour: (colour,) for colour in COLOURS} | {"purple": ("purple", "purple", "violet")}
+POSITION_WORDS = {
+    "centre": ("in the middle", "in the centre", "in the center", "centre", "at the centre"),
+    "left": ("on the left", "left", "at the left", "on the left side"),
+    "right": ("on the right", "right", "at the right", "on the right side"),
+    "top": ("at the top", "top", "on top", "above"),
+    "bottom": ("at the bottom", "bottom", "on the bottom", "below"),
+}
+GROUND_WORDS = {
+    "white": ("white",), "black": ("black",), "grey": ("grey", "gray"), "navy": ("navy", "navy", "dark blue"),
+}  # fmt: skip
+GROUND_PHRASES = ("on a {} background", "on {}", "{} background", "in front of {}", "on a {} ground")
+OPENINGS = ("", "", "", "", "a picture of ", "a drawing of ", "an image of ", "draw ", "show me ")
+
+SAID = {"figure": 0.97, "colour": 0.92, "position": 0.75, "background": 0.6}  # how often each attribute is mentioned
+NOISE = 0.06  # how often a caption contains a word that means nothing, so that unknown words do no harm
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """One way of describing the scene, true in every word and usually not complete."""
+    said = {attribute for attribute, often in SAID.items() if rng.random() < often}
+    figure = _one(FIGURE_WORDS[scene.figure], rng) if "figure" in said else _one(("thing", "figure", "object"), rng)
+    named = f"{_one(COLOUR_WORDS[scene.colour], rng)} {figure}" if "colour" in said else figure
+    named = _one(("a ", "a ", "a ", "", "the "), rng) + named
+    where = _one(POSITION_WORDS[scene.position], rng) if "position" in said else ""
+    ground = _one(GROUND_WORDS[scene.background], rng) if "background" in said else ""
+    ground = _one(GROUND_PHRASES, rng).format(ground) if ground else ""
+    text = _arranged(named, where, ground, rng)
+    return _with_unknown_word(text, rng) if rng.random() < NOISE else text
+
+
+def _with_unknown_word(text: str, rng: np.random.Generator) -> str:
+    letters = rng.integers(ord("a"), ord("z") + 1, size=int(rng.integers(3, 9)))
+    words = text.split(" ")
+    words.insert(int(rng.integers(len(words) + 1)), "".join(map(chr, letters)))
+    return " ".join(words)
+
+
+def _arranged(named: str, where: str, ground: str, rng: np.random.Generator) -> str:
+    """The parts in one of the usual orders, with a comma or without."""
+    comma = _one((" ", " ", ", "), rng)
+    if where and rng.random() < 0.15:
+        return comma.join(part for part in (where, named, ground) if part)
+    if ground and rng.random() < 0.15:
+        return ", ".join(part for part in (ground, comma.join(part for part in (named, where) if part)) if part)
+    return comma.join(part for part in (_one(OPENINGS, rng) + named, where, ground) if part)
+
+
+def vocabulary() -> list[str]:
+    """Every word a caption can contain, each once, in a fixed order."""
+    tables = (FIGURE_WORDS, COLOUR_WORDS, POSITION_WORDS, GROUND_WORDS)
+    phrases = [phrase for table in tables for words in table.values() for phrase in words]
+    phrases += [*GROUND_PHRASES, *OPENINGS, "thing figure object a the an"]
+    words = " ".join(phrases).replace("{}", " ").split()
+    return list(dict.fromkeys(words))
+
+
+def _one(choices: Sequence[str], rng: np.random.Generator) -> str:
+    return choices[int(rng.integers(len(choices)))]

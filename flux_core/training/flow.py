@@ -1,0 +1,140 @@
+"""Stages `flow` and `guidance`: the transformer learns velocities, then learns to guide itself.
+
+flow       rectified flow (Liu et al. 2022; Esser et al. 2024): x_t = (1 - t) x0 + t eps, and the network predicts
+           eps - x0. The guidance input is held at 1: no guidance.
+guidance   distillation (Meng et al. 2023): for a guidance w the target is u + w (c - u), with c and u the velocities
+           of the finished first stage with the prompt and without. One pass then does what took two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..latents import process_in
+from .captions import caption
+from .code import Code
+from .pictures import draw, random_scene
+from .recipe import Phase, Recipe
+from .system import Reader, System, Tokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean latents [B, 16, h, w] (scaled), noise, times [B], and the prompts."""
+
+    clean: Tensor
+    noise: Tensor
+    times: Tensor
+    tokens: Tokens
+
+    @property
+    def noisy(self) -> Tensor:
+        t = self.times[:, None, None, None]
+        return (1 - t) * self.clean + t * self.noise
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Endless batches; a step's batch depends on the recipe's seed and the step alone, so a run can be continued."""
+
+    recipe: Recipe
+    reader: Reader
+    code: Code
+    device: torch.device
+
+    def batch(self, stage: str, step: int, size: int) -> Batch:
+        """The `step`th batch of a stage."""
+        recipe, rng = self.recipe, rng_of(self.recipe.seed, stage, step)
+        scenes = [random_scene(rng) for _ in range(size)]
+        clip = [caption(scene, rng) for scene in scenes]
+        t5 = [caption(scene, rng) if rng.random() < recipe.two_captions else text for scene, text in zip(scenes, clip)]
+        for number in range(size):
+            chance = rng.random()
+            if chance < recipe.empty + recipe.one_empty:
+                clip[number] = ""
+            if chance < recipe.empty or 0 <= chance - recipe.empty - recipe.one_empty < recipe.one_empty:
+                t5[number] = ""
+        pixels = torch.from_numpy(draw(scenes)).movedim(-1, 1) * 2 - 1
+        clean = process_in(self.code.encode(pixels)).to(self.device)
+        noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32)).to(self.device)
+        bell = rng.normal(recipe.time_mean, recipe.time_spread, size).astype(np.float32)
+        return Batch(clean, noise, torch.from_numpy(bell).to(self.device).sigmoid(), self.reader.tokens(clip, t5, self.device))
+
+
+class FlowStage:
+    """Flow matching from nothing."""
+
+    name = "flow"
+
+    def __init__(self, pictures: Pictures, system: System, dtype: torch.dtype) -> None:
+        self.pictures, self.module, self.dtype = pictures, system, dtype
+        self.phase: Phase = pictures.recipe.flow
+
+    def loss(self, step: int) -> Tensor:
+        """Mean squared error of the velocity."""
+        batch = self.pictures.batch(self.name, step, self.phase.batch)
+        velocity = self.module(batch.noisy, batch.times, batch.tokens, torch.ones_like(batch.times), self.dtype)
+        return (velocity - (batch.noise - batch.clean)).square().mean()
+
+
+class GuidanceStage:
+    """The finished flow teaches a copy of itself what guidance does."""
+
+    name = "guidance"
+
+    def __init__(self, pictures: Pictures, student: System, teacher: System, dtype: torch.dtype) -> None:
+        self.pictures, self.module, self.teacher, self.dtype = pictures, student, teacher, dtype
+        self.phase: Phase = pictures.recipe.guidance
+
+    def loss(self, step: int) -> Tensor:
+        """Mean squared difference to the teacher's guided velocity, for a guidance drawn evenly from the range."""
+        batch = self.pictures.batch(self.name, step, self.phase.batch)
+        low, high = self.pictures.recipe.guidance_range
+        rng = rng_of(self.pictures.recipe.seed, "strength", step)
+        strength = torch.from_numpy(rng.uniform(low, high, self.phase.batch).astype(np.float32)).to(batch.times)
+        return (self._student(batch, strength) - self._guided(batch, strength)).square().mean()
+
+    def _student(self, batch: Batch, strength: Tensor) -> Tensor:
+        return self.module(batch.noisy, batch.times, batch.tokens, strength, self.dtype)
+
+    @torch.no_grad()
+    def _guided(self, batch: Batch, strength: Tensor) -> Tensor:
+        size = len(batch.times)
+        empty = self.pictures.reader.tokens([""] * size, [""] * size, batch.times.device)
+        one = torch.ones_like(batch.times)
+        told = self.teacher(batch.noisy, batch.times, batch.tokens, one, self.dtype)
+        free = self.teacher(batch.noisy, batch.times, empty, one, self.dtype)
+        return free + strength[:, None, None, None] * (told - free)
+
+
+def rng_of(seed: int, stage: str, step: int) -> np.random.Generator:
+    """Random numbers that belong to one step of one stage."""
+    return np.random.default_rng([seed, *stage.encode(), step])
+
+
+@torch.no_grad()
+def sample(
+    system: System, reader: Reader, prompts: list[str], *, guidance: float, cfg: float = 1.0, steps: int = 12,
+    side: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32,
+) -> Tensor:  # fmt: skip
+    """Euler from noise to scaled latents [B, 16, side, side]: a quick look during training, not the product's path."""
+    device = next(system.parameters()).device
+    noise = torch.randn((len(prompts), 16, side, side), generator=torch.Generator().manual_seed(seed))
+    x, count = noise.to(device), len(prompts)
+    told = reader.tokens(prompts, prompts, device)
+    empty = reader.tokens([""] * count, [""] * count, device)
+    line = torch.linspace(1, 0, steps + 1)
+    times = (1.6 * line / (1 + 0.6 * line)).tolist()
+    strength = torch.full((count,), guidance, device=device)
+    for now, then in zip(times, times[1:], strict=False):
+        t = torch.full((count,), now, device=device)
+        v = system(x, t, told, strength, dtype)
+        if cfg != 1.0:
+            free = system(x, t, empty, strength, dtype)
+            v = free + cfg * (v - free)
+        x = x + (then - now) * v
+    return x

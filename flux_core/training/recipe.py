@@ -1,0 +1,103 @@
+"""Every number of the tiny model and of its training, in one place.
+
+`Recipe()` is what the shipped model was made with; `quick()` goes through the same motions in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The networks. All else follows from FLUX.1: 16 latent channels, 8x8 pixels a cell, heads of 64."""
+
+    hidden: int = 192
+    heads: int = 3
+    depth: int = 2
+    depth_single: int = 4
+    t5_width: int = 128
+    t5_layers: int = 3
+    t5_mlp: int = 256
+    t5_length: int = 18  # tokens; the longest caption has 17
+    clip_width: int = 128
+    clip_layers: int = 2
+    codec_channels: int = 32
+    codec_factors: tuple[int, ...] = (1, 1, 2, 2)
+    codec_blocks: int = 1
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How one stage is trained. `steps` of `batch` pictures; the rate rises over `warm_up` steps, stays, and falls to
+    zero over the last `cool_down` of them (a fraction)."""
+
+    steps: int
+    batch: int
+    rate: float
+    matrix_rate: float = 0.0  # for the matrices inside blocks, see optimise.Muon; 0 leaves them to AdamW
+    warm_up: int = 100
+    cool_down: float = 0.3
+    average: float = 0.998  # decay of the moving average of the weights, which is what is shipped
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training from nothing to the shipped files."""
+
+    seed: int = 0
+    sizes: Sizes = field(default_factory=Sizes)
+    code_pictures: int = 2048  # to fit the latent code to
+    flow: Phase = Phase(steps=6000, batch=64, rate=1.5e-3)
+    guidance: Phase = Phase(steps=600, batch=64, rate=4e-4, warm_up=20, cool_down=0.6, average=0.99)
+    codec: Phase = Phase(steps=6000, batch=8, rate=2e-3, average=0.998)
+
+    empty: float = 0.1  # how often both encoders read an empty prompt, which guidance needs
+    one_empty: float = 0.05  # how often only CLIP does, and how often only T5
+    two_captions: float = 0.25  # how often the encoders read different captions of the same picture
+    time_mean: float = 0.3  # t = sigmoid(normal(time_mean, time_spread)), a little towards noise
+    time_spread: float = 1.2
+    guidance_range: tuple[float, float] = (1.0, 6.0)
+
+    save_every: int = 200  # steps
+    sample_every: int = 500
+
+
+def quick() -> Recipe:
+    """A recipe for tests: the smallest networks, a handful of steps."""
+    sizes = Sizes(hidden=64, heads=1, depth=1, depth_single=1, t5_width=64, t5_layers=1, t5_mlp=64, clip_width=64,
+                  clip_layers=1, codec_factors=(1, 1, 1, 1))  # fmt: skip
+    phase = Phase(steps=12, batch=4, rate=2e-3, warm_up=2, average=0.5)
+    return Recipe(
+        sizes=sizes, code_pictures=32, flow=phase, guidance=replace(phase, steps=4), codec=replace(phase, batch=2),
+        save_every=5, sample_every=10,
+    )  # fmt: skip
+
+
+def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """The recipe with settings such as `flow.steps=100` or `seed=1` applied. Raises InputError for unknown names."""
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        recipe = _set(recipe, name.strip().split("."), text.strip(), setting)
+    return recipe
+
+
+def _set(part: Any, path: list[str], text: str, setting: str) -> Any:
+    known = {item.name for item in fields(part)}
+    if path[0] not in known:
+        raise InputError(f"--set {setting}: there is no {path[0]!r} in the recipe. Known here: {', '.join(sorted(known))}.")
+    value = getattr(part, path[0])
+    if is_dataclass(value) != (len(path) > 1):
+        raise InputError(f"--set {setting}: name one single value, such as flow.steps=100.")
+    if len(path) > 1:
+        return replace(part, **{path[0]: _set(value, path[1:], text, setting)})
+    try:
+        kind = type(value)
+        new = tuple(type(value[0])(item) for item in text.split(",")) if kind is tuple else kind(text)
+    except ValueError:
+        raise InputError(f"--set {setting}: expected {type(value).__name__}, as in {path[0]}={value}.") from None
+    return replace(part, **{path[0]: new})
