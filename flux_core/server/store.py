@@ -1,0 +1,250 @@
+"""The queue and the history, on disk: what was acknowledged survives any kill of any process.
+
+One SQLite file (WAL) under the user directory. A job is written before its submitter hears of it, and its result before
+anyone hears that it is done. The file holds the truth; this class holds an index of the waiting jobs beside it, because
+`/queue` is asked for constantly and must not read the disk.
+
+Does not know: HTTP, websockets, workers, nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from bisect import insort
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import SluiceError
+
+PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
+ATTEMPTS = 3  # a job that was running when its worker or the server died is put back this often, then reported
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    prompt_id TEXT PRIMARY KEY,
+    number    REAL NOT NULL,
+    status    TEXT NOT NULL,
+    attempts  INTEGER NOT NULL DEFAULT 0,
+    created   INTEGER NOT NULL,          -- milliseconds since 1970, as all times here
+    started   INTEGER,
+    ended     INTEGER,
+    request   TEXT NOT NULL,             -- JSON: prompt, extra_data, outputs, client_id
+    result    TEXT                       -- JSON: outputs, meta, status
+) STRICT;
+CREATE INDEX IF NOT EXISTS by_status ON jobs (status, number);
+CREATE INDEX IF NOT EXISTS by_end ON jobs (ended);
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submitted prompt and, once it has ended, what came of it."""
+
+    prompt_id: str
+    number: float
+    status: str
+    attempts: int
+    created: int
+    started: int | None
+    ended: int | None
+    request: dict[str, Any]
+    result: dict[str, Any] | None
+
+    @property
+    def item(self) -> list[Any]:
+        """The job as `/queue` and `/history` list it: number, id, prompt, extra data, outputs to execute."""
+        r = self.request
+        return [self.number, self.prompt_id, r["prompt"], r["extra_data"], r["outputs"]]
+
+
+def now() -> int:
+    return int(time.time() * 1000)
+
+
+class Store:
+    """Jobs by id, in order of their number. Use from one thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file. Raises SluiceError if it cannot be used or another server holds it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # a second server on the same directory must not start
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_SCHEMA)
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise SluiceError(
+                    f"Another Sluice server is using {path.parent}. Stop it, or choose another --base-directory."
+                ) from error
+            raise SluiceError(f"The queue file {path} cannot be used: {error}.") from error
+        except sqlite3.DatabaseError as error:
+            raise SluiceError(
+                f"The queue file {path} is damaged ({error}). Move it away to start with an empty queue."
+            ) from error
+        self._waiting: list[tuple[float, int, str]] = []  # (number, created, prompt_id), sorted
+        self._items: dict[str, str] = {}  # prompt_id -> its queue item as JSON
+        self.put_back = self._put_back()
+        for job in self._select("status = ? ORDER BY number, created", PENDING):
+            self._index(job)
+        self._last = self._db.execute("SELECT COALESCE(MAX(ABS(number)), 0) FROM jobs").fetchone()[0]
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- submitting ------------------------------------------------------------------------------------------------
+
+    def next_number(self) -> float:
+        """Numbers only grow, also over rejected prompts and restarts."""
+        self._last += 1
+        return float(self._last)
+
+    def add(self, prompt_id: str, number: float, request: dict[str, Any]) -> Job:
+        """Write a new job. Raises KeyError if the id is taken."""
+        job = Job(prompt_id, number, PENDING, 0, now(), None, None, request, None)
+        try:
+            with self._writing():
+                self._db.execute(
+                    "INSERT INTO jobs (prompt_id, number, status, created, request) VALUES (?, ?, ?, ?, ?)",
+                    (prompt_id, number, PENDING, job.created, json.dumps(request)),
+                )
+        except sqlite3.IntegrityError:
+            raise KeyError(prompt_id) from None
+        self._index(job)
+        return job
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def take(self) -> Job | None:
+        """The next job, now running."""
+        if not self._waiting:
+            return None
+        prompt_id = self._waiting[0][2]
+        with self._writing():
+            self._db.execute(
+                "UPDATE jobs SET status = ?, started = ?, attempts = attempts + 1 WHERE prompt_id = ?",
+                (RUNNING, now(), prompt_id),
+            )
+        self._waiting.pop(0)
+        return self.get(prompt_id)
+
+    def finish(self, prompt_id: str, status: str, result: dict[str, Any]) -> None:
+        """Write what came of a job."""
+        with self._writing():
+            self._db.execute(
+                "UPDATE jobs SET status = ?, ended = ?, result = ? WHERE prompt_id = ?",
+                (status, now(), json.dumps(result), prompt_id),
+            )
+        self._items.pop(prompt_id, None)
+
+    def give_back(self, prompt_id: str) -> bool:
+        """Queue a running job again, in its old place. False if it was tried too often: the caller reports it."""
+        job = self.get(prompt_id)
+        if job is None or job.attempts >= ATTEMPTS:
+            return False
+        with self._writing():
+            self._db.execute("UPDATE jobs SET status = ?, started = NULL WHERE prompt_id = ?", (PENDING, prompt_id))
+        self._index(replace(job, status=PENDING))
+        return True
+
+    def _put_back(self) -> int:
+        """What was running when the last server died waits again; what has been tried too often has failed."""
+        message = "This job was running each time the server or its worker died, three times. It is not tried again."
+        result = {"outputs": {}, "meta": {}, "status": {"status_str": "error", "completed": False, "messages": []}}
+        result["status"]["messages"] = [["execution_error", {"exception_message": message, "exception_type": "Crash"}]]
+        with self._writing():
+            self._db.execute(
+                "UPDATE jobs SET status = ?, ended = ?, result = ? WHERE status = ? AND attempts >= ?",
+                (FAILED, now(), json.dumps(result), RUNNING, ATTEMPTS),
+            )
+            cursor = self._db.execute("UPDATE jobs SET status = ?, started = NULL WHERE status = ?", (PENDING, RUNNING))
+        return cursor.rowcount
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def get(self, prompt_id: str) -> Job | None:
+        return next(self._select("prompt_id = ?", prompt_id), None)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def queue_json(self, running: Sequence[str]) -> str:
+        """The answer to `/queue`, put together from texts that were made when the jobs came in."""
+        pending = ", ".join(self._items[prompt_id] for _, _, prompt_id in self._waiting)
+        now_running = ", ".join(self._items[prompt_id] for prompt_id in running if prompt_id in self._items)
+        return f'{{"queue_running": [{now_running}], "queue_pending": [{pending}]}}'
+
+    def jobs(self, statuses: Iterable[str], limit: int, offset: int) -> tuple[list[Job], int]:
+        """Jobs of these states, waiting ones in order, ended ones newest first; and how many there are."""
+        wanted = list(statuses)
+        marks = ", ".join("?" * len(wanted))
+        total = self._db.execute(f"SELECT COUNT(*) FROM jobs WHERE status IN ({marks})", wanted).fetchone()[0]
+        where = f"status IN ({marks}) ORDER BY ended IS NOT NULL, ended DESC, number, created LIMIT ? OFFSET ?"
+        return list(self._select(where, *wanted, limit, offset)), total
+
+    def history(self, max_items: int | None, offset: int = -1) -> list[Job]:
+        """Ended jobs, oldest first: the newest `max_items`, or those from `offset` (counted from the oldest) on."""
+        ended = f"('{COMPLETED}', '{FAILED}', '{CANCELLED}')"
+        limit = -1 if max_items is None else max_items
+        if offset < 0 and max_items is not None:
+            newest = list(self._select(f"status IN {ended} ORDER BY ended DESC, rowid DESC LIMIT ?", limit))
+            return newest[::-1]
+        return list(self._select(f"status IN {ended} ORDER BY ended, rowid LIMIT ? OFFSET ?", limit, max(offset, 0)))
+
+    # -- deleting --------------------------------------------------------------------------------------------------
+
+    def delete_waiting(self, prompt_ids: Iterable[str] | None = None) -> list[str]:
+        """Take jobs out of the queue before they run; None means all. Returns those that were there."""
+        waiting = {entry[2] for entry in self._waiting}
+        gone = list(waiting) if prompt_ids is None else [p for p in prompt_ids if p in waiting]
+        with self._writing():
+            self._db.executemany("DELETE FROM jobs WHERE prompt_id = ?", [(p,) for p in gone])
+        self._waiting = [entry for entry in self._waiting if entry[2] not in set(gone)]
+        for prompt_id in gone:
+            self._items.pop(prompt_id, None)
+        return gone
+
+    def delete_history(self, prompt_ids: Iterable[str] | None = None) -> None:
+        """Forget ended jobs; None means all. Pictures stay."""
+        ended = (COMPLETED, FAILED, CANCELLED)
+        with self._writing():
+            if prompt_ids is None:
+                self._db.execute("DELETE FROM jobs WHERE status IN (?, ?, ?)", ended)
+            else:
+                self._db.executemany(
+                    "DELETE FROM jobs WHERE prompt_id = ? AND status IN (?, ?, ?)", [(p, *ended) for p in prompt_ids]
+                )
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _index(self, job: Job) -> None:
+        self._items[job.prompt_id] = json.dumps(job.item)
+        insort(self._waiting, (job.number, job.created, job.prompt_id))
+
+    def _select(self, where: str, *values: object) -> Iterator[Job]:
+        for row in self._db.execute(
+            "SELECT prompt_id, number, status, attempts, created, started, ended, request, result "
+            f"FROM jobs WHERE {where}",
+            values,
+        ):
+            request, result = json.loads(row[7]), None if row[8] is None else json.loads(row[8])
+            yield Job(row[0], row[1], row[2], row[3], row[4], row[5], row[6], request, result)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")

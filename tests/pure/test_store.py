@@ -1,0 +1,172 @@
+"""What the store acknowledged is there after any kill, once, and in order."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from sluice.flux_core.errors import SluiceError
+from sluice.flux_core.server.store import ATTEMPTS, COMPLETED, FAILED, PENDING, RUNNING, Store
+
+
+def request(n=0):
+    return {
+        "prompt": {"1": {"class_type": "A", "inputs": {"n": n}}},
+        "extra_data": {},
+        "outputs": ["1"],
+        "client_id": "c",
+    }
+
+
+RESULT = {
+    "outputs": {"1": {"images": []}},
+    "meta": {},
+    "status": {"status_str": "success", "completed": True, "messages": []},
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "queue.sqlite3")
+    yield store
+    store.close()
+
+
+def add(store, prompt_id, number=None):
+    return store.add(prompt_id, store.next_number() if number is None else number, request())
+
+
+def test_jobs_run_in_the_order_of_their_numbers_and_each_once(store):
+    for prompt_id in "abc":
+        add(store, prompt_id)
+    add(store, "first", number=-9)
+    taken = []
+    while job := store.take():
+        taken.append(job.prompt_id)
+    assert taken == ["first", "a", "b", "c"] and store.waiting == 0
+
+
+def test_an_id_is_taken_once(store):
+    add(store, "a")
+    with pytest.raises(KeyError):
+        add(store, "a")
+    assert store.waiting == 1
+
+
+def test_the_queue_lists_running_and_waiting_jobs_as_comfyui_does(store):
+    for prompt_id in "ab":
+        add(store, prompt_id)
+    store.take()
+    listed = json.loads(store.queue_json(["a"]))
+    assert [item[1] for item in listed["queue_running"]] == ["a"]
+    assert listed["queue_pending"] == [[2.0, "b", request()["prompt"], {}, ["1"]]]
+
+
+def test_a_reopened_store_has_every_job_and_puts_running_ones_back(tmp_path):
+    store = Store(tmp_path / "q")
+    for prompt_id in "abc":
+        add(store, prompt_id)
+    store.take()
+    store.finish("a", COMPLETED, RESULT)
+    store.take()
+    store.close()
+    store = Store(tmp_path / "q")
+    assert store.put_back == 1 and store.next_number() == 4
+    assert [store.take().prompt_id for _ in range(2)] == ["b", "c"]
+    assert store.get("a").result == RESULT
+    store.close()
+
+
+def test_a_job_that_keeps_killing_its_server_is_reported_not_tried_forever(tmp_path):
+    add(store := Store(tmp_path / "q"), "a")
+    for attempt in range(ATTEMPTS):
+        assert store.take().attempts == attempt + 1
+        store.close()
+        store = Store(tmp_path / "q")
+    assert store.take() is None
+    job = store.get("a")
+    assert job.status == FAILED and "not tried again" in json.dumps(job.result)
+    store.close()
+
+
+def test_given_back_jobs_keep_their_place(store):
+    add(store, "a"), add(store, "b")
+    store.take()
+    assert store.give_back("a") and store.take().prompt_id == "a"
+
+
+def test_history_windows(store):
+    for prompt_id in "abcde":
+        add(store, prompt_id)
+        store.take()
+        store.finish(prompt_id, COMPLETED, RESULT)
+    ids = lambda jobs: [job.prompt_id for job in jobs]  # noqa: E731
+    assert ids(store.history(None)) == list("abcde")
+    assert ids(store.history(2)) == list("de")
+    assert ids(store.history(2, 1)) == list("bc")
+    assert ids(store.history(9, 4)) == list("e")
+    newest, total = store.jobs([COMPLETED, FAILED], limit=2, offset=1)
+    assert total == 5 and len(newest) == 2
+    store.delete_history(["a"])
+    store.delete_history()
+    assert store.history(None) == []
+
+
+def test_deleting_touches_only_what_waits(store):
+    for prompt_id in "abc":
+        add(store, prompt_id)
+    store.take()
+    assert store.delete_waiting(["a", "b", "nobody"]) == ["b"]
+    assert store.delete_waiting() == ["c"]
+    assert store.get("a").status == RUNNING and store.get("b") is None
+
+
+def test_a_second_server_on_the_same_directory_is_refused(tmp_path, store):
+    code = f"from pathlib import Path\nStore(Path({str(tmp_path)!r}) / 'queue.sqlite3')"
+    run = subprocess.run([sys.executable, "-c", PRELUDE + code], capture_output=True, text=True)
+    assert run.returncode != 0 and "Another Sluice server" in run.stderr
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    (tmp_path / "q").write_bytes(b"not a database" * 100)
+    with pytest.raises(SluiceError, match="damaged"):
+        Store(tmp_path / "q")
+
+
+PRELUDE = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("sluice", {sys.modules["sluice"].__file__!r})
+sys.modules["sluice"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["sluice"])
+from sluice.flux_core.server.store import Store
+"""
+
+WRITER = (
+    PRELUDE
+    + """
+import sys
+from pathlib import Path
+request = {"prompt": {}, "extra_data": {}, "outputs": [], "client_id": ""}
+store = Store(Path(sys.argv[1]))
+for n in range(10_000):
+    store.add(f"{sys.argv[2]}-{n}", store.next_number(), request)
+    print(n, flush=True)
+"""
+)
+
+
+def test_every_acknowledged_job_survives_kill_dash_nine(tmp_path):
+    for turn in range(5):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path / "q"), str(turn)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(20 + 7 * turn):
+            writer.stdout.readline()
+        os.kill(writer.pid, signal.SIGKILL)
+        acknowledged = 20 + 7 * turn + len(writer.stdout.read().splitlines())
+        writer.wait()
+        store = Store(tmp_path / "q")
+        assert all(store.get(f"{turn}-{n}").status == PENDING for n in range(acknowledged))
+        store.close()
