@@ -157,9 +157,7 @@ def _toward(x: Tensor, D: Tensor, ratio: float) -> Tensor:
     return ratio * x + (1 - ratio) * D
 
 
-def lcm(
-    denoise: Denoise, x: Tensor, sigmas: Sigmas, *, noise: StepNoise, on_step: OnStep = ignore
-) -> Tensor:
+def lcm(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, noise: StepNoise, on_step: OnStep = ignore) -> Tensor:
     """All the way to D, then noise afresh to s' (Luo et al. 2023, Latent Consistency Models)."""
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D = denoise(x, s)
@@ -170,9 +168,7 @@ def lcm(
     return x
 
 
-def ddpm(
-    denoise: Denoise, x: Tensor, sigmas: Sigmas, *, noise: StepNoise, on_step: OnStep = ignore
-) -> Tensor:
+def ddpm(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, noise: StepNoise, on_step: OnStep = ignore) -> Tensor:
     """Ho et al. 2020, algorithm 2, on y = x / sqrt(1 + s^2). Made for diffusion; on a flow it runs, no more."""
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D = denoise(x, s)

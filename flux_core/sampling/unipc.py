@@ -14,9 +14,7 @@ ORDER = 3
 LAST = 0.001  # stands in for the last level 0, where t = -ln s has no value
 
 
-def uni_pc(
-    denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore, bh2: bool = False
-) -> Tensor:
+def uni_pc(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore, bh2: bool = False) -> Tensor:
     """Algorithms 1 and 2 in t = -ln s, with B(h) = h, or B(h) = e^h - 1 if `bh2`. One call a step.
 
     The order grows from 1 to 3 and falls again towards the end; the last step is not corrected. Where the levels end

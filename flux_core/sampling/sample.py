@@ -1,0 +1,237 @@
+"""The run itself: noise in, solver over a guider's view, latent out. ComfyUI's four sampling nodes as functions.
+
+Latents on wires are as the autoencoder makes them; inside a run they are scaled. Knows no files, no progress bars and
+no nodes; a callback sees every step and may stop the run by raising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .. import latents, mask_ops
+from ..conditioning import Conditioning
+from ..errors import InputError
+from ..image_ops import repeat_to_batch
+from ..latent_ops import Latent
+from .conditions import Canvas, equal_areas, prepare
+from .flow import Denoise
+from .guider import CFGGuider, Guider, Model, Run, Seeing
+from .inpaint import Inpaint
+from .schedule import between_steps, ksampler_schedule
+from .solvers import Method, solver
+
+# (step, D, x, steps): after the first look of each step; D and x are scaled latents on the device
+Callback = Callable[[int, Tensor, Tensor, int], None]
+
+
+class Noise(Protocol):
+    """What a NOISE wire carries."""
+
+    seed: int
+
+    def generate_noise(self, latent: Latent) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class RandomNoise:
+    seed: int
+
+    def generate_noise(self, latent: Latent) -> Tensor:
+        """Standard normal, shaped like the samples; `batch_index` picks the draws."""
+        return latents.noise(self.seed, latent["samples"].shape, latent.get("batch_index"))
+
+
+@dataclass(frozen=True)
+class DisableNoise:
+    seed: int = 0
+
+    def generate_noise(self, latent: Latent) -> Tensor:
+        return torch.zeros(latent["samples"].shape)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What a SAMPLER wire carries: a solver's name and its options. Raises InputError for an unknown name."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        solver(self.name)
+
+    @property
+    def method(self) -> Method:
+        return solver(self.name)
+
+
+@torch.no_grad()
+def sample(
+    guider: Guider,
+    sampler: Sampler,
+    sigmas: Tensor,
+    latent: Tensor,
+    noise: Tensor,
+    *,
+    seed: int,
+    noise_mask: Tensor | None = None,
+    callback: Callback | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """One run. latent and noise [B, 16, h, w], fp32 on the CPU; noise_mask of any size, 1 = paint.
+
+    Returns the latent at the last level and the last D seen, both in the autoencoder's scale on the CPU; (latent,
+    None) when there are no levels. Raises what the callback raises.
+    """
+    if len(sigmas) == 0:
+        return latent, None
+    model, levels = guider.model, tuple(sigmas.tolist())
+    latent, noise = latent.to(model.device, torch.float32), noise.to(model.device, torch.float32)
+    if latent.any():  # an empty latent is not shifted
+        latent = latents.process_in(latent)
+    mask = None if noise_mask is None else _fit_mask(noise_mask, latent)
+
+    canvas = Canvas(len(latent), *latent.shape[-2:], model.in_channels, model.device, model.dtype, mask)
+    conditions = [prepare(conditioning, canvas, model.sampling) for conditioning in guider.conditionings]
+    equal_areas(conditions)
+    watch = _Watch(callback, steps=len(levels) - 1)
+    run = Run(tuple(latent.shape), levels, tuple(c for each in conditions for c in each))
+    with model.open(run) as network:
+        denoise: Denoise = Seeing(guider, network, conditions, model.dtype, model.joint)
+        if mask is not None:
+            outside = _fresh_noise(noise, seed) if sampler.method.fresh_mask_noise else noise
+            denoise = Inpaint(denoise, mask, outside, latent, levels, model.sampling, model.mask_function)
+        x = levels[0] * noise + (1 - levels[0]) * latent
+        x = sampler.method(denoise, x, levels, sampling=model.sampling, seed=seed, on_step=watch, **sampler.options)
+    if levels[-1] < 1:  # at 1 there is no picture to scale up
+        x = x / (1 - levels[-1])
+    seen = None if watch.seen is None else latents.process_out(watch.seen).cpu()
+    return latents.process_out(x).cpu(), seen
+
+
+class _Watch:
+    """Hands steps to the callback and remembers the last picture."""
+
+    def __init__(self, callback: Callback | None, steps: int) -> None:
+        self.callback, self.steps = callback, steps
+        self.seen: Tensor | None = None
+
+    def __call__(self, step: int, D: Tensor, x: Tensor) -> None:
+        self.seen = D
+        if self.callback is not None:
+            self.callback(min(step, self.steps - 1), D, x, self.steps)
+
+
+def _fit_mask(mask: Tensor, latent: Tensor) -> Tensor:
+    fitted = mask_ops.resize(mask.to(latent.device, torch.float32), *latent.shape[-2:])
+    return repeat_to_batch(fitted, len(latent))
+
+
+def _fresh_noise(noise: Tensor, seed: int) -> Tensor:
+    return latents.noise((seed + 1) % 2**64, noise.shape).to(noise.device)
+
+
+def sample_custom_advanced(
+    noise: Noise,
+    guider: Guider,
+    sampler: Sampler,
+    sigmas: Tensor,
+    latent: Latent,
+    callback: Callback | None = None,
+) -> tuple[Latent, Latent]:
+    """SamplerCustomAdvanced: (output, denoised_output), with the other keys of the latent carried along."""
+    latent = _start(latent)
+    samples, seen = sample(
+        guider,
+        sampler,
+        sigmas,
+        latent["samples"],
+        noise.generate_noise(latent),
+        seed=noise.seed,
+        noise_mask=latent.get("noise_mask"),
+        callback=callback,
+    )
+    output = {**latent, "samples": samples}
+    return output, output if seen is None else {**latent, "samples": seen}
+
+
+def sample_custom(
+    model: Model,
+    add_noise: bool,
+    noise_seed: int,
+    cfg: float,
+    positive: Conditioning,
+    negative: Conditioning,
+    sampler: Sampler,
+    sigmas: Tensor,
+    latent: Latent,
+    callback: Callback | None = None,
+) -> tuple[Latent, Latent]:
+    """SamplerCustom. Without added noise the seed still drives the noise that the sampler itself adds."""
+    noise = RandomNoise(noise_seed) if add_noise else DisableNoise(noise_seed)
+    guider = CFGGuider(model, positive, negative, cfg)
+    return sample_custom_advanced(noise, guider, sampler, sigmas, latent, callback)
+
+
+def ksampler(
+    model: Model,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Latent,
+    denoise: float = 1.0,
+    callback: Callback | None = None,
+) -> Latent:
+    """KSampler: schedule, noise and run in one."""
+    sigmas = ksampler_schedule(sampler_name, scheduler, model.sampling, steps, denoise)
+    sampler = Sampler(sampler_name)
+    return sample_custom(model, True, seed, cfg, positive, negative, sampler, sigmas, latent, callback)[0]
+
+
+def ksampler_advanced(
+    model: Model,
+    add_noise: bool,
+    noise_seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Latent,
+    start_at_step: int = 0,
+    end_at_step: int = 10_000,
+    return_with_leftover_noise: bool = False,
+    callback: Callback | None = None,
+) -> Latent:
+    """KSamplerAdvanced: some of the steps, with or without noise at the start and at the end."""
+    sigmas = ksampler_schedule(sampler_name, scheduler, model.sampling, steps)
+    sigmas = between_steps(sigmas, start_at_step, end_at_step, return_with_leftover_noise)
+    sampler = Sampler(sampler_name)
+    return sample_custom(model, add_noise, noise_seed, cfg, positive, negative, sampler, sigmas, latent, callback)[0]
+
+
+def add_noise(model: Model, noise: Noise, sigmas: Tensor, latent: Latent) -> Latent:
+    """AddNoise: the latent at the level that lies |first - last| of `sigmas` above 0; unchanged without levels."""
+    if len(sigmas) == 0:
+        return latent
+    level = abs(sigmas[0] - sigmas[-1]).item() if len(sigmas) > 1 else sigmas[0].item()
+    latent = _start(latent)
+    samples = latent["samples"]
+    scaled = latents.process_in(samples) if samples.any() else samples
+    noisy = latents.process_out(level * noise.generate_noise(latent) + (1 - level) * scaled)
+    return {**latent, "samples": noisy}
+
+
+def _start(latent: Latent) -> Latent:
+    samples = latent["samples"]
+    if samples.ndim != 4:
+        raise InputError(f"The latent is {tuple(samples.shape)}; FLUX samples pictures: [batch, 16, height, width].")
+    return {**latent, "samples": latents.fix_channels(samples).float()}
