@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.text import encode as e
 from sluice.flux_core.text.clip import ClipConfig, ClipTextModel
@@ -79,6 +82,22 @@ def test_conditioning_is_t5_states_and_clip_pooled() -> None:
         torch.testing.assert_close(pooled, pair.clip_model(torch.tensor([CLIP.rows("w1 w2")[0].tokens]))[1])
     assert text.shape == (1, 16, 24) and pooled.shape == (1, 32)
     assert text.dtype == pooled.dtype == torch.float32
+
+
+REFERENCE = Path(__file__).parents[1] / "fixtures" / "text_encode.safetensors"
+
+
+def test_conditioning_equals_that_of_comfyui(fill: Any) -> None:
+    """Prompts with weights, in several chunks and of an earlier layer, on the same small encoders."""
+    pair = Pair()
+    fill(pair.clip_model), fill(pair.t5_model)
+    with safe_open(REFERENCE, "pt") as reference:
+        for number, prompt in enumerate(json.loads(reference.metadata()["prompts"])):
+            for last_layer in (None, -2):
+                pair.options = e.TextOptions(last_layer=last_layer)
+                text, pooled = encode(pair, prompt)
+                torch.testing.assert_close(text, reference.get_tensor(f"{number}.text{last_layer or ''}"))
+                torch.testing.assert_close(pooled, reference.get_tensor(f"{number}.pooled"))
 
 
 def test_a_weight_moves_a_token_along_the_line_from_the_empty_prompt() -> None:
