@@ -1,0 +1,158 @@
+"""Calling a node: its inputs gathered, its function mapped over lists, what it returned put in order.
+
+On the inside every input and output is a list of values. A plain node is called once per value (shorter lists repeat
+their last), a node with INPUT_IS_LIST once with the lists themselves. Decides nothing about order or caching.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+from .interface import Interface
+from .prompt import Link, Node
+
+Outputs = Sequence[list[Any]]  # of one node: per output slot, the list of its values
+Arguments = dict[str, Any]
+
+
+class ExecutionBlocker:
+    """Returned in place of a value by a node that wants everything fed by it skipped.
+
+    `message` is shown as an error; None skips silently.
+    """
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The inputs of a node before the call: name -> list of values; `missing` are links that have not delivered."""
+
+    values: dict[str, list[Any]]
+    missing: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one call returned: a result per output slot, which may refer into a graph to be run first."""
+
+    result: Sequence[Any]
+    graph: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What all calls of a node returned together."""
+
+    rows: tuple[Row, ...]
+    ui: dict[str, list[Any]]
+
+
+def gather(
+    node: Node, interface: Interface, hidden: Mapping[str, Any], outputs: Callable[[str], Outputs | None] | None = None
+) -> Gathered:
+    """Collect what a node is called with.
+
+    `hidden` maps "PROMPT", "UNIQUE_ID" ... to values. Without `outputs` no link delivers, which is what IS_CHANGED and
+    VALIDATE_INPUTS see. Links to undeclared inputs are passed on, undeclared constants are not.
+    """
+    values: dict[str, list[Any]] = {}
+    missing = set()
+    for name, value in node.inputs.items():
+        declared = interface.input(name)
+        if isinstance(value, Link) and not (declared and declared.raw_link):
+            delivered = outputs(value.node_id) if outputs else None
+            if delivered is None or not 0 <= value.slot < len(delivered):
+                values[name] = [None]
+                missing.add(name)
+            else:
+                values[name] = delivered[value.slot]
+        elif isinstance(value, Link):
+            values[name] = [[value.node_id, value.slot]]
+        elif declared:
+            values[name] = [value]
+    for name, wanted in interface.sections["hidden"].items():
+        if wanted in HIDDEN:
+            values[name] = [hidden.get(wanted)]
+    return Gathered(values, frozenset(missing))
+
+
+# AUTH_TOKEN_COMFY_ORG and API_KEY_COMFY_ORG are always None: we keep nobody's keys.
+HIDDEN = ("PROMPT", "DYNPROMPT", "EXTRA_PNGINFO", "UNIQUE_ID", "AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG")
+
+
+def arguments(values: Mapping[str, list[Any]], whole_lists: bool) -> list[Arguments]:
+    """The keyword arguments of each call, in order. InputError if an input is an empty list."""
+    if whole_lists:
+        return [dict(values)]
+    for name, items in values.items():
+        if not items:
+            raise InputError(f"The input {name} received an empty list: there is nothing to run the node on.")
+    count = max((len(items) for items in values.values()), default=1)
+    return [{name: items[min(i, len(items) - 1)] for name, items in values.items()} for i in range(count)]
+
+
+def blocker_in(call: Arguments, whole_lists: bool) -> ExecutionBlocker | None:
+    """The first input that forbids this call."""
+    for value in call.values():
+        for item in value if whole_lists else (value,):
+            if isinstance(item, ExecutionBlocker):
+                return item
+    return None
+
+
+def finished(value: Any) -> Any:
+    """The value itself, or what it comes to if it is a coroutine. Not for use within a running event loop."""
+    return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+
+def wants_lists(node_class: Any) -> bool:
+    """Whether the node is called once, with whole lists."""
+    return bool(getattr(node_class, "INPUT_IS_LIST", False))
+
+
+def read_returns(returns: Sequence[Any], interface: Interface) -> Returned:
+    """Tell apart tuples, {"ui", "result", "expand"} and blockers."""
+    rows, uis = [], []
+    for value in returns:
+        graph = None
+        if isinstance(value, Mapping):
+            if "ui" in value:
+                uis.append(value["ui"])
+            graph = value.get("expand")
+            if graph is None and "result" not in value:
+                continue
+            value = value.get("result") or ()
+        if isinstance(value, ExecutionBlocker):
+            value = (value,) * len(interface.outputs)
+        if not isinstance(value, (tuple, list)):
+            name = f"{interface.node_class.__name__}.{interface.function}"
+            raise TypeError(f"{name} returned a {type(value).__name__}; a node returns a tuple, one value per output.")
+        rows.append(Row(value, graph))
+    ui = {key: [item for one in uis for item in one[key]] for key in uis[0]} if uis else {}
+    return Returned(tuple(rows), ui)
+
+
+def merge(results: Sequence[Sequence[Any]], node_class: type[Any]) -> list[list[Any]]:
+    """One list per output slot: the values of all calls, with the lists of OUTPUT_IS_LIST slots joined."""
+    if not results:
+        return []
+    width = min(len(result) for result in results)
+    is_list = list(getattr(node_class, "OUTPUT_IS_LIST", ())) + [False] * width
+    merged = []
+    for slot in range(width):
+        values = [result[slot] for result in results]
+        if is_list[slot]:
+            values = [item for value in values for item in _items(value)]
+        merged.append(values)
+    return merged
+
+
+def _items(value: Any) -> Sequence[Any]:
+    return (value,) if isinstance(value, ExecutionBlocker) else value

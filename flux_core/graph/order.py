@@ -1,0 +1,127 @@
+"""Which node next? A graph dissolved from its sources, needed nodes only.
+
+Inputs come before the nodes they feed. Among the nodes that could run now the one goes first that brings a picture
+soonest: an output, else what feeds an output, else what feeds that, else the one noticed first. Runs nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..errors import PromptError
+from .interface import Interfaces
+from .live import LivePrompt
+
+
+class DependencyCycle(PromptError):
+    """`nodes`, some of which grew during the run, wait for each other."""
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        super().__init__([f"Nodes wait for each other in a circle: {' -> '.join(nodes)}."])
+        self.nodes = nodes
+
+
+class Waiting:
+    """The nodes still to run. `is_done` says whose results are at hand already."""
+
+    def __init__(self, live: LivePrompt, interfaces: Interfaces, is_done: Callable[[str], bool]) -> None:
+        self._live = live
+        self._interfaces = interfaces
+        self._is_done = is_done
+        self._blockers: dict[str, set[str]] = {}  # node -> what it waits for; in the order nodes were noticed
+        self._feeds: dict[str, dict[str, None]] = {}  # node -> who waits for it
+        self._held: set[str] = set()  # nodes at work elsewhere
+
+    def __bool__(self) -> bool:
+        return bool(self._blockers)
+
+    def add(self, node_id: str) -> None:
+        """A node that has to run, and with it everything it needs and that is not lazy."""
+        stack = [node_id]
+        links = []
+        while stack:
+            current = stack.pop()
+            if current in self._blockers:
+                continue
+            self._blockers[current] = set()
+            self._feeds[current] = {}
+            if self._is_done(current):
+                continue
+            for source in self._sources(current):
+                if not self._is_done(source):
+                    stack.append(source)
+                    links.append((source, current))
+        for source, target in links:
+            self._link(source, target)
+
+    def need(self, source: str, node_id: str) -> None:
+        """`node_id` has found out that it needs `source` first."""
+        if not self._live.has_node(source):
+            raise PromptError([f"Node {node_id} needs node {source}, which is not in the workflow."])
+        if not self._is_done(source):
+            self.add(source)
+            self._link(source, node_id)
+
+    def remove(self, node_id: str) -> None:
+        """A node that has run."""
+        del self._blockers[node_id]
+        for target in self._feeds.pop(node_id):
+            self._blockers[target].discard(node_id)
+
+    def hold(self, node_id: str) -> None:
+        """A node that is at work elsewhere and not to be picked until released."""
+        self._held.add(node_id)
+
+    def release(self, node_id: str) -> None:
+        self._held.discard(node_id)
+
+    def pick(self) -> str | None:
+        """The node to run next; None while every one is held. Raises DependencyCycle if they wait for each other."""
+        ready = [node_id for node_id, blockers in self._blockers.items() if not blockers and node_id not in self._held]
+        if ready:
+            return self._best(ready)
+        if self._held:
+            return None
+        raise DependencyCycle(self._cycle())
+
+    def _cycle(self) -> list[str]:
+        """One circle among the waiting nodes, each fed by the one before it; the first stands at the end again."""
+        node_id = next(iter(self._blockers))
+        path: dict[str, None] = {}
+        while node_id not in path:
+            path[node_id] = None
+            node_id = min(self._blockers[node_id])
+        circle = [*path][[*path].index(node_id) :]
+        return [node_id, *reversed(circle)]
+
+    def _sources(self, node_id: str) -> list[str]:
+        node = self._live.nodes[node_id]
+        interface = self._interfaces[node.class_type]
+        sources = []
+        for name, link in node.links():
+            declared = interface.input(name)
+            if declared is not None and declared.lazy:
+                continue
+            if not self._live.has_node(link.node_id):
+                raise PromptError([f"Node {node_id}, input {name}: node {link.node_id} is not in the workflow."])
+            sources.append(link.node_id)
+        return sources
+
+    def _link(self, source: str, target: str) -> None:
+        self._blockers[target].add(source)
+        self._feeds[source][target] = None
+
+    def _best(self, ready: list[str]) -> str:
+        for node_id in ready:
+            if self._is_output(node_id):
+                return node_id
+        for node_id in ready:
+            if any(map(self._is_output, self._feeds[node_id])):
+                return node_id
+        for node_id in ready:
+            if any(self._is_output(second) for first in self._feeds[node_id] for second in self._feeds[first]):
+                return node_id
+        return ready[0]
+
+    def _is_output(self, node_id: str) -> bool:
+        return self._interfaces[self._live.nodes[node_id].class_type].is_output

@@ -1,0 +1,175 @@
+"""Validation errors as sentences: which node, which input, what was given, what is possible.
+
+Turns ComfyUI's error records into text for a person; decides nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .interface import Interfaces
+from .prompt import is_link, name_of
+
+_MANY = 20  # choices beyond this are not listed
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One error and all that is needed to speak about it."""
+
+    node_id: str
+    error: Mapping[str, Any]
+    prompt: Mapping[str, Any]
+    interfaces: Interfaces
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        facts: Mapping[str, Any] = self.error["extra_info"]
+        return facts
+
+    @property
+    def given(self) -> Any:
+        return self.facts.get("received_value")
+
+    @property
+    def declared(self) -> Any:
+        """The type of the input in question, with all options of a combo."""
+        found = self.interfaces[self.prompt[self.node_id]["class_type"]].input(self.facts["input_name"])
+        return found.type if found else "*"
+
+    def name(self, node_id: str) -> str:
+        return name_of(node_id, self.prompt[node_id])
+
+
+def sentences(
+    prompt: Mapping[str, Any],
+    interfaces: Interfaces,
+    node_errors: Mapping[str, Any],
+    unknown: Mapping[str, Any],
+    has_outputs: bool,
+    packs: Mapping[str, str],
+) -> tuple[str, ...]:
+    """Everything that is wrong, one sentence or two for each problem; a cycle is told once.
+
+    `unknown` are the nodes without a usable class, `packs` says which pack a class id came from.
+    """
+    told: dict[str, None] = {}
+    for node_id in unknown:
+        told[_unknown_class(node_id, prompt[node_id], interfaces.classes, packs)] = None
+    for node_id, entry in node_errors.items():
+        for one in entry["errors"]:
+            told[_sentence(_Case(node_id, one, prompt, interfaces))] = None
+    if not has_outputs and not unknown:
+        have = "none of its nodes saves or shows anything" if prompt else "it has no nodes"
+        told[f"The workflow has no output, because {have}. Add one, for example SaveImage."] = None
+    return tuple(told)
+
+
+def _unknown_class(node_id: str, node: Mapping[str, Any], classes: Iterable[str], packs: Mapping[str, str]) -> str:
+    if "class_type" not in node:
+        return f"Node {node_id} does not say what it is: its class_type is missing."
+    class_type = node["class_type"]
+    meta = node.get("_meta", {})
+    pack = meta.get("cnr_id") or meta.get("aux_id") or packs.get(class_type)
+    text = f"{_capital(name_of(node_id, node))} cannot run: there is no node class {class_type!r} here."
+    if pack and pack != "comfy-core":
+        return f"{text} It comes from the node pack {pack}."
+    return text + _similar(class_type, classes)
+
+
+def _sentence(case: _Case) -> str:
+    kind = case.error["type"]
+    if kind == "dependency_cycle":
+        return f"Nodes wait for each other in a circle: {case.error['details']}. Remove one of these links."
+    where = _capital(case.name(case.node_id))
+    if case.facts.get("input_name"):
+        where += f", input {case.facts['input_name']}"
+    return f"{where}: {_TELL[kind](case)}"
+
+
+def _missing(case: _Case) -> str:
+    return "it is required, but has neither a value nor a link."
+
+
+def _bad_link(case: _Case) -> str:
+    return f"{_short(case.given)} is no link; a link is [node id, number of the output]."
+
+
+def _mismatch(case: _Case) -> str:
+    source, slot = case.facts["linked_node"]
+    gives = _kind(case.facts["received_type"])
+    return f"it takes {_kind(case.declared)}, but output {slot} of {case.name(source)} gives {gives}."
+
+
+def _not_convertible(case: _Case) -> str:
+    return f"it takes {_kind(case.declared)}, and {_short(case.given)} cannot be read as one."
+
+
+def _too_small(case: _Case) -> str:
+    return f"{_short(case.given)} is below the smallest possible value, {case.facts['input_config'][1]['min']}."
+
+
+def _too_big(case: _Case) -> str:
+    return f"{_short(case.given)} is above the largest possible value, {case.facts['input_config'][1]['max']}."
+
+
+def _not_listed(case: _Case) -> str:
+    options = case.declared
+    if not options:
+        return f"{_short(case.given)} is not available: there is nothing to choose from."
+    possible = f" Possible: {', '.join(map(str, options))}." if len(options) <= _MANY else ""
+    return f"{_short(case.given)} is not available.{_similar(case.given, options)}{possible}"
+
+
+def _refused(case: _Case) -> str:
+    reason = case.error["details"].removeprefix(case.facts["input_name"]).removeprefix(" - ").rstrip(".")
+    return f"{reason or 'the node refuses this value'}."
+
+
+def _exception(case: _Case) -> str:
+    link = case.given
+    if is_link(link) and link[0] not in case.prompt:
+        return f"it is linked to node {link[0]}, which is not in the workflow."
+    if is_link(link) and case.facts["exception_type"] == "IndexError":
+        return f"it is linked to output {link[1]} of {case.name(link[0])}, which has no such output."
+    return f"it could not be checked ({case.facts['exception_type']}: {case.error['details']})."
+
+
+_TELL: Mapping[str, Callable[[_Case], str]] = {
+    "required_input_missing": _missing,
+    "bad_linked_input": _bad_link,
+    "return_type_mismatch": _mismatch,
+    "invalid_input_type": _not_convertible,
+    "value_smaller_than_min": _too_small,
+    "value_bigger_than_max": _too_big,
+    "value_not_in_list": _not_listed,
+    "custom_validation_failed": _refused,
+    "exception_during_validation": _exception,
+    "exception_during_inner_validation": _exception,
+}
+
+
+def _kind(declared: Any) -> str:
+    return "one of a list" if isinstance(declared, list) else str(declared)
+
+
+def _similar(given: Any, possible: Iterable[Any]) -> str:
+    """Did you mean ...? with up to three close matches, regardless of case and folder; nothing if there are none."""
+    names = {str(name).lower(): str(name) for name in possible}
+    wanted = str(given)[:200].lower()
+    close = difflib.get_close_matches(wanted, names, n=3)
+    tails = [name for name in names if name.replace("\\", "/").rpartition("/")[2] == wanted.rpartition("/")[2]]
+    found = list(dict.fromkeys([*tails, *close]))[:3]
+    return f" Did you mean {' or '.join(repr(names[name]) for name in found)}?" if found else ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
