@@ -26,6 +26,7 @@ CATEGORIES = (
     "checkpoints", "clip_vision", "controlnet", "diffusion_models", "embeddings", "loras", "style_models",
     "text_encoders", "vae", "vae_approx",
 )
+_KINDS = (*CATEGORIES, "tokenizers")  # these are folders, not files, so no widget lists them
 RENAMED = {"unet": "diffusion_models", "clip": "text_encoders"}
 WEIGHT_FILES = (".safetensors", ".sft", ".gguf")
 PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
@@ -98,8 +99,8 @@ class Folders:
     def explain_missing(self, category: str, name: str) -> str:
         """What was looked for and where, what is there instead, where it is published, which folder to put it in."""
         category = RENAMED.get(category, category)
-        places = self.directories(category)
-        text = [f"{name!r} is in none of the {category} folders ({', '.join(map(str, places)) or 'none is set'})."]
+        places = [str(place) for place in self.directories(category) if not place.is_relative_to(TINY_MODELS)]
+        text = [f"{name!r} is in none of the {category} folders ({', '.join(places) or 'none is set'})."]
         if name.lower().endswith(PICKLES):
             text.append("Only .safetensors, .sft and .gguf files are read: the others may run code when opened.")
         elsewhere = [c for c in self.models if c != category and self.find(c, name)]
@@ -138,10 +139,8 @@ def standard_folders(
             raise MissingFileError(f"The models folder {root} does not exist.")
     found: dict[str, list[Path]] = {}
     for root in [*roots, base / "models"]:
-        for category in CATEGORIES:
-            found.setdefault(category, []).extend(root / folder for folder in SUBFOLDERS.get(category, (category,)))
-        # Tokenizer files have no category in ComfyUI: their folder is simply searched.
-        found.setdefault("tokenizers", []).append(root / "tokenizers")
+        for category in _KINDS:
+            found.setdefault(category, []).extend(_folders_below(root, category))
     beside = base / "extra_model_paths.yaml"
     for file in [*extra, *([beside] if beside.is_file() else [])]:
         for category, place, first in extra_model_paths(Path(file)):
@@ -150,13 +149,18 @@ def standard_folders(
                 places.remove(place)
             if place not in places:
                 places.insert(0 if first else len(places), place)
-    for category in [*CATEGORIES, "tokenizers"]:
-        found[category] += [TINY_MODELS / folder for folder in SUBFOLDERS.get(category, (category,))]
     return Folders(
-        {category: list(dict.fromkeys(places)) for category, places in found.items()},
-        input=(input or base / "input").absolute(), output=(output or base / "output").absolute(),
-        temp=(base / "temp").absolute(), user=(base / "user").absolute(),
+        with_tiny_model(found), input=(input or base / "input").absolute(),
+        output=(output or base / "output").absolute(), temp=(base / "temp").absolute(), user=(base / "user").absolute(),
     )
+
+
+def with_tiny_model(models: Mapping[str, Sequence[Path]]) -> dict[str, list[Path]]:
+    """The same places without repetition, and after them those of the model that comes with us."""
+    found = {category: list(dict.fromkeys(places)) for category, places in models.items()}
+    for category in _KINDS:
+        found.setdefault(category, []).extend(_folders_below(TINY_MODELS, category))
+    return found
 
 
 def extra_model_paths(file: Path) -> Iterator[tuple[str, Path, bool]]:
@@ -213,6 +217,10 @@ def published(name: str) -> str | None:
     return next((repository for pattern, repository in PUBLISHED if fnmatch.fnmatchcase(last, pattern)), None)
 
 
+def _folders_below(root: Path, category: str) -> list[Path]:
+    return [root / folder for folder in SUBFOLDERS.get(category, (category,))]
+
+
 def _relative(name: str) -> Path | None:
     """A file name from a workflow as a relative path. Windows separators count; None if it would leave its folder."""
     parts = name.replace("\\", "/").split("/")
@@ -241,9 +249,10 @@ def _list(directories: Iterable[Path], endings: tuple[str, ...]) -> tuple[dict[s
     for directory in directories:
         stamps[str(directory)] = _stamp(str(directory))
         for place, subfolders, files in os.walk(directory, followlinks=True):
+            # A link to a folder that holds it would be walked for ever.
             here = Path(os.path.realpath(place))
-            # A link to a folder it lies in would be walked for ever.
-            subfolders[:] = [s for s in subfolders if s != ".git" and not here.is_relative_to(os.path.realpath(here / s))]
+            deeper = [s for s in subfolders if not here.is_relative_to(os.path.realpath(here / s))]
+            subfolders[:] = [s for s in deeper if s != ".git"]
             stamps[place] = _stamp(place)
             below = os.path.relpath(place, directory).replace(os.sep, "/")
             wanted = (file for file in files if file.lower().endswith(endings))

@@ -1,0 +1,128 @@
+"""Pictures that steer: reference pictures (Kontext), structure (Canny, Depth), the rest of a picture (Fill)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .sockets import CONDITIONING, IMAGE, LATENT, MASK, VAE, Inputs, choice, switch, wire
+
+Conditioning = list[list[Any]]
+Latent = dict[str, Any]
+
+
+class InstructPixToPixConditioning:
+    """A control picture beside the noise: FLUX.1-Canny, FLUX.1-Depth."""
+
+    DESCRIPTION = "Gives the model a picture to follow: edges for FLUX.1-Canny, a depth map for FLUX.1-Depth."
+    CATEGORY = "conditioning/instructpix2pix"
+    FUNCTION = "encode"
+    RETURN_TYPES = (CONDITIONING, CONDITIONING, LATENT)
+    RETURN_NAMES = ("positive", "negative", "latent")
+    OUTPUT_TOOLTIPS = ("The prompt with the picture.", "The negative prompt with the picture.", "An empty latent.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "positive": wire(CONDITIONING, "The prompt."),
+            "negative": wire(CONDITIONING, "The negative prompt; unused at cfg 1."),
+            "vae": wire(VAE, "The autoencoder."),
+            "pixels": wire(IMAGE, "The picture to follow."),
+        }}
+
+    def encode(
+        self, positive: Conditioning, negative: Conditioning, vae: Any, pixels: Any
+    ) -> tuple[Conditioning, Conditioning, Latent]:
+        import torch
+
+        from ..flux_core.conditioning import with_values
+
+        concat = vae.encode_image(pixels)
+        positive, negative = (with_values(text, concat_latent_image=concat) for text in (positive, negative))
+        return positive, negative, {"samples": torch.zeros_like(concat)}
+
+
+class InpaintModelConditioning:
+    """The kept part of a picture and the mask: FLUX.1-Fill."""
+
+    TITLE = "InpaintModelConditioning"
+    DESCRIPTION = "Gives FLUX.1-Fill the picture and the mask of what to paint anew."
+    CATEGORY = "conditioning/inpaint"
+    FUNCTION = "encode"
+    RETURN_TYPES = (CONDITIONING, CONDITIONING, LATENT)
+    RETURN_NAMES = ("positive", "negative", "latent")
+    OUTPUT_TOOLTIPS = ("The prompt with the picture.", "The negative prompt with the picture.", "The picture's latent.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "positive": wire(CONDITIONING, "The prompt."),
+            "negative": wire(CONDITIONING, "The negative prompt; unused at cfg 1."),
+            "vae": wire(VAE, "The autoencoder."),
+            "pixels": wire(IMAGE, "The picture."),
+            "mask": wire(MASK, "What to paint anew."),
+            "noise_mask": switch(True, "Also keep everything outside the mask exactly as it is."),
+        }}
+
+    def encode(
+        self, positive: Conditioning, negative: Conditioning, vae: Any, pixels: Any, mask: Any, noise_mask: bool = True
+    ) -> tuple[Conditioning, Conditioning, Latent]:
+        from ..flux_core import image_ops, mask_ops
+        from ..flux_core.conditioning import with_values
+
+        mask = image_ops.crop_to_cells(mask_ops.resize(mask, *pixels.shape[1:3]))
+        cropped = image_ops.crop_to_cells(pixels.movedim(-1, 1)).movedim(1, -1)
+        kept = vae.encode_image(image_ops.grey_where_masked(cropped, mask))
+        latent = {"samples": vae.encode_image(cropped)}
+        if noise_mask:
+            latent["noise_mask"] = mask
+        values = {"concat_latent_image": kept, "concat_mask": mask}
+        return with_values(positive, **values), with_values(negative, **values), latent
+
+
+class ReferenceLatent:
+    """A picture to edit or to take things from: FLUX.1-Kontext."""
+
+    DESCRIPTION = "Shows the model a picture to work from (FLUX.1-Kontext). Several may follow one another."
+    CATEGORY = "advanced/conditioning/edit_models"
+    FUNCTION = "append"
+    RETURN_TYPES = (CONDITIONING,)
+    OUTPUT_TOOLTIPS = ("The prompt with the reference.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {"conditioning": wire(CONDITIONING, "The prompt.")},
+            "optional": {"latent": wire(LATENT, "The encoded picture.")},
+        }
+
+    def append(self, conditioning: Conditioning, latent: Latent | None = None) -> tuple[Conditioning]:
+        from ..flux_core.conditioning import append_to
+
+        if latent is None:
+            return (conditioning,)
+        return (append_to(conditioning, "reference_latents", latent["samples"]),)
+
+
+class FluxKontextMultiReferenceLatentMethod:
+    """How several reference pictures are laid out."""
+
+    DESCRIPTION = "Says where the model finds several reference pictures. offset is Kontext's own way."
+    CATEGORY = "advanced/conditioning/flux"
+    EXPERIMENTAL = True
+    FUNCTION = "set_method"
+    RETURN_TYPES = (CONDITIONING,)
+    OUTPUT_TOOLTIPS = ("The prompt with this setting.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        tip = "offset: side by side on one sheet. index: a sheet each. uxo/uno: along the picture's diagonal."
+        return {"required": {
+            "conditioning": wire(CONDITIONING, "The prompt."),
+            "reference_latents_method": choice(["offset", "index", "uxo/uno"], tip),
+        }}
+
+    def set_method(self, conditioning: Conditioning, reference_latents_method: str) -> tuple[Conditioning]:
+        from ..flux_core.conditioning import with_values
+
+        method = "uxo" if "uxo" in reference_latents_method else reference_latents_method
+        return (with_values(conditioning, reference_latents_method=method),)

@@ -1,0 +1,165 @@
+"""What a denoising is made of: noise, an algorithm, and a guider, which is a model with its prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .sockets import CONDITIONING, GUIDER, MODEL, NOISE, SAMPLER, Declared, Inputs, choice, number, seed, wire
+
+Conditioning = list[list[Any]]
+
+SAMPLERS = (
+    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2", "dpm_2", "dpm_2_ancestral",
+    "lms", "dpm_fast", "dpm_adaptive", "dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu",
+    "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu",
+    "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm", "lcm", "ipndm", "ipndm_v", "deis", "res_multistep",
+    "res_multistep_cfg_pp", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "gradient_estimation",
+    "gradient_estimation_cfg_pp", "er_sde", "seeds_2", "seeds_3", "sa_solver", "sa_solver_pece", "ddim", "uni_pc",
+    "uni_pc_bh2",
+)
+SAMPLER_TIP = "The algorithm. euler asks the model once a step; heun, dpm_2 and dpmpp_sde twice."
+CFG_TIP = "Guidance by a negative prompt. 1 is off and twice as fast: FLUX.1 brings its own guidance."
+NEGATIVE_TIP = "What to avoid; unused at cfg 1."
+
+
+def cfg() -> Declared:
+    return number(8.0, 0.0, 100.0, 0.1, CFG_TIP, round=0.01)
+
+
+class BasicGuider:
+    """A model and one prompt."""
+
+    TITLE = "BasicGuider"
+    DESCRIPTION = "Steers the model by one prompt. All that FLUX.1 needs: its guidance is in the prompt."
+    CATEGORY = "sampling/custom_sampling/guiders"
+    FUNCTION = "guide"
+    RETURN_TYPES = (GUIDER,)
+    OUTPUT_TOOLTIPS = ("Model and prompt.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model that denoises."),
+            "conditioning": wire(CONDITIONING, "What the picture should show."),
+        }}
+
+    def guide(self, model: Any, conditioning: Conditioning) -> tuple[Any]:
+        from ..flux_core.sampling import guider
+
+        return (guider.BasicGuider(model, conditioning),)
+
+
+class CFGGuider:
+    """A model, a prompt and a negative prompt."""
+
+    TITLE = "CFGGuider"
+    DESCRIPTION = "Steers the model by a prompt and a negative prompt. Twice the time, unless cfg is 1."
+    CATEGORY = "sampling/custom_sampling/guiders"
+    FUNCTION = "guide"
+    RETURN_TYPES = (GUIDER,)
+    OUTPUT_TOOLTIPS = ("Model and prompts.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model that denoises."),
+            "positive": wire(CONDITIONING, "What the picture should show."),
+            "negative": wire(CONDITIONING, NEGATIVE_TIP),
+            "cfg": cfg(),
+        }}
+
+    def guide(self, model: Any, positive: Conditioning, negative: Conditioning, cfg: float) -> tuple[Any]:
+        from ..flux_core.sampling import guider
+
+        return (guider.CFGGuider(model, positive, negative, cfg),)
+
+
+class DualCFGGuider:
+    """A model, two prompts and a negative prompt."""
+
+    TITLE = "DualCFGGuider"
+    DESCRIPTION = "Steers the model by two prompts of separate strength and a negative one. Three times the time."
+    CATEGORY = "sampling/custom_sampling/guiders"
+    FUNCTION = "guide"
+    RETURN_TYPES = (GUIDER,)
+    OUTPUT_TOOLTIPS = ("Model and prompts.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model that denoises."),
+            "cond1": wire(CONDITIONING, "The main prompt."),
+            "cond2": wire(CONDITIONING, "The prompt it is set off against."),
+            "negative": wire(CONDITIONING, "What to avoid."),
+            "cfg_conds": cfg(),
+            "cfg_cond2_negative": cfg(),
+            "style": choice(["regular", "nested"], "How the three are combined."),
+        }}
+
+    def guide(
+        self, model: Any, cond1: Conditioning, cond2: Conditioning, negative: Conditioning, cfg_conds: float,
+        cfg_cond2_negative: float, style: str = "regular",
+    ) -> tuple[Any]:
+        from ..flux_core.sampling import guider
+
+        return (guider.DualCFGGuider(model, cond1, cond2, negative, cfg_conds, cfg_cond2_negative, style),)
+
+
+class KSamplerSelect:
+    """A sampler by its name."""
+
+    TITLE = "KSamplerSelect"
+    DESCRIPTION = "Picks the algorithm that steps from noise to picture."
+    CATEGORY = "sampling/custom_sampling/samplers"
+    FUNCTION = "select"
+    RETURN_TYPES = (SAMPLER,)
+    OUTPUT_TOOLTIPS = ("The algorithm.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"sampler_name": choice(SAMPLERS, SAMPLER_TIP)}}
+
+    def select(self, sampler_name: str) -> tuple[Any]:
+        from ..flux_core.sampling.sample import Sampler
+
+        return (Sampler(sampler_name),)
+
+
+class RandomNoise:
+    """Noise from a seed."""
+
+    TITLE = "RandomNoise"
+    DESCRIPTION = "The noise a picture starts from."
+    CATEGORY = "sampling/custom_sampling/noise"
+    FUNCTION = "make"
+    RETURN_TYPES = (NOISE,)
+    OUTPUT_TOOLTIPS = ("The noise.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"noise_seed": seed()}}
+
+    def make(self, noise_seed: int) -> tuple[Any]:
+        from ..flux_core.sampling.sample import RandomNoise
+
+        return (RandomNoise(noise_seed),)
+
+
+class DisableNoise:
+    """No noise."""
+
+    TITLE = "DisableNoise"
+    DESCRIPTION = "No noise at the start, for a second sampler that goes on where another stopped."
+    CATEGORY = "sampling/custom_sampling/noise"
+    FUNCTION = "make"
+    RETURN_TYPES = (NOISE,)
+    OUTPUT_TOOLTIPS = ("No noise.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {}}
+
+    def make(self) -> tuple[Any]:
+        from ..flux_core.sampling.sample import DisableNoise
+
+        return (DisableNoise(),)

@@ -1,0 +1,168 @@
+"""What the program around the nodes gives them: files, progress, a way to stop. Alone in knowing ComfyUI.
+
+A node asks `host()`. Standalone, the program says who answers (`use`); inside ComfyUI its own modules do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..flux_core.errors import Interrupted, MissingFileError
+from ..flux_core.folders import (
+    CATEGORIES,
+    PICTURE_FILES,
+    Folders,
+    annotated,
+    confined,
+    standard_folders,
+    with_tiny_model,
+)
+from .sockets import INSIDE_COMFYUI
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Preview = Callable[[], "Image.Image"]  # made only when somebody looks
+Report = Callable[[int, int, "Preview | None"], None]  # (steps done, of how many, how it looks)
+
+
+class Host:
+    """The standalone program around the nodes.
+
+    `report` hears of every step, `interrupted` is asked at every step whether to go on.
+    """
+
+    def __init__(
+        self, folders: Folders, report: Report = lambda *_: None, interrupted: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._folders, self._report, self._interrupted = folders, report, interrupted
+
+    @property
+    def input(self) -> Path:
+        return self._folders.input
+
+    @property
+    def output(self) -> Path:
+        return self._folders.output
+
+    @property
+    def temp(self) -> Path:
+        return self._folders.temp
+
+    def filenames(self, category: str) -> list[str]:
+        """What a widget for model files offers."""
+        return self._folders.filenames(category)
+
+    def directories(self, category: str) -> tuple[Path, ...]:
+        """The folders searched for a category of model files."""
+        return self._folders.directories(category)
+
+    def full_path(self, category: str, name: str) -> Path:
+        """A model file. Raises MissingFileError with the whole explanation."""
+        return self._folders.path(category, name)
+
+    def pictures(self) -> list[str]:
+        """The picture files that lie directly in the input folder."""
+        if not self.input.is_dir():
+            return []
+        return sorted(file.name for file in self.input.iterdir() if file.suffix.lower() in PICTURE_FILES)
+
+    def picture(self, name: str) -> Path:
+        """A picture by its name in a workflow, which may end in [input], [output] or [temp].
+
+        Raises MissingFileError, or InputError for a name that leads out of its folder.
+        """
+        name, kind = annotated(name)
+        folder = {"input": self.input, "output": self.output, "temp": self.temp}[kind]
+        path = confined(folder, name)
+        if not path.is_file():
+            raise MissingFileError(f"The picture {name!r} is not in the {kind} folder {folder}. Put it there.")
+        return path
+
+    def check_interrupted(self) -> None:
+        """Raise Interrupted if the person asked us to stop."""
+        if self._interrupted():
+            raise Interrupted("The run was stopped.")
+
+    def step(self, done: int, total: int, preview: Preview | None = None) -> None:
+        """Report a step of some longer work. Raises Interrupted if it is to stop."""
+        self.check_interrupted()
+        self._report(done, total, preview)
+
+
+class ComfyUI(Host):
+    """ComfyUI around the nodes: its folders, its progress bar, its interrupt. The tiny model is there as well."""
+
+    def __init__(self) -> None:
+        import folder_paths
+
+        self._paths: Any = folder_paths  # whose functions, not values, tell the current folders
+        super().__init__(self._gathered())
+
+    @property
+    def input(self) -> Path:
+        return Path(self._paths.get_input_directory())
+
+    @property
+    def output(self) -> Path:
+        return Path(self._paths.get_output_directory())
+
+    @property
+    def temp(self) -> Path:
+        return Path(self._paths.get_temp_directory())
+
+    def directories(self, category: str) -> tuple[Path, ...]:
+        self._refresh()
+        return super().directories(category)
+
+    def filenames(self, category: str) -> list[str]:
+        self._refresh()
+        return super().filenames(category)
+
+    def full_path(self, category: str, name: str) -> Path:
+        self._refresh()
+        return super().full_path(category, name)
+
+    def check_interrupted(self) -> None:
+        import comfy.model_management
+
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def step(self, done: int, total: int, preview: Preview | None = None) -> None:
+        import comfy.utils
+        from comfy.cli_args import LatentPreviewMethod, args
+
+        self.check_interrupted()
+        wanted = args.preview_method != LatentPreviewMethod.NoPreviews
+        shown = ("JPEG", preview(), args.preview_size) if preview and wanted else None
+        comfy.utils.ProgressBar(total).update_absolute(done, total, shown)
+
+    def _refresh(self) -> None:
+        """Other packs may add model folders at any time."""
+        gathered = self._gathered()
+        if gathered.models != self._folders.models:
+            self._folders = gathered
+
+    def _gathered(self) -> Folders:
+        known = self._paths.folder_names_and_paths
+        models = {c: [Path(place) for place in known[c][0]] for c in CATEGORIES if c in known}
+        models["tokenizers"] = [Path(self._paths.models_dir) / "tokenizers"]
+        place = Path(self._paths.get_user_directory())
+        return Folders(with_tiny_model(models), input=self.input, output=self.output, temp=self.temp, user=place)
+
+
+_current: list[Host] = []
+
+
+def use(host: Host) -> None:
+    """Say who is around the nodes of this process."""
+    _current[:] = [host]
+
+
+def host() -> Host:
+    """Who is around the nodes: ComfyUI, what the program named, or else the folders of the working directory."""
+    if not _current:
+        use(ComfyUI() if INSIDE_COMFYUI else Host(standard_folders(Path.cwd())))
+    return _current[0]

@@ -1,0 +1,160 @@
+"""Pictures from files and into files."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from .sockets import IMAGE, MASK, STRING, Inputs, choice, wire
+
+HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+
+
+class LoadImage:
+    """A picture of the input folder."""
+
+    TITLE = "Load Image"
+    DESCRIPTION = "Loads a picture and the mask that its transparency makes. Several frames become a batch."
+    CATEGORY = "image"
+    FUNCTION = "load"
+    RETURN_TYPES = (IMAGE, MASK)
+    OUTPUT_TOOLTIPS = ("The picture.", "What is transparent in it.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"image": _input_pictures()}}
+
+    @classmethod
+    def IS_CHANGED(cls, image: str) -> str:
+        return _fingerprint(image)
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
+        return _found(image)
+
+    def load(self, image: str) -> tuple[Any, Any]:
+        from ..flux_core.image_files import load
+        from .host import host
+
+        return load(host().picture(image))
+
+
+class LoadImageMask:
+    """One channel of a picture of the input folder."""
+
+    TITLE = "Load Image (as Mask)"
+    DESCRIPTION = "Loads one channel of a picture as a mask."
+    CATEGORY = "mask"
+    FUNCTION = "load"
+    RETURN_TYPES = (MASK,)
+    OUTPUT_TOOLTIPS = ("The channel. Alpha counts inverted: 1 is transparent.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        channel = choice(["alpha", "red", "green", "blue"], "Which channel becomes the mask.")
+        return {"required": {"image": _input_pictures(), "channel": channel}}
+
+    @classmethod
+    def IS_CHANGED(cls, image: str, channel: str) -> str:
+        return _fingerprint(image)
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
+        return _found(image)
+
+    def load(self, image: str, channel: str) -> tuple[Any]:
+        from ..flux_core.image_files import load_channel
+        from .host import host
+
+        return (load_channel(host().picture(image), channel),)
+
+
+class SaveImage:
+    """Pictures into the output folder, with their workflow inside."""
+
+    TITLE = "Save Image"
+    DESCRIPTION = "Saves pictures as PNG files that carry the workflow: drop one on the editor to open it again."
+    CATEGORY = "image"
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        tip = "Beginning of the file names. Slashes make folders; %width% %height% %year% %month% %day% are filled in."
+        return {
+            "required": {
+                "images": wire(IMAGE, "The pictures to save."),
+                "filename_prefix": (STRING, {"default": "ComfyUI", "tooltip": tip}),
+            },
+            "hidden": HIDDEN,
+        }
+
+    def save(
+        self, images: Any, filename_prefix: str = "ComfyUI", prompt: Any = None, extra_pnginfo: Any = None
+    ) -> dict[str, Any]:
+        from .host import host
+
+        return _save(images, filename_prefix, host().output, "output", 4, prompt, extra_pnginfo)
+
+
+class PreviewImage:
+    """Pictures to look at, not to keep."""
+
+    TITLE = "Preview Image"
+    DESCRIPTION = "Shows pictures without keeping them: they are saved in the folder for temporary files."
+    CATEGORY = "image"
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"images": wire(IMAGE, "The pictures to show.")}, "hidden": HIDDEN}
+
+    def __init__(self) -> None:
+        self.mark = os.urandom(3).hex()  # two previews never share names
+
+    def save(self, images: Any, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
+        from .host import host
+
+        return _save(images, f"ComfyUI_temp_{self.mark}", host().temp, "temp", 1, prompt, extra_pnginfo)
+
+
+def _save(
+    images: Any, prefix: str, folder: os.PathLike[str], kind: str, compress_level: int, prompt: Any, extra: Any
+) -> dict[str, Any]:
+    from ..flux_core.image_files import to_pil
+    from ..flux_core.png import encode
+    from ..flux_core.saving import place
+
+    target = place(prefix, folder, width=images.shape[2], height=images.shape[1])
+    saved = []
+    for number, image in enumerate(images):
+        name = target.save(encode(to_pil(image), prompt, extra, compress_level), number)
+        saved.append({"filename": name, "subfolder": target.subfolder, "type": kind})
+    return {"ui": {"images": saved}}
+
+
+def _input_pictures() -> tuple[list[str], dict[str, Any]]:
+    from .host import host
+
+    return host().pictures(), {"image_upload": True, "tooltip": "A picture of the input folder."}
+
+
+def _found(image: str) -> bool | str:
+    from ..flux_core.errors import SluiceError
+    from .host import host
+
+    try:
+        host().picture(image)
+    except SluiceError as error:
+        return str(error)
+    return True
+
+
+def _fingerprint(image: str) -> str:
+    from ..flux_core.image_files import fingerprint
+    from .host import host
+
+    return fingerprint(host().picture(image))

@@ -1,0 +1,209 @@
+"""Latents: empty ones, their size, their batch, their mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .sockets import LATENT, MASK, Inputs, choice, integer, number, pixels, switch, wire
+
+Latent = dict[str, Any]
+
+METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
+METHOD_TIP = "How values between cells are found. bislerp turns channel vectors instead of averaging them."
+
+
+class EmptyLatentImage:
+    """An empty latent of four channels, widened by the sampler to what the model has."""
+
+    TITLE = "Empty Latent Image"
+    DESCRIPTION = "An empty latent to start from: its size is the size of the picture."
+    CATEGORY = "latent"
+    FUNCTION = "generate"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("The empty latent.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "width": pixels(512, "Width of the picture in pixels.", low=16, step=8),
+            "height": pixels(512, "Height of the picture in pixels.", low=16, step=8),
+            "batch_size": integer(1, 1, 4096, "Pictures made at once."),
+        }}
+
+    def generate(self, width: int, height: int, batch_size: int) -> tuple[Latent]:
+        from ..flux_core.latent_ops import empty
+
+        return (empty(width, height, batch_size, channels=4),)
+
+
+class EmptySD3LatentImage:
+    """An empty latent of sixteen channels, as FLUX.1 has."""
+
+    DESCRIPTION = "An empty latent of 16 channels to start from: its size is the size of the picture."
+    CATEGORY = "latent/sd3"
+    FUNCTION = "generate"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("The empty latent.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "width": pixels(1024, "Width of the picture in pixels.", low=16, step=16),
+            "height": pixels(1024, "Height of the picture in pixels.", low=16, step=16),
+            "batch_size": integer(1, 1, 4096, "Pictures made at once."),
+        }}
+
+    def generate(self, width: int, height: int, batch_size: int) -> tuple[Latent]:
+        from ..flux_core.latent_ops import empty
+
+        return (empty(width, height, batch_size, channels=16),)
+
+
+class LatentUpscale:
+    """Another size."""
+
+    TITLE = "Upscale Latent"
+    DESCRIPTION = "Resizes a latent to a picture size. Denoise it again afterwards (0.5 to 0.7) to bring back detail."
+    CATEGORY = "latent"
+    FUNCTION = "upscale"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("The resized latent.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "samples": wire(LATENT, "The latent to resize."),
+            "upscale_method": choice(METHODS, METHOD_TIP),
+            "width": pixels(512, "Width of the picture in pixels. 0 follows the height.", step=8),
+            "height": pixels(512, "Height of the picture in pixels. 0 follows the width.", step=8),
+            "crop": choice(["disabled", "center"], "center cuts the longer side first, so that nothing is stretched."),
+        }}
+
+    def upscale(self, samples: Latent, upscale_method: str, width: int, height: int, crop: str) -> tuple[Latent]:
+        from ..flux_core.latent_ops import upscale
+
+        return (upscale(samples, width, height, upscale_method, crop),)
+
+
+class LatentUpscaleBy:
+    """A multiple of the size."""
+
+    TITLE = "Upscale Latent By"
+    DESCRIPTION = "Resizes a latent by a factor. Denoise it again afterwards (0.5 to 0.7) to bring back detail."
+    CATEGORY = "latent"
+    FUNCTION = "upscale"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("The resized latent.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "samples": wire(LATENT, "The latent to resize."),
+            "upscale_method": choice(METHODS, METHOD_TIP),
+            "scale_by": number(1.5, 0.01, 8.0, 0.01, "Factor for both sides."),
+        }}
+
+    def upscale(self, samples: Latent, upscale_method: str, scale_by: float) -> tuple[Latent]:
+        from ..flux_core.latent_ops import upscale_by
+
+        return (upscale_by(samples, scale_by, upscale_method),)
+
+
+class LatentFromBatch:
+    """A part of a batch."""
+
+    TITLE = "Latent From Batch"
+    DESCRIPTION = "Picks latents out of a batch. They keep their noise, so one good picture of many can be made again."
+    CATEGORY = "latent/batch"
+    FUNCTION = "pick"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("The picked latents.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "samples": wire(LATENT, "The batch."),
+            "batch_index": integer(0, 0, 63, "The first one, counted from 0."),
+            "length": integer(1, 1, 64, "How many."),
+        }}
+
+    def pick(self, samples: Latent, batch_index: int, length: int) -> tuple[Latent]:
+        from ..flux_core.latent_ops import from_batch
+
+        return (from_batch(samples, batch_index, length),)
+
+
+class RepeatLatentBatch:
+    """The same latents several times."""
+
+    TITLE = "Repeat Latent Batch"
+    DESCRIPTION = "Repeats a latent, each time with noise of its own: several variations of one picture."
+    CATEGORY = "latent/batch"
+    FUNCTION = "repeat"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("The larger batch.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "samples": wire(LATENT, "What to repeat."), "amount": integer(1, 1, 64, "How many times."),
+        }}
+
+    def repeat(self, samples: Latent, amount: int) -> tuple[Latent]:
+        from ..flux_core.latent_ops import repeat
+
+        return (repeat(samples, amount),)
+
+
+class SetLatentNoiseMask:
+    """Denoise only where a mask is white."""
+
+    TITLE = "Set Latent Noise Mask"
+    DESCRIPTION = "Denoises only where the mask is 1; the rest of the picture stays as it is."
+    CATEGORY = "latent/inpaint"
+    FUNCTION = "set_mask"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("The latent with its mask.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "samples": wire(LATENT, "The latent of a picture."), "mask": wire(MASK, "What to paint anew."),
+        }}
+
+    def set_mask(self, samples: Latent, mask: Any) -> tuple[Latent]:
+        from ..flux_core.mask_ops import layers
+
+        return ({**samples, "noise_mask": layers(mask)},)
+
+
+class LatentCompositeMasked:
+    """One latent laid over another."""
+
+    TITLE = "LatentCompositeMasked"
+    DESCRIPTION = "Lays one latent over another, where the mask (if there is one) is 1."
+    CATEGORY = "latent"
+    FUNCTION = "composite"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("The two in one.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "destination": wire(LATENT, "The latent underneath."),
+                "source": wire(LATENT, "The latent on top."),
+                "x": pixels(0, "Its left edge in pixels.", step=8),
+                "y": pixels(0, "Its top edge in pixels.", step=8),
+                "resize_source": switch(False, "Stretch it to the size of the one underneath."),
+            },
+            "optional": {"mask": wire(MASK, "Where the upper latent covers the lower.")},
+        }
+
+    def composite(
+        self, destination: Latent, source: Latent, x: int, y: int, resize_source: bool, mask: Any = None
+    ) -> tuple[Latent]:
+        from ..flux_core.image_ops import composite
+
+        laid = composite(destination["samples"], source["samples"], x, y, mask, resize_source, cell=8)
+        return ({**destination, "samples": laid},)

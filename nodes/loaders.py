@@ -1,0 +1,159 @@
+"""Model files -> handles. Nothing of a file but its header is read before something computes with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .sockets import CLIP, MODEL, VAE, Inputs, choice
+
+WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
+TEXT_DEVICES = ("default", "cpu")
+DUAL_TYPES = ("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image")
+SINGLE_TYPES = (
+    "stable_diffusion", "stable_cascade", "sd3", "stable_audio", "mochi", "ltxv", "pixart", "cosmos", "lumina2", "wan",
+    "hidream", "chroma", "ace", "omnigen2", "qwen_image", "hunyuan_image",
+)
+
+
+class UNETLoader:
+    """A transformer."""
+
+    TITLE = "Load Diffusion Model"
+    DESCRIPTION = "Loads a FLUX.1 transformer: safetensors in BFL's or diffusers' layout, or GGUF."
+    CATEGORY = "advanced/loaders"
+    FUNCTION = "load"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model that denoises.",)
+    FILES = {"unet_name": "diffusion_models"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "unet_name": files("diffusion_models", "The transformer's file."),
+            "weight_dtype": choice(
+                WEIGHT_DTYPES, "default takes the weights as they are stored. fp8 halves bf16, with a small loss."
+            ),
+        }}
+
+    def load(self, unet_name: str, weight_dtype: str) -> tuple[Any]:
+        from ..flux_core.assemble import load_flux
+        from .host import host
+
+        return (load_flux(host().full_path("diffusion_models", unet_name), weight_dtype),)
+
+
+class DualCLIPLoader:
+    """Both text encoders."""
+
+    TITLE = "DualCLIPLoader"
+    DESCRIPTION = "Loads the two text encoders of FLUX.1, CLIP-L and T5-XXL, in either order. The type is flux."
+    CATEGORY = "advanced/loaders"
+    FUNCTION = "load"
+    RETURN_TYPES = (CLIP,)
+    OUTPUT_TOOLTIPS = ("The text encoders.",)
+    FILES = {"clip_name1": "text_encoders", "clip_name2": "text_encoders"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "clip_name1": files("text_encoders", "One of the two: clip_l or t5xxl."),
+                "clip_name2": files("text_encoders", "The other one."),
+                "type": choice(DUAL_TYPES, "flux; the others are for models that do not run here."),
+            },
+            "optional": {
+                "device": choice(TEXT_DEVICES, "cpu encodes on the processor: slower, no video memory.", advanced=True),
+            },
+        }
+
+    def load(self, clip_name1: str, clip_name2: str, type: str, device: str = "default") -> tuple[Any]:
+        from ..flux_core.errors import InputError
+
+        if type != "flux":
+            raise InputError(f"The type of the text encoders is {type!r}; Sluice runs FLUX.1 only. Choose type flux.")
+        return (_text([clip_name1, clip_name2], device),)
+
+
+class CLIPLoader:
+    """A single text encoder."""
+
+    TITLE = "Load CLIP"
+    DESCRIPTION = "Loads one file with both text encoders of FLUX.1. For two files use DualCLIPLoader."
+    CATEGORY = "advanced/loaders"
+    FUNCTION = "load"
+    RETURN_TYPES = (CLIP,)
+    OUTPUT_TOOLTIPS = ("The text encoders.",)
+    FILES = {"clip_name": "text_encoders"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "clip_name": files("text_encoders", "The file."),
+                "type": choice(SINGLE_TYPES, "Without effect here: the file itself says what it holds."),
+            },
+            "optional": {
+                "device": choice(TEXT_DEVICES, "cpu encodes on the processor: slower, no video memory.", advanced=True),
+            },
+        }
+
+    def load(self, clip_name: str, type: str, device: str = "default") -> tuple[Any]:
+        return (_text([clip_name], device),)
+
+
+class VAELoader:
+    """An autoencoder."""
+
+    TITLE = "Load VAE"
+    DESCRIPTION = "Loads the autoencoder that turns latents into pictures and back (ae.safetensors)."
+    CATEGORY = "loaders"
+    FUNCTION = "load"
+    RETURN_TYPES = (VAE,)
+    OUTPUT_TOOLTIPS = ("The autoencoder.",)
+    FILES = {"vae_name": "vae"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"vae_name": files("vae", "The autoencoder's file.")}}
+
+    def load(self, vae_name: str) -> tuple[Any]:
+        from ..flux_core.assemble import load_autoencoder
+        from .host import host
+
+        return (load_autoencoder(host().full_path("vae", vae_name)),)
+
+
+class CheckpointLoaderSimple:
+    """Everything out of one file."""
+
+    TITLE = "Load Checkpoint"
+    DESCRIPTION = "Loads transformer, text encoders and autoencoder out of one file."
+    CATEGORY = "loaders"
+    FUNCTION = "load"
+    RETURN_TYPES = (MODEL, CLIP, VAE)
+    OUTPUT_TOOLTIPS = ("The model that denoises.", "The text encoders.", "The autoencoder.")
+    FILES = {"ckpt_name": "checkpoints"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"ckpt_name": files("checkpoints", "The checkpoint's file.")}}
+
+    def load(self, ckpt_name: str) -> tuple[Any, Any, Any]:
+        from ..flux_core.assemble import load_checkpoint
+        from .host import host
+
+        return load_checkpoint(host().full_path("checkpoints", ckpt_name))
+
+
+def files(category: str, tip: str) -> Any:
+    """A widget that offers the files of a category."""
+    from .host import host
+
+    return choice(host().filenames(category), tip)
+
+
+def _text(names: list[str], device: str) -> Any:
+    from ..flux_core.assemble import load_text
+    from .host import host
+
+    return load_text([host().full_path("text_encoders", name) for name in names], device)

@@ -1,0 +1,56 @@
+"""What may be changed about a model: a copy of its handle with another setting. The weights are never touched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from .sockets import MODEL, Inputs, number, pixels, wire
+
+
+class ModelSamplingFlux:
+    """The shift of the noise levels, by the size of the picture."""
+
+    TITLE = "ModelSamplingFlux"
+    DESCRIPTION = "Spends more steps on high noise for larger pictures. The usual values change nothing at 1024x1024."
+    CATEGORY = "advanced/model"
+    FUNCTION = "patch"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model with this shift.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model."),
+            "max_shift": number(1.15, 0.0, 100.0, 0.01, "The shift of a 1024x1024 picture."),
+            "base_shift": number(0.5, 0.0, 100.0, 0.01, "The shift of a 256x256 picture."),
+            "width": pixels(1024, "Width of the picture in pixels.", low=16, step=8),
+            "height": pixels(1024, "Height of the picture in pixels.", low=16, step=8),
+        }}
+
+    def patch(self, model: Any, max_shift: float, base_shift: float, width: int, height: int) -> tuple[Any]:
+        from ..flux_core.sampling.schedule import FluxShift
+
+        return (replace(model, sampling=FluxShift.for_size(width, height, max_shift, base_shift)),)
+
+
+class DifferentialDiffusion:
+    """A mask that says when, not whether."""
+
+    TITLE = "Differential Diffusion"
+    DESCRIPTION = "Lets the grey of a noise mask say from which step on a place is denoised: soft changes, no seams."
+    CATEGORY = "_for_testing"
+    EXPERIMENTAL = True
+    FUNCTION = "patch"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model with this reading of masks.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        strength = number(1.0, 0.0, 1.0, 0.01, "1 reads the mask by steps, 0 as it is.")
+        return {"required": {"model": wire(MODEL, "The model.")}, "optional": {"strength": strength}}
+
+    def patch(self, model: Any, strength: float = 1.0) -> tuple[Any]:
+        from ..flux_core.sampling.inpaint import DifferentialDiffusion as ByTime
+
+        return (replace(model, mask_function=ByTime(strength)),)

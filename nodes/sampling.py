@@ -1,0 +1,219 @@
+"""Denoising: the nodes that take a latent from noise to picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .guiders import NEGATIVE_TIP, SAMPLER_TIP, SAMPLERS, cfg
+from .sigmas import DENOISE_TIP, SCHEDULER_TIP, SCHEDULERS, STEPS_TIP
+from .sockets import (
+    CONDITIONING,
+    GUIDER,
+    LATENT,
+    MODEL,
+    NOISE,
+    SAMPLER,
+    SIGMAS,
+    Inputs,
+    choice,
+    integer,
+    number,
+    seed,
+    switch,
+    wire,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Conditioning = list[list[Any]]
+Latent = dict[str, Any]
+
+class KSampler:
+    """Schedule, noise and denoising in one."""
+
+    TITLE = "KSampler"
+    DESCRIPTION = "Denoises a latent with a model and two prompts. For FLUX.1 set cfg to 1."
+    CATEGORY = "sampling"
+    FUNCTION = "sample"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("The denoised latent.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model that denoises."),
+            "seed": seed(),
+            "steps": integer(20, 1, 10000, STEPS_TIP),
+            "cfg": cfg(),
+            "sampler_name": choice(SAMPLERS, SAMPLER_TIP),
+            "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
+            "positive": wire(CONDITIONING, "What the picture should show."),
+            "negative": wire(CONDITIONING, NEGATIVE_TIP),
+            "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
+            "denoise": number(1.0, 0.0, 1.0, 0.01, DENOISE_TIP),
+        }}
+
+    def sample(
+        self, model: Any, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str,
+        positive: Conditioning, negative: Conditioning, latent_image: Latent, denoise: float = 1.0,
+    ) -> tuple[Latent]:
+        from ..flux_core.sampling.sample import ksampler
+
+        return (
+            ksampler(
+                model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise, report()
+            ),
+        )
+
+
+class KSamplerAdvanced:
+    """Some of the steps."""
+
+    TITLE = "KSampler (Advanced)"
+    DESCRIPTION = "Denoises from one step to another, for two samplers in a row. For FLUX.1 set cfg to 1."
+    CATEGORY = "sampling"
+    FUNCTION = "sample"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("The latent after the last step.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model that denoises."),
+            "add_noise": choice(["enable", "disable"], "Disable it in a second sampler: the noise is there already."),
+            "noise_seed": seed(),
+            "steps": integer(20, 1, 10000, STEPS_TIP),
+            "cfg": cfg(),
+            "sampler_name": choice(SAMPLERS, SAMPLER_TIP),
+            "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
+            "positive": wire(CONDITIONING, "What the picture should show."),
+            "negative": wire(CONDITIONING, NEGATIVE_TIP),
+            "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
+            "start_at_step": integer(0, 0, 10000, "The first step taken."),
+            "end_at_step": integer(10000, 0, 10000, "The step to stop before."),
+            "return_with_leftover_noise": choice(
+                ["disable", "enable"], "Enable it when stopping early, if another sampler goes on from there."
+            ),
+        }}
+
+    def sample(
+        self, model: Any, add_noise: str, noise_seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str,
+        positive: Conditioning, negative: Conditioning, latent_image: Latent, start_at_step: int, end_at_step: int,
+        return_with_leftover_noise: str, denoise: float = 1.0,
+    ) -> tuple[Latent]:
+        from ..flux_core.sampling.sample import ksampler_advanced
+
+        return (
+            ksampler_advanced(
+                model, add_noise == "enable", noise_seed, steps, cfg, sampler_name, scheduler, positive, negative,
+                latent_image, start_at_step, end_at_step, return_with_leftover_noise == "enable", report(),
+            ),
+        )
+
+
+class SamplerCustom:
+    """A sampler and a schedule of one's own, with two prompts."""
+
+    TITLE = "SamplerCustom"
+    DESCRIPTION = "Denoises with any sampler along any schedule. For FLUX.1 set cfg to 1."
+    CATEGORY = "sampling/custom_sampling"
+    FUNCTION = "sample"
+    RETURN_TYPES = (LATENT, LATENT)
+    RETURN_NAMES = ("output", "denoised_output")
+    OUTPUT_TOOLTIPS = ("The latent after the last step.", "The picture as seen in the last step.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model that denoises."),
+            "add_noise": switch(True, "Add noise at the start."),
+            "noise_seed": seed(),
+            "cfg": cfg(),
+            "positive": wire(CONDITIONING, "What the picture should show."),
+            "negative": wire(CONDITIONING, NEGATIVE_TIP),
+            "sampler": wire(SAMPLER, "The algorithm."),
+            "sigmas": wire(SIGMAS, "The noise levels."),
+            "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
+        }}
+
+    def sample(
+        self, model: Any, add_noise: bool, noise_seed: int, cfg: float, positive: Conditioning, negative: Conditioning,
+        sampler: Any, sigmas: Any, latent_image: Latent,
+    ) -> tuple[Latent, Latent]:
+        from ..flux_core.sampling.sample import sample_custom
+
+        return sample_custom(
+            model, add_noise, noise_seed, cfg, positive, negative, sampler, sigmas, latent_image, report()
+        )
+
+
+class SamplerCustomAdvanced:
+    """Noise, guider, sampler and schedule, each a node."""
+
+    TITLE = "SamplerCustomAdvanced"
+    DESCRIPTION = "Denoises with parts that are nodes of their own: noise, guider, sampler, schedule."
+    CATEGORY = "sampling/custom_sampling"
+    FUNCTION = "sample"
+    RETURN_TYPES = (LATENT, LATENT)
+    RETURN_NAMES = ("output", "denoised_output")
+    OUTPUT_TOOLTIPS = ("The latent after the last step.", "The picture as seen in the last step.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "noise": wire(NOISE, "Where the noise comes from."),
+            "guider": wire(GUIDER, "Model and prompts."),
+            "sampler": wire(SAMPLER, "The algorithm."),
+            "sigmas": wire(SIGMAS, "The noise levels."),
+            "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
+        }}
+
+    def sample(
+        self, noise: Any, guider: Any, sampler: Any, sigmas: Any, latent_image: Latent
+    ) -> tuple[Latent, Latent]:
+        from ..flux_core.sampling.sample import sample_custom_advanced
+
+        return sample_custom_advanced(noise, guider, sampler, sigmas, latent_image, report())
+
+
+class AddNoise:
+    """Noise on a latent, without denoising."""
+
+    TITLE = "AddNoise"
+    DESCRIPTION = "Adds noise to a latent, as much as the schedule's first level says."
+    CATEGORY = "_for_testing/custom_sampling/noise"
+    FUNCTION = "add"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("The noisy latent.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model the noise is for."),
+            "noise": wire(NOISE, "The noise."),
+            "sigmas": wire(SIGMAS, "The noise levels."),
+            "latent_image": wire(LATENT, "The latent."),
+        }}
+
+    def add(self, model: Any, noise: Any, sigmas: Any, latent_image: Latent) -> tuple[Latent]:
+        from ..flux_core.sampling.sample import add_noise
+
+        return (add_noise(model, noise, sigmas, latent_image),)
+
+
+def report() -> Callable[[int, Any, Any, int], None]:
+    """A callback for sampling: every step is reported with the picture as seen from there."""
+    from .host import host
+
+    around = host()
+    return lambda step, D, x, steps: around.step(step + 1, steps, lambda: _look(D[0]))
+
+
+def _look(D: Any) -> Image.Image:
+    from PIL import Image
+
+    from ..flux_core.latents import preview
+
+    return Image.fromarray(preview(D).cpu().numpy())

@@ -1,0 +1,225 @@
+"""Noise levels: schedules of steps, and schedules cut, turned or changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .sockets import FLOAT, MODEL, SIGMAS, Inputs, choice, integer, number, switch, wire
+
+SCHEDULERS = (
+    "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic",
+    "kl_optimal",
+)
+SCHEDULER_TIP = "How noise levels are spread over the steps. simple and normal are FLUX.1's usual ones."
+STEPS_TIP = "Passes of the model. 20 to 30 for dev, 4 for schnell."
+DENOISE_TIP = "How much of the picture is made anew: 1 is everything, 0.5 keeps its large shapes."
+
+
+class BasicScheduler:
+    """One of the nine schedules."""
+
+    TITLE = "BasicScheduler"
+    DESCRIPTION = "Spreads noise levels over the steps, by the model's own sampling."
+    CATEGORY = "sampling/custom_sampling/schedulers"
+    FUNCTION = "schedule"
+    RETURN_TYPES = (SIGMAS,)
+    OUTPUT_TOOLTIPS = ("The noise levels, one more than there are steps.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model whose sampling counts."),
+            "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
+            "steps": integer(20, 1, 10000, STEPS_TIP),
+            "denoise": number(1.0, 0.0, 1.0, 0.01, DENOISE_TIP),
+        }}
+
+    def schedule(self, model: Any, scheduler: str, steps: int, denoise: float) -> tuple[Any]:
+        from ..flux_core.sampling.schedule import basic_schedule
+
+        return (basic_schedule(scheduler, model.sampling, steps, denoise),)
+
+
+class BetaSamplingScheduler:
+    """The beta schedule with its two numbers."""
+
+    TITLE = "BetaSamplingScheduler"
+    DESCRIPTION = "Spreads noise levels by a Beta distribution: small numbers take more steps at both ends."
+    CATEGORY = "sampling/custom_sampling/schedulers"
+    FUNCTION = "schedule"
+    RETURN_TYPES = (SIGMAS,)
+    OUTPUT_TOOLTIPS = ("The noise levels. Steps that coincide are taken once.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model whose sampling counts."),
+            "steps": integer(20, 1, 10000, STEPS_TIP),
+            "alpha": number(0.6, 0.0, 50.0, 0.01, "Smaller: more steps at high noise.", round=False),
+            "beta": number(0.6, 0.0, 50.0, 0.01, "Smaller: more steps at low noise.", round=False),
+        }}
+
+    def schedule(self, model: Any, steps: int, alpha: float, beta: float) -> tuple[Any]:
+        from ..flux_core.sampling import schedule
+
+        return (schedule.beta(model.sampling, steps, alpha, beta),)
+
+
+class KarrasScheduler:
+    """Equal strides in a root of sigma."""
+
+    TITLE = "KarrasScheduler"
+    DESCRIPTION = "Noise levels by Karras et al. between two numbers. FLUX.1's levels lie between 1 and 0."
+    CATEGORY = "sampling/custom_sampling/schedulers"
+    FUNCTION = "schedule"
+    RETURN_TYPES = (SIGMAS,)
+    OUTPUT_TOOLTIPS = ("The noise levels.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "steps": integer(20, 1, 10000, STEPS_TIP),
+            "sigma_max": number(14.614642, 0.0, 5000.0, 0.01, "The first level; 1 for FLUX.1.", round=False),
+            "sigma_min": number(0.0291675, 0.0, 5000.0, 0.01, "The last level before 0.", round=False),
+            "rho": number(7.0, 0.0, 100.0, 0.01, "Larger takes more steps at low noise.", round=False),
+        }}
+
+    def schedule(self, steps: int, sigma_max: float, sigma_min: float, rho: float) -> tuple[Any]:
+        from ..flux_core.sampling.schedule import karras_between
+
+        return (karras_between(steps, sigma_max, sigma_min, rho),)
+
+
+class ExponentialScheduler:
+    """Equal strides in the logarithm of sigma."""
+
+    TITLE = "ExponentialScheduler"
+    DESCRIPTION = "Noise levels by equal ratios between two numbers. FLUX.1's levels lie between 1 and 0."
+    CATEGORY = "sampling/custom_sampling/schedulers"
+    FUNCTION = "schedule"
+    RETURN_TYPES = (SIGMAS,)
+    OUTPUT_TOOLTIPS = ("The noise levels.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "steps": integer(20, 1, 10000, STEPS_TIP),
+            "sigma_max": number(14.614642, 0.0, 5000.0, 0.01, "The first level; 1 for FLUX.1.", round=False),
+            "sigma_min": number(0.0291675, 0.0, 5000.0, 0.01, "The last level before 0.", round=False),
+        }}
+
+    def schedule(self, steps: int, sigma_max: float, sigma_min: float) -> tuple[Any]:
+        from ..flux_core.sampling.schedule import exponential_between
+
+        return (exponential_between(steps, sigma_max, sigma_min),)
+
+
+class SplitSigmas:
+    """Two schedules out of one, at a step."""
+
+    TITLE = "SplitSigmas"
+    DESCRIPTION = "Cuts a schedule in two, for two samplers one after the other."
+    CATEGORY = "sampling/custom_sampling/sigmas"
+    FUNCTION = "split"
+    RETURN_TYPES = (SIGMAS, SIGMAS)
+    RETURN_NAMES = ("high_sigmas", "low_sigmas")
+    OUTPUT_TOOLTIPS = ("The steps before.", "The steps from there on.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "sigmas": wire(SIGMAS, "The schedule."), "step": integer(0, 0, 10000, "Steps in the first part."),
+        }}
+
+    def split(self, sigmas: Any, step: int) -> tuple[Any, Any]:
+        from ..flux_core.sampling.schedule import split
+
+        return split(sigmas, step)
+
+
+class SplitSigmasDenoise:
+    """Two schedules out of one, by a share."""
+
+    TITLE = "SplitSigmasDenoise"
+    DESCRIPTION = "Cuts a schedule in two so that the second part denoises by the given share."
+    CATEGORY = "sampling/custom_sampling/sigmas"
+    FUNCTION = "split"
+    RETURN_TYPES = (SIGMAS, SIGMAS)
+    RETURN_NAMES = ("high_sigmas", "low_sigmas")
+    OUTPUT_TOOLTIPS = ("The steps before.", "The steps from there on.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        share = number(1.0, 0.0, 1.0, 0.01, "Share of the steps in the second part.")
+        return {"required": {"sigmas": wire(SIGMAS, "The schedule."), "denoise": share}}
+
+    def split(self, sigmas: Any, denoise: float) -> tuple[Any, Any]:
+        from ..flux_core.sampling.schedule import split_denoise
+
+        return split_denoise(sigmas, denoise)
+
+
+class FlipSigmas:
+    """A schedule backwards."""
+
+    TITLE = "FlipSigmas"
+    DESCRIPTION = "Turns a schedule round: from picture to noise."
+    CATEGORY = "sampling/custom_sampling/sigmas"
+    FUNCTION = "flip"
+    RETURN_TYPES = (SIGMAS,)
+    OUTPUT_TOOLTIPS = ("The schedule from its end to its beginning.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"sigmas": wire(SIGMAS, "The schedule.")}}
+
+    def flip(self, sigmas: Any) -> tuple[Any]:
+        from ..flux_core.sampling.schedule import flip
+
+        return (flip(sigmas),)
+
+
+class SetFirstSigma:
+    """Another first level."""
+
+    TITLE = "SetFirstSigma"
+    DESCRIPTION = "Replaces the first noise level of a schedule."
+    CATEGORY = "sampling/custom_sampling/sigmas"
+    FUNCTION = "set_first"
+    RETURN_TYPES = (SIGMAS,)
+    OUTPUT_TOOLTIPS = ("The changed schedule.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        level = number(136.0, 0.0, 20000.0, 0.001, "The new first level; at most 1 for FLUX.1.", round=False)
+        return {"required": {"sigmas": wire(SIGMAS, "The schedule."), "sigma": level}}
+
+    def set_first(self, sigmas: Any, sigma: float) -> tuple[Any]:
+        from ..flux_core.sampling.schedule import set_first
+
+        return (set_first(sigmas, sigma),)
+
+
+class SamplingPercentToSigma:
+    """The noise level at a share of the way."""
+
+    TITLE = "SamplingPercentToSigma"
+    DESCRIPTION = "Tells the noise level at a share of the denoising: 0 is pure noise, 1 the finished picture."
+    CATEGORY = "sampling/custom_sampling/sigmas"
+    FUNCTION = "level"
+    RETURN_TYPES = (FLOAT,)
+    RETURN_NAMES = ("sigma_value",)
+    OUTPUT_TOOLTIPS = ("The noise level.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model whose sampling counts."),
+            "sampling_percent": number(0.0, 0.0, 1.0, 0.0001, "Share of the denoising."),
+            "return_actual_sigma": switch(False, "At the ends give the model's own levels, not beyond them."),
+        }}
+
+    def level(self, model: Any, sampling_percent: float, return_actual_sigma: bool) -> tuple[float]:
+        if return_actual_sigma and sampling_percent in (0.0, 1.0):
+            return (model.sampling.sigma_min if sampling_percent else model.sampling.sigma_max,)
+        return (model.sampling.percent_to_sigma(sampling_percent),)

@@ -1,0 +1,66 @@
+"""The names of sockets, and how an input is declared. Names only: what the values are is written in flux_core/.
+
+Inside ComfyUI our models are not its models, so their wires have names of their own: linking one to a node that cannot
+take it is then refused at the socket instead of failing deep inside. All other kinds of wire are shared.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+INSIDE_COMFYUI = "comfy.model_management" in sys.modules and "folder_paths" in sys.modules
+
+MODEL, CLIP, VAE = ("FLUX_MODEL", "FLUX_CLIP", "FLUX_VAE") if INSIDE_COMFYUI else ("MODEL", "CLIP", "VAE")
+OWN = frozenset({MODEL, CLIP, VAE})
+
+CONDITIONING, LATENT, IMAGE, MASK = "CONDITIONING", "LATENT", "IMAGE", "MASK"
+SIGMAS, NOISE, SAMPLER, GUIDER = "SIGMAS", "NOISE", "SAMPLER", "GUIDER"
+INT, FLOAT, STRING, BOOLEAN = "INT", "FLOAT", "STRING", "BOOLEAN"
+
+MAX_SIZE = 16384  # pixels along one side
+MAX_SEED = 2**64 - 1
+
+Declared = tuple[Any, dict[str, Any]]
+Inputs = dict[str, dict[str, Any]]
+
+
+def wire(kind: str, tip: str) -> Declared:
+    """A socket without a widget."""
+    return kind, {"tooltip": tip}
+
+
+def integer(default: int, low: int, high: int, tip: str, **more: Any) -> Declared:
+    """A whole number between `low` and `high`. `more`: step, and what else the frontend knows."""
+    return INT, {"default": default, "min": low, "max": high, **more, "tooltip": tip}
+
+
+def number(default: float, low: float, high: float, step: float, tip: str, **more: Any) -> Declared:
+    """A number between `low` and `high`, moved by `step` in the editor."""
+    return FLOAT, {"default": default, "min": low, "max": high, "step": step, **more, "tooltip": tip}
+
+
+def choice(options: Sequence[str], tip: str, **more: Any) -> Declared:
+    """One of a list."""
+    return list(options), {**more, "tooltip": tip}
+
+
+def switch(default: bool, tip: str) -> Declared:
+    """On or off."""
+    return BOOLEAN, {"default": default, "tooltip": tip}
+
+
+def prompt(tip: str) -> Declared:
+    """A text of several lines, in which the frontend resolves {a|b} alternatives."""
+    return STRING, {"multiline": True, "dynamicPrompts": True, "tooltip": tip}
+
+
+def seed(tip: str = "The number the noise is drawn from: the same seed gives the same picture.") -> Declared:
+    """A seed, with the editor's companion that changes it after every run."""
+    return integer(0, 0, MAX_SEED, tip, control_after_generate=True)
+
+
+def pixels(default: int, tip: str, low: int = 0, step: int = 1) -> Declared:
+    """A length in pixels."""
+    return integer(default, low, MAX_SIZE, tip, step=step)
