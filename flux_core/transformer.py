@@ -183,13 +183,14 @@ class Flux(nn.Module):
     def tokens(self, x: Tensor, refs: Sequence[Tensor] = ()) -> Tensor:
         """Patches of the latent, then of the references: [B, Li, 4 * in_channels]."""
         packed = [latents.pack(part) for part in (x, *refs)]
-        widths = {part.shape[-1] for part in packed}
-        if widths != {self.img_in.in_features}:
-            raise InputError(
-                f"This FLUX model takes latents of {self.config.in_channels} channels and was given "
-                f"{sorted(width // 4 for width in widths)}. Fill models need the inpainting conditioning, "
-                "Canny and Depth models the control picture; all need the FLUX autoencoder."
-            )
+        widened = bool(self.img_in.branches)  # a control LoRA takes more channels than the model has
+        for part in packed:
+            if part.shape[-1] != self.img_in.in_features and not (widened and part.shape[-1] == packed[0].shape[-1]):
+                raise InputError(
+                    f"This FLUX model takes latents of {self.config.in_channels} channels and was given one of "
+                    f"{part.shape[-1] // 4}. Fill models need the inpainting conditioning, Canny and Depth models the "
+                    "control picture, and all of them latents of the FLUX autoencoder."
+                )
         return torch.cat(packed, dim=1) if refs else packed[0]
 
     def rope(self, x: Tensor, text: int, refs: Sequence[Tensor] = (), ref_method: str = "offset") -> Tensor:

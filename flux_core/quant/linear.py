@@ -65,6 +65,8 @@ class Linear(nn.Module):
         return y
 
     def _multiply(self, x: Tensor) -> Tensor:
+        if x.ndim > 2:  # as one matrix, even where x is a slice of something wider: no copy of it, bias in the product
+            return self._multiply(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if self.held is None:
             assert self.weight is not None, "neither a parameter nor held elsewhere"

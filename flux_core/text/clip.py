@@ -71,13 +71,12 @@ class ClipTextModel(nn.Module):
         Pooled is the hidden state at the first end-of-text token: found in the ids, or at `ends` [B] when embeddings
         are passed in.
         """
-        if tokens.is_floating_point():
-            x = tokens
-            ends = torch.full((x.shape[0],), x.shape[1] - 1, device=x.device) if ends is None else ends
-        else:
-            x = self.embed(tokens)
+        if not tokens.is_floating_point():
             ends = (tokens == self.config.eos_token_id).int().argmax(dim=-1) if ends is None else ends
-        hidden = self.text_model(x)
+            tokens = self.embed(tokens)
+        elif ends is None:
+            raise ValueError("embeddings do not tell where the text ends: pass `ends`")
+        hidden = self.text_model(tokens)
         return hidden, hidden[torch.arange(hidden.shape[0], device=hidden.device), ends.to(hidden.device)]
 
     @torch.no_grad()

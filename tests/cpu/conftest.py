@@ -1,0 +1,35 @@
+"""Weights that any machine can make again: each tensor's numbers follow from its name."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+def seeded_tensor(name: str, shape: Sequence[int]) -> Tensor:
+    """Matrices of variance 1 / fan-in, norm weights about one, small biases."""
+    numbers = torch.randn(*shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+    if len(shape) > 1:
+        return numbers * numbers[0].numel() ** -0.5
+    return 0.1 * numbers if name.endswith("bias") else 1 + 0.1 * numbers
+
+
+def fill_module(module: nn.Module) -> nn.Module:
+    module.load_state_dict({name: seeded_tensor(name, value.shape) for name, value in module.state_dict().items()})
+    return module.eval()
+
+
+@pytest.fixture
+def seeded() -> Callable[[str, Sequence[int]], Tensor]:
+    """seeded("any name", shape): numbers that follow from the name."""
+    return seeded_tensor
+
+
+@pytest.fixture
+def fill() -> Callable[[nn.Module], nn.Module]:
+    """fill(module): the module, with weights that follow from its keys."""
+    return fill_module
