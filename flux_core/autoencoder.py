@@ -149,7 +149,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(_swish(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
@@ -169,7 +169,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(x))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(_swish(self.norm_out(x)))
 
 
 class Level(nn.Module):
@@ -214,9 +214,9 @@ class ResnetBlock(nn.Module):
         self.nin_shortcut = nn.Identity() if width_in == width else _conv(width_in, width, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return self.nin_shortcut(x) + h
+        h = self.conv1(_swish(self.norm1(x)))
+        h = self.conv2(_swish(self.norm2(h)))
+        return h.add_(self.nin_shortcut(x))
 
 
 class AttnBlock(nn.Module):
@@ -257,6 +257,11 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _swish(x: Tensor) -> Tensor:
+    """In place where nothing is to be differentiated: at full resolution each copy counts."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def _conv(width_in: int, width: int, kernel: int = 3, stride: int = 1, padding: int | None = None) -> nn.Conv2d:

@@ -69,7 +69,7 @@ def _corners(x: Tensor, tile: Size, overlap: int) -> Iterator[Size]:
     axes = []
     for size, length in zip(x.shape[-2:], tile, strict=True):
         starts = range(0, size - overlap, length - overlap) if size > length else (0,)
-        axes.append([min(start, size - overlap) for start in starts])
+        axes.append([max(0, min(start, size - overlap)) for start in starts])
     return itertools.product(*axes)
 
 

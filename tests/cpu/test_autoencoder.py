@@ -1,0 +1,169 @@
+"""The autoencoder equals ComfyUI's and diffusers', whole and in tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from safetensors.torch import load_file
+from sluice.flux_core.autoencoder import Autoencoder, AutoencoderConfig
+from sluice.flux_core.errors import FileFormatError
+from sluice.flux_core.tiling import three_tilings, tiled
+from torch import Tensor
+from torch.testing import assert_close
+
+SMALL = AutoencoderConfig(channels=3, ch=32, ch_mult=(1, 2, 2, 4), num_res_blocks=1, z_channels=16)
+REFERENCE = load_file(Path(__file__).parents[1] / "fixtures" / "autoencoder.safetensors")
+
+
+def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
+
+
+@pytest.fixture
+def autoencoder(fill) -> Autoencoder:
+    return fill(Autoencoder(SMALL))
+
+
+@pytest.fixture
+def image(seeded):
+    """image(name, height, width): a picture [1, H, W, 3] in 0..1."""
+    return lambda name, *size: seeded(name, size).mul(0.2).add(0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def test_latents_and_pictures_equal_those_of_comfyui(autoencoder, image, seeded):
+    mean = autoencoder.encode_image(image("image", 1, 43, 34, 3))  # cropped to 40 x 32, about the centre
+    assert_close(mean, REFERENCE["mean"], rtol=1e-4, atol=1e-5)
+    pixels = autoencoder.decode(seeded("latent", (1, 16, 3, 5)))
+    assert_close(pixels, REFERENCE["pixels"], rtol=1e-4, atol=1e-5)
+    expected = ((REFERENCE["pixels"] + 1) / 2).clamp(0, 1).movedim(1, -1)
+    assert_close(autoencoder.decode_image(seeded("latent", (1, 16, 3, 5))), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_tiles_equal_those_of_comfyui(autoencoder, image, seeded):
+    mean = autoencoder.encode_image_tiled(image("wide image", 1, 3, 80, 104).movedim(1, -1), tile=32, overlap=8)
+    assert_close(mean, REFERENCE["tiled_mean"], rtol=1e-4, atol=1e-5)
+    decoded = autoencoder.decode_image_tiled(seeded("wide latent", (1, 16, 10, 13)), tile=32, overlap=8)
+    expected = ((REFERENCE["tiled_pixels"].float() + 1) / 2).clamp(0, 1).movedim(1, -1)
+    assert_close(decoded, expected, rtol=0, atol=1e-3)  # the reference is kept in float16
+
+
+@torch.no_grad()
+def test_encoding_and_decoding_equal_diffusers(autoencoder, seeded):
+    config = {
+        "block_out_channels": [32, 64, 64, 128], "layers_per_block": 1, "latent_channels": 16, "norm_num_groups": 32,
+        "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "use_quant_conv": False, "use_post_quant_conv": False, "in_channels": 3, "out_channels": 3,
+    }  # fmt: skip
+    reference = AutoencoderKL(**config).eval()
+    reference.load_state_dict(convert_ldm_vae_checkpoint(autoencoder.state_dict(), config), strict=True)
+    pixels, latent = seeded("pixels", (2, 3, 32, 24)), seeded("latent", (2, 16, 4, 3))
+    mean, log_variance = autoencoder.moments(pixels)
+    expected = reference.encode(pixels).latent_dist
+    assert_close(mean, expected.mean, rtol=1e-4, atol=1e-5)
+    assert_close(log_variance, expected.logvar, rtol=1e-4, atol=1e-5)
+    assert_close(autoencoder.decode(latent), reference.decode(latent).sample, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_only_the_first_three_channels_of_a_picture_are_encoded(autoencoder, image):
+    rgba = image("rgba", 1, 16, 16, 4)
+    assert torch.equal(autoencoder.encode_image(rgba), autoencoder.encode_image(rgba[..., :3]))
+
+
+@torch.no_grad()
+def test_smaller_weights_compute_small_and_return_float32(autoencoder, image):
+    exact = autoencoder.encode_image(image("image", 1, 16, 16, 3))
+    rounded = autoencoder.bfloat16().encode_image(image("image", 1, 16, 16, 3))
+    assert rounded.dtype == torch.float32
+    assert_close(rounded, exact, rtol=0.1, atol=0.1)
+
+
+@torch.no_grad()
+def test_each_tile_is_reported_with_the_number_of_all(autoencoder, seeded):
+    for batch in (1, 2):
+        seen = []
+        latent = seeded("latent", (batch, 16, 5, 5))
+        autoencoder.decode_image_tiled(latent, tile=32, overlap=8, on_tile=lambda *step: seen.append(step))  # noqa: B023
+        assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
+        assert {total for _, total in seen} == {len(seen)}
+
+
+def doubled(part: Tensor) -> Tensor:
+    return F.interpolate(part, scale_factor=2.0)
+
+
+@pytest.mark.parametrize("size", [(7, 9), (12, 5), (30, 31)])
+@pytest.mark.parametrize("overlap", [0, 1, 3])
+def test_a_function_of_single_cells_does_not_see_the_tiles(seeded, size, overlap):
+    x = seeded("x", (2, 3, *size))
+    assert_close(three_tilings(x, doubled, 8, overlap, 2), doubled(x))
+
+
+def test_what_fits_into_one_tile_is_done_in_one_call():
+    calls = []
+
+    def count(part: Tensor) -> Tensor:
+        calls.append(part.shape)
+        return part
+
+    tiled(torch.zeros(2, 1, 6, 9), count, (6, 9), 2, 1)
+    assert calls == [(1, 1, 6, 9)] * 2
+
+
+def test_tiles_cover_everything_are_no_larger_than_asked_and_blend_linearly():
+    sizes = []
+
+    def numbered(part: Tensor) -> Tensor:
+        sizes.append(tuple(part.shape[-2:]))
+        return torch.full_like(part, float(len(sizes) - 1))
+
+    out = tiled(torch.zeros(1, 1, 1, 14), numbered, (4, 8), 2, 1)
+    assert sizes == [(1, 8), (1, 8)]
+    assert_close(out[0, 0, 0], torch.tensor([0.0] * 6 + [0.5 / 1.5, 1.0 / 1.5] + [1.0] * 6))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        AutoencoderConfig(3, 64, (1, 2), 3, 4),
+        AutoencoderConfig(3, 128, (1, 2, 4, 4), 2, 16),
+    ],
+)
+def test_sizes_are_read_off_the_shapes(config):
+    with torch.device("meta"):
+        autoencoder = Autoencoder(config)
+    assert AutoencoderConfig.from_shapes(shapes(autoencoder)) == config
+    assert autoencoder.compression == 2 ** (len(config.ch_mult) - 1)
+
+
+def test_the_released_autoencoder_has_244_tensors():
+    with torch.device("meta"):
+        released = Autoencoder(AutoencoderConfig(3, 128, (1, 2, 4, 4), 2, 16))
+    assert len(released.state_dict()) == 244
+    assert sum(parameter.numel() for parameter in released.parameters()) == 83_819_683
+    with pytest.raises(FileFormatError, match="encoder.conv_in.weight"):
+        AutoencoderConfig.from_shapes({"decoder.conv_in.weight": (512, 16, 3, 3)})
+
+
+def test_a_new_model_learns_from_the_first_steps(seeded):
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(AutoencoderConfig(3, 32, (1, 1, 1, 1), 1, 16))
+    autoencoder.init_weights()
+    pixels = F.interpolate(seeded("pixels", (2, 3, 4, 4)), scale_factor=8.0).clamp(-1, 1)
+    optimiser = torch.optim.Adam(autoencoder.parameters(), 2e-3)
+    losses = []
+    for _ in range(8):
+        losses.append((autoencoder.decode(autoencoder.encode(pixels)) - pixels).square().mean())
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(parameter.grad is not None for parameter in autoencoder.parameters())
