@@ -6,11 +6,11 @@ are all the tiny model understands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from .pictures import COLOURS, DIGITS, SHAPES, Scene
+from .pictures import COLOURS, DIGITS, Scene
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FIGURE_WORDS: dict[str, tuple[str, ...]] = {
@@ -48,14 +48,19 @@ NOISE = 0.06  # how often a caption contains a word that means nothing, so that 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """One way of describing the scene, true in every word and usually not complete."""
     said = {attribute for attribute, often in SAID.items() if rng.random() < often}
+    text = describe(scene, said, rng)
+    return _with_unknown_word(text, rng) if rng.random() < NOISE else text
+
+
+def describe(scene: Scene, said: Collection[str], rng: np.random.Generator) -> str:
+    """The scene in words, saying of "figure", "colour", "position" and "background" those in `said`."""
     figure = _one(FIGURE_WORDS[scene.figure], rng) if "figure" in said else _one(("thing", "figure", "object"), rng)
     named = f"{_one(COLOUR_WORDS[scene.colour], rng)} {figure}" if "colour" in said else figure
     named = _one(("a ", "a ", "a ", "", "the "), rng) + named
     where = _one(POSITION_WORDS[scene.position], rng) if "position" in said else ""
     ground = _one(GROUND_WORDS[scene.background], rng) if "background" in said else ""
     ground = _one(GROUND_PHRASES, rng).format(ground) if ground else ""
-    text = _arranged(named, where, ground, rng)
-    return _with_unknown_word(text, rng) if rng.random() < NOISE else text
+    return _arranged(named, where, ground, rng)
 
 
 def _with_unknown_word(text: str, rng: np.random.Generator) -> str:
