@@ -46,7 +46,7 @@ class Place:
             raise SluiceError(f"Nothing could be saved in {self.folder} as {stem!r}: {_reason(error)}.") from error
 
 
-def place(prefix: str, root: str | Path, width: int = 0, height: int = 0) -> Place:
+def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int = 0) -> Place:
     """Where pictures with this file name prefix go, below the folder `root`; missing folders are made.
 
     `%width% %height%` (pixels) and `%year% %month% %day% %hour% %minute% %second%` (local time) are filled in here,
@@ -69,7 +69,7 @@ def place(prefix: str, root: str | Path, width: int = 0, height: int = 0) -> Pla
     return Place(Path(folder), subfolder, name, 1 + max((_number(file, name) for file in taken), default=0))
 
 
-def write_whole(path: str | Path, data: bytes) -> None:
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file that is either the old one or the new one at every moment, replacing what was there."""
     path = Path(path)
     with _temporary(path.parent, data) as temporary:

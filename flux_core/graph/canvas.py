@@ -1,0 +1,205 @@
+"""The canvas: a workflow as the browser saves it, read into frozen records.
+
+    {"nodes": [{"id", "type", "mode", "inputs": [{"name", "type", "link", "widget"?}], "outputs", "widgets_values"}],
+     "links": [[id, from node, from slot, to node, to slot, type] or {"id", "origin_id", ...}],
+     "definitions": {"subgraphs": [{"id", "nodes", "links", "inputs", "outputs", "inputNode", "outputNode"}]}}
+
+Files of all ages are about: lists may be null, absent or hold nulls, ids are numbers or texts. What has the wrong shape
+in a way that loses meaning raises WorkflowError. Knows no node class; flatten.py gives the records their meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from ..errors import WorkflowError
+
+
+class Mode(IntEnum):
+    """How a node takes part. Other numbers found in files mean ACTIVE."""
+
+    ACTIVE = 0
+    MUTED = 2
+    BYPASSED = 4
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An input or output of a box. `link` is the id of the wire into an input; `widget` the widget it stands for."""
+
+    name: str
+    type: Any = "*"
+    link: str | None = None
+    widget: str | None = None
+
+
+@dataclass(frozen=True)
+class Box:
+    """A node as drawn."""
+
+    id: str
+    type: str
+    title: str = ""
+    mode: Mode = Mode.ACTIVE
+    inputs: tuple[Slot, ...] = ()
+    outputs: tuple[Slot, ...] = ()
+    values: Any = None  # widgets_values: a list, an object or nothing
+    named_values: Any = None  # widgets_values_named
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    order: float = 0
+
+    @property
+    def pack(self) -> dict[str, str]:
+        """Which node pack the box says it came from: some of cnr_id, aux_id, ver."""
+        found = {key: self.properties.get(key) for key in ("cnr_id", "aux_id", "ver")}
+        return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A link from an output slot of a box to an input slot of another."""
+
+    id: str
+    source: str
+    slot: int
+    target: str
+    target_slot: int
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A drawing: the canvas itself, or what is inside a subgraph.
+
+    A subgraph's inputs and outputs are drawn as two boxes of their own, `source_id` and `sink_id`.
+    """
+
+    boxes: Mapping[str, Box]
+    wires: Mapping[str, Wire]
+    inputs: tuple[Slot, ...] = ()
+    outputs: tuple[Slot, ...] = ()
+    source_id: str = "-10"
+    sink_id: str = "-20"
+
+    def wire_into(self, slot: Slot) -> Wire | None:
+        return self.wires.get(slot.link) if slot.link is not None else None
+
+    def wire_out(self, slot: int) -> Wire | None:
+        """What feeds an output of the subgraph."""
+        return next((w for w in self.wires.values() if w.target == self.sink_id and w.target_slot == slot), None)
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """The canvas and the definitions its boxes may refer to by type."""
+
+    sheet: Sheet
+    subgraphs: Mapping[str, Sheet]
+    groups: Mapping[str, Any]  # old group nodes, as they stand in the file
+
+    def boxes(self) -> list[Box]:
+        """Every box, also those inside subgraphs."""
+        return [box for sheet in (self.sheet, *self.subgraphs.values()) for box in sheet.boxes.values()]
+
+
+def read_canvas(document: Any) -> Workflow:
+    """A workflow file's content as records. Raises WorkflowError when it is not one."""
+    if not isinstance(document, Mapping) or not isinstance(document.get("nodes"), list):
+        raise WorkflowError("The workflow has no list of nodes.")
+    definitions = _mapping(_mapping(document.get("definitions")).get("subgraphs"), listed_by="id")
+    groups = _mapping(_mapping(document.get("extra")).get("groupNodes"))
+    return Workflow(read_sheet(document), {key: read_sheet(value) for key, value in definitions.items()}, groups)
+
+
+def pack_names(workflow: Any) -> dict[str, str]:
+    """Class id -> the node pack a box of that class says it came from; for naming what is missing."""
+    return {
+        box.type: pack
+        for box in read_canvas(workflow).boxes()
+        for pack in [box.pack.get("cnr_id") or box.pack.get("aux_id")]
+        if pack and pack != "comfy-core"
+    }
+
+
+def read_sheet(data: Mapping[str, Any]) -> Sheet:
+    """A canvas or a subgraph definition."""
+    boxes = [read_box(node) for node in _list(data.get("nodes")) if node is not None]
+    wires = [wire for wire in map(_wire, _list(data.get("links"))) if wire is not None]
+    return Sheet(
+        {box.id: box for box in boxes},
+        {wire.id: wire for wire in wires},
+        _slots(data.get("inputs")),
+        _slots(data.get("outputs")),
+        _id(_mapping(data.get("inputNode")).get("id"), "-10"),
+        _id(_mapping(data.get("outputNode")).get("id"), "-20"),
+    )
+
+
+def read_box(data: Any) -> Box:
+    """One node. WorkflowError if it has no id or no type."""
+    if not isinstance(data, Mapping):
+        raise WorkflowError(f"The workflow has a {type(data).__name__} where a node should be.")
+    node_id = _id(data.get("id"), "")
+    if not node_id:
+        raise WorkflowError(f"A {data.get('type')!r} node of the workflow has no id.")
+    if not isinstance(data.get("type"), str):
+        raise WorkflowError(f"Node {node_id} of the workflow has no type.")
+    title, mode, order = data.get("title"), data.get("mode"), data.get("order")
+    return Box(
+        id=node_id,
+        type=data["type"],
+        title=title if isinstance(title, str) else "",
+        mode=Mode(mode) if mode in (Mode.MUTED, Mode.BYPASSED) else Mode.ACTIVE,
+        inputs=_slots(data.get("inputs")),
+        outputs=_slots(data.get("outputs")),
+        values=data.get("widgets_values"),
+        named_values=data.get("widgets_values_named"),
+        properties=_mapping(data.get("properties")),
+        order=order if isinstance(order, (int, float)) else 0,
+    )
+
+
+def _slots(data: Any) -> tuple[Slot, ...]:
+    return tuple(_slot(slot) for slot in _list(data))
+
+
+def _slot(data: Any) -> Slot:
+    data = _mapping(data)
+    widget = _mapping(data.get("widget")).get("name")
+    name = data.get("name")
+    return Slot(
+        name=name if isinstance(name, str) else "",
+        type=data.get("type", "*"),
+        link=_id(data.get("link"), None),
+        widget=widget if isinstance(widget, str) else None,
+    )
+
+
+def _wire(data: Any) -> Wire | None:
+    if isinstance(data, Mapping):
+        data = [data.get(key) for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
+    if not isinstance(data, list) or len(data) < 5:
+        return None
+    names = [_id(data[i], None) for i in (0, 1, 3)]
+    slots = [data[i] for i in (2, 4)]
+    if None in names or not all(isinstance(slot, int) for slot in slots):
+        return None
+    return Wire(str(names[0]), str(names[1]), slots[0], str(names[2]), slots[1])
+
+
+def _id(value: Any, otherwise: Any) -> Any:
+    """Ids are numbers in most files and texts in some; we use texts."""
+    return str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else otherwise
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mapping(value: Any, listed_by: str | None = None) -> dict[str, Any]:
+    """An object, or with `listed_by` also a list of objects that carry their names."""
+    if listed_by is not None and isinstance(value, list):
+        return {str(item[listed_by]): item for item in value if isinstance(item, Mapping) and listed_by in item}
+    return dict(value) if isinstance(value, Mapping) else {}

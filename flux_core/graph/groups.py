@@ -1,0 +1,139 @@
+"""Group nodes, the browser's older way of subgraphs, read as subgraphs.
+
+    extra.groupNodes[name] = {
+        "nodes": [...], "links": [[from, slot, to, slot, ...] by index], "external": [[index, slot, type]],
+        "config": {index: {"input": {name: {"visible"}}, "output": {slot: {"visible"}}}}}
+
+An instance has as inputs what is not linked inside, node by node (sockets first, at the very end widgets turned into
+inputs), as outputs what is not linked inside or marked external, and as widgets_values those of its nodes in a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..errors import WorkflowError
+from .canvas import Box, Sheet, Slot, Wire, read_box
+from .interface import Interfaces
+from .widgets import is_widget, take, take_primitive
+
+
+def group_sheet(definition: Any, interfaces: Interfaces, instance: Box) -> Sheet:
+    """What is inside an instance of a group, boxes named by their index. WorkflowError if the definition is none."""
+    if not isinstance(definition, Mapping) or not isinstance(definition.get("nodes"), list):
+        raise WorkflowError(f"The definition of group node {instance.type!r} has no list of nodes.")
+    return _Group(definition, interfaces).sheet(instance)
+
+
+class _Group:
+    def __init__(self, definition: Mapping[str, Any], interfaces: Interfaces) -> None:
+        nodes = definition["nodes"]
+        self.interfaces = interfaces
+        named = ({**node, "id": i} if isinstance(node, Mapping) else node for i, node in enumerate(nodes))
+        self.boxes = [read_box(node) for node in named]
+        self.slots = [list(box.inputs) for box in self.boxes]
+        self.config = _mapping(definition.get("config"))
+        self.external = {tuple(one[:2]) for one in _lists(definition.get("external")) if _numbers(one, 2)}
+        links = [one for one in _lists(definition.get("links")) if _numbers(one, 4)]
+        self.links = [one for one in links if one[0] < len(nodes) and one[2] < len(nodes)]
+        self.linked_outputs = {(one[0], one[1]) for one in self.links}
+        self.wires: list[Wire] = []
+
+    def sheet(self, instance: Box) -> Sheet:
+        for source, slot, target, target_slot, *_ in self.links:
+            if target_slot < len(self.slots[target]):
+                self._wire(str(source), slot, target, target_slot)
+        inputs = self._draw_inputs()
+        outputs = self._draw_outputs()
+        values = list(instance.values) if isinstance(instance.values, list) else []
+        boxes = [self._with_values(i, box, values) for i, box in enumerate(self.boxes)]
+        wires = {wire.id: wire for wire in self.wires}
+        nameless = (Slot(""),)
+        return Sheet({box.id: box for box in boxes}, wires, nameless * inputs, nameless * outputs)
+
+    def _wire(self, source: str, slot: int, target: int, target_slot: int) -> None:
+        wire = Wire(str(len(self.wires)), source, slot, str(target), target_slot)
+        self.wires.append(wire)
+        self.slots[target][target_slot] = replace(self.slots[target][target_slot], link=wire.id)
+
+    def _draw_inputs(self) -> int:
+        """Feed what nothing inside feeds from the inputs of the group; their number."""
+        for i, slots in enumerate(self.slots):
+            inside = {wire.id for wire in self.wires}
+            self.slots[i] = [slot if slot.link in inside else replace(slot, link=None) for slot in slots]
+            self.slots[i] += [Slot(name) for name in self._sockets(i) if name not in {slot.name for slot in slots}]
+        sockets = [(i, name) for i in range(len(self.boxes)) for name in self._sockets(i)]
+        converted = [(i, slot.name) for i in range(len(self.boxes)) for slot in self._converted(i)]
+        count = 0
+        for i, name in sockets + converted:
+            at = next(k for k, slot in enumerate(self.slots[i]) if slot.name == name)
+            if self.slots[i][at].link is None and self._visible(i, "input", name, True):
+                self._wire("-10", count, i, at)
+                count += 1
+        return count
+
+    def _draw_outputs(self) -> int:
+        count = 0
+        for i in range(len(self.boxes)):
+            for slot in range(self._outputs(i)):
+                shown = (i, slot) not in self.linked_outputs or (i, slot) in self.external
+                if self._visible(i, "output", str(slot), shown):
+                    self.wires.append(Wire(str(len(self.wires)), str(i), slot, "-20", count))
+                    count += 1
+        return count
+
+    def _sockets(self, i: int) -> list[str]:
+        """The inputs of a node that are no widgets."""
+        box = self.boxes[i]
+        if box.type == "Reroute" and not self._is_inner_reroute(i):
+            return [slot.name for slot in self.slots[i][:1]] or [""]
+        if box.type not in self.interfaces:
+            return []
+        return [declared.name for declared in self.interfaces[box.type].inputs() if not is_widget(declared)]
+
+    def _converted(self, i: int) -> Iterator[Slot]:
+        """The widgets of a node that were turned into inputs."""
+        if self.boxes[i].type in self.interfaces:
+            yield from (slot for slot in self.slots[i] if slot.widget is not None and slot.widget == slot.name)
+
+    def _outputs(self, i: int) -> int:
+        box = self.boxes[i]
+        if box.type in self.interfaces:
+            return len(self.interfaces[box.type].outputs)
+        linked_primitive = box.type == "PrimitiveNode" and (i, 0) in self.linked_outputs
+        return int(linked_primitive or (box.type == "Reroute" and not self._is_inner_reroute(i)))
+
+    def _is_inner_reroute(self, i: int) -> bool:
+        fed = any(link[2] == i for link in self.links)
+        return fed and (i, 0) in self.linked_outputs and (i, 0) not in self.external
+
+    def _with_values(self, i: int, box: Box, values: list[Any]) -> Box:
+        """The box with its share of the instance's values, which is taken from their front."""
+        if box.type == "PrimitiveNode" and (i, 0) in self.linked_outputs:
+            return replace(box, inputs=(), values=take_primitive(values) or box.values)
+        if box.type not in self.interfaces:
+            return replace(box, inputs=tuple(self.slots[i]))
+        interface = self.interfaces[box.type]
+        absent = {slot.name for slot in self._converted(i)}
+        absent |= {one.name for one in interface.inputs() if not self._visible(i, "input", one.name, True)}
+        taken = take(interface, values, frozenset(absent))
+        return replace(box, inputs=tuple(self.slots[i]), named_values=taken)
+
+    def _visible(self, i: int, side: str, name: str, otherwise: bool) -> bool:
+        chosen = _mapping(_mapping(_mapping(self.config.get(str(i))).get(side)).get(name)).get("visible")
+        return chosen if isinstance(chosen, bool) else otherwise
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _lists(value: Any) -> list[list[Any]]:
+    return [one for one in value if isinstance(one, list)] if isinstance(value, list) else []
+
+
+def _numbers(one: list[Any], count: int) -> bool:
+    """Whether the first entries are indices; links from outside the group have none as their source."""
+    return len(one) >= count and all(isinstance(n, int) and n >= 0 for n in one[:count])
