@@ -177,17 +177,15 @@ class _Flattening:
 
     def _field(self, name: str, widget: str) -> Any:
         """A widget's value on the node called `name`: by the name kept for this purpose, else by title."""
-        for matches in (lambda box: box.properties.get("Node name for S&R") == name, lambda box: box.title == name):
-            for node_id, (_, box) in self.nodes.items():
-                if matches(box):
-                    return self.values[node_id].get(widget)
-        return None
+        known = [node_id for node_id, (_, b) in self.nodes.items() if b.properties.get("Node name for S&R") == name]
+        titled = [node_id for node_id, (_, box) in self.nodes.items() if box.title == name]
+        return next((self.values[node_id].get(widget) for node_id in known + titled), None)
 
     # Following links -------------------------------------------------------------------------------------------------
 
     def _trace(self, scope: _Scope, slot: Slot) -> _Source | _Value | None:
         """What feeds an input in the end; None if nothing does."""
-        place = self._into(scope, slot)
+        place: _Place | _Source | _Value | None = self._into(scope, slot)
         seen = set()
         while isinstance(place, tuple):
             mark = (place[0].path, place[1].id)

@@ -20,7 +20,7 @@ Choose = Callable[[Sequence[str]], str]
 
 
 def choices_made(text: str, choose: Choose) -> str:
-    """A prompt with one option of each {a|b} chosen and comments (/* */, //) removed; after a backslash {|} are plain."""
+    """A prompt with one option of each {a|b} chosen and comments (/* */, //) removed; a backslash makes {|} plain."""
     levels: list[list[list[str]]] = [[[]]]  # per open brace the options so far, each in pieces
     pieces = iter(re.findall(r"\\.|[{}|]|[^\\{}|]+|\\", _without_comments(text), re.DOTALL))
     for piece in pieces:
