@@ -15,14 +15,14 @@ import time
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import SluiceError
 
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
-ATTEMPTS = 3  # a job that was running when its worker or the server died is put back this often, then reported
+ATTEMPTS = 3  # a job that was running when the server died is put back until it was tried this often, then reported
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -145,19 +145,9 @@ class Store:
             )
         self._items.pop(prompt_id, None)
 
-    def give_back(self, prompt_id: str) -> bool:
-        """Queue a running job again, in its old place. False if it was tried too often: the caller reports it."""
-        job = self.get(prompt_id)
-        if job is None or job.attempts >= ATTEMPTS:
-            return False
-        with self._writing():
-            self._db.execute("UPDATE jobs SET status = ?, started = NULL WHERE prompt_id = ?", (PENDING, prompt_id))
-        self._index(replace(job, status=PENDING))
-        return True
-
     def _put_back(self) -> int:
         """What was running when the last server died waits again; what has been tried too often has failed."""
-        message = "This job was running each time the server or its worker died, three times. It is not tried again."
+        message = "This job was running each time the server died, three times. It is not tried again."
         result = {"outputs": {}, "meta": {}, "status": {"status_str": "error", "completed": False, "messages": []}}
         result["status"]["messages"] = [["execution_error", {"exception_message": message, "exception_type": "Crash"}]]
         with self._writing():

@@ -91,12 +91,6 @@ def test_a_job_that_keeps_killing_its_server_is_reported_not_tried_forever(tmp_p
     store.close()
 
 
-def test_given_back_jobs_keep_their_place(store):
-    add(store, "a"), add(store, "b")
-    store.take()
-    assert store.give_back("a") and store.take().prompt_id == "a"
-
-
 def test_history_windows(store):
     for prompt_id in "abcde":
         add(store, prompt_id)

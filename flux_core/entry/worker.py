@@ -1,0 +1,16 @@
+"""Started by the server as a file, so that it finds this very copy of the package wherever that lies."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    root = Path(__file__).resolve().parents[2] / "__init__.py"
+    sys.path.pop(0)  # this folder, put there because the file is run as a script
+    spec = importlib.util.spec_from_file_location("sluice", root)
+    assert spec and spec.loader
+    sys.modules["sluice"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["sluice"])
+    from sluice.flux_core.worker import main  # type: ignore[import-not-found]
+
+    main(sys.argv[1])

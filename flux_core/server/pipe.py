@@ -1,0 +1,57 @@
+"""What server and worker say to one another, and in which frames.
+
+A message is a JSON object, for pictures followed by bytes:
+
+    length of the JSON, length of the bytes (4 bytes each, big-endian) | JSON | bytes
+
+The frames travel over the worker's standard input and output, which are kept apart from what its code prints.
+
+    server -> worker   {"op": "run", "prompt_id", "prompt", "extra_data", "outputs"}
+                       {"op": "interrupt", "prompt_id"}          {"op": "free", "unload_models", "free_memory"}
+                       {"op": ..., "call": n, ...}               answered by {"reply": n, ...}:
+                           "object_info" "validate" "system" "budget"
+    worker -> server   {"ready": true}
+                       {"event": name, "data", "prompt_id"}      as ComfyUI's websocket names them
+                       {"preview": {ids}, "image_type"} + bytes
+                       {"done": prompt_id, "status", "outputs", "meta", "messages"}
+                       {"reply": n, "result"} or {"reply": n, "error"}
+
+Does not know: what any of it means.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+from typing import Any, BinaryIO
+
+Message = dict[str, Any]
+
+_LENGTHS = struct.Struct(">II")
+
+
+class Channel:
+    """One end: frames in by `source`, out by `sink`. Sending is safe from any thread; receive in one."""
+
+    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+        self._source, self._sink = source, sink
+        self._lock = threading.Lock()
+
+    def send(self, message: Message, payload: bytes = b"") -> None:
+        """Raises OSError or ValueError when the other end is gone."""
+        text = json.dumps(message, default=repr).encode()
+        with self._lock:
+            self._sink.write(_LENGTHS.pack(len(text), len(payload)) + text + payload)
+            self._sink.flush()
+
+    def receive(self) -> tuple[Message, bytes]:
+        """Raises EOFError when the other end is gone."""
+        text, payload = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
+        return json.loads(self._exactly(text)), self._exactly(payload)
+
+    def _exactly(self, count: int) -> bytes:
+        data = self._source.read(count)
+        if len(data) < count:
+            raise EOFError
+        return data
