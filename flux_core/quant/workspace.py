@@ -1,0 +1,41 @@
+"""Scratch memory for decoding: a few megabytes per thread and device, taken once and used for every matrix.
+
+Decoders work in chunks that stay in the processor's cache, so the scratch never grows with the matrix, and the steady
+state allocates nothing of a matrix's size.
+
+Does not know: formats.
+"""
+
+from __future__ import annotations
+
+import threading
+from math import prod
+
+import torch
+from torch import Tensor
+
+CHUNK_CPU = 1 << 20  # values per thread: enough to hide the cost of calling, small enough for a processor's caches
+CHUNK_DEVICE = 1 << 22  # accelerators want few large kernels instead
+
+_local = threading.local()
+
+
+def chunk_values(device: torch.device) -> int:
+    """How many values to decode at a time; a multiple of 256, so that no block is cut."""
+    return CHUNK_CPU * torch.get_num_threads() if device.type == "cpu" else CHUNK_DEVICE
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uninitialised memory of this shape, the same for every call of this thread with this `name`, dtype and device."""
+    held: dict[tuple[str, torch.dtype, torch.device], Tensor] = _local.__dict__.setdefault("held", {})
+    key = name, dtype, device
+    count = prod(shape)
+    if key not in held or held[key].numel() < count:
+        with torch.inference_mode(False):  # memory that outlives the block it was first needed in
+            held[key] = torch.empty(max(count, 1), dtype=dtype, device=device)
+    return held[key][:count].view(shape)
+
+
+def release() -> None:
+    """Give this thread's scratch back to the allocator."""
+    _local.__dict__.pop("held", None)
