@@ -109,8 +109,8 @@ def equal_areas(lists: Sequence[list[Condition]]) -> None:
             for other in (*lists[:number], *lists[number + 1 :]):
                 match = _surrounding(condition.area, other)
                 if match is not None and match.area != condition.area:
-                    where = {"area": condition.area, "weight": condition.weight}
-                    other.append(replace(match, **where, start=condition.start, end=condition.end))
+                    c = condition
+                    other.append(replace(match, area=c.area, weight=c.weight, start=c.start, end=c.end))
 
 
 def _surrounding(area: Area | None, conditions: Sequence[Condition]) -> Condition | None:

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,8 @@ def lagrange_integrals(nodes: Sequence[float], start: float, end: float) -> list
     return [half * sum(_lagrange(nodes, j, u) for u in points) for j in range(len(nodes))]
 
 
-def _lagrange(nodes: Sequence[float], j: int, u: float | Tensor):  # type: ignore[no-untyped-def]  # as u
+def _lagrange(nodes: Sequence[float], j: int, u: Any) -> Any:
+    """The Lagrange polynomial of node j at u (a number or a tensor of them)."""
     product = 1.0
     for k, node in enumerate(nodes):
         if k != j:

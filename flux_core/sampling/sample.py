@@ -32,8 +32,8 @@ Callback = Callable[[int, Tensor, Tensor, int], None]
 class Noise(Protocol):
     """What a NOISE wire carries."""
 
-    seed: int
-
+    @property
+    def seed(self) -> int: ...
     def generate_noise(self, latent: Latent) -> Tensor: ...
 
 
@@ -94,7 +94,8 @@ def sample(
         latent = latents.process_in(latent)
     mask = None if noise_mask is None else _fit_mask(noise_mask, latent)
 
-    canvas = Canvas(len(latent), *latent.shape[-2:], model.in_channels, model.device, model.dtype, mask)
+    batch, _, height, width = latent.shape
+    canvas = Canvas(batch, height, width, model.in_channels, model.device, model.dtype, mask)
     conditions = [prepare(conditioning, canvas, model.sampling) for conditioning in guider.conditionings]
     equal_areas(conditions)
     watch = _Watch(callback, steps=len(levels) - 1)
@@ -171,7 +172,7 @@ def sample_custom(
     callback: Callback | None = None,
 ) -> tuple[Latent, Latent]:
     """SamplerCustom. Without added noise the seed still drives the noise that the sampler itself adds."""
-    noise = RandomNoise(noise_seed) if add_noise else DisableNoise(noise_seed)
+    noise: Noise = RandomNoise(noise_seed) if add_noise else DisableNoise(noise_seed)
     guider = CFGGuider(model, positive, negative, cfg)
     return sample_custom_advanced(noise, guider, sampler, sigmas, latent, callback)
 

@@ -6,6 +6,7 @@ gets, and whether its first level has to be moved below 1, is decided here.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +55,9 @@ class Method:
 
         `noise` replaces the draws made from `seed`. Raises InputError for an option the algorithm does not have.
         """
+        unknown = options.keys() - inspect.signature(self.function).parameters
+        if unknown:
+            raise InputError(f"The sampler {self.function.__name__} has no option named {', '.join(sorted(unknown))}.")
         levels = _distinct(sigmas)
         if len(levels) < 2:
             return x
