@@ -222,9 +222,7 @@ def _host_homes(timeline: Timeline, streamed: Sequence[bool], budget: Budget) ->
     for part in range(len(moving) + 1):
         from_disk = spread(sizes, seconds, sum(sizes) * part / len(moving)) if part else [False] * len(moving)
         arena = sum(size for size, away in zip(sizes, from_disk, strict=True) if not away)
-        pinned = min(budget.pinned, budget.host)
-        staging = machine.staging_buffers * machine.staging_bytes if any(from_disk) or arena > pinned else 0
-        if arena + staging <= budget.host or part == len(moving):
+        if arena + machine.staging_buffers * machine.staging_bytes <= budget.host or part == len(moving):
             break
     homes, locked = {}, 0
     for unit, away in zip(moving, from_disk, strict=True):
@@ -258,7 +256,6 @@ def _finished(timeline: Timeline, homes: str, slots: int, budget: Budget, second
             if homes[unit.number] == home:
                 offsets[unit.number] = end
                 end += unit.room
-    staged = machine.link is not None and (PAGEABLE in homes or DISK in homes)
     return Plan(
         workload=timeline.workload,
         machine=machine,
@@ -267,7 +264,7 @@ def _finished(timeline: Timeline, homes: str, slots: int, budget: Budget, second
         slots=slots,
         slot_bytes=max((unit.room for unit in units if homes[unit.number] != RESIDENT), default=0) if slots else 0,
         host_map=offsets,
-        host_bytes=end + (machine.staging_buffers * machine.staging_bytes if staged else 0),
+        host_bytes=end + (machine.staging_buffers * machine.staging_bytes if machine.link is not None else 0),
         seconds=seconds,
         limit=limit,
         bound=bound,

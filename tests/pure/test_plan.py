@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sluice.flux_core.errors import BudgetTooSmall
@@ -149,36 +151,20 @@ def test_streamed_bytes_follow_compute_time():
                 assert abs(streamed - amount * time / sum(seconds)) <= 5 + 1e-6
 
 
-# What an idealised pipeline model reaches per step, residents and ring by the matrix and the best ring of five sizes:
-# (GEMM, attention TFLOP/s, link, memory GB/s, GiB for weights, height, width, model) -> adaLN streamed, adaLN tabled.
-POLICIES = [
-    (5.5, 3.0, 12.3, 256, 5.5, 1024, 1024, "flux1-dev-fp8", 16.0061, 15.9419),
-    (24.0, 14.0, 12.3, 448, 5.5, 1024, 1024, "flux1-dev-bf16", 3.5555, 3.5410),
-    (25.0, 22.0, 12.8, 272, 5.5, 1024, 1024, "flux1-dev-fp8", 3.2734, 3.2138),
-    (25.0, 22.0, 12.8, 272, 5.5, 1024, 1024, "flux1-dev-bf16", 3.0793, 3.0556),
-    (32.5, 26.0, 24.5, 448, 5.5, 1024, 1024, "flux1-dev-bf16", 2.4169, 2.4025),
-    (25.0, 22.0, 12.8, 272, 5.92, 512, 512, "flux1-dev-bf16", 1.3951, 0.8978),
-    (24.0, 14.0, 12.3, 448, 5.92, 512, 512, "flux1-dev-bf16", 1.4516, 0.9443),
-    (32.5, 26.0, 24.5, 448, 5.92, 512, 512, "flux1-dev-bf16", 0.7434, 0.6737),
-    (25.0, 22.0, 12.8, 272, 4.97, 1072, 1920, "flux1-dev-fp8", 6.9625, 6.9029),
-    (650.0, 450.0, 53.0, 4800, 6.0, 1024, 1024, "flux1-dev-bf16", 0.3386, 0.2149),
-    (650.0, 450.0, 53.0, 4800, 6.0, 1024, 1024, "flux1-dev-fp8", 0.1369, 0.1335),
-]
+POLICIES = json.loads((Path(__file__).parents[1] / "fixtures" / "memory_policies.json").read_text())["rows"]
 
 
 def policy_plan(row, modulation: bool):
-    gemm, attention, link, memory, weights, height, width, name = row[:8]
-    model = published(name)
-    machine = Machine(gemm * 1e12, attention * 1e12, memory * 1e9, 3e9, link * 1e9)
-    job = Job(height, width)
-    workload = flux_workload(name, model.shape, model.nbytes, job, model.decoded, modulation=modulation)
-    return plan(workload, replace(PLENTY, device=int(weights * GiB - 64_124_992 * 2)), machine)
+    machine = Machine(row["gemm"] * 1e12, row["attention"] * 1e12, row["memory"] * 1e9, 3e9, row["link"] * 1e9)
+    model, job = published(row["model"]), Job(row["height"], row["width"])
+    workload = flux_workload(row["model"], model.shape, model.nbytes, job, model.decoded, modulation=modulation)
+    return plan(workload, replace(PLENTY, device=int(row["weights_gib"] * GiB - 64_124_992 * 2)), machine)
 
 
-@pytest.mark.parametrize("row", POLICIES, ids=lambda row: f"{row[0]:g}TFLOPs-{row[7]}-{row[6]}x{row[5]}")
-def test_whole_units_and_three_slots_come_within_two_percent_of_the_idealised_pipeline(row):
-    for modulation, ideal in ((True, row[8]), (False, row[9])):
-        assert policy_plan(row, modulation).seconds == pytest.approx(ideal, rel=0.02)
+@pytest.mark.parametrize("row", POLICIES, ids=lambda row: f"{row['gemm']:g}TFLOPs-{row['model']}-{row['width']}")
+def test_whole_units_and_a_few_slots_come_within_two_percent_of_the_idealised_pipeline(row):
+    assert policy_plan(row, modulation=True).seconds == pytest.approx(row["modulation_streamed"], rel=0.02)
+    assert policy_plan(row, modulation=False).seconds == pytest.approx(row["modulation_tabled"], rel=0.02)
 
 
 def test_planning_needs_no_torch():

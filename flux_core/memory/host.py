@@ -1,0 +1,111 @@
+"""Host memory beside a device with a link: staging buffers to copy from, and the arena of weights kept in RAM.
+
+Buffers have exactly the size they need, a unit each, and are pinned as far as the system grants it: after the first
+refusal none is asked for again. Knows nothing of files but that they can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .device import Device, HostBuffer, PinRefused, Source, Wait
+from .workload import PINNED, Machine
+
+
+@dataclass(frozen=True)
+class Held:
+    """A piece in RAM."""
+
+    buffer: HostBuffer
+    start: int
+    nbytes: int
+
+
+class Arena:
+    """Streamed weights that stay in RAM: written once, never copied back."""
+
+    def __init__(self, device: Device, source: Source) -> None:
+        self.device, self.source = device, source
+        self.filled: set[int] = set()  # pieces whose bytes are there
+        self._buffers: dict[tuple[int, ...], HostBuffer] = {}
+        self._held: dict[int, Held] = {}
+        self._pin = True
+
+    def settle(self, homes: Mapping[tuple[int, ...], str], sizes: Sequence[int]) -> None:
+        """Hold these units, by their pieces; P is to be pinned. A unit for which there is no RAM is not held."""
+        for order in [order for order in self._buffers if order not in homes]:
+            self._drop(order)
+        for order, home in homes.items():
+            if order in self._buffers:
+                continue
+            try:
+                buffer = self._buffer(sum(sizes[piece] for piece in order), home == PINNED)
+            except MemoryError:
+                return
+            self._buffers[order], start = buffer, 0
+            for piece in order:
+                self._held[piece] = Held(buffer, start, sizes[piece])
+                start += sizes[piece]
+
+    def find(self, piece: int) -> Held | None:
+        return self._held.get(piece)
+
+    def fill(self, piece: int) -> Wait:
+        """To have the piece's bytes in RAM. Whoever waited notes it in `filled`."""
+        held = self._held[piece]
+        return self.source.read_exact(piece, held.buffer.view[held.start : held.start + held.nbytes])
+
+    def read(self, piece: int, start: int, into: memoryview) -> Wait:
+        """To copy bytes from `start` of the piece."""
+        held = self._held[piece]
+        begin = held.start + start
+        return self.device.move(held.buffer.view[begin : begin + len(into)], into)
+
+    def close(self) -> None:
+        for order in list(self._buffers):
+            self._drop(order)
+
+    def _drop(self, order: tuple[int, ...]) -> None:
+        for piece in order:
+            self.filled.discard(piece)
+            del self._held[piece]
+        self.device.free_host(self._buffers.pop(order))
+
+    def _buffer(self, nbytes: int, pinned: bool) -> HostBuffer:
+        if pinned and self._pin:
+            try:
+                return self.device.host_buffer(nbytes, pinned=True)
+            except PinRefused:
+                self._pin = False
+        return self.device.host_buffer(nbytes, pinned=False)
+
+
+class Staging:
+    """A few buffers that are filled and copied from in turn, each with the event of its last copy."""
+
+    def __init__(self, device: Device) -> None:
+        self.device, self.nbytes = device, 0
+        self._buffers: list[tuple[HostBuffer, Any]] = []
+        self._turns = 0
+
+    def settle(self, machine: Machine, slack: int) -> None:
+        self.nbytes = machine.staging_bytes
+        while len(self._buffers) < machine.staging_buffers:
+            self._buffers.append((self._buffer(self.nbytes + slack), self.device.event()))
+
+    def turn(self) -> tuple[HostBuffer, Any]:
+        """The next buffer, free once its event is."""
+        self._turns += 1
+        return self._buffers[self._turns % len(self._buffers)]
+
+    def close(self) -> None:
+        while self._buffers:
+            self.device.free_host(self._buffers.pop()[0])
+
+    def _buffer(self, nbytes: int) -> HostBuffer:
+        try:
+            return self.device.host_buffer(nbytes, pinned=True)
+        except PinRefused:
+            return self.device.host_buffer(nbytes, pinned=False)

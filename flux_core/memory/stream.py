@@ -1,0 +1,331 @@
+"""Carries out a plan: brings every matrix to the device before it is needed. Decides nothing; `plan.py` did.
+
+    feeder   file or RAM ──▶ staging ──copy stream──▶ slot or slab      one piece after the other, in order of use,
+    main     take(piece): kernels wait for the copy · give_back(piece)  wrapping over the end of the walk
+
+Two streams and two threads need exactly this much agreement, and nothing of it can be left out:
+
+    arrived[slot][piece]   recorded after a copy, waited for by the kernels that use it
+    done[slot]             recorded after a unit's last kernel, waited for by the next copy into its slot
+    staged[buffer]         recorded after a copy out of it, waited for (on the host) before it is filled again
+    fed, used              how many pieces are queued, how many units are through. A wait on an event that was not yet
+                           recorded waits for nothing: so main waits for `fed` before it queues a wait for `arrived`,
+                           and the feeder for `used` before one for `done`.
+
+The threads are written as generators that yield what they wait for. In the program a thread does the waiting; in the
+tests a simulator does, and runs this very code in thousands of orders. In steady state nothing is allocated and no
+host waits for a device, but the feeder for its own staging.
+
+What comes unexpected (a block run again, a run cancelled, a budget changed) is one thing: drain, then start again at
+the piece that is asked for. Weights are immutable, so nothing is ever lost by that but time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from .device import COMPUTE, COPY, Device, Slab, Source, Steps, Wait, drive
+from .holdings import Holdings, Place, Slot
+from .plan import Plan
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One piece to bring. `visit` numbers the stays of streamed units in slots; None: it stays in a slab of its own."""
+
+    number: int
+    piece: int
+    visit: int | None
+    opens: bool = False  # its unit comes into a slot
+    closes: bool = False  # its unit is through
+
+
+NOTHING = Turn(-1, -1, None)
+
+
+class Until:
+    """Wait for something another thread of the same stream will make true."""
+
+    def __init__(self, changed: threading.Condition, ready: Callable[[], bool]) -> None:
+        self.changed, self.ready = changed, ready
+
+    def __call__(self) -> None:
+        with self.changed:
+            self.changed.wait_for(self.ready)
+
+
+def start_thread(steps: Steps[None]) -> None:
+    threading.Thread(target=drive, args=(steps,), name="sluice-feeder", daemon=True).start()
+
+
+class Stream:
+    """One model's weights on one device. `take` and `give_back` belong to one thread, the one that queues kernels."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        device: Device,
+        source: Source,
+        spawn: Callable[[Steps[None]], None] = start_thread,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Raises BudgetTooSmall if the device cannot even hold the ring. `spawn` runs the feeder."""
+        self.device, self.source, self.spawn, self.clock = device, source, spawn, clock
+        self.pieces = plan.workload.pieces
+        self.held = Holdings(plan, device, source)
+        self.waited = 0.0  # seconds the main thread has waited for the feeder
+        self.restarts = 0
+
+        self._changed = threading.Condition()  # guards the five that both threads write
+        self._fed = self._used = 0
+        self._feeding = self._stopping = False
+        self._error: BaseException | None = None
+
+        self._taken = 0  # turns the main thread is through with, and what it knows of those to come
+        self._upcoming: Iterator[Turn] = iter(())
+        self._ahead: deque[Turn] = deque()
+        self._lent: dict[int, Turn] = {}  # pieces of units that are in their slots
+        self._closed: set[int] = set()  # visits that are through before an earlier one
+
+    # --- the main thread ------------------------------------------------------------------------------------
+
+    def take(self, piece: int) -> Place:
+        """The piece on the device, valid for kernels queued on the compute stream before `give_back`."""
+        home = self.held.home_of[piece]
+        if home is not None and piece in home.here:
+            return self.held.place(home.slab, piece)
+        return drive(self.taking(piece))
+
+    def give_back(self, piece: int) -> None:
+        """The kernels that use the piece are queued."""
+        turn = self._lent.get(piece)
+        if turn is not None and turn.closes:
+            self._close(turn)
+
+    def change(self, plan: Plan) -> None:
+        """Take over another plan for the same walk: between two steps, or between two blocks."""
+        drive(self.changing(plan))
+
+    def close(self) -> None:
+        """Give everything back. The stream is of no use afterwards."""
+        drive(self.closing())
+
+    def taking(self, piece: int) -> Steps[Place]:
+        home = self.held.home_of[piece]
+        if home is not None and piece in home.here:
+            return self.held.place(home.slab, piece)
+        lent = self._lent.get(piece)  # asked for twice while its unit is in its slot
+        if lent is not None:
+            return self.held.place(self._slot(lent).slab, piece)
+        turn = yield from self._turn_of(piece)
+        if self._fed <= turn.number:
+            began = self.clock()
+            yield self._fed_to(turn)
+            self.waited += self.clock() - began
+        if self._fed <= turn.number and not self._feeding:
+            self._forget_turns()
+            error, self._error = self._error, None
+            raise error or RuntimeError("the feeder ended without an error")
+        self._ahead.popleft()
+        self._taken += 1
+        if home is not None:
+            self.device.wait(COMPUTE, home.arrived[piece])
+            home.here.add(piece)
+            return self.held.place(home.slab, piece)
+        self._lent[piece] = turn
+        slot = self._slot(turn)
+        self.device.wait(COMPUTE, slot.arrived[self.held.index[piece]])
+        return self.held.place(slot.slab, piece)
+
+    def changing(self, plan: Plan) -> Steps[None]:
+        yield from self._draining()
+        self.held.settle(plan)
+
+    def closing(self) -> Steps[None]:
+        yield from self._draining()
+        self.held.close()
+
+    def _turn_of(self, piece: int) -> Steps[Turn]:
+        """The next turn, if it is this piece's. Pieces passed over are given back unused, if they are already here.
+
+        It stays the next one until it is taken: whoever waits for it may be interrupted.
+        """
+        for passed in range(max(1, self._fed - self._taken)):
+            while len(self._ahead) <= passed:
+                self._ahead.append(next(self._upcoming, NOTHING))
+            if self._ahead[passed].piece == piece:
+                for _ in range(passed):
+                    self._pass_over(self._ahead.popleft())
+                self._taken += passed
+                return self._ahead[0]
+        yield from self._draining()
+        self._begin(piece)
+        self._ahead.append(next(self._upcoming))
+        return self._ahead[0]
+
+    def _pass_over(self, turn: Turn) -> None:
+        if turn.visit is None:
+            home = self.held.home_of[turn.piece]
+            assert home is not None
+            self.device.wait(COMPUTE, home.arrived[turn.piece])
+            home.here.add(turn.piece)
+        elif turn.closes:
+            self._close(turn)
+
+    def _close(self, turn: Turn) -> None:
+        """All kernels of the unit are queued: its slot may be filled again after them."""
+        assert turn.visit is not None
+        self.device.record(COMPUTE, self._slot(turn).done)
+        for piece in [piece for piece, lent in self._lent.items() if lent.visit == turn.visit]:
+            del self._lent[piece]
+        self._closed.add(turn.visit)
+        used = self._used
+        while used in self._closed:
+            self._closed.discard(used)
+            used += 1
+        with self._changed:
+            self._used = used
+            self._changed.notify_all()
+
+    # --- the feeder -----------------------------------------------------------------------------------------
+
+    def _feed(self, turns: Iterator[Turn]) -> Steps[None]:
+        try:
+            for turn in turns:
+                yield from self._bring(turn)
+                if self._stopping:
+                    return
+                with self._changed:
+                    self._fed = turn.number + 1
+                    self._changed.notify_all()
+                yield None
+        except BaseException as error:
+            with self._changed:
+                self._error = error
+        finally:
+            with self._changed:
+                self._feeding = False
+                self._changed.notify_all()
+
+    def _bring(self, turn: Turn) -> Steps[None]:
+        piece, slot, home = turn.piece, None, self.held.home_of[turn.piece]
+        if home is not None:
+            slab, arrived = home.slab, home.arrived[piece]
+        else:
+            assert turn.visit is not None
+            slot = self._slot(turn)
+            slab, arrived = slot.slab, slot.arrived[self.held.index[piece]]
+            if turn.opens:
+                yield self._used_to(turn.visit - len(self.held.slots))
+                if self._stopping:
+                    return
+        window = self.device.landing(slab, self.held.offset[piece], self.held.room[piece])
+        if window is not None:
+            if slot is not None and turn.opens:
+                yield self.device.finished(slot.done)
+            yield self.source.read(piece, 0, self.pieces[piece].nbytes, window)
+        else:
+            if slot is not None and turn.opens:
+                self.device.wait(COPY, slot.done)
+            yield from self._copy(piece, slab)
+        yield None
+        self.device.record(COPY, arrived)
+
+    def _copy(self, piece: int, slab: Slab) -> Steps[None]:
+        """Queue the copies of one piece: from its place in RAM, or through staging."""
+        nbytes, offset = self.pieces[piece].nbytes, self.held.offset[piece]
+        held = self.held.arena.find(piece)
+        if held is not None:
+            if piece not in self.held.arena.filled:
+                yield self.held.arena.fill(piece)
+                self.held.arena.filled.add(piece)
+            if held.buffer.pinned:
+                self.device.copy(slab, offset, held.buffer, held.start, nbytes)
+                return
+        for start in range(0, nbytes, self.held.staging.nbytes):
+            size = min(self.held.staging.nbytes, nbytes - start)
+            buffer, staged = self.held.staging.turn()
+            yield self.device.finished(staged)
+            if held is None:
+                lead = self.source.lead(piece)
+                yield self.source.read(piece, start, size, buffer.view[: size + self.source.slack])
+            else:
+                lead = 0
+                yield self.held.arena.read(piece, start, buffer.view[:size])
+            self.device.copy(slab, offset + start, buffer, lead, size)
+            self.device.record(COPY, staged)
+            yield None
+
+    # --- starting, stopping, settling -----------------------------------------------------------------------
+
+    def _begin(self, piece: int) -> None:
+        """Feed from this piece on. Both threads follow the same itinerary, each at its own pace."""
+        if self.held.closed:
+            raise RuntimeError("this stream was closed")
+        self._error, self._stopping, self._feeding = None, False, True
+        self.restarts += 1
+        missing = frozenset(p for p, home in enumerate(self.held.home_of) if home is not None and p not in home.here)
+        self._upcoming = self._itinerary(piece, missing)
+        try:
+            self.spawn(self._feed(self._itinerary(piece, missing)))
+        except BaseException:
+            self._feeding = False
+            raise
+
+    def _draining(self) -> Steps[None]:
+        """Stop the feeder and let the device finish. The ring is empty afterwards."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        yield self._until(lambda: not self._feeding)
+        yield self.device.idle()
+        self._forget_turns()
+        self._fed = self._used = self._taken = 0
+        self._lent.clear()
+        self._closed.clear()
+
+    def _forget_turns(self) -> None:
+        self._upcoming = iter(())
+        self._ahead.clear()
+
+    def _itinerary(self, start: int, missing: frozenset[int]) -> Iterator[Turn]:
+        """Turns from `start` on, for ever: residents once, streamed units each time round."""
+        number = visits = 0
+        open_units: dict[int, int] = {}
+        left = set(missing)
+        walk: Iterable[int] = range(start, len(self.pieces))
+        while True:
+            for piece in walk:
+                unit = self.held.unit[piece]
+                if self.held.home_of[piece] is not None:
+                    if piece not in left:
+                        continue
+                    left.discard(piece)
+                    yield Turn(number, piece, None)
+                else:
+                    opens, closes = unit not in open_units, piece == self.held.last[unit]
+                    if opens:
+                        open_units[unit], visits = visits, visits + 1
+                    visit = open_units.pop(unit) if closes else open_units[unit]
+                    yield Turn(number, piece, visit, opens, closes)
+                number += 1
+            if not left and None not in self.held.home_of:
+                return
+            walk = range(len(self.pieces))
+
+    def _slot(self, turn: Turn) -> Slot:
+        assert turn.visit is not None
+        return self.held.slots[turn.visit % len(self.held.slots)]
+
+    def _fed_to(self, turn: Turn) -> Wait:
+        return self._until(lambda: self._fed > turn.number or not self._feeding)
+
+    def _used_to(self, visit: int) -> Wait:
+        return self._until(lambda: self._used > visit or self._stopping)
+
+    def _until(self, ready: Callable[[], bool]) -> Wait:
+        return Until(self._changed, ready)

@@ -1,0 +1,404 @@
+"""The executor that ships, on the simulated device: in thousands of orders, broken on purpose, and with faults.
+
+Every kernel compares the weights it reads with the file's, when it begins and when it ends; memory under copy holds
+poison. `verdict` is empty when all was right and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from sluice.flux_core.errors import BudgetTooSmall
+from sluice.flux_core.memory.device import COMPUTE, COPY
+from sluice.flux_core.memory.plan import Plan, fixed_plan, plan, smallest_budget
+from sluice.flux_core.memory.simulated import Fault, Faults, SimulatedDevice, SimulatedSource, Simulation
+from sluice.flux_core.memory.stream import Stream
+from sluice.flux_core.memory.units import Job, flux_workload, published
+from sluice.flux_core.memory.workload import Budget, GiB, Machine, Piece, Workload, units_of
+
+ORDERS = 3000
+
+
+@dataclass
+class Case:
+    """A small random model with a plan, on a device that can just hold it."""
+
+    rng: random.Random
+    plan: Plan
+    device: SimulatedDevice
+    source: SimulatedSource
+    simulation: Simulation
+    steps: int
+
+    def stream(self, kind: type[Stream] = Stream) -> Stream:
+        return kind(self.plan, self.device, self.source, self.simulation.spawn, self.simulation.clock)
+
+    def verdict(self) -> list[str]:
+        left = [f"{len(self.device.live)} allocations left"] if self.device.live else []
+        return self.device.violations + [repr(error) for error in self.simulation.errors] + left
+
+
+def random_walk(rng: random.Random) -> Workload:
+    """Units one after the other, or two at a time, as in a double block."""
+    pieces: list[Piece] = []
+    unit, count = 0, rng.randint(2, 9)
+    while unit < count:
+        order = [unit] * rng.randint(1, 3)
+        if rng.random() < 0.3:
+            order = [unit, unit + 1] + [rng.choice((unit, unit + 1)) for _ in range(rng.randint(0, 4))]
+        pieces += [Piece(f"{len(pieces)}.{u}", u, rng.randint(1, 24), rng.random()) for u in order]
+        unit = max(order) + 1
+    return Workload("random", tuple(pieces))
+
+
+def make_case(seed: int, faults: Faults | None = None, unified: bool | None = None) -> Case:
+    rng = random.Random(seed)
+    workload = random_walk(rng)
+    unified = rng.random() < 0.4 if unified is None else unified
+    staging, size = rng.randint(1, 3), rng.randint(3, 16)
+    link = None if unified else 1e3
+    machine = Machine(1.0, 1.0, 1e9, 1e3, link, alignment=4, staging_buffers=staging, staging_bytes=size)
+    budget = random_budget(rng, workload, machine)
+    made = plan(workload, budget, machine)
+    data = [bytes(rng.randrange(1, 200) for _ in range(piece.nbytes)) for piece in workload.pieces]
+    device = SimulatedDevice(budget.device, unified=unified, pinnable=rng.choice((99999, 30)), faults=faults)
+    slack = rng.choice((0, 4))
+    source = SimulatedSource(data, 1e3, [rng.randint(0, slack) for _ in data], slack)
+    return Case(rng, made, device, source, Simulation(device, rng), rng.randint(1, 4))
+
+
+def random_budget(rng: random.Random, workload: Workload, machine: Machine) -> Budget:
+    low = smallest_budget(workload, machine)
+    high = max(low, sum(unit.room for unit in units_of(workload, machine)))
+    return Budget(rng.randint(low, high), rng.randint(0, 2 * high), rng.randint(0, 2 * high))
+
+
+def steps(case: Case, stream: Stream, count: int) -> Iterator[object]:
+    """What a sampler does: every piece in order, some steps long."""
+    for _ in range(count):
+        yield from block(case, stream, range(len(case.source.pieces)))
+
+
+def block(case: Case, stream: Stream, pieces) -> Iterator[object]:
+    for piece in pieces:
+        place = yield from stream.taking(piece)
+        try:
+            case.device.kernel(place.slab, place.offset, case.source.pieces[piece], seconds=case.rng.random())
+            yield None
+        finally:
+            stream.give_back(piece)
+        yield None
+
+
+def whole_job(case: Case, stream: Stream) -> Iterator[object]:
+    yield from steps(case, stream, case.steps)
+    yield from stream.closing()
+
+
+def run(case: Case, job: Iterator[object]) -> list[str]:
+    case.simulation.spawn(job)
+    case.simulation.run()
+    return case.verdict()
+
+
+def test_in_no_order_of_events_a_kernel_reads_anything_but_its_weights():
+    for seed in range(ORDERS):
+        case = make_case(seed)
+        assert run(case, whole_job(case, case.stream())) == [], seed
+
+
+# --- each part of the protocol is needed --------------------------------------------------------------------
+
+
+def drop_waits(case: Case, stream: str) -> None:
+    case.device.wait = lambda on, event, wait=case.device.wait: None if on == stream else wait(on, event)
+
+
+def no_copy_wait(case: Case) -> type[Stream]:
+    drop_waits(case, COMPUTE)
+    return Stream
+
+
+def no_done_wait(case: Case) -> type[Stream]:
+    drop_waits(case, COPY)
+    return Stream
+
+
+def no_done_record(case: Case) -> type[Stream]:
+    record = case.device.record
+    case.device.record = lambda on, event: None if on == COMPUTE else record(on, event)
+    return Stream
+
+
+def no_stage_wait(case: Case) -> type[Stream]:
+    case.device.finished = lambda event: None
+    return Stream
+
+
+def no_fed_wait(case: Case) -> type[Stream]:
+    return type("NoFedWait", (Stream,), {"_fed_to": lambda self, turn: None})
+
+
+def no_slot_credit(case: Case) -> type[Stream]:
+    return type("NoSlotCredit", (Stream,), {"_used_to": lambda self, visit: None})
+
+
+def record_late(case: Case) -> type[Stream]:
+    record = case.device.record
+    staged: set[int] = set()
+    finished = case.device.finished
+
+    def note(event):
+        staged.add(id(event))
+        return finished(event)
+
+    def later(on, event):
+        yield None
+        record(on, event)
+
+    def record_or_later(on, event):
+        if on == COPY and id(event) not in staged:
+            case.simulation.spawn(later(on, event))
+        else:
+            record(on, event)
+
+    case.device.finished, case.device.record = note, record_or_later
+    return Stream
+
+
+def free_early(case: Case) -> type[Stream]:
+    case.device.idle = lambda: None
+    return Stream
+
+
+BROKEN = [
+    no_copy_wait, no_done_wait, no_done_record, no_stage_wait, no_fed_wait, no_slot_credit, record_late, free_early,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
+def test_leaving_out_any_part_of_the_protocol_is_found(broken):
+    found = 0
+    for seed in range(200):
+        case = make_case(seed, unified=False)
+        found += run(case, whole_job(case, case.stream(broken(case)))) != []
+    assert found > 0
+
+
+def test_where_reads_land_on_the_device_the_host_must_wait_for_its_kernels():
+    found = 0
+    for seed in range(200):
+        case = make_case(seed, unified=True)
+        found += run(case, whole_job(case, case.stream(no_stage_wait(case)))) != []
+    assert found > 0
+
+
+# --- what goes wrong ends well ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_out_of_memory_at_any_allocation_ends_in_right_weights_or_one_clear_error(seed):
+    most = len(make_case(seed).plan.units) + 8
+    for call in range(1, most):
+        for calls in ({call}, set(range(call, 99))):
+            case = make_case(seed, Faults(allocate=frozenset(calls)))
+            try:
+                stream = case.stream()
+            except BudgetTooSmall as refused:
+                assert "no room for" in str(refused) and not case.device.live
+                continue
+            assert run(case, whole_job(case, stream)) == []
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_failed_read_is_one_error_and_the_step_can_be_run_again(seed):
+    for call in range(1, 40):
+        case = make_case(seed)
+        case.source.faults = Faults(read=frozenset({call}))
+        stream, errors = case.stream(), []
+
+        def job(case=case, stream=stream, errors=errors):
+            done = 0
+            while done < case.steps:
+                try:
+                    yield from steps(case, stream, 1)
+                    done += 1
+                except Fault as error:
+                    errors.append(error)
+            yield from stream.closing()
+
+        assert run(case, job()) == []
+        assert len(errors) <= 1
+        if case.source.faults.calls["read"] < call:
+            return
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_refused_pinning_falls_back_to_ordinary_memory(seed):
+    for calls in (frozenset({1}), frozenset({2}), frozenset({3}), frozenset({5}), frozenset(range(1, 99))):
+        case = make_case(seed, Faults(pin=calls), unified=False)
+        assert run(case, whole_job(case, case.stream())) == []
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_a_run_cancelled_anywhere_leaves_nothing_behind_and_the_next_one_is_right(seed):
+    for moment in range(200):
+        for close in (True, False):
+            case = make_case(seed)
+            stream = case.stream()
+
+            def job(case=case, stream=stream, moment=moment, close=close):
+                first = steps(case, stream, case.steps)
+                for _, wait in zip(range(moment), first, strict=False):
+                    yield wait
+                first.close()
+                if not close:
+                    yield from steps(case, stream, 1)
+                yield from stream.closing()
+
+            assert run(case, job()) == [], moment
+        if moment > 2 * case.steps * len(case.source.pieces):
+            return
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_budget_may_change_at_any_boundary(seed):
+    boundaries = make_case(seed).steps * len(make_case(seed).source.pieces)
+    for boundary in range(boundaries + 1):
+        case = make_case(seed)
+        case.device.capacity = 99999
+        workload, machine = case.plan.workload, case.plan.machine
+        other = plan(workload, random_budget(case.rng, workload, machine), machine)
+        stream = case.stream()
+        walk = [*range(len(case.source.pieces))] * case.steps
+
+        def job(case=case, stream=stream, boundary=boundary, other=other, walk=walk):
+            yield from block(case, stream, walk[:boundary])
+            yield from stream.changing(other)
+            assert case.device.used <= other.weight_bytes
+            yield from block(case, stream, walk[boundary:])
+            yield from stream.closing()
+
+        assert run(case, job()) == [], boundary
+
+
+def test_pieces_may_be_skipped_repeated_or_asked_for_in_any_order():
+    for seed in range(300):
+        case = make_case(seed)
+        stream = case.stream()
+        count = len(case.source.pieces)
+        walk = [case.rng.randrange(count) for _ in range(12)] + [*range(count)] + [*range(0, count, 2)] * 2
+
+        def job(case=case, stream=stream, walk=walk):
+            yield from block(case, stream, walk)
+            yield from stream.closing()
+
+        assert run(case, job()) == [], seed
+
+
+def test_a_block_that_is_run_again_gets_its_weights_again():
+    for seed in range(300):
+        case = make_case(seed)
+        stream = case.stream()
+        walk = [*range(len(case.source.pieces))] * case.steps
+        cut = case.rng.randrange(len(walk))
+        back = case.rng.randint(0, cut)
+
+        def job(case=case, stream=stream, walk=walk, cut=cut, back=back):
+            yield from block(case, stream, walk[:cut])
+            yield from block(case, stream, walk[back:])
+            yield from stream.closing()
+
+        assert run(case, job()) == [], seed
+
+
+# --- the clock ----------------------------------------------------------------------------------------------
+
+SCALE = 2**16  # a simulated byte stands for this many, and rates with it
+
+
+def simulated_seconds(made: Plan, steps_run: int = 6) -> float:
+    """Seconds of the last half of some steps, on the simulated device with the plan's own rates."""
+    machine = made.machine
+    pieces = tuple(replace(piece, nbytes=max(1, piece.nbytes // SCALE)) for piece in made.workload.pieces)
+    small = replace(
+        machine,
+        alignment=1,
+        disk=machine.disk / SCALE,
+        host_copy=machine.host_copy / SCALE,
+        link=machine.link and machine.link / SCALE,
+        staging_bytes=machine.staging_bytes // SCALE,
+    )
+    shrunk = fixed_plan(replace(made.workload, pieces=pieces), small, made.homes, made.slots)
+    data = [bytes([number % 200 + 1]) * piece.nbytes for number, piece in enumerate(pieces)]
+    seconds = [machine.seconds(piece) for piece in made.workload.pieces]
+    device = SimulatedDevice(
+        link=small.link or 1.0, latency=machine.latency, host_copy=small.host_copy, unified=small.link is None
+    )
+    simulation = Simulation(device)
+    stream = Stream(shrunk, device, SimulatedSource(data, small.disk), simulation.spawn, simulation.clock)
+    ends = []
+
+    def job():
+        for _ in range(steps_run):
+            for piece, expected in enumerate(data):
+                place = yield from stream.taking(piece)
+                device.kernel(place.slab, place.offset, expected, seconds[piece])
+                if stream.held.lands:  # a CPU is through with a product before it goes on
+                    through = device.event()
+                    device.record(COMPUTE, through)
+                    yield device.finished(through)
+                stream.give_back(piece)
+            through = device.event()  # as a sampler does that looks at the result
+            device.record(COMPUTE, through)
+            yield device.finished(through)
+            ends.append(device.now)
+        yield from stream.closing()
+
+    simulation.spawn(job())
+    simulation.run()
+    assert not device.violations and not simulation.errors and not device.live
+    half = len(ends) // 2
+    return (ends[-1] - ends[half - 1]) / (len(ends) - half)
+
+
+POLICIES = json.loads((Path(__file__).parents[1] / "fixtures" / "memory_policies.json").read_text())["rows"]
+
+
+@pytest.mark.parametrize("modulation", (True, False), ids=("streamed", "tabled"))
+@pytest.mark.parametrize("row", POLICIES, ids=lambda row: f"{row['gemm']:g}TFLOPs-{row['model']}-{row['width']}")
+def test_the_executor_comes_within_two_percent_of_the_idealised_pipeline(row, modulation):
+    machine = Machine(row["gemm"] * 1e12, row["attention"] * 1e12, row["memory"] * 1e9, 3e9, row["link"] * 1e9)
+    model, job = published(row["model"]), Job(row["height"], row["width"])
+    workload = flux_workload(row["model"], model.shape, model.nbytes, job, model.decoded, modulation=modulation)
+    made = plan(workload, Budget(int(row["weights_gib"] * GiB - 64_124_992 * 2), 2**50, 2**50), machine)
+    seconds = simulated_seconds(made)
+    assert seconds == pytest.approx(made.seconds, rel=0.01)
+    assert seconds == pytest.approx(row["modulation_streamed" if modulation else "modulation_tabled"], rel=0.02)
+
+
+CARDS = [  # GEMM, attention TFLOP/s, link GB/s or None, memory GB/s, disk GB/s, GiB device, host, pinned, side, model
+    (25.0, 22.0, 12.8, 272, 3.0, 5.5, 16, 16, 1024, "flux1-dev-fp8"),
+    (25.0, 22.0, 12.8, 272, 3.0, 5.5, 16, 0, 512, "flux1-dev-bf16"),
+    (25.0, 22.0, 12.8, 272, 3.0, 5.5, 6, 2, 1024, "flux1-dev-bf16"),
+    (32.5, 26.0, 24.5, 448, 0.5, 5.5, 1, 0, 1024, "flux1-dev-fp8"),
+    (650.0, 450.0, 53.0, 4800, 3.0, 6.0, 32, 32, 1024, "flux1-dev-bf16"),
+    (5.5, 3.0, 12.3, 256, 0.5, 5.5, 0, 0, 1024, "flux1-dev-bf16"),
+    (0.5, 0.3, None, 40, 1.2, 4.0, 0, 0, 256, "flux1-dev-fp8"),
+    (0.5, 0.3, None, 40, 3.0, 6.0, 0, 0, 256, "flux1-dev-bf16"),
+]
+
+
+@pytest.mark.parametrize("row", CARDS, ids=lambda row: f"{row[0]:g}TFLOPs-{row[9]}-{row[8]}-{row[6]}GiB")
+def test_the_executor_takes_the_time_the_plan_predicts(row):
+    gemm, attention, link, memory, disk, room, host, pinned, side, name = row
+    model = published(name)
+    machine = Machine(gemm * 1e12, attention * 1e12, memory * 1e9, disk * 1e9, link and link * 1e9)
+    workload = flux_workload(name, model.shape, model.nbytes, Job(side, side), model.decoded)
+    made = plan(workload, Budget(int(room * GiB), host * GiB, pinned * GiB), machine)
+    assert simulated_seconds(made) == pytest.approx(made.seconds, rel=0.01)
