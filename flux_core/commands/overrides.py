@@ -1,0 +1,174 @@
+"""Values given on the command line, put into a prompt: `--set NODE.INPUT=VALUE` and `--seed N`.
+
+A node is named by its id, its title or its class, as long as only one can be meant. Knows no particular node class.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..errors import PromptError, WorkflowError
+from ..graph.flatten import canvas_to_prompt
+from ..graph.interface import Classes, Interface, Interfaces
+from ..graph.prompt import is_link, name_of, title_of
+from ..graph.widgets import widget_values
+
+JsonPrompt = dict[str, dict[str, Any]]
+
+SEEDS = ("seed", "noise_seed")
+
+
+def apply(prompt: JsonPrompt, classes: Classes, settings: Iterable[str], seed: int | None) -> JsonPrompt:
+    """A copy of the prompt with these values. Raises PromptError naming every setting that fits nowhere."""
+    changed = {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in prompt.items()}
+    interfaces = Interfaces(classes)
+    problems = []
+    if seed is not None and not _set_seeds(changed, seed):
+        problems.append("--seed: no node of the workflow has a seed.")
+    for setting in settings:
+        try:
+            _set(changed, interfaces, setting)
+        except _Unfit as unfit:
+            problems.append(f"--set {setting}: {unfit}")
+    if problems:
+        raise PromptError(problems)
+    return changed
+
+
+class _Unfit(Exception):
+    """Why a setting cannot be applied."""
+
+
+def _set(prompt: JsonPrompt, interfaces: Interfaces, setting: str) -> None:
+    target, equals, text = setting.partition("=")
+    if not equals:
+        raise _Unfit('write it as NODE.INPUT=VALUE, for example --set "KSampler.steps=8".')
+    named, _, input_name = target.strip().rpartition(".")
+    candidates = _named(prompt, named) if named else list(prompt)
+    having = [node_id for node_id in candidates if _has(prompt[node_id], interfaces, input_name)]
+    if len(having) != 1:
+        raise _Unfit(_explain(prompt, interfaces, named, input_name, candidates, having))
+    inputs = prompt[having[0]]["inputs"]
+    inputs[input_name] = _value(text, _declared(prompt[having[0]], interfaces, input_name))
+
+
+def _named(prompt: JsonPrompt, name: str) -> list[str]:
+    """The nodes meant by a name: the one with this id, else those so titled, else those of this class."""
+    if name in prompt:
+        return [name]
+    wanted = name.casefold()
+    titled = [node_id for node_id, node in prompt.items() if title_of(node).casefold() == wanted]
+    return titled or [node_id for node_id, node in prompt.items() if node.get("class_type", "").casefold() == wanted]
+
+
+def _has(node: Mapping[str, Any], interfaces: Interfaces, input_name: str) -> bool:
+    return input_name in node["inputs"] or _declared(node, interfaces, input_name) is not None
+
+
+def _declared(node: Mapping[str, Any], interfaces: Interfaces, input_name: str) -> Any:
+    class_type = node.get("class_type", "")
+    found = interfaces[class_type].input(input_name) if class_type in interfaces else None
+    return None if found is None or found.category == "hidden" else found.type
+
+
+def _value(text: str, kind: Any) -> Any:
+    """The text itself for a STRING or an option of a combo, else what it is as JSON, else the text."""
+    if kind == "STRING" or (isinstance(kind, list) and text in kind):
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    if isinstance(value, (list, dict)):
+        raise _Unfit("a value is a number, a text, true or false.")
+    return value
+
+
+def _explain(
+    prompt: JsonPrompt, interfaces: Interfaces, named: str, input_name: str, candidates: Sequence[str],
+    having: Sequence[str],
+) -> str:
+    def listed(node_ids: Iterable[str]) -> str:
+        return "; ".join(name_of(node_id, prompt[node_id]) for node_id in node_ids)
+
+    if len(having) > 1:
+        return f"{named or input_name!r} may mean {listed(having)}. Use the number of one of them."
+    if not candidates:
+        return f"there is no node {named!r}. There are: {listed(prompt)}."
+    if not named:
+        return f"no node has an input {input_name!r}. There are: {listed(prompt)}."
+    inputs = ", ".join(_inputs(prompt[candidates[0]], interfaces))
+    return f"{listed(candidates[:1])} has no input {input_name!r}. It has: {inputs}."
+
+
+def _inputs(node: Mapping[str, Any], interfaces: Interfaces) -> list[str]:
+    class_type = node.get("class_type", "")
+    declared = [each.name for each in interfaces[class_type].inputs()] if class_type in interfaces else []
+    return list(dict.fromkeys([*declared, *node["inputs"]]))
+
+
+def _set_seeds(prompt: JsonPrompt, seed: int) -> int:
+    """Set every seed, also one that comes from a number node; how many there were."""
+    found = 0
+    for node in prompt.values():
+        for name in SEEDS:
+            value = node["inputs"].get(name)
+            source = prompt.get(value[0], {}) if is_link(value) else {}
+            if is_link(value) and "value" in source.get("inputs", {}):
+                source["inputs"]["value"] = seed
+            elif value is not None and not is_link(value):
+                node["inputs"][name] = seed
+            else:
+                continue
+            found += 1
+    return found
+
+
+def canvas_saying(workflow: Any, before: JsonPrompt, after: JsonPrompt, classes: Classes) -> Any | None:
+    """The canvas with the widgets changed that differ between two prompts; None if it cannot be made to say the same.
+
+    A picture shows its canvas when it is dropped on the editor, so the canvas must not tell another story.
+    """
+    if before == after:
+        return workflow
+    changed = copy.deepcopy(workflow)
+    interfaces = Interfaces(classes)
+    boxes = {str(box.get("id")): box for box in changed.get("nodes", ()) if isinstance(box, dict)}
+    differing = [
+        (node_id, name)
+        for node_id, node in after.items()
+        for name, value in node["inputs"].items()
+        if before[node_id]["inputs"].get(name) != value
+    ]
+    for node_id, name in differing:
+        if node_id not in boxes or after[node_id]["class_type"] not in interfaces:
+            return None
+        _set_widget(boxes[node_id], interfaces[after[node_id]["class_type"]], name, after[node_id]["inputs"][name])
+    try:
+        was, says = (_flattened(canvas, classes) for canvas in (workflow, changed))
+    except WorkflowError:
+        return None
+    for node_id, name in differing:
+        was.get(node_id, {})[name] = after[node_id]["inputs"][name]
+    return changed if was == says else None
+
+
+def _set_widget(box: dict[str, Any], interface: Interface, name: str, value: Any) -> None:
+    values = box.get("widgets_values")
+    if isinstance(values, dict):
+        values[name] = value
+    elif isinstance(values, list):
+        mark = object()
+        for position in range(len(values)):
+            marked = [*values[:position], mark, *values[position + 1 :]]
+            if widget_values(interface, marked).get(name) is mark:
+                values[position] = value
+                return
+
+
+def _flattened(canvas: Any, classes: Classes) -> dict[str, Any]:
+    prompt = canvas_to_prompt(canvas, classes, choose=lambda options: options[0])
+    return {node_id: node["inputs"] for node_id, node in prompt.items()}

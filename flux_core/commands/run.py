@@ -1,0 +1,220 @@
+"""`sluice run`: workflows in, pictures out.
+
+Every workflow of the call is read and checked before anything heavy is imported or any weight is read; then they run
+one after another and share what they have in common: models, encoded prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import PromptError, SluiceError
+from ..folders import Folders, standard_folders
+from ..graph.canvas import pack_names
+from ..graph.execute import Executor, Result
+from ..graph.flatten import to_prompt
+from ..graph.interface import Classes
+from ..graph.prompt import name_of, title_of
+from ..graph.validate import validate
+from ..png import read_workflow
+from ..wanted import explained, with_slashes
+from . import overrides
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sluice run`."""
+    parser.add_argument("workflow", nargs="+", type=Path, help="a picture with its workflow inside, or JSON")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NODE.INPUT=VALUE", dest="settings",
+        help="change a value; NODE is a number, a title or a class, and may be left out if only one node has INPUT",
+    )
+    parser.add_argument("--seed", type=_seed, metavar="N", help="set every seed")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where pictures go (default: ./output)")
+    parser.add_argument("--json", action="store_true", help="tell the result as JSON on the last line")
+    add_folder_arguments(parser)
+    parser.add_argument("--input", type=Path, metavar="DIR", help="where LoadImage looks (default: ./input)")
+    add_device_arguments(parser)
+
+
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where model files are."""
+    parser.add_argument(
+        "--models", action="append", type=Path, default=[], metavar="DIR",
+        help="a models folder laid out as ComfyUI's; may be repeated (default: ./models)",
+    )
+    parser.add_argument(
+        "--extra-model-paths", action="append", type=Path, default=[], metavar="FILE",
+        help="a file like ComfyUI's extra_model_paths.yaml",
+    )
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """What computes, and in which numbers."""
+    parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
+    parser.add_argument(
+        "--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
+        help="numbers computed with; auto takes the fastest without visible loss",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the pictures. Errors are told by the caller; with --json also as JSON."""
+    try:
+        done = _run(args)
+    except SluiceError as error:
+        if args.json:
+            print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
+        raise
+    if args.json:
+        print(json.dumps({"workflows": done}))
+    return 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A workflow that has been found fit to run."""
+
+    file: Path
+    prompt: dict[str, Any]
+    outputs: tuple[str, ...]
+    canvas: Any | None
+
+
+def _run(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from ...nodes import host
+    from ..registry import standalone_tables
+
+    folders = standard_folders(
+        Path.cwd(), args.models, extra=args.extra_model_paths, input=args.input, output=args.out
+    )
+    host.use(host.Host(folders))  # validation lists files
+    classes, _ = standalone_tables()
+    jobs = [_prepared(file, args, classes, folders) for file in args.workflow]
+    _set_device(args)
+    bars = Bars()
+    executor = Executor(classes, emit=bars.hear, around=_inference_mode)
+    host.use(host.Host(folders, report=lambda done, total, preview: executor.progress(done, total)))
+    return [_made(job, executor, bars, folders, quiet=args.json) for job in jobs]
+
+
+def _prepared(file: Path, args: argparse.Namespace, classes: Classes, folders: Folders) -> Job:
+    """Read a workflow, apply the command line to it, and check it. Raises WorkflowError, PromptError."""
+    embedded = read_workflow(file)
+    prompt = to_prompt(embedded, classes)
+    changed = overrides.apply(with_slashes(prompt, classes, folders), classes, args.settings, args.seed)
+    packs = pack_names(embedded.workflow) if embedded.workflow else {}
+    found = validate(changed, classes, packs=packs)
+    if found.problems:
+        problems = explained(found.problems, changed, classes, folders)
+        raise PromptError([f"{file.name} cannot be run:", *(f"  {problem}" for problem in problems)])
+    canvas = embedded.workflow and overrides.canvas_saying(embedded.workflow, prompt, changed, classes)
+    return Job(file, found.prompt, found.outputs, canvas)
+
+
+def _made(job: Job, executor: Executor, bars: Bars, folders: Folders, quiet: bool) -> dict[str, Any]:
+    """Run one job and tell where its pictures are. Raises what stopped it, with the node that it happened in."""
+    began = time.monotonic()
+    extra = {"extra_pnginfo": {"workflow": job.canvas}} if job.canvas else {}
+    bars.titles = {node_id: title_of(node) for node_id, node in job.prompt.items()}
+    try:
+        result = executor.execute(job.prompt, str(job.file), extra, job.outputs)
+    finally:
+        bars.close()
+    if result.exception is not None:
+        raise _with_place(result, job)
+    pictures = [_path(image, folders) for shown in result.outputs.values() for image in shown.get("images", ())]
+    if not quiet:
+        for picture in pictures:
+            print(_short(picture))
+    return {
+        "workflow": str(job.file), "images": [str(picture) for picture in pictures],
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _with_place(result: Result, job: Job) -> Exception:
+    """What stopped the run, saying which node it was."""
+    assert result.exception is not None
+    _, told = result.messages[-1]
+    node = job.prompt.get(str(told.get("node_id")))
+    where = name_of(str(told["node_id"]), node) if node else "the workflow"
+    error = result.exception
+    if os.environ.get("SLUICE_DEBUG"):
+        print("".join(told.get("traceback", ())), file=sys.stderr)
+    if isinstance(error, PromptError):
+        return PromptError([f"{where}: {problem}" for problem in error.problems])
+    if isinstance(error, SluiceError):
+        return type(error)(f"{where}: {error}")
+    return SluiceError(f"{where} failed: {type(error).__name__}: {error}")
+
+
+def _path(image: Mapping[str, str], folders: Folders) -> Path:
+    root = {"output": folders.output, "temp": folders.temp, "input": folders.input}[image["type"]]
+    return root / image["subfolder"] / image["filename"]
+
+
+def _short(path: Path) -> Path:
+    """Relative to where we are, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 to 2^64 - 1, not {text!r}")
+    return int(text)
+
+
+def _set_device(args: argparse.Namespace) -> None:
+    from ..assemble import configure
+
+    configure(args.device, args.dtype)
+
+
+def _inference_mode() -> AbstractContextManager[Any]:
+    import torch
+
+    return torch.inference_mode()
+
+
+class Bars:
+    """A progress bar for each sampler, on stderr: steps, time left, seconds per step."""
+
+    FORM = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
+
+    def __init__(self) -> None:
+        self.titles: Mapping[str, str] = {}
+        self._began = time.time()
+        self._node: str | None = None
+        self._bar: Any = None
+
+    def hear(self, event: str, data: Mapping[str, Any]) -> None:
+        """Follow the events of a run."""
+        if event == "executing":
+            self.close()
+            self._node, self._began = data["node"], time.time()
+        elif event == "progress":
+            if self._bar is None:
+                self._open(int(data["max"]))
+            self._bar.update(data["value"] - self._bar.n)
+
+    def close(self) -> None:
+        """The node is done."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+    def _open(self, total: int) -> None:
+        from tqdm import tqdm
+
+        title = self.titles.get(self._node or "", "")
+        self._bar = tqdm(total=total, desc=title, unit="step", bar_format=self.FORM, smoothing=0, disable=None)
+        self._bar.start_t = self._began  # the first step counts as well
