@@ -55,6 +55,8 @@ def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int
     """
     filled = os.path.normpath(_filled(prefix, width, height))
     subfolder, name = os.path.split(filled)
+    if "\0" in prefix:
+        raise InputError("The file name prefix holds a NUL character.")
     try:
         base = os.path.realpath(root)
         folder = os.path.realpath(os.path.join(base, subfolder))
