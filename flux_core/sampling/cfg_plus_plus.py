@@ -25,7 +25,10 @@ def euler_ancestral_cfg_pp(
     eta: float = 1.0,
     s_noise: float = 1.0,
 ) -> Tensor:
-    """x' = alpha' D + s_down e, with the noise e = (x - alpha U) / s; the split is made in s / alpha."""
+    """x' = alpha' D + s' e, with the noise e = (x - alpha U) / s; with `noise`, some of e is replaced by it.
+
+    That split is made in s / alpha, as diffusion models make it.
+    """
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D, U = denoise.with_uncond(x, s)
         on_step(i, D, x)
@@ -33,10 +36,11 @@ def euler_ancestral_cfg_pp(
             return D
         alpha, alpha_next = 1 - s, 1 - s_next
         e = (x - alpha * U) / s
-        down, up = ancestral_split(s / alpha if alpha else math.inf, s_next / alpha_next, eta)
-        x = alpha_next * (D + down * e)
-        if noise is not None:
-            x = x + alpha_next * up * s_noise * noise(s, s_next)
+        if noise is None or alpha_next == 0:
+            x = alpha_next * D + s_next * e
+        else:
+            down, up = ancestral_split(s / alpha if alpha else math.inf, s_next / alpha_next, eta)
+            x = alpha_next * (D + down * e + up * s_noise * noise(s, s_next))
     return x
 
 

@@ -75,5 +75,5 @@ def flow_ancestral_split(s: float, s_next: float, eta: float) -> tuple[float, fl
     The picture's share 1 - down is scaled to 1 - s_next, and the noise left (scale * down) is filled up to s_next.
     """
     down = s_next * (1 + (s_next / s - 1) * eta)
-    scale = (1 - s_next) / (1 - down)
+    scale = (1 - s_next) / (1 - down) if down != 1 else 1.0
     return down, scale, root(s_next**2 - (scale * down) ** 2)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import overload
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,17 +20,15 @@ from ..errors import InputError, SluiceError
 PATCH_AREA = 256  # pixels under one token: (2 x 2 cells) x (8 x 8 pixels)
 BASE_TOKENS, MAX_TOKENS = 256, 4096  # picture sizes (in tokens) at which `base_shift` and `max_shift` hold
 
+Time = TypeVar("Time", float, Tensor)
+
 
 class _Flow:
     """What both tables share. `sigma(t)` maps an unshifted time in (0, 1] to the level the model was trained at."""
 
     entries: int
 
-    @overload
-    def sigma(self, t: float) -> float: ...
-    @overload
-    def sigma(self, t: Tensor) -> Tensor: ...
-    def sigma(self, t: float | Tensor) -> float | Tensor:
+    def sigma(self, t: Time) -> Time:
         raise NotImplementedError
 
     @cached_property
@@ -66,7 +64,7 @@ class FluxShift(_Flow):
         slope = (max_shift - base_shift) / (MAX_TOKENS - BASE_TOKENS)
         return cls(width * height / PATCH_AREA * slope + base_shift - slope * BASE_TOKENS)
 
-    def sigma(self, t):  # type: ignore[no-untyped-def]  # float -> float, Tensor -> Tensor
+    def sigma(self, t: Time) -> Time:
         return math.exp(self.mu) / (math.exp(self.mu) + (1 / t - 1))
 
 
@@ -77,7 +75,7 @@ class LinearFlow(_Flow):
     shift: float = 1.0
     entries = 1000
 
-    def sigma(self, t):  # type: ignore[no-untyped-def]  # float -> float, Tensor -> Tensor
+    def sigma(self, t: Time) -> Time:
         return t if self.shift == 1 else self.shift * t / (1 + (self.shift - 1) * t)
 
 
@@ -125,8 +123,11 @@ def ddim_uniform(sampling: Sampling, steps: int) -> Tensor:
 def beta(sampling: Sampling, steps: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
     """Quantiles of a Beta distribution: dense at both ends (Lee et al. 2024, arXiv 2407.12173).
 
-    Levels that coincide are taken once, so there may be fewer than `steps`. Needs scipy.
+    Levels that coincide are taken once, so there may be fewer than `steps`. Needs scipy. Raises InputError for a
+    shape that is no distribution.
     """
+    if alpha <= 0 or beta <= 0:
+        raise InputError(f"A Beta distribution needs alpha and beta above 0; they are {alpha} and {beta}.")
     try:
         from scipy.stats import beta as distribution
     except ModuleNotFoundError as missing:
@@ -171,7 +172,9 @@ SCHEDULES: dict[str, Callable[[Sampling, int], Tensor]] = {
 
 
 def karras_between(steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> Tensor:
-    """Equal strides in sigma^(1/rho), then 0 (Karras et al. 2022, equation 5)."""
+    """Equal strides in sigma^(1/rho), then 0 (Karras et al. 2022, equation 5). Raises InputError for rho 0."""
+    if rho == 0:
+        raise InputError("A Karras schedule needs a rho above 0; 7 is usual, 1 makes equal strides.")
     top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return _end((top + torch.linspace(0, 1, steps) * (bottom - top)) ** rho)
 

@@ -1,7 +1,7 @@
 """All 42 samplers by ComfyUI's names, in its order, and what each needs besides the equation.
 
 A name is one algorithm with its options set. Every entry has one signature (`Method.__call__`); which noise a solver
-gets, and whether its first level has to be moved below 1, is decided here.
+gets, and whether pure noise is a level it can start from, is decided here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Method:
     """A solver and its needs.
 
     noise        how it draws the noise it adds, if it adds any
-    below_one    it counts in lambda, which is infinite at s = 1
+    below_one    it counts in lambda, which is infinite at s = 1: such levels are moved down
     sampling     it asks the model's sampling for levels
     fresh_mask_noise  what lies outside an inpainting mask is noised by draws of its own, not by the initial noise
     """
@@ -58,7 +58,7 @@ class Method:
         unknown = options.keys() - inspect.signature(self.function).parameters
         if unknown:
             raise InputError(f"The sampler {self.function.__name__} has no option named {', '.join(sorted(unknown))}.")
-        levels = _distinct(sigmas)
+        levels = [float(s) for s in sigmas]
         if len(levels) < 2:
             return x
         needs: dict[str, Any] = {"on_step": on_step}
@@ -66,22 +66,22 @@ class Method:
             needs["noise"] = noise or self.noise(x, seed, levels)
         if self.sampling:
             needs["sampling"] = sampling
-        if self.below_one and levels[0] >= 1:
-            levels[0] = torch.tensor(sampling.percent_to_sigma(FIRST_PERCENT)).item()  # fp32, like all levels
-        return self.function(denoise, x, levels, **{**self.options, **options, **needs})
+        if self.below_one:
+            top = torch.tensor(sampling.percent_to_sigma(FIRST_PERCENT)).item()  # fp32, like all levels
+            levels = [top if s >= 1 else s for s in levels]
+        return self.function(denoise, x, _distinct(levels), **{**self.options, **options, **needs})
 
 
-def _distinct(sigmas: Sequence[float] | Tensor) -> list[float]:
-    """As floats; a step that goes nowhere is left out (formulas divide by a step's length)."""
-    levels = [float(s) for s in sigmas]
-    return levels[:1] + [s for before, s in zip(levels, levels[1:], strict=False) if s != before]
+def _distinct(levels: Sequence[float]) -> list[float]:
+    """Without steps that go nowhere: formulas divide by a step's length."""
+    return [*levels[:1]] + [s for before, s in zip(levels, levels[1:], strict=False) if s != before]
 
 
 _PLAIN, _PATH, _DEVICE_PATH = step_noise.plain, step_noise.brownian, step_noise.brownian_on_device
 
 SOLVERS: dict[str, Method] = {
     "euler": Method(one_step.euler),
-    "euler_cfg_pp": Method(cfg_plus_plus.euler_ancestral_cfg_pp, {"eta": 0.0}),
+    "euler_cfg_pp": Method(cfg_plus_plus.euler_ancestral_cfg_pp),
     "euler_ancestral": Method(one_step.euler_ancestral, noise=_PLAIN),
     "euler_ancestral_cfg_pp": Method(cfg_plus_plus.euler_ancestral_cfg_pp, noise=_PLAIN),
     "heun": Method(one_step.heun),

@@ -177,6 +177,13 @@ def test_beta_takes_other_shapes() -> None:
     assert strides.abs().max() - strides.abs().min() <= 1
 
 
+def test_shapes_without_meaning_are_refused() -> None:
+    with pytest.raises(InputError, match="alpha and beta above 0"):
+        schedule.beta(FluxShift(), 4, alpha=0.0)
+    with pytest.raises(InputError, match="rho above 0"):
+        schedule.karras_between(4, 1.0, 0.1, rho=0.0)
+
+
 def test_unknown_names_and_empty_schedules_are_refused() -> None:
     with pytest.raises(InputError, match="'smple'.*simple, sgm_uniform"):
         schedule.schedule("smple", FluxShift(), 4)
