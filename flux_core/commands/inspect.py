@@ -10,11 +10,11 @@ from typing import Any
 
 from ..errors import WorkflowError
 from ..folders import PICKLES, WEIGHT_FILES, Folders, standard_folders
-from ..graph.flatten import to_prompt
 from ..graph.interface import Classes, Interfaces
 from ..graph.prompt import is_link, name_of
 from ..png import read_workflow
 from ..wanted import wanted_files
+from . import workflows
 from .run import add_folder_arguments
 
 SEEDS = ("seed", "noise_seed")
@@ -52,7 +52,7 @@ def workflow_facts(file: Path, folders: Folders) -> dict[str, Any]:
     embedded = read_workflow(file)
     if embedded.prompt is None and embedded.workflow is None:
         return {"path": str(file), "parameters": embedded.parameters}
-    prompt = to_prompt(embedded, classes)
+    embedded, prompt = workflows.read(file, classes)
     if not prompt:
         raise WorkflowError(f"The workflow in {file.name} has no nodes that run.")
     return {

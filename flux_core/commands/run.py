@@ -21,13 +21,11 @@ from ..errors import PromptError, SluiceError
 from ..folders import Folders, standard_folders
 from ..graph.canvas import pack_names
 from ..graph.execute import Executor, Result
-from ..graph.flatten import to_prompt
 from ..graph.interface import Classes
 from ..graph.prompt import name_of, title_of
 from ..graph.validate import validate
-from ..png import read_workflow
-from ..wanted import explained, with_slashes
-from . import overrides
+from ..wanted import explained, wanted_files, with_slashes
+from . import overrides, workflows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,14 +106,15 @@ def _run(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _prepared(file: Path, args: argparse.Namespace, classes: Classes, folders: Folders) -> Job:
     """Read a workflow, apply the command line to it, and check it. Raises WorkflowError, PromptError."""
-    embedded = read_workflow(file)
-    prompt = to_prompt(embedded, classes)
+    embedded, prompt = workflows.read(file, classes)
     changed = overrides.apply(with_slashes(prompt, classes, folders), classes, args.settings, args.seed)
     packs = pack_names(embedded.workflow) if embedded.workflow else {}
     found = validate(changed, classes, packs=packs)
     if found.problems:
-        problems = explained(found.problems, changed, classes, folders)
-        raise PromptError([f"{file.name} cannot be run:", *(f"  {problem}" for problem in problems)])
+        problems = [f"  {problem}" for problem in explained(found.problems, changed, classes, folders)]
+        if any(wanted.path is None for wanted in wanted_files(changed, classes, folders)):
+            problems.append("  Model files that lie elsewhere are found with --models DIR.")
+        raise PromptError([f"{file.name} cannot be run:", *problems])
     canvas = embedded.workflow and overrides.canvas_saying(embedded.workflow, prompt, changed, classes)
     return Job(file, found.prompt, found.outputs, canvas)
 
