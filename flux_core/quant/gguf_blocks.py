@@ -168,7 +168,7 @@ def _nibbles(packed: Tensor, spare: Tensor, groups: int) -> Tensor:
 
 
 def _quarters(packed: Tensor, out: Tensor, mask: int) -> Tensor:
-    """Two bits each, moved under `mask` (3 or 0x30): of both halves of a block, 32 bytes -> 4 x 32, lowest bits first."""
+    """Two bits each, moved under `mask` (3 or 0x30), lowest first: of both halves of a block, 32 bytes -> 4 x 32."""
     lanes = packed.contiguous().view(torch.int64).view(-1, 2, 4)
     quarters = out.view(torch.int64).view(-1, 2, 4, 4)
     up = 4 if mask == 0x30 else 0
