@@ -57,6 +57,7 @@ PUBLISHED: tuple[tuple[str, str], ...] = (
 )
 
 TINY_MODELS = Path(__file__).resolve().parent / "tiny" / "models"
+TINY_INPUT = TINY_MODELS.parent / "input"  # pictures that the shipped workflows begin with
 
 
 class Folders:

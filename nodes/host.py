@@ -13,6 +13,7 @@ from ..flux_core.errors import Interrupted, MissingFileError
 from ..flux_core.folders import (
     CATEGORIES,
     PICTURE_FILES,
+    TINY_INPUT,
     Folders,
     annotated,
     confined,
@@ -64,10 +65,9 @@ class Host:
         return self._folders.path(category, name)
 
     def pictures(self) -> list[str]:
-        """The picture files that lie directly in the input folder."""
-        if not self.input.is_dir():
-            return []
-        return sorted(file.name for file in self.input.iterdir() if file.suffix.lower() in PICTURE_FILES)
+        """The picture files that lie directly in the input folder, and those that come with us."""
+        files = [file for folder in (self.input, TINY_INPUT) if folder.is_dir() for file in folder.iterdir()]
+        return sorted({file.name for file in files if file.suffix.lower() in PICTURE_FILES})
 
     def picture(self, name: str) -> Path:
         """A picture by its name in a workflow, which may end in [input], [output] or [temp].
@@ -77,6 +77,8 @@ class Host:
         name, kind = annotated(name)
         folder = {"input": self.input, "output": self.output, "temp": self.temp}[kind]
         path = confined(folder, name)
+        if not path.is_file() and kind == "input":
+            path = confined(TINY_INPUT, name)
         if not path.is_file():
             raise MissingFileError(f"The picture {name!r} is not in the {kind} folder {folder}. Put it there.")
         return path

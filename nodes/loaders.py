@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from .sockets import CLIP, MODEL, VAE, Inputs, choice
@@ -142,7 +143,7 @@ class CheckpointLoaderSimple:
         from ..flux_core.assemble import load_checkpoint
         from .host import host
 
-        return load_checkpoint(host().full_path("checkpoints", ckpt_name))
+        return load_checkpoint(host().full_path("checkpoints", ckpt_name), *_text_folders())
 
 
 def files(category: str, tip: str) -> Any:
@@ -156,4 +157,11 @@ def _text(names: list[str], device: str) -> Any:
     from ..flux_core.assemble import load_text
     from .host import host
 
-    return load_text([host().full_path("text_encoders", name) for name in names], device)
+    return load_text([host().full_path("text_encoders", name) for name in names], device, *_text_folders())
+
+
+def _text_folders() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Where tokenizers and textual inversions lie."""
+    from .host import host
+
+    return host().directories("tokenizers"), host().directories("embeddings")
