@@ -195,14 +195,13 @@ def _count(names: Mapping[str, object], prefix: str) -> int:
 
 
 def activation_bytes(shape: FluxShape, job: Job) -> int:
-    """Peak of what a step allocates besides weights, for fused attention.
+    """Peak of what a step allocates besides weights, for fused attention; a little above what `dryrun.py` finds.
 
-    In the widest moment of a single block live, per token: the stream and its copy, linear1's output 3D + mlp, the
-    heads and their rotated copies in float32, linear2's input. A dry run at the exact size replaces this (`dryrun.py`).
+    The widest moment is a single block's: per token the stream twice, 3 D + mlp out of linear1, and queries and keys
+    turned in float32.
     """
-    tokens = job.image_tokens + job.text_tokens
-    per_token = 23.3 * shape.hidden * job.itemsize * (3 * shape.hidden + shape.mlp) / (7 * shape.hidden)
-    return int(per_token * tokens * job.batch) + 7 * MiB
+    per_token = (3 * shape.hidden + shape.mlp + 6.5 * shape.hidden) * job.itemsize
+    return int(per_token * (job.image_tokens + job.text_tokens) * job.batch) + 12 * MiB
 
 
 def decode_scratch_bytes(shape: FluxShape, itemsize: int) -> int:

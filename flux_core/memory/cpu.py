@@ -1,0 +1,122 @@
+"""The CPU as a device: its memory is RAM under a budget, its link is the disk, and nothing is copied twice.
+
+Reads land in the slab itself; kernels run where they are called, so nothing is ever pending. Slabs are anonymous pages
+of their own, given back to the system the moment they are freed, whoever still looks at them: a budget on the
+resident set is kept by the page.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .device import DeviceFull, HostBuffer, MemoryState, PinRefused, Slab, Wait
+
+PAGE = mmap.PAGESIZE
+
+
+@dataclass
+class Pages:
+    """Anonymous memory: as bytes for reads to land in, and as a tensor."""
+
+    map: mmap.mmap
+    tensor: Tensor  # uint8
+
+
+def anonymous(nbytes: int) -> Pages:
+    """Zeroed private pages. On Linux in huge ones, where the system has them: fewer faults, faster direct reads."""
+    length = -(-max(nbytes, 1) // PAGE) * PAGE
+    if hasattr(mmap, "MAP_PRIVATE"):
+        map = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    else:
+        map = mmap.mmap(-1, length)
+    if hasattr(mmap, "MADV_HUGEPAGE") and length >= 1 << 21:
+        try:
+            map.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:  # a kernel without huge pages
+            pass
+    with torch.inference_mode(False):
+        return Pages(map, torch.frombuffer(map, dtype=torch.uint8))
+
+
+def give_back(pages: Pages) -> None:
+    """Return the pages to the system now; views that are still around read zeros."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        pages.map.madvise(mmap.MADV_DONTNEED)
+
+
+class CpuDevice:
+    """RAM up to a limit, which may be changed at any time. Streams and events are the order of calls."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = self.peak = 0
+
+    def allocate(self, nbytes: int) -> Slab:
+        if self.used + nbytes > self.limit:
+            raise DeviceFull(f"{nbytes} bytes more than {self.used} of {self.limit} allowed")
+        try:
+            pages = anonymous(nbytes)
+        except (OSError, MemoryError) as error:
+            raise DeviceFull(f"the system has no {nbytes} bytes: {error}") from error
+        self.used += nbytes
+        self.peak = max(self.peak, self.used)
+        return Slab(nbytes, pages)
+
+    def free(self, slab: Slab) -> None:
+        give_back(slab.memory)
+        slab.memory = None
+        self.used -= slab.nbytes
+
+    def tensor(self, slab: Slab) -> Tensor:
+        """The slab as bytes."""
+        tensor: Tensor = slab.memory.tensor
+        return tensor
+
+    def host_buffer(self, nbytes: int, pinned: bool) -> HostBuffer:
+        if pinned:
+            raise PinRefused("nothing copies from the RAM of a CPU")
+        pages = anonymous(nbytes)
+        return HostBuffer(nbytes, memoryview(pages.map)[:nbytes], pages, False)
+
+    def free_host(self, buffer: HostBuffer) -> None:
+        give_back(buffer.memory)
+
+    def landing(self, slab: Slab, offset: int, nbytes: int) -> memoryview:
+        return memoryview(slab.memory.map)[offset : offset + nbytes]
+
+    def move(self, from_: memoryview, to: memoryview) -> Wait:
+        return lambda: memmove(to, from_)
+
+    def copy(self, slab: Slab, offset: int, buffer: HostBuffer, start: int, nbytes: int) -> None:
+        memmove(self.landing(slab, offset, nbytes), buffer.view[start : start + nbytes])
+
+    def event(self) -> None:
+        return None
+
+    def record(self, stream: str, event: Any) -> None:
+        pass
+
+    def wait(self, stream: str, event: Any) -> None:
+        pass
+
+    def finished(self, event: Any) -> None:
+        return None
+
+    def idle(self) -> None:
+        return None
+
+    def memory(self) -> MemoryState:
+        return MemoryState(self.limit, self.limit - self.used, self.used, self.peak)
+
+
+def memmove(to: memoryview, from_: memoryview) -> None:
+    """Copy without holding the interpreter: other threads go on."""
+    target = (ctypes.c_char * len(to)).from_buffer(to)
+    source = (ctypes.c_char * len(from_)).from_buffer(from_)
+    ctypes.memmove(target, source, len(to))

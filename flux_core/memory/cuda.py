@@ -1,0 +1,138 @@
+"""A CUDA GPU, or an AMD one under ROCm, where PyTorch calls it by the same names.
+
+Kernels go to the current stream of the thread that queues them, copies to one stream of their own: there is one copy
+engine each way, and a second stream would only make it take turns. Slabs come from PyTorch's allocator, so that a
+limit on the process is a limit on them, and are freed only when both streams are idle. Host memory is pinned at its
+exact size by registering pages of our own: PyTorch's pinned allocator rounds up to powers of two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cpu import PAGE, anonymous, give_back, memmove
+from .device import COPY, DeviceFull, HostBuffer, MemoryState, PinRefused, Slab, Wait
+
+REGISTER_BYTES = 256 << 20  # at a time: a refusal then costs no more than this
+
+
+class CudaDevice:
+    """One GPU. `limit`: bytes of slabs allowed, besides what the allocator itself refuses."""
+
+    def __init__(self, device: torch.device, limit: int = 2**62) -> None:
+        self.device, self.limit = device, limit
+        self.used = self.peak = 0
+        self.copies = torch.cuda.Stream(device)
+
+    def allocate(self, nbytes: int) -> Slab:
+        if self.used + nbytes > self.limit:
+            raise DeviceFull(f"{nbytes} bytes more than {self.used} of {self.limit} allowed")
+        memory = self._try_allocate(nbytes)
+        if memory is None:  # what was freed lies in the allocator's cache, cut up for other sizes
+            torch.cuda.empty_cache()
+            memory = self._try_allocate(nbytes)
+        if memory is None:
+            raise DeviceFull(f"{self.device} has no {nbytes} bytes")
+        self.used += nbytes
+        self.peak = max(self.peak, self.used)
+        return Slab(nbytes, memory)
+
+    def _try_allocate(self, nbytes: int) -> Tensor | None:
+        try:
+            with torch.inference_mode(False):
+                return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
+        except torch.OutOfMemoryError:
+            return None
+
+    def free(self, slab: Slab) -> None:
+        slab.memory = None
+        self.used -= slab.nbytes
+
+    def tensor(self, slab: Slab) -> Tensor:
+        tensor: Tensor = slab.memory
+        return tensor
+
+    def host_buffer(self, nbytes: int, pinned: bool) -> HostBuffer:
+        pages = anonymous(nbytes)
+        if pinned and not _register(pages.tensor):
+            give_back(pages)
+            raise PinRefused(f"the system pins no {nbytes} bytes more")
+        return HostBuffer(nbytes, memoryview(pages.map)[:nbytes], pages, pinned)
+
+    def free_host(self, buffer: HostBuffer) -> None:
+        if buffer.pinned:
+            _unregister(buffer.memory.tensor, buffer.memory.tensor.numel())
+        give_back(buffer.memory)
+
+    def landing(self, slab: Slab, offset: int, nbytes: int) -> None:
+        return None
+
+    def move(self, from_: memoryview, to: memoryview) -> Wait:
+        return lambda: memmove(to, from_)
+
+    def copy(self, slab: Slab, offset: int, buffer: HostBuffer, start: int, nbytes: int) -> None:
+        with torch.cuda.stream(self.copies):
+            source = buffer.memory.tensor[start : start + nbytes]
+            slab.memory[offset : offset + nbytes].copy_(source, non_blocking=True)
+
+    def event(self) -> torch.cuda.Event:
+        return torch.cuda.Event()
+
+    def record(self, stream: str, event: Any) -> None:
+        event.record(self._stream(stream))
+
+    def wait(self, stream: str, event: Any) -> None:
+        self._stream(stream).wait_event(event)
+
+    def finished(self, event: Any) -> Wait:
+        wait: Wait = event.synchronize
+        return wait
+
+    def idle(self) -> Wait:
+        compute = torch.cuda.current_stream(self.device)
+
+        def wait() -> None:
+            compute.synchronize()
+            self.copies.synchronize()
+
+        return wait
+
+    def memory(self) -> MemoryState:
+        free, total = torch.cuda.mem_get_info(self.device)
+        held = torch.cuda.memory_reserved(self.device)
+        return MemoryState(total, free, held, torch.cuda.max_memory_reserved(self.device))
+
+    def _stream(self, name: str) -> torch.cuda.Stream:
+        return self.copies if name == COPY else torch.cuda.current_stream(self.device)
+
+
+def _register(tensor: Tensor) -> bool:
+    """Page-lock memory of our own, in parts. After a refusal nothing of it stays locked."""
+    runtime, done, total = torch.cuda.cudart(), 0, tensor.numel()
+    while done < total:
+        part = min(REGISTER_BYTES, total - done)
+        if int(runtime.cudaHostRegister(tensor.data_ptr() + done, part, 0)) != 0:
+            _unregister(tensor, done)
+            _forget_error()
+            return False
+        done += part
+    return True
+
+
+def _unregister(tensor: Tensor, nbytes: int) -> None:
+    for start in range(0, nbytes, REGISTER_BYTES):
+        torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr() + start)
+
+
+def _forget_error() -> None:
+    """A refused registration leaves an error behind that the next, unrelated call would report."""
+    try:
+        torch.cuda.current_stream().synchronize()
+    except RuntimeError:
+        pass
+
+
+assert REGISTER_BYTES % PAGE == 0
