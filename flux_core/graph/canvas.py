@@ -108,9 +108,10 @@ def read_canvas(document: Any) -> Workflow:
     """A workflow file's content as records. Raises WorkflowError when it is not one."""
     if not isinstance(document, Mapping) or not isinstance(document.get("nodes"), list):
         raise WorkflowError("The workflow has no list of nodes.")
-    definitions = _mapping(_mapping(document.get("definitions")).get("subgraphs"), listed_by="id")
+    definitions = map(_mapping, _list(_mapping(document.get("definitions")).get("subgraphs")))
+    subgraphs = {_id(one.get("id"), ""): read_sheet(one) for one in definitions}
     groups = _mapping(_mapping(document.get("extra")).get("groupNodes"))
-    return Workflow(read_sheet(document), {key: read_sheet(value) for key, value in definitions.items()}, groups)
+    return Workflow(read_sheet(document), subgraphs, groups)
 
 
 def pack_names(workflow: Any) -> dict[str, str]:
@@ -198,8 +199,5 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _mapping(value: Any, listed_by: str | None = None) -> dict[str, Any]:
-    """An object, or with `listed_by` also a list of objects that carry their names."""
-    if listed_by is not None and isinstance(value, list):
-        return {str(item[listed_by]): item for item in value if isinstance(item, Mapping) and listed_by in item}
+def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}

@@ -10,7 +10,7 @@ inputs), as outputs what is not linked inside or marked external, and as widgets
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,8 @@ class _Group:
         self.boxes = [read_box(node) for node in named]
         self.slots = [list(box.inputs) for box in self.boxes]
         self.config = _mapping(definition.get("config"))
-        self.external = {tuple(one[:2]) for one in _lists(definition.get("external")) if _numbers(one, 2)}
+        external = [[_index(one[0]), *one[1:]] for one in _lists(definition.get("external")) if one]
+        self.external = {(one[0], one[1]) for one in external if _numbers(one, 2)}
         links = [one for one in _lists(definition.get("links")) if _numbers(one, 4)]
         self.links = [one for one in links if one[0] < len(nodes) and one[2] < len(nodes)]
         self.linked_outputs = {(one[0], one[1]) for one in self.links}
@@ -45,10 +46,10 @@ class _Group:
         for source, slot, target, target_slot, *_ in self.links:
             if target_slot < len(self.slots[target]):
                 self._wire(str(source), slot, target, target_slot)
-        inputs = self._draw_inputs()
+        inputs, converted = self._draw_inputs(len(instance.inputs))
         outputs = self._draw_outputs()
         values = list(instance.values) if isinstance(instance.values, list) else []
-        boxes = [self._with_values(i, box, values) for i, box in enumerate(self.boxes)]
+        boxes = [self._with_values(i, box, values, converted) for i, box in enumerate(self.boxes)]
         wires = {wire.id: wire for wire in self.wires}
         nameless = (Slot(""),)
         return Sheet({box.id: box for box in boxes}, wires, nameless * inputs, nameless * outputs)
@@ -58,21 +59,34 @@ class _Group:
         self.wires.append(wire)
         self.slots[target][target_slot] = replace(self.slots[target][target_slot], link=wire.id)
 
-    def _draw_inputs(self) -> int:
-        """Feed what nothing inside feeds from the inputs of the group; their number."""
+    def _draw_inputs(self, drawn: int) -> tuple[int, set[tuple[int, str]]]:
+        """Feed what nothing inside feeds from the inputs of the group; their number, and the widgets among them.
+
+        Old files name only those widgets as inputs that were turned into some, new files all of them; what is `drawn`
+        on the instance tells the two apart.
+        """
+        inside = {wire.id for wire in self.wires}
         for i, slots in enumerate(self.slots):
-            inside = {wire.id for wire in self.wires}
             self.slots[i] = [slot if slot.link in inside else replace(slot, link=None) for slot in slots]
             self.slots[i] += [Slot(name) for name in self._sockets(i) if name not in {slot.name for slot in slots}]
-        sockets = [(i, name) for i in range(len(self.boxes)) for name in self._sockets(i)]
-        converted = [(i, slot.name) for i in range(len(self.boxes)) for slot in self._converted(i)]
-        count = 0
-        for i, name in sockets + converted:
-            at = next(k for k, slot in enumerate(self.slots[i]) if slot.name == name)
-            if self.slots[i][at].link is None and self._visible(i, "input", name, True):
-                self._wire("-10", count, i, at)
-                count += 1
-        return count
+        sockets = self._open([(i, name) for i in range(len(self.boxes)) for name in self._sockets(i)])
+        widgets = self._open([(i, slot.name) for i in range(len(self.boxes)) for slot in self._widget_slots(i)])
+        converted = widgets if drawn >= len(sockets) + len(widgets) else []
+        for count, (i, name) in enumerate(sockets + converted):
+            self._wire("-10", count, i, self._position(i, name))
+        linked = {(i, s.name) for i in range(len(self.boxes)) for s in self._widget_slots(i) if s.link in inside}
+        return len(sockets + converted), linked | set(converted)
+
+    def _open(self, inputs: list[tuple[int, str]]) -> list[tuple[int, str]]:
+        """Those that nothing inside feeds and nobody hid."""
+        return [
+            (i, name)
+            for i, name in inputs
+            if self.slots[i][self._position(i, name)].link is None and self._visible(i, "input", name, True)
+        ]
+
+    def _position(self, i: int, name: str) -> int:
+        return next(at for at, slot in enumerate(self.slots[i]) if slot.name == name)
 
     def _draw_outputs(self) -> int:
         count = 0
@@ -87,36 +101,40 @@ class _Group:
     def _sockets(self, i: int) -> list[str]:
         """The inputs of a node that are no widgets."""
         box = self.boxes[i]
-        if box.type == "Reroute" and not self._is_inner_reroute(i):
-            return [slot.name for slot in self.slots[i][:1]] or [""]
-        if box.type not in self.interfaces:
+        if box.type in self.interfaces:
+            return [declared.name for declared in self.interfaces[box.type].inputs() if not is_widget(declared)]
+        if box.type == "PrimitiveNode" or self._is_inner_reroute(i):
             return []
-        return [declared.name for declared in self.interfaces[box.type].inputs() if not is_widget(declared)]
+        return [slot.name for slot in box.inputs if slot.widget is None]
 
-    def _converted(self, i: int) -> Iterator[Slot]:
-        """The widgets of a node that were turned into inputs."""
-        if self.boxes[i].type in self.interfaces:
-            yield from (slot for slot in self.slots[i] if slot.widget is not None and slot.widget == slot.name)
+    def _widget_slots(self, i: int) -> list[Slot]:
+        """The inputs of a node that are widgets as well."""
+        if self.boxes[i].type not in self.interfaces:
+            return []
+        return [slot for slot in self.slots[i] if slot.widget is not None and slot.widget == slot.name]
 
     def _outputs(self, i: int) -> int:
         box = self.boxes[i]
         if box.type in self.interfaces:
             return len(self.interfaces[box.type].outputs)
-        linked_primitive = box.type == "PrimitiveNode" and (i, 0) in self.linked_outputs
-        return int(linked_primitive or (box.type == "Reroute" and not self._is_inner_reroute(i)))
+        if box.type == "PrimitiveNode" and (i, 0) not in self.linked_outputs or self._is_inner_reroute(i):
+            return 0
+        return len(box.outputs)
 
     def _is_inner_reroute(self, i: int) -> bool:
+        if self.boxes[i].type != "Reroute":
+            return False
         fed = any(link[2] == i for link in self.links)
         return fed and (i, 0) in self.linked_outputs and (i, 0) not in self.external
 
-    def _with_values(self, i: int, box: Box, values: list[Any]) -> Box:
+    def _with_values(self, i: int, box: Box, values: list[Any], converted: set[tuple[int, str]]) -> Box:
         """The box with its share of the instance's values, which is taken from their front."""
         if box.type == "PrimitiveNode" and (i, 0) in self.linked_outputs:
             return replace(box, inputs=(), values=take_primitive(values) or box.values)
         if box.type not in self.interfaces:
             return replace(box, inputs=tuple(self.slots[i]))
         interface = self.interfaces[box.type]
-        absent = {slot.name for slot in self._converted(i)}
+        absent = {name for owner, name in converted if owner == i}
         absent |= {one.name for one in interface.inputs() if not self._visible(i, "input", one.name, True)}
         taken = take(interface, values, frozenset(absent))
         return replace(box, inputs=tuple(self.slots[i]), named_values=taken)
@@ -124,6 +142,11 @@ class _Group:
     def _visible(self, i: int, side: str, name: str, otherwise: bool) -> bool:
         chosen = _mapping(_mapping(_mapping(self.config.get(str(i))).get(side)).get(name)).get("visible")
         return chosen if isinstance(chosen, bool) else otherwise
+
+
+def _index(node: Any) -> Any:
+    """A node of the group is named by its index, or stands there whole."""
+    return node.get("index") if isinstance(node, Mapping) else node
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from .interface import Input, Interface
 
 _WIDGET_TYPES = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}  # with the value of a fresh widget
-_CONTROL = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
+_CONTROL = ("fixed", "increment", "decrement", "randomize", "increment-wrap", True, False)  # the oldest files: a toggle
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "animated_image_upload")
 
 
@@ -68,7 +68,7 @@ def take(interface: Interface, saved: list[Any], absent: frozenset[str]) -> dict
 def take_primitive(saved: list[Any]) -> list[Any]:
     """Remove a primitive's value from the front of a list, and what is to happen to it next."""
     taken, saved[:1] = saved[:1], []
-    if taken and saved and saved[0] in _CONTROL:
+    if taken and _is_control(saved):
         saved.pop(0)
     return taken
 
@@ -76,8 +76,12 @@ def take_primitive(saved: list[Any]) -> list[Any]:
 def _drop_control(declared: Input, saved: list[Any]) -> None:
     """Drop what a seed does next, and for a combo also the filter that goes with it."""
     seed = declared.type == "INT" and declared.name in ("seed", "noise_seed")
-    if not (declared.options.get("control_after_generate") or seed) or not saved or saved[0] not in _CONTROL:
+    if not (declared.options.get("control_after_generate") or seed) or not _is_control(saved):
         return
     saved.pop(0)
     if declared.type != "INT" and saved[:1] == [""]:
         saved.pop(0)
+
+
+def _is_control(saved: list[Any]) -> bool:
+    return bool(saved) and isinstance(saved[0], (str, bool)) and saved[0] in _CONTROL
