@@ -77,11 +77,11 @@ def detect(file: WeightFile) -> Detected:
     for look in (_controlnet, _lora, _flux, _other_models, _helpers):
         if (found := look(file, names)) is not None:
             return found
-    for part, find in _COMPONENTS.items():
-        if (component := find(file, names)) is not None:
-            kind, noun, tensors, facts = component
-            return Detected(kind, noun, {part: tensors} if kind == part else {}, facts)
-    return Detected("unknown", KINDS["unknown"].noun)
+    components = [component for find in _COMPONENTS.values() if (component := find(file, names)) is not None]
+    if not components:
+        return Detected("unknown", KINDS["unknown"].noun)
+    kind, noun, _, facts = components[0]
+    return Detected(kind, noun, {kind: tensors for kind, _, tensors, _ in components if kind in _COMPONENTS}, facts)
 
 
 def refuse(path: Path, found: Detected, wanted: str) -> NoReturn:

@@ -34,12 +34,12 @@ def read_header(stream: BinaryIO, path: Path, size: int) -> tuple[dict[str, Tens
 
     Raises FileFormatError for anything that is not exactly a safetensors file of this size.
     """
-    start = stream.read(16)
+    start = stream.read(80)
     if size == 0:
         raise FileFormatError(f"{path} is empty (0 bytes): the download or copy did not happen. Fetch it again.")
     length = int.from_bytes(start[:8], "little")
     if seems(start) not in (None, "a safetensors file") or size < 10:
-        looks = seems(start + stream.read(64)) or f"too short to be anything ({size} bytes)"
+        looks = seems(start) or f"too short to be anything ({size} bytes)"
         raise FileFormatError(f"{path.name} is not a safetensors file; it looks like {looks}. {SAFETENSORS_HINT}")
     if length > MAX_HEADER or length > size - 8:
         raise FileFormatError(_wrong_length(path, size, length, start))
@@ -81,7 +81,7 @@ def _parse(text: bytes, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise FileFormatError(f"{path.name}: __metadata__ in the header is no table of texts. The file is damaged.")
-    return table, {key: value for key, value in metadata.items() if isinstance(value, str)}
+    return table, {_printable(key): _printable(value) for key, value in metadata.items() if isinstance(value, str)}
 
 
 class _Duplicate(Exception):
@@ -141,6 +141,11 @@ def _check_ranges(entries: list[TensorEntry], path: Path, data_start: int, size:
 def _counts(value: Any) -> TypeGuard[list[int]]:
     """A list of non-negative whole numbers (true and false are none)."""
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _printable(text: str) -> str:
+    """JSON can hold half of a surrogate pair; a terminal cannot show one."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,205 @@
+"""What a file is, by its names and shapes; and if it is not what was asked for, what it is and where it goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sluice.flux_core.checkpoint.describe import as_text, describe
+from sluice.flux_core.checkpoint.detect import KINDS, detect, refuse
+from sluice.flux_core.checkpoint.stored import TensorEntry, WeightFile
+from sluice.flux_core.errors import FileFormatError
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def holding(shapes: Shapes, name: str = "model.safetensors") -> WeightFile:
+    """A file with these tensors, without there being one."""
+    entries = {name: TensorEntry(name, "BF16", shape, 0, 0) for name, shape in shapes.items()}
+    return WeightFile(Path(name), 0, 0, entries, {}, ((0, Path(name), 0, 0),), "safetensors")
+
+
+def flux(columns: int = 64, guidance: bool = True, double: int = 2, single: int = 3) -> Shapes:
+    shapes: Shapes = {
+        "img_in.weight": (128, columns),
+        "txt_in.weight": (128, 32),
+        "vector_in.in_layer.weight": (128, 16),
+        "final_layer.linear.weight": (64, 128),
+    }
+    for number in range(double):
+        shapes[f"double_blocks.{number}.img_attn.norm.key_norm.scale"] = (128,)
+        shapes[f"double_blocks.{number}.img_mlp.0.weight"] = (512, 128)
+    shapes |= {f"single_blocks.{number}.linear1.weight": (896, 128) for number in range(single)}
+    return shapes | ({"guidance_in.in_layer.weight": (128, 256)} if guidance else {})
+
+
+def flux_of_diffusers() -> Shapes:
+    shapes: Shapes = {
+        "x_embedder.weight": (128, 64),
+        "context_embedder.weight": (128, 32),
+        "time_text_embed.text_embedder.linear_1.weight": (128, 16),
+        "proj_out.weight": (64, 128),
+        "transformer_blocks.0.attn.norm_k.weight": (128,),
+        "transformer_blocks.0.ff.net.0.proj.weight": (512, 128),
+    }
+    for part in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
+        shapes[f"transformer_blocks.0.attn.{part}.weight"] = (128, 128)
+    return shapes
+
+
+def clip(layers: int = 12, prefix: str = "text_model.") -> Shapes:
+    shapes: Shapes = {f"{prefix}embeddings.token_embedding.weight": (49408, 768)}
+    shapes[f"{prefix}embeddings.position_ids"] = (1, 77)
+    return shapes | {f"{prefix}encoder.layers.{n}.mlp.fc1.weight": (3072, 768) for n in range(layers)}
+
+
+def t5(prefix: str = "", gated: bool = True) -> Shapes:
+    shapes: Shapes = {f"{prefix}shared.weight": (32128, 64)}
+    for number in range(3):
+        block = f"{prefix}encoder.block.{number}.layer."
+        shapes[f"{block}0.SelfAttention.q.weight"] = (64, 64)
+        shapes[f"{block}1.DenseReluDense.{'wi_0' if gated else 'wi'}.weight"] = (128, 64)
+    return shapes
+
+
+def autoencoder(channels: int = 16, prefix: str = "") -> Shapes:
+    return {
+        f"{prefix}encoder.conv_in.weight": (32, 3, 3, 3),
+        f"{prefix}decoder.conv_in.weight": (128, channels, 3, 3),
+        f"{prefix}decoder.conv_out.weight": (3, 32, 3, 3),
+        f"{prefix}decoder.mid.attn_1.q.weight": (128, 128, 1, 1),
+    }
+
+
+def under(prefix: str, shapes: Shapes) -> Shapes:
+    return {prefix + name: shape for name, shape in shapes.items()}
+
+
+ALL_IN_ONE = (
+    under("model.diffusion_model.", flux())
+    | clip(prefix="text_encoders.clip_l.transformer.text_model.")
+    | {"text_encoders.clip_l.logit_scale": ()}
+    | t5(prefix="text_encoders.t5xxl.transformer.")
+    | autoencoder(prefix="vae.")
+)
+
+LORA = ".lora_A.weight"
+RECOGNISED: dict[str, tuple[Shapes, str, str]] = {
+    "dev": (flux(), "flux", "(dev)"),
+    "schnell": (flux(guidance=False), "flux", "(schnell)"),
+    "fill": (flux(columns=384), "flux", "(fill)"),
+    "canny or depth": (flux(columns=128), "flux", "(canny or depth)"),
+    "a transformer under a prefix": (under("model.diffusion_model.", flux()), "flux", "(dev)"),
+    "a transformer in diffusers' layout": (flux_of_diffusers(), "flux", "(schnell)"),
+    "all in one": (ALL_IN_ONE, "checkpoint", "all-in-one"),
+    "CLIP-L": (clip(), "clip_l", "CLIP-L"),
+    "CLIP-L of a whole CLIP": (clip() | {"vision_model.embeddings.class_embedding": (1024,)}, "clip_l", "CLIP-L"),
+    "CLIP-L without text_model": (clip(prefix=""), "clip_l", "CLIP-L"),
+    "CLIP-G": (clip(layers=32), "other_text", "32 layers"),
+    "T5": (t5(), "t5", "T5"),
+    "T5 v1.0": (t5(gated=False), "other_text", "another generation"),
+    "autoencoder": (autoencoder(), "autoencoder", "autoencoder"),
+    "autoencoder of SDXL": (autoencoder(channels=4) | {"quant_conv.weight": (8, 8)}, "other_autoencoder", "4 latent"),
+    "LoRA by kohya": ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 8)}, "lora", "kohya"),
+    "LoRA in BFL names": ({f"diffusion_model.single_blocks.3.linear1{LORA}": (4, 8)}, "lora", "BFL names"),
+    "LoRA by diffusers": ({f"transformer.single_transformer_blocks.0.attn.to_q{LORA}": (4, 8)}, "lora", "diffusers"),
+    "LoRA by XLabs": ({"double_blocks.0.processor.qkv_lora1.down.weight": (4, 8)}, "lora", "XLabs"),
+    "Depth LoRA": (
+        {f"img_in{LORA}": (4, 128), f"double_blocks.0.img_attn.proj{LORA}": (4, 8),
+         "double_blocks.0.img_attn.norm.key_norm.scale": (128,)}, "lora", "control",
+    ),
+    "LoRA for SDXL": ({"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": (4, 8)}, "other", "another model family"),
+    "ControlNet by InstantX": (
+        {"controlnet_blocks.0.weight": (8, 8), "controlnet_x_embedder.weight": (8, 8)} | flux_of_diffusers(),
+        "controlnet", "InstantX",
+    ),
+    "ControlNet by XLabs": ({"controlnet_blocks.0.weight": (8, 8)} | flux(), "controlnet", "XLabs"),
+    "Redux": ({"redux_up.weight": (8, 8), "redux_down.weight": (8, 8)}, "redux", "Redux"),
+    "SigLIP": ({"vision_model.embeddings.patch_embedding.weight": (8, 3, 14, 14)}, "clip_vision", "vision"),
+    "embedding": ({"clip_l": (4, 768), "t5xxl": (4, 4096)}, "embedding", "textual inversion"),
+    "SD 1.5": (
+        {"model.diffusion_model.input_blocks.1.0.in_layers.0.weight": (8,),
+         "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (49408, 768)},
+        "other_checkpoint", "Stable Diffusion 1",
+    ),
+    "SDXL": (
+        {"model.diffusion_model.input_blocks.1.0.in_layers.0.weight": (8,), "conditioner.embedders.0.x": (8,)},
+        "other_checkpoint", "SDXL",
+    ),
+    "SD 3": ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (8, 8)}, "other_model", "Diffusion 3"),
+    "Chroma": (flux() | {"distilled_guidance_layer.in_proj.weight": (8, 8)}, "other_model", "Chroma"),
+    "nothing known": ({"weights.0": (8, 8)}, "unknown", "unknown"),
+    "nothing at all": ({}, "unknown", "unknown"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RECOGNISED)
+def test_a_file_is_recognised_whatever_it_is_called(case):
+    shapes, kind, words = RECOGNISED[case]
+    found = detect(holding(shapes, name="a_lora_flux_vae.safetensors"))
+    assert (found.kind, words in found.noun) == (kind, True), found.noun
+
+
+def test_an_all_in_one_checkpoint_is_split_into_models_with_their_own_names():
+    parts = detect(holding(ALL_IN_ONE)).parts
+    assert parts.keys() == {"flux", "clip_l", "t5", "autoencoder"}
+    assert parts["flux"].keys() == flux().keys()
+    assert parts["autoencoder"].keys() == autoencoder().keys()
+    assert parts["t5"].keys() == t5().keys()
+    assert all(name.startswith("text_model.") for name in parts["clip_l"])
+
+
+def test_sizes_are_counted():
+    facts = detect(holding(flux(double=5, single=7))).facts
+    assert (facts["double_blocks"], facts["single_blocks"], facts["hidden"]) == (5, 7, 128)
+
+
+@pytest.mark.parametrize("shape", [(64,), (0, 64), (64, 64, 1)])
+def test_a_model_with_impossible_shapes_is_a_damaged_file(shape):
+    with pytest.raises(FileFormatError, match="should be a matrix"):
+        detect(holding(flux() | {"img_in.weight": shape}))
+
+
+def test_an_attention_of_matrices_becomes_one_of_convolutions():
+    shapes = autoencoder() | {"decoder.mid.attn_1.q.weight": (128, 128)}
+    assert detect(holding(shapes)).parts["autoencoder"]["decoder.mid.attn_1.q.weight"].shape == (128, 128, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted", "said"),
+    [
+        ("SDXL", "flux", "x.safetensors is an SDXL checkpoint, not a FLUX.1 transformer"),
+        ("LoRA by kohya", "flux", "is a LoRA for FLUX.1 (kohya), not a FLUX.1 transformer. Its node is Load LoRA, its"),
+        ("LoRA by kohya", "flux", "folder models/loras"),
+        ("CLIP-L", "autoencoder", "not a FLUX.1 autoencoder (VAE). Its node is DualCLIPLoader"),
+        ("autoencoder of SDXL", "autoencoder", "4 latent channels"),
+        ("nothing known", "flux", "Could not detect the model type of x.safetensors"),
+    ],
+)
+def test_the_wrong_file_is_told_what_it_is_and_where_it_belongs(case, wanted, said):
+    with pytest.raises(FileFormatError) as refusal:
+        refuse(Path("models/unet/x.safetensors"), detect(holding(RECOGNISED[case][0])), wanted)
+    assert said in str(refusal.value)
+
+
+def test_every_kind_that_is_found_has_a_name_and_a_place():
+    assert {kind for _, kind, _ in RECOGNISED.values()} <= KINDS.keys()
+
+
+def test_a_description_is_data_and_text(tmp_path):
+    shapes, header, data = flux(), {"__metadata__": {"title": "x" * 1000, "half": "\ud800"}}, b""
+    for name, shape in shapes.items():
+        size = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [len(data), len(data) + size]}
+        data += bytes(size)
+    text = json.dumps(header).encode()
+    (tmp_path / "some.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    facts = json.loads(json.dumps(describe(tmp_path / "some.safetensors")))
+    assert (facts["kind"], facts["container"], facts["tensors"]) == ("flux", "safetensors", len(shapes))
+    assert facts["formats"] == {"BF16": {"tensors": len(shapes), "bytes": len(data)}}
+    assert facts["parameters"] * 2 == len(data)
+    assert len(facts["metadata"]["title"]) == 200
+    told = as_text(facts)
+    assert "FLUX.1 transformer (dev)" in told and "models/diffusion_models" in told and "double blocks   2" in told
+    told.encode()
