@@ -48,7 +48,7 @@ class Keys:
             current = next(reversed(path))
             source = next(path[current], None)
             if source is None:
-                del path[current]
+                path.popitem()
                 self._keys[current] = self._key(self._live.nodes[current])
             elif source not in self._keys and source not in path:
                 path[source] = self._sources(source)

@@ -105,7 +105,7 @@ class _Check:
             node_id = next(reversed(path))
             source = next(path[node_id], None)
             if source is None:
-                del path[node_id]
+                path.popitem()
                 self._finish(node_id)
             elif source in path:
                 self._blame_cycle([*path][[*path].index(source) :])
@@ -137,9 +137,11 @@ class _Check:
 
     def _blame_cycle(self, nodes: list[str]) -> None:
         names = [f"{node_id} ({self.prompt[node_id].get('class_type', '?')})" for node_id in reversed(nodes)]
+        if len(names) > _LONG_LIST:
+            names[10:-9] = [f"... {len(names) - 19} more ..."]
         path = " -> ".join([*names, names[0]])
         for node_id in nodes:
-            error = _error("dependency_cycle", "Dependency cycle detected", path, cycle_nodes=nodes[::-1])
+            error = _error("dependency_cycle", "Dependency cycle detected", path)
             self.errors.setdefault(node_id, []).append(error)
             self.bad.add(node_id)
 
