@@ -161,10 +161,11 @@ def _set_widget(box: dict[str, Any], interface: Interface, name: str, value: Any
     if isinstance(values, dict):
         values[name] = value
     elif isinstance(values, list):
-        mark = object()
-        for position in range(len(values)):
+        mark, old = object(), widget_values(interface, values).get(name)
+        for position, at in enumerate(values):
             marked = [*values[:position], mark, *values[position + 1 :]]
-            if widget_values(interface, marked).get(name) is mark:
+            # A mark where the editor keeps what a seed does next moves all that follow it: then the values differ.
+            if at == old and widget_values(interface, marked).get(name) is mark:
                 values[position] = value
                 return
 

@@ -124,6 +124,10 @@ def canvas() -> dict[str, Any]:
         "nodes": [
             {"id": 1, "type": "RandomNoise", "order": 0, "widgets_values": [1, "randomize"], "outputs": []},
             {"id": 2, "type": "BasicScheduler", "order": 1, "widgets_values": ["simple", 20, 1], "outputs": []},
+            {
+                "id": 3, "type": "KSampler", "order": 2, "outputs": [],
+                "widgets_values": [5, "fixed", 20, 1, "euler", "simple", 1],
+            },
         ],
         "links": [],
     }
@@ -133,14 +137,20 @@ def canvas_prompt() -> dict[str, Any]:
     return {
         "1": node("RandomNoise", noise_seed=1),
         "2": node("BasicScheduler", scheduler="simple", steps=20, denoise=1),
+        "3": node(
+            "KSampler", seed=5, steps=20, cfg=1, sampler_name="euler", scheduler="simple", denoise=1
+        ),
     }
 
 
 def test_widgets_on_the_canvas_follow_the_prompt() -> None:
-    after = overrides.apply(canvas_prompt(), CLASSES, ["steps=8", "scheduler=beta"], 99)
+    settings = ["2.steps=8", "2.scheduler=beta", "3.steps=4", "3.cfg=2"]
+    after = overrides.apply(canvas_prompt(), CLASSES, settings, 99)
     told = overrides.canvas_saying(canvas(), canvas_prompt(), after, CLASSES)
     assert told is not None
-    assert [box["widgets_values"] for box in told["nodes"]] == [[99, "randomize"], ["beta", 8, 1]]
+    assert [box["widgets_values"] for box in told["nodes"]] == [
+        [99, "randomize"], ["beta", 8, 1], [99, "fixed", 4, 2, "euler", "simple", 1],
+    ]
 
 
 def test_an_unchanged_canvas_is_passed_on_as_it_is() -> None:
