@@ -85,7 +85,7 @@ class Training:
         losses: dict[str, list[float]] = {}
         with _fitting_for_small_networks(self.device):
             if "flow" in stages or "guidance" in stages:
-                system = self._new_system()
+                system = self.new_system()
                 if "flow" in stages:
                     losses["flow"] = self._train_flow(system)
                 else:
@@ -97,7 +97,7 @@ class Training:
                 losses["codec"] = self._train_codec()
         return losses
 
-    def _new_system(self) -> System:
+    def new_system(self) -> System:
         system = System(self.recipe.sizes, self.reader)
         system.init_weights()
         return system.to(self.device)
@@ -132,7 +132,8 @@ class Training:
 
     def _codec_sheet(self, step: int, codec: Autoencoder) -> None:
         rng = np.random.default_rng(1)
-        pictures = np.concatenate([draw([random_scene(rng) for _ in range(8)]), *(collage(rng)[None] for _ in range(8))])
+        collages = [collage(rng)[None] for _ in range(8)]
+        pictures = np.concatenate([draw([random_scene(rng) for _ in range(8)]), *collages])
         pixels = torch.from_numpy(pictures).movedim(-1, 1).to(self.device) * 2 - 1
         with torch.no_grad():
             _save_sheet(self.work / f"codec_{step:06}.png", codec.decode(codec.encode(pixels)).cpu())

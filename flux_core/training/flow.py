@@ -51,18 +51,22 @@ class Pictures:
         recipe, rng = self.recipe, rng_of(self.recipe.seed, stage, step)
         scenes = [random_scene(rng) for _ in range(size)]
         clip = [caption(scene, rng) for scene in scenes]
-        t5 = [caption(scene, rng) if rng.random() < recipe.two_captions else text for scene, text in zip(scenes, clip)]
-        for number in range(size):
-            chance = rng.random()
-            if chance < recipe.empty + recipe.one_empty:
+        t5 = [
+            caption(scene, rng) if rng.random() < recipe.two_captions else text
+            for scene, text in zip(scenes, clip, strict=True)
+        ]
+        both, one = recipe.empty, recipe.one_empty
+        for number, chance in enumerate(rng.random(size)):
+            if chance < both + one:
                 clip[number] = ""
-            if chance < recipe.empty or 0 <= chance - recipe.empty - recipe.one_empty < recipe.one_empty:
+            if chance < both or both + one <= chance < both + 2 * one:
                 t5[number] = ""
         pixels = torch.from_numpy(draw(scenes)).movedim(-1, 1) * 2 - 1
         clean = process_in(self.code.encode(pixels)).to(self.device)
         noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32)).to(self.device)
         bell = rng.normal(recipe.time_mean, recipe.time_spread, size).astype(np.float32)
-        return Batch(clean, noise, torch.from_numpy(bell).to(self.device).sigmoid(), self.reader.tokens(clip, t5, self.device))
+        times = torch.from_numpy(bell).to(self.device).sigmoid()
+        return Batch(clean, noise, times, self.reader.tokens(clip, t5, self.device))
 
 
 class FlowStage:

@@ -89,7 +89,8 @@ def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 def _set(part: Any, path: list[str], text: str, setting: str) -> Any:
     known = {item.name for item in fields(part)}
     if path[0] not in known:
-        raise InputError(f"--set {setting}: there is no {path[0]!r} in the recipe. Known here: {', '.join(sorted(known))}.")
+        names = ", ".join(sorted(known))
+        raise InputError(f"--set {setting}: there is no {path[0]!r} in the recipe. Known here: {names}.")
     value = getattr(part, path[0])
     if is_dataclass(value) != (len(path) > 1):
         raise InputError(f"--set {setting}: name one single value, such as flow.steps=100.")

@@ -47,7 +47,8 @@ def train(
     path = folder / f"{stage.name}.pt"
     start = _resume(path, stage.module, averages, engines) if path.exists() else 0
     losses: list[float] = []
-    bar = tqdm(range(start, phase.steps), initial=start, total=phase.steps, desc=stage.name, disable=quiet, mininterval=5)
+    steps = range(start, phase.steps)
+    bar = tqdm(steps, initial=start, total=phase.steps, desc=stage.name, disable=quiet, mininterval=5)
     for step in bar:
         losses.append(_step(stage, step, weights, engines))
         average_into(averages, [weight.detach() for weight in weights], phase.average, step)

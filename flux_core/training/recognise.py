@@ -1,0 +1,75 @@
+"""The drawing program turned round: which scene is this a picture of?
+
+No network and nothing learned: the ground's colour is read at the rim, the figure's colour where the picture differs
+most from the ground, and the figure is the rendering, of all figures in all sizes at all places, that overlaps best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from .pictures import BACKGROUNDS, COLOURS, FIGURES, POSITIONS, SIDE, SIZES, mask
+
+RIM = 4  # pixels at the border that are ground in every scene
+SURE = 0.75  # least overlap (Dice) of a figure that counts as recognised
+SEEN = 0.15  # least colour distance from the ground of a figure that counts as there
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was recognised; None where nothing was. `overlap` is 1 for a perfect rendering."""
+
+    figure: str | None
+    colour: str | None
+    position: str | None
+    background: str
+    overlap: float
+
+
+def recognise(picture: Array) -> Seen:
+    """Read a picture [SIDE, SIDE, 3] in 0..1."""
+    rim = np.concatenate([picture[:RIM].reshape(-1, 3), picture[-RIM:].reshape(-1, 3),
+                          picture[:, :RIM].reshape(-1, 3), picture[:, -RIM:].reshape(-1, 3)])  # fmt: skip
+    ground = np.median(rim, axis=0)
+    background = nearest(ground, BACKGROUNDS)
+    distance = np.linalg.norm(picture - ground, axis=-1)
+    far = np.sort(distance, axis=None)[-SIDE:].mean()  # the hundred-odd pixels that differ most
+    if far < SEEN:
+        return Seen(None, None, None, background, 0.0)
+    colour = np.median(picture[distance > 0.6 * far], axis=0)
+    along = colour - ground
+    shape = np.clip((picture - ground) @ along / (along @ along), 0, 1).astype(np.float32)
+    figure, (right, down), overlap = best_overlap(shape)
+    if overlap < SURE:
+        return Seen(None, nearest(colour, COLOURS), None, background, overlap)
+    position = min(POSITIONS, key=lambda name: np.hypot(POSITIONS[name][0] - right, POSITIONS[name][1] - down))
+    return Seen(figure, nearest(colour, COLOURS), position, background, overlap)
+
+
+def nearest(colour: Array, table: Mapping[str, tuple[int, int, int]]) -> str:
+    """The name of the colour in the table that is closest."""
+    return min(table, key=lambda name: float(np.linalg.norm(colour - np.array(table[name]) / 255)))
+
+
+def best_overlap(shape: Array) -> tuple[str, tuple[int, int], float]:
+    """The figure, its (right, down) from the middle and its overlap 2 |a b| / (|a|^2 + |b|^2), at their best."""
+    names, spectra, powers = _renderings()
+    products = np.fft.irfft2(np.fft.rfft2(shape) * spectra, s=(SIDE, SIDE))  # [N, SIDE, SIDE], by shift
+    overlap = 2 * products / ((shape**2).sum() + powers[:, None, None])
+    which, down, right = np.unravel_index(int(overlap.argmax()), overlap.shape)
+    down, right = ((int(shift) + SIDE // 2) % SIDE - SIDE // 2 for shift in (down, right))
+    return names[which], (right, down), float(overlap.max())
+
+
+@lru_cache(maxsize=1)
+def _renderings() -> tuple[list[str], npt.NDArray[np.complex128], npt.NDArray[np.float64]]:
+    """Every figure in every second size: names, conjugate spectra [N, SIDE, SIDE // 2 + 1], sums of squares [N]."""
+    kinds = [(figure, size) for figure in FIGURES for size in SIZES[::2]]
+    masks = np.stack([mask(figure, size) for figure, size in kinds]).astype(np.float64)
+    return [figure for figure, _ in kinds], np.fft.rfft2(masks).conj(), (masks**2).sum(axis=(1, 2))
