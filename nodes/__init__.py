@@ -21,6 +21,7 @@ from .editing import (
     InstructPixToPixConditioning,
     ReferenceLatent,
 )
+from .gguf import DualCLIPLoaderGGUF, UnetLoaderGGUF
 from .guiders import BasicGuider, CFGGuider, DisableNoise, DualCFGGuider, KSamplerSelect, RandomNoise
 from .image import (
     EmptyImage,
@@ -45,6 +46,7 @@ from .latent import (
     SetLatentNoiseMask,
 )
 from .loaders import CheckpointLoaderSimple, CLIPLoader, DualCLIPLoader, UNETLoader, VAELoader
+from .lora import LoraLoader, LoraLoaderModelOnly
 from .mask import FeatherMask, GrowMask, ImageToMask, InvertMask, MaskToImage, SolidMask
 from .model import DifferentialDiffusion, ModelSamplingFlux
 from .primitive import PrimitiveBoolean, PrimitiveFloat, PrimitiveInt, PrimitiveString, PrimitiveStringMultiline
@@ -95,6 +97,10 @@ NODE_CLASSES = {
     "SluiceInpaintModelConditioning": InpaintModelConditioning,
     "SluiceReferenceLatent": ReferenceLatent,
     "SluiceFluxKontextMultiReferenceLatentMethod": FluxKontextMultiReferenceLatentMethod,
+    "SluiceLoraLoader": LoraLoader,
+    "SluiceLoraLoaderModelOnly": LoraLoaderModelOnly,
+    "SluiceUnetLoaderGGUF": UnetLoaderGGUF,
+    "SluiceDualCLIPLoaderGGUF": DualCLIPLoaderGGUF,
     "SluiceModelSamplingFlux": ModelSamplingFlux,
     "SluiceDifferentialDiffusion": DifferentialDiffusion,
     "SluiceKSampler": KSampler,

@@ -74,8 +74,8 @@ class LoraUse:
 def parse(name: str, tensors: Mapping[str, Tensor], targets: Mapping[str, Target]) -> Lora:
     """Sort the tensors of a file by what they change.
 
-    name: for messages. targets: prefix -> target, from lora_names. Raises InputError for families that cannot be used
-    and for a file none of whose tensors belong to this model.
+    name: for messages. targets: prefix -> target, from lora_names. Tensors of other models are listed as unmatched.
+    Raises InputError for families that cannot be used.
     """
     refused = next((key for key in tensors if key.endswith(_REFUSED)), None)
     if refused:
@@ -98,11 +98,6 @@ def parse(name: str, tensors: Mapping[str, Tensor], targets: Mapping[str, Target
     for (module, _, _), change in found.items():
         changes.setdefault(module, []).append(change)
     unmatched = tuple(key for key in tensors if key not in used)
-    if not changes and not scales:
-        raise InputError(
-            f"None of the {len(tensors)} tensors of {name} belong to this model "
-            f"(the first is {next(iter(tensors), '-')}). Choose a LoRA made for FLUX.1."
-        )
     return Lora(name, {module: tuple(all_) for module, all_ in changes.items()}, scales, unmatched)
 
 
@@ -125,9 +120,9 @@ def _changes(prefix: str, target: Target, tensors: Mapping[str, Tensor]) -> Iter
         return all(prefix + suffix in tensors for suffix in suffixes)
 
     def get(suffix: str) -> Tensor:
-        return tensors[prefix + suffix].float()
+        return tensors[prefix + suffix]
 
-    alpha = get(".alpha").item() if has(".alpha") else None
+    alpha = float(get(".alpha")) if has(".alpha") else None
     extras = [prefix + suffix for suffix in (".alpha", ".reshape_weight") if has(suffix)]
     rows = target.rows
     for up, down in _FACTORS:
@@ -156,7 +151,7 @@ def _other_families(prefix, target, alpha, has, get, extras):  # type: ignore[no
     """LoHa and LoKr."""
     hada = (".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b")
     if has(*hada):
-        w1a, w1b, w2a, w2b = (get(suffix) for suffix in hada)
+        w1a, w1b, w2a, w2b = (get(suffix).float() for suffix in hada)
         scale = alpha / w1b.shape[0] if alpha is not None else 1.0
         branch = hadamard(_swapped(w1a, target.swap), w1b, _swapped(w2a, target.swap), w2b, scale, target.rows)
         yield "matrix", branch, [prefix + suffix for suffix in hada] + extras
@@ -164,9 +159,9 @@ def _other_families(prefix, target, alpha, has, get, extras):  # type: ignore[no
     for which in ("1", "2"):
         whole, a, b = f".lokr_w{which}", f".lokr_w{which}_a", f".lokr_w{which}_b"
         if has(whole):
-            factor, names = get(whole), [whole]
+            factor, names = get(whole).float(), [whole]
         elif has(a, b):
-            factor, names, rank = get(a) @ get(b), [a, b], get(b).shape[0]
+            factor, names, rank = get(a).float() @ get(b).float(), [a, b], get(b).shape[0]
         else:
             continue
         keys += [prefix + name for name in names]

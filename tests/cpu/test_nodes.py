@@ -17,7 +17,7 @@ from sluice.nodes import NODE_CLASSES
 
 ROOT = Path(sluice.__file__).parent
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "nodes_object_info.json").read_text())
-FILE_LISTS = {"unet_name", "clip_name1", "clip_name2", "clip_name", "vae_name", "ckpt_name", "image"}
+FILE_LISTS = {"unet_name", "clip_name1", "clip_name2", "clip_name", "vae_name", "ckpt_name", "lora_name", "image"}
 
 
 def declared(node_class: type[Any]) -> dict[str, Any]:

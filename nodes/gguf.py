@@ -1,0 +1,53 @@
+"""Loaders under the names that GGUF workflows use. Our other loaders read GGUF as well: the file says what it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .loaders import DUAL_TYPES, DualCLIPLoader, UNETLoader, files
+from .sockets import CLIP, MODEL, Inputs, choice
+
+
+class UnetLoaderGGUF:
+    """A transformer from a GGUF file."""
+
+    TITLE = "Unet Loader (GGUF)"
+    DESCRIPTION = "Loads a FLUX.1 transformer from a GGUF file. Its blocks stay compressed until they are multiplied."
+    CATEGORY = "bootleg"
+    FUNCTION = "load_unet"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model that denoises.",)
+    FILES = {"unet_name": "diffusion_models"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        from .host import host
+
+        found = [name for name in host().filenames("diffusion_models") if name.lower().endswith(".gguf")]
+        return {"required": {"unet_name": choice(found, "The transformer's file.")}}
+
+    def load_unet(self, unet_name: str) -> tuple[Any]:
+        return UNETLoader().load(unet_name, "default")
+
+
+class DualCLIPLoaderGGUF:
+    """Both text encoders, of which either may be a GGUF file."""
+
+    TITLE = "DualCLIPLoader (GGUF)"
+    DESCRIPTION = "Loads CLIP-L and T5-XXL, in either order, each from a safetensors or a GGUF file. The type is flux."
+    CATEGORY = "bootleg"
+    FUNCTION = "load_clip"
+    RETURN_TYPES = (CLIP,)
+    OUTPUT_TOOLTIPS = ("The text encoders.",)
+    FILES = {"clip_name1": "text_encoders", "clip_name2": "text_encoders"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "clip_name1": files("text_encoders", "One of the two: clip_l or t5xxl."),
+            "clip_name2": files("text_encoders", "The other one."),
+            "type": choice(DUAL_TYPES, "flux; the others are for models that do not run here."),
+        }}
+
+    def load_clip(self, clip_name1: str, clip_name2: str, type: str) -> tuple[Any]:
+        return DualCLIPLoader().load(clip_name1, clip_name2, type)

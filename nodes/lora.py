@@ -1,0 +1,68 @@
+"""LoRAs: a handle with one more side branch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .loaders import files
+from .sockets import CLIP, MODEL, Inputs, number, wire
+
+
+class LoraLoader:
+    """A LoRA for transformer and text encoders."""
+
+    TITLE = "Load LoRA"
+    DESCRIPTION = "Adds a LoRA. Any number can be chained; changing a strength reloads nothing, and 0 costs nothing."
+    CATEGORY = "loaders"
+    FUNCTION = "load_lora"
+    RETURN_TYPES = (MODEL, CLIP)
+    OUTPUT_TOOLTIPS = ("The model with the LoRA.", "The text encoders with the LoRA.")
+    FILES = {"lora_name": "loras"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model."),
+            "clip": wire(CLIP, "The text encoders."),
+            "lora_name": files("loras", "The LoRA's file."),
+            "strength_model": number(1.0, -100.0, 100.0, 0.01, "How strongly the transformer is changed."),
+            "strength_clip": number(1.0, -100.0, 100.0, 0.01, "How strongly the text encoders are changed."),
+        }}
+
+    def load_lora(
+        self, model: Any, clip: Any, lora_name: str, strength_model: float, strength_clip: float
+    ) -> tuple[Any, Any]:
+        from ..flux_core.lora_files import with_lora
+        from .host import host
+
+        if strength_model == 0 and strength_clip == 0:
+            return model, clip
+        return with_lora(model, clip, host().full_path("loras", lora_name), strength_model, strength_clip)
+
+
+class LoraLoaderModelOnly:
+    """A LoRA for the transformer."""
+
+    TITLE = "LoraLoaderModelOnly"
+    DESCRIPTION = "Adds a LoRA to the transformer alone."
+    CATEGORY = "loaders"
+    FUNCTION = "load_lora_model_only"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model with the LoRA.",)
+    FILES = {"lora_name": "loras"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model."),
+            "lora_name": files("loras", "The LoRA's file."),
+            "strength_model": number(1.0, -100.0, 100.0, 0.01, "How strongly the transformer is changed."),
+        }}
+
+    def load_lora_model_only(self, model: Any, lora_name: str, strength_model: float) -> tuple[Any]:
+        from ..flux_core.lora_files import with_lora
+        from .host import host
+
+        if strength_model == 0:
+            return (model,)
+        return (with_lora(model, None, host().full_path("loras", lora_name), strength_model)[0],)
