@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from .adapters.lora import LoraUse, attached
 from .autoencoder import Autoencoder as AutoencoderModule
 from .binding import Tensors
+from .capacity import check_room
 from .checkpoint.detect import Detected, detect, refuse
 from .checkpoint.files import open_weights
 from .checkpoint.stored import WeightFile
@@ -35,6 +36,7 @@ from .compute import configure as configure
 from .compute import current
 from .compute import device_report as device_report
 from .errors import FileFormatError, InputError
+from .latents import CELL, patches
 from .sampling.guider import Network, Run
 from .sampling.inpaint import MaskFunction
 from .sampling.schedule import FluxShift, LinearFlow, Sampling
@@ -84,10 +86,17 @@ class FluxModel:
 
     @contextmanager
     def open(self, run: Run) -> Iterator[Network]:
-        """The network, ready for one run."""
+        """The network, ready for one run. Raises InputError for a picture that no memory here could hold."""
+        self._check_room(*run.shape)
         module = self.weights.module(self.device, self.dtype)
         with attached(module, self.loras, self.device, self.dtype):
             yield module
+
+    def _check_room(self, batch: int, _: int, height: int, width: int) -> None:
+        """The least a block holds at once: its stream, queries, keys and values, and the wide middle of its MLP."""
+        config, tokens = self.weights.config, batch * patches(height) * patches(width)
+        needed = tokens * (4 * config.hidden + config.mlp) * self.dtype.itemsize
+        check_room(f"Denoising a batch of {batch} at {width * CELL}x{height * CELL} pixels", needed, current().total)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from .errors import InputError
 GiB = 2**30
 
 
-def check_room(what: str, needed_bytes: int) -> None:
-    """Raise InputError if `needed_bytes` exceed this machine's whole memory. `what` begins the sentence."""
+def check_room(what: str, needed_bytes: int, there_bytes: int | None = None) -> None:
+    """Raise InputError if `needed_bytes` exceed the whole memory, by default this machine's. `what` needs them."""
     import psutil
 
-    there = psutil.virtual_memory().total
+    there = there_bytes or psutil.virtual_memory().total
     if needed_bytes > there:
         raise InputError(
-            f"{what} needs {needed_bytes / GiB:,.0f} GiB and this machine has {there / GiB:,.0f} GiB of memory. "
+            f"{what} needs {needed_bytes / GiB:,.0f} GiB or more of memory, and there are {there / GiB:,.0f} GiB. "
             "Choose a smaller size or a smaller batch."
         )

@@ -42,6 +42,15 @@ class Compute:
         return torch.float32 if self.model_dtype is torch.float16 else self.model_dtype
 
     @property
+    def total(self) -> int:
+        """Bytes of the device's whole memory; a CPU's is the machine's."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.get_device_properties(self.device).total_memory)
+        import psutil
+
+        return int(psutil.virtual_memory().total)
+
+    @property
     def text_dtype(self) -> torch.dtype:
         return torch.float32
 

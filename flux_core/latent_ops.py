@@ -11,14 +11,18 @@ import torch
 
 from .capacity import check_room
 from .image_ops import repeat_to_batch, resize
-from .latents import CELL
+from .latents import CELL, CHANNELS
 
 Latent = dict[str, Any]
 
 
+COPIES = 6  # of a latent that a run has at the least: start, noise, state, what the network sees and says, picture
+
+
 def empty(width: int, height: int, batch: int, channels: int) -> Latent:
     """Zeros for a picture of `width` x `height` pixels. Raises InputError when no machine like this could hold it."""
-    check_room(f"An empty latent for {batch} x {width}x{height} pixels", batch * channels * width * height // 16)
+    cells = batch * (width // CELL) * (height // CELL)
+    check_room(f"A batch of {batch} latents for {width}x{height} pixels", COPIES * cells * CHANNELS * 4)
     return {"samples": torch.zeros(batch, channels, height // CELL, width // CELL)}
 
 

@@ -1,0 +1,200 @@
+"""Bad files, names and sizes, through the command line: one clear sentence, a non-zero exit, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from sluice.flux_core import cli
+
+Told = Callable[..., str]
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def picture_of(image: str = "p.png", prefix: str = "x") -> dict[str, Any]:
+    return {"1": node("LoadImage", image=image), "2": node("SaveImage", images=["1", 0], filename_prefix=prefix)}
+
+
+def text_to_image(**latent: int) -> dict[str, Any]:
+    return {
+        "1": node("UNETLoader", unet_name="flux1-schnell.safetensors", weight_dtype="default"),
+        "2": node("DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2="t5xxl_fp16.safetensors", type="flux"),
+        "3": node("VAELoader", vae_name="ae.safetensors"),
+        "4": node("CLIPTextEncode", text="x", clip=["2", 0]),
+        "5": node("EmptySD3LatentImage", **{"width": 32, "height": 32, "batch_size": 1, **latent}),
+        "6": node(
+            "KSampler", seed=1, steps=1, cfg=1, sampler_name="euler", scheduler="simple", denoise=1, model=["1", 0],
+            positive=["4", 0], negative=["4", 0], latent_image=["5", 0],
+        ),
+        "7": node("VAEDecode", samples=["6", 0], vae=["3", 0]),
+        "8": node("SaveImage", images=["7", 0], filename_prefix="x"),
+    }
+
+
+@pytest.fixture
+def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Told:
+    """refused(prompt, *options): what was told on stderr, after checking that it was all that happened."""
+
+    def run(prompt: dict[str, Any], *options: str, code: int = 1) -> str:
+        (here / "w.json").write_text(json.dumps(prompt))
+        before = {path: path.stat().st_mtime_ns for path in here.rglob("*") if path.is_file()}
+        assert cli.main(["run", "w.json", "--device", "cpu", *options]) == code
+        told = capsys.readouterr()
+        assert told.out == "" and "Traceback" not in told.err
+        assert {path: path.stat().st_mtime_ns for path in here.rglob("*") if path.is_file()} == before
+        return told.err
+
+    return run
+
+
+@pytest.fixture
+def own_store(here: Path, store: Path) -> Path:
+    """A copy of the store to spoil."""
+    return Path(shutil.copytree(store, here / "models"))
+
+
+def header(entries: dict[str, Any], size: int) -> bytes:
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text + b"\0" * size
+
+
+def f32(start: int, end: int, shape: list[int]) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+
+
+SPOILT = {
+    "header longer than the file": struct.pack("<Q", 1 << 40) + b"{}",
+    "ranges that overlap": header({"a": f32(0, 8, [2]), "b": f32(4, 12, [2])}, 12),
+    "an unknown number type": header({"a": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}}, 4),
+    "a header that is no JSON": struct.pack("<Q", 4) + b"nope",
+    "a pickle": pickle.dumps({"img_in.weight": [1.0]}),
+    "nothing": b"",
+    "a web page": b"<!doctype html><html>sign in</html>",
+    "a model of another kind": header({"model.layers.0.weight": f32(0, 4, [1])}, 4),
+}
+
+
+@pytest.mark.parametrize("damage", SPOILT)
+def test_a_spoilt_weight_file_is_named_and_explained(refused: Told, own_store: Path, damage: str) -> None:
+    (own_store / "diffusion_models/flux1-schnell.safetensors").write_bytes(SPOILT[damage])
+    told = refused(text_to_image())
+    assert "flux1-schnell.safetensors" in told and "node 1 (UNETLoader)" in told
+    assert len(told.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("file", ["diffusion_models/flux1-schnell", "text_encoders/t5xxl_fp16", "vae/ae"])
+def test_a_truncated_weight_file_is_named(refused: Told, own_store: Path, file: str) -> None:
+    path = own_store / f"{file}.safetensors"
+    with path.open("r+b") as stream:
+        stream.truncate(path.stat().st_size - 1000)
+    assert path.name in refused(text_to_image())
+
+
+def test_files_in_the_wrong_place_are_told_apart(refused: Told, own_store: Path) -> None:
+    shutil.copy(own_store / "vae/ae.safetensors", own_store / "diffusion_models/flux1-schnell.safetensors")
+    assert "autoencoder" in refused(text_to_image()).lower()
+
+
+def test_a_missing_tokenizer_says_where_to_get_it(refused: Told, own_store: Path) -> None:
+    shutil.rmtree(own_store / "tokenizers/t5xxl")
+    told = refused(text_to_image())
+    assert "tokenizer.json" in told and "google/t5-v1_1-xxl" in told and "tokenizers/t5xxl" in told
+
+
+@pytest.mark.parametrize("prefix", ["../x", "a/../../x", "/tmp/x", "link/x"])
+def test_no_picture_is_saved_outside_the_output_folder(refused: Told, here: Path, prefix: str) -> None:
+    (here / "input").mkdir()
+    (here / "elsewhere").mkdir()
+    (here / "output").mkdir()
+    os.symlink(here / "elsewhere", here / "output/link")
+    Image.new("RGB", (8, 8)).save(here / "input/p.png")
+    assert "outside the output folder" in refused(picture_of(prefix=prefix))
+    assert not list((here / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "link/secret.png", "../secret.png [output]"])
+def test_no_picture_is_loaded_from_outside_its_folder(refused: Told, here: Path, name: str) -> None:
+    (here / "input").mkdir()
+    (here / "output").mkdir()
+    Image.new("RGB", (8, 8)).save(here / "secret.png")
+    os.symlink(here, here / "input/link")
+    assert "leads out of the folder" in refused(picture_of(image=name), code=2)
+
+
+def test_a_picture_that_is_not_there_is_told_before_anything_runs(refused: Told, here: Path) -> None:
+    told = refused(picture_of(image="girl.png"), code=2)
+    assert "'girl.png' is not in the input folder" in told and str(here / "input") in told
+
+
+def test_a_damaged_picture_is_told(refused: Told, here: Path) -> None:
+    (here / "input").mkdir()
+    Image.effect_noise((64, 64), 9).save(here / "input/p.png")
+    (here / "input/p.png").write_bytes((here / "input/p.png").read_bytes()[:500])
+    assert "p.png is no picture that can be read" in refused(picture_of())
+
+
+@pytest.mark.parametrize(
+    "size", [{"width": 16384, "height": 16384, "batch_size": 4096}, {"width": 16384, "height": 16384, "batch_size": 64}]
+)
+def test_a_size_that_needs_a_terabyte_is_refused_before_anything_is_allocated(
+    refused: Told, store: Path, size: dict[str, int]
+) -> None:
+    told = refused(text_to_image(**size), "--models", str(store))
+    assert "GiB" in told and "Choose a smaller size or a smaller batch" in told
+
+
+def test_what_a_checkpoint_lacks_is_told_when_it_is_used(refused: Told, own_store: Path) -> None:
+    shutil.copy(own_store / "diffusion_models/flux1-schnell.safetensors", own_store / "checkpoints/bare.safetensors")
+    whole = text_to_image() | {"1": node("CheckpointLoaderSimple", ckpt_name="bare.safetensors")}
+    whole["4"]["inputs"]["clip"] = ["1", 1]
+    del whole["2"]
+    assert "holds no text encoders" in refused(whole)
+
+
+def test_a_wrong_type_of_text_encoders_is_told(refused: Told, store: Path) -> None:
+    wrong = text_to_image()
+    wrong["2"]["inputs"]["type"] = "sdxl"
+    assert "Choose type flux" in refused(wrong, "--models", str(store))
+
+
+def test_ctrl_c_stops_at_once_and_leaves_nothing(here: Path, store: Path) -> None:
+    endless = text_to_image(width=256, height=256)
+    endless["6"]["inputs"]["steps"] = 10000
+    (here / "w.json").write_text(json.dumps(endless))
+    code = (
+        "import conftest, sys\n"
+        "from sluice.nodes import host\n"
+        "step = host.Host.step\n"
+        "def told(self, *args):\n"
+        "    print('stepping', flush=True)\n"
+        "    step(self, *args)\n"
+        "host.Host.step = told\n"
+        "from sluice.flux_core.cli import main\n"
+        f"sys.exit(main(['run', 'w.json', '--models', {str(store)!r}, '--device', 'cpu']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "stepping\n"
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.strip().splitlines()[-1] == "Stopped." and "Traceback" not in told
+    assert not (here / "output").exists()
