@@ -28,8 +28,10 @@ class Waiting:
         self._live = live
         self._interfaces = interfaces
         self._is_done = is_done
-        self._blockers: dict[str, set[str]] = {}  # node -> what it waits for; in the order nodes were noticed
+        self._blockers: dict[str, set[str]] = {}  # node -> what it waits for
         self._feeds: dict[str, dict[str, None]] = {}  # node -> who waits for it
+        self._noticed: dict[str, int] = {}  # node -> the how manieth we heard of
+        self._ready: set[str] = set()
         self._held: set[str] = set()  # nodes at work elsewhere
 
     def __bool__(self) -> bool:
@@ -43,8 +45,10 @@ class Waiting:
             current = stack.pop()
             if current in self._blockers:
                 continue
+            self._noticed[current] = len(self._noticed)
             self._blockers[current] = set()
             self._feeds[current] = {}
+            self._ready.add(current)
             if self._is_done(current):
                 continue
             for source in self._sources(current):
@@ -65,21 +69,25 @@ class Waiting:
     def remove(self, node_id: str) -> None:
         """A node that has run."""
         del self._blockers[node_id]
+        self._ready.discard(node_id)
         for target in self._feeds.pop(node_id):
             self._blockers[target].discard(node_id)
+            if not self._blockers[target]:
+                self._ready.add(target)
 
     def hold(self, node_id: str) -> None:
         """A node that is at work elsewhere and not to be picked until released."""
         self._held.add(node_id)
+        self._ready.discard(node_id)
 
     def release(self, node_id: str) -> None:
         self._held.discard(node_id)
+        self._ready.add(node_id)
 
     def pick(self) -> str | None:
         """The node to run next; None while every one is held. Raises DependencyCycle if they wait for each other."""
-        ready = [node_id for node_id, blockers in self._blockers.items() if not blockers and node_id not in self._held]
-        if ready:
-            return self._best(ready)
+        if self._ready:
+            return self._best(sorted(self._ready, key=self._noticed.__getitem__))
         if self._held:
             return None
         raise DependencyCycle(self._cycle())
@@ -108,6 +116,7 @@ class Waiting:
         return sources
 
     def _link(self, source: str, target: str) -> None:
+        self._ready.discard(target)
         self._blockers[target].add(source)
         self._feeds[source][target] = None
 

@@ -153,9 +153,7 @@ class TestSentences:
         assert found[0] == "Node 1 (Empty), input name: 'a' is not available: there is nothing to choose from."
 
     def test_no_output_is_told(self) -> None:
-        assert problems({}) == (
-            "The workflow has no output, because it has no nodes. Add one, for example SaveImage.",
-        )
+        assert problems({}) == ("The workflow has no output, because it has no nodes. Add one, for example SaveImage.",)
         assert "none of its nodes saves or shows anything" in problems({"1": image()})[0]
 
     def test_an_unknown_class_names_the_pack_it_came_from(self) -> None:
