@@ -47,8 +47,8 @@ class Reader:
                 raise SluiceError(f"Reading {path} failed at byte {offset}: {error.strerror or error}.") from error
             if count == 0:
                 raise FileFormatError(
-                    f"{path} ended at byte {offset} while {len(buffer)} more were to be read: it was cut short "
-                    "after it was opened. Restore the file and run again."
+                    f"{path} ended at byte {offset} while {len(buffer)} more were to be read: it is being cut short "
+                    "by another program. Restore the file and run again."
                 )
             offset += count
             buffer = buffer[count:]
@@ -63,27 +63,25 @@ class Reader:
         return len(data)
 
     def _descriptor(self, index: int) -> int:
-        if index in self._descriptors:
-            return self._descriptors[index]
+        """Of a shard that is still as it was when its header was read."""
+        _, path, size, mtime_ns = self._files[index]
         with self._lock:
             if index not in self._descriptors:
-                self._descriptors[index] = _open(*self._files[index][1:])
+                self._descriptors[index] = _open(path)
                 weakref.finalize(self, os.close, self._descriptors[index])
-            return self._descriptors[index]
+        status = os.fstat(self._descriptors[index])
+        if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
+            raise FileFormatError(f"{path} has changed since its header was read. Load it again.")
+        return self._descriptors[index]
 
 
-def _open(path: os.PathLike[str], size: int, mtime_ns: int) -> int:
+def _open(path: os.PathLike[str]) -> int:
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} is gone since it was opened. Put it back and run again.") from error
     except OSError as error:
         raise SluiceError(f"{path} cannot be opened for reading: {error.strerror or error}.") from error
-    status = os.fstat(descriptor)
-    if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
-        os.close(descriptor)
-        raise FileFormatError(f"{path} has changed since its header was read. Load it again.")
-    return descriptor
 
 
 def reader_of(file: WeightFile) -> Reader:

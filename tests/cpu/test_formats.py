@@ -1,0 +1,183 @@
+"""Stored bytes to numbers: every format gives what its inventors' own code gives, to the last bit."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from sluice.flux_core.checkpoint.stored import BLOCK
+from sluice.flux_core.errors import FileFormatError
+from sluice.flux_core.quant import workspace
+from sluice.flux_core.quant.formats import FORMATS, PLAIN, decode, decode_into
+from sluice.flux_core.quant.fp8 import FP8, encode_fp8
+from sluice.flux_core.quant.gguf_blocks import BLOCKS
+from sluice.flux_core.quant.packed import PackedMatrix
+from torch import Tensor
+
+BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a.contiguous().view(BITS[a.dtype]), b.contiguous().view(BITS[b.dtype]))
+
+
+def random_blocks(format: str, count: int) -> Tensor:
+    """Blocks of arbitrary bytes, but with scales that are numbers: of NaN only the kind is defined."""
+    values, nbytes = BLOCK[format]
+    raw = torch.randint(0, 256, (count, nbytes), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+    halves = {"Q8_0": [0], "Q4_0": [0], "Q5_0": [0], "Q4_1": [0, 2], "Q5_1": [0, 2], "Q2_K": [80, 82], "Q3_K": [108],
+              "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}[format]  # fmt: skip
+    for at in halves:
+        raw[:, at + 1] &= 0xBF  # a smaller exponent: neither infinity nor NaN
+    return raw
+
+
+def reference(raw: Tensor, format: str) -> Tensor:
+    return torch.from_numpy(gguf.dequantize(raw.numpy(), gguf.GGMLQuantizationType[format]))
+
+
+@pytest.mark.parametrize("format", BLOCKS)
+def test_blocks_decode_as_in_the_gguf_package(format):
+    raw = random_blocks(format, 1001)
+    expected = reference(raw, format)
+    for dtype in BITS:
+        assert same_bits(decode(raw.view(-1), format, expected.shape, dtype), expected.to(dtype)), dtype
+
+
+@pytest.mark.parametrize("format", BLOCKS)
+def test_blocks_with_any_scale_decode_as_in_the_gguf_package(format):
+    """Infinities and NaN come out in the same places."""
+    raw = torch.randint(0, 256, (4096, BLOCK[format][1]), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        expected = reference(raw, format)
+    got = decode(raw.view(-1), format, expected.shape, torch.float32)
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert same_bits(got[~got.isnan()], expected[~got.isnan()])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("format", FP8)
+def test_every_pair_of_fp8_codes_decodes_as_pytorch_converts_it(format, dtype, threads):
+    codes = torch.arange(1 << 16).to(torch.uint16).view(torch.uint8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        got = decode(codes, format, codes.shape, dtype)
+    finally:
+        torch.set_num_threads(before)
+    assert same_bits(got, codes.view(FP8[format]).to(dtype))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 255])
+@pytest.mark.parametrize("start", [0, 1])
+def test_fp8_of_any_length_and_place_decodes(count, start):
+    codes = torch.randint(0, 127, (300,), dtype=torch.uint8)[start : start + count]
+    assert same_bits(decode(codes, "F8_E4M3", (count,)), codes.view(torch.float8_e4m3fn).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("format", FP8)
+@pytest.mark.parametrize("dtype", BITS)
+def test_values_are_encoded_as_pytorch_rounds_them(format, dtype):
+    values = torch.arange(1 << 16).to(torch.uint16).view(torch.bfloat16).to(dtype)
+    assert torch.equal(encode_fp8(values, format), values.to(FP8[format]).view(torch.uint8))
+
+
+@pytest.mark.parametrize("format", [name for name, dtype in PLAIN.items() if dtype.is_floating_point])
+def test_plain_numbers_are_converted_and_left_alone_if_they_need_not_be(format, seeded):
+    numbers = seeded("numbers", (7, 5)).to(PLAIN[format])
+    raw = numbers.view(-1).view(torch.uint8)
+    assert decode(raw, format, (7, 5)).data_ptr() == raw.data_ptr()
+    for dtype in BITS:
+        assert same_bits(decode(raw, format, (7, 5), dtype), numbers.to(dtype))
+
+
+def test_a_scale_multiplies_the_decoded_values():
+    codes = torch.arange(127, dtype=torch.uint8)
+    for dtype in BITS:
+        expected = codes.view(torch.float8_e4m3fn).float() * torch.tensor(0.0173)
+        assert same_bits(decode(codes, "F8_E4M3", (127,), dtype, 0.0173), expected.to(dtype))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_matrices_larger_than_a_chunk_decode_like_their_parts(format, monkeypatch):
+    if format == "BOOL":
+        raw = torch.ones(5000, dtype=torch.uint8)
+    elif format in BLOCKS:
+        raw = random_blocks(format, 40).view(-1)
+    else:
+        raw = torch.randint(0, 63, (8 * 5000,), dtype=torch.uint8)
+    count = raw.numel() // BLOCK[format][1] * BLOCK[format][0]
+    whole = decode(raw, format, (count,), torch.bfloat16)
+    for module in ("formats", "fp8"):
+        monkeypatch.setattr(f"sluice.flux_core.quant.{module}.chunk_values", lambda _: 1024)
+    assert same_bits(decode(raw, format, (count,), torch.bfloat16), whole)
+
+
+@pytest.mark.parametrize("format", ["F8_E4M3", "F16", *BLOCKS])
+def test_the_scratch_does_not_grow_with_the_matrix(format):
+    """And is the same memory every time."""
+    monitor: list[tuple[int, set[int]]] = []
+
+    def work() -> None:
+        values, nbytes = BLOCK[format]
+        torch.set_num_threads(1)
+        for blocks in (1 << 21, 1 << 22, 1 << 22):
+            raw = torch.zeros(blocks // values * nbytes, dtype=torch.uint8)
+            decode_into(raw, torch.empty(blocks // values * values, dtype=torch.bfloat16), format)
+            held = workspace._local.held.values()
+            monitor.append((sum(memory.nbytes for memory in held), {memory.data_ptr() for memory in held}))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(monitor) == 3
+    assert monitor[0] == monitor[1] == monitor[2]
+    assert monitor[0][0] <= 16 << 20
+
+
+def test_sizes_that_do_not_belong_together_are_an_error_of_the_caller():
+    with pytest.raises(ValueError, match="do not fill"):
+        decode_into(torch.zeros(34, dtype=torch.uint8), torch.empty(31), "Q8_0")
+    with pytest.raises(ValueError, match="do not fill"):
+        decode_into(torch.zeros(8, dtype=torch.uint8), torch.empty(2, 8)[:, ::2], "F8_E4M3")
+
+
+def test_a_format_without_a_row_is_named():
+    with pytest.raises(FileFormatError, match="F6_E2M3"):
+        decode(torch.zeros(3, dtype=torch.uint8), "F6_E2M3", (4,))
+
+
+def test_a_packed_matrix_lends_the_same_memory_again_and_its_own_to_gradients():
+    raw = random_blocks("Q4_K", 8).view(-1)
+    packed = PackedMatrix(raw, "Q4_K", (8, 256))
+    expected = reference(raw.view(8, -1), "Q4_K")
+    with torch.no_grad():
+        first = packed.take(torch.float32)
+        assert same_bits(first, expected)
+        packed.give_back()
+        assert packed.take(torch.float32).data_ptr() == first.data_ptr()
+    with torch.enable_grad():
+        assert packed.take(torch.float32).data_ptr() != packed.take(torch.float32).data_ptr()
+
+
+def test_scratch_taken_in_inference_mode_may_be_used_outside_it():
+    seen: list[np.ndarray] = []
+
+    def work() -> None:
+        raw = random_blocks("Q8_0", 4).view(-1)
+        packed = PackedMatrix(raw, "Q8_0", (4, 32))
+        with torch.inference_mode():
+            packed.take(torch.float32)
+        with torch.no_grad():
+            seen.append(packed.take(torch.float32).clone().numpy())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(seen) == 1
