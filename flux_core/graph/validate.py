@@ -277,11 +277,11 @@ class _OwnCheck:
 
 
 def types_fit(received: Any, wanted: Any) -> bool:
-    """Whether an output type may feed an input type: equal, or comma separated unions with a type in common.
+    """Whether an output type may feed an input type: equal, "*", or comma separated unions with a type in common.
 
     The comparison is `!=` on purpose: packs make "any" types by overriding exactly that.
     """
-    if not received != wanted:
+    if not received != wanted or "*" in (received, wanted):
         return True
     if not isinstance(received, str) or not isinstance(wanted, str):
         return False

@@ -97,7 +97,7 @@ class TestTypes:
             ("IMAGE", "IMAGE", True),
             ("IMAGE", "MASK", False),
             ("IMAGE, MASK", "X,MASK", True),
-            ("IMAGE", "*", False),
+            ("IMAGE", "*", True),
             (Any_("*"), "IMAGE", True),
             (["a"], ["a"], True),
             (["a"], ["b"], False),
