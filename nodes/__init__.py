@@ -4,6 +4,8 @@ Ids are ComfyUI's own with our prefix, so that both can stand side by side insid
 the classes without the prefix as well (flux_core/registry.py). The table is literal: others read it without running it.
 """
 
+from typing import Any
+
 from .conditioning import (
     ConditioningAverage,
     ConditioningCombine,
@@ -72,7 +74,7 @@ from .text import (
 )
 from .vae import VAEDecode, VAEDecodeTiled, VAEEncode, VAEEncodeForInpaint, VAEEncodeTiled
 
-NODE_CLASSES = {
+NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceUNETLoader": UNETLoader,
     "SluiceDualCLIPLoader": DualCLIPLoader,
     "SluiceCLIPLoader": CLIPLoader,

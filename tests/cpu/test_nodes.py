@@ -116,9 +116,9 @@ def test_inside_comfyui_only_prefixed_nodes_that_touch_our_models_are_offered() 
 
 def test_the_catalogue_is_a_literal_with_comfyuis_ids_behind_the_prefix() -> None:
     tree = ast.parse((ROOT / "nodes" / "__init__.py").read_text())
-    (table,) = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+    (table,) = [node.value for node in tree.body if isinstance(node, ast.AnnAssign)]
     assert isinstance(table, ast.Dict)
-    written = {key.value: value.id for key, value in zip(table.keys, table.values, strict=True)}  # type: ignore[union-attr]
+    written = {ast.literal_eval(key): ast.unparse(value) for key, value in zip(table.keys, table.values, strict=True)}
     assert written == {name: node_class.__name__ for name, node_class in NODE_CLASSES.items()}
     assert all(name == PREFIX + class_name for name, class_name in written.items())
 
