@@ -49,6 +49,8 @@ def as_text(facts: dict[str, Any]) -> str:
     for name, row in facts["formats"].items():
         lines.append(f"  {name:<10}  {row['tensors']:,} tensors, {_size(row['bytes'])}")
     for name, value in facts["facts"].items():
+        if value == "":
+            continue
         lines.append(f"  {name.replace('_', ' '):<15} {_plain(value)}")
     for name, part in facts["parts"].items():
         lines.append(f"  holds {name:<12} {part['tensors']:,} tensors, {_size(part['bytes'])}")

@@ -1,4 +1,4 @@
-"""Scratch memory for decoding: a few megabytes per thread and device, taken once and used for every matrix.
+"""Scratch memory for decoding: some megabytes per thread and device, taken once and used for every matrix.
 
 Decoders work in chunks that stay in the processor's cache, so the scratch never grows with the matrix, and the steady
 state allocates nothing of a matrix's size.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 CHUNK_CPU = 1 << 20  # values per thread: enough to hide the cost of calling, small enough for a processor's caches
+MAX_THREADS = 8  # beyond it threads share a chunk: the scratch stays below 100 MB
 CHUNK_DEVICE = 1 << 22  # accelerators want few large kernels instead
 
 _local = threading.local()
@@ -22,7 +23,7 @@ _local = threading.local()
 
 def chunk_values(device: torch.device) -> int:
     """How many values to decode at a time; a multiple of 256, so that no block is cut."""
-    return CHUNK_CPU * torch.get_num_threads() if device.type == "cpu" else CHUNK_DEVICE
+    return CHUNK_CPU * min(torch.get_num_threads(), MAX_THREADS) if device.type == "cpu" else CHUNK_DEVICE
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
