@@ -142,6 +142,12 @@ class Holdings:
             self.device.free(self.slots.pop().slab)
 
     @property
+    def filled_bytes(self) -> int:
+        """Of the slabs, how many bytes have been read into them."""
+        here = [piece for home in self._homes.values() for piece in home.here]
+        return sum(self.room[piece] for piece in here) + sum(slot.slab.nbytes for slot in self.slots)
+
+    @property
     def closed(self) -> bool:
         return not self.slots and None in self.home_of
 

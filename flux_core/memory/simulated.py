@@ -12,6 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from .device import COMPUTE, COPY, DeviceFull, HostBuffer, MemoryState, PinRefused, Slab, Steps, Wait
@@ -297,21 +298,22 @@ class Simulation:
 
     def _actions(self) -> list[tuple[float, Callable[[], None]]]:
         """What can happen next; in order of time the first one does."""
-        now, actions = self.device.now, []
+        now = self.device.now
+        actions: list[tuple[float, Callable[[], None]]] = []
         for thread in self.threads:
             if thread.ready():
-                actions.append((now, lambda thread=thread: self._step(thread)))
+                actions.append((now, partial(self._step, thread)))
         for stream in (COPY, COMPUTE):
             if self.device.startable(stream):
-                actions.append((now, lambda stream=stream: self.device.start(stream)))
+                actions.append((now, partial(self.device.start, stream)))
         if actions and not self.chance:
             return actions
         for thread in self.threads:
             if thread.task is not None:
-                actions.append((thread.until, lambda thread=thread: self._end(thread)))
+                actions.append((thread.until, partial(self._end, thread)))
         for stream, running in self.device.running.items():
             if running:
-                actions.append((running[1], lambda stream=stream, at=running[1]: self._finish(stream, at)))
+                actions.append((running[1], partial(self._finish, stream, running[1])))
         return actions if self.chance else sorted(actions, key=lambda action: action[0])
 
     def _step(self, thread: _Thread) -> None:

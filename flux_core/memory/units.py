@@ -105,10 +105,11 @@ class Job:
     batch: int = 1
     text_tokens: int = TEXT_TOKENS
     itemsize: int = 2  # bytes of an activation
+    reference_tokens: int = 0  # of pictures that are attended to
 
     @property
     def image_tokens(self) -> int:
-        return -(-self.height // PATCH) * -(-self.width // PATCH)
+        return -(-self.height // PATCH) * -(-self.width // PATCH) + self.reference_tokens
 
 
 def flux_workload(
@@ -116,16 +117,16 @@ def flux_workload(
     shape: FluxShape,
     nbytes: Callable[[str], int],
     job: Job,
-    decoded: bool,
+    decoded: Callable[[str], bool],
     fixed: Mapping[str, int] | None = None,
     modulation: bool = False,
 ) -> Workload:
-    """One denoising step. `nbytes` tells the stored bytes of a matrix; `decoded`: it is not multiplied as stored.
+    """One denoising step. `nbytes`: stored bytes of a matrix; `decoded`: whether it is not multiplied as stored.
 
     The 2 * depth + depth_single units are equal in the published models. With `modulation` the adaLN matrices stream
     too, as units of their own; without, a table has replaced them.
     """
-    walk = _Walk(nbytes, decoded, job.batch)
+    walk = Walk(nbytes, decoded, job.batch, job.itemsize)
     tokens = job.image_tokens + job.text_tokens
     attention = 4.0 * job.batch * tokens * tokens * shape.hidden
     stream_tokens = {"img": job.image_tokens, "txt": job.text_tokens}
@@ -147,33 +148,31 @@ def flux_workload(
     return Workload(name, tuple(walk.pieces), dict(fixed or {}))
 
 
-def modulation_workload(
-    name: str, shape: FluxShape, nbytes: Callable[[str], int], rows: int, decoded: bool, fixed: Mapping[str, int]
-) -> Workload:
-    """One pass over the adaLN matrices for `rows` vectors. Matrices share units as far as they fit in 12 hidden^2."""
-    walk = _Walk(nbytes, decoded, 1)
-    filled, number = 0, 0
-    for matrix, size in shape.modulation_matrices().items():
-        if filled + prod(size) > 12 * shape.hidden**2:
-            filled, number = 0, number + 1
-        filled += prod(size)
-        walk.matrix(matrix, f"modulation.{number}", size, rows)
-    return Workload(name, tuple(walk.pieces), dict(fixed))
-
-
-class _Walk:
+class Walk:
     """Collects pieces in order of use."""
 
-    def __init__(self, nbytes: Callable[[str], int], decoded: bool, batch: int) -> None:
-        self.nbytes, self.decoded, self.batch = nbytes, decoded, batch
+    def __init__(
+        self, nbytes: Callable[[str], int], decoded: Callable[[str], bool], batch: int = 1, itemsize: int = 2
+    ) -> None:
+        self.nbytes, self.decoded, self.batch, self.itemsize = nbytes, decoded, batch, itemsize
         self.pieces: list[Piece] = []
         self.units: dict[str, int] = {}
 
     def matrix(self, name: str, unit: str, shape: tuple[int, int], tokens: int, attention: float = 0.0) -> None:
         stored, weights = self.nbytes(name), prod(shape)
         number = self.units.setdefault(unit, len(self.units))
-        traffic = stored + 4 * weights if self.decoded else 0  # read stored, write and read 16 bit
+        traffic = stored + 2 * self.itemsize * weights if self.decoded(name) else 0  # read it, write and read numbers
         self.pieces.append(Piece(name, number, stored, 2.0 * weights * tokens * self.batch, attention, traffic))
+
+    def chain(self, matrices: Mapping[str, tuple[int, int]], tokens: int, slot: int) -> None:
+        """Matrices in order of use, as many neighbours to a unit as fit in a slot of about `slot` bytes."""
+        unit, filled = 0, 0
+        most = max(slot, max(self.nbytes(name) for name in matrices))
+        for name, shape in matrices.items():
+            if filled and filled + self.nbytes(name) > most:
+                unit, filled = unit + 1, 0
+            filled += self.nbytes(name)
+            self.matrix(name, f"unit {unit}", shape, tokens)
 
 
 def _double_walk(hidden: int, mlp: int) -> tuple[tuple[str, str, int, int], ...]:
@@ -236,8 +235,7 @@ class Published:
     def nbytes(self, matrix: str) -> int:
         return int(prod(self.shape.matrices()[matrix]) * BITS[self.format] // 8)
 
-    @property
-    def decoded(self) -> bool:
+    def decoded(self, matrix: str) -> bool:
         return self.format not in MULTIPLIED_AS_STORED
 
     @property

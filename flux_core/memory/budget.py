@@ -1,0 +1,59 @@
+"""How much memory a person allows: sizes as they are written, and what "auto" and "off" mean.
+
+    8G  7.5G  800M  12GiB   that many bytes, in powers of 1024      auto  what is free      off  no management
+
+Knows no torch and no device.
+"""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser
+from dataclasses import dataclass
+
+from ..errors import InputError
+from .workload import GiB, MiB
+
+AUTO, OFF = "auto", "off"
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """"8G" -> bytes. Raises InputError."""
+    match = re.fullmatch(r"\s*(\d+(?:[.,]\d+)?)\s*([KMGT]?)(?:I?B)?\s*", text.upper())
+    if not match:
+        raise InputError(f"{text!r} is no size. Write it like 8G, 7.5G or 800M.")
+    return int(float(match[1].replace(",", ".")) * _UNITS[match[2]])
+
+
+def format_size(nbytes: float) -> str:
+    return f"{nbytes / GiB:.2f} GiB" if abs(nbytes) >= GiB else f"{nbytes / MiB:.0f} MiB"
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What may be used of a device's memory and of RAM. None: as much as is free. `managed` False: no budget at all."""
+
+    vram: int | None = None
+    ram: int | None = None
+    managed: bool = True
+
+    @classmethod
+    def parse(cls, vram: str = AUTO, ram: str = AUTO) -> Allowed:
+        """From the words of a command line or a widget. Raises InputError."""
+        words = [(word or AUTO).strip().lower() for word in (vram, ram)]
+        if words[1] == OFF:
+            raise InputError("--ram takes a size or auto; --vram off switches memory management off.")
+        device, host = (None if word in (AUTO, OFF) else parse_size(word) for word in words)
+        return cls(device, host, words[0] != OFF)
+
+    @property
+    def explicit(self) -> bool:
+        return self.vram is not None or self.ram is not None
+
+
+def add_budget_arguments(parser: ArgumentParser) -> None:
+    """--vram and --ram, the same for every command."""
+    group = parser.add_argument_group("memory")
+    group.add_argument("--vram", metavar="SIZE|auto|off", default=AUTO, help="GPU memory to stay below, e.g. 8G")
+    group.add_argument("--ram", metavar="SIZE|auto", default=AUTO, help="RAM to stay below, e.g. 16G")

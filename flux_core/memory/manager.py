@@ -1,0 +1,275 @@
+"""Who gets how much of a device: one budget for all models of a process.
+
+The one that runs has a ring and as much room for residents as the budget leaves; the others are parked. Room is found
+in this order: what is free, then what parked tenants of lower rank hold, then, if not even a ring fits, what any parked
+tenant holds. So text encoders stream through the room the transformer's ring left, and evict none of it.
+
+Knows no FLUX, no files and no sampling.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import gc
+import logging
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
+from typing import Protocol
+
+import torch
+
+from ..errors import BudgetTooSmall
+from ..quant.workspace import scratch
+from . import meter, rates
+from .budget import Allowed, format_size
+from .cpu import CpuDevice
+from .cuda import CudaDevice
+from .plan import Plan, plan, smallest_budget
+from .source import BLOCK
+from .tenant import Tenant
+from .workload import RESIDENT, Budget, GiB, Machine, MiB, Workload
+
+log = logging.getLogger(__name__)
+
+CONTEXT_BYTES = 450 * MiB  # of a CUDA process before its first tensor, if it cannot be measured
+HEADROOM_BYTES = 256 * MiB  # of a GPU, left to its driver and to other programs under an automatic budget
+
+
+class Memory(Protocol):
+    """What a manager must know of a device's memory besides slabs."""
+
+    def allowed_bytes(self, allowed: Allowed) -> int:
+        """The budget in bytes."""
+        ...
+
+    def other_bytes(self, filled: int) -> int:
+        """What this process has on the device besides slabs, of which `filled` bytes have been written."""
+        ...
+
+    def peak_bytes(self) -> int: ...
+
+    def reset_peak(self) -> None: ...
+
+
+class CpuMemory:
+    """RAM: the budget is on the resident set, Python and PyTorch included."""
+
+    def allowed_bytes(self, allowed: Allowed) -> int:
+        return allowed.ram if allowed.ram is not None else meter.automatic_ram()
+
+    def other_bytes(self, filled: int) -> int:
+        _trim()
+        return max(0, meter.resident_bytes() - filled)
+
+    def peak_bytes(self) -> int:
+        return meter.peak_resident_bytes()
+
+    def reset_peak(self) -> None:
+        meter.reset_peak()
+
+
+class CudaMemory:
+    """A GPU's memory, as PyTorch's allocator and the driver tell it."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        self.device = device
+        torch.zeros(1, device=device.device)
+        free, total = torch.cuda.mem_get_info(device.device)
+        others = total - free - torch.cuda.memory_reserved(device.device)
+        self.context = min(CONTEXT_BYTES, max(0, others))
+
+    def allowed_bytes(self, allowed: Allowed) -> int:
+        free, total = torch.cuda.mem_get_info(self.device.device)
+        there = free + torch.cuda.memory_reserved(self.device.device) + self.context
+        limit = min(allowed.vram or total, there - (0 if allowed.vram else HEADROOM_BYTES))
+        share = min(1.0, max(0.0, (limit - self.context) / total))
+        torch.cuda.set_per_process_memory_fraction(share, self.device.device)  # the allocator refuses what is beyond
+        return limit
+
+    def other_bytes(self, filled: int) -> int:
+        torch.cuda.empty_cache()
+        return self.context + torch.cuda.memory_reserved(self.device.device) - self.device.used
+
+    def peak_bytes(self) -> int:
+        return self.context + torch.cuda.max_memory_reserved(self.device.device)
+
+    def reset_peak(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.device.device)
+
+
+class Manager:
+    """The budget of one device."""
+
+    def __init__(self, device: torch.device, allowed: Allowed) -> None:
+        self.device, self.allowed = device, allowed
+        self.slabs: CpuDevice | CudaDevice
+        self.memory: Memory
+        if device.type == "cuda":
+            self.slabs = CudaDevice(device)
+            self.memory = CudaMemory(self.slabs)
+        else:
+            self.slabs, self.memory = CpuDevice(2**62), CpuMemory()
+        self.tenants: weakref.WeakSet[Tenant] = weakref.WeakSet()
+        self.measured: dict[object, int] = {}  # what activations really took, by what was run
+        atexit.register(_close_all, weakref.ref(self))
+
+    @property
+    def limit(self) -> int:
+        """The budget in bytes, now."""
+        return self.memory.allowed_bytes(self.allowed)
+
+    def admit(self, tenant: Tenant) -> Tenant:
+        self.tenants.add(tenant)
+        return tenant
+
+    def machine(self, tenant: Tenant, dtype: torch.dtype, tokens: int, hidden: int) -> Machine:
+        """This device's rates for a model, measured where they are not known yet."""
+        stored = tenant.source.pieces
+        format = max((piece.format for piece in stored), key=[piece.format for piece in stored].count)
+        cuda = self.device.type == "cuda"
+        return Machine(
+            gemm=rates.gemm_rate(self.device, dtype, tokens, hidden),
+            attention=rates.attention_rate(self.device, dtype, tokens),
+            memory=rates.decode_rate(self.device, dtype, format),
+            disk=self._disk_rate(tenant),
+            link=rates.link_rate(self.device) if cuda else None,
+            host_copy=rates.host_copy_rate() if cuda else 6e9,
+            alignment=256 if cuda else BLOCK,
+        )
+
+    def _disk_rate(self, tenant: Tenant) -> float:
+        key = ("disk", tenant.source.pieces[0].file.identity)
+        if key not in self.measured:
+            self.measured[key] = int(rates.disk_rate(tenant.source.pieces))
+        return float(self.measured[key])
+
+    @contextmanager
+    def opened(
+        self, tenant: Tenant, workload: Callable[[Mapping[str, int]], Workload], machine: Machine, activations: int
+    ) -> Iterator[Plan]:
+        """Let a tenant run. `workload` makes its workload of what else is on the device, by purpose, in bytes.
+
+        Raises BudgetTooSmall with the smallest budget that would do.
+        """
+        for other in self.tenants:
+            if other is not tenant:
+                other.park()
+        tenant.park()
+        self.memory.reset_peak()
+        try:
+            yield self.settle(tenant, workload, machine, activations)
+        finally:
+            tenant.park()
+
+    def settle(
+        self, tenant: Tenant, workload: Callable[[Mapping[str, int]], Workload], machine: Machine, activations: int
+    ) -> Plan:
+        """Make and take over the plan of the tenant that runs, within what the budget is now."""
+        limit = self.limit
+        fixed = self._fixed(activations)
+        others = [other for other in self.tenants if other is not tenant and other.held_bytes]
+        held = sum(other.held_bytes for other in others)
+        wanted = workload(fixed)
+        lower = sorted((other for other in others if other.rank < tenant.rank), key=lambda other: other.rank)
+        if not _all_stays(wanted, machine, limit - held):
+            held -= sum(_closed(other) for other in lower)
+        short = smallest_budget(wanted, machine) - (limit - held)
+        for other in sorted(others, key=lambda other: other.rank):
+            if short > 0:
+                freed = other.release(short)
+                held, short = held - freed, short - freed
+        host = Budget(limit - held, *self._host_room())
+        made = plan(wanted, host, machine)
+        tenant.open(made)
+        log.debug("%s: %s of %s", tenant.label, format_size(made.peak_bytes + held), format_size(limit))
+        return made
+
+    def make_room(self, tenant: Tenant, nbytes: int) -> bool:
+        """After running out of memory in the middle of a step: give back residents of the tenant that runs."""
+        before = tenant.plan
+        if before is None or tenant.stream is None or RESIDENT not in before.homes:
+            return False
+        short = Budget(before.peak_bytes - nbytes, before.host_bytes, before.host_bytes)
+        try:
+            made = plan(before.workload, short, before.machine)
+        except BudgetTooSmall:
+            return False
+        tenant.open(made)
+        return True
+
+    def _fixed(self, activations: int) -> dict[str, int]:
+        filled = sum(tenant.filled_bytes for tenant in self.tenants)
+        return {
+            "program and small weights": self.memory.other_bytes(filled),
+            "activations": activations,
+            "workspace": max(128 * MiB, activations // 20),
+        }
+
+    def _host_room(self) -> tuple[int, int]:
+        """RAM for streamed weights, and how much of it may be pinned: never the last quarter."""
+        if self.device.type != "cuda":
+            return 0, 0
+        ram = self.allowed.ram if self.allowed.ram is not None else meter.automatic_ram()
+        room = max(0, ram - meter.resident_bytes())
+        return room, min(room, max(0, meter.available_ram() - max(4 * GiB, meter.total_ram() // 4)))
+
+    def reserve_scratch(self, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> None:
+        """Have the memory that matrices of these shapes are decoded into now, so that it is counted."""
+        if shapes:
+            scratch("matrix", max(shapes, key=prod), dtype, self.device).zero_()
+
+    def close(self) -> None:
+        for tenant in list(self.tenants):
+            tenant.close()
+
+
+def _all_stays(workload: Workload, machine: Machine, room: int) -> bool:
+    return workload.fixed_bytes + sum(machine.room(piece.nbytes) for piece in workload.pieces) <= room
+
+
+def _closed(tenant: Tenant) -> int:
+    held = tenant.held_bytes
+    tenant.close()
+    return held
+
+
+def _trim() -> None:
+    """Give freed memory back to the system, where the C library keeps some."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
+        pass
+
+
+def _close_all(manager: weakref.ref[Manager]) -> None:
+    """Before the interpreter goes, no thread may be left that talks to a device."""
+    living = manager()
+    if living is not None:
+        living.close()
+
+
+# --- the process's own ----------------------------------------------------------------------------------------
+
+_allowed = Allowed()
+_managers: dict[torch.device, Manager] = {}
+
+
+def configure(allowed: Allowed) -> None:
+    """Set the budget of this process. Models that are open follow at their next step."""
+    global _allowed
+    _allowed = allowed
+    for manager in _managers.values():
+        manager.allowed = allowed
+
+
+def manager_of(device: torch.device) -> Manager | None:
+    """The manager of a device; None if memory is not to be managed."""
+    if not _allowed.managed:
+        return None
+    if device not in _managers:
+        _managers[device] = Manager(device, _allowed)
+    return _managers[device]

@@ -1,0 +1,101 @@
+"""What this machine can do, measured in a fraction of a second each: products, decoding, disk and link.
+
+The plan predicts with these numbers and the report compares against them, so they are taken with the very functions
+and sizes of a step. Every rate is measured once per process and kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+from ..checkpoint.stored import Stored, nbytes_of
+from ..quant.formats import PLAIN, decode_into
+from .cpu import anonymous
+from .source import FileSource
+from .workload import MiB
+
+HIDDEN = 3072  # of the matrices measured with
+SAMPLE_BYTES = 192 * MiB  # read from disk, copied over the link
+
+
+@cache
+def gemm_rate(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> float:
+    """FLOP/s of a linear layer [tokens, hidden] x [4 hidden, hidden]."""
+    x = torch.randn(tokens, hidden, device=device).to(dtype)
+    weight = torch.randn(4 * hidden, hidden, device=device).to(dtype)
+    return 2 * tokens * 4 * hidden * hidden / best_time(lambda: F.linear(x, weight), device)
+
+
+@cache
+def attention_rate(device: torch.device, dtype: torch.dtype, tokens: int) -> float:
+    """FLOP/s of scaled dot-product attention over 128-wide heads."""
+    q = torch.randn(1, 4, tokens, 128, device=device).to(dtype)
+    return 4 * 4 * tokens * tokens * 128 / best_time(lambda: F.scaled_dot_product_attention(q, q, q), device)
+
+
+@cache
+def decode_rate(device: torch.device, dtype: torch.dtype, format: str) -> float:
+    """Bytes/s of memory traffic while decoding: stored bytes read, numbers written and read again."""
+    shape = (2 * HIDDEN, HIDDEN)
+    raw = torch.zeros(nbytes_of(format, shape), dtype=torch.uint8, device=device)
+    out = torch.empty(shape, dtype=dtype, device=device)
+    moved = raw.nbytes + 2 * out.nbytes
+    if PLAIN.get(format) == dtype:
+        return moved / best_time(lambda: out.copy_(raw.view(dtype).view(shape)), device)
+    return moved / best_time(lambda: decode_into(raw, out, format), device)
+
+
+def disk_rate(pieces: Sequence[Stored]) -> float:
+    """Bytes/s of direct reads from this model's file, its first large matrices."""
+    source = FileSource(pieces)
+    room = max(stored.nbytes for stored in pieces) + source.slack
+    window = memoryview(anonymous(room).map)
+    done, began = 0, time.perf_counter()
+    for number, stored in enumerate(pieces):
+        source.read(number, 0, stored.nbytes, window[: stored.nbytes + source.slack])()
+        done += stored.nbytes
+        if done >= SAMPLE_BYTES:
+            break
+    return done / max(time.perf_counter() - began, 1e-6)
+
+
+@cache
+def link_rate(device: torch.device) -> float:
+    """Bytes/s of a copy from pinned host memory."""
+    host = torch.empty(SAMPLE_BYTES, dtype=torch.uint8, pin_memory=True)
+    there = torch.empty(SAMPLE_BYTES, dtype=torch.uint8, device=device)
+    return SAMPLE_BYTES / best_time(lambda: there.copy_(host, non_blocking=True), device)
+
+
+@cache
+def host_copy_rate() -> float:
+    """Bytes/s of a copy within RAM by one thread."""
+    source = torch.zeros(64 * MiB, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return source.nbytes / best_time(lambda: target.copy_(source), torch.device("cpu"))
+
+
+def best_time(work: Callable[[], object], device: torch.device, seconds: float = 0.15) -> float:
+    """Seconds of one call: the fastest of as many as fit in `seconds`, at least three."""
+    best, spent, calls = float("inf"), 0.0, 0
+    with torch.inference_mode():
+        while spent < seconds or calls < 3:
+            _wait(device)
+            began = time.perf_counter()
+            work()
+            _wait(device)
+            taken = time.perf_counter() - began
+            best, spent, calls = min(best, taken), spent + taken, calls + 1
+    return max(best, 1e-9)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+

@@ -1,0 +1,151 @@
+"""What a run did with its memory, beside what was predicted: one line for people, one record a step for programs.
+
+Listeners get a dict per step and per job; a log line ends each job, and a warning names the cause when a step took a
+quarter longer than predicted. Knows no device: it is told times and bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .budget import format_size
+from .plan import Plan
+from .workload import DISK, PAGEABLE, PINNED, RESIDENT
+
+log = logging.getLogger(__name__)
+
+LATE, LATE_SECONDS = 1.25, 0.1  # actual over predicted, and beyond it, from which a cause is named
+Listener = Callable[[dict[str, Any]], None]
+_listeners: list[Listener] = []
+
+
+def listen(listener: Listener) -> Callable[[], None]:
+    """Be told of every step and job; returns what ends it."""
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener)
+
+
+def tell(event: dict[str, Any]) -> None:
+    for listener in list(_listeners):
+        listener(event)
+
+
+def plan_record(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON. Bytes and seconds; `units` has one row a unit in order of use."""
+    return {
+        "model": plan.workload.name,
+        "seconds_per_step": plan.seconds,
+        "limit_seconds": plan.limit,
+        "bound": plan.bound,
+        "peak_bytes": plan.peak_bytes,
+        "resident_bytes": plan.resident_bytes,
+        "streamed_bytes_per_step": plan.streamed_bytes,
+        "disk_bytes_per_step": plan.disk_bytes,
+        "ring": {"slots": plan.slots, "slot_bytes": plan.slot_bytes},
+        "host_bytes": plan.host_bytes,
+        "fixed": dict(plan.workload.fixed),
+        "units": [
+            {
+                "name": unit_name(plan, number),
+                "class": home,
+                "bytes": unit.nbytes,
+                "seconds": sum(plan.machine.seconds(plan.workload.pieces[place]) for place in unit.order),
+            }
+            for number, (unit, home) in enumerate(zip(plan.units, plan.homes, strict=True))
+        ],
+    }
+
+
+def unit_name(plan: Plan, number: int) -> str:
+    """What the names of a unit's matrices have in common."""
+    names = [plan.workload.pieces[place].name.removesuffix(".weight") for place in plan.units[number].order]
+    common = names[0]
+    for name in names[1:]:
+        while not name.startswith(common):
+            common = common[:-1]
+    return common.rstrip("._") or names[0]
+
+
+@dataclass
+class Step:
+    """One pass through the model. `waited`: seconds the kernels' thread waited for weights."""
+
+    seconds: float
+    waited: float
+    read_bytes: int
+
+
+@dataclass
+class JobReport:
+    """A run of one model under one plan (or several, if the budget changed)."""
+
+    label: str
+    plan: Plan
+    limit: int
+    steps: list[Step] = field(default_factory=list)
+    peak: int = 0
+    restarts: int = 0
+
+    def step(self, seconds: float, waited: float, read_bytes: int) -> None:
+        self.steps.append(Step(seconds, waited, read_bytes))
+        tell({
+            "type": "memory.step", "model": self.label, "step": len(self.steps), "seconds": seconds,
+            "predicted_seconds": self.plan.seconds, "waited_seconds": waited, "read_bytes": read_bytes,
+            "resident_bytes": self.plan.resident_bytes, "homes": self.plan.homes,
+        })  # fmt: skip
+
+    @property
+    def actual(self) -> float | None:
+        """Seconds of a step in steady state: the first one also fills what stays."""
+        steady = self.steps[1:] or self.steps
+        return sum(step.seconds for step in steady) / len(steady) if steady else None
+
+    @property
+    def stall(self) -> float:
+        steady = self.steps[1:] or self.steps
+        return sum(step.waited for step in steady) / len(steady) if steady else 0.0
+
+    def line(self) -> str:
+        plan, homes = self.plan, self.plan.homes
+        parts = [
+            f"resident {homes.count(RESIDENT)}/{len(homes)} ({format_size(plan.resident_bytes)})",
+            f"stream {plan.streamed_bytes / 1e9:.2f} GB/step",
+            f"ring {plan.slots}x{format_size(plan.slot_bytes)}",
+        ]
+        if plan.machine.link is not None:
+            in_ram = sum(u.nbytes for u, home in zip(plan.units, homes, strict=True) if home in (PINNED, PAGEABLE))
+            pinned = sum(u.nbytes for u, home in zip(plan.units, homes, strict=True) if home == PINNED)
+            parts.append(f"RAM {format_size(in_ram)} (pinned {format_size(pinned)})")
+        parts.append(f"disk {plan.disk_bytes / 1e9:.2f} GB/step")
+        parts.append(f"predicted {plan.seconds:.2f} s ({plan.bound})")
+        if self.actual is not None:
+            parts.append(f"actual {self.actual:.2f} s · stall {self.stall:.2f} s")
+        parts.append(f"peak {format_size(self.peak)} of {format_size(self.limit)}")
+        return f"{self.label}: " + " · ".join(parts)
+
+    def cause(self) -> str | None:
+        """Why steps took a quarter longer than predicted, if they did."""
+        actual, plan = self.actual, self.plan
+        if actual is None or len(self.steps) < 2 or actual <= max(LATE * plan.seconds, plan.seconds + LATE_SECONDS):
+            return None
+        late = f"{self.label}: {actual:.2f} s a step where {plan.seconds:.2f} s were predicted. "
+        if self.stall > (actual - plan.seconds) / 2:
+            what = "disk" if DISK in plan.homes or plan.machine.link is None else "link"
+            rate = plan.streamed_bytes / actual / 1e9
+            return late + f"Weights came late: the {what} gave {rate:.2f} GB/s. Other programs may be using it."
+        return late + "Weights came in time, the arithmetic was slower: other programs may be using the processor."
+
+    def close(self) -> None:
+        """Say it."""
+        log.info("%s", self.line())
+        cause = self.cause()
+        if cause:
+            log.warning("%s", cause)
+        tell({
+            "type": "memory.job", "model": self.label, "plan": plan_record(self.plan), "actual_seconds": self.actual,
+            "stall_seconds": self.stall, "peak_bytes": self.peak, "limit_bytes": self.limit,
+            "restarts": self.restarts, "line": self.line(), "warning": cause,
+        })  # fmt: skip

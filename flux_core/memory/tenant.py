@@ -1,0 +1,137 @@
+"""A model under management: its matrices in the order it uses them, and the stream they come through.
+
+A tenant is open while its model runs, with a ring and a feeder. Otherwise it is parked: what stayed on the device stays
+there, for the next run, until somebody else needs the room. Decides nothing; `manager.py` does.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ..checkpoint.stored import Stored
+from .device import Device
+from .held import StreamedMatrix, hold_matrices
+from .plan import Plan, spread
+from .source import FileSource
+from .stream import Stream
+from .workload import DISK, RESIDENT
+
+
+class Tenant:
+    """`names` are those of matrices of `module`, in order of use; they leave it and are lent to it from now on."""
+
+    def __init__(
+        self,
+        label: str,
+        rank: int,
+        device: Device,
+        module: nn.Module,
+        tensors: Mapping[str, Stored],
+        names: Sequence[str],
+        round_to: torch.dtype | None = None,
+    ) -> None:
+        """rank: of two tenants that want the same room, the higher one gets it. Raises FileFormatError."""
+        self.label, self.rank, self.device = label, rank, device
+        self.matrices = hold_matrices(module, tensors, {name: place for place, name in enumerate(names)}, round_to)
+        self.source = FileSource([tensors[name] for name in names])
+        self._opened = _Opened(self.matrices)
+        weakref.finalize(self, self._opened.close)
+
+    @property
+    def stream(self) -> Stream | None:
+        return self._opened.stream
+
+    @property
+    def plan(self) -> Plan | None:
+        return self._opened.plan
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the device, now."""
+        return self._opened.held_bytes
+
+    @property
+    def filled_bytes(self) -> int:
+        """Of those, how many have been written."""
+        return self._opened.stream.held.filled_bytes if self._opened.stream else 0
+
+    def open(self, plan: Plan) -> Stream:
+        """Take over a plan; what is there already stays. Raises BudgetTooSmall if the device has not even the ring."""
+        opened = self._opened
+        try:
+            if opened.stream is None:
+                opened.stream = Stream(plan, self.device, self.source)
+            else:
+                opened.stream.change(plan)
+        except BaseException:
+            self.close()
+            raise
+        opened.plan = plan
+        opened.lend()
+        return opened.stream
+
+    def park(self) -> None:
+        """Stop, and give back the ring."""
+        plan = self._opened.plan
+        if plan is None or self._opened.stream is None:
+            return
+        if RESIDENT not in plan.homes:
+            self.close()
+        elif plan.slots:
+            self._change(replace(plan, slots=0, slot_bytes=0))
+
+    def release(self, nbytes: int) -> int:
+        """Park, and give back at least so many bytes of what stays, as evenly over the walk as it lies there."""
+        self.park()
+        plan = self._opened.plan
+        if plan is None or nbytes <= 0:
+            return 0
+        before = self.held_bytes
+        units = [unit for unit, home in zip(plan.units, plan.homes, strict=True) if home == RESIDENT]
+        if nbytes >= sum(unit.room for unit in units):
+            self.close()
+            return before
+        sizes, going, amount = [unit.room for unit in units], set[int](), nbytes
+        while sum(plan.units[number].room for number in going) < nbytes:
+            chosen = spread(sizes, sizes, amount)
+            going = {unit.number for unit, goes in zip(units, chosen, strict=True) if goes}
+            amount += min(sizes)
+        homes = "".join(DISK if number in going else home for number, home in enumerate(plan.homes))
+        self._change(replace(plan, homes=homes))
+        return before - self.held_bytes
+
+    def close(self) -> None:
+        self._opened.close()
+
+    def _change(self, plan: Plan) -> None:
+        assert self._opened.stream is not None
+        self._opened.stream.change(plan)
+        self._opened.plan = plan
+
+
+class _Opened:
+    """What must be closed when a tenant goes."""
+
+    def __init__(self, matrices: Sequence[StreamedMatrix]) -> None:
+        self.matrices = matrices
+        self.stream: Stream | None = None
+        self.plan: Plan | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        return self.plan.weight_bytes if self.plan else 0
+
+    def lend(self) -> None:
+        for matrix in self.matrices:
+            matrix.stream = self.stream
+
+    def close(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+        self.stream = self.plan = None
+        self.lend()
