@@ -1,0 +1,185 @@
+"""The house: who may open whose door, what runs without torch, and what the packaging must list.
+
+doors (cli, commands, worker, registry ...) -> everything
+nodes -> tensor wing, floor        server -> graph, floor        graph -> floor        tensor wing -> floor
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pytest brings it along there
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+FLOOR = {"errors", "png", "folders", "strict_json", "saving"}
+DOORS = {"bench", "cli", "commands", "entry", "registry", "worker", "wanted", "node_packs", "training"}
+MAY_OPEN = {
+    "floor": {"floor"},
+    "graph": {"graph", "floor"},
+    "server": {"server", "graph", "floor"},
+    "tensor": {"tensor", "floor"},
+    "nodes": {"nodes", "tensor", "floor"},
+    "doors": {"doors", "nodes", "tensor", "server", "graph", "floor"},
+}
+# What an absolute import would find inside ComfyUI or on somebody's path, instead of the file beside it.
+FOREIGN = {
+    *("comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "folder_paths", "execution", "server"),
+    *(
+        "nodes",
+        "node_helpers",
+        "latent_preview",
+        "utils",
+        "app",
+        "main",
+        "protocol",
+        "cuda_malloc",
+        "sluice",
+        "flux_core",
+    ),
+}
+SOURCES = [ROOT / "__init__.py", *sorted(ROOT.glob("flux_core/**/*.py")), *sorted(ROOT.glob("nodes/**/*.py"))]
+
+
+def wing(module: tuple[str, ...]) -> str:
+    """The wing of a module named by its path below the root."""
+    if module[:1] == ("nodes",):
+        return "nodes"
+    room = module[1] if len(module) > 1 else ""
+    if module[2:] == ("command",):  # what a command of the program does, beside what it does it with
+        return "doors"
+    if room in ("graph", "server"):
+        return room
+    return "floor" if room in FLOOR else "doors" if room in DOORS or not room else "tensor"
+
+
+def module_of(path: Path) -> tuple[str, ...]:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imports(path: Path) -> Iterator[tuple[str, ...]]:
+    """What a file imports, wherever in it: our own modules by their path, others as ("", name)."""
+    folder = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (("", alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield "", str(node.module).partition(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            base = folder[: len(folder) - node.level + 1] + tuple((node.module or "").split(".") if node.module else ())
+            yield from (base + (alias.name,) if len(base) < 2 and base != ("nodes",) else base for alias in node.names)
+
+
+def id_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=id_of)
+def test_a_file_opens_only_the_doors_it_may(path: Path) -> None:
+    allowed = MAY_OPEN[wing(module_of(path))]
+    opened = {target: wing(target) for target in imports(path) if target[0] != ""}
+    assert {target for target, room in opened.items() if room not in allowed} == set()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=id_of)
+def test_imports_of_our_own_are_relative_and_comfyui_is_known_to_one_file(path: Path) -> None:
+    named = {target[1] for target in imports(path) if target[0] == ""}
+    if id_of(path) == str(Path("nodes", "host.py")):
+        named -= {"comfy", "folder_paths"}
+    if module_of(path) == ("flux_core", "entry", "worker"):  # started as a file, it loads the package by that name
+        named -= {"sluice"}
+    assert named & FOREIGN == set()
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if wing(module_of(p)) in ("floor", "graph", "server")], ids=id_of)
+def test_the_torch_free_wing_never_names_torch(path: Path) -> None:
+    assert {target[1] for target in imports(path) if target[0] == ""} & {"torch", "torchsde", "safetensors"} == set()
+
+
+def loaded_by(modules: list[str]) -> set[str]:
+    """The top-level modules that are loaded after importing some of ours in a fresh interpreter."""
+    code = (
+        "import importlib, sys; sys.path.insert(0, sys.argv[1]); import conftest\n"
+        "for name in sys.argv[2:]: importlib.import_module(name)\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    arguments = [sys.executable, "-c", code, str(ROOT / "tests"), *modules]
+    return set(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.split())
+
+
+def names_in(*rooms: str) -> list[str]:
+    paths = [path for path in SOURCES if len(module_of(path)) > 1 and module_of(path)[1] in rooms]
+    return [".".join(("sluice", *module_of(path))) for path in paths]
+
+
+def test_floor_graph_and_server_start_without_torch() -> None:
+    loaded = loaded_by(names_in(*FLOOR, "graph", "server"))
+    assert loaded & {"torch", "torchsde", "scipy", "safetensors", "transformers", "comfy"} == set()
+
+
+def test_headers_and_plans_are_read_without_torch() -> None:
+    plan = [name for name in names_in("memory") if name.endswith(".plan")]
+    assert plan and "torch" not in loaded_by([*names_in("checkpoint"), *plan])
+
+
+def test_the_package_and_the_command_line_open_at_once() -> None:
+    heavy = {"torch", "numpy", "scipy", "PIL", "aiohttp", "tokenizers"}
+    assert loaded_by(["sluice", "sluice.flux_core.cli"]) & heavy == set()
+
+
+def test_rooms_are_opened_by_no_other_room() -> None:
+    inits = [path for path in SOURCES if path.name == "__init__.py" and path.parent not in (ROOT, ROOT / "nodes")]
+    assert [id_of(path) for path in inits if path.read_text(encoding="utf-8").strip()] == []
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.stat().st_size], ids=id_of)
+def test_a_room_says_on_its_door_what_it_is(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree) or path.name == "__main__.py"
+
+
+def test_packages_are_listed_as_they_lie() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {path.parent for path in SOURCES}
+    found = {".".join(("sluice", *folder.relative_to(ROOT).parts)) for folder in folders}
+    assert sorted(settings["tool"]["setuptools"]["packages"]) == sorted(found)
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    assert [id_of(path.parent) for path in SOURCES if not (path.parent / "__init__.py").is_file()] == []
+
+
+def test_nothing_heavy_is_asked_of_a_comfyui_user() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    # Python packages that ComfyUI itself requires, unpinned: installing us changes nothing there.
+    comfyui = {"aiohttp", "numpy", "pillow", "pyyaml", "psutil", "tokenizers", "tqdm", "scipy", "einops", "safetensors"}
+    assert set(settings["dependencies"]) <= comfyui
+
+
+def texts() -> Iterator[Path]:
+    kinds = {".py", ".md", ".toml", ".txt", ".js", ".css", ".html", ".yaml", ".yml"}
+    for place in (*ROOT.glob("*"), *(ROOT / ".ci").glob("*")):
+        if place.is_file():
+            yield place
+    for room in ("flux_core", "nodes", "web", "workflows", "tests"):
+        yield from (path for path in (ROOT / room).rglob("*") if path.suffix in kinds)
+
+
+def test_the_repository_speaks_of_the_product_alone() -> None:
+    places = r"(?<![\w.])/work/|\.\./shared|/tmp/v/|golden/"
+    talk = r"\bissue \d|\bworker [A-H]\b|\bthis session\b"
+    pattern = re.compile(f"{places}|{talk}", re.IGNORECASE)
+    told = [
+        id_of(path) for path in texts() if path != Path(__file__) and pattern.search(path.read_text("utf-8", "replace"))
+    ]
+    assert told == []
