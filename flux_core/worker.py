@@ -1,41 +1,60 @@
 """The worker process: runs prompts for the server, with models and caches kept warm between them.
 
-    main thread      takes jobs one after another and runs them through the graph engine
-    reading thread   hears the server: queues jobs, answers questions, passes on interrupts
+    main thread        takes jobs one after another and runs them through the graph engine
+    hearing thread     hears the server: sorts jobs and questions, passes on interrupts at once
+    answering thread   answers questions: what nodes there are, whether a prompt is fit to run
 
 A door like the command line: it may import everything, and nothing imports it. When the server is gone it goes too.
 """
 
 from __future__ import annotations
 
-import io
 import json
+import logging
 import os
 import queue
+import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .folders import Folders, standard_folders
-from .graph.execute import Executor
+import psutil
+
+from . import strict_json
+from .errors import SluiceError
+from .folders import Folders, published, standard_folders
+from .graph.execute import Executor, Result
+from .graph.flatten import to_prompt
 from .graph.object_info import object_info
 from .graph.validate import validate
+from .memory import report
+from .memory.budget import AUTO, Allowed
+from .node_packs import load_packs
+from .png import read_workflow_bytes
+from .previews import Throttle
 from .server.pipe import Channel, Message
+from .wanted import explained, wanted_files, with_slashes
 
-PREVIEW_SHARE = 50  # a preview may take 1/50 of a step: 2 %
-PREVIEW_SIZE = 512
-JPEG_QUALITY = 95
+NO_DEVICE = "none"  # for packs that need no torch, and for measuring the server: nothing of ours can compute
+_STEPS_A_SECOND = 10  # at most so many `sluice.step` events
 
 
 def main(options: str) -> None:
-    """Serve until the server closes the connection. `options`: JSON, see server/worker.py."""
+    """Serve until the server closes the connection. `options`, as JSON:
+
+    {"base", "models": [], "extra": [], "input", "output", "node_packs": [], "device", "dtype", "vram", "ram"}
+    """
     channel = _private_pipes()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     worker = Worker(channel, json.loads(options))
-    threading.Thread(target=worker.hear, daemon=True).start()
+    for thread in (worker.hear, worker.answer):
+        threading.Thread(target=thread, daemon=True).start()
     channel.send({"ready": True})
     worker.work()
 
@@ -52,20 +71,27 @@ def _private_pipes() -> Channel:
 
 
 class Worker:
+    """One worker: the tables of nodes, the engine, and what it says to the server."""
+
     def __init__(self, channel: Channel, options: Mapping[str, Any]) -> None:
         self.channel, self.options = channel, options
         self.jobs: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self.previews = _Throttle()
-        self.classes, self.titles, self.packs = self._catalogue(_folders(options))
-        self.executor = Executor(self.classes, emit=self.emit, around=_inference_mode, after_failure=_free_after)
-        self.prompt_id = ""
+        self.questions: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.prepared = threading.Event()
+        self.trouble: str | None = None  # why nothing can be computed
+        self.budget: dict[str, str] = {}
+        self.throttle = Throttle()
+        self.measure = Measure()
+        self.folders = _folders(options)
+        self.classes, self.titles, self.packs = self._catalogue()
+        around = nullcontext if options.get("device") == NO_DEVICE else _inference_mode
+        self.executor = Executor(self.classes, emit=self.emit, around=around, after_failure=advice_after)
 
-    def _catalogue(self, folders: Folders) -> tuple[dict[str, type[Any]], dict[str, str], list[dict[str, Any]]]:
+    def _catalogue(self) -> tuple[dict[str, type[Any]], dict[str, str], list[dict[str, Any]]]:
         from ..nodes import host
-        from .node_packs import load_packs
         from .registry import standalone_tables
 
-        host.use(host.Host(folders, report=self.progressed, interrupted=self.interrupted))
+        host.use(host.Host(self.folders, report=self.progressed, interrupted=self.interrupted))
         classes, titles = standalone_tables()
         packs = load_packs([Path(place) for place in self.options.get("node_packs", ())], classes, titles)
         return classes, titles, packs
@@ -73,142 +99,283 @@ class Worker:
     # -- the main thread ---------------------------------------------------------------------------------------------
 
     def work(self) -> None:
-        self._prepare()
+        """Run jobs for ever."""
+        try:
+            self._prepare()
+        except SluiceError as error:
+            self.trouble = str(error)
+            print(self.trouble, file=sys.stderr)
+        self.prepared.set()
         while True:
             job = self.jobs.get()
             if job["op"] == "run":
                 self._run(job)
-            elif job["op"] == "free":
+            else:
                 self._free(job)
 
     def _prepare(self) -> None:
         """Import torch while the person is still looking at the page, and set the device up."""
+        if self.options.get("device") == NO_DEVICE:
+            return
+        from PIL import Image
+
         from .assemble import configure
 
+        Image.init()
         configure(self.options.get("device"), self.options.get("dtype"))
+        self._set_budget(self.options.get("vram") or AUTO, self.options.get("ram") or AUTO)
+        report.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
+
+    def _set_budget(self, vram: str, ram: str) -> None:
+        from .memory.manager import configure
+
+        configure(Allowed.parse(vram, ram))
+        self.budget = {"vram": vram, "ram": ram}
 
     def _run(self, job: Message) -> None:
-        self.prompt_id = job["prompt_id"]
+        self.measure = Measure()
         try:
-            result = self.executor.execute(job["prompt"], self.prompt_id, job["extra_data"], job["outputs"])
-            done = {
-                "status": result.status,
-                "outputs": result.outputs,
-                "meta": result.meta,
-                "messages": result.messages,
-            }
-        finally:
-            self.prompt_id = ""
-        self.channel.send({"done": job["prompt_id"], **done})
+            if self.trouble:
+                raise SluiceError(self.trouble)
+            result = self.executor.execute(job["prompt"], job["prompt_id"], job["extra_data"], job["outputs"])
+            done = _account(result)
+        except Exception as error:  # of the engine itself: those of nodes are in the result
+            traceback.print_exc()
+            result, done = None, self._engine_failed(job, error)
+        self.channel.send({"done": job["prompt_id"], **done, "facts": self.measure.facts()})
+        if result is not None and result.exception is not None and _out_of_memory(result.exception):
+            self._free({"free_memory": True})
 
-    def _free(self, job: Message) -> None:
-        if job.get("unload_models") or job.get("free_memory"):
+    def _engine_failed(self, job: Message, error: Exception) -> Message:
+        data = {
+            "prompt_id": job["prompt_id"], "node_id": "", "node_type": "", "executed": [],
+            "exception_message": str(error), "exception_type": type(error).__name__, "traceback": [],
+            "current_inputs": {}, "current_outputs": [], "timestamp": int(time.time() * 1000),
+        }
+        self.emit("execution_error", data)
+        return {"status": "error", "outputs": {}, "meta": {}, "messages": [["execution_error", data]]}
+
+    def _free(self, wanted: Message) -> None:
+        if wanted.get("unload_models") or wanted.get("free_memory"):
             self.executor.forget()
-            _collect()
+            release_memory()
 
     # -- what nodes report -------------------------------------------------------------------------------------------
 
     def emit(self, event: str, data: dict[str, Any]) -> None:
+        """Pass an event of the engine on."""
+        self.measure.look()
         if event == "preview":
             image = data.pop("image")
-            buffer = io.BytesIO()
-            image.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
-            image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-            self.channel.send({"preview": data, "image_type": "image/jpeg"}, buffer.getvalue())
-        else:
-            self.channel.send({"event": event, "data": data, "prompt_id": self.prompt_id})
+            self.channel.send({"preview": data, "image_type": "image/jpeg"}, image)
+            return
+        self.channel.send({"event": event, "data": data})
+        if event == "executing":
+            self.measure.began(data["node"])
+        elif event == "progress" and (step := self.measure.stepped(data)) is not None:
+            self.channel.send({"event": "sluice.step", "data": step})
 
     def progressed(self, done: int, total: int, preview: Any = None) -> None:
-        image = self.previews.make(preview) if preview is not None else None
-        self.executor.progress(done, total, image)
+        """A node has done a step."""
+        self.executor.progress(done, total, None if preview is None else self.throttle.make(preview))
 
     def interrupted(self) -> bool:
+        """Whether to stop. Raises Interrupted itself, which knows the words."""
         self.executor.check_interrupted()
         return False
 
-    # -- the reading thread ------------------------------------------------------------------------------------------
+    # -- the hearing thread ------------------------------------------------------------------------------------------
 
     def hear(self) -> None:
+        """Sort what the server says, until it is gone."""
         try:
             while True:
-                self._answer(self.channel.receive()[0])
+                message = self.channel.receive()[0]
+                if message["op"] in ("run", "free"):
+                    self.jobs.put(message)
+                elif message["op"] == "interrupt":
+                    self.executor.cancel(message.get("prompt_id"))
+                else:
+                    self.questions.put(message)
         except (EOFError, OSError):
-            os._exit(0)  # the server is gone; nothing here is worth more than what is already on disk
+            leave()
 
-    def _answer(self, message: Message) -> None:
-        op = message["op"]
-        if op in ("run", "free"):
-            self.jobs.put(message)
-        elif op == "interrupt":
-            self.executor.cancel(message.get("prompt_id"))
-        else:
+    # -- the answering thread ----------------------------------------------------------------------------------------
+
+    def answer(self) -> None:
+        """Answer questions for ever."""
+        while True:
+            message = self.questions.get()
             try:
-                self.channel.send({"reply": message["call"], "result": getattr(self, f"on_{op}")(message)})
+                result = getattr(self, f"on_{message['op']}")(message)
+                self.channel.send({"reply": message["call"], "result": result})
+            except (BrokenPipeError, EOFError):
+                return
             except Exception as error:
-                traceback.print_exc()
-                self.channel.send({"reply": message["call"], "error": f"{type(error).__name__}: {error}"})
+                if not isinstance(error, SluiceError):
+                    traceback.print_exc()
+                told = str(error) if isinstance(error, SluiceError) else f"{type(error).__name__}: {error}"
+                self.channel.send({"reply": message["call"], "error": told, "type": type(error).__name__})
 
     def on_object_info(self, message: Message) -> Any:
-        return object_info(self.classes, self.titles)
+        """{"names"?}: node classes as the editor wants them described."""
+        names = message.get("names")
+        chosen = self.classes if names is None else {name: self.classes[name] for name in names if name in self.classes}
+        return object_info(chosen, self.titles)
 
     def on_packs(self, message: Message) -> Any:
+        """What became of the node packs."""
         return self.packs
 
     def on_validate(self, message: Message) -> Any:
-        found = validate(message["prompt"], self.classes, message.get("targets"), message.get("packs"))
+        """{"prompt", "targets"}: what may run of it, and what speaks against the rest."""
+        prompt = with_slashes(message["prompt"], self.classes, self.folders)
+        found = validate(prompt, self.classes, message.get("targets"))
+        problems = explained(found.problems, prompt, self.classes, self.folders)
+        return {**asdict(found), "problems": problems}
+
+    def on_missing(self, message: Message) -> Any:
+        """{"workflow"}: the model files it names that are nowhere."""
+        embedded = read_workflow_bytes(json.dumps(message["workflow"]).encode(), "the workflow")
+        prompt = to_prompt(embedded, self.classes, choose=lambda options: options[0])
+        lacking = [wanted for wanted in wanted_files(prompt, self.classes, self.folders) if wanted.path is None]
+        return [self._lacking(wanted.name, wanted.category, wanted.node_id, wanted.input) for wanted in lacking]
+
+    def _lacking(self, name: str, category: str, node_id: str, input_name: str) -> dict[str, Any]:
+        repository, folder = published(name), self.folders.place_for(category)
         return {
-            "prompt": found.prompt,
-            "outputs": found.outputs,
-            "node_errors": found.node_errors,
-            "error": found.error,
-            "problems": found.problems,
-        }
+            "name": name, "category": category, "folder": str(folder or ""), "node_id": node_id, "input": input_name,
+            "published": repository, "url": repository and f"https://huggingface.co/{repository}",
+            "explanation": self.folders.explain_missing(category, name),
+        }  # fmt: skip
+
+    def on_budget(self, message: Message) -> Any:
+        """{"vram"?, "ram"?}: what models may use from their next step on. Sizes as on the command line, or bytes."""
+        given = {key: str(message[key]) for key in ("vram", "ram") if key in message}
+        if given and self._can_compute():
+            self._set_budget(**(self.budget | given))
+        return self.budget
+
+    def _can_compute(self) -> bool:
+        return self.prepared.is_set() and not self.trouble and self.options.get("device") != NO_DEVICE
 
     def on_system(self, message: Message) -> Any:
+        """Devices, once they are known. Does not wait for them: the page asks while torch is being imported."""
+        if not self._can_compute():
+            return {}
+        import torch
+
         from .assemble import device_report
 
-        return device_report()
+        return {"torch": torch.__version__, "devices": device_report()}
 
 
-class _Throttle:
-    """Makes previews as often as they cost less than their share of the time."""
+class Measure:
+    """What one job took, and how fast its steps are."""
 
     def __init__(self) -> None:
-        self._next = 0.0
+        self._process = psutil.Process()
+        self._start = time.monotonic()
+        self._peak_ram = 0
+        self._node, self._first, self._told = "", (0.0, 0.0), 0.0  # time and value of the first step seen
+        _reset_peak()
 
-    def make(self, preview: Any) -> Any:
-        began = time.monotonic()
-        if began < self._next:
+    def look(self) -> None:
+        """Take note of the memory in use now."""
+        self._peak_ram = max(self._peak_ram, self._process.memory_info().rss)
+
+    def facts(self) -> dict[str, Any]:
+        """Seconds, and the largest memory in use (bytes; None for a card that is not there)."""
+        self.look()
+        return {"seconds": time.monotonic() - self._start, "peak_ram": self._peak_ram, "peak_vram": _peak_vram()}
+
+    def began(self, node_id: str) -> None:
+        """A node starts: its first step is timed from here."""
+        self._node, self._first = node_id, (time.monotonic(), 0.0)
+
+    def stepped(self, progress: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The pace after a step; None when it was told just before."""
+        now, value, maximum = time.monotonic(), float(progress["value"]), float(progress["max"])
+        if progress["node"] != self._node:
+            self.began(progress["node"])
+        since, seen = self._first
+        pace = (now - since) / (value - seen) if value > seen else 0.0
+        if seen == 0.0 and value < maximum:  # the first step also loads the model: leave it out of the next ones' pace
+            self._first = (now, value)
+        if now - self._told < 1 / _STEPS_A_SECOND and value < maximum:
             return None
-        image = preview()
-        ended = time.monotonic()
-        self._next = ended + (ended - began) * PREVIEW_SHARE
-        return image
+        self._told = now
+        left = pace * (maximum - value)
+        return {
+            "prompt_id": progress["prompt_id"], "node_id": progress["node"], "step": value, "steps": maximum,
+            "seconds_per_step": pace, "seconds_left": left,
+            "text": f"{value:.0f}/{maximum:.0f}, {pace:.2f} s/it, {left:.0f} s left",
+        }  # fmt: skip
+
+
+def _account(result: Result) -> Message:
+    """The end of a run as JSON, checked here so that nothing a node left in it can stop the worker."""
+    done = {
+        "status": result.status, "outputs": result.outputs, "meta": result.meta, "messages": list(result.messages),
+    }
+    checked: Message = json.loads(strict_json.dumps(json.loads(json.dumps(done, default=repr))))
+    return checked
+
+
+def advice_after(error: Exception) -> str:
+    """What to tell besides the error itself."""
+    if not _out_of_memory(error):
+        return ""
+    return "The memory did not suffice. Lower --vram or --ram, or choose a smaller picture, batch or model file."
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+def release_memory() -> None:
+    """Give back what nothing refers to any more."""
+    import gc
+
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def leave() -> None:
+    """End at once, with everything this process has started: what matters is on the disk."""
+    if os.name == "posix" and os.getpgrp() == os.getpid():
+        with suppress(OSError):
+            os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(0)
 
 
 def _folders(options: Mapping[str, Any]) -> Folders:
-    return standard_folders(Path(options["base"]), **{k: v for k, v in options.get("folders", {}).items()})
+    def paths(key: str) -> list[Path]:
+        return [Path(place) for place in options.get(key, ())]
+
+    def path(key: str) -> Path | None:
+        return Path(options[key]) if options.get(key) else None
+
+    base = Path(options["base"])
+    return standard_folders(base, paths("models"), extra=paths("extra"), input=path("input"), output=path("output"))
 
 
-def _inference_mode() -> Any:
+def _inference_mode() -> AbstractContextManager[Any]:
     import torch
 
     return torch.inference_mode()
 
 
-def _free_after(error: Exception) -> str:
-    """After out-of-memory everything that can be let go is let go."""
-    if "out of memory" not in str(error).lower() and not isinstance(error, MemoryError):
-        return ""
-    _collect()
-    return "The memory did not suffice. Lower --vram or --ram, or choose a smaller picture, batch or model file."
+def _peak_vram() -> int | None:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.max_memory_allocated())
 
 
-def _collect() -> None:
-    import gc
-
-    gc.collect()
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def _reset_peak() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()

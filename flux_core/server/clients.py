@@ -1,7 +1,7 @@
 """The browsers and scripts that listen: one websocket each, what they are sent, in which form.
 
-A slow listener never slows anybody else: each has a short queue of its own, and when that is full previews are dropped
-first, then the listener itself, which reconnects and asks for the state.
+A slow listener never slows anybody else: each has a queue of its own. When previews pile up in it they are left out;
+when messages do, the connection is ended, and a listener that comes back hears how things stand.
 
 Does not know: jobs, the worker, where messages come from.
 """
@@ -9,51 +9,76 @@ Does not know: jobs, the worker, where messages come from.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import struct
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from .. import strict_json
+from ..errors import WorkflowError
+
 MAX_WAITING = 2000  # messages; a listener further behind than this is gone or stuck
 MAX_WAITING_PREVIEWS = 4
-MAX_TEXT = 1 << 20  # bytes a listener may send in one message
+MAX_HEARD = 1 << 20  # bytes a listener may send in one message
+HEARTBEAT = 30.0  # seconds without a sign of life after which a listener counts as gone
 
 _PREVIEW, _TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4
 _JPEG, _PNG = 1, 2
 
-SERVER_FEATURES = {"supports_preview_metadata": True, "max_upload_size": 100 << 20}
+SERVER_FEATURES = {
+    "supports_preview_metadata": True, "supports_progress_text_metadata": True, "max_upload_size": 100 << 20,
+}
+
+Message = str | bytes
 
 
 class Client:
     """One open websocket."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
+    def __init__(self, client_id: str, socket: web.WebSocketResponse) -> None:
+        self.id = client_id
         self.socket = socket
         self.features: dict[str, Any] = {}
-        self.outbox: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+        self._outbox: asyncio.Queue[Message] = asyncio.Queue()
         self._previews = 0
+        self._writing = asyncio.create_task(self._write())
 
-    def put(self, message: str | bytes) -> None:
-        """Queue a message; what cannot be queued any more ends the connection."""
+    def understands(self, feature: str) -> bool:
+        """Whether the listener said so."""
+        return bool(self.features.get(feature))
+
+    def put(self, message: Message) -> None:
+        """Queue a message. Never waits."""
         if isinstance(message, bytes):
-            if self._previews >= MAX_WAITING_PREVIEWS:
-                return
-            self._previews += 1
-        elif self.outbox.qsize() > MAX_WAITING:
-            self.outbox.put_nowait(None)
-            return
-        self.outbox.put_nowait(message)
+            if self._previews < MAX_WAITING_PREVIEWS:
+                self._previews += 1
+                self._outbox.put_nowait(message)
+        elif self._outbox.qsize() < MAX_WAITING:
+            self._outbox.put_nowait(message)
+        else:
+            self.end()
 
-    async def write(self) -> None:
-        """Send what is queued, until told to stop."""
-        while (message := await self.outbox.get()) is not None:
-            if isinstance(message, bytes):
-                self._previews -= 1
-                await self.socket.send_bytes(message)
-            else:
-                await self.socket.send_str(message)
+    def end(self) -> None:
+        """Stop writing; with the writing the connection ends."""
+        self._writing.cancel()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                message = await self._outbox.get()
+                if isinstance(message, bytes):
+                    self._previews -= 1
+                    await self.socket.send_bytes(message)
+                else:
+                    await self.socket.send_str(message)
+        except (ConnectionError, RuntimeError, asyncio.CancelledError):
+            pass  # it is gone, or too slow, or has been replaced
+        with contextlib.suppress(ConnectionError, RuntimeError, TimeoutError):
+            await asyncio.wait_for(self.socket.close(), 1.0)
 
 
 class Clients:
@@ -62,49 +87,34 @@ class Clients:
     def __init__(self) -> None:
         self._by_id: dict[str, Client] = {}
 
-    async def serve(self, request: web.Request, greeting: dict[str, Any]) -> web.WebSocketResponse:
-        """Answer `GET /ws`: greet, then talk until it closes. A new connection under a known id replaces the old."""
+    async def serve(self, request: web.Request, greet: Callable[[Client], None]) -> web.WebSocketResponse:
+        """Answer `GET /ws`: greet, then listen until it closes. A new connection under a known id replaces the old."""
         client_id = request.query.get("clientId") or uuid.uuid4().hex
-        socket = web.WebSocketResponse(heartbeat=30, max_msg_size=MAX_TEXT)
+        socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=MAX_HEARD, timeout=1.0)
         await socket.prepare(request)
-        client = Client(socket)
+        client = Client(client_id, socket)
         replaced = self._by_id.get(client_id)
         self._by_id[client_id] = client
         if replaced is not None:
-            replaced.outbox.put_nowait(None)
-        writing = asyncio.create_task(self._write(client))
-        client.put(_text("status", {"status": greeting, "sid": client_id}))
+            replaced.end()
+        greet(client)
         try:
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
-                    self._heard(client, message.data)
+                    _heard(client, message.data)
         finally:
-            writing.cancel()
+            client.end()
             if self._by_id.get(client_id) is client:
                 del self._by_id[client_id]
         return socket
 
-    async def _write(self, client: Client) -> None:
-        try:
-            await client.write()
-        except (ConnectionError, RuntimeError):
-            pass  # it has gone; the reading side notices as well
-        await client.socket.close()
-
-    def _heard(self, client: Client, text: str) -> None:
-        try:
-            message = json.loads(text)
-            if message["type"] == "feature_flags":
-                client.features = dict(message["data"])
-                client.put(_text("feature_flags", SERVER_FEATURES))
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return  # not for us
-
     def send(self, event: str, data: Any, client_id: str | None = None) -> None:
         """A message to one client, or to all."""
-        text = _text(event, data)
-        for client in self._receivers(client_id):
-            client.put(text)
+        receivers = self._receivers(client_id)
+        if receivers:
+            message = text(event, data)
+            for client in receivers:
+                client.put(message)
 
     def send_preview(self, ids: dict[str, Any], image_type: str, image: bytes, client_id: str | None) -> None:
         """A preview: with its node's ids to those who said they understand, in the old form to the others."""
@@ -112,23 +122,51 @@ class Clients:
         new = struct.pack(">II", _PREVIEW_WITH_METADATA, len(metadata)) + metadata + image
         old = struct.pack(">II", _PREVIEW, _PNG if image_type == "image/png" else _JPEG) + image
         for client in self._receivers(client_id):
-            client.put(new if client.features.get("supports_preview_metadata") else old)
+            client.put(new if client.understands("supports_preview_metadata") else old)
+
+    def send_node_text(self, prompt_id: str, node_id: str, said: str, client_id: str | None) -> None:
+        """A line to be shown inside a node."""
+        prompt, node = prompt_id.encode(), node_id.encode()
+        old = struct.pack(">II", _TEXT, len(node)) + node + said.encode()
+        new = struct.pack(">II", _TEXT, len(prompt)) + prompt + struct.pack(">I", len(node)) + node + said.encode()
+        for client in self._receivers(client_id):
+            client.put(new if client.understands("supports_progress_text_metadata") else old)
 
     def _receivers(self, client_id: str | None) -> list[Client]:
         if client_id is None:
             return list(self._by_id.values())
         return [self._by_id[client_id]] if client_id in self._by_id else []
 
-    def __len__(self) -> int:
-        return len(self._by_id)
+    @property
+    def ids(self) -> set[str]:
+        """Who listens."""
+        return set(self._by_id)
+
+    def __contains__(self, client_id: str) -> bool:
+        return client_id in self._by_id
 
     async def close(self) -> None:
         """Say goodbye to all."""
-        await asyncio.gather(
-            *(client.socket.close(code=1001, message=b"The server is going down.") for client in self._receivers(None)),
-            return_exceptions=True,
-        )
+        goodbye = b"The server is going down."
+        goodbyes = [client.socket.close(code=1001, message=goodbye) for client in self._by_id.values()]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*goodbyes, return_exceptions=True), 0.3)
 
 
-def _text(event: str, data: Any) -> str:
-    return json.dumps({"type": event, "data": data})
+def text(event: str, data: Any) -> str:
+    """A message as it is sent."""
+    try:
+        return json.dumps({"type": event, "data": data}, allow_nan=False)
+    except ValueError:  # a node showed a number that JavaScript cannot read
+        return strict_json.dumps({"type": event, "data": data})
+
+
+def _heard(client: Client, said: str) -> None:
+    """Listeners say one thing: which forms of messages they understand."""
+    try:
+        message = strict_json.loads(said)
+    except WorkflowError:
+        return
+    if isinstance(message, dict) and message.get("type") == "feature_flags" and isinstance(message.get("data"), dict):
+        client.features = message["data"]
+        client.put(text("feature_flags", SERVER_FEATURES))

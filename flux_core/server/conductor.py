@@ -8,56 +8,60 @@ Does not know: HTTP, nodes, torch.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
+from collections.abc import Callable
 from typing import Any
 
-from .clients import Clients
+from .clients import Client, Clients, text
 from .pipe import Message
-from .store import CANCELLED, COMPLETED, FAILED, Job, Store, now
-from .worker import Worker, WorkerDied
+from .store import CANCELLED, COMPLETED, FAILED, CannotWrite, Job, Store, now
+from .worker import OnMessage, Worker, WorkerDied
 
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0  # between attempts to write a result on a full disk
 _STATUS = {"success": COMPLETED, "error": FAILED, "interrupted": CANCELLED}
 _TO_EVERYONE = {"execution_interrupted"}
 
 
 class Conductor:
-    def __init__(self, store: Store, clients: Clients) -> None:
+    """`running` is the job the worker has now. `last_events`: the newest event of each of our own kinds."""
+
+    def __init__(self, store: Store, clients: Clients, start: Callable[[OnMessage], Worker]) -> None:
         self.store, self.clients = store, clients
-        self.worker: Worker | None = None
+        self.worker = start(self.heard)
         self.running: Job | None = None
-        self.last_events: dict[str, Any] = {}  # newest event of each of our own kinds, for pages that open later
+        self.last_events: dict[str, Any] = {}
         self._wake = asyncio.Event()
-        self._executed: list[str] = []
         self._node: str | None = None
+        self._progress: dict[str, Any] = {}
 
     # -- asked by routes ---------------------------------------------------------------------------------------------
 
     def add(self, prompt_id: str, number: float, request: dict[str, Any]) -> Job:
-        """Queue a job; it is on disk when this returns. Raises KeyError if the id is taken."""
+        """Queue a job; it is on disk when this returns. Raises KeyError if the id is taken, CannotWrite."""
         job = self.store.add(prompt_id, number, request)
         self._wake.set()
         self.tell_status()
         return job
 
     def interrupt(self, prompt_id: str | None = None) -> bool:
-        """Stop the running job (if it is this one). Whether there was one."""
+        """Stop the running job (if it is this one) at its next step. Whether there was one."""
         if self.running is None or prompt_id not in (None, self.running.prompt_id):
             return False
-        assert self.worker is not None
         self.worker.tell("interrupt", prompt_id=self.running.prompt_id)
         return True
 
     def cancel(self, prompt_id: str) -> bool:
         """Take a waiting job out of the queue, or stop it if it is running."""
-        gone = bool(self.store.delete_waiting([prompt_id]))
+        return bool(self.clear([prompt_id])) or self.interrupt(prompt_id)
+
+    def clear(self, prompt_ids: list[str] | None = None) -> list[str]:
+        """Take waiting jobs out of the queue; None means all. Those that were there."""
+        gone = self.store.delete_waiting(prompt_ids)
         if gone:
             self.tell_status()
-        return gone or self.interrupt(prompt_id)
-
-    def clear(self, prompt_ids: list[str] | None = None) -> None:
-        """Take waiting jobs out of the queue; None means all."""
-        if self.store.delete_waiting(prompt_ids):
-            self.tell_status()
+        return gone
 
     @property
     def running_ids(self) -> list[str]:
@@ -65,68 +69,97 @@ class Conductor:
 
     @property
     def status(self) -> dict[str, Any]:
+        """How many jobs are to be done, as clients are told."""
         return {"exec_info": {"queue_remaining": self.store.waiting + len(self.running_ids)}}
 
     def tell_status(self) -> None:
         self.clients.send("status", {"status": self.status})
 
+    def greet(self, client: Client) -> None:
+        """Tell a new listener how things stand; one that comes back in the middle of its job, where that is."""
+        client.put(text("status", {"status": self.status, "sid": client.id}))
+        if self.running is None or self.running.request.get("client_id") != client.id or self._node is None:
+            return
+        prompt_id = self.running.prompt_id
+        client.put(text("execution_start", {"prompt_id": prompt_id, "timestamp": now()}))
+        client.put(text("executing", {"node": self._node, "display_node": self._node, "prompt_id": prompt_id}))
+        if self._progress:
+            client.put(text("progress_state", self._progress))
+
     # -- the loop ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run jobs until cancelled."""
         while True:
-            job = self.store.take()
+            self._wake.clear()
+            try:
+                job = self.store.take()
+            except CannotWrite as error:
+                log.error("%s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
             if job is None:
-                self._wake.clear()
                 await self._wake.wait()
             else:
                 await self._one(job)
 
+    async def close(self) -> None:
+        """The running job waits again, the worker ends. `run` must have been cancelled."""
+        if self.running is not None:
+            self.store.release(self.running.prompt_id)
+        await self.worker.stop()
+
     async def _one(self, job: Job) -> None:
-        assert self.worker is not None
-        self.running, self._executed, self._node = job, [], None
+        self.running, self._node, self._progress = job, None, {}
         self.tell_status()
         request = job.request
         try:
             done = await self.worker.run(job.prompt_id, request["prompt"], request["extra_data"], request["outputs"])
-        except (WorkerDied, TimeoutError) as error:
+        except WorkerDied as error:
+            log.error("%s", error)
             done = self._died(job, error)
-        result = {
-            "outputs": done["outputs"],
-            "meta": done["meta"],
-            "status": {
-                "status_str": "success" if done["status"] == "success" else "error",
-                "completed": done["status"] == "success",
-                "messages": done["messages"],
-            },
-        }
-        self.store.finish(job.prompt_id, _STATUS[done["status"]], result)
+        await self._write_down(job, done)
         self.running = None
         self.tell_status()
         self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, request["client_id"])
 
-    def _died(self, job: Job, error: Exception) -> Message:
+    async def _write_down(self, job: Job, done: Message) -> None:
+        succeeded = done["status"] == "success"
+        status = {
+            "status_str": "success" if succeeded else "error", "completed": succeeded, "messages": done["messages"],
+        }
+        result = {"outputs": done["outputs"], "meta": done["meta"], "status": status, "facts": done["facts"]}
+        while True:
+            try:
+                return self.store.finish(job.prompt_id, _STATUS[done["status"]], result)
+            except CannotWrite as error:  # the pictures are saved; their entry must not be lost for want of room
+                log.error("%s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _died(self, job: Job, error: WorkerDied) -> Message:
         """The account of a job whose worker did not live to give one."""
         node = job.request["prompt"].get(self._node or "", {})
+        states = self._progress.get("nodes", {})
         data = {
             "prompt_id": job.prompt_id,
             "node_id": self._node or "",
             "node_type": node.get("class_type", ""),
-            "executed": self._executed,
+            "executed": [one for one, state in states.items() if state.get("state") == "finished"],
             "exception_message": str(error),
             "exception_type": type(error).__name__,
             "traceback": [],
             "current_inputs": {},
-            "current_outputs": [],
+            "current_outputs": list(job.request["prompt"]),
             "timestamp": now(),
         }
         self.clients.send("execution_error", data, job.request["client_id"])
-        return {"status": "error", "outputs": {}, "meta": {}, "messages": [["execution_error", data]]}
+        messages = [["execution_error", data]]
+        return {"status": "error", "outputs": {}, "meta": {}, "messages": messages, "facts": {}}
 
     # -- heard from the worker ---------------------------------------------------------------------------------------
 
     def heard(self, message: Message, payload: bytes) -> None:
-        """An event or a preview, on its way to who submitted the job."""
+        """An event or a preview, on its way to who submitted the job; our own kinds go to everybody."""
         client_id = None if self.running is None else self.running.request["client_id"]
         if "preview" in message:
             if client_id is not None:
@@ -136,7 +169,7 @@ class Conductor:
         if event == "executing":
             self._node = data["node"]
         elif event == "progress_state":
-            self._executed = [one for one, state in data["nodes"].items() if state.get("state") == "finished"]
+            self._progress = data
         if event.startswith("sluice."):
             self.last_events[event] = data
             self.clients.send(event, data)
@@ -144,8 +177,5 @@ class Conductor:
             self.clients.send(event, data)
         elif client_id is not None:
             self.clients.send(event, data, client_id)
-
-    async def close(self) -> None:
-        if self.worker is not None:
-            with contextlib.suppress(ProcessLookupError):
-                await self.worker.stop()
+        if event == "sluice.step" and client_id is not None:
+            self.clients.send_node_text(data["prompt_id"], data["node_id"], data["text"], client_id)

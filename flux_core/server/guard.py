@@ -1,8 +1,9 @@
 """Who may talk to the server, and what pages may load.
 
 A page on the internet must not be able to use a server on somebody's own machine: requests whose Host is not ours (DNS
-rebinding) or whose Origin is another site's (CSRF) are refused, and changes must come as JSON, which a foreign form
-cannot send. Beyond loopback a token is required. The content policy keeps the editor from contacting anybody else.
+rebinding) or whose Origin is another site's (CSRF) are refused. Browsers too old to tell an Origin can change things
+only with a content type that no form can send. Beyond loopback a token is required. The content policy keeps the editor
+from contacting anybody else.
 
 Does not know: what is served.
 """
@@ -11,14 +12,13 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from aiohttp import web
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from aiohttp.typedefs import Handler, Middleware
 
 COOKIE = "sluice_token"
+_FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain", "application/octet-stream")
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -36,12 +36,12 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-def guard(host: str, token: str | None) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
-    """The middleware. `host`: the address listened on. `token`: what others must show, None on loopback."""
+def guard(token: str | None) -> Middleware:
+    """The middleware. `token`: what a request must show; None for a server that only its own machine reaches."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        refusal = _refusal(request, host, token)
+        refusal = _refusal(request, token)
         if refusal is not None:
             return refusal
         try:
@@ -51,31 +51,49 @@ def guard(host: str, token: str | None) -> Callable[[web.Request, Handler], Awai
             raise
         if not response.prepared:
             _add_headers(response)
-            if token is not None and request.query.get("token"):
+            if token is not None and "token" in request.query:
                 response.set_cookie(COOKIE, token, httponly=True, samesite="Strict", max_age=90 * 86400)
         return response
 
     return middleware
 
 
-def _refusal(request: web.Request, host: str, token: str | None) -> web.Response | None:
-    asked = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
-    if token is None and not is_loopback(asked):
-        return _refuse(f"This server answers only as localhost, not as {asked or 'a nameless host'}.")
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower():
-        return _refuse("Requests from other web sites are not answered.")
-    if origin is None and request.headers.get("Sec-Fetch-Site") == "cross-site" and request.method != "GET":
+def _refusal(request: web.Request, token: str | None) -> web.Response | None:
+    host = request.headers.get("Host", "")
+    if token is None and not is_loopback(_name(host)):
+        return _refuse(f"This server answers only as localhost, not as {_name(host)[:100] or 'a nameless host'}.")
+    if _is_foreign(request, host.lower()):
         return _refuse("Requests from other web sites are not answered.")
     if token is not None and not _shows(request, token):
         return _refuse("Open the address that was printed when the server started: it contains the token.", 401)
     return None
 
 
+def _is_foreign(request: web.Request, host: str) -> bool:
+    """Whether a page of another site makes this request."""
+    origin = request.headers.get("Origin")
+    if origin is not None:
+        return origin.lower() not in (f"http://{host}", f"https://{host}")
+    if request.method in ("GET", "HEAD"):
+        return False  # these change nothing, and what they answer is not shown to other sites
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        return True
+    is_browser = request.headers.get("User-Agent", "").startswith("Mozilla/")
+    return is_browser and request.content_type in _FORM_TYPES
+
+
+def _name(host: str) -> str:
+    """The name in a Host header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
 def _shows(request: web.Request, token: str) -> bool:
     bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
     shown = (request.query.get("token", ""), request.cookies.get(COOKIE, ""), bearer)
-    return any(hmac.compare_digest(one.encode(), token.encode()) for one in shown)
+    return any(hmac.compare_digest(one.encode(errors="replace"), token.encode()) for one in shown)
 
 
 def _refuse(reason: str, status: int = 403) -> web.Response:
@@ -88,3 +106,4 @@ def _add_headers(response: web.StreamResponse) -> None:
     response.headers.setdefault("Content-Security-Policy", POLICY)
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Referrer-Policy", "same-origin")
+    response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")

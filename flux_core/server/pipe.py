@@ -9,11 +9,11 @@ The frames travel over the worker's standard input and output, which are kept ap
     server -> worker   {"op": "run", "prompt_id", "prompt", "extra_data", "outputs"}
                        {"op": "interrupt", "prompt_id"}          {"op": "free", "unload_models", "free_memory"}
                        {"op": ..., "call": n, ...}               answered by {"reply": n, ...}:
-                           "object_info" "validate" "system" "budget"
+                           "object_info" "validate" "system" "packs" "missing" "budget" "default_workflow"
     worker -> server   {"ready": true}
-                       {"event": name, "data", "prompt_id"}      as ComfyUI's websocket names them
+                       {"event": name, "data", "prompt_id"}      as ComfyUI's websocket names them, or "sluice...."
                        {"preview": {ids}, "image_type"} + bytes
-                       {"done": prompt_id, "status", "outputs", "meta", "messages"}
+                       {"done": prompt_id, "status", "outputs", "meta", "messages", "facts"}
                        {"reply": n, "result"} or {"reply": n, "error"}
 
 Does not know: what any of it means.
@@ -39,10 +39,10 @@ class Channel:
         self._lock = threading.Lock()
 
     def send(self, message: Message, payload: bytes = b"") -> None:
-        """Raises OSError or ValueError when the other end is gone."""
-        text = json.dumps(message, default=repr).encode()
+        """Raises OSError or ValueError when the other end is gone, TypeError for what is not JSON."""
+        frame = frame_of(message, payload)
         with self._lock:
-            self._sink.write(_LENGTHS.pack(len(text), len(payload)) + text + payload)
+            self._sink.write(frame)
             self._sink.flush()
 
     def receive(self) -> tuple[Message, bytes]:
@@ -55,3 +55,9 @@ class Channel:
         if len(data) < count:
             raise EOFError
         return data
+
+
+def frame_of(message: Message, payload: bytes = b"") -> bytes:
+    """The bytes of one frame. Objects a node left in what it shows are told by their repr."""
+    text = json.dumps(message, default=repr).encode()
+    return _LENGTHS.pack(len(text), len(payload)) + text + payload

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import strict_json
 from ..errors import SluiceError
 
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
@@ -34,11 +35,19 @@ CREATE TABLE IF NOT EXISTS jobs (
     started   INTEGER,
     ended     INTEGER,
     request   TEXT NOT NULL,             -- JSON: prompt, extra_data, outputs, client_id
-    result    TEXT                       -- JSON: outputs, meta, status
-) STRICT;
+    result    TEXT                       -- JSON: outputs, meta, status, facts
+);
 CREATE INDEX IF NOT EXISTS by_status ON jobs (status, number);
 CREATE INDEX IF NOT EXISTS by_end ON jobs (ended);
 """
+
+
+ENDED = (COMPLETED, FAILED, CANCELLED)
+_ENDED = ", ".join(f"'{status}'" for status in ENDED)
+
+
+class CannotWrite(SluiceError):
+    """The disk took nothing more. What was acknowledged before is safe; this was not."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,24 @@ class Job:
         return [self.number, self.prompt_id, r["prompt"], r["extra_data"], r["outputs"]]
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What lists of jobs show, read without unpacking their workflows."""
+
+    prompt_id: str
+    number: float
+    status: str
+    created: int
+    started: int | None
+    ended: int | None
+    workflow_id: Any  # of the canvas, if it has one
+    outputs: dict[str, Any]
+    last_message: list[Any] | None  # [event, data]
+    facts: dict[str, Any]  # what the worker measured
+
+
 def now() -> int:
+    """Milliseconds since 1970."""
     return int(time.time() * 1000)
 
 
@@ -71,8 +97,9 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file. Raises SluiceError if it cannot be used or another server holds it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # a second server on the same directory must not start
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -80,6 +107,8 @@ class Store:
             self._db.executescript(_SCHEMA)
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("COMMIT")
+        except OSError as error:
+            raise SluiceError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise SluiceError(
@@ -95,9 +124,12 @@ class Store:
         self.put_back = self._put_back()
         for job in self._select("status = ? ORDER BY number, created", PENDING):
             self._index(job)
-        self._last = self._db.execute("SELECT COALESCE(MAX(ABS(number)), 0) FROM jobs").fetchone()[0]
+        self._last, self._ended = self._db.execute(
+            "SELECT COALESCE(MAX(ABS(number)), 0), COALESCE(MAX(ended), 0) FROM jobs"
+        ).fetchone()
 
     def close(self) -> None:
+        """Nothing may be asked afterwards."""
         self._db.close()
 
     # -- submitting ------------------------------------------------------------------------------------------------
@@ -108,13 +140,13 @@ class Store:
         return float(self._last)
 
     def add(self, prompt_id: str, number: float, request: dict[str, Any]) -> Job:
-        """Write a new job. Raises KeyError if the id is taken."""
+        """Write a new job. Raises KeyError if the id is taken, CannotWrite."""
         job = Job(prompt_id, number, PENDING, 0, now(), None, None, request, None)
         try:
             with self._writing():
                 self._db.execute(
                     "INSERT INTO jobs (prompt_id, number, status, created, request) VALUES (?, ?, ?, ?, ?)",
-                    (prompt_id, number, PENDING, job.created, json.dumps(request)),
+                    (prompt_id, number, PENDING, job.created, strict_json.dumps(request)),
                 )
         except sqlite3.IntegrityError:
             raise KeyError(prompt_id) from None
@@ -124,7 +156,7 @@ class Store:
     # -- running ---------------------------------------------------------------------------------------------------
 
     def take(self) -> Job | None:
-        """The next job, now running."""
+        """The next job, now running. Raises CannotWrite."""
         if not self._waiting:
             return None
         prompt_id = self._waiting[0][2]
@@ -137,13 +169,23 @@ class Store:
         return self.get(prompt_id)
 
     def finish(self, prompt_id: str, status: str, result: dict[str, Any]) -> None:
-        """Write what came of a job."""
+        """Write what came of a job. Raises CannotWrite."""
+        ended = max(now(), self._ended + 1)  # no two at once, so that the history has one order
         with self._writing():
             self._db.execute(
                 "UPDATE jobs SET status = ?, ended = ?, result = ? WHERE prompt_id = ?",
-                (status, now(), json.dumps(result), prompt_id),
+                (status, ended, strict_json.dumps(result), prompt_id),
             )
+        self._ended = ended
         self._items.pop(prompt_id, None)
+
+    def release(self, prompt_id: str) -> None:
+        """A running job waits again, as if it had not been taken: the server is going down in good order."""
+        with self._writing():
+            self._db.execute(
+                "UPDATE jobs SET status = ?, started = NULL, attempts = attempts - 1 WHERE prompt_id = ?",
+                (PENDING, prompt_id),
+            )
 
     def _put_back(self) -> int:
         """What was running when the last server died waits again; what has been tried too often has failed."""
@@ -173,22 +215,58 @@ class Store:
         now_running = ", ".join(self._items[prompt_id] for prompt_id in running if prompt_id in self._items)
         return f'{{"queue_running": [{now_running}], "queue_pending": [{pending}]}}'
 
-    def jobs(self, statuses: Iterable[str], limit: int, offset: int) -> tuple[list[Job], int]:
-        """Jobs of these states, waiting ones in order, ended ones newest first; and how many there are."""
+    def summaries(
+        self, statuses: Iterable[str], limit: int = -1, offset: int = 0, oldest_first: bool = False
+    ) -> tuple[list[Summary], int]:
+        """Jobs of these states, waiting ones in order before ended ones newest first; and how many there are."""
         wanted = list(statuses)
         marks = ", ".join("?" * len(wanted))
         total = self._db.execute(f"SELECT COUNT(*) FROM jobs WHERE status IN ({marks})", wanted).fetchone()[0]
-        where = f"status IN ({marks}) ORDER BY ended IS NOT NULL, ended DESC, number, created LIMIT ? OFFSET ?"
-        return list(self._select(where, *wanted, limit, offset)), total
+        order = "created, number" if oldest_first else "ended IS NOT NULL, ended DESC, number, created"
+        where = f"WHERE status IN ({marks}) ORDER BY {order} LIMIT ? OFFSET ?"
+        return self._summaries(where, *wanted, limit, offset), total
 
-    def history(self, max_items: int | None, offset: int = -1) -> list[Job]:
-        """Ended jobs, oldest first: the newest `max_items`, or those from `offset` (counted from the oldest) on."""
-        ended = f"('{COMPLETED}', '{FAILED}', '{CANCELLED}')"
+    def summary(self, prompt_id: str) -> Summary | None:
+        return next(iter(self._summaries("WHERE prompt_id = ?", prompt_id)), None)
+
+    def finished_about(self, time: int, tolerance: int = 2000) -> list[Summary]:
+        """Completed jobs that were running at a moment, give or take (milliseconds), soonest ended first."""
+        where = "WHERE status = ? AND ended >= ? AND started <= ? ORDER BY ended LIMIT 20"
+        return self._summaries(where, COMPLETED, time - tolerance, time + tolerance)
+
+    def _summaries(self, where: str, *values: object) -> list[Summary]:
+        rows = self._db.execute(
+            "SELECT prompt_id, number, status, created, started, ended, "
+            "json_extract(request, '$.extra_data.extra_pnginfo.workflow.id'), json_extract(result, '$.outputs'), "
+            f"json_extract(result, '$.status.messages[#-1]'), json_extract(result, '$.facts') FROM jobs {where}",
+            values,
+        )
+        return [_summary(row) for row in rows]
+
+    def history_json(self, max_items: int | None, offset: int = -1) -> str:
+        """The answer to `/history`: the newest `max_items` ended jobs, or those from `offset` (of the oldest) on."""
         limit = -1 if max_items is None else max_items
+        window = f"WHERE status IN ({_ENDED}) ORDER BY ended LIMIT ? OFFSET ?"
         if offset < 0 and max_items is not None:
-            newest = list(self._select(f"status IN {ended} ORDER BY ended DESC, rowid DESC LIMIT ?", limit))
-            return newest[::-1]
-        return list(self._select(f"status IN {ended} ORDER BY ended, rowid LIMIT ? OFFSET ?", limit, max(offset, 0)))
+            count = self._db.execute(f"SELECT COUNT(*) FROM jobs WHERE status IN ({_ENDED})").fetchone()[0]
+            offset = count - max_items
+        return self._entries(window, limit, max(offset, 0))
+
+    def entry_json(self, prompt_id: str) -> str:
+        """The answer to `/history/{id}`: empty for a job that has not ended."""
+        return self._entries(f"WHERE prompt_id = ? AND status IN ({_ENDED})", prompt_id)
+
+    def _entries(self, where: str, *values: object) -> str:
+        """History entries, put together by SQLite from the texts it holds."""
+        rows = self._db.execute(
+            "SELECT json_object(prompt_id, json_object('prompt', json_array(number, prompt_id, "
+            "json_extract(request, '$.prompt'), json_extract(request, '$.extra_data'), "
+            "json_extract(request, '$.outputs')), 'outputs', json_extract(result, '$.outputs'), "
+            "'status', json_extract(result, '$.status'), 'meta', json_extract(result, '$.meta'))) "
+            f"FROM jobs {where}",
+            values,
+        )
+        return "{" + ", ".join(row[0][1:-1] for row in rows) + "}"
 
     # -- deleting --------------------------------------------------------------------------------------------------
 
@@ -198,21 +276,20 @@ class Store:
         gone = list(waiting) if prompt_ids is None else [p for p in prompt_ids if p in waiting]
         with self._writing():
             self._db.executemany("DELETE FROM jobs WHERE prompt_id = ?", [(p,) for p in gone])
-        self._waiting = [entry for entry in self._waiting if entry[2] not in set(gone)]
+        left = waiting.difference(gone)
+        self._waiting = [entry for entry in self._waiting if entry[2] in left]
         for prompt_id in gone:
             self._items.pop(prompt_id, None)
         return gone
 
     def delete_history(self, prompt_ids: Iterable[str] | None = None) -> None:
         """Forget ended jobs; None means all. Pictures stay."""
-        ended = (COMPLETED, FAILED, CANCELLED)
         with self._writing():
             if prompt_ids is None:
-                self._db.execute("DELETE FROM jobs WHERE status IN (?, ?, ?)", ended)
+                self._db.execute(f"DELETE FROM jobs WHERE status IN ({_ENDED})")
             else:
-                self._db.executemany(
-                    "DELETE FROM jobs WHERE prompt_id = ? AND status IN (?, ?, ?)", [(p, *ended) for p in prompt_ids]
-                )
+                ids = [(prompt_id,) for prompt_id in prompt_ids]
+                self._db.executemany(f"DELETE FROM jobs WHERE prompt_id = ? AND status IN ({_ENDED})", ids)
 
     # ----------------------------------------------------------------------------------------------------------------
 
@@ -231,10 +308,27 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        """One transaction: all of it is on the disk when the block ends, or nothing. Raises CannotWrite."""
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise CannotWrite(
+                    f"The queue file {self._path} cannot be written ({error}). Make room on that disk, or see to its "
+                    "permissions."
+                ) from error
             raise
-        self._db.execute("COMMIT")
+
+
+def _summary(row: tuple[Any, ...]) -> Summary:
+    prompt_id, number, status, created, started, ended, workflow_id, outputs, last, facts = row
+    unpacked = _loaded(outputs, {}), _loaded(last, None), _loaded(facts, {})
+    return Summary(prompt_id, number, status, created, started, ended, workflow_id, *unpacked)
+
+
+def _loaded(text: str | None, otherwise: Any) -> Any:
+    return otherwise if text is None else json.loads(text)

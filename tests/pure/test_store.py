@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from sluice.flux_core.errors import SluiceError
-from sluice.flux_core.server.store import ATTEMPTS, COMPLETED, FAILED, PENDING, RUNNING, Store
+from sluice.flux_core.server.store import ATTEMPTS, COMPLETED, FAILED, PENDING, RUNNING, CannotWrite, Store
 
 
 def request(n=0):
@@ -96,16 +96,59 @@ def test_history_windows(store):
         add(store, prompt_id)
         store.take()
         store.finish(prompt_id, COMPLETED, RESULT)
-    ids = lambda jobs: [job.prompt_id for job in jobs]  # noqa: E731
-    assert ids(store.history(None)) == list("abcde")
-    assert ids(store.history(2)) == list("de")
-    assert ids(store.history(2, 1)) == list("bc")
-    assert ids(store.history(9, 4)) == list("e")
-    newest, total = store.jobs([COMPLETED, FAILED], limit=2, offset=1)
-    assert total == 5 and len(newest) == 2
+    def window(*arguments):
+        return "".join(json.loads(store.history_json(*arguments)))
+
+    assert window(None) == "abcde"
+    assert window(2) == "de"
+    assert window(2, 1) == "bc"
+    assert window(9, 4) == "e"
+    assert window(9) == "abcde" and window(0) == "" and window(2, 9) == ""
+    newest, total = store.summaries([COMPLETED, FAILED], limit=2, offset=1)
+    assert total == 5 and [job.prompt_id for job in newest] == ["d", "c"]
     store.delete_history(["a"])
+    assert window(None) == "bcde"
     store.delete_history()
-    assert store.history(None) == []
+    assert window(None) == ""
+
+
+def test_entries_of_the_history_have_comfyuis_shape(store):
+    assert store.entry_json("a") == "{}"
+    asked = request() | {"extra_data": {"extra_pnginfo": {"workflow": {"id": "w", "seed": 2**64 - 1, "text": "ü\u0000"}}}}
+    store.add("a", store.next_number(), asked)
+    store.take()
+    assert store.entry_json("a") == "{}"
+    store.finish("a", COMPLETED, RESULT | {"facts": {"seconds": 1.5}})
+    entry = json.loads(store.entry_json("a"))["a"]
+    assert entry == {"prompt": [1.0, "a", asked["prompt"], asked["extra_data"], ["1"]], **RESULT}
+    summary = store.summary("a")
+    assert summary.workflow_id == "w" and summary.outputs == RESULT["outputs"] and summary.facts == {"seconds": 1.5}
+
+
+def test_a_job_stopped_with_the_server_does_not_count_as_tried(tmp_path):
+    add(store := Store(tmp_path / "q"), "a")
+    for _ in range(ATTEMPTS + 1):
+        assert store.take().attempts == 1
+        store.release("a")
+        store.close()
+        store = Store(tmp_path / "q")
+    store.close()
+
+
+def test_a_full_disk_refuses_new_jobs_and_loses_no_old_one(tmp_path):
+    store = Store(tmp_path / "q")
+    add(store, "a")
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(CannotWrite, match="disk is full"):
+        for n in range(1000):
+            store.add(f"b{n}", 1.0, request() | {"padding": "x" * 4000})
+    refused = n
+    store._db.execute(f"PRAGMA max_page_count = {pages + 10_000}")
+    assert store.waiting == 1 + refused and store.get(f"b{refused}") is None
+    add(store, f"b{refused}")
+    assert store.take().prompt_id == "a"
+    store.close()
 
 
 def test_deleting_touches_only_what_waits(store):

@@ -1,0 +1,114 @@
+"""The web application: all routes, each also below /api, behind the guard, with errors answered as sentences.
+
+    prompts jobs      what is to be run             files pictures     what goes in and comes out
+    catalogue own     what there is                 user               what the browser keeps here
+    templates page    what the browser loads        system             the machine and its log
+
+Does not know: what the routes do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
+from . import catalogue, files, gallery, jobs, own, page, prompts, system, templates, user
+from .clients import Clients
+from .conductor import Conductor
+from .guard import guard
+from .services import MAX_UPLOAD, SERVICES, Logs, Services, Settings, refuse, services
+from .store import CannotWrite, Store
+from .worker import Worker, WorkerDied
+
+log = logging.getLogger(__name__)
+
+_ROOMS = (prompts, jobs, files, catalogue, user, templates, system, own, gallery)
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (WorkflowError, 400), (InputError, 403), (MissingFileError, 404), (CannotWrite, 507), (WorkerDied, 503),
+    (SluiceError, 500),
+)
+
+
+def build(settings: Settings, store: Store) -> web.Application:
+    """The application. It starts the conductor when it starts, and stops the worker when it is cleaned up."""
+    app = web.Application(middlewares=[guard(settings.token), errors_as_sentences], client_max_size=MAX_UPLOAD)
+    clients = Clients()
+    logs = Logs(clients)
+    conductor = Conductor(store, clients, lambda heard: Worker(settings.worker_options, heard, _say(logs)))
+    app[SERVICES] = Services(settings, store, clients, conductor, logs)
+    app.router.add_get("/ws", websocket)
+    app.router.add_get("/api/ws", websocket)
+    for room in _ROOMS:
+        for method, path, handler in room.ROUTES:
+            app.router.add_route(method, path, handler)
+            app.router.add_route(method, f"/api{path}", handler)
+    for method, path, handler in page.ROUTES:  # last: they catch what is left
+        app.router.add_route(method, path, handler)
+    app.cleanup_ctx.append(_living)
+    return app
+
+
+async def websocket(request: web.Request) -> web.StreamResponse:
+    """GET /ws?clientId="""
+    here = services(request)
+    if len(request.query.get("clientId", "")) > 200:
+        raise web.HTTPBadRequest(text="The clientId is too long.")
+    return await here.clients.serve(request, here.conductor.greet)
+
+
+async def _living(app: web.Application) -> AsyncIterator[None]:
+    here = app[SERVICES]
+    logging.getLogger().addHandler(here.logs)
+    conducting = asyncio.create_task(here.conductor.run())
+    starting = asyncio.create_task(_start_worker(here))
+    yield
+    for task in (conducting, starting):
+        task.cancel()
+    await asyncio.gather(conducting, starting, return_exceptions=True)
+    await asyncio.gather(here.clients.close(), here.conductor.close())
+    logging.getLogger().removeHandler(here.logs)
+
+
+async def _start_worker(here: Services) -> None:
+    """Before anybody asks for it, so that it is warm when they do. What fails is told again to those who ask."""
+    with contextlib.suppress(SluiceError):
+        here.cache["packs"] = await here.conductor.worker.call("packs")
+
+
+def _say(logs: Logs) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        print(line, flush=True)
+        logs.add(line)
+
+    return say
+
+
+@web.middleware
+async def errors_as_sentences(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What goes wrong is answered as JSON that says what it was; what nobody foresaw is also logged in full."""
+    try:
+        return await handler(request)
+    except (web.HTTPException, asyncio.CancelledError, ConnectionError):
+        raise
+    except SluiceError as error:
+        status = next(status for kind, status in _STATUS if isinstance(error, kind))
+        return refuse(status, str(error), type(error).__name__)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return refuse(507, f"The disk is full: {error.filename or 'a file'} could not be written.", "disk_full")
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return refuse(403, f"{error.filename or 'A file'} may not be used: {error.strerror}.", "no_permission")
+        if error.errno in (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.ENOENT):
+            return refuse(400, f"The name cannot be used: {error.strerror}.")
+        log.exception("%s %s", request.method, request.path)
+        return refuse(500, f"The system refused: {error.strerror}.", "system_error")
+    except Exception as error:
+        log.exception("%s %s", request.method, request.path)
+        return refuse(500, f"Unexpected: {type(error).__name__}. The server's log tells more.", "unexpected")

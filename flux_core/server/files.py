@@ -1,0 +1,243 @@
+"""Pictures going out (/view) and coming in (/upload), each inside one of three folders and never outside.
+
+Does not know: what the pictures are for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import filecmp
+import mimetypes
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from aiohttp import BodyPartReader, web
+
+from .. import strict_json
+from ..errors import FileFormatError, MissingFileError, WorkflowError
+from ..folders import PICTURE_FILES, annotated, confined
+from ..saving import TEMPORARY_PREFIX, write_whole
+from . import pictures
+from .services import MAX_UPLOAD, Route, Services, refuse, services
+
+KINDS = ("input", "output", "temp")
+MEDIA_FILES = (*PICTURE_FILES, ".mp4", ".webm", ".mov", ".mkv", ".mp3", ".wav", ".flac", ".ogg", ".opus", ".m4a")
+MAX_FIELD = 1 << 16  # bytes of a field that is no file
+AT_ONCE = 2  # pictures being decoded
+_CHUNK = 1 << 18
+
+
+def root_of(here: Services, kind: str) -> Path:
+    """The folder behind a `type`. Raises HTTPBadRequest."""
+    if kind not in KINDS:
+        raise web.HTTPBadRequest(text=f"There is no folder {kind[:50]!r}; type is one of {', '.join(KINDS)}.")
+    return {"input": here.folders.input, "output": here.folders.output, "temp": here.folders.temp}[kind]
+
+
+def picture_path(here: Services, filename: str, kind: str, subfolder: str) -> Path:
+    """A file by what clients call it. Raises InputError (leads out), MissingFileError."""
+    if filename.endswith("]"):
+        filename, kind = annotated(filename) if filename.rpartition("[")[2][:-1] in KINDS else (filename, kind)
+    path = confined(root_of(here, kind), f"{subfolder.rstrip('/')}/{filename}" if subfolder else filename)
+    if not path.is_file():
+        raise MissingFileError(f"There is no file {filename!r} in the {kind} folder.")
+    return path
+
+
+# -- out ---------------------------------------------------------------------------------------------------------------
+
+
+async def view(request: web.Request) -> web.StreamResponse:
+    """?filename&type&subfolder, &preview=webp;90 for a smaller file, &channel=rgb|a for a part of it."""
+    asked = request.query
+    if not asked.get("filename"):
+        return refuse(400, "A filename is needed.")
+    path = picture_path(
+        services(request), asked["filename"], asked.get("type", "output"), asked.get("subfolder", "")
+    )
+    if asked.get("preview"):
+        form, _, quality = asked["preview"].partition(";")
+        form = form if form in pictures.FORMATS else "webp"
+        best = int(quality) if quality.isascii() and quality.isdecimal() and len(quality) < 4 else 90
+        return await _made(request, pictures.FORMATS[form], pictures.preview, path, form, min(best, 100))
+    if asked.get("channel", "rgba") not in pictures.CHANNELS:
+        return refuse(400, f"channel is one of {', '.join(pictures.CHANNELS)}.")
+    if asked.get("channel", "rgba") != "rgba":
+        return await _made(request, "image/png", pictures.channel, path, asked["channel"])
+    return send_file(path)
+
+
+async def _made(request: web.Request, kind: str, make: Callable[..., bytes], path: Path, *how: Any) -> web.Response:
+    turns = services(request).cache.setdefault("decoding", asyncio.Semaphore(AT_ONCE))
+    async with turns:
+        try:
+            body = await asyncio.to_thread(make, path, *how)
+        except FileFormatError as error:
+            return refuse(415, str(error))
+    return web.Response(body=body, content_type=kind, headers={"Content-Disposition": _named("inline", path.name)})
+
+
+def send_file(path: Path) -> web.FileResponse:
+    """A file as it is. What a browser could run or render as a page is only offered for download."""
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    shown = kind.startswith(("image/", "video/", "audio/")) and "svg" not in kind and "xml" not in kind
+    headers = {
+        "Content-Type": kind if shown else "application/octet-stream",
+        "Content-Disposition": _named("inline" if shown else "attachment", path.name),
+        "Cache-Control": "no-cache",
+    }
+    return web.FileResponse(path, headers=headers)
+
+
+def _named(disposition: str, name: str) -> str:
+    return f"{disposition}; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
+
+
+# -- in ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Upload:
+    """What a multipart request carried: its file, on the disk under a passing name, and its fields."""
+
+    path: Path | None = None
+    name: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+async def upload_image(request: web.Request) -> web.Response:
+    """image, type, subfolder, overwrite -> {"name", "subfolder", "type"}: the name it can be loaded by."""
+    return await _upload(request, None)
+
+
+async def upload_mask(request: web.Request) -> web.Response:
+    """As an image, with original_ref: {"filename", "subfolder", "type"}: its alpha is put into that picture."""
+    return await _upload(request, _painted)
+
+
+async def _upload(request: web.Request, make: Callable[[Services, Upload], bytes] | None) -> web.Response:
+    here = services(request)
+    if request.content_type != "multipart/form-data":
+        return refuse(415, "A file is uploaded as multipart/form-data.")
+    upload = Upload()
+    try:
+        await _receive(request, upload, here.folders.input)
+        return web.json_response(await asyncio.to_thread(_store, here, upload, make))
+    except (FileFormatError, WorkflowError) as error:
+        return refuse(400, str(error))
+    finally:
+        if upload.path is not None:
+            upload.path.unlink(missing_ok=True)
+
+
+async def _receive(request: web.Request, upload: Upload, folder: Path) -> None:
+    try:
+        parts = await request.multipart()
+        while (part := await parts.next()) is not None:
+            if not isinstance(part, BodyPartReader):
+                raise WorkflowError("The upload has parts within parts.")
+            if part.name == "image" and part.filename and upload.path is None:
+                upload.name = part.filename
+                folder.mkdir(parents=True, exist_ok=True)
+                upload.path = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"
+                await _receive_file(part, upload.path)
+            elif part.name in ("type", "subfolder", "overwrite", "original_ref"):
+                upload.fields[part.name] = (await _bounded(part)).decode(errors="replace")
+    except (ValueError, AssertionError, EOFError, RuntimeError, LookupError) as error:
+        raise WorkflowError(f"The upload cannot be read: {error}") from error
+
+
+async def _receive_file(part: BodyPartReader, path: Path) -> None:
+    received = 0
+    with path.open("xb") as file:
+        while chunk := await part.read_chunk(_CHUNK):
+            received += len(chunk)
+            if received > MAX_UPLOAD:
+                raise web.HTTPRequestEntityTooLarge(MAX_UPLOAD, received)
+            await asyncio.to_thread(file.write, chunk)
+
+
+async def _bounded(part: BodyPartReader) -> bytes:
+    data = b""
+    while chunk := await part.read_chunk(_CHUNK):
+        data += chunk
+        if len(data) > MAX_FIELD:
+            raise WorkflowError(f"The field {part.name} of the upload is too long.")
+    return data
+
+
+def _store(here: Services, upload: Upload, make: Callable[[Services, Upload], bytes] | None) -> dict[str, str]:
+    """Give what came in its place and name. Runs in a thread."""
+    if upload.path is None:
+        raise WorkflowError("The upload has no file: it belongs into the field `image`.")
+    kind, subfolder = upload.fields.get("type") or "input", upload.fields.get("subfolder", "").replace("\\", "/")
+    root = root_of(here, kind)
+    target = confined(root, f"{subfolder.rstrip('/')}/{upload.name}" if subfolder else upload.name)
+    _check(target.name, upload.path)
+    if make is not None:
+        write_whole(upload.path, make(here, upload))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if upload.fields.get("overwrite", "") not in ("true", "1"):
+        target = _free_name(target, upload.path)
+    shutil.move(upload.path, target)
+    below = os.path.relpath(target.parent, root).replace(os.sep, "/")
+    return {"name": target.name, "subfolder": "" if below == "." else below, "type": kind}
+
+
+def _check(name: str, path: Path) -> None:
+    if not name.isprintable() or name.startswith("."):
+        raise FileFormatError(f"A file cannot be called {name[:100]!r}.")
+    if not name.lower().endswith(MEDIA_FILES):
+        raise FileFormatError(f"{name[:100]} is no picture, video or sound by its ending; nothing else is taken in.")
+    if name.lower().endswith(PICTURE_FILES):
+        pictures.size(path)
+
+
+def _free_name(target: Path, received: Path) -> Path:
+    """The name itself if it is free or its file has the same content, else "name (1).png" and so on."""
+    for number in range(1, 100_000):
+        if not target.exists() or (target.is_file() and filecmp.cmp(target, received, shallow=False)):
+            return target
+        stem = target.stem if number == 1 else target.stem.rpartition(" (")[0]
+        target = target.with_name(f"{stem} ({number}){target.suffix}")
+    raise FileFormatError(f"There are too many files called {received.name}.")
+
+
+def _painted(here: Services, upload: Upload) -> bytes:
+    reference = strict_json.loads(upload.fields.get("original_ref", ""), "original_ref")
+    if not isinstance(reference, dict) or not isinstance(reference.get("filename"), str):
+        raise WorkflowError("original_ref should say which picture the mask is for: {filename, subfolder, type}.")
+    kind, subfolder = reference.get("type") or "output", reference.get("subfolder") or ""
+    assert upload.path is not None
+    return pictures.with_alpha_of(picture_path(here, reference["filename"], str(kind), str(subfolder)), upload.path)
+
+
+# -- listed ------------------------------------------------------------------------------------------------------------
+
+
+async def list_files(request: web.Request) -> web.Response:
+    """The names directly in a folder, newest first."""
+    root = root_of(services(request), request.match_info["kind"])
+    return web.json_response(await asyncio.to_thread(_newest_first, root))
+
+
+def _newest_first(root: Path) -> list[str]:
+    if not root.is_dir():
+        return []
+    with os.scandir(root) as entries:
+        found = [(entry.stat().st_mtime, entry.name) for entry in entries if entry.is_file()]
+    return [name for _, name in sorted(found, reverse=True) if not name.startswith(".")]
+
+
+ROUTES: tuple[Route, ...] = (
+    ("GET", "/view", view),
+    ("POST", "/upload/image", upload_image),
+    ("POST", "/upload/mask", upload_mask),
+    ("GET", "/internal/files/{kind}", list_files),
+)

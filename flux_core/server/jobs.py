@@ -1,0 +1,166 @@
+"""The queue, the history, and the jobs in them: looked at, cancelled, forgotten. ComfyUI's two families of routes.
+
+Does not know: how jobs come in or are run.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from .services import Json, Route, json_object, refuse, services, texts, whole
+from .store import ENDED, FAILED, PENDING, RUNNING, Summary
+
+MOST_JOBS = 1000  # in one answer
+_ALL = (PENDING, RUNNING, *ENDED)
+_SHOWN_KINDS = {"images": "images", "gifs": "video", "video": "video", "audio": "audio"}
+
+
+async def get_queue(request: web.Request) -> web.Response:
+    """Running and waiting jobs."""
+    here = services(request)
+    return _json(here.store.queue_json(here.conductor.running_ids))
+
+
+async def post_queue(request: web.Request) -> web.Response:
+    """{"clear": true} or {"delete": [ids]}: jobs leave the queue before they run."""
+    here, body = services(request), await json_object(request)
+    if body.get("clear"):
+        here.conductor.clear()
+    if "delete" in body:
+        here.conductor.clear(texts(body["delete"]))
+    return web.Response()
+
+
+async def get_history(request: web.Request) -> web.Response:
+    """?max_items= the newest; with &offset= counted from the oldest."""
+    max_items, offset = whole(request, "max_items"), whole(request, "offset", -1)
+    if max_items is not None and max_items < 0:
+        max_items = None
+    return _json(services(request).store.history_json(max_items, -1 if offset is None else offset))
+
+
+async def get_entry(request: web.Request) -> web.Response:
+    """One entry of the history; {} for a job that has not ended."""
+    return _json(services(request).store.entry_json(request.match_info["id"]))
+
+
+async def post_history(request: web.Request) -> web.Response:
+    """{"clear": true} or {"delete": [ids]}: entries are forgotten, pictures stay."""
+    here, body = services(request), await json_object(request)
+    if body.get("clear"):
+        here.store.delete_history()
+    if "delete" in body:
+        here.store.delete_history(texts(body["delete"]))
+    return web.Response()
+
+
+async def post_interrupt(request: web.Request) -> web.Response:
+    """{"prompt_id": id}, or nothing for whatever is running."""
+    body = await json_object(request, {})
+    prompt_id = body.get("prompt_id")
+    services(request).conductor.interrupt(prompt_id if isinstance(prompt_id, str) else None)
+    return web.Response()
+
+
+async def post_free(request: web.Request) -> web.Response:
+    """{"unload_models": true, "free_memory": true}, done before the next job."""
+    body = await json_object(request, {})
+    wanted = {key: bool(body.get(key)) for key in ("unload_models", "free_memory")}
+    services(request).conductor.worker.tell("free", **wanted)
+    return web.Response()
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+async def get_jobs(request: web.Request) -> web.Response:
+    """?status=a,b&limit=&offset=&sort_order=asc"""
+    statuses = [one for one in request.query.get("status", "").split(",") if one] or list(_ALL)
+    unknown = [one for one in statuses if one not in _ALL]
+    if unknown:
+        return refuse(400, f"There is no status {unknown[0][:50]!r}; choose among {', '.join(_ALL)}.")
+    limit, offset = whole(request, "limit", MOST_JOBS) or MOST_JOBS, max(0, whole(request, "offset", 0) or 0)
+    limit = min(max(limit, 1), MOST_JOBS)
+    ascending = request.query.get("sort_order") == "asc"
+    found, total = services(request).store.summaries(statuses, limit, offset, ascending)
+    pagination = {"offset": offset, "limit": limit, "total": total, "has_more": offset + len(found) < total}
+    return web.json_response({"jobs": [_summary(one) for one in found], "pagination": pagination})
+
+
+async def get_job(request: web.Request) -> web.Response:
+    """Everything about one job, its workflow included."""
+    here = services(request)
+    job = here.store.get(request.match_info["id"])
+    found = here.store.summary(request.match_info["id"])
+    if job is None or found is None:
+        return web.json_response({"error": "Job not found"}, status=404)
+    result = job.result or {}
+    status = result.get("status")
+    told = _summary(found) | {"outputs": result.get("outputs", {})}
+    told["update_time"] = job.ended or job.started or job.created
+    if status is not None:
+        told["execution_status"] = status
+    extra = job.request["extra_data"]
+    told["workflow"] = {"prompt": job.request["prompt"], "extra_data": extra}
+    return web.json_response(told)
+
+
+async def cancel_job(request: web.Request) -> web.Response:
+    """A waiting job leaves the queue, a running one stops at its next step."""
+    return web.json_response({"cancelled": services(request).conductor.cancel(request.match_info["id"])})
+
+
+async def cancel_jobs(request: web.Request) -> web.Response:
+    """{"job_ids": [ids]}"""
+    ids = texts((await json_object(request)).get("job_ids"))
+    return web.json_response({"cancelled": any([services(request).conductor.cancel(one) for one in ids])})
+
+
+def _summary(job: Summary) -> Json:
+    """A job as the frontend's list reads it. It checks all entries at once, so none may be amiss."""
+    shown = [(node, kind, item) for node, kind, item in _shown(job.outputs)]
+    told: Json = {
+        "id": job.prompt_id, "status": job.status, "create_time": job.created, "priority": job.number,
+        "outputs_count": len(shown), "previewable_outputs_count": len(shown),
+    }
+    times = {"execution_start_time": job.started, "execution_end_time": job.ended}
+    told |= {key: time for key, time in times.items() if time is not None}
+    if isinstance(job.workflow_id, str):
+        told["workflow_id"] = job.workflow_id
+    if shown:
+        node, kind, item = next((one for one in shown if one[2].get("type") == "output"), shown[0])
+        told["preview_output"] = {**item, "nodeId": node, "mediaType": kind}
+    if job.status == FAILED and job.last_message and job.last_message[0] == "execution_error":
+        told["execution_error"] = job.last_message[1]
+    return told
+
+
+def _shown(outputs: Json) -> list[tuple[str, str, Json]]:
+    """(node, kind, file) of everything that nodes have put out as files."""
+    return [
+        (node, _SHOWN_KINDS[kind], item)
+        for node, output in outputs.items()
+        for kind, items in (output.items() if isinstance(output, dict) else ())
+        if kind in _SHOWN_KINDS and isinstance(items, list)
+        for item in items
+        if isinstance(item, dict) and isinstance(item.get("filename"), str)
+    ]
+
+
+def _json(text: str) -> web.Response:
+    return web.Response(text=text, content_type="application/json")
+
+
+ROUTES: tuple[Route, ...] = (
+    ("GET", "/queue", get_queue),
+    ("POST", "/queue", post_queue),
+    ("GET", "/history", get_history),
+    ("GET", "/history/{id}", get_entry),
+    ("POST", "/history", post_history),
+    ("POST", "/interrupt", post_interrupt),
+    ("POST", "/free", post_free),
+    ("GET", "/jobs", get_jobs),
+    ("POST", "/jobs/cancel", cancel_jobs),
+    ("GET", "/jobs/{id}", get_job),
+    ("POST", "/jobs/{id}/cancel", cancel_job),
+)

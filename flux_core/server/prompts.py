@@ -1,0 +1,91 @@
+"""POST /prompt: a graph comes in, is checked by the worker, and is in the queue when the answer says so.
+
+Does not know: how graphs are checked or run.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from aiohttp import web
+
+from .. import png
+from ..errors import WorkflowError
+from .services import Json, Route, Services, json_object, refuse, services, texts
+from .worker import WorkerDied
+
+VALIDATION_ATTEMPTS = 3  # a worker that dies over another job does not refuse this one
+LONGEST_ID = 200
+_SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")  # the frontend sends them to servers that resell services
+
+
+async def get_prompt(request: web.Request) -> web.Response:
+    """How many jobs are to be done."""
+    return web.json_response(services(request).conductor.status)
+
+
+async def post_prompt(request: web.Request) -> web.Response:
+    """Check a prompt and queue it. Refused prompts use up a number as well, as they do in ComfyUI."""
+    here = services(request)
+    body = await json_object(request)
+    number = _number(body, here)
+    prompt_id = body.get("prompt_id") or uuid.uuid4().hex
+    if not isinstance(prompt_id, str) or not prompt_id.isprintable() or len(prompt_id) > LONGEST_ID:
+        return refuse(400, f"A prompt_id is a printable text of at most {LONGEST_ID} characters.", "invalid_prompt_id")
+    if "prompt" not in body:
+        return refuse(400, "No prompt provided", "no_prompt")
+    found = await _validated(here, png.clean_prompt(body["prompt"]), body)
+    if found["error"]:
+        refusal = {"error": found["error"], "node_errors": found["node_errors"], "problems": found["problems"]}
+        return web.json_response(refusal, status=400)
+    try:
+        job = here.conductor.add(prompt_id, number, _request(body, found))
+    except KeyError:
+        return refuse(409, f"There is a job with the id {prompt_id} already.", "prompt_id_taken")
+    node_errors = found["node_errors"]
+    return web.json_response({"prompt_id": job.prompt_id, "number": _plain(number), "node_errors": node_errors})
+
+
+async def _validated(here: Services, prompt: Json, body: Json) -> Json:
+    targets = body.get("partial_execution_targets")
+    arguments = {"prompt": prompt, "targets": None if targets is None else texts(targets)}
+    for attempt in range(VALIDATION_ATTEMPTS):
+        try:
+            found: Json = await here.conductor.worker.call("validate", **arguments)
+            return found
+        except WorkerDied:
+            if attempt == VALIDATION_ATTEMPTS - 1:
+                raise
+    raise AssertionError
+
+
+def _request(body: Json, found: Json) -> Json:
+    """What is kept of a request: enough to run it at any time."""
+    client_id = body.get("client_id")
+    client_id = client_id if isinstance(client_id, str) else None
+    extra = body.get("extra_data")
+    extra = dict(extra) if isinstance(extra, dict) else {}
+    for secret in _SECRETS:
+        extra.pop(secret, None)
+    if not isinstance(extra.get("extra_pnginfo", {}), dict):
+        raise WorkflowError("extra_pnginfo should be an object.")
+    if client_id is not None:
+        extra["client_id"] = client_id
+    return {"prompt": found["prompt"], "extra_data": extra, "outputs": list(found["outputs"]), "client_id": client_id}
+
+
+def _number(body: Json, here: Services) -> float:
+    """The place in the queue: as asked, at its front, or behind the others."""
+    own = here.store.next_number()
+    asked = body.get("number")
+    if isinstance(asked, (int, float)) and not isinstance(asked, bool) and abs(asked) < 1e15:
+        return float(asked)
+    return -own if body.get("front") else own
+
+
+def _plain(number: float) -> Any:
+    return int(number) if number.is_integer() else number
+
+
+ROUTES: tuple[Route, ...] = (("GET", "/prompt", get_prompt), ("POST", "/prompt", post_prompt))

@@ -1,0 +1,137 @@
+"""What the routes share: the settings of this server and the few things that live as long as it does.
+
+Does not know: any route.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from .. import strict_json
+from ..errors import WorkflowError
+from ..folders import Folders
+from .clients import Clients
+from .conductor import Conductor
+from .store import Store
+
+Json = dict[str, Any]
+Route = tuple[str, str, Any]  # method, path, handler
+
+MAX_UPLOAD = 100 << 20  # bytes of one file
+MAX_PIXELS = 100_000_000  # of one picture: about the largest a camera makes
+LOG_LINES = 500
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says."""
+
+    folders: Folders
+    worker_options: Mapping[str, Any]  # see flux_core/worker.py
+    token: str | None = None
+    argv: tuple[str, ...] = ()
+
+
+class Logs(logging.Handler):
+    """The last lines that server and worker said, for the editor's console panel."""
+
+    def __init__(self, clients: Clients) -> None:
+        super().__init__()
+        self.entries: deque[Json] = deque(maxlen=LOG_LINES)
+        self.listeners: set[str] = set()
+        self._clients = clients
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.add(self.format(record))
+
+    def add(self, line: str) -> None:
+        """Keep a line and pass it to those who watch."""
+        entry = {"t": time.strftime("%Y-%m-%dT%H:%M:%S"), "m": line + "\n"}
+        self.entries.append(entry)
+        for client_id in self.listeners:
+            self._clients.send("logs", {"entries": [entry], "size": TERMINAL}, client_id)
+
+
+TERMINAL = {"cols": 120, "rows": 40}
+
+
+@dataclass
+class Services:
+    """Everything a route may need."""
+
+    settings: Settings
+    store: Store
+    clients: Clients
+    conductor: Conductor
+    logs: Logs
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folders(self) -> Folders:
+        return self.settings.folders
+
+    @property
+    def profile(self) -> Path:
+        """The folder of the one user there is, where ComfyUI has it as well."""
+        return self.folders.user / "default"
+
+
+SERVICES = web.AppKey("services", Services)
+
+
+def services(request: web.Request) -> Services:
+    """Those of the server that answers this request."""
+    return request.app[SERVICES]
+
+
+def refuse(status: int, message: str, kind: str = "invalid_request") -> web.Response:
+    """An error in the shape clients know from POST /prompt."""
+    error = {"type": kind, "message": message, "details": "", "extra_info": {}}
+    return web.json_response({"error": error, "node_errors": {}}, status=status)
+
+
+async def json_body(request: web.Request, otherwise: Any = None) -> Any:
+    """The JSON a request carries; `otherwise` for an empty body. Raises WorkflowError, HTTPRequestEntityTooLarge."""
+    if (request.content_length or 0) > strict_json.MAX_BYTES:
+        raise web.HTTPRequestEntityTooLarge(strict_json.MAX_BYTES, request.content_length or 0)
+    body = await request.read()
+    if not body and otherwise is not None:
+        return otherwise
+    return strict_json.loads(body, "The body of the request")
+
+
+async def json_object(request: web.Request, otherwise: Json | None = None) -> Json:
+    """As `json_body`, for bodies that are objects."""
+    body = await json_body(request, otherwise)
+    if not isinstance(body, dict):
+        raise WorkflowError("The body of the request should be a JSON object.")
+    return body
+
+
+def texts(value: Any) -> list[str]:
+    """The texts in a list of a request; anything else is nothing."""
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def whole(request: web.Request, name: str, otherwise: int | None = None) -> int | None:
+    """A whole number of the query. Raises HTTPBadRequest for anything else."""
+    given = request.query.get(name, "")
+    if not given:
+        return otherwise
+    digits = given[1:] if given[0] == "-" else given
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 16):
+        raise web.HTTPBadRequest(text=f"{name} should be a whole number, not {given[:50]!r}.")
+    return int(given)
+
+
+def flag(request: web.Request, name: str) -> bool:
+    """A yes or no of the query."""
+    return request.query.get(name, "").lower() in ("true", "1", "yes")
