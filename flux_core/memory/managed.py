@@ -201,8 +201,8 @@ class _Run:
         self.allowed = flux.manager.allowed
         flux.blocks.park()
         report.peak = max(report.peak, flux.manager.memory.peak_bytes())
-        report.plan = flux.manager.settle(flux.blocks, self.workload, report.plan.machine, self.activations())
-        report.limit = flux.manager.limit
+        plan = flux.manager.settle(flux.blocks, self.workload, report.plan.machine, self.activations())
+        report.follow(plan, flux.manager.limit)
 
     def _run_block(self, block: nn.Module, *args: object) -> object:
         """A block leaves its inputs as they are: out of memory, it is run again with residents given up for it."""
@@ -215,7 +215,8 @@ class _Run:
             if not self.flux.manager.make_room(self.flux.blocks, needed):
                 break
             assert self.report is not None and self.flux.blocks.plan is not None
-            self.report.plan, needed = self.flux.blocks.plan, 2 * needed
+            self.report.follow(self.flux.blocks.plan, self.report.limit)
+            needed *= 2
         return block(*args)
 
 

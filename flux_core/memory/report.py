@@ -89,6 +89,14 @@ class JobReport:
     peak: int = 0
     restarts: int = 0
 
+    def __post_init__(self) -> None:
+        self.follow(self.plan, self.limit)
+
+    def follow(self, plan: Plan, limit: int) -> None:
+        """From here on this plan, under this budget."""
+        self.plan, self.limit = plan, limit
+        tell({"type": "memory.plan", "model": self.label, "plan": plan_record(plan), "limit_bytes": limit})
+
     def step(self, seconds: float, waited: float, read_bytes: int) -> None:
         self.steps.append(Step(seconds, waited, read_bytes))
         tell({
