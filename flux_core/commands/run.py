@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import PromptError, SluiceError
 from ..folders import Folders, standard_folders
 from ..graph.canvas import pack_names
+from ..graph.events import Emit
 from ..graph.execute import Executor, Result
 from ..graph.interface import Classes
 from ..graph.prompt import name_of, title_of
@@ -64,10 +65,10 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Make the pictures. Errors are told by the caller; with --json also as JSON."""
+def run(args: argparse.Namespace, listen: Emit = lambda event, data: None) -> int:
+    """Make the pictures. Errors are told by the caller; with --json also as JSON. `listen` hears what happens."""
     try:
-        done = _run(args)
+        done = _run(args, listen)
     except SluiceError as error:
         if args.json:
             print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
@@ -87,7 +88,7 @@ class Job:
     canvas: Any | None
 
 
-def _run(args: argparse.Namespace) -> list[dict[str, Any]]:
+def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
     from ...nodes import host
     from ..registry import standalone_tables
 
@@ -99,7 +100,12 @@ def _run(args: argparse.Namespace) -> list[dict[str, Any]]:
     jobs = [_prepared(file, args, classes, folders) for file in args.workflow]
     _set_device(args)
     bars = Bars()
-    executor = Executor(classes, emit=bars.hear, around=_inference_mode)
+
+    def emit(event: str, data: dict[str, Any]) -> None:
+        bars.hear(event, data)
+        listen(event, data)
+
+    executor = Executor(classes, emit=emit, around=_inference_mode)
     host.use(host.Host(folders, report=lambda done, total, preview: executor.progress(done, total)))
     return [_made(job, executor, bars, folders, quiet=args.json) for job in jobs]
 

@@ -1,3 +1,3 @@
-from .flux_core.cli import main
+from .flux_core.cli import program
 
-raise SystemExit(main())
+program()
