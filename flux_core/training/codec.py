@@ -15,7 +15,7 @@ from ..autoencoder import Autoencoder, AutoencoderConfig
 from ..latents import CELL, CHANNELS, SCALE
 from .code import Code
 from .flow import rng_of
-from .pictures import SIDE, collage, draw, random_scene
+from .pictures import SIDE, collage, draw, loose_scene
 from .recipe import Phase, Recipe, Sizes
 
 CROP = 64  # pixels; convolutions learn as much from a quarter of a picture as from all of it
@@ -51,7 +51,7 @@ class CodecStage:
     def _pixels(self, rng: np.random.Generator, whole: bool) -> Tensor:
         """Half scenes, half collages: [B, 3, side, side] in -1..1."""
         half = self.phase.batch // 2
-        scenes = draw([random_scene(rng) for _ in range(self.phase.batch - half)])
+        scenes = draw([loose_scene(rng) for _ in range(self.phase.batch - half)])
         pictures = np.concatenate([scenes, *(collage(rng)[None] for _ in range(half))])
         pixels = torch.from_numpy(pictures).movedim(-1, 1) * 2 - 1
         if whole:

@@ -29,7 +29,7 @@ from .code import Code, fit
 from .codec import CodecStage, codec_config
 from .export import TOKENIZERS, export
 from .flow import FlowStage, GuidanceStage, Pictures, sample
-from .pictures import collage, draw, random_scene
+from .pictures import collage, draw, loose_scene
 from .recipe import Recipe, changed, quick
 from .system import Reader, System
 from .trainer import train
@@ -133,7 +133,7 @@ class Training:
     def _codec_sheet(self, step: int, codec: Autoencoder) -> None:
         rng = np.random.default_rng(1)
         collages = [collage(rng)[None] for _ in range(8)]
-        pictures = np.concatenate([draw([random_scene(rng) for _ in range(8)]), *collages])
+        pictures = np.concatenate([draw([loose_scene(rng) for _ in range(8)]), *collages])
         pixels = torch.from_numpy(pictures).movedim(-1, 1).to(self.device) * 2 - 1
         with torch.no_grad():
             _save_sheet(self.work / f"codec_{step:06}.png", codec.decode(codec.encode(pixels)).cpu())
@@ -142,7 +142,7 @@ class Training:
 def _fit_code(recipe: Recipe) -> Code:
     """Two thirds scenes, one third collages."""
     rng = np.random.default_rng(recipe.seed)
-    scenes = draw([random_scene(rng) for _ in range(recipe.code_pictures * 2 // 3)])
+    scenes = draw([loose_scene(rng) for _ in range(recipe.code_pictures * 2 // 3)])
     collages = np.stack([collage(rng) for _ in range(recipe.code_pictures // 3)])
     return fit(torch.from_numpy(np.concatenate([scenes, collages])).movedim(-1, 1) * 2 - 1)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..latents import process_in
 from .captions import caption
 from .code import Code
-from .pictures import draw, random_scene
+from .pictures import draw, loose_scene, random_scene
 from .recipe import Phase, Recipe
 from .system import Reader, System, Tokens
 
@@ -49,7 +49,8 @@ class Pictures:
     def batch(self, stage: str, step: int, size: int) -> Batch:
         """The `step`th batch of a stage."""
         recipe, rng = self.recipe, rng_of(self.recipe.seed, stage, step)
-        scenes = [random_scene(rng) for _ in range(size)]
+        make = loose_scene if stage == "flow" and step < recipe.loose_steps else random_scene
+        scenes = [make(rng) for _ in range(size)]
         clip = [caption(scene, rng) for scene in scenes]
         t5 = [
             caption(scene, rng) if rng.random() < recipe.two_captions else text

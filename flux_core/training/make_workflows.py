@@ -105,7 +105,7 @@ class Canvas:
             else:
                 sockets.append({"name": name, "type": kind, "link": self._link(value, number, slot, kind)})
         if values:
-            raise SluiceError(f"There is no input {sorted(values)} on this node; it has {sorted(declared['required'])}.")
+            raise SluiceError(f"This node has no input {sorted(values)}; it has {sorted(declared['required'])}.")
         return sockets, widgets + (["image"] if upload else [])
 
     def _link(self, source: Any, number: int, slot: int, kind: str) -> int | None:

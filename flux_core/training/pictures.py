@@ -29,10 +29,10 @@ COLOURS = {
     "cyan": (40, 205, 215), "blue": (40, 80, 230), "purple": (130, 45, 185), "pink": (255, 125, 185),
 }  # fmt: skip
 BACKGROUNDS = {"white": (248, 248, 248), "black": (12, 12, 12), "grey": (128, 128, 128), "navy": (14, 24, 80)}
-POSITIONS = {"centre": (0, 0), "left": (-26, 0), "right": (26, 0), "top": (0, -26), "bottom": (0, 26)}
+POSITIONS = {"centre": (0, 0), "left": (-32, 0), "right": (32, 0), "top": (0, -32), "bottom": (0, 32)}
 
-SIZES = (27, 28, 29, 30, 31, 32, 33)  # half the height of a figure, in pixels
-JITTER = 4  # a figure's centre is off its named position by at most so many pixels
+SIZES = (27, 28)  # half the height of a figure, in pixels
+SHIFTS = (-2, 0, 2)  # how far a figure's centre may be off its named position, in pixels
 STROKE = 0.36  # thickness of a digit's line, in the units of the outlines
 OVERSAMPLE = 4
 
@@ -41,14 +41,14 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture in words and numbers. `shift` is (right, down) in pixels, at most `JITTER`; `size` one of `SIZES`."""
+    """One picture in words and numbers. `shift` is (right, down) in pixels, `size` half the figure's height."""
 
     figure: str
     colour: str
     position: str
     background: str
     shift: tuple[int, int] = (0, 0)
-    size: int = 30
+    size: int = 28
 
     @property
     def centre(self) -> tuple[int, int]:
@@ -58,10 +58,25 @@ class Scene:
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """A scene with every figure, colour, position and background equally likely."""
+    """A scene with every figure, colour, position and background equally likely.
+
+    The named places are whole tokens apart (16 pixels) and there are few shifts and sizes, so that the transformer has
+    to learn each figure a few times only, not at every offset within a token.
+    """
     pick = [str(rng.choice(list(table))) for table in (FIGURES, COLOURS, POSITIONS, BACKGROUNDS)]
-    right, down = (int(value) for value in rng.integers(-JITTER, JITTER + 1, size=2))
+    right, down = (int(value) for value in rng.choice(SHIFTS, size=2))
     return Scene(*pick, shift=(right, down), size=int(rng.choice(SIZES)))
+
+
+def loose_scene(rng: np.random.Generator) -> Scene:
+    """A scene that keeps its place and size less strictly: nearer to the middle, shifted anyhow, larger or smaller.
+
+    For the autoencoder, which has to carry a figure wherever it lies, and for the transformer's first steps.
+    """
+    pick = [str(rng.choice(list(table))) for table in (FIGURES, COLOURS, POSITIONS, BACKGROUNDS)]
+    right, down = (int(value) for value in rng.integers(-4, 5, size=2))
+    inwards = (-np.sign(POSITIONS[pick[2]]) * 6).astype(int).tolist()
+    return Scene(*pick, shift=(right + inwards[0], down + inwards[1]), size=int(rng.choice(range(27, 34))))
 
 
 def draw(scenes: Sequence[Scene]) -> Pixels:

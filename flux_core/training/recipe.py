@@ -56,6 +56,7 @@ class Recipe:
     guidance: Phase = Phase(steps=600, batch=64, rate=4e-4, warm_up=20, cool_down=0.6, average=0.99)
     codec: Phase = Phase(steps=6000, batch=8, rate=2e-3, average=0.998)
 
+    loose_steps: int = 2000  # of `flow`, on scenes that keep their places loosely
     empty: float = 0.1  # how often both encoders read an empty prompt, which guidance needs
     one_empty: float = 0.05  # how often only CLIP does, and how often only T5
     two_captions: float = 0.25  # how often the encoders read different captions of the same picture

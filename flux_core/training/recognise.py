@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from .pictures import BACKGROUNDS, COLOURS, FIGURES, POSITIONS, SIDE, SIZES, mask
+from .pictures import BACKGROUNDS, COLOURS, FIGURES, POSITIONS, SIDE, mask
 
 RIM = 4  # pixels at the border that are ground in every scene
 SURE = 0.75  # least overlap (Dice) of a figure that counts as recognised
@@ -69,7 +69,7 @@ def best_overlap(shape: Array) -> tuple[str, tuple[int, int], float]:
 
 @lru_cache(maxsize=1)
 def _renderings() -> tuple[list[str], npt.NDArray[np.complex128], npt.NDArray[np.float64]]:
-    """Every figure in every second size: names, conjugate spectra [N, SIDE, SIDE // 2 + 1], sums of squares [N]."""
-    kinds = [(figure, size) for figure in FIGURES for size in SIZES[::2]]
+    """Every figure in a range of sizes: names, conjugate spectra [N, SIDE, SIDE // 2 + 1], sums of squares [N]."""
+    kinds = [(figure, size) for figure in FIGURES for size in range(24, 34, 2)]
     masks = np.stack([mask(figure, size) for figure, size in kinds]).astype(np.float64)
     return [figure for figure, _ in kinds], np.fft.rfft2(masks).conj(), (masks**2).sum(axis=(1, 2))

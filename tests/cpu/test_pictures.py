@@ -14,8 +14,8 @@ from sluice.flux_core.training.code import Code, fit
 from sluice.flux_core.training.pictures import (
     BACKGROUNDS,
     FIGURES,
-    JITTER,
     POSITIONS,
+    SHIFTS,
     SIDE,
     SIZES,
     Scene,
@@ -36,8 +36,9 @@ def scenes(count: int, seed: int = 0) -> list[Scene]:
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_no_figure_touches_the_part_of_the_rim_that_recognition_reads_the_ground_from(figure):
-    far = [Scene(figure, "red", place, "white", (sign * JITTER, sign * JITTER), max(SIZES))
-           for place in POSITIONS for sign in (-1, 1)]  # fmt: skip
+    far = [
+        Scene(figure, "red", place, "white", (shift, shift), max(SIZES)) for place in POSITIONS for shift in SHIFTS
+    ]
     ground = np.array(BACKGROUNDS["white"], np.float32) / 255
     rim = np.ones((SIDE, SIDE), bool)
     rim[RIM:-RIM, RIM:-RIM] = False

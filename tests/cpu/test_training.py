@@ -30,7 +30,7 @@ def training(folder: Path, recipe: Recipe) -> Training:
 
 
 def test_the_loss_of_every_stage_falls(tmp_path: Path):
-    recipe = changed(quick(), ["flow.steps=40", "guidance.steps=12", "codec.steps=16", "save_every=1000"])
+    recipe = changed(quick(), ["flow.steps=30", "guidance.steps=6", "codec.steps=12", "save_every=1000"])
     losses = training(tmp_path, recipe).run(["flow", "guidance", "codec"])
     for stage in ("flow", "codec"):
         first, last = losses[stage][:5], losses[stage][-5:]
