@@ -191,35 +191,39 @@ def _inference_mode() -> AbstractContextManager[Any]:
 
 
 class Bars:
-    """A progress bar for each sampler, on stderr: steps, time left, seconds per step."""
+    """A progress bar for each sampler, on stderr: steps, time left, seconds per step. One line where nobody watches."""
 
     FORM = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 
     def __init__(self) -> None:
         self.titles: Mapping[str, str] = {}
-        self._began = time.time()
-        self._node: str | None = None
+        self._title, self._began, self._done = "", 0.0, 0
         self._bar: Any = None
 
     def hear(self, event: str, data: Mapping[str, Any]) -> None:
         """Follow the events of a run."""
         if event == "executing":
             self.close()
-            self._node, self._began = data["node"], time.time()
+            self._title, self._began = self.titles.get(data["node"], ""), time.time()
         elif event == "progress":
             if self._bar is None:
                 self._open(int(data["max"]))
-            self._bar.update(data["value"] - self._bar.n)
+            self._bar.update(data["value"] - self._done)
+            self._done = data["value"]
 
     def close(self) -> None:
-        """The node is done."""
-        if self._bar is not None:
-            self._bar.close()
+        """The node is done, or has been stopped."""
+        if self._bar is None:
+            return
+        self._bar.close()
+        if self._bar.disable and self._done:
+            pace = (time.time() - self._began) / self._done
+            print(f"{self._title}: {self._done} steps, {pace:.2f} s/step", file=sys.stderr)
         self._bar = None
 
     def _open(self, total: int) -> None:
         from tqdm import tqdm
 
-        title = self.titles.get(self._node or "", "")
-        self._bar = tqdm(total=total, desc=title, unit="step", bar_format=self.FORM, smoothing=0, disable=None)
+        self._bar = tqdm(total=total, desc=self._title, unit="step", bar_format=self.FORM, smoothing=0, disable=None)
         self._bar.start_t = self._began  # the first step counts as well
+        self._done = 0

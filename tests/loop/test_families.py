@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from sluice.flux_core.commands import run
 from sluice.flux_core.graph.flatten import canvas_to_prompt
 from sluice.flux_core.png import read_workflow
 from sluice.flux_core.registry import standalone_tables
@@ -163,3 +165,33 @@ def test_the_canvas_alone_gives_the_same_prompt(family: Callable[[], dict[str, A
         assert {name: given[name] for name in one["inputs"]} == one["inputs"]
         assert one["inputs"].keys() >= prompt[node_id]["inputs"].keys()
     assert converted.keys() == prompt.keys()
+
+
+def test_workflows_of_one_call_share_what_they_have_in_common(
+    here: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = schnell()
+    first["27"]["inputs"] |= {"width": 64, "height": 64}
+    second = json.loads(json.dumps(first))
+    second["25"]["inputs"]["noise_seed"] = 7
+    (here / "first.json").write_text(json.dumps(first))
+    (here / "second.json").write_text(json.dumps(second))
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    executed: list[list[str]] = []
+
+    def listen(event: str, data: Mapping[str, Any]) -> None:
+        if event == "execution_start":
+            executed.append([])
+        if event == "executing":
+            executed[-1].append(data["node"])
+
+    options = ["first.json", "second.json", "--models", str(store), "--device", "cpu", "--json"]
+    assert run.run(parser.parse_args(options), listen) == 0
+    assert set(executed[0]) == set(first)
+    assert set(executed[1]) == {"25", "13", "8", "9"}
+    told = capsys.readouterr()
+    results = json.loads(told.out.splitlines()[-1])["workflows"]
+    assert [len(result["images"]) for result in results] == [1, 1]
+    assert results[0]["images"] != results[1]["images"]
+    assert "SamplerCustomAdvanced: 4 steps" in told.err
