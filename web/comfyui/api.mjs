@@ -1,0 +1,72 @@
+// The only file that talks to the server. Both doors are the same from here on: what only the standalone server has is
+// answered with null inside ComfyUI.
+
+import { api } from "../../scripts/api.js";
+import { filtered, galleryOf } from "./facts.mjs";
+
+const HISTORY = 200; // jobs asked of a ComfyUI at once
+
+/** What the server said when it did not do what it was asked. The message can be shown. */
+export class Refused extends Error {}
+
+/** Call `handler(data, event)` on these websocket events; returns the function that ends it. */
+export function listen(events, handler) {
+  const calls = events.map((event) => [event, ({ detail }) => handler(detail, event)]);
+  for (const [event, call] of calls) api.addEventListener(event, call);
+  return () => calls.forEach(([event, call]) => api.removeEventListener(event, call));
+}
+
+/** The newest event of each kind, {name: data}, or null where nobody keeps them. */
+export const memory = () => ours("/sluice/memory");
+
+/** Change budgets, {vram, ram}: "8G", "900M", "auto"; what is left out stays. Those in force, or null inside ComfyUI. */
+export const setBudget = (changes) => posted("/sluice/budget", changes, true);
+
+/** The workflow for a first visit, or null inside ComfyUI. */
+export const defaultWorkflow = () => ours("/sluice/default_workflow");
+
+/** Model files that a prompt names and that are nowhere: [{name, category, folder, url, explanation}]. */
+export async function missingFiles(prompt) {
+  const answer = await posted("/sluice/missing", prompt, true);
+  return answer ?? [];
+}
+
+/** Finished pictures whose facts contain the words of `text`, newest first: {pictures, total}. */
+export async function gallery(text, limit) {
+  const answer = await ours(`/sluice/gallery?${new URLSearchParams({ text, limit })}`);
+  if (answer) return { pictures: answer.pictures, total: answer.pagination.total };
+  const found = filtered(galleryOf(await json(await api.fetchApi(`/history?max_items=${HISTORY}`))), text);
+  return { pictures: found.slice(0, limit), total: found.length };
+}
+
+/** Where a picture is to be had; `preview` asks for a smaller copy. */
+export function pictureUrl({ filename, subfolder, type }, preview = false) {
+  const query = new URLSearchParams({ filename, subfolder: subfolder ?? "", type: type ?? "output" });
+  if (preview) query.set("preview", "webp;80");
+  return api.apiURL(`/view?${query}`);
+}
+
+/** The file of a picture, with the workflow it carries. */
+export async function pictureFile(picture) {
+  const response = await fetch(pictureUrl(picture));
+  if (!response.ok) throw new Refused(`${picture.filename} is not there any more.`);
+  const data = await response.blob();
+  return new File([data], picture.filename, { type: data.type });
+}
+
+async function ours(route) {
+  const response = await api.fetchApi(route);
+  return response.status === 404 || response.status === 405 ? null : json(response);
+}
+
+async function posted(route, body, optional = false) {
+  const headers = { "Content-Type": "application/json" };
+  const response = await api.fetchApi(route, { method: "POST", headers, body: JSON.stringify(body) });
+  return optional && (response.status === 404 || response.status === 405) ? null : json(response);
+}
+
+async function json(response) {
+  const answer = await response.json().catch(() => null);
+  if (response.ok) return answer;
+  throw new Refused(answer?.error?.message ?? `The server answered ${response.status} ${response.statusText}.`);
+}

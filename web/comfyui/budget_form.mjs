@@ -1,0 +1,58 @@
+// Two fields and a button: the budgets, changed while a picture is being made.
+
+import * as server from "./api.mjs";
+import { element } from "./dom.mjs";
+import { budgetWord } from "./format.mjs";
+import { budget } from "./live.mjs";
+
+const FIELDS = { vram: "VRAM", ram: "RAM" };
+
+/** {element, end}. Hidden as long as no budget is known. */
+export function budgetForm() {
+  const said = element("p", { class: "sluice-quiet", role: "status" });
+  const inputs = Object.keys(FIELDS).map((name) =>
+    element("input", { type: "text", name, autocomplete: "off", spellcheck: "false", size: "6", placeholder: "auto" }),
+  );
+  const button = element("button", { type: "submit", class: "sluice-button" }, "Set");
+  const form = element(
+    "form",
+    { class: "sluice-card sluice-budget", onsubmit: apply },
+    element("h3", {}, "Change the budget"),
+    element(
+      "div",
+      { class: "sluice-fields" },
+      inputs.map((input) => element("label", {}, FIELDS[input.name], input)),
+      button,
+    ),
+    said,
+  );
+
+  async function apply(event) {
+    event.preventDefault();
+    button.disabled = true;
+    try {
+      budget.set(await server.setBudget(Object.fromEntries(inputs.map((input) => [input.name, budgetWord(input.value)]))));
+      say("In force from the next step on.");
+    } catch (error) {
+      say(error.message, true);
+    }
+    button.disabled = false;
+  }
+
+  function say(text, wrong = false) {
+    said.textContent = text;
+    said.classList.toggle("sluice-over", wrong);
+  }
+
+  function show() {
+    form.hidden = budget.value === null;
+    for (const input of inputs) {
+      if (document.activeElement !== input) input.value = budget.value?.[input.name] ?? "auto";
+    }
+  }
+
+  say("Sizes like 8G or 900M, or auto.");
+  show();
+  server.setBudget({}).then(budget.set, (error) => say(error.message, true));
+  return { element: form, end: budget.watch(show) };
+}

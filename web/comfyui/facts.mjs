@@ -1,0 +1,65 @@
+// What a picture was made with, read from the prompt that made it: the same few facts the standalone server keeps, for
+// a ComfyUI that only has its history. Pure.
+
+const TEXT_INPUTS = ["text", "t5xxl", "clip_l", "prompt", "value"];
+const SEED_INPUTS = ["seed", "noise_seed"];
+const TRIES = 1000; // nodes looked at; graphs have no cycles, prompts written by hand may
+
+/** Pictures of ComfyUI's GET /history, newest first, in the shape of GET /sluice/gallery's. */
+export function galleryOf(history) {
+  const items = Object.entries(history).flatMap(([promptId, entry]) => picturesOf(promptId, entry));
+  return items.sort((a, b) => b.time - a.time);
+}
+
+function picturesOf(promptId, { prompt, outputs, status }) {
+  const graph = prompt?.[2] ?? {};
+  const times = Object.fromEntries((status?.messages ?? []).map(([name, data]) => [name, data.timestamp]));
+  const ended = times.execution_success ?? 0;
+  const seconds = ended && times.execution_start ? (ended - times.execution_start) / 1000 : null;
+  return Object.entries(outputs ?? {}).flatMap(([node, output]) =>
+    (output.images ?? [])
+      .filter((image) => image.type === "output")
+      .map((image) => ({ prompt_id: promptId, ...image, ...factsOf(graph, node), seconds, time: ended })),
+  );
+}
+
+/** {text, seed, steps, width, height} of what node `output` of a prompt shows; null for what cannot be told. */
+export function factsOf(graph, output) {
+  const upstream = upstreamOf(graph, output);
+  const size = upstream.find((inputs) => Number.isInteger(inputs.width) && Number.isInteger(inputs.height)) ?? {};
+  return {
+    text: longest(upstream.flatMap((inputs) => TEXT_INPUTS.map((name) => inputs[name]))),
+    seed: first(upstream.flatMap((inputs) => SEED_INPUTS.map((name) => inputs[name]))),
+    steps: first(upstream.map((inputs) => inputs.steps)),
+    width: size.width ?? null,
+    height: size.height ?? null,
+  };
+}
+
+/** Inputs of all nodes above one, the nearest first. What is only there to be avoided is left out. */
+function upstreamOf(graph, output) {
+  const found = [], seen = new Set();
+  let waiting = [output];
+  while (waiting.length && seen.size < TRIES) {
+    const id = waiting.shift();
+    if (seen.has(id) || !graph[id]) continue;
+    seen.add(id);
+    const inputs = graph[id].inputs ?? {};
+    found.push(inputs);
+    const wanted = Object.entries(inputs).filter(([name, value]) => name !== "negative" && isLink(value));
+    waiting.push(...wanted.map(([, [source]]) => source));
+  }
+  return found;
+}
+
+const isLink = (value) => Array.isArray(value) && value.length === 2 && typeof value[1] === "number";
+const first = (values) => values.find((value) => typeof value === "number") ?? null;
+const longest = (values) =>
+  values.filter((value) => typeof value === "string").reduce((best, text) => (text.length > best.length ? text : best), "");
+
+/** Pictures whose prompt, file name or seed contain every word of `text`, whatever the case. */
+export function filtered(pictures, text) {
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  const known = (picture) => `${picture.text} ${picture.filename} ${picture.seed}`.toLowerCase();
+  return pictures.filter((picture) => words.every((word) => known(picture).includes(word)));
+}

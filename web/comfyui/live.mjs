@@ -1,0 +1,41 @@
+// What is known now, kept outside of any element: the panels come and go, this stays. Draws nothing.
+
+import * as server from "./api.mjs";
+import { after, EMPTY, EVENTS } from "./memory_state.mjs";
+
+/** A value that can be watched. */
+export function watched(value) {
+  const watchers = new Set();
+  return {
+    get value() {
+      return value;
+    },
+    set(next) {
+      value = next;
+      for (const tell of watchers) tell();
+    },
+    /** Call `tell` on every change; returns the function that ends it. */
+    watch(tell) {
+      watchers.add(tell);
+      return () => watchers.delete(tell);
+    },
+  };
+}
+
+/** The state of memory, kept true by the events of the core. */
+export const memory = watched(EMPTY);
+
+/** The budgets in force, {vram, ram} as they are typed; null where they cannot be changed from here. */
+export const budget = watched(null);
+
+/** Model files that the open workflow names and that are nowhere. */
+export const missing = watched([]);
+
+/** Begin to listen. Events that came before are caught up on. */
+export async function start() {
+  server.listen(EVENTS, (data, event) => memory.set(after(memory.value, event, data)));
+  const known = await server.memory();
+  if (known && memory.value === EMPTY) {
+    for (const event of EVENTS.filter((name) => known[name])) memory.set(after(memory.value, event, known[event]));
+  }
+}

@@ -1,0 +1,155 @@
+// The memory panel: what the loaded models take, how fast a step is and why, and the budgets to change. Draws what
+// `live` knows; the budgets' form is made once and not redrawn, so that nobody's typing is lost.
+
+import { budgetForm } from "./budget_form.mjs";
+import { element, oncePerFrame, shape } from "./dom.mjs";
+import { bytes, plural, seconds } from "./format.mjs";
+import { memory, missing } from "./live.mjs";
+import { EMPTY, memoryName, spending, verdict } from "./memory_state.mjs";
+import { missingList } from "./missing.mjs";
+import { residencyMap } from "./residency_map.mjs";
+
+const CHART = { width: 300, height: 56 };
+
+/** Draw into `root` and keep it true; returns the function that undoes it. */
+export function memoryPanel(root) {
+  const lacking = element("div"), live = element("div", { class: "sluice-stack" }), maps = element("div", { class: "sluice-stack" });
+  const form = budgetForm();
+  const draw = oncePerFrame(() => {
+    const state = memory.value;
+    lacking.replaceChildren(...missingList(missing.value));
+    live.replaceChildren(...(state === EMPTY ? [nothingYet()] : [stepCard(state), ...state.models.slice(0, 1).map(budgetCard)]));
+    maps.replaceChildren(...state.models.map(modelCard));
+  });
+  root.classList.add("sluice-panel");
+  root.replaceChildren(heading("Memory"), element("div", { class: "sluice-body" }, lacking, live, form.element, maps));
+  const ends = [memory.watch(draw), missing.watch(draw), form.end, draw.cancel];
+  draw();
+  return () => {
+    ends.forEach((end) => end());
+    root.replaceChildren();
+  };
+}
+
+/** The line every panel begins with, as the editor's own panels do. */
+export const heading = (title, ...beside) =>
+  element("header", { class: "sluice-heading" }, element("h2", {}, title), ...beside);
+
+function nothingYet() {
+  return element(
+    "p",
+    { class: "sluice-empty" },
+    "No model is in memory yet. Press Run: its map appears here, with the time a step should take before the first one is done.",
+  );
+}
+
+function card(title, beside, ...children) {
+  return element(
+    "section",
+    { class: "sluice-card" },
+    element("h3", {}, element("span", { class: "sluice-grow" }, title), element("span", { class: "sluice-quiet" }, beside)),
+    ...children,
+  );
+}
+
+function stepCard(state) {
+  const { models, steps, pace } = state, last = steps.at(-1), plan = models[0]?.plan, told = verdict(state);
+  const predicted = last?.predicted_seconds ?? plan?.seconds_per_step;
+  return card(
+    "Step",
+    pace ? progress(pace) : "",
+    element(
+      "dl",
+      { class: "sluice-figures" },
+      figure("actual", seconds(last?.seconds ?? pace?.seconds_per_step)),
+      figure("predicted", seconds(predicted)),
+      figure("stall", seconds(last?.waited_seconds)),
+      figure("bound by", plan?.bound ?? "–"),
+    ),
+    steps.length > 1 ? chart(steps, predicted) : null,
+    told && element("p", { class: `sluice-verdict sluice-${told.tone}` }, told.text),
+  );
+}
+
+const progress = ({ step, steps, seconds_left: left }) =>
+  `${Math.round(step)} of ${Math.round(steps)}${step < steps ? ` · ${seconds(left)} left` : ""}`;
+
+const figure = (name, value) => element("div", {}, element("dt", {}, name), element("dd", {}, value));
+
+/** A bar for every step, its stall in another colour, and a line where the prediction lies. */
+function chart(steps, predicted) {
+  const top = Math.max(predicted ?? 0, ...steps.map((step) => step.seconds)) * 1.1 || 1;
+  const wide = CHART.width / Math.max(steps.length, 12), tall = (time) => (CHART.height * time) / top;
+  const bars = steps.flatMap(({ seconds: time, waited_seconds: stall = 0 }, number) => {
+    const x = number * wide + 1, width = Math.max(wide - 2, 1);
+    return [
+      shape("rect", { class: "sluice-bar", x, width, y: CHART.height - tall(time), height: tall(time) }),
+      shape("rect", { class: "sluice-stall", x, width, y: CHART.height - tall(time), height: tall(stall) }),
+    ];
+  });
+  const y = CHART.height - tall(predicted ?? 0);
+  const label = `${plural(steps.length, "step")}, ${seconds(steps.at(-1).seconds)} the last; predicted ${seconds(predicted)}`;
+  return shape(
+    "svg",
+    { class: "sluice-chart", viewBox: `0 0 ${CHART.width} ${CHART.height}`, preserveAspectRatio: "none", role: "img", "aria-label": label },
+    ...bars,
+    ...(predicted ? [shape("line", { class: "sluice-predicted", x1: 0, x2: CHART.width, y1: y, y2: y })] : []),
+  );
+}
+
+function budgetCard({ plan, limit, peak }) {
+  const spent = spending({ plan, limit, peak });
+  return card(
+    "Budget",
+    peak === null ? "predicted peak" : "measured peak",
+    meter(memoryName(plan), peak ?? spent.planned, spent),
+    element("p", { class: "sluice-quiet" }, traffic(plan)),
+  );
+}
+
+function traffic({ streamed_bytes_per_step: moved, disk_bytes_per_step: read, host_bytes: host }) {
+  if (!moved) return "All weights are resident: nothing is streamed.";
+  const staged = host ? `, through ${bytes(host)} of RAM` : "";
+  return `${bytes(moved)} streamed per step${read ? `, ${read === moved ? "all" : bytes(read)} from disk` : ""}${staged}.`;
+}
+
+/** A bar of parts within a limit, with a mark at the measured peak. */
+function meter(name, used, { parts, limit, whole, peak }) {
+  const share = (size) => `${(100 * size) / whole}%`, told = `${bytes(used)} of ${bytes(limit)}`;
+  return element(
+    "div",
+    { class: "sluice-meter" },
+    element(
+      "div",
+      { class: "sluice-line" },
+      element("span", { class: "sluice-grow" }, name),
+      element("span", { class: `sluice-figure${used > limit ? " sluice-over" : ""}` }, told),
+    ),
+    element(
+      "div",
+      {
+        class: "sluice-track",
+        role: "meter",
+        "aria-label": `${name} used`,
+        "aria-valuemin": 0,
+        "aria-valuemax": whole,
+        "aria-valuenow": used,
+        "aria-valuetext": told,
+      },
+      parts.map(({ what, bytes: size }) =>
+        element("span", { class: "sluice-part", style: `width:${share(size)}`, title: `${what}: ${bytes(size)}` }),
+      ),
+      peak === null ? null : element("span", { class: "sluice-peak", style: `left:${share(peak)}`, title: `peak: ${bytes(peak)}` }),
+    ),
+    element(
+      "ul",
+      { class: "sluice-keys" },
+      parts.map(({ what, bytes: size }) => element("li", {}, element("i"), `${what} ${bytes(size)}`)),
+    ),
+  );
+}
+
+function modelCard({ model, plan, moving }) {
+  const total = plan.units.reduce((sum, unit) => sum + unit.bytes, 0);
+  return card(model, `${plural(plan.units.length, "unit")} · ${bytes(total)}`, residencyMap(plan.units, moving));
+}

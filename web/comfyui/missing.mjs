@@ -1,0 +1,37 @@
+// Model files that the open workflow names and that are nowhere: asked of the server, listed with where to get them.
+
+import * as server from "./api.mjs";
+import { element } from "./dom.mjs";
+import { plural } from "./format.mjs";
+import { missing } from "./live.mjs";
+
+/** Ask about a prompt and remember the answer; returns it. A prompt that cannot be asked about lacks nothing. */
+export async function look(prompt) {
+  const found = await server.missingFiles(prompt).catch(() => []);
+  missing.set(found);
+  return found;
+}
+
+/** What to show of them: nothing, or one section. */
+export function missingList(files) {
+  if (!files.length) return [];
+  const items = files.map((file) =>
+    element(
+      "li",
+      {},
+      element("strong", {}, file.name),
+      file.url ? element("a", { href: file.url, target: "_blank", rel: "noreferrer noopener" }, shortly(file.url)) : null,
+      element("p", {}, file.explanation),
+    ),
+  );
+  return [
+    element(
+      "section",
+      { class: "sluice-card sluice-missing", role: "alert" },
+      element("h3", {}, `${plural(files.length, "model file")} missing`),
+      element("ul", {}, items),
+    ),
+  ];
+}
+
+const shortly = (address) => address.replace(/^https:\/\//, "");

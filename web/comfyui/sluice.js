@@ -1,0 +1,72 @@
+// The one extension, for both doors: ComfyUI loads it from the node pack, the standalone server serves it itself.
+// It registers what the other files draw, and holds nothing.
+
+import { app } from "../../scripts/app.js";
+import * as server from "./api.mjs";
+import { galleryPanel } from "./gallery_panel.mjs";
+import * as live from "./live.mjs";
+import { memoryPanel } from "./memory_panel.mjs";
+import { look } from "./missing.mjs";
+
+/** A sidebar tab from a panel. The editor may render again into the same element, and into another before the end. */
+function tab(panel, description) {
+  let shown = null, undo = null;
+  const destroy = () => {
+    undo?.();
+    shown = undo = null;
+  };
+  const render = (root) => {
+    if (root === shown) return;
+    destroy();
+    [shown, undo] = [root, panel(root)];
+  };
+  app.extensionManager.registerSidebarTab({ type: "custom", render, destroy, ...description });
+}
+
+function dress() {
+  const sheet = document.createElement("link");
+  sheet.rel = "stylesheet";
+  sheet.href = new URL("./style.css", import.meta.url).href;
+  document.head.append(sheet);
+}
+
+/** Where the server brings a workflow for the first visit, it takes the place of the editor's own. */
+async function useOurDefault() {
+  const editors = globalThis.comfyAPI?.defaultGraph?.defaultGraph;
+  const workflow = editors && (await server.defaultWorkflow());
+  if (!workflow) return;
+  for (const key of Object.keys(editors)) delete editors[key];
+  Object.assign(editors, workflow);
+}
+
+async function tellWhatIsMissing() {
+  const { output } = await app.graphToPrompt();
+  const files = await look(output);
+  if (!files.length) return;
+  const names = files.map((file) => file.name).join(", ");
+  const detail = `${names}. The Memory tab says where to get ${files.length === 1 ? "it" : "them"}.`;
+  app.extensionManager.toast.add({ severity: "warn", summary: "Model files are missing", detail, life: 10000 });
+}
+
+app.registerExtension({
+  name: "sluice",
+  init: useOurDefault,
+  setup() {
+    dress();
+    tab(memoryPanel, {
+      id: "sluice-memory",
+      icon: "pi pi-microchip",
+      title: "Memory",
+      tooltip: "Where the models are, and how fast",
+      iconBadge: () => (live.missing.value.length ? String(live.missing.value.length) : null),
+    });
+    tab((root) => galleryPanel(root, (file) => app.handleFile(file)), {
+      id: "sluice-gallery",
+      icon: "pi pi-images",
+      title: "Gallery",
+      tooltip: "Finished pictures, their prompts and seeds",
+    });
+    return live.start();
+  },
+  afterConfigureGraph: tellWhatIsMissing,
+});
