@@ -1,0 +1,134 @@
+"""Common graphics cards: what the planner must know of each, and where the numbers are from.
+
+Peak is what the maker states for dense float16 products summed in float32 on tensor cores (float32 where there are
+none), memory bandwidth and bus. What is reached in practice is a share of it, by generation: matrix products of FLUX's
+sizes measured by users at 0.78 to 0.85 of peak on GeForce cards (a resident 4060 Ti 16 GB makes a 1024x1024 step in
+2.08 s, 81 %), fused attention at 0.45 to 0.75. Bus rates are copies from pinned memory: 12.3 GB/s on PCIe 3.0 x16,
+24.5 on 4.0 x16, 53 on 5.0 x16, and half of that for half the lanes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+from .workload import Machine
+
+# generation -> (share of peak in products, share in attention, where peaks are from)
+GENERATIONS = {
+    "pascal": (0.85, 0.46, "NVIDIA GeForce GTX 10 series specifications (no tensor cores: float32)"),
+    "turing": (0.80, 0.47, "NVIDIA Turing architecture whitepaper, tables for each card"),
+    "ampere": (0.80, 0.64, "NVIDIA Ampere GA102 architecture whitepaper, appendix tables"),
+    "ada": (0.82, 0.72, "NVIDIA Ada architecture whitepaper, appendix tables"),
+    "blackwell": (0.80, 0.70, "NVIDIA RTX Blackwell architecture whitepaper, appendix tables"),
+    "hopper": (0.66, 0.45, "NVIDIA H100 and H200 data sheets"),
+    "a100": (0.80, 0.60, "NVIDIA A100 data sheet"),
+    "rdna2": (0.60, 0.30, "AMD Radeon RX 6000 specifications; the share is an assumption"),
+    "rdna3": (0.45, 0.25, "AMD Radeon RX 7000 specifications; the share is an assumption"),
+}
+PCIE = {"3.0 x8": 6.2, "3.0 x16": 12.3, "4.0 x8": 12.8, "4.0 x16": 24.5, "5.0 x8": 26.0, "5.0 x16": 53.0}  # GB/s
+
+
+@dataclass(frozen=True)
+class Card:
+    """vram in GiB, peak in TFLOP/s, memory in GB/s."""
+
+    name: str
+    label: str
+    vram: float
+    peak: float
+    memory: float
+    bus: str
+    generation: str
+
+    @property
+    def gemm(self) -> float:
+        """TFLOP/s in practice."""
+        return self.peak * GENERATIONS[self.generation][0]
+
+    @property
+    def attention(self) -> float:
+        return self.peak * GENERATIONS[self.generation][1]
+
+    @property
+    def link(self) -> float:
+        """GB/s from pinned memory."""
+        return PCIE[self.bus]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of the numbers it computes in: before tensor cores that is float32."""
+        return 4 if self.generation == "pascal" else 2
+
+    @property
+    def source(self) -> str:
+        return GENERATIONS[self.generation][2]
+
+    def machine(self, disk: float) -> Machine:
+        """disk in bytes/s."""
+        return Machine(self.gemm * 1e12, self.attention * 1e12, self.memory * 1e9, disk, self.link * 1e9)
+
+
+_ROWS = """
+gtx1060     GTX 1060 6 GB       6   4.4   192  3.0 x16  pascal
+gtx1070     GTX 1070            8   6.5   256  3.0 x16  pascal
+gtx1080     GTX 1080            8   8.9   320  3.0 x16  pascal
+gtx1080ti   GTX 1080 Ti        11  11.3   484  3.0 x16  pascal
+rtx2060     RTX 2060            6  25.8   336  3.0 x16  turing
+rtx2060s    RTX 2060 Super      8  28.7   448  3.0 x16  turing
+rtx2070     RTX 2070            8  29.9   448  3.0 x16  turing
+rtx2080     RTX 2080            8  40.3   448  3.0 x16  turing
+rtx2080ti   RTX 2080 Ti        11  53.8   616  3.0 x16  turing
+rtx3050     RTX 3050 8 GB       8  18.2   224  4.0 x8   ampere
+rtx3060     RTX 3060 12 GB     12  25.5   360  4.0 x16  ampere
+rtx3060ti   RTX 3060 Ti         8  32.4   448  4.0 x16  ampere
+rtx3070     RTX 3070            8  40.6   448  4.0 x16  ampere
+rtx3070ti   RTX 3070 Ti         8  43.5   608  4.0 x16  ampere
+rtx3080     RTX 3080 10 GB     10  59.5   760  4.0 x16  ampere
+rtx3090     RTX 3090           24  71.0   936  4.0 x16  ampere
+rtx4060     RTX 4060            8  30.2   272  4.0 x8   ada
+rtx4060ti   RTX 4060 Ti         8  44.1   288  4.0 x8   ada
+rtx4060ti16 RTX 4060 Ti 16 GB  16  44.1   288  4.0 x8   ada
+rtx4070     RTX 4070           12  58.3   504  4.0 x16  ada
+rtx4070s    RTX 4070 Super     12  70.9   504  4.0 x16  ada
+rtx4080     RTX 4080           16  97.5   717  4.0 x16  ada
+rtx4090     RTX 4090           24 165.2  1008  4.0 x16  ada
+rtx5060     RTX 5060            8  38.4   448  5.0 x8   blackwell
+rtx5060ti   RTX 5060 Ti 8 GB    8  47.4   448  5.0 x8   blackwell
+rtx5070     RTX 5070           12  61.7   672  5.0 x16  blackwell
+rtx5070ti   RTX 5070 Ti        16  87.9   896  5.0 x16  blackwell
+rtx5080     RTX 5080           16 112.6   960  5.0 x16  blackwell
+rtx5090     RTX 5090           32 209.5  1792  5.0 x16  blackwell
+rx6600      RX 6600             8  17.9   224  4.0 x8   rdna2
+rx6700xt    RX 6700 XT         12  26.4   384  4.0 x16  rdna2
+rx7600      RX 7600             8  43.5   288  4.0 x8   rdna3
+rx7800xt    RX 7800 XT         16  74.7   624  4.0 x16  rdna3
+rx7900xtx   RX 7900 XTX        24 122.8   960  4.0 x16  rdna3
+a100        A100 40 GB         40 312.0  1555  4.0 x16  a100
+h100        H100               80 989.0  3350  5.0 x16  hopper
+h200        H200              141 989.0  4800  5.0 x16  hopper
+"""
+
+
+def _card(row: str) -> Card:
+    name, rest = row.split(maxsplit=1)
+    *label, vram, peak, memory, version, lanes, generation = rest.split()
+    return Card(name, " ".join(label), float(vram), float(peak), float(memory), f"{version} {lanes}", generation)
+
+
+CARDS = {card.name: card for card in map(_card, _ROWS.strip().splitlines())}
+
+
+def find_card(name: str) -> Card:
+    """By name, however it is written: "rtx4060", "RTX 4060", "4060 Ti". Raises InputError with what there is."""
+    wanted = _plain(name)
+    for prefix in ("", "rtx", "gtx", "rx"):
+        for card in CARDS.values():
+            if prefix + wanted in (card.name, _plain(card.label), _plain(card.label.split(f" {card.vram:g} GB")[0])):
+                return card
+    known = ", ".join(CARDS)
+    raise InputError(f"There is no card {name!r} in the table; choose one of {known}, or give --compute and --link.")
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum()).removeprefix("geforce").removeprefix("radeon")

@@ -1,0 +1,162 @@
+"""What `sluice plan` says: of every card in the table, of files, of names, and of what makes no sense."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sluice.flux_core.errors import BudgetTooSmall, FileFormatError, InputError, MissingFileError
+from sluice.flux_core.memory import command
+from sluice.flux_core.memory.budget import Allowed, parse_size
+from sluice.flux_core.memory.cards import CARDS, GENERATIONS, find_card
+from sluice.flux_core.memory.units import COMPARED, FluxShape, published
+
+KEYS = {"seconds_per_step", "bound", "peak_bytes", "resident_bytes", "streamed_bytes_per_step", "units"}
+
+
+def answer(capsys, *words: str) -> str:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert command.run(parser.parse_args(words)) == 0
+    return capsys.readouterr().out
+
+
+def figures(capsys, *words: str) -> dict:
+    return json.loads(answer(capsys, *words, "--json"))
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_every_card_has_sensible_numbers_with_a_source_and_can_be_planned_for(card, capsys):
+    assert 4 <= card.vram <= 200 and 0 < card.attention < card.gemm < card.peak and card.link > 1
+    assert card.source == GENERATIONS[card.generation][2]
+    assert find_card(card.label) == card
+    told = figures(capsys, "flux1-dev-fp8", "--card", card.name, "--size", "512x512")
+    assert told.keys() >= KEYS and told["peak_bytes"] <= card.vram * 2**30
+
+
+def test_cards_are_found_however_they_are_written():
+    assert {find_card(name).name for name in ("rtx4060", "RTX 4060", "4060", "GeForce RTX-4060")} == {"rtx4060"}
+    assert find_card("4060 Ti 16 GB").vram == 16 and find_card("RTX 2060 Super").name == "rtx2060s"
+    with pytest.raises(InputError, match="rtx4060"):
+        find_card("voodoo2")
+
+
+def test_the_published_model_has_its_published_size():
+    """11,901,408,320 weights, a quarter of them used on one vector a step; 76 equal units."""
+    shape = FluxShape()
+    matrices = shape.matrices()
+    vectors = 11_901_408_320 - sum(rows * columns for rows, columns in matrices.values())
+    assert 3_000_000 < vectors < 3_100_000
+    assert sum(rows * columns for rows, columns in shape.modulation_matrices().values()) == 344 * 3072**2
+    model = published("flux1-dev-bf16")
+    assert model.total_bytes == pytest.approx(23.8e9, rel=0.01)
+    assert published("flux1-dev-Q4_K_S").total_bytes == pytest.approx(6.7e9, rel=0.02)
+
+
+def test_an_8_gb_card_makes_a_step_in_the_time_its_arithmetic_takes(capsys):
+    for name in COMPARED:
+        told = figures(capsys, f"flux1-dev-{name}", "--card", "rtx4060")
+        assert told["bound"] == "compute" and 3.0 < told["seconds_per_step"] < 3.4
+        assert told["peak_bytes"] <= 8 * 2**30
+        assert len(told["units"]) in (76, 77) and {row["class"] for row in told["units"]} <= set("VPRD")
+        moved = sum(row["bytes"] for row in told["units"] if row["class"] != "V")
+        assert moved == told["streamed_bytes_per_step"]
+
+
+def test_a_page_shows_the_map_and_compares_all_formats(capsys):
+    page = answer(capsys, "flux1-schnell-fp8", "--vram", "6G", "--ram", "16G", "--size", "768x512", "--batch", "2")
+    assert "double img" in page and "single" in page and "768x512, 2 at a time" in page
+    assert all(f"flux1-schnell-{name}" in page for name in COMPARED)
+    rows = [line.split()[-1] for line in page.splitlines() if line.strip().startswith(("double", "single"))]
+    assert [len(row) for row in rows] == [19, 19, 38]
+
+
+def test_a_file_is_planned_by_its_header_alone(tmp_path, capsys):
+    """A file that ends right after its header, sparse: nothing but the header is read."""
+    shape, header, end = FluxShape(), {}, 0
+    vectors = {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)}
+    for name, size in {**shape.matrices(), **vectors}.items():
+        count = size[0] * size[1] if len(size) > 1 else size[0]
+        header[name] = {"dtype": "F8_E4M3", "shape": size, "data_offsets": [end, end + count]}
+        end += count
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.truncate(8 + len(text) + end)
+    file, name = (figures(capsys, model, "--card", "4060") for model in (str(path), "flux1-dev-fp8"))
+    assert file["seconds_per_step"] == pytest.approx(name["seconds_per_step"])
+    assert file["streamed_bytes_per_step"] == name["streamed_bytes_per_step"]
+
+
+def test_a_lora_takes_room_from_what_stays(tmp_path, capsys):
+    header = {"a": {"dtype": "F16", "shape": [400, 1024, 1024], "data_offsets": [0, 800 * 2**20]}}
+    text = json.dumps(header).encode()
+    path = tmp_path / "lora.safetensors"
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.truncate(8 + len(text) + 800 * 2**20)
+    without = figures(capsys, "flux1-dev-fp8", "--card", "4060")
+    with_it = figures(capsys, "flux1-dev-fp8", "--card", "4060", "--lora", str(path))
+    moved = with_it["streamed_bytes_per_step"] - without["streamed_bytes_per_step"]
+    assert abs(moved - 800 * 2**20) < 2 * 108 * 2**20
+
+
+def test_slower_links_and_disks_show_in_the_bound(capsys):
+    slow = figures(capsys, "flux1-dev-bf16", "--card", "3070", "--link", "2", "--size", "512x512")
+    assert slow["bound"] == "link" and slow["seconds_per_step"] > 4
+    starved = figures(capsys, "flux1-dev-bf16", "--card", "3070", "--ram", "2G", "--disk", "0.5")
+    assert starved["bound"] == "disk" and starved["disk_bytes_per_step"] > 5e9
+    cpu = figures(capsys, "flux1-dev-bf16", "--card", "cpu", "--ram", "8G", "--size", "256x256", "--disk", "0.3")
+    assert cpu["bound"] == "disk" and cpu["host_bytes"] == 0
+
+
+def test_what_makes_no_sense_is_told_in_one_sentence(tmp_path):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+
+    def ask(*words: str) -> None:
+        command.run(parser.parse_args(words))
+
+    with pytest.raises(MissingFileError, match="flux1-dev-bf16"):
+        ask("flux9-dev")
+    with pytest.raises(InputError, match="Q8_0"):
+        ask("flux1-dev-fp4")
+    with pytest.raises(InputError, match="1024x768"):
+        ask("flux1-dev-fp8", "--size", "large")
+    with pytest.raises(InputError, match="7.5G"):
+        ask("flux1-dev-fp8", "--vram", "lots")
+    with pytest.raises(BudgetTooSmall, match=r"at least \d+ MiB"):
+        ask("flux1-dev-bf16", "--vram", "1G")
+    (tmp_path / "x.safetensors").write_bytes(b"nothing at all")
+    with pytest.raises(FileFormatError):
+        ask(str(tmp_path / "x.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8G", 8 * 2**30), ("7.5g", 7.5 * 2**30), ("800M", 800 * 2**20), ("12GiB", 12 * 2**30), ("1,5 GB", 1.5 * 2**30),
+     ("4096", 4096), ("64K", 65536), ("1T", 2**40)],
+)  # fmt: skip
+def test_sizes_are_read_as_people_write_them(text, size):
+    assert parse_size(text) == size
+
+
+def test_budgets_are_a_size_or_a_word():
+    assert Allowed.parse("8G", "auto") == Allowed(8 * 2**30, None, True)
+    assert not Allowed.parse("off").managed and not Allowed.parse().explicit
+    for wrong in ("8Q", "-3G", "G", "eight", "1e9"):
+        with pytest.raises(InputError):
+            Allowed.parse(wrong)
+
+
+def test_the_command_needs_no_torch():
+    code = "import sys, sluice.flux_core.memory.command; sys.exit('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    assert run.returncode == 0
