@@ -42,7 +42,7 @@ from .server.pipe import Channel, Message
 from .wanted import explained, wanted_files, with_slashes
 
 NO_DEVICE = "none"  # for packs that need no torch, and for measuring the server: nothing of ours can compute
-_STEPS_A_SECOND = 10  # at most so many `sluice.step` events
+_STEPS_A_SECOND = 10  # at most so many `sluice.pace` events
 
 
 def main(options: str) -> None:
@@ -173,7 +173,7 @@ class Worker:
         if event == "executing":
             self.measure.began(data["node"])
         elif event == "progress" and (step := self.measure.stepped(data)) is not None:
-            self.channel.send({"event": "sluice.step", "data": step})
+            self.channel.send({"event": "sluice.pace", "data": step})
 
     def progressed(self, done: int, total: int, preview: Any = None) -> None:
         """A node has done a step."""
@@ -245,8 +245,8 @@ class Worker:
         repository, folder = published(name), self.folders.place_for(category)
         return {
             "name": name, "category": category, "folder": str(folder or ""), "node_id": node_id, "input": input_name,
-            "published": repository, "url": repository and f"https://huggingface.co/{repository}",
-            "explanation": self.folders.explain_missing(category, name),
+            "source": repository and f"https://huggingface.co/{repository}",
+            "message": self.folders.explain_missing(category, name),
         }  # fmt: skip
 
     def on_budget(self, message: Message) -> Any:

@@ -1,0 +1,90 @@
+"""Who is let in, and what every answer carries."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from sluice.flux_core.server.guard import POLICY, guard, is_loopback
+
+
+def ask(method="GET", token=None, path="/", **headers):
+    """The answer of a guarded server to one request; "_" in names of headers stands for "-"."""
+
+    async def scenario():
+        async def handler(request):
+            return web.Response(text="secret")
+
+        app = web.Application(middlewares=[guard(token)])
+        app.router.add_route("*", "/", handler)
+        async with TestClient(TestServer(app, host="127.0.0.1")) as client:
+            named = {name.replace("_", "-"): value.replace("PORT", str(client.port)) for name, value in headers.items()}
+            response = await client.request(method, path, headers=named)
+            return response.status, response.headers, await response.text()
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8188", "localhost:8188", "localhost", "[::1]:8188", "127.5.5.5"])
+def test_names_of_this_machine_are_answered(host):
+    assert ask(Host=host)[0] == 200
+
+
+FOREIGN = ["evil.example", "evil.example:8188", "localhost.evil.example", "0.0.0.0", "[", "a b", "@"]
+
+
+@pytest.mark.parametrize("host", FOREIGN)
+def test_other_names_are_not_so_that_a_rebound_name_gets_nothing(host):
+    status, _, text = ask(Host=host)
+    assert status in (400, 403) and "secret" not in text
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost", ""])
+def test_pages_of_other_sites_are_not_answered(method, origin):
+    assert ask(method, Host="127.0.0.1:8188", Origin=origin)[0] == 403
+
+
+def test_our_own_page_is_answered_whatever_it_sends():
+    status, _, _ = ask("POST", Host="localhost:8188", Origin="http://localhost:8188", Content_Type="text/plain")
+    assert status == 200
+
+
+def test_programs_may_send_what_they_like():
+    assert ask("POST", Host="127.0.0.1:8188", Content_Type="application/x-www-form-urlencoded")[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"])
+def test_browsers_that_hide_their_origin_may_not_send_forms(kind):
+    agent = "Mozilla/5.0 (an old one)"
+    assert ask("POST", Host="127.0.0.1:8188", User_Agent=agent, Content_Type=kind)[0] == 403
+    assert ask("POST", Host="127.0.0.1:8188", User_Agent=agent, Content_Type="application/json")[0] == 200
+    assert ask("POST", Host="127.0.0.1:8188", Sec_Fetch_Site="cross-site", Content_Type="application/json")[0] == 403
+
+
+def test_a_token_is_asked_of_everybody_and_taken_in_three_places():
+    assert ask(token="t", Host="192.168.1.5:8188")[0] == 401
+    assert ask(token="t", Host="192.168.1.5:8188", path="/?token=x")[0] == 401
+    status, headers, _ = ask(token="t", Host="192.168.1.5:8188", path="/?token=t")
+    assert status == 200 and "sluice_token=t" in headers["Set-Cookie"] and "SameSite=Strict" in headers["Set-Cookie"]
+    assert ask(token="t", Host="h", Authorization="Bearer t")[0] == 200
+    assert ask(token="t", Host="h", Cookie="sluice_token=t")[0] == 200
+    assert ask(token="t", Host="h", Cookie="sluice_token=x")[0] == 401
+    assert ask("POST", token="t", Host="h", Cookie="sluice_token=t", Origin="http://evil.example")[0] == 403
+
+
+def test_every_answer_carries_the_policy():
+    for path in ("/", "/nothing"):
+        _, headers, _ = ask(Host="127.0.0.1", path=path)
+        assert headers["Content-Security-Policy"] == POLICY and headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_policy_lets_the_page_talk_to_nobody_else():
+    sources = {part.split()[0]: part.split()[1:] for part in POLICY.split("; ")}
+    assert sources["connect-src"][0] == "'self'" and sources["default-src"] == ["'self'"]
+    assert not any(source.startswith(("http", "ws", "*")) for listed in sources.values() for source in listed)
+
+
+def test_loopback():
+    assert all(map(is_loopback, ["127.0.0.1", "::1", "[::1]", "localhost", "LOCALHOST."]))
+    assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.0.1", "example.com", "", "127.0.0.1.example.com"]))

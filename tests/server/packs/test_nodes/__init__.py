@@ -1,0 +1,277 @@
+"""A plain V1 pack for the tests: nodes that need no torch and do one odd thing each."""
+
+import asyncio
+import os
+import signal
+import time
+
+
+class Number:
+    """A number. Output node variants below show what they get."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "give", ("INT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("INT", {"default": 0, "min": -100, "max": 100})}}
+
+    def give(self, value):
+        return (value,)
+
+
+class Half(Number):
+    RETURN_TYPES = ("FLOAT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("FLOAT", {"default": 1.0})}}
+
+    def give(self, value):
+        return (value / 2,)
+
+
+class Show:
+    """Shows whatever comes in."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "test", "show", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("*", {})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types):
+        return True
+
+    def show(self, value):
+        return {"ui": {"value": [value]}}
+
+
+class Chosen:
+    """One of a list."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "give", ("STRING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (["red", "green"],)}}
+
+    def give(self, value):
+        return (value,)
+
+
+class OnlyEven(Number):
+    """A number with a will of its own."""
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, value):
+        return True if value % 2 == 0 else f"{value} is odd"
+
+
+class Add:
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "add", ("INT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"a": ("INT", {"forceInput": True}), "b": ("INT", {"forceInput": True})}}
+
+    def add(self, a, b):
+        return (a + b,)
+
+
+class Either:
+    """Takes `first` for a positive choice, else `second`; asks only for the one it needs."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "choose", ("INT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        lazy = ("INT", {"lazy": True, "forceInput": True})
+        return {"required": {"choice": ("INT", {}), "first": lazy, "second": lazy}}
+
+    def check_lazy_status(self, choice, first=None, second=None):
+        wanted = "first" if choice > 0 else "second"
+        return [wanted] if {"first": first, "second": second}[wanted] is None else []
+
+    def choose(self, choice, first=None, second=None):
+        return (first if choice > 0 else second,)
+
+
+class Clock(Number):
+    """Is different each time when `value` is positive."""
+
+    @classmethod
+    def IS_CHANGED(cls, value):
+        return time.monotonic() if value > 0 else "same"
+
+
+class Upset(Number):
+    """Cannot even say whether it has changed."""
+
+    @classmethod
+    def IS_CHANGED(cls, value):
+        raise RuntimeError("do not ask")
+
+
+class Broken(Number):
+    def give(self, value):
+        raise ValueError(f"{value} is not to my taste")
+
+
+class Many:
+    """The numbers below `count`, as a list: what follows runs once for each."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_IS_LIST = "test", "give", ("INT",), (True,)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"count": ("INT", {"default": 3})}}
+
+    def give(self, count):
+        return (list(range(count)),)
+
+
+class Total:
+    """The sum of a list, taken whole."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, INPUT_IS_LIST = "test", "add", ("INT",), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"values": ("INT", {"forceInput": True})}}
+
+    def add(self, values):
+        return (sum(values),)
+
+
+class Anything:
+    """Takes inputs of any name, as keywords."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "add", ("INT",)
+
+    class Welcome(dict):
+        def __contains__(self, name):
+            return True
+
+        def __getitem__(self, name):
+            return ("INT", {})
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}, "optional": cls.Welcome()}
+
+    def add(self, **numbers):
+        return (sum(numbers.values()),)
+
+
+class Twice:
+    """Becomes a graph: an addition of its input to itself."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "grow", ("INT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("INT", {"rawLink": True, "forceInput": True})}, "hidden": {"id": "UNIQUE_ID"}}
+
+    def grow(self, value, id):
+        graph = {f"{id}.sum": {"class_type": "Add", "inputs": {"a": value, "b": value}}}
+        return {"result": ([f"{id}.sum", 0],), "expand": graph}
+
+
+class Later(Number):
+    """Answers asynchronously."""
+
+    async def give(self, value):
+        await asyncio.sleep(0.01)
+        return (value,)
+
+
+class Steps(Number):
+    """Works in steps, with previews, and can be stopped between them."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("INT", {}), "steps": ("INT", {}), "seconds": ("FLOAT", {})}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_):
+        return time.monotonic()
+
+    def give(self, value, steps, seconds):
+        from PIL import Image
+        from sluice.nodes.host import host
+
+        for step in range(steps):
+            time.sleep(seconds)
+            host().step(step + 1, steps, lambda: Image.new("RGB", (64, 64), "red"))
+        return (value,)
+
+
+class Paint(Number):
+    """Saves a picture, as SaveImage does."""
+
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"value": ("INT", {}), "text": ("STRING", {}), "steps": ("INT", {})},
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+    def give(self, value, text, steps, prompt=None, extra_pnginfo=None):
+        from PIL import Image
+        from sluice.flux_core.png import encode
+        from sluice.flux_core.saving import place
+        from sluice.nodes.host import host
+
+        target = place("painted/picture", host().output)
+        name = target.save(encode(Image.new("RGB", (48, 32), "blue"), prompt, extra_pnginfo))
+        return {"ui": {"images": [{"filename": name, "subfolder": target.subfolder, "type": "output"}]}}
+
+
+class Die(Number):
+    """Takes the process with it."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("INT", {}), "how": (["kill", "exit", "crash", "memory"],)}}
+
+    def give(self, value, how):
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "exit":
+            print("I have had enough.", flush=True)
+            os._exit(7)
+        if how == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        raise MemoryError("out of memory")
+
+
+class Stuck(Number):
+    """A step that never ends and hears nothing."""
+
+    def give(self, value):
+        while True:
+            time.sleep(0.1)
+
+
+class Odd(Show):
+    """Shows what JSON cannot hold."""
+
+    def show(self, value):
+        return {"ui": {"value": [float("nan"), float("inf"), {1, 2}, b"bytes", "\ud800"]}}
+
+
+class KSampler(Number):
+    """An id that is taken."""
+
+
+WEB_DIRECTORY = "./web"
+_CLASSES = (
+    Number, Half, Show, Chosen, OnlyEven, Add, Either, Clock, Upset, Broken, Many, Total, Anything, Twice, Later, Steps,
+    Paint, Die, Stuck, Odd, KSampler,
+)  # fmt: skip
+NODE_CLASS_MAPPINGS = {node_class.__name__: node_class for node_class in _CLASSES}
+NODE_DISPLAY_NAME_MAPPINGS = {"Number": "A Number"}

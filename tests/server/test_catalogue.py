@@ -1,0 +1,127 @@
+"""What there is: nodes, packs, models, extensions, templates, the page, the machine."""
+
+import json
+import re
+import struct
+
+import pytest
+
+BARE_AND_API = [
+    "/object_info/Number", "/settings", "/users", "/queue", "/history", "/jobs", "/extensions", "/models",
+    "/embeddings", "/experiment/models", "/experiment/models/vae", "/system_stats", "/features", "/i18n", "/workflow_templates",
+    "/global_subgraphs", "/prompt", "/sluice/packs", "/sluice/gallery", "/sluice/memory", "/internal/logs",
+    "/internal/logs/raw", "/internal/folder_paths", "/internal/files/output", "/templates/index.json", "/user.css",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("route", BARE_AND_API)
+def test_routes_exist_bare_and_below_api(server, route):
+    bare, api = server.get(route), server.get(f"/api{route}")
+    assert bare.status == api.status == 200
+    assert bare.headers["Content-Type"] == api.headers["Content-Type"]
+
+
+def test_node_classes_are_described(server):
+    every = server.get("/object_info").json
+    assert {"KSampler", "SluiceKSampler", "SaveImage", "Number"} <= set(every)
+    assert every["KSampler"]["python_module"] == "nodes" and "model" in every["KSampler"]["input"]["required"]
+    number = server.get("/object_info/Number").json["Number"]
+    assert number == every["Number"]
+    assert number["display_name"] == "A Number" and number["python_module"] == "custom_nodes.test_nodes"
+    assert server.get("/object_info/nothing").json == {}
+
+
+def test_packs_tell_what_became_of_them(server):
+    packs = {pack["name"]: pack for pack in server.get("/sluice/packs").json}
+    assert set(packs) == {"test_nodes", "needs_comfyui", "gives_up", "needs_a_package", "no_pack"}
+    good = packs["test_nodes"]
+    assert good["error"] is None and "Number" in good["nodes"] and good["taken"] == ["KSampler"]
+    assert "folder_paths" in packs["needs_comfyui"]["error"] and "ComfyUI" in packs["needs_comfyui"]["error"]
+    assert "torch_of_the_future" in packs["needs_a_package"]["error"]
+    assert "SystemExit" in packs["gives_up"]["error"] and "NODE_CLASS_MAPPINGS" in packs["no_pack"]["error"]
+    assert any("needs_comfyui is left out" in entry["m"] for entry in server.get("/internal/logs/raw").json["entries"])
+
+
+def test_scripts_of_ours_and_of_packs_are_served(server):
+    listed = server.get("/extensions").json
+    assert "/extensions/test_nodes/panel.js" in listed
+    for script in listed:
+        answer = server.get(script)
+        assert answer.status == 200 and answer.headers["Content-Type"].startswith("text/javascript")
+    assert server.get("/extensions/test_nodes/none.js").status == 404
+    assert server.get("/extensions/nobody/none.js").status == 404
+
+
+def test_workflows_of_packs_are_offered(server):
+    assert server.get("/workflow_templates").json == {"test_nodes": ["first"]}
+    assert server.get("/api/workflow_templates/test_nodes/first.json").json == {"nodes": [], "links": []}
+    assert server.get("/workflow_templates/test_nodes/none.json").status == 404
+    assert server.get("/workflow_templates/nobody/first.json").status == 404
+
+
+def test_model_files_are_listed_with_their_metadata(server):
+    folder = server.base / "models" / "loras" / "sub"
+    folder.mkdir(parents=True)
+    header = json.dumps({"__metadata__": {"trigger": "fox"}}).encode()
+    (folder / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    assert server.get("/models/loras").json == ["sub/a.safetensors"]
+    (told,) = server.get("/experiment/models/loras").json
+    assert told["name"] == "sub/a.safetensors" and told["size"] == 8 + len(header)
+    assert server.get("/view_metadata/loras?filename=sub%2Fa.safetensors").json == {"trigger": "fox"}
+    assert server.get("/view_metadata/loras?filename=none.safetensors").status == 404
+    assert server.get("/models/nonsense").status == 404
+    assert str(server.base / "models" / "vae") in server.get("/internal/folder_paths").json["vae"]
+
+
+def test_missing_model_files_are_listed_with_where_to_get_them(server):
+    values = ["flux1-dev.safetensors", "default"]
+    prompt = {"7": {"class_type": "UNETLoader", "inputs": dict(zip(["unet_name", "weight_dtype"], values, strict=True))}}
+    (told,) = server.post("/sluice/missing", {"prompt": prompt}).json
+    assert told["name"] == "flux1-dev.safetensors" and told["category"] == "diffusion_models" and told["node_id"] == "7"
+    assert told["source"] == "https://huggingface.co/black-forest-labs/FLUX.1-dev"
+    assert told["folder"] == str(server.base / "models" / "diffusion_models") and told["folder"] in told["message"]
+    assert server.post("/sluice/missing", prompt).json == [told]
+    node = {"id": 7, "type": "UNETLoader", "inputs": [], "outputs": [], "widgets_values": values}
+    assert server.post("/sluice/missing", {"nodes": [node], "links": []}).json == [told]
+    assert server.post("/sluice/missing", {"neither": 1}).status >= 400
+
+
+def test_a_prompt_that_lacks_a_file_says_where_it_is_to_be_had(server):
+    prompt = {
+        "1": {"class_type": "VAELoader", "inputs": {"vae_name": "ae.safetensors"}},
+        "2": {"class_type": "Show", "inputs": {"value": ["1", 0]}},
+    }
+    answer = server.post("/prompt", {"prompt": prompt})
+    assert answer.status == 400 and answer.json["node_errors"]["1"]["errors"][0]["type"] == "value_not_in_list"
+    assert "huggingface" in " ".join(answer.json["problems"]).lower().replace(" ", "")
+
+
+def test_the_page_is_asked_for_each_time_and_its_parts_are_kept(server):
+    page = server.get("/")
+    assert page.status == 200 and page.headers["Cache-Control"] == "no-cache"
+    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    assets = re.findall(r'(?:src|href)="(?:\./|/)?(assets/[^"]+)"', page.body.decode())
+    assert assets
+    for asset in assets[:3]:
+        answer = server.get(f"/{asset}")
+        assert answer.status == 200 and "immutable" in answer.headers["Cache-Control"]
+    assert server.get("/scripts/app.js").headers["Cache-Control"] == "no-cache"
+    assert server.get("/no/such/thing").status == 404
+
+
+def test_the_machine_is_described(server):
+    stats = server.get("/system_stats").json
+    assert stats["system"]["ram_total"] > 0 and stats["system"]["comfyui_version"]
+    assert stats["system"]["required_frontend_version"].count(".") == 2
+    assert server.get("/features").json["supports_preview_metadata"] is True
+
+
+def test_log_lines_reach_who_asks_for_them(server):
+    listener = server.listen()
+    answer = server.ask("PATCH", "/internal/logs/subscribe", json={"enabled": True, "clientId": listener.client_id})
+    assert answer.status == 200
+    server.made(server.prompt_of(("Die", {"value": 1, "how": "exit"})))
+    listener.until("logs", lambda data: data["entries"][0]["m"] == "I have had enough.\n")
+    server.ask("PATCH", "/internal/logs/subscribe", json={"enabled": False, "clientId": listener.client_id})
+    assert "I have had enough." in server.get("/internal/logs").json
+    listener.close()
