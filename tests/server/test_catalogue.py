@@ -8,8 +8,8 @@ import pytest
 
 BARE_AND_API = [
     "/object_info/Number", "/settings", "/users", "/queue", "/history", "/jobs", "/extensions", "/models",
-    "/embeddings", "/experiment/models", "/experiment/models/vae", "/system_stats", "/features", "/i18n", "/workflow_templates",
-    "/global_subgraphs", "/prompt", "/sluice/packs", "/sluice/gallery", "/sluice/memory", "/internal/logs",
+    "/embeddings", "/experiment/models", "/experiment/models/vae", "/system_stats", "/features", "/i18n",
+    "/workflow_templates", "/global_subgraphs", "/prompt", "/sluice/packs", "/sluice/gallery", "/sluice/memory", "/internal/logs",
     "/internal/logs/raw", "/internal/folder_paths", "/internal/files/output", "/templates/index.json", "/user.css",
 ]  # fmt: skip
 
@@ -75,7 +75,8 @@ def test_model_files_are_listed_with_their_metadata(server):
 
 def test_missing_model_files_are_listed_with_where_to_get_them(server):
     values = ["flux1-dev.safetensors", "default"]
-    prompt = {"7": {"class_type": "UNETLoader", "inputs": dict(zip(["unet_name", "weight_dtype"], values, strict=True))}}
+    inputs = dict(zip(["unet_name", "weight_dtype"], values, strict=True))
+    prompt = {"7": {"class_type": "UNETLoader", "inputs": inputs}}
     (told,) = server.post("/sluice/missing", {"prompt": prompt}).json
     assert told["name"] == "flux1-dev.safetensors" and told["category"] == "diffusion_models" and told["node_id"] == "7"
     assert told["source"] == "https://huggingface.co/black-forest-labs/FLUX.1-dev"

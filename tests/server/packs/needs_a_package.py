@@ -1,0 +1,1 @@
+import torch_of_the_future  # noqa: F401

@@ -1,2 +1,3 @@
+import folder_paths  # noqa: F401
 
 NODE_CLASS_MAPPINGS = {}
