@@ -50,7 +50,7 @@ from .latent import (
 from .loaders import CheckpointLoaderSimple, CLIPLoader, DualCLIPLoader, UNETLoader, VAELoader
 from .lora import LoraLoader, LoraLoaderModelOnly
 from .mask import FeatherMask, GrowMask, ImageToMask, InvertMask, MaskToImage, SolidMask
-from .model import DifferentialDiffusion, ModelSamplingFlux
+from .model import DifferentialDiffusion, ModelComputeDtype, ModelSamplingFlux
 from .primitive import PrimitiveBoolean, PrimitiveFloat, PrimitiveInt, PrimitiveString, PrimitiveStringMultiline
 from .sampling import AddNoise, KSampler, KSamplerAdvanced, SamplerCustom, SamplerCustomAdvanced
 from .sigmas import (
@@ -105,6 +105,7 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceDualCLIPLoaderGGUF": DualCLIPLoaderGGUF,
     "SluiceModelSamplingFlux": ModelSamplingFlux,
     "SluiceDifferentialDiffusion": DifferentialDiffusion,
+    "SluiceModelComputeDtype": ModelComputeDtype,
     "SluiceKSampler": KSampler,
     "SluiceKSamplerAdvanced": KSamplerAdvanced,
     "SluiceSamplerCustom": SamplerCustom,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .sockets import MODEL, Inputs, number, pixels, wire
+from .sockets import MODEL, Inputs, choice, number, pixels, wire
 
 
 class ModelSamplingFlux:
@@ -54,3 +54,26 @@ class DifferentialDiffusion:
         from ..flux_core.sampling.inpaint import DifferentialDiffusion as ByTime
 
         return (replace(model, mask_function=ByTime(strength)),)
+
+
+class ModelComputeDtype:
+    """Other numbers to compute in."""
+
+    TITLE = "ModelComputeDtype"
+    DESCRIPTION = "Computes the model in other numbers than the program does: fp32 is exact, bf16 and fp16 are fast."
+    CATEGORY = "advanced/debug/model"
+    FUNCTION = "patch"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model with this setting.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        tip = "default computes as the whole program does."
+        return {"required": {
+            "model": wire(MODEL, "The model."), "dtype": choice(["default", "fp32", "fp16", "bf16"], tip),
+        }}
+
+    def patch(self, model: Any, dtype: str) -> tuple[Any]:
+        from ..flux_core.compute import DTYPES
+
+        return (replace(model, compute_dtype=DTYPES.get(dtype)),)

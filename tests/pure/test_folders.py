@@ -113,7 +113,7 @@ def test_a_missing_model_is_explained(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError) as told:
         folders.path("diffusion_models", "flux1-dev.safetensors")
     for part in (
-        "flux1-dev.safetensors", str(tmp_path / "models/unet"), "Close names there: flux/flux1-dev-fp8.safetensors",
+        "flux1-dev.safetensors", str(tmp_path / "models/unet"), "Close names there:", "flux/flux1-dev-fp8.safetensors",
         "black-forest-labs/FLUX.1-dev", f"put it into {tmp_path / 'models/diffusion_models'}",
     ):
         assert part in str(told.value)
