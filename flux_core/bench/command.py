@@ -4,6 +4,7 @@
     sluice bench overhead    what `sluice run` costs besides loading, encoding, sampling and decoding
     sluice bench step        a transformer step in bf16, ours beside diffusers
     sluice bench memory      a full-size model streamed under memory budgets
+    sluice bench server      a thousand jobs by twenty clients, and kills that must lose none
 
 A measurement is a module with `add_arguments(parser)` and `measure(args) -> JSON-ready data`; it prints as it goes.
 """
@@ -17,7 +18,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-MEASUREMENTS = {"overhead": ".overhead", "step": ".step", "memory": "..memory.bench"}
+MEASUREMENTS = {"overhead": ".overhead", "step": ".step", "memory": "..memory.bench", "server": ".server"}
 QUICK = ("overhead", "step")
 
 

@@ -9,8 +9,9 @@ import pytest
 BARE_AND_API = [
     "/object_info/Number", "/settings", "/users", "/queue", "/history", "/jobs", "/extensions", "/models",
     "/embeddings", "/experiment/models", "/experiment/models/vae", "/system_stats", "/features", "/i18n",
-    "/workflow_templates", "/global_subgraphs", "/prompt", "/sluice/packs", "/sluice/gallery", "/sluice/memory", "/internal/logs",
-    "/internal/logs/raw", "/internal/folder_paths", "/internal/files/output", "/templates/index.json", "/user.css",
+    "/workflow_templates", "/global_subgraphs", "/prompt", "/sluice/packs", "/sluice/gallery", "/sluice/memory",
+    "/internal/logs", "/internal/logs/raw", "/internal/folder_paths", "/internal/files/output",
+    "/templates/index.json", "/user.css",
 ]  # fmt: skip
 
 
