@@ -29,7 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models_folder = tmp_path_factory.mktemp("comfyui") / "models"
     _tokenizers(models_folder / "tokenizers")
     clip = _random(ClipTextModel(ClipConfig(2 * len(LETTERS) + 2, 77, WIDTH, 64, 2, 2)), "clip_l")
-    t5 = _random(T5Encoder(T5Config(128, WIDTH, WIDTH, 2, 64, 2)), "t5")
+    t5 = _random(T5Encoder(T5Config(512, WIDTH, WIDTH, 2, 64, 2)), "t5")
     vae = _random(Autoencoder(AutoencoderConfig(3, 32, (1, 1, 1, 1), 1, 16)), "ae")
     dev, schnell = (_random(Flux(_flux_config(guidance)), "flux") for guidance in (True, False))
 
@@ -109,7 +109,7 @@ def _tokenizers(folder: Path) -> None:
     words = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
     (clip / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
     (clip / "merges.txt").write_text("#version: 0.2\n")
-    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *map(chr, range(33, 127))]
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *map(chr, range(33, 500))]
     vocabulary = Tokenizer(models.Unigram([(piece, -float(n)) for n, piece in enumerate(pieces)], unk_id=2))
     vocabulary.pre_tokenizer = pre_tokenizers.Metaspace()
     vocabulary.add_special_tokens(["<pad>", "</s>"])
