@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from . import strict_json
+from . import png, strict_json
 from .errors import SluiceError
 from .folders import Folders, published, standard_folders
 from .graph.execute import Executor, Result
@@ -36,7 +36,6 @@ from .graph.validate import validate
 from .memory import report
 from .memory.budget import AUTO, Allowed
 from .node_packs import load_packs
-from .png import read_workflow_bytes
 from .previews import Throttle
 from .server.pipe import Channel, Message
 from .wanted import explained, wanted_files, with_slashes
@@ -91,7 +90,7 @@ class Worker:
         from ..nodes import host
         from .registry import standalone_tables
 
-        host.use(host.Host(self.folders, report=self.progressed, interrupted=self.interrupted))
+        host.use(host.Host(self.folders, report=self.progressed, interrupted=self.interrupted, send=self.send))
         classes, titles = standalone_tables()
         packs = load_packs([Path(place) for place in self.options.get("node_packs", ())], classes, titles)
         return classes, titles, packs
@@ -166,8 +165,8 @@ class Worker:
         """Pass an event of the engine on."""
         self.measure.look()
         if event == "preview":
-            image = data.pop("image")
-            self.channel.send({"preview": data, "image_type": "image/jpeg"}, image)
+            kind, image = data.pop("image")
+            self.channel.send({"preview": data, "image_type": kind}, image)
             return
         self.channel.send({"event": event, "data": data})
         if event == "executing":
@@ -177,7 +176,12 @@ class Worker:
 
     def progressed(self, done: int, total: int, preview: Any = None) -> None:
         """A node has done a step."""
-        self.executor.progress(done, total, None if preview is None else self.throttle.make(preview))
+        image = None if preview is None else self.throttle.make(preview)
+        self.executor.progress(done, total, None if image is None else ("image/jpeg", image))
+
+    def send(self, image: Any, number: int, total: int) -> None:
+        """A node gives a picture to who queued the job."""
+        self.executor.progress(number, total, ("image/png", png.encode(image)))
 
     def interrupted(self) -> bool:
         """Whether to stop. Raises Interrupted itself, which knows the words."""
@@ -236,7 +240,7 @@ class Worker:
 
     def on_missing(self, message: Message) -> Any:
         """{"workflow"}: the model files it names that are nowhere."""
-        embedded = read_workflow_bytes(json.dumps(message["workflow"]).encode(), "the workflow")
+        embedded = png.read_workflow_bytes(json.dumps(message["workflow"]).encode(), "the workflow")
         prompt = to_prompt(embedded, self.classes, choose=lambda options: options[0])
         lacking = [wanted for wanted in wanted_files(prompt, self.classes, self.folders) if wanted.path is None]
         return [self._lacking(wanted.name, wanted.category, wanted.node_id, wanted.input) for wanted in lacking]

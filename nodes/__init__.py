@@ -36,7 +36,7 @@ from .image import (
     ImageScaleBy,
     ImageScaleToTotalPixels,
 )
-from .image_files import LoadImage, LoadImageMask, PreviewImage, SaveImage
+from .image_files import LoadImage, LoadImageMask, PreviewImage, SaveImage, SaveImageWebsocket
 from .latent import (
     EmptyLatentImage,
     EmptySD3LatentImage,
@@ -152,6 +152,7 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceLoadImageMask": LoadImageMask,
     "SluiceSaveImage": SaveImage,
     "SluicePreviewImage": PreviewImage,
+    "SluiceSaveImageWebsocket": SaveImageWebsocket,
     "SluiceMaskToImage": MaskToImage,
     "SluiceImageToMask": ImageToMask,
     "SluiceInvertMask": InvertMask,

@@ -32,13 +32,18 @@ Report = Callable[[int, int, "Preview | None"], None]  # (steps done, of how man
 class Host:
     """The standalone program around the nodes.
 
-    `report` hears of every step, `interrupted` is asked at every step whether to go on.
+    `report` hears of every step, `interrupted` is asked at every step whether to go on. `send` gives a picture to who
+    queued the job; the command line has nobody to give it to.
     """
 
     def __init__(
-        self, folders: Folders, report: Report = lambda *_: None, interrupted: Callable[[], bool] = lambda: False
+        self,
+        folders: Folders,
+        report: Report = lambda *_: None,
+        interrupted: Callable[[], bool] = lambda: False,
+        send: Callable[[Image.Image, int, int], None] = lambda *_: None,
     ) -> None:
-        self._folders, self._report, self._interrupted = folders, report, interrupted
+        self._folders, self._report, self._interrupted, self._send = folders, report, interrupted, send
 
     @property
     def input(self) -> Path:
@@ -92,6 +97,12 @@ class Host:
         """Report a step of some longer work. Raises Interrupted if it is to stop."""
         self.check_interrupted()
         self._report(done, total, preview)
+
+
+    def send(self, image: Image.Image, number: int, total: int) -> None:
+        """Give a picture, whole, to who queued the job: the `number`th (from 0) of `total`."""
+        self.check_interrupted()
+        self._send(image, number, total)
 
 
 class ComfyUI(Host):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from .sockets import IMAGE, MASK, STRING, Inputs, choice, wire
@@ -119,6 +120,32 @@ class PreviewImage:
         from .host import host
 
         return _save(images, f"ComfyUI_temp_{self.mark}", host().temp, "temp", 1, prompt, extra_pnginfo)
+
+
+class SaveImageWebsocket:
+    """Pictures to whoever queued the job, without a file."""
+
+    DESCRIPTION = "Sends pictures over the websocket to the program that queued the job. Nothing is saved."
+    CATEGORY = "api/image"
+    FUNCTION = "send"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"images": wire(IMAGE, "The pictures to send.")}}
+
+    @classmethod
+    def IS_CHANGED(cls, images: Any) -> float:
+        return time.time()  # a picture from the cache would reach nobody
+
+    def send(self, images: Any) -> dict[str, Any]:
+        from ..flux_core.image_files import to_pil
+        from .host import host
+
+        for number, image in enumerate(images):
+            host().send(to_pil(image), number, len(images))
+        return {}
 
 
 def _save(

@@ -185,7 +185,7 @@ class Listener:
     """A websocket that counts the ends of jobs."""
 
     client_id: str
-    socket: aiohttp.ClientWebSocketResponse
+    socket: aiohttp.ClientWebSocketResponse[Any]
     ended: list[str] = field(default_factory=list)
 
     async def listen(self) -> None:
@@ -246,12 +246,13 @@ class Server:
     async def post(self, name: str, seconds: float, client_id: str) -> str:
         """Queue a job, asking again under the same id until it is acknowledged."""
         prompt = {"1": {"class_type": "Tick", "inputs": {"name": name, "seconds": seconds}}}
-        body = {"prompt": prompt, "client_id": client_id, "prompt_id": f"{name}-{uuid.uuid4().hex}"}
+        prompt_id = f"{name}-{uuid.uuid4().hex}"
+        body = {"prompt": prompt, "client_id": client_id, "prompt_id": prompt_id}
         while True:
             with contextlib.suppress(aiohttp.ClientError, OSError):
                 async with self.session.post(self._url("/prompt"), json=body) as answer:
                     if answer.status in (200, 409):  # 409: it was taken, and the answer was lost in a kill
-                        return body["prompt_id"]
+                        return prompt_id
                     if answer.status < 500:
                         raise SluiceError(f"A job was refused: {await answer.text()}")
             await asyncio.sleep(0.05)

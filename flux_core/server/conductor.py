@@ -19,6 +19,7 @@ from .worker import OnMessage, Worker, WorkerDied
 
 log = logging.getLogger(__name__)
 
+STATUS_SECONDS = 0.03  # in which several changes of the queue are told as one
 RETRY_SECONDS = 2.0  # between attempts to write a result on a full disk
 _STATUS = {"success": COMPLETED, "error": FAILED, "interrupted": CANCELLED}
 _TO_EVERYONE = {"execution_interrupted"}
@@ -33,6 +34,7 @@ class Conductor:
         self.running: Job | None = None
         self.last_events: dict[str, Any] = {}
         self._wake = asyncio.Event()
+        self._telling = False
         self._node: str | None = None
         self._progress: dict[str, Any] = {}
 
@@ -73,6 +75,13 @@ class Conductor:
         return {"exec_info": {"queue_remaining": self.store.waiting + len(self.running_ids)}}
 
     def tell_status(self) -> None:
+        """Tell everybody how many jobs are to be done; changes that follow one another closely are told once."""
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_later(STATUS_SECONDS, self._tell_status)
+
+    def _tell_status(self) -> None:
+        self._telling = False
         self.clients.send("status", {"status": self.status})
 
     def greet(self, client: Client) -> None:
