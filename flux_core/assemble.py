@@ -37,6 +37,9 @@ from .compute import current
 from .compute import device_report as device_report
 from .errors import FileFormatError, InputError
 from .latents import CELL, patches
+from .memory.encoder import ManagedEncoder
+from .memory.manager import manager_for
+from .memory.pictures import ManagedAutoencoder, Way
 from .sampling.guider import Network, Run
 from .sampling.inpaint import MaskFunction
 from .sampling.schedule import FluxShift, LinearFlow, Sampling
@@ -57,6 +60,8 @@ Tiles = tuple[int, int]  # length and overlap, in pixels
 OnTile = Callable[[int, int], None] | None  # (tiles done, of how many)
 DECODE_TILES: Tiles = (512, 128)  # once a whole picture was too much for the device
 ENCODE_TILES: Tiles = (512, 64)
+ENCODE = Way("encode_image", axes=(1, 2), scale=1)
+DECODE = Way("decode_image", axes=(2, 3), scale=CELL)
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,17 @@ class FluxModel:
     def open(self, run: Run) -> Iterator[Network]:
         """The network, ready for one run. Raises InputError for a picture that no memory here could hold."""
         self._check_room(*run.shape)
-        module = self.weights.module(self.device, self.dtype)
-        with attached(module, self.loras, self.device, self.dtype):
-            yield module
+        manager = manager_for(self.device, self.weights.nbytes)
+        if manager is None:
+            module = self.weights.module(self.device, self.dtype)
+            with attached(module, self.loras, self.device, self.dtype):
+                yield module
+            return
+        managed = self.weights.managed(manager, self.dtype)
+        uses = tuple((use.lora, use.strength) for use in self.loras if use.strength)
+        with attached(managed.module, self.loras, self.device, self.dtype):
+            with managed.opened(run, self.in_channels, uses, self.joint) as network:
+                yield network
 
     def _check_room(self, batch: int, _: int, height: int, width: int) -> None:
         """The least a block holds at once: its stream, queries, keys and values, and the wide middle of its MLP."""
@@ -130,12 +143,17 @@ class TextEncoders:
         return _t5_tokenizer(self.t5_weights.path, self.tokenizers, self.t5_weights.config.vocabulary)
 
     def clip(self) -> Any:
-        module = self.clip_weights.module(self.device, current().text_dtype)
-        return _WithLoras(module, self.clip_loras, self.device) if self.clip_loras else module
+        return self._ready(self.clip_weights, self.clip_loras)
 
     def t5(self) -> Any:
-        module = self.t5_weights.module(self.device, current().text_dtype)
-        return _WithLoras(module, self.t5_loras, self.device) if self.t5_loras else module
+        return self._ready(self.t5_weights, self.t5_loras)
+
+    def _ready(self, weights: ClipWeights | T5Weights, loras: tuple[LoraUse, ...]) -> Any:
+        manager, dtype = manager_for(self.device, weights.nbytes), current().text_dtype
+        if manager is not None:
+            return _Lent(weights.managed(manager, dtype), loras, self.device)
+        module = weights.module(self.device, dtype)
+        return _WithLoras(module, loras, self.device) if loras else module
 
     def embeddings(self, encoder: str) -> Lookup | None:
         return lookup(self.embedding_folders, encoder) if self.embedding_folders else None
@@ -149,6 +167,19 @@ def _clip_tokenizer(weights: Path, folders: tuple[Path, ...], vocabulary: int, l
 @lru_cache(maxsize=4)
 def _t5_tokenizer(weights: Path, folders: tuple[Path, ...], vocabulary: int) -> T5Tokenizer:
     return find_t5(weights, folders, vocabulary=vocabulary)
+
+
+class _Lent:
+    """A text encoder that has its matrices while it runs."""
+
+    def __init__(self, managed: ManagedEncoder, uses: tuple[LoraUse, ...], device: torch.device) -> None:
+        self.managed, self.uses, self.device = managed, uses, device
+        self.config, self.embed = managed.module.config, managed.module.embed
+
+    def __call__(self, *args: Any) -> Any:
+        module = self.managed.module
+        with attached(module, self.uses, self.device, current().text_dtype), self.managed.opened(*args):
+            return module(*args)
 
 
 class _WithLoras:
@@ -171,37 +202,46 @@ class Autoencoder:
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Image [B, H, W, C >= 3] in 0..1 -> latent [B, 16, H//8, W//8]. In tiles if the device is too small."""
-        return self._each(image, AutoencoderModule.encode_image, AutoencoderModule.encode_image_tiled, ENCODE_TILES)
+        managed = self._managed()
+        return managed.through(ENCODE, image) if managed else self._each(image, ENCODE, ENCODE_TILES)
 
     def decode_image(self, latent: Tensor) -> Tensor:
         """Latent [B, 16, h, w] -> image [B, 8h, 8w, 3] in 0..1. In tiles if the device is too small."""
-        return self._each(latent, AutoencoderModule.decode_image, AutoencoderModule.decode_image_tiled, DECODE_TILES)
+        managed = self._managed()
+        return managed.through(DECODE, latent) if managed else self._each(latent, DECODE, DECODE_TILES)
 
     def encode_image_tiled(self, image: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
         """`encode_image` in tiles; `tile` and `overlap` in pixels."""
-        return self._tiled(AutoencoderModule.encode_image_tiled, image, (tile, overlap), on_tile)
+        return self._tiled(ENCODE, image, (tile, overlap), on_tile)
 
     def decode_image_tiled(self, latent: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
         """`decode_image` in tiles; `tile` and `overlap` in pixels of the picture."""
-        return self._tiled(AutoencoderModule.decode_image_tiled, latent, (tile, overlap), on_tile)
+        return self._tiled(DECODE, latent, (tile, overlap), on_tile)
 
     @torch.no_grad()
-    def _each(self, batch: Tensor, whole: Callable[..., Tensor], tiled: Callable[..., Tensor], tiles: Tiles) -> Tensor:
+    def _each(self, batch: Tensor, way: Way, tiles: Tiles) -> Tensor:
         module = self._module()
         done = []
         for one in batch.split(1):
             try:
-                done.append(whole(module, one.to(current().device)).cpu())
+                done.append(way.run(module, one.to(current().device)).cpu())
                 continue
             except torch.cuda.OutOfMemoryError:
                 log.warning("The device is too small for a picture of this size at once; it goes through in tiles.")
             torch.cuda.empty_cache()
-            done.append(tiled(module, one.to(current().device), *tiles).cpu())
+            done.append(way.tiled(module, one.to(current().device), *tiles).cpu())
         return torch.cat(done)
 
     @torch.no_grad()
-    def _tiled(self, tiled: Callable[..., Tensor], batch: Tensor, tiles: Tiles, on_tile: OnTile) -> Tensor:
-        return tiled(self._module(), batch.to(current().device), *tiles, on_tile).cpu()
+    def _tiled(self, way: Way, batch: Tensor, tiles: Tiles, on_tile: OnTile) -> Tensor:
+        managed = self._managed()
+        if managed:
+            return managed.through(way, batch, *tiles, on_tile)
+        return way.tiled(self._module(), batch.to(current().device), *tiles, on_tile).cpu()
+
+    def _managed(self) -> ManagedAutoencoder | None:
+        manager = manager_for(current().device, self.weights.nbytes)
+        return ManagedAutoencoder(manager, self.weights, current().autoencoder_dtype) if manager else None
 
     def _module(self) -> AutoencoderModule:
         return self.weights.module(current().device, current().autoencoder_dtype)

@@ -2,7 +2,7 @@
 
 A `Weights` knows its tensors and its config without having read a byte. `module` reads them onto a device in a number
 type and keeps the result for as long as somebody holds the `Weights`; asked for another device or type it loads again,
-from the file, which is the only ground truth.
+from the file, which is the only ground truth. `managed` is the same under a memory budget.
 
 Does not know: handles, nodes, sampling.
 """
@@ -22,6 +22,9 @@ from .autoencoder import Autoencoder, AutoencoderConfig
 from .binding import Resident, Tensors, bind
 from .compute import room
 from .errors import FileFormatError
+from .memory.encoder import ManagedEncoder
+from .memory.flux import ManagedFlux
+from .memory.manager import Manager
 from .quant.fp8 import FP8
 from .text.clip import ClipConfig, ClipTextModel
 from .text.t5 import T5Config, T5Encoder
@@ -53,6 +56,7 @@ class Weights(Generic[Module]):
     def __init__(self, tensors: Tensors, identity: Hashable) -> None:
         self.tensors, self.identity = tensors, identity
         self._loaded: tuple[torch.device, torch.dtype, Module] | None = None
+        self._managed: tuple[Manager, torch.dtype, Any] | None = None
         self._lock = threading.Lock()
         self.config = self._read_config({name: stored.shape for name, stored in tensors.items()})
 
@@ -60,25 +64,46 @@ class Weights(Generic[Module]):
     def path(self) -> Path:
         return next(iter(self.tensors.values())).file.path
 
+    @property
+    def nbytes(self) -> int:
+        """As stored."""
+        return sum(stored.nbytes for stored in self.tensors.values())
+
     def module(self, device: torch.device, dtype: torch.dtype) -> Module:
         """The model on `device`, for computing in `dtype`. Raises FileFormatError if the file is incomplete."""
         with self._lock:
             if self._loaded is None or self._loaded[:2] != (device, dtype):
                 self._loaded = None
+                self._give_up_managed()
                 with torch.device("meta"):
                     module = self._make()
                 bind(module, self.tensors, self._holder(device, dtype))
                 self._loaded = device, dtype, module
             return self._loaded[2]
 
+    def managed(self, manager: Manager, dtype: torch.dtype) -> Any:
+        """The model with its matrices lent out by a manager, for computing in `dtype`. Only small tensors are read."""
+        with self._lock:
+            self._loaded = None
+            if self._managed is None or self._managed[:2] != (manager, dtype):
+                self._give_up_managed()
+                self._managed = manager, dtype, self._manage(manager, dtype)
+            return self._managed[2]
+
     def unload(self) -> None:
         """Let go of what was loaded; the next use loads it again."""
         with self._lock:
             self._loaded = None
+            self._give_up_managed()
+
+    def _give_up_managed(self) -> None:
+        if self._managed is not None:
+            self._managed[2].close()
+            self._managed = None
 
     @property
     def loaded(self) -> bool:
-        return self._loaded is not None
+        return self._loaded is not None or self._managed is not None
 
     def _read_config(self, shapes: dict[str, tuple[int, ...]]) -> Any:
         try:
@@ -97,6 +122,9 @@ class Weights(Generic[Module]):
         raise NotImplementedError
 
     def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
+        raise NotImplementedError
+
+    def _manage(self, manager: Manager, dtype: torch.dtype) -> Any:
         raise NotImplementedError
 
 
@@ -120,6 +148,9 @@ class FluxWeights(Weights[Flux]):
         expanded = sum(stored.numel for stored in self.tensors.values()) * dtype.itemsize
         return Resident(device, dtype, round_to=self.round_to, packed=expanded > FILLED * room(device))
 
+    def _manage(self, manager: Manager, dtype: torch.dtype) -> ManagedFlux:
+        return ManagedFlux(manager, self.config, self.tensors, dtype, self.round_to)
+
 
 class ClipWeights(Weights[ClipTextModel]):
     """CLIP-L, stored in float16 whatever the file has, as ComfyUI does."""
@@ -134,6 +165,12 @@ class ClipWeights(Weights[ClipTextModel]):
 
     def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
         return Resident(device, None, round_to=torch.float16, packed=True)
+
+    def _manage(self, manager: Manager, dtype: torch.dtype) -> ManagedEncoder:
+        rows = torch.empty(1, self.config.positions, self.config.width, device="meta")
+        sample = rows, torch.zeros(1, dtype=torch.int64, device="meta")
+        holder = self._holder(manager.device, dtype)
+        return ManagedEncoder(manager, "CLIP-L", self._make, self.tensors, dtype, holder, sample)
 
 
 class T5Weights(Weights[T5Encoder]):
@@ -154,6 +191,11 @@ class T5Weights(Weights[T5Encoder]):
         stored = {"BF16": torch.bfloat16, **FP8}.get(norm.format, torch.float16)
         return Resident(device, None, round_to=stored, packed=True)
 
+    def _manage(self, manager: Manager, dtype: torch.dtype) -> ManagedEncoder:
+        sample = (torch.empty(1, 2, self.config.width, device="meta"),)
+        holder = self._holder(manager.device, dtype)
+        return ManagedEncoder(manager, "T5", self._make, self.tensors, dtype, holder, sample)
+
 
 class AutoencoderWeights(Weights[Autoencoder]):
     config: AutoencoderConfig
@@ -166,3 +208,11 @@ class AutoencoderWeights(Weights[Autoencoder]):
 
     def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
         return Resident(device, dtype)
+
+    def sketch(self, dtype: torch.dtype) -> Autoencoder:
+        """Without weights, on the meta device."""
+        with torch.device("meta"):
+            return self._make().to(dtype)
+
+    def loaded_bytes(self, dtype: torch.dtype) -> int:
+        return sum(stored.numel for stored in self.tensors.values()) * dtype.itemsize

@@ -53,6 +53,8 @@ def give_back(pages: Pages) -> None:
 class CpuDevice:
     """RAM up to a limit, which may be changed at any time. Streams and events are the order of calls."""
 
+    place = torch.device("cpu")
+
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = self.peak = 0

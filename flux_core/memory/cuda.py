@@ -23,7 +23,7 @@ class CudaDevice:
     """One GPU. `limit`: bytes of slabs allowed, besides what the allocator itself refuses."""
 
     def __init__(self, device: torch.device, limit: int = 2**62) -> None:
-        self.device, self.limit = device, limit
+        self.place, self.limit = device, limit
         self.used = self.peak = 0
         self.copies = torch.cuda.Stream(device)
 
@@ -35,7 +35,7 @@ class CudaDevice:
             torch.cuda.empty_cache()
             memory = self._try_allocate(nbytes)
         if memory is None:
-            raise DeviceFull(f"{self.device} has no {nbytes} bytes")
+            raise DeviceFull(f"{self.place} has no {nbytes} bytes")
         self.used += nbytes
         self.peak = max(self.peak, self.used)
         return Slab(nbytes, memory)
@@ -43,7 +43,7 @@ class CudaDevice:
     def _try_allocate(self, nbytes: int) -> Tensor | None:
         try:
             with torch.inference_mode(False):
-                return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
+                return torch.empty(nbytes, dtype=torch.uint8, device=self.place)
         except torch.OutOfMemoryError:
             return None
 
@@ -92,7 +92,7 @@ class CudaDevice:
         return wait
 
     def idle(self) -> Wait:
-        compute = torch.cuda.current_stream(self.device)
+        compute = torch.cuda.current_stream(self.place)
 
         def wait() -> None:
             compute.synchronize()
@@ -101,12 +101,12 @@ class CudaDevice:
         return wait
 
     def memory(self) -> MemoryState:
-        free, total = torch.cuda.mem_get_info(self.device)
-        held = torch.cuda.memory_reserved(self.device)
-        return MemoryState(total, free, held, torch.cuda.max_memory_reserved(self.device))
+        free, total = torch.cuda.mem_get_info(self.place)
+        held = torch.cuda.memory_reserved(self.place)
+        return MemoryState(total, free, held, torch.cuda.max_memory_reserved(self.place))
 
     def _stream(self, name: str) -> torch.cuda.Stream:
-        return self.copies if name == COPY else torch.cuda.current_stream(self.device)
+        return self.copies if name == COPY else torch.cuda.current_stream(self.place)
 
 
 def _register(tensor: Tensor) -> bool:

@@ -18,14 +18,18 @@ from ..quant.formats import PLAIN, decode_into
 from ..quant.fp8 import FP8, encode_fp8
 from ..quant.linear import Linear
 from ..quant.workspace import scratch
-from .device import Slab
+from .device import Device, Slab
 from .stream import Stream
 
 
-class TensorDevice(Protocol):
+class TorchDevice(Device, Protocol):
     """A device whose slabs are tensors."""
 
-    def tensor(self, slab: Slab) -> Tensor: ...
+    place: torch.device
+
+    def tensor(self, slab: Slab) -> Tensor:
+        """The slab as bytes."""
+        ...
 
 
 class StreamedMatrix:
@@ -41,7 +45,7 @@ class StreamedMatrix:
         if self.stream is None:
             raise RuntimeError(f"{self.stored.name} was asked for while its model is not open")
         place = self.stream.take(self.piece)
-        device: TensorDevice = self.stream.device  # type: ignore[assignment]
+        device: TorchDevice = self.stream.device  # type: ignore[assignment]
         raw = device.tensor(place.slab)[place.offset : place.offset + place.nbytes]
         stored = self.stored
         if PLAIN.get(stored.format) == dtype and stored.scale is None and self.round_to in (None, dtype):

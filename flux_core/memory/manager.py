@@ -14,15 +14,13 @@ import ctypes
 import gc
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from math import prod
 from typing import Protocol
 
 import torch
 
 from ..errors import BudgetTooSmall
-from ..quant.workspace import scratch
 from . import meter, rates
 from .budget import Allowed, format_size
 from .cpu import CpuDevice
@@ -35,6 +33,7 @@ from .workload import RESIDENT, Budget, GiB, Machine, MiB, Workload
 log = logging.getLogger(__name__)
 
 CONTEXT_BYTES = 450 * MiB  # of a CUDA process before its first tensor, if it cannot be measured
+SMALL_BYTES = GiB  # of weights that are managed only under a budget that was asked for
 HEADROOM_BYTES = 256 * MiB  # of a GPU, left to its driver and to other programs under an automatic budget
 
 
@@ -76,28 +75,28 @@ class CudaMemory:
 
     def __init__(self, device: CudaDevice) -> None:
         self.device = device
-        torch.zeros(1, device=device.device)
-        free, total = torch.cuda.mem_get_info(device.device)
-        others = total - free - torch.cuda.memory_reserved(device.device)
+        torch.zeros(1, device=device.place)
+        free, total = torch.cuda.mem_get_info(device.place)
+        others = total - free - torch.cuda.memory_reserved(device.place)
         self.context = min(CONTEXT_BYTES, max(0, others))
 
     def allowed_bytes(self, allowed: Allowed) -> int:
-        free, total = torch.cuda.mem_get_info(self.device.device)
-        there = free + torch.cuda.memory_reserved(self.device.device) + self.context
+        free, total = torch.cuda.mem_get_info(self.device.place)
+        there = free + torch.cuda.memory_reserved(self.device.place) + self.context
         limit = min(allowed.vram or total, there - (0 if allowed.vram else HEADROOM_BYTES))
         share = min(1.0, max(0.0, (limit - self.context) / total))
-        torch.cuda.set_per_process_memory_fraction(share, self.device.device)  # the allocator refuses what is beyond
+        torch.cuda.set_per_process_memory_fraction(share, self.device.place)  # the allocator refuses what is beyond
         return limit
 
     def other_bytes(self, filled: int) -> int:
         torch.cuda.empty_cache()
-        return self.context + torch.cuda.memory_reserved(self.device.device) - self.device.used
+        return self.context + torch.cuda.memory_reserved(self.device.place) - self.device.used
 
     def peak_bytes(self) -> int:
-        return self.context + torch.cuda.max_memory_reserved(self.device.device)
+        return self.context + torch.cuda.max_memory_reserved(self.device.place)
 
     def reset_peak(self) -> None:
-        torch.cuda.reset_peak_memory_stats(self.device.device)
+        torch.cuda.reset_peak_memory_stats(self.device.place)
 
 
 class Manager:
@@ -125,9 +124,10 @@ class Manager:
         self.tenants.add(tenant)
         return tenant
 
-    def machine(self, tenant: Tenant, dtype: torch.dtype, tokens: int, hidden: int) -> Machine:
+    def machine(self, tenant: Tenant, tokens: int) -> Machine:
         """This device's rates for a model, measured where they are not known yet."""
-        stored = tenant.source.pieces
+        stored, dtype = tenant.source.pieces, tenant.dtype
+        hidden = max(piece.shape[1] for piece in stored if len(piece.shape) == 2)
         format = max((piece.format for piece in stored), key=[piece.format for piece in stored].count)
         cuda = self.device.type == "cuda"
         return Machine(
@@ -187,17 +187,35 @@ class Manager:
         log.debug("%s: %s of %s", tenant.label, format_size(made.peak_bytes + held), format_size(limit))
         return made
 
+    def most(self) -> int:
+        """Bytes that could be had if all that stays gave way."""
+        return self.limit - sum(self._fixed(0).values())
+
+    @contextmanager
+    def room(self, label: str, nbytes: int) -> Iterator[None]:
+        """Room for something that is no tenant. Raises BudgetTooSmall."""
+        for tenant in self.tenants:
+            tenant.park()
+        short = nbytes + sum(tenant.held_bytes for tenant in self.tenants) - self.most()
+        for tenant in sorted(self.tenants, key=lambda tenant: tenant.rank):
+            if short > 0:
+                short -= tenant.release(short)
+        if short > 0:
+            raise BudgetTooSmall(
+                f"{label} needs at least {format_size(self.limit + short)}, and the budget is "
+                f"{format_size(self.limit)}. Allow more, or make a smaller picture."
+            )
+        self.memory.reset_peak()
+        yield
+        log.info("%s: peak %s of %s", label, format_size(self.memory.peak_bytes()), format_size(self.limit))
+
     def make_room(self, tenant: Tenant, nbytes: int) -> bool:
-        """After running out of memory in the middle of a step: give back residents of the tenant that runs."""
+        """After running out of memory in the middle of a step: give back residents of the tenant that runs, if any."""
         before = tenant.plan
         if before is None or tenant.stream is None or RESIDENT not in before.homes:
             return False
-        short = Budget(before.peak_bytes - nbytes, before.host_bytes, before.host_bytes)
-        try:
-            made = plan(before.workload, short, before.machine)
-        except BudgetTooSmall:
-            return False
-        tenant.open(made)
+        room = max(before.peak_bytes - nbytes, smallest_budget(before.workload, before.machine))
+        tenant.open(plan(before.workload, Budget(room, before.host_bytes, before.host_bytes), before.machine))
         return True
 
     def _fixed(self, activations: int) -> dict[str, int]:
@@ -215,11 +233,6 @@ class Manager:
         ram = self.allowed.ram if self.allowed.ram is not None else meter.automatic_ram()
         room = max(0, ram - meter.resident_bytes())
         return room, min(room, max(0, meter.available_ram() - max(4 * GiB, meter.total_ram() // 4)))
-
-    def reserve_scratch(self, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> None:
-        """Have the memory that matrices of these shapes are decoded into now, so that it is counted."""
-        if shapes:
-            scratch("matrix", max(shapes, key=prod), dtype, self.device).zero_()
 
     def close(self) -> None:
         for tenant in list(self.tenants):
@@ -266,9 +279,12 @@ def configure(allowed: Allowed) -> None:
         manager.allowed = allowed
 
 
-def manager_of(device: torch.device) -> Manager | None:
-    """The manager of a device; None if memory is not to be managed."""
-    if not _allowed.managed:
+def manager_for(device: torch.device, nbytes: int) -> Manager | None:
+    """Who manages a model of so many bytes on this device; None if it may simply be loaded.
+
+    Without a budget of one's own that is so for what is small beside any machine's memory.
+    """
+    if not _allowed.managed or (nbytes < SMALL_BYTES and not _allowed.explicit):
         return None
     if device not in _managers:
         _managers[device] = Manager(device, _allowed)

@@ -9,17 +9,24 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import nn
 
+from ..binding import Resident, bind
 from ..checkpoint.stored import Stored
-from .device import Device
-from .held import StreamedMatrix, hold_matrices
+from ..quant.formats import PLAIN
+from ..quant.workspace import scratch
+from .held import StreamedMatrix, TorchDevice, hold_matrices
 from .plan import Plan, spread
 from .source import FileSource
 from .stream import Stream
-from .workload import DISK, RESIDENT
+from .units import Walk
+from .workload import DISK, RESIDENT, MiB, Workload
+
+Tensors = Mapping[str, Stored]
+SLOT_BYTES = 16 * MiB  # of a ring for matrices that have no blocks to follow, or one matrix if that is larger
 
 
 class Tenant:
@@ -29,18 +36,48 @@ class Tenant:
         self,
         label: str,
         rank: int,
-        device: Device,
+        device: TorchDevice,
         module: nn.Module,
-        tensors: Mapping[str, Stored],
+        tensors: Tensors,
         names: Sequence[str],
+        dtype: torch.dtype,
         round_to: torch.dtype | None = None,
     ) -> None:
-        """rank: of two tenants that want the same room, the higher one gets it. Raises FileFormatError."""
-        self.label, self.rank, self.device = label, rank, device
+        """rank: of two tenants that want the same room, the higher one gets it. dtype: what products are computed in.
+
+        Raises FileFormatError for a matrix that is missing.
+        """
+        self.label, self.rank, self.device, self.dtype = label, rank, device, dtype
+        self.stored = {name: tensors[name] for name in names if name in tensors}
         self.matrices = hold_matrices(module, tensors, {name: place for place, name in enumerate(names)}, round_to)
         self.source = FileSource([tensors[name] for name in names])
         self._opened = _Opened(self.matrices)
         weakref.finalize(self, self._opened.close)
+
+    @property
+    def file_name(self) -> str:
+        return self.source.pieces[0].file.path.name
+
+    def nbytes(self, name: str) -> int:
+        return self.stored[name].nbytes
+
+    def decoded(self, name: str) -> bool:
+        """Whether numbers have to be made of what is stored before they are multiplied."""
+        stored = self.stored[name]
+        return PLAIN.get(stored.format) != self.dtype or stored.scale is not None
+
+    def chain(self, tokens: int, fixed: Mapping[str, int]) -> Workload:
+        """One walk over all matrices, `tokens` rows through each, in a small ring."""
+        walk = Walk(self.nbytes, self.decoded, 1, self.dtype.itemsize)
+        shapes = {name: (stored.shape[0], stored.shape[1]) for name, stored in self.stored.items()}
+        walk.chain(shapes, tokens, SLOT_BYTES)
+        return Workload(f"{self.label} of {self.file_name}", tuple(walk.pieces), dict(fixed))
+
+    def reserve_scratch(self) -> None:
+        """Have the memory that matrices are decoded into now, so that it is counted."""
+        shapes = [stored.shape for name, stored in self.stored.items() if self.decoded(name)]
+        if shapes:
+            scratch("matrix", max(shapes, key=prod), self.dtype, self.device.place).zero_()
 
     @property
     def stream(self) -> Stream | None:
@@ -135,3 +172,11 @@ class _Opened:
             self.stream.close()
         self.stream = self.plan = None
         self.lend()
+
+
+def bind_rest(
+    module: nn.Module, tensors: Tensors, device: torch.device, dtype: torch.dtype | None, round_to: torch.dtype | None
+) -> None:
+    """Load what is not lent: vectors, embeddings, small layers."""
+    rest = {name: tensors[name] for name, _ in module.named_parameters() if name in tensors}
+    bind(module, rest, Resident(device, dtype, round_to=round_to))

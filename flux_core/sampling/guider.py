@@ -32,7 +32,7 @@ class Run:
     """What a sampling run will ask of the network, told before it starts."""
 
     shape: tuple[int, ...]  # of the latent, [B, 16, h, w]
-    sigmas: tuple[float, ...]
+    sigmas: tuple[float, ...]  # at which it will look, each once
     conditions: tuple[Condition, ...]
 
 

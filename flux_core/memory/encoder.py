@@ -1,0 +1,85 @@
+"""A text encoder under a budget: streamed whole, through whatever room there is, each time a new prompt is encoded.
+
+Knows no tokenizer and no prompt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..binding import Resident
+from .dryrun import dry_run
+from .manager import Manager
+from .report import JobReport
+from .tenant import Tenant, Tensors, bind_rest
+from .workload import Workload
+
+ENCODER = 1  # who gets room that two want
+
+
+class ManagedEncoder:
+    """One encoder on one device. Its matrices are rounded as `holder` rounds them, the rest is loaded by it."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        label: str,
+        make: Callable[[], nn.Module],
+        tensors: Tensors,
+        dtype: torch.dtype,
+        holder: Resident,
+        sample: tuple[Any, ...],
+    ) -> None:
+        """make: the module, called on the meta device; sample: arguments of some run, on the meta device too.
+
+        Raises FileFormatError if the file is incomplete.
+        """
+        self.manager, self.label = manager, label
+        with torch.device("meta"):
+            self.module, self.sketch = make(), make()
+        self.activations: dict[Hashable, int] = {}
+        names = [f"{name}.weight" for name in dry_run(self.sketch, lambda: self.sketch(*sample)).order]
+        self.tenant = manager.admit(
+            Tenant(label, ENCODER, manager.slabs, self.module, tensors, names, dtype, holder.round_to)
+        )
+        bind_rest(self.module, tensors, manager.device, holder.dtype, holder.round_to)
+        self.report: JobReport | None = None
+
+    @contextmanager
+    def opened(self, *args: Any) -> Iterator[nn.Module]:
+        """The module, ready to run once with these arguments. Raises BudgetTooSmall."""
+        self.tenant.reserve_scratch()
+        tokens = prod(args[0].shape[:2])
+
+        def workload(fixed: Mapping[str, int]) -> Workload:
+            return self.tenant.chain(tokens, fixed)
+
+        machine = self.manager.machine(self.tenant, tokens)
+        with self.manager.opened(self.tenant, workload, machine, self._activations(args)) as plan:
+            self.report, stream = JobReport(self.label, plan, self.manager.limit), self.tenant.stream
+            assert stream is not None
+            began, waited, read = time.perf_counter(), stream.waited, self.tenant.source.bytes_read
+            try:
+                yield self.module
+            finally:
+                seconds = time.perf_counter() - began
+                self.report.step(seconds, stream.waited - waited, self.tenant.source.bytes_read - read)
+                self.report.peak = self.manager.memory.peak_bytes()
+                self.report.close()
+
+    def _activations(self, args: tuple[Any, ...]) -> int:
+        sample = [arg.to("meta") if isinstance(arg, Tensor) else arg for arg in args]
+        key = tuple(arg.shape if isinstance(arg, Tensor) else arg for arg in args)
+        if key not in self.activations:
+            self.activations[key] = dry_run(self.sketch, lambda: self.sketch(*sample)).peak
+        return self.activations[key]
+
+    def close(self) -> None:
+        self.tenant.close()

@@ -1,0 +1,300 @@
+"""Whole models under a budget: the same bits as without one, within the budget, and nothing read twice for nothing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from sluice.flux_core import assemble, compute
+from sluice.flux_core.adapters.branches import LowRank
+from sluice.flux_core.adapters.lora import Lora, LoraUse
+from sluice.flux_core.autoencoder import Autoencoder, AutoencoderConfig
+from sluice.flux_core.errors import BudgetTooSmall
+from sluice.flux_core.memory import manager, report
+from sluice.flux_core.memory.budget import Allowed
+from sluice.flux_core.memory.manager import Manager
+from sluice.flux_core.memory.workload import MiB
+from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
+from sluice.flux_core.sampling.sample import Sampler, asked_levels, sample
+from sluice.flux_core.sampling.schedule import FluxShift
+from sluice.flux_core.text.clip import ClipConfig, ClipTextModel
+from sluice.flux_core.text.t5 import T5Config, T5Encoder
+from sluice.flux_core.transformer import Flux, FluxConfig
+from torch import Tensor
+
+SMALL = FluxConfig(
+    in_channels=16, out_channels=16, hidden=256, heads=2, head_dim=128, mlp=1024, depth=2, depth_single=4,
+    context_dim=32, vec_dim=32, guidance=True, axes_dim=(16, 56, 56),
+)  # fmt: skip
+CLIP = ClipConfig(vocabulary=60, positions=77, width=64, mlp=128, layers=3, heads=2, eos_token_id=59)
+T5 = T5Config(vocabulary=64, width=64, inner=64, heads=2, mlp=128, layers=3)
+CODER = AutoencoderConfig(channels=3, ch=32, ch_mult=(1, 2, 2, 4), num_res_blocks=1, z_channels=16)
+CPU = torch.device("cpu")
+
+
+class Accounts:
+    """Memory as a test says it is: nothing but slabs, and a budget to the byte."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.most = budget, 0
+
+    def allowed_bytes(self, allowed: Allowed) -> int:
+        return self.budget
+
+    def other_bytes(self, filled: int) -> int:
+        return 0
+
+    def peak_bytes(self) -> int:
+        return self.most
+
+    def reset_peak(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch) -> Iterator[None]:
+    """fp32, and no manager left over from another test."""
+    assemble.configure("cpu", "fp32")
+    monkeypatch.setattr(manager, "_managers", {})
+    yield
+    manager.configure(Allowed())
+    compute._current.clear()
+    assert not [thread for thread in threading.enumerate() if thread.name == "sluice-feeder"]
+
+
+def budget(nbytes: int) -> Manager:
+    """A budget of so many bytes beside what the workspace is thought to take."""
+    manager.configure(Allowed(ram=nbytes))
+    made = Manager(CPU, manager._allowed)
+    made.memory = Accounts(nbytes + 128 * MiB)
+    manager._managers[CPU] = made
+    return made
+
+
+def no_budget() -> None:
+    manager.configure(Allowed(managed=False))
+
+
+@pytest.fixture
+def flux_file(fill, tmp_path) -> Path:
+    path = tmp_path / "flux.safetensors"
+    save_file({name: value.bfloat16() for name, value in fill(Flux(SMALL)).state_dict().items()}, path)
+    return path
+
+
+def conditioning(name: str, seeded, guidance: float | None = 3.5):
+    values = {"pooled_output": seeded(name + "y", (1, 32)), **({} if guidance is None else {"guidance": guidance})}
+    return [[seeded(name, (1, 9, 32)), values]]
+
+
+def picture(model, seeded, solver: str = "euler", cfg: float = 1.0, batch: int = 1, seed: int = 1) -> Tensor:
+    positive, negative = conditioning("positive", seeded), conditioning("negative", seeded)
+    guider = BasicGuider(model, positive) if cfg == 1 else CFGGuider(model, positive, negative, cfg)
+    noise = torch.randn(batch, 16, 8, 6, generator=torch.Generator().manual_seed(seed))
+    levels = torch.tensor([1.0, 0.8, 0.4, 0.0])
+    return sample(guider, Sampler(solver), levels, torch.zeros_like(noise), noise, seed=seed)[0]
+
+
+def loras(seeded) -> tuple[LoraUse, ...]:
+    changes = {
+        "single_blocks.0.linear1": (LowRank(seeded("a", (4, 256)), seeded("b", (1792, 4)), 0.01),),
+        "double_blocks.0.img_mod.lin": (LowRank(seeded("c", (4, 256)), seeded("d", (1536, 4)), 0.01),),
+    }
+    return (LoraUse(Lora("lora", changes, {}), 0.8),)
+
+
+@pytest.mark.parametrize("weight_dtype", ("default", "fp8_e4m3fn"))
+@pytest.mark.parametrize(
+    ("solver", "cfg", "batch", "with_lora", "dtype"),
+    [("euler", 1.0, 1, False, "fp32"), ("heun", 3.0, 2, True, "fp32"), ("dpm_2_ancestral", 1.0, 1, True, "bf16"),
+     ("res_multistep_cfg_pp", 2.0, 1, False, "bf16")],
+)  # fmt: skip
+def test_a_picture_is_the_same_under_any_budget(flux_file, seeded, solver, cfg, batch, with_lora, dtype, weight_dtype):
+    assemble.configure("cpu", dtype)
+    model = assemble.load_flux(flux_file, weight_dtype)
+    if with_lora:
+        model = replace(model, loras=loras(seeded))
+    no_budget()
+    expected = picture(model, seeded, solver, cfg, batch)
+    weights = 4 * sum(stored.numel for stored in model.weights.tensors.values())
+    for nbytes in (3 * weights, weights // 3, weights // 5):
+        budget(nbytes)
+        assert torch.equal(picture(model, seeded, solver, cfg, batch), expected)
+        homes = model.weights.managed(manager._managers[CPU], model.dtype).report.plan.homes
+        assert set(homes) == ({"V"} if nbytes > weights else {"V", "D"} if nbytes == weights // 3 else set(homes))
+
+
+def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(flux_file, seeded):
+    model = assemble.load_flux(flux_file)
+    held = budget(2 * flux_file.stat().st_size)
+    picture(model, seeded)
+    managed = model.weights.managed(held, model.dtype)
+    assert managed.report.plan.streamed_bytes == 0 and managed.modulation.source.bytes_read > 0
+    before = managed.blocks.source.bytes_read, managed.modulation.source.bytes_read
+    picture(model, seeded, seed=2)
+    assert (managed.blocks.source.bytes_read, managed.modulation.source.bytes_read) == before
+    picture(model, seeded, solver="dpmpp_2m")
+    assert managed.modulation.source.bytes_read == before[1]
+    picture(model, seeded, cfg=2.0)
+    assert managed.blocks.source.bytes_read == before[0]
+    assert managed.modulation.source.bytes_read == 2 * before[1]  # the negative's rows, by one more pass
+
+
+@pytest.mark.parametrize("solver", ("heun", "dpm_2", "dpmpp_sde", "res_multistep", "uni_pc", "ddim"))
+def test_the_levels_a_solver_will_look_at_are_known_before_it_starts(flux_file, seeded, solver):
+    model = assemble.load_flux(flux_file)
+    held = budget(2 * flux_file.stat().st_size)
+    managed, filled = model.weights.managed(held, model.dtype), []
+    fill = managed.table.fill
+    managed.table.fill = lambda flux, vectors: (filled.append(len(vectors)), fill(flux, vectors))
+    picture(model, seeded, solver)
+    assert len(filled) == 1
+
+
+def test_asking_beforehand_moves_no_dice():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    levels = asked_levels(Sampler("euler_ancestral").method, (1.0, 0.5, 0.0), FluxShift())
+    assert levels[0] == 1.0 and torch.equal(torch.rand(1), expected)
+
+
+def test_text_encoders_stream_through_what_the_transformer_leaves(flux_file, fill, seeded, tmp_path):
+    save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
+    save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
+    text = assemble.load_text([tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
+    model = assemble.load_flux(flux_file)
+    ids = torch.randint(0, 60, (1, 12), generator=torch.Generator().manual_seed(0))
+    no_budget()
+    with torch.no_grad():
+        expected = text.t5()(ids), text.clip()(text.clip().embed(ids), torch.tensor([11]))
+    held = budget(16 * MiB)
+    picture(model, seeded)
+    flux = model.weights.managed(held, model.dtype)
+    stays = flux.blocks.held_bytes
+    assert stays > 0
+    with torch.no_grad():
+        assert torch.equal(text.t5()(ids), expected[0])
+        hidden, pooled = text.clip()(text.clip().embed(ids), torch.tensor([11]))
+    assert torch.equal(hidden, expected[1][0]) and torch.equal(pooled, expected[1][1])
+    assert flux.blocks.held_bytes == stays
+    read = flux.blocks.source.bytes_read
+    picture(model, seeded, seed=3)
+    assert flux.blocks.source.bytes_read - read == 3 * flux.report.plan.streamed_bytes
+
+
+def test_the_autoencoder_makes_the_transformer_give_way_and_takes_tiles_if_it_must(flux_file, fill, seeded, tmp_path):
+    save_file(fill(Autoencoder(CODER)).state_dict(), tmp_path / "ae.safetensors")
+    coder, model = assemble.load_autoencoder(tmp_path / "ae.safetensors"), assemble.load_flux(flux_file)
+    latent, image = seeded("latent", (2, 16, 20, 24)), seeded("image", (1, 96, 80, 3)).sigmoid()
+    no_budget()
+    whole, encoded = coder.decode_image(latent), coder.encode_image(image)
+    tiled = coder.decode_image_tiled(latent, 128, 16)
+    held = budget(1 << 40)
+    expected = picture(model, seeded)
+    assert torch.equal(coder.decode_image(latent), whole) and torch.equal(coder.encode_image(image), encoded)
+    flux = model.weights.managed(held, model.dtype)
+    before = flux.blocks.held_bytes
+    held.memory.budget = 280 * MiB
+    assert torch.equal(coder.decode_image(latent), whole) and flux.blocks.held_bytes == before > 0
+    held.memory.budget = 235 * MiB  # room for a tile of 128 pixels, and not for all that stays beside it
+    assert torch.equal(coder.decode_image(latent), tiled) and flux.blocks.held_bytes < before
+    assert torch.equal(picture(model, seeded), expected)
+    held.memory.budget = 10 * MiB
+    with pytest.raises(BudgetTooSmall, match="smaller picture"):
+        coder.decode_image(latent)
+
+
+def test_a_budget_that_is_too_small_says_what_would_do_and_that_does(flux_file, seeded):
+    model = assemble.load_flux(flux_file)
+    no_budget()
+    expected = picture(model, seeded)
+    held = budget(0)
+    with pytest.raises(BudgetTooSmall) as refused:
+        picture(model, seeded)
+    needed = int(str(refused.value).split("at least ")[1].split(" MiB")[0]) + 1
+    held.memory.budget = needed * MiB
+    assert torch.equal(picture(model, seeded), expected)
+
+
+def test_a_budget_changed_between_steps_is_followed_at_once(flux_file, seeded):
+    model = assemble.load_flux(flux_file)
+    no_budget()
+    expected = picture(model, seeded)
+    held = budget(1 << 40)
+    plans = []
+    stop = report.listen(lambda event: plans.append(event["plan"]) if event["type"] == "memory.plan" else None)
+    looks = iter(range(99))
+    flux = model.weights.managed(held, model.dtype)
+    forward = flux.module.forward
+
+    def changing(*args, **more):
+        if next(looks) == 0:
+            held.memory.budget = 128 * MiB + 12 * MiB
+            manager.configure(Allowed(ram=1))
+        return forward(*args, **more)
+
+    flux.module.forward = changing
+    try:
+        assert torch.equal(picture(model, seeded), expected)
+    finally:
+        flux.module.forward = forward
+        stop()
+    transformers = [plan for plan in plans if plan["model"] == flux_file.name]
+    assert transformers[0]["streamed_bytes_per_step"] == 0 < transformers[-1]["streamed_bytes_per_step"]
+
+
+def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_picture(flux_file, seeded):
+    model = assemble.load_flux(flux_file)
+    no_budget()
+    expected = picture(model, seeded)
+    held = budget(300 * MiB)
+    flux = model.weights.managed(held, model.dtype)
+    blocks = list(flux.module.blocks())
+    for number in (0, 3, 5):
+        block, forward, failures = blocks[number], blocks[number].forward, iter([False, True, True])
+
+        def failing(*args, forward=forward, failures=failures):
+            forward(*args)
+            if next(failures, False):
+                raise torch.OutOfMemoryError("injected")
+            return forward(*args)
+
+        block.forward = failing
+        try:
+            assert torch.equal(picture(model, seeded), expected)
+        finally:
+            del block.forward
+
+
+def test_one_line_tells_a_run_and_listeners_hear_each_step(flux_file, seeded, caplog):
+    model, events = assemble.load_flux(flux_file), []
+    budget(8 * MiB)
+    stop = report.listen(events.append)
+    with caplog.at_level(logging.INFO):
+        picture(model, seeded)
+    stop()
+    line = next(record.message for record in caplog.records if record.message.startswith("transformer: "))
+    for word in ("resident ", "stream ", "ring ", "disk ", "predicted ", "actual ", "stall ", "peak "):
+        assert word in line
+    assert [event["type"] for event in events].count("memory.step") == 3
+    job = next(event for event in events if event["type"] == "memory.job" and event["model"] == "transformer")
+    assert job["plan"]["bound"] in ("compute", "disk") and len(job["plan"]["units"]) >= 8
+
+
+def test_nothing_is_left_of_a_model_that_nobody_holds(flux_file, seeded):
+    held = budget(1 << 40)
+    model = assemble.load_flux(flux_file)
+    picture(model, seeded)
+    assert held.slabs.used > 0
+    del model
+    import gc
+
+    gc.collect()
+    assert held.slabs.used == 0 and not list(held.tenants)
