@@ -25,6 +25,7 @@ from ..graph.execute import Executor, Result
 from ..graph.interface import Classes
 from ..graph.prompt import name_of, title_of
 from ..graph.validate import validate
+from ..memory.budget import Allowed, add_budget_arguments
 from ..wanted import explained, wanted_files, with_slashes
 from . import overrides, workflows
 
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder_arguments(parser)
     parser.add_argument("--input", type=Path, metavar="DIR", help="where LoadImage looks (default: ./input)")
     add_device_arguments(parser)
+    add_budget_arguments(parser)
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
@@ -180,8 +182,17 @@ def _seed(text: str) -> int:
 
 def _set_device(args: argparse.Namespace) -> None:
     from ..assemble import configure
+    from ..memory import manager, report
 
     configure(args.device, args.dtype)
+    manager.configure(Allowed.parse(args.vram, args.ram))
+    if not args.json:
+        report.listen(_tell_memory)
+
+
+def _tell_memory(event: dict[str, Any]) -> None:
+    if event["type"] == "memory.job":
+        print(*(event[key] for key in ("line", "warning") if event[key]), sep="\n", file=sys.stderr)
 
 
 def _inference_mode() -> AbstractContextManager[Any]:
