@@ -41,7 +41,7 @@ from .server.pipe import Channel, Message
 from .wanted import explained, wanted_files, with_slashes
 
 NO_DEVICE = "none"  # for packs that need no torch, and for measuring the server: nothing of ours can compute
-_STEPS_A_SECOND = 10  # at most so many `sluice.pace` events
+_STEPS_A_SECOND = 10  # at most so many `sluice.step` events
 
 
 def main(options: str) -> None:
@@ -158,6 +158,7 @@ class Worker:
         if wanted.get("unload_models") or wanted.get("free_memory"):
             self.executor.forget()
             release_memory()
+            self.channel.send({"event": "sluice.memory.freed", "data": {}})
 
     # -- what nodes report -------------------------------------------------------------------------------------------
 
@@ -172,7 +173,7 @@ class Worker:
         if event == "executing":
             self.measure.began(data["node"])
         elif event == "progress" and (step := self.measure.stepped(data)) is not None:
-            self.channel.send({"event": "sluice.pace", "data": step})
+            self.channel.send({"event": "sluice.step", "data": step})
 
     def progressed(self, done: int, total: int, preview: Any = None) -> None:
         """A node has done a step."""

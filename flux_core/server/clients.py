@@ -125,12 +125,12 @@ class Clients:
             client.put(new if client.understands("supports_preview_metadata") else old)
 
     def send_node_text(self, prompt_id: str, node_id: str, said: str, client_id: str | None) -> None:
-        """A line to be shown inside a node."""
+        """A line to be shown inside a node, for those who understand it: scripts take binary frames for pictures."""
         prompt, node = prompt_id.encode(), node_id.encode()
-        old = struct.pack(">II", _TEXT, len(node)) + node + said.encode()
-        new = struct.pack(">II", _TEXT, len(prompt)) + prompt + struct.pack(">I", len(node)) + node + said.encode()
+        frame = struct.pack(">II", _TEXT, len(prompt)) + prompt + struct.pack(">I", len(node)) + node + said.encode()
         for client in self._receivers(client_id):
-            client.put(new if client.understands("supports_progress_text_metadata") else old)
+            if client.understands("supports_progress_text_metadata"):
+                client.put(frame)
 
     def _receivers(self, client_id: str | None) -> list[Client]:
         if client_id is None:

@@ -186,5 +186,5 @@ class Conductor:
             self.clients.send(event, data)
         elif client_id is not None:
             self.clients.send(event, data, client_id)
-        if event == "sluice.pace" and client_id is not None:
+        if event == "sluice.step" and client_id is not None:
             self.clients.send_node_text(data["prompt_id"], data["node_id"], data["text"], client_id)

@@ -175,7 +175,7 @@ def test_previews_come_in_the_form_each_listener_understands(server):
     assert ids["image_type"] == "image/jpeg" and picture.startswith(b"\xff\xd8\xff")
     frames = [frame for frame in old.bytes if struct.unpack_from(">I", frame)[0] == 1]
     assert struct.unpack_from(">II", frames[0]) == (1, 1) and frames[0][8:11] == b"\xff\xd8\xff"
-    assert not any(struct.unpack_from(">I", frame)[0] == 4 for frame in old.bytes)
+    assert frames == old.bytes, "whoever knows the old form only takes every frame for a picture"
     new.close()
     old.close()
 
@@ -185,14 +185,14 @@ def test_the_pace_is_told_to_all_and_inside_the_node(server):
     listener.until("feature_flags")
     prompt_id = server.queue(long_prompt(server, seconds=0.02, steps=4), listener.client_id)
     listener.end_of(prompt_id)
-    pace = other.until("sluice.pace", lambda data: data["step"] == 4)
+    pace = other.until("sluice.step", lambda data: data["step"] == 4)
     assert pace["prompt_id"] == prompt_id and pace["node_id"] == "1" and pace["steps"] == 4
     assert pace["seconds_per_step"] >= 0.02 and pace["seconds_left"] == 0
     texts = [frame for frame in listener.bytes if struct.unpack_from(">I", frame)[0] == 3]
     n = struct.unpack_from(">I", texts[-1], 4)[0]
     assert texts[-1][8 : 8 + n].decode() == prompt_id
     assert texts[-1][8 + n : 13 + n] == b"\0\0\0\x011" and b"s/it" in texts[-1]
-    assert server.get("/sluice/memory").json["sluice.pace"]["prompt_id"] == prompt_id
+    assert server.get("/sluice/memory").json["sluice.step"]["prompt_id"] == prompt_id
     listener.close()
     other.close()
 
