@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from .. import strict_json
 from ..errors import FileFormatError, MissingFileError, WorkflowError
@@ -149,7 +150,7 @@ async def _receive(request: web.Request, upload: Upload, folder: Path) -> None:
                 await _receive_file(part, upload.path)
             elif part.name in ("type", "subfolder", "overwrite", "original_ref"):
                 upload.fields[part.name] = (await _bounded(part)).decode(errors="replace")
-    except (ValueError, AssertionError, EOFError, RuntimeError, LookupError) as error:
+    except (HttpProcessingError, ValueError, AssertionError, EOFError, RuntimeError, LookupError) as error:
         raise WorkflowError(f"The upload cannot be read: {error}") from error
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from ..errors import InputError
 from .services import Route, json_object, refuse, services
 
 
@@ -21,7 +22,10 @@ async def budget(request: web.Request) -> web.Response:
     given = {key: body[key] for key in ("vram", "ram") if key in body}
     if not all(isinstance(value, (str, int, float)) and not isinstance(value, bool) for value in given.values()):
         return refuse(400, 'A budget is a number of bytes or a text like "8GB".')
-    return web.json_response(await services(request).conductor.worker.call("budget", **given))
+    try:
+        return web.json_response(await services(request).conductor.worker.call("budget", **given))
+    except InputError as error:
+        return refuse(400, str(error))
 
 
 async def missing(request: web.Request) -> web.Response:

@@ -14,7 +14,7 @@ The frames travel over the worker's standard input and output, which are kept ap
                        {"event": name, "data", "prompt_id"}      as ComfyUI's websocket names them, or "sluice...."
                        {"preview": {ids}, "image_type"} + bytes
                        {"done": prompt_id, "status", "outputs", "meta", "messages", "facts"}
-                       {"reply": n, "result"} or {"reply": n, "error"}
+                       {"reply": n, "result"} or {"reply": n, "error", "type"}
 
 Does not know: what any of it means.
 """

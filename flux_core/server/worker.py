@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ..errors import SluiceError
+from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
 from .pipe import Channel, Message, frame_of
 
 START_SECONDS = 120.0  # a cold disk can make imports long; a worker that dies is noticed at once
@@ -35,6 +35,9 @@ STOP_SECONDS = 0.4  # between asking the process to end and ending it
 _LONGEST_LINE = 1 << 16
 _ENTRY = Path(__file__).resolve().parents[1] / "entry" / "worker.py"
 
+# What the worker raises on a question, raised here again.
+_SAID = (WorkflowError, InputError, MissingFileError)
+_KINDS: Mapping[str, type[SluiceError]] = {kind.__name__: kind for kind in _SAID}
 OnMessage = Callable[[Message, bytes], None]
 Log = Callable[[str], None]
 
@@ -58,12 +61,12 @@ class Worker:
         return None if self._process is None else self._process.popen.pid
 
     async def call(self, op: str, **arguments: Any) -> Any:
-        """Ask something and wait for the answer. Raises WorkerDied, or SluiceError with the worker's own words."""
+        """Ask something and wait for the answer. Raises WorkerDied, or the SluiceError that the worker raised."""
         process = await self._started()
         number = process.next_call()
         answer = await process.ask(number, {"op": op, "call": number, **arguments})
         if "error" in answer:
-            raise SluiceError(answer["error"])
+            raise _KINDS.get(answer["type"], SluiceError)(answer["error"])
         return answer["result"]
 
     async def run(self, prompt_id: str, prompt: Any, extra_data: Any, outputs: list[str]) -> Message:
