@@ -1,0 +1,327 @@
+"""`sluice bench memory`: full-size models under memory budgets, beside what was predicted and what physics allows.
+
+    sluice bench memory                          FLUX.1-dev in fp8 under 6 GiB and in bf16 under 8 GiB, on the CPU
+    sluice bench memory --what t5                T5-XXL under 3 GiB
+    sluice bench memory --what job --ram 6G      encode, sample, decode; again with another seed, and another prompt
+    sluice bench memory --device cuda --vram 8G  the same on a GPU, beside the peers that are installed
+
+Files of the published sizes with random weights are written first (12 and 24 GB) and deleted afterwards. Each
+measurement is a process of its own, so that its peak is its own. The limit is computed from rates measured in the same
+process: what the products and the attention of a step take at the rate of single ones, or what streams takes at the
+rate of the disk (of the link, on a GPU), whichever is longer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import random_model, rates
+from .budget import AUTO, Allowed, format_size
+from .report import JobReport
+
+FORMATS = {"fp8": "F8_E4M3", "bf16": "BF16", "fp16": "F16"}
+FULL = (19, 38)  # blocks of FLUX.1
+BUDGETS = {"fp8": "6G", "bf16": "8G", "fp16": "8G"}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One measurement, as the process that makes it is told."""
+
+    folder: str
+    file: str
+    device: str
+    vram: str
+    ram: str
+    width: int
+    height: int
+    tokens: int
+    steps: int
+    batch: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sluice bench memory`."""
+    parser.add_argument("--what", choices=("flux", "t5", "job", "peers"), default="flux")
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=["fp8", "bf16"])
+    parser.add_argument("--ram", nargs="+", default=[], metavar="SIZE", help="budgets to measure under")
+    parser.add_argument("--vram", default=AUTO, metavar="SIZE")
+    parser.add_argument("--device", default="cpu", metavar="cpu|cuda")
+    parser.add_argument("--size", nargs="+", default=["256x256"], metavar="WxH")
+    parser.add_argument("--tokens", type=int, default=512, help="of text")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="where files are written")
+    parser.add_argument("--keep", action="store_true", help="leave the files for another run")
+    parser.add_argument("--depth", type=int, nargs=2, default=FULL, help="fewer blocks, to try this out")
+    parser.add_argument("--hidden", type=int, default=3072, help="narrower ones")
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the files, measure, delete them; one record per measurement."""
+    if args.what == "peers":
+        from .peers import measure_peers
+
+        with _files(args, {"flux-bf16": (lambda: random_model.flux(*args.depth, args.hidden), "BF16")}):
+            return {"peers": measure_peers(args)}
+    records = []
+    for setup, work, files in _measurements(args):
+        with _files(args, files):
+            records.append(_in_a_process(work, setup))
+    return {"measurements": records}
+
+
+Make = Callable[[], Any]
+Measurement = tuple[Setup, Callable[[Setup], dict[str, Any]], dict[str, tuple[Make, str]]]
+
+
+def _measurements(args: argparse.Namespace) -> Iterator[Measurement]:
+    """(setup, what to do, which files it needs)."""
+
+    def flux() -> Any:
+        return random_model.flux(*args.depth, args.hidden)
+
+    def t5() -> Any:
+        return random_model.t5(24 if tuple(args.depth) == FULL else args.depth[0])
+
+    for format in args.format:
+        budgets = args.ram or [BUDGETS[format]] if args.what != "t5" else args.ram or ["3G"]
+        for ram in budgets:
+            for size in args.size:
+                width, height = (int(part) for part in size.split("x"))
+                common = (args.device, args.vram, ram, width, height, args.tokens, args.steps, args.batch)
+                if args.what == "t5":
+                    yield Setup(str(args.folder), "t5-fp16", *common), measure_t5, {"t5-fp16": (t5, "F16")}
+                    return
+                files: dict[str, tuple[Make, str]] = {f"flux-{format}": (flux, FORMATS[format])}
+                setup = Setup(str(args.folder), f"flux-{format}", *common)
+                if args.what == "job":
+                    files |= {
+                        "t5-fp16": (t5, "F16"), "clip-fp16": (random_model.clip, "F16"),
+                        "ae-fp32": (random_model.autoencoder, "F32"),
+                    }  # fmt: skip
+                    yield setup, measure_job, files
+                else:
+                    yield setup, measure_flux, files
+
+
+@contextmanager
+def _files(args: argparse.Namespace, files: dict[str, tuple[Make, str]]) -> Iterator[None]:
+    args.folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    try:
+        for name, (make, format) in files.items():
+            path = _path(str(args.folder), name)
+            if not path.exists():
+                print(f"writing {path} ...", flush=True)
+                made.append(path)
+                began = time.perf_counter()
+                size = random_model.write(path, make, format)
+                print(f"  {size / 1e9:.2f} GB at {size / 1e9 / (time.perf_counter() - began):.2f} GB/s", flush=True)
+        yield
+    finally:
+        if not args.keep:
+            for path in made:
+                path.unlink(missing_ok=True)
+
+
+def _path(folder: str, name: str) -> Path:
+    return Path(folder) / f"{name}.safetensors"
+
+
+def _in_a_process(work: Callable[[Setup], dict[str, Any]], setup: Setup) -> dict[str, Any]:
+    """A fresh one: what others have left in this one's memory is not to be counted."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        result: dict[str, Any] = pool.apply(work, (setup,))
+    return asdict(setup) | result
+
+
+# --- what a process measures ----------------------------------------------------------------------------------
+
+
+def _prepare(setup: Setup) -> torch.device:
+    from .. import assemble
+    from . import manager
+
+    manager.configure(Allowed.parse(setup.vram, setup.ram))
+    return assemble.configure(setup.device).device
+
+
+def _conditions(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
+    from ..sampling.conditions import Condition
+
+    generator = torch.Generator().manual_seed(prompt)
+    context, pooled = torch.randn(1, setup.tokens, 4096, generator=generator), torch.randn(1, 768, generator=generator)
+    return Condition(context=context.to(device), pooled=pooled.to(device), guidance=3.5)
+
+
+@torch.inference_mode()
+def _sample(model: Any, setup: Setup, condition: Any, seed: int) -> Tensor:
+    """Euler steps by hand: what a sampler asks of a network, and nothing else."""
+    from ..sampling.guider import Run
+
+    shape = (setup.batch, 16, setup.height // 8, setup.width // 8)
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
+    sigmas = torch.linspace(1, 0, setup.steps + 1).tolist()
+    with model.open(Run(shape, tuple(sigmas[:-1]), (condition,))) as network:
+        guidance = torch.full((setup.batch,), 3.5, device=model.device).to(model.dtype)
+        y = condition.pooled.expand(setup.batch, -1)
+        context = condition.context.expand(setup.batch, -1, -1)
+        for level, following in zip(sigmas, sigmas[1:], strict=False):
+            times = torch.full((setup.batch,), level, device=model.device)
+            velocity = network(x.to(model.dtype), times, context, y, guidance).float()
+            x = x + (following - level) * velocity
+    return x
+
+
+def measure_flux(setup: Setup) -> dict[str, Any]:
+    """Steps of the transformer under the budget."""
+    from .. import assemble
+
+    device = _prepare(setup)
+    model = assemble.load_flux(_path(setup.folder, setup.file))
+    _sample(model, setup, _conditions(setup, device), seed=1)
+    held = _manager(device)
+    report = model.weights.managed(held, model.dtype).report
+    record = _told(report, physical_limit(report, device, model.dtype, setup))
+    print(_line(setup, record), flush=True)
+    return record
+
+
+def measure_t5(setup: Setup) -> dict[str, Any]:
+    """One prompt through the encoder under the budget."""
+    from ..weights import T5Weights
+
+    device, tensors = _prepare(setup), _tensors(setup, "t5")
+    weights = T5Weights(tensors, "t5")
+    encoder = weights.managed(_manager(device), torch.float32)
+    tokens = torch.randn(1, setup.tokens, 4096, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.inference_mode(), encoder.opened(tokens) as module:
+        module(tokens)
+    record = _told(encoder.report, None)
+    print(_line(setup, record), flush=True)
+    return record
+
+
+def measure_job(setup: Setup) -> dict[str, Any]:
+    """Encode, sample, decode; again with another seed, and with another prompt. What each phase read, and its peak."""
+    from .. import assemble
+    from ..weights import ClipWeights, T5Weights
+
+    device = _prepare(setup)
+    held = _manager(device)
+    encoders = {
+        name: kind(_tensors(setup, part, file), name)
+        for name, kind, part, file in (("t5", T5Weights, "t5", "t5-fp16"), ("clip", ClipWeights, "clip_l", "clip-fp16"))
+    }
+    model = assemble.load_flux(_path(setup.folder, setup.file))
+    coder = assemble.load_autoencoder(_path(setup.folder, "ae-fp32"))
+    phases: list[dict[str, Any]] = []
+
+    def encode(prompt: int) -> Any:
+        generator, made = torch.Generator().manual_seed(prompt), {}
+        for name, weights in encoders.items():
+            managed = weights.managed(held, torch.float32)
+            ids = torch.randint(0, 32000, (1, setup.tokens if name == "t5" else 77), generator=generator)
+            rows = managed.module.embed(ids.to(device))
+            args = (rows,) if name == "t5" else (rows, torch.tensor([76], device=device))
+            with torch.inference_mode(), managed.opened(*args) as module:
+                made[name] = module(*args)
+        from ..sampling.conditions import Condition
+
+        return Condition(context=made["t5"], pooled=made["clip"][1], guidance=3.5)
+
+    def read() -> dict[str, int]:
+        flux = model.weights.managed(held, model.dtype)
+        sources = {"transformer": flux.blocks.source, "modulation": flux.modulation.source}
+        sources |= {name: weights.managed(held, torch.float32).tenant.source for name, weights in encoders.items()}
+        return {name: source.bytes_read for name, source in sources.items()}
+
+    def phase(label: str, work: Callable[[], Any]) -> Any:
+        before, began = read(), time.perf_counter()
+        result = work()
+        after = read()
+        phases.append({
+            "phase": label, "seconds": time.perf_counter() - began, "peak_bytes": held.memory.peak_bytes(),
+            "read_bytes": {name: after[name] - before[name] for name in after if after[name] > before[name]},
+        })  # fmt: skip
+        told = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in phases[-1]["read_bytes"].items()) or "nothing"
+        peak = format_size(phases[-1]["peak_bytes"])
+        print(f"  {label:<28}{phases[-1]['seconds']:8.1f} s   peak {peak}   read {told}", flush=True)
+        return result
+
+    for job, (prompt, seed) in {"first": (0, 1), "another seed": (0, 2), "another prompt": (1, 2)}.items():
+        if job != "another seed":
+            condition = phase(f"{job}: encode", lambda prompt=prompt: encode(prompt))
+        latent = phase(f"{job}: sample", lambda c=condition, s=seed: _sample(model, setup, c, s))
+        phase(f"{job}: decode", lambda x=latent: coder.decode_image(x.cpu()))
+    limit = held.limit
+    return {"limit_bytes": limit, "peak_bytes": max(each["peak_bytes"] for each in phases), "phases": phases}
+
+
+def _manager(device: torch.device) -> Any:
+    from .manager import manager_for
+
+    made = manager_for(device, 1 << 62)
+    if made is None:
+        raise SystemExit("--vram off leaves nothing to measure")
+    return made
+
+
+def _tensors(setup: Setup, part: str, file: str | None = None) -> Any:
+    from ..checkpoint.detect import detect
+    from ..checkpoint.files import open_weights
+
+    return detect(open_weights(_path(setup.folder, file or setup.file))).parts[part]
+
+
+def physical_limit(report: JobReport, device: torch.device, dtype: torch.dtype, setup: Setup) -> dict[str, float]:
+    """Seconds of a step that nothing can go below: products and attention alone, or the bytes that must come."""
+    plan, pieces = report.plan, report.plan.workload.pieces
+    tokens = setup.height // 16 * (setup.width // 16) + setup.tokens
+    compute = sum(piece.flop for piece in pieces) / rates.gemm_rate(device, dtype, tokens, 3072)
+    compute += sum(piece.attention for piece in pieces) / plan.machine.attention
+    moved = plan.streamed_bytes / (plan.machine.link or plan.machine.disk)
+    return {
+        "limit_seconds": max(compute, moved, plan.disk_bytes / plan.machine.disk),
+        "compute_seconds": compute, "transfer_seconds": moved,
+        "gemm_flops": rates.gemm_rate(device, dtype, tokens, 3072), "disk_bytes_per_second": plan.machine.disk,
+        "link_bytes_per_second": plan.machine.link or 0.0,
+    }  # fmt: skip
+
+
+def _told(report: JobReport, limit: dict[str, float] | None) -> dict[str, Any]:
+    plan = report.plan
+    record: dict[str, Any] = {
+        "predicted_seconds": plan.seconds, "actual_seconds": report.actual, "bound": plan.bound,
+        "stall_seconds": report.stall, "peak_bytes": report.peak, "budget_bytes": report.limit,
+        "resident_bytes": plan.resident_bytes, "streamed_bytes": plan.streamed_bytes, "homes": plan.homes,
+        "step_seconds": [step.seconds for step in report.steps], "predicted_peak_bytes": plan.peak_bytes,
+        "fixed": dict(plan.workload.fixed), "slots": plan.slots, "line": report.line(),
+    }  # fmt: skip
+    return record | {"limit": limit} if limit else record
+
+
+def _line(setup: Setup, record: dict[str, Any]) -> str:
+    head = f"{setup.file} {setup.width}x{setup.height}, {record['line']}"
+    limit = record.get("limit")
+    if not limit:
+        return head
+    ratio = record["actual_seconds"] / limit["limit_seconds"]
+    return (
+        f"{head}\n  limit {limit['limit_seconds']:.2f} s (products and attention {limit['compute_seconds']:.2f} s at "
+        f"{limit['gemm_flops'] / 1e12:.2f} TFLOP/s, bytes {limit['transfer_seconds']:.2f} s): "
+        f"actual is {ratio:.2f} x the limit"
+    )
+
+
