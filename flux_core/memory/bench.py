@@ -288,14 +288,14 @@ def _tensors(setup: Setup, part: str, file: str | None = None) -> Any:
 def physical_limit(report: JobReport, device: torch.device, dtype: torch.dtype, setup: Setup) -> dict[str, float]:
     """Seconds of a step that nothing can go below: products and attention alone, or the bytes that must come."""
     plan, pieces = report.plan, report.plan.workload.pieces
-    tokens = setup.height // 16 * (setup.width // 16) + setup.tokens
-    compute = sum(piece.flop for piece in pieces) / rates.gemm_rate(device, dtype, tokens, 3072)
+    tokens = min(rates.TOKENS, setup.height // 16 * (setup.width // 16) + setup.tokens)
+    compute = sum(piece.flop for piece in pieces) / rates.gemm_rate(device, dtype, tokens, rates.HIDDEN)
     compute += sum(piece.attention for piece in pieces) / plan.machine.attention
     moved = plan.streamed_bytes / (plan.machine.link or plan.machine.disk)
     return {
         "limit_seconds": max(compute, moved, plan.disk_bytes / plan.machine.disk),
         "compute_seconds": compute, "transfer_seconds": moved,
-        "gemm_flops": rates.gemm_rate(device, dtype, tokens, 3072), "disk_bytes_per_second": plan.machine.disk,
+        "gemm_flops": rates.gemm_rate(device, dtype, tokens, rates.HIDDEN), "disk_bytes_per_second": plan.machine.disk,
         "link_bytes_per_second": plan.machine.link or 0.0,
     }  # fmt: skip
 

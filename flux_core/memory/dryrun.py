@@ -37,6 +37,11 @@ class _Births(TorchDispatchMode):
         self.alive = self.peak = 0
         self.known: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch's compiler is not used here, and would take two seconds to import."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):

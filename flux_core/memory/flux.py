@@ -111,8 +111,8 @@ class _Network:
         flux, report = self.flux, self.report
         assert report is not None
         rows = self._rows(timesteps, y, guidance)
-        if flux.manager.allowed is not self.allowed:  # the budget was changed since the last step
-            self._settle()
+        if flux.manager.allowed is not self.allowed or not flux.blocks.ready:
+            self._settle()  # since the last step the budget was changed, or others were given room
         stream, source = flux.blocks.stream, flux.blocks.source
         assert stream is not None
         began, waited, read = time.perf_counter(), stream.waited, source.bytes_read

@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 
 from ..errors import BudgetTooSmall
-from . import meter, rates
+from . import landlord, meter, rates
 from .budget import Allowed, format_size
 from .cpu import CpuDevice
 from .cuda import CudaDevice
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 CONTEXT_BYTES = 450 * MiB  # of a CUDA process before its first tensor, if it cannot be measured
 SMALL_BYTES = GiB  # of weights that are managed only under a budget that was asked for
 HEADROOM_BYTES = 256 * MiB  # of a GPU, left to its driver and to other programs under an automatic budget
+LASTING = 2  # the rank from which weights are used at every step, so that others should give way to them
 
 
 class Memory(Protocol):
@@ -83,6 +84,9 @@ class CudaMemory:
     def allowed_bytes(self, allowed: Allowed) -> int:
         free, total = torch.cuda.mem_get_info(self.device.place)
         there = free + torch.cuda.memory_reserved(self.device.place) + self.context
+        around = landlord.current()
+        if around is not None:  # the allocator is not ours alone
+            return min(allowed.vram or total, there - max(HEADROOM_BYTES, around.spare_bytes))
         limit = min(allowed.vram or total, there - (0 if allowed.vram else HEADROOM_BYTES))
         share = min(1.0, max(0.0, (limit - self.context) / total))
         torch.cuda.set_per_process_memory_fraction(share, self.device.place)  # the allocator refuses what is beyond
@@ -122,17 +126,20 @@ class Manager:
 
     def admit(self, tenant: Tenant) -> Tenant:
         self.tenants.add(tenant)
+        around = landlord.current()
+        tenant.lease = around.admit(tenant) if around else None
         return tenant
 
     def machine(self, tenant: Tenant, tokens: int) -> Machine:
         """This device's rates for a model, measured where they are not known yet."""
         stored, dtype = tenant.source.pieces, tenant.dtype
-        hidden = max(piece.shape[1] for piece in stored if len(piece.shape) == 2)
+        hidden = min(rates.HIDDEN, max(piece.shape[1] for piece in stored if len(piece.shape) == 2))
+        tokens = min(rates.TOKENS, tokens)
         format = max((piece.format for piece in stored), key=[piece.format for piece in stored].count)
         cuda = self.device.type == "cuda"
         return Machine(
             gemm=rates.gemm_rate(self.device, dtype, tokens, hidden),
-            attention=rates.attention_rate(self.device, dtype, tokens),
+            attention=rates.attention_rate(self.device, dtype, max(256, tokens)),
             memory=rates.decode_rate(self.device, dtype, format),
             disk=self._disk_rate(tenant),
             link=rates.link_rate(self.device) if cuda else None,
@@ -160,14 +167,23 @@ class Manager:
         tenant.park()
         self.memory.reset_peak()
         try:
-            yield self.settle(tenant, workload, machine, activations)
+            yield self.settle(tenant, workload, machine, activations, tenant.rank >= LASTING)
         finally:
             tenant.park()
 
     def settle(
-        self, tenant: Tenant, workload: Callable[[Mapping[str, int]], Workload], machine: Machine, activations: int
+        self,
+        tenant: Tenant,
+        workload: Callable[[Mapping[str, int]], Workload],
+        machine: Machine,
+        activations: int,
+        whole: bool = False,
     ) -> Plan:
-        """Make and take over the plan of the tenant that runs, within what the budget is now."""
+        """Make and take over the plan of the tenant that runs, within what the budget is now.
+
+        whole: those whom we share the device with are asked to give way to all of it, not only to what it must have.
+        """
+        granted = self._granted(tenant, workload({"activations": self._working(activations)}), machine, whole)
         limit = self.limit
         fixed = self._fixed(activations)
         others = [other for other in self.tenants if other is not tenant and other.held_bytes]
@@ -181,11 +197,28 @@ class Manager:
             if short > 0:
                 freed = other.release(short)
                 held, short = held - freed, short - freed
-        host = Budget(limit - held, *self._host_room())
-        made = plan(wanted, host, machine)
+        room = limit - held
+        if granted is not None:
+            room = min(room, max(wanted.fixed_bytes + granted, smallest_budget(wanted, machine)))
+        made = plan(wanted, Budget(room, *self._host_room()), machine)
         tenant.open(made)
         log.debug("%s: %s of %s", tenant.label, format_size(made.peak_bytes + held), format_size(limit))
         return made
+
+    def _granted(self, tenant: Tenant, wanted: Workload, machine: Machine, whole: bool) -> int | None:
+        """Bytes of weights that whoever else hands out this memory lets a tenant have; None if there is nobody."""
+        around = landlord.current()
+        if around is None:
+            return None
+        least = smallest_budget(wanted, machine) - wanted.fixed_bytes
+        weights = sum(machine.room(piece.nbytes) for piece in wanted.pieces) if whole else least
+        return around.make_room(tenant.lease, weights, wanted.fixed_bytes)
+
+    def ask(self, nbytes: int) -> None:
+        """Before room is taken for what is no tenant: whoever else holds some is asked to give way."""
+        around = landlord.current()
+        if around is not None:
+            around.free(nbytes)
 
     def most(self) -> int:
         """Bytes that could be had if all that stays gave way."""
@@ -223,8 +256,11 @@ class Manager:
         return {
             "program and small weights": self.memory.other_bytes(filled),
             "activations": activations,
-            "workspace": max(128 * MiB, activations // 20),
+            "workspace": self._working(activations) - activations,
         }
+
+    def _working(self, activations: int) -> int:
+        return activations + max(128 * MiB, activations // 20)
 
     def _host_room(self) -> tuple[int, int]:
         """RAM for streamed weights, and how much of it may be pinned: never the last quarter."""
@@ -282,9 +318,10 @@ def configure(allowed: Allowed) -> None:
 def manager_for(device: torch.device, nbytes: int) -> Manager | None:
     """Who manages a model of so many bytes on this device; None if it may simply be loaded.
 
-    Without a budget of one's own that is so for what is small beside any machine's memory.
+    Without a budget of one's own that is so for what is small beside any machine's memory; not on a GPU that is shared.
     """
-    if not _allowed.managed or (nbytes < SMALL_BYTES and not _allowed.explicit):
+    shared = landlord.current() is not None and device.type == "cuda"
+    if not _allowed.managed or (nbytes < SMALL_BYTES and not _allowed.explicit and not shared):
         return None
     if device not in _managers:
         _managers[device] = Manager(device, _allowed)

@@ -94,6 +94,7 @@ class ManagedAutoencoder:
 
     def _sizes(self, way: Way, batch: Tensor) -> Iterator[int]:
         """What there is room for, the largest first; 0 is the whole picture."""
+        self.manager.ask(self._needed(way, batch, 0))
         most = self.manager.most()
         yield from (tile for tile in (0, *TILES[:-1]) if self._needed(way, batch, tile) <= most)
 

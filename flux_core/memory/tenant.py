@@ -48,6 +48,7 @@ class Tenant:
         Raises FileFormatError for a matrix that is missing.
         """
         self.label, self.rank, self.device, self.dtype = label, rank, device, dtype
+        self.lease: object = None  # from whoever else hands out the device's memory
         self.stored = {name: tensors[name] for name in names if name in tensors}
         self.matrices = hold_matrices(module, tensors, {name: place for place, name in enumerate(names)}, round_to)
         self.source = FileSource([tensors[name] for name in names])
@@ -86,6 +87,17 @@ class Tenant:
     @property
     def plan(self) -> Plan | None:
         return self._opened.plan
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can run: every matrix is on the device or has a ring to come through."""
+        plan = self._opened.plan
+        return plan is not None and (plan.slots > 0 or set(plan.homes) == {RESIDENT})
+
+    @property
+    def total_bytes(self) -> int:
+        """If all of it were on the device."""
+        return sum(stored.nbytes for stored in self.stored.values())
 
     @property
     def held_bytes(self) -> int:
