@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from .errors import InputError
+from .memory import landlord
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -70,8 +71,9 @@ def configure(device: str | None = None, dtype: str | None = None) -> Compute:
 
 
 def current() -> Compute:
-    """What was chosen, or the best there is."""
-    return _current[0] if _current else configure()
+    """What was chosen, or what the program around us computes on, or the best there is."""
+    around = landlord.current()
+    return _current[0] if _current else configure(around.device if around else None)
 
 
 def room(device: torch.device) -> int:

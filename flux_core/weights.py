@@ -22,6 +22,7 @@ from .autoencoder import Autoencoder, AutoencoderConfig
 from .binding import Resident, Tensors, bind
 from .compute import room
 from .errors import FileFormatError
+from .memory import landlord
 from .memory.encoder import ManagedEncoder
 from .memory.flux import ManagedFlux
 from .memory.manager import Manager
@@ -57,7 +58,8 @@ class Weights(Generic[Module]):
         self.tensors, self.identity = tensors, identity
         self._loaded: tuple[torch.device, torch.dtype, Module] | None = None
         self._managed: tuple[Manager, torch.dtype, Any] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # making room for one may let go of another
+        self._lease: Any = None
         self.config = self._read_config({name: stored.shape for name, stored in tensors.items()})
 
     @property
@@ -75,6 +77,7 @@ class Weights(Generic[Module]):
             if self._loaded is None or self._loaded[:2] != (device, dtype):
                 self._loaded = None
                 self._give_up_managed()
+                self._ask_for_room()
                 with torch.device("meta"):
                     module = self._make()
                 bind(module, self.tensors, self._holder(device, dtype))
@@ -95,6 +98,33 @@ class Weights(Generic[Module]):
         with self._lock:
             self._loaded = None
             self._give_up_managed()
+
+    # -- as a lodger of whoever else hands out memory, if it is loaded whole; under a manager its tenants are lodgers
+
+    @property
+    def label(self) -> str:
+        return type(self).__name__
+
+    @property
+    def total_bytes(self) -> int:
+        return self.nbytes
+
+    @property
+    def held_bytes(self) -> int:
+        return self.nbytes if self._loaded else 0
+
+    def release(self, nbytes: int) -> int:
+        """All of it. A run that is under way keeps it to its end."""
+        held = self.held_bytes
+        with self._lock:
+            self._loaded = None
+        return held
+
+    def _ask_for_room(self) -> None:
+        around = landlord.current()
+        if around is not None:
+            self._lease = self._lease or around.admit(self)
+            around.make_room(self._lease, self.nbytes, 0)
 
     def _give_up_managed(self) -> None:
         if self._managed is not None:
