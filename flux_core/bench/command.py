@@ -1,12 +1,13 @@
 """`sluice bench`: measurements of this machine that anyone can repeat. The last line of the output is JSON.
 
-    sluice bench             the two quick ones, overhead and step
-    sluice bench overhead    what `sluice run` costs besides loading, encoding, sampling and decoding
-    sluice bench step        a transformer step in bf16, ours beside diffusers
-    sluice bench memory      a full-size model streamed under memory budgets
-    sluice bench server      a thousand jobs by twenty clients, and kills that must lose none
+    sluice bench              the two quick ones, run and transformer
+    sluice bench run          a whole `sluice run`, and where its time goes
+    sluice bench transformer  a transformer step in bf16, ours beside diffusers
+    sluice bench memory       a full-size model streamed under memory budgets
+    sluice bench server       a thousand jobs by twenty clients, and kills that must lose none
 
-A measurement is a module with `add_arguments(parser)` and `measure(args) -> JSON-ready data`; it prints as it goes.
+A measurement is a module with `add_arguments(parser)` and `measure(args) -> JSON-ready data`; it prints what it found
+on stdout and how far it is on stderr.
 """
 
 from __future__ import annotations
@@ -15,21 +16,30 @@ import argparse
 import importlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-MEASUREMENTS = {"overhead": ".overhead", "step": ".step", "memory": "..memory.bench", "server": ".server"}
-QUICK = ("overhead", "step")
+MEASUREMENTS = {
+    "run": ("a whole `sluice run`, and where its time goes", ".run"),
+    "transformer": ("a transformer step, ours beside diffusers", ".transformer"),
+    "memory": ("a full-size model streamed under memory budgets", "..memory.bench"),
+    "server": ("a thousand jobs by twenty clients, and kills that must lose none", ".server"),
+}
+QUICK = ("run", "transformer")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench`; those of one measurement follow its name."""
-    parser.add_argument("measurement", nargs="?", choices=MEASUREMENTS, help="default: overhead and step")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="see: sluice bench NAME --help")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n".join(["measurements:", *(f"  {name:<12} {does}" for name, (does, _) in MEASUREMENTS.items())])
+    parser.add_argument(
+        "measurement", nargs="?", choices=MEASUREMENTS, metavar="MEASUREMENT", help="default: run and transformer"
+    )
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="see: sluice bench MEASUREMENT --help")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print everything again as one line of JSON."""
+    """Measure, and tell everything again as one line of JSON."""
     names = [args.measurement] if args.measurement else QUICK
     results: dict[str, Any] = {name: _measure(name, args.options) for name in names}
     print(json.dumps({**results, "machine": _machine()}))
@@ -37,11 +47,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(name: str, options: list[str]) -> Mapping[str, Any]:
-    parser = argparse.ArgumentParser(prog=f"sluice bench {name}")
-    room = importlib.import_module(MEASUREMENTS[name], __package__)
+    does, module = MEASUREMENTS[name]
+    parser = argparse.ArgumentParser(prog=f"sluice bench {name}", description=f"Measure {does}.")
+    room = importlib.import_module(module, __package__)
     room.add_arguments(parser)
     result: Mapping[str, Any] = room.measure(parser.parse_args(options))
     return result
+
+
+def table(rows: Iterable[tuple[str, ...]]) -> str:
+    """Columns, the first aligned to the left and the others to the right."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) if place else cell.ljust(width)
+                  for place, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    )  # fmt: skip
 
 
 def _machine() -> dict[str, Any]:

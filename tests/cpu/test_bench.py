@@ -1,0 +1,49 @@
+"""`sluice bench`: both sides compute the same, and a whole run is accounted for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from sluice.flux_core import cli
+from sluice.flux_core.bench.run import PARTS
+from sluice.flux_core.bench.transformer import random_flux, steps_of
+from torch.testing import assert_close
+
+
+@torch.inference_mode()
+def test_both_transformers_compute_the_same_of_the_same_bytes() -> None:
+    flux = random_flux((1, 1), 1, torch.device("cpu"), torch.float32)
+    flux.final_layer.adaLN_modulation[1].weight.mul_(5)  # so that its halves matter
+    steps = steps_of(flux, torch.device("cpu"))
+    assert_close(steps["ours"](), steps["diffusers"](), rtol=1e-3, atol=1e-4)
+
+
+def test_a_whole_run_is_split_into_parts_that_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "in/p.png")
+    copy = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "p.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    (tmp_path / "w.json").write_text(json.dumps(copy))
+    assert cli.main(["bench", "run", "w.json", "--input", "in", "--device", "cpu", "--rounds", "1"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["run"]
+    assert sum(told[f"{part}_s"] for part in PARTS) == pytest.approx(told["whole_s"], abs=0.01)
+    assert told["outside_s"] == pytest.approx(told["python_s"] + told["saving_s"] + told["rest_s"], abs=0.01)
+    assert told["saving_s"] > 0 and told["torch_s"] > 0 and told["sampling_s"] == 0
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_run_that_fails_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "run", "nothing.png"]) == 1
+    assert "nothing.png" in capsys.readouterr().err

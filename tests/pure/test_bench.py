@@ -1,0 +1,77 @@
+"""`sluice bench`: what it counts as what, and the form of what it tells."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sluice.flux_core import cli
+from sluice.flux_core.bench import command
+from sluice.flux_core.bench.run import PARTS, WORK, Clock, kind_of, split
+from sluice.flux_core.registry import standalone_tables
+
+CLASSES, _ = standalone_tables()
+
+
+@pytest.mark.parametrize(
+    "kind, names",
+    [
+        ("loading", "UNETLoader DualCLIPLoader VAELoader CheckpointLoaderSimple LoraLoader"),
+        ("encoding", "CLIPTextEncode CLIPTextEncodeFlux VAEEncode VAEEncodeTiled"),
+        ("sampling", "KSampler KSamplerAdvanced SamplerCustomAdvanced"),
+        ("decoding", "VAEDecode VAEDecodeTiled"),
+        ("saving", "SaveImage PreviewImage"),
+        ("rest", "LoadImage EmptyLatentImage FluxGuidance BasicGuider BasicScheduler RandomNoise ImageScale"),
+    ],
+)
+def test_nodes_are_told_apart_by_what_they_take_and_give(kind: str, names: str) -> None:
+    assert {name: kind_of(CLASSES[name]) for name in names.split()} == dict.fromkeys(names.split(), kind)
+
+
+def test_a_class_nobody_knows_counts_as_outside() -> None:
+    assert kind_of(None) == "rest" and "rest" not in WORK
+
+
+def test_seconds_of_nodes_begin_and_end_with_their_events() -> None:
+    times = iter([0.0, 10.0, 13.0, 17.0])
+    clock = Clock(lambda: next(times))
+    clock.hear("execution_start", {})
+    clock.hear("executing", {"node": "1"})  # at 10
+    clock.hear("progress", {"node": "1", "value": 1})
+    clock.hear("executing", {"node": "2"})
+    clock.hear("execution_success", {})
+    assert clock.nodes == {"1": 3.0, "2": 4.0}
+
+
+def test_reading_weights_is_counted_once_where_readers_call_readers() -> None:
+    times = iter([0.0, 1.0, 2.0, 3.0, 5.0])  # made, executing, outer begins, inner begins, outer ends
+    clock = Clock(lambda: next(times))
+    clock.hear("executing", {"node": "sampler"})
+    inner = clock.reader(lambda value: value + 1)
+    assert clock.reader(lambda value: inner(value) * 2)(3) == 8
+    assert clock.reading == {"sampler": 3.0}
+
+
+def test_time_spent_reading_weights_is_loading_wherever_it_happens() -> None:
+    kinds = {"1": "loading", "6": "sampling"}
+    found = split({"1": 0.5, "6": 3.0, "other": 0.25}, {"6": 1.0}, kinds)
+    assert found == {"loading": 1.5, "sampling": 2.0, "rest": 0.25}
+    assert set(found) <= set(PARTS)
+
+
+def test_the_last_line_is_all_of_it_as_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "_measure", lambda name, options: {"told": name, "options": options})
+    assert cli.main(["bench"]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [last[name]["told"] for name in ("run", "transformer")] == ["run", "transformer"]
+    assert last["machine"]["cores"] >= 1
+    assert cli.main(["bench", "memory", "--ram", "6G"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory"]["options"] == ["--ram", "6G"]
+
+
+def test_tables_have_straight_columns() -> None:
+    assert command.table([("", "best"), ("ours", "1 s"), ("diffusers", "12 s")]) == (
+        "           best\nours        1 s\ndiffusers  12 s"
+    )
