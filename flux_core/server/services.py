@@ -26,7 +26,6 @@ Json = dict[str, Any]
 Route = tuple[str, str, Any]  # method, path, handler
 
 MAX_UPLOAD = 100 << 20  # bytes of one file
-MAX_PIXELS = 100_000_000  # of one picture: about the largest a camera makes
 LOG_LINES = 500
 
 

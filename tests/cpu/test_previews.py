@@ -1,0 +1,54 @@
+"""Previews cost less than 2 % of the time, whatever a step takes."""
+
+import io
+
+import pytest
+from PIL import Image
+from sluice.flux_core.previews import SIZE, Throttle, jpeg
+
+
+class Clock:
+    """Time that passes only when somebody works."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.mark.parametrize("step, cost, shown", [(1.0, 0.01, 100), (0.01, 0.01, 2), (0.1, 0.005, 34)])
+def test_previews_take_a_fiftieth_of_the_time_and_come_at_each_step_if_they_can(step, cost, shown):
+    clock = Clock()
+    throttle = Throttle(clock)
+    spent = made = 0.0
+
+    def preview():
+        nonlocal spent
+        clock.now += cost
+        spent += cost
+        return Image.new("RGB", (8, 8))
+
+    for _ in range(100):
+        clock.now += step
+        made += throttle.make(preview) is not None
+    assert made == shown
+    assert spent - cost <= clock.now / 50
+
+
+def test_a_preview_that_is_not_wanted_yet_is_not_made():
+    throttle = Throttle(Clock())
+    clock = throttle._clock
+
+    def first():
+        clock.now += 1
+        return Image.new("RGB", (8, 8))
+
+    assert throttle.make(first) is not None
+    assert throttle.make(lambda: pytest.fail("made too early")) is None
+
+
+def test_previews_are_jpeg_and_fit_into_their_square():
+    for size, fitted in (((2048, 1024), (SIZE, SIZE // 2)), ((64, 48), (64, 48))):
+        image = Image.open(io.BytesIO(jpeg(Image.new("RGBA", size, "red"))))
+        assert image.format == "JPEG" and image.size == fitted

@@ -1,0 +1,69 @@
+"""From a prompt to a picture through everything: the model that comes with the program, in the worker, over HTTP."""
+
+import io
+
+import pytest
+from PIL import Image
+from sluice.flux_core.png import read_workflow_bytes
+
+CANVAS = {"id": "a canvas", "nodes": [], "links": []}
+
+
+def prompt(seed=1, steps=4):
+    return {
+        "model": {"class_type": "UNETLoader", "inputs": {
+            "unet_name": "sluice-tiny.safetensors", "weight_dtype": "default"}},
+        "clip": {"class_type": "DualCLIPLoader", "inputs": {
+            "clip_name1": "sluice-tiny-clip_l.safetensors", "clip_name2": "sluice-tiny-t5xxl.safetensors",
+            "type": "flux", "device": "default"}},
+        "vae": {"class_type": "VAELoader", "inputs": {"vae_name": "sluice-tiny-ae.safetensors"}},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["clip", 0], "text": "a red circle on the left"}},
+        "empty": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
+        "sampler": {"class_type": "KSampler", "inputs": {
+            "model": ["model", 0], "positive": ["text", 0], "negative": ["text", 0], "latent_image": ["empty", 0],
+            "seed": seed, "steps": steps, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}},
+        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0], "vae": ["vae", 0]}},
+        "save": {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "tiny"}},
+        "send": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["decode", 0]}},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def made(start):
+    """made(prompt): its listener, its entry in the history, and its picture as bytes."""
+    server = start("--dtype", "fp32", packs=None, device="cpu")
+
+    def make(prompt):
+        listener = server.listen()
+        body = {"extra_pnginfo": {"workflow": CANVAS}}
+        entry = listener.end_of(server.queue(prompt, listener.client_id, extra_data=body))
+        assert entry["status"]["completed"], entry["status"]
+        (image,) = entry["outputs"]["save"]["images"]
+        picture = server.get(f"/view?filename={image['filename']}&subfolder={image['subfolder']}&type=output").body
+        return server, listener, entry, picture
+
+    return make
+
+
+def test_a_picture_is_made_shown_found_and_made_again(made):
+    server, listener, entry, picture = made(prompt())
+    embedded = read_workflow_bytes(picture)
+    assert embedded.workflow == CANVAS and embedded.prompt == entry["prompt"][2]
+    steps = [data["value"] for kind, data in listener.heard if kind == "progress" and data["node"] == "sampler"]
+    assert steps == [1, 2, 3, 4]
+    first, *_, sent = [Image.open(io.BytesIO(frame[8:])) for frame in listener.bytes]
+    assert first.format == "JPEG" and first.size == (16, 16), "a preview has a pixel for each cell of the latent"
+    assert sent.format == "PNG" and sent.tobytes() == Image.open(io.BytesIO(picture)).tobytes()
+    shown = server.get("/sluice/gallery").json["pictures"][0]
+    assert shown["text"] == "a red circle on the left" and (shown["seed"], shown["steps"]) == (1, 4)
+    assert (shown["width"], shown["height"]) == (128, 128) and shown["peak_ram"] > 0
+    assert shown["prompt_id"] == entry["prompt"][1]
+
+    _, listener, entry, other = made(prompt(seed=2))
+    kept = listener.until("execution_cached")["nodes"]
+    assert sorted(kept) == ["clip", "empty", "model", "text", "vae"] and other != picture
+
+    again = read_workflow_bytes(picture).prompt
+    again["save"]["inputs"]["filename_prefix"] = "again"
+    _, _, _, same = made(again)
+    assert Image.open(io.BytesIO(same)).tobytes() == Image.open(io.BytesIO(picture)).tobytes()
