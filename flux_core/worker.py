@@ -24,8 +24,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from . import png, strict_json
 from .errors import SluiceError
 from .folders import Folders, published, standard_folders
@@ -33,6 +31,7 @@ from .graph.execute import Executor, Result
 from .graph.flatten import to_prompt
 from .graph.object_info import object_info
 from .graph.validate import validate
+from .measure import Measure, release_memory
 from .memory import report
 from .memory.budget import AUTO, Allowed
 from .node_packs import load_packs
@@ -41,7 +40,6 @@ from .server.pipe import Channel, Message
 from .wanted import explained, wanted_files, with_slashes
 
 NO_DEVICE = "none"  # for packs that need no torch, and for measuring the server: nothing of ours can compute
-_STEPS_A_SECOND = 10  # at most so many `sluice.step` events
 
 
 def main(options: str) -> None:
@@ -275,49 +273,6 @@ class Worker:
         return {"torch": torch.__version__, "devices": device_report()}
 
 
-class Measure:
-    """What one job took, and how fast its steps are."""
-
-    def __init__(self) -> None:
-        self._process = psutil.Process()
-        self._start = time.monotonic()
-        self._peak_ram = 0
-        self._node, self._first, self._told = "", (0.0, 0.0), 0.0  # time and value of the first step seen
-        _reset_peak()
-
-    def look(self) -> None:
-        """Take note of the memory in use now."""
-        self._peak_ram = max(self._peak_ram, self._process.memory_info().rss)
-
-    def facts(self) -> dict[str, Any]:
-        """Seconds, and the largest memory in use (bytes; None for a card that is not there)."""
-        self.look()
-        return {"seconds": time.monotonic() - self._start, "peak_ram": self._peak_ram, "peak_vram": _peak_vram()}
-
-    def began(self, node_id: str) -> None:
-        """A node starts: its first step is timed from here."""
-        self._node, self._first = node_id, (time.monotonic(), 0.0)
-
-    def stepped(self, progress: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The pace after a step; None when it was told just before."""
-        now, value, maximum = time.monotonic(), float(progress["value"]), float(progress["max"])
-        if progress["node"] != self._node:
-            self.began(progress["node"])
-        since, seen = self._first
-        pace = (now - since) / (value - seen) if value > seen else 0.0
-        if seen == 0.0 and value < maximum:  # the first step also loads the model: leave it out of the next ones' pace
-            self._first = (now, value)
-        if now - self._told < 1 / _STEPS_A_SECOND and value < maximum:
-            return None
-        self._told = now
-        left = pace * (maximum - value)
-        return {
-            "prompt_id": progress["prompt_id"], "node_id": progress["node"], "step": value, "steps": maximum,
-            "seconds_per_step": pace, "seconds_left": left,
-            "text": f"{value:.0f}/{maximum:.0f}, {pace:.2f} s/it, {left:.0f} s left",
-        }  # fmt: skip
-
-
 def _account(result: Result) -> Message:
     """The end of a run as JSON, checked here so that nothing a node left in it can stop the worker."""
     done = {
@@ -336,16 +291,6 @@ def advice_after(error: Exception) -> str:
 
 def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
-
-
-def release_memory() -> None:
-    """Give back what nothing refers to any more."""
-    import gc
-
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def leave() -> None:
@@ -371,16 +316,3 @@ def _inference_mode() -> AbstractContextManager[Any]:
     import torch
 
     return torch.inference_mode()
-
-
-def _peak_vram() -> int | None:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return None
-    return int(torch.cuda.max_memory_allocated())
-
-
-def _reset_peak() -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import SluiceError
 from .clients import Client, Clients, text
 from .pipe import Message
 from .store import CANCELLED, COMPLETED, FAILED, CannotWrite, Job, Store, now
@@ -109,8 +110,12 @@ class Conductor:
                 continue
             if job is None:
                 await self._wake.wait()
-            else:
+                continue
+            try:
                 await self._one(job)
+            except Exception:  # a fault of ours must not stop the queue
+                log.exception("The job %s could not be brought to its end.", job.prompt_id)
+                await self._end(job, self._failed(job, SluiceError("The server could not note what came of this job.")))
 
     async def close(self) -> None:
         """The running job waits again, the worker ends. `run` must have been cancelled."""
@@ -126,11 +131,14 @@ class Conductor:
             done = await self.worker.run(job.prompt_id, request["prompt"], request["extra_data"], request["outputs"])
         except WorkerDied as error:
             log.error("%s", error)
-            done = self._died(job, error)
+            done = self._failed(job, error)
+        await self._end(job, done)
+
+    async def _end(self, job: Job, done: Message) -> None:
         await self._write_down(job, done)
         self.running = None
         self.tell_status()
-        self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, request["client_id"])
+        self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, job.request["client_id"])
 
     async def _write_down(self, job: Job, done: Message) -> None:
         succeeded = done["status"] == "success"
@@ -145,8 +153,8 @@ class Conductor:
                 log.error("%s", error)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    def _died(self, job: Job, error: WorkerDied) -> Message:
-        """The account of a job whose worker did not live to give one."""
+    def _failed(self, job: Job, error: SluiceError) -> Message:
+        """The account of a job that nobody else can give, because its worker did not live to do so."""
         node = job.request["prompt"].get(self._node or "", {})
         states = self._progress.get("nodes", {})
         data = {

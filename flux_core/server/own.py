@@ -22,10 +22,13 @@ async def budget(request: web.Request) -> web.Response:
     given = {key: body[key] for key in ("vram", "ram") if key in body}
     if not all(isinstance(value, (str, int, float)) and not isinstance(value, bool) for value in given.values()):
         return refuse(400, 'A budget is a number of bytes or a text like "8GB".')
+    worker = services(request).conductor.worker
     try:
-        return web.json_response(await services(request).conductor.worker.call("budget", **given))
+        allowed = await worker.call("budget", **given)
     except InputError as error:
         return refuse(400, str(error))
+    worker.options.update(allowed)  # a worker that takes this one's place keeps to it
+    return web.json_response(allowed)
 
 
 async def missing(request: web.Request) -> web.Response:

@@ -23,6 +23,7 @@ from .. import strict_json
 from ..errors import SluiceError
 
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
+LONGEST_HISTORY = 10_000  # jobs that have ended; older ones are forgotten when the file is opened, as ComfyUI does
 ATTEMPTS = 3  # a job that was running when the server died is put back until it was tried this often, then reported
 
 _SCHEMA = """
@@ -122,6 +123,7 @@ class Store:
         self._waiting: list[tuple[float, int, str]] = []  # (number, created, prompt_id), sorted
         self._items: dict[str, str] = {}  # prompt_id -> its queue item as JSON
         self.put_back = self._put_back()
+        self._forget_oldest()
         for job in self._select("status = ? ORDER BY number, created", PENDING):
             self._index(job)
         self._last, self._ended = self._db.execute(
@@ -199,6 +201,13 @@ class Store:
             )
             cursor = self._db.execute("UPDATE jobs SET status = ?, started = NULL WHERE status = ?", (PENDING, RUNNING))
         return cursor.rowcount
+
+    def _forget_oldest(self) -> None:
+        with self._writing():
+            self._db.execute(
+                "DELETE FROM jobs WHERE ended < (SELECT ended FROM jobs ORDER BY ended DESC LIMIT 1 OFFSET ?)",
+                (LONGEST_HISTORY - 1,),
+            )
 
     # -- looking ---------------------------------------------------------------------------------------------------
 

@@ -52,7 +52,8 @@ class Worker:
     def __init__(self, options: Mapping[str, Any], on_message: OnMessage, log: Log) -> None:
         """options: what the worker's own command line would say (see flux_core/worker.py), as JSON-able data.
         on_message: hears events and previews. log: hears each line the worker prints."""
-        self._options, self._on_message, self._log = options, on_message, log
+        self.options = dict(options)  # of the next process
+        self._on_message, self._log = on_message, log
         self._process: _Process | None = None
 
     @property
@@ -88,7 +89,7 @@ class Worker:
 
     async def _started(self) -> _Process:
         if self._process is None or self._process.dead:
-            self._process = _Process(self._options, self._on_message, self._log)
+            self._process = _Process(self.options, self._on_message, self._log)
         process = self._process
         try:
             await asyncio.wait_for(asyncio.shield(process.ready), START_SECONDS)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from sluice.flux_core.errors import SluiceError
+from sluice.flux_core.server import store as module
 from sluice.flux_core.server.store import ATTEMPTS, COMPLETED, FAILED, PENDING, RUNNING, CannotWrite, Store
 
 
@@ -114,7 +115,8 @@ def test_history_windows(store):
 
 def test_entries_of_the_history_have_comfyuis_shape(store):
     assert store.entry_json("a") == "{}"
-    asked = request() | {"extra_data": {"extra_pnginfo": {"workflow": {"id": "w", "seed": 2**64 - 1, "text": "ü\u0000"}}}}
+    canvas = {"id": "w", "seed": 2**64 - 1, "text": "ü\u0000"}
+    asked = request() | {"extra_data": {"extra_pnginfo": {"workflow": canvas}}}
     store.add("a", store.next_number(), asked)
     store.take()
     assert store.entry_json("a") == "{}"
@@ -148,6 +150,20 @@ def test_a_full_disk_refuses_new_jobs_and_loses_no_old_one(tmp_path):
     assert store.waiting == 1 + refused and store.get(f"b{refused}") is None
     add(store, f"b{refused}")
     assert store.take().prompt_id == "a"
+    store.close()
+
+
+def test_a_history_that_is_too_long_loses_its_oldest(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST_HISTORY", 2)
+    store = Store(tmp_path / "q")
+    for prompt_id in "abcd":
+        add(store, prompt_id)
+    for prompt_id in "abc":
+        store.take()
+        store.finish(prompt_id, COMPLETED, RESULT)
+    store.close()
+    store = Store(tmp_path / "q")
+    assert list(json.loads(store.history_json(None))) == ["b", "c"] and store.waiting == 1
     store.close()
 
 

@@ -1,0 +1,80 @@
+"""What a job takes: its time, its largest memory, the pace of its steps and the time that is left.
+
+Does not know: nodes, graphs, who is told.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+_STEPS_A_SECOND = 10  # at most so often the pace is told
+
+
+class Measure:
+    """What one job took, and how fast its steps are."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._start = time.monotonic()
+        self._peak_ram = 0
+        self._node, self._first, self._told = "", (0.0, 0.0), 0.0  # time and value of the first step seen
+        _reset_peak()
+
+    def look(self) -> None:
+        """Take note of the memory in use now."""
+        self._peak_ram = max(self._peak_ram, self._process.memory_info().rss)
+
+    def facts(self) -> dict[str, Any]:
+        """Seconds, and the largest memory in use (bytes; None for a card that is not there)."""
+        self.look()
+        return {"seconds": time.monotonic() - self._start, "peak_ram": self._peak_ram, "peak_vram": _peak_vram()}
+
+    def began(self, node_id: str) -> None:
+        """A node starts: its first step is timed from here."""
+        self._node, self._first = node_id, (time.monotonic(), 0.0)
+
+    def stepped(self, progress: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The pace after a step; None when it was told just before."""
+        now, value, maximum = time.monotonic(), float(progress["value"]), float(progress["max"])
+        if progress["node"] != self._node:
+            self.began(progress["node"])
+        since, seen = self._first
+        pace = (now - since) / (value - seen) if value > seen else 0.0
+        if seen == 0.0 and value < maximum:  # the first step also loads the model: leave it out of the next ones' pace
+            self._first = (now, value)
+        if now - self._told < 1 / _STEPS_A_SECOND and value < maximum:
+            return None
+        self._told = now
+        left = pace * (maximum - value)
+        return {
+            "prompt_id": progress["prompt_id"], "node_id": progress["node"], "step": value, "steps": maximum,
+            "seconds_per_step": pace, "seconds_left": left,
+            "text": f"{value:.0f}/{maximum:.0f}, {pace:.2f} s/it, {left:.0f} s left",
+        }  # fmt: skip
+
+
+def release_memory() -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _peak_vram() -> int | None:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.max_memory_allocated())
+
+
+def _reset_peak() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
