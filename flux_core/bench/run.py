@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,9 @@ def kind_of(node_class: Any) -> str:
     return "decoding" if "IMAGE" in gives and "VAE" in takes else "rest"
 
 
-def split(seconds: Mapping[str, float], reading: Mapping[str, float], kinds: Mapping[str, str]) -> Counter[str]:
+def split(seconds: Mapping[str, float], reading: Mapping[str, float], kinds: Mapping[str, str]) -> dict[str, float]:
     """Seconds by kind. `seconds`: whole ones of each node; `reading`: those of them in which weights were read."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for node_id, whole in seconds.items():
         read = reading.get(node_id, 0.0)
         found["loading"] += read
@@ -107,7 +107,7 @@ def _round(arguments: list[str], kinds: Mapping[str, str]) -> dict[str, float]:
         raise SluiceError(f"The run that was to be measured failed. {done.stderr.strip()}")
     told = json.loads(done.stdout.splitlines()[-1])
     found = split(told["nodes"], told["reading"], kinds)
-    parts = {part: found[part] for part in PARTS} | {"python": told["began"] - began, "torch": told["torch"]}
+    parts = {part: found.get(part, 0.0) for part in PARTS} | {"python": told["began"] - began, "torch": told["torch"]}
     outside = whole - parts["torch"] - sum(parts[part] for part in WORK)
     return parts | {"rest": outside - parts["python"] - parts["saving"], "whole": whole, "outside": outside}
 
@@ -116,8 +116,8 @@ class Clock:
     """Adds up seconds of nodes from the events of a run, and those in which they read weights."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
-        self.nodes: Counter[str] = Counter()
-        self.reading: Counter[str] = Counter()
+        self.nodes: dict[str, float] = defaultdict(float)
+        self.reading: dict[str, float] = defaultdict(float)
         self._now, self._node, self._began, self._depth = now, "", now(), 0
 
     def hear(self, event: str, data: Mapping[str, Any]) -> None:
