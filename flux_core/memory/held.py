@@ -7,6 +7,7 @@ memory that all matrices share. What is decoded frees its slot at once, before t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Protocol
 
 import torch
@@ -63,7 +64,7 @@ class StreamedMatrix:
 
     def _decoded(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
         stored, shape = self.stored, self.stored.shape
-        out = scratch("matrix", shape, dtype, raw.device)
+        out = shared_scratch(shape, dtype, raw.device)
         if self.round_to is None:
             decode_into(raw, out, stored.format, stored.scale)
             return out
@@ -74,6 +75,11 @@ class StreamedMatrix:
             decode_into(encode_fp8(exact, name), out, name)
             return out
         return out.copy_(exact.to(self.round_to))
+
+
+def shared_scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One piece of memory for matrices of all types: only one is lent out at a time."""
+    return scratch("lent", (prod(shape) * dtype.itemsize,), torch.uint8, device).view(dtype).view(shape)
 
 
 def hold_matrices(

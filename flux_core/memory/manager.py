@@ -10,7 +10,6 @@ Knows no FLUX, no files and no sampling.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import gc
 import logging
 import weakref
@@ -57,11 +56,15 @@ class Memory(Protocol):
 class CpuMemory:
     """RAM: the budget is on the resident set, Python and PyTorch included."""
 
+    def __init__(self) -> None:
+        meter.keep_nothing_freed()
+
     def allowed_bytes(self, allowed: Allowed) -> int:
         return allowed.ram if allowed.ram is not None else meter.automatic_ram()
 
     def other_bytes(self, filled: int) -> int:
-        _trim()
+        gc.collect()
+        meter.trim()
         return max(0, meter.resident_bytes() - filled)
 
     def peak_bytes(self) -> int:
@@ -283,15 +286,6 @@ def _closed(tenant: Tenant) -> int:
     held = tenant.held_bytes
     tenant.close()
     return held
-
-
-def _trim() -> None:
-    """Give freed memory back to the system, where the C library keeps some."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):
-        pass
 
 
 def _close_all(manager: weakref.ref[Manager]) -> None:

@@ -5,13 +5,15 @@ Knows no torch; a GPU's memory is asked of its device.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
 
-from .workload import GiB
+from .workload import GiB, MiB
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of glibc's mallopt
 
 
 def resident_bytes() -> int:
@@ -48,6 +50,28 @@ def reset_peak() -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
+        pass
+
+
+def keep_nothing_freed() -> None:
+    """From now on memory that is freed goes back to the system at once, if it is large; for the whole process.
+
+    glibc keeps what it is given back below 32 MiB, and a heap for every thread: activations of one model would stay in
+    the resident set while the next one runs. Other C libraries are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(_MMAP_THRESHOLD, MiB)
+    mallopt(_ARENA_MAX, 1)
+
+
+def trim() -> None:
+    """Give back what the C library keeps."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
         pass
 
 

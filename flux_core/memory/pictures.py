@@ -21,7 +21,7 @@ from .workload import MiB
 log = logging.getLogger(__name__)
 
 TILES = (1024, 512, 256, 128)  # pixels a side, tried in this order; they overlap by an eighth
-KERNELS = {"cpu": 1.75, "cuda": 1.1}  # times what a dry run finds, for what convolutions take inside themselves
+KERNELS = {"cpu": 1.6, "cuda": 1.1}  # times what a dry run finds, for what convolutions take inside themselves
 OnTile = Callable[[int, int], None] | None
 _found: dict[Hashable, int] = {}
 

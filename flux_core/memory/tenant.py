@@ -17,8 +17,7 @@ from torch import nn
 from ..binding import Resident, bind
 from ..checkpoint.stored import Stored
 from ..quant.formats import PLAIN
-from ..quant.workspace import scratch
-from .held import StreamedMatrix, TorchDevice, hold_matrices
+from .held import StreamedMatrix, TorchDevice, hold_matrices, shared_scratch
 from .plan import Plan, spread
 from .source import FileSource
 from .stream import Stream
@@ -78,7 +77,7 @@ class Tenant:
         """Have the memory that matrices are decoded into now, so that it is counted."""
         shapes = [stored.shape for name, stored in self.stored.items() if self.decoded(name)]
         if shapes:
-            scratch("matrix", max(shapes, key=prod), self.dtype, self.device.place).zero_()
+            shared_scratch(max(shapes, key=prod), self.dtype, self.device.place).view(torch.uint8).zero_()
 
     @property
     def stream(self) -> Stream | None:
