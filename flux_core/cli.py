@@ -21,6 +21,7 @@ COMMANDS = {
     "run": ("make the pictures of a workflow (PNG, WebP or JSON)", ".commands.run"),
     "serve": ("open the ComfyUI editor in the browser", ".server.command"),
     "inspect": ("tell what is in a picture or a weight file", ".commands.inspect"),
+    "swap": ("put Sluice's nodes into a workflow for ComfyUI, or ComfyUI's own back", ".commands.swap"),
     "plan": ("predict memory and time for a model, before anything is downloaded", ".memory.command"),
     "train": ("train the small model that comes with Sluice", ".training.command"),
     "bench": ("measure this machine", ".bench.command"),

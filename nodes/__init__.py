@@ -50,7 +50,7 @@ from .latent import (
 from .loaders import CheckpointLoaderSimple, CLIPLoader, DualCLIPLoader, UNETLoader, VAELoader
 from .lora import LoraLoader, LoraLoaderModelOnly
 from .mask import FeatherMask, GrowMask, ImageToMask, InvertMask, MaskToImage, SolidMask
-from .model import DifferentialDiffusion, ModelComputeDtype, ModelSamplingFlux
+from .model import DifferentialDiffusion, FluxToModel, MemoryBudget, ModelComputeDtype, ModelSamplingFlux
 from .primitive import PrimitiveBoolean, PrimitiveFloat, PrimitiveInt, PrimitiveString, PrimitiveStringMultiline
 from .sampling import AddNoise, KSampler, KSamplerAdvanced, SamplerCustom, SamplerCustomAdvanced
 from .sigmas import (
@@ -106,6 +106,8 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceModelSamplingFlux": ModelSamplingFlux,
     "SluiceDifferentialDiffusion": DifferentialDiffusion,
     "SluiceModelComputeDtype": ModelComputeDtype,
+    "SluiceFluxToModel": FluxToModel,
+    "SluiceMemoryBudget": MemoryBudget,
     "SluiceKSampler": KSampler,
     "SluiceKSamplerAdvanced": KSamplerAdvanced,
     "SluiceSamplerCustom": SamplerCustom,

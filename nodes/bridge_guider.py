@@ -140,6 +140,14 @@ class BridgedGuider:
         return self.model.mask_function(mask, float(sigma.flatten()[0]), levels, self.model.sampling)
 
 
+def run_sampler(guider: BridgedGuider, sampler: Any, noise: Any, sigmas: Tensor, latent: Any) -> tuple[Any, Any]:
+    """SamplerCustomAdvanced of ComfyUI's: (output, denoised output)."""
+    from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+
+    done: tuple[Any, Any] = SamplerCustomAdvanced().sample(noise, guider, sampler, sigmas, latent)
+    return done
+
+
 def _at_level(sampling: Any, x: Tensor, sigma: Tensor, noise: Tensor, latent_image: Tensor, **_: Any) -> Tensor:
     """The original picture as noisy as x."""
     noisy: Tensor = sampling.noise_scaling(sigma.reshape(-1, *[1] * (noise.ndim - 1)), noise, latent_image)

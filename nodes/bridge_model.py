@@ -108,7 +108,7 @@ class Patcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]
 
 
 def as_comfy_model(model: FluxModel) -> Patcher:
-    """A MODEL of ComfyUI's. Raises InputError for models that read a picture beside the noise in ways it cannot know."""
+    """A MODEL of ComfyUI's around ours."""
     config = model.weights.config
     family = comfy.supported_models.Flux if config.guidance else comfy.supported_models.FluxSchnell
     wanted = {

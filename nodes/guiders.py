@@ -45,8 +45,9 @@ class BasicGuider:
 
     def guide(self, model: Any, conditioning: Conditioning) -> tuple[Any]:
         from ..flux_core.sampling import guider
+        from .host import host
 
-        return (guider.BasicGuider(model, conditioning),)
+        return (host().guider(guider.BasicGuider(model, conditioning)),)
 
 
 class CFGGuider:
@@ -70,8 +71,9 @@ class CFGGuider:
 
     def guide(self, model: Any, positive: Conditioning, negative: Conditioning, cfg: float) -> tuple[Any]:
         from ..flux_core.sampling import guider
+        from .host import host
 
-        return (guider.CFGGuider(model, positive, negative, cfg),)
+        return (host().guider(guider.CFGGuider(model, positive, negative, cfg)),)
 
 
 class DualCFGGuider:
@@ -101,8 +103,10 @@ class DualCFGGuider:
         cfg_cond2_negative: float, style: str = "regular",
     ) -> tuple[Any]:
         from ..flux_core.sampling import guider
+        from .host import host
 
-        return (guider.DualCFGGuider(model, cond1, cond2, negative, cfg_conds, cfg_cond2_negative, style),)
+        made = guider.DualCFGGuider(model, cond1, cond2, negative, cfg_conds, cfg_cond2_negative, style)
+        return (host().guider(made),)
 
 
 class KSamplerSelect:

@@ -1,4 +1,4 @@
-"""What the program around the nodes gives them: files, progress, a way to stop. Alone in knowing ComfyUI.
+"""What the program around the nodes gives them: files, progress, a way to stop. It and the bridges alone know ComfyUI.
 
 A node asks `host()`. Standalone, the program says who answers (`use`); inside ComfyUI its own modules do.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..flux_core.errors import Interrupted, MissingFileError
+from ..flux_core.errors import InputError, Interrupted, MissingFileError
 from ..flux_core.folders import (
     CATEGORIES,
     PICTURE_FILES,
@@ -20,6 +20,8 @@ from ..flux_core.folders import (
     standard_folders,
     with_tiny_model,
 )
+from ..flux_core.memory import landlord
+from .bridge_memory import ComfyUIMemory
 from .sockets import INSIDE_COMFYUI
 
 if TYPE_CHECKING:
@@ -98,11 +100,22 @@ class Host:
         self.check_interrupted()
         self._report(done, total, preview)
 
-
     def send(self, image: Image.Image, number: int, total: int) -> None:
         """Give a picture, whole, to who queued the job: the `number`th (from 0) of `total`."""
         self.check_interrupted()
         self._send(image, number, total)
+
+    def guider(self, guider: Any) -> Any:
+        """What goes on a GUIDER wire."""
+        return guider
+
+    def model(self, model: Any) -> Any:
+        """What goes on a MODEL wire to nodes that are not ours."""
+        return model
+
+    def run_foreign(self, sampler: Any, guider: Any, noise: Any, sigmas: Any, latent: Any) -> tuple[Any, Any]:
+        """Denoise with a sampler that is not ours: (output, denoised output), as SamplerCustomAdvanced."""
+        raise InputError(f"{type(sampler).__name__} is no sampler of Sluice. Choose one with KSamplerSelect.")
 
 
 class ComfyUI(Host):
@@ -113,6 +126,7 @@ class ComfyUI(Host):
 
         self._paths: Any = folder_paths  # whose functions, not values, tell the current folders
         super().__init__(self._gathered())
+        landlord.use(ComfyUIMemory())
 
     @property
     def input(self) -> Path:
@@ -151,6 +165,21 @@ class ComfyUI(Host):
         wanted = args.preview_method != LatentPreviewMethod.NoPreviews
         shown = ("JPEG", preview(), args.preview_size) if preview and wanted else None
         comfy.utils.ProgressBar(total).update_absolute(done, total, shown)
+
+    def guider(self, guider: Any) -> Any:
+        from .bridge_guider import BridgedGuider
+
+        return BridgedGuider(guider)
+
+    def model(self, model: Any) -> Any:
+        from .bridge_model import as_comfy_model
+
+        return as_comfy_model(model)
+
+    def run_foreign(self, sampler: Any, guider: Any, noise: Any, sigmas: Any, latent: Any) -> tuple[Any, Any]:
+        from .bridge_guider import run_sampler
+
+        return run_sampler(self.guider(guider), sampler, noise, sigmas, latent)
 
     def _refresh(self) -> None:
         """Other packs may add model folders at any time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .sockets import MODEL, Inputs, choice, number, pixels, wire
+from .sockets import MODEL, STRING, Inputs, choice, number, pixels, wire
 
 
 class ModelSamplingFlux:
@@ -77,3 +77,59 @@ class ModelComputeDtype:
         from ..flux_core.compute import DTYPES
 
         return (replace(model, compute_dtype=DTYPES.get(dtype)),)
+
+
+class FluxToModel:
+    """Over the bridge to ComfyUI's own sampling nodes."""
+
+    ALONE = True  # ComfyUI has no node of this kind
+    TITLE = "FLUX model to MODEL"
+    DESCRIPTION = (
+        "Lets ComfyUI's own KSampler and schedulers denoise with a model of Sluice. What changes weights or blocks "
+        "from outside, like LoRA or ControlNet nodes of other makers, does not reach it and is refused."
+    )
+    CATEGORY = "advanced/model"
+    EXPERIMENTAL = True
+    FUNCTION = "convert"
+    RETURN_TYPES = ("MODEL",)
+    RETURN_NAMES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model as ComfyUI's nodes take it.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"model": wire(MODEL, "The model.")}}
+
+    def convert(self, model: Any) -> tuple[Any]:
+        from .host import host
+
+        return (host().model(model),)
+
+
+class MemoryBudget:
+    """How much memory models may use from here on."""
+
+    ALONE = True  # ComfyUI has no node of this kind
+    TITLE = "Memory budget"
+    DESCRIPTION = (
+        "Sets how much memory this program may use, whatever else it has loaded included: 8G, 7.5G, 800M, auto for "
+        "what is free, off for no limit. Weights that do not fit are streamed. It holds until it is set again."
+    )
+    CATEGORY = "advanced/model"
+    FUNCTION = "set"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The same model.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "model": wire(MODEL, "The model."),
+            "vram": (STRING, {"default": "auto", "tooltip": "Memory of the GPU: a size, auto or off."}),
+            "ram": (STRING, {"default": "auto", "tooltip": "Memory of the machine: a size or auto."}),
+        }}
+
+    def set(self, model: Any, vram: str, ram: str) -> tuple[Any]:
+        from ..flux_core.memory.budget import Allowed
+        from ..flux_core.memory.manager import configure
+
+        configure(Allowed.parse(vram, ram))
+        return (model,)

@@ -142,11 +142,11 @@ class SamplerCustom:
         self, model: Any, add_noise: bool, noise_seed: int, cfg: float, positive: Conditioning, negative: Conditioning,
         sampler: Any, sigmas: Any, latent_image: Latent,
     ) -> tuple[Latent, Latent]:
-        from ..flux_core.sampling.sample import sample_custom
+        from ..flux_core.sampling.guider import CFGGuider
+        from ..flux_core.sampling.sample import DisableNoise, RandomNoise
 
-        return sample_custom(
-            model, add_noise, noise_seed, cfg, positive, negative, sampler, sigmas, latent_image, report()
-        )
+        noise: Any = RandomNoise(noise_seed) if add_noise else DisableNoise(noise_seed)
+        return _run(noise, CFGGuider(model, positive, negative, cfg), sampler, sigmas, latent_image)
 
 
 class SamplerCustomAdvanced:
@@ -173,9 +173,7 @@ class SamplerCustomAdvanced:
     def sample(
         self, noise: Any, guider: Any, sampler: Any, sigmas: Any, latent_image: Latent
     ) -> tuple[Latent, Latent]:
-        from ..flux_core.sampling.sample import sample_custom_advanced
-
-        return sample_custom_advanced(noise, guider, sampler, sigmas, latent_image, report())
+        return _run(noise, guider, sampler, sigmas, latent_image)
 
 
 class AddNoise:
@@ -201,6 +199,15 @@ class AddNoise:
         from ..flux_core.sampling.sample import add_noise
 
         return (add_noise(model, noise, sigmas, latent_image),)
+
+
+def _run(noise: Any, guider: Any, sampler: Any, sigmas: Any, latent: Latent) -> tuple[Latent, Latent]:
+    from ..flux_core.sampling.sample import Sampler, sample_custom_advanced
+    from .host import host
+
+    if not isinstance(sampler, Sampler):
+        return host().run_foreign(sampler, guider, noise, sigmas, latent)
+    return sample_custom_advanced(noise, guider, sampler, sigmas, latent, report())
 
 
 def report() -> Callable[[int, Any, Any, int], None]:

@@ -21,8 +21,10 @@ else:  # pytest brings it along there
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
-FLOOR = {"errors", "png", "folders", "strict_json", "saving"}
-DOORS = {"bench", "cli", "commands", "entry", "registry", "worker", "wanted", "node_packs", "training"}
+FLOOR = {"errors", "png", "folders", "strict_json", "saving", "swap"}
+DOORS = {
+    *("bench", "cli", "commands", "entry", "registry", "worker", "wanted", "node_packs", "training", "help_pages"),
+}
 MAY_OPEN = {
     "floor": {"floor"},
     "graph": {"graph", "floor"},
@@ -92,10 +94,10 @@ def test_a_file_opens_only_the_doors_it_may(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=id_of)
-def test_imports_of_our_own_are_relative_and_comfyui_is_known_to_one_file(path: Path) -> None:
+def test_imports_of_our_own_are_relative_and_comfyui_is_known_to_the_host_and_the_bridges(path: Path) -> None:
     named = {target[1] for target in imports(path) if target[0] == ""}
-    if id_of(path) == str(Path("nodes", "host.py")):
-        named -= {"comfy", "folder_paths"}
+    if module_of(path) == ("nodes", "host") or path.name.startswith("bridge_"):
+        named -= {"comfy", "comfy_extras", "folder_paths"}
     if module_of(path) == ("flux_core", "entry", "worker"):  # started as a file, it loads the package by that name
         named -= {"sluice"}
     assert named & FOREIGN == set()

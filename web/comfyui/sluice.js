@@ -7,6 +7,7 @@ import { galleryPanel } from "./gallery_panel.mjs";
 import * as live from "./live.mjs";
 import { memoryPanel } from "./memory_panel.mjs";
 import { look } from "./missing.mjs";
+import { offerSwap } from "./swap_menu.mjs";
 
 /** A sidebar tab from a panel. The editor may render again into the same element, and into another before the end. */
 function tab(panel, description) {
@@ -51,6 +52,7 @@ async function tellWhatIsMissing() {
 app.registerExtension({
   name: "sluice",
   init: useOurDefault,
+  addCustomNodeDefs: offerSwap,
   setup() {
     dress();
     tab(memoryPanel, {

@@ -1,0 +1,36 @@
+"""`sluice swap`: a workflow for ComfyUI with our nodes in the place of its own, or the other way."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .. import strict_json
+from ..errors import WorkflowError
+from ..png import read_workflow
+from ..saving import write_whole
+from ..swap import read_table, swap
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sluice swap`."""
+    parser.add_argument("file", type=Path, help="a workflow as JSON (canvas or API), or a picture that carries one")
+    parser.add_argument("--back", action="store_true", help="ComfyUI's own nodes in the place of ours")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the JSON (default: standard output)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the workflow; tell on standard error what changed and what had to stay."""
+    embedded = read_workflow(args.file)
+    workflow = embedded.workflow or embedded.prompt
+    if workflow is None:
+        raise WorkflowError(f"{args.file.name} carries no workflow.")
+    swapped = swap(workflow, read_table(), args.back)
+    text = strict_json.dumps(swapped.workflow, indent=2) + "\n"
+    if args.out is None:
+        sys.stdout.write(text)
+    else:
+        write_whole(args.out, text.encode())
+    print(f"{swapped.changed} nodes changed.", *swapped.left, sep="\n", file=sys.stderr)
+    return 0
