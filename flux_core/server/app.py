@@ -47,12 +47,19 @@ def build(settings: Settings, store: Store) -> web.Application:
     app.router.add_get("/api/ws", websocket)
     for room in _ROOMS:
         for method, path, handler in room.ROUTES:
-            app.router.add_route(method, path, handler)
-            app.router.add_route(method, f"/api{path}", handler)
+            _add(app, method, path, handler)
+            _add(app, method, f"/api{path}", handler)
     for method, path, handler in page.ROUTES:  # last: they catch what is left
-        app.router.add_route(method, path, handler)
+        _add(app, method, path, handler)
     app.cleanup_ctx.append(_living)
     return app
+
+
+def _add(app: web.Application, method: str, path: str, handler: Handler) -> None:
+    if method == "GET":
+        app.router.add_get(path, handler)  # which answers HEAD as well
+    else:
+        app.router.add_route(method, path, handler)
 
 
 async def websocket(request: web.Request) -> web.StreamResponse:

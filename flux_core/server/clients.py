@@ -77,7 +77,7 @@ class Client:
                     await self.socket.send_str(message)
         except (ConnectionError, RuntimeError, asyncio.CancelledError):
             pass  # it is gone, or too slow, or has been replaced
-        with contextlib.suppress(ConnectionError, RuntimeError, TimeoutError):
+        with contextlib.suppress(ConnectionError, RuntimeError, asyncio.TimeoutError):
             await asyncio.wait_for(self.socket.close(), 1.0)
 
 
@@ -149,7 +149,7 @@ class Clients:
         """Say goodbye to all."""
         goodbye = b"The server is going down."
         goodbyes = [client.socket.close(code=1001, message=goodbye) for client in self._by_id.values()]
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.gather(*goodbyes, return_exceptions=True), 0.3)
 
 

@@ -47,7 +47,7 @@ async def _worker_report(here: Services) -> Json:
     try:
         report: Json = await asyncio.wait_for(here.conductor.worker.call("system"), PATIENCE)
         return report
-    except (SluiceError, asyncio.TimeoutError, TimeoutError):
+    except (SluiceError, asyncio.TimeoutError):
         return {}
 
 

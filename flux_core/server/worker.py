@@ -93,7 +93,7 @@ class Worker:
         process = self._process
         try:
             await asyncio.wait_for(asyncio.shield(process.ready), START_SECONDS)
-        except (asyncio.TimeoutError, TimeoutError):
+        except asyncio.TimeoutError:
             await self.stop()
             raise WorkerDied(f"The worker process was not ready after {START_SECONDS:.0f} seconds.") from None
         return process

@@ -111,6 +111,12 @@ def test_the_page_is_asked_for_each_time_and_its_parts_are_kept(server):
     assert server.get("/no/such/thing").status == 404
 
 
+def test_head_tells_what_get_would(server):
+    for route in ("/", "/scripts/app.js", "/object_info/Number", "/queue"):
+        told, got = server.ask("HEAD", route), server.get(route)
+        assert told.status == 200 and told.body == b"" and told.headers["Content-Length"] == str(len(got.body))
+
+
 def test_the_machine_is_described(server):
     stats = server.get("/system_stats").json
     assert stats["system"]["ram_total"] > 0 and stats["system"]["comfyui_version"]
