@@ -1,7 +1,7 @@
 """What people may say of a scene: the words, the word orders, and what is left unsaid.
 
-`caption` describes a `Scene`; attributes are left out now and then, so that a short prompt means "any". The words here
-are all the tiny model understands.
+`caption` describes a `Scene`; attributes are left out now and then, so that a short prompt means "any", except for the
+place, where it means the middle. The words here are all the tiny model understands.
 """
 
 from __future__ import annotations
@@ -41,13 +41,15 @@ GROUND_WORDS = {
 GROUND_PHRASES = ("on a {} background", "on {}", "{} background", "in front of {}", "on a {} ground")
 OPENINGS = ("", "", "", "", "a picture of ", "a drawing of ", "an image of ", "draw ", "show me ")
 
-SAID = {"figure": 0.97, "colour": 0.92, "position": 0.75, "background": 0.6}  # how often each attribute is mentioned
+SAID = {"figure": 0.97, "colour": 0.92, "position": 1.0, "background": 0.6}  # how often each attribute is mentioned
+MIDDLE_SAID = 0.5  # how often the middle is; every other place is always said, so that an unsaid one means the middle
 NOISE = 0.06  # how often a caption contains a word that means nothing, so that unknown words do no harm
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """One way of describing the scene, true in every word and usually not complete."""
-    said = {attribute for attribute, often in SAID.items() if rng.random() < often}
+    chances = SAID | ({"position": MIDDLE_SAID} if scene.position == "centre" else {})
+    said = {attribute for attribute, often in chances.items() if rng.random() < often}
     text = describe(scene, said, rng)
     return _with_unknown_word(text, rng) if rng.random() < NOISE else text
 

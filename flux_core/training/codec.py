@@ -19,7 +19,7 @@ from .pictures import SIDE, collage, draw, loose_scene
 from .recipe import Phase, Recipe, Sizes
 
 CROP = 64  # pixels; convolutions learn as much from a quarter of a picture as from all of it
-WHOLE_PICTURES = 0.2  # the last part of the training sees whole pictures, as group norms average over all cells
+WHOLE_PICTURES = 0.28  # the last part of the training sees whole pictures, as group norms average over all cells
 LATENT_NOISE = 0.15  # standard deviation of what the decoder must overlook, in scaled latents, at most
 EDGES = 0.5  # weight of differences between neighbouring pixels
 
