@@ -24,6 +24,7 @@ STATUS_SECONDS = 0.03  # in which several changes of the queue are told as one
 RETRY_SECONDS = 2.0  # between attempts to write a result on a full disk
 _STATUS = {"success": COMPLETED, "error": FAILED, "interrupted": CANCELLED}
 _TO_EVERYONE = {"execution_interrupted"}
+_MEMORY, _FREED = "sluice.memory.", "sluice.memory.freed"
 
 
 class Conductor:
@@ -175,6 +176,12 @@ class Conductor:
 
     # -- heard from the worker ---------------------------------------------------------------------------------------
 
+    def _remember(self, event: str, data: Any) -> None:
+        if event == _FREED:  # what was told of memory before does not hold any more
+            self.last_events = {kind: told for kind, told in self.last_events.items() if not kind.startswith(_MEMORY)}
+        else:
+            self.last_events[event] = data
+
     def heard(self, message: Message, payload: bytes) -> None:
         """An event or a preview, on its way to who submitted the job; our own kinds go to everybody."""
         client_id = None if self.running is None else self.running.request["client_id"]
@@ -188,7 +195,7 @@ class Conductor:
         elif event == "progress_state":
             self._progress = data
         if event.startswith("sluice."):
-            self.last_events[event] = data
+            self._remember(event, data)
             self.clients.send(event, data)
         elif event in _TO_EVERYONE:
             self.clients.send(event, data)

@@ -197,6 +197,14 @@ def test_the_pace_is_told_to_all_and_inside_the_node(server):
     other.close()
 
 
+def test_freed_memory_is_told_and_nothing_is_remembered_of_it(server):
+    listener = server.listen()
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    listener.until("sluice.memory.freed")
+    assert not [kind for kind in server.get("/sluice/memory").json if kind.startswith("sluice.memory.")]
+    listener.close()
+
+
 def test_who_comes_back_in_the_middle_of_a_job_hears_where_it_is(server, busy):
     listener, prompt_id = busy
     back = server.listen(listener.client_id)
