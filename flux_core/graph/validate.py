@@ -9,8 +9,9 @@ Nothing is executed except the nodes' own VALIDATE_INPUTS. Knows no particular n
 from __future__ import annotations
 
 import inspect
+import math
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +22,23 @@ from .prompt import JsonPrompt, is_link, is_wrapped, parse_node
 
 Error = dict[str, Any]  # {"type", "message", "details", "extra_info"}, as ComfyUI sends them
 
-_CONVERT = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 _LONG_LIST = 20  # options beyond this are counted, not listed
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("it is not finite")
+    return number
+
+
+def _refuse(value: Any) -> Any:
+    raise TypeError("only another node gives one")
+
+
+_CONVERT: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": _finite, "STRING": str, "BOOLEAN": bool}
+# ComfyUI lets these pass, and its nodes fail at them later. Other types may have widgets that packs bring along.
+_WIRES = dict.fromkeys("MODEL CLIP VAE CONDITIONING LATENT IMAGE MASK SIGMAS NOISE SAMPLER GUIDER".split(), _refuse)
 
 
 @dataclass(frozen=True)
@@ -205,7 +221,7 @@ class _Check:
         return error or (None if own_check.covers(name) else _out_of_range(declared, inputs[name]))
 
     def _link(self, declared: Input, link: Any, received: dict[str, Any], own_check: _OwnCheck) -> Error | None:
-        if len(link) != 2:
+        if not is_link(link):
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             return _error("bad_linked_input", message, declared.name, declared, received_value=link)
         source = self._interface(link[0]) if self.prompt[link[0]] else None
@@ -292,6 +308,8 @@ def _converted(declared: Input, value: Any) -> tuple[Any, Error | None]:
     """The constant as the type it is declared as, and what went wrong with that. Wrapped lists stay wrapped."""
     content = value["__value__"] if is_wrapped(value) else value
     convert = _CONVERT.get(declared.type) if isinstance(declared.type, str) else None
+    if convert is None and isinstance(declared.type, str) and isinstance(content, (str, int, float)):
+        convert = _WIRES.get(declared.type)
     if convert is None:
         return (value if isinstance(content, list) else content), None
     try:

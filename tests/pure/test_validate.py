@@ -83,6 +83,26 @@ class TestConversion:
         Executor(classes).execute(checked.prompt, outputs=checked.outputs)
         assert seen == [{"l": ["a", 1], "i": 4}]
 
+    @pytest.mark.parametrize("number", [float("nan"), float("inf"), "nan", "-inf", "1e999"])
+    def test_numbers_are_finite(self, number: Any) -> None:
+        (problem,) = problems({"1": image(scale=number), "2": save()})
+        assert problem == f"Node 1 (Image), input scale: it takes FLOAT, and {number!r} cannot be read as one."
+
+    @pytest.mark.parametrize("constant", [5, 0.5, "model.safetensors", True])
+    def test_what_only_nodes_give_cannot_be_written_down(self, constant: Any) -> None:
+        prompt = {"1": n("Mix", a=["3", 0], c=constant), "2": save(), "3": image()}
+        (problem,) = problems(prompt)
+        assert problem == f"Node 1 (Mix), input c: it takes MODEL, and {constant!r} cannot be read as one."
+
+    def test_packs_may_bring_widgets_for_types_of_their_own(self) -> None:
+        classes = CLASSES | {"L": node_class(("IMAGE",), required={"l": ("CURVE",)})}
+        assert problems({"1": n("L", l="0,0 1,1"), "2": save()}, classes) == ()
+
+    @pytest.mark.parametrize("link", [["a", "b"], ["9", None], [9, 0]])
+    def test_lists_that_are_no_links_are_told(self, link: list[Any]) -> None:
+        (problem,) = problems({"1": image(width=link), "2": save()})
+        assert problem.endswith("is no link; a link is [node id, number of the output].")
+
     def test_unknown_inputs_are_ignored(self) -> None:
         assert problems({"1": image(upload="image", old=[1, 2, 3]), "2": save()}) == ()
 
