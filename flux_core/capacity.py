@@ -1,13 +1,19 @@
-"""Is there room at all? Asked before something large is allocated, so that the answer is a sentence and not a kill."""
+"""Is there room at all? Asked before something large is allocated, so that the answer is a sentence and not a kill.
+
+And what to say where nobody asked and an allocation failed.
+"""
 
 from __future__ import annotations
 
 from .errors import InputError
 
 GiB = 2**30
+SMALLER = "Choose a smaller size or a smaller batch."
+# What PyTorch says on a GPU, and on a CPU of each kind.
+_REFUSED = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def check_room(what: str, needed_bytes: int, there_bytes: int | None = None) -> None:
+def check_room(what: str, needed_bytes: int, there_bytes: int | None = None, advice: str = SMALLER) -> None:
     """Raise InputError if `needed_bytes` exceed the whole memory, by default this machine's. `what` needs them."""
     import psutil
 
@@ -15,5 +21,17 @@ def check_room(what: str, needed_bytes: int, there_bytes: int | None = None) -> 
     if needed_bytes > there:
         raise InputError(
             f"{what} needs {needed_bytes / GiB:,.0f} GiB or more of memory, and there are {there / GiB:,.0f} GiB. "
-            "Choose a smaller size or a smaller batch."
+            f"{advice}"
         )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, as Python or PyTorch tell it."""
+    return isinstance(error, MemoryError) or any(part in str(error).lower() for part in _REFUSED)
+
+
+def advice_after(error: BaseException) -> str:
+    """What to do after this error; nothing if it has nothing to do with memory."""
+    if not is_out_of_memory(error):
+        return ""
+    return "The memory did not suffice. Lower --vram or --ram, or choose a smaller picture, batch or model file."

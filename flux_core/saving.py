@@ -21,6 +21,7 @@ from pathlib import Path
 from .errors import InputError, SluiceError
 
 TEMPORARY_PREFIX = ".sluice-"
+LONGEST_NAME = 240  # bytes; file systems allow 255, and a number and a suffix follow
 
 
 @dataclass
@@ -43,7 +44,8 @@ class Place:
                     if _appear(temporary, self.folder / file_name):
                         return file_name
         except (OSError, ValueError) as error:
-            raise SluiceError(f"Nothing could be saved in {self.folder} as {stem!r}: {_reason(error)}.") from error
+            reason = f"Nothing could be saved in {self.folder} as {_shortened(stem)!r}: {_reason(error)}."
+            raise SluiceError(reason) from error
 
 
 def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int = 0) -> Place:
@@ -53,22 +55,50 @@ def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int
     `%batch_num%` when saving. Slashes make subfolders. Raises InputError if they lead out of `root`, by `..`, an
     absolute path or a symbolic link.
     """
-    filled = os.path.normpath(_filled(prefix, width, height))
-    subfolder, name = os.path.split(filled)
+    subfolder, name = os.path.split(os.path.normpath(_filled(prefix, width, height)))
+    folder = _folder(prefix, subfolder, root)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        taken = os.listdir(folder)
+    except (OSError, ValueError) as error:
+        raise _unusable(prefix, root, error) from error
+    return Place(Path(folder), subfolder, name, 1 + max((_number(file, name) for file in taken), default=0))
+
+
+def check_prefix(prefix: str, root: str | os.PathLike[str]) -> None:
+    """Whether `place` would take this prefix, asked before there is a picture; makes nothing. Raises InputError."""
+    subfolder, name = os.path.split(os.path.normpath(_filled(prefix, 1, 1)))
+    folder = _folder(prefix, subfolder, root)
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise InputError(f"The file name prefix {_shortened(prefix)!r} is too long for a file name.")
+    there = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise _unusable(prefix, root, NotADirectoryError(f"{there} is no folder"))
+
+
+def _folder(prefix: str, subfolder: str, root: str | os.PathLike[str]) -> str:
+    """The folder that a prefix leads to. Raises InputError if it is not below `root`."""
     if "\0" in prefix:
         raise InputError("The file name prefix holds a NUL character.")
     try:
         base = os.path.realpath(root)
         folder = os.path.realpath(os.path.join(base, subfolder))
-        if os.path.commonpath((base, folder)) != base:
-            raise InputError(f"The file name prefix {prefix!r} leads to {folder}, outside the output folder {base}.")
-        os.makedirs(folder, exist_ok=True)
-        taken = os.listdir(folder)
+        inside = os.path.commonpath((base, folder)) == base
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"The file name prefix {prefix!r} cannot be used below {root}: {_reason(error)}.") from error
-    return Place(Path(folder), subfolder, name, 1 + max((_number(file, name) for file in taken), default=0))
+        raise _unusable(prefix, root, error) from error
+    if not inside:
+        raise InputError(
+            f"The file name prefix {_shortened(prefix)!r} leads to {folder}, outside the output folder {base}."
+        )
+    return folder
+
+
+def _unusable(prefix: str, root: str | os.PathLike[str], error: Exception) -> InputError:
+    return InputError(f"The file name prefix {_shortened(prefix)!r} cannot be used below {root}: {_reason(error)}.")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from . import png, strict_json
+from .capacity import advice_after, is_out_of_memory
 from .errors import SluiceError
 from .folders import Folders, published, standard_folders
 from .graph.execute import Executor, Result
@@ -140,7 +141,7 @@ class Worker:
             traceback.print_exc()
             result, done = None, self._engine_failed(job, error)
         self.channel.send({"done": job["prompt_id"], **done, "facts": self.measure.facts()})
-        if result is not None and result.exception is not None and _out_of_memory(result.exception):
+        if result is not None and result.exception is not None and is_out_of_memory(result.exception):
             self._free({"free_memory": True})
 
     def _engine_failed(self, job: Message, error: Exception) -> Message:
@@ -280,17 +281,6 @@ def _account(result: Result) -> Message:
     }
     checked: Message = json.loads(strict_json.dumps(json.loads(json.dumps(done, default=repr))))
     return checked
-
-
-def advice_after(error: Exception) -> str:
-    """What to tell besides the error itself."""
-    if not _out_of_memory(error):
-        return ""
-    return "The memory did not suffice. Lower --vram or --ram, or choose a smaller picture, batch or model file."
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 def leave() -> None:

@@ -14,6 +14,7 @@ HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 class LoadImage:
     """A picture of the input folder."""
 
+    MODELS = False  # on none of its wires; said here, because to list its inputs is to list a folder
     TITLE = "Load Image"
     DESCRIPTION = "Loads a picture and the mask that its transparency makes. Several frames become a batch."
     CATEGORY = "image"
@@ -43,6 +44,7 @@ class LoadImage:
 class LoadImageMask:
     """One channel of a picture of the input folder."""
 
+    MODELS = False  # on none of its wires; said here, because to list its inputs is to list a folder
     TITLE = "Load Image (as Mask)"
     DESCRIPTION = "Loads one channel of a picture as a mask."
     CATEGORY = "mask"
@@ -90,6 +92,19 @@ class SaveImage:
             },
             "hidden": HIDDEN,
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
+        """Told before anything runs, instead of when the picture is done. None: another node will give it."""
+        from ..flux_core.errors import SluiceError
+        from ..flux_core.saving import check_prefix
+        from .host import host
+
+        try:
+            check_prefix(filename_prefix or "", host().output)
+        except SluiceError as error:
+            return str(error)
+        return True
 
     def save(
         self, images: Any, filename_prefix: str = "ComfyUI", prompt: Any = None, extra_pnginfo: Any = None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..capacity import advice_after
 from ..errors import PromptError, SluiceError
 from ..folders import Folders, standard_folders
 from ..graph.canvas import pack_names
@@ -161,7 +162,8 @@ def _with_place(result: Result, job: Job) -> Exception:
         return PromptError([f"{where}: {problem}" for problem in error.problems])
     if isinstance(error, SluiceError):
         return type(error)(f"{where}: {error}")
-    return SluiceError(f"{where} failed: {type(error).__name__}: {error}")
+    told_shortly = advice_after(error) or f"{type(error).__name__}: {error}"
+    return SluiceError(f"{where} failed: {told_shortly}")
 
 
 def _path(image: Mapping[str, str], folders: Folders) -> Path:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..capacity import check_room
 from ..errors import FileFormatError
 from ..quant.linear import Linear
 
@@ -72,8 +73,11 @@ class T5Encoder(nn.Module):
 
         `layer` stops after that block (0-based; negative counts from the end), still applying the final norm. An
         executor may own the loop: run_block(block, *args) in place of block(*args).
+        Raises InputError for more tokens than the memory could ever hold the attention of.
         """
         x = tokens if tokens.is_floating_point() else self.embed(tokens)
+        length = x.shape[1]
+        check_room(f"A prompt of {length} tokens", self.config.heads * length**2 * 8, advice="Write a shorter one.")
         run = run_block or _call
         blocks = self.encoder.block[: None if layer is None else range(self.config.layers)[layer] + 1]
         bias = self.encoder.block[0].layer[0].SelfAttention.position_bias(x)  # [1, H, L, L], the same for all blocks

@@ -122,8 +122,27 @@ def test_no_picture_is_saved_outside_the_output_folder(refused: Told, here: Path
     (here / "output").mkdir()
     os.symlink(here / "elsewhere", here / "output/link")
     Image.new("RGB", (8, 8)).save(here / "input/p.png")
-    assert "outside the output folder" in refused(picture_of(prefix=prefix))
+    assert "outside the output folder" in refused(picture_of(prefix=prefix), code=2)
     assert not list((here / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("prefix, told", [("a\0b", "NUL"), ("x" * 5000, "too long"), ("taken/x", "no folder")])
+def test_a_prefix_no_file_can_have_is_told_before_anything_runs(
+    refused: Told, here: Path, prefix: str, told: str
+) -> None:
+    (here / "input").mkdir()
+    (here / "output").mkdir()
+    (here / "output/taken").touch()
+    Image.new("RGB", (8, 8)).save(here / "input/p.png")
+    found = refused(picture_of(prefix=prefix), code=2)
+    assert told in found and len(found) < 500
+
+
+def test_a_file_in_place_of_the_output_folder_is_told_before_anything_runs(refused: Told, here: Path) -> None:
+    (here / "input").mkdir()
+    (here / "out").touch()
+    Image.new("RGB", (8, 8)).save(here / "input/p.png")
+    assert "out is no folder" in refused(picture_of(), "--out", "out", code=2)
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "link/secret.png", "../secret.png [output]"])
@@ -155,6 +174,31 @@ def test_a_size_that_needs_a_terabyte_is_refused_before_anything_is_allocated(
 ) -> None:
     told = refused(text_to_image(**size), "--models", str(store))
     assert "GiB" in told and "Choose a smaller size or a smaller batch" in told
+
+
+def test_a_prompt_whose_attention_needs_a_terabyte_is_refused(refused: Told, store: Path) -> None:
+    endless = text_to_image()
+    endless["4"]["inputs"]["text"] = "a " * 300_000
+    told = refused(endless, "--models", str(store))
+    assert "tokens needs" in told and "GiB" in told and "Write a shorter one" in told
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes")])
+def test_where_memory_fails_the_run_tells_what_to_do(
+    refused: Told, store: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(self: Any, **inputs: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("sluice.nodes.vae.VAEDecode.decode", fails)
+    told = refused(text_to_image(), "--models", str(store))
+    assert "node 7 (VAEDecode) failed: The memory did not suffice." in told and "choose a smaller picture" in told
+
+
+def test_a_constant_in_place_of_a_model_is_told(refused: Told, store: Path) -> None:
+    wrong = text_to_image()
+    wrong["6"]["inputs"]["model"] = 5
+    assert "input model: it takes MODEL, and 5 cannot be read as one" in refused(wrong, "--models", str(store), code=2)
 
 
 def test_what_a_checkpoint_lacks_is_told_when_it_is_used(refused: Told, own_store: Path) -> None:
