@@ -38,6 +38,8 @@ def _title(plain: str, node_class: type[Any]) -> str:
 def _touches_our_models(node_class: type[Any]) -> bool:
     if not OWN.isdisjoint(node_class.RETURN_TYPES):  # asked first, because the inputs of loaders list folders
         return True
+    if not getattr(node_class, "MODELS", True):
+        return False
     inputs = node_class.INPUT_TYPES()
     wires = [declared[0] for section in ("required", "optional") for declared in inputs.get(section, {}).values()]
     return any(isinstance(kind, str) and kind in OWN for kind in wires)
