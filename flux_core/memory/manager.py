@@ -52,12 +52,16 @@ class Memory(Protocol):
 
     def reset_peak(self) -> None: ...
 
+    def repeating(self, on: bool) -> None:
+        """Whether the same things will be allocated again and again, so that what is freed had better be kept."""
+        ...
+
 
 class CpuMemory:
     """RAM: the budget is on the resident set, Python and PyTorch included."""
 
     def __init__(self) -> None:
-        meter.keep_nothing_freed()
+        meter.return_freed()
 
     def allowed_bytes(self, allowed: Allowed) -> int:
         return allowed.ram if allowed.ram is not None else meter.automatic_ram()
@@ -72,6 +76,12 @@ class CpuMemory:
 
     def reset_peak(self) -> None:
         meter.reset_peak()
+
+    def repeating(self, on: bool) -> None:
+        if on:
+            meter.keep_freed()
+        else:
+            meter.return_freed()
 
 
 class CudaMemory:
@@ -104,6 +114,9 @@ class CudaMemory:
 
     def reset_peak(self) -> None:
         torch.cuda.reset_peak_memory_stats(self.device.place)
+
+    def repeating(self, on: bool) -> None:
+        pass
 
 
 class Manager:
@@ -169,9 +182,13 @@ class Manager:
                 other.park()
         tenant.park()
         self.memory.reset_peak()
+        lasting = tenant.rank >= LASTING
         try:
-            yield self.settle(tenant, workload, machine, activations, tenant.rank >= LASTING)
+            plan = self.settle(tenant, workload, machine, activations, lasting)
+            self.memory.repeating(lasting)
+            yield plan
         finally:
+            self.memory.repeating(False)
             tenant.park()
 
     def settle(

@@ -56,6 +56,9 @@ class Accounts:
     def reset_peak(self) -> None:
         pass
 
+    def repeating(self, on: bool) -> None:
+        pass
+
 
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch) -> Iterator[None]:
