@@ -1,6 +1,6 @@
 """The server under load, and what kills cost: every job that was acknowledged must be found again.
 
-    load     clients post jobs, listeners hold websockets open, /queue is asked all the time; then each job is looked up
+    load     clients post jobs, listeners hold websockets open; a process of its own asks for /queue all the time
     kills    the same while server and worker are killed at random moments, by SIGKILL
 
 The jobs run in a worker without torch and take a few milliseconds, so that what is measured is the server.
@@ -53,7 +53,16 @@ spec.loader.exec_module(sys.modules["sluice"])
 from sluice.flux_core.cli import main
 raise SystemExit(main(sys.argv[2:]))
 """
-ASK_EVERY = 0.02  # seconds between questions for /queue
+PROBE = """
+import http.client, sys, time
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+while True:
+    began = time.perf_counter()
+    connection.request("GET", "/queue")
+    connection.getresponse().read()
+    print(time.perf_counter() - began, flush=True)
+    time.sleep(0.02)
+"""
 PATIENCE = 300.0  # seconds after which something has gone wrong
 
 
@@ -92,15 +101,15 @@ async def _load(server: Server, args: argparse.Namespace) -> dict[str, Any]:
     await server.settled([await server.post("warm", 0.0, listeners[0].client_id)])
     memory = [server.rss]
     names = [f"load-{n}" for n in range(args.jobs)]
-    waits: list[float] = []
-    asking = asyncio.create_task(_ask_for_queue(server, waits))
+    probe = subprocess.Popen([sys.executable, "-c", PROBE, str(server.port)], stdout=subprocess.PIPE, text=True)
     began = time.monotonic()
     acknowledged = await _post_shares(server, names, args, [listener.client_id for listener in listeners])
     accepted = time.monotonic() - began
     memory.append(server.rss)
     await server.settled(acknowledged)
     took = time.monotonic() - began
-    asking.cancel()
+    probe.terminate()
+    waits = [float(line) for line in probe.communicate()[0].splitlines()]
     memory.append(server.rss)
     runs = Counter(server.ticks())
     ends_heard = sum(len(listener.ended) for listener in listeners)
@@ -113,14 +122,6 @@ async def _load(server: Server, args: argparse.Namespace) -> dict[str, Any]:
         "queue_asked": len(waits), "queue_median_ms": _percentile(waits, 50), "queue_p99_ms": _percentile(waits, 99),
         "queue_max_ms": _percentile(waits, 100), "rss_mb": [round(rss / 1e6, 1) for rss in memory],
     }  # fmt: skip
-
-
-async def _ask_for_queue(server: Server, waits: list[float]) -> None:
-    while True:
-        began = time.perf_counter()
-        await server.get("/queue")
-        waits.append(time.perf_counter() - began)
-        await asyncio.sleep(ASK_EVERY)
 
 
 async def _post_shares(server: Server, names: list[str], args: argparse.Namespace, ids: list[str]) -> list[str]:
@@ -232,16 +233,21 @@ class Server:
 
     async def kill(self, which: str) -> str:
         """SIGKILL; a killed server is started again, a killed worker is the server's to replace."""
-        pids = [self.process.pid]
         if which == "worker":
-            pids = [child.pid for child in psutil.Process(self.process.pid).children()] or pids
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pids[0], signal.SIGKILL)
-        if pids[0] != self.process.pid:
-            return "worker"
+            children = await self._children()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(children[0], signal.SIGKILL)
+            return which
+        self.process.kill()
         await asyncio.to_thread(self.process.wait)
         self.process = self._start()
-        return "server"
+        return which
+
+    async def _children(self) -> list[int]:
+        """The workers of the server, once it has one."""
+        while not (children := psutil.Process(self.process.pid).children()):
+            await asyncio.sleep(0.02)
+        return [child.pid for child in children]
 
     async def post(self, name: str, seconds: float, client_id: str) -> str:
         """Queue a job, asking again under the same id until it is acknowledged."""
