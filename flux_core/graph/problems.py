@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .interface import Interfaces
+from .interface import Classes, Interfaces
 from .prompt import is_link, name_of
 
 _MANY = 20  # choices beyond this are not listed
@@ -68,7 +68,7 @@ def sentences(
     return tuple(told)
 
 
-def _unknown_class(node_id: str, node: Mapping[str, Any], classes: Iterable[str], packs: Mapping[str, str]) -> str:
+def _unknown_class(node_id: str, node: Mapping[str, Any], classes: Classes, packs: Mapping[str, str]) -> str:
     if "class_type" not in node:
         return f"Node {node_id} does not say what it is: its class_type is missing."
     class_type = node["class_type"]
@@ -77,7 +77,8 @@ def _unknown_class(node_id: str, node: Mapping[str, Any], classes: Iterable[str]
     text = f"{_capital(name_of(node_id, node))} cannot run: there is no node class {class_type!r} here."
     if pack and pack != "comfy-core":
         return f"{text} It comes from the node pack {pack}."
-    return text + _similar(class_type, classes)
+    one_id_each = {node_class: name for name, node_class in reversed([*classes.items()])}
+    return text + _similar(class_type, one_id_each.values())
 
 
 def _sentence(case: _Case) -> str:
