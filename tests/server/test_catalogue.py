@@ -60,6 +60,19 @@ def test_workflows_of_packs_are_offered(server):
     assert server.get("/workflow_templates/nobody/first.json").status == 404
 
 
+def test_the_gallery_offers_our_workflows_and_the_first_visit_lacks_nothing(server):
+    (group,) = server.get("/templates/index.json").json
+    names = [template["name"] for template in group["templates"]]
+    assert names[0] == "text_to_image" and group["moduleName"] == "default"
+    for name in names:
+        canvas = server.get(f"/templates/{name}.json").json
+        assert canvas["nodes"] and not any(node["type"].startswith("Sluice") for node in canvas["nodes"])
+        assert server.get(f"/templates/{name}-1.png").headers["Content-Type"] == "image/png"
+    assert server.get("/sluice/default_workflow").json == server.get("/templates/text_to_image.json").json
+    assert server.post("/sluice/missing", server.get("/sluice/default_workflow").json).json == []
+    assert server.get("/templates/none.json").status == 404
+
+
 def test_model_files_are_listed_with_their_metadata(server):
     folder = server.base / "models" / "loras" / "sub"
     folder.mkdir(parents=True)
