@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -43,7 +44,8 @@ def declare_vision_operators() -> None:
 
 def load_pack(folder: Path) -> dict[str, type[Any]]:
     """The nodes of a pack by ComfyUI's loader, which must not fail, and the seconds it took."""
-    import comfy_config.config_parser  # noqa: F401  # ComfyUI's own, which it imports with the first pack
+    import comfy_config.config_parser  # noqa: F401  # which ComfyUI imports with the first pack
+
     import nodes
 
     began = time.perf_counter()
@@ -52,8 +54,19 @@ def load_pack(folder: Path) -> dict[str, type[Any]]:
     return {name: found for name, found in nodes.NODE_CLASS_MAPPINGS.items() if name.startswith("Sluice")}
 
 
+def serve(comfyui: str, *flags: str) -> None:
+    """ComfyUI itself, until it is ended."""
+    enter(comfyui, *flags)
+    os.chdir(comfyui)
+    runpy.run_path(str(Path(comfyui) / "main.py"), run_name="__main__")
+
+
 def module_of(pack: Path, name: str) -> Any:
     """A module of the pack by its name below the root."""
     import importlib
 
     return importlib.import_module(f"{str(pack).replace('.', '_x_')}.{name}")
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])

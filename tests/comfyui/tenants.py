@@ -161,7 +161,7 @@ class Scenes:
 
         ledger = [type(entry.model.model).__name__ for entry in management.current_loaded_models]
         ours, core, free = (n / MIB for n in (self.card.ours, sum(self.card.core.values()), self.card.free()))
-        print(f"{'ok ' if holds else 'NOT'} {what:58s} ours {ours:4.0f} core {core:4.0f} free {free:4.0f} MiB  {ledger}")
+        print(f"{what:58s} ours {ours:4.0f} core {core:4.0f} free {free:4.0f} MiB  {ledger}", flush=True)
         assert holds, what
 
     def play(self) -> None:
