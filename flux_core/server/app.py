@@ -43,6 +43,7 @@ def build(settings: Settings, store: Store) -> web.Application:
     logs = Logs(clients)
     conductor = Conductor(store, clients, lambda heard: Worker(settings.worker_options, heard, _say(logs)))
     app[SERVICES] = Services(settings, store, clients, conductor, logs)
+    app[gallery.KNOWN] = {}
     app.router.add_get("/ws", websocket)
     app.router.add_get("/api/ws", websocket)
     for room in _ROOMS:
@@ -86,7 +87,7 @@ async def _living(app: web.Application) -> AsyncIterator[None]:
 async def _start_worker(here: Services) -> None:
     """Before anybody asks for it, so that it is warm when they do. What fails is told again to those who ask."""
     with contextlib.suppress(SluiceError):
-        here.cache["packs"] = await here.conductor.worker.call("packs")
+        here.packs = await here.conductor.worker.call("packs")
 
 
 def _say(logs: Logs) -> Callable[[str], None]:

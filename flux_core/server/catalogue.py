@@ -139,8 +139,7 @@ def _scripts(places: dict[str, Path]) -> list[str]:
 
 def _places(here: Services) -> dict[str, Path]:
     """Name of the extension -> its folder. What packs there are is known once the worker has started."""
-    packs = here.cache.get("packs", ())
-    return {OWN_EXTENSION: WEB} | {pack["name"]: Path(pack["web"]) for pack in packs if pack["web"]}
+    return {OWN_EXTENSION: WEB} | {pack["name"]: Path(pack["web"]) for pack in here.packs if pack["web"]}
 
 
 async def extension_file(request: web.Request) -> web.StreamResponse:

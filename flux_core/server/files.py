@@ -30,7 +30,6 @@ from .services import MAX_UPLOAD, Route, Services, refuse, services
 KINDS = ("input", "output", "temp")
 MEDIA_FILES = (*PICTURE_FILES, ".mp4", ".webm", ".mov", ".mkv", ".mp3", ".wav", ".flac", ".ogg", ".opus", ".m4a")
 MAX_FIELD = 1 << 16  # bytes of a field that is no file
-AT_ONCE = 2  # pictures being decoded
 _CHUNK = 1 << 18
 
 
@@ -43,8 +42,8 @@ def root_of(here: Services, kind: str) -> Path:
 
 def picture_path(here: Services, filename: str, kind: str, subfolder: str) -> Path:
     """A file by what clients call it. Raises InputError (leads out), MissingFileError."""
-    if filename.endswith("]"):
-        filename, kind = annotated(filename) if filename.rpartition("[")[2][:-1] in KINDS else (filename, kind)
+    if filename.endswith(tuple(f"[{one}]" for one in KINDS)):
+        filename, kind = annotated(filename)
     path = confined(root_of(here, kind), f"{subfolder.rstrip('/')}/{filename}" if subfolder else filename)
     if not path.is_file():
         raise MissingFileError(f"There is no file {filename!r} in the {kind} folder.")
@@ -75,8 +74,7 @@ async def view(request: web.Request) -> web.StreamResponse:
 
 
 async def _made(request: web.Request, kind: str, make: Callable[..., bytes], path: Path, *how: Any) -> web.Response:
-    turns = services(request).cache.setdefault("decoding", asyncio.Semaphore(AT_ONCE))
-    async with turns:
+    async with services(request).decoding:
         try:
             body = await asyncio.to_thread(make, path, *how)
         except FileFormatError as error:
@@ -129,7 +127,8 @@ async def _upload(request: web.Request, make: Callable[[Services, Upload], bytes
     upload = Upload()
     try:
         await _receive(request, upload, here.folders.input)
-        return web.json_response(await asyncio.to_thread(_store, here, upload, make))
+        async with here.storing:
+            return web.json_response(await asyncio.to_thread(_store, here, upload, make))
     except (FileFormatError, WorkflowError) as error:
         return refuse(400, str(error))
     finally:

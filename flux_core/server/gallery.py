@@ -44,15 +44,16 @@ class Picture:
     has_workflow: bool
 
 
+KNOWN: web.AppKey[dict[Path, Picture]] = web.AppKey("pictures", dict)
+
+
 async def gallery(request: web.Request) -> web.Response:
     """?text= words that must all be in the prompt or file name, &offset= &limit="""
     here = services(request)
     words = request.query.get("text", "").casefold().split()
     offset, limit = max(0, whole(request, "offset", 0) or 0), min(max(1, whole(request, "limit", 50) or 50), 500)
-    known: dict[Path, Picture] = here.cache.setdefault("gallery", {})
-    turn = here.cache.setdefault("gallery_turn", asyncio.Lock())
-    async with turn:
-        found = await asyncio.to_thread(_matching, here.folders.output, known, words)
+    async with here.looking:
+        found = await asyncio.to_thread(_matching, here.folders.output, request.app[KNOWN], words)
     shown = [_told(picture, here) for picture in found[offset : offset + limit]]
     pagination = {"offset": offset, "limit": limit, "total": len(found), "has_more": offset + limit < len(found)}
     return web.json_response({"pictures": shown, "pagination": pagination})

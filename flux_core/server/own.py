@@ -40,8 +40,8 @@ async def missing(request: web.Request) -> web.Response:
 async def packs(request: web.Request) -> web.Response:
     """Node packs: name, nodes, and for those that could not be loaded the reason."""
     here = services(request)
-    here.cache["packs"] = await here.conductor.worker.call("packs")
-    return web.json_response(here.cache["packs"])
+    here.packs = await here.conductor.worker.call("packs")
+    return web.json_response(here.packs)
 
 
 ROUTES: tuple[Route, ...] = (

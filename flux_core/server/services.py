@@ -5,6 +5,7 @@ Does not know: any route.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -27,6 +28,7 @@ Route = tuple[str, str, Any]  # method, path, handler
 
 MAX_UPLOAD = 100 << 20  # bytes of one file
 LOG_LINES = 500
+AT_ONCE = 2  # pictures being decoded
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,10 @@ class Services:
     clients: Clients
     conductor: Conductor
     logs: Logs
-    cache: dict[str, Any] = field(default_factory=dict)
+    packs: list[Json] = field(default_factory=list)  # what became of the node packs, once the worker has told
+    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    storing: asyncio.Lock = field(default_factory=asyncio.Lock)  # two uploads must not choose one name
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)  # through the output folder
 
     @property
     def folders(self) -> Folders:

@@ -87,7 +87,7 @@ def _names(place: Path) -> list[str]:
 
 def _places(here: Services) -> dict[str, Path]:
     places = {}
-    for pack in here.cache.get("packs", ()):
+    for pack in here.packs:
         folders = [Path(pack["path"]) / name for name in _PACK_FOLDERS]
         found = next((folder for folder in folders if folder.is_dir()), None)
         if found is not None:

@@ -172,8 +172,9 @@ class Door:
         return entry, events
 
     def close(self) -> None:
-        self.wait(self.session.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        if not self.session.closed:
+            self.wait(self.session.close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 class Server(Door):
@@ -242,6 +243,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
     yield begin
     for one in started:
+        one.close()
         if one.process.poll() is None:
             one.process.kill()
             one.process.wait()
