@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .adapters.lora import Lora, LoraUse, parse
-from .adapters.lora_names import flux_targets, text_targets
+from .adapters.lora_names import Target, flux_targets, text_targets
 from .assemble import FluxModel, TextEncoders
 from .binding import read
 from .checkpoint.files import open_weights
@@ -81,7 +81,7 @@ def _text_with(text: TextEncoders, clip: LoraUse, t5: LoraUse) -> TextEncoders:
     return text
 
 
-def _targets(kind: str, shapes: dict[str, tuple[int, ...]], text: TextEncoders | None):  # type: ignore[no-untyped-def]
+def _targets(kind: str, shapes: dict[str, tuple[int, ...]], text: TextEncoders | None) -> dict[str, Target]:
     if kind == "flux" or text is None:
         return flux_targets(shapes)
     clip, t5 = text_targets(text.clip_weights.tensors, text.t5_weights.tensors)

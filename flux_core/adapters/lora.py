@@ -10,7 +10,7 @@ Does not know: nodes, where weights live, the names themselves (lora_names.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -33,6 +33,9 @@ _FACTORS = (
     (".lora_B.default.weight", ".lora_A.default.weight"),
     (".up.weight", ".down.weight"),
 )
+Has = Callable[..., bool]  # whether a prefix has tensors with these suffixes
+Get = Callable[[str], Tensor]
+Found = tuple[str, Change, list[str]]  # kind of change, the change, the names of the tensors it was made of
 _REFUSED = (".oft_blocks", ".a1.weight", ".a2.weight", ".lora_mid.weight", ".hada_t1", ".lokr_t2")
 
 
@@ -113,8 +116,8 @@ def _prefixes(tensors: Mapping[str, Tensor], targets: Mapping[str, Target]) -> I
             stem = stem[: max(cut, 0)]
 
 
-def _changes(prefix: str, target: Target, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Change, list[str]]]:
-    """(kind, change, keys used) for one target."""
+def _changes(prefix: str, target: Target, tensors: Mapping[str, Tensor]) -> Iterator[Found]:
+    """The changes for one target."""
 
     def has(*suffixes: str) -> bool:
         return all(prefix + suffix in tensors for suffix in suffixes)
@@ -140,38 +143,42 @@ def _changes(prefix: str, target: Target, tensors: Mapping[str, Tensor]) -> Iter
                 yield "bias", Constant(get(".lora_B.bias"), 1.0, rows), [prefix + ".lora_B.bias"]
             break
     else:
-        yield from _other_families(prefix, target, alpha, has, get, extras)
+        for kind, branch, keys in (*_loha(prefix, target, alpha, has, get), *_lokr(prefix, target, alpha, has, get)):
+            yield kind, branch, [*keys, *extras]
     if has(".diff"):
         yield "diff", Dense(_swapped(_flat(get(".diff")), target.swap), 1.0, rows), [prefix + ".diff"]
     if has(".diff_b"):
         yield "diff_b", Constant(_swapped(get(".diff_b"), target.swap), 1.0, rows), [prefix + ".diff_b"]
 
 
-def _other_families(prefix, target, alpha, has, get, extras):  # type: ignore[no-untyped-def]
-    """LoHa and LoKr."""
-    hada = (".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b")
-    if has(*hada):
-        w1a, w1b, w2a, w2b = (get(suffix).float() for suffix in hada)
+def _loha(prefix: str, target: Target, alpha: float | None, has: Has, get: Get) -> Iterator[Found]:
+    """A Hadamard product of two low-rank products."""
+    parts = (".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b")
+    if has(*parts):
+        w1a, w1b, w2a, w2b = (get(suffix).float() for suffix in parts)
         scale = alpha / w1b.shape[0] if alpha is not None else 1.0
         branch = hadamard(_swapped(w1a, target.swap), w1b, _swapped(w2a, target.swap), w2b, scale, target.rows)
-        yield "matrix", branch, [prefix + suffix for suffix in hada] + extras
-    w1, w2, keys, rank = None, None, [], None
-    for which in ("1", "2"):
-        whole, a, b = f".lokr_w{which}", f".lokr_w{which}_a", f".lokr_w{which}_b"
+        yield "matrix", branch, [prefix + suffix for suffix in parts]
+
+
+def _lokr(prefix: str, target: Target, alpha: float | None, has: Has, get: Get) -> Iterator[Found]:
+    """A Kronecker product of two matrices, each of which may be a low-rank product."""
+    factors, keys, rank = [], [], None
+    for whole in (".lokr_w1", ".lokr_w2"):
+        a, b = f"{whole}_a", f"{whole}_b"
         if has(whole):
-            factor, names = get(whole).float(), [whole]
+            factors.append(get(whole).float())
+            keys.append(prefix + whole)
         elif has(a, b):
-            factor, names, rank = get(a).float() @ get(b).float(), [a, b], get(b).shape[0]
-        else:
-            continue
-        keys += [prefix + name for name in names]
-        w1, w2 = (factor, w2) if which == "1" else (w1, factor)
-    if w1 is not None and w2 is not None:
+            factors.append(get(a).float() @ get(b).float())
+            keys += [prefix + a, prefix + b]
+            rank = get(b).shape[0]
+    if len(factors) == 2:
         scale = alpha / rank if alpha is not None and rank else 1.0
         if target.swap:
-            yield "matrix", Dense(_swapped(torch.kron(w1, w2), True), scale, target.rows), keys + extras
+            yield "matrix", Dense(_swapped(torch.kron(*factors), True), scale, target.rows), keys
         else:
-            yield "matrix", Kronecker(w1, w2, scale, target.rows), keys + extras
+            yield "matrix", Kronecker(*factors, scale, target.rows), keys
 
 
 def _flat(matrix: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ Does not know: tensors, files, arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+from ..checkpoint.names import FLUX_DOUBLE, FLUX_SINGLE, FLUX_TOP, FUSED, SWAPPED
 
 
 @dataclass(frozen=True)
@@ -51,32 +53,30 @@ def flux_targets(parameters: Mapping[str, tuple[int, ...]]) -> dict[str, Target]
     return found
 
 
-def _diffusers(parameters: Iterable[str], hidden: int) -> Iterable[tuple[str, Target]]:
+def _diffusers(parameters: Mapping[str, tuple[int, ...]], hidden: int) -> Iterator[tuple[str, Target]]:
     """diffusers module path -> target, for the whole model."""
-    for theirs, ours in _DIFFUSERS_TOP.items():
-        yield theirs, Target(f"{ours}.weight")
-    yield "norm_out.linear", Target("final_layer.adaLN_modulation.1.weight", swap=True)
-    for i in _blocks(parameters, "double_blocks."):
-        for theirs, ours in _DIFFUSERS_DOUBLE.items():
-            yield f"transformer_blocks.{i}.{theirs}", Target(f"double_blocks.{i}.{ours}")
-        for third, letter in enumerate("qkv"):
-            rows = (third * hidden, (third + 1) * hidden)
-            yield f"transformer_blocks.{i}.attn.to_{letter}", Target(f"double_blocks.{i}.img_attn.qkv.weight", rows)
-            yield (
-                f"transformer_blocks.{i}.attn.add_{letter}_proj",
-                Target(f"double_blocks.{i}.txt_attn.qkv.weight", rows),
-            )
-    for i in _blocks(parameters, "single_blocks."):
-        for theirs, ours in _DIFFUSERS_SINGLE.items():
-            yield f"single_transformer_blocks.{i}.{theirs}", Target(f"single_blocks.{i}.{ours}")
-        for third, letter in enumerate("qkv"):
-            rows = (third * hidden, (third + 1) * hidden)
-            yield f"single_transformer_blocks.{i}.attn.to_{letter}", Target(f"single_blocks.{i}.linear1.weight", rows)
-        rows = (3 * hidden, 7 * hidden)
-        yield f"single_transformer_blocks.{i}.proj_mlp", Target(f"single_blocks.{i}.linear1.weight", rows)
+    families = (
+        ("transformer_blocks", "double_blocks", FLUX_DOUBLE),
+        ("single_transformer_blocks", "single_blocks", FLUX_SINGLE),
+    )
+    for family, blocks, table in families:
+        for i in _blocks(parameters, f"{blocks}."):
+            for theirs, (module, part) in table.items():
+                yield f"{family}.{i}.{theirs}", _diffusers_target(f"{blocks}.{i}.{module}", part, parameters, hidden)
+    for theirs, (module, part) in FLUX_TOP.items():
+        yield theirs, _diffusers_target(module, part, parameters, hidden)
 
 
-def _xlabs(parameters: Iterable[str], hidden: int) -> Iterable[tuple[str, Target]]:
+def _diffusers_target(module: str, part: int, parameters: Mapping[str, tuple[int, ...]], hidden: int) -> Target:
+    """Part `part` of a module: each is `hidden` rows of a fused matrix, but the last of linear1, which is the rest."""
+    name = f"{module}.{'scale' if module.endswith('_norm') else 'weight'}"
+    if not module.endswith(tuple(FUSED)):
+        return Target(name, swap=name.startswith(SWAPPED))
+    end = (part + 1) * hidden if part < 3 else parameters[name][0]
+    return Target(name, (part * hidden, end))
+
+
+def _xlabs(parameters: Iterable[str], hidden: int) -> Iterator[tuple[str, Target]]:
     """XLabs and USO: processors attached to attention, numbered 1 for the image and 2 for the text."""
     for i in _blocks(parameters, "double_blocks."):
         for number, stream in (("1", "img"), ("2", "txt")):
@@ -108,36 +108,3 @@ def text_targets(clip: Iterable[str], t5: Iterable[str]) -> tuple[dict[str, Targ
 
 def _blocks(parameters: Iterable[str], prefix: str) -> list[int]:
     return sorted({int(name[len(prefix) :].split(".", 1)[0]) for name in parameters if name.startswith(prefix)})
-
-
-_DIFFUSERS_TOP = {
-    "x_embedder": "img_in",
-    "context_embedder": "txt_in",
-    "proj_out": "final_layer.linear",
-    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
-    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
-    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
-    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
-    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
-    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
-}
-_DIFFUSERS_DOUBLE = {
-    "norm1.linear": "img_mod.lin.weight",
-    "norm1_context.linear": "txt_mod.lin.weight",
-    "attn.to_out.0": "img_attn.proj.weight",
-    "attn.to_add_out": "txt_attn.proj.weight",
-    "ff.net.0.proj": "img_mlp.0.weight",
-    "ff.net.2": "img_mlp.2.weight",
-    "ff_context.net.0.proj": "txt_mlp.0.weight",
-    "ff_context.net.2": "txt_mlp.2.weight",
-    "attn.norm_q": "img_attn.norm.query_norm.scale",
-    "attn.norm_k": "img_attn.norm.key_norm.scale",
-    "attn.norm_added_q": "txt_attn.norm.query_norm.scale",
-    "attn.norm_added_k": "txt_attn.norm.key_norm.scale",
-}
-_DIFFUSERS_SINGLE = {
-    "norm.linear": "modulation.lin.weight",
-    "proj_out": "linear2.weight",
-    "attn.norm_q": "norm.query_norm.scale",
-    "attn.norm_k": "norm.key_norm.scale",
-}

@@ -102,6 +102,10 @@ def test_hadamard_and_kronecker_products_and_full_differences(model, targets):
     w1, w2 = values("w1", 4, 4), values("w2", D // 4, D // 4)
     change = delta(model, targets, {prefix + ".lokr_w1": w1, prefix + ".lokr_w2": w2}, module)
     torch.testing.assert_close(change, torch.kron(w1, w2), atol=1e-6, rtol=1e-4)
+    b, c = values("w2a", D // 4, 3), values("w2b", 3, D // 4)
+    lokr = {".lokr_w1": w1, ".lokr_w2_a": b, ".lokr_w2_b": c, ".alpha": torch.tensor(6.0)}
+    change = delta(model, targets, {prefix + k: v for k, v in lokr.items()}, module)
+    torch.testing.assert_close(change, 2 * torch.kron(w1, b @ c), atol=1e-5, rtol=1e-4)
     full = values("full", D, D)
     torch.testing.assert_close(delta(model, targets, {prefix + ".diff": full}, module, 0.5), 0.5 * full)
 
