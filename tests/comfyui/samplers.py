@@ -81,6 +81,9 @@ def compare(pack: Path, ours: dict[str, type[Any]]) -> None:
             same, near = same + (between == 0), near + (beside < 1e-5)
             print(f"{name:36s} GUIDER and MODEL differ by {between:.1e}, from ComfyUI's FLUX by {beside:.1e}")
         print(f"of {len(names)} samplers {same} agree to the bit, {near} with ComfyUI's FLUX to 1e-5")
+        their_sampler(ours, model, positive, *cases[0])
+        stopped(guider, *cases[0])
+        refused(bridged)
 
 
 def run(name: str, guider: Any, latent: Any, sigmas: Any) -> list[Any]:
@@ -97,6 +100,43 @@ def run(name: str, guider: Any, latent: Any, sigmas: Any) -> list[Any]:
 def difference(some: list[Any], others: list[Any]) -> float:
     pairs = [pair for one, other in zip(some, others, strict=True) for pair in zip(one, other, strict=True)]
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+
+def their_sampler(ours: dict[str, type[Any]], model: Any, positive: Any, latent: Any, sigmas: Any) -> None:
+    """Our SamplerCustom with a SAMPLER of ComfyUI's is its SamplerCustomAdvanced with our guider."""
+    import comfy_extras.nodes_custom_sampler as custom
+
+    (sampler,) = custom.KSamplerSelect().get_sampler("euler")
+    (guider,) = ours["SluiceBasicGuider"]().guide(model, positive)
+    made = ours["SluiceSamplerCustom"]().sample(model, True, 7, 1.0, positive, positive, sampler, sigmas, latent)
+    assert difference([[one["samples"] for one in made]], [run("euler", guider, latent, sigmas)]) == 0
+    print("our SamplerCustom takes a SAMPLER of ComfyUI's")
+
+
+def stopped(guider: Any, latent: Any, sigmas: Any) -> None:
+    """An interrupt ends the run, and the next one is whole."""
+    import comfy.model_management as management
+
+    before = run("euler", guider, latent, sigmas)
+    management.interrupt_current_processing()
+    try:
+        run("euler", guider, latent, sigmas)
+    except management.InterruptProcessingException:
+        assert difference([run("euler", guider, latent, sigmas)], [before]) == 0
+        print("an interrupt ends the run, and the next one is whole")
+        return
+    raise AssertionError("it was not stopped")
+
+
+def refused(bridged: Any) -> None:
+    """What cannot reach our weights is told so."""
+    try:
+        bridged.clone().add_patches({"a": None})
+    except Exception as error:
+        assert type(error).__name__ == "InputError"
+        print(f"a LoRA of ComfyUI's on our MODEL: {error}")
+        return
+    raise AssertionError("it was not refused")
 
 
 def main() -> None:
