@@ -7,6 +7,7 @@ goes on to the lodger. So ComfyUI sees how much we hold and takes it back as fro
 
 from __future__ import annotations
 
+import sys
 import weakref
 from functools import cache
 from typing import Any
@@ -39,6 +40,13 @@ class ComfyUIMemory:
     def free(self, nbytes: int) -> None:
         management = _management()
         management.free_memory(nbytes + management.extra_reserved_memory(), management.get_torch_device())
+
+
+def tell_the_page(event: dict[str, Any]) -> None:
+    """What our memory manager reports goes to the memory panel of every page that is open."""
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if server is not None:
+        server.send_sync(f"sluice.{event['type']}", event)
 
 
 def _management() -> Any:

@@ -20,8 +20,8 @@ from ..flux_core.folders import (
     standard_folders,
     with_tiny_model,
 )
-from ..flux_core.memory import landlord
-from .bridge_memory import ComfyUIMemory
+from ..flux_core.memory import landlord, report
+from .bridge_memory import ComfyUIMemory, tell_the_page
 from .sockets import INSIDE_COMFYUI
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ class ComfyUI(Host):
         self._paths: Any = folder_paths  # whose functions, not values, tell the current folders
         super().__init__(self._gathered())
         landlord.use(ComfyUIMemory())
+        report.listen(tell_the_page)
 
     @property
     def input(self) -> Path:

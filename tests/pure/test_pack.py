@@ -31,7 +31,7 @@ def module(name, **contents):
     made.__dict__.update(contents)
     return made
 
-ledger, asked, bars = [], [], []
+ledger, asked, bars, events = [], [], [], []
 
 class ModelPatcher:
     def __init__(self, model, load_device, offload_device, size=0):
@@ -52,6 +52,10 @@ class ProgressBar:
     def __init__(self, total): self.total = total
     def update_absolute(self, done, total, preview): bars.append((done, total, preview and preview[1].size))
 
+class PromptServer:
+    instance = types.SimpleNamespace(send_sync=lambda event, data: events.append(event))
+
+module("server", PromptServer=PromptServer)
 comfy = module("comfy")
 comfy.model_management = module(
     "comfy.model_management", get_torch_device=get_torch_device, load_models_gpu=load_models_gpu,
@@ -101,6 +105,8 @@ if len(sys.argv) > 3:
     told |= {"held": [entry.loaded_size() > 0 for entry in ledger], "fits": all(size > 1 for size in asked)}
     for entry in ledger:
         entry.detach()
+    sys.modules[f"{name}.flux_core.memory.report"].tell({"type": "memory.step"})
+    told["events"] = events
     told["after"] = [entry.loaded_size() for entry in ledger]
     with torch.inference_mode():
         told["again"] = float(run(prompt, "8", {"size": done["size"]})[0].double().sum())
@@ -173,6 +179,7 @@ def test_a_workflow_runs_and_its_memory_is_on_the_ledger(pack: Path, tmp_path: P
     assert told["bars"] == [[1, 2, [8, 8]], [2, 2, [8, 8]]]
     assert told["kinds"] == 4 and told["fits"], "transformer, both text encoders, autoencoder"
     assert all(told["held"]) and not any(told["after"])
+    assert told["events"] == ["sluice.memory.step"]
     assert told["again"] == told["sum"], "what was taken away is loaded again"
     assert told["sum"] == pytest.approx(standalone())
 
