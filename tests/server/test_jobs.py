@@ -162,11 +162,12 @@ def test_lists_of_jobs_have_pages(server):
 
 
 def test_previews_come_in_the_form_each_listener_understands(server):
-    prompt = long_prompt(server, seconds=0.02, steps=5)
     new, old = server.listen(features=UI_FEATURES), server.listen()
     new.until("feature_flags")
     for listener in (new, old):
-        prompt_id = server.queue(prompt, listener.client_id)
+        prompt_id = server.queue(long_prompt(server, seconds=0.02, steps=3000), listener.client_id)
+        server.until(lambda heard=listener.bytes: any(b"\xff\xd8\xff" in frame for frame in heard), "a preview")
+        server.post("/interrupt")
         listener.end_of(prompt_id)
     previews = [frame for frame in new.bytes if struct.unpack_from(">I", frame)[0] == 4]
     length = struct.unpack_from(">I", previews[0], 4)[0]
