@@ -134,7 +134,8 @@ export function verdict({ models, steps }) {
   if (warning) return { tone: "warning", text: warning };
   if (!last?.predicted_seconds) return null;
   const ratio = last.seconds / last.predicted_seconds;
-  if (ratio <= LATE || last.seconds <= last.predicted_seconds + LATE_SECONDS) return { tone: "good", text: "As predicted" };
+  if (ratio <= LATE) return { tone: "good", text: "As predicted" };
+  if (last.seconds <= last.predicted_seconds + LATE_SECONDS) return { tone: "good", text: "Steps too short to judge" };
   const late = last.waited_seconds > (last.seconds - last.predicted_seconds) / 2;
   const cause = late ? "weights came late" : "the arithmetic was slower";
   return { tone: "warning", text: `${Math.round((ratio - 1) * 100)} % slower than predicted: ${cause}` };

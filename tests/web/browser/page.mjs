@@ -1,0 +1,106 @@
+// One headless Chromium with the editor in it, and what a person does there. The addresses come from the environment:
+//   SLUICE_URL   the server      PLAYWRIGHT  the folder of playwright-core
+//   CHROMIUM     the browser     SCREENSHOTS the folder for pictures of the page
+
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { basename, join } from "node:path";
+
+const { SLUICE_URL, PLAYWRIGHT = "playwright-core", CHROMIUM = "/usr/bin/chromium", SCREENSHOTS = "." } = process.env;
+const PATIENCE = 60_000; // ms; for the first page on a busy machine
+
+// It must not look for anybody on the internet: every such try is an error in the log of a closed network.
+const QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+
+/** The page after its editor has started, with all that the server says to it kept in `heard`. */
+export async function openEditor({ width = 1600, height = 1000 } = {}) {
+  const { chromium } = createRequire(import.meta.url)(PLAYWRIGHT);
+  const browser = await chromium.launch({ executablePath: CHROMIUM, headless: true, args: QUIET });
+  const page = await browser.newPage({ viewport: { width, height } });
+  page.setDefaultTimeout(PATIENCE);
+  const editor = new Editor(browser, page);
+  await editor.visit();
+  return editor;
+}
+
+class Editor {
+  constructor(browser, page) {
+    this.browser = browser;
+    this.page = page;
+    this.heard = []; // websocket messages {type, data}; previews as {type: "preview", bytes}
+    this.errors = []; // what the page complained about
+    this.elsewhere = []; // requests to anybody but the server
+    page.on("websocket", (socket) => socket.on("framereceived", ({ payload }) => this.heard.push(decoded(payload))));
+    page.on("pageerror", (error) => this.errors.push(String(error)));
+    page.on("request", (request) => {
+      if (!/^(data|blob):/.test(request.url()) && !request.url().startsWith(SLUICE_URL)) this.elsewhere.push(request.url());
+    });
+  }
+
+  async visit() {
+    await this.page.goto(SLUICE_URL);
+    await this.page.waitForFunction(() => window.app?.rootGraph && document.querySelector("[data-testid$='-tab-button']"));
+    await this.page.waitForFunction(() => !document.querySelector("#splash-loader"));
+  }
+
+  /** Wait until `condition`, evaluated in the page with `argument`, holds; returns its value. */
+  async until(condition, argument) {
+    return (await this.page.waitForFunction(condition, argument)).jsonValue();
+  }
+
+  /** Wait until something heard since `start` passes the test; returns it. */
+  async hear(wanted, start = 0) {
+    for (const end = Date.now() + PATIENCE; Date.now() < end; await this.page.waitForTimeout(20)) {
+      const found = this.heard.slice(start).find(wanted);
+      if (found) return found;
+    }
+    throw new Error(`waited in vain; heard ${this.heard.slice(start).map(({ type }) => type)}`);
+  }
+
+  /** Drop a file on the canvas, as the browser reports it. */
+  async drop(path, type = "image/png") {
+    const dropped = { data: readFileSync(path).toString("base64"), name: basename(path), type };
+    await this.page.evaluate(async ({ data, name, type }) => {
+      const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([bytes], name, { type }));
+      const canvas = document.querySelector("#graph-canvas") ?? document.querySelector("canvas");
+      const { x, y, width, height } = canvas.getBoundingClientRect();
+      const at = { clientX: x + width / 2, clientY: y + height / 2, bubbles: true, cancelable: true, dataTransfer: transfer };
+      for (const kind of ["dragenter", "dragover", "drop"]) canvas.dispatchEvent(new DragEvent(kind, at));
+    }, dropped);
+  }
+
+  /** Node types on the canvas, sorted. */
+  types() {
+    return this.page.evaluate(() => window.app.rootGraph.nodes.map((node) => node.type).sort());
+  }
+
+  /** Press Run; returns the mark in `heard` from which its messages come. */
+  async run() {
+    const start = this.heard.length;
+    await this.page.getByTestId("queue-button").click();
+    return start;
+  }
+
+  tab(id) {
+    return this.page.getByTestId(`${id}-tab-button`).click();
+  }
+
+  theme(palette) {
+    return this.page.evaluate((id) => window.app.extensionManager.setting.set("Comfy.ColorPalette", id), palette);
+  }
+
+  shot(name) {
+    return this.page.screenshot({ path: join(SCREENSHOTS, `${name}.png`) });
+  }
+
+  close() {
+    return this.browser.close();
+  }
+}
+
+function decoded(payload) {
+  if (typeof payload === "string") return JSON.parse(payload);
+  return { type: "preview", kind: payload.readUInt32BE(0), bytes: payload.length };
+}

@@ -1,0 +1,132 @@
+// What a person does on the first day, in a real browser, on the real server: see test_browser.py.
+//   node story.mjs WORKFLOW.png OUTPUT_FOLDER      tells what was seen as JSON on the last line
+
+import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { openEditor } from "./page.mjs";
+
+const [workflow, outputs] = process.argv.slice(2);
+const editor = await openEditor();
+const { page } = editor;
+const seen = {};
+
+const ended = (message) => message.type === "executing" && message.data.node === null;
+const values = (type) =>
+  page.evaluate((wanted) => {
+    const node = window.app.rootGraph.nodes.find((one) => one.type === wanted);
+    return Object.fromEntries(node.widgets.map((widget) => [widget.name, widget.value]));
+  }, type);
+const setValue = (type, name, value) =>
+  page.evaluate(([wanted, widget, given]) => {
+    const node = window.app.rootGraph.nodes.find((one) => one.type === wanted);
+    node.widgets.find((one) => one.name === widget).value = given;
+  }, [type, name, value]);
+const shownPictures = () =>
+  page.evaluate(() => window.app.rootGraph.nodes.find((one) => one.type === "SaveImage").imgs?.length ?? 0);
+const empty = () => page.evaluate(() => window.app.rootGraph.clear());
+
+try {
+  // The first visit: the small model's workflow is there, ready to run.
+  await editor.until(() => window.app.rootGraph.nodes.some((node) => node.type === "SamplerCustomAdvanced"));
+  seen.first_visit = await editor.types();
+  await page.waitForTimeout(1500);
+  await editor.shot("1_first_visit");
+
+  // Drop the picture.
+  await empty();
+  await editor.drop(workflow);
+  await editor.until(() => window.app.rootGraph.nodes.some((node) => node.type === "SaveImage"));
+  seen.dropped = await editor.types();
+  assert.deepEqual(seen.dropped, seen.first_visit);
+  await page.waitForTimeout(500);
+  await editor.shot("2_dropped");
+
+  // Run it: progress, previews, the picture in its node.
+  let start = await editor.run();
+  await editor.hear((message) => message.type === "preview", start);
+  await editor.shot("3_running");
+  await editor.hear(ended, start);
+  const heard = editor.heard.slice(start);
+  seen.progress = heard.filter((message) => message.type === "progress").length;
+  seen.previews = heard.filter((message) => message.type === "preview" && message.kind === 4).length;
+  assert.ok(seen.progress >= 12 && seen.previews >= 1);
+  assert.ok(heard.some((message) => message.type === "execution_success"));
+  await editor.until(() => window.app.rootGraph.nodes.find((one) => one.type === "SaveImage").imgs?.length);
+  seen.shown = await shownPictures();
+  await page.waitForTimeout(500);
+  await editor.shot("4_finished");
+
+  // The memory tab, in both themes.
+  await editor.tab("sluice-memory");
+  await page.waitForTimeout(700);
+  await editor.shot("5_memory_dark");
+  await editor.theme("light");
+  await page.waitForTimeout(700);
+  await editor.shot("6_memory_light");
+
+  // The gallery has it.
+  await editor.tab("sluice-gallery");
+  await page.waitForTimeout(1200);
+  await editor.shot("7_gallery_light");
+  await editor.theme("dark");
+  await page.waitForTimeout(700);
+  await editor.shot("8_gallery_dark");
+  seen.gallery = await page.evaluate(() => document.body.innerText.includes("navy background"));
+  assert.ok(seen.gallery, "the gallery tells the prompt of the picture");
+  await editor.tab("sluice-gallery");
+
+  // Drop the result again, change the seed, run again: only what depends on the seed runs.
+  const result = join(outputs, readdirSync(outputs).filter((name) => name.endsWith(".png")).sort().at(-1));
+  await empty();
+  await editor.drop(result);
+  await editor.until(() => window.app.rootGraph.nodes.some((node) => node.type === "SaveImage"));
+  assert.deepEqual(await editor.types(), seen.dropped);
+  await setValue("RandomNoise", "noise_seed", 8);
+  start = await editor.run();
+  await editor.hear(ended, start);
+  const types = await page.evaluate(() =>
+    Object.fromEntries(window.app.rootGraph.nodes.map((node) => [String(node.id), node.type])));
+  const cached = editor.heard.slice(start).find((message) => message.type === "execution_cached").data.nodes;
+  seen.cached = cached.map((id) => types[id]).sort();
+  for (const kind of ["UNETLoader", "DualCLIPLoader", "VAELoader", "CLIPTextEncode"]) {
+    assert.ok(seen.cached.includes(kind), `${kind} was cached`);
+  }
+  assert.ok(!seen.cached.includes("SamplerCustomAdvanced"));
+  seen.seed = (await values("RandomNoise")).noise_seed;
+  await page.waitForTimeout(500);
+  await editor.shot("9_again");
+
+  // Give it a budget in the memory tab: from the next run on the panel shows where every unit is.
+  await editor.tab("sluice-memory");
+  await page.getByLabel("RAM", { exact: true }).fill("2G");
+  await page.getByRole("button", { name: "Set", exact: true }).click();
+  await page.getByText("In force from the next step on.").waitFor();
+  await setValue("RandomNoise", "noise_seed", 9);
+  start = await editor.run();
+  await editor.hear((message) => message.type === "sluice.memory.plan", start);
+  await editor.hear(ended, start);
+  await page.getByText("All weights are resident: nothing is streamed.").waitFor();
+  seen.managed = true;
+  await editor.shot("10_budget");
+
+  // A long run, interrupted.
+  await setValue("BasicScheduler", "steps", 5000);
+  start = await editor.run();
+  await editor.hear((message) => message.type === "progress", start);
+  await page.evaluate(() => window.comfyAPI.api.api.interrupt());
+  await editor.hear((message) => message.type === "execution_interrupted", start);
+  await editor.hear(ended, start);
+  seen.interrupted = true;
+  await editor.shot("11_interrupted");
+
+  seen.errors = editor.errors;
+  seen.elsewhere = editor.elsewhere;
+  assert.deepEqual(editor.errors, [], "no error on the page");
+} catch (error) {
+  await editor.shot("failed");
+  throw error;
+} finally {
+  await editor.close();
+}
+console.log(JSON.stringify(seen));
