@@ -145,13 +145,16 @@ class Clock:
 
 def _child(arguments: list[str]) -> None:
     """Be a `sluice run`, and tell on the last line where the time went."""
-    began, imported = time.time(), time.perf_counter()
-    import torch  # noqa: F401
-
-    torch_seconds = time.perf_counter() - imported
-    from .. import weights
+    began = time.time()
     from ..cli import main
     from ..commands import run
+
+    with run.first_import():
+        importing = time.perf_counter()
+        import torch  # noqa: F401
+
+        torch_seconds = time.perf_counter() - importing
+        from .. import assemble, weights  # noqa: F401
 
     clock = Clock()
     for name in ("module", "managed"):
