@@ -141,7 +141,7 @@ def text_to_image(canvas: Canvas) -> None:
         "**what** 0 to 9, zero to nine, circle, square, triangle, diamond, star, heart, cross, ring\n\n"
         "**colour** red, orange, yellow, green, cyan, blue, purple, pink\n\n"
         "**where** left, right, top, bottom, centre\n\n**background** white, black, grey, navy\n\n"
-        "What you leave out is left to the seed. "
+        "Without a place it is the middle; what else you leave out is left to the seed. "
         "For FLUX.1 itself choose its files in the three loaders and 1024 x 1024.",
     )  # fmt: skip
     loaded = _loaders(canvas)
@@ -169,13 +169,14 @@ def image_to_image(canvas: Canvas) -> None:
     canvas.note(
         (-260, 40), (270, 250),
         "## From picture to picture\nThe sketch is encoded and partly covered with noise; the prompt says what is to "
-        "come out of it. With little **denoise** (Schedule) the sketch shows through, with 1.0 nothing of it is left.",
+        "come out of it. The colours, which it does not mention, are the sketch's. With little **denoise** (Schedule) "
+        "more of the sketch shows through, with 1.0 nothing of it is left.",
     )  # fmt: skip
     loaded = _loaders(canvas)
-    told = _prompt(canvas, loaded, "an orange heart on the right, navy background", (380, 40))
+    told = _prompt(canvas, loaded, "a heart on the right", (380, 40))
     picture, _ = canvas.add("LoadImage", (20, 520), size=(290, 330), title="Sketch", image="sketch.png")
     [start] = canvas.add("VAEEncode", (380, 520), pixels=picture, vae=loaded.vae)
-    latent = _denoise(canvas, loaded.model, told, seed=11, steps=16, denoise=0.85, start=start)
+    latent = _denoise(canvas, loaded.model, told, seed=3, steps=16, denoise=0.8, start=start)
     _save(canvas, loaded, latent, "image_to_image", (1480, 40))
 
 
@@ -184,12 +185,12 @@ def two_prompts(canvas: Canvas) -> None:
     canvas.note(
         (-260, 40), (270, 230),
         "## Two readers\nFLUX.1 has two text encoders. CLIP sums a text up in one vector, T5 hands over every word. "
-        "Here one is told the colour and the place, and the other what to draw and on what.",
+        "Here only CLIP is told the figure, and only T5 its colour, place and background.",
     )  # fmt: skip
     loaded = _loaders(canvas)
     [told] = canvas.add(
         "CLIPTextEncodeFlux", (380, 40), size=(330, 250), title="Two prompts", colours=GREEN, clip=loaded.clip,
-        clip_l="a pink object on the left", t5xxl="the number seven on a black background", guidance=3.5,
+        clip_l="a heart", t5xxl="a pink object on the left, black background", guidance=3.5,
     )  # fmt: skip
     latent = _denoise(canvas, loaded.model, told, seed=5, steps=12)
     _save(canvas, loaded, latent, "two_prompts", (1480, 40))
@@ -200,9 +201,9 @@ def seeds_and_guidance(canvas: Canvas) -> None:
     strengths, seeds = (1.0, 2.0, 3.5, 6.0), (1, 2)
     canvas.note(
         (-260, 40), (270, 260),
-        "## Seeds and guidance\nThe prompt leaves the place and the background open, so they depend on the seed (one "
-        "row each). From left to right the guidance is 1, 2, 3.5 and 6: the more of it, the closer to the prompt and "
-        "the less surprise.",
+        "## Seeds and guidance\nThe prompt leaves the background open, so it depends on the seed (one row each). From "
+        "left to right the guidance is 1, 2, 3.5 and 6: the more of it, the closer to the prompt and the less "
+        "surprise.",
     )  # fmt: skip
     loaded = _loaders(canvas)
     [text] = canvas.add("CLIPTextEncode", (380, 40), size=(330, 130), title="Prompt", colours=GREEN,

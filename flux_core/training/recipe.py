@@ -52,8 +52,8 @@ class Recipe:
     seed: int = 0
     sizes: Sizes = field(default_factory=Sizes)
     code_pictures: int = 2048  # to fit the latent code to
-    flow: Phase = Phase(steps=4600, batch=64, rate=1.5e-3, matrix_rate=4e-3, warm_up=60, cool_down=0.35)
-    guidance: Phase = Phase(steps=400, batch=64, rate=8e-4, matrix_rate=1e-3, warm_up=20, cool_down=0.7, average=0.98)
+    flow: Phase = Phase(steps=5300, batch=64, rate=1.5e-3, matrix_rate=4e-3, warm_up=60, cool_down=0.35)
+    guidance: Phase = Phase(steps=300, batch=64, rate=8e-4, matrix_rate=1e-3, warm_up=20, cool_down=0.7, average=0.98)
     codec: Phase = Phase(steps=5000, batch=8, rate=2e-3)
 
     loose_steps: int = 2000  # of `flow`, on scenes that keep their places loosely
