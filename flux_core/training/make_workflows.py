@@ -190,7 +190,7 @@ def two_prompts(canvas: Canvas) -> None:
     loaded = _loaders(canvas)
     [told] = canvas.add(
         "CLIPTextEncodeFlux", (380, 40), size=(330, 250), title="Two prompts", colours=GREEN, clip=loaded.clip,
-        clip_l="a heart", t5xxl="a pink object on the left, black background", guidance=3.5,
+        clip_l="a square", t5xxl="a pink object on the left, black background", guidance=3.5,
     )  # fmt: skip
     latent = _denoise(canvas, loaded.model, told, seed=5, steps=12)
     _save(canvas, loaded, latent, "two_prompts", (1480, 40))
