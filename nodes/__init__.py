@@ -23,7 +23,7 @@ from .editing import (
     InstructPixToPixConditioning,
     ReferenceLatent,
 )
-from .gguf import DualCLIPLoaderGGUF, UnetLoaderGGUF
+from .gguf import CLIPLoaderGGUF, DualCLIPLoaderGGUF, UnetLoaderGGUF, UnetLoaderGGUFAdvanced
 from .guiders import BasicGuider, CFGGuider, DisableNoise, DualCFGGuider, KSamplerSelect, RandomNoise
 from .image import (
     EmptyImage,
@@ -102,6 +102,8 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceLoraLoader": LoraLoader,
     "SluiceLoraLoaderModelOnly": LoraLoaderModelOnly,
     "SluiceUnetLoaderGGUF": UnetLoaderGGUF,
+    "SluiceUnetLoaderGGUFAdvanced": UnetLoaderGGUFAdvanced,
+    "SluiceCLIPLoaderGGUF": CLIPLoaderGGUF,
     "SluiceDualCLIPLoaderGGUF": DualCLIPLoaderGGUF,
     "SluiceModelSamplingFlux": ModelSamplingFlux,
     "SluiceDifferentialDiffusion": DifferentialDiffusion,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .loaders import DUAL_TYPES, DualCLIPLoader, UNETLoader, files
-from .sockets import CLIP, MODEL, Inputs, choice
+from .loaders import DUAL_TYPES, SINGLE_TYPES, CLIPLoader, DualCLIPLoader, UNETLoader, files
+from .sockets import CLIP, MODEL, Inputs, choice, switch
+
+NUMBERS = ("default", "target", "float32", "float16", "bfloat16")
 
 
 class UnetLoaderGGUF:
@@ -28,6 +30,53 @@ class UnetLoaderGGUF:
 
     def load_unet(self, unet_name: str) -> tuple[Any]:
         return UNETLoader().load(unet_name, "default")
+
+
+class UnetLoaderGGUFAdvanced(UnetLoaderGGUF):
+    """The same. Its settings are about sparing memory, which is managed here."""
+
+    TITLE = "Unet Loader (GGUF/Advanced)"
+    DESCRIPTION = "The same as Unet Loader (GGUF): how blocks and LoRAs are computed is not set by hand here."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            **super().INPUT_TYPES()["required"],
+            "dequant_dtype": choice(
+                NUMBERS, "Without effect here: blocks are decoded exactly and rounded once.", default="default"
+            ),
+            "patch_dtype": choice(
+                NUMBERS, "Without effect here: LoRAs are computed beside the weights.", default="default"
+            ),
+            "patch_on_device": switch(False, "Without effect here: LoRAs are where the model computes."),
+        }}
+
+    def load_unet(
+        self, unet_name: str, dequant_dtype: str = "", patch_dtype: str = "", patch_on_device: bool = False
+    ) -> tuple[Any]:
+        return super().load_unet(unet_name)
+
+
+class CLIPLoaderGGUF:
+    """One file with text encoders, of any kind."""
+
+    TITLE = "CLIPLoader (GGUF)"
+    DESCRIPTION = "Loads one file with both text encoders of FLUX.1. For two files use DualCLIPLoader (GGUF)."
+    CATEGORY = "bootleg"
+    FUNCTION = "load_clip"
+    RETURN_TYPES = (CLIP,)
+    OUTPUT_TOOLTIPS = ("The text encoders.",)
+    FILES = {"clip_name": "text_encoders"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "clip_name": files("text_encoders", "The file."),
+            "type": choice(SINGLE_TYPES, "Without effect here: the file itself says what it holds."),
+        }}
+
+    def load_clip(self, clip_name: str, type: str = "flux") -> tuple[Any]:
+        return CLIPLoader().load(clip_name, type)
 
 
 class DualCLIPLoaderGGUF:
