@@ -188,7 +188,9 @@ class _Network:
 
     def _run_block(self, block: nn.Module, *args: object) -> object:
         """A block leaves its inputs as they are: out of memory, it is run again with residents given up for it."""
-        needed = 256 * MiB
+        needed, stream = 256 * MiB, self.flux.blocks.stream
+        assert self.report is not None and stream is not None
+        self.report.glance(stream.passing)
         for _ in range(RETRIES):
             try:
                 return block(*args)
@@ -196,7 +198,7 @@ class _Network:
                 pass  # outside this clause the failed block's tensors are gone
             if not self.flux.manager.make_room(self.flux.blocks, needed):
                 break
-            assert self.report is not None and self.flux.blocks.plan is not None
+            assert self.flux.blocks.plan is not None
             self.report.follow(self.flux.blocks.plan, self.report.limit)
             needed *= 2
         return block(*args)

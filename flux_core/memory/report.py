@@ -7,7 +7,8 @@ quarter longer than predicted. Knows no device: it is told times and bytes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from .workload import DISK, PAGEABLE, PINNED, RESIDENT
 
 log = logging.getLogger(__name__)
 
+GLANCE = 0.25  # seconds between two tellings of what is on its way: people see no more
 LATE, LATE_SECONDS = 1.25, 0.1  # actual over predicted, and beyond it, from which a cause is named
 Listener = Callable[[dict[str, Any]], None]
 _listeners: list[Listener] = []
@@ -88,6 +90,7 @@ class JobReport:
     steps: list[Step] = field(default_factory=list)
     peak: int = 0
     restarts: int = 0
+    _glanced: float = field(default=float("-inf"), repr=False)
 
     def __post_init__(self) -> None:
         self.follow(self.plan, self.limit)
@@ -96,6 +99,13 @@ class JobReport:
         """From here on this plan, under this budget."""
         self.plan, self.limit = plan, limit
         tell({"type": "memory.plan", "model": self.label, "plan": plan_record(plan), "limit_bytes": limit})
+
+    def glance(self, passing: Iterable[int]) -> None:
+        """Called between blocks: tells now and then which units are in the ring."""
+        now = time.monotonic()
+        if now - self._glanced >= GLANCE:
+            self._glanced = now
+            tell({"type": "memory.at", "model": self.label, "units": sorted(passing)})
 
     def step(self, seconds: float, waited: float, read_bytes: int) -> None:
         self.steps.append(Step(seconds, waited, read_bytes))

@@ -79,6 +79,7 @@ class Stream:
         self.held = Holdings(plan, device, source)
         self.waited = 0.0  # seconds the main thread has waited for the feeder
         self.restarts = 0
+        self.passing: tuple[int, ...] = ()  # units that are in the ring, for people to look at: the feeder writes it
 
         self._changed = threading.Condition()  # guards the five that both threads write
         self._fed = self._used = 0
@@ -223,6 +224,7 @@ class Stream:
                 yield self._used_to(turn.visit - len(self.held.slots))
                 if self._stopping:
                     return
+                self.passing = (*self.passing, self.held.unit[piece])[-len(self.held.slots) :]
         window = self.device.landing(slab, self.held.offset[piece], self.held.room[piece])
         if window is not None:
             if slot is not None and turn.opens:
@@ -286,6 +288,7 @@ class Stream:
         self._forget_turns()
         self._fed = self._used = self._taken = 0
         self._lent.clear()
+        self.passing = ()
         self._closed.clear()
 
     def _forget_turns(self) -> None:

@@ -291,6 +291,20 @@ def test_one_line_tells_a_run_and_listeners_hear_each_step(flux_file, seeded, ca
     assert job["plan"]["bound"] in ("compute", "disk") and len(job["plan"]["units"]) >= 8
 
 
+def test_while_a_model_runs_listeners_hear_which_units_are_in_its_ring(flux_file, seeded, monkeypatch):
+    monkeypatch.setattr(report, "GLANCE", 0.0)
+    model, events = assemble.load_flux(flux_file), []
+    budget(8 * MiB)
+    stop = report.listen(events.append)
+    picture(model, seeded)
+    stop()
+    plan = next(event["plan"] for event in events if event["type"] == "memory.plan" and event["model"] == "transformer")
+    seen = [event["units"] for event in events if event["type"] == "memory.at"]
+    streamed = {number for number, unit in enumerate(plan["units"]) if unit["class"] != "V"}
+    assert any(seen) and set().union(*seen) <= streamed
+    assert max(map(len, seen)) <= plan["ring"]["slots"]
+
+
 def test_nothing_is_left_of_a_model_that_nobody_holds(flux_file, seeded):
     held = budget(1 << 40)
     model = assemble.load_flux(flux_file)
