@@ -72,6 +72,12 @@ def sluice_run(here: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> C
     return run
 
 
+@pytest.fixture(scope="session")
+def random_weights() -> Callable[[nn.Module, str], dict[str, Tensor]]:
+    """random_weights(module, salt): a state dict that follows from its keys."""
+    return _random
+
+
 def _flux_config(guidance: bool) -> FluxConfig:
     return FluxConfig(
         in_channels=16, out_channels=16, hidden=WIDTH, heads=1, head_dim=WIDTH, mlp=64, depth=1, depth_single=1,
