@@ -15,6 +15,10 @@ from .files import open_weights
 from .stored import WeightFile
 
 LONGEST_METADATA = 200  # characters; trainers store whole configurations
+TOLD = {  # what of the metadata people want to know
+    "general.name": "name", "modelspec.title": "title", "ss_output_name": "title given",
+    "modelspec.trigger_phrase": "trigger phrase", "ss_base_model_version": "trained on",
+}  # fmt: skip
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -41,22 +45,16 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 def as_text(facts: dict[str, Any]) -> str:
     """The result of `describe`, for a person."""
-    lines = [
-        f"{Path(facts['path']).name}: {facts['noun']}",
-        f"  file        {facts['container']}, {_size(facts['size_bytes'])}, {facts['tensors']:,} tensors, "
-        f"{facts['parameters']:,} parameters",
-    ]
-    for name, row in facts["formats"].items():
-        lines.append(f"  {name:<10}  {row['tensors']:,} tensors, {_size(row['bytes'])}")
-    for name, value in facts["facts"].items():
-        if value == "":
-            continue
-        lines.append(f"  {name.replace('_', ' '):<15} {_plain(value)}")
-    for name, part in facts["parts"].items():
-        lines.append(f"  holds {name:<12} {part['tensors']:,} tensors, {_size(part['bytes'])}")
+    rows = [("file", f"{facts['container']}, {_size(facts['size_bytes'])}, {facts['tensors']:,} tensors, "
+                     f"{facts['parameters']:,} parameters")]  # fmt: skip
+    rows += [(name, _extent(row)) for name, row in facts["formats"].items()]
+    rows += [(name.replace("_", " "), _plain(value)) for name, value in facts["facts"].items() if value != ""]
+    if len(facts["parts"]) > 1:
+        rows += [(f"holds {name}", _extent(part)) for name, part in facts["parts"].items()]
+    rows += [(label, _line(facts["metadata"][key])) for key, label in TOLD.items() if facts["metadata"].get(key)]
     if facts["node"]:
-        lines.append(f"  belongs in  models/{facts['folder']}, loaded by {facts['node']}")
-    return "\n".join(lines)
+        rows.append(("belongs in", f"models/{facts['folder']}, loaded by {facts['node']}"))
+    return "\n".join([f"{Path(facts['path']).name}: {facts['noun']}", *(f"  {name:<18}{text}" for name, text in rows)])
 
 
 def _container(file: WeightFile) -> str:
@@ -83,6 +81,17 @@ def _plain(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
+def _line(text: str) -> str:
+    """A text of somebody else's, as one line that does nothing to a terminal."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+
+
+def _extent(row: dict[str, int]) -> str:
+    return f"{row['tensors']:,} tensors, {_size(row['bytes'])}"
+
+
 def _size(nbytes: int) -> str:
+    """With three digits."""
     power = max(p for p in range(4) if nbytes >= 1000**p or p == 0)
-    return f"{nbytes / 1000**power:.{2 if power == 3 else 0}f} {('B', 'kB', 'MB', 'GB')[power]}"
+    value = nbytes / 1000**power
+    return f"{value:.{0 if power == 0 or value >= 100 else 1 if value >= 10 else 2}f} {('B', 'kB', 'MB', 'GB')[power]}"

@@ -237,6 +237,10 @@ _LORA_FAMILIES = (  # (what its names look like, family)
     (r"^lycoris_(single_)?transformer_blocks_", "LyCORIS"),
     (r"^(double|single)_blocks\.", "BFL"),
 )
+_LORA_ENCODERS = (
+    (r"^(lora_te1?_|text_encoder\.|text_encoders\.clip_l\.)", "CLIP-L"),
+    (r"^(lora_te[23]_|text_encoders\.t5xxl\.)", "T5"),
+)
 _OTHER_MODELS = (  # (a name only such a file has, kind, noun)
     (r"distilled_guidance_layer\.in_proj", "other_model", "a Chroma transformer"),
     (r"^conditioner\.embedders\.", "other_checkpoint", "an SDXL checkpoint"),
@@ -275,7 +279,8 @@ def _lora(file: WeightFile, names: Collection[str]) -> Detected | None:
         return Detected("other", "a LoRA for another model family", {}, {"modules": _modules(names)})
     if family == "BFL" and "img_in.lora_A.weight" in names:
         family = "BFL control (Canny or Depth)"
-    facts: Facts = {"family": family, "modules": _modules(names)}
+    changed = ["transformer", *(encoder for pattern, encoder in _LORA_ENCODERS if _any(pattern, names))]
+    facts: Facts = {"family": family, "changes": ", ".join(changed), "modules": _modules(names)}
     return Detected("lora", f"a LoRA for FLUX.1 ({family})", {}, facts | _rank(file))
 
 

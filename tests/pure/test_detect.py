@@ -188,7 +188,8 @@ def test_every_kind_that_is_found_has_a_name_and_a_place():
 
 
 def test_a_description_is_data_and_text(tmp_path):
-    shapes, header, data = flux(), {"__metadata__": {"title": "x" * 1000, "half": "\ud800"}}, b""
+    metadata = {"title": "x" * 1000, "half": "\ud800", "modelspec.trigger_phrase": "a\n\x1b[31m fox"}
+    shapes, header, data = flux(), {"__metadata__": metadata}, b""
     for name, shape in shapes.items():
         size = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [len(data), len(data) + size]}
@@ -201,5 +202,21 @@ def test_a_description_is_data_and_text(tmp_path):
     assert facts["parameters"] * 2 == len(data)
     assert len(facts["metadata"]["title"]) == 200
     told = as_text(facts)
-    assert "FLUX.1 transformer (dev)" in told and "models/diffusion_models" in told and "double blocks   2" in told
+    assert "FLUX.1 transformer (dev)" in told and "models/diffusion_models" in told
+    rows = {line[2:20].strip(): line[20:] for line in told.splitlines()}
+    assert (rows["double blocks"], rows["trigger phrase"]) == ("2", "a [31m fox")
     told.encode()
+
+
+@pytest.mark.parametrize(
+    ("names", "changes"),
+    [
+        ([], "transformer"),
+        (["lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight"], "transformer, CLIP-L"),
+        (["text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"], "transformer, CLIP-L"),
+        (["lora_te_x.lora_up.weight", "lora_te2_x.lora_up.weight"], "transformer, CLIP-L, T5"),
+    ],
+)
+def test_a_lora_tells_what_it_changes(names, changes):
+    shapes = dict.fromkeys(["lora_unet_double_blocks_0_img_mlp_0.lora_up.weight", *names], (8, 4))
+    assert detect(holding(shapes)).facts["changes"] == changes
