@@ -3,7 +3,10 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 if "SLUICE_INSTALLED" not in os.environ:
     root = Path(__file__).resolve().parents[1]
@@ -11,3 +14,12 @@ if "SLUICE_INSTALLED" not in os.environ:
     assert spec and spec.loader
     sys.modules["sluice"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["sluice"])
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_chosen() -> Iterator[None]:
+    """Device, number type and host are chosen once a process: no test inherits those of the one before."""
+    yield
+    for name in ("sluice.flux_core.compute", "sluice.nodes.host"):
+        if name in sys.modules:
+            sys.modules[name]._current.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gguf
@@ -39,10 +39,8 @@ State = Mapping[str, Tensor]
 
 
 @pytest.fixture(autouse=True)
-def in_float32() -> Iterator[None]:
+def in_float32() -> None:
     assemble.configure("cpu", "fp32")
-    yield
-    compute._current.clear()
 
 
 @pytest.fixture

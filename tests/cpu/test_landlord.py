@@ -60,7 +60,6 @@ def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     landlord.use(None)
     manager.configure(Allowed())
-    compute._current.clear()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from sluice.flux_core import assemble, compute
+from sluice.flux_core import assemble
 from sluice.flux_core.adapters.branches import LowRank
 from sluice.flux_core.adapters.lora import Lora, LoraUse
 from sluice.flux_core.autoencoder import Autoencoder, AutoencoderConfig
@@ -67,7 +67,6 @@ def own_process(monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(manager, "_managers", {})
     yield
     manager.configure(Allowed())
-    compute._current.clear()
     assert not [thread for thread in threading.enumerate() if thread.name == "sluice-feeder"]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sluice.flux_core import assemble, compute
+from sluice.flux_core import assemble
 from sluice.flux_core.memory import manager, random_model
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.cuda import CudaDevice
@@ -47,7 +47,6 @@ def own_process(monkeypatch) -> Iterator[None]:
     manager.configure(Allowed())
     torch.cuda.set_per_process_memory_fraction(1.0)
     torch.cuda.empty_cache()
-    compute._current.clear()
 
 
 def budget(vram: int, ram: int = 16 * GiB) -> manager.Manager:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ from sluice.flux_core.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.text.clip import ClipConfig, ClipTextModel
 from sluice.flux_core.text.t5 import T5Config, T5Encoder
 from sluice.flux_core.transformer import Flux, FluxConfig, axes_of
-from sluice.nodes import host
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
@@ -50,12 +49,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working directory, and no host left behind."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SLUICE_DEBUG", raising=False)
-    yield tmp_path
-    host._current.clear()
+    return tmp_path
 
 
 @pytest.fixture

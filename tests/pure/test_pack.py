@@ -194,15 +194,12 @@ def standalone() -> float:
     host.use(host.Host(standard_folders(ROOT)))
     classes, _ = standalone_tables()
     done: dict[str, Any] = {"size": ({"samples": torch.zeros(1, 4, 8, 8)},)}
-    try:
-        with torch.inference_mode():
-            for key, node in PROMPT.items():
-                inputs = node["inputs"].items()
-                values = {name: done[v[0]][v[1]] if isinstance(v, list) else v for name, v in inputs}
-                node_class = classes[node["class_type"]]
-                done[key] = getattr(node_class(), node_class.FUNCTION)(**values)
-    finally:
-        host._current.clear()
+    with torch.inference_mode():
+        for key, node in PROMPT.items():
+            inputs = node["inputs"].items()
+            values = {name: done[v[0]][v[1]] if isinstance(v, list) else v for name, v in inputs}
+            node_class = classes[node["class_type"]]
+            done[key] = getattr(node_class(), node_class.FUNCTION)(**values)
     return float(done["8"][0].double().sum())
 
 
