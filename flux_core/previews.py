@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SHARE = 50  # a preview may take 1/50 of the time
-SIZE = 512  # pixels; previews are fitted into a square of this side, never enlarged
+SIZE = 512  # pixels; previews are fitted into a square of this side
+ENLARGED = 8  # at most: a latent has an eighth of its picture's side
 QUALITY = 95
 
 
@@ -42,10 +43,11 @@ class Throttle:
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """The picture, made smaller if it is large."""
+    """The picture, as large as what it is a preview of if that is not too large."""
     buffer = io.BytesIO()
-    image.thumbnail((SIZE, SIZE))
-    image.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
+    scale = min(ENLARGED, SIZE / max(image.size))
+    image = image.convert("RGB").resize([max(1, round(side * scale)) for side in image.size])
+    image.save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
 
 

@@ -25,6 +25,7 @@ from .pictures import SIDE
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 THUMBNAIL = 384
+TITLE, GAP = 30, 16  # of a node's title bar, which lies above its position; between two nodes
 GREEN, BLUE, PALE = ("#232", "#353"), ("#223", "#335"), ("#432", "#653")  # node colours of ComfyUI's palette
 MODEL, T5, CLIP, VAE = (FILES[part].partition("/")[2] for part in ("transformer", "t5", "clip", "codec"))
 
@@ -80,11 +81,21 @@ class Canvas:
         self.groups.append({"title": title, "bounding": list(bounds), "color": colour, "font_size": 24, "flags": {}})
 
     def json(self) -> dict[str, Any]:
-        """The whole canvas."""
+        """The whole canvas, seen so that all of it fits in a window beside and below the editor's own bars."""
+        self._part()
         return {
             "last_node_id": len(self.nodes), "last_link_id": len(self.links), "nodes": self.nodes, "links": self.links,
-            "groups": self.groups, "config": {}, "extra": {"ds": {"scale": 0.8, "offset": [40, 80]}}, "version": 0.4,
+            "groups": self.groups, "config": {}, "extra": {"ds": {"scale": 0.7, "offset": [380, 130]}}, "version": 0.4,
         }  # fmt: skip
+
+    def _part(self) -> None:
+        """Move nodes down until none covers another."""
+        placed: list[dict[str, Any]] = []
+        for node in sorted(self.nodes, key=lambda one: one["pos"][1]):
+            left, right = node["pos"][0], node["pos"][0] + node["size"][0]
+            above = [o for o in placed if o["pos"][0] < right and left < o["pos"][0] + o["size"][0]]
+            node["pos"][1] = max([node["pos"][1], *(o["pos"][1] + o["size"][1] + TITLE + GAP for o in above)])
+            placed.append(node)
 
     def _inputs(
         self, number: int, declared: dict[str, Any], values: dict[str, Any]

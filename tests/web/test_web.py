@@ -15,12 +15,26 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sluice.flux_core.graph.flatten import to_prompt
+from sluice.flux_core.memory import report
+from sluice.flux_core.memory.cards import find_card
+from sluice.flux_core.memory.plan import plan
+from sluice.flux_core.memory.units import Job, flux_workload, published
+from sluice.flux_core.memory.workload import Budget
+from sluice.flux_core.png import read_workflow, read_workflow_bytes
+from sluice.flux_core.registry import standalone_tables
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 OUTPUT = ROOT / "tests" / "output"
+WORKFLOWS = ROOT / "workflows"
+PUBLISHED = {
+    "sluice-tiny.safetensors": "flux1-dev.safetensors", "sluice-tiny-t5xxl.safetensors": "t5xxl_fp16.safetensors",
+    "sluice-tiny-clip_l.safetensors": "clip_l.safetensors", "sluice-tiny-ae.safetensors": "ae.safetensors",
+}  # fmt: skip
 REQUIRED = os.environ.get("SLUICE_BROWSER") == "required"
 
 PROGRAM = f"""
@@ -62,22 +76,72 @@ def test_functions_of_the_panels_under_node() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_the_first_day_in_a_browser(server: tuple[str, Path]) -> None:
+def in_the_browser(script: str, address: str, *arguments: Path) -> dict[str, Any]:
+    """What a script of browser/ saw."""
     chromium = os.environ.get("CHROMIUM", "/usr/bin/chromium")
     playwright = os.environ.get("PLAYWRIGHT", "")
     needed(shutil.which("node"), "node")
     needed(Path(chromium).exists(), "Chromium")
     needed(playwright and Path(playwright).is_dir(), "playwright-core")
-    address, base = server
     OUTPUT.mkdir(exist_ok=True)
     environment = {
         **os.environ, "SLUICE_URL": address, "PLAYWRIGHT": playwright, "CHROMIUM": chromium, "SCREENSHOTS": str(OUTPUT)
     }  # fmt: skip
-    story = ["node", str(HERE / "browser" / "story.mjs"), str(ROOT / "workflows" / "text_to_image.png")]
-    run = subprocess.run([*story, str(base / "output")], env=environment, capture_output=True, text=True, timeout=400)
+    command = ["node", str(HERE / "browser" / script), *map(str, arguments)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert run.returncode == 0, run.stdout + run.stderr
-    seen = json.loads(run.stdout.splitlines()[-1])
+    seen: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return seen
+
+
+@pytest.fixture
+def full_size(tmp_path: Path) -> Path:
+    """The first workflow as somebody has it who uses FLUX.1 itself."""
+    text = json.dumps(read_workflow(WORKFLOWS / "text_to_image.png").workflow)
+    for ours, theirs in PUBLISHED.items():
+        assert ours in text
+        text = text.replace(ours, theirs)
+    file = tmp_path / "flux_dev.json"
+    file.write_text(text, "utf-8")
+    return file
+
+
+def test_the_first_day_in_a_browser(server: tuple[str, Path], full_size: Path) -> None:
+    address, base = server
+    seen = in_the_browser("story.mjs", address, WORKFLOWS / "text_to_image.png", base / "output", full_size)
     assert seen["progress"] >= 12 and seen["previews"] >= 1 and seen["shown"] == 1
     assert {"UNETLoader", "DualCLIPLoader", "VAELoader", "CLIPTextEncode"} <= set(seen["cached"])
-    assert seen["gallery"] and seen["interrupted"] and seen["managed"]
+    assert seen["gallery"] and seen["interrupted"] and seen["managed"] and seen["cells"] == 76
+    assert "https://huggingface.co/black-forest-labs/FLUX.1-dev" in seen["sources"] and len(seen["sources"]) == 4
     assert seen["elsewhere"] == [], "nobody but the server is contacted"
+
+
+def test_the_editor_queues_a_canvas_as_the_command_line_reads_it(server: tuple[str, Path], full_size: Path) -> None:
+    files = [*sorted(WORKFLOWS.glob("*.png")), full_size]
+    queued = in_the_browser("queued.mjs", server[0], *files)
+    assert len(files) > 2
+    for file in files:
+        canvas = read_workflow_bytes(json.dumps(read_workflow(file).workflow).encode())
+        ours = to_prompt(canvas, standalone_tables()[0])
+        read = {node: {"class_type": one["class_type"], "inputs": one["inputs"]} for node, one in ours.items()}
+        assert queued[str(file)] == read, file.name
+
+
+def test_the_recorded_run_has_the_shape_of_what_the_core_tells() -> None:
+    recorded = json.loads((HERE / "fixtures" / "recorded_run.json").read_text("utf-8"))
+    told: list[dict[str, Any]] = []
+    stop = report.listen(told.append)
+    model = published("flux1-dev-fp8")
+    assert model is not None
+    walk = flux_workload(model.name, model.shape, model.nbytes, Job(), model.decoded)
+    planned = plan(walk, Budget(6 << 30, 8 << 30), find_card("rtx4060").machine(2.5e9))
+    made = report.JobReport("transformer", planned, 6 << 30)
+    made.glance([1])
+    made.step(1.0, 0.0, 0)
+    made.close()
+    stop()
+    assert [event["type"] for event in told] == ["memory.plan", "memory.at", "memory.step", "memory.job"]
+    for event in told:
+        example = next(one["data"] for one in recorded if one["event"] == f"sluice.{event['type']}")
+        assert sorted(example) == sorted(event)
+        assert sorted(example.get("plan", {})) == sorted(event.get("plan", {}))

@@ -25,7 +25,7 @@ export const setBudget = (changes) => posted("/sluice/budget", changes, true);
 /** The workflow for a first visit, or null inside ComfyUI. */
 export const defaultWorkflow = () => ours("/sluice/default_workflow");
 
-/** Model files that a prompt names and that are nowhere: [{name, category, folder, url, explanation}]. */
+/** Model files that a prompt names and that are nowhere: [{name, folder, source, message}]. */
 export async function missingFiles(prompt) {
   const answer = await posted("/sluice/missing", prompt, true);
   return answer ?? [];

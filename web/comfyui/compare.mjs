@@ -31,4 +31,4 @@ export function compare(left, right) {
 const picture = ({ url, title }, side) => element("img", { class: side, src: url, alt: title, draggable: "false" });
 
 const caption = ({ title, facts }) =>
-  element("p", {}, element("strong", {}, title), element("br"), element("span", { class: "sluice-quiet" }, facts));
+  element("p", {}, element("strong", {}, title), element("span", { class: "sluice-quiet" }, facts));

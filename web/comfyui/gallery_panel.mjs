@@ -17,8 +17,8 @@ export function galleryPanel(root, open) {
   const filter = element("input", {
     type: "search",
     class: "sluice-filter",
-    placeholder: "Words of the prompt, seed, file name",
-    "aria-label": "Filter pictures",
+    placeholder: "Prompt, seed or name",
+    "aria-label": "Filter pictures by words of the prompt, seed or file name",
     oninput: () => soon(),
   });
   const comparing = element("button", { type: "button", class: "sluice-button", onclick: compareChosen }, "Compare");

@@ -47,7 +47,7 @@ function card(title, beside, ...children) {
   return element(
     "section",
     { class: "sluice-card" },
-    element("h3", {}, element("span", { class: "sluice-grow" }, title), element("span", { class: "sluice-quiet" }, beside)),
+    element("h3", {}, element("span", { class: "sluice-grow", title }, title), element("span", { class: "sluice-quiet" }, beside)),
     ...children,
   );
 }

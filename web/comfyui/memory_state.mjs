@@ -72,7 +72,7 @@ function withStep(state, data) {
 export function spending({ plan, limit, peak }) {
   const parts = [
     { what: "resident weights", bytes: plan.resident_bytes },
-    { what: `ring of ${plan.ring.slots}`, bytes: plan.ring.slots * plan.ring.slot_bytes },
+    { what: `ring (${plan.ring.slots} slots)`, bytes: plan.ring.slots * plan.ring.slot_bytes },
     ...Object.entries(plan.fixed).map(([what, bytes]) => ({ what, bytes })),
   ].filter((part) => part.bytes > 0);
   const planned = parts.reduce((sum, part) => sum + part.bytes, 0);
@@ -82,15 +82,14 @@ export function spending({ plan, limit, peak }) {
 /** Without staging in RAM weights are read straight into the device's memory: then that memory is RAM. */
 export const memoryName = (plan) => (plan.host_bytes > 0 ? "VRAM" : "RAM");
 
-/** Units by class: {V: {count, bytes}, ...}, only those that occur. */
+/** Units by class, in the order of CLASSES: {V: {count, bytes}, ...}, only those that occur. */
 export function tally(units) {
-  const counts = {};
-  for (const { class: letter, bytes } of units) {
-    counts[letter] ??= { count: 0, bytes: 0 };
-    counts[letter].count += 1;
-    counts[letter].bytes += bytes;
-  }
-  return counts;
+  const letters = [...new Set([...Object.keys(CLASSES), ...units.map((unit) => unit.class)])];
+  const counted = letters.map((letter) => {
+    const members = units.filter((unit) => unit.class === letter);
+    return [letter, { count: members.length, bytes: members.reduce((sum, unit) => sum + unit.bytes, 0) }];
+  });
+  return Object.fromEntries(counted.filter(([, { count }]) => count));
 }
 
 /**

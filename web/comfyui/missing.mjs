@@ -20,8 +20,8 @@ export function missingList(files) {
       "li",
       {},
       element("strong", {}, file.name),
-      file.url ? element("a", { href: file.url, target: "_blank", rel: "noreferrer noopener" }, shortly(file.url)) : null,
-      element("p", {}, file.explanation),
+      file.source ? element("a", { href: file.source, target: "_blank", rel: "noreferrer noopener" }, shortly(file.source)) : null,
+      element("p", {}, file.source && file.folder ? `Put it into ${file.folder}` : file.message),
     ),
   );
   return [

@@ -46,7 +46,7 @@ async function tellWhatIsMissing() {
   if (!files.length) return;
   const names = files.map((file) => file.name).join(", ");
   const detail = `${names}. The Memory tab says where to get ${files.length === 1 ? "it" : "them"}.`;
-  app.extensionManager.toast.add({ severity: "warn", summary: "Model files are missing", detail, life: 10000 });
+  app.extensionManager.toast.add({ severity: "warn", summary: "Model files are missing", detail, life: 6000 });
 }
 
 app.registerExtension({
@@ -60,7 +60,6 @@ app.registerExtension({
       icon: "pi pi-microchip",
       title: "Memory",
       tooltip: "Where the models are, and how fast",
-      iconBadge: () => (live.missing.value.length ? String(live.missing.value.length) : null),
     });
     tab((root) => galleryPanel(root, (file) => app.handleFile(file)), {
       id: "sluice-gallery",

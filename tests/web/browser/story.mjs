@@ -1,12 +1,13 @@
-// What a person does on the first day, in a real browser, on the real server: see test_browser.py.
-//   node story.mjs WORKFLOW.png OUTPUT_FOLDER      tells what was seen as JSON on the last line
+// What a person does on the first day, in a real browser, on the real server: see test_web.py.
+//   node story.mjs WORKFLOW.png OUTPUT_FOLDER MISSING.json      tells what was seen as JSON on the last line
 
 import assert from "node:assert/strict";
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { openEditor } from "./page.mjs";
 
-const [workflow, outputs] = process.argv.slice(2);
+const [workflow, outputs, lacking] = process.argv.slice(2);
+const RECORDED = JSON.parse(readFileSync(new URL("../fixtures/recorded_run.json", import.meta.url)));
 const editor = await openEditor();
 const { page } = editor;
 const seen = {};
@@ -97,6 +98,32 @@ try {
   await page.waitForTimeout(500);
   await editor.shot("9_again");
 
+  // The gallery has both: filter them, compare them, open one.
+  await editor.tab("sluice-gallery");
+  const boxes = page.locator(".sluice-gallery input[type=checkbox]");
+  await editor.until(() => document.querySelectorAll(".sluice-gallery input[type=checkbox]").length === 2);
+  const filter = page.locator(".sluice-filter");
+  await filter.fill("purple elephant");
+  await page.getByText("No picture has all these words.").waitFor();
+  await filter.fill("STAR navy");
+  await boxes.nth(1).waitFor();
+  await boxes.nth(0).check();
+  await boxes.nth(1).check();
+  await page.getByRole("button", { name: "Compare", exact: true }).click();
+  const slider = page.getByRole("slider", { name: "How much of the left picture is seen" });
+  const cut = () => page.locator(".sluice-frame").evaluate((frame) => getComputedStyle(frame).getPropertyValue("--sluice-cut"));
+  await slider.fill("30");
+  seen.cut = await cut();
+  assert.equal(seen.cut, "30%");
+  await page.waitForTimeout(300);
+  await editor.shot("10_compare_dark");
+  await page.locator(".sluice-compare").getByRole("button", { name: "Close" }).click();
+  await page.locator(".sluice-compare").waitFor({ state: "detached" });
+  await page.locator(".sluice-thumb").nth(1).click();
+  await editor.until(() => window.app.rootGraph.nodes.find((one) => one.type === "RandomNoise")?.widgets[0].value === 7);
+  seen.opened = await editor.types();
+  assert.deepEqual(seen.opened, seen.dropped);
+
   // Give it a budget in the memory tab: from the next run on the panel shows where every unit is.
   await editor.tab("sluice-memory");
   await page.getByLabel("RAM", { exact: true }).fill("2G");
@@ -108,7 +135,7 @@ try {
   await editor.hear(ended, start);
   await page.getByText("All weights are resident: nothing is streamed.").waitFor();
   seen.managed = true;
-  await editor.shot("10_budget");
+  await editor.shot("11_budget");
 
   // A long run, interrupted.
   await setValue("BasicScheduler", "steps", 5000);
@@ -118,7 +145,31 @@ try {
   await editor.hear((message) => message.type === "execution_interrupted", start);
   await editor.hear(ended, start);
   seen.interrupted = true;
-  await editor.shot("11_interrupted");
+  await editor.shot("12_interrupted");
+
+  // A workflow of somebody with other files: the memory tab says where to get them. A valid one takes that back.
+  await empty();
+  await editor.drop(lacking, "application/json");
+  await page.getByText("4 model files missing").waitFor();
+  seen.sources = await page.locator(".sluice-missing a").evaluateAll((links) => links.map((link) => link.href));
+  await editor.shot("13_missing");
+  await empty();
+  await editor.drop(workflow);
+  await page.locator(".sluice-missing").waitFor({ state: "detached" });
+
+  // A large model in a small card, as the core reports it: every unit of it is in the map.
+  for (const { event, data } of RECORDED) {
+    await page.evaluate(([name, detail]) => window.comfyAPI.api.api.dispatchEvent(new CustomEvent(name, { detail })), [event, data]);
+    if (event === "sluice.memory.at") await page.locator(".sluice-legend .sluice-moving").waitFor();
+  }
+  const map = page.getByRole("img", { name: /^76 units of weights: 43 resident, / });
+  await map.waitFor();
+  seen.cells = await map.locator(".sluice-cell").count();
+  await page.waitForTimeout(500);
+  await editor.shot("14_map_dark");
+  await editor.theme("light");
+  await page.waitForTimeout(700);
+  await editor.shot("15_map_light");
 
   seen.errors = editor.errors;
   seen.elsewhere = editor.elsewhere;
