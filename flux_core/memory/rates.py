@@ -81,11 +81,12 @@ def host_copy_rate() -> float:
 
 
 def best_time(work: Callable[[], object], device: torch.device, seconds: float = 0.1) -> float:
-    """Seconds of one call: the fastest of as many as fit in `seconds`, at least two."""
+    """Seconds of one call: the fastest of as many as fit in `seconds`, at least three after a first that prepares."""
     best, spent, calls = float("inf"), 0.0, 0
     with torch.inference_mode():
-        while spent < seconds or calls < 2:
-            _wait(device)
+        work()
+        _wait(device)
+        while spent < seconds or calls < 3:
             began = time.perf_counter()
             work()
             _wait(device)
