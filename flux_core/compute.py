@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from .errors import InputError
-from .memory import landlord
+from .memory import landlord, meter
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,12 +44,10 @@ class Compute:
 
     @property
     def total(self) -> int:
-        """Bytes of the device's whole memory; a CPU's is the machine's."""
+        """Bytes of the device's whole memory; a CPU's is the machine's, or the container's."""
         if self.device.type == "cuda":
             return int(torch.cuda.get_device_properties(self.device).total_memory)
-        import psutil
-
-        return int(psutil.virtual_memory().total)
+        return meter.total_ram()
 
     @property
     def text_dtype(self) -> torch.dtype:
@@ -81,22 +79,18 @@ def room(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    import psutil
-
-    return min(int(psutil.virtual_memory().available), *_cgroup_room())
+    return meter.available_ram()
 
 
 def device_report() -> list[dict[str, Any]]:
-    """The device as ComfyUI's /system_stats tells it. Memory in bytes; on a CPU it is the machine's."""
+    """The device as ComfyUI's /system_stats tells it. Memory in bytes; on a CPU it is the machine's or container's."""
     device = current().device
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device)
         name, spare = torch.cuda.get_device_name(device), held - torch.cuda.memory_allocated(device)
     else:
-        import psutil
-
-        total, free = psutil.virtual_memory().total, room(device)
+        total, free = meter.total_ram(), room(device)
         name, held, spare = str(device), total, free
     return [{
         "name": name, "type": device.type, "index": device.index, "vram_total": total, "vram_free": free,
@@ -145,16 +139,3 @@ def _cpu_flags() -> set[str]:
         return {flag for flag, name in known.items() if getattr(torch.cpu, name, lambda: False)()}
     line = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return set(line.partition(":")[2].split())
-
-
-def _cgroup_room() -> list[int]:
-    """What a container may still take, if we are in one (cgroup v2, or v1)."""
-    for limit, used in (("memory.max", "memory.current"),
-                        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):  # fmt: skip
-        try:
-            texts = [(Path("/sys/fs/cgroup") / name).read_text().strip() for name in (limit, used)]
-        except OSError:
-            continue
-        if all(text.isdecimal() for text in texts):
-            return [max(0, int(texts[0]) - int(texts[1]))]
-    return []

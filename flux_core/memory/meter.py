@@ -12,7 +12,11 @@ from pathlib import Path
 
 from .workload import GiB, MiB
 
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_ACCOUNTS = (  # files of a control group, and what its memory.stat calls pages of files not looked at for a while
+    ("memory.max", "memory.current", "inactive_file "),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
+)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of glibc's mallopt
 
 
@@ -98,8 +102,11 @@ def total_ram() -> int:
 
 
 def automatic_ram() -> int:
-    """A budget for this process that leaves others room: an eighth of the RAM, at least one GiB."""
-    return resident_bytes() + max(0, available_ram() - max(GiB, total_ram() // 8))
+    """A budget for this process that leaves others room: an eighth of the RAM and at least one GiB, as far as there is
+    so much, but never more than half of what is free: on a busy machine something has to be left for us as well.
+    """
+    free = available_ram()
+    return resident_bytes() + free - min(max(GiB, total_ram() // 8), free // 2)
 
 
 def _container_room() -> list[int]:
@@ -107,28 +114,34 @@ def _container_room() -> list[int]:
 
 
 def _container_limits() -> list[tuple[int, int]]:
-    """(limit, used) of this process's control groups, version 2 from its own up to the root, or version 1."""
+    """(limit, used) of this process's control groups from its own up to the root, of version 2 or 1.
+
+    Not counted as used are cached pages of files that nobody looks at: the system drops those when room is needed, and
+    after downloading a model they may be all there is.
+    """
     found = []
     for group in _groups():
-        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        for limit, used, cached in _ACCOUNTS:
             try:
                 texts = (group / limit).read_text().strip(), (group / used).read_text().strip()
+                statistics = (group / "memory.stat").read_text()
             except OSError:
                 continue
             if all(text.isdecimal() for text in texts) and int(texts[0]) < 2**60:
-                found.append((int(texts[0]), int(texts[1])))
+                pages = next((int(line.split()[1]) for line in statistics.splitlines() if line.startswith(cached)), 0)
+                found.append((int(texts[0]), max(0, int(texts[1]) - pages)))
     return found
 
 
 def _groups() -> list[Path]:
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = _MEMBERSHIP.read_text().splitlines()
     except OSError:
         return []
     groups = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
+        if not controllers or "memory" in controllers.split(","):
             root = _CGROUP / "memory" if controllers else _CGROUP
             own = root / path.lstrip("/")
             groups += [own, *(parent for parent in own.parents if parent == root or root in parent.parents)]

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
 from sluice.flux_core import assemble, compute
-from sluice.flux_core.memory import landlord, manager
+from sluice.flux_core.memory import landlord, manager, meter
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.workload import MiB
 from sluice.flux_core.sampling.guider import BasicGuider
@@ -143,3 +144,10 @@ def test_models_compute_where_the_landlord_says():
     compute._current.clear()
     landlord.use(House())
     assert compute.current().device == torch.device("cpu")
+
+
+def test_a_cpu_has_the_room_its_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "_container_limits", lambda: [])
+    assert compute.room(torch.device("cpu")) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+    (told,) = compute.device_report()
+    assert told["vram_total"] == psutil.virtual_memory().total
