@@ -86,7 +86,7 @@ class Autoencoder(nn.Module):
         self, image: Tensor, tile: int = 512, overlap: int = 64, on_tile: Callable[[int, int], None] | None = None
     ) -> Tensor:
         """`encode_image` in tiles: the average of three tilings. `tile` and `overlap` in pixels."""
-        overlap = _fitting_overlap(tile, overlap)
+        overlap = overlap if overlap < tile // 2 else tile // 4  # the narrowest tiles have half the length
         pixels = self._pixels(image)
         return three_tilings(pixels, self._encode, tile, overlap, 1 / self.compression, on_tile)
 
@@ -94,7 +94,7 @@ class Autoencoder(nn.Module):
         self, latent: Tensor, tile: int = 512, overlap: int = 64, on_tile: Callable[[int, int], None] | None = None
     ) -> Tensor:
         """`decode_image` in tiles: the average of three tilings. `tile` and `overlap` in pixels of the picture."""
-        overlap = _fitting_overlap(tile, overlap)
+        overlap = overlap if overlap * 4 <= tile else tile // 4  # as ComfyUI does here, and only here
         cells = self.compression
         return _image(three_tilings(latent, self._decode, tile // cells, overlap // cells, cells, on_tile))
 
@@ -126,10 +126,6 @@ class Autoencoder(nn.Module):
 
 def _image(pixels: Tensor) -> Tensor:
     return ((pixels + 1) / 2).clamp(0, 1).movedim(1, -1)
-
-
-def _fitting_overlap(tile: int, overlap: int) -> int:
-    return tile // 4 if tile < overlap * 4 else overlap
 
 
 class Encoder(nn.Module):

@@ -64,7 +64,8 @@ def _diffusers(parameters: Mapping[str, tuple[int, ...]], hidden: int) -> Iterat
             for theirs, (module, part) in table.items():
                 yield f"{family}.{i}.{theirs}", _diffusers_target(f"{blocks}.{i}.{module}", part, parameters, hidden)
     for theirs, (module, part) in FLUX_TOP.items():
-        yield theirs, _diffusers_target(module, part, parameters, hidden)
+        if f"{module}.weight" in parameters:  # schnell has no guidance_in
+            yield theirs, _diffusers_target(module, part, parameters, hidden)
 
 
 def _diffusers_target(module: str, part: int, parameters: Mapping[str, tuple[int, ...]], hidden: int) -> Target:

@@ -55,6 +55,14 @@ def test_tiles_equal_those_of_comfyui(autoencoder, image, seeded):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("asked, taken", [(0, 0), (16, 16), (24, 24), (32, 16), (4096, 16)])
+def test_encoding_takes_every_overlap_that_half_a_tile_allows(autoencoder, image, asked, taken):
+    picture = image("wide image", 1, 3, 80, 104).movedim(1, -1)
+    expected = three_tilings(picture.movedim(-1, 1) * 2 - 1, autoencoder.encode, 64, taken, 1 / 8)
+    assert_close(autoencoder.encode_image_tiled(picture, tile=64, overlap=asked), expected)
+
+
+@torch.no_grad()
 def test_encoding_and_decoding_equal_diffusers(autoencoder, seeded):
     config = {
         "block_out_channels": [32, 64, 64, 128], "layers_per_block": 1, "latent_channels": 16, "norm_num_groups": 32,

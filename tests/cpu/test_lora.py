@@ -93,6 +93,14 @@ def test_the_final_modulation_of_diffusers_has_its_halves_exchanged(model, targe
     torch.testing.assert_close(delta(model, targets, tensors, "final_layer.adaLN_modulation.1"), expected)
 
 
+def test_what_a_lora_for_dev_says_of_guidance_is_left_out_on_schnell(model):
+    schnell = flux_targets({n: tuple(p.shape) for n, p in model.state_dict().items() if "guidance" not in n})
+    name = "transformer.time_text_embed.guidance_embedder.linear_2"
+    tensors = {name + ".lora_A.weight": DOWN, name + ".lora_B.weight": UP}
+    lora = parse("dev", tensors, schnell)
+    assert not lora.changes and set(lora.unmatched) == tensors.keys()
+
+
 def test_hadamard_and_kronecker_products_and_full_differences(model, targets):
     module, prefix = "double_blocks.0.txt_attn.proj", "lora_unet_double_blocks_0_txt_attn_proj"
     a, b, c, d = values("a", D, 3), values("b", 3, D), values("c", D, 3), values("d", 3, D)
