@@ -38,7 +38,7 @@ from .compute import device_report as device_report
 from .errors import FileFormatError, InputError
 from .latents import CELL, patches
 from .memory.encoder import ManagedEncoder
-from .memory.manager import manager_for
+from .memory.manager import Manager, manager_for
 from .memory.pictures import ManagedAutoencoder, Way
 from .sampling.guider import Network, Run
 from .sampling.inpaint import MaskFunction
@@ -100,7 +100,8 @@ class FluxModel:
                 yield module
             return
         managed = self.weights.managed(manager, self.dtype)
-        uses = tuple((use.lora, use.strength) for use in self.loras if use.strength)
+        _make_way(manager, self.loras, self.device, self.dtype)
+        uses = [use for use in self.loras if use.strength]
         with attached(managed.module, self.loras, self.device, self.dtype):
             with managed.opened(run, self.in_channels, uses, self.joint) as network:
                 yield network
@@ -126,8 +127,12 @@ class TextEncoders:
     t5_loras: tuple[LoraUse, ...] = ()
 
     @property
-    def identity(self) -> Hashable:
-        return self.clip_weights.identity, self.t5_weights.identity, self.clip_loras, self.t5_loras, self.device
+    def clip_identity(self) -> Hashable:
+        return self.clip_weights.identity, tuple(use.identity for use in self.clip_loras), self.device
+
+    @property
+    def t5_identity(self) -> Hashable:
+        return self.t5_weights.identity, tuple(use.identity for use in self.t5_loras), self.device
 
     @property
     def device(self) -> torch.device:
@@ -159,6 +164,13 @@ class TextEncoders:
         return lookup(self.embedding_folders, encoder) if self.embedding_folders else None
 
 
+def _make_way(manager: Manager, uses: Sequence[LoraUse], device: torch.device, dtype: torch.dtype) -> None:
+    """What stays of models was chosen without these LoRAs, perhaps: they need their room before they come."""
+    nbytes = sum(use.lora.copied_bytes(device, dtype) for use in uses if use.strength)
+    if nbytes:
+        manager.make_way(" and ".join(use.lora.name for use in uses), nbytes)
+
+
 @lru_cache(maxsize=4)
 def _clip_tokenizer(weights: Path, folders: tuple[Path, ...], vocabulary: int, length: int) -> ClipTokenizer:
     return find_clip(weights, folders, vocabulary=vocabulary, length=length)
@@ -177,8 +189,9 @@ class _Lent:
         self.config, self.embed = managed.module.config, managed.module.embed
 
     def __call__(self, *args: Any) -> Any:
-        module = self.managed.module
-        with attached(module, self.uses, self.device, current().text_dtype), self.managed.opened(*args):
+        module, dtype = self.managed.module, current().text_dtype
+        _make_way(self.managed.manager, self.uses, self.device, dtype)
+        with attached(module, self.uses, self.device, dtype), self.managed.opened(*args):
             return module(*args)
 
 

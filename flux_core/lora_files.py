@@ -24,6 +24,7 @@ from .binding import read
 from .checkpoint.files import open_weights
 from .checkpoint.stored import Stored, WeightFile
 from .errors import InputError
+from .memory.manager import make_way_in_ram
 from .quant.formats import PLAIN, decode
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def with_lora(
         lora = _read.get(key)
         if lora is None:
             tensors = _tensors(file) if tensors is None else tensors
-            lora = _read[key] = parse(file.path.name, tensors, _targets(targets_of, shapes, text))
+            lora = _read[key] = parse(file.path.name, tensors, _targets(targets_of, shapes, text), key)
         return lora
 
     flux = part(model.weights.identity, "flux")
@@ -90,6 +91,7 @@ def _targets(kind: str, shapes: dict[str, tuple[int, ...]], text: TextEncoders |
 
 def _tensors(file: WeightFile) -> dict[str, Tensor]:
     """All tensors of the file, on the CPU; two bytes a value for formats that cannot be computed with."""
+    make_way_in_ram(file.path.name, file.size)
     tensors = {}
     for entry in file.entries.values():
         stored = Stored(entry.name, entry.shape, entry.format, ((entry.offset, entry.nbytes),), None, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .loaders import files
@@ -18,6 +19,7 @@ class LoraLoader:
     RETURN_TYPES = (MODEL, CLIP)
     OUTPUT_TOOLTIPS = ("The model with the LoRA.", "The text encoders with the LoRA.")
     FILES = {"lora_name": "loras"}
+    read: Sequence[Any] = ()  # kept, so that another strength reads nothing
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -37,7 +39,9 @@ class LoraLoader:
 
         if strength_model == 0 and strength_clip == 0:
             return model, clip
-        return with_lora(model, clip, host().full_path("loras", lora_name), strength_model, strength_clip)
+        model, clip = with_lora(model, clip, host().full_path("loras", lora_name), strength_model, strength_clip)
+        self.read = (*model.loras, *clip.clip_loras, *clip.t5_loras)
+        return model, clip
 
 
 class LoraLoaderModelOnly:
@@ -50,6 +54,7 @@ class LoraLoaderModelOnly:
     RETURN_TYPES = (MODEL,)
     OUTPUT_TOOLTIPS = ("The model with the LoRA.",)
     FILES = {"lora_name": "loras"}
+    read: Sequence[Any] = ()
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -65,4 +70,6 @@ class LoraLoaderModelOnly:
 
         if strength_model == 0:
             return (model,)
-        return (with_lora(model, None, host().full_path("loras", lora_name), strength_model)[0],)
+        model, _ = with_lora(model, None, host().full_path("loras", lora_name), strength_model)
+        self.read = model.loras
+        return (model,)

@@ -37,8 +37,8 @@ class LowRank:
         return replace(self, scale=self.scale * strength)
 
     @property
-    def nbytes(self) -> int:
-        return self.down.nbytes + self.up.nbytes
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.down, self.up
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Kronecker:
         return replace(self, scale=self.scale * strength)
 
     @property
-    def nbytes(self) -> int:
-        return self.w1.nbytes + self.w2.nbytes
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.w1, self.w2
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Dense:
         return replace(self, scale=self.scale * strength)
 
     @property
-    def nbytes(self) -> int:
-        return self.matrix.nbytes
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.matrix,)
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class Constant:
         return replace(self, scale=self.scale * strength)
 
     @property
-    def nbytes(self) -> int:
-        return self.bias.nbytes
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.bias,)
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ class Reweighing:
         return replace(self, strength=self.strength * strength)
 
     @property
-    def nbytes(self) -> int:
-        return self.delta.nbytes + self.magnitude.nbytes
+    def tensors(self) -> tuple[Tensor, ...]:
+        return *self.delta.tensors, self.magnitude
 
 
 def hadamard(w1a: Tensor, w1b: Tensor, w2a: Tensor, w2b: Tensor, scale: float, rows: Rows) -> LowRank:

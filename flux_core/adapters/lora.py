@@ -10,7 +10,7 @@ Does not know: nodes, where weights live, the names themselves (lora_names.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -41,25 +41,19 @@ _REFUSED = (".oft_blocks", ".a1.weight", ".a2.weight", ".lora_mid.weight", ".had
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """What one file changes in one model. Tensors are as stored, on the CPU; copies for a device are kept here."""
+    """What one file changes in one model. Tensors are as stored, on the CPU; a device has copies while it computes."""
 
     name: str
     changes: Mapping[str, tuple[Change, ...]]  # module path -> changes of its output or matrix
     scales: Mapping[str, Tensor]  # q/k-norm scales to put in place of the model's own, whatever the strength
     unmatched: tuple[str, ...] = ()
-    _moved: dict[tuple[torch.device, torch.dtype], Lora] = field(default_factory=dict, repr=False)
+    identity: Hashable = field(default_factory=object)  # the same for the same numbers; keeps none of them
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Lora:
-        if (device, dtype) not in self._moved:
-            self._moved.clear()
-            changes = {path: tuple(c.to(device, dtype) for c in all_) for path, all_ in self.changes.items()}
-            scales = {name: scale.to(device, dtype) for name, scale in self.scales.items()}
-            self._moved[device, dtype] = Lora(self.name, changes, scales, self.unmatched)
-        return self._moved[device, dtype]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(change.nbytes for all_ in self.changes.values() for change in all_)
+    def copied_bytes(self, device: torch.device, dtype: torch.dtype) -> int:
+        """What attaching it there takes."""
+        tensors = [tensor for all_ in self.changes.values() for change in all_ for tensor in change.tensors]
+        moved = [tensor for tensor in tensors if (tensor.device, tensor.dtype) != (device, dtype)]
+        return sum(tensor.numel() for tensor in moved) * dtype.itemsize
 
     def input_width(self, module: str, width: int) -> int:
         """Input columns of a module once this is attached: control LoRAs widen img_in."""
@@ -73,11 +67,18 @@ class LoraUse:
     lora: Lora
     strength: float
 
+    @property
+    def identity(self) -> Hashable:
+        return self.lora.identity, self.strength
 
-def parse(name: str, tensors: Mapping[str, Tensor], targets: Mapping[str, Target]) -> Lora:
+
+def parse(
+    name: str, tensors: Mapping[str, Tensor], targets: Mapping[str, Target], identity: Hashable | None = None
+) -> Lora:
     """Sort the tensors of a file by what they change.
 
-    name: for messages. targets: prefix -> target, from lora_names. Tensors of other models are listed as unmatched.
+    name: for messages. targets: prefix -> target, from lora_names. identity: of file and model, if they are known.
+    Tensors of other models are listed as unmatched.
     Raises InputError for families that cannot be used.
     """
     refused = next((key for key in tensors if key.endswith(_REFUSED)), None)
@@ -101,7 +102,8 @@ def parse(name: str, tensors: Mapping[str, Tensor], targets: Mapping[str, Target
     for (module, _, _), change in found.items():
         changes.setdefault(module, []).append(change)
     unmatched = tuple(key for key in tensors if key not in used)
-    return Lora(name, {module: tuple(all_) for module, all_ in changes.items()}, scales, unmatched)
+    by_module = {module: tuple(all_) for module, all_ in changes.items()}
+    return Lora(name, by_module, scales, unmatched, object() if identity is None else identity)
 
 
 def _prefixes(tensors: Mapping[str, Tensor], targets: Mapping[str, Target]) -> Iterator[str]:
@@ -197,19 +199,20 @@ def attached(model: nn.Module, uses: Sequence[LoraUse], device: torch.device, dt
     changed: list[Linear] = []
     originals: list[tuple[nn.Module, str, nn.Parameter]] = []
     try:
-        for path, changes in _by_module(uses, device, dtype).items():
+        for path, there in _by_module(uses).items():
             module = model.get_submodule(path)
             if not isinstance(module, Linear):
                 raise InputError(f"A LoRA changes {path}, which is no linear layer of this model.")
+            changes = [change.to(device, dtype).times(strength) for change, strength in there]
+            changed.append(module)
             module.branches = _merged([c for c in changes if not isinstance(c, Reweighing)])
             module.reweighings = tuple(c for c in changes if isinstance(c, Reweighing))
-            changed.append(module)
         for use in uses:
-            for name, scale in use.lora.to(device, dtype).scales.items():
+            for name, scale in use.lora.scales.items():
                 path, _, attribute = name.rpartition(".")
                 module = model.get_submodule(path)
                 originals.append((module, attribute, getattr(module, attribute)))
-                setattr(module, attribute, nn.Parameter(scale, requires_grad=False))
+                setattr(module, attribute, nn.Parameter(scale.to(device, dtype), requires_grad=False))
         yield
     finally:
         for module in changed:
@@ -218,11 +221,11 @@ def attached(model: nn.Module, uses: Sequence[LoraUse], device: torch.device, dt
             setattr(module, attribute, original)
 
 
-def _by_module(uses: Sequence[LoraUse], device: torch.device, dtype: torch.dtype) -> dict[str, list[Change]]:
-    changes: dict[str, list[Change]] = {}
+def _by_module(uses: Sequence[LoraUse]) -> dict[str, list[tuple[Change, float]]]:
+    changes: dict[str, list[tuple[Change, float]]] = {}
     for use in uses:
-        for path, all_ in use.lora.to(device, dtype).changes.items():
-            changes.setdefault(path, []).extend(change.times(use.strength) for change in all_)
+        for path, all_ in use.lora.changes.items():
+            changes.setdefault(path, []).extend((change, use.strength) for change in all_)
     return changes
 
 

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..adapters.lora import LoraUse
 from ..image_ops import repeat_to_batch
 from ..sampling.guider import Network, Run
 from ..transformer import Flux, FluxConfig
 from .dryrun import DryRun, dry_run
 from .manager import Manager
-from .modulation import ModulationTable, Rows, modulation_linears
+from .modulation import ModulationTable, Rows, bare, modulation_linears, with_branches
 from .report import JobReport
 from .tenant import Tenant, Tensors, bind_rest
 from .units import TEXT_TOKENS, FluxShape, Job, flux_workload
 from .workload import MiB, Workload
 
 TRANSFORMER, MODULATION = 2, 0  # who gets room that two want
+VECTOR = ("time_in.", "vector_in.", "guidance_in.")  # layers that make the vector all modulation depends on
 RETRIES = 3  # of one block that ran out of memory
 
 Call = tuple[Tensor, Tensor, Tensor | None]  # timesteps [B], y [B, vec], guidance [B] | None
@@ -56,15 +58,20 @@ class ManagedFlux:
             for label, rank in (("transformer", TRANSFORMER), ("modulation", MODULATION))
         )
         bind_rest(self.module, tensors, manager.device, dtype, round_to)
+        self._modulators = tuple(modulation_linears(self.module).values())
 
     @contextmanager
-    def opened(self, run: Run, in_channels: int, loras: Hashable = (), joint: bool = False) -> Iterator[Network]:
-        """The network, ready for one run. loras: names those that are attached. Raises BudgetTooSmall."""
+    def opened(
+        self, run: Run, in_channels: int, uses: Sequence[LoraUse] = (), joint: bool = False
+    ) -> Iterator[Network]:
+        """The network, ready for one run. uses: the LoRAs that are attached. Raises BudgetTooSmall."""
         job = _job_of(run, self.dtype, joint)
-        network = _Network(self, job, in_channels, loras)
+        network = _Network(self, job, in_channels, self._inseparable(uses))
         self.blocks.reserve_scratch()
         if not joint:
-            self.fill_table(_calls(run, self.dtype, self.manager.device), loras)
+            calls = _calls(run, self.dtype, self.manager.device)
+            self.table.expected = frozenset(row_key(network.loras, *call) for call in calls)
+            self.fill_table(calls, network.loras)
         machine = self.manager.machine(self.blocks, job.image_tokens + job.text_tokens)
         with self.manager.opened(self.blocks, network.workload, machine, network.activations()) as plan:
             self.report = network.report = JobReport(self.blocks.label, plan, self.manager.limit)
@@ -72,6 +79,16 @@ class ManagedFlux:
                 yield network
             finally:
                 network.close()
+
+    def _inseparable(self, uses: Sequence[LoraUse]) -> Hashable:
+        """Names the LoRAs whose part in the table cannot be added to it later; empty, as nearly always, for none.
+
+        Those change what all rows depend on, or look at a matrix themselves (DoRA).
+        """
+        touched = [path for use in uses for path in use.lora.changes]
+        if any(path.startswith(VECTOR) for path in touched) or any(linear.reweighings for linear in self._modulators):
+            return tuple(use.identity for use in uses)
+        return ()
 
     def fill_table(self, calls: Sequence[Call], loras: Hashable) -> None:
         """Have the rows of these calls, by one pass over the adaLN matrices."""
@@ -87,9 +104,18 @@ class ManagedFlux:
             def workload(fixed: Mapping[str, int]) -> Workload:
                 return self.modulation.chain(count, fixed)
 
-            with self.manager.opened(self.modulation, workload, self.manager.machine(self.modulation, 64), 2 * outputs):
-                self.table.fill(self.module, vectors)
+            machine = self.manager.machine(self.modulation, 64)
+            with self.manager.opened(self.modulation, workload, machine, 2 * outputs):
+                with nullcontext() if loras else bare(self.module):
+                    self.table.fill(self.module, vectors)
         self.modulation.close()
+
+    def rows(self, loras: Hashable, call: Call) -> Rows:
+        """Out of the table, with what LoRAs add to them. Raises KeyError for a call that it was not filled for."""
+        rows = self.table[row_key(loras, *call)]
+        if loras or not any(linear.branches for linear in self._modulators):
+            return rows
+        return with_branches(self.module, rows, self.module.vector(*call, self.dtype))
 
     def close(self) -> None:
         """Give back what is held on the device; the next run starts from the file."""
@@ -169,12 +195,12 @@ class _Network:
         return dry_run(flux.sketch, call)
 
     def _rows(self, timesteps: Tensor, y: Tensor, guidance: Tensor | None) -> Rows:
-        key = row_key(self.loras, timesteps, y, guidance)
-        if self.flux.table.missing([key]):
+        call = timesteps, y, guidance
+        if self.flux.table.missing([row_key(self.loras, *call)]):
             self.flux.blocks.park()
-            self.flux.fill_table([(timesteps, y, guidance)], self.loras)
+            self.flux.fill_table([call], self.loras)
             self._settle()
-        return self.flux.table[key]
+        return self.flux.rows(self.loras, call)
 
     def _settle(self) -> None:
         """Plan again, for what the budget and the activations are now."""

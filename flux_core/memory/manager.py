@@ -32,7 +32,7 @@ from .workload import RESIDENT, Budget, GiB, Machine, MiB, Workload
 log = logging.getLogger(__name__)
 
 CONTEXT_BYTES = 450 * MiB  # of a CUDA process before its first tensor, if it cannot be measured
-SMALL_BYTES = GiB  # of weights that are managed only under a budget that was asked for
+SMALL_BYTES = 128 * MiB  # of weights that are managed only under a budget that was asked for; FLUX.1's are more
 HEADROOM_BYTES = 256 * MiB  # of a GPU, left to its driver and to other programs under an automatic budget
 LASTING = 2  # the rank from which weights are used at every step, so that others should give way to them
 
@@ -247,6 +247,14 @@ class Manager:
     @contextmanager
     def room(self, label: str, nbytes: int) -> Iterator[None]:
         """Room for something that is no tenant. Raises BudgetTooSmall."""
+        self.make_way(label, nbytes)
+        self.memory.reset_peak()
+        yield
+        log.info("%s: peak %s of %s", label, format_size(self.memory.peak_bytes()), format_size(self.limit))
+
+    def make_way(self, label: str, nbytes: int) -> None:
+        """Before so much is taken by what is no tenant: what stays of models gives way. Raises BudgetTooSmall."""
+        self.ask(nbytes)
         for tenant in self.tenants:
             tenant.park()
         short = nbytes + sum(tenant.held_bytes for tenant in self.tenants) - self.most()
@@ -256,11 +264,8 @@ class Manager:
         if short > 0:
             raise BudgetTooSmall(
                 f"{label} needs at least {format_size(self.limit + short)}, and the budget is "
-                f"{format_size(self.limit)}. Allow more, or make a smaller picture."
+                f"{format_size(self.limit)}. Allow more, or ask for less: a smaller picture, fewer or smaller LoRAs."
             )
-        self.memory.reset_peak()
-        yield
-        log.info("%s: peak %s of %s", label, format_size(self.memory.peak_bytes()), format_size(self.limit))
 
     def make_room(self, tenant: Tenant, nbytes: int) -> bool:
         """After running out of memory in the middle of a step: give back residents of the tenant that runs, if any."""
@@ -324,6 +329,13 @@ def configure(allowed: Allowed) -> None:
     _allowed = allowed
     for manager in _managers.values():
         manager.allowed = allowed
+
+
+def make_way_in_ram(label: str, nbytes: int) -> None:
+    """Before so much is read into RAM. Where RAM is a device, what stays of models gives way; raises BudgetTooSmall."""
+    held = _managers.get(torch.device("cpu"))
+    if held is not None and _allowed.managed:
+        held.make_way(label, nbytes)
 
 
 def manager_for(device: torch.device, nbytes: int) -> Manager | None:

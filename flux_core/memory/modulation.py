@@ -20,16 +20,18 @@ from torch import Tensor
 from ..blocks import DoubleBlock, FinalLayer, SingleBlock
 from ..quant.linear import Linear
 from ..transformer import Flux
+from .workload import MiB
 
 Rows = tuple[Tensor, ...]  # what Flux.modulations returns
-KEPT = 512  # rows; those used longest ago go first
+KEPT_BYTES = 192 * MiB  # of rows of earlier runs: four prompts of 20 steps; those used longest ago go first
 
 
 class ModulationTable:
-    """Rows by whatever names them completely: noise level, guidance, pooled text, batch, LoRAs, number type."""
+    """Rows by whatever names them completely: noise level, guidance, pooled text, batch, number type."""
 
     def __init__(self) -> None:
         self._rows: OrderedDict[Hashable, Rows] = OrderedDict()
+        self.expected: frozenset[Hashable] = frozenset()  # what the run under way will ask for, and so stays
 
     def missing(self, keys: Sequence[Hashable]) -> list[Hashable]:
         return [key for key in dict.fromkeys(keys) if key not in self._rows]
@@ -38,8 +40,10 @@ class ModulationTable:
         """Compute rows for these vectors [B, D], fetching each matrix once."""
         for key, rows in zip(vectors, modulations(flux, list(vectors.values())), strict=True):
             self._rows[key] = rows
-        while len(self._rows) > max(KEPT, len(vectors)):
-            self._rows.popitem(last=False)
+        too_many = self.nbytes - KEPT_BYTES
+        for key in [key for key in self._rows if key not in self.expected and key not in vectors]:
+            if too_many > 0:
+                too_many -= _nbytes(self._rows.pop(key))
 
     def __getitem__(self, key: Hashable) -> Rows:
         self._rows.move_to_end(key)
@@ -50,7 +54,7 @@ class ModulationTable:
 
     @property
     def nbytes(self) -> int:
-        return sum(row.nbytes for rows in self._rows.values() for row in rows)
+        return sum(map(_nbytes, self._rows.values()))
 
 
 def modulations(flux: Flux, vectors: Sequence[Tensor]) -> list[Rows]:
@@ -58,6 +62,40 @@ def modulations(flux: Flux, vectors: Sequence[Tensor]) -> list[Rows]:
     active = [F.silu(vec) for vec in vectors]
     by_part = [[torch.cat(rows, dim=1) for rows in zip(*_outputs(part, active), strict=True)] for part in _parts(flux)]
     return [tuple(rows) for rows in zip(*by_part, strict=True)]
+
+
+def with_branches(flux: Flux, rows: Rows, vec: Tensor) -> Rows:
+    """What `flux.modulations(vec)` is with the side branches that hang on it now, from rows made without: bit for bit.
+
+    So another LoRA, or another strength, fetches no matrix.
+    """
+    active = F.silu(vec)
+    return tuple(_adapted(part, row, active) for part, row in zip(_parts(flux), rows, strict=True))
+
+
+def _adapted(part: DoubleBlock | SingleBlock | FinalLayer, row: Tensor, active: Tensor) -> Tensor:
+    linears = [linear for linear, _ in _modulators(part)]
+    if not any(linear.branches for linear in linears):
+        return row
+    counts = [linear.out_features // row.shape[-1] for linear in linears]
+    made = [
+        linear.add_branches(rows.flatten(1), active).unflatten(1, (count, -1))
+        for linear, rows, count in zip(linears, row.clone().split(counts, dim=1), counts, strict=True)
+    ]
+    return torch.cat(made, dim=1)
+
+
+@contextmanager
+def bare(flux: Flux) -> Iterator[None]:
+    """The adaLN layers without their side branches."""
+    hanging = [(linear, linear.branches) for linear in modulation_linears(flux).values()]
+    try:
+        for linear, _ in hanging:
+            linear.branches = ()
+        yield
+    finally:
+        for linear, branches in hanging:
+            linear.branches = branches
 
 
 def modulation_linears(flux: Flux) -> dict[str, Linear]:
@@ -101,6 +139,10 @@ def kept(linear: Linear, dtype: torch.dtype) -> Iterator[None]:
     finally:
         linear.held = held
         held.give_back()
+
+
+def _nbytes(rows: Rows) -> int:
+    return sum(row.nbytes for row in rows)
 
 
 class _Kept:

@@ -59,7 +59,10 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]. Columns beyond `in` are for branches that widen the layer (FLUX control LoRAs)."""
-        y = self._multiply(x[..., : self.in_features])
+        return self.add_branches(self._multiply(x[..., : self.in_features]), x)
+
+    def add_branches(self, y: Tensor, x: Tensor) -> Tensor:
+        """The product y [..., out] with x, and what the side branches add to it; y may be overwritten."""
         for branch in self.branches:
             y = y + branch(x) if branch.rows is None else _add_to_rows(y, branch(x), slice(*branch.rows))
         return y

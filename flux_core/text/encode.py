@@ -55,7 +55,9 @@ class Encoders(Protocol):
     """Both encoders with what belongs to them. Modules are asked for only when the cache cannot answer."""
 
     @property
-    def identity(self) -> Hashable: ...  # everything the numbers depend on: files, storage types, LoRAs
+    def clip_identity(self) -> Hashable: ...  # all that its numbers depend on besides tokens: file, LoRAs, device
+    @property
+    def t5_identity(self) -> Hashable: ...
     @property
     def options(self) -> TextOptions: ...
     @property
@@ -120,11 +122,11 @@ def encode_prompt(
         min_length=options.min_length,
     )
     text = cache.get(
-        ("t5xxl", encoders.identity, t5_row, options.last_layer),
+        ("t5xxl", encoders.t5_identity, t5_row, options.last_layer),
         lambda: encode_t5(encoders.t5(), encoders.t5_tokenizer, t5_row, encoders.device, options.last_layer),
     )
     pooled = cache.get(
-        ("clip_l", encoders.identity, clip_row),
+        ("clip_l", encoders.clip_identity, clip_row),
         lambda: pool_clip(encoders.clip(), encoders.clip_tokenizer, clip_row, encoders.device),
     )
     return [[text, {"pooled_output": pooled}]]

@@ -45,7 +45,8 @@ class Pair:
             model.init_weights()
             for parameter in model.parameters():
                 parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
-        self.identity: Any = object()
+        self.clip_identity: Any = object()
+        self.t5_identity: Any = object()
         self.options = e.TextOptions()
         self.device = CPU
         self.clip_tokenizer, self.t5_tokenizer = CLIP, T5
@@ -204,12 +205,15 @@ def test_what_changes_the_numbers_changes_the_key() -> None:
     e.encode_prompt(pair, "w1", "w1", cache)
     pair.options = e.TextOptions(last_layer=-2)
     e.encode_prompt(pair, "w1", "w1", cache)
-    pair.identity = "with a LoRA"
+    pair.clip_identity = "with a LoRA"
+    e.encode_prompt(pair, "w1", "w1", cache)
+    assert pair.asked[3:] == ["clip_l"]
+    pair.t5_identity = "with a LoRA of its own"
     e.encode_prompt(pair, "w1", "w1", cache)
     for source in ("file", "the same file, written again"):
         pair.vectors = {"style": [Vector(source, 0, torch.full((24,), float(len(source))))]}
         e.encode_prompt(pair, "w1", "w1 embedding:style", cache)
-    assert pair.asked == ["t5xxl", "clip_l", "t5xxl", "t5xxl", "clip_l", "t5xxl", "t5xxl"]
+    assert pair.asked == ["t5xxl", "clip_l", "t5xxl", "clip_l", "t5xxl", "t5xxl", "t5xxl"]
 
 
 def test_the_cache_keeps_to_its_bytes_and_drops_what_was_not_used_longest() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from sluice.flux_core import assemble
-from sluice.flux_core.adapters.branches import LowRank
+from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
 from sluice.flux_core.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.errors import BudgetTooSmall
-from sluice.flux_core.memory import manager, report
+from sluice.flux_core.memory import manager, modulation, report
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
 from sluice.flux_core.memory.workload import MiB
@@ -146,6 +148,85 @@ def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(f
     picture(model, seeded, cfg=2.0)
     assert managed.blocks.source.bytes_read == before[0]
     assert managed.modulation.source.bytes_read == 2 * before[1]  # the negative's rows, by one more pass
+
+
+def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(flux_file, seeded):
+    """What LoRAs add to the rows is added beside them; only what cannot be is computed anew, and that is right too."""
+    model, (on_rows,) = assemble.load_flux(flux_file), loras(seeded)
+    low_rank = LowRank(seeded("e", (4, 256)), seeded("f", (1536, 4)), 0.01)
+    rows = LowRank(seeded("g", (4, 256)), seeded("h", (256, 4)), 0.1, rows=(256, 512))
+    beside = {"double_blocks.1.txt_mod.lin": (low_rank, rows), "final_layer.adaLN_modulation.1": (rows,)}
+    dora = Reweighing(low_rank, seeded("m", (1536, 1)).abs(), 1.0)
+    before_all = {"vector_in.out_layer": (LowRank(seeded("i", (4, 256)), seeded("j", (256, 4)), 0.1),)}
+    weightless = replace(on_rows, strength=0.0)
+    cases = [
+        ((), 1), ((on_rows,), 0), ((replace(on_rows, strength=-0.3),), 0), ((weightless,), 0),
+        ((on_rows, LoraUse(Lora("beside", beside, {}), 0.5)), 0), ((), 0),
+        ((LoraUse(Lora("dora", {"double_blocks.0.txt_mod.lin": (dora,)}, {}), 1.0),), 1),
+        ((LoraUse(Lora("vector", before_all, {}), 1.0), on_rows), 1),
+    ]  # fmt: skip
+    no_budget()
+    expected = [picture(replace(model, loras=uses), seeded) for uses, _ in cases]
+    managed = model.weights.managed(budget(2 * flux_file.stat().st_size), model.dtype)
+    source, all_of_it = managed.modulation.source, managed.modulation.total_bytes
+    for (uses, passes), same in zip(cases, expected, strict=True):
+        before = source.bytes_read
+        assert torch.equal(picture(replace(model, loras=uses), seeded), same)
+        assert source.bytes_read - before == passes * all_of_it
+
+
+def test_the_table_keeps_a_run_and_little_of_those_before_it(flux_file, seeded, monkeypatch):
+    model, held = assemble.load_flux(flux_file), budget(2 * flux_file.stat().st_size)
+    managed = model.weights.managed(held, model.dtype)
+    picture(model, seeded, cfg=2.0)
+    a_run = managed.table.nbytes
+    monkeypatch.setattr(modulation, "KEPT_BYTES", a_run // 4)
+    for solver in ("euler", "heun", "dpm_2"):
+        read = managed.modulation.source.bytes_read
+        picture(model, seeded, solver, cfg=2.0)
+        assert managed.table.nbytes <= 2 * a_run
+        assert managed.modulation.source.bytes_read - read <= managed.modulation.total_bytes, "one pass at the most"
+    picture(model, seeded, batch=2)  # rows of its own, as many bytes as the first run's
+    assert managed.table.nbytes <= a_run
+
+
+def test_a_lora_that_nobody_holds_is_gone_though_rows_and_prompts_were_computed_with_it(flux_file, seeded):
+    model, held = assemble.load_flux(flux_file), budget(2 * flux_file.stat().st_size)
+    uses = loras(seeded)
+    changed = {"vector_in.out_layer": (LowRank(seeded("i", (4, 256)), seeded("j", (256, 4)), 0.1),)}
+    uses += (LoraUse(Lora("vector", changed, {}), 1.0),)
+    picture(replace(model, loras=uses), seeded)
+    assert model.weights.managed(held, model.dtype).table.nbytes
+    loras_of = [weakref.ref(use.lora) for use in uses]
+    del uses, changed
+    gc.collect()
+    assert not any(lora() for lora in loras_of)
+
+
+def test_what_stays_gives_way_to_a_lora_before_it_is_there(flux_file, seeded, monkeypatch):
+    model = assemble.load_flux(flux_file)
+    held = budget(12 * MiB)
+    expected = picture(model, seeded)
+    blocks = model.weights.managed(held, model.dtype).blocks
+    before = blocks.held_bytes
+    down, up = (torch.zeros(shape, dtype=torch.bfloat16) for shape in ((1536, 256), (1792, 1536)))
+    use = LoraUse(Lora("large", {"single_blocks.0.linear1": (LowRank(down, up),)}, {}), 1.0)
+    taken = use.lora.copied_bytes(CPU, torch.float32)
+    assert taken == 2 * (down.nbytes + up.nbytes) > 12 * MiB - before
+    attach, there = assemble.attached, []
+    monkeypatch.setattr(assemble, "attached", lambda *args: (there.append(blocks.held_bytes), attach(*args))[1])
+    assert torch.equal(picture(replace(model, loras=(use,)), seeded), expected)
+    assert taken + there[0] <= 12 * MiB
+    held.memory.budget = 128 * MiB + taken - 1
+    with pytest.raises(BudgetTooSmall, match="large needs at least .* fewer or smaller LoRAs"):
+        picture(replace(model, loras=(use,)), seeded)
+
+
+def test_without_a_budget_of_ones_own_all_parts_of_flux_are_managed_and_small_models_are_not():
+    manager.configure(Allowed())
+    clip_l, autoencoder, of_the_tiny_model = 246_144_152, 167_666_902, 10_500_832
+    assert manager.manager_for(CPU, of_the_tiny_model) is None
+    assert manager.manager_for(CPU, clip_l) is manager.manager_for(CPU, autoencoder) is not None
 
 
 @pytest.mark.parametrize("solver", ("heun", "dpm_2", "dpmpp_sde", "res_multistep", "uni_pc", "ddim"))
@@ -310,7 +391,5 @@ def test_nothing_is_left_of_a_model_that_nobody_holds(flux_file, seeded):
     picture(model, seeded)
     assert held.slabs.used > 0
     del model
-    import gc
-
     gc.collect()
     assert held.slabs.used == 0 and not list(held.tenants)
