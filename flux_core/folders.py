@@ -150,10 +150,9 @@ def standard_folders(
                 places.remove(place)
             if place not in places:
                 places.insert(0 if first else len(places), place)
-    return Folders(
-        with_tiny_model(found), input=(input or base / "input").absolute(),
-        output=(output or base / "output").absolute(), temp=(base / "temp").absolute(), user=(base / "user").absolute(),
-    )
+    places = (input or base / "input", output or base / "output", base / "temp", base / "user")
+    for_input, for_output, temp, user = (place.expanduser().absolute() for place in places)
+    return Folders(with_tiny_model(found), input=for_input, output=for_output, temp=temp, user=user)
 
 
 def with_tiny_model(models: Mapping[str, Sequence[Path]]) -> dict[str, list[Path]]:
@@ -190,7 +189,9 @@ def extra_model_paths(file: Path) -> Iterator[tuple[str, Path, bool]]:
         for category, value in section.items():
             if category in ("base_path", "is_default"):
                 continue
-            for line in str(value or "").splitlines():
+            if value is not None and not isinstance(value, str):
+                raise SluiceError(f"{file}: section {title!r} should name a folder after `{category}:`, not {value!r}.")
+            for line in (value or "").splitlines():
                 if line.strip():
                     place = Path(os.path.normpath(start / os.path.expanduser(line.strip())))
                     yield RENAMED.get(str(category), str(category)), place, bool(section.get("is_default"))

@@ -15,7 +15,7 @@ from ..graph.prompt import is_link, name_of
 from ..png import read_workflow
 from ..wanted import wanted_files
 from . import workflows
-from .run import add_folder_arguments
+from .run import add_model_arguments
 
 SEEDS = ("seed", "noise_seed")
 TOLD = ("steps", "cfg", "guidance", "sampler_name", "scheduler", "denoise", "weight_dtype")
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice inspect`."""
     parser.add_argument("file", type=Path, help="a picture, a workflow as JSON, or a weight file")
     parser.add_argument("--json", action="store_true", help="tell it as JSON")
-    add_folder_arguments(parser)
+    add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..capacity import advice_after
-from ..errors import PromptError, SluiceError
+from ..errors import MissingFileError, PromptError, SluiceError
 from ..folders import Folders, standard_folders
 from ..graph.canvas import pack_names
 from ..graph.events import Emit
@@ -40,15 +40,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a value; NODE is a number, a title or a class, and may be left out if only one node has INPUT",
     )
     parser.add_argument("--seed", type=_seed, metavar="N", help="set every seed")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where pictures go (default: ./output)")
     parser.add_argument("--json", action="store_true", help="tell the result as JSON on the last line")
     add_folder_arguments(parser)
-    parser.add_argument("--input", type=Path, metavar="DIR", help="where LoadImage looks (default: ./input)")
     add_device_arguments(parser)
     add_budget_arguments(parser)
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where model files and pictures are."""
+    parser.add_argument(
+        "--out", "--output-directory", type=Path, metavar="DIR", help="where pictures go (default: ./output)"
+    )
+    parser.add_argument(
+        "--input", "--input-directory", type=Path, metavar="DIR", help="where LoadImage looks (default: ./input)"
+    )
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Where model files are."""
     parser.add_argument(
         "--models", action="append", type=Path, default=[], metavar="DIR",
@@ -99,6 +108,8 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
     folders = standard_folders(
         Path.cwd(), args.models, extra=args.extra_model_paths, input=args.input, output=args.out
     )
+    if args.input is not None and not folders.input.is_dir():
+        raise MissingFileError(f"The input folder {folders.input} does not exist.")
     host.use(host.Host(folders))  # validation lists files
     classes, _ = standalone_tables()
     jobs = [_prepared(file, args, classes, folders) for file in args.workflow]
@@ -134,6 +145,7 @@ def _made(job: Job, executor: Executor, bars: Bars, folders: Folders, quiet: boo
     began = time.monotonic()
     extra = {"extra_pnginfo": {"workflow": job.canvas}} if job.canvas else {}
     bars.titles = {node_id: title_of(node) for node_id, node in job.prompt.items()}
+    executor.cache.forget_shown()  # a workflow that is named twice is saved twice
     try:
         result = executor.execute(job.prompt, str(job.file), extra, job.outputs)
     finally:

@@ -102,6 +102,10 @@ class Cache:
     def put(self, key: str, made: Made) -> None:
         self._made[key] = made
 
+    def forget_shown(self) -> None:
+        """Drop what nodes have shown, saved pictures among it: they run again, the others do not."""
+        self._made = {key: made for key, made in self._made.items() if not made.ui}
+
     def object(self, node: Node, node_class: type[Any]) -> Any:
         """The instance for this place on the canvas, made at first use."""
         who = (node.id, node.class_type)

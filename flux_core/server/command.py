@@ -52,8 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the folder with models, input, output, temp and user (default: here)",
     )
     add_folder_arguments(parser)
-    parser.add_argument("--input-directory", type=Path, metavar="DIR", help="where LoadImage looks")
-    parser.add_argument("--output-directory", type=Path, metavar="DIR", help="where pictures go")
     parser.add_argument(
         "--node-packs", action="append", type=Path, default=[], metavar="DIR",
         help="a folder of plain ComfyUI node packs, whose code is run; may be repeated",
@@ -120,9 +118,7 @@ def _announce(address: str, store: Store) -> None:
 def _settings(args: argparse.Namespace) -> Settings:
     Allowed.parse(args.vram, args.ram)  # refused here rather than in the worker
     base = (args.base_directory or Path.cwd()).expanduser().absolute()
-    folders = standard_folders(
-        base, args.models, extra=args.extra_model_paths, input=args.input_directory, output=args.output_directory
-    )
+    folders = standard_folders(base, args.models, extra=args.extra_model_paths, input=args.input, output=args.out)
     options = {
         "base": str(base),
         "models": [str(place.expanduser().absolute()) for place in args.models],

@@ -186,12 +186,13 @@ def test_workflows_of_one_call_share_what_they_have_in_common(
         if event == "executing":
             executed[-1].append(data["node"])
 
-    options = ["first.json", "second.json", "--models", str(store), "--device", "cpu", "--json"]
+    options = ["first.json", "second.json", "second.json", "--models", str(store), "--device", "cpu", "--json"]
     assert run.run(parser.parse_args(options), listen) == 0
     assert set(executed[0]) == set(first)
     assert set(executed[1]) == {"25", "13", "8", "9"}
+    assert executed[2] == ["9"], "what is named twice is saved twice"
     told = capsys.readouterr()
     results = json.loads(told.out.splitlines()[-1])["workflows"]
-    assert [len(result["images"]) for result in results] == [1, 1]
-    assert results[0]["images"] != results[1]["images"]
+    assert [len(result["images"]) for result in results] == [1, 1, 1]
+    assert len({picture for result in results for picture in result["images"]}) == 3
     assert "SamplerCustomAdvanced: 4 steps" in told.err

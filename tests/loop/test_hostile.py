@@ -159,6 +159,13 @@ def test_a_picture_that_is_not_there_is_told_before_anything_runs(refused: Told,
     assert "'girl.png' is not in the input folder" in told and str(here / "input") in told
 
 
+@pytest.mark.parametrize("option", ["--input", "--input-directory", "--models"])
+def test_a_folder_that_is_named_exists(refused: Told, here: Path, option: str) -> None:
+    (here / "input").mkdir()
+    Image.new("RGB", (8, 8)).save(here / "input/p.png")
+    assert f"{here / 'nowhere'} does not exist" in refused(picture_of(), option, "nowhere")
+
+
 def test_a_damaged_picture_is_told(refused: Told, here: Path) -> None:
     (here / "input").mkdir()
     Image.effect_noise((64, 64), 9).save(here / "input/p.png")

@@ -93,7 +93,7 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: 
     assert tmp_path / "home/store/v" in standard_folders(tmp_path).directories("vae")
 
 
-@pytest.mark.parametrize("text", ["- a list", "x: 3", "x: [1", "\x00\x01", "x: y: z"])
+@pytest.mark.parametrize("text", ["- a list", "x: 3", "x: [1", "\x00\x01", "x: y: z", "x: {vae: {}}", "x: {vae: 3}"])
 def test_a_file_that_is_no_such_yaml_is_told_in_a_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "extra_model_paths.yaml").write_text(text)
     with pytest.raises(SluiceError, match=r"extra_model_paths\.yaml"):
