@@ -1,6 +1,7 @@
 """How much memory a person allows: sizes as they are written, and what "auto" and "off" mean.
 
     8G  7.5G  800M  12GiB   that many bytes, in powers of 1024      auto  what is free      off  no management
+    8   the same as 8G      8589934592  bytes, as programs say it
 
 Knows no torch and no device.
 """
@@ -15,15 +16,18 @@ from ..errors import InputError
 from .workload import GiB, MiB
 
 AUTO, OFF = "auto", "off"
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_size(text: str) -> int:
-    """"8G" -> bytes. Raises InputError."""
-    match = re.fullmatch(r"\s*(\d+(?:[.,]\d+)?)\s*([KMGT]?)(?:I?B)?\s*", text.upper())
-    if not match:
-        raise InputError(f"{text!r} is no size. Write it like 8G, 7.5G or 800M.")
-    return int(float(match[1].replace(",", ".")) * _UNITS[match[2]])
+    """"8G" -> bytes. A number alone counts GiB if that can be meant, or else bytes. Raises InputError."""
+    match = re.fullmatch(r"(\d+(?:[.,]\d+)?)\s*(?:([KMGT])(?:I?B)?|(B))?", text.strip().upper())
+    if match:
+        number = float(match[1].replace(",", "."))
+        unit = match[2] or match[3] or ("G" if number < 1024 else "B")
+        if match[2] or match[3] or not 1024 <= number < MiB:
+            return int(number * _UNITS[unit])
+    raise InputError(f"{text!r} is no size. Write it like 8G, 7.5G or 800M.")
 
 
 def format_size(nbytes: float) -> str:
@@ -55,5 +59,5 @@ class Allowed:
 def add_budget_arguments(parser: ArgumentParser) -> None:
     """--vram and --ram, the same for every command."""
     group = parser.add_argument_group("memory")
-    group.add_argument("--vram", metavar="SIZE|auto|off", default=AUTO, help="GPU memory to stay below, e.g. 8G")
+    group.add_argument("--vram", metavar="SIZE|auto|off", default=AUTO, help="GPU memory to stay below, e.g. 8G or 8")
     group.add_argument("--ram", metavar="SIZE|auto", default=AUTO, help="RAM to stay below, e.g. 16G")

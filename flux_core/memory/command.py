@@ -1,13 +1,13 @@
 """`sluice plan MODEL`: what a model will need and how fast it will be, before anything is downloaded.
 
-MODEL is a file, or the name of a published one: flux1-dev-bf16, flux1-dev-fp8, flux1-dev-Q8_0, flux1-dev-Q4_K_S,
-flux1-schnell-fp8 and so on. Only headers are read; nothing here needs torch.
+MODEL is a file, or the name of a published one: flux1-dev, flux1-dev-fp8, flux1-dev-Q8_0, flux1-dev-Q4_K_S.gguf,
+flux1-schnell-fp8.safetensors and so on. Only headers are read; nothing here needs torch.
 """
 
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -68,14 +68,24 @@ class Target:
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", help="a file, or a published name like flux1-dev-fp8")
     parser.add_argument("--size", default="1024x1024", metavar="WxH", help="of the picture (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=1, help="pictures at a time")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at a time (default: %(default)s)")
     parser.add_argument("--lora", action="append", default=[], metavar="FILE", help="count this LoRA (may be repeated)")
     parser.add_argument("--card", metavar="NAME", help="rtx4060, rtx3070, gtx1070, ... or cpu (default: rtx4060)")
-    parser.add_argument("--compute", type=float, metavar="TFLOPS", help="of matrix products, in place of the card's")
-    parser.add_argument("--link", type=float, metavar="GB/s", help="from RAM to the card")
-    parser.add_argument("--disk", type=float, default=3.0, metavar="GB/s", help="of the disk (default: %(default)s)")
+    parser.add_argument("--compute", type=_rate, metavar="TFLOPS", help="of matrix products, in place of the card's")
+    parser.add_argument("--link", type=_rate, metavar="GB/s", help="from RAM to the card")
+    parser.add_argument("--disk", type=_rate, default=3.0, metavar="GB/s", help="of the disk (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_budget_arguments(parser)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise ArgumentTypeError(f"a rate is a number above 0, not {text!r}")
+    return rate
 
 
 def run(args: Namespace) -> int:
@@ -97,10 +107,10 @@ def open_model(name: str) -> Model:
         known = published(name)
         if known is None:
             raise MissingFileError(
-                f"There is no file {name}, and it is no published name like flux1-dev-bf16, flux1-dev-fp8, "
-                "flux1-dev-Q8_0, flux1-dev-Q4_K_S or flux1-schnell-fp8."
+                f"There is no file {name}, and it is no published name like flux1-dev, flux1-dev-fp8, flux1-dev-Q8_0, "
+                "flux1-dev-Q4_K_S or flux1-schnell-fp8."
             )
-        return Model(name, known.shape, known.nbytes, known.decoded)
+        return Model(known.name, known.shape, known.nbytes, known.decoded)
     file = open_weights(name)
     found = detect(file)
     if "flux" not in found.parts:

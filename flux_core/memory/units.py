@@ -244,15 +244,16 @@ class Published:
 
 
 def published(name: str) -> Published | None:
-    """`flux1-dev-fp8`, `flux1-schnell-bf16`, `flux1-dev-Q4_K_S`, ... or None if it is no such name."""
-    match = re.fullmatch(r"flux1-(dev|schnell|fill|canny|depth|kontext)-([A-Za-z0-9_]+)", name)
+    """`flux1-dev-fp8`, `flux1-schnell` (in bf16), `flux1-dev-Q4_K_S.gguf`, ... or None if it is no such name."""
+    stem = re.sub(r"\.(safetensors|sft|gguf)$", "", name)
+    match = re.fullmatch(r"flux1-(dev|schnell|fill|canny|depth|kontext)(?:-dev)?(?:-([A-Za-z0-9_]+))?", stem)
     if not match:
         return None
-    variant, label = match.groups()
+    variant, label = match[1], match[2] or "bf16"
     stored = PUBLISHED_FORMATS.get(label.lower()) or re.sub(r"_[SML]$", "", label.upper())
     if stored not in BITS:
         known = ", ".join(("bf16", "fp16", "fp8", "Q8_0", "Q6_K", "Q5_K_S", "Q5_0", "Q5_1", "Q4_K_S", "Q4_0", "Q4_1"))
         raise InputError(f"{name} names no format I know. After flux1-{variant}- choose one of: {known}, Q3_K_S, Q2_K.")
     shape = FluxShape(guidance=variant != "schnell")
     packed = {"fill": 384, "canny": 128, "depth": 128}
-    return Published(name, replace(shape, in_channels=packed.get(variant, 64)), stored, label)
+    return Published(f"flux1-{variant}-{label}", replace(shape, in_channels=packed.get(variant, 64)), stored, label)

@@ -95,6 +95,16 @@ def test_a_file_is_planned_by_its_header_alone(tmp_path, capsys):
     assert file["streamed_bytes_per_step"] == name["streamed_bytes_per_step"]
 
 
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [("flux1-dev", "flux1-dev-bf16"), ("flux1-schnell.safetensors", "flux1-schnell-bf16"),
+     ("flux1-dev-fp8.safetensors", "flux1-dev-fp8"), ("flux1-dev-Q8_0.gguf", "flux1-dev-Q8_0"),
+     ("flux1-fill-dev.safetensors", "flux1-fill-bf16")],
+)  # fmt: skip
+def test_a_published_file_goes_by_its_file_name_too(named, meant):
+    assert published(named) == published(meant) is not None
+
+
 def test_a_lora_takes_room_from_what_stays(tmp_path, capsys):
     header = {"a": {"dtype": "F16", "shape": [400, 1024, 1024], "data_offsets": [0, 800 * 2**20]}}
     text = json.dumps(header).encode()
@@ -124,10 +134,13 @@ def test_what_makes_no_sense_is_told_in_one_sentence(tmp_path):
     def ask(*words: str) -> None:
         command.run(parser.parse_args(words))
 
-    with pytest.raises(MissingFileError, match="flux1-dev-bf16"):
+    with pytest.raises(MissingFileError, match="flux1-dev, flux1-dev-fp8"):
         ask("flux9-dev")
     with pytest.raises(InputError, match="Q8_0"):
         ask("flux1-dev-fp4")
+    for wrong in ("0", "-1", "fast", "nan"):
+        with pytest.raises(SystemExit):
+            ask("flux1-dev", "--disk", wrong)
     with pytest.raises(InputError, match="1024x768"):
         ask("flux1-dev-fp8", "--size", "large")
     with pytest.raises(InputError, match="7.5G"):
@@ -142,7 +155,8 @@ def test_what_makes_no_sense_is_told_in_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("text", "size"),
     [("8G", 8 * 2**30), ("7.5g", 7.5 * 2**30), ("800M", 800 * 2**20), ("12GiB", 12 * 2**30), ("1,5 GB", 1.5 * 2**30),
-     ("4096", 4096), ("64K", 65536), ("1T", 2**40)],
+     ("4096B", 4096), ("64K", 65536), ("1T", 2**40),
+     ("8", 8 * 2**30), ("7.5", 7.5 * 2**30), ("8589934592", 8 * 2**30)],
 )  # fmt: skip
 def test_sizes_are_read_as_people_write_them(text, size):
     assert parse_size(text) == size
@@ -151,7 +165,7 @@ def test_sizes_are_read_as_people_write_them(text, size):
 def test_budgets_are_a_size_or_a_word():
     assert Allowed.parse("8G", "auto") == Allowed(8 * 2**30, None, True)
     assert not Allowed.parse("off").managed and not Allowed.parse().explicit
-    for wrong in ("8Q", "-3G", "G", "eight", "1e9"):
+    for wrong in ("8Q", "-3G", "G", "eight", "1e9", "8000"):
         with pytest.raises(InputError):
             Allowed.parse(wrong)
 
