@@ -58,16 +58,22 @@ class Resident:
     def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldMatrix:
         raw = raw.to(self.device)
         format, scale = stored.format, stored.scale
-        if self.round_to is not None and _rounds(stored, self.round_to):
+        round_to = rounding(stored, self.round_to)
+        if round_to is not None and _rounds(stored, round_to):
             exact = torch.float32 if stored.format not in PLAIN else PLAIN[stored.format]
             values = decode(raw, format, stored.shape, exact)
-            if self.round_to not in FP8.values():
-                return values.to(self.round_to).to(self.dtype or self.round_to)
-            format = _name_of(self.round_to)
+            if round_to not in FP8.values():
+                return values.to(round_to).to(self.dtype or round_to)
+            format = _name_of(round_to)
             raw = encode_fp8(values, format)
         if matrix and self.packed and PLAIN.get(format) != (self.dtype or stored_dtype(format)):
             return PackedMatrix(raw, format, stored.shape, scale)
         return decode(raw, format, stored.shape, self.dtype, scale)
+
+
+def rounding(stored: Stored, chosen: torch.dtype | None) -> torch.dtype | None:
+    """The type a tensor's values pass through: the file's own rule before the chosen one."""
+    return FP8[stored.through] if stored.through else chosen
 
 
 def _rounds(stored: Stored, to: torch.dtype) -> bool:

@@ -187,6 +187,7 @@ def clip_transformers(name: str) -> tuple[str, int] | None:
 
 SCALES = (".scale_weight", ".weight_scale")  # what multiplies the weight beside it: ComfyUI's first and second form
 IGNORED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")  # for fp8 arithmetic on activations
+MARK = "scaled_fp8"  # the tensor by which ComfyUI knows such a file; its type is that of the matrices
 
 
 def model_tensors(file: WeightFile, prefix: str, rename: Rename) -> dict[str, Stored]:
@@ -200,9 +201,15 @@ def model_tensors(file: WeightFile, prefix: str, rename: Rename) -> dict[str, St
             continue
         if (target := rename(name[len(prefix) :])) is not None:
             groups.setdefault(target[0], {})[target[1]] = entry
-    if rename is not flux_diffusers:
-        return {name: _fused(name, file, parts, 1) for name, parts in groups.items()}
-    return {name: _swapped(_fused(name, file, parts, _parts_of(name))) for name, parts in groups.items()}
+    if rename is flux_diffusers:
+        return {name: _swapped(_fused(name, file, parts, _parts_of(name))) for name, parts in groups.items()}
+    tensors = {name: _fused(name, file, parts, 1) for name, parts in groups.items()}
+    mark = file.entries.get(prefix + MARK)
+    if mark is None or rename is not flux_bfl:
+        return tensors
+    through = mark.format if mark.format == "F8_E5M2" else "F8_E4M3"
+    return {name: stored if name.endswith(".scale") else replace(stored, through=through)
+            for name, stored in tensors.items()}  # fmt: skip
 
 
 def _parts_of(name: str) -> int:

@@ -72,7 +72,8 @@ class WeightFile:
 class Stored:
     """One tensor of a model as it lies in a file; its ranges, concatenated in order, are the raw tensor.
 
-    `scale` multiplies every value after decoding (scaled fp8), None means one.
+    `scale` multiplies every value after decoding (scaled fp8), None means one. `through`: the fp8 format that every
+    value passes through on its way, as ComfyUI keeps what is not fp8 in a scaled fp8 file.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Stored:
     ranges: tuple[Range, ...]
     scale: float | None
     file: WeightFile
+    through: str | None = None
 
     @property
     def nbytes(self) -> int:

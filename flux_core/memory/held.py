@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..binding import rounding
 from ..checkpoint.stored import Stored
 from ..errors import FileFormatError
 from ..quant.formats import PLAIN, decode_into
@@ -100,7 +101,8 @@ def hold_matrices(
             there = f"has the shape {list(stored.shape)}" if stored else "is missing"
             file = next(iter(tensors.values())).file.path.name
             raise FileFormatError(f"{file} is damaged: {name} {there}. Fetch it again, or choose another file.")
-        matrix = StreamedMatrix(stored, piece, round_to if rounds(stored, round_to) else None)
+        through = rounding(stored, round_to)
+        matrix = StreamedMatrix(stored, piece, through if rounds(stored, through) else None)
         linear.weight, linear.held = None, matrix
         held.append(matrix)
     return held

@@ -171,6 +171,8 @@ def scaled(state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             stored[name.replace("weight", "scale_weight")] = scale
             stored[name.replace("weight", "scale_input")] = torch.tensor(1.0)
             meant[name] = stored[name].float() * scale
+        elif name.endswith("bias"):
+            meant[name] = value.to(torch.float8_e4m3fn).float()  # as ComfyUI keeps it
     return stored, meant
 
 

@@ -77,7 +77,7 @@ def test_parts_in_different_formats_cannot_be_joined():
         model_tensors(file, "", flux_diffusers)
 
 
-def written(path: Path, scales: dict[str, float]) -> Path:
+def written(path: Path, scales: dict[str, float], mark: str = "F8_E4M3") -> Path:
     """A file of fp8 matrices [2, 2] with a scale each."""
     import json
 
@@ -90,7 +90,7 @@ def written(path: Path, scales: dict[str, float]) -> Path:
         ):
             header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
             data += raw
-    header["scaled_fp8"] = {"dtype": "F8_E4M3", "shape": [0], "data_offsets": [len(data), len(data)]}
+    header["scaled_fp8"] = {"dtype": mark, "shape": [0], "data_offsets": [len(data), len(data)]}
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return path
@@ -100,6 +100,16 @@ def test_fp8_scales_go_with_their_matrices_and_are_no_tensors_themselves(tmp_pat
     file = open_weights(written(tmp_path / "scaled.safetensors", {"img_in": 0.5, "txt_in": 0.25}))
     tensors = model_tensors(file, "", flux_bfl)
     assert {name: stored.scale for name, stored in tensors.items()} == {"img_in.weight": 0.5, "txt_in.weight": 0.25}
+
+
+@pytest.mark.parametrize("mark, through", [("F8_E4M3", "F8_E4M3"), ("F8_E5M2", "F8_E5M2"), ("F32", "F8_E4M3")])
+def test_the_mark_of_a_scaled_file_names_what_its_linear_layers_pass_through(tmp_path, mark, through):
+    modules = {"img_in": 0.5, "single_blocks.0.norm.query_norm": 1.0}
+    file = open_weights(written(tmp_path / "scaled.safetensors", modules, mark))
+    file.entries["single_blocks.0.norm.query_norm.scale"] = file.entries.pop("single_blocks.0.norm.query_norm.weight")
+    tensors = model_tensors(file, "", flux_bfl)
+    seen = {name: stored.through for name, stored in tensors.items()}
+    assert seen == {"img_in.weight": through, "single_blocks.0.norm.query_norm.scale": None}
 
 
 def test_parts_with_different_scales_cannot_be_joined(tmp_path):
