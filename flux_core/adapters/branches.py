@@ -17,14 +17,46 @@ from torch import Tensor
 Rows = tuple[int, int] | None  # the outputs [start, end) a branch adds to; None means all
 
 
+class Product:
+    """What is a matrix product: it can be added beside W, or to W."""
+
+    rows: Rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        raise NotImplementedError
+
+    def matrix(self) -> Tensor:
+        """float32 [out, in], at its strength."""
+        raise NotImplementedError
+
+    def reweigh(self, weight: Tensor) -> Tensor:
+        """W [out, in] -> W with the matrix added, in float32."""
+        changed = weight.to(torch.float32, copy=True)
+        changed[slice(*self.rows or (0, None))] += self.matrix()
+        return changed
+
+
 @dataclass(frozen=True)
-class LowRank:
-    """y += B diag(s) A x   (Hu et al. 2021). down A [r, in], up B [out, r], scale s: a number, or one per rank [r]."""
+class LowRank(Product):
+    """y += B diag(s) A x   (Hu et al. 2021). down A [r, in], up B [out, r], scale s: a number, or one per rank [r].
+
+    widens: x may have more columns than W takes, and has them then.
+    """
 
     down: Tensor
     up: Tensor
     scale: float | Tensor = 1.0
     rows: Rows = None
+    widens: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.up.shape[0], self.down.shape[1]
+
+    def matrix(self) -> Tensor:
+        return (self.up.float() * self.scale) @ self.down.float()
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(F.linear(x[..., : self.down.shape[1]], self.down) * self.scale, self.up)
@@ -42,13 +74,20 @@ class LowRank:
 
 
 @dataclass(frozen=True)
-class Kronecker:
+class Kronecker(Product):
     """y += s (W1 kron W2) x   (LoKr, Yeh et al. 2023). w1 [a, b], w2 [c, d], in = b d, out = a c."""
 
     w1: Tensor
     w2: Tensor
     scale: float = 1.0
     rows: Rows = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.w1.shape[0] * self.w2.shape[0], self.w1.shape[1] * self.w2.shape[1]
+
+    def matrix(self) -> Tensor:
+        return torch.kron(self.w1.float(), self.w2.float()) * self.scale
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x[..., : self.w1.shape[1] * self.w2.shape[1]]
@@ -68,25 +107,32 @@ class Kronecker:
 
 
 @dataclass(frozen=True)
-class Dense:
-    """y += s D x: a full difference of weights, as some files carry. matrix D [out, in]."""
+class Dense(Product):
+    """y += s D x: a full difference of weights, as some files carry. difference D [out, in]."""
 
-    matrix: Tensor
+    difference: Tensor
     scale: float = 1.0
     rows: Rows = None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.difference.shape[0], self.difference.shape[1]
+
+    def matrix(self) -> Tensor:
+        return self.difference.float() * self.scale
+
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x[..., : self.matrix.shape[1]], self.matrix) * self.scale
+        return F.linear(x[..., : self.difference.shape[1]], self.difference) * self.scale
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Dense:
-        return replace(self, matrix=self.matrix.to(device, dtype))
+        return replace(self, difference=self.difference.to(device, dtype))
 
     def times(self, strength: float) -> Dense:
         return replace(self, scale=self.scale * strength)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return (self.matrix,)
+        return (self.difference,)
 
 
 @dataclass(frozen=True)
@@ -96,6 +142,10 @@ class Constant:
     bias: Tensor
     scale: float = 1.0
     rows: Rows = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.bias.shape)
 
     def __call__(self, x: Tensor) -> Tensor:
         return (self.bias * self.scale).expand(*x.shape[:-1], -1)
@@ -123,11 +173,15 @@ class Reweighing:
     strength: float = 1.0
     rows: Rows = None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.delta.shape
+
     def reweigh(self, weight: Tensor) -> Tensor:
-        """W [out, in] -> W', computed in float32, in W's dtype."""
+        """W [out, in] -> W', in float32."""
         whole = weight.float()
         w = whole if self.rows is None else whole[self.rows[0] : self.rows[1]]
-        v = w + (self.delta.up.float() * self.delta.scale) @ self.delta.down.float()
+        v = w + self.delta.matrix()
         per_row = self.magnitude.shape[0] != 1 or v.shape[0] == 1
         norm = w.norm(dim=1, keepdim=True) if per_row else v.norm(dim=0, keepdim=True)
         v = v * (self.magnitude.float() / (norm + torch.finfo(torch.float32).eps))
@@ -136,7 +190,7 @@ class Reweighing:
             whole = whole.clone() if whole is weight else whole
             whole[self.rows[0] : self.rows[1]] = changed
             changed = whole
-        return changed.to(weight.dtype)
+        return changed
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Reweighing:
         return replace(self, delta=self.delta.to(device, dtype), magnitude=self.magnitude.to(device, dtype))

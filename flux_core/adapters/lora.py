@@ -10,6 +10,7 @@ Does not know: nodes, where weights live, the names themselves (lora_names.py).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..quant.linear import Linear
-from .branches import Branch, Change, Constant, Dense, Kronecker, LowRank, Reweighing, hadamard, merge
+from .branches import Branch, Change, Constant, Dense, Kronecker, LowRank, Product, Reweighing, hadamard, merge
 from .lora_names import Target
+
+log = logging.getLogger(__name__)
 
 # suffixes of the two factors of a plain LoRA: (up, down)
 _FACTORS = (
@@ -33,9 +36,11 @@ _FACTORS = (
     (".lora_B.default.weight", ".lora_A.default.weight"),
     (".up.weight", ".down.weight"),
 )
+CONTROL = "single_blocks.0.norm.key_norm.scale"  # by this BFL's control LoRAs are known
 Has = Callable[..., bool]  # whether a prefix has tensors with these suffixes
 Get = Callable[[str], Tensor]
 Found = tuple[str, Change, list[str]]  # kind of change, the change, the names of the tensors it was made of
+MISFIT = "%s was made for another kind of model: its change of %s, %s, does not fit and is left out."
 _REFUSED = (".oft_blocks", ".a1.weight", ".a2.weight", ".lora_mid.weight", ".hada_t1", ".lokr_t2")
 
 
@@ -57,7 +62,7 @@ class Lora:
 
     def input_width(self, module: str, width: int) -> int:
         """Input columns of a module once this is attached: control LoRAs widen img_in."""
-        return max([width, *(c.down.shape[1] for c in self.changes.get(module, ()) if isinstance(c, LowRank))])
+        return max([width, *(c.shape[1] for c in self.changes.get(module, ()) if isinstance(c, LowRank) and c.widens)])
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,10 @@ def parse(
         for kind, change, keys in _changes(prefix, target, tensors):
             found[target.module, target.rows, kind] = change
             used.update(keys)
-        if target.parameter.endswith(".scale") and prefix in tensors:
-            scales[target.parameter] = tensors[prefix]
-            used.add(prefix)
+        for key in (prefix, prefix + ".set_weight"):
+            if target.parameter.endswith(".scale") and key in tensors:
+                scales[target.parameter] = tensors[key]
+                used.add(key)
     changes: dict[str, list[Change]] = {}
     for (module, _, _), change in found.items():
         changes.setdefault(module, []).append(change)
@@ -130,9 +136,10 @@ def _changes(prefix: str, target: Target, tensors: Mapping[str, Tensor]) -> Iter
     alpha = float(get(".alpha")) if has(".alpha") else None
     extras = [prefix + suffix for suffix in (".alpha", ".reshape_weight") if has(suffix)]
     rows = target.rows
+    widens = has(".reshape_weight") or (prefix == "img_in" and CONTROL in tensors)
     for up, down in _FACTORS:
         if has(up, down):
-            branch = LowRank(_flat(get(down)), _swapped(_flat(get(up)), target.swap), 1.0, rows)
+            branch = LowRank(_flat(get(down)), _swapped(_flat(get(up)), target.swap), 1.0, rows, widens)
             rank = branch.down.shape[0]
             branch = branch.times(alpha / rank if alpha is not None else 1.0)
             keys = [prefix + up, prefix + down, *extras]
@@ -203,14 +210,16 @@ def attached(model: nn.Module, uses: Sequence[LoraUse], device: torch.device, dt
             module = model.get_submodule(path)
             if not isinstance(module, Linear):
                 raise InputError(f"A LoRA changes {path}, which is no linear layer of this model.")
-            changes = [change.to(device, dtype).times(strength) for change, strength in there]
+            fitting = _fitting(path, (module.out_features, module.in_features), there)
             changed.append(module)
-            module.branches = _merged([c for c in changes if not isinstance(c, Reweighing)])
-            module.reweighings = tuple(c for c in changes if isinstance(c, Reweighing))
+            module.reweighings, module.branches = _hung([c.to(device, dtype).times(s) for c, s in fitting])
         for use in uses:
             for name, scale in use.lora.scales.items():
                 path, _, attribute = name.rpartition(".")
                 module = model.get_submodule(path)
+                if getattr(module, attribute).shape != scale.shape:
+                    log.warning(MISFIT, use.lora.name, name, list(scale.shape))
+                    continue
                 originals.append((module, attribute, getattr(module, attribute)))
                 setattr(module, attribute, nn.Parameter(scale.to(device, dtype), requires_grad=False))
         yield
@@ -221,12 +230,49 @@ def attached(model: nn.Module, uses: Sequence[LoraUse], device: torch.device, dt
             setattr(module, attribute, original)
 
 
-def _by_module(uses: Sequence[LoraUse]) -> dict[str, list[tuple[Change, float]]]:
-    changes: dict[str, list[tuple[Change, float]]] = {}
+def _by_module(uses: Sequence[LoraUse]) -> dict[str, list[tuple[Change, LoraUse]]]:
+    changes: dict[str, list[tuple[Change, LoraUse]]] = {}
     for use in uses:
         for path, all_ in use.lora.changes.items():
-            changes.setdefault(path, []).extend((change, use.strength) for change in all_)
+            changes.setdefault(path, []).extend((change, use) for change in all_)
     return changes
+
+
+def _fitting(path: str, shape: tuple[int, int], there: Sequence[tuple[Change, LoraUse]]) -> list[tuple[Change, float]]:
+    """The changes of a layer that have its shape [out, in], with their strengths. The others are told and left out.
+
+    A LoRA for dev changes 64 columns of img_in, of which Fill has 384: it is used for the rest, as in ComfyUI. Once
+    a control LoRA has widened a layer, those that come after have to be as wide.
+    """
+    fitting, (outputs, inputs) = [], shape
+    for change, use in there:
+        start, end = change.rows or (0, outputs)
+        if _widens(change):
+            inputs = max(inputs, change.shape[1])
+        if end > outputs or change.shape != ((end - start,) if isinstance(change, Constant) else (end - start, inputs)):
+            log.warning(MISFIT, use.lora.name, path, list(change.shape))
+            continue
+        fitting.append((change, use.strength))
+    return fitting
+
+
+def _hung(changes: Sequence[Change]) -> tuple[tuple[Product | Reweighing, ...], tuple[Branch, ...]]:
+    """What changes the matrix itself, in order, and what is added beside it.
+
+    A reweighing sees what came before it; what comes after the last one may stay beside.
+    """
+    last = max((i for i, change in enumerate(changes) if isinstance(change, Reweighing)), default=-1)
+    inside, beside = [], list[Branch]()
+    for i, change in enumerate(changes):
+        if isinstance(change, Reweighing) or (i < last and isinstance(change, Product) and not _widens(change)):
+            inside.append(change)
+        else:
+            beside.append(change)
+    return tuple(inside), _merged(beside)
+
+
+def _widens(change: Change) -> bool:
+    return isinstance(change, LowRank) and change.widens
 
 
 def _merged(branches: Sequence[Branch]) -> tuple[Branch, ...]:

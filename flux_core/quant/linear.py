@@ -35,7 +35,7 @@ class Branch(Protocol):
 
 
 class Reweighing(Protocol):
-    """A change that depends on the matrix itself and so has to see it."""
+    """A change that depends on the matrix itself, or comes before one that does: a new matrix, in any float type."""
 
     def reweigh(self, weight: Tensor) -> Tensor: ...
 
@@ -80,9 +80,10 @@ class Linear(nn.Module):
             self.held.give_back()
 
     def _reweighed(self, weight: Tensor) -> Tensor:
+        dtype = weight.dtype
         for reweighing in self.reweighings:
             weight = reweighing.reweigh(weight)
-        return weight
+        return weight.to(dtype)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

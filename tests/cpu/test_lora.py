@@ -128,6 +128,57 @@ def test_dora_rescales_towards_the_trained_magnitude(model, targets, shape):
     torch.testing.assert_close(delta(model, targets, tensors, module, 0.7), 0.7 * (v - w), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dora_first", [True, False])
+def test_a_dora_sees_what_came_before_it_and_not_what_comes_after(model, targets, dora_first):
+    module, prefix = "double_blocks.0.img_attn.proj", "lora_unet_double_blocks_0_img_attn_proj"
+    up, full, magnitude = values("u2", D, 3), values("full", D, D), values("m", 1, D).abs()
+    dora = {prefix + ".lora_up.weight": UP, prefix + ".lora_down.weight": DOWN, prefix + ".dora_scale": magnitude}
+    plain = {prefix + ".lora_up.weight": up, prefix + ".lora_down.weight": values("d2", 3, D), prefix + ".diff": full}
+    uses = [LoraUse(parse("dora", dora, targets), 0.7), LoraUse(parse("plain", plain, targets), 0.4)]
+    w = model.get_submodule(module).weight
+    added = 0.4 * (up @ plain[prefix + ".lora_down.weight"] + full)
+
+    def reweighed(w):
+        v = w + UP @ DOWN
+        return w + 0.7 * (v * magnitude / v.norm(dim=0, keepdim=True) - w)
+
+    with attached(model, uses if dora_first else uses[::-1], CPU, torch.float32):
+        got = effective(model, module)
+    expected = reweighed(w) + added if dora_first else reweighed(w + added)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_changes_that_do_not_fit_are_told_and_left_out(model, targets, caplog):
+    good, wide = "lora_unet_double_blocks_0_img_attn_proj", "lora_unet_img_in"
+    tensors = {
+        good + ".lora_up.weight": UP,
+        good + ".lora_down.weight": DOWN,
+        good + ".diff_b": values("bias", D + 1),
+        wide + ".lora_up.weight": UP,
+        wide + ".lora_down.weight": values("narrow", 4, 32),
+        "diffusion_model.single_blocks.0.norm.key_norm.scale": values("scale", 31),
+    }
+    before = effective(model, "img_in")
+    with attached(model, [LoraUse(parse("other", tensors, targets), 1.0)], CPU, torch.float32):
+        assert torch.equal(effective(model, "img_in"), before)
+        assert model.single_blocks[0].norm.key_norm.scale.shape == (32,)
+        assert [type(b).__name__ for b in model.double_blocks[0].img_attn.proj.branches] == ["LowRank"]
+    assert len(caplog.records) == 3 and "does not fit" in caplog.text
+
+
+def test_a_lora_after_a_control_lora_has_to_be_as_wide(model, targets):
+    control = {
+        "img_in.lora_A.weight": values("wide in", 4, 128),
+        "img_in.lora_B.weight": UP,
+        "single_blocks.0.norm.key_norm.scale": values("scale", 32),
+    }
+    plain = {"lora_unet_img_in.lora_up.weight": UP, "lora_unet_img_in.lora_down.weight": values("narrow", 4, 64)}
+    uses = [LoraUse(parse("control", control, targets), 1.0), LoraUse(parse("plain", plain, targets), 1.0)]
+    for order, hung in ((uses, 1), (uses[::-1], 2)):
+        with attached(model, order, CPU, torch.float32):
+            assert len(model.img_in.branches) == hung
+
+
 def test_a_control_lora_widens_the_input_shifts_biases_and_replaces_norm_scales(model, targets):
     wide, scale = values("wide in", 4, 128), values("scale", 32)
     tensors = {
