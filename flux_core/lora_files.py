@@ -11,14 +11,14 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Hashable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .adapters.lora import Lora, LoraUse, parse
-from .adapters.lora_names import Target, flux_targets, text_targets
+from .adapters.lora_names import flux_targets, text_targets
 from .assemble import FluxModel, TextEncoders
 from .binding import read
 from .checkpoint.files import open_weights
@@ -29,7 +29,44 @@ from .quant.formats import PLAIN, decode
 
 log = logging.getLogger(__name__)
 
-_read: weakref.WeakValueDictionary[Hashable, Lora] = weakref.WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """What one file changes in a transformer and, if they were asked about, in text encoders."""
+
+    flux: Lora
+    clip: Lora | None = None
+    t5: Lora | None = None
+
+
+_read: weakref.WeakValueDictionary[Hashable, LoraFile] = weakref.WeakValueDictionary()
+
+
+def read_lora(model: FluxModel, text: TextEncoders | None, path: str | Path) -> LoraFile:
+    """The file, for these models. Read anew only if nobody holds what was read of it before.
+
+    Raises MissingFileError, FileFormatError, and InputError for a file that was made for another model.
+    """
+    file = open_weights(path)
+    encoders = text and (text.clip_weights.identity, text.t5_weights.identity)
+    key = file.identity, model.weights.identity, encoders
+    found = _read.get(key)
+    if found is None:
+        found = _read[key] = _parsed(file, key, model, text)
+    return found
+
+
+def _parsed(file: WeightFile, key: Hashable, model: FluxModel, text: TextEncoders | None) -> LoraFile:
+    tensors, name = _tensors(file), file.path.name
+    targets = flux_targets({name: stored.shape for name, stored in model.weights.tensors.items()})
+    found = LoraFile(parse(name, tensors, targets, (key, "flux")))
+    if text is not None:
+        clip, t5 = text_targets(text.clip_weights.tensors, text.t5_weights.tensors)
+        encoders = parse(name, tensors, clip, (key, "clip")), parse(name, tensors, t5, (key, "t5"))
+        found = LoraFile(found.flux, *encoders)
+    _tell(file, [lora for lora in (found.flux, found.clip, found.t5) if lora is not None])
+    return found
 
 
 def with_lora(
@@ -39,34 +76,13 @@ def with_lora(
     strength_model: float = 1.0,
     strength_text: float = 1.0,
 ) -> tuple[FluxModel, TextEncoders | None]:
-    """The handles with a LoRA added. Strength 0 leaves a handle as it is.
-
-    Raises MissingFileError, FileFormatError, and InputError for a file that was made for another model.
-    """
+    """The handles with a LoRA added. Strength 0 leaves a handle as it is. Raises as `read_lora`."""
     if strength_model == 0 and (strength_text == 0 or text is None):
         return model, text
-    file = open_weights(path)
-    shapes = {name: stored.shape for name, stored in model.weights.tensors.items()}
-    tensors: dict[str, Tensor] | None = None
-
-    def part(identity: Hashable, targets_of: str) -> Lora:
-        nonlocal tensors
-        key = (file.identity, identity, targets_of)
-        lora = _read.get(key)
-        if lora is None:
-            tensors = _tensors(file) if tensors is None else tensors
-            lora = _read[key] = parse(file.path.name, tensors, _targets(targets_of, shapes, text), key)
-        return lora
-
-    flux = part(model.weights.identity, "flux")
-    clip, t5 = None, None
-    if text is not None:
-        clip, t5 = part(text.clip_weights.identity, "clip"), part(text.t5_weights.identity, "t5")
-    _tell(file, [lora for lora in (flux, clip, t5) if lora is not None])
-    model = _model_with(model, LoraUse(flux, strength_model))
-    if text is not None and clip is not None and t5 is not None:
-        text = _text_with(text, LoraUse(clip, strength_text), LoraUse(t5, strength_text))
-    return model, text
+    read = read_lora(model, text, path)
+    if text is not None and read.clip is not None and read.t5 is not None:
+        text = _text_with(text, LoraUse(read.clip, strength_text), LoraUse(read.t5, strength_text))
+    return _model_with(model, LoraUse(read.flux, strength_model)), text
 
 
 def _model_with(model: FluxModel, use: LoraUse) -> FluxModel:
@@ -80,13 +96,6 @@ def _text_with(text: TextEncoders, clip: LoraUse, t5: LoraUse) -> TextEncoders:
     if t5.strength and t5.lora.changes:
         text = replace(text, t5_loras=(*text.t5_loras, t5))
     return text
-
-
-def _targets(kind: str, shapes: dict[str, tuple[int, ...]], text: TextEncoders | None) -> dict[str, Target]:
-    if kind == "flux" or text is None:
-        return flux_targets(shapes)
-    clip, t5 = text_targets(text.clip_weights.tensors, text.t5_weights.tensors)
-    return clip if kind == "clip" else t5
 
 
 def _tensors(file: WeightFile) -> dict[str, Tensor]:

@@ -77,7 +77,6 @@ class Worker:
         self.questions: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.prepared = threading.Event()
         self.trouble: str | None = None  # why nothing can be computed
-        self.budget: dict[str, str] = {}
         self.throttle = Throttle()
         self.measure = Measure()
         self.folders = _folders(options)
@@ -108,6 +107,8 @@ class Worker:
             job = self.jobs.get()
             if job["op"] == "run":
                 self._run(job)
+            elif job["op"] == "fit":
+                self._fit()
             else:
                 self._free(job)
 
@@ -128,7 +129,6 @@ class Worker:
         from .memory.manager import configure
 
         configure(Allowed.parse(vram, ram))
-        self.budget = {"vram": vram, "ram": ram}
 
     def _run(self, job: Message) -> None:
         self.measure = Measure()
@@ -152,6 +152,13 @@ class Worker:
         }
         self.emit("execution_error", data)
         return {"status": "error", "outputs": {}, "meta": {}, "messages": [["execution_error", data]]}
+
+    def _fit(self) -> None:
+        """Nothing runs: what is loaded makes room at once for a budget that has become smaller."""
+        from .memory.manager import fit
+
+        fit()
+        release_memory()
 
     def _free(self, wanted: Message) -> None:
         if wanted.get("unload_models") or wanted.get("free_memory"):
@@ -255,10 +262,15 @@ class Worker:
 
     def on_budget(self, message: Message) -> Any:
         """{"vram"?, "ram"?}: what models may use from their next step on. Sizes as on the command line, or bytes."""
+        if not self._can_compute():
+            return {}
+        from .memory.manager import allowed
+
         given = {key: str(message[key]) for key in ("vram", "ram") if key in message}
-        if given and self._can_compute():
-            self._set_budget(**(self.budget | given))
-        return self.budget
+        if given:
+            self._set_budget(**(allowed().words | given))
+            self.jobs.put({"op": "fit"})
+        return allowed().words
 
     def _can_compute(self) -> bool:
         return self.prepared.is_set() and not self.trouble and self.options.get("device") != NO_DEVICE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from .loaders import files
@@ -19,7 +18,7 @@ class LoraLoader:
     RETURN_TYPES = (MODEL, CLIP)
     OUTPUT_TOOLTIPS = ("The model with the LoRA.", "The text encoders with the LoRA.")
     FILES = {"lora_name": "loras"}
-    read: Sequence[Any] = ()  # kept, so that another strength reads nothing
+    kept: Any = None  # what was read, so that another strength reads nothing
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -34,14 +33,14 @@ class LoraLoader:
     def load_lora(
         self, model: Any, clip: Any, lora_name: str, strength_model: float, strength_clip: float
     ) -> tuple[Any, Any]:
-        from ..flux_core.lora_files import with_lora
+        from ..flux_core.lora_files import read_lora, with_lora
         from .host import host
 
         if strength_model == 0 and strength_clip == 0:
             return model, clip
-        model, clip = with_lora(model, clip, host().full_path("loras", lora_name), strength_model, strength_clip)
-        self.read = (*model.loras, *clip.clip_loras, *clip.t5_loras)
-        return model, clip
+        path = host().full_path("loras", lora_name)
+        self.kept = read_lora(model, clip, path)
+        return with_lora(model, clip, path, strength_model, strength_clip)
 
 
 class LoraLoaderModelOnly:
@@ -54,7 +53,7 @@ class LoraLoaderModelOnly:
     RETURN_TYPES = (MODEL,)
     OUTPUT_TOOLTIPS = ("The model with the LoRA.",)
     FILES = {"lora_name": "loras"}
-    read: Sequence[Any] = ()
+    kept: Any = None
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -65,11 +64,11 @@ class LoraLoaderModelOnly:
         }}
 
     def load_lora_model_only(self, model: Any, lora_name: str, strength_model: float) -> tuple[Any]:
-        from ..flux_core.lora_files import with_lora
+        from ..flux_core.lora_files import read_lora, with_lora
         from .host import host
 
         if strength_model == 0:
             return (model,)
-        model, _ = with_lora(model, None, host().full_path("loras", lora_name), strength_model)
-        self.read = model.loras
-        return (model,)
+        path = host().full_path("loras", lora_name)
+        self.kept = read_lora(model, None, path)
+        return (with_lora(model, None, path, strength_model)[0],)

@@ -52,8 +52,21 @@ class Allowed:
         return cls(device, host, words[0] != OFF)
 
     @property
+    def words(self) -> dict[str, str]:
+        """As a person would write it."""
+        vram = _word(self.vram) if self.managed else OFF
+        return {"vram": vram, "ram": _word(self.ram)}
+
+    @property
     def explicit(self) -> bool:
         return self.vram is not None or self.ram is not None
+
+
+def _word(nbytes: int | None) -> str:
+    if nbytes is None:
+        return AUTO
+    texts = [f"{nbytes / size:.6g}{unit}" for unit, size in (("G", GiB), ("M", MiB)) if nbytes >= size]
+    return next((text for text in texts if parse_size(text) == nbytes), f"{nbytes}B")
 
 
 def add_budget_arguments(parser: ArgumentParser) -> None:

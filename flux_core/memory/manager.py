@@ -14,7 +14,7 @@ import gc
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import torch
@@ -254,7 +254,8 @@ class Manager:
 
     def make_way(self, label: str, nbytes: int) -> None:
         """Before so much is taken by what is no tenant: what stays of models gives way. Raises BudgetTooSmall."""
-        self.ask(nbytes)
+        if nbytes:
+            self.ask(nbytes)
         for tenant in self.tenants:
             tenant.park()
         short = nbytes + sum(tenant.held_bytes for tenant in self.tenants) - self.most()
@@ -329,6 +330,18 @@ def configure(allowed: Allowed) -> None:
     _allowed = allowed
     for manager in _managers.values():
         manager.allowed = allowed
+
+
+def allowed() -> Allowed:
+    """The budget of this process."""
+    return _allowed
+
+
+def fit() -> None:
+    """Between two runs: what stays of models gives way to a budget that has become smaller."""
+    for manager in _managers.values():
+        with suppress(BudgetTooSmall):
+            manager.make_way("What is loaded", 0)
 
 
 def make_way_in_ram(label: str, nbytes: int) -> None:

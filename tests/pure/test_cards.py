@@ -170,6 +170,12 @@ def test_budgets_are_a_size_or_a_word():
             Allowed.parse(wrong)
 
 
+@pytest.mark.parametrize("words", [("8G", "7.7G"), ("900M", "auto"), ("off", "1500M"), ("auto", "123456789B")])
+def test_a_budget_is_written_as_it_was_read(words):
+    assert tuple(Allowed.parse(*words).words.values()) == words
+    assert Allowed.parse("8192MB", "16 gib").words == {"vram": "8G", "ram": "16G"}
+
+
 def test_the_command_needs_no_torch():
     code = "import sys, sluice.flux_core.memory.command; sys.exit('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
