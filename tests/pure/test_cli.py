@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -232,6 +233,20 @@ def test_a_file_that_cannot_be_run_is_told_in_a_sentence(
 def test_with_json_an_error_is_json_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "nothing.png", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "MissingFileError"
+
+
+def test_ctrl_c_during_an_import_that_would_swallow_it_ends_the_program() -> None:
+    code = (
+        "import conftest, signal\n"
+        "from sluice.flux_core.commands import run\n"
+        "with run.first_import():\n"
+        "    try: signal.raise_signal(signal.SIGINT)\n"
+        "    except BaseException: pass\n"
+        "print('went on')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr.strip()) == (130, "", "Stopped.")
 
 
 def test_an_unexpected_error_is_one_line_unless_debugging(
