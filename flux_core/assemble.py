@@ -189,10 +189,10 @@ class _Lent:
         self.config, self.embed = managed.module.config, managed.module.embed
 
     def __call__(self, *args: Any) -> Any:
-        module, dtype = self.managed.module, current().text_dtype
+        dtype = current().text_dtype
         _make_way(self.managed.manager, self.uses, self.device, dtype)
-        with attached(module, self.uses, self.device, dtype), self.managed.opened(*args):
-            return module(*args)
+        with attached(self.managed.module, self.uses, self.device, dtype):
+            return self.managed.run(*args)
 
 
 class _WithLoras:

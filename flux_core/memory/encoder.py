@@ -19,9 +19,10 @@ from .dryrun import dry_run
 from .manager import Manager
 from .report import JobReport
 from .tenant import Tenant, Tensors, bind_rest
-from .workload import Workload
+from .workload import MiB, Workload
 
 ENCODER = 1  # who gets room that two want
+RETRIES, OVER = 3, 256 * MiB  # of a run that was out of memory, and how much more it gets: twice as much each time
 
 
 class ManagedEncoder:
@@ -51,6 +52,23 @@ class ManagedEncoder:
         )
         bind_rest(self.module, tensors, manager.device, holder.dtype, holder.round_to)
         self.report: JobReport | None = None
+
+    def run(self, *args: Any) -> Any:
+        """What the module makes of these arguments. Out of memory, it runs again with less beside it.
+
+        Raises BudgetTooSmall.
+        """
+        needed = OVER
+        with self.opened(*args) as module:
+            for _ in range(RETRIES):
+                try:
+                    return module(*args)
+                except torch.OutOfMemoryError:
+                    pass  # outside this clause the failed run's tensors are gone
+                if not self.manager.make_room(self.tenant, needed):
+                    break
+                needed *= 2
+            return module(*args)
 
     @contextmanager
     def opened(self, *args: Any) -> Iterator[nn.Module]:

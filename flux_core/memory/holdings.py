@@ -148,6 +148,11 @@ class Holdings:
         return sum(self.room[piece] for piece in here) + sum(slot.slab.nbytes for slot in self.slots)
 
     @property
+    def ram_bytes(self) -> int:
+        """Of RAM, as far as it is in use by now."""
+        return self.arena.used_bytes + self.staging.used_bytes
+
+    @property
     def closed(self) -> bool:
         return not self.slots and None in self.home_of
 

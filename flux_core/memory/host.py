@@ -49,6 +49,12 @@ class Arena:
                 self._held[piece] = Held(buffer, start, sizes[piece])
                 start += sizes[piece]
 
+    @property
+    def used_bytes(self) -> int:
+        """Pinned memory is there from the start, other memory once it is written."""
+        pinned = sum(buffer.nbytes for buffer in self._buffers.values() if buffer.pinned)
+        return pinned + sum(held.nbytes for held in map(self._held.get, self.filled) if held and not held.buffer.pinned)
+
     def find(self, piece: int) -> Held | None:
         return self._held.get(piece)
 
@@ -94,6 +100,10 @@ class Staging:
         self.nbytes = machine.staging_bytes
         while len(self._buffers) < machine.staging_buffers:
             self._buffers.append((self._buffer(self.nbytes + slack), self.device.event()))
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(buffer.nbytes for buffer, _ in self._buffers)
 
     def turn(self) -> tuple[HostBuffer, Any]:
         """The next buffer, free once its event is."""

@@ -220,7 +220,7 @@ class Manager:
         room = limit - held
         if granted is not None:
             room = min(room, max(wanted.fixed_bytes + granted, smallest_budget(wanted, machine)))
-        made = plan(wanted, Budget(room, *self._host_room()), machine)
+        made = plan(wanted, Budget(room, *self._host_room(tenant)), machine)
         tenant.open(made)
         log.debug("%s: %s of %s", tenant.label, format_size(made.peak_bytes + held), format_size(limit))
         return made
@@ -269,13 +269,25 @@ class Manager:
             )
 
     def make_room(self, tenant: Tenant, nbytes: int) -> bool:
-        """After running out of memory in the middle of a step: give back residents of the tenant that runs, if any."""
+        """After running out of memory in the middle of a step: whether anything could be given back.
+
+        First by those parked whose rank is lower, then by the tenant that runs, then by the others.
+        """
+        others = sorted((other for other in self.tenants if other is not tenant), key=lambda other: other.rank)
+        lower = [other for other in others if other.rank < tenant.rank and other.held_bytes]
+        if lower:
+            return sum(map(_closed, lower)) > 0
         before = tenant.plan
-        if before is None or tenant.stream is None or RESIDENT not in before.homes:
-            return False
-        room = max(before.peak_bytes - nbytes, smallest_budget(before.workload, before.machine))
-        tenant.open(plan(before.workload, Budget(room, before.host_bytes, before.host_bytes), before.machine))
-        return True
+        if before is not None and tenant.stream is not None and RESIDENT in before.homes:
+            room = max(before.peak_bytes - nbytes, smallest_budget(before.workload, before.machine))
+            made = plan(before.workload, Budget(room, before.host_bytes, before.host_bytes), before.machine)
+            if made.weight_bytes < before.weight_bytes:
+                tenant.open(made)
+                return True
+        freed = 0
+        for other in others:
+            freed += other.release(nbytes - freed) if freed < nbytes else 0
+        return freed > 0
 
     def _fixed(self, activations: int) -> dict[str, int]:
         filled = sum(tenant.filled_bytes for tenant in self.tenants)
@@ -288,13 +300,17 @@ class Manager:
     def _working(self, activations: int) -> int:
         return activations + max(128 * MiB, activations // 20)
 
-    def _host_room(self) -> tuple[int, int]:
-        """RAM for streamed weights, and how much of it may be pinned: never the last quarter."""
+    def _host_room(self, tenant: Tenant) -> tuple[int, int]:
+        """RAM for the tenant's streamed weights, and how much of it may be pinned: never the last quarter.
+
+        What it has there already is its own: else a model would lose in every second run what it got in the first.
+        """
         if self.device.type != "cuda":
             return 0, 0
         ram = self.allowed.ram if self.allowed.ram is not None else meter.automatic_ram()
-        room = max(0, ram - meter.resident_bytes())
-        return room, min(room, max(0, meter.available_ram() - max(4 * GiB, meter.total_ram() // 4)))
+        room = max(0, ram - meter.resident_bytes() + tenant.ram_bytes)
+        free = meter.available_ram() + tenant.ram_bytes - max(4 * GiB, meter.total_ram() // 4)
+        return room, min(room, max(0, free))
 
     def close(self) -> None:
         for tenant in list(self.tenants):

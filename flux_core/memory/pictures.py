@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..errors import BudgetTooSmall
 from .dryrun import dry_run
 from .manager import Manager
 from .workload import MiB
@@ -76,7 +77,7 @@ class ManagedAutoencoder:
         for size in self._sizes(way, batch):
             try:
                 return self._run(way, batch, size, size // 8, on_tile)
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, BudgetTooSmall):  # the latter if the budget has shrunk meanwhile
                 log.warning("A tile of %s pixels was too much for the device; a smaller one is tried.", size or "all")
         return self._run(way, batch, TILES[-1], TILES[-1] // 8, on_tile)
 

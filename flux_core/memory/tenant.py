@@ -108,6 +108,11 @@ class Tenant:
         """Of those, how many have been written."""
         return self._opened.stream.held.filled_bytes if self._opened.stream else 0
 
+    @property
+    def ram_bytes(self) -> int:
+        """Of the machine's memory beside a GPU, now."""
+        return self._opened.stream.held.ram_bytes if self._opened.stream else 0
+
     def open(self, plan: Plan) -> Stream:
         """Take over a plan; what is there already stays. Raises BudgetTooSmall if the device has not even the ring."""
         opened = self._opened

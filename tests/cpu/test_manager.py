@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,10 +19,10 @@ from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
 from sluice.flux_core.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.errors import BudgetTooSmall
-from sluice.flux_core.memory import manager, modulation, report
+from sluice.flux_core.memory import manager, meter, modulation, pictures, report
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
-from sluice.flux_core.memory.workload import MiB
+from sluice.flux_core.memory.workload import GiB, MiB
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
 from sluice.flux_core.sampling.sample import Sampler, asked_levels, sample
 from sluice.flux_core.sampling.schedule import FluxShift
@@ -294,6 +295,43 @@ def test_the_autoencoder_makes_the_transformer_give_way_and_takes_tiles_if_it_mu
         coder.decode_image(latent)
 
 
+def test_an_autoencoder_out_of_memory_takes_smaller_and_smaller_tiles(fill, seeded, tmp_path, monkeypatch):
+    save_file(fill(Autoencoder(CODER)).state_dict(), tmp_path / "ae.safetensors")
+    coder, latent = assemble.load_autoencoder(tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 40, 40))
+    no_budget()
+    tiled = coder.decode_image_tiled(latent, 128, 16)
+    budget(1 << 40)
+    monkeypatch.setattr(pictures, "TILES", (256, 192, 128))
+    sizes, decode = [], Autoencoder._decode
+
+    def failing(self, x):
+        if x.device == CPU:  # and no dry run
+            sizes.append(x.shape[-1] * x.shape[-2])
+            if sizes[-1] > 16 * 16:
+                raise torch.OutOfMemoryError("injected")
+        return decode(self, x)
+
+    monkeypatch.setattr(Autoencoder, "_decode", failing)
+    assert torch.equal(coder.decode_image(latent), tiled)
+    assert sizes[:3] == [40 * 40, 32 * 32, 24 * 24] and max(sizes[3:]) == 16 * 16
+
+
+def test_a_budget_that_shrinks_before_the_autoencoder_has_its_room_costs_a_size_of_tiles(fill, seeded, tmp_path):
+    save_file(fill(Autoencoder(CODER)).state_dict(), tmp_path / "ae.safetensors")
+    coder, latent = assemble.load_autoencoder(tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 20, 24))
+    no_budget()
+    tiled = coder.decode_image_tiled(latent, 128, 16)
+    held, asked = budget(1 << 40), []
+
+    def ask(nbytes):
+        asked.append(nbytes)
+        if len(asked) == 2:  # after it was decided that the whole picture fits
+            held.memory.budget = 235 * MiB
+
+    held.ask = ask
+    assert torch.equal(coder.decode_image(latent), tiled)
+
+
 def test_a_budget_that_is_too_small_says_what_would_do_and_that_does(flux_file, seeded):
     model = assemble.load_flux(flux_file)
     no_budget()
@@ -354,6 +392,52 @@ def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_pictu
             assert torch.equal(picture(model, seeded), expected)
         finally:
             del block.forward
+
+
+@pytest.mark.parametrize("failures", (1, 2))
+def test_out_of_memory_in_a_text_encoder_costs_residents_and_not_the_prompt(
+    flux_file, fill, seeded, tmp_path, failures
+):  # fmt: skip
+    """Those of the transformer, where its own are fewer than a ring would be."""
+    save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
+    save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
+    text = assemble.load_text([tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
+    model, ids = assemble.load_flux(flux_file), torch.randint(0, 60, (1, 12))
+    no_budget()
+    with torch.no_grad():
+        expected = text.t5()(ids)
+    held = budget(300 * MiB)
+    picture(model, seeded)
+    flux, t5 = model.weights.managed(held, model.dtype), text.t5_weights.managed(held, torch.float32)
+    last = list(t5.module.encoder.block)[-1]
+    forward, left = last.forward, iter([True] * failures)
+
+    def failing(*args):
+        if next(left, False):
+            raise torch.OutOfMemoryError("injected")
+        return forward(*args)
+
+    last.forward = failing
+    stays = flux.blocks.held_bytes
+    try:
+        with torch.no_grad():
+            assert torch.equal(text.t5()(ids), expected)
+    finally:
+        del last.forward
+    assert flux.blocks.held_bytes < stays
+
+
+def test_weights_a_model_has_in_ram_are_room_for_it_in_its_next_run(monkeypatch):
+    """And not taken from it because they are in use: else every second run would read from disk."""
+    held, ram = budget(0), {"resident": 6, "available": 30}
+    held.device, held.allowed = torch.device("cuda"), Allowed(ram=20 * GiB)
+    monkeypatch.setattr(meter, "resident_bytes", lambda: ram["resident"] * GiB)
+    monkeypatch.setattr(meter, "available_ram", lambda: ram["available"] * GiB)
+    monkeypatch.setattr(meter, "total_ram", lambda: 40 * GiB)
+    assert held._host_room(SimpleNamespace(ram_bytes=0)) == (14 * GiB, 14 * GiB)
+    ram |= {"resident": 18, "available": 18}  # twelve of them are its own
+    assert held._host_room(SimpleNamespace(ram_bytes=12 * GiB)) == (14 * GiB, 14 * GiB)
+    assert held._host_room(SimpleNamespace(ram_bytes=0)) == (2 * GiB, 2 * GiB)
 
 
 def test_one_line_tells_a_run_and_listeners_hear_each_step(flux_file, seeded, caplog):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from sluice.flux_core.errors import BudgetTooSmall
-from sluice.flux_core.memory.device import COMPUTE, COPY
+from sluice.flux_core.memory.device import COMPUTE, COPY, HostBuffer
 from sluice.flux_core.memory.plan import Plan, fixed_plan, plan, smallest_budget
 from sluice.flux_core.memory.simulated import Fault, Faults, SimulatedDevice, SimulatedSource, Simulation
 from sluice.flux_core.memory.stream import Stream
@@ -315,6 +315,31 @@ def test_a_block_that_is_run_again_gets_its_weights_again():
             yield from stream.closing()
 
         assert run(case, job()) == [], seed
+
+
+def test_memory_of_the_host_is_counted_as_it_is_filled_and_kept_while_the_stream_is_parked():
+    filled = 0
+    for seed in range(100):
+        case = make_case(seed, unified=False)
+        stream = case.stream()
+        made, holdings = case.plan, stream.held
+
+        def job(case=case, stream=stream, holdings=holdings, made=made):
+            buffers = [one for one in case.device.live.values() if isinstance(one, HostBuffer)]
+            assert holdings.arena.used_bytes + holdings.staging.used_bytes == holdings.ram_bytes
+            assert sum(one.nbytes for one in buffers if one.pinned) <= holdings.ram_bytes
+            assert holdings.ram_bytes <= sum(one.nbytes for one in buffers)
+            yield from steps(case, stream, 1)
+            in_ram = sum(made.units[number].nbytes for number, home in enumerate(made.homes) if home in "PR")
+            assert holdings.arena.used_bytes == in_ram
+            yield from stream.changing(replace(made, slots=0, slot_bytes=0))
+            assert holdings.arena.used_bytes == in_ram
+            yield from stream.closing()
+            assert holdings.ram_bytes == 0
+
+        assert run(case, job()) == [], seed
+        filled += set(made.homes) > {"V"}
+    assert filled > 50
 
 
 # --- the clock ----------------------------------------------------------------------------------------------
