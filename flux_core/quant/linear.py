@@ -83,7 +83,7 @@ class Linear(nn.Module):
         dtype = weight.dtype
         for reweighing in self.reweighings:
             weight = reweighing.reweigh(weight)
-        return weight.to(dtype)
+        return weight.to(dtype) if self.reweighings else weight
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

@@ -48,7 +48,7 @@ def test_a_preview_that_is_not_wanted_yet_is_not_made():
     assert throttle.make(lambda: pytest.fail("made too early")) is None
 
 
-def test_previews_are_jpeg_and_fit_into_their_square():
-    for size, fitted in (((2048, 1024), (SIZE, SIZE // 2)), ((64, 48), (64, 48))):
+def test_previews_are_jpeg_of_the_pictures_size_as_far_as_they_fit_into_their_square():
+    for size, fitted in (((2048, 1024), (SIZE, SIZE // 2)), ((256, 192), (SIZE, 384)), ((16, 12), (128, 96))):
         image = Image.open(io.BytesIO(jpeg(Image.new("RGBA", size, "red"))))
         assert image.format == "JPEG" and image.size == fitted

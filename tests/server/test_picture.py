@@ -52,7 +52,7 @@ def test_a_picture_is_made_shown_found_and_made_again(made):
     steps = [data["value"] for kind, data in listener.heard if kind == "progress" and data["node"] == "sampler"]
     assert steps == [1, 2, 3, 4]
     first, *_, sent = [Image.open(io.BytesIO(frame[8:])) for frame in listener.bytes]
-    assert first.format == "JPEG" and first.size == (16, 16), "a preview has a pixel for each cell of the latent"
+    assert first.format == "JPEG" and first.size == (128, 128), "a preview has the size of the picture"
     assert sent.format == "PNG" and sent.tobytes() == Image.open(io.BytesIO(picture)).tobytes()
     shown = server.get("/sluice/gallery").json["pictures"][0]
     assert shown["text"] == "a red circle on the left" and (shown["seed"], shown["steps"]) == (1, 4)
