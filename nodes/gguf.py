@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .loaders import DUAL_TYPES, SINGLE_TYPES, CLIPLoader, DualCLIPLoader, UNETLoader, files
+from .loaders import DUAL_TYPES, SINGLE_TYPES, CLIPLoader, DualCLIPLoader, FromFiles, UNETLoader, files
 from .sockets import CLIP, MODEL, Inputs, choice, switch
 
 NUMBERS = ("default", "target", "float32", "float16", "bfloat16")
 
 
-class UnetLoaderGGUF:
+class UnetLoaderGGUF(FromFiles):
     """A transformer from a GGUF file."""
 
     TITLE = "Unet Loader (GGUF)"
@@ -57,7 +57,7 @@ class UnetLoaderGGUFAdvanced(UnetLoaderGGUF):
         return super().load_unet(unet_name)
 
 
-class CLIPLoaderGGUF:
+class CLIPLoaderGGUF(FromFiles):
     """One file with text encoders, of any kind."""
 
     TITLE = "CLIPLoader (GGUF)"
@@ -79,7 +79,7 @@ class CLIPLoaderGGUF:
         return CLIPLoader().load(clip_name, type)
 
 
-class DualCLIPLoaderGGUF:
+class DualCLIPLoaderGGUF(FromFiles):
     """Both text encoders, of which either may be a GGUF file."""
 
     TITLE = "DualCLIPLoader (GGUF)"

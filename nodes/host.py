@@ -71,6 +71,15 @@ class Host:
         """A model file. Raises MissingFileError with the whole explanation."""
         return self._folders.path(category, name)
 
+    def stamp(self, category: str, name: str) -> str:
+        """What is another when the file of this name is another. "" if there is none."""
+        try:
+            path = self.full_path(category, name)
+            status = path.stat()
+        except (MissingFileError, OSError):
+            return ""
+        return f"{path} {status.st_size} {status.st_mtime_ns}"
+
     def pictures(self) -> list[str]:
         """The picture files that lie directly in the input folder, and those that come with us."""
         files = [file for folder in (self.input, TINY_INPUT) if folder.is_dir() for file in folder.iterdir()]

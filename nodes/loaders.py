@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,19 @@ SINGLE_TYPES = (
 )
 
 
-class UNETLoader:
+class FromFiles:
+    """A node that makes its outputs of model files. It runs again when one of them has been replaced."""
+
+    FILES: Mapping[str, str] = {}  # input -> category
+
+    @classmethod
+    def IS_CHANGED(cls, **inputs: Any) -> str:
+        from .host import host
+
+        return " ".join(host().stamp(category, str(inputs.get(name))) for name, category in cls.FILES.items())
+
+
+class UNETLoader(FromFiles):
     """A transformer."""
 
     TITLE = "Load Diffusion Model"
@@ -43,7 +56,7 @@ class UNETLoader:
         return (load_flux(host().full_path("diffusion_models", unet_name), weight_dtype),)
 
 
-class DualCLIPLoader:
+class DualCLIPLoader(FromFiles):
     """Both text encoders."""
 
     TITLE = "DualCLIPLoader"
@@ -75,7 +88,7 @@ class DualCLIPLoader:
         return (_text([clip_name1, clip_name2], device),)
 
 
-class CLIPLoader:
+class CLIPLoader(FromFiles):
     """A single text encoder."""
 
     TITLE = "Load CLIP"
@@ -102,7 +115,7 @@ class CLIPLoader:
         return (_text([clip_name], device),)
 
 
-class VAELoader:
+class VAELoader(FromFiles):
     """An autoencoder."""
 
     TITLE = "Load VAE"
@@ -124,7 +137,7 @@ class VAELoader:
         return (load_autoencoder(host().full_path("vae", vae_name)),)
 
 
-class CheckpointLoaderSimple:
+class CheckpointLoaderSimple(FromFiles):
     """Everything out of one file."""
 
     TITLE = "Load Checkpoint"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .loaders import files
+from .loaders import FromFiles, files
 from .sockets import CLIP, MODEL, Inputs, number, wire
 
 
-class LoraLoader:
+class LoraLoader(FromFiles):
     """A LoRA for transformer and text encoders."""
 
     TITLE = "Load LoRA"
@@ -43,7 +43,7 @@ class LoraLoader:
         return with_lora(model, clip, path, strength_model, strength_clip)
 
 
-class LoraLoaderModelOnly:
+class LoraLoaderModelOnly(FromFiles):
     """A LoRA for the transformer."""
 
     TITLE = "LoraLoaderModelOnly"

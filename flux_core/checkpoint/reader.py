@@ -71,7 +71,7 @@ class Reader:
                 weakref.finalize(self, os.close, self._descriptors[index])
         status = os.fstat(self._descriptors[index])
         if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
-            raise FileFormatError(f"{path} has changed since its header was read. Load it again.")
+            raise FileFormatError(f"{path} was replaced while it was in use. Run again, and it is loaded anew.")
         return self._descriptors[index]
 
 

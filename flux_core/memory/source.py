@@ -78,7 +78,7 @@ class FileSource:
         weakref.finalize(self, os.close, descriptor)
         status = os.fstat(descriptor)
         if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
-            raise FileFormatError(f"{path} has changed since its header was read. Load it again.")
+            raise FileFormatError(f"{path} was replaced while it was in use. Run again, and it is loaded anew.")
         return descriptor
 
     def _read_blocks(self, piece: int, descriptor: int, offset: int, nbytes: int, window: memoryview) -> None:

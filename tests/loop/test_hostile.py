@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from sluice.flux_core import cli
+from sluice.flux_core.commands import run
 
 Told = Callable[..., str]
 
@@ -102,6 +104,29 @@ def test_a_truncated_weight_file_is_named(refused: Told, own_store: Path, file: 
     with path.open("r+b") as stream:
         stream.truncate(path.stat().st_size - 1000)
     assert path.name in refused(text_to_image())
+
+
+def test_a_file_that_is_replaced_between_two_workflows_is_loaded_anew(
+    here: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "w.json").write_text(json.dumps(text_to_image()))
+    file, began = own_store / "diffusion_models/flux1-schnell.safetensors", []
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+
+    def listen(event: str, data: Any) -> None:
+        if event == "executing":
+            began.append(data["node"])
+        if event == "execution_success" and len(began) == 8:
+            numbers = bytearray(file.read_bytes())
+            start = 8 + struct.unpack("<Q", numbers[:8])[0]
+            numbers[start::2] = bytes(byte ^ 0x40 for byte in numbers[start::2])  # half the mantissa of a bfloat16
+            file.write_bytes(numbers)
+
+    assert run.run(parser.parse_args(["w.json", "w.json", "--device", "cpu"]), listen) == 0
+    assert sorted(began[8:]) == ["1", "6", "7", "8"]
+    first, second = (Image.open(here / name).tobytes() for name in capsys.readouterr().out.splitlines())
+    assert first != second
 
 
 def test_files_in_the_wrong_place_are_told_apart(refused: Told, own_store: Path) -> None:

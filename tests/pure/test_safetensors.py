@@ -194,7 +194,7 @@ def test_a_file_that_changed_since_its_header_was_read_is_refused(numbers, spoil
     if read_before:
         read_into(tensor, memoryview(bytearray(400)))
     spoil(numbers)
-    with pytest.raises(FileFormatError, match="numbers.safetensors has changed"):
+    with pytest.raises(FileFormatError, match="numbers.safetensors was replaced"):
         read_into(tensor, memoryview(bytearray(400)))
 
 
