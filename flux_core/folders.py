@@ -150,8 +150,8 @@ def standard_folders(
                 places.remove(place)
             if place not in places:
                 places.insert(0 if first else len(places), place)
-    places = (input or base / "input", output or base / "output", base / "temp", base / "user")
-    for_input, for_output, temp, user = (place.expanduser().absolute() for place in places)
+    own = (input or base / "input", output or base / "output", base / "temp", base / "user")
+    for_input, for_output, temp, user = (place.expanduser().absolute() for place in own)
     return Folders(with_tiny_model(found), input=for_input, output=for_output, temp=temp, user=user)
 
 
