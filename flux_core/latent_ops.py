@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .capacity import check_room
 from .image_ops import repeat_to_batch, resize
@@ -69,3 +70,54 @@ def upscale_by(latent: Latent, factor: float, method: str) -> Latent:
     rows, columns = latent["samples"].shape[-2:]
     samples = resize(latent["samples"], round(columns * factor), round(rows * factor), method)
     return {**latent, "samples": samples}
+
+
+def fitted(other: Latent, latent: Latent, repeated: bool = True) -> Tensor:
+    """The samples of `other` in the size of `latent`, cropped, and (`repeated`) in its number."""
+    samples, like = other["samples"], latent["samples"]
+    if samples.shape[1:] != like.shape[1:]:
+        samples = resize(samples, like.shape[-1], like.shape[-2], "bilinear", "center")
+    return repeat_to_batch(samples, len(like)) if repeated else samples
+
+
+def interpolate(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """`share` of a, the rest b: directions and lengths of the channel vectors, each averaged by themselves."""
+    a_norm, b_norm = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+    way = (a / a_norm).nan_to_num() * share + (b / b_norm).nan_to_num() * (1 - share)
+    return (way / way.norm(dim=1, keepdim=True)).nan_to_num() * (a_norm * share + b_norm * (1 - share))
+
+
+def joined(latent: Latent, other: Latent) -> Latent:
+    """Both batches in one; each keeps its noise."""
+    samples = torch.cat((latent["samples"], fitted(other, latent, repeated=False)))
+    index = [i for part in (latent, other) for i in part.get("batch_index", range(len(part["samples"])))]
+    return {**latent, "samples": samples, "batch_index": index}
+
+
+def crop(latent: Latent, width: int, height: int, x: int, y: int) -> Latent:
+    """A part, given in pixels. At least 64 pixels are left, unless there are fewer."""
+    samples = latent["samples"]
+    left, top = (min(at // CELL, max(0, size - 8)) for at, size in ((x, samples.shape[3]), (y, samples.shape[2])))
+    return {**latent, "samples": samples[..., top : top + height // CELL, left : left + width // CELL]}
+
+
+def lay_over(latent: Latent, other: Latent, x: int, y: int, feather: int) -> Latent:
+    """`other` over `latent`, its corner at (x, y), its sides faded in over `feather`; all three in pixels."""
+    under = latent["samples"].clone()
+    left, top, fade = x // CELL, y // CELL, feather // CELL
+    over = other["samples"][..., : max(0, under.shape[2] - top), : max(0, under.shape[3] - left)]
+    rows, columns = over.shape[-2:]
+    cover = over.new_ones(rows, columns)
+    for step in range(fade):  # slices: a side longer than what is laid over leaves them empty, or wraps as ComfyUI's do
+        share = 1.0 / fade * (step + 1)
+        if top:
+            cover[step : step + 1] *= share
+        if top + rows < under.shape[2]:
+            cover[rows - 1 - step : rows - step] *= share
+        if left:
+            cover[:, step : step + 1] *= share
+        if left + columns < under.shape[3]:
+            cover[:, columns - 1 - step : columns - step] *= share
+    there = under[..., top : top + rows, left : left + columns]
+    there.copy_(over * cover + there * (1 - cover))
+    return {**latent, "samples": under}

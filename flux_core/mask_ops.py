@@ -1,11 +1,19 @@
-"""Masks: [B, H, W] with values 0..1, where 1 means "paint here". Grown, feathered, resized. Knows no pictures."""
+"""Masks: [B, H, W] with values 0..1, where 1 means "paint here". Grown, feathered, resized, combined."""
 
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+ARITHMETIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "multiply": operator.mul, "add": operator.add, "subtract": operator.sub,
+}  # fmt: skip
+LOGIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"and": operator.and_, "or": operator.or_, "xor": operator.xor}
 
 
 def layers(mask: Tensor) -> Tensor:
@@ -62,3 +70,21 @@ def feather(mask: Tensor, left: int, top: int, right: int, bottom: int) -> Tenso
     for y in range(bottom):
         faded[:, -y] *= (y + 1) / bottom
     return faded
+
+
+def combine(target: Tensor, source: Tensor, x: int, y: int, operation: str) -> Tensor:
+    """Lay `source` over `target` with its corner at (x, y): multiply, add, subtract, and, or, xor. Cut to 0..1."""
+    out, source = layers(target).squeeze(1).clone(), layers(source).squeeze(1)
+    there = out[:, y : y + source.shape[1], x : x + source.shape[2]]
+    part = source[:, : there.shape[1], : there.shape[2]]
+    if operation in LOGIC:
+        there.copy_(LOGIC[operation](there.round().bool(), part.round().bool()))
+    else:
+        there.copy_(ARITHMETIC[operation](there, part))
+    return out.clamp(0, 1)
+
+
+def of_colour(image: Tensor, colour: int) -> Tensor:
+    """[B, H, W]: 1 where a picture has exactly this colour, 0xRRGGBB, in 8 bits."""
+    wanted = torch.tensor([colour >> 16, colour >> 8 & 255, colour & 255], device=image.device)
+    return ((image[..., :3].clamp(0, 1) * 255).round() == wanted).all(-1).float()

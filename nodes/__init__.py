@@ -37,6 +37,18 @@ from .image import (
     ImageScaleToTotalPixels,
 )
 from .image_files import LoadImage, LoadImageMask, PreviewImage, SaveImage, SaveImageWebsocket
+from .image_filter import Canny, ImageBlend, ImageBlur, ImageSharpen
+from .image_layout import (
+    GetImageSize,
+    ImageCrop,
+    ImageFlip,
+    ImageFromBatch,
+    ImageRotate,
+    ImageScaleToMaxDimension,
+    ImageStitch,
+    RepeatImageBatch,
+    ResizeAndPadImage,
+)
 from .latent import (
     EmptyLatentImage,
     EmptySD3LatentImage,
@@ -47,9 +59,31 @@ from .latent import (
     RepeatLatentBatch,
     SetLatentNoiseMask,
 )
+from .latent_edit import (
+    LatentAdd,
+    LatentBatch,
+    LatentBatchSeedBehavior,
+    LatentBlend,
+    LatentComposite,
+    LatentCrop,
+    LatentFlip,
+    LatentInterpolate,
+    LatentMultiply,
+    LatentRotate,
+    LatentSubtract,
+)
 from .loaders import CheckpointLoaderSimple, CLIPLoader, DualCLIPLoader, UNETLoader, VAELoader
 from .lora import LoraLoader, LoraLoaderModelOnly
 from .mask import FeatherMask, GrowMask, ImageToMask, InvertMask, MaskToImage, SolidMask
+from .mask_edit import (
+    CropMask,
+    ImageColorToMask,
+    JoinImageWithAlpha,
+    MaskComposite,
+    MaskPreview,
+    SplitImageWithAlpha,
+    ThresholdMask,
+)
 from .model import DifferentialDiffusion, FluxToModel, MemoryBudget, ModelComputeDtype, ModelSamplingFlux
 from .primitive import PrimitiveBoolean, PrimitiveFloat, PrimitiveInt, PrimitiveString, PrimitiveStringMultiline
 from .sampling import AddNoise, KSampler, KSamplerAdvanced, SamplerCustom, SamplerCustomAdvanced
@@ -168,4 +202,35 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluicePrimitiveString": PrimitiveString,
     "SluicePrimitiveStringMultiline": PrimitiveStringMultiline,
     "SluicePrimitiveBoolean": PrimitiveBoolean,
+    "SluiceGetImageSize": GetImageSize,
+    "SluiceImageCrop": ImageCrop,
+    "SluiceImageFlip": ImageFlip,
+    "SluiceImageFromBatch": ImageFromBatch,
+    "SluiceImageRotate": ImageRotate,
+    "SluiceImageScaleToMaxDimension": ImageScaleToMaxDimension,
+    "SluiceImageStitch": ImageStitch,
+    "SluiceRepeatImageBatch": RepeatImageBatch,
+    "SluiceResizeAndPadImage": ResizeAndPadImage,
+    "SluiceCanny": Canny,
+    "SluiceImageBlend": ImageBlend,
+    "SluiceImageBlur": ImageBlur,
+    "SluiceImageSharpen": ImageSharpen,
+    "SluiceCropMask": CropMask,
+    "SluiceImageColorToMask": ImageColorToMask,
+    "SluiceJoinImageWithAlpha": JoinImageWithAlpha,
+    "SluiceMaskComposite": MaskComposite,
+    "SluiceMaskPreview": MaskPreview,
+    "SluiceSplitImageWithAlpha": SplitImageWithAlpha,
+    "SluiceThresholdMask": ThresholdMask,
+    "SluiceLatentAdd": LatentAdd,
+    "SluiceLatentBatch": LatentBatch,
+    "SluiceLatentBatchSeedBehavior": LatentBatchSeedBehavior,
+    "SluiceLatentBlend": LatentBlend,
+    "SluiceLatentComposite": LatentComposite,
+    "SluiceLatentCrop": LatentCrop,
+    "SluiceLatentFlip": LatentFlip,
+    "SluiceLatentInterpolate": LatentInterpolate,
+    "SluiceLatentMultiply": LatentMultiply,
+    "SluiceLatentRotate": LatentRotate,
+    "SluiceLatentSubtract": LatentSubtract,
 }

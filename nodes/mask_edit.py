@@ -1,0 +1,168 @@
+"""Masks cut, combined, made of colours, split from pictures and joined to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .image_files import HIDDEN, PreviewImage
+from .sockets import IMAGE, MASK, Inputs, choice, integer, number, pixels, wire
+
+OPERATIONS = ("multiply", "add", "subtract", "and", "or", "xor")
+
+
+class ThresholdMask:
+    """Hard edges."""
+
+    TITLE = "ThresholdMask"
+    DESCRIPTION = "Makes a mask hard: 1 above a value, 0 elsewhere."
+    CATEGORY = "mask"
+    FUNCTION = "cut"
+    RETURN_TYPES = (MASK,)
+    OUTPUT_TOOLTIPS = ("The hard mask.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "mask": wire(MASK, "The mask."), "value": number(0.5, 0.0, 1.0, 0.01, "What has to be exceeded."),
+        }}
+
+    def cut(self, mask: Any, value: float) -> tuple[Any]:
+        return ((mask > value).float(),)
+
+
+class MaskComposite:
+    """Two masks in one."""
+
+    TITLE = "MaskComposite"
+    DESCRIPTION = "Lays one mask over another."
+    CATEGORY = "mask"
+    FUNCTION = "combine"
+    RETURN_TYPES = (MASK,)
+    OUTPUT_TOOLTIPS = ("The two in one.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "destination": wire(MASK, "The mask underneath."),
+            "source": wire(MASK, "The mask on top."),
+            "x": pixels(0, "Its left edge in pixels."),
+            "y": pixels(0, "Its top edge in pixels."),
+            "operation": choice(OPERATIONS, "What becomes of the two."),
+        }}
+
+    def combine(self, destination: Any, source: Any, x: int, y: int, operation: str) -> tuple[Any]:
+        from ..flux_core.mask_ops import combine
+
+        return (combine(destination, source, x, y, operation),)
+
+
+class CropMask:
+    """A part of a mask."""
+
+    TITLE = "CropMask"
+    DESCRIPTION = "Cuts a rectangle out of a mask."
+    CATEGORY = "mask"
+    FUNCTION = "crop"
+    RETURN_TYPES = (MASK,)
+    OUTPUT_TOOLTIPS = ("The part.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "mask": wire(MASK, "The mask."),
+            "x": pixels(0, "Left edge of the part in pixels."),
+            "y": pixels(0, "Top edge of the part in pixels."),
+            "width": pixels(512, "Its width in pixels.", low=1),
+            "height": pixels(512, "Its height in pixels.", low=1),
+        }}
+
+    def crop(self, mask: Any, x: int, y: int, width: int, height: int) -> tuple[Any]:
+        from ..flux_core.mask_ops import layers
+
+        return (layers(mask).squeeze(1)[:, y : y + height, x : x + width],)
+
+
+class ImageColorToMask:
+    """One colour of a picture."""
+
+    TITLE = "ImageColorToMask"
+    DESCRIPTION = "Masks what has exactly one colour."
+    CATEGORY = "mask"
+    FUNCTION = "find"
+    RETURN_TYPES = (MASK,)
+    OUTPUT_TOOLTIPS = ("Where the colour is.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "image": wire(IMAGE, "The picture."),
+            "color": integer(0, 0, 0xFFFFFF, "The colour as one number, 0xRRGGBB.", step=1, display="color"),
+        }}
+
+    def find(self, image: Any, color: int) -> tuple[Any]:
+        from ..flux_core.mask_ops import of_colour
+
+        return (of_colour(image, color),)
+
+
+class SplitImageWithAlpha:
+    """Colours and transparency apart."""
+
+    TITLE = "Split Image with Alpha"
+    DESCRIPTION = "Takes the transparency off a picture, as a mask: 1 is transparent."
+    CATEGORY = "mask/compositing"
+    FUNCTION = "split"
+    RETURN_TYPES = (IMAGE, MASK)
+    OUTPUT_TOOLTIPS = ("The colours.", "What is transparent; nothing, if the picture has no transparency.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"image": wire(IMAGE, "The picture.")}}
+
+    def split(self, image: Any) -> tuple[Any, Any]:
+        alpha = image[..., 3] if image.shape[-1] > 3 else image[..., 0].new_ones(image.shape[:3])
+        return image[..., :3], 1.0 - alpha
+
+
+class JoinImageWithAlpha:
+    """Colours and transparency together."""
+
+    TITLE = "Join Image with Alpha"
+    DESCRIPTION = "Makes a picture transparent where a mask is 1."
+    CATEGORY = "mask/compositing"
+    FUNCTION = "join"
+    RETURN_TYPES = (IMAGE,)
+    OUTPUT_TOOLTIPS = ("The picture with its transparency.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {
+            "image": wire(IMAGE, "The picture."), "alpha": wire(MASK, "What is to be transparent."),
+        }}
+
+    def join(self, image: Any, alpha: Any) -> tuple[Any]:
+        import torch
+
+        from ..flux_core.mask_ops import resize
+
+        clear = resize(alpha, *image.shape[1:3]).movedim(1, -1)
+        batch = min(len(image), len(clear))
+        return (torch.cat((image[:batch, ..., :3], 1.0 - clear[:batch].to(image)), dim=-1),)
+
+
+class MaskPreview(PreviewImage):
+    """A mask to look at, not to keep."""
+
+    TITLE = "MaskPreview"
+    DESCRIPTION = "Shows a mask in grey without keeping it."
+    CATEGORY = "mask"
+    FUNCTION = "show"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"mask": wire(MASK, "The mask to show.")}, "hidden": HIDDEN}
+
+    def show(self, mask: Any, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
+        from ..flux_core.mask_ops import layers
+
+        return self.save(layers(mask).movedim(1, -1).expand(-1, -1, -1, 3), prompt, extra_pnginfo)
