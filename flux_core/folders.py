@@ -137,7 +137,7 @@ def standard_folders(
     roots = [Path(root).expanduser().absolute() for root in models]
     for root in roots:
         if not root.is_dir():
-            raise MissingFileError(f"The models folder {root} does not exist.")
+            raise MissingFileError(f"There is no folder {root}, which --models names.")
     found: dict[str, list[Path]] = {}
     for root in [*roots, base / "models"]:
         for category in _KINDS:

@@ -74,6 +74,8 @@ def check_prefix(prefix: str, root: str | os.PathLike[str]) -> None:
     there = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
     if not there.is_dir():
         raise _unusable(prefix, root, NotADirectoryError(f"{there} is no folder"))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _unusable(prefix, root, PermissionError(f"{there} cannot be written to"))
 
 
 def _folder(prefix: str, subfolder: str, root: str | os.PathLike[str]) -> str:

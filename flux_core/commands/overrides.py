@@ -95,7 +95,7 @@ def _explain(
         return "; ".join(name_of(node_id, prompt[node_id]) for node_id in node_ids)
 
     if len(having) > 1:
-        return f"{named or input_name!r} may mean {listed(having)}. Use the number of one of them."
+        return f"{named or input_name!r} may mean {listed(having)}. Name one: --set {having[0]}.{input_name}=..."
     if not candidates:
         return f"there is no node {named!r}. There are: {listed(prompt)}."
     if not named:

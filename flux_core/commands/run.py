@@ -111,7 +111,7 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
         Path.cwd(), args.models, extra=args.extra_model_paths, input=args.input, output=args.out
     )
     if args.input is not None and not folders.input.is_dir():
-        raise MissingFileError(f"The input folder {folders.input} does not exist.")
+        raise MissingFileError(f"There is no folder {folders.input}, which --input names.")
     host.use(host.Host(folders))  # validation lists files
     classes, _ = standalone_tables()
     jobs = [_prepared(file, args, classes, folders) for file in args.workflow]

@@ -1,6 +1,6 @@
 """What a run did with its memory, beside what was predicted: one line for people, one record a step for programs.
 
-Listeners get a dict per step and per job; a log line ends each job, and a warning names the cause when a step took a
+Listeners get a dict per step and per job; a log line ends each job, and another names the cause when a step took a
 quarter longer than predicted. Knows no device: it is told times and bytes.
 """
 
@@ -161,7 +161,7 @@ class JobReport:
         log.info("%s", self.line())
         cause = self.cause()
         if cause:
-            log.warning("%s", cause)
+            log.info("%s", cause)
         tell({
             "type": "memory.job", "model": self.label, "plan": plan_record(self.plan), "actual_seconds": self.actual,
             "stall_seconds": self.stall, "peak_bytes": self.peak, "limit_bytes": self.limit,

@@ -188,7 +188,8 @@ def test_a_picture_that_is_not_there_is_told_before_anything_runs(refused: Told,
 def test_a_folder_that_is_named_exists(refused: Told, here: Path, option: str) -> None:
     (here / "input").mkdir()
     Image.new("RGB", (8, 8)).save(here / "input/p.png")
-    assert f"{here / 'nowhere'} does not exist" in refused(picture_of(), option, "nowhere")
+    for wrong in ("nowhere", "input/p.png"):
+        assert f"There is no folder {here / wrong}" in refused(picture_of(), option, wrong)
 
 
 def test_a_damaged_picture_is_told(refused: Told, here: Path) -> None:

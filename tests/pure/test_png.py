@@ -282,6 +282,16 @@ class TestFileNames:
         assert "\n" not in str(caught.value)
         assert self.names(tmp_path) == []
 
+    def test_a_folder_that_refuses_files_is_told_before_there_is_a_picture(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path or not mode & os.W_OK)
+        with pytest.raises(InputError, match=f"{tmp_path} cannot be written to"):
+            saving.check_prefix("sub/a", tmp_path / "out")
+        monkeypatch.undo()
+        saving.check_prefix("sub/a", tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_name_the_disk_refuses_is_one_sentence_and_leaves_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(SluiceError, match="Nothing could be saved"):
             saving.place("x" * 300, tmp_path).save(b"x")

@@ -166,7 +166,7 @@ def test_what_cannot_be_used_is_refused_by_name(sluice, tmp_path):
     (tmp_path / "file").write_text("")
     base = ["--port", "0", "--base-directory", str(tmp_path)]
     assert "folder" in refused(sluice, *base, "--output-directory", str(tmp_path / "file" / "out"))
-    assert "does not exist" in refused(sluice, *base, "--models", str(tmp_path / "nowhere"))
+    assert "There is no folder" in refused(sluice, *base, "--models", str(tmp_path / "nowhere"))
     assert "does not exist" in refused(sluice, *base, "--node-packs", str(tmp_path / "nowhere"))
     assert "no address" in refused(sluice, *base, "--host", "host.invalid")
     assert "no size" in refused(sluice, *base, "--vram", "plenty")

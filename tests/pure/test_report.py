@@ -1,0 +1,53 @@
+"""Laws of what is told about a run: a step that came late has a cause, and everything is told once."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from sluice.flux_core.memory import report
+from sluice.flux_core.memory.plan import plan
+from sluice.flux_core.memory.workload import Budget, GiB, Machine, MiB, Piece, Workload
+
+BLOCKS = Workload("blocks", tuple(Piece(f"{n}.weight", n, 100 * MiB, 1e12) for n in range(20)))
+CARD = Machine(1e13, 1e13, 4e11, disk=3e9, link=25e9)
+
+
+def run(seconds: float, waited: float = 0.0, steps: int = 4, ram: int = 4 * GiB) -> report.JobReport:
+    """A run in which every step takes `seconds` times what was predicted, of which it waited a part."""
+    planned = plan(BLOCKS, Budget(GiB, ram), CARD)
+    made = report.JobReport("blocks", planned, GiB)
+    for _ in range(steps):
+        made.step(seconds * planned.seconds, waited * planned.seconds, planned.streamed_bytes)
+    return made
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 1.24])
+def test_a_step_that_kept_its_time_needs_no_cause(seconds: float) -> None:
+    assert run(seconds).cause() is None
+
+
+def test_a_late_step_names_what_it_waited_for() -> None:
+    assert "the link gave" in (run(2.0, waited=0.9).cause() or "")
+    assert "the disk gave" in (run(2.0, waited=0.9, ram=GiB // 2).cause() or "")
+    assert "arithmetic was slower" in (run(2.0, waited=0.4).cause() or "")
+
+
+def test_the_first_step_which_also_loads_is_not_held_against_a_run() -> None:
+    made = run(1.0)
+    made.steps[0].seconds *= 50
+    assert made.cause() is None
+    assert run(9.0, steps=1).cause() is None
+
+
+def test_line_and_cause_are_told_once_and_alike_in_log_and_to_listeners(caplog: pytest.LogCaptureFixture) -> None:
+    """As no warnings: Python prints those by itself where nobody has set up a log, beside what `sluice run` prints."""
+    told: list[dict[str, Any]] = []
+    stop = report.listen(told.append)
+    made = run(3.0)
+    with caplog.at_level(logging.INFO):
+        made.close()
+    stop()
+    assert [record.message for record in caplog.records] == [told[-1]["line"], told[-1]["warning"]]
+    assert {record.levelno for record in caplog.records} == {logging.INFO}
