@@ -138,7 +138,7 @@ try {
   await editor.shot("11_budget");
 
   // A long run, interrupted.
-  await setValue("BasicScheduler", "steps", 5000);
+  await setValue("BasicScheduler", "steps", 1000);
   start = await editor.run();
   await editor.hear((message) => message.type === "progress", start);
   await page.evaluate(() => window.comfyAPI.api.api.interrupt());
