@@ -16,11 +16,13 @@ from .. import strict_json
 from ..errors import MissingFileError, WorkflowError
 from ..folders import CATEGORIES, RENAMED, confined
 from .files import send_file
+from .guard import is_loopback
 from .services import Json, Route, Services, refuse, services
 
 WEB = Path(__file__).resolve().parents[2] / "web" / "comfyui"
 MAX_HEADER = 1 << 20  # bytes of a weight file's header that is read for its metadata
 OWN_EXTENSION = "sluice"
+_CONDITIONS = ("If-Modified-Since", "If-None-Match", "Range")  # aiohttp would put zlib's ending even after a 304
 
 
 # -- nodes -------------------------------------------------------------------------------------------------------------
@@ -149,11 +151,11 @@ async def extension_file(request: web.Request) -> web.StreamResponse:
     path = None if place is None else confined(place, request.match_info["path"])
     if path is None or not path.is_file():
         raise MissingFileError(f"There is no extension file {request.path}.")
-    return send_page_part(path)
+    return send_page_part(request, path)
 
 
-def send_page_part(path: Path) -> web.FileResponse:
-    """A file the page is made of: scripts and styles as such, always asked for again."""
+def send_page_part(request: web.Request, path: Path) -> web.FileResponse:
+    """A file the page is made of: scripts and styles as such, always asked for again. Compressed for the network."""
     kinds = {
         ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".json": "application/json",
         ".md": "text/markdown", ".map": "application/json", ".wasm": "application/wasm", ".svg": "image/svg+xml",
@@ -161,7 +163,11 @@ def send_page_part(path: Path) -> web.FileResponse:
     if path.suffix not in kinds:
         return send_file(path)
     headers = {"Content-Type": kinds[path.suffix], "Cache-Control": "no-cache"}
-    return web.FileResponse(path, headers=headers)
+    response = web.FileResponse(path, headers=headers)
+    is_whole = request.method == "GET" and not any(name in request.headers for name in _CONDITIONS)
+    if is_whole and not is_loopback(request.remote or ""):
+        response.enable_compression()
+    return response
 
 
 ROUTES: tuple[Route, ...] = (

@@ -80,7 +80,7 @@ async def part(request: web.Request) -> web.StreamResponse:
         return refuse(404, f"There is nothing at {request.path[:200]}.", "not_found")
     if path.name == "index.html":
         return await index(request)
-    response = send_page_part(path)
+    response = send_page_part(request, path)
     if path.is_relative_to(folder / "assets"):
         response.headers["Cache-Control"] = _FOREVER
     return response

@@ -1,10 +1,15 @@
 """What there is: nodes, packs, models, extensions, templates, the page, the machine."""
 
+import asyncio
+import gzip
 import json
 import re
 import struct
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from sluice.flux_core.server.catalogue import send_page_part
 
 BARE_AND_API = [
     "/object_info/Number", "/settings", "/users", "/queue", "/history", "/jobs", "/extensions", "/models",
@@ -122,6 +127,30 @@ def test_the_page_is_asked_for_each_time_and_its_parts_are_kept(server):
         assert answer.status == 200 and "immutable" in answer.headers["Cache-Control"]
     assert server.get("/scripts/app.js").headers["Cache-Control"] == "no-cache"
     assert server.get("/no/such/thing").status == 404
+
+
+@pytest.mark.parametrize(("visitor", "encoding"), [("192.0.2.7", "gzip"), ("2001:db8::7", "gzip"), ("127.0.0.1", None)])
+def test_parts_of_the_page_are_compressed_for_the_network_and_not_for_this_machine(tmp_path, visitor, encoding):
+    script = tmp_path / "editor.js"
+    script.write_text("const a = 1;\n" * 10_000)
+
+    async def scenario():
+        async def handler(request):
+            return send_page_part(request.clone(remote=visitor), script)
+
+        app = web.Application()
+        app.router.add_get("/", handler)
+        async with TestClient(TestServer(app), auto_decompress=False) as client:
+            answers = [await client.get("/", headers={"Accept-Encoding": offer}) for offer in ("gzip, br", "identity")]
+            again = await client.get("/", headers={"if-modified-since": answers[0].headers["Last-Modified"]})
+            some = await client.get("/", headers={"Range": "bytes=0-4"})
+            head = await client.head("/")
+            whole = [(answer.headers.get("Content-Encoding"), await answer.read()) for answer in answers]
+            return whole, [(answer.status, await answer.read()) for answer in (again, some, head)]
+
+    [(packed, body), plain], others = asyncio.run(scenario())
+    assert packed == encoding and (gzip.decompress(body) if packed else body) == script.read_bytes()
+    assert plain == (None, script.read_bytes()) and others == [(304, b""), (206, b"const"), (200, b"")]
 
 
 def test_head_tells_what_get_would(server):
