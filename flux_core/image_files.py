@@ -77,7 +77,7 @@ def fingerprint(path: Path) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as file:
@@ -89,6 +89,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise
     except FileNotFoundError:
         raise MissingFileError(f"There is no picture {path}.") from None
+    except UnidentifiedImageError:
+        wrong = "a picture of no known format" if path.stat().st_size else "empty"
+        raise FileFormatError(f"{path.name} is {wrong}.") from None
     except Exception as error:  # Pillow's readers raise whatever their format's parser met
         raise FileFormatError(f"{path.name} is no picture that can be read: {error}") from error
 

@@ -196,7 +196,7 @@ def _check(name: str, path: Path) -> None:
     if not name.lower().endswith(MEDIA_FILES):
         raise FileFormatError(f"{name[:100]} is no picture, video or sound by its ending; nothing else is taken in.")
     if name.lower().endswith(PICTURE_FILES):
-        pictures.size(path)
+        pictures.size(path, name)
 
 
 def _free_name(target: Path, received: Path) -> Path:

@@ -23,9 +23,9 @@ FORMATS = {"webp": "image/webp", "jpeg": "image/jpeg"}
 CHANNELS = ("rgba", "rgb", "a")
 
 
-def size(path: Path) -> tuple[int, int]:
+def size(path: Path, called: str = "") -> tuple[int, int]:
     """Width and height, from the header alone. Raises FileFormatError."""
-    with opened(path) as image:
+    with opened(path, called) as image:
         return image.size
 
 
@@ -55,7 +55,7 @@ def channel(path: Path, wanted: str) -> bytes:
 
 def with_alpha_of(picture: Path, mask: Path) -> bytes:
     """The picture with the alpha channel of a mask of the same size, its workflow kept, as PNG."""
-    with opened(picture) as image, opened(mask) as other:
+    with opened(picture) as image, opened(mask, "The mask") as other:
         if image.size != other.size:
             raise FileFormatError(f"The mask is {_by(other.size)}, the picture {_by(image.size)}; they must be equal.")
         painted = image.convert("RGBA")
@@ -69,23 +69,30 @@ def with_alpha_of(picture: Path, mask: Path) -> bytes:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """A picture whose size is bearable, not yet decoded. Whatever Pillow finds amiss becomes FileFormatError."""
-    from PIL import Image
+def opened(path: Path, called: str = "") -> Iterator[Image.Image]:
+    """A picture whose size is bearable, not yet decoded. Whatever Pillow finds amiss becomes FileFormatError.
 
+    `called`: what people know the file as, if not by its own name.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    name = called or path.name
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise FileFormatError(
-                    f"{path.name} is {_by(image.size)}; pictures may have at most {MAX_PIXELS // 10**6} million pixels."
+                    f"{name} is {_by(image.size)}; pictures may have at most {MAX_PIXELS // 10**6} million pixels."
                 )
             yield image
     except FileFormatError:
         raise
     except Image.DecompressionBombError:
-        raise FileFormatError(f"{path.name} has too many pixels.") from None
+        raise FileFormatError(f"{name} has too many pixels.") from None
+    except UnidentifiedImageError:
+        wrong = "a picture of no known format" if path.stat().st_size else "empty"
+        raise FileFormatError(f"{name} is {wrong}.") from None
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, OverflowError) as error:
-        raise FileFormatError(f"{path.name} cannot be read as a picture: {error}") from error
+        raise FileFormatError(f"{name} cannot be read as a picture: {error}") from error
 
 
 def _has_alpha(image: Image.Image) -> bool:

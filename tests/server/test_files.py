@@ -81,8 +81,11 @@ def test_an_upload_cannot_choose_a_name_that_leads_out(server):
 
 
 def test_files_that_lie_about_being_pictures_are_refused(server):
-    assert upload(server, b"<html>", "page.png").status == 400
-    assert upload(server, b"", "empty.png").status == 400
+    for data, name, wrong in ((b"<html>", "page.png", "of no known format"), (b"", "empty.png", "empty")):
+        answer = upload(server, data, name)
+        assert answer.status == 400
+        assert answer.json["error"]["message"].startswith(name) and wrong in answer.json["error"]["message"]
+        assert str(server.base) not in answer.json["error"]["message"]
     assert not (server.base / "input" / "page.png").exists()
 
 
