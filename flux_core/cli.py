@@ -73,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if _debugging():
             raise
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            print(f"sluice: {error.filename}: {error.strerror}.", file=sys.stderr)
+            return 1
         told = f"{type(error).__name__}: {error}"
         print(f"sluice: unexpected {told}. SLUICE_DEBUG=1 shows where it happened.", file=sys.stderr)
         return 1

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from .. import strict_json
-from ..errors import WorkflowError
+from ..errors import SluiceError, WorkflowError
 from ..png import read_workflow
 from ..saving import write_whole
 from ..swap import read_table, swap
@@ -31,6 +31,9 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None:
         sys.stdout.write(text)
     else:
-        write_whole(args.out, text.encode())
+        try:
+            write_whole(args.out, text.encode())
+        except OSError as error:
+            raise SluiceError(f"{args.out} cannot be written: {error.strerror}.") from error
     print(f"{swapped.changed} nodes changed.", *swapped.left, sep="\n", file=sys.stderr)
     return 0

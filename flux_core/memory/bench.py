@@ -25,9 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compute import configure
 from . import random_model, rates
 from .budget import AUTO, Allowed, format_size
 from .report import JobReport
+from .units import picture_size
 
 FORMATS = {"fp8": "F8_E4M3", "bf16": "BF16", "fp16": "F16"}
 FULL = (19, 38)  # blocks of FLUX.1
@@ -52,12 +54,15 @@ class Setup:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench memory`."""
-    parser.add_argument("--what", choices=("flux", "t5", "job", "peers"), default="flux")
-    parser.add_argument("--format", nargs="+", choices=FORMATS, default=["fp8", "bf16"])
+    parser.add_argument(
+        "--what", choices=("flux", "t5", "job", "peers"), default="flux",
+        help="the transformer (default), a text encoder, whole pictures, or the transformer in other programs",
+    )
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=["fp8", "bf16"], help="of the weights")
     parser.add_argument("--ram", nargs="+", default=[], metavar="SIZE", help="budgets to measure under")
-    parser.add_argument("--vram", default=AUTO, metavar="SIZE")
+    parser.add_argument("--vram", default=AUTO, metavar="SIZE", help="on a GPU (default: what is free)")
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda")
-    parser.add_argument("--size", nargs="+", default=["256x256"], metavar="WxH")
+    parser.add_argument("--size", nargs="+", default=["256x256"], metavar="WxH", help="of the pictures")
     parser.add_argument("--tokens", type=int, default=512, help="of text")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1)
@@ -68,7 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Write the files, measure, delete them; one record per measurement."""
+    """Write the files, measure, delete them; one record per measurement. Raises InputError before it writes."""
+    for ram in args.ram or [AUTO]:
+        Allowed.parse(args.vram, ram)
+    for size in args.size:
+        picture_size(size)
+    configure(args.device)
     if args.what == "peers":
         from .peers import measure_peers
 
@@ -98,7 +108,7 @@ def _measurements(args: argparse.Namespace) -> Iterator[Measurement]:
         budgets = args.ram or [BUDGETS[format]] if args.what != "t5" else args.ram or ["3G"]
         for ram in budgets:
             for size in args.size:
-                width, height = (int(part) for part in size.split("x"))
+                width, height = picture_size(size)
                 common = (args.device, args.vram, ram, width, height, args.tokens, args.steps, args.batch)
                 if args.what == "t5":
                     yield Setup(str(args.folder), "t5-fp16", *common), measure_t5, {"t5-fp16": (t5, "F16")}

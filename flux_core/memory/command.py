@@ -30,6 +30,7 @@ from .units import (
     activation_bytes,
     decode_scratch_bytes,
     flux_workload,
+    picture_size,
     published,
     small_weights,
     table_bytes,
@@ -125,17 +126,18 @@ def open_model(name: str) -> Model:
 
 
 def lora_bytes(path: str) -> int:
-    """On the device, in two bytes a number."""
-    return sum(2 * prod(entry.shape) for entry in open_weights(path).entries.values())
+    """On the device, in two bytes a number. Raises FileFormatError for a file that is none."""
+    file = open_weights(path)
+    found = detect(file)
+    if found.kind != "lora":
+        refuse(file.path, found, "lora")
+    return sum(2 * prod(entry.shape) for entry in file.entries.values())
 
 
 def job_of(args: Namespace) -> Job:
-    try:
-        width, height = (int(part) for part in args.size.lower().split("x"))
-    except ValueError:
-        raise InputError(f"{args.size!r} is no size of a picture. Write it like 1024x768.") from None
-    if min(width, height, args.batch) < 1:
-        raise InputError("Width, height and batch are at least 1.")
+    width, height = picture_size(args.size)
+    if args.batch < 1:
+        raise InputError("The batch is at least 1.")
     return Job(height, width, args.batch)
 
 

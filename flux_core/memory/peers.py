@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from .budget import AUTO, parse_size
+from .units import picture_size
 from .workload import MiB
 
 
@@ -23,7 +24,7 @@ def measure_peers(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds a step of every peer at every size."""
     found = []
     for size in args.size:
-        width, height = (int(part) for part in size.split("x"))
+        width, height = picture_size(size)
         for name, (package, work) in PEERS.items():
             if importlib.util.find_spec(package) is None:
                 continue

@@ -112,6 +112,14 @@ class Job:
         return -(-self.height // PATCH) * -(-self.width // PATCH) + self.reference_tokens
 
 
+def picture_size(text: str) -> tuple[int, int]:
+    """"1024x768" -> (1024, 768): width and height. Raises InputError."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise InputError(f"{text!r} is no size of a picture. Write it like 1024x768.")
+    return int(width), int(height)
+
+
 def flux_workload(
     name: str,
     shape: FluxShape,

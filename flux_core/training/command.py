@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..autoencoder import Autoencoder
+from ..compute import configure
 from ..latents import process_out
 from .code import Code, fit
 from .codec import CodecStage, codec_config
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("models"), help="models folder to write (default: models)")
     parser.add_argument("--work", type=Path, help="folder for checkpoints and sample sheets (default: OUT/training)")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="only these stages")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1...")
+    parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
     parser.add_argument("--quick", action="store_true", help="smallest networks, a handful of steps")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. flow.steps=2000")
     parser.add_argument("--evaluate", action="store_true", help="measure the model in place instead of training")
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
         return evaluate.run(args)
     recipe = changed(quick() if args.quick else Recipe(), args.set)
-    Training(recipe, args.out, args.work or args.out / "training", torch.device(args.device)).run(args.stages)
+    Training(recipe, args.out, args.work or args.out / "training", configure(args.device).device).run(args.stages)
     return 0
 
 

@@ -108,14 +108,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def make(asked: list[Prompt], folder: Path, steps: int, models: Path | None, device: str) -> list[np.ndarray]:
+def make(asked: list[Prompt], folder: Path, steps: int, models: Path | None, device: str | None) -> list[np.ndarray]:
     """Run the prompts with `sluice run`; the pictures [SIDE, SIDE, 3] in 0..1, in order."""
     from ..cli import main
 
     graph = folder / "prompts.json"
     graph.write_text(json.dumps(workflow(asked, steps)), "utf-8")
     out = folder / "pictures"
-    command = ["run", str(graph), "--out", str(out), "--device", device]
+    command = ["run", str(graph), "--out", str(out), *(["--device", device] if device else [])]
     if models is not None:
         command += ["--models", str(models)]
     if main(command) != 0:

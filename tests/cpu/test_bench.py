@@ -47,3 +47,17 @@ def test_a_run_that_fails_is_not_measured(
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bench", "run", "nothing.png"]) == 1
     assert "nothing.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["--ram", "6G", "much"], "'much' is no size"), (["--vram", "8 cards"], "'8 cards' is no size"),
+        (["--size", "256x256", "1024"], "Write it like 1024x768"), (["--device", "abacus"], "no device 'abacus'"),
+    ],
+)  # fmt: skip
+def test_nothing_large_is_written_for_a_measurement_that_cannot_be_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], told: str
+) -> None:
+    assert cli.main(["bench", "memory", "--folder", str(tmp_path / "models"), *wrong]) == 1
+    assert told in capsys.readouterr().err and not (tmp_path / "models").exists()

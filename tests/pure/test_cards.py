@@ -106,7 +106,8 @@ def test_a_published_file_goes_by_its_file_name_too(named, meant):
 
 
 def test_a_lora_takes_room_from_what_stays(tmp_path, capsys):
-    header = {"a": {"dtype": "F16", "shape": [400, 1024, 1024], "data_offsets": [0, 800 * 2**20]}}
+    name = "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"
+    header = {name: {"dtype": "F16", "shape": [400, 1024, 1024], "data_offsets": [0, 800 * 2**20]}}
     text = json.dumps(header).encode()
     path = tmp_path / "lora.safetensors"
     with path.open("wb") as stream:
@@ -134,6 +135,9 @@ def test_what_makes_no_sense_is_told_in_one_sentence(tmp_path):
     def ask(*words: str) -> None:
         command.run(parser.parse_args(words))
 
+    (tmp_path / "other.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    with pytest.raises(FileFormatError, match="other.safetensors.*Choose a LoRA"):
+        ask("flux1-dev", "--lora", str(tmp_path / "other.safetensors"))
     with pytest.raises(MissingFileError, match="flux1-dev, flux1-dev-fp8"):
         ask("flux9-dev")
     with pytest.raises(InputError, match="Q8_0"):

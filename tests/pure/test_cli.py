@@ -270,6 +270,11 @@ def test_an_unexpected_error_is_one_line_unless_debugging(
         cli.main(["inspect"])
     monkeypatch.setattr(Room, "run", staticmethod(lambda args: (_ for _ in ()).throw(KeyboardInterrupt)))
     assert cli.main(["inspect"]) == 130
+    monkeypatch.delenv("SLUICE_DEBUG")
+    capsys.readouterr()
+    monkeypatch.setattr(Room, "run", staticmethod(lambda args: open(here / "nowhere" / "file", "w")))
+    assert cli.main(["inspect"]) == 1
+    assert capsys.readouterr().err == f"sluice: {here / 'nowhere' / 'file'}: No such file or directory.\n"
 
 
 def test_inspect_tells_prompts_seeds_sizes_and_models(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

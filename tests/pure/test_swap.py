@@ -201,6 +201,8 @@ def test_the_command_writes_the_workflow(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(back.read_text()) == simple()
     assert cli.main(["swap", str(source)]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(there.read_text())
+    assert cli.main(["swap", str(source), "--out", str(tmp_path / "nowhere" / "b.json")]) == 1
+    assert f"{tmp_path / 'nowhere' / 'b.json'} cannot be written" in capsys.readouterr().err
 
 
 SCRIPT = """
