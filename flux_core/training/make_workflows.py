@@ -178,10 +178,11 @@ def four_steps(canvas: Canvas) -> None:
 def image_to_image(canvas: Canvas) -> None:
     """An encoded picture instead of an empty latent, and only the last part of the steps."""
     canvas.note(
-        (-260, 40), (270, 250),
+        (-260, 40), (270, 370),
         "## From picture to picture\nThe sketch is encoded and partly covered with noise; the prompt says what is to "
         "come out of it. The colours, which it does not mention, are the sketch's. With little **denoise** (Schedule) "
-        "more of the sketch shows through, with 1.0 nothing of it is left.",
+        "more of the sketch shows through, with 1.0 nothing of it is left.\n\nIn ComfyUI, drop a picture of 128x128 "
+        "pixels on **Sketch** first: ours is `flux_core/tiny/input/sketch.png` in this pack's folder.",
     )  # fmt: skip
     loaded = _loaders(canvas)
     told = _prompt(canvas, loaded, "a heart on the right", (380, 40))
