@@ -42,7 +42,7 @@ from .memory.manager import Manager, manager_for
 from .memory.pictures import ManagedAutoencoder, Way
 from .sampling.guider import Network, Run
 from .sampling.inpaint import MaskFunction
-from .sampling.schedule import FluxShift, LinearFlow, Sampling
+from .sampling.schedule import Sampling, default_sampling
 from .text.embeddings import lookup
 from .text.encode import TextOptions
 from .text.tokenizer import ClipTokenizer, Lookup, T5Tokenizer, find_clip, find_t5
@@ -351,7 +351,7 @@ def _flux(file: WeightFile, found: Detected, weight_dtype: str) -> FluxModel:
     tensors, prefix = found.parts["flux"], found.facts["prefix"]
     identity = file.identity, "flux", weight_dtype, prefix
     weights = shared(identity, lambda: FluxWeights(tensors, identity, WEIGHT_DTYPES[weight_dtype]))
-    return FluxModel(weights, FluxShift() if weights.config.guidance else LinearFlow())
+    return FluxModel(weights, default_sampling(weights.config.guidance))
 
 
 def _text(

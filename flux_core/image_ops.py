@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RESIZE_METHODS = ("nearest-exact", "bilinear", "area", "bicubic")
-
 # (width, height) pairs FLUX.1-Kontext was trained on, about one megapixel each.
 KONTEXT_SIZES = (
     (672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104),
@@ -24,7 +22,8 @@ KONTEXT_SIZES = (
 def resize(planes: Tensor, width: int, height: int, method: str, crop: str = "disabled") -> Tensor:
     """[B, C, H, W] -> [B, C, height, width]. `crop="center"` first cuts the longer side to the new aspect ratio.
 
-    Methods: those of RESIZE_METHODS (torch's, without antialiasing), "lanczos" (8 bit) and "bislerp" (for latents).
+    Methods: "nearest-exact", "bilinear", "area" and "bicubic" (torch's, without antialiasing), "lanczos" (8 bit), and
+    "bislerp" (for latents).
     """
     if crop == "center":
         planes = _crop_to_aspect(planes, width / height)

@@ -198,7 +198,7 @@ class AddNoise:
     def add(self, model: Any, noise: Any, sigmas: Any, latent_image: Latent) -> tuple[Latent]:
         from ..flux_core.sampling.sample import add_noise
 
-        return (add_noise(model, noise, sigmas, latent_image),)
+        return (add_noise(noise, sigmas, latent_image),)
 
 
 def _run(noise: Any, guider: Any, sampler: Any, sigmas: Any, latent: Latent) -> tuple[Latent, Latent]:

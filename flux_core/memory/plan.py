@@ -87,7 +87,7 @@ def plan(workload: Workload, budget: Budget, machine: Machine, slots: int = SLOT
     timeline = Timeline(workload, machine, units)
     everything = sum(unit.room for unit in units)
     if everything <= room:
-        return _finished(timeline, RESIDENT * len(units), 0, budget, timeline.compute)
+        return _finished(timeline, RESIDENT * len(units), 0, timeline.compute)
     fewest = fewest_slots(units)
     best: tuple[float, _Candidate] | None = None
     for candidate in _candidates(timeline, room, budget, fewest, slots):
@@ -102,8 +102,8 @@ def plan(workload: Workload, budget: Budget, machine: Machine, slots: int = SLOT
     if chosen.split:
         divided, homes = _divide(workload, chosen.homes, chosen.split)
         timeline = Timeline(divided, machine, units_of(divided, machine))
-        return _finished(timeline, homes, chosen.slots, budget, seconds)
-    return _finished(timeline, chosen.homes, chosen.slots, budget, seconds)
+        return _finished(timeline, homes, chosen.slots, seconds)
+    return _finished(timeline, chosen.homes, chosen.slots, seconds)
 
 
 def smallest_budget(workload: Workload, machine: Machine) -> int:
@@ -116,8 +116,7 @@ def smallest_budget(workload: Workload, machine: Machine) -> int:
 def fixed_plan(workload: Workload, machine: Machine, homes: str, slots: int) -> Plan:
     """The plan with these homes and this ring, whatever it costs: for measuring and for taking over a running state."""
     timeline = Timeline(workload, machine, units_of(workload, machine))
-    unlimited = Budget(2**62, 2**62, 2**62)
-    return _finished(timeline, homes, slots, unlimited, max(timeline.limit(homes)[0], timeline.seconds(homes, slots)))
+    return _finished(timeline, homes, slots, max(timeline.limit(homes)[0], timeline.seconds(homes, slots)))
 
 
 def spread(sizes: Sequence[int], seconds: Sequence[float], amount: float) -> list[bool]:
@@ -246,7 +245,7 @@ def _time_until_next(seconds: Sequence[float], streamed: Sequence[bool]) -> list
     return times
 
 
-def _finished(timeline: Timeline, homes: str, slots: int, budget: Budget, seconds: float) -> Plan:
+def _finished(timeline: Timeline, homes: str, slots: int, seconds: float) -> Plan:
     units, machine = timeline.units, timeline.machine
     limit, bound = timeline.limit(homes)
     offsets: dict[int, int] = {}

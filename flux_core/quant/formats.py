@@ -8,7 +8,6 @@ Does not know: where bytes come from, what a matrix is for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 
 import torch
 from torch import Tensor
@@ -65,10 +64,6 @@ def decode(
 def stored_dtype(format: str) -> torch.dtype:
     """The plain type that comes closest to how values are stored."""
     return PLAIN.get(format) or (torch.bfloat16 if format in FP8 else torch.float16)
-
-
-def decoded_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
-    return prod(shape) * dtype.itemsize
 
 
 def _plain(dtype: torch.dtype) -> Row:

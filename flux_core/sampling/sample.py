@@ -242,7 +242,7 @@ def ksampler_advanced(
     return sample_custom(model, add_noise, noise_seed, cfg, positive, negative, sampler, sigmas, latent, callback)[0]
 
 
-def add_noise(model: Model, noise: Noise, sigmas: Tensor, latent: Latent) -> Latent:
+def add_noise(noise: Noise, sigmas: Tensor, latent: Latent) -> Latent:
     """AddNoise: the latent at the level that lies |first - last| of `sigmas` above 0; unchanged without levels."""
     if len(sigmas) == 0:
         return latent

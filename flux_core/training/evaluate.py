@@ -11,7 +11,7 @@ import argparse
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from .captions import describe
 from .export import FILES
 from .flow import rng_of
 from .pictures import DIGITS, SHAPES, SIDE, Scene, random_scene
-from .recognise import Seen, recognise
+from .recognise import recognise
 
 SEED = 2024
 
@@ -122,16 +122,6 @@ def make(asked: list[Prompt], folder: Path, steps: int, models: Path | None, dev
         raise SluiceError("The prompts could not be run; the reason is above.")
     files = sorted(out.rglob("*.png"))
     return [np.asarray(Image.open(file).convert("RGB"), np.float32) / 255 for file in files]
-
-
-def mistakes(asked: list[Prompt], pictures: Iterable[np.ndarray]) -> Mapping[Prompt, Seen]:
-    """The prompts of which something was not seen, with what was seen instead."""
-    seen = {prompt: recognise(picture) for prompt, picture in zip(asked, pictures, strict=True)}
-    return {
-        prompt: what
-        for prompt, what in seen.items()
-        if any(getattr(what, part) != getattr(prompt.scene, part) for part in prompt.said)
-    }
 
 
 def _node(class_type: str, **inputs: Any) -> dict[str, Any]:

@@ -226,7 +226,7 @@ def test_handles_of_one_file_share_weights_until_the_file_changes(state, tmp_pat
     assert assemble.load_flux(path).weights.module(first.device, first.dtype) is module
     os.utime(path, ns=(1, 1))
     assert assemble.load_flux(path).weights is not first.weights
-    with pytest.raises(FileFormatError, match="changed"):
+    with pytest.raises(FileFormatError, match="replaced"):
         first.weights.module(first.device, torch.bfloat16)
 
 

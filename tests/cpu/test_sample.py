@@ -442,14 +442,14 @@ def test_a_run_stops_when_the_callback_raises_and_the_network_is_let_go() -> Non
 
 
 def test_add_noise_puts_a_latent_at_a_level() -> None:
-    model, latent = model_of(Case()), {"samples": picture("latent"), "noise_mask": torch.ones(1, 8, 8)}
-    noisy = add_noise(model, RandomNoise(3), torch.tensor([0.8, 0.5, 0.2]), latent)
+    latent = {"samples": picture("latent"), "noise_mask": torch.ones(1, 8, 8)}
+    noisy = add_noise(RandomNoise(3), torch.tensor([0.8, 0.5, 0.2]), latent)
     noise = latents.noise(3, latent["samples"].shape)
     level = 0.8 - 0.2
     expected = latents.process_out(level * noise + (1 - level) * latents.process_in(latent["samples"]))
     torch.testing.assert_close(noisy["samples"], expected)
     assert noisy["noise_mask"] is latent["noise_mask"]
-    assert add_noise(model, RandomNoise(3), torch.empty(0), latent) is latent
+    assert add_noise(RandomNoise(3), torch.empty(0), latent) is latent
 
 
 def test_flipped_levels_turn_a_picture_into_finite_noise() -> None:
