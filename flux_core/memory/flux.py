@@ -20,7 +20,7 @@ from ..image_ops import repeat_to_batch
 from ..sampling.guider import Network, Run
 from ..transformer import Flux, FluxConfig
 from .dryrun import DryRun, dry_run
-from .manager import Manager
+from .manager import DRIFT, Manager
 from .modulation import ModulationTable, Rows, bare, modulation_linears, with_branches
 from .report import JobReport
 from .tenant import Tenant, Tensors, bind_rest
@@ -137,8 +137,7 @@ class _Network:
         flux, report = self.flux, self.report
         assert report is not None
         rows = self._rows(timesteps, y, guidance)
-        if flux.manager.allowed is not self.allowed or not flux.blocks.ready:
-            self._settle()  # since the last step the budget was changed, or others were given room
+        self._follow()
         stream, source = flux.blocks.stream, flux.blocks.source
         assert stream is not None
         began, waited, read = time.perf_counter(), stream.waited, source.bytes_read
@@ -156,7 +155,7 @@ class _Network:
     def activations(self) -> int:
         """As measured, if this was run before; else by a dry run."""
         if self._key not in self.flux.activations:
-            self.flux.activations[self._key] = self._dry_run().peak
+            self.flux.activations[self._key] = self.flux.manager.memory.taken_bytes(self._dry_run().peak)
         return self.flux.activations[self._key]
 
     def close(self) -> None:
@@ -169,13 +168,16 @@ class _Network:
         return self.job, self.in_channels
 
     def _measure(self) -> None:
-        """After the first call: what it took is what later ones will take. Above the estimate, room is made at once."""
+        """After the first call: what it took is what later ones will take.
+
+        Above the estimate, room is made at once; well below it, what is left over goes to weights.
+        """
         flux, report = self.flux, self.report
         assert report is not None
         over = flux.manager.memory.peak_bytes() - report.plan.peak_bytes
         measured = max(0, self.activations() + over + report.plan.workload.fixed["workspace"])
         self.flux.activations[self._key] = measured
-        if over > 0:
+        if over > 0 or (over < -DRIFT and report.plan.slots):
             self._settle()
 
     def _dry_run(self) -> DryRun:
@@ -201,6 +203,21 @@ class _Network:
             self.flux.fill_table([call], self.loras)
             self._settle()
         return self.flux.rows(self.loras, call)
+
+    def _follow(self) -> None:
+        """Since the last step the budget may have been changed, or others may have taken room, or left some."""
+        flux, report, manager = self.flux, self.report, self.flux.manager
+        assert report is not None
+        if manager.allowed is not self.allowed or not flux.blocks.ready:
+            self._settle()
+            return
+        short = manager.shift(flux.blocks, report.limit)
+        if short < 0:
+            self._settle()
+        elif short and manager.make_room(flux.blocks, short):
+            manager.memory.give_back()
+            assert flux.blocks.plan is not None
+            report.follow(flux.blocks.plan, manager.limit)
 
     def _settle(self) -> None:
         """Plan again, for what the budget and the activations are now."""

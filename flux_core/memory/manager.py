@@ -35,6 +35,7 @@ CONTEXT_BYTES = 450 * MiB  # of a CUDA process before its first tensor, if it ca
 SMALL_BYTES = 128 * MiB  # of weights that are managed only under a budget that was asked for; FLUX.1's are more
 HEADROOM_BYTES = 256 * MiB  # of a GPU, left to its driver and to other programs under an automatic budget
 LASTING = 2  # the rank from which weights are used at every step, so that others should give way to them
+DRIFT = 256 * MiB  # by which a budget may change, or a plan be wrong, before a run that is under way is planned again
 
 
 class Memory(Protocol):
@@ -46,6 +47,14 @@ class Memory(Protocol):
 
     def other_bytes(self, filled: int) -> int:
         """What this process has on the device besides slabs, of which `filled` bytes have been written."""
+        ...
+
+    def taken_bytes(self, nbytes: int) -> int:
+        """What a run takes whose tensors are at most so many bytes at once, if what is freed is kept."""
+        ...
+
+    def give_back(self) -> None:
+        """What has been freed goes back to the system now."""
         ...
 
     def peak_bytes(self) -> int: ...
@@ -64,12 +73,20 @@ class CpuMemory:
         meter.return_freed()
 
     def allowed_bytes(self, allowed: Allowed) -> int:
-        return allowed.ram if allowed.ram is not None else meter.automatic_ram()
+        if allowed.ram is None:
+            return meter.automatic_ram()
+        return min(allowed.ram, meter.resident_bytes() + meter.available_ram())
 
     def other_bytes(self, filled: int) -> int:
         gc.collect()
-        meter.trim()
+        self.give_back()
         return max(0, meter.resident_bytes() - filled)
+
+    def taken_bytes(self, nbytes: int) -> int:
+        return 2 * nbytes  # a heap that keeps what is freed has holes, as large again (512x512 to 1024x1024)
+
+    def give_back(self) -> None:
+        meter.trim()
 
     def peak_bytes(self) -> int:
         return meter.peak_resident_bytes()
@@ -106,8 +123,14 @@ class CudaMemory:
         return limit
 
     def other_bytes(self, filled: int) -> int:
-        torch.cuda.empty_cache()
+        self.give_back()
         return self.context + torch.cuda.memory_reserved(self.device.place) - self.device.used
+
+    def taken_bytes(self, nbytes: int) -> int:
+        return nbytes
+
+    def give_back(self) -> None:
+        torch.cuda.empty_cache()
 
     def peak_bytes(self) -> int:
         return self.context + torch.cuda.max_memory_reserved(self.device.place)
@@ -269,7 +292,7 @@ class Manager:
             )
 
     def make_room(self, tenant: Tenant, nbytes: int) -> bool:
-        """After running out of memory in the middle of a step: whether anything could be given back.
+        """Out of memory in the middle of a step, or asked between two: whether anything could be given back.
 
         First by those parked whose rank is lower, then by the tenant that runs, then by the others.
         """
@@ -288,6 +311,20 @@ class Manager:
         for other in others:
             freed += other.release(nbytes - freed) if freed < nbytes else 0
         return freed > 0
+
+    def shift(self, tenant: Tenant, counted_on: int) -> int:
+        """How the budget changed under a tenant that runs: bytes it should give back, negative if it could have more.
+
+        0 if what there is now is near enough to what was counted on. Who shares the device with us asks by itself.
+        """
+        assert tenant.plan is not None
+        if landlord.current() is not None:
+            return 0
+        limit = self.limit
+        if limit > counted_on + 2 * DRIFT and tenant.plan.slots:
+            return counted_on - limit
+        held = sum(other.held_bytes for other in self.tenants if other is not tenant)
+        return max(0, tenant.plan.peak_bytes + held - limit) if limit < counted_on - DRIFT else 0
 
     def _fixed(self, activations: int) -> dict[str, int]:
         filled = sum(tenant.filled_bytes for tenant in self.tenants)

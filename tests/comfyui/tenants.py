@@ -43,6 +43,11 @@ class Card:
     def other_bytes(self, filled: int) -> int:
         return 0
 
+    def taken_bytes(self, nbytes: int) -> int:
+        return nbytes
+
+    def give_back(self) -> None: ...
+
     def peak_bytes(self) -> int:
         return 0
 

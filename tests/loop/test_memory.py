@@ -45,6 +45,12 @@ class Slabs:
     def other_bytes(self, filled: int) -> int:
         return 0
 
+    def taken_bytes(self, nbytes: int) -> int:
+        return nbytes
+
+    def give_back(self) -> None:
+        pass
+
     def peak_bytes(self) -> int:
         return 0
 
