@@ -338,7 +338,7 @@ def test_a_file_that_changed_since_its_header_was_read_is_refused(files, tmp_pat
     path.write_bytes(files("BF16").read_bytes())
     tensors = tensors_of(path)
     path.write_bytes(files("F16").read_bytes() + b"more")
-    with pytest.raises(FileFormatError, match="changed"):
+    with pytest.raises(FileFormatError, match="replaced"):
         FileSource(list(tensors.values()))
 
 
