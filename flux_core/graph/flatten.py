@@ -1,7 +1,8 @@
 """A canvas becomes an API prompt: what the browser does when a person presses Run.
 
-    muted nodes and their links vanish; bypassed nodes pass on the input of the same type; reroutes are followed;
-    primitives give their value; notes are dropped; subgraphs and group nodes are taken apart ("38:13" is node 13 in 38)
+    muted nodes vanish, and so do the inputs they feed; bypassed nodes pass on the input of the same type; reroutes are
+    followed and primitives give their value, muted or not; notes are dropped; subgraphs and group nodes are taken apart
+    ("38:13" is node 13 in 38)
 
 Node classes come from a table, for the order of widgets and their defaults; a class that is not in it keeps its links,
 so that validation can say what is missing. Runs nothing.
@@ -80,6 +81,12 @@ class _Source:
     slot: int
 
 
+@dataclass(frozen=True)
+class _Muted:
+    """A link that ends in a muted node."""
+
+
+_End = _Source | _Value | _Muted
 _Place = tuple[_Scope, Wire]  # a wire we are following upwards
 
 
@@ -163,6 +170,8 @@ class _Flattening:
                 inputs[slot.name] = [end.node_id, end.slot]
             elif isinstance(end, _Value):
                 inputs[slot.name] = self._sent(box, interface, slot.name, end.value)
+            elif isinstance(end, _Muted):
+                inputs.pop(slot.name, None)
         meta = {"title": box.title or box.type, **box.pack}
         return {"class_type": box.type, "inputs": inputs, "_meta": meta}
 
@@ -183,9 +192,9 @@ class _Flattening:
 
     # Following links -------------------------------------------------------------------------------------------------
 
-    def _trace(self, scope: _Scope, slot: Slot) -> _Source | _Value | None:
+    def _trace(self, scope: _Scope, slot: Slot) -> _End | None:
         """What feeds an input in the end; None if nothing does."""
-        place: _Place | _Source | _Value | None = self._into(scope, slot)
+        place: _Place | _End | None = self._into(scope, slot)
         seen = set()
         while isinstance(place, tuple):
             mark = (place[0].path, place[1].id)
@@ -199,13 +208,15 @@ class _Flattening:
         wire = scope.sheet.wire_into(slot) if slot is not None else None
         return (scope, wire) if wire is not None else None
 
-    def _up(self, scope: _Scope, wire: Wire, wanted: Any) -> _Place | _Source | _Value | None:
+    def _up(self, scope: _Scope, wire: Wire, wanted: Any) -> _Place | _End | None:
         """One step towards the source of a wire."""
         if wire.source == scope.sheet.source_id and scope.instance is not None:
             return self._out_of_subgraph(scope, wire.slot)
         box = scope.sheet.boxes.get(wire.source)
-        if box is None or box.mode == Mode.MUTED:
+        if box is None:
             return None
+        if box.mode == Mode.MUTED and self._is_node(box):
+            return _Muted()
         if box.mode == Mode.BYPASSED:
             return self._into(scope, _passed_on(box, wire.slot, wanted))
         if box.id in scope.inner:

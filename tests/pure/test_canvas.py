@@ -208,6 +208,17 @@ class TestLinks:
         work = canvas(node(1, "Empty", mode=2), node(2, "Mix"), links=[(1, 0, 2, "one")])
         assert canvas_to_prompt(work, CLASSES)["2"]["inputs"] == {} and "1" not in canvas_to_prompt(work, CLASSES)
 
+    def test_what_a_muted_node_feeds_has_no_value_of_its_own(self) -> None:
+        nodes = node(1, "Odd", mode=2), node(8, "Reroute"), node(2, "Empty", [64, 32])
+        work = canvas(*nodes, links=[(1, 0, 8, ""), (8, 0, 2, "width", "INT")])
+        assert inputs_of(work, "2") == {"height": 32}
+
+    def test_muted_reroutes_and_primitives_do_their_work(self) -> None:
+        nodes = node(1, "Empty"), node(8, "Reroute", mode=2), node(9, "PrimitiveNode", [7], mode=2), node(2, "Mix")
+        links = [(1, 0, 8, ""), (8, 0, 2, "one", "LATENT"), (9, 0, 1, "width", "INT")]
+        prompt = canvas_to_prompt(canvas(*nodes, links=links), CLASSES)
+        assert prompt["2"]["inputs"] == {"one": ["1", 0]} and prompt["1"]["inputs"]["width"] == 7
+
     def test_bypassed_nodes_pass_on_the_input_of_the_same_type(self) -> None:
         bypassed = node(5, "Mix", mode=4, outputs=[{"name": "o", "type": "LATENT"}])
         bypassed["inputs"] = [{"name": "mask", "type": "MASK"}, {"name": "one", "type": "LATENT"}]
