@@ -16,6 +16,23 @@ if "SLUICE_INSTALLED" not in os.environ:
     spec.loader.exec_module(sys.modules["sluice"])
 
 
+@pytest.fixture(scope="session")
+def prologue() -> str:
+    """What another Python runs first, to have the same `sluice`."""
+    return (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('sluice', {sys.modules['sluice'].__file__!r})\n"
+        "sys.modules['sluice'] = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(sys.modules['sluice'])\n"
+    )
+
+
+@pytest.fixture(scope="session")
+def command(prologue: str) -> list[str]:
+    """The command line that is `sluice`, to be followed by arguments."""
+    return [sys.executable, "-c", prologue + "from sluice.flux_core.cli import main; raise SystemExit(main())"]
+
+
 @pytest.fixture(autouse=True)
 def nothing_stays_chosen() -> Iterator[None]:
     """Device, number type and host are chosen once a process: no test inherits those of the one before."""

@@ -251,12 +251,11 @@ def test_a_wrong_type_of_text_encoders_is_told(refused: Told, store: Path) -> No
     assert "Choose type flux" in refused(wrong, "--models", str(store))
 
 
-def test_ctrl_c_stops_at_once_and_leaves_nothing(here: Path, store: Path) -> None:
+def test_ctrl_c_stops_at_once_and_leaves_nothing(here: Path, store: Path, prologue: str) -> None:
     endless = text_to_image(width=256, height=256)
     endless["6"]["inputs"]["steps"] = 10000
     (here / "w.json").write_text(json.dumps(endless))
     code = (
-        "import conftest, sys\n"
         "from sluice.nodes import host\n"
         "step = host.Host.step\n"
         "def told(self, *args):\n"
@@ -266,11 +265,8 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing(here: Path, store: Path) -> Non
         "from sluice.flux_core.cli import main\n"
         f"sys.exit(main(['run', 'w.json', '--models', {str(store)!r}, '--device', 'cpu']))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(
-        command, cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, "-c", prologue + code]
+    with subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "stepping\n"
         process.send_signal(signal.SIGINT)

@@ -171,7 +171,7 @@ class TestWhatIsKept:
         ran(executor, GRAPH)
         ran(executor, GRAPH | {"8": n("Show", x=["2", 0])}, outputs=("8",))
         gc.collect()
-        assert all(ref() is not None for ref in Join.made)
+        assert Join.made and all(ref() is not None for ref in Join.made)
         ran(executor, {"8": n("Show", x=["2", 0]), "2": GRAPH["2"]}, outputs=("8",))
         gc.collect()
         assert all(ref() is None for ref in Join.made)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -235,17 +234,16 @@ def test_with_json_an_error_is_json_too(here: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "MissingFileError"
 
 
-def test_ctrl_c_during_an_import_that_would_swallow_it_ends_the_program() -> None:
+def test_ctrl_c_during_an_import_that_would_swallow_it_ends_the_program(prologue: str) -> None:
     code = (
-        "import conftest, signal\n"
+        "import signal\n"
         "from sluice.flux_core.commands import run\n"
         "with run.first_import():\n"
         "    try: signal.raise_signal(signal.SIGINT)\n"
         "    except BaseException: pass\n"
         "print('went on')"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", prologue + code], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr.strip()) == (130, "", "Stopped.")
 
 
@@ -308,16 +306,13 @@ def test_a_model_named_as_on_windows_is_found(here: Path) -> None:
     assert wanted["1"]["inputs"]["vae_name"] == "sub/x.sft"
 
 
-def test_reading_and_checking_workflows_needs_no_torch(here: Path) -> None:
+def test_reading_and_checking_workflows_needs_no_torch(here: Path, prologue: str) -> None:
     file = write(here / "w.json", prompt())
     code = (
-        "import conftest, sys; from sluice.flux_core.cli import main\n"
+        "from sluice.flux_core.cli import main\n"
         f"code = main(['run', {file!r}]), main(['inspect', {file!r}])\n"
         "heavy = {'torch', 'numpy', 'PIL', 'scipy', 'transformers', 'torchvision', 'aiohttp'}\n"
         "print('last', code, sorted(heavy & set(sys.modules)))"
     )
-    tests = Path(__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=here, env={"PYTHONPATH": str(tests)}, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", prologue + code], cwd=here, env={}, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["last (2, 0) []"], done.stderr

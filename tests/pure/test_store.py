@@ -176,9 +176,10 @@ def test_deleting_touches_only_what_waits(store):
     assert store.get("a").status == RUNNING and store.get("b") is None
 
 
-def test_a_second_server_on_the_same_directory_is_refused(tmp_path, store):
-    code = f"from pathlib import Path\nStore(Path({str(tmp_path)!r}) / 'queue.sqlite3')"
-    run = subprocess.run([sys.executable, "-c", PRELUDE + code], capture_output=True, text=True)
+def test_a_second_server_on_the_same_directory_is_refused(prologue, tmp_path, store):
+    opens = "from pathlib import Path; from sluice.flux_core.server.store import Store; Store(Path(sys.argv[1]))"
+    command = [sys.executable, "-c", prologue + opens, str(tmp_path / "queue.sqlite3")]
+    run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode != 0 and "Another Sluice server" in run.stderr
 
 
@@ -188,32 +189,21 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
         Store(tmp_path / "q")
 
 
-PRELUDE = f"""
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("sluice", {sys.modules["sluice"].__file__!r})
-sys.modules["sluice"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["sluice"])
-from sluice.flux_core.server.store import Store
-"""
-
-WRITER = (
-    PRELUDE
-    + """
-import sys
+WRITER = """
 from pathlib import Path
+from sluice.flux_core.server.store import Store
 request = {"prompt": {}, "extra_data": {}, "outputs": [], "client_id": ""}
 store = Store(Path(sys.argv[1]))
 for n in range(10_000):
     store.add(f"{sys.argv[2]}-{n}", store.next_number(), request)
     print(n, flush=True)
 """
-)
 
 
-def test_every_acknowledged_job_survives_kill_dash_nine(tmp_path):
+def test_every_acknowledged_job_survives_kill_dash_nine(prologue, tmp_path):
     for turn in range(5):
         writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path / "q"), str(turn)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", prologue + WRITER, str(tmp_path / "q"), str(turn)], stdout=subprocess.PIPE, text=True
         )
         for _ in range(20 + 7 * turn):
             writer.stdout.readline()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -21,21 +21,12 @@ import pytest
 PACKS = Path(__file__).parent / "packs"
 PATIENCE = 60.0  # seconds after which something that should happen has not
 
-PROGRAM = f"""
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("sluice", {sys.modules["sluice"].__file__!r})
-sys.modules["sluice"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["sluice"])
-from sluice.flux_core.cli import main
-raise SystemExit(main(sys.argv[1:]))
-"""
 
-
-def program(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """`sluice` with these arguments, from this checkout."""
+def begun(command: list[str], *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """`sluice` with these arguments."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SLUICE_DEBUG": ""}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], env=environment, **(pipes | options))
+    return subprocess.Popen([*command, *arguments], env=environment, **(pipes | options))
 
 
 def until(happened: Callable[[], Any], what: str = "it", patience: float = PATIENCE) -> Any:
@@ -180,11 +171,13 @@ class Door:
 class Server(Door):
     """`sluice serve` on a free port, with the test packs and no device."""
 
-    def __init__(self, base: Path, *arguments: str, packs: Path | None = PACKS, device: str = "none") -> None:
+    def __init__(
+        self, command: list[str], base: Path, *arguments: str, packs: Path | None = PACKS, device: str = "none"
+    ) -> None:
         given = ["--node-packs", str(packs)] if packs else []
         self.base = base
-        self.process = program(
-            "serve", "--port", "0", "--base-directory", str(base), "--device", device, *given, *arguments
+        self.process = begun(
+            command, "serve", "--port", "0", "--base-directory", str(base), "--device", device, *given, *arguments
         )
         self.lines: list[str] = []
         self._announced = threading.Event()
@@ -218,27 +211,27 @@ class Server(Door):
 
 
 @pytest.fixture
-def sluice() -> Callable[..., subprocess.Popen[str]]:
+def sluice(command: list[str]) -> Callable[..., subprocess.Popen[str]]:
     """sluice("serve", ...): the program in a process."""
-    return program
+    return functools.partial(begun, command)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests of a module."""
-    server = Server(tmp_path_factory.mktemp("base"))
+    server = Server(command, tmp_path_factory.mktemp("base"))
     yield server
     if server.process.poll() is None:
         server.stop()
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def start(command: list[str], tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """start(arguments...): a server of one's own in tmp_path."""
     started: list[Server] = []
 
     def begin(*arguments: str, base: Path = tmp_path, **options: Any) -> Server:
-        started.append(Server(base, *arguments, **options))
+        started.append(Server(command, base, *arguments, **options))
         return started[-1]
 
     yield begin

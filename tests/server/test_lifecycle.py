@@ -189,9 +189,9 @@ def test_the_server_imports_no_torch_and_stays_small(server):
         assert "torch" not in maps.read()
 
 
-def test_without_the_editors_package_the_page_says_how_to_get_it(tmp_path):
+def test_without_the_editors_package_the_page_says_how_to_get_it(prologue):
     code = (
-        PRELUDE + "import sys; sys.modules['comfyui_frontend_package'] = None\n"
+        prologue + "sys.modules['comfyui_frontend_package'] = None\n"
         "from importlib import util\n"
         "real = util.find_spec\n"
         "util.find_spec = lambda name, *rest: None if name == 'comfyui_frontend_package' else real(name, *rest)\n"
@@ -200,14 +200,6 @@ def test_without_the_editors_package_the_page_says_how_to_get_it(tmp_path):
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.startswith("None") and "pip install 'sluice[app]'" in told
-
-
-PRELUDE = f"""
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("sluice", {sys.modules["sluice"].__file__!r})
-sys.modules["sluice"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["sluice"])
-"""
 
 
 def test_a_visitor_from_elsewhere_needs_the_token(start):

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,15 +36,6 @@ PUBLISHED = {
 }  # fmt: skip
 REQUIRED = os.environ.get("SLUICE_BROWSER") == "required"
 
-PROGRAM = f"""
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("sluice", {sys.modules["sluice"].__file__!r})
-sys.modules["sluice"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["sluice"])
-from sluice.flux_core.cli import main
-raise SystemExit(main(sys.argv[1:]))
-"""
-
 
 def needed(there: object, what: str) -> None:
     if not there:
@@ -54,11 +44,11 @@ def needed(there: object, what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def server(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """(address, base directory) of a server as a newcomer starts it."""
     base = tmp_path_factory.mktemp("base")
-    command = [sys.executable, "-c", PROGRAM, "serve", "--port", "0", "--base-directory", str(base)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    serve = [*command, "serve", "--port", "0", "--base-directory", str(base)]
+    process = subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     line = next((line for line in process.stdout if "http://" in line), "")
     assert line, "the server told its address"
