@@ -106,7 +106,7 @@ def _read(file: BinaryIO, name: str) -> Embedded:
         return _from_texts(_webp_texts(file, name), name)
     if head.startswith(b"\xff\xd8\xff"):
         raise WorkflowError(f"{name} is a JPEG, which carries no ComfyUI workflow. {_STRIPPED}")
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
+    if head.startswith(strict_json.UTF16) or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
         return _from_json(strict_json.loads(file.read(MAX_TEXT + 1), name), name)
     if not head:
         raise WorkflowError(f"{name} is empty.")

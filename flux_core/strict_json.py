@@ -15,6 +15,7 @@ from .errors import WorkflowError
 
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 100
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how a text begins that Windows PowerShell has redirected into a file
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -23,7 +24,7 @@ def loads(text: str | bytes, what: str = "the JSON text") -> Any:
     """Parse untrusted JSON; `what` names it in the error.
 
     NaN, Infinity and numbers beyond a double become None, as the browser makes them; half surrogate pairs become
-    U+FFFD, so that every string can be printed and saved. Bytes are UTF-8, and bytes that are not are taken as Latin-1.
+    U+FFFD, so that every string can be printed and saved. Bytes are read as `decode` does.
     Raises WorkflowError: over 16 MiB, nested deeper than 100, or not JSON.
     """
     if len(text) > MAX_BYTES:
@@ -62,7 +63,9 @@ def plain(value: Any, what: str = "the value", depth: int = 0) -> Any:
 
 
 def decode(raw: bytes) -> str:
-    """UTF-8 if it is UTF-8 (many writers put it where Latin-1 belongs), Latin-1 otherwise."""
+    """UTF-8 if it is UTF-8 (many writers put it where Latin-1 belongs), Latin-1 otherwise; UTF-16 if it says so."""
+    if raw.startswith(UTF16):
+        return raw.decode("utf-16", errors="replace")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

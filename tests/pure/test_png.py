@@ -132,9 +132,12 @@ class TestReading:
         ],
         ids=["api", "canvas", "request", "request with canvas"],
     )
-    def test_json_files_of_each_format_are_read(self, tmp_path: Path, document: object, expected: png.Embedded) -> None:
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
+    def test_json_files_of_each_format_are_read(
+        self, tmp_path: Path, document: object, expected: png.Embedded, encoding: str
+    ) -> None:
         path = tmp_path / "w.json"
-        path.write_text("\ufeff" + json.dumps(document), encoding="utf-8")
+        path.write_text("\ufeff" + json.dumps(document), encoding=encoding)
         assert png.read_workflow(path) == expected
 
     def test_only_class_inputs_and_meta_are_believed(self) -> None:
