@@ -174,7 +174,7 @@ class _Network:
         """
         flux, report = self.flux, self.report
         assert report is not None
-        over = flux.manager.memory.peak_bytes() - report.plan.peak_bytes
+        over = flux.manager.memory.peak_bytes() - flux.manager.beside(flux.blocks) - report.plan.peak_bytes
         measured = max(0, self.activations() + over + report.plan.workload.fixed["workspace"])
         self.flux.activations[self._key] = measured
         if over > 0 or (over < -DRIFT and report.plan.slots):

@@ -323,8 +323,11 @@ class Manager:
         limit = self.limit
         if limit > counted_on + 2 * DRIFT and tenant.plan.slots:
             return counted_on - limit
-        held = sum(other.held_bytes for other in self.tenants if other is not tenant)
-        return max(0, tenant.plan.peak_bytes + held - limit) if limit < counted_on - DRIFT else 0
+        return max(0, tenant.plan.peak_bytes + self.beside(tenant) - limit) if limit < counted_on - DRIFT else 0
+
+    def beside(self, tenant: Tenant) -> int:
+        """Bytes that the other tenants hold: no plan but their own knows of them."""
+        return sum(other.held_bytes for other in self.tenants if other is not tenant)
 
     def _fixed(self, activations: int) -> dict[str, int]:
         filled = sum(tenant.filled_bytes for tenant in self.tenants)

@@ -425,6 +425,21 @@ def test_room_that_a_step_did_not_take_goes_to_weights(flux_file, seeded, monkey
     assert estimated > measured + 3 * MiB
 
 
+def test_what_another_model_holds_is_not_taken_for_activations(flux_file, fill, seeded, tmp_path):
+    save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
+    save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
+    text = assemble.load_text([tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
+    model, held = assemble.load_flux(flux_file), budget(1 << 40)
+    with torch.no_grad():
+        text.t5()(torch.randint(0, 60, (1, 12)))
+    flux = model.weights.managed(held, model.dtype)
+    others = held.beside(flux.blocks)
+    held.memory.peak_bytes = lambda: others + (flux.blocks.plan.peak_bytes if flux.blocks.plan else 0)
+    picture(model, seeded)
+    (measured,) = flux.activations.values()
+    assert others > 0 and measured == sum(flux.report.plan.workload.fixed.values())
+
+
 def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_picture(flux_file, seeded):
     model = assemble.load_flux(flux_file)
     no_budget()
