@@ -106,6 +106,10 @@ def _device(name: str | None) -> torch.device:
     except RuntimeError:
         raise InputError(f"There is no device {name!r}; choose cpu, cuda or cuda:N.") from None
     if device.type != "cuda":
+        try:  # which of PyTorch's other devices are there, only using them tells
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError, ImportError):  # NotImplementedError is a RuntimeError
+            raise InputError(f"{name} cannot be computed on here. Choose cpu, cuda or cuda:N.") from None
         return device
     if not torch.cuda.is_available():
         raise InputError(f"There is no {name}: PyTorch {torch.__version__} sees no CUDA or ROCm GPU. Choose cpu.")
