@@ -18,16 +18,19 @@ def uni_pc(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ign
     """Algorithms 1 and 2 in t = -ln s, with B(h) = h, or B(h) = e^h - 1 if `bh2`. One call a step.
 
     The order grows from 1 to 3 and falls again towards the end; the last step is not corrected. Where the levels end
-    in 0 the state at LAST is scaled up to a picture.
+    in 0 the state at LAST is scaled up to a picture. A single step is none: ComfyUI's needs two to begin, and saved
+    workflows whose schedule is split after one step have its pixels.
     """
     levels = [*sigmas[:-1], sigmas[-1] or LAST]
     steps = len(levels) - 1
     if steps < 1:
         return x
-    order = max(1, min(ORDER, steps - 1))
+    order = min(ORDER, steps - 1)
     M = [denoise(x, levels[0])]  # the pictures seen, newest last
     on_step(0, M[-1], x)
-    for j in range(1, steps + 1):
+    if not order:
+        x = x * math.sqrt((1 + levels[1] ** 2) / (1 + levels[0] ** 2))
+    for j in range(1, steps + 1 if order else 1):
         step_order = j if j < order else min(order, steps + 1 - j)
         step = _Step(x, M[-step_order:], levels[j - step_order : j + 1], bh2)
         x = step.predict()

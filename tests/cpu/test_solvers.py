@@ -189,6 +189,14 @@ def test_one_step_and_none_are_schedules_too(name: str) -> None:
     assert torch.equal(solver(name)(Field(gaussian), x, torch.tensor([0.5]), **SETTINGS), x)
 
 
+@pytest.mark.parametrize("name", ["uni_pc", "uni_pc_bh2"])
+def test_a_single_step_of_unipc_only_scales_as_comfyuis_does(name: str) -> None:
+    x, field = latents.noise(42, SHAPE), Field(gaussian)
+    out = solver(name)(field, x, [0.8, 0.3], **SETTINGS)
+    torch.testing.assert_close(out, x * math.sqrt((1 + 0.3**2) / (1 + 0.8**2)))
+    assert len(field.calls) == 1
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_step_that_goes_nowhere_changes_nothing(name: str) -> None:
     x = latents.noise(42, SHAPE)
