@@ -111,7 +111,7 @@ class Flux(nn.Module):
     ) -> Tensor:
         """Velocity [B, out_channels, h, w] of the scaled latent x [B, in_channels, h, w], computed in x's dtype.
 
-        timesteps    [B] sigma, float32 whatever x's dtype
+        timesteps    [B] sigma, float32 whatever x's dtype; on the CPU, as y and guidance, or with x
         context      [B, L, context_dim] text tokens
         y            [B, vec_dim] pooled text vector
         guidance     [B], or None: no guidance term (not "no guidance": the model was trained with one)
@@ -159,10 +159,16 @@ class Flux(nn.Module):
         The guidance is rounded to `dtype` before it is multiplied by 1000 (3.5 becomes 3504 in bf16) and the time is
         not: that is how the reference has always done it, and pictures depend on it.
         """
-        vec = self.time_in(sinusoids(timesteps.float()).to(dtype))
+        bias = self.time_in.in_layer.bias
+        assert bias is not None
+
+        def there(values: Tensor, dtype: torch.dtype) -> Tensor:
+            return values.to(bias.device, dtype, non_blocking=True)
+
+        vec = self.time_in(sinusoids(there(timesteps, torch.float32)).to(dtype))
         if self.config.guidance and guidance is not None:
-            vec = vec + self.guidance_in(sinusoids(guidance.to(dtype)))
-        return vec + self.vector_in(y[:, : self.config.vec_dim].to(dtype))
+            vec = vec + self.guidance_in(sinusoids(there(guidance, dtype)))
+        return vec + self.vector_in(there(y[:, : self.config.vec_dim], dtype))
 
     def modulations(self, vec: Tensor) -> tuple[Tensor, ...]:
         """The adaLN rows of every block in order of use, then of the final layer. vec [B, D].
@@ -195,7 +201,7 @@ class Flux(nn.Module):
             sizes, latents.place_references(height, width, sizes, ref_method), strict=True
         ):
             ids.append(latents.image_ids(*size, index=index, top=top, left=left, dtype=x.dtype))
-        return rotations(torch.cat(ids).to(x.device), self.config.axes_dim, self.config.theta)
+        return rotations(torch.cat(ids).to(x.device, non_blocking=True), self.config.axes_dim, self.config.theta)
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +111,10 @@ class CpuDevice:
 
     def finished(self, event: Any) -> None:
         return None
+
+    def moment(self) -> Callable[[], float]:
+        now = time.perf_counter()
+        return lambda: now
 
     def idle(self) -> None:
         return None

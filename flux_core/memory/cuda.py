@@ -2,12 +2,14 @@
 
 Kernels go to the current stream of the thread that queues them, copies to one stream of their own: there is one copy
 engine each way, and a second stream would only make it take turns. Slabs come from PyTorch's allocator, so that a
-limit on the process is a limit on them, and are freed only when both streams are idle. Host memory is pinned at its
-exact size by registering pages of our own: PyTorch's pinned allocator rounds up to powers of two.
+limit on the process is a limit on them, and are freed only when both streams are idle; kernels that still use what one
+was made of are waited for by the first copy into it. Host memory is pinned at its exact size by registering pages of
+our own: PyTorch's pinned allocator rounds up to powers of two.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from .cpu import PAGE, anonymous, give_back, memmove
 from .device import COPY, DeviceFull, HostBuffer, MemoryState, PinRefused, Slab, Wait
 
 REGISTER_BYTES = 256 << 20  # at a time: a refusal then costs no more than this
+PORTABLE = 1  # cudaHostRegisterPortable: pinned for every GPU of the process
 
 
 class CudaDevice:
@@ -26,6 +29,8 @@ class CudaDevice:
         self.place, self.limit = device, limit
         self.used = self.peak = 0
         self.copies = torch.cuda.Stream(device)
+        self.start = torch.cuda.Event(enable_timing=True)
+        self.start.record(torch.cuda.current_stream(device))
 
     def allocate(self, nbytes: int) -> Slab:
         if self.used + nbytes > self.limit:
@@ -36,6 +41,7 @@ class CudaDevice:
             memory = self._try_allocate(nbytes)
         if memory is None:
             raise DeviceFull(f"{self.place} has no {nbytes} bytes")
+        self.copies.wait_stream(torch.cuda.current_stream(self.place))  # what it was may still be in use there
         self.used += nbytes
         self.peak = max(self.peak, self.used)
         return Slab(nbytes, memory)
@@ -57,14 +63,14 @@ class CudaDevice:
 
     def host_buffer(self, nbytes: int, pinned: bool) -> HostBuffer:
         pages = anonymous(nbytes)
-        if pinned and not _register(pages.tensor):
+        if pinned and not self._register(pages.tensor):
             give_back(pages)
             raise PinRefused(f"the system pins no {nbytes} bytes more")
         return HostBuffer(nbytes, memoryview(pages.map)[:nbytes], pages, pinned)
 
     def free_host(self, buffer: HostBuffer) -> None:
         if buffer.pinned:
-            _unregister(buffer.memory.tensor, buffer.memory.tensor.numel())
+            self._unregister(buffer.memory.tensor, buffer.memory.tensor.numel())
         give_back(buffer.memory)
 
     def landing(self, slab: Slab, offset: int, nbytes: int) -> None:
@@ -75,11 +81,22 @@ class CudaDevice:
 
     def copy(self, slab: Slab, offset: int, buffer: HostBuffer, start: int, nbytes: int) -> None:
         with torch.cuda.stream(self.copies):
-            source = buffer.memory.tensor[start : start + nbytes]
-            slab.memory[offset : offset + nbytes].copy_(source, non_blocking=True)
+            for begin, end in _parts(start, start + nbytes):
+                there = slab.memory[offset + begin - start : offset + end - start]
+                there.copy_(buffer.memory.tensor[begin:end], non_blocking=True)
 
     def event(self) -> torch.cuda.Event:
-        return torch.cuda.Event()
+        return torch.cuda.Event(blocking=True)  # a thread that waits for one leaves its core to others
+
+    def moment(self) -> Callable[[], float]:
+        event = torch.cuda.Event(enable_timing=True, blocking=True)
+        event.record(torch.cuda.current_stream(self.place))
+
+        def seconds() -> float:
+            event.synchronize()
+            return float(self.start.elapsed_time(event)) / 1000
+
+        return seconds
 
     def record(self, stream: str, event: Any) -> None:
         event.record(self._stream(stream))
@@ -108,31 +125,36 @@ class CudaDevice:
     def _stream(self, name: str) -> torch.cuda.Stream:
         return self.copies if name == COPY else torch.cuda.current_stream(self.place)
 
+    def _register(self, tensor: Tensor) -> bool:
+        """Page-lock memory of our own, in parts. After a refusal nothing of it stays locked."""
+        runtime, total = torch.cuda.cudart(), tensor.numel()
+        with torch.cuda.device(self.place):
+            for begin, end in _parts(0, total):
+                if int(runtime.cudaHostRegister(tensor.data_ptr() + begin, end - begin, PORTABLE)) != 0:
+                    self._unregister(tensor, begin)
+                    self._forget_error()
+                    return False
+        return True
 
-def _register(tensor: Tensor) -> bool:
-    """Page-lock memory of our own, in parts. After a refusal nothing of it stays locked."""
-    runtime, done, total = torch.cuda.cudart(), 0, tensor.numel()
-    while done < total:
-        part = min(REGISTER_BYTES, total - done)
-        if int(runtime.cudaHostRegister(tensor.data_ptr() + done, part, 0)) != 0:
-            _unregister(tensor, done)
-            _forget_error()
-            return False
-        done += part
-    return True
+    def _unregister(self, tensor: Tensor, nbytes: int) -> None:
+        with torch.cuda.device(self.place):
+            for begin, _ in _parts(0, nbytes):
+                torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr() + begin)
+
+    def _forget_error(self) -> None:
+        """A refused call leaves an error behind, which the next kernel to be started reports and clears."""
+        try:
+            torch.zeros(1, device=self.place).add_(1)
+        except RuntimeError:
+            pass
 
 
-def _unregister(tensor: Tensor, nbytes: int) -> None:
-    for start in range(0, nbytes, REGISTER_BYTES):
-        torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr() + start)
-
-
-def _forget_error() -> None:
-    """A refused registration leaves an error behind that the next, unrelated call would report."""
-    try:
-        torch.cuda.current_stream().synchronize()
-    except RuntimeError:
-        pass
+def _parts(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """[start, end) cut where one registration ends and the next begins: no copy may cross that."""
+    while start < end:
+        stop = min(end, (start // REGISTER_BYTES + 1) * REGISTER_BYTES)
+        yield start, stop
+        start = stop
 
 
 assert REGISTER_BYTES % PAGE == 0

@@ -7,10 +7,10 @@ no nodes and no solver.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,9 @@ from .workload import MiB, Workload
 
 TRANSFORMER, MODULATION = 2, 0  # who gets room that two want
 VECTOR = ("time_in.", "vector_in.", "guidance_in.")  # layers that make the vector all modulation depends on
-RETRIES = 3  # of one block that ran out of memory
+RETRIES = 3  # of what ran out of memory
 
+Result = TypeVar("Result")
 Call = tuple[Tensor, Tensor, Tensor | None]  # timesteps [B], y [B, vec], guidance [B] | None
 
 
@@ -69,7 +70,7 @@ class ManagedFlux:
         network = _Network(self, job, in_channels, self._inseparable(uses))
         self.blocks.reserve_scratch()
         if not joint:
-            calls = _calls(run, self.dtype, self.manager.device)
+            calls = _calls(run, self.dtype)
             self.table.expected = frozenset(row_key(network.loras, *call) for call in calls)
             self.fill_table(calls, network.loras)
         machine = self.manager.machine(self.blocks, job.image_tokens + job.text_tokens)
@@ -124,12 +125,17 @@ class ManagedFlux:
 
 
 class _Network:
-    """What a solver calls: rows out of the table, blocks run again when memory runs out, every call reported."""
+    """What a solver calls: rows out of the table, blocks run again when memory runs out, every call reported.
+
+    Beside a GPU the host is one call ahead and no more: there is always work queued, and a cancel is soon heard.
+    """
 
     def __init__(self, flux: ManagedFlux, job: Job, in_channels: int, loras: Hashable) -> None:
         self.flux, self.job, self.in_channels, self.loras = flux, job, in_channels, loras
         self.report: JobReport | None = None
         self.allowed = flux.manager.allowed
+        self.called = False
+        self._under_way: deque[tuple[Callable[[], float], Callable[[], float], float, int]] = deque()
 
     def __call__(
         self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor, guidance: Tensor | None = None, **more: Any
@@ -140,13 +146,27 @@ class _Network:
         self._follow()
         stream, source = flux.blocks.stream, flux.blocks.source
         assert stream is not None
-        began, waited, read = time.perf_counter(), stream.waited, source.bytes_read
-        out = flux.module(x, timesteps, context, y, guidance, modulation=rows, run_block=self._run_block, **more)
-        report.step(time.perf_counter() - began, stream.waited - waited, source.bytes_read - read)
+        began, waited, read = flux.manager.slabs.moment(), stream.waited, source.bytes_read
+
+        def call() -> Tensor:
+            return flux.module(x, timesteps, context, y, guidance, modulation=rows, run_block=self._run_block, **more)
+
+        out = self._with_room(call)
+        ended = flux.manager.slabs.moment()
+        self._under_way.append((began, ended, stream.waited - waited, source.bytes_read - read))
+        self._tell(0 if report.plan.machine.link is None else 1)
         report.restarts = stream.restarts
-        if len(report.steps) == 1:
+        if not self.called:
+            self.called = True
             self._measure()
         return out
+
+    def _tell(self, left: int) -> None:
+        """Wait for all calls but so many, and report them."""
+        assert self.report is not None
+        while len(self._under_way) > left:
+            began, ended, waited, read = self._under_way.popleft()
+            self.report.step(ended() - began(), waited, read)
 
     def workload(self, fixed: Mapping[str, int]) -> Workload:
         blocks = self.flux.blocks
@@ -160,6 +180,7 @@ class _Network:
 
     def close(self) -> None:
         assert self.report is not None
+        self._tell(0)
         self.report.peak = max(self.report.peak, self.flux.manager.memory.peak_bytes())
         self.report.close()
 
@@ -230,21 +251,27 @@ class _Network:
         report.follow(plan, flux.manager.limit)
 
     def _run_block(self, block: nn.Module, *args: object) -> object:
-        """A block leaves its inputs as they are: out of memory, it is run again with residents given up for it."""
-        needed, stream = 256 * MiB, self.flux.blocks.stream
+        """A block leaves its inputs as they are, so it can be run again."""
+        stream = self.flux.blocks.stream
         assert self.report is not None and stream is not None
         self.report.glance(stream.passing)
+        return self._with_room(lambda: block(*args))
+
+    def _with_room(self, work: Callable[[], Result]) -> Result:
+        """Out of memory, it is done again with residents given up for it."""
+        assert self.report is not None
+        needed = 256 * MiB
         for _ in range(RETRIES):
             try:
-                return block(*args)
+                return work()
             except torch.OutOfMemoryError:
-                pass  # outside this clause the failed block's tensors are gone
+                pass  # outside this clause the tensors of what failed are gone
             if not self.flux.manager.make_room(self.flux.blocks, needed):
                 break
             assert self.flux.blocks.plan is not None
             self.report.follow(self.flux.blocks.plan, self.report.limit)
             needed *= 2
-        return block(*args)
+        return work()
 
 
 def _job_of(run: Run, dtype: torch.dtype, joint: bool) -> Job:
@@ -259,20 +286,20 @@ def _tokens(latents: Sequence[Tensor]) -> int:
     return sum(-(-latent.shape[-2] // 2) * -(-latent.shape[-1] // 2) for latent in latents)
 
 
-def _calls(run: Run, dtype: torch.dtype, device: torch.device) -> list[Call]:
-    """What the network will be asked for, as the guider will ask it: every level of every condition."""
+def _calls(run: Run, dtype: torch.dtype) -> list[Call]:
+    """What the network will be asked for, as the guider will ask it: every level of every condition. On the CPU."""
     batch = run.shape[0]
     calls: list[Call] = []
     for condition in run.conditions:
         y, value = repeat_to_batch(condition.pooled, batch), condition.guidance
-        guidance = None if value is None else torch.full((batch,), value, device=device).to(dtype)
+        guidance = None if value is None else torch.full((batch,), value).to(dtype)
         levels = [level for level in dict.fromkeys(run.sigmas) if level > 0]
-        calls += [(torch.full((batch,), level, device=device), y, guidance) for level in levels]
+        calls += [(torch.full((batch,), level), y, guidance) for level in levels]
     return calls
 
 
 def row_key(loras: Hashable, timesteps: Tensor, y: Tensor, guidance: Tensor | None) -> Hashable:
-    """Names a row of the table by the exact bits it depends on. One small copy from the device."""
-    parts = [timesteps.flatten(), y.flatten(), *([] if guidance is None else [guidance.flatten()])]
-    bits = torch.cat([part.to(torch.float32) for part in parts]).cpu().numpy().tobytes()
+    """Names a row of the table by the exact bits it depends on: waits for nothing if they are on the CPU."""
+    parts = [timesteps, y, *([] if guidance is None else [guidance])]
+    bits = torch.cat([part.flatten().to("cpu", torch.float32) for part in parts]).numpy().tobytes()
     return loras, timesteps.shape[0], guidance is None, bits

@@ -6,7 +6,7 @@ memory that all matrices share. What is decoded frees its slot at once, before t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Protocol
 
@@ -31,6 +31,10 @@ class TorchDevice(Device, Protocol):
 
     def tensor(self, slab: Slab) -> Tensor:
         """The slab as bytes."""
+        ...
+
+    def moment(self) -> Callable[[], float]:
+        """When the kernels queued so far are through: called, it waits for that and tells the seconds on a clock."""
         ...
 
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 CONTEXT_BYTES = 450 * MiB  # of a CUDA process before its first tensor, if it cannot be measured
 SMALL_BYTES = 128 * MiB  # of weights that are managed only under a budget that was asked for; FLUX.1's are more
-HEADROOM_BYTES = 256 * MiB  # of a GPU, left to its driver and to other programs under an automatic budget
+HEADROOM_BYTES = 256 * MiB  # of a GPU, left to its driver and to other programs: full cards fail, or swap (Windows)
 LASTING = 2  # the rank from which weights are used at every step, so that others should give way to them
 DRIFT = 256 * MiB  # by which a budget may change, or a plan be wrong, before a run that is under way is planned again
 
@@ -117,7 +117,7 @@ class CudaMemory:
         around = landlord.current()
         if around is not None:  # the allocator is not ours alone
             return min(allowed.vram or total, there - max(HEADROOM_BYTES, around.spare_bytes))
-        limit = min(allowed.vram or total, there - (0 if allowed.vram else HEADROOM_BYTES))
+        limit = min(allowed.vram or total, there - HEADROOM_BYTES)
         share = min(1.0, max(0.0, (limit - self.context) / total))
         torch.cuda.set_per_process_memory_fraction(share, self.device.place)  # the allocator refuses what is beyond
         return limit
@@ -173,7 +173,7 @@ class Manager:
         """This device's rates for a model, measured where they are not known yet."""
         stored, dtype = tenant.source.pieces, tenant.dtype
         hidden = min(rates.HIDDEN, max(piece.shape[1] for piece in stored if len(piece.shape) == 2))
-        tokens = min(rates.TOKENS, tokens)
+        tokens = rates.measured_tokens(self.device, tokens)
         format = max((piece.format for piece in stored), key=[piece.format for piece in stored].count)
         cuda = self.device.type == "cuda"
         return Machine(

@@ -19,8 +19,14 @@ from .cpu import anonymous
 from .source import FileSource
 from .workload import MiB
 
-HIDDEN, TOKENS = 3072, 1024  # the most that is measured with: larger products are no faster
+HIDDEN, TOKENS = 3072, 1024  # the most that a CPU is measured with: larger products are no faster
+GPU_TOKENS, GPU_HEADS = 4096, 24  # a GPU: smaller ones do not fill it
 SAMPLE_BYTES = 192 * MiB  # read from disk, copied over the link
+
+
+def measured_tokens(device: torch.device, tokens: int) -> int:
+    """How many to measure with for steps of so many."""
+    return min(tokens, TOKENS if device.type == "cpu" else GPU_TOKENS)
 
 
 @cache
@@ -34,8 +40,9 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int
 @cache
 def attention_rate(device: torch.device, dtype: torch.dtype, tokens: int) -> float:
     """FLOP/s of scaled dot-product attention over 128-wide heads."""
-    q = torch.randn(1, 4, tokens, 128, device=device).to(dtype)
-    return 4 * 4 * tokens * tokens * 128 / best_time(lambda: F.scaled_dot_product_attention(q, q, q), device)
+    heads = 4 if device.type == "cpu" else GPU_HEADS
+    q = torch.randn(1, heads, tokens, 128, device=device).to(dtype)
+    return 4 * heads * tokens * tokens * 128 / best_time(lambda: F.scaled_dot_product_attention(q, q, q), device)
 
 
 @cache
@@ -84,19 +91,23 @@ def best_time(work: Callable[[], object], device: torch.device, seconds: float =
     """Seconds of one call: the fastest of as many as fit in `seconds`, at least three after a first that prepares."""
     best, spent, calls = float("inf"), 0.0, 0
     with torch.inference_mode():
-        work()
-        _wait(device)
+        _seconds(work, device)
         while spent < seconds or calls < 3:
-            began = time.perf_counter()
-            work()
-            _wait(device)
-            taken = time.perf_counter() - began
+            taken = _seconds(work, device)
             best, spent, calls = min(best, taken), spent + taken, calls + 1
     return max(best, 1e-9)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Of one call; on a GPU by its own clock, as waiting for it takes longer than many a kernel."""
+    if device.type != "cuda":
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+    with torch.cuda.device(device):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+    return float(begin.elapsed_time(end)) / 1000

@@ -74,7 +74,7 @@ class Condition:
     """One entry, ready for use. Tensors are on the device; those for the network have its dtype."""
 
     context: Tensor  # [b, L, context_dim]
-    pooled: Tensor  # [b, vec_dim]
+    pooled: Tensor  # [b, vec_dim], on the CPU
     guidance: float | None
     concat: Tensor | None = None  # [B, in_channels - 16, h, w]
     references: tuple[Tensor, ...] = ()  # scaled latents [b, 16, h', w']
@@ -131,7 +131,7 @@ def _condition(tokens: Tensor, values: Mapping[str, Any], canvas: Canvas, sampli
 
     return Condition(
         context=ready(tokens),
-        pooled=ready(values["pooled_output"]),
+        pooled=values["pooled_output"].to("cpu", canvas.dtype),
         guidance=None if guidance is None else float(guidance),
         concat=_concat(values, canvas),
         references=tuple(ready(process_in(latent)) for latent in values.get("reference_latents") or ()),

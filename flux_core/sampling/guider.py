@@ -23,7 +23,8 @@ from .inpaint import MaskFunction
 from .schedule import Sampling
 
 # network(x, timesteps [B], context, y, guidance [B] | None, **what an entry has of ref_latents, ref_method,
-# attention_mask) -> velocity [B, 16, h, w]; see transformer.Flux.forward.
+# attention_mask) -> velocity [B, 16, h, w]; see transformer.Flux.forward. timesteps, y and guidance are on the CPU:
+# so a table can be asked for them without waiting for a GPU.
 Network = Callable[..., Tensor]
 
 
@@ -225,7 +226,7 @@ class _Input:
             x=torch.cat(parts, dim=1),
             context=repeat_to_batch(condition.context, batch),
             pooled=repeat_to_batch(condition.pooled, batch),
-            guidance=None if guidance is None else torch.full((batch,), guidance, device=x.device).to(dtype),
+            guidance=None if guidance is None else torch.full((batch,), guidance).to(dtype),
             references=tuple(repeat_to_batch(reference, batch) for reference in condition.references),
             reference_method=condition.reference_method,
             attention_mask=None if mask is None else repeat_to_batch(mask, batch),
@@ -260,7 +261,7 @@ def _call(network: Network, inputs: Sequence[_Input], sigma: float) -> Tensor:
         extras = {"ref_latents": references, "ref_method": inputs[0].reference_method}
     if mask is not None:
         extras["attention_mask"] = mask
-    timesteps = torch.full((x.shape[0],), sigma, device=x.device)
+    timesteps = torch.full((x.shape[0],), sigma)
     velocity = network(x, timesteps, context, pooled, guidance, **extras).float()
     if velocity.shape[-2:] != x.shape[-2:]:
         raise InputError(f"The network returned {tuple(velocity.shape)} for a latent {tuple(x.shape)}.")

@@ -280,6 +280,22 @@ def test_only_what_an_entry_has_is_handed_to_the_network() -> None:
     torch.testing.assert_close(got[1]["ref_latents"][0], latents.process_in(torch.zeros(2, 16, 3, 3)))
 
 
+def test_what_names_a_step_stays_on_the_cpu_wherever_the_picture_is() -> None:
+    """Reading it back from a GPU would wait for all that is queued there."""
+    got: list[Tensor] = []
+
+    def network(x, *rest, **extras):
+        got.extend((x, *rest))
+        return x
+
+    conditions = prepare(entry(), Canvas(1, HEIGHT, WIDTH, 16, torch.device("meta"), torch.float32, None), FLUX)
+    Seeing(BasicGuider(NetworkModel(network, FLUX), []), network, [conditions], torch.float32)(
+        torch.zeros(1, 16, HEIGHT, WIDTH, device="meta"), 1.0
+    )
+    x, timesteps, context, pooled, guidance = (tensor.device.type for tensor in got)
+    assert (x, context) == ("meta", "meta") and (timesteps, pooled, guidance) == ("cpu", "cpu", "cpu")
+
+
 def test_conditions_of_different_shapes_are_never_joined() -> None:
     batches: list[int] = []
 

@@ -463,6 +463,23 @@ def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_pictu
             del block.forward
 
 
+def test_out_of_memory_between_blocks_costs_residents_and_not_the_picture(flux_file, seeded):
+    model = assemble.load_flux(flux_file)
+    no_budget()
+    expected = picture(model, seeded)
+    held = budget(300 * MiB)
+    last, failures = model.weights.managed(held, model.dtype).module.final_layer, iter([False, True, True])
+    forward = last.forward
+
+    def failing(*args):
+        if next(failures, False):
+            raise torch.OutOfMemoryError("injected")
+        return forward(*args)
+
+    last.forward = failing
+    assert torch.equal(picture(model, seeded), expected)
+
+
 @pytest.mark.parametrize("failures", (1, 2))
 def test_out_of_memory_in_a_text_encoder_costs_residents_and_not_the_prompt(
     flux_file, fill, seeded, tmp_path, failures
