@@ -4,6 +4,7 @@
     sluice bench run          a whole `sluice run`, and where its time goes
     sluice bench transformer  a transformer step in bf16, ours beside diffusers
     sluice bench memory       a full-size model streamed under memory budgets
+    sluice bench gpu          the same on a GPU, beside other programs: correctness, peaks and times against targets
     sluice bench server       a thousand jobs by twenty clients, and kills that must lose none
 
 A measurement is a module with `add_arguments(parser)` and `measure(args) -> JSON-ready data`; it prints what it found
@@ -22,7 +23,8 @@ from typing import Any
 MEASUREMENTS = {
     "run": ("a whole `sluice run`, and where its time goes", ".run"),
     "transformer": ("a transformer step, ours beside diffusers", ".transformer"),
-    "memory": ("a full-size model streamed under memory budgets", "..memory.bench"),
+    "memory": ("a full-size model streamed under memory budgets", ".memory"),
+    "gpu": ("full-size models on a GPU under a cap, beside other programs", ".gpu"),
     "server": ("a thousand jobs by twenty clients, and kills that must lose none", ".server"),
 }
 QUICK = ("run", "transformer")
@@ -39,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and tell everything again as one line of JSON."""
+    """Measure, and tell everything again as one line of JSON. 1 if a measurement has targets that were not met."""
     names = [args.measurement] if args.measurement else QUICK
     results: dict[str, Any] = {name: _measure(name, args.options) for name in names}
     print(json.dumps({**results, "machine": _machine()}))
-    return 0
+    return 0 if all(result.get("met", True) for result in results.values()) else 1
 
 
 def _measure(name: str, options: list[str]) -> Mapping[str, Any]:

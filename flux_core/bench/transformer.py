@@ -105,7 +105,7 @@ def steps_of(flux: Flux, device: torch.device) -> dict[str, Step]:
     pooled = torch.randn(1, POOLED, device=device, dtype=dtype)
     moment, guidance = torch.full((1,), 0.5, device=device), torch.full((1,), 3.5, device=device, dtype=dtype)
     steps: dict[str, Step] = {"ours": lambda: latents.pack(flux(x, moment, context, pooled, guidance))}
-    theirs = _diffusers(flux)
+    theirs = diffusers_twin(flux)
     if theirs is not None:
         rows = torch.arange(side / 2)
         inputs = {
@@ -121,7 +121,7 @@ def steps_of(flux: Flux, device: torch.device) -> dict[str, Step]:
     return steps
 
 
-def _diffusers(flux: Flux) -> nn.Module | None:
+def diffusers_twin(flux: Flux) -> nn.Module | None:
     """diffusers' transformer on the very bytes of ours; None where it is not installed."""
     try:
         from diffusers import FluxTransformer2DModel

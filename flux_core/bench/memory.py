@@ -3,7 +3,7 @@
     sluice bench memory                          FLUX.1-dev in fp8 under 6 GiB and in bf16 under 8 GiB, on the CPU
     sluice bench memory --what t5                T5-XXL under 3 GiB
     sluice bench memory --what job --ram 6G      encode, sample, decode; again with another seed, and another prompt
-    sluice bench memory --device cuda --vram 8G  the same on a GPU, beside the peers that are installed
+    sluice bench memory --device cuda --vram 8G  the same on a GPU; everything at once there: sluice bench gpu
 
 Files of the published sizes with random weights are written first (12 and 24 GB) and deleted afterwards. Each
 measurement is a process of its own, so that its peak is its own. The limit is computed from rates measured in the same
@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 
 from ..compute import configure
-from . import random_model, rates
-from .budget import AUTO, Allowed, format_size
-from .report import JobReport
-from .units import picture_size
+from ..memory import rates
+from ..memory.budget import AUTO, Allowed, format_size
+from ..memory.report import JobReport
+from ..memory.units import picture_size
+from . import random_model
 
 FORMATS = {"fp8": "F8_E4M3", "bf16": "BF16", "fp16": "F16"}
 FULL = (19, 38)  # blocks of FLUX.1
@@ -55,8 +56,8 @@ class Setup:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench memory`."""
     parser.add_argument(
-        "--what", choices=("flux", "t5", "job", "peers"), default="flux",
-        help="the transformer (default), a text encoder, whole pictures, or the transformer in other programs",
+        "--what", choices=("flux", "t5", "job"), default="flux",
+        help="the transformer (default), a text encoder, or whole pictures",
     )
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["fp8", "bf16"], help="of the weights")
     parser.add_argument("--ram", nargs="+", default=[], metavar="SIZE", help="budgets to measure under")
@@ -79,14 +80,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for size in args.size:
         picture_size(size)
     configure(args.device)
-    if args.what == "peers":
-        from .peers import measure_peers
-
-        with _files(args, {"flux-bf16": (lambda: random_model.flux(*args.depth, args.hidden), "BF16")}):
-            return {"peers": measure_peers(args)}
     records = []
     for setup, work, files in _measurements(args):
-        with _files(args, files):
+        with written(args.folder, files, args.keep):
             records.append(_in_a_process(work, setup))
     return {"measurements": records}
 
@@ -126,12 +122,13 @@ def _measurements(args: argparse.Namespace) -> Iterator[Measurement]:
 
 
 @contextmanager
-def _files(args: argparse.Namespace, files: dict[str, tuple[Make, str]]) -> Iterator[None]:
-    args.folder.mkdir(parents=True, exist_ok=True)
+def written(folder: Path, files: dict[str, tuple[Make, str]], keep: bool = False) -> Iterator[None]:
+    """Files by name: what module, in which format. Those that are not there yet are made, and deleted afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
     made = []
     try:
         for name, (make, format) in files.items():
-            path = _path(str(args.folder), name)
+            path = path_of(str(folder), name)
             if not path.exists():
                 print(f"writing {path} ...", flush=True)
                 made.append(path)
@@ -140,13 +137,13 @@ def _files(args: argparse.Namespace, files: dict[str, tuple[Make, str]]) -> Iter
                 print(f"  {size / 1e9:.2f} GB at {size / 1e9 / (time.perf_counter() - began):.2f} GB/s", flush=True)
         yield
     finally:
-        if not args.keep:
+        if not keep:
             for path in made:
                 path.unlink(missing_ok=True)
 
 
-def _path(folder: str, name: str) -> Path:
-    return Path(folder) / f"{name}.safetensors"
+def path_of(folder: str, name: str) -> Path:
+    return Path(folder) / f"{name}.{'gguf' if name.endswith('Q8_0') else 'safetensors'}"
 
 
 def _in_a_process(work: Callable[[Setup], dict[str, Any]], setup: Setup) -> dict[str, Any]:
@@ -161,22 +158,25 @@ def _in_a_process(work: Callable[[Setup], dict[str, Any]], setup: Setup) -> dict
 
 def _prepare(setup: Setup) -> torch.device:
     from .. import assemble
-    from . import manager
+    from ..memory import manager
 
     manager.configure(Allowed.parse(setup.vram, setup.ram))
     return assemble.configure(setup.device).device
 
 
-def _conditions(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
+def condition_of(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
+    """What a prompt would be encoded to: random numbers."""
     from ..sampling.conditions import Condition
 
     generator = torch.Generator().manual_seed(prompt)
     context, pooled = torch.randn(1, setup.tokens, 4096, generator=generator), torch.randn(1, 768, generator=generator)
-    return Condition(context=context.to(device), pooled=pooled.to(device), guidance=3.5)
+    return Condition(context=context.to(device), pooled=pooled, guidance=3.5)
 
 
 @torch.inference_mode()
-def _sample(model: Any, setup: Setup, condition: Any, seed: int) -> Tensor:
+def sample(
+    model: Any, setup: Setup, condition: Any, seed: int, on_step: Callable[[int], object] = lambda number: None
+) -> Tensor:
     """Euler steps by hand: what a sampler asks of a network, and nothing else."""
     from ..sampling.guider import Run
 
@@ -184,13 +184,14 @@ def _sample(model: Any, setup: Setup, condition: Any, seed: int) -> Tensor:
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
     sigmas = torch.linspace(1, 0, setup.steps + 1).tolist()
     with model.open(Run(shape, tuple(sigmas[:-1]), (condition,))) as network:
-        guidance = torch.full((setup.batch,), 3.5, device=model.device).to(model.dtype)
+        guidance = torch.full((setup.batch,), 3.5).to(model.dtype)
         y = condition.pooled.expand(setup.batch, -1)
         context = condition.context.expand(setup.batch, -1, -1)
-        for level, following in zip(sigmas, sigmas[1:], strict=False):
-            times = torch.full((setup.batch,), level, device=model.device)
+        for number, (level, following) in enumerate(zip(sigmas, sigmas[1:], strict=False), start=1):
+            times = torch.full((setup.batch,), level)
             velocity = network(x.to(model.dtype), times, context, y, guidance).float()
             x = x + (following - level) * velocity
+            on_step(number)
     return x
 
 
@@ -199,9 +200,9 @@ def measure_flux(setup: Setup) -> dict[str, Any]:
     from .. import assemble
 
     device = _prepare(setup)
-    model = assemble.load_flux(_path(setup.folder, setup.file))
-    _sample(model, setup, _conditions(setup, device), seed=1)
-    held = _manager(device)
+    model = assemble.load_flux(path_of(setup.folder, setup.file))
+    sample(model, setup, condition_of(setup, device), seed=1)
+    held = manager_of(device)
     report = model.weights.managed(held, model.dtype).report
     record = _told(report, physical_limit(report, device, model.dtype, setup))
     print(_line(setup, record), flush=True)
@@ -214,7 +215,7 @@ def measure_t5(setup: Setup) -> dict[str, Any]:
 
     device, tensors = _prepare(setup), _tensors(setup, "t5")
     weights = T5Weights(tensors, "t5")
-    encoder = weights.managed(_manager(device), torch.float32)
+    encoder = weights.managed(manager_of(device), torch.float32)
     tokens = torch.randn(1, setup.tokens, 4096, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode(), encoder.opened(tokens) as module:
         module(tokens)
@@ -229,13 +230,13 @@ def measure_job(setup: Setup) -> dict[str, Any]:
     from ..weights import ClipWeights, T5Weights
 
     device = _prepare(setup)
-    held = _manager(device)
+    held = manager_of(device)
     encoders = {
         name: kind(_tensors(setup, part, file), name)
         for name, kind, part, file in (("t5", T5Weights, "t5", "t5-fp16"), ("clip", ClipWeights, "clip_l", "clip-fp16"))
     }
-    model = assemble.load_flux(_path(setup.folder, setup.file))
-    coder = assemble.load_autoencoder(_path(setup.folder, "ae-fp32"))
+    model = assemble.load_flux(path_of(setup.folder, setup.file))
+    coder = assemble.load_autoencoder(path_of(setup.folder, "ae-fp32"))
     phases: list[dict[str, Any]] = []
 
     def encode(prompt: int) -> Any:
@@ -249,7 +250,7 @@ def measure_job(setup: Setup) -> dict[str, Any]:
                 made[name] = module(*args)
         from ..sampling.conditions import Condition
 
-        return Condition(context=made["t5"], pooled=made["clip"][1], guidance=3.5)
+        return Condition(context=made["t5"], pooled=made["clip"][1].cpu(), guidance=3.5)
 
     def read() -> dict[str, int]:
         flux = model.weights.managed(held, model.dtype)
@@ -273,14 +274,14 @@ def measure_job(setup: Setup) -> dict[str, Any]:
     for job, (prompt, seed) in {"first": (0, 1), "another seed": (0, 2), "another prompt": (1, 2)}.items():
         if job != "another seed":
             condition = phase(f"{job}: encode", lambda prompt=prompt: encode(prompt))
-        latent = phase(f"{job}: sample", lambda c=condition, s=seed: _sample(model, setup, c, s))
+        latent = phase(f"{job}: sample", lambda c=condition, s=seed: sample(model, setup, c, s))
         phase(f"{job}: decode", lambda x=latent: coder.decode_image(x.cpu()))
     limit = held.limit
     return {"limit_bytes": limit, "peak_bytes": max(each["peak_bytes"] for each in phases), "phases": phases}
 
 
-def _manager(device: torch.device) -> Any:
-    from .manager import manager_for
+def manager_of(device: torch.device) -> Any:
+    from ..memory.manager import manager_for
 
     made = manager_for(device, 1 << 62)
     if made is None:
@@ -292,13 +293,13 @@ def _tensors(setup: Setup, part: str, file: str | None = None) -> Any:
     from ..checkpoint.detect import detect
     from ..checkpoint.files import open_weights
 
-    return detect(open_weights(_path(setup.folder, file or setup.file))).parts[part]
+    return detect(open_weights(path_of(setup.folder, file or setup.file))).parts[part]
 
 
 def physical_limit(report: JobReport, device: torch.device, dtype: torch.dtype, setup: Setup) -> dict[str, float]:
     """Seconds of a step that nothing can go below: products and attention alone, or the bytes that must come."""
     plan, pieces = report.plan, report.plan.workload.pieces
-    tokens = min(rates.TOKENS, setup.height // 16 * (setup.width // 16) + setup.tokens)
+    tokens = rates.measured_tokens(device, setup.height // 16 * (setup.width // 16) + setup.tokens)
     compute = sum(piece.flop for piece in pieces) / rates.gemm_rate(device, dtype, tokens, rates.HIDDEN)
     compute += sum(piece.attention for piece in pieces) / plan.machine.attention
     moved = plan.streamed_bytes / (plan.machine.link or plan.machine.disk)

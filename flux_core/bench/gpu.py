@@ -1,0 +1,236 @@
+"""`sluice bench gpu`: everything that can only be shown on a GPU, by one command, in a few minutes.
+
+    correctness  streamed, partly resident and resident give the same bits, whatever the streams' pace and memory do
+    fraction     peak and step time of the full size under a cap of the allocator, for both formats and three sizes
+    resident     the same with everything on the card: the time of the arithmetic alone, and the same bits
+    peers        the same step by diffusers and accelerate under the same cap
+    ballast      as `fraction`, but another process leaves no more free
+
+Each part is a process with a time of its own. What it finds is written to OUT/gpu.json and OUT/gpu.md at once, so that
+nothing is lost when a part fails or the machine is taken away. The exit code is 0 if every target was met. With
+`--device cpu` and a small model the same can be tried on any machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..compute import configure
+from ..memory import meter
+from ..memory.budget import AUTO, format_size, parse_size
+from ..memory.units import picture_size
+from . import gpu_parts, random_model
+from .gpu_parts import Part, Tell
+from .gpu_table import markdown, targets
+from .memory import FORMATS, FULL, Setup, path_of, written
+from .peers import GROUPS, NEEDED, PEERS, measure_peer
+
+PARTS = ("correctness", "fraction", "resident", "peers", "ballast")
+SMALL = (2, 3)  # blocks of the model whose bits are compared
+STORED = {**{name: FORMATS[name] for name in ("bf16", "fp8")}, "Q8_0": "Q8_0"}
+IN_RAM = Path("/dev/shm")
+ROOM, RAM = 1.1, 4  # times a file: free where it is written; available RAM for it, its pinned copy and a peer's
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sluice bench gpu`."""
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or "bench-gpu"), metavar="FOLDER")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--minutes", type=float, default=4.0, help="for one part (default: 4)")
+    parser.add_argument("--cap", default="8G", metavar="SIZE", help="of the card (default: 8G)")
+    parser.add_argument("--format", nargs="+", choices=("bf16", "fp8"), default=["bf16", "fp8"])
+    parser.add_argument("--size", nargs="+", default=["512x512", "1024x1024", "1920x1072"], metavar="WxH")
+    parser.add_argument("--peer-size", default="1024x1024", metavar="WxH")
+    parser.add_argument("--steps", type=int, default=8, help="of which the first two are not timed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--commit", default=None, help="to be noted (default: what git says)")
+    parser.add_argument("--device", default="cuda", metavar="cuda|cpu")
+    parser.add_argument("--folder", type=Path, default=None, help="for files of 12 and 24 GB (default: RAM, or --out)")
+    parser.add_argument("--keep", action="store_true", help="leave them for another run")
+    parser.add_argument("--depth", type=int, nargs=2, default=FULL, help="fewer blocks, to try this out")
+    parser.add_argument("--hidden", type=int, default=3072, help="narrower ones")
+
+
+@dataclass
+class Results:
+    """All that was found, as it is written down."""
+
+    folder: Path
+    facts: dict[str, Any]
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        self.records.append(dict(record))
+        self.write()
+
+    def write(self) -> None:
+        """The file is whole at every moment."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, text in (("gpu.json", json.dumps(self.told(), indent=1)), ("gpu.md", markdown(self.told()))):
+            (self.folder / f".{name}").write_text(text)
+            (self.folder / f".{name}").replace(self.folder / name)
+
+    def told(self) -> dict[str, Any]:
+        return {"facts": self.facts, "records": self.records, "targets": targets(self.facts, self.records)}
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Every part in turn. Raises InputError before anything is written."""
+    sizes = tuple(picture_size(size) for size in args.size)
+    peer_size, cap = picture_size(args.peer_size), parse_size(args.cap)
+    configure(args.device)
+    results = Results(args.out, {
+        "cap_bytes": cap, "seed": args.seed, "commit": args.commit or _commit(), "driver": _driver(),
+        "parts": args.parts, "formats": args.format, "sizes": args.size, "peer_size": args.peer_size,
+        "depth": list(args.depth), "hidden": args.hidden, "groups": GROUPS, "began": time.strftime("%F %T"),
+    })  # fmt: skip
+    folder = args.folder or _roomy(args)
+    setup = Setup(str(folder), "", args.device, AUTO, AUTO, *sizes[0], 512, args.steps, 1)
+    missing = " and ".join(name for name in NEEDED if importlib.util.find_spec(name) is None)
+    plain = Part(setup, (), sizes, args.seed, cap)
+    for record in _guarded("machine", gpu_parts.machine, plain, 120):
+        results.facts.update(record if "error" not in record else {})
+    results.write()
+    seconds = 60 * args.minutes
+
+    def carry_out(name: str, work: Callable[[Part, Tell], None], part: Part) -> None:
+        print(f"{name}: {', '.join(part.files)} ...", flush=True)
+        began = time.perf_counter()
+        for record in _guarded(name, work, part, seconds):
+            results.add(record)
+            print("  " + (record.get("error") or record.get("line") or json.dumps(record)), flush=True)
+        print(f"  {time.perf_counter() - began:.0f} s", flush=True)
+
+    if "correctness" in args.parts:
+        depth = [min(few, blocks) for few, blocks in zip(SMALL, args.depth, strict=True)]
+        files = {f"small-{name}": (lambda: random_model.flux(*depth, args.hidden), STORED[name]) for name in STORED}
+        with written(folder, files, args.keep), _noting("correctness", results):
+            small = replace(setup, steps=3)
+            carry_out("correctness", gpu_parts.correctness, replace(plain, setup=small, files=tuple(files)))
+    for format in args.format:
+        name = f"flux-{format}"
+        wanted = [part for part in args.parts if part in PARTS[1:] and (part != "peers" or format == "bf16")]
+        if not wanted:
+            continue
+        file = {name: (lambda: random_model.flux(*args.depth, args.hidden), STORED[format])}
+        with _noting("files", results), written(folder, file, args.keep):
+            results.facts[f"{name}_bytes"] = path_of(str(folder), name).stat().st_size
+            for part in wanted:
+                one = replace(plain, files=(name,))
+                if part == "fraction":
+                    carry_out(part, gpu_parts.steps, one)
+                elif part == "resident":
+                    carry_out(part, gpu_parts.steps, replace(one, cap=None))
+                elif part == "ballast":
+                    with _noting(part, results), _ballast(args.device, cap):
+                        carry_out(part, gpu_parts.steps, replace(one, ballast=True))
+                elif missing:
+                    results.add({"part": part, "peer": "diffusers and accelerate", "missing": missing})
+                else:
+                    for peer in PEERS:
+                        carry_out(part, measure_peer, replace(one, files=(name, peer), sizes=(peer_size,)))
+    results.facts["ended"] = time.strftime("%F %T")
+    results.write()
+    print(markdown(results.told()))
+    print(f"written to {args.out / 'gpu.md'} and gpu.json")
+    return results.told() | {"met": all(target["met"] for target in results.told()["targets"])}
+
+
+@contextmanager
+def _noting(name: str, results: Results) -> Iterator[None]:
+    """What fails here is written down, and the next part goes on."""
+    try:
+        yield
+    except Exception:
+        results.add({"part": name, "error": traceback.format_exc()})
+
+
+def _guarded(name: str, work: Callable[[Part, Tell], None], part: Part, seconds: float) -> Iterator[dict[str, Any]]:
+    """What a process of its own finds, as it finds it; at its end, or at the end of its time, what went wrong."""
+    context, mark = multiprocessing.get_context("spawn"), {"part": name, "files": list(part.files)}
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(work, part, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    ends = time.monotonic() + seconds
+    try:
+        while ours.poll(max(0.0, ends - time.monotonic())):
+            told = ours.recv()
+            if told is None:
+                return
+            yield mark | told
+        yield mark | {"error": f"stopped after {seconds:.0f} s"}
+    except EOFError:
+        process.join(10)
+        yield mark | {"error": f"the process ended with exit code {process.exitcode}"}
+    finally:
+        process.join(10)
+        if process.is_alive():
+            process.kill()
+
+
+def _child(work: Callable[[Part, Tell], None], part: Part, pipe: Any) -> None:
+    try:
+        work(part, pipe.send)
+    except Exception:
+        pipe.send({"error": traceback.format_exc()})
+    pipe.send(None)
+
+
+@contextmanager
+def _ballast(device: str, leave: int) -> Iterator[None]:
+    """Another process holds all of the card but so many bytes."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=gpu_parts.hold, args=(device, leave, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        ours.recv()
+        yield
+        ours.send(None)
+    finally:
+        process.join(10)
+        if process.is_alive():
+            process.kill()
+
+
+def _roomy(args: argparse.Namespace) -> Path:
+    """Where the largest file is best written: into RAM, if there is enough for it and for what is made of it."""
+    depth, single = args.depth
+    nbytes = 2 * args.hidden**2 * (36 * depth + 15 * single) + 2**30
+    if IN_RAM.is_dir() and shutil.disk_usage(IN_RAM).free > ROOM * nbytes and meter.available_ram() > RAM * nbytes:
+        return IN_RAM / "sluice-bench"
+    folder: Path = args.out / "models"
+    print(f"files of up to {format_size(nbytes)} are written to {folder}", flush=True)
+    return folder
+
+
+def _commit() -> str:
+    return _said("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12")
+
+
+def _driver() -> str:
+    return _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+
+
+def _said(*command: str) -> str:
+    """The first line of what a program says, or "unknown"."""
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return lines[0].strip() if lines else "unknown"

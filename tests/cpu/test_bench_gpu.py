@@ -1,0 +1,68 @@
+"""`sluice bench gpu`: the whole of it, small and on the CPU; and what a GPU's copies must not cross."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sluice.flux_core.bench.gpu_table import markdown, targets
+from sluice.flux_core.memory.cuda import REGISTER_BYTES, _parts
+
+SCRIPT = Path(__file__).resolve().parents[1] / "gpu" / "evaluate.py"
+SMALL = ("--device", "cpu", "--depth", "1", "2", "--hidden", "128", "--size", "32x32", "--peer-size", "32x32")
+
+
+def test_one_command_measures_compares_and_writes_down_everything(tmp_path: Path) -> None:
+    """Times on a CPU meet no target of a GPU, but bits do."""
+    ran = subprocess.run(
+        [sys.executable, SCRIPT, *SMALL, "--format", "bf16", "--steps", "3", "--cap", "2G"],
+        env={**os.environ, "OUT": str(tmp_path / "out")}, cwd=tmp_path, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    told = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert "error" not in [key for each in told["records"] for key in each], ran.stdout
+    cases = [each for each in told["records"] if each["part"] == "correctness"]
+    assert {each["file"] for each in cases} == {"small-bf16", "small-fp8", "small-Q8_0"}
+    assert len(cases) == 21 and all(each["equal"] for each in cases)
+    steps = [each for each in told["records"] if each["part"] in ("fraction", "resident", "ballast")]
+    assert len({each["picture"] for each in steps}) == 1 and len(steps) == 3
+    assert ran.returncode == (0 if all(each["met"] for each in told["targets"]) else 1)
+    assert json.loads(ran.stdout.splitlines()[-1])["gpu"]["records"] == told["records"]
+    assert (tmp_path / "out" / "gpu.md").read_text() == markdown(told)
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.gguf"))
+
+
+def record(part: str, seconds: float, **more: object) -> dict[str, object]:
+    """Link 10 GB/s, 5 GB a step, arithmetic of 0.4 s."""
+    return {
+        "part": part, "file": "flux-bf16", "width": 64, "height": 32, "step_seconds": seconds, "peak_bytes": 100,
+        "streamed_bytes": 0 if part == "resident" else 5_000_000_000, "link_bytes_per_second": 1e10, "picture": "p",
+    } | more  # fmt: skip
+
+
+def met(*records: dict[str, object]) -> list[bool]:
+    facts = {
+        "parts": ["fraction", "peers"], "formats": ["bf16"], "sizes": ["64x32"], "peer_size": "64x32",
+        "cap_bytes": 100, "groups": "group",
+    }  # fmt: skip
+    return [target["met"] for target in targets(facts, records)]
+
+
+def test_a_target_is_met_by_what_was_measured_and_by_nothing_else() -> None:
+    whole = record("resident", 0.4)
+    peers = [{"part": "peers", "peer": name, "step_seconds": took} for name, took in (("group a", 1.1), ("other", 0.1))]
+    assert met(record("fraction", 0.54), whole, *peers) == [True, True, True, True]
+    assert met(record("fraction", 0.56, peak_bytes=101, picture="q"), whole, *peers) == [False, False, False, False]
+    assert met(whole) == [False, False]  # peak and time not measured, no peer
+    slow = record("resident", 0.6)
+    assert met(record("fraction", 0.65), slow)[:2] == [True, True]  # arithmetic takes longer than the link
+
+
+def test_no_copy_crosses_from_one_registration_of_host_memory_into_the_next() -> None:
+    for start, end in ((0, 10), (5, REGISTER_BYTES), (REGISTER_BYTES - 1, REGISTER_BYTES + 1), (7, 3 * REGISTER_BYTES)):
+        parts = list(_parts(start, end))
+        assert (parts[0][0], parts[-1][1]) == (start, end)
+        assert all(left[1] == right[0] for left, right in zip(parts, parts[1:], strict=False))
+        assert all(begin // REGISTER_BYTES == (stop - 1) // REGISTER_BYTES for begin, stop in parts)

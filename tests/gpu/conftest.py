@@ -1,5 +1,0 @@
-"""Tests that need a GPU are collected only where there is one: `python -m pytest tests/gpu`."""
-
-import torch
-
-collect_ignore_glob = [] if torch.cuda.is_available() else ["test_*.py"]
