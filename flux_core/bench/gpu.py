@@ -42,6 +42,7 @@ PARTS = ("correctness", "fraction", "resident", "peers", "ballast")
 SMALL = (2, 3)  # blocks of the model whose bits are compared
 STORED = {**{name: FORMATS[name] for name in ("bf16", "fp8")}, "Q8_0": "Q8_0"}
 IN_RAM = Path("/dev/shm")
+MOMENT = "%Y-%m-%d %H:%M:%S"
 ROOM, RAM = 1.1, 4  # times a file: free where it is written; available RAM for it, its pinned copy and a peer's
 
 
@@ -80,7 +81,7 @@ class Results:
         """The file is whole at every moment."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("gpu.json", json.dumps(self.told(), indent=1)), ("gpu.md", markdown(self.told()))):
-            (self.folder / f".{name}").write_text(text)
+            (self.folder / f".{name}").write_text(text, encoding="utf-8")
             (self.folder / f".{name}").replace(self.folder / name)
 
     def told(self) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     results = Results(args.out, {
         "cap_bytes": cap, "seed": args.seed, "commit": args.commit or _commit(), "driver": _driver(),
         "parts": args.parts, "formats": args.format, "sizes": args.size, "peer_size": args.peer_size,
-        "depth": list(args.depth), "hidden": args.hidden, "groups": GROUPS, "began": time.strftime("%F %T"),
+        "depth": list(args.depth), "hidden": args.hidden, "groups": GROUPS, "began": time.strftime(MOMENT),
     })  # fmt: skip
     folder = args.folder or _roomy(args)
     setup = Setup(str(folder), "", args.device, AUTO, AUTO, *sizes[0], 512, args.steps, 1)
@@ -142,7 +143,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 else:
                     for peer in PEERS:
                         carry_out(part, measure_peer, replace(one, files=(name, peer), sizes=(peer_size,)))
-    results.facts["ended"] = time.strftime("%F %T")
+    results.facts["ended"] = time.strftime(MOMENT)
     results.write()
     print(markdown(results.told()))
     print(f"written to {args.out / 'gpu.md'} and gpu.json")

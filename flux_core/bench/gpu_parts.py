@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -225,7 +225,8 @@ def steps(part: Part, tell: Tell) -> None:
             "rates": physical_limit(report, device, model.dtype, setup),
         }  # fmt: skip
         if device.type == "cuda":
-            record["link_bytes_per_second"] = rates.link_rate.__wrapped__(device)
+            with suppress(torch.OutOfMemoryError):  # then what was measured before the run has to do
+                record["link_bytes_per_second"] = rates.link_rate.__wrapped__(device)
         tell(record)
 
 

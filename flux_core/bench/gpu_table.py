@@ -83,7 +83,8 @@ def limit_of(records: Sequence[Record], record: Record) -> float | None:
     resident = step_of(records, "resident", format, _size_of(record))
     whole = resident is not None and resident["streamed_bytes"] == 0
     compute = resident["step_seconds"] if resident and whole else record["rates"]["compute_seconds"]
-    rate = record.get("link_bytes_per_second") or record["rates"]["disk_bytes_per_second"]
+    measured = record["rates"]
+    rate = record.get("link_bytes_per_second") or measured["link_bytes_per_second"] or measured["disk_bytes_per_second"]
     limit: float = max(compute, record["streamed_bytes"] / rate)
     return limit
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from .budget import format_size
 from .plan import Plan
-from .workload import DISK, PAGEABLE, PINNED, RESIDENT
+from .workload import COMPUTE_BOUND, DISK, PAGEABLE, PINNED, RESIDENT
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,8 @@ class JobReport:
         if actual is None or len(self.steps) < 2 or actual <= max(LATE * plan.seconds, plan.seconds + LATE_SECONDS):
             return None
         late = f"{self.label}: {actual:.2f} s a step where {plan.seconds:.2f} s were predicted. "
-        if self.stall > (actual - plan.seconds) / 2:
+        unseen = plan.machine.link is not None and plan.bound != COMPUTE_BOUND  # kernels wait there, not the host
+        if unseen or self.stall > (actual - plan.seconds) / 2:
             what = "disk" if DISK in plan.homes or plan.machine.link is None else "link"
             rate = plan.streamed_bytes / actual / 1e9
             return late + f"Weights came late: the {what} gave {rate:.2f} GB/s. Other programs may be using it."

@@ -39,6 +39,7 @@ def record(part: str, seconds: float, **more: object) -> dict[str, object]:
     return {
         "part": part, "file": "flux-bf16", "width": 64, "height": 32, "step_seconds": seconds, "peak_bytes": 100,
         "streamed_bytes": 0 if part == "resident" else 5_000_000_000, "link_bytes_per_second": 1e10, "picture": "p",
+        "rates": {"compute_seconds": 0.4, "link_bytes_per_second": 0.0, "disk_bytes_per_second": 1e9},
     } | more  # fmt: skip
 
 
