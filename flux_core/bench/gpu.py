@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ..compute import configure
+from ..errors import InputError
 from ..memory import meter
 from ..memory.budget import AUTO, format_size, parse_size
 from ..memory.units import picture_size
@@ -48,7 +49,8 @@ ROOM, RAM = 1.1, 4  # times a file: free where it is written; available RAM for 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench gpu`."""
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or "bench-gpu"), metavar="FOLDER")
+    out = Path(os.environ.get("OUT") or "bench-gpu")
+    parser.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=f"of what it writes (default: {out})")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--minutes", type=float, default=4.0, help="for one part (default: 4)")
     parser.add_argument("--cap", default="8G", metavar="SIZE", help="of the card (default: 8G)")
@@ -93,6 +95,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     sizes = tuple(picture_size(size) for size in args.size)
     peer_size, cap = picture_size(args.peer_size), parse_size(args.cap)
     configure(args.device)
+    if args.steps <= gpu_parts.WARM:
+        raise InputError(f"--steps {args.steps}: the first {gpu_parts.WARM} are not timed, so it takes more.")
     results = Results(args.out, {
         "cap_bytes": cap, "seed": args.seed, "commit": args.commit or _commit(), "driver": _driver(),
         "parts": args.parts, "formats": args.format, "sizes": args.size, "peer_size": args.peer_size,
