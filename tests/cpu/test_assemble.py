@@ -480,7 +480,9 @@ def test_auto_takes_bfloat16_where_the_cpu_multiplies_it(monkeypatch):
     compute._fastest.cache_clear()
 
 
-@pytest.mark.parametrize(("device", "dtype"), [("tpu9", None), ("hpu", None), ("meta", None), ("cuda:99", None), ("cpu", "int8")])
+@pytest.mark.parametrize(
+    ("device", "dtype"), [("tpu9", None), ("hpu", None), ("meta", None), ("cuda:99", None), ("cpu", "int8")]
+)
 def test_a_device_or_type_that_is_not_there_is_refused(device, dtype):
     with pytest.raises(InputError, match="[Cc]hoose|this machine has"):
         assemble.configure(device, dtype)
