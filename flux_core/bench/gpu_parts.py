@@ -222,7 +222,7 @@ def steps(part: Part, tell: Tell) -> None:
             "predicted_peak_bytes": plan.peak_bytes, "streamed_bytes": plan.streamed_bytes,
             "resident_bytes": plan.resident_bytes, "disk_bytes": plan.disk_bytes, "homes": plan.homes,
             "restarts": report.restarts, "picture": _fingerprint(x), "line": report.line(),
-            "rates": physical_limit(report, device, model.dtype, setup),
+            "rates": physical_limit(_network(model), setup),
         }  # fmt: skip
         if device.type == "cuda":
             with suppress(torch.OutOfMemoryError):  # then what was measured before the run has to do

@@ -28,6 +28,7 @@ from torch import Tensor
 from ..compute import configure
 from ..memory import rates
 from ..memory.budget import AUTO, Allowed, format_size
+from ..memory.flux import ManagedFlux
 from ..memory.report import JobReport
 from ..memory.units import picture_size
 from . import random_model
@@ -203,8 +204,9 @@ def measure_flux(setup: Setup) -> dict[str, Any]:
     model = assemble.load_flux(path_of(setup.folder, setup.file))
     sample(model, setup, condition_of(setup, device), seed=1)
     held = manager_of(device)
-    report = model.weights.managed(held, model.dtype).report
-    record = _told(report, physical_limit(report, device, model.dtype, setup))
+    flux = model.weights.managed(held, model.dtype)
+    assert flux.report is not None
+    record = _told(flux.report, physical_limit(flux, setup))
     print(_line(setup, record), flush=True)
     return record
 
@@ -296,19 +298,31 @@ def _tensors(setup: Setup, part: str, file: str | None = None) -> Any:
     return detect(open_weights(path_of(setup.folder, file or setup.file))).parts[part]
 
 
-def physical_limit(report: JobReport, device: torch.device, dtype: torch.dtype, setup: Setup) -> dict[str, float]:
-    """Seconds of a step that nothing can go below: products and attention alone, or the bytes that must come."""
-    plan, pieces = report.plan, report.plan.workload.pieces
+def physical_limit(flux: ManagedFlux, setup: Setup) -> dict[str, float]:
+    """After a run, the seconds no step can go below: products and attention alone, or the bytes that must come."""
+    assert flux.report is not None
+    plan, pieces, device, dtype = flux.report.plan, flux.report.plan.workload.pieces, flux.manager.device, flux.dtype
     tokens = rates.measured_tokens(device, setup.height // 16 * (setup.width // 16) + setup.tokens)
-    compute = sum(piece.flop for piece in pieces) / rates.gemm_rate(device, dtype, tokens, rates.HIDDEN)
-    compute += sum(piece.attention for piece in pieces) / plan.machine.attention
-    moved = plan.streamed_bytes / (plan.machine.link or plan.machine.disk)
+    gemm = _best(rates.gemm_rate, device, dtype, tokens, rates.HIDDEN)
+    attention = max(plan.machine.attention, _best(rates.attention_rate, device, dtype, max(256, tokens)))
+    compute = sum(piece.flop for piece in pieces) / gemm + sum(piece.attention for piece in pieces) / attention
+    disk = max(plan.machine.disk, rates.disk_rate(flux.blocks.source.pieces))
+    moved = plan.streamed_bytes / (plan.machine.link or disk)
     return {
-        "limit_seconds": max(compute, moved, plan.disk_bytes / plan.machine.disk),
+        "limit_seconds": max(compute, moved, plan.disk_bytes / disk),
         "compute_seconds": compute, "transfer_seconds": moved,
-        "gemm_flops": rates.gemm_rate(device, dtype, tokens, rates.HIDDEN), "disk_bytes_per_second": plan.machine.disk,
+        "gemm_flops": gemm, "disk_bytes_per_second": disk,
         "link_bytes_per_second": plan.machine.link or 0.0,
     }  # fmt: skip
+
+
+def _best(rate: Any, *what: object) -> float:
+    """What was measured before the steps or is now, if that is more: a moment's disturbance makes no limit."""
+    before = float(rate(*what))
+    try:
+        return max(before, float(rate.__wrapped__(*what)))
+    except torch.OutOfMemoryError:  # the steps have left no room for it
+        return before
 
 
 def _told(report: JobReport, limit: dict[str, float] | None) -> dict[str, Any]:
