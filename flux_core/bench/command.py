@@ -3,7 +3,7 @@
     sluice bench              the two quick ones, run and transformer
     sluice bench run          a whole `sluice run`, and where its time goes
     sluice bench transformer  a transformer step in bf16, ours beside diffusers
-    sluice bench memory       a full-size model streamed under memory budgets
+    sluice bench memory       a full-size model streamed under memory budgets; on a GPU the peers beside it
     sluice bench gpu          the same on a GPU, beside other programs: correctness, peaks and times against targets
     sluice bench server       a thousand jobs by twenty clients, and kills that must lose none
 

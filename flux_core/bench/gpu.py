@@ -104,7 +104,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     })  # fmt: skip
     folder = args.folder or _roomy(args)
     setup = Setup(str(folder), "", args.device, AUTO, AUTO, *sizes[0], 512, args.steps, 1)
-    missing = " and ".join(name for name in NEEDED if importlib.util.find_spec(name) is None)
     plain = Part(setup, (), sizes, args.seed, cap)
     for record in _guarded("machine", gpu_parts.machine, plain, 120):
         results.facts.update(record if "error" not in record else {})
@@ -112,12 +111,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     seconds = 60 * args.minutes
 
     def carry_out(name: str, work: Callable[[Part, Tell], None], part: Part) -> None:
-        print(f"{name}: {', '.join(part.files)} ...", flush=True)
-        began = time.perf_counter()
-        for record in _guarded(name, work, part, seconds):
+        for record in _carried_out(name, work, part, seconds):
             results.add(record)
-            print("  " + (record.get("error") or record.get("line") or json.dumps(record)), flush=True)
-        print(f"  {time.perf_counter() - began:.0f} s", flush=True)
 
     if "correctness" in args.parts:
         depth = [min(few, blocks) for few, blocks in zip(SMALL, args.depth, strict=True)]
@@ -142,16 +137,35 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 elif part == "ballast":
                     with _noting(part, results), _ballast(args.device, cap):
                         carry_out(part, gpu_parts.steps, replace(one, ballast=True))
-                elif missing:
-                    results.add({"part": part, "peer": "diffusers and accelerate", "missing": missing})
                 else:
-                    for peer in PEERS:
-                        carry_out(part, measure_peer, replace(one, files=(name, peer), sizes=(peer_size,)))
+                    for record in beside(replace(one, sizes=(peer_size,)), seconds):
+                        results.add(record)
     results.facts["ended"] = time.strftime(MOMENT)
     results.write()
     print(markdown(results.told()))
     print(f"written to {args.out / 'gpu.md'} and gpu.json")
     return results.told() | {"met": all(target["met"] for target in results.told()["targets"])}
+
+
+def beside(part: Part, seconds: float) -> Iterator[dict[str, Any]]:
+    """Steps of every peer with the file of the part, each within so many seconds; or what is missing for them."""
+    missing = " and ".join(name for name in NEEDED if importlib.util.find_spec(name) is None)
+    if missing:
+        yield {"part": "peers", "peer": "diffusers and accelerate", "missing": missing}
+        return
+    for peer in PEERS:
+        yield from _carried_out("peers", measure_peer, replace(part, files=(*part.files, peer)), seconds)
+
+
+def _carried_out(
+    name: str, work: Callable[[Part, Tell], None], part: Part, seconds: float
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    print(f"{name}: {', '.join(part.files)} ...", flush=True)
+    began = time.perf_counter()
+    for record in _guarded(name, work, part, seconds):
+        print("  " + (record.get("error") or record.get("line") or json.dumps(record)), flush=True)
+        yield record
+    print(f"  {time.perf_counter() - began:.0f} s", flush=True)
 
 
 @contextmanager

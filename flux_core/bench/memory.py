@@ -35,6 +35,7 @@ from . import random_model
 
 FORMATS = {"fp8": "F8_E4M3", "bf16": "BF16", "fp16": "F16"}
 FULL = (19, 38)  # blocks of FLUX.1
+PEER_SECONDS = 600  # for each, loading included
 BUDGETS = {"fp8": "6G", "bf16": "8G", "fp16": "8G"}
 
 
@@ -65,6 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vram", default=AUTO, metavar="SIZE", help="on a GPU (default: what is free)")
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda")
     parser.add_argument("--size", nargs="+", default=["256x256"], metavar="WxH", help="of the pictures")
+    parser.add_argument(
+        "--peers", action=argparse.BooleanOptionalAction, default=None,
+        help="the same steps by diffusers and accelerate, if they are installed (default: on a GPU, for bf16)",
+    )
     parser.add_argument("--tokens", type=int, default=512, help="of text")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1)
@@ -80,12 +85,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         Allowed.parse(args.vram, ram)
     for size in args.size:
         picture_size(size)
-    configure(args.device)
-    records = []
+    device = configure(args.device).device
+    wanted = device.type == "cuda" if args.peers is None else args.peers
+    records, peers = [], []
     for setup, work, files in _measurements(args):
         with written(args.folder, files, args.keep):
             records.append(_in_a_process(work, setup))
-    return {"measurements": records}
+            if wanted and setup.file == "flux-bf16" and work is measure_flux:
+                peers += _peers(setup)
+    return {"measurements": records, "peers": peers}
+
+
+def _peers(setup: Setup) -> list[dict[str, Any]]:
+    from .gpu import beside
+    from .gpu_parts import Part
+
+    cap = Allowed.parse(setup.vram, setup.ram).vram
+    return list(beside(Part(setup, (setup.file,), ((setup.width, setup.height),), 0, cap), PEER_SECONDS))
 
 
 Make = Callable[[], Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from sluice.flux_core import cli
+from sluice.flux_core.bench.peers import NEEDED, PEERS
 from sluice.flux_core.bench.run import PARTS
 from sluice.flux_core.bench.transformer import random_flux, steps_of
 from torch.testing import assert_close
@@ -61,3 +63,19 @@ def test_nothing_large_is_written_for_a_measurement_that_cannot_be_made(
 ) -> None:
     assert cli.main(["bench", "memory", "--folder", str(tmp_path / "models"), *wrong]) == 1
     assert told in capsys.readouterr().err and not (tmp_path / "models").exists()
+
+
+def test_memory_is_measured_beside_the_peers_that_are_installed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--depth", "1", "1", "--hidden", "256", "--size", "64x32", "--tokens", "8", "--steps", "2"]
+    command = ["bench", "memory", "--format", "bf16", "--ram", "2G", "--peers", "--folder", str(tmp_path / "m"), *small]
+    assert cli.main(command) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["memory"]
+    (ours,) = told["measurements"]
+    assert ours["peak_bytes"] < 2 << 30 and ours["limit"]["limit_seconds"] > 0
+    if all(map(importlib.util.find_spec, NEEDED)):
+        assert [peer["peer"] for peer in told["peers"] if peer["step_seconds"] > 0] == list(PEERS)
+    else:
+        assert [set(peer) for peer in told["peers"]] == [{"part", "peer", "missing"}]
+    assert not list((tmp_path / "m").iterdir())

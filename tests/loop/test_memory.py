@@ -248,6 +248,21 @@ def test_where_little_fits_another_seed_reads_what_streams_and_another_prompt_th
     assert matrices(again) == matrices(streams), "what stays has stayed"
 
 
+def test_another_text_for_t5_alone_reads_t5_and_what_streams(jobs, reads):
+    """The rows of the modulation table depend on CLIP's vector only."""
+    jobs.memory.budget = WORKSPACE + TIGHT
+
+    def prompt(text: str) -> dict[str, Any]:
+        encode = node("CLIPTextEncodeFlux", clip=["clip", 0], clip_l="a fox", t5xxl=text, guidance=3.5)
+        return workflow() | {"text": encode}
+
+    (first,) = jobs.latents(prompt("a fox"))
+    assert reads().keys() == {DEV, T5, CLIP}
+    (second,) = jobs.latents(prompt("a fox that runs"))
+    again = reads()
+    assert again.keys() == {DEV, T5} and not modulation(again) and not torch.equal(first, second)
+
+
 def test_a_strength_is_changed_without_reading_the_lora_the_other_encoder_or_a_modulation_matrix(jobs, reads):
     jobs.memory.budget = WORKSPACE + TIGHT
     jobs.run(lora=(0.5, 0.5))
