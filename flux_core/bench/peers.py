@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .. import assemble
-from ..memory.manager import CONTEXT_BYTES
+from ..memory.accounts import CONTEXT_BYTES
 from .gpu_parts import Part, Tell
 from .memory import path_of
 from .transformer import diffusers_twin

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from .budget import Allowed
 from .device import COMPUTE, COPY, DeviceFull, HostBuffer, MemoryState, PinRefused, Slab, Steps, Wait
 
 POISON = 0xEE
@@ -22,6 +23,35 @@ POISON = 0xEE
 
 class Fault(OSError):
     """An error that a test asked for."""
+
+
+@dataclass
+class SimulatedMemory:
+    """Accounts of a memory of which nothing but slabs is taken: a budget to the byte."""
+
+    budget: int
+    most: int = 0
+
+    def allowed_bytes(self, allowed: Allowed) -> int:
+        return self.budget
+
+    def other_bytes(self, filled: int) -> int:
+        return 0
+
+    def taken_bytes(self, nbytes: int) -> int:
+        return nbytes
+
+    def give_back(self) -> None:
+        pass
+
+    def peak_bytes(self) -> int:
+        return self.most
+
+    def reset_peak(self) -> None:
+        pass
+
+    def repeating(self, on: bool) -> None:
+        pass
 
 
 @dataclass

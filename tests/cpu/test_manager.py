@@ -25,6 +25,7 @@ from sluice.flux_core.memory import flux as memory_flux
 from sluice.flux_core.memory import manager, meter, modulation, pictures, report
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
+from sluice.flux_core.memory.simulated import SimulatedMemory
 from sluice.flux_core.memory.workload import GiB, MiB
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
 from sluice.flux_core.sampling.sample import Sampler, asked_levels, sample
@@ -44,34 +45,6 @@ CODER = AutoencoderConfig(channels=3, ch=32, ch_mult=(1, 2, 2, 4), num_res_block
 CPU = torch.device("cpu")
 
 
-class Accounts:
-    """Memory as a test says it is: nothing but slabs, and a budget to the byte."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget, self.most = budget, 0
-
-    def allowed_bytes(self, allowed: Allowed) -> int:
-        return self.budget
-
-    def other_bytes(self, filled: int) -> int:
-        return 0
-
-    def taken_bytes(self, nbytes: int) -> int:
-        return nbytes
-
-    def give_back(self) -> None:
-        pass
-
-    def peak_bytes(self) -> int:
-        return self.most
-
-    def reset_peak(self) -> None:
-        pass
-
-    def repeating(self, on: bool) -> None:
-        pass
-
-
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch) -> Iterator[None]:
     """fp32, and no manager left over from another test."""
@@ -86,7 +59,7 @@ def budget(nbytes: int) -> Manager:
     """A budget of so many bytes beside what the workspace is thought to take."""
     manager.configure(Allowed(ram=nbytes))
     made = Manager(CPU, manager._allowed)
-    made.memory = Accounts(nbytes + 128 * MiB)
+    made.memory = SimulatedMemory(nbytes + 128 * MiB)
     manager._managers[CPU] = made
     return made
 

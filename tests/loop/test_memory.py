@@ -16,6 +16,7 @@ from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.memory import manager, report
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
+from sluice.flux_core.memory.simulated import SimulatedMemory
 from sluice.flux_core.memory.workload import MiB
 from sluice.flux_core.text import encode
 from sluice.flux_core.transformer import Flux, FluxConfig
@@ -31,34 +32,6 @@ WIDE = FluxConfig(
     context_dim=32, vec_dim=32, guidance=True, axes_dim=(16, 56, 56),
 )  # fmt: skip
 Read = dict[str, set[str]]  # file -> tensors
-
-
-class Slabs:
-    """Memory of which nothing but slabs is taken, and a budget to the byte."""
-
-    def __init__(self) -> None:
-        self.budget = 1 << 40
-
-    def allowed_bytes(self, allowed: Allowed) -> int:
-        return self.budget
-
-    def other_bytes(self, filled: int) -> int:
-        return 0
-
-    def taken_bytes(self, nbytes: int) -> int:
-        return nbytes
-
-    def give_back(self) -> None:
-        pass
-
-    def peak_bytes(self) -> int:
-        return 0
-
-    def reset_peak(self) -> None:
-        pass
-
-    def repeating(self, on: bool) -> None:
-        pass
 
 
 class Deaf:
@@ -128,7 +101,7 @@ class Jobs:
         self.worker._prepare()
         self.worker.prepared.set()
         held = Manager(CPU, manager._allowed)
-        self.memory = held.memory = Slabs()
+        self.memory = held.memory = SimulatedMemory(1 << 40)
         manager._managers[CPU] = held
 
     @property
