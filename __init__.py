@@ -21,7 +21,7 @@ __path__ = [os.path.dirname(__file__), os.path.join(os.path.dirname(__file__), "
 def __getattr__(name: str) -> Any:
     if name not in ("NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .flux_core.registry import comfyui_tables
+    from .flux_core.worker.registry import comfyui_tables
 
     classes, titles = comfyui_tables()
     globals().update(NODE_CLASS_MAPPINGS=classes, NODE_DISPLAY_NAME_MAPPINGS=titles)

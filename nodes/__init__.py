@@ -1,7 +1,7 @@
 """The catalogue of nodes. A node translates: sockets in, one call into flux_core, sockets out.
 
 Ids are ComfyUI's own with our prefix, so that both can stand side by side inside ComfyUI; the standalone program knows
-the classes without the prefix as well (flux_core/registry.py). The table is literal: others read it without running it.
+the classes without the prefix as well (worker/registry.py). The table is literal: others read it without running it.
 """
 
 from typing import Any

@@ -17,10 +17,10 @@ import comfy.model_sampling
 import comfy.sampler_helpers
 import torch
 
-from ..flux_core.conditioning import Conditioning
+from ..flux_core.conditioning.entries import Conditioning
 from ..flux_core.errors import InputError
 from ..flux_core.sampling.conditions import Canvas, equal_areas, prepare
-from ..flux_core.sampling.guider import Ask, Guider, Model, Run, Seeing
+from ..flux_core.sampling.guider import Ask, Denoiser, Guider, Model, Run
 from ..flux_core.sampling.sample import asked_levels
 from ..flux_core.sampling.schedule import FluxShift, Sampling
 from ..flux_core.sampling.solvers import SOLVERS
@@ -62,7 +62,7 @@ class BridgedGuider:
         self.inner_model = SimpleNamespace(
             model_sampling=sampling, latent_format=latents, scale_latent_inpaint=partial(_at_level, sampling)
         )
-        self._seeing: Seeing | None = None
+        self._seeing: Denoiser | None = None
 
     # -- as a guider of ours
 
@@ -80,8 +80,15 @@ class BridgedGuider:
     # -- as one of ComfyUI's
 
     def sample(
-        self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, denoise_mask: Tensor | None = None,
-        callback: Callable[..., None] | None = None, disable_pbar: bool = False, seed: int | None = None,
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        callback: Callable[..., None] | None = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
     ) -> Tensor:
         """One run of a sampler of ComfyUI's. Latents are as on wires; raises what the callback raises."""
         if len(sigmas) == 0:
@@ -97,12 +104,10 @@ class BridgedGuider:
             options["denoise_mask_function"] = self._mask_at
         run, conditions = self._run(sampler, noise, sigmas, denoise_mask)
         with model.open(run) as network:
-            self._seeing = Seeing(self.guider, network, conditions, model.dtype, model.joint)
+            self._seeing = Denoiser(self.guider, network, conditions, model.dtype, model.joint)
             try:
                 extra = {"model_options": options, "seed": seed}
-                out = sampler.sample(
-                    self, sigmas, extra, callback, noise, latent_image, denoise_mask, disable_pbar
-                )
+                out = sampler.sample(self, sigmas, extra, callback, noise, latent_image, denoise_mask, disable_pbar)
             finally:
                 self._seeing = None
         done: Tensor = latents.process_out(out.to(torch.float32))

@@ -1,7 +1,7 @@
-"""Our weights on ComfyUI's ledger: ComfyUI as a landlord (flux_core/memory/landlord.py).
+"""Our weights on ComfyUI's ledger: ComfyUI as a allocator (flux_core/memory/external.py).
 
-Every lodger gets a patcher that owns no weights. What ComfyUI asks of it before it decides, and what it then orders,
-goes on to the lodger. So ComfyUI sees how much we hold and takes it back as from its own models: under pressure, on
+Every client gets a patcher that owns no weights. What ComfyUI asks of it before it decides, and what it then orders,
+goes on to the client. So ComfyUI sees how much we hold and takes it back as from its own models: under pressure, on
 /free, when a run is out of memory. Nothing of ComfyUI is changed, and nobody is thrown out by us.
 """
 
@@ -12,7 +12,7 @@ import weakref
 from functools import cache
 from typing import Any
 
-from ..flux_core.memory.landlord import Lodger
+from ..flux_core.memory.external import Client
 
 ENDLESS = 2**62  # bytes
 
@@ -29,13 +29,13 @@ class ComfyUIMemory:
     def spare_bytes(self) -> int:
         return int(_management().extra_reserved_memory())
 
-    def admit(self, lodger: Lodger) -> Any:
-        return _lease_class()(lodger)
+    def admit(self, client: Client) -> Any:
+        return _lease_class()(client)
 
-    def make_room(self, lease: Any, weights: int, working: int) -> int:
-        lease.wanted = weights
-        _management().load_models_gpu([lease], memory_required=working, minimum_memory_required=working)
-        return int(lease.granted)
+    def make_room(self, allocation: Any, weights: int, working: int) -> int:
+        allocation.wanted = weights
+        _management().load_models_gpu([allocation], memory_required=working, minimum_memory_required=working)
+        return int(allocation.granted)
 
     def free(self, nbytes: int) -> None:
         management = _management()
@@ -61,12 +61,12 @@ def _lease_class() -> Any:
     from comfy.model_patcher import ModelPatcher
 
     class Lease(ModelPatcher):  # type: ignore[misc]
-        """The entry of one lodger on the ledger."""
+        """The entry of one client on the ledger."""
 
-        def __init__(self, lodger: Lodger) -> None:
-            self._lodger = weakref.ref(lodger)
-            self.wanted, self.granted = lodger.total_bytes, 0
-            named = type(f"Sluice_{lodger.label.replace(' ', '_')}", (torch.nn.Module,), {})  # for ComfyUI's log
+        def __init__(self, client: Client) -> None:
+            self._lodger = weakref.ref(client)
+            self.wanted, self.granted = client.total_bytes, 0
+            named = type(f"Sluice_{client.label.replace(' ', '_')}", (torch.nn.Module,), {})  # for ComfyUI's log
             management = _management()
             super().__init__(named(), management.get_torch_device(), torch.device("cpu"), size=max(1, self.wanted))
 
@@ -76,8 +76,8 @@ def _lease_class() -> Any:
             return max(self.wanted, self.loaded_size(), 1)
 
         def loaded_size(self) -> int:
-            lodger = self._lodger()
-            return 0 if lodger is None else lodger.held_bytes
+            client = self._lodger()
+            return 0 if client is None else client.held_bytes
 
         def current_loaded_device(self) -> Any:
             return self.load_device if self.loaded_size() else self.offload_device
@@ -105,8 +105,8 @@ def _lease_class() -> Any:
             return 0
 
         def partially_unload(self, device_to: Any, memory_to_free: float = 0, *args: Any, **kwargs: Any) -> int:
-            lodger = self._lodger()
-            return 0 if lodger is None else lodger.release(int(min(memory_to_free, ENDLESS)))
+            client = self._lodger()
+            return 0 if client is None else client.release(int(min(memory_to_free, ENDLESS)))
 
         def detach(self, unpatch_all: bool = True) -> Any:
             if unpatch_all:

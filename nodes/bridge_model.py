@@ -14,8 +14,8 @@ import comfy.model_patcher
 import comfy.supported_models
 import torch
 
-from ..flux_core.assemble import FluxModel
 from ..flux_core.errors import InputError
+from ..flux_core.runtime.handles import FluxModel
 from ..flux_core.sampling.conditions import Condition
 from ..flux_core.sampling.guider import Network, Run
 from .bridge_guider import model_sampling
@@ -39,8 +39,16 @@ class Body(torch.nn.Module):
         return self.model.dtype
 
     def forward(
-        self, x: Tensor, timestep: Tensor, context: Tensor, y: Tensor | None = None, guidance: Tensor | None = None,
-        ref_latents: Any = None, control: Any = None, transformer_options: Any = None, **more: Any,
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        y: Tensor | None = None,
+        guidance: Tensor | None = None,
+        ref_latents: Any = None,
+        control: Any = None,
+        transformer_options: Any = None,
+        **more: Any,
     ) -> Tensor:
         """Velocity [B, 16, h, w]. The first call of a run opens it."""
         options = transformer_options or {}
@@ -112,7 +120,10 @@ def as_comfy_model(model: FluxModel) -> Patcher:
     config = model.weights.config
     family = comfy.supported_models.Flux if config.guidance else comfy.supported_models.FluxSchnell
     wanted = {
-        "image_model": "flux", "guidance_embed": config.guidance, "in_channels": model.in_channels, "out_channels": 16,
+        "image_model": "flux",
+        "guidance_embed": config.guidance,
+        "in_channels": model.in_channels,
+        "out_channels": 16,
         "disable_unet_model_creation": True,
     }
     described = family(wanted)

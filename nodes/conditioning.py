@@ -26,7 +26,7 @@ class ConditioningZeroOut:
         return {"required": {"conditioning": wire(CONDITIONING, "The encoded text.")}}
 
     def zero_out(self, conditioning: Conditioning) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import zero_out
+        from ..flux_core.conditioning.entries import zero_out
 
         return (zero_out(conditioning),)
 
@@ -43,9 +43,12 @@ class ConditioningCombine:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "conditioning_1": wire(CONDITIONING, "One text."), "conditioning_2": wire(CONDITIONING, "Another text."),
-        }}
+        return {
+            "required": {
+                "conditioning_1": wire(CONDITIONING, "One text."),
+                "conditioning_2": wire(CONDITIONING, "Another text."),
+            }
+        }
 
     def combine(self, conditioning_1: Conditioning, conditioning_2: Conditioning) -> tuple[Conditioning]:
         return (conditioning_1 + conditioning_2,)
@@ -63,13 +66,15 @@ class ConditioningConcat:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "conditioning_to": wire(CONDITIONING, "The text that comes first."),
-            "conditioning_from": wire(CONDITIONING, "The text to append (its first entry)."),
-        }}
+        return {
+            "required": {
+                "conditioning_to": wire(CONDITIONING, "The text that comes first."),
+                "conditioning_from": wire(CONDITIONING, "The text to append (its first entry)."),
+            }
+        }
 
     def concat(self, conditioning_to: Conditioning, conditioning_from: Conditioning) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import concatenate
+        from ..flux_core.conditioning.entries import concatenate
 
         return (concatenate(conditioning_to, conditioning_from),)
 
@@ -86,16 +91,18 @@ class ConditioningAverage:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "conditioning_to": wire(CONDITIONING, "One text."),
-            "conditioning_from": wire(CONDITIONING, "The other text (its first entry)."),
-            "conditioning_to_strength": number(1.0, 0.0, 1.0, 0.01, "Share of the first text."),
-        }}
+        return {
+            "required": {
+                "conditioning_to": wire(CONDITIONING, "One text."),
+                "conditioning_from": wire(CONDITIONING, "The other text (its first entry)."),
+                "conditioning_to_strength": number(1.0, 0.0, 1.0, 0.01, "Share of the first text."),
+            }
+        }
 
     def average(
         self, conditioning_to: Conditioning, conditioning_from: Conditioning, conditioning_to_strength: float
     ) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import average
+        from ..flux_core.conditioning.entries import average
 
         return (average(conditioning_to, conditioning_from, conditioning_to_strength),)
 
@@ -112,19 +119,21 @@ class ConditioningSetArea:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "conditioning": wire(CONDITIONING, "The encoded text."),
-            "width": pixels(64, "Width of the area in pixels.", low=64, step=8),
-            "height": pixels(64, "Height of the area in pixels.", low=64, step=8),
-            "x": pixels(0, "Left edge in pixels.", step=8),
-            "y": pixels(0, "Top edge in pixels.", step=8),
-            "strength": STRENGTH,
-        }}
+        return {
+            "required": {
+                "conditioning": wire(CONDITIONING, "The encoded text."),
+                "width": pixels(64, "Width of the area in pixels.", low=64, step=8),
+                "height": pixels(64, "Height of the area in pixels.", low=64, step=8),
+                "x": pixels(0, "Left edge in pixels.", step=8),
+                "y": pixels(0, "Top edge in pixels.", step=8),
+                "strength": STRENGTH,
+            }
+        }
 
     def set_area(
         self, conditioning: Conditioning, width: int, height: int, x: int, y: int, strength: float
     ) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import with_values
+        from ..flux_core.conditioning.entries import with_values
 
         area = (height // 8, width // 8, y // 8, x // 8)
         return (with_values(conditioning, area=area, strength=strength, set_area_to_bounds=False),)
@@ -142,19 +151,21 @@ class ConditioningSetAreaPercentage:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "conditioning": wire(CONDITIONING, "The encoded text."),
-            "width": number(1.0, 0, 1.0, 0.01, "Width of the area, as a share of the picture's."),
-            "height": number(1.0, 0, 1.0, 0.01, "Height of the area, as a share of the picture's."),
-            "x": number(0, 0, 1.0, 0.01, "Left edge, as a share of the width."),
-            "y": number(0, 0, 1.0, 0.01, "Top edge, as a share of the height."),
-            "strength": STRENGTH,
-        }}
+        return {
+            "required": {
+                "conditioning": wire(CONDITIONING, "The encoded text."),
+                "width": number(1.0, 0, 1.0, 0.01, "Width of the area, as a share of the picture's."),
+                "height": number(1.0, 0, 1.0, 0.01, "Height of the area, as a share of the picture's."),
+                "x": number(0, 0, 1.0, 0.01, "Left edge, as a share of the width."),
+                "y": number(0, 0, 1.0, 0.01, "Top edge, as a share of the height."),
+                "strength": STRENGTH,
+            }
+        }
 
     def set_area(
         self, conditioning: Conditioning, width: float, height: float, x: float, y: float, strength: float
     ) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import with_values
+        from ..flux_core.conditioning.entries import with_values
 
         area = ("percentage", height, width, y, x)
         return (with_values(conditioning, area=area, strength=strength, set_area_to_bounds=False),)
@@ -175,7 +186,7 @@ class ConditioningSetAreaStrength:
         return {"required": {"conditioning": wire(CONDITIONING, "The encoded text."), "strength": STRENGTH}}
 
     def set_strength(self, conditioning: Conditioning, strength: float) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import with_values
+        from ..flux_core.conditioning.entries import with_values
 
         return (with_values(conditioning, strength=strength),)
 
@@ -192,17 +203,21 @@ class ConditioningSetMask:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "conditioning": wire(CONDITIONING, "The encoded text."),
-            "mask": wire(MASK, "Where the text counts: 1 is fully, 0 not at all."),
-            "strength": STRENGTH,
-            "set_cond_area": choice(["default", "mask bounds"], "Denoise everything, or only the mask's bounding box."),
-        }}
+        return {
+            "required": {
+                "conditioning": wire(CONDITIONING, "The encoded text."),
+                "mask": wire(MASK, "Where the text counts: 1 is fully, 0 not at all."),
+                "strength": STRENGTH,
+                "set_cond_area": choice(
+                    ["default", "mask bounds"], "Denoise everything, or only the mask's bounding box."
+                ),
+            }
+        }
 
     def set_mask(
         self, conditioning: Conditioning, mask: Any, strength: float, set_cond_area: str
     ) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import with_values
+        from ..flux_core.conditioning.entries import with_values
 
         mask = mask[None] if mask.ndim < 3 else mask
         bounds = set_cond_area != "default"
@@ -221,13 +236,15 @@ class ConditioningSetTimestepRange:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "conditioning": wire(CONDITIONING, "The encoded text."),
-            "start": number(0.0, 0.0, 1.0, 0.001, "Where the text begins to count."),
-            "end": number(1.0, 0.0, 1.0, 0.001, "Where it ceases to count."),
-        }}
+        return {
+            "required": {
+                "conditioning": wire(CONDITIONING, "The encoded text."),
+                "start": number(0.0, 0.0, 1.0, 0.001, "Where the text begins to count."),
+                "end": number(1.0, 0.0, 1.0, 0.001, "Where it ceases to count."),
+            }
+        }
 
     def set_range(self, conditioning: Conditioning, start: float, end: float) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import with_values
+        from ..flux_core.conditioning.entries import with_values
 
         return (with_values(conditioning, start_percent=start, end_percent=end),)

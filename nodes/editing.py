@@ -22,19 +22,21 @@ class InstructPixToPixConditioning:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "positive": wire(CONDITIONING, "The prompt."),
-            "negative": wire(CONDITIONING, "The negative prompt; unused at cfg 1."),
-            "vae": wire(VAE, "The autoencoder."),
-            "pixels": wire(IMAGE, "The picture to follow."),
-        }}
+        return {
+            "required": {
+                "positive": wire(CONDITIONING, "The prompt."),
+                "negative": wire(CONDITIONING, "The negative prompt; unused at cfg 1."),
+                "vae": wire(VAE, "The autoencoder."),
+                "pixels": wire(IMAGE, "The picture to follow."),
+            }
+        }
 
     def encode(
         self, positive: Conditioning, negative: Conditioning, vae: Any, pixels: Any
     ) -> tuple[Conditioning, Conditioning, Latent]:
         import torch
 
-        from ..flux_core.conditioning import with_values
+        from ..flux_core.conditioning.entries import with_values
 
         concat = vae.encode_image(pixels)
         positive, negative = (with_values(text, concat_latent_image=concat) for text in (positive, negative))
@@ -54,24 +56,26 @@ class InpaintModelConditioning:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "positive": wire(CONDITIONING, "The prompt."),
-            "negative": wire(CONDITIONING, "The negative prompt; unused at cfg 1."),
-            "vae": wire(VAE, "The autoencoder."),
-            "pixels": wire(IMAGE, "The picture."),
-            "mask": wire(MASK, "What to paint anew."),
-            "noise_mask": switch(True, "Also keep everything outside the mask exactly as it is."),
-        }}
+        return {
+            "required": {
+                "positive": wire(CONDITIONING, "The prompt."),
+                "negative": wire(CONDITIONING, "The negative prompt; unused at cfg 1."),
+                "vae": wire(VAE, "The autoencoder."),
+                "pixels": wire(IMAGE, "The picture."),
+                "mask": wire(MASK, "What to paint anew."),
+                "noise_mask": switch(True, "Also keep everything outside the mask exactly as it is."),
+            }
+        }
 
     def encode(
         self, positive: Conditioning, negative: Conditioning, vae: Any, pixels: Any, mask: Any, noise_mask: bool = True
     ) -> tuple[Conditioning, Conditioning, Latent]:
-        from ..flux_core import image_ops, mask_ops
-        from ..flux_core.conditioning import with_values
+        from ..flux_core.conditioning.entries import with_values
+        from ..flux_core.images import masks, resize
 
-        mask = image_ops.crop_to_cells(mask_ops.resize(mask, *pixels.shape[1:3]))
-        cropped = image_ops.crop_to_cells(pixels.movedim(-1, 1)).movedim(1, -1)
-        kept = vae.encode_image(image_ops.grey_where_masked(cropped, mask))
+        mask = resize.crop_to_cells(masks.resize(mask, *pixels.shape[1:3]))
+        cropped = resize.crop_to_cells(pixels.movedim(-1, 1)).movedim(1, -1)
+        kept = vae.encode_image(resize.grey_where_masked(cropped, mask))
         latent = {"samples": vae.encode_image(cropped)}
         if noise_mask:
             latent["noise_mask"] = mask
@@ -96,7 +100,7 @@ class ReferenceLatent:
         }
 
     def append(self, conditioning: Conditioning, latent: Latent | None = None) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import append_to
+        from ..flux_core.conditioning.entries import append_to
 
         if latent is None:
             return (conditioning,)
@@ -116,13 +120,15 @@ class FluxKontextMultiReferenceLatentMethod:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         tip = "offset: side by side on one sheet. index: a sheet each. uxo/uno: along the picture's diagonal."
-        return {"required": {
-            "conditioning": wire(CONDITIONING, "The prompt."),
-            "reference_latents_method": choice(["offset", "index", "uxo/uno"], tip),
-        }}
+        return {
+            "required": {
+                "conditioning": wire(CONDITIONING, "The prompt."),
+                "reference_latents_method": choice(["offset", "index", "uxo/uno"], tip),
+            }
+        }
 
     def set_method(self, conditioning: Conditioning, reference_latents_method: str) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import with_values
+        from ..flux_core.conditioning.entries import with_values
 
         method = "uxo" if "uxo" in reference_latents_method else reference_latents_method
         return (with_values(conditioning, reference_latents_method=method),)

@@ -40,16 +40,18 @@ class UnetLoaderGGUFAdvanced(UnetLoaderGGUF):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            **super().INPUT_TYPES()["required"],
-            "dequant_dtype": choice(
-                NUMBERS, "Without effect here: blocks are decoded exactly and rounded once.", default="default"
-            ),
-            "patch_dtype": choice(
-                NUMBERS, "Without effect here: LoRAs are computed beside the weights.", default="default"
-            ),
-            "patch_on_device": switch(False, "Without effect here: LoRAs are where the model computes."),
-        }}
+        return {
+            "required": {
+                **super().INPUT_TYPES()["required"],
+                "dequant_dtype": choice(
+                    NUMBERS, "Without effect here: blocks are decoded exactly and rounded once.", default="default"
+                ),
+                "patch_dtype": choice(
+                    NUMBERS, "Without effect here: LoRAs are computed beside the weights.", default="default"
+                ),
+                "patch_on_device": switch(False, "Without effect here: LoRAs are where the model computes."),
+            }
+        }
 
     def load_unet(
         self, unet_name: str, dequant_dtype: str = "", patch_dtype: str = "", patch_on_device: bool = False
@@ -70,10 +72,12 @@ class CLIPLoaderGGUF(FromFiles):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "clip_name": files("text_encoders", "The file."),
-            "type": choice(SINGLE_TYPES, "Without effect here: the file itself says what it holds."),
-        }}
+        return {
+            "required": {
+                "clip_name": files("text_encoders", "The file."),
+                "type": choice(SINGLE_TYPES, "Without effect here: the file itself says what it holds."),
+            }
+        }
 
     def load_clip(self, clip_name: str, type: str = "flux") -> tuple[Any]:
         return CLIPLoader().load(clip_name, type)
@@ -92,11 +96,13 @@ class DualCLIPLoaderGGUF(FromFiles):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "clip_name1": files("text_encoders", "One of the two: clip_l or t5xxl."),
-            "clip_name2": files("text_encoders", "The other one."),
-            "type": choice(DUAL_TYPES, "flux; the others are for models that do not run here."),
-        }}
+        return {
+            "required": {
+                "clip_name1": files("text_encoders", "One of the two: clip_l or t5xxl."),
+                "clip_name2": files("text_encoders", "The other one."),
+                "type": choice(DUAL_TYPES, "flux; the others are for models that do not run here."),
+            }
+        }
 
     def load_clip(self, clip_name1: str, clip_name2: str, type: str) -> tuple[Any]:
         return DualCLIPLoader().load(clip_name1, clip_name2, type)

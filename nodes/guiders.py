@@ -9,12 +9,47 @@ from .sockets import CONDITIONING, GUIDER, MODEL, NOISE, SAMPLER, Declared, Inpu
 Conditioning = list[list[Any]]
 
 SAMPLERS = (
-    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2", "dpm_2", "dpm_2_ancestral",
-    "lms", "dpm_fast", "dpm_adaptive", "dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu",
-    "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu",
-    "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm", "lcm", "ipndm", "ipndm_v", "deis", "res_multistep",
-    "res_multistep_cfg_pp", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "gradient_estimation",
-    "gradient_estimation_cfg_pp", "er_sde", "seeds_2", "seeds_3", "sa_solver", "sa_solver_pece", "ddim", "uni_pc",
+    "euler",
+    "euler_cfg_pp",
+    "euler_ancestral",
+    "euler_ancestral_cfg_pp",
+    "heun",
+    "heunpp2",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "lms",
+    "dpm_fast",
+    "dpm_adaptive",
+    "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp",
+    "dpmpp_sde",
+    "dpmpp_sde_gpu",
+    "dpmpp_2m",
+    "dpmpp_2m_cfg_pp",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_gpu",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_2m_sde_heun_gpu",
+    "dpmpp_3m_sde",
+    "dpmpp_3m_sde_gpu",
+    "ddpm",
+    "lcm",
+    "ipndm",
+    "ipndm_v",
+    "deis",
+    "res_multistep",
+    "res_multistep_cfg_pp",
+    "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp",
+    "gradient_estimation",
+    "gradient_estimation_cfg_pp",
+    "er_sde",
+    "seeds_2",
+    "seeds_3",
+    "sa_solver",
+    "sa_solver_pece",
+    "ddim",
+    "uni_pc",
     "uni_pc_bh2",
 )
 SAMPLER_TIP = "The algorithm. euler asks the model once a step; heun, dpm_2 and dpmpp_sde twice."
@@ -38,10 +73,12 @@ class BasicGuider:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model that denoises."),
-            "conditioning": wire(CONDITIONING, "What the picture should show."),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model that denoises."),
+                "conditioning": wire(CONDITIONING, "What the picture should show."),
+            }
+        }
 
     def guide(self, model: Any, conditioning: Conditioning) -> tuple[Any]:
         from ..flux_core.sampling import guider
@@ -62,12 +99,14 @@ class CFGGuider:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model that denoises."),
-            "positive": wire(CONDITIONING, "What the picture should show."),
-            "negative": wire(CONDITIONING, NEGATIVE_TIP),
-            "cfg": cfg(),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model that denoises."),
+                "positive": wire(CONDITIONING, "What the picture should show."),
+                "negative": wire(CONDITIONING, NEGATIVE_TIP),
+                "cfg": cfg(),
+            }
+        }
 
     def guide(self, model: Any, positive: Conditioning, negative: Conditioning, cfg: float) -> tuple[Any]:
         from ..flux_core.sampling import guider
@@ -88,19 +127,27 @@ class DualCFGGuider:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model that denoises."),
-            "cond1": wire(CONDITIONING, "The main prompt."),
-            "cond2": wire(CONDITIONING, "The prompt it is set off against."),
-            "negative": wire(CONDITIONING, "What to avoid."),
-            "cfg_conds": cfg(),
-            "cfg_cond2_negative": cfg(),
-            "style": choice(["regular", "nested"], "How the three are combined."),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model that denoises."),
+                "cond1": wire(CONDITIONING, "The main prompt."),
+                "cond2": wire(CONDITIONING, "The prompt it is set off against."),
+                "negative": wire(CONDITIONING, "What to avoid."),
+                "cfg_conds": cfg(),
+                "cfg_cond2_negative": cfg(),
+                "style": choice(["regular", "nested"], "How the three are combined."),
+            }
+        }
 
     def guide(
-        self, model: Any, cond1: Conditioning, cond2: Conditioning, negative: Conditioning, cfg_conds: float,
-        cfg_cond2_negative: float, style: str = "regular",
+        self,
+        model: Any,
+        cond1: Conditioning,
+        cond2: Conditioning,
+        negative: Conditioning,
+        cfg_conds: float,
+        cfg_cond2_negative: float,
+        style: str = "regular",
     ) -> tuple[Any]:
         from ..flux_core.sampling import guider
         from .host import host

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..flux_core.errors import InputError, Interrupted, MissingFileError
-from ..flux_core.folders import (
+from ..flux_core.io.folders import (
     CATEGORIES,
     PICTURE_FILES,
     TINY_INPUT,
@@ -20,7 +20,7 @@ from ..flux_core.folders import (
     standard_folders,
     with_tiny_model,
 )
-from ..flux_core.memory import landlord, report
+from ..flux_core.memory import external, report
 from .bridge_memory import ComfyUIMemory, tell_the_page
 from .sockets import INSIDE_COMFYUI
 
@@ -135,7 +135,7 @@ class ComfyUI(Host):
 
         self._paths: Any = folder_paths  # whose functions, not values, tell the current folders
         super().__init__(self._gathered())
-        landlord.use(ComfyUIMemory())
+        external.use(ComfyUIMemory())
         report.listen(tell_the_page)
 
     @property

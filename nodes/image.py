@@ -23,16 +23,18 @@ class ImageScale:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": wire(IMAGE, "The picture."),
-            "upscale_method": choice(METHODS, METHOD_TIP),
-            "width": pixels(512, "Width in pixels. 0 follows the height."),
-            "height": pixels(512, "Height in pixels. 0 follows the width."),
-            "crop": choice(CROP, "center cuts the longer side first, so that nothing is stretched."),
-        }}
+        return {
+            "required": {
+                "image": wire(IMAGE, "The picture."),
+                "upscale_method": choice(METHODS, METHOD_TIP),
+                "width": pixels(512, "Width in pixels. 0 follows the height."),
+                "height": pixels(512, "Height in pixels. 0 follows the width."),
+                "crop": choice(CROP, "center cuts the longer side first, so that nothing is stretched."),
+            }
+        }
 
     def upscale(self, image: Any, upscale_method: str, width: int, height: int, crop: str) -> tuple[Any]:
-        from ..flux_core.image_ops import resize_image
+        from ..flux_core.images.resize import resize_image
 
         return (resize_image(image, width, height, upscale_method, crop),)
 
@@ -49,14 +51,16 @@ class ImageScaleBy:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": wire(IMAGE, "The picture."),
-            "upscale_method": choice(METHODS, METHOD_TIP),
-            "scale_by": number(1.0, 0.01, 8.0, 0.01, "Factor for both sides."),
-        }}
+        return {
+            "required": {
+                "image": wire(IMAGE, "The picture."),
+                "upscale_method": choice(METHODS, METHOD_TIP),
+                "scale_by": number(1.0, 0.01, 8.0, 0.01, "Factor for both sides."),
+            }
+        }
 
     def upscale(self, image: Any, upscale_method: str, scale_by: float) -> tuple[Any]:
-        from ..flux_core.image_ops import resize_image
+        from ..flux_core.images.resize import resize_image
 
         height, width = image.shape[1:3]
         return (resize_image(image, round(width * scale_by), round(height * scale_by), upscale_method),)
@@ -73,14 +77,16 @@ class ImageScaleToTotalPixels:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": wire(IMAGE, "The picture."),
-            "upscale_method": choice(METHODS, METHOD_TIP),
-            "megapixels": number(1.0, 0.01, 16.0, 0.01, "Size in units of 1024 x 1024 pixels."),
-        }}
+        return {
+            "required": {
+                "image": wire(IMAGE, "The picture."),
+                "upscale_method": choice(METHODS, METHOD_TIP),
+                "megapixels": number(1.0, 0.01, 16.0, 0.01, "Size in units of 1024 x 1024 pixels."),
+            }
+        }
 
     def upscale(self, image: Any, upscale_method: str, megapixels: float) -> tuple[Any]:
-        from ..flux_core.image_ops import resize_image, size_for_pixels
+        from ..flux_core.images.resize import resize_image, size_for_pixels
 
         width, height = size_for_pixels(image.shape[2], image.shape[1], megapixels)
         return (resize_image(image, width, height, upscale_method),)
@@ -100,7 +106,7 @@ class FluxKontextImageScale:
         return {"required": {"image": wire(IMAGE, "The picture.")}}
 
     def scale(self, image: Any) -> tuple[Any]:
-        from ..flux_core.image_ops import kontext_size, resize_image
+        from ..flux_core.images.resize import kontext_size, resize_image
 
         width, height = kontext_size(image.shape[2], image.shape[1])
         return (resize_image(image, width, height, "lanczos", "center"),)
@@ -118,14 +124,17 @@ class ImageBatch:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image1": wire(IMAGE, "The first picture."), "image2": wire(IMAGE, "The second picture."),
-        }}
+        return {
+            "required": {
+                "image1": wire(IMAGE, "The first picture."),
+                "image2": wire(IMAGE, "The second picture."),
+            }
+        }
 
     def batch(self, image1: Any, image2: Any) -> tuple[Any]:
         import torch
 
-        from ..flux_core.image_ops import resize_image
+        from ..flux_core.images.resize import resize_image
 
         if image1.shape[1:] != image2.shape[1:]:
             image2 = resize_image(image2, image1.shape[2], image1.shape[1], "bilinear", "center")
@@ -162,17 +171,19 @@ class EmptyImage:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "width": pixels(512, "Width in pixels.", low=1),
-            "height": pixels(512, "Height in pixels.", low=1),
-            "batch_size": integer(1, 1, 4096, "How many pictures."),
-            "color": integer(0, 0, 0xFFFFFF, "The colour as one number, 0xRRGGBB.", step=1, display="color"),
-        }}
+        return {
+            "required": {
+                "width": pixels(512, "Width in pixels.", low=1),
+                "height": pixels(512, "Height in pixels.", low=1),
+                "batch_size": integer(1, 1, 4096, "How many pictures."),
+                "color": integer(0, 0, 0xFFFFFF, "The colour as one number, 0xRRGGBB.", step=1, display="color"),
+            }
+        }
 
     def generate(self, width: int, height: int, batch_size: int, color: int) -> tuple[Any]:
         import torch
 
-        from ..flux_core.capacity import check_room
+        from ..flux_core.limits import check_room
 
         check_room(f"{batch_size} pictures of {width}x{height} pixels", batch_size * width * height * 12)
         colour = torch.tensor([color >> 16, color >> 8 & 255, color & 255]) / 255
@@ -191,19 +202,19 @@ class ImagePadForOutpaint:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": wire(IMAGE, "The picture."),
-            "left": pixels(0, "Pixels to add on the left.", step=8),
-            "top": pixels(0, "Pixels to add at the top.", step=8),
-            "right": pixels(0, "Pixels to add on the right.", step=8),
-            "bottom": pixels(0, "Pixels to add at the bottom.", step=8),
-            "feathering": pixels(40, "Over how many pixels of the old picture the mask fades out."),
-        }}
+        return {
+            "required": {
+                "image": wire(IMAGE, "The picture."),
+                "left": pixels(0, "Pixels to add on the left.", step=8),
+                "top": pixels(0, "Pixels to add at the top.", step=8),
+                "right": pixels(0, "Pixels to add on the right.", step=8),
+                "bottom": pixels(0, "Pixels to add at the bottom.", step=8),
+                "feathering": pixels(40, "Over how many pixels of the old picture the mask fades out."),
+            }
+        }
 
-    def pad(
-        self, image: Any, left: int, top: int, right: int, bottom: int, feathering: int
-    ) -> tuple[Any, Any]:
-        from ..flux_core.image_ops import pad_for_outpaint
+    def pad(self, image: Any, left: int, top: int, right: int, bottom: int, feathering: int) -> tuple[Any, Any]:
+        from ..flux_core.images.resize import pad_for_outpaint
 
         return pad_for_outpaint(image, left, top, right, bottom, feathering)
 
@@ -234,7 +245,7 @@ class ImageCompositeMasked:
     def composite(
         self, destination: Any, source: Any, x: int, y: int, resize_source: bool, mask: Any = None
     ) -> tuple[Any]:
-        from ..flux_core.image_ops import composite
+        from ..flux_core.images.resize import composite
 
         laid = composite(destination.movedim(-1, 1), source.movedim(-1, 1), x, y, mask, resize_source)
         return (laid.movedim(1, -1),)

@@ -35,7 +35,7 @@ class LoadImage:
         return _found(image)
 
     def load(self, image: str) -> tuple[Any, Any]:
-        from ..flux_core.image_files import load
+        from ..flux_core.images.files import load
         from .host import host
 
         return load(host().picture(image))
@@ -66,7 +66,7 @@ class LoadImageMask:
         return _found(image)
 
     def load(self, image: str, channel: str) -> tuple[Any]:
-        from ..flux_core.image_files import load_channel
+        from ..flux_core.images.files import load_channel
         from .host import host
 
         return (load_channel(host().picture(image), channel),)
@@ -97,7 +97,7 @@ class SaveImage:
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
         """Told before anything runs, instead of when the picture is done. None: another node will give it."""
         from ..flux_core.errors import SluiceError
-        from ..flux_core.saving import check_prefix
+        from ..flux_core.io.saving import check_prefix
         from .host import host
 
         try:
@@ -155,7 +155,7 @@ class SaveImageWebsocket:
         return time.time()  # a picture from the cache would reach nobody
 
     def send(self, images: Any) -> dict[str, Any]:
-        from ..flux_core.image_files import to_pil
+        from ..flux_core.images.files import to_pil
         from .host import host
 
         for number, image in enumerate(images):
@@ -166,9 +166,9 @@ class SaveImageWebsocket:
 def _save(
     images: Any, prefix: str, folder: os.PathLike[str], kind: str, compress_level: int, prompt: Any, extra: Any
 ) -> dict[str, Any]:
-    from ..flux_core.image_files import to_pil
-    from ..flux_core.png import encode
-    from ..flux_core.saving import place
+    from ..flux_core.images.files import to_pil
+    from ..flux_core.io.png import encode
+    from ..flux_core.io.saving import place
 
     target = place(prefix, folder, width=images.shape[2], height=images.shape[1])
     saved = []
@@ -196,7 +196,7 @@ def _found(image: str) -> bool | str:
 
 
 def _fingerprint(image: str) -> str:
-    from ..flux_core.image_files import fingerprint
+    from ..flux_core.images.files import fingerprint
     from .host import host
 
     return fingerprint(host().picture(image))

@@ -21,15 +21,17 @@ class ImageBlend:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image1": wire(IMAGE, "The picture underneath."),
-            "image2": wire(IMAGE, "The picture on top."),
-            "blend_factor": number(0.5, 0.0, 1.0, 0.01, "Share of the result; 0 leaves the first picture."),
-            "blend_mode": choice(BLEND_MODES, "How the two are mixed."),
-        }}
+        return {
+            "required": {
+                "image1": wire(IMAGE, "The picture underneath."),
+                "image2": wire(IMAGE, "The picture on top."),
+                "blend_factor": number(0.5, 0.0, 1.0, 0.01, "Share of the result; 0 leaves the first picture."),
+                "blend_mode": choice(BLEND_MODES, "How the two are mixed."),
+            }
+        }
 
     def blend(self, image1: Any, image2: Any, blend_factor: float, blend_mode: str) -> tuple[Any]:
-        from ..flux_core.image_filters import blend
+        from ..flux_core.images.filters import blend
 
         return (blend(image1, image2, blend_factor, blend_mode),)
 
@@ -45,14 +47,16 @@ class ImageBlur:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": PICTURE,
-            "blur_radius": integer(1, 1, 31, "Pixels around each that count.", step=1),
-            "sigma": number(1.0, 0.1, 10.0, 0.1, "How much the far ones count: 10 as much as the near."),
-        }}
+        return {
+            "required": {
+                "image": PICTURE,
+                "blur_radius": integer(1, 1, 31, "Pixels around each that count.", step=1),
+                "sigma": number(1.0, 0.1, 10.0, 0.1, "How much the far ones count: 10 as much as the near."),
+            }
+        }
 
     def blur(self, image: Any, blur_radius: int, sigma: float) -> tuple[Any]:
-        from ..flux_core.image_filters import blur
+        from ..flux_core.images.filters import blur
 
         return (blur(image, blur_radius, sigma),)
 
@@ -68,15 +72,17 @@ class ImageSharpen:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": PICTURE,
-            "sharpen_radius": integer(1, 1, 31, "Pixels around each that count.", step=1),
-            "sigma": number(1.0, 0.1, 10.0, 0.01, "How much the far ones count: 10 as much as the near."),
-            "alpha": number(1.0, 0.0, 5.0, 0.01, "How much to sharpen."),
-        }}
+        return {
+            "required": {
+                "image": PICTURE,
+                "sharpen_radius": integer(1, 1, 31, "Pixels around each that count.", step=1),
+                "sigma": number(1.0, 0.1, 10.0, 0.01, "How much the far ones count: 10 as much as the near."),
+                "alpha": number(1.0, 0.0, 5.0, 0.01, "How much to sharpen."),
+            }
+        }
 
     def sharpen(self, image: Any, sharpen_radius: int, sigma: float, alpha: float) -> tuple[Any]:
-        from ..flux_core.image_filters import sharpen
+        from ..flux_core.images.filters import sharpen
 
         return (sharpen(image, sharpen_radius, sigma, alpha),)
 
@@ -92,13 +98,15 @@ class Canny:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": PICTURE,
-            "low_threshold": number(0.4, 0.01, 0.99, 0.01, "Weaker edges are left out. Lower finds more."),
-            "high_threshold": number(0.8, 0.01, 0.99, 0.01, "Only edges joined to one as strong as this are kept."),
-        }}
+        return {
+            "required": {
+                "image": PICTURE,
+                "low_threshold": number(0.4, 0.01, 0.99, 0.01, "Weaker edges are left out. Lower finds more."),
+                "high_threshold": number(0.8, 0.01, 0.99, 0.01, "Only edges joined to one as strong as this are kept."),
+            }
+        }
 
     def find(self, image: Any, low_threshold: float, high_threshold: float) -> tuple[Any]:
-        from ..flux_core.edges import canny
+        from ..flux_core.images.canny import canny
 
         return (canny(image, low_threshold, high_threshold),)

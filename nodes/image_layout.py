@@ -25,16 +25,18 @@ class ImageCrop:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": PICTURE,
-            "width": pixels(512, "Width of the part in pixels.", low=1),
-            "height": pixels(512, "Height of the part in pixels.", low=1),
-            "x": pixels(0, "Its left edge in pixels."),
-            "y": pixels(0, "Its top edge in pixels."),
-        }}
+        return {
+            "required": {
+                "image": PICTURE,
+                "width": pixels(512, "Width of the part in pixels.", low=1),
+                "height": pixels(512, "Height of the part in pixels.", low=1),
+                "x": pixels(0, "Its left edge in pixels."),
+                "y": pixels(0, "Its top edge in pixels."),
+            }
+        }
 
     def crop(self, image: Any, width: int, height: int, x: int, y: int) -> tuple[Any]:
-        from ..flux_core.image_layout import crop
+        from ..flux_core.images.layout import crop
 
         return (crop(image, width, height, x, y),)
 
@@ -73,7 +75,7 @@ class ImageRotate:
         return {"required": {"image": PICTURE, "rotation": choice(ROTATIONS, "How far, clockwise.")}}
 
     def rotate(self, image: Any, rotation: str) -> tuple[Any]:
-        from ..flux_core.image_layout import turns
+        from ..flux_core.images.layout import turns
 
         return (image.rot90(turns(rotation), (2, 1)),)
 
@@ -90,14 +92,16 @@ class ImageScaleToMaxDimension:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": PICTURE,
-            "upscale_method": choice(METHODS, METHOD_TIP),
-            "largest_size": pixels(512, "Length of the longer side in pixels."),
-        }}
+        return {
+            "required": {
+                "image": PICTURE,
+                "upscale_method": choice(METHODS, METHOD_TIP),
+                "largest_size": pixels(512, "Length of the longer side in pixels."),
+            }
+        }
 
     def upscale(self, image: Any, upscale_method: str, largest_size: int) -> tuple[Any]:
-        from ..flux_core.image_layout import scale_to_longest
+        from ..flux_core.images.layout import scale_to_longest
 
         return (scale_to_longest(image, largest_size, upscale_method),)
 
@@ -114,18 +118,20 @@ class ResizeAndPadImage:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": PICTURE,
-            "target_width": pixels(512, "Width in pixels.", low=1),
-            "target_height": pixels(512, "Height in pixels.", low=1),
-            "padding_color": choice(["white", "black"], "What is around the picture."),
-            "interpolation": choice(["area", "bicubic", "nearest-exact", "bilinear", "lanczos"], METHOD_TIP),
-        }}
+        return {
+            "required": {
+                "image": PICTURE,
+                "target_width": pixels(512, "Width in pixels.", low=1),
+                "target_height": pixels(512, "Height in pixels.", low=1),
+                "padding_color": choice(["white", "black"], "What is around the picture."),
+                "interpolation": choice(["area", "bicubic", "nearest-exact", "bilinear", "lanczos"], METHOD_TIP),
+            }
+        }
 
     def fit(
         self, image: Any, target_width: int, target_height: int, padding_color: str, interpolation: str
     ) -> tuple[Any]:
-        from ..flux_core.image_layout import fit_into
+        from ..flux_core.images.layout import fit_into
 
         return (fit_into(image, target_width, target_height, padding_color, interpolation),)
 
@@ -155,10 +161,15 @@ class ImageStitch:
         }
 
     def stitch(
-        self, image1: Any, direction: str, match_image_size: bool, spacing_width: int, spacing_color: str,
+        self,
+        image1: Any,
+        direction: str,
+        match_image_size: bool,
+        spacing_width: int,
+        spacing_color: str,
         image2: Any = None,
     ) -> tuple[Any]:
-        from ..flux_core.image_layout import stitch
+        from ..flux_core.images.layout import stitch
 
         if image2 is None:
             return (image1,)
@@ -177,11 +188,13 @@ class ImageFromBatch:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": wire(IMAGE, "The batch."),
-            "batch_index": integer(0, 0, 4095, "The first one, counted from 0."),
-            "length": integer(1, 1, 4096, "How many."),
-        }}
+        return {
+            "required": {
+                "image": wire(IMAGE, "The batch."),
+                "batch_index": integer(0, 0, 4095, "The first one, counted from 0."),
+                "length": integer(1, 1, 4096, "How many."),
+            }
+        }
 
     def pick(self, image: Any, batch_index: int, length: int) -> tuple[Any]:
         first = min(batch_index, len(image) - 1)
@@ -203,7 +216,7 @@ class RepeatImageBatch:
         return {"required": {"image": wire(IMAGE, "What to repeat."), "amount": integer(1, 1, 4096, "How many times.")}}
 
     def repeat(self, image: Any, amount: int) -> tuple[Any]:
-        from ..flux_core.capacity import check_room
+        from ..flux_core.limits import check_room
 
         check_room(f"{amount * len(image)} pictures", amount * image.nbytes)
         return (image.repeat(amount, 1, 1, 1),)

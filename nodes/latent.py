@@ -24,14 +24,16 @@ class EmptyLatentImage:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "width": pixels(512, "Width of the picture in pixels.", low=16, step=8),
-            "height": pixels(512, "Height of the picture in pixels.", low=16, step=8),
-            "batch_size": integer(1, 1, 4096, "Pictures made at once."),
-        }}
+        return {
+            "required": {
+                "width": pixels(512, "Width of the picture in pixels.", low=16, step=8),
+                "height": pixels(512, "Height of the picture in pixels.", low=16, step=8),
+                "batch_size": integer(1, 1, 4096, "Pictures made at once."),
+            }
+        }
 
     def generate(self, width: int, height: int, batch_size: int) -> tuple[Latent]:
-        from ..flux_core.latent_ops import empty
+        from ..flux_core.images.latents import empty
 
         return (empty(width, height, batch_size, channels=4),)
 
@@ -47,14 +49,16 @@ class EmptySD3LatentImage:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "width": pixels(1024, "Width of the picture in pixels.", low=16, step=16),
-            "height": pixels(1024, "Height of the picture in pixels.", low=16, step=16),
-            "batch_size": integer(1, 1, 4096, "Pictures made at once."),
-        }}
+        return {
+            "required": {
+                "width": pixels(1024, "Width of the picture in pixels.", low=16, step=16),
+                "height": pixels(1024, "Height of the picture in pixels.", low=16, step=16),
+                "batch_size": integer(1, 1, 4096, "Pictures made at once."),
+            }
+        }
 
     def generate(self, width: int, height: int, batch_size: int) -> tuple[Latent]:
-        from ..flux_core.latent_ops import empty
+        from ..flux_core.images.latents import empty
 
         return (empty(width, height, batch_size, channels=16),)
 
@@ -71,16 +75,20 @@ class LatentUpscale:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "samples": wire(LATENT, "The latent to resize."),
-            "upscale_method": choice(METHODS, METHOD_TIP),
-            "width": pixels(512, "Width of the picture in pixels. 0 follows the height.", step=8),
-            "height": pixels(512, "Height of the picture in pixels. 0 follows the width.", step=8),
-            "crop": choice(["disabled", "center"], "center cuts the longer side first, so that nothing is stretched."),
-        }}
+        return {
+            "required": {
+                "samples": wire(LATENT, "The latent to resize."),
+                "upscale_method": choice(METHODS, METHOD_TIP),
+                "width": pixels(512, "Width of the picture in pixels. 0 follows the height.", step=8),
+                "height": pixels(512, "Height of the picture in pixels. 0 follows the width.", step=8),
+                "crop": choice(
+                    ["disabled", "center"], "center cuts the longer side first, so that nothing is stretched."
+                ),
+            }
+        }
 
     def upscale(self, samples: Latent, upscale_method: str, width: int, height: int, crop: str) -> tuple[Latent]:
-        from ..flux_core.latent_ops import upscale
+        from ..flux_core.images.latents import upscale
 
         return (upscale(samples, width, height, upscale_method, crop),)
 
@@ -97,14 +105,16 @@ class LatentUpscaleBy:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "samples": wire(LATENT, "The latent to resize."),
-            "upscale_method": choice(METHODS, METHOD_TIP),
-            "scale_by": number(1.5, 0.01, 8.0, 0.01, "Factor for both sides."),
-        }}
+        return {
+            "required": {
+                "samples": wire(LATENT, "The latent to resize."),
+                "upscale_method": choice(METHODS, METHOD_TIP),
+                "scale_by": number(1.5, 0.01, 8.0, 0.01, "Factor for both sides."),
+            }
+        }
 
     def upscale(self, samples: Latent, upscale_method: str, scale_by: float) -> tuple[Latent]:
-        from ..flux_core.latent_ops import upscale_by
+        from ..flux_core.images.latents import upscale_by
 
         return (upscale_by(samples, scale_by, upscale_method),)
 
@@ -121,14 +131,16 @@ class LatentFromBatch:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "samples": wire(LATENT, "The batch."),
-            "batch_index": integer(0, 0, 63, "The first one, counted from 0."),
-            "length": integer(1, 1, 64, "How many."),
-        }}
+        return {
+            "required": {
+                "samples": wire(LATENT, "The batch."),
+                "batch_index": integer(0, 0, 63, "The first one, counted from 0."),
+                "length": integer(1, 1, 64, "How many."),
+            }
+        }
 
     def pick(self, samples: Latent, batch_index: int, length: int) -> tuple[Latent]:
-        from ..flux_core.latent_ops import from_batch
+        from ..flux_core.images.latents import from_batch
 
         return (from_batch(samples, batch_index, length),)
 
@@ -145,12 +157,15 @@ class RepeatLatentBatch:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "samples": wire(LATENT, "What to repeat."), "amount": integer(1, 1, 64, "How many times."),
-        }}
+        return {
+            "required": {
+                "samples": wire(LATENT, "What to repeat."),
+                "amount": integer(1, 1, 64, "How many times."),
+            }
+        }
 
     def repeat(self, samples: Latent, amount: int) -> tuple[Latent]:
-        from ..flux_core.latent_ops import repeat
+        from ..flux_core.images.latents import repeat
 
         return (repeat(samples, amount),)
 
@@ -167,12 +182,15 @@ class SetLatentNoiseMask:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "samples": wire(LATENT, "The latent of a picture."), "mask": wire(MASK, "What to paint anew."),
-        }}
+        return {
+            "required": {
+                "samples": wire(LATENT, "The latent of a picture."),
+                "mask": wire(MASK, "What to paint anew."),
+            }
+        }
 
     def set_mask(self, samples: Latent, mask: Any) -> tuple[Latent]:
-        from ..flux_core.mask_ops import layers
+        from ..flux_core.images.masks import layers
 
         return ({**samples, "noise_mask": layers(mask)},)
 
@@ -203,7 +221,7 @@ class LatentCompositeMasked:
     def composite(
         self, destination: Latent, source: Latent, x: int, y: int, resize_source: bool, mask: Any = None
     ) -> tuple[Latent]:
-        from ..flux_core.image_ops import composite
+        from ..flux_core.images.resize import composite
 
         laid = composite(destination["samples"], source["samples"], x, y, mask, resize_source, cell=8)
         return ({**destination, "samples": laid},)

@@ -24,16 +24,18 @@ class LatentComposite:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "samples_to": wire(LATENT, "The latent underneath."),
-            "samples_from": wire(LATENT, "The latent on top."),
-            "x": pixels(0, "Its left edge in pixels.", step=8),
-            "y": pixels(0, "Its top edge in pixels.", step=8),
-            "feather": pixels(0, "Pixels over which its edges fade in.", step=8),
-        }}
+        return {
+            "required": {
+                "samples_to": wire(LATENT, "The latent underneath."),
+                "samples_from": wire(LATENT, "The latent on top."),
+                "x": pixels(0, "Its left edge in pixels.", step=8),
+                "y": pixels(0, "Its top edge in pixels.", step=8),
+                "feather": pixels(0, "Pixels over which its edges fade in.", step=8),
+            }
+        }
 
     def composite(self, samples_to: Latent, samples_from: Latent, x: int, y: int, feather: int = 0) -> tuple[Latent]:
-        from ..flux_core.latent_ops import lay_over
+        from ..flux_core.images.latents import lay_over
 
         return (lay_over(samples_to, samples_from, x, y, feather),)
 
@@ -50,12 +52,16 @@ class LatentBlend:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "samples1": ONE, "samples2": TWO, "blend_factor": number(0.5, 0, 1, 0.01, "Share of the first."),
-        }}
+        return {
+            "required": {
+                "samples1": ONE,
+                "samples2": TWO,
+                "blend_factor": number(0.5, 0, 1, 0.01, "Share of the first."),
+            }
+        }
 
     def blend(self, samples1: Latent, samples2: Latent, blend_factor: float) -> tuple[Latent]:
-        from ..flux_core.image_ops import resize
+        from ..flux_core.images.resize import resize
 
         one, two = samples1["samples"], samples2["samples"]
         if one.shape != two.shape:
@@ -75,16 +81,18 @@ class LatentCrop:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "samples": wire(LATENT, "The latent."),
-            "width": pixels(512, "Width of the part in pixels.", low=64, step=8),
-            "height": pixels(512, "Height of the part in pixels.", low=64, step=8),
-            "x": pixels(0, "Its left edge in pixels.", step=8),
-            "y": pixels(0, "Its top edge in pixels.", step=8),
-        }}
+        return {
+            "required": {
+                "samples": wire(LATENT, "The latent."),
+                "width": pixels(512, "Width of the part in pixels.", low=64, step=8),
+                "height": pixels(512, "Height of the part in pixels.", low=64, step=8),
+                "x": pixels(0, "Its left edge in pixels.", step=8),
+                "y": pixels(0, "Its top edge in pixels.", step=8),
+            }
+        }
 
     def crop(self, samples: Latent, width: int, height: int, x: int, y: int) -> tuple[Latent]:
-        from ..flux_core.latent_ops import crop
+        from ..flux_core.images.latents import crop
 
         return (crop(samples, width, height, x, y),)
 
@@ -124,7 +132,7 @@ class LatentRotate:
         return {"required": {"samples": wire(LATENT, "The latent."), "rotation": choice(ROTATIONS, tip)}}
 
     def rotate(self, samples: Latent, rotation: str) -> tuple[Latent]:
-        from ..flux_core.image_layout import turns
+        from ..flux_core.images.layout import turns
 
         return ({**samples, "samples": samples["samples"].rot90(turns(rotation), (3, 2))},)
 
@@ -143,7 +151,7 @@ class LatentBatch:
         return {"required": {"samples1": ONE, "samples2": TWO}}
 
     def batch(self, samples1: Latent, samples2: Latent) -> tuple[Latent]:
-        from ..flux_core.latent_ops import joined
+        from ..flux_core.images.latents import joined
 
         return (joined(samples1, samples2),)
 
@@ -183,7 +191,7 @@ class LatentAdd:
         return {"required": {"samples1": ONE, "samples2": TWO}}
 
     def add(self, samples1: Latent, samples2: Latent) -> tuple[Latent]:
-        from ..flux_core.latent_ops import fitted
+        from ..flux_core.images.latents import fitted
 
         return ({**samples1, "samples": samples1["samples"] + fitted(samples2, samples1)},)
 
@@ -202,7 +210,7 @@ class LatentSubtract:
         return {"required": {"samples1": ONE, "samples2": TWO}}
 
     def subtract(self, samples1: Latent, samples2: Latent) -> tuple[Latent]:
-        from ..flux_core.latent_ops import fitted
+        from ..flux_core.images.latents import fitted
 
         return ({**samples1, "samples": samples1["samples"] - fitted(samples2, samples1)},)
 
@@ -236,11 +244,15 @@ class LatentInterpolate:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "samples1": ONE, "samples2": TWO, "ratio": number(1.0, 0.0, 1.0, 0.01, "Share of the first."),
-        }}
+        return {
+            "required": {
+                "samples1": ONE,
+                "samples2": TWO,
+                "ratio": number(1.0, 0.0, 1.0, 0.01, "Share of the first."),
+            }
+        }
 
     def interpolate(self, samples1: Latent, samples2: Latent, ratio: float) -> tuple[Latent]:
-        from ..flux_core.latent_ops import fitted, interpolate
+        from ..flux_core.images.latents import fitted, interpolate
 
         return ({**samples1, "samples": interpolate(samples1["samples"], fitted(samples2, samples1), ratio)},)

@@ -12,8 +12,22 @@ WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 TEXT_DEVICES = ("default", "cpu")
 DUAL_TYPES = ("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image")
 SINGLE_TYPES = (
-    "stable_diffusion", "stable_cascade", "sd3", "stable_audio", "mochi", "ltxv", "pixart", "cosmos", "lumina2", "wan",
-    "hidream", "chroma", "ace", "omnigen2", "qwen_image", "hunyuan_image",
+    "stable_diffusion",
+    "stable_cascade",
+    "sd3",
+    "stable_audio",
+    "mochi",
+    "ltxv",
+    "pixart",
+    "cosmos",
+    "lumina2",
+    "wan",
+    "hidream",
+    "chroma",
+    "ace",
+    "omnigen2",
+    "qwen_image",
+    "hunyuan_image",
 )
 
 
@@ -42,15 +56,17 @@ class UNETLoader(FromFiles):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "unet_name": files("diffusion_models", "The transformer's file."),
-            "weight_dtype": choice(
-                WEIGHT_DTYPES, "default takes the weights as they are stored. fp8 halves bf16, with a small loss."
-            ),
-        }}
+        return {
+            "required": {
+                "unet_name": files("diffusion_models", "The transformer's file."),
+                "weight_dtype": choice(
+                    WEIGHT_DTYPES, "default takes the weights as they are stored. fp8 halves bf16, with a small loss."
+                ),
+            }
+        }
 
     def load(self, unet_name: str, weight_dtype: str) -> tuple[Any]:
-        from ..flux_core.assemble import load_flux
+        from ..flux_core.runtime.handles import load_flux
         from .host import host
 
         return (load_flux(host().full_path("diffusion_models", unet_name), weight_dtype),)
@@ -131,7 +147,7 @@ class VAELoader(FromFiles):
         return {"required": {"vae_name": files("vae", "The autoencoder's file.")}}
 
     def load(self, vae_name: str) -> tuple[Any]:
-        from ..flux_core.assemble import load_autoencoder
+        from ..flux_core.runtime.handles import load_autoencoder
         from .host import host
 
         return (load_autoencoder(host().full_path("vae", vae_name)),)
@@ -153,7 +169,7 @@ class CheckpointLoaderSimple(FromFiles):
         return {"required": {"ckpt_name": files("checkpoints", "The checkpoint's file.")}}
 
     def load(self, ckpt_name: str) -> tuple[Any, Any, Any]:
-        from ..flux_core.assemble import load_checkpoint
+        from ..flux_core.runtime.handles import load_checkpoint
         from .host import host
 
         return load_checkpoint(host().full_path("checkpoints", ckpt_name), *_text_folders())
@@ -167,7 +183,7 @@ def files(category: str, tip: str) -> Any:
 
 
 def _text(names: list[str], device: str) -> Any:
-    from ..flux_core.assemble import load_text
+    from ..flux_core.runtime.handles import load_text
     from .host import host
 
     return load_text([host().full_path("text_encoders", name) for name in names], device, *_text_folders())

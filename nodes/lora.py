@@ -22,18 +22,20 @@ class LoraLoader(FromFiles):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model."),
-            "clip": wire(CLIP, "The text encoders."),
-            "lora_name": files("loras", "The LoRA's file."),
-            "strength_model": number(1.0, -100.0, 100.0, 0.01, "How strongly the transformer is changed."),
-            "strength_clip": number(1.0, -100.0, 100.0, 0.01, "How strongly the text encoders are changed."),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model."),
+                "clip": wire(CLIP, "The text encoders."),
+                "lora_name": files("loras", "The LoRA's file."),
+                "strength_model": number(1.0, -100.0, 100.0, 0.01, "How strongly the transformer is changed."),
+                "strength_clip": number(1.0, -100.0, 100.0, 0.01, "How strongly the text encoders are changed."),
+            }
+        }
 
     def load_lora(
         self, model: Any, clip: Any, lora_name: str, strength_model: float, strength_clip: float
     ) -> tuple[Any, Any]:
-        from ..flux_core.lora_files import read_lora, with_lora
+        from ..flux_core.runtime.lora_files import read_lora, with_lora
         from .host import host
 
         if strength_model == 0 and strength_clip == 0:
@@ -57,14 +59,16 @@ class LoraLoaderModelOnly(FromFiles):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model."),
-            "lora_name": files("loras", "The LoRA's file."),
-            "strength_model": number(1.0, -100.0, 100.0, 0.01, "How strongly the transformer is changed."),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model."),
+                "lora_name": files("loras", "The LoRA's file."),
+                "strength_model": number(1.0, -100.0, 100.0, 0.01, "How strongly the transformer is changed."),
+            }
+        }
 
     def load_lora_model_only(self, model: Any, lora_name: str, strength_model: float) -> tuple[Any]:
-        from ..flux_core.lora_files import read_lora, with_lora
+        from ..flux_core.runtime.lora_files import read_lora, with_lora
         from .host import host
 
         if strength_model == 0:

@@ -24,7 +24,7 @@ class MaskToImage:
         return {"required": {"mask": wire(MASK, "The mask.")}}
 
     def convert(self, mask: Any) -> tuple[Any]:
-        from ..flux_core.mask_ops import layers
+        from ..flux_core.images.masks import layers
 
         return (layers(mask).movedim(1, -1).expand(-1, -1, -1, 3),)
 
@@ -82,11 +82,13 @@ class SolidMask:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "value": number(1.0, 0.0, 1.0, 0.01, "1 masks everything, 0 nothing."),
-            "width": pixels(512, "Width in pixels.", low=1),
-            "height": pixels(512, "Height in pixels.", low=1),
-        }}
+        return {
+            "required": {
+                "value": number(1.0, 0.0, 1.0, 0.01, "1 masks everything, 0 nothing."),
+                "width": pixels(512, "Width in pixels.", low=1),
+                "height": pixels(512, "Height in pixels.", low=1),
+            }
+        }
 
     def fill(self, value: float, width: int, height: int) -> tuple[Any]:
         import torch
@@ -106,14 +108,16 @@ class GrowMask:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "mask": wire(MASK, "The mask."),
-            "expand": integer(0, -MAX_SIZE, MAX_SIZE, "Pixels to grow by.", step=1),
-            "tapered_corners": switch(True, "Cut the corners, so that a point grows into a diamond."),
-        }}
+        return {
+            "required": {
+                "mask": wire(MASK, "The mask."),
+                "expand": integer(0, -MAX_SIZE, MAX_SIZE, "Pixels to grow by.", step=1),
+                "tapered_corners": switch(True, "Cut the corners, so that a point grows into a diamond."),
+            }
+        }
 
     def grow(self, mask: Any, expand: int, tapered_corners: bool) -> tuple[Any]:
-        from ..flux_core.mask_ops import grow
+        from ..flux_core.images.masks import grow
 
         return (grow(mask, expand, tapered_corners),)
 
@@ -130,15 +134,17 @@ class FeatherMask:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "mask": wire(MASK, "The mask."),
-            "left": pixels(0, "Pixels to fade over on the left."),
-            "top": pixels(0, "Pixels to fade over at the top."),
-            "right": pixels(0, "Pixels to fade over on the right."),
-            "bottom": pixels(0, "Pixels to fade over at the bottom."),
-        }}
+        return {
+            "required": {
+                "mask": wire(MASK, "The mask."),
+                "left": pixels(0, "Pixels to fade over on the left."),
+                "top": pixels(0, "Pixels to fade over at the top."),
+                "right": pixels(0, "Pixels to fade over on the right."),
+                "bottom": pixels(0, "Pixels to fade over at the bottom."),
+            }
+        }
 
     def feather(self, mask: Any, left: int, top: int, right: int, bottom: int) -> tuple[Any]:
-        from ..flux_core.mask_ops import feather
+        from ..flux_core.images.masks import feather
 
         return (feather(mask, left, top, right, bottom),)

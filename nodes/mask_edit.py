@@ -22,9 +22,12 @@ class ThresholdMask:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "mask": wire(MASK, "The mask."), "value": number(0.5, 0.0, 1.0, 0.01, "What has to be exceeded."),
-        }}
+        return {
+            "required": {
+                "mask": wire(MASK, "The mask."),
+                "value": number(0.5, 0.0, 1.0, 0.01, "What has to be exceeded."),
+            }
+        }
 
     def cut(self, mask: Any, value: float) -> tuple[Any]:
         return ((mask > value).float(),)
@@ -42,16 +45,18 @@ class MaskComposite:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "destination": wire(MASK, "The mask underneath."),
-            "source": wire(MASK, "The mask on top."),
-            "x": pixels(0, "Its left edge in pixels."),
-            "y": pixels(0, "Its top edge in pixels."),
-            "operation": choice(OPERATIONS, "What becomes of the two."),
-        }}
+        return {
+            "required": {
+                "destination": wire(MASK, "The mask underneath."),
+                "source": wire(MASK, "The mask on top."),
+                "x": pixels(0, "Its left edge in pixels."),
+                "y": pixels(0, "Its top edge in pixels."),
+                "operation": choice(OPERATIONS, "What becomes of the two."),
+            }
+        }
 
     def combine(self, destination: Any, source: Any, x: int, y: int, operation: str) -> tuple[Any]:
-        from ..flux_core.mask_ops import combine
+        from ..flux_core.images.masks import combine
 
         return (combine(destination, source, x, y, operation),)
 
@@ -68,16 +73,18 @@ class CropMask:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "mask": wire(MASK, "The mask."),
-            "x": pixels(0, "Left edge of the part in pixels."),
-            "y": pixels(0, "Top edge of the part in pixels."),
-            "width": pixels(512, "Its width in pixels.", low=1),
-            "height": pixels(512, "Its height in pixels.", low=1),
-        }}
+        return {
+            "required": {
+                "mask": wire(MASK, "The mask."),
+                "x": pixels(0, "Left edge of the part in pixels."),
+                "y": pixels(0, "Top edge of the part in pixels."),
+                "width": pixels(512, "Its width in pixels.", low=1),
+                "height": pixels(512, "Its height in pixels.", low=1),
+            }
+        }
 
     def crop(self, mask: Any, x: int, y: int, width: int, height: int) -> tuple[Any]:
-        from ..flux_core.mask_ops import layers
+        from ..flux_core.images.masks import layers
 
         return (layers(mask).squeeze(1)[:, y : y + height, x : x + width],)
 
@@ -94,13 +101,15 @@ class ImageColorToMask:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": wire(IMAGE, "The picture."),
-            "color": integer(0, 0, 0xFFFFFF, "The colour as one number, 0xRRGGBB.", step=1, display="color"),
-        }}
+        return {
+            "required": {
+                "image": wire(IMAGE, "The picture."),
+                "color": integer(0, 0, 0xFFFFFF, "The colour as one number, 0xRRGGBB.", step=1, display="color"),
+            }
+        }
 
     def find(self, image: Any, color: int) -> tuple[Any]:
-        from ..flux_core.mask_ops import of_colour
+        from ..flux_core.images.masks import of_colour
 
         return (of_colour(image, color),)
 
@@ -136,14 +145,17 @@ class JoinImageWithAlpha:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "image": wire(IMAGE, "The picture."), "alpha": wire(MASK, "What is to be transparent."),
-        }}
+        return {
+            "required": {
+                "image": wire(IMAGE, "The picture."),
+                "alpha": wire(MASK, "What is to be transparent."),
+            }
+        }
 
     def join(self, image: Any, alpha: Any) -> tuple[Any]:
         import torch
 
-        from ..flux_core.mask_ops import resize
+        from ..flux_core.images.masks import resize
 
         clear = resize(alpha, *image.shape[1:3]).movedim(1, -1)
         batch = min(len(image), len(clear))
@@ -163,6 +175,6 @@ class MaskPreview(PreviewImage):
         return {"required": {"mask": wire(MASK, "The mask to show.")}, "hidden": HIDDEN}
 
     def show(self, mask: Any, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
-        from ..flux_core.mask_ops import layers
+        from ..flux_core.images.masks import layers
 
         return self.save(layers(mask).movedim(1, -1).expand(-1, -1, -1, 3), prompt, extra_pnginfo)

@@ -20,13 +20,15 @@ class ModelSamplingFlux:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model."),
-            "max_shift": number(1.15, 0.0, 100.0, 0.01, "The shift of a 1024x1024 picture."),
-            "base_shift": number(0.5, 0.0, 100.0, 0.01, "The shift of a 256x256 picture."),
-            "width": pixels(1024, "Width of the picture in pixels.", low=16, step=8),
-            "height": pixels(1024, "Height of the picture in pixels.", low=16, step=8),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model."),
+                "max_shift": number(1.15, 0.0, 100.0, 0.01, "The shift of a 1024x1024 picture."),
+                "base_shift": number(0.5, 0.0, 100.0, 0.01, "The shift of a 256x256 picture."),
+                "width": pixels(1024, "Width of the picture in pixels.", low=16, step=8),
+                "height": pixels(1024, "Height of the picture in pixels.", low=16, step=8),
+            }
+        }
 
     def patch(self, model: Any, max_shift: float, base_shift: float, width: int, height: int) -> tuple[Any]:
         from ..flux_core.sampling.schedule import FluxShift
@@ -69,12 +71,15 @@ class ModelComputeDtype:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         tip = "default computes as the whole program does."
-        return {"required": {
-            "model": wire(MODEL, "The model."), "dtype": choice(["default", "fp32", "fp16", "bf16"], tip),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model."),
+                "dtype": choice(["default", "fp32", "fp16", "bf16"], tip),
+            }
+        }
 
     def patch(self, model: Any, dtype: str) -> tuple[Any]:
-        from ..flux_core.compute import DTYPES
+        from ..flux_core.runtime.device import DTYPES
 
         return (replace(model, compute_dtype=DTYPES.get(dtype)),)
 
@@ -121,11 +126,13 @@ class MemoryBudget:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model."),
-            "vram": (STRING, {"default": "auto", "tooltip": "Memory of the GPU: a size, auto or off."}),
-            "ram": (STRING, {"default": "auto", "tooltip": "Memory of the machine: a size or auto."}),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model."),
+                "vram": (STRING, {"default": "auto", "tooltip": "Memory of the GPU: a size, auto or off."}),
+                "ram": (STRING, {"default": "auto", "tooltip": "Memory of the machine: a size or auto."}),
+            }
+        }
 
     def set(self, model: Any, vram: str, ram: str) -> tuple[Any]:
         from ..flux_core.memory.budget import Allowed

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Conditioning = list[list[Any]]
 Latent = dict[str, Any]
 
+
 class KSampler:
     """Schedule, noise and denoising in one."""
 
@@ -42,22 +43,33 @@ class KSampler:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model that denoises."),
-            "seed": seed(),
-            "steps": integer(20, 1, 10000, STEPS_TIP),
-            "cfg": cfg(),
-            "sampler_name": choice(SAMPLERS, SAMPLER_TIP),
-            "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
-            "positive": wire(CONDITIONING, "What the picture should show."),
-            "negative": wire(CONDITIONING, NEGATIVE_TIP),
-            "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
-            "denoise": number(1.0, 0.0, 1.0, 0.01, DENOISE_TIP),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model that denoises."),
+                "seed": seed(),
+                "steps": integer(20, 1, 10000, STEPS_TIP),
+                "cfg": cfg(),
+                "sampler_name": choice(SAMPLERS, SAMPLER_TIP),
+                "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
+                "positive": wire(CONDITIONING, "What the picture should show."),
+                "negative": wire(CONDITIONING, NEGATIVE_TIP),
+                "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
+                "denoise": number(1.0, 0.0, 1.0, 0.01, DENOISE_TIP),
+            }
+        }
 
     def sample(
-        self, model: Any, seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str,
-        positive: Conditioning, negative: Conditioning, latent_image: Latent, denoise: float = 1.0,
+        self,
+        model: Any,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent_image: Latent,
+        denoise: float = 1.0,
     ) -> tuple[Latent]:
         from ..flux_core.sampling.sample import ksampler
 
@@ -80,35 +92,63 @@ class KSamplerAdvanced:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model that denoises."),
-            "add_noise": choice(["enable", "disable"], "Disable it in a second sampler: the noise is there already."),
-            "noise_seed": seed(),
-            "steps": integer(20, 1, 10000, STEPS_TIP),
-            "cfg": cfg(),
-            "sampler_name": choice(SAMPLERS, SAMPLER_TIP),
-            "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
-            "positive": wire(CONDITIONING, "What the picture should show."),
-            "negative": wire(CONDITIONING, NEGATIVE_TIP),
-            "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
-            "start_at_step": integer(0, 0, 10000, "The first step taken."),
-            "end_at_step": integer(10000, 0, 10000, "The step to stop before."),
-            "return_with_leftover_noise": choice(
-                ["disable", "enable"], "Enable it when stopping early, if another sampler goes on from there."
-            ),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model that denoises."),
+                "add_noise": choice(
+                    ["enable", "disable"], "Disable it in a second sampler: the noise is there already."
+                ),
+                "noise_seed": seed(),
+                "steps": integer(20, 1, 10000, STEPS_TIP),
+                "cfg": cfg(),
+                "sampler_name": choice(SAMPLERS, SAMPLER_TIP),
+                "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
+                "positive": wire(CONDITIONING, "What the picture should show."),
+                "negative": wire(CONDITIONING, NEGATIVE_TIP),
+                "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
+                "start_at_step": integer(0, 0, 10000, "The first step taken."),
+                "end_at_step": integer(10000, 0, 10000, "The step to stop before."),
+                "return_with_leftover_noise": choice(
+                    ["disable", "enable"], "Enable it when stopping early, if another sampler goes on from there."
+                ),
+            }
+        }
 
     def sample(
-        self, model: Any, add_noise: str, noise_seed: int, steps: int, cfg: float, sampler_name: str, scheduler: str,
-        positive: Conditioning, negative: Conditioning, latent_image: Latent, start_at_step: int, end_at_step: int,
-        return_with_leftover_noise: str, denoise: float = 1.0,
+        self,
+        model: Any,
+        add_noise: str,
+        noise_seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent_image: Latent,
+        start_at_step: int,
+        end_at_step: int,
+        return_with_leftover_noise: str,
+        denoise: float = 1.0,
     ) -> tuple[Latent]:
         from ..flux_core.sampling.sample import ksampler_advanced
 
         return (
             ksampler_advanced(
-                model, add_noise == "enable", noise_seed, steps, cfg, sampler_name, scheduler, positive, negative,
-                latent_image, start_at_step, end_at_step, return_with_leftover_noise == "enable", report(),
+                model,
+                add_noise == "enable",
+                noise_seed,
+                steps,
+                cfg,
+                sampler_name,
+                scheduler,
+                positive,
+                negative,
+                latent_image,
+                start_at_step,
+                end_at_step,
+                return_with_leftover_noise == "enable",
+                report(),
             ),
         )
 
@@ -126,21 +166,31 @@ class SamplerCustom:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model that denoises."),
-            "add_noise": switch(True, "Add noise at the start."),
-            "noise_seed": seed(),
-            "cfg": cfg(),
-            "positive": wire(CONDITIONING, "What the picture should show."),
-            "negative": wire(CONDITIONING, NEGATIVE_TIP),
-            "sampler": wire(SAMPLER, "The algorithm."),
-            "sigmas": wire(SIGMAS, "The noise levels."),
-            "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model that denoises."),
+                "add_noise": switch(True, "Add noise at the start."),
+                "noise_seed": seed(),
+                "cfg": cfg(),
+                "positive": wire(CONDITIONING, "What the picture should show."),
+                "negative": wire(CONDITIONING, NEGATIVE_TIP),
+                "sampler": wire(SAMPLER, "The algorithm."),
+                "sigmas": wire(SIGMAS, "The noise levels."),
+                "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
+            }
+        }
 
     def sample(
-        self, model: Any, add_noise: bool, noise_seed: int, cfg: float, positive: Conditioning, negative: Conditioning,
-        sampler: Any, sigmas: Any, latent_image: Latent,
+        self,
+        model: Any,
+        add_noise: bool,
+        noise_seed: int,
+        cfg: float,
+        positive: Conditioning,
+        negative: Conditioning,
+        sampler: Any,
+        sigmas: Any,
+        latent_image: Latent,
     ) -> tuple[Latent, Latent]:
         from ..flux_core.sampling.guider import CFGGuider
         from ..flux_core.sampling.sample import DisableNoise, RandomNoise
@@ -162,17 +212,17 @@ class SamplerCustomAdvanced:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "noise": wire(NOISE, "Where the noise comes from."),
-            "guider": wire(GUIDER, "Model and prompts."),
-            "sampler": wire(SAMPLER, "The algorithm."),
-            "sigmas": wire(SIGMAS, "The noise levels."),
-            "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
-        }}
+        return {
+            "required": {
+                "noise": wire(NOISE, "Where the noise comes from."),
+                "guider": wire(GUIDER, "Model and prompts."),
+                "sampler": wire(SAMPLER, "The algorithm."),
+                "sigmas": wire(SIGMAS, "The noise levels."),
+                "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
+            }
+        }
 
-    def sample(
-        self, noise: Any, guider: Any, sampler: Any, sigmas: Any, latent_image: Latent
-    ) -> tuple[Latent, Latent]:
+    def sample(self, noise: Any, guider: Any, sampler: Any, sigmas: Any, latent_image: Latent) -> tuple[Latent, Latent]:
         return _run(noise, guider, sampler, sigmas, latent_image)
 
 
@@ -188,12 +238,14 @@ class AddNoise:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model the noise is for."),
-            "noise": wire(NOISE, "The noise."),
-            "sigmas": wire(SIGMAS, "The noise levels."),
-            "latent_image": wire(LATENT, "The latent."),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model the noise is for."),
+                "noise": wire(NOISE, "The noise."),
+                "sigmas": wire(SIGMAS, "The noise levels."),
+                "latent_image": wire(LATENT, "The latent."),
+            }
+        }
 
     def add(self, model: Any, noise: Any, sigmas: Any, latent_image: Latent) -> tuple[Latent]:
         from ..flux_core.sampling.sample import add_noise
@@ -221,6 +273,6 @@ def report() -> Callable[[int, Any, Any, int], None]:
 def _look(D: Any) -> Image.Image:
     from PIL import Image
 
-    from ..flux_core.latents import preview
+    from ..flux_core.models.latents import preview
 
     return Image.fromarray(preview(D).cpu().numpy())

@@ -7,7 +7,14 @@ from typing import Any
 from .sockets import FLOAT, MODEL, SIGMAS, Inputs, choice, integer, number, switch, wire
 
 SCHEDULERS = (
-    "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic",
+    "simple",
+    "sgm_uniform",
+    "karras",
+    "exponential",
+    "ddim_uniform",
+    "beta",
+    "normal",
+    "linear_quadratic",
     "kl_optimal",
 )
 SCHEDULER_TIP = "How noise levels are spread over the steps. simple and normal are FLUX.1's usual ones."
@@ -27,12 +34,14 @@ class BasicScheduler:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model whose sampling counts."),
-            "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
-            "steps": integer(20, 1, 10000, STEPS_TIP),
-            "denoise": number(1.0, 0.0, 1.0, 0.01, DENOISE_TIP),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model whose sampling counts."),
+                "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
+                "steps": integer(20, 1, 10000, STEPS_TIP),
+                "denoise": number(1.0, 0.0, 1.0, 0.01, DENOISE_TIP),
+            }
+        }
 
     def schedule(self, model: Any, scheduler: str, steps: int, denoise: float) -> tuple[Any]:
         from ..flux_core.sampling.schedule import basic_schedule
@@ -52,12 +61,14 @@ class BetaSamplingScheduler:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model whose sampling counts."),
-            "steps": integer(20, 1, 10000, STEPS_TIP),
-            "alpha": number(0.6, 0.0, 50.0, 0.01, "Smaller: more steps at high noise.", round=False),
-            "beta": number(0.6, 0.0, 50.0, 0.01, "Smaller: more steps at low noise.", round=False),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model whose sampling counts."),
+                "steps": integer(20, 1, 10000, STEPS_TIP),
+                "alpha": number(0.6, 0.0, 50.0, 0.01, "Smaller: more steps at high noise.", round=False),
+                "beta": number(0.6, 0.0, 50.0, 0.01, "Smaller: more steps at low noise.", round=False),
+            }
+        }
 
     def schedule(self, model: Any, steps: int, alpha: float, beta: float) -> tuple[Any]:
         from ..flux_core.sampling import schedule
@@ -77,12 +88,14 @@ class KarrasScheduler:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "steps": integer(20, 1, 10000, STEPS_TIP),
-            "sigma_max": number(14.614642, 0.0, 5000.0, 0.01, "The first level; 1 for FLUX.1.", round=False),
-            "sigma_min": number(0.0291675, 0.0, 5000.0, 0.01, "The last level before 0.", round=False),
-            "rho": number(7.0, 0.0, 100.0, 0.01, "Larger takes more steps at low noise.", round=False),
-        }}
+        return {
+            "required": {
+                "steps": integer(20, 1, 10000, STEPS_TIP),
+                "sigma_max": number(14.614642, 0.0, 5000.0, 0.01, "The first level; 1 for FLUX.1.", round=False),
+                "sigma_min": number(0.0291675, 0.0, 5000.0, 0.01, "The last level before 0.", round=False),
+                "rho": number(7.0, 0.0, 100.0, 0.01, "Larger takes more steps at low noise.", round=False),
+            }
+        }
 
     def schedule(self, steps: int, sigma_max: float, sigma_min: float, rho: float) -> tuple[Any]:
         from ..flux_core.sampling.schedule import karras_between
@@ -102,11 +115,13 @@ class ExponentialScheduler:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "steps": integer(20, 1, 10000, STEPS_TIP),
-            "sigma_max": number(14.614642, 0.0, 5000.0, 0.01, "The first level; 1 for FLUX.1.", round=False),
-            "sigma_min": number(0.0291675, 0.0, 5000.0, 0.01, "The last level before 0.", round=False),
-        }}
+        return {
+            "required": {
+                "steps": integer(20, 1, 10000, STEPS_TIP),
+                "sigma_max": number(14.614642, 0.0, 5000.0, 0.01, "The first level; 1 for FLUX.1.", round=False),
+                "sigma_min": number(0.0291675, 0.0, 5000.0, 0.01, "The last level before 0.", round=False),
+            }
+        }
 
     def schedule(self, steps: int, sigma_max: float, sigma_min: float) -> tuple[Any]:
         from ..flux_core.sampling.schedule import exponential_between
@@ -127,9 +142,12 @@ class SplitSigmas:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "sigmas": wire(SIGMAS, "The schedule."), "step": integer(0, 0, 10000, "Steps in the first part."),
-        }}
+        return {
+            "required": {
+                "sigmas": wire(SIGMAS, "The schedule."),
+                "step": integer(0, 0, 10000, "Steps in the first part."),
+            }
+        }
 
     def split(self, sigmas: Any, step: int) -> tuple[Any, Any]:
         from ..flux_core.sampling.schedule import split
@@ -213,11 +231,13 @@ class SamplingPercentToSigma:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "model": wire(MODEL, "The model whose sampling counts."),
-            "sampling_percent": number(0.0, 0.0, 1.0, 0.0001, "Share of the denoising."),
-            "return_actual_sigma": switch(False, "At the ends give the model's own levels, not beyond them."),
-        }}
+        return {
+            "required": {
+                "model": wire(MODEL, "The model whose sampling counts."),
+                "sampling_percent": number(0.0, 0.0, 1.0, 0.0001, "Share of the denoising."),
+                "return_actual_sigma": switch(False, "At the ends give the model's own levels, not beyond them."),
+            }
+        }
 
     def level(self, model: Any, sampling_percent: float, return_actual_sigma: bool) -> tuple[float]:
         if return_actual_sigma and sampling_percent in (0.0, 1.0):

@@ -29,7 +29,7 @@ class CLIPTextEncode:
         return {"required": {"text": prompt(tip), "clip": wire(CLIP, "The text encoders.")}}
 
     def encode(self, text: str, clip: Any) -> tuple[Conditioning]:
-        from ..flux_core.text.encode import encode_prompt
+        from ..flux_core.conditioning.text import encode_prompt
 
         return (encode_prompt(clip, text, text),)
 
@@ -48,16 +48,18 @@ class CLIPTextEncodeFlux:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "clip": wire(CLIP, "The text encoders."),
-            "clip_l": prompt("The text CLIP-L summarises: a few words are enough."),
-            "t5xxl": prompt("The text T5 reads in full: sentences, lettering, positions."),
-            "guidance": guidance(),
-        }}
+        return {
+            "required": {
+                "clip": wire(CLIP, "The text encoders."),
+                "clip_l": prompt("The text CLIP-L summarises: a few words are enough."),
+                "t5xxl": prompt("The text T5 reads in full: sentences, lettering, positions."),
+                "guidance": guidance(),
+            }
+        }
 
     def encode(self, clip: Any, clip_l: str, t5xxl: str, guidance: float) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import with_values
-        from ..flux_core.text.encode import encode_prompt
+        from ..flux_core.conditioning.entries import with_values
+        from ..flux_core.conditioning.text import encode_prompt
 
         return (with_values(encode_prompt(clip, clip_l, t5xxl), guidance=guidance),)
 
@@ -74,10 +76,12 @@ class CLIPSetLastLayer:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "clip": wire(CLIP, "The text encoders."),
-            "stop_at_clip_layer": integer(-1, -24, -1, "The last layer used, counted from the end.", step=1),
-        }}
+        return {
+            "required": {
+                "clip": wire(CLIP, "The text encoders."),
+                "stop_at_clip_layer": integer(-1, -24, -1, "The last layer used, counted from the end.", step=1),
+            }
+        }
 
     def set_last_layer(self, clip: Any, stop_at_clip_layer: int) -> tuple[Any]:
         from dataclasses import replace
@@ -97,11 +101,13 @@ class T5TokenizerOptions:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "clip": wire(CLIP, "The text encoders."),
-            "min_padding": integer(0, 0, 10000, "Padding tokens always added at the end.", step=1),
-            "min_length": integer(0, 0, 10000, "Length the row is padded to.", step=1),
-        }}
+        return {
+            "required": {
+                "clip": wire(CLIP, "The text encoders."),
+                "min_padding": integer(0, 0, 10000, "Padding tokens always added at the end.", step=1),
+                "min_length": integer(0, 0, 10000, "Length the row is padded to.", step=1),
+            }
+        }
 
     def set_options(self, clip: Any, min_padding: int, min_length: int) -> tuple[Any]:
         from dataclasses import replace
@@ -126,7 +132,7 @@ class FluxGuidance:
         return {"required": {"conditioning": wire(CONDITIONING, "The encoded text."), "guidance": guidance()}}
 
     def append(self, conditioning: Conditioning, guidance: float) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import with_values
+        from ..flux_core.conditioning.entries import with_values
 
         return (with_values(conditioning, guidance=guidance),)
 
@@ -145,6 +151,6 @@ class FluxDisableGuidance:
         return {"required": {"conditioning": wire(CONDITIONING, "The encoded text.")}}
 
     def append(self, conditioning: Conditioning) -> tuple[Conditioning]:
-        from ..flux_core.conditioning import with_values
+        from ..flux_core.conditioning.entries import with_values
 
         return (with_values(conditioning, guidance=None),)

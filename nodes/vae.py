@@ -57,9 +57,13 @@ class VAEEncodeTiled:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "pixels": wire(IMAGE, "The picture."), "vae": wire(VAE, "The autoencoder."), **_tiles(step=64),
-        }}
+        return {
+            "required": {
+                "pixels": wire(IMAGE, "The picture."),
+                "vae": wire(VAE, "The autoencoder."),
+                **_tiles(step=64),
+            }
+        }
 
     def encode(
         self, pixels: Any, vae: Any, tile_size: int, overlap: int, temporal_size: int = 64, temporal_overlap: int = 8
@@ -81,13 +85,22 @@ class VAEDecodeTiled:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "samples": wire(LATENT, "The latent."), "vae": wire(VAE, "The autoencoder."), **_tiles(step=32),
-        }}
+        return {
+            "required": {
+                "samples": wire(LATENT, "The latent."),
+                "vae": wire(VAE, "The autoencoder."),
+                **_tiles(step=32),
+            }
+        }
 
     def decode(
-        self, samples: Latent, vae: Any, tile_size: int, overlap: int = 64,
-        temporal_size: int = 64, temporal_overlap: int = 8,
+        self,
+        samples: Latent,
+        vae: Any,
+        tile_size: int,
+        overlap: int = 64,
+        temporal_size: int = 64,
+        temporal_overlap: int = 8,
     ) -> tuple[Any]:
         from .host import host
 
@@ -106,20 +119,22 @@ class VAEEncodeForInpaint:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {
-            "pixels": wire(IMAGE, "The picture."),
-            "vae": wire(VAE, "The autoencoder."),
-            "mask": wire(MASK, "What to paint anew."),
-            "grow_mask_by": integer(6, 0, 64, "Pixels to grow the mask by, so that no seam is left.", step=1),
-        }}
+        return {
+            "required": {
+                "pixels": wire(IMAGE, "The picture."),
+                "vae": wire(VAE, "The autoencoder."),
+                "mask": wire(MASK, "What to paint anew."),
+                "grow_mask_by": integer(6, 0, 64, "Pixels to grow the mask by, so that no seam is left.", step=1),
+            }
+        }
 
     def encode(self, pixels: Any, vae: Any, mask: Any, grow_mask_by: int = 6) -> tuple[Latent]:
-        from ..flux_core import image_ops, mask_ops
+        from ..flux_core.images import masks, resize
 
-        mask = image_ops.crop_to_cells(mask_ops.resize(mask, *pixels.shape[1:3]))
-        pixels = image_ops.crop_to_cells(pixels.movedim(-1, 1)).movedim(1, -1)
-        hole = image_ops.grey_where_masked(pixels, mask)
-        return ({"samples": vae.encode_image(hole), "noise_mask": mask_ops.thicken(mask, grow_mask_by).round()},)
+        mask = resize.crop_to_cells(masks.resize(mask, *pixels.shape[1:3]))
+        pixels = resize.crop_to_cells(pixels.movedim(-1, 1)).movedim(1, -1)
+        hole = resize.grey_where_masked(pixels, mask)
+        return ({"samples": vae.encode_image(hole), "noise_mask": masks.thicken(mask, grow_mask_by).round()},)
 
 
 def _tiles(step: int) -> dict[str, Any]:

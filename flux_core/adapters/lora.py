@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..quant.linear import Linear
+from ..models.linear import Linear
 from .branches import Branch, Change, Constant, Dense, Kronecker, LowRank, Product, Reweighing, hadamard, merge
 from .lora_names import Target
 

@@ -28,11 +28,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..compute import configure
 from ..errors import InputError
 from ..memory import meter
 from ..memory.budget import AUTO, format_size, parse_size
-from ..memory.units import picture_size
+from ..runtime.device import configure
+from ..runtime.flux_workload import picture_size
 from . import gpu_parts, random_model
 from .gpu_parts import Part, Tell
 from .gpu_table import markdown, targets

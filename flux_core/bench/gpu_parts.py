@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import assemble
 from ..adapters.branches import LowRank
 from ..adapters.lora import Lora, LoraUse
 from ..errors import BudgetTooSmall
@@ -30,6 +29,7 @@ from ..memory.cuda import CudaDevice
 from ..memory.device import COMPUTE, COPY
 from ..memory.plan import Plan, smallest_budget
 from ..memory.workload import MiB
+from ..runtime import handles
 from .memory import Setup, condition_of, manager_of, path_of, physical_limit, sample
 
 WARM = 2  # steps that are not timed: the first fills what stays, after it the plan is made anew
@@ -60,7 +60,7 @@ class Part:
 
 def machine(part: Part, tell: Tell) -> None:
     """What this is measured on."""
-    device = assemble.configure(part.setup.device).device
+    device = handles.configure(part.setup.device).device
     found: dict[str, Any] = {"device": str(device), "torch": torch.__version__}
     if device.type == "cuda":
         torch.zeros(1, device=device)
@@ -79,7 +79,7 @@ def machine(part: Part, tell: Tell) -> None:
 
 def correctness(part: Part, tell: Tell) -> None:
     """Streamed, partly resident and resident, from RAM and from disk, with sleeps on both streams; out of memory."""
-    device = assemble.configure(part.setup.device, "bf16").device
+    device = handles.configure(part.setup.device, "bf16").device
     for file in part.files:
         try:
             _compare(part, file, device, tell)
@@ -99,7 +99,7 @@ def _compare(part: Part, file: str, device: torch.device, tell: Tell) -> None:
         })  # fmt: skip
 
     for loras in ((), (_lora(part, file),)):
-        model = replace(assemble.load_flux(path_of(part.setup.folder, file)), loras=loras)
+        model = replace(handles.load_flux(path_of(part.setup.folder, file)), loras=loras)
         manager.configure(Allowed(managed=False))
         expected = _picture(part, model)
         resident = _fitting(part, model, EVERYTHING, None)[1]
@@ -141,7 +141,7 @@ def _fitting(part: Part, model: Any, budget: int, ram: int | None) -> tuple[Tens
 def _lora(part: Part, file: str) -> LoraUse:
     """Random changes of some layers of all kinds, of what the table is made of too."""
     generator = torch.Generator().manual_seed(part.seed)
-    tensors = assemble.load_flux(path_of(part.setup.folder, file)).weights.tensors
+    tensors = handles.load_flux(path_of(part.setup.folder, file)).weights.tensors
     changes = {}
     for name in CHANGED:
         outputs, inputs = tensors[f"{name}.weight"].shape
@@ -206,9 +206,9 @@ def _crowded(device: torch.device, network: Any) -> Iterator[list[bool]]:
 
 def steps(part: Part, tell: Tell) -> None:
     """Peak and seconds of a step of every size under the cap, and what the link gives at the same time."""
-    device = assemble.configure(part.setup.device, "bf16").device
+    device = handles.configure(part.setup.device, "bf16").device
     _allow(device, None if part.ballast and device.type == "cuda" else part.cap or EVERYTHING, None)
-    model = assemble.load_flux(path_of(part.setup.folder, part.files[0]))
+    model = handles.load_flux(path_of(part.setup.folder, part.files[0]))
     for width, height in part.sizes:
         setup = replace(part.setup, width=width, height=height)
         with _Watched(device) as watched:

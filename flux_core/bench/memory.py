@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compute import configure
 from ..memory import rates
 from ..memory.budget import AUTO, Allowed, format_size
-from ..memory.flux import ManagedFlux
 from ..memory.report import JobReport
-from ..memory.units import picture_size
+from ..runtime.device import configure
+from ..runtime.flux_workload import picture_size
+from ..runtime.streamed_flux import ManagedFlux
 from . import random_model
 
 FORMATS = {"fp8": "F8_E4M3", "bf16": "BF16", "fp16": "F16"}
@@ -58,7 +58,9 @@ class Setup:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench memory`."""
     parser.add_argument(
-        "--what", choices=("flux", "t5", "job"), default="flux",
+        "--what",
+        choices=("flux", "t5", "job"),
+        default="flux",
         help="the transformer (default), a text encoder, or whole pictures",
     )
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["fp8", "bf16"], help="of the weights")
@@ -67,7 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda")
     parser.add_argument("--size", nargs="+", default=["256x256"], metavar="WxH", help="of the pictures")
     parser.add_argument(
-        "--peers", action=argparse.BooleanOptionalAction, default=None,
+        "--peers",
+        action=argparse.BooleanOptionalAction,
+        default=None,
         help="the same steps by diffusers and accelerate, if they are installed (default: on a GPU, for bf16)",
     )
     parser.add_argument("--tokens", type=int, default=512, help="of text")
@@ -174,11 +178,11 @@ def _in_a_process(work: Callable[[Setup], dict[str, Any]], setup: Setup) -> dict
 
 
 def _prepare(setup: Setup) -> torch.device:
-    from .. import assemble
     from ..memory import manager
+    from ..runtime import handles
 
     manager.configure(Allowed.parse(setup.vram, setup.ram))
-    return assemble.configure(setup.device).device
+    return handles.configure(setup.device).device
 
 
 def condition_of(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
@@ -214,10 +218,10 @@ def sample(
 
 def measure_flux(setup: Setup) -> dict[str, Any]:
     """Steps of the transformer under the budget."""
-    from .. import assemble
+    from ..runtime import handles
 
     device = _prepare(setup)
-    model = assemble.load_flux(path_of(setup.folder, setup.file))
+    model = handles.load_flux(path_of(setup.folder, setup.file))
     sample(model, setup, condition_of(setup, device), seed=1)
     held = manager_of(device)
     flux = model.weights.managed(held, model.dtype)
@@ -229,7 +233,7 @@ def measure_flux(setup: Setup) -> dict[str, Any]:
 
 def measure_t5(setup: Setup) -> dict[str, Any]:
     """One prompt through the encoder under the budget."""
-    from ..weights import T5Weights
+    from ..runtime.weights import T5Weights
 
     device, tensors = _prepare(setup), _tensors(setup, "t5")
     weights = T5Weights(tensors, "t5")
@@ -244,8 +248,8 @@ def measure_t5(setup: Setup) -> dict[str, Any]:
 
 def measure_job(setup: Setup) -> dict[str, Any]:
     """Encode, sample, decode; again with another seed, and with another prompt. What each phase read, and its peak."""
-    from .. import assemble
-    from ..weights import ClipWeights, T5Weights
+    from ..runtime import handles
+    from ..runtime.weights import ClipWeights, T5Weights
 
     device = _prepare(setup)
     held = manager_of(device)
@@ -253,8 +257,8 @@ def measure_job(setup: Setup) -> dict[str, Any]:
         name: kind(_tensors(setup, part, file), name)
         for name, kind, part, file in (("t5", T5Weights, "t5", "t5-fp16"), ("clip", ClipWeights, "clip_l", "clip-fp16"))
     }
-    model = assemble.load_flux(path_of(setup.folder, setup.file))
-    coder = assemble.load_autoencoder(path_of(setup.folder, "ae-fp32"))
+    model = handles.load_flux(path_of(setup.folder, setup.file))
+    coder = handles.load_autoencoder(path_of(setup.folder, "ae-fp32"))
     phases: list[dict[str, Any]] = []
 
     def encode(prompt: int) -> Any:
@@ -273,7 +277,7 @@ def measure_job(setup: Setup) -> dict[str, Any]:
     def read() -> dict[str, int]:
         flux = model.weights.managed(held, model.dtype)
         sources = {"transformer": flux.blocks.source, "modulation": flux.modulation.source}
-        sources |= {name: weights.managed(held, torch.float32).tenant.source for name, weights in encoders.items()}
+        sources |= {name: weights.managed(held, torch.float32).model.source for name, weights in encoders.items()}
         return {name: source.bytes_read for name, source in sources.items()}
 
     def phase(label: str, work: Callable[[], Any]) -> Any:
@@ -364,5 +368,3 @@ def _line(setup: Setup, record: dict[str, Any]) -> str:
         f"{limit['gemm_flops'] / 1e12:.2f} TFLOP/s, bytes {limit['transfer_seconds']:.2f} s): "
         f"actual is {ratio:.2f} x the limit"
     )
-
-

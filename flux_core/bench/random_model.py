@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..autoencoder import Autoencoder, AutoencoderConfig
 from ..checkpoint.gguf_file import TYPES
-from ..checkpoint.stored import BLOCK, nbytes_of
 from ..memory.workload import MiB
-from ..text.clip import ClipConfig, ClipTextModel
-from ..text.t5 import T5Config, T5Encoder
-from ..transformer import Flux, FluxConfig
+from ..models.autoencoder import Autoencoder, AutoencoderConfig
+from ..models.clip_text import ClipConfig, ClipTextModel
+from ..models.flux import Flux, FluxConfig
+from ..models.t5 import T5Config, T5Encoder
+from ..quant.sizes import BLOCK, nbytes_of
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn}
 POOL = 1 << 24  # random numbers all weights are taken from
@@ -38,9 +38,7 @@ Line = tuple[str, tuple[int, ...], str, int]  # name, shape, format, offset with
 def flux(depth: int = 19, depth_single: int = 38, hidden: int = 3072) -> nn.Module:
     """FLUX.1-dev, or one of fewer blocks or another width."""
     heads = hidden // 128
-    return Flux(
-        FluxConfig(16, 16, hidden, heads, 128, 4 * hidden, depth, depth_single, 4096, 768, True, (16, 56, 56))
-    )
+    return Flux(FluxConfig(16, 16, hidden, heads, 128, 4 * hidden, depth, depth_single, 4096, 768, True, (16, 56, 56)))
 
 
 def t5(layers: int = 24) -> nn.Module:

@@ -24,8 +24,8 @@ from typing import Any
 
 from ..commands import workflows
 from ..errors import SluiceError
-from ..registry import standalone_tables
-from .command import table
+from ..worker.registry import standalone_tables
+from .table import table
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "text_to_image.png"
 WORK = ("loading", "encoding", "sampling", "decoding")
@@ -64,7 +64,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     print(f"outside = python + saving + rest: best {rounds[0]['outside']:.3f} s, wanted below {TARGET} s")
     return {
         **{f"{part}_s": round(seconds, 3) for part, seconds in middle.items()},
-        "outside_best_s": round(rounds[0]["outside"], 3), "rounds": args.rounds,
+        "outside_best_s": round(rounds[0]["outside"], 3),
+        "rounds": args.rounds,
     }
 
 
@@ -146,15 +147,15 @@ class Clock:
 def _child(arguments: list[str]) -> None:
     """Be a `sluice run`, and tell on the last line where the time went."""
     began = time.time()
-    from ..cli import main
     from ..commands import run
+    from ..commands.cli import main
 
     with run.first_import():
         importing = time.perf_counter()
         import torch  # noqa: F401
 
         torch_seconds = time.perf_counter() - importing
-        from .. import assemble, weights  # noqa: F401
+        from ..runtime import handles, weights  # noqa: F401
 
     clock = Clock()
     for name in ("module", "managed"):

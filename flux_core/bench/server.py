@@ -31,7 +31,7 @@ import psutil
 
 from ..errors import SluiceError
 
-PACK = '''
+PACK = """
 import time
 class Tick:
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "bench", "tick", (), True
@@ -44,13 +44,13 @@ class Tick:
         time.sleep(seconds)
         return {"ui": {"name": [name]}}
 NODE_CLASS_MAPPINGS = {"Tick": Tick}
-'''
+"""
 STARTER = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("sluice", sys.argv[1])
 sys.modules["sluice"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["sluice"])
-from sluice.flux_core.cli import main
+from sluice.flux_core.commands.cli import main
 raise SystemExit(main(sys.argv[2:]))
 """
 PROBE = """

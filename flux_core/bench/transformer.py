@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import latents
 from ..checkpoint.names import FUSED, SWAPPED, flux_diffusers
-from ..compute import DTYPES
-from ..transformer import Flux, FluxConfig, axes_of
-from .command import table
+from ..models import latents
+from ..models.flux import Flux, FluxConfig, axes_of
+from ..runtime.device import DTYPES
+from .table import table
 
 IMAGE_TOKENS, TEXT_TOKENS = 1024, 512
 HEADS, HEAD, CONTEXT, POOLED = 24, 128, 4096, 768

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import FileFormatError
-from .stored import TensorEntry, nbytes_of
+from ..quant.sizes import nbytes_of
+from .stored import TensorEntry
 
 MAX_HEADER = 256 << 20  # a tokenizer of 250,000 words takes 10 MB
 MAX_DIMS, MAX_SIDE = 8, 1 << 40

@@ -248,4 +248,3 @@ def _scale_of(file: WeightFile, entry: TensorEntry) -> float | None:
     number = bytearray(4)
     reader_of(file).read([(scale.offset, 4)], memoryview(number))
     return float(struct.unpack("<f", number)[0])
-

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
 from ..errors import FileFormatError
+from ..quant.sizes import BLOCK
 from .magic import SAFETENSORS_HINT, seems
-from .stored import BLOCK, TensorEntry
+from .stored import TensorEntry
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library itself; FLUX.1-dev has 67 kB
 MAX_DIMS, MAX_SIDE = 16, 1 << 40

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WorkflowError
-from ..folders import PICKLES, WEIGHT_FILES, Folders, standard_folders
 from ..graph.interface import Classes, Interfaces
 from ..graph.prompt import is_link, name_of
-from ..png import read_workflow
-from ..wanted import wanted_files
+from ..io.folders import PICKLES, WEIGHT_FILES, Folders, standard_folders
+from ..io.png import read_workflow
+from ..worker.required_models import wanted_files
 from . import workflows
 from .run import add_model_arguments
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 def workflow_facts(file: Path, folders: Folders) -> dict[str, Any]:
     """What a workflow file tells, as JSON-ready data. Raises WorkflowError, MissingFileError."""
     from ...nodes import host
-    from ..registry import standalone_tables
+    from ..worker.registry import standalone_tables
 
     host.use(host.Host(folders))
     classes, _ = standalone_tables()

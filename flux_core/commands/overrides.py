@@ -88,7 +88,11 @@ def _value(text: str, kind: Any) -> Any:
 
 
 def _explain(
-    prompt: JsonPrompt, interfaces: Interfaces, named: str, input_name: str, candidates: Sequence[str],
+    prompt: JsonPrompt,
+    interfaces: Interfaces,
+    named: str,
+    input_name: str,
+    candidates: Sequence[str],
     having: Sequence[str],
 ) -> str:
     def listed(node_ids: Iterable[str]) -> str:

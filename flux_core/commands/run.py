@@ -20,17 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..capacity import advice_after
 from ..errors import MissingFileError, PromptError, SluiceError
-from ..folders import Folders, standard_folders
 from ..graph.canvas import pack_names
 from ..graph.events import Emit
 from ..graph.execute import Executor, Result
 from ..graph.interface import Classes
 from ..graph.prompt import name_of, title_of
 from ..graph.validate import validate
+from ..io.folders import Folders, standard_folders
+from ..limits import advice_after
 from ..memory.budget import Allowed, add_budget_arguments
-from ..wanted import explained, wanted_files, with_slashes
+from ..worker.required_models import explained, wanted_files, with_slashes
 from . import overrides, workflows
 
 
@@ -38,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice run`."""
     parser.add_argument("workflow", nargs="+", type=Path, help="a picture with its workflow inside, or JSON")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NODE.INPUT=VALUE", dest="settings",
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=VALUE",
+        dest="settings",
         help="change a value; NODE is a number, a title or a class, and may be left out if only one node has INPUT",
     )
     parser.add_argument("--seed", type=_seed, metavar="N", help="set every seed")
@@ -62,11 +66,19 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Where model files are."""
     parser.add_argument(
-        "--models", action="append", type=Path, default=[], metavar="DIR",
+        "--models",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
         help="a models folder laid out as ComfyUI's; may be repeated (default: ./models)",
     )
     parser.add_argument(
-        "--extra-model-paths", action="append", type=Path, default=[], metavar="FILE",
+        "--extra-model-paths",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
         help="a file like ComfyUI's extra_model_paths.yaml",
     )
 
@@ -75,7 +87,9 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """What computes, and in which numbers."""
     parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
     parser.add_argument(
-        "--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
+        "--dtype",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
         help="numbers computed with; auto takes the fastest without visible loss",
     )
 
@@ -105,11 +119,9 @@ class Job:
 
 def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
     from ...nodes import host
-    from ..registry import standalone_tables
+    from ..worker.registry import standalone_tables
 
-    folders = standard_folders(
-        Path.cwd(), args.models, extra=args.extra_model_paths, input=args.input, output=args.out
-    )
+    folders = standard_folders(Path.cwd(), args.models, extra=args.extra_model_paths, input=args.input, output=args.out)
     if args.input is not None and not folders.input.is_dir():
         raise MissingFileError(f"There is no folder {folders.input}, which --input names.")
     host.use(host.Host(folders))  # validation lists files
@@ -159,7 +171,8 @@ def _made(job: Job, executor: Executor, bars: Bars, folders: Folders, quiet: boo
         for picture in pictures:
             print(_short(picture))
     return {
-        "workflow": str(job.file), "images": [str(picture) for picture in pictures],
+        "workflow": str(job.file),
+        "images": [str(picture) for picture in pictures],
         "seconds": round(time.monotonic() - began, 3),
     }
 
@@ -199,8 +212,8 @@ def _seed(text: str) -> int:
 
 def _set_device(args: argparse.Namespace) -> None:
     with first_import():
-        from ..assemble import configure
         from ..memory import manager, report
+        from ..runtime.handles import configure
 
     configure(args.device, args.dtype)
     manager.configure(Allowed.parse(args.vram, args.ram))

@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from .. import strict_json
 from ..errors import SluiceError, WorkflowError
-from ..png import read_workflow
-from ..saving import write_whole
-from ..swap import read_table, swap
+from ..graph.translate import read_table, swap
+from ..io import strict_json
+from ..io.png import read_workflow
+from ..io.saving import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,3 +1,3 @@
-from .flux_core.cli import program
+from .flux_core.commands.cli import program
 
 program()

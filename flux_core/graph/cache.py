@@ -27,14 +27,14 @@ _never = itertools.count()  # for values that equal nothing, not even themselves
 
 
 @dataclass(frozen=True)
-class Made:
+class CachedOutput:
     """What a node has made: its outputs, and what it shows (empty for most)."""
 
     outputs: Outputs
     ui: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Keys:
+class CacheKeys:
     """The keys of a prompt's nodes, each computed once."""
 
     def __init__(self, live: LivePrompt, interfaces: Interfaces) -> None:
@@ -75,11 +75,11 @@ class Cache:
     """Results by key, and node objects by (id, class), which keep their state as long as they are on the canvas."""
 
     def __init__(self) -> None:
-        self._made: dict[str, Made] = {}
+        self._made: dict[str, CachedOutput] = {}
         self._objects: dict[tuple[str, str], Any] = {}
         self._grown: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}  # root -> keys and objects grown from it
 
-    def begin(self, live: LivePrompt, keys: Keys) -> None:
+    def begin(self, live: LivePrompt, keys: CacheKeys) -> None:
         """Drop everything that has no place in this prompt."""
         present = {(node.id, node.class_type) for node in live.nodes.values()}
         self._grown = {root: grown for root, grown in self._grown.items() if root in present}
@@ -96,10 +96,10 @@ class Cache:
         """Keep what `node` makes for as long as `root` is on the canvas."""
         self._grown[root.id, root.class_type][key] = (node.id, node.class_type)
 
-    def get(self, key: str) -> Made | None:
+    def get(self, key: str) -> CachedOutput | None:
         return self._made.get(key)
 
-    def put(self, key: str, made: Made) -> None:
+    def put(self, key: str, made: CachedOutput) -> None:
         self._made[key] = made
 
     def forget_shown(self) -> None:

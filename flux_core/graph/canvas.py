@@ -37,7 +37,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Box:
+class CanvasNode:
     """A node as drawn."""
 
     id: str
@@ -59,7 +59,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Wire:
+class CanvasLink:
     """A link from an output slot of a box to an input slot of another."""
 
     id: str
@@ -70,23 +70,23 @@ class Wire:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class CanvasGraph:
     """A drawing: the canvas itself, or what is inside a subgraph.
 
     A subgraph's inputs and outputs are drawn as two boxes of their own, `source_id` and `sink_id`.
     """
 
-    boxes: Mapping[str, Box]
-    wires: Mapping[str, Wire]
+    boxes: Mapping[str, CanvasNode]
+    wires: Mapping[str, CanvasLink]
     inputs: tuple[Slot, ...] = ()
     outputs: tuple[Slot, ...] = ()
     source_id: str = "-10"
     sink_id: str = "-20"
 
-    def wire_into(self, slot: Slot) -> Wire | None:
+    def wire_into(self, slot: Slot) -> CanvasLink | None:
         return self.wires.get(slot.link) if slot.link is not None else None
 
-    def wire_out(self, slot: int) -> Wire | None:
+    def wire_out(self, slot: int) -> CanvasLink | None:
         """What feeds an output of the subgraph."""
         return next((w for w in self.wires.values() if w.target == self.sink_id and w.target_slot == slot), None)
 
@@ -95,11 +95,11 @@ class Sheet:
 class Workflow:
     """The canvas and the definitions its boxes may refer to by type."""
 
-    sheet: Sheet
-    subgraphs: Mapping[str, Sheet]
+    sheet: CanvasGraph
+    subgraphs: Mapping[str, CanvasGraph]
     groups: Mapping[str, Any]  # old group nodes, as they stand in the file
 
-    def boxes(self) -> list[Box]:
+    def boxes(self) -> list[CanvasNode]:
         """Every box, also those inside subgraphs."""
         return [box for sheet in (self.sheet, *self.subgraphs.values()) for box in sheet.boxes.values()]
 
@@ -124,11 +124,11 @@ def pack_names(workflow: Any) -> dict[str, str]:
     }
 
 
-def read_sheet(data: Mapping[str, Any]) -> Sheet:
+def read_sheet(data: Mapping[str, Any]) -> CanvasGraph:
     """A canvas or a subgraph definition."""
     boxes = [read_box(node) for node in _list(data.get("nodes")) if node is not None]
     wires = [wire for wire in map(_wire, _list(data.get("links"))) if wire is not None]
-    return Sheet(
+    return CanvasGraph(
         {box.id: box for box in boxes},
         {wire.id: wire for wire in wires},
         _slots(data.get("inputs")),
@@ -138,7 +138,7 @@ def read_sheet(data: Mapping[str, Any]) -> Sheet:
     )
 
 
-def read_box(data: Any) -> Box:
+def read_box(data: Any) -> CanvasNode:
     """One node. WorkflowError if it has no id or no type."""
     if not isinstance(data, Mapping):
         raise WorkflowError(f"The workflow has a {type(data).__name__} where a node should be.")
@@ -148,7 +148,7 @@ def read_box(data: Any) -> Box:
     if not isinstance(data.get("type"), str):
         raise WorkflowError(f"Node {node_id} of the workflow has no type.")
     title, mode, order = data.get("title"), data.get("mode"), data.get("order")
-    return Box(
+    return CanvasNode(
         id=node_id,
         type=data["type"],
         title=title if isinstance(title, str) else "",
@@ -178,7 +178,7 @@ def _slot(data: Any) -> Slot:
     )
 
 
-def _wire(data: Any) -> Wire | None:
+def _wire(data: Any) -> CanvasLink | None:
     if isinstance(data, Mapping):
         data = [data.get(key) for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
     if not isinstance(data, list) or len(data) < 5:
@@ -187,7 +187,7 @@ def _wire(data: Any) -> Wire | None:
     slots = [data[i] for i in (2, 4)]
     if None in names or not all(isinstance(slot, int) for slot in slots):
         return None
-    return Wire(str(names[0]), str(names[1]), slots[0], str(names[2]), slots[1])
+    return CanvasLink(str(names[0]), str(names[1]), slots[0], str(names[2]), slots[1])
 
 
 def _id(value: Any, otherwise: Any) -> Any:

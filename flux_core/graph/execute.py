@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Interrupted, PromptError
-from .cache import Cache, Keys, Made
+from .cache import Cache, CachedOutput, CacheKeys
 from .calls import (
     ExecutionBlocker,
     Gathered,
@@ -139,7 +139,7 @@ class _Run:
         self.cache = executor.cache
         self.live = LivePrompt(prompt)
         self.interfaces = Interfaces(executor.classes)
-        self.keys = Keys(self.live, self.interfaces)
+        self.keys = CacheKeys(self.live, self.interfaces)
         self.waiting = Waiting(self.live, self.interfaces, lambda node_id: self.made(node_id) is not None)
         self.events = Events(executor.emit, self.live, prompt_id)
         self.tasks = Tasks()
@@ -166,7 +166,7 @@ class _Run:
         self.events.message("execution_success", {})
         return self._result("success", None)
 
-    def made(self, node_id: str) -> Made | None:
+    def made(self, node_id: str) -> CachedOutput | None:
         return self.cache.get(self.keys[node_id])
 
     def outputs_of(self, node_id: str) -> Outputs | None:
@@ -223,7 +223,7 @@ class _Run:
 
     def _keep(self, node: Node, interface: Interface, returned: Returned) -> bool:
         outputs = merge([row.result for row in returned.rows], interface.node_class)
-        self.cache.put(self.keys[node.id], Made(outputs, returned.ui))
+        self.cache.put(self.keys[node.id], CachedOutput(outputs, returned.ui))
         return True
 
     def _begin(self, node: Node, interface: Interface) -> Gathered:

@@ -17,8 +17,8 @@ from datetime import datetime
 from typing import Any
 
 from ..errors import WorkflowError
-from ..png import MAX_NODES, Embedded
-from .canvas import Box, Mode, Sheet, Slot, Wire, Workflow, read_canvas
+from ..io.png import MAX_NODES, Embedded
+from .canvas import CanvasGraph, CanvasLink, CanvasNode, Mode, Slot, Workflow, read_canvas
 from .groups import group_sheet
 from .interface import Classes, Interface, Interfaces
 from .placeholders import Choose, choices_made, fields_filled
@@ -54,15 +54,15 @@ def canvas_to_prompt(workflow: Any, classes: Classes, choose: Choose = random.ch
 class _Scope:
     """A sheet in use: the canvas, or one instance of a subgraph, with what that instance sets inside."""
 
-    sheet: Sheet
+    sheet: CanvasGraph
     path: tuple[str, ...] = ()
     outer: _Scope | None = None
-    instance: Box | None = None
+    instance: CanvasNode | None = None
     inner: dict[str, _Scope] = field(default_factory=dict)  # instance id -> its scope
     input_values: Mapping[str, Any] = field(default_factory=dict)  # of unlinked inputs of the subgraph
     box_values: Mapping[tuple[str, str], Any] = field(default_factory=dict)  # (box, widget) -> value
 
-    def id_of(self, box: Box) -> str:
+    def id_of(self, box: CanvasNode) -> str:
         return ":".join((*self.path, box.id))
 
 
@@ -87,7 +87,7 @@ class _Muted:
 
 
 _End = _Source | _Value | _Muted
-_Place = tuple[_Scope, Wire]  # a wire we are following upwards
+_Place = tuple[_Scope, CanvasLink]  # a wire we are following upwards
 
 
 class _Flattening:
@@ -97,7 +97,7 @@ class _Flattening:
         self.choose = choose
         self.root = _Scope(workflow.sheet)
         self.count = 0
-        self.nodes: dict[str, tuple[_Scope, Box]] = {}
+        self.nodes: dict[str, tuple[_Scope, CanvasNode]] = {}
         for scope, box in self._unpacked(self.root):
             self.nodes[scope.id_of(box)] = (scope, box)
         self.values = {node_id: self._own_values(*place) for node_id, place in self.nodes.items()}
@@ -107,7 +107,7 @@ class _Flattening:
 
     # Taking subgraphs apart ------------------------------------------------------------------------------------------
 
-    def _unpacked(self, scope: _Scope) -> Iterator[tuple[_Scope, Box]]:
+    def _unpacked(self, scope: _Scope) -> Iterator[tuple[_Scope, CanvasNode]]:
         """The boxes that become nodes, in order of drawing, those of a subgraph in its place."""
         for box in sorted(scope.sheet.boxes.values(), key=lambda box: box.order):
             self.count += 1
@@ -124,7 +124,7 @@ class _Flattening:
             elif self._is_node(box):
                 yield scope, box
 
-    def _definition(self, box: Box) -> Sheet | None:
+    def _definition(self, box: CanvasNode) -> CanvasGraph | None:
         if box.type in self.workflow.subgraphs:
             return self.workflow.subgraphs[box.type]
         prefix, _, name = box.type.replace("workflow/", "workflow>", 1).partition(">")
@@ -132,10 +132,10 @@ class _Flattening:
             return group_sheet(self.workflow.groups[name], self.interfaces, box)
         return None
 
-    def _is_node(self, box: Box) -> bool:
+    def _is_node(self, box: CanvasNode) -> bool:
         return box.type in self.interfaces and box.type not in _NOTES or box.type not in _NO_NODES
 
-    def _inside(self, scope: _Scope, box: Box, sheet: Sheet) -> _Scope:
+    def _inside(self, scope: _Scope, box: CanvasNode, sheet: CanvasGraph) -> _Scope:
         """What an instance sets in its subgraph: by its own widgets, or by those of a subgraph around it."""
         names = _promoted(box, sheet)
         values = box.values if isinstance(box.values, list) else []
@@ -148,10 +148,10 @@ class _Flattening:
 
     # One node --------------------------------------------------------------------------------------------------------
 
-    def _interface(self, box: Box) -> Interface | None:
+    def _interface(self, box: CanvasNode) -> Interface | None:
         return self.interfaces[box.type] if box.type in self.interfaces else None
 
-    def _own_values(self, scope: _Scope, box: Box) -> dict[str, Any]:
+    def _own_values(self, scope: _Scope, box: CanvasNode) -> dict[str, Any]:
         interface = self._interface(box)
         if interface is None:
             return {}
@@ -159,7 +159,7 @@ class _Flattening:
         set_outside = {name: value for (owner, name), value in scope.box_values.items() if owner == box.id}
         return values | {name: value for name, value in set_outside.items() if name in values}
 
-    def _node(self, node_id: str, scope: _Scope, box: Box) -> dict[str, Any]:
+    def _node(self, node_id: str, scope: _Scope, box: CanvasNode) -> dict[str, Any]:
         interface = self._interface(box)
         inputs = {name: self._sent(box, interface, name, value) for name, value in self.values[node_id].items()}
         for slot in box.inputs:
@@ -175,7 +175,7 @@ class _Flattening:
         meta = {"title": box.title or box.type, **box.pack}
         return {"class_type": box.type, "inputs": inputs, "_meta": meta}
 
-    def _sent(self, box: Box, interface: Interface | None, name: str, value: Any) -> Any:
+    def _sent(self, box: CanvasNode, interface: Interface | None, name: str, value: Any) -> Any:
         """A widget's value as it goes into the prompt."""
         declared = interface.input(name) if interface is not None else None
         if isinstance(value, str) and declared is not None and declared.options.get("dynamicPrompts"):
@@ -208,7 +208,7 @@ class _Flattening:
         wire = scope.sheet.wire_into(slot) if slot is not None else None
         return (scope, wire) if wire is not None else None
 
-    def _up(self, scope: _Scope, wire: Wire, wanted: Any) -> _Place | _End | None:
+    def _up(self, scope: _Scope, wire: CanvasLink, wanted: Any) -> _Place | _End | None:
         """One step towards the source of a wire."""
         if wire.source == scope.sheet.source_id and scope.instance is not None:
             return self._out_of_subgraph(scope, wire.slot)
@@ -248,7 +248,7 @@ class _Flattening:
             return _Value(scope.input_values[name])
         return place
 
-    def _set_node(self, scope: _Scope, getter: Box) -> _Place | None:
+    def _set_node(self, scope: _Scope, getter: CanvasNode) -> _Place | None:
         """KJNodes' invisible links: a GetNode reads what the SetNode of the same name, here or further out, is fed."""
         name = _first(getter.values)
         around: _Scope | None = scope
@@ -260,7 +260,7 @@ class _Flattening:
         return None
 
 
-def _passed_on(box: Box, slot: int, wanted: Any) -> Slot | None:
+def _passed_on(box: CanvasNode, slot: int, wanted: Any) -> Slot | None:
     """The input that a bypassed box puts out at `slot`: the same number if the types fit, else the first that fits."""
     inputs = box.inputs
     if wanted in ("*", ""):
@@ -281,7 +281,7 @@ def _connects(one: Any, other: Any) -> bool:
     return not set(one.lower().split(",")).isdisjoint(other.lower().split(","))
 
 
-def _promoted(box: Box, sheet: Sheet) -> list[tuple[str, str]]:
+def _promoted(box: CanvasNode, sheet: CanvasGraph) -> list[tuple[str, str]]:
     """Whose values an instance's widgets_values are, in order: ("-1", input of the subgraph) or (inner box, widget)."""
     proxies = box.properties.get("proxyWidgets")
     if isinstance(proxies, list) and proxies:

@@ -15,12 +15,12 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import WorkflowError
-from .canvas import Box, Sheet, Slot, Wire, read_box
+from .canvas import CanvasGraph, CanvasLink, CanvasNode, Slot, read_box
 from .interface import Interfaces
 from .widgets import is_widget, take, take_primitive
 
 
-def group_sheet(definition: Any, interfaces: Interfaces, instance: Box) -> Sheet:
+def group_sheet(definition: Any, interfaces: Interfaces, instance: CanvasNode) -> CanvasGraph:
     """What is inside an instance of a group, boxes named by their index. WorkflowError if the definition is none."""
     if not isinstance(definition, Mapping) or not isinstance(definition.get("nodes"), list):
         raise WorkflowError(f"The definition of group node {instance.type!r} has no list of nodes.")
@@ -40,9 +40,9 @@ class _Group:
         links = [one for one in _lists(definition.get("links")) if _numbers(one, 4)]
         self.links = [one for one in links if one[0] < len(nodes) and one[2] < len(nodes)]
         self.linked_outputs = {(one[0], one[1]) for one in self.links}
-        self.wires: list[Wire] = []
+        self.wires: list[CanvasLink] = []
 
-    def sheet(self, instance: Box) -> Sheet:
+    def sheet(self, instance: CanvasNode) -> CanvasGraph:
         for source, slot, target, target_slot, *_ in self.links:
             if target_slot < len(self.slots[target]):
                 self._wire(str(source), slot, target, target_slot)
@@ -52,10 +52,10 @@ class _Group:
         boxes = [self._with_values(i, box, values, converted) for i, box in enumerate(self.boxes)]
         wires = {wire.id: wire for wire in self.wires}
         nameless = (Slot(""),)
-        return Sheet({box.id: box for box in boxes}, wires, nameless * inputs, nameless * outputs)
+        return CanvasGraph({box.id: box for box in boxes}, wires, nameless * inputs, nameless * outputs)
 
     def _wire(self, source: str, slot: int, target: int, target_slot: int) -> None:
-        wire = Wire(str(len(self.wires)), source, slot, str(target), target_slot)
+        wire = CanvasLink(str(len(self.wires)), source, slot, str(target), target_slot)
         self.wires.append(wire)
         self.slots[target][target_slot] = replace(self.slots[target][target_slot], link=wire.id)
 
@@ -94,7 +94,7 @@ class _Group:
             for slot in range(self._outputs(i)):
                 shown = (i, slot) not in self.linked_outputs or (i, slot) in self.external
                 if self._visible(i, "output", str(slot), shown):
-                    self.wires.append(Wire(str(len(self.wires)), str(i), slot, "-20", count))
+                    self.wires.append(CanvasLink(str(len(self.wires)), str(i), slot, "-20", count))
                     count += 1
         return count
 
@@ -127,7 +127,7 @@ class _Group:
         fed = any(link[2] == i for link in self.links)
         return fed and (i, 0) in self.linked_outputs and (i, 0) not in self.external
 
-    def _with_values(self, i: int, box: Box, values: list[Any], converted: set[tuple[int, str]]) -> Box:
+    def _with_values(self, i: int, box: CanvasNode, values: list[Any], converted: set[tuple[int, str]]) -> CanvasNode:
         """The box with its share of the instance's values, which is taken from their front."""
         if box.type == "PrimitiveNode" and (i, 0) in self.linked_outputs:
             return replace(box, inputs=(), values=take_primitive(values) or box.values)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from .. import strict_json
+from ..io import strict_json
 from .interface import Classes
 
 log = logging.getLogger(__name__)

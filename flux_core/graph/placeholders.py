@@ -1,7 +1,7 @@
 """What the browser does to texts before it sends them: choices in prompts, fields in file names.
 
-    "a {red|{dark|light} green} ball // note"   ->  "a dark green ball "
-    "%date:yyyy-MM-dd%/%KSampler.seed%"         ->  "2026-03-01/42"
+"a {red|{dark|light} green} ball // note"   ->  "a dark green ball "
+"%date:yyyy-MM-dd%/%KSampler.seed%"         ->  "2026-03-01/42"
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_size(text: str) -> int:
-    """"8G" -> bytes. A number alone counts GiB if that can be meant, or else bytes. Raises InputError."""
+    """ "8G" -> bytes. A number alone counts GiB if that can be meant, or else bytes. Raises InputError."""
     match = re.fullmatch(r"(\d+(?:[.,]\d+)?)\s*(?:([KMGT])(?:I?B)?|(B))?", text.strip().upper())
     if match:
         number = float(match[1].replace(",", "."))

@@ -1,8 +1,8 @@
 """Who gets how much of a device: one budget for all models of a process.
 
 The one that runs has a ring and as much room for residents as the budget leaves; the others are parked. Room is found
-in this order: what is free, then what parked tenants of lower rank hold, then, if not even a ring fits, what any parked
-tenant holds. So text encoders stream through the room the transformer's ring left, and evict none of it.
+in this order: what is free, then what parked models of lower rank hold, then, if not even a ring fits, what any parked
+model holds. So text encoders stream through the room the transformer's ring left, and evict none of it.
 
 Knows no FLUX, no files and no sampling.
 """
@@ -18,14 +18,14 @@ from contextlib import contextmanager, suppress
 import torch
 
 from ..errors import BudgetTooSmall
-from . import landlord, meter, rates
-from .accounts import CpuMemory, CudaMemory, Memory
+from . import external, meter, rates
 from .budget import Allowed, format_size
 from .cpu import CpuDevice
 from .cuda import CudaDevice
+from .managed_model import ManagedModel
 from .plan import Plan, plan, smallest_budget
 from .source import BLOCK
-from .tenant import Tenant
+from .usage import CpuMemory, CudaMemory, Memory
 from .workload import RESIDENT, Budget, GiB, Machine, MiB, Workload
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Manager:
             self.memory = CudaMemory(self.slabs)
         else:
             self.slabs, self.memory = CpuDevice(2**62), CpuMemory()
-        self.tenants: weakref.WeakSet[Tenant] = weakref.WeakSet()
+        self.models: weakref.WeakSet[ManagedModel] = weakref.WeakSet()
         self._disk_rates: dict[object, float] = {}  # by file
         atexit.register(_close_all, weakref.ref(self))
 
@@ -56,15 +56,15 @@ class Manager:
         """The budget in bytes, now."""
         return self.memory.allowed_bytes(self.allowed)
 
-    def admit(self, tenant: Tenant) -> Tenant:
-        self.tenants.add(tenant)
-        around = landlord.current()
-        tenant.lease = around.admit(tenant) if around else None
-        return tenant
+    def admit(self, model: ManagedModel) -> ManagedModel:
+        self.models.add(model)
+        around = external.current()
+        model.allocation = around.admit(model) if around else None
+        return model
 
-    def machine(self, tenant: Tenant, tokens: int) -> Machine:
+    def machine(self, model: ManagedModel, tokens: int) -> Machine:
         """This device's rates for a model, measured where they are not known yet."""
-        stored, dtype = tenant.source.pieces, tenant.dtype
+        stored, dtype = model.source.pieces, model.dtype
         hidden = min(rates.HIDDEN, max(piece.shape[1] for piece in stored if len(piece.shape) == 2))
         tokens = rates.measured_tokens(self.device, tokens)
         format = max((piece.format for piece in stored), key=[piece.format for piece in stored].count)
@@ -73,86 +73,86 @@ class Manager:
             gemm=rates.gemm_rate(self.device, dtype, tokens, hidden),
             attention=rates.attention_rate(self.device, dtype, max(256, tokens)),
             memory=rates.decode_rate(self.device, dtype, format),
-            disk=self._disk_rate(tenant),
+            disk=self._disk_rate(model),
             link=rates.link_rate(self.device) if cuda else None,
             host_copy=rates.host_copy_rate() if cuda else 6e9,
             alignment=256 if cuda else BLOCK,
         )
 
-    def _disk_rate(self, tenant: Tenant) -> float:
-        file = tenant.source.pieces[0].file.identity
+    def _disk_rate(self, model: ManagedModel) -> float:
+        file = model.source.pieces[0].file.identity
         if file not in self._disk_rates:
-            self._disk_rates[file] = rates.disk_rate(tenant.source.pieces)
+            self._disk_rates[file] = rates.disk_rate(model.source.pieces)
         return self._disk_rates[file]
 
     @contextmanager
     def opened(
-        self, tenant: Tenant, workload: Callable[[Mapping[str, int]], Workload], machine: Machine, activations: int
+        self, model: ManagedModel, workload: Callable[[Mapping[str, int]], Workload], machine: Machine, activations: int
     ) -> Iterator[Plan]:
-        """Let a tenant run. `workload` makes its workload of what else is on the device, by purpose, in bytes.
+        """Let a model run. `workload` makes its workload of what else is on the device, by purpose, in bytes.
 
         Raises BudgetTooSmall with the smallest budget that would do.
         """
-        for other in self.tenants:
-            if other is not tenant:
+        for other in self.models:
+            if other is not model:
                 other.park()
-        tenant.park()
+        model.park()
         self.memory.reset_peak()
-        lasting = tenant.rank >= LASTING
+        lasting = model.priority >= LASTING
         try:
-            plan = self.settle(tenant, workload, machine, activations, lasting)
+            plan = self.settle(model, workload, machine, activations, lasting)
             self.memory.repeating(lasting)
             yield plan
         finally:
             self.memory.repeating(False)
-            tenant.park()
+            model.park()
 
     def settle(
         self,
-        tenant: Tenant,
+        model: ManagedModel,
         workload: Callable[[Mapping[str, int]], Workload],
         machine: Machine,
         activations: int,
         whole: bool = False,
     ) -> Plan:
-        """Make and take over the plan of the tenant that runs, within what the budget is now.
+        """Make and take over the plan of the model that runs, within what the budget is now.
 
         whole: those whom we share the device with are asked to give way to all of it, not only to what it must have.
         """
-        granted = self._granted(tenant, workload({"activations": self._working(activations)}), machine, whole)
+        granted = self._granted(model, workload({"activations": self._working(activations)}), machine, whole)
         limit = self.limit
         fixed = self._fixed(activations)
-        others = [other for other in self.tenants if other is not tenant and other.held_bytes]
+        others = [other for other in self.models if other is not model and other.held_bytes]
         held = sum(other.held_bytes for other in others)
         wanted = workload(fixed)
-        lower = sorted((other for other in others if other.rank < tenant.rank), key=lambda other: other.rank)
+        lower = sorted((other for other in others if other.priority < model.priority), key=lambda other: other.priority)
         if not _all_stays(wanted, machine, limit - held):
             held -= sum(_closed(other) for other in lower)
         short = smallest_budget(wanted, machine) - (limit - held)
-        for other in sorted(others, key=lambda other: other.rank):
+        for other in sorted(others, key=lambda other: other.priority):
             if short > 0:
                 freed = other.release(short)
                 held, short = held - freed, short - freed
         room = limit - held
         if granted is not None:
             room = min(room, max(wanted.fixed_bytes + granted, smallest_budget(wanted, machine)))
-        made = plan(wanted, Budget(room, *self._host_room(tenant)), machine)
-        tenant.open(made)
-        log.debug("%s: %s of %s", tenant.label, format_size(made.peak_bytes + held), format_size(limit))
+        made = plan(wanted, Budget(room, *self._host_room(model)), machine)
+        model.open(made)
+        log.debug("%s: %s of %s", model.label, format_size(made.peak_bytes + held), format_size(limit))
         return made
 
-    def _granted(self, tenant: Tenant, wanted: Workload, machine: Machine, whole: bool) -> int | None:
-        """Bytes of weights that whoever else hands out this memory lets a tenant have; None if there is nobody."""
-        around = landlord.current()
+    def _granted(self, model: ManagedModel, wanted: Workload, machine: Machine, whole: bool) -> int | None:
+        """Bytes of weights that whoever else hands out this memory lets a model have; None if there is nobody."""
+        around = external.current()
         if around is None:
             return None
         least = smallest_budget(wanted, machine) - wanted.fixed_bytes
         weights = sum(machine.room(piece.nbytes) for piece in wanted.pieces) if whole else least
-        return around.make_room(tenant.lease, weights, wanted.fixed_bytes)
+        return around.make_room(model.allocation, weights, wanted.fixed_bytes)
 
     def ask(self, nbytes: int) -> None:
-        """Before room is taken for what is no tenant: whoever else holds some is asked to give way."""
-        around = landlord.current()
+        """Before room is taken for what is no model: whoever else holds some is asked to give way."""
+        around = external.current()
         if around is not None:
             around.free(nbytes)
 
@@ -162,68 +162,68 @@ class Manager:
 
     @contextmanager
     def room(self, label: str, nbytes: int) -> Iterator[None]:
-        """Room for something that is no tenant. Raises BudgetTooSmall."""
+        """Room for something that is no model. Raises BudgetTooSmall."""
         self.make_way(label, nbytes)
         self.memory.reset_peak()
         yield
         log.info("%s: peak %s of %s", label, format_size(self.memory.peak_bytes()), format_size(self.limit))
 
     def make_way(self, label: str, nbytes: int) -> None:
-        """Before so much is taken by what is no tenant: what stays of models gives way. Raises BudgetTooSmall."""
+        """Before so much is taken by what is no model: what stays of models gives way. Raises BudgetTooSmall."""
         if nbytes:
             self.ask(nbytes)
-        for tenant in self.tenants:
-            tenant.park()
-        short = nbytes + sum(tenant.held_bytes for tenant in self.tenants) - self.most()
-        for tenant in sorted(self.tenants, key=lambda tenant: tenant.rank):
+        for model in self.models:
+            model.park()
+        short = nbytes + sum(model.held_bytes for model in self.models) - self.most()
+        for model in sorted(self.models, key=lambda model: model.priority):
             if short > 0:
-                short -= tenant.release(short)
+                short -= model.release(short)
         if short > 0:
             raise BudgetTooSmall(
                 f"{label} needs at least {format_size(self.limit + short)}, and the budget is "
                 f"{format_size(self.limit)}. Allow more, or ask for less: a smaller picture, fewer or smaller LoRAs."
             )
 
-    def make_room(self, tenant: Tenant, nbytes: int) -> bool:
+    def make_room(self, model: ManagedModel, nbytes: int) -> bool:
         """Out of memory in the middle of a step, or asked between two: whether anything could be given back.
 
-        First by those parked whose rank is lower, then by the tenant that runs, then by the others.
+        First by those parked whose rank is lower, then by the model that runs, then by the others.
         """
-        others = sorted((other for other in self.tenants if other is not tenant), key=lambda other: other.rank)
-        lower = [other for other in others if other.rank < tenant.rank and other.held_bytes]
+        others = sorted((other for other in self.models if other is not model), key=lambda other: other.priority)
+        lower = [other for other in others if other.priority < model.priority and other.held_bytes]
         if lower:
             return sum(map(_closed, lower)) > 0
-        before = tenant.plan
-        if before is not None and tenant.stream is not None and RESIDENT in before.homes:
+        before = model.plan
+        if before is not None and model.stream is not None and RESIDENT in before.homes:
             room = max(before.peak_bytes - nbytes, smallest_budget(before.workload, before.machine))
             made = plan(before.workload, Budget(room, before.host_bytes, before.host_bytes), before.machine)
             if made.weight_bytes < before.weight_bytes:
-                tenant.open(made)
+                model.open(made)
                 return True
         freed = 0
         for other in others:
             freed += other.release(nbytes - freed) if freed < nbytes else 0
         return freed > 0
 
-    def shift(self, tenant: Tenant, counted_on: int) -> int:
-        """How the budget changed under a tenant that runs: bytes it should give back, negative if it could have more.
+    def shift(self, model: ManagedModel, counted_on: int) -> int:
+        """How the budget changed under a model that runs: bytes it should give back, negative if it could have more.
 
         0 if what there is now is near enough to what was counted on. Who shares the device with us asks by itself.
         """
-        assert tenant.plan is not None
-        if landlord.current() is not None:
+        assert model.plan is not None
+        if external.current() is not None:
             return 0
         limit = self.limit
-        if limit > counted_on + 2 * DRIFT and tenant.plan.slots:
+        if limit > counted_on + 2 * DRIFT and model.plan.slots:
             return counted_on - limit
-        return max(0, tenant.plan.peak_bytes + self.beside(tenant) - limit) if limit < counted_on - DRIFT else 0
+        return max(0, model.plan.peak_bytes + self.beside(model) - limit) if limit < counted_on - DRIFT else 0
 
-    def beside(self, tenant: Tenant) -> int:
-        """Bytes that the other tenants hold: no plan but their own knows of them."""
-        return sum(other.held_bytes for other in self.tenants if other is not tenant)
+    def beside(self, model: ManagedModel) -> int:
+        """Bytes that the other models hold: no plan but their own knows of them."""
+        return sum(other.held_bytes for other in self.models if other is not model)
 
     def _fixed(self, activations: int) -> dict[str, int]:
-        filled = sum(tenant.filled_bytes for tenant in self.tenants)
+        filled = sum(model.filled_bytes for model in self.models)
         return {
             "program and small weights": self.memory.other_bytes(filled),
             "activations": activations,
@@ -233,30 +233,30 @@ class Manager:
     def _working(self, activations: int) -> int:
         return activations + max(128 * MiB, activations // 20)
 
-    def _host_room(self, tenant: Tenant) -> tuple[int, int]:
-        """RAM for the tenant's streamed weights, and how much of it may be pinned: never the last quarter.
+    def _host_room(self, model: ManagedModel) -> tuple[int, int]:
+        """RAM for the model's streamed weights, and how much of it may be pinned: never the last quarter.
 
         What it has there already is its own: else a model would lose in every second run what it got in the first.
         """
         if self.device.type != "cuda":
             return 0, 0
         ram = self.allowed.ram if self.allowed.ram is not None else meter.automatic_ram()
-        room = max(0, ram - meter.resident_bytes() + tenant.ram_bytes)
-        free = meter.available_ram() + tenant.ram_bytes - max(4 * GiB, meter.total_ram() // 4)
+        room = max(0, ram - meter.resident_bytes() + model.ram_bytes)
+        free = meter.available_ram() + model.ram_bytes - max(4 * GiB, meter.total_ram() // 4)
         return room, min(room, max(0, free))
 
     def close(self) -> None:
-        for tenant in list(self.tenants):
-            tenant.close()
+        for model in list(self.models):
+            model.close()
 
 
 def _all_stays(workload: Workload, machine: Machine, room: int) -> bool:
     return workload.fixed_bytes + sum(machine.room(piece.nbytes) for piece in workload.pieces) <= room
 
 
-def _closed(tenant: Tenant) -> int:
-    held = tenant.held_bytes
-    tenant.close()
+def _closed(model: ManagedModel) -> int:
+    held = model.held_bytes
+    model.close()
     return held
 
 
@@ -305,7 +305,7 @@ def manager_for(device: torch.device, nbytes: int) -> Manager | None:
 
     Without a budget of one's own that is so for what is small beside any machine's memory; not on a GPU that is shared.
     """
-    shared = landlord.current() is not None and device.type == "cuda"
+    shared = external.current() is not None and device.type == "cuda"
     if not _allowed.managed or (nbytes < SMALL_BYTES and not _allowed.explicit and not shared):
         return None
     if device not in _managers:

@@ -13,8 +13,9 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from ..checkpoint.stored import Stored, nbytes_of
+from ..checkpoint.stored import Stored
 from ..quant.formats import PLAIN, decode_into
+from ..quant.sizes import nbytes_of
 from .cpu import anonymous
 from .source import FileSource
 from .workload import MiB

@@ -29,8 +29,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from .device import COMPUTE, COPY, Device, Slab, Source, Steps, Wait, drive
-from .holdings import Holdings, Place, Slot
 from .plan import Plan
+from .residency import Place, Residency, Slot
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Stream:
         """Raises BudgetTooSmall if the device cannot even hold the ring. `spawn` runs the feeder."""
         self.device, self.source, self.spawn, self.clock = device, source, spawn, clock
         self.pieces = plan.workload.pieces
-        self.held = Holdings(plan, device, source)
+        self.held = Residency(plan, device, source)
         self.waited = 0.0  # seconds the main thread has waited for the feeder
         self.restarts = 0
         self.passing: tuple[int, ...] = ()  # units that are in the ring, for people to look at: the feeder writes it

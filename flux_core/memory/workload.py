@@ -6,8 +6,9 @@ Knows no torch, no file and no decision.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 MiB, GiB = 2**20, 2**30
 
@@ -115,3 +116,30 @@ def fewest_slots(units: Sequence[Unit]) -> int:
         now += change
         most = max(most, now)
     return most
+
+
+class Walk:
+    """Collects pieces in order of use."""
+
+    def __init__(
+        self, nbytes: Callable[[str], int], decoded: Callable[[str], bool], batch: int = 1, itemsize: int = 2
+    ) -> None:
+        self.nbytes, self.decoded, self.batch, self.itemsize = nbytes, decoded, batch, itemsize
+        self.pieces: list[Piece] = []
+        self.units: dict[str, int] = {}
+
+    def matrix(self, name: str, unit: str, shape: tuple[int, int], tokens: int, attention: float = 0.0) -> None:
+        stored, weights = self.nbytes(name), prod(shape)
+        number = self.units.setdefault(unit, len(self.units))
+        traffic = stored + 2 * self.itemsize * weights if self.decoded(name) else 0  # read it, write and read numbers
+        self.pieces.append(Piece(name, number, stored, 2.0 * weights * tokens * self.batch, attention, traffic))
+
+    def chain(self, matrices: Mapping[str, tuple[int, int]], tokens: int, slot: int) -> None:
+        """Matrices in order of use, as many neighbours to a unit as fit in a slot of about `slot` bytes."""
+        unit, filled = 0, 0
+        most = max(slot, max(self.nbytes(name) for name in matrices))
+        for name, shape in matrices.items():
+            if filled and filled + self.nbytes(name) > most:
+                unit, filled = unit + 1, 0
+            filled += self.nbytes(name)
+            self.matrix(name, f"unit {unit}", shape, tokens)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..checkpoint.stored import BLOCK
 from ..errors import FileFormatError
 from .fp8 import FP8, decode_fp8, half_to_bfloat
 from .gguf_blocks import BLOCKS, decode_blocks
+from .sizes import BLOCK
 from .workspace import chunk_values, scratch
 
 PLAIN = {

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..conditioning import Conditioning
+from ..conditioning.entries import Conditioning
 from ..errors import InputError
-from ..image_ops import repeat_to_batch, resize
-from ..latents import CELL, CHANNELS, patches, process_in
-from ..mask_ops import layers
+from ..images.masks import layers
+from ..images.resize import repeat_to_batch, resize
+from ..models.latents import CELL, CHANNELS, patches, process_in
 from .schedule import Sampling
 
 DEFAULT_GUIDANCE = 3.5  # what a guidance-distilled model is told when the conditioning does not say

@@ -1,6 +1,6 @@
 """Guiders: which conditionings a model is asked about, and how the answers become one picture D.
 
-`Seeing` asks the network once for each condition that is active, weighs overlapping areas, and turns velocity into D.
+`Denoiser` asks the network once for each condition that is active, weighs overlapping areas, and turns velocity into D.
 Knows no solver, no noise and no latent scale.
 """
 
@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..conditioning import Conditioning
+from ..conditioning.entries import Conditioning
 from ..errors import InputError
-from ..image_ops import repeat_to_batch
+from ..images.resize import repeat_to_batch
 from .conditions import Condition
 from .inpaint import MaskFunction
 from .schedule import Sampling
@@ -157,7 +157,7 @@ class DualCFGGuider:
 
 
 @dataclass(frozen=True)
-class Seeing:
+class Denoiser:
     """A Denoise: the picture a guider sees through a network."""
 
     guider: Guider

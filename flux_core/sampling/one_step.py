@@ -11,17 +11,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from .flow import (
-    Denoise,
-    OnStep,
-    Sigmas,
-    StepNoise,
-    flow_ancestral_split,
-    half_log_snr,
-    ignore,
-    root,
-    sigma_at,
-)
+from .flow import Denoise, OnStep, Sigmas, StepNoise, flow_ancestral_split, half_log_snr, ignore, root, sigma_at
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore) -> Tensor:

@@ -13,14 +13,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .. import latents, mask_ops
-from ..conditioning import Conditioning
+from ..conditioning.entries import Conditioning
 from ..errors import InputError
-from ..image_ops import repeat_to_batch
-from ..latent_ops import Latent
+from ..images import masks
+from ..images.latents import Latent
+from ..images.resize import repeat_to_batch
+from ..models import latents
 from .conditions import Canvas, equal_areas, prepare
 from .flow import Denoise
-from .guider import CFGGuider, Guider, Model, Run, Seeing
+from .guider import CFGGuider, Denoiser, Guider, Model, Run
 from .inpaint import Inpaint
 from .schedule import Sampling, between_steps, ksampler_schedule
 from .solvers import Method, solver
@@ -102,7 +103,7 @@ def sample(
     asked = asked_levels(sampler.method, levels, model.sampling, **sampler.options)
     run = Run(tuple(latent.shape), asked, tuple(c for each in conditions for c in each))
     with model.open(run) as network:
-        denoise: Denoise = Seeing(guider, network, conditions, model.dtype, model.joint)
+        denoise: Denoise = Denoiser(guider, network, conditions, model.dtype, model.joint)
         if mask is not None:
             outside = _fresh_noise(noise, seed) if sampler.method.fresh_mask_noise else noise
             denoise = Inpaint(denoise, mask, outside, latent, levels, model.sampling, model.mask_function)
@@ -150,7 +151,7 @@ class _Watch:
 
 
 def _fit_mask(mask: Tensor, latent: Tensor) -> Tensor:
-    fitted = mask_ops.resize(mask.to(latent.device, torch.float32), *latent.shape[-2:])
+    fitted = masks.resize(mask.to(latent.device, torch.float32), *latent.shape[-2:])
     return repeat_to_batch(fitted, len(latent))
 
 

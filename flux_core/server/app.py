@@ -19,30 +19,34 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
-from . import catalogue, files, gallery, jobs, own, page, prompts, system, templates, user
+from ..workers.process import Worker, WorkerDied
+from . import files, frontend, gallery, jobs, model_routes, prompts, sluice_routes, system, templates, user
 from .clients import Clients
-from .conductor import Conductor
 from .guard import guard
+from .job_runner import JobRunner
 from .services import MAX_UPLOAD, SERVICES, Logs, Services, Settings, refuse, services
 from .store import CannotWrite, Store
-from .worker import Worker, WorkerDied
 
 log = logging.getLogger(__name__)
 
-_ROOMS = (prompts, jobs, files, catalogue, user, templates, system, own, gallery)
+_ROOMS = (prompts, jobs, files, model_routes, user, templates, system, sluice_routes, gallery)
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
-    (WorkflowError, 400), (InputError, 403), (MissingFileError, 404), (CannotWrite, 507), (WorkerDied, 503),
+    (WorkflowError, 400),
+    (InputError, 403),
+    (MissingFileError, 404),
+    (CannotWrite, 507),
+    (WorkerDied, 503),
     (SluiceError, 500),
 )
 
 
 def build(settings: Settings, store: Store) -> web.Application:
-    """The application. It starts the conductor when it starts, and stops the worker when it is cleaned up."""
+    """The application. It starts the job_runner when it starts, and stops the worker when it is cleaned up."""
     app = web.Application(middlewares=[guard(settings.token), errors_as_sentences], client_max_size=MAX_UPLOAD)
     clients = Clients()
     logs = Logs(clients)
-    conductor = Conductor(store, clients, lambda heard: Worker(settings.worker_options, heard, _say(logs)))
-    app[SERVICES] = Services(settings, store, clients, conductor, logs)
+    job_runner = JobRunner(store, clients, lambda heard: Worker(settings.worker_options, heard, _say(logs)))
+    app[SERVICES] = Services(settings, store, clients, job_runner, logs)
     app[gallery.KNOWN] = {}
     app.router.add_get("/ws", websocket)
     app.router.add_get("/api/ws", websocket)
@@ -50,7 +54,7 @@ def build(settings: Settings, store: Store) -> web.Application:
         for method, path, handler in room.ROUTES:
             _add(app, method, path, handler)
             _add(app, method, f"/api{path}", handler)
-    for method, path, handler in page.ROUTES:  # last: they catch what is left
+    for method, path, handler in frontend.ROUTES:  # last: they catch what is left
         _add(app, method, path, handler)
     app.cleanup_ctx.append(_living)
     return app
@@ -68,26 +72,26 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     here = services(request)
     if len(request.query.get("clientId", "")) > 200:
         raise web.HTTPBadRequest(text="The clientId is too long.")
-    return await here.clients.serve(request, here.conductor.greet)
+    return await here.clients.serve(request, here.job_runner.greet)
 
 
 async def _living(app: web.Application) -> AsyncIterator[None]:
     here = app[SERVICES]
     logging.getLogger().addHandler(here.logs)
-    conducting = asyncio.create_task(here.conductor.run())
+    conducting = asyncio.create_task(here.job_runner.run())
     starting = asyncio.create_task(_start_worker(here))
     yield
     for task in (conducting, starting):
         task.cancel()
     await asyncio.gather(conducting, starting, return_exceptions=True)
-    await asyncio.gather(here.clients.close(), here.conductor.close())
+    await asyncio.gather(here.clients.close(), here.job_runner.close())
     logging.getLogger().removeHandler(here.logs)
 
 
 async def _start_worker(here: Services) -> None:
     """Before anybody asks for it, so that it is warm when they do. What fails is told again to those who ask."""
     with contextlib.suppress(SluiceError):
-        here.packs = await here.conductor.worker.call("packs")
+        here.packs = await here.job_runner.worker.call("packs")
 
 
 def _say(logs: Logs) -> Callable[[str], None]:

@@ -18,8 +18,8 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from .. import strict_json
 from ..errors import WorkflowError
+from ..io import strict_json
 
 MAX_WAITING = 2000  # messages; a listener further behind than this is gone or stuck
 MAX_WAITING_PREVIEWS = 4
@@ -30,7 +30,9 @@ _PREVIEW, _TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4
 _JPEG, _PNG = 1, 2
 
 SERVER_FEATURES = {
-    "supports_preview_metadata": True, "supports_progress_text_metadata": True, "max_upload_size": 100 << 20,
+    "supports_preview_metadata": True,
+    "supports_progress_text_metadata": True,
+    "max_upload_size": 100 << 20,
 }
 
 Message = str | bytes

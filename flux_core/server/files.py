@@ -20,11 +20,11 @@ from urllib.parse import quote
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from .. import strict_json
 from ..errors import FileFormatError, MissingFileError, WorkflowError
-from ..folders import PICTURE_FILES, annotated, confined
-from ..saving import TEMPORARY_PREFIX, write_whole
-from . import pictures
+from ..io import strict_json
+from ..io.folders import PICTURE_FILES, annotated, confined
+from ..io.saving import TEMPORARY_PREFIX, write_whole
+from . import images
 from .services import MAX_UPLOAD, Route, Services, refuse, services
 
 KINDS = ("input", "output", "temp")
@@ -58,18 +58,16 @@ async def view(request: web.Request) -> web.StreamResponse:
     asked = request.query
     if not asked.get("filename"):
         return refuse(400, "A filename is needed.")
-    path = picture_path(
-        services(request), asked["filename"], asked.get("type", "output"), asked.get("subfolder", "")
-    )
+    path = picture_path(services(request), asked["filename"], asked.get("type", "output"), asked.get("subfolder", ""))
     if asked.get("preview"):
         form, _, quality = asked["preview"].partition(";")
-        form = form if form in pictures.FORMATS else "webp"
+        form = form if form in images.FORMATS else "webp"
         best = int(quality) if quality.isascii() and quality.isdecimal() and len(quality) < 4 else 90
-        return await _made(request, pictures.FORMATS[form], pictures.preview, path, form, min(best, 100))
-    if asked.get("channel", "rgba") not in pictures.CHANNELS:
-        return refuse(400, f"channel is one of {', '.join(pictures.CHANNELS)}.")
+        return await _made(request, images.FORMATS[form], images.preview, path, form, min(best, 100))
+    if asked.get("channel", "rgba") not in images.CHANNELS:
+        return refuse(400, f"channel is one of {', '.join(images.CHANNELS)}.")
     if asked.get("channel", "rgba") != "rgba":
-        return await _made(request, "image/png", pictures.channel, path, asked["channel"])
+        return await _made(request, "image/png", images.channel, path, asked["channel"])
     return send_file(path)
 
 
@@ -196,7 +194,7 @@ def _check(name: str, path: Path) -> None:
     if not name.lower().endswith(MEDIA_FILES):
         raise FileFormatError(f"{name[:100]} is no picture, video or sound by its ending; nothing else is taken in.")
     if name.lower().endswith(PICTURE_FILES):
-        pictures.size(path, name)
+        images.size(path, name)
 
 
 def _free_name(target: Path, received: Path) -> Path:
@@ -215,7 +213,7 @@ def _painted(here: Services, upload: Upload) -> bytes:
         raise WorkflowError("original_ref should say which picture the mask is for: {filename, subfolder, type}.")
     kind, subfolder = reference.get("type") or "output", reference.get("subfolder") or ""
     assert upload.path is not None
-    return pictures.with_alpha_of(picture_path(here, reference["filename"], str(kind), str(subfolder)), upload.path)
+    return images.with_alpha_of(picture_path(here, reference["filename"], str(kind), str(subfolder)), upload.path)
 
 
 # -- listed ------------------------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import SluiceError
-from ..folders import confined
-from ..png import read_workflow
-from . import pictures
+from ..io.folders import confined
+from ..io.png import read_workflow
+from . import images
 from .services import Json, Route, Services, services, whole
 from .store import Store
 
@@ -71,10 +71,21 @@ def _told(picture: Picture, here: Services) -> Json:
     below = picture.path.relative_to(here.folders.output)
     subfolder = "" if below.parent == Path() else below.parent.as_posix()
     told: Json = {
-        "filename": below.name, "subfolder": subfolder, "type": "output", "time": picture.written,
-        "bytes": picture.nbytes, "width": picture.width, "height": picture.height, "text": picture.text,
-        "seed": picture.seed, "steps": picture.steps, "has_workflow": picture.has_workflow,
-        "prompt_id": None, "seconds": None, "peak_vram": None, "peak_ram": None,
+        "filename": below.name,
+        "subfolder": subfolder,
+        "type": "output",
+        "time": picture.written,
+        "bytes": picture.nbytes,
+        "width": picture.width,
+        "height": picture.height,
+        "text": picture.text,
+        "seed": picture.seed,
+        "steps": picture.steps,
+        "has_workflow": picture.has_workflow,
+        "prompt_id": None,
+        "seconds": None,
+        "peak_vram": None,
+        "peak_ram": None,
     }
     return told | _made_by(here.store, picture, below.name, subfolder)
 
@@ -132,7 +143,7 @@ def _read(path: Path, stat: os.stat_result) -> Picture:
     except (SluiceError, OSError):
         prompt, has_workflow = None, False
     try:
-        width, height = pictures.size(path)
+        width, height = images.size(path)
     except SluiceError:
         width, height = 0, 0
     prompt = prompt or {}

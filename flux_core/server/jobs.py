@@ -18,16 +18,16 @@ _SHOWN_KINDS = {"images": "images", "gifs": "video", "video": "video", "audio": 
 async def get_queue(request: web.Request) -> web.Response:
     """Running and waiting jobs."""
     here = services(request)
-    return _json(here.store.queue_json(here.conductor.running_ids))
+    return _json(here.store.queue_json(here.job_runner.running_ids))
 
 
 async def post_queue(request: web.Request) -> web.Response:
     """{"clear": true} or {"delete": [ids]}: jobs leave the queue before they run."""
     here, body = services(request), await json_object(request)
     if body.get("clear"):
-        here.conductor.clear()
+        here.job_runner.clear()
     if "delete" in body:
-        here.conductor.clear(texts(body["delete"]))
+        here.job_runner.clear(texts(body["delete"]))
     return web.Response()
 
 
@@ -58,7 +58,7 @@ async def post_interrupt(request: web.Request) -> web.Response:
     """{"prompt_id": id}, or nothing for whatever is running."""
     body = await json_object(request, {})
     prompt_id = body.get("prompt_id")
-    services(request).conductor.interrupt(prompt_id if isinstance(prompt_id, str) else None)
+    services(request).job_runner.interrupt(prompt_id if isinstance(prompt_id, str) else None)
     return web.Response()
 
 
@@ -66,7 +66,7 @@ async def post_free(request: web.Request) -> web.Response:
     """{"unload_models": true, "free_memory": true}, done before the next job."""
     body = await json_object(request, {})
     wanted = {key: bool(body.get(key)) for key in ("unload_models", "free_memory")}
-    services(request).conductor.worker.tell("free", **wanted)
+    services(request).job_runner.worker.tell("free", **wanted)
     return web.Response()
 
 
@@ -107,21 +107,25 @@ async def get_job(request: web.Request) -> web.Response:
 
 async def cancel_job(request: web.Request) -> web.Response:
     """A waiting job leaves the queue, a running one stops at its next step."""
-    return web.json_response({"cancelled": services(request).conductor.cancel(request.match_info["id"])})
+    return web.json_response({"cancelled": services(request).job_runner.cancel(request.match_info["id"])})
 
 
 async def cancel_jobs(request: web.Request) -> web.Response:
     """{"job_ids": [ids]}"""
     ids = texts((await json_object(request)).get("job_ids"))
-    return web.json_response({"cancelled": any([services(request).conductor.cancel(one) for one in ids])})
+    return web.json_response({"cancelled": any([services(request).job_runner.cancel(one) for one in ids])})
 
 
 def _summary(job: Summary) -> Json:
     """A job as the frontend's list reads it. It checks all entries at once, so none may be amiss."""
     shown = [(node, kind, item) for node, kind, item in _shown(job.outputs)]
     told: Json = {
-        "id": job.prompt_id, "status": job.status, "create_time": job.created, "priority": job.number,
-        "outputs_count": len(shown), "previewable_outputs_count": len(shown),
+        "id": job.prompt_id,
+        "status": job.status,
+        "create_time": job.created,
+        "priority": job.number,
+        "outputs_count": len(shown),
+        "previewable_outputs_count": len(shown),
     }
     times = {"execution_start_time": job.started, "execution_end_time": job.ended}
     told |= {key: time for key, time in times.items() if time is not None}

@@ -10,10 +10,10 @@ from typing import Any
 
 from aiohttp import web
 
-from .. import png
 from ..errors import WorkflowError
+from ..io import png
+from ..workers.process import WorkerDied
 from .services import Json, Route, Services, json_object, refuse, services, texts
-from .worker import WorkerDied
 
 VALIDATION_ATTEMPTS = 3  # a worker that dies over another job does not refuse this one
 LONGEST_ID = 200
@@ -22,7 +22,7 @@ _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")  # the frontend sends t
 
 async def get_prompt(request: web.Request) -> web.Response:
     """How many jobs are to be done."""
-    return web.json_response(services(request).conductor.status)
+    return web.json_response(services(request).job_runner.status)
 
 
 async def post_prompt(request: web.Request) -> web.Response:
@@ -40,7 +40,7 @@ async def post_prompt(request: web.Request) -> web.Response:
         refusal = {"error": found["error"], "node_errors": found["node_errors"], "problems": found["problems"]}
         return web.json_response(refusal, status=400)
     try:
-        job = here.conductor.add(prompt_id, number, _request(body, found))
+        job = here.job_runner.add(prompt_id, number, _request(body, found))
     except KeyError:
         return refuse(409, f"There is a job with the id {prompt_id} already.", "prompt_id_taken")
     node_errors = found["node_errors"]
@@ -52,7 +52,7 @@ async def _validated(here: Services, prompt: Json, body: Json) -> Json:
     arguments = {"prompt": prompt, "targets": None if targets is None else texts(targets)}
     for attempt in range(VALIDATION_ATTEMPTS):
         try:
-            found: Json = await here.conductor.worker.call("validate", **arguments)
+            found: Json = await here.job_runner.worker.call("validate", **arguments)
             return found
         except WorkerDied:
             if attempt == VALIDATION_ATTEMPTS - 1:

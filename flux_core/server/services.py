@@ -16,11 +16,11 @@ from typing import Any
 
 from aiohttp import web
 
-from .. import strict_json
 from ..errors import WorkflowError
-from ..folders import Folders
+from ..io import strict_json
+from ..io.folders import Folders
 from .clients import Clients
-from .conductor import Conductor
+from .job_runner import JobRunner
 from .store import Store
 
 Json = dict[str, Any]
@@ -36,7 +36,7 @@ class Settings:
     """What the command line says."""
 
     folders: Folders
-    worker_options: Mapping[str, Any]  # see flux_core/worker.py
+    worker_options: Mapping[str, Any]  # see flux_core/worker/main.py
     token: str | None = None
     argv: tuple[str, ...] = ()
 
@@ -71,7 +71,7 @@ class Services:
     settings: Settings
     store: Store
     clients: Clients
-    conductor: Conductor
+    job_runner: JobRunner
     logs: Logs
     packs: list[Json] = field(default_factory=list)  # what became of the node packs, once the worker has told
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import strict_json
 from ..errors import SluiceError
+from ..io import strict_json
 
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
 LONGEST_HISTORY = 10_000  # jobs that have ended; older ones are forgotten when the file is opened, as ComfyUI does

@@ -13,7 +13,7 @@ import psutil
 from aiohttp import web
 
 from ..errors import SluiceError
-from . import page
+from . import frontend
 from .clients import SERVER_FEATURES
 from .services import TERMINAL, Json, Route, Services, json_object, services
 
@@ -32,7 +32,7 @@ async def system_stats(request: web.Request) -> web.Response:
         "ram_total": memory.total,
         "ram_free": memory.available,
         "comfyui_version": COMFYUI_VERSION,
-        "required_frontend_version": page.version() or "",
+        "required_frontend_version": frontend.version() or "",
         "installed_templates_version": "",
         "required_templates_version": "",
         "python_version": sys.version,
@@ -45,7 +45,7 @@ async def system_stats(request: web.Request) -> web.Response:
 
 async def _worker_report(here: Services) -> Json:
     try:
-        report: Json = await asyncio.wait_for(here.conductor.worker.call("system"), PATIENCE)
+        report: Json = await asyncio.wait_for(here.job_runner.worker.call("system"), PATIENCE)
         return report
     except (SluiceError, asyncio.TimeoutError):
         return {}

@@ -11,10 +11,10 @@ from typing import Any
 
 from aiohttp import web
 
-from .. import strict_json
 from ..errors import MissingFileError
-from ..folders import confined
-from ..png import read_workflow
+from ..io import strict_json
+from ..io.folders import confined
+from ..io.png import read_workflow
 from .services import Json, Route, Services, services
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"

@@ -14,10 +14,10 @@ from typing import Any
 
 from aiohttp import web
 
-from .. import strict_json
 from ..errors import WorkflowError
-from ..folders import confined
-from ..saving import TEMPORARY_PREFIX, write_whole
+from ..io import strict_json
+from ..io.folders import confined
+from ..io.saving import TEMPORARY_PREFIX, write_whole
 from .services import Json, Route, Services, flag, json_body, json_object, refuse, services
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from .pictures import COLOURS, DIGITS, Scene
+from .drawing import COLOURS, DIGITS, Scene
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FIGURE_WORDS: dict[str, tuple[str, ...]] = {

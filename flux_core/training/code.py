@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..latents import CELL, CHANNELS, PREVIEW_BIAS, PREVIEW_RGB, process_in, process_out
+from ..models.latents import CELL, CHANNELS, PREVIEW_BIAS, PREVIEW_RGB, process_in, process_out
 
 COLOUR_GAIN = 0.75  # previews show colours this much paler than the picture
 DETAIL_SCALE = 0.8  # standard deviation of the thirteen other channels together

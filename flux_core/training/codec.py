@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autoencoder import Autoencoder, AutoencoderConfig
-from ..latents import CELL, CHANNELS, SCALE
+from ..models.autoencoder import Autoencoder, AutoencoderConfig
+from ..models.latents import CELL, CHANNELS, SCALE
 from .code import Code
+from .drawing import SIDE, collage, draw, loose_scene
 from .flow import rng_of
-from .pictures import SIDE, collage, draw, loose_scene
 from .recipe import Phase, Recipe, Sizes
 
 CROP = 64  # pixels; convolutions learn as much from a quarter of a picture as from all of it

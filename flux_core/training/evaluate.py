@@ -11,7 +11,7 @@ import argparse
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from PIL import Image
 
 from ..errors import SluiceError
 from .captions import describe
+from .drawing import DIGITS, SHAPES, SIDE, Scene, random_scene
 from .export import FILES
 from .flow import rng_of
-from .pictures import DIGITS, SHAPES, SIDE, Scene, random_scene
 from .recognise import recognise
 
 SEED = 2024
+
+CommandLine = Callable[[Sequence[str]], int]  # runs `sluice` with these arguments and returns its exit code
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,11 @@ def measure(asked: list[Prompt], pictures: Iterable[np.ndarray]) -> dict[str, tu
     return {part: (sum(answers), len(answers)) for part, answers in counts.items()}
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, sluice: CommandLine) -> int:
     """`sluice train --evaluate`: print the table, last line JSON."""
     asked = prompts(args.prompts)
     with tempfile.TemporaryDirectory() as folder:
-        pictures = make(asked, Path(folder), args.steps, args.models, args.device)
+        pictures = make(sluice, asked, Path(folder), args.steps, args.models, args.device)
     table = measure(asked, pictures)
     for part, (right, of) in table.items():
         print(f"{part:18} {right:4} of {of:4}  {right / of:6.1%}")
@@ -108,17 +110,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def make(asked: list[Prompt], folder: Path, steps: int, models: Path | None, device: str | None) -> list[np.ndarray]:
+def make(
+    sluice: CommandLine, asked: list[Prompt], folder: Path, steps: int, models: Path | None, device: str | None
+) -> list[np.ndarray]:
     """Run the prompts with `sluice run`; the pictures [SIDE, SIDE, 3] in 0..1, in order."""
-    from ..cli import main
-
     graph = folder / "prompts.json"
     graph.write_text(json.dumps(workflow(asked, steps)), "utf-8")
     out = folder / "pictures"
     command = ["run", str(graph), "--out", str(out), *(["--device", device] if device else [])]
     if models is not None:
         command += ["--models", str(models)]
-    if main(command) != 0:
+    if sluice(command) != 0:
         raise SluiceError("The prompts could not be run; the reason is above.")
     files = sorted(out.rglob("*.png"))
     return [np.asarray(Image.open(file).convert("RGB"), np.float32) / 255 for file in files]

@@ -1,10 +1,10 @@
 """The trained networks in the files that everybody reads: safetensors, in the layout of a models folder.
 
-    diffusion_models/sluice-tiny.safetensors      BFL's keys
-    text_encoders/sluice-tiny-clip_l.safetensors  Hugging Face's keys
-    text_encoders/sluice-tiny-t5xxl.safetensors
-    vae/sluice-tiny-ae.safetensors                BFL's keys
-    tokenizers/clip_l/, tokenizers/t5xxl/
+diffusion_models/sluice-tiny.safetensors      BFL's keys
+text_encoders/sluice-tiny-clip_l.safetensors  Hugging Face's keys
+text_encoders/sluice-tiny-t5xxl.safetensors
+vae/sluice-tiny-ae.safetensors                BFL's keys
+tokenizers/clip_l/, tokenizers/t5xxl/
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..autoencoder import Autoencoder
+from ..models.autoencoder import Autoencoder
 from .system import System
 
 FILES = {

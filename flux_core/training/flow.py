@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..latents import process_in
+from ..models.latents import process_in
 from .captions import caption
 from .code import Code
-from .pictures import draw, loose_scene, random_scene
+from .drawing import draw, loose_scene, random_scene
 from .recipe import Phase, Recipe
 from .system import Reader, System, Tokens
 

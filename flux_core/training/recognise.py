@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from .pictures import BACKGROUNDS, COLOURS, FIGURES, POSITIONS, SIDE, mask
+from .drawing import BACKGROUNDS, COLOURS, FIGURES, POSITIONS, SIDE, mask
 
 RIM = 4  # pixels at the border that are ground in every scene
 SURE = 0.75  # least overlap (Dice) of a figure that counts as recognised

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..latents import CHANNELS
-from ..text.clip import ClipConfig, ClipTextModel
-from ..text.t5 import T5Config, T5Encoder
-from ..text.tokenizer import ClipTokenizer, T5Tokenizer, load_clip, load_t5
-from ..transformer import Flux, FluxConfig, axes_of
+from ..conditioning.tokenizer import ClipTokenizer, T5Tokenizer, load_clip, load_t5
+from ..models.clip_text import ClipConfig, ClipTextModel
+from ..models.flux import Flux, FluxConfig, axes_of
+from ..models.latents import CHANNELS
+from ..models.t5 import T5Config, T5Encoder
 from .captions import vocabulary
 from .recipe import Sizes
 from .words import write_clip, write_t5

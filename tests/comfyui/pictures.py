@@ -115,8 +115,8 @@ def own_package() -> None:
 def prompts(file: Path) -> dict[str, dict[str, Any]]:
     """The workflow as API prompts: with our nodes, and with those of the second copy."""
     from sluice.flux_core.commands.workflows import read
-    from sluice.flux_core.registry import standalone_tables
-    from sluice.flux_core.swap import read_table, swap
+    from sluice.flux_core.graph.translate import read_table, swap
+    from sluice.flux_core.worker.registry import standalone_tables
 
     _, prompt = read(file, standalone_tables()[0])
     plain = swap(prompt, read_table(), back=True)

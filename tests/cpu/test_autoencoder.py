@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors.torch import load_file
-from sluice.flux_core.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.errors import FileFormatError
-from sluice.flux_core.tiling import three_tilings, tiled
+from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
+from sluice.flux_core.models.tiling import three_tilings, tiled
 from torch import Tensor
 from torch.testing import assert_close
 

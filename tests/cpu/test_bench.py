@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from sluice.flux_core import cli
 from sluice.flux_core.bench.peers import NEEDED, PEERS
 from sluice.flux_core.bench.run import PARTS
 from sluice.flux_core.bench.transformer import random_flux, steps_of
+from sluice.flux_core.commands import cli
 from torch.testing import assert_close
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from sluice.flux_core.errors import FileFormatError
-from sluice.flux_core.text.clip import ClipConfig, ClipTextModel
+from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from sluice.flux_core.conditioning.embeddings import find, lookup
 from sluice.flux_core.errors import FileFormatError
-from sluice.flux_core.text.embeddings import find, lookup
 
 
 def rows(folder: Path, name: str, encoder: str = "clip_l") -> torch.Tensor:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from sluice.flux_core.conditioning import text as e
+from sluice.flux_core.conditioning.tokenizer import ClipTokenizer, Row, T5Tokenizer, Vector
 from sluice.flux_core.errors import InputError
-from sluice.flux_core.text import encode as e
-from sluice.flux_core.text.clip import ClipConfig, ClipTextModel
-from sluice.flux_core.text.t5 import T5Config, T5Encoder
-from sluice.flux_core.text.tokenizer import ClipTokenizer, Row, T5Tokenizer, Vector
+from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
+from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 

@@ -9,13 +9,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from sluice.flux_core.checkpoint.stored import BLOCK
 from sluice.flux_core.errors import FileFormatError
 from sluice.flux_core.quant import workspace
 from sluice.flux_core.quant.formats import FORMATS, PLAIN, decode, decode_into
 from sluice.flux_core.quant.fp8 import FP8, encode_fp8
 from sluice.flux_core.quant.gguf_blocks import BLOCKS
 from sluice.flux_core.quant.packed import PackedMatrix
+from sluice.flux_core.quant.sizes import BLOCK
 from torch import Tensor
 
 BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluice.flux_core import latents
+from sluice.flux_core.models import latents
 from sluice.flux_core.sampling.conditions import Area, Canvas, Condition, equal_areas, prepare
-from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider, DualCFGGuider, NetworkModel, Seeing
+from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider, Denoiser, DualCFGGuider, NetworkModel
 from sluice.flux_core.sampling.inpaint import DifferentialDiffusion, Inpaint
 from sluice.flux_core.sampling.schedule import FluxShift
 from torch import Tensor
@@ -43,7 +43,7 @@ def seen(conditionings: Sequence[list], guider=None, sigma: float = 1.0, uncond:
     guider = guider or BasicGuider(NetworkModel(network_of_text, FLUX), conditionings[0])
     lists = [fit(conditioning, **changes) for conditioning in conditionings]
     equal_areas(lists)
-    view = Seeing(guider, network_of_text, lists, torch.float32)
+    view = Denoiser(guider, network_of_text, lists, torch.float32)
     x = torch.zeros(changes.get("batch", 1), 16, HEIGHT, WIDTH)
     return view.with_uncond(x, sigma) if uncond else view(x, sigma)
 
@@ -274,7 +274,7 @@ def test_only_what_an_entry_has_is_handed_to_the_network() -> None:
         + entry(reference_latents=[torch.zeros(1, 16, 3, 3)], reference_latents_method="uxo")
     )
     model = NetworkModel(network, FLUX)
-    Seeing(BasicGuider(model, []), network, [conditions], torch.float32)(torch.zeros(2, 16, HEIGHT, WIDTH), 1.0)
+    Denoiser(BasicGuider(model, []), network, [conditions], torch.float32)(torch.zeros(2, 16, HEIGHT, WIDTH), 1.0)
     assert [sorted(extras) for extras in got] == [[], ["ref_latents", "ref_method"], ["ref_latents", "ref_method"]]
     assert [extras.get("ref_method") for extras in got] == [None, "offset", "uxo"]
     torch.testing.assert_close(got[1]["ref_latents"][0], latents.process_in(torch.zeros(2, 16, 3, 3)))
@@ -289,7 +289,7 @@ def test_what_names_a_step_stays_on_the_cpu_wherever_the_picture_is() -> None:
         return x
 
     conditions = prepare(entry(), Canvas(1, HEIGHT, WIDTH, 16, torch.device("meta"), torch.float32, None), FLUX)
-    Seeing(BasicGuider(NetworkModel(network, FLUX), []), network, [conditions], torch.float32)(
+    Denoiser(BasicGuider(NetworkModel(network, FLUX), []), network, [conditions], torch.float32)(
         torch.zeros(1, 16, HEIGHT, WIDTH, device="meta"), 1.0
     )
     x, timesteps, context, pooled, guidance = (tensor.device.type for tensor in got)
@@ -305,7 +305,7 @@ def test_conditions_of_different_shapes_are_never_joined() -> None:
 
     conditions = fit(entry(length=3) + entry(length=4) + entry(length=3) + entry(length=3, guidance=None))
     model = NetworkModel(network, FLUX, joint=True)
-    Seeing(BasicGuider(model, []), network, [conditions], torch.float32, joint=True)(
+    Denoiser(BasicGuider(model, []), network, [conditions], torch.float32, joint=True)(
         torch.zeros(2, 16, HEIGHT, WIDTH), 1.0
     )
     assert batches == [4, 2, 2]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluice.flux_core import latents
 from sluice.flux_core.errors import InputError
+from sluice.flux_core.models import latents
 from torch.testing import assert_close
 
 sizes = st.integers(1, 9)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from sluice.flux_core.quant.linear import Linear
+from sluice.flux_core.models.linear import Linear
 from torch import Tensor
 from torch.testing import assert_close
 

@@ -15,24 +15,24 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from doubles.simulated import SimulatedMemory
 from safetensors.torch import save_file
-from sluice.flux_core import assemble
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
-from sluice.flux_core.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.errors import BudgetTooSmall
-from sluice.flux_core.memory import flux as memory_flux
-from sluice.flux_core.memory import manager, meter, modulation, pictures, report
+from sluice.flux_core.memory import manager, meter, report
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
-from sluice.flux_core.memory.simulated import SimulatedMemory
 from sluice.flux_core.memory.workload import GiB, MiB
+from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
+from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
+from sluice.flux_core.models.flux import Flux, FluxConfig
+from sluice.flux_core.models.t5 import T5Config, T5Encoder
+from sluice.flux_core.runtime import autoencoder, handles, modulation
+from sluice.flux_core.runtime import streamed_flux as memory_flux
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
 from sluice.flux_core.sampling.sample import Sampler, asked_levels, sample
 from sluice.flux_core.sampling.schedule import FluxShift
-from sluice.flux_core.text.clip import ClipConfig, ClipTextModel
-from sluice.flux_core.text.t5 import T5Config, T5Encoder
-from sluice.flux_core.transformer import Flux, FluxConfig
 from torch import Tensor
 
 SMALL = FluxConfig(
@@ -48,7 +48,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch) -> Iterator[None]:
     """fp32, and no manager left over from another test."""
-    assemble.configure("cpu", "fp32")
+    handles.configure("cpu", "fp32")
     monkeypatch.setattr(manager, "_managers", {})
     yield
     manager.configure(Allowed())
@@ -103,8 +103,8 @@ def loras(seeded) -> tuple[LoraUse, ...]:
      ("res_multistep_cfg_pp", 2.0, 1, False, "bf16")],
 )  # fmt: skip
 def test_a_picture_is_the_same_under_any_budget(flux_file, seeded, solver, cfg, batch, with_lora, dtype, weight_dtype):
-    assemble.configure("cpu", dtype)
-    model = assemble.load_flux(flux_file, weight_dtype)
+    handles.configure("cpu", dtype)
+    model = handles.load_flux(flux_file, weight_dtype)
     if with_lora:
         model = replace(model, loras=loras(seeded))
     no_budget()
@@ -118,7 +118,7 @@ def test_a_picture_is_the_same_under_any_budget(flux_file, seeded, solver, cfg, 
 
 
 def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(flux_file, seeded):
-    model = assemble.load_flux(flux_file)
+    model = handles.load_flux(flux_file)
     held = budget(2 * flux_file.stat().st_size)
     picture(model, seeded)
     managed = model.weights.managed(held, model.dtype)
@@ -135,7 +135,7 @@ def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(f
 
 def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(flux_file, seeded):
     """What LoRAs add to the rows is added beside them; only what cannot be is computed anew, and that is right too."""
-    model, (on_rows,) = assemble.load_flux(flux_file), loras(seeded)
+    model, (on_rows,) = handles.load_flux(flux_file), loras(seeded)
     low_rank = LowRank(seeded("e", (4, 256)), seeded("f", (1536, 4)), 0.01)
     rows = LowRank(seeded("g", (4, 256)), seeded("h", (256, 4)), 0.1, rows=(256, 512))
     beside = {"double_blocks.1.txt_mod.lin": (low_rank, rows), "final_layer.adaLN_modulation.1": (rows,)}
@@ -159,7 +159,7 @@ def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(flu
 
 
 def test_the_table_keeps_a_run_and_little_of_those_before_it(flux_file, seeded, monkeypatch):
-    model, held = assemble.load_flux(flux_file), budget(2 * flux_file.stat().st_size)
+    model, held = handles.load_flux(flux_file), budget(2 * flux_file.stat().st_size)
     managed = model.weights.managed(held, model.dtype)
     picture(model, seeded, cfg=2.0)
     a_run = managed.table.nbytes
@@ -174,7 +174,7 @@ def test_the_table_keeps_a_run_and_little_of_those_before_it(flux_file, seeded, 
 
 
 def test_a_lora_that_nobody_holds_is_gone_though_rows_and_prompts_were_computed_with_it(flux_file, seeded):
-    model, held = assemble.load_flux(flux_file), budget(2 * flux_file.stat().st_size)
+    model, held = handles.load_flux(flux_file), budget(2 * flux_file.stat().st_size)
     uses = loras(seeded)
     changed = {"vector_in.out_layer": (LowRank(seeded("i", (4, 256)), seeded("j", (256, 4)), 0.1),)}
     uses += (LoraUse(Lora("vector", changed, {}), 1.0),)
@@ -187,7 +187,7 @@ def test_a_lora_that_nobody_holds_is_gone_though_rows_and_prompts_were_computed_
 
 
 def test_what_stays_gives_way_to_a_lora_before_it_is_there(flux_file, seeded, monkeypatch):
-    model = assemble.load_flux(flux_file)
+    model = handles.load_flux(flux_file)
     held = budget(12 * MiB)
     expected = picture(model, seeded)
     blocks = model.weights.managed(held, model.dtype).blocks
@@ -196,8 +196,8 @@ def test_what_stays_gives_way_to_a_lora_before_it_is_there(flux_file, seeded, mo
     use = LoraUse(Lora("large", {"single_blocks.0.linear1": (LowRank(down, up),)}, {}), 1.0)
     taken = use.lora.copied_bytes(CPU, torch.float32)
     assert taken == 2 * (down.nbytes + up.nbytes) > 12 * MiB - before
-    attach, there = assemble.attached, []
-    monkeypatch.setattr(assemble, "attached", lambda *args: (there.append(blocks.held_bytes), attach(*args))[1])
+    attach, there = handles.attached, []
+    monkeypatch.setattr(handles, "attached", lambda *args: (there.append(blocks.held_bytes), attach(*args))[1])
     assert torch.equal(picture(replace(model, loras=(use,)), seeded), expected)
     assert taken + there[0] <= 12 * MiB
     held.memory.budget = 128 * MiB + taken - 1
@@ -214,7 +214,7 @@ def test_without_a_budget_of_ones_own_all_parts_of_flux_are_managed_and_small_mo
 
 @pytest.mark.parametrize("solver", ("heun", "dpm_2", "dpmpp_sde", "res_multistep", "uni_pc", "ddim"))
 def test_the_levels_a_solver_will_look_at_are_known_before_it_starts(flux_file, seeded, solver):
-    model = assemble.load_flux(flux_file)
+    model = handles.load_flux(flux_file)
     held = budget(2 * flux_file.stat().st_size)
     managed, filled = model.weights.managed(held, model.dtype), []
     fill = managed.table.fill
@@ -234,8 +234,8 @@ def test_asking_beforehand_moves_no_dice():
 def test_text_encoders_stream_through_what_the_transformer_leaves(flux_file, fill, seeded, tmp_path):
     save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
     save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
-    text = assemble.load_text([tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
-    model = assemble.load_flux(flux_file)
+    text = handles.load_text([tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
+    model = handles.load_flux(flux_file)
     ids = torch.randint(0, 60, (1, 12), generator=torch.Generator().manual_seed(0))
     no_budget()
     with torch.no_grad():
@@ -257,7 +257,7 @@ def test_text_encoders_stream_through_what_the_transformer_leaves(flux_file, fil
 
 def test_the_autoencoder_makes_the_transformer_give_way_and_takes_tiles_if_it_must(flux_file, fill, seeded, tmp_path):
     save_file(fill(Autoencoder(CODER)).state_dict(), tmp_path / "ae.safetensors")
-    coder, model = assemble.load_autoencoder(tmp_path / "ae.safetensors"), assemble.load_flux(flux_file)
+    coder, model = handles.load_autoencoder(tmp_path / "ae.safetensors"), handles.load_flux(flux_file)
     latent, image = seeded("latent", (2, 16, 20, 24)), seeded("image", (1, 96, 80, 3)).sigmoid()
     no_budget()
     whole, encoded = coder.decode_image(latent), coder.encode_image(image)
@@ -279,11 +279,11 @@ def test_the_autoencoder_makes_the_transformer_give_way_and_takes_tiles_if_it_mu
 
 def test_an_autoencoder_out_of_memory_takes_smaller_and_smaller_tiles(fill, seeded, tmp_path, monkeypatch):
     save_file(fill(Autoencoder(CODER)).state_dict(), tmp_path / "ae.safetensors")
-    coder, latent = assemble.load_autoencoder(tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 40, 40))
+    coder, latent = handles.load_autoencoder(tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 40, 40))
     no_budget()
     tiled = coder.decode_image_tiled(latent, 128, 16)
     budget(1 << 40)
-    monkeypatch.setattr(pictures, "TILES", (256, 192, 128))
+    monkeypatch.setattr(autoencoder, "TILES", (256, 192, 128))
     sizes, decode = [], Autoencoder._decode
 
     def failing(self, x):
@@ -300,7 +300,7 @@ def test_an_autoencoder_out_of_memory_takes_smaller_and_smaller_tiles(fill, seed
 
 def test_a_budget_that_shrinks_before_the_autoencoder_has_its_room_costs_a_size_of_tiles(fill, seeded, tmp_path):
     save_file(fill(Autoencoder(CODER)).state_dict(), tmp_path / "ae.safetensors")
-    coder, latent = assemble.load_autoencoder(tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 20, 24))
+    coder, latent = handles.load_autoencoder(tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 20, 24))
     no_budget()
     tiled = coder.decode_image_tiled(latent, 128, 16)
     held, asked = budget(1 << 40), []
@@ -315,7 +315,7 @@ def test_a_budget_that_shrinks_before_the_autoencoder_has_its_room_costs_a_size_
 
 
 def test_a_budget_that_is_too_small_says_what_would_do_and_that_does(flux_file, seeded):
-    model = assemble.load_flux(flux_file)
+    model = handles.load_flux(flux_file)
     no_budget()
     expected = picture(model, seeded)
     held = budget(0)
@@ -348,7 +348,7 @@ def before_each_step(flux, act: Callable[[int], None]) -> Iterator[list[int]]:
 
 
 def test_a_budget_changed_between_steps_is_followed_at_once(flux_file, seeded):
-    model = assemble.load_flux(flux_file)
+    model = handles.load_flux(flux_file)
     no_budget()
     expected = picture(model, seeded)
     held = budget(1 << 40)
@@ -364,7 +364,7 @@ def test_a_budget_changed_between_steps_is_followed_at_once(flux_file, seeded):
 
 
 def test_room_that_others_take_in_mid_run_is_given_and_taken_again_when_they_leave(flux_file, seeded, monkeypatch):
-    model = assemble.load_flux(flux_file)
+    model = handles.load_flux(flux_file)
     no_budget()
     expected = picture(model, seeded)
     monkeypatch.setattr(manager, "DRIFT", MiB)
@@ -386,7 +386,7 @@ def test_room_that_others_take_in_mid_run_is_given_and_taken_again_when_they_lea
 
 
 def test_room_that_a_step_did_not_take_goes_to_weights(flux_file, seeded, monkeypatch):
-    model = assemble.load_flux(flux_file)
+    model = handles.load_flux(flux_file)
     no_budget()
     expected = picture(model, seeded)
     held = budget(16 * MiB)
@@ -401,8 +401,8 @@ def test_room_that_a_step_did_not_take_goes_to_weights(flux_file, seeded, monkey
 def test_what_another_model_holds_is_not_taken_for_activations(flux_file, fill, seeded, tmp_path):
     save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
     save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
-    text = assemble.load_text([tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
-    model, held = assemble.load_flux(flux_file), budget(1 << 40)
+    text = handles.load_text([tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
+    model, held = handles.load_flux(flux_file), budget(1 << 40)
     with torch.no_grad():
         text.t5()(torch.randint(0, 60, (1, 12)))
     flux = model.weights.managed(held, model.dtype)
@@ -414,7 +414,7 @@ def test_what_another_model_holds_is_not_taken_for_activations(flux_file, fill, 
 
 
 def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_picture(flux_file, seeded):
-    model = assemble.load_flux(flux_file)
+    model = handles.load_flux(flux_file)
     no_budget()
     expected = picture(model, seeded)
     held = budget(300 * MiB)
@@ -437,7 +437,7 @@ def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_pictu
 
 
 def test_out_of_memory_between_blocks_costs_residents_and_not_the_picture(flux_file, seeded):
-    model = assemble.load_flux(flux_file)
+    model = handles.load_flux(flux_file)
     no_budget()
     expected = picture(model, seeded)
     held = budget(300 * MiB)
@@ -460,8 +460,8 @@ def test_out_of_memory_in_a_text_encoder_costs_residents_and_not_the_prompt(
     """Those of the transformer, where its own are fewer than a ring would be."""
     save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
     save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
-    text = assemble.load_text([tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
-    model, ids = assemble.load_flux(flux_file), torch.randint(0, 60, (1, 12))
+    text = handles.load_text([tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
+    model, ids = handles.load_flux(flux_file), torch.randint(0, 60, (1, 12))
     no_budget()
     with torch.no_grad():
         expected = text.t5()(ids)
@@ -500,7 +500,7 @@ def test_weights_a_model_has_in_ram_are_room_for_it_in_its_next_run(monkeypatch)
 
 
 def test_one_line_tells_a_run_and_listeners_hear_each_step(flux_file, seeded, caplog):
-    model, events = assemble.load_flux(flux_file), []
+    model, events = handles.load_flux(flux_file), []
     budget(8 * MiB)
     stop = report.listen(events.append)
     with caplog.at_level(logging.INFO):
@@ -516,7 +516,7 @@ def test_one_line_tells_a_run_and_listeners_hear_each_step(flux_file, seeded, ca
 
 def test_while_a_model_runs_listeners_hear_which_units_are_in_its_ring(flux_file, seeded, monkeypatch):
     monkeypatch.setattr(report, "GLANCE", 0.0)
-    model, events = assemble.load_flux(flux_file), []
+    model, events = handles.load_flux(flux_file), []
     budget(8 * MiB)
     stop = report.listen(events.append)
     picture(model, seeded)
@@ -530,9 +530,9 @@ def test_while_a_model_runs_listeners_hear_which_units_are_in_its_ring(flux_file
 
 def test_nothing_is_left_of_a_model_that_nobody_holds(flux_file, seeded):
     held = budget(1 << 40)
-    model = assemble.load_flux(flux_file)
+    model = handles.load_flux(flux_file)
     picture(model, seeded)
     assert held.slabs.used > 0
     del model
     gc.collect()
-    assert held.slabs.used == 0 and not list(held.tenants)
+    assert held.slabs.used == 0 and not list(held.models)

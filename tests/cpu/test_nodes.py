@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import sluice
-from sluice.flux_core.registry import PREFIX, comfyui_tables, standalone_tables
+from sluice.flux_core.worker.registry import PREFIX, comfyui_tables, standalone_tables
 from sluice.nodes import NODE_CLASSES
 
 ROOT = Path(sluice.__file__).parent

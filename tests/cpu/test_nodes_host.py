@@ -11,7 +11,7 @@ import pytest
 import sluice
 from PIL import Image
 from sluice.flux_core.errors import InputError, Interrupted, MissingFileError
-from sluice.flux_core.folders import standard_folders
+from sluice.flux_core.io.folders import standard_folders
 from sluice.nodes import host
 
 ROOT = Path(sluice.__file__).parent
@@ -122,6 +122,11 @@ def test_inside_comfyui_its_folders_progress_and_interrupt_are_used(tmp_path: Pa
     code = INSIDE.format(tests=str(ROOT / "tests"), store=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "True True", "['mine1.sft']", "['mine1.sft', 'mine2.sft']", "True", "bar 1 4 ('JPEG', 'look', 512)",
-        "bar 2 4 None", "stopped",
+        "True True",
+        "['mine1.sft']",
+        "['mine1.sft', 'mine2.sft']",
+        "True",
+        "bar 1 4 ('JPEG', 'look', 512)",
+        "bar 2 4 None",
+        "stopped",
     ], done.stderr

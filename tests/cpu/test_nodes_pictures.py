@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from sluice.flux_core import conditioning as cond
-from sluice.flux_core import image_files, image_ops, latent_ops, mask_ops
-from sluice.flux_core.capacity import check_room
+from sluice.flux_core.conditioning import entries as cond
 from sluice.flux_core.errors import FileFormatError, InputError, MissingFileError
+from sluice.flux_core.images import files, latents, masks, resize
+from sluice.flux_core.limits import check_room
 from sluice.nodes import image as image_nodes
 from sluice.nodes import latent as latent_nodes
 from sluice.nodes import mask as mask_nodes
@@ -31,8 +31,8 @@ def test_pictures_are_resized_as_in_comfyui(reference: dict[str, Tensor], method
 
 def test_a_size_of_zero_follows_the_other(reference: dict[str, Tensor]) -> None:
     picture = reference["img_37x53"]
-    assert torch.equal(image_ops.resize_image(picture, 0, 20, "bilinear"), reference["scale_bilinear_w0_h20"])
-    assert image_ops.resize_image(picture, 0, 0, "bilinear") is picture
+    assert torch.equal(resize.resize_image(picture, 0, 20, "bilinear"), reference["scale_bilinear_w0_h20"])
+    assert resize.resize_image(picture, 0, 0, "bilinear") is picture
     (ours,) = image_nodes.ImageScaleBy().upscale(picture, "lanczos", 0.5)
     assert torch.equal(ours, reference["scaleby_lanczos_0.5"])
 
@@ -48,22 +48,22 @@ def test_latents_are_resized_as_in_comfyui(reference: dict[str, Tensor], method:
 def test_bislerp_survives_zeros_and_equal_vectors() -> None:
     samples = torch.zeros(1, 16, 2, 2)
     samples[..., 0] = 1.0
-    grown = image_ops.resize(samples, 5, 5, "bislerp")
+    grown = resize.resize(samples, 5, 5, "bislerp")
     assert grown.isfinite().all() and grown[..., 0].eq(1).all() and grown[..., -1].eq(0).all()
 
 
 def test_a_latent_side_of_zero_follows_the_other_and_is_at_least_64() -> None:
     latent = {"samples": torch.zeros(1, 16, 4, 8)}
-    assert latent_ops.upscale(latent, 0, 0, "area", "disabled") is latent
-    assert latent_ops.upscale(latent, 256, 0, "area", "disabled")["samples"].shape[-2:] == (16, 32)
-    assert latent_ops.upscale(latent, 0, 16, "area", "disabled")["samples"].shape[-2:] == (8, 16)
+    assert latents.upscale(latent, 0, 0, "area", "disabled") is latent
+    assert latents.upscale(latent, 256, 0, "area", "disabled")["samples"].shape[-2:] == (16, 32)
+    assert latents.upscale(latent, 0, 16, "area", "disabled")["samples"].shape[-2:] == (8, 16)
 
 
 def test_padding_for_outpainting(reference: dict[str, Tensor]) -> None:
-    canvas, mask = image_ops.pad_for_outpaint(reference["img_37x53"], 8, 0, 16, 24, 10)
+    canvas, mask = resize.pad_for_outpaint(reference["img_37x53"], 8, 0, 16, 24, 10)
     assert torch.equal(canvas, reference["pad_img"])
     torch.testing.assert_close(mask, reference["pad_mask"])
-    _, hard = image_ops.pad_for_outpaint(reference["img_37x53"], 8, 0, 0, 0, 19)
+    _, hard = resize.pad_for_outpaint(reference["img_37x53"], 8, 0, 0, 0, 19)
     assert set(hard.unique().tolist()) == {0.0, 1.0}, "no feathering wider than half the picture"
 
 
@@ -92,23 +92,23 @@ def test_inpainting_models_see_grey_where_the_mask_is(reference: dict[str, Tenso
     [((1024, 1024), (1024, 1024)), ((1920, 1080), (1392, 752)), ((800, 600), (1184, 880)), ((1000, 3000), (672, 1568))],
 )
 def test_kontext_picks_the_nearest_trained_size(size: tuple[int, int], best: tuple[int, int]) -> None:
-    assert image_ops.kontext_size(*size) == best
+    assert resize.kontext_size(*size) == best
 
 
 def test_megapixels_keep_the_shape() -> None:
-    assert image_ops.size_for_pixels(1920, 1080, 1.0) == (1365, 768)
-    assert image_ops.size_for_pixels(333, 777, 0.5) == (474, 1106)
+    assert resize.size_for_pixels(1920, 1080, 1.0) == (1365, 768)
+    assert resize.size_for_pixels(333, 777, 0.5) == (474, 1106)
 
 
 def test_a_composite_is_clipped_and_covers_only_where_masked() -> None:
     target, source = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 3, 3)
-    laid = image_ops.composite(target, source, 2, 3, None, fit=False)
+    laid = resize.composite(target, source, 2, 3, None, fit=False)
     assert laid.sum() == 3 * 2 * 1 and target.sum() == 0
     mask = torch.zeros(1, 3, 3)
     mask[:, 0, 0] = 1
-    assert image_ops.composite(target, source, 0, 0, mask, fit=False).sum() == 3
-    assert image_ops.composite(target, source, 0, 0, None, fit=True).sum() == 48
-    with_alpha = image_ops.composite(torch.zeros(1, 4, 4, 4), source, 0, 0, None, fit=False)
+    assert resize.composite(target, source, 0, 0, mask, fit=False).sum() == 3
+    assert resize.composite(target, source, 0, 0, None, fit=True).sum() == 48
+    with_alpha = resize.composite(torch.zeros(1, 4, 4, 4), source, 0, 0, None, fit=False)
     assert with_alpha[:, 3, :3, :3].eq(1).all()
 
 
@@ -132,25 +132,25 @@ def neighbours(mask: Tensor, corners: bool) -> Tensor:
 def test_growing_takes_the_largest_neighbour_and_shrinking_the_smallest(tapered: bool) -> None:
     mask = torch.rand(7, 9, generator=torch.Generator().manual_seed(0))
     twice = neighbours(neighbours(mask, not tapered), not tapered)
-    assert torch.equal(mask_ops.grow(mask, 2, tapered)[0], twice)
-    assert torch.equal(mask_ops.grow(mask, -2, tapered)[0], 1 - mask_ops.grow(1 - mask, 2, tapered)[0])
-    assert mask_ops.grow(mask, 16384, tapered).eq(mask.max()).all()
+    assert torch.equal(masks.grow(mask, 2, tapered)[0], twice)
+    assert torch.equal(masks.grow(mask, -2, tapered)[0], 1 - masks.grow(1 - mask, 2, tapered)[0])
+    assert masks.grow(mask, 16384, tapered).eq(mask.max()).all()
 
 
 def test_feathering_keeps_comfyuis_odd_right_and_bottom_ramps() -> None:
-    faded = mask_ops.feather(torch.ones(1, 5, 4), 2, 0, 0, 0)[0]
+    faded = masks.feather(torch.ones(1, 5, 4), 2, 0, 0, 0)[0]
     assert faded[0].tolist() == [0.5, 1, 1, 1]
-    assert mask_ops.feather(torch.ones(1, 5, 4), 0, 0, 2, 0)[0, 0].tolist() == [0.5, 1, 1, 1]
-    fading = mask_ops.feather(torch.ones(1, 5, 4), 0, 0, 0, 99)[0, :, 0]
+    assert masks.feather(torch.ones(1, 5, 4), 0, 0, 2, 0)[0, 0].tolist() == [0.5, 1, 1, 1]
+    fading = masks.feather(torch.ones(1, 5, 4), 0, 0, 0, 99)[0, :, 0]
     torch.testing.assert_close(fading, torch.tensor([0.2, 1.0, 0.8, 0.6, 0.4]))
 
 
 def test_a_thickened_mask_covers_what_the_square_touches() -> None:
     mask = torch.zeros(1, 1, 9, 9)
     mask[..., 4, 4] = 1
-    assert mask_ops.thicken(mask, 3).sum() == 9
-    assert mask_ops.thicken(mask, 0) is mask
-    assert mask_ops.thicken(mask, 4).shape == mask.shape
+    assert masks.thicken(mask, 3).sum() == 9
+    assert masks.thicken(mask, 0) is mask
+    assert masks.thicken(mask, 4).shape == mask.shape
 
 
 def test_masks_and_pictures_turn_into_each_other() -> None:
@@ -167,17 +167,17 @@ def test_masks_and_pictures_turn_into_each_other() -> None:
 
 def test_a_picked_latent_keeps_its_noise() -> None:
     latent = {"samples": torch.arange(4.0).reshape(4, 1, 1, 1)}
-    picked = latent_ops.from_batch(latent, 2, 9)
+    picked = latents.from_batch(latent, 2, 9)
     assert picked["batch_index"] == [2, 3] and picked["samples"].flatten().tolist() == [2, 3]
-    again = latent_ops.from_batch(picked, 1, 1)
+    again = latents.from_batch(picked, 1, 1)
     assert again["batch_index"] == [3]
     masked = {**latent, "noise_mask": torch.arange(2.0).reshape(2, 1, 1, 1)}
-    assert latent_ops.from_batch(masked, 2, 2)["noise_mask"].flatten().tolist() == [0, 1]
+    assert latents.from_batch(masked, 2, 2)["noise_mask"].flatten().tolist() == [0, 1]
 
 
 def test_repeated_latents_get_noise_of_their_own() -> None:
     latent = {"samples": torch.zeros(2, 1, 1, 1), "batch_index": [3, 5], "noise_mask": torch.zeros(1, 1, 1, 1)}
-    repeated = latent_ops.repeat(latent, 3)
+    repeated = latents.repeat(latent, 3)
     assert repeated["batch_index"] == [3, 5, 6, 8, 9, 11]
     assert len(repeated["samples"]) == 6 and len(repeated["noise_mask"]) == 1
 
@@ -212,13 +212,13 @@ def test_alpha_becomes_the_mask_and_camera_rotation_is_applied(tmp_path: Path) -
     from PIL import Image
 
     Image.new("RGBA", (6, 4), (255, 0, 0, 51)).save(tmp_path / "alpha.png")
-    picture, mask = image_files.load(tmp_path / "alpha.png")
+    picture, mask = files.load(tmp_path / "alpha.png")
     assert picture.shape == (1, 4, 6, 3) and picture[0, 0, 0].tolist() == [1, 0, 0]
     torch.testing.assert_close(mask, torch.full((1, 4, 6), 0.8))
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=turned)
-    picture, mask = image_files.load(tmp_path / "turned.jpg")
+    picture, mask = files.load(tmp_path / "turned.jpg")
     assert picture.shape == (1, 6, 4, 3) and mask.shape == (1, 64, 64) and not mask.any()
 
 
@@ -228,10 +228,10 @@ def test_frames_become_a_batch_and_16_bits_are_read(tmp_path: Path) -> None:
 
     frames = [Image.new("RGB", (5, 3), colour) for colour in ("red", "green", "blue")]
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
-    assert image_files.load(tmp_path / "film.gif")[0].shape == (3, 3, 5, 3)
+    assert files.load(tmp_path / "film.gif")[0].shape == (3, 3, 5, 3)
     deep = np.array([[0, 255 * 128, 65535]], dtype=np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    values = image_files.load(tmp_path / "deep.png")[0][0, 0, :, 0]
+    values = files.load(tmp_path / "deep.png")[0][0, 0, :, 0]
     torch.testing.assert_close(values, torch.tensor([0, 128 / 255, 1.0]))
 
 
@@ -239,14 +239,14 @@ def test_a_channel_as_a_mask(tmp_path: Path) -> None:
     from PIL import Image
 
     Image.new("RGBA", (2, 2), (255, 51, 0, 255)).save(tmp_path / "x.png")
-    assert image_files.load_channel(tmp_path / "x.png", "red").eq(1).all()
-    assert image_files.load_channel(tmp_path / "x.png", "alpha").eq(0).all()
-    torch.testing.assert_close(image_files.load_channel(tmp_path / "x.png", "green"), torch.full((1, 2, 2), 0.2))
+    assert files.load_channel(tmp_path / "x.png", "red").eq(1).all()
+    assert files.load_channel(tmp_path / "x.png", "alpha").eq(0).all()
+    torch.testing.assert_close(files.load_channel(tmp_path / "x.png", "green"), torch.full((1, 2, 2), 0.2))
 
 
 def test_pixels_are_cut_to_the_range_and_truncated() -> None:
     values = torch.tensor([-1.0, 0.0, 0.999, 1.0, 2.0]).reshape(1, 5, 1).expand(1, 5, 3)
-    assert image_files.to_pil(values).getchannel(0).tobytes() == bytes([0, 0, 254, 255, 255])
+    assert files.to_pil(values).getchannel(0).tobytes() == bytes([0, 0, 254, 255, 255])
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "bomb"])
@@ -260,9 +260,9 @@ def test_what_is_no_picture_is_told(tmp_path: Path, damage: str) -> None:
         whole = whole[:16] + b"\x7f\xff\xff\xff\x7f\xff\xff\xff" + whole[24:]
     path.write_bytes({"truncated": whole[:900], "text": b"hello", "empty": b"", "bomb": whole}[damage])
     with pytest.raises(FileFormatError, match=r"x\.png"):
-        image_files.load(path)
+        files.load(path)
     with pytest.raises(MissingFileError, match="nothing"):
-        image_files.load(tmp_path / "nothing.png")
+        files.load(tmp_path / "nothing.png")
 
 
 def test_what_no_memory_could_hold_is_refused_before_it_is_allocated() -> None:

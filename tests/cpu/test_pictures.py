@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sluice.flux_core import latents
-from sluice.flux_core.text.tokenizer import load_clip, load_t5
+from sluice.flux_core.conditioning.tokenizer import load_clip, load_t5
+from sluice.flux_core.models import latents
 from sluice.flux_core.training.captions import caption, describe, vocabulary
 from sluice.flux_core.training.code import Code, fit
-from sluice.flux_core.training.pictures import (
+from sluice.flux_core.training.drawing import (
     BACKGROUNDS,
     FIGURES,
     POSITIONS,
@@ -36,9 +36,7 @@ def scenes(count: int, seed: int = 0) -> list[Scene]:
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_no_figure_touches_the_part_of_the_rim_that_recognition_reads_the_ground_from(figure):
-    far = [
-        Scene(figure, "red", place, "white", (shift, shift), max(SIZES)) for place in POSITIONS for shift in SHIFTS
-    ]
+    far = [Scene(figure, "red", place, "white", (shift, shift), max(SIZES)) for place in POSITIONS for shift in SHIFTS]
     ground = np.array(BACKGROUNDS["white"], np.float32) / 255
     rim = np.ones((SIDE, SIDE), bool)
     rim[RIM:-RIM, RIM:-RIM] = False

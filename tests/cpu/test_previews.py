@@ -4,7 +4,7 @@ import io
 
 import pytest
 from PIL import Image
-from sluice.flux_core.previews import SIZE, Throttle, jpeg
+from sluice.flux_core.images.previews import SIZE, Throttle, jpeg
 
 
 class Clock:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from sluice.flux_core import latents
-from sluice.flux_core.conditioning import with_values
+from sluice.flux_core.conditioning.entries import with_values
 from sluice.flux_core.errors import InputError
+from sluice.flux_core.models import latents
 from sluice.flux_core.sampling import schedule
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider, DualCFGGuider, NetworkModel
 from sluice.flux_core.sampling.inpaint import DifferentialDiffusion

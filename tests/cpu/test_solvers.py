@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from sluice.flux_core import latents
 from sluice.flux_core.errors import InputError, SluiceError
+from sluice.flux_core.models import latents
 from sluice.flux_core.sampling import schedule, step_noise
 from sluice.flux_core.sampling.multistep import lagrange_integrals
 from sluice.flux_core.sampling.schedule import FluxShift, LinearFlow

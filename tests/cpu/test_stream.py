@@ -18,21 +18,21 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import save_file
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse, attached
-from sluice.flux_core.binding import Resident, bind
 from sluice.flux_core.checkpoint.detect import detect
 from sluice.flux_core.checkpoint.files import open_weights
+from sluice.flux_core.checkpoint.load import Resident, bind
 from sluice.flux_core.checkpoint.stored import Stored
 from sluice.flux_core.errors import FileFormatError, SluiceError
 from sluice.flux_core.memory.cpu import CpuDevice
-from sluice.flux_core.memory.dryrun import dry_run
-from sluice.flux_core.memory.held import StreamedMatrix, hold_matrices
-from sluice.flux_core.memory.modulation import modulation_linears, modulations
 from sluice.flux_core.memory.plan import fixed_plan
 from sluice.flux_core.memory.source import FileSource
 from sluice.flux_core.memory.stream import Stream
-from sluice.flux_core.memory.units import FluxShape, Job, activation_bytes, flux_workload
+from sluice.flux_core.memory.streamed_weight import StreamedMatrix, hold_matrices
 from sluice.flux_core.memory.workload import Machine, Workload, units_of
-from sluice.flux_core.transformer import Flux, FluxConfig
+from sluice.flux_core.models.flux import Flux, FluxConfig
+from sluice.flux_core.runtime.dry_run import dry_run
+from sluice.flux_core.runtime.flux_workload import FluxShape, Job, activation_bytes, flux_workload
+from sluice.flux_core.runtime.modulation import modulation_linears, modulations
 from torch import Tensor
 
 SMALL = FluxConfig(
@@ -305,7 +305,7 @@ class Counting:
         self.tensors, self.names, self.pieces, self.device = tensors, names, [], CpuDevice(2**40)
 
     def take(self, piece: int):
-        from sluice.flux_core.memory.holdings import Place
+        from sluice.flux_core.memory.residency import Place
 
         stored = self.tensors[self.names[piece]]
         slab = self.device.allocate(stored.nbytes)

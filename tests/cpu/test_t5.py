@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from sluice.flux_core.errors import FileFormatError
-from sluice.flux_core.text.t5 import T5Config, T5Encoder
+from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from torch.testing import assert_close
 from transformers import T5Config as ReferenceConfig
 from transformers import T5EncoderModel

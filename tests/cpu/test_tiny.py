@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sluice.flux_core.assemble import load_autoencoder
-from sluice.flux_core.cli import main
-from sluice.flux_core.folders import TINY_INPUT, TINY_MODELS
+from sluice.flux_core.commands.cli import main
+from sluice.flux_core.commands.make_workflows import ALL, WORKFLOWS, Canvas, for_comfyui
+from sluice.flux_core.io.folders import TINY_INPUT, TINY_MODELS
+from sluice.flux_core.runtime.handles import load_autoencoder
+from sluice.flux_core.training.drawing import Scene, collage, draw, loose_scene
 from sluice.flux_core.training.evaluate import Prompt, make, measure, prompts
-from sluice.flux_core.training.make_workflows import ALL, WORKFLOWS, Canvas, for_comfyui
-from sluice.flux_core.training.pictures import Scene, collage, draw, loose_scene
 from sluice.flux_core.training.recognise import recognise
 
 Run = Callable[[Path], list[Path]]
@@ -51,7 +51,7 @@ def test_all_of_it_is_smaller_than_16_megabytes():
 
 def test_prompts_give_the_figure_and_the_colour_they_name(tmp_path: Path):
     asked = prompts(40)
-    table = measure(asked, make(asked, tmp_path, steps=12, models=None, device="cpu"))
+    table = measure(asked, make(main, asked, tmp_path, steps=12, models=None, device="cpu"))
     for part in ("digit", "shape", "colour", "position", "background"):
         right, of = table[part]
         assert right >= 0.85 * of, (part, table)
@@ -61,7 +61,7 @@ def test_words_it_has_never_seen_do_no_harm(tmp_path: Path):
     scene, said = Scene("heart", "red", "left", "white"), frozenset({"figure", "colour", "position", "background"})
     texts = ["a red heart on the left, white background", "A marvellous RED heart, on the left! White background."]
     asked = [Prompt(text, scene, said, seed=3) for text in texts]
-    table = measure(asked, make(asked, tmp_path, steps=12, models=None, device="cpu"))
+    table = measure(asked, make(main, asked, tmp_path, steps=12, models=None, device="cpu"))
     assert table["all"] == (2, 2)
 
 

@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
+from sluice.flux_core.conditioning import tokenizer as t
 from sluice.flux_core.errors import FileFormatError, MissingFileError
-from sluice.flux_core.text import tokenizer as t
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = 3 * [

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from sluice.flux_core.autoencoder import Autoencoder, AutoencoderConfig
-from sluice.flux_core.cli import main
+from sluice.flux_core.commands.cli import main
+from sluice.flux_core.commands.train import Training
+from sluice.flux_core.conditioning.tokenizer import find_clip, find_t5
 from sluice.flux_core.errors import InputError
-from sluice.flux_core.text.clip import ClipConfig, ClipTextModel
-from sluice.flux_core.text.t5 import T5Config, T5Encoder
-from sluice.flux_core.text.tokenizer import find_clip, find_t5
-from sluice.flux_core.training.command import Training
+from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
+from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
+from sluice.flux_core.models.flux import Flux, FluxConfig
+from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.training.export import FILES, write_safetensors
 from sluice.flux_core.training.flow import FlowStage
 from sluice.flux_core.training.optimise import orthogonal, rate_at
 from sluice.flux_core.training.recipe import Phase, Recipe, changed, quick
 from sluice.flux_core.training.trainer import train
-from sluice.flux_core.transformer import Flux, FluxConfig
 
 CPU = torch.device("cpu")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file
-from sluice.flux_core import latents
-from sluice.flux_core.blocks import sinusoids
 from sluice.flux_core.errors import FileFormatError, InputError
-from sluice.flux_core.quant.linear import Linear
-from sluice.flux_core.transformer import Flux, FluxConfig, axes_of
+from sluice.flux_core.models import latents
+from sluice.flux_core.models.flux import Flux, FluxConfig, axes_of
+from sluice.flux_core.models.flux_blocks import sinusoids
+from sluice.flux_core.models.linear import Linear
 from torch import Tensor
 from torch.testing import assert_close
 

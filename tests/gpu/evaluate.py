@@ -15,6 +15,6 @@ if "sluice" not in sys.modules:  # also in every process this one starts
     spec.loader.exec_module(sys.modules["sluice"])
 
 if __name__ == "__main__":
-    from sluice.flux_core.cli import main
+    from sluice.flux_core.commands.cli import main
 
     sys.exit(main(["bench", "gpu", *sys.argv[1:]]))

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from sluice.flux_core import cli
-from sluice.flux_core.autoencoder import Autoencoder, AutoencoderConfig
-from sluice.flux_core.text.clip import ClipConfig, ClipTextModel
-from sluice.flux_core.text.t5 import T5Config, T5Encoder
-from sluice.flux_core.transformer import Flux, FluxConfig, axes_of
+from sluice.flux_core.commands import cli
+from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
+from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
+from sluice.flux_core.models.flux import Flux, FluxConfig, axes_of
+from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
@@ -78,8 +78,18 @@ def random_weights() -> Callable[[nn.Module, str], dict[str, Tensor]]:
 
 def _flux_config(guidance: bool) -> FluxConfig:
     return FluxConfig(
-        in_channels=16, out_channels=16, hidden=WIDTH, heads=1, head_dim=WIDTH, mlp=64, depth=1, depth_single=1,
-        context_dim=WIDTH, vec_dim=WIDTH, guidance=guidance, axes_dim=axes_of(WIDTH),
+        in_channels=16,
+        out_channels=16,
+        hidden=WIDTH,
+        heads=1,
+        head_dim=WIDTH,
+        mlp=64,
+        depth=1,
+        depth_single=1,
+        context_dim=WIDTH,
+        vec_dim=WIDTH,
+        guidance=guidance,
+        axes_dim=axes_of(WIDTH),
     )
 
 

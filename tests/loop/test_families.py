@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from sluice.flux_core.commands import run
 from sluice.flux_core.graph.flatten import canvas_to_prompt
-from sluice.flux_core.png import read_workflow
-from sluice.flux_core.registry import standalone_tables
+from sluice.flux_core.io.png import read_workflow
+from sluice.flux_core.worker.registry import standalone_tables
 
 CLASSES, _ = standalone_tables()
 Run = Callable[..., list[Path]]
@@ -30,12 +30,14 @@ def in_parts(unet: str) -> dict[str, Any]:
         "8": node("VAEDecode", samples=["13", 0], vae=["10", 0]),
         "9": node("SaveImage", filename_prefix="ComfyUI", images=["8", 0]),
         "10": node("VAELoader", vae_name="ae.safetensors"),
-        "11": node(
-            "DualCLIPLoader", clip_name1="t5xxl_fp16.safetensors", clip_name2="clip_l.safetensors", type="flux"
-        ),
+        "11": node("DualCLIPLoader", clip_name1="t5xxl_fp16.safetensors", clip_name2="clip_l.safetensors", type="flux"),
         "12": node("UNETLoader", unet_name=unet, weight_dtype="default"),
         "13": node(
-            "SamplerCustomAdvanced", noise=["25", 0], guider=["22", 0], sampler=["16", 0], sigmas=["17", 0],
+            "SamplerCustomAdvanced",
+            noise=["25", 0],
+            guider=["22", 0],
+            sampler=["16", 0],
+            sigmas=["17", 0],
             latent_image=["27", 0],
         ),
         "16": node("KSamplerSelect", sampler_name="euler"),
@@ -70,8 +72,17 @@ def in_one(checkpoint: str, positive: str, seed: int, steps: int) -> dict[str, A
         "27": node("EmptySD3LatentImage", width=1024, height=1024, batch_size=1),
         "30": node("CheckpointLoaderSimple", ckpt_name=checkpoint),
         "31": node(
-            "KSampler", seed=seed, steps=steps, cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0,
-            model=["30", 0], positive=[positive, 0], negative=["33", 0], latent_image=["27", 0],
+            "KSampler",
+            seed=seed,
+            steps=steps,
+            cfg=1.0,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+            model=["30", 0],
+            positive=[positive, 0],
+            negative=["33", 0],
+            latent_image=["27", 0],
         ),
         "33": node("CLIPTextEncode", text="", clip=["30", 1]),
     }
@@ -101,8 +112,16 @@ def canvas(prompt: dict[str, Any], extra: dict[str, list[Any]]) -> dict[str, Any
             if not isinstance(one["inputs"][name], list):
                 values += [one["inputs"][name], *extra.get(name, ())]
         boxes[node_id] = {
-            "id": int(node_id), "type": one["class_type"], "pos": [0, 0], "size": {"0": 315, "1": 106}, "flags": {},
-            "order": order, "mode": 0, "inputs": [], "outputs": outputs, "widgets_values": values,
+            "id": int(node_id),
+            "type": one["class_type"],
+            "pos": [0, 0],
+            "size": {"0": 315, "1": 106},
+            "flags": {},
+            "order": order,
+            "mode": 0,
+            "inputs": [],
+            "outputs": outputs,
+            "widgets_values": values,
             "properties": {"Node name for S&R": one["class_type"]},
         }
     for node_id, one in prompt.items():

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from sluice.flux_core.text.t5 import T5Config, T5Encoder
-from sluice.flux_core.transformer import Flux, FluxConfig, axes_of
+from sluice.flux_core.models.flux import Flux, FluxConfig, axes_of
+from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from torch import Tensor
 
 TYPE = gguf.GGMLQuantizationType
@@ -144,7 +144,10 @@ def test_the_picture_is_that_of_the_numbers_the_files_stand_for(
         ),
         "advanced": (
             node(
-                "UnetLoaderGGUFAdvanced", unet_name=f"{flux}.gguf", dequant_dtype="float16", patch_dtype="target",
+                "UnetLoaderGGUFAdvanced",
+                unet_name=f"{flux}.gguf",
+                dequant_dtype="float16",
+                patch_dtype="target",
                 patch_on_device=True,
             ),  # fmt: skip
             node("DualCLIPLoaderGGUF", clip_name2=f"{t5}.gguf", **both),

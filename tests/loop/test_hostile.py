@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from sluice.flux_core import cli
-from sluice.flux_core.commands import run
+from sluice.flux_core.commands import cli, run
 
 Told = Callable[..., str]
 
@@ -39,8 +38,17 @@ def text_to_image(**latent: int) -> dict[str, Any]:
         "4": node("CLIPTextEncode", text="x", clip=["2", 0]),
         "5": node("EmptySD3LatentImage", **{"width": 32, "height": 32, "batch_size": 1, **latent}),
         "6": node(
-            "KSampler", seed=1, steps=1, cfg=1, sampler_name="euler", scheduler="simple", denoise=1, model=["1", 0],
-            positive=["4", 0], negative=["4", 0], latent_image=["5", 0],
+            "KSampler",
+            seed=1,
+            steps=1,
+            cfg=1,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1,
+            model=["1", 0],
+            positive=["4", 0],
+            negative=["4", 0],
+            latent_image=["5", 0],
         ),
         "7": node("VAEDecode", samples=["6", 0], vae=["3", 0]),
         "8": node("SaveImage", images=["7", 0], filename_prefix="x"),
@@ -262,7 +270,7 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing(here: Path, store: Path, prolog
         "    print('stepping', flush=True)\n"
         "    step(self, *args)\n"
         "host.Host.step = told\n"
-        "from sluice.flux_core.cli import main\n"
+        "from sluice.flux_core.commands.cli import main\n"
         f"sys.exit(main(['run', 'w.json', '--models', {str(store)!r}, '--device', 'cpu']))"
     )
     command = [sys.executable, "-c", prologue + code]

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from doubles.simulated import SimulatedMemory
 from safetensors.torch import save_file
 from sluice.flux_core.checkpoint.files import open_weights
+from sluice.flux_core.conditioning import text
 from sluice.flux_core.memory import manager, report
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
-from sluice.flux_core.memory.simulated import SimulatedMemory
 from sluice.flux_core.memory.workload import MiB
-from sluice.flux_core.text import encode
-from sluice.flux_core.transformer import Flux, FluxConfig
-from sluice.flux_core.worker import Worker
+from sluice.flux_core.models.flux import Flux, FluxConfig
+from sluice.flux_core.worker.main import Worker
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ class Jobs:
 
     @property
     def held_bytes(self) -> int:
-        return sum(tenant.held_bytes for tenant in manager._managers[CPU].tenants)
+        return sum(model.held_bytes for model in manager._managers[CPU].models)
 
     def run(self, **wanted: Any) -> list[Tensor]:
         """The latents of a prompt (see `workflow`) that must succeed."""
@@ -145,7 +145,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, random_weights: Callable[..
 def jobs(store: Path, models: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
     monkeypatch.setattr(manager, "_managers", {})
     monkeypatch.setattr(report, "_listeners", [])
-    encode.CACHE.clear()
+    text.CACHE.clear()
     yield Jobs([store, models], here)
     manager.configure(Allowed())
     gc.collect()

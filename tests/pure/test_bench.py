@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from sluice.flux_core import cli
-from sluice.flux_core.bench import command
 from sluice.flux_core.bench.run import PARTS, WORK, Clock, kind_of, split
-from sluice.flux_core.registry import standalone_tables
+from sluice.flux_core.bench.table import table
+from sluice.flux_core.commands import bench, cli
+from sluice.flux_core.worker.registry import standalone_tables
 
 CLASSES, _ = standalone_tables()
 
@@ -62,7 +62,7 @@ def test_time_spent_reading_weights_is_loading_wherever_it_happens() -> None:
 def test_the_last_line_is_all_of_it_as_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "_measure", lambda name, options: {"told": name, "options": options})
+    monkeypatch.setattr(bench, "_measure", lambda name, options: {"told": name, "options": options})
     assert cli.main(["bench"]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [last[name]["told"] for name in ("run", "transformer")] == ["run", "transformer"]
@@ -72,6 +72,6 @@ def test_the_last_line_is_all_of_it_as_json(
 
 
 def test_tables_have_straight_columns() -> None:
-    assert command.table([("", "best"), ("ours", "1 s"), ("diffusers", "12 s")]) == (
+    assert table([("", "best"), ("ours", "1 s"), ("diffusers", "12 s")]) == (
         "           best\nours        1 s\ndiffusers  12 s"
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluice.flux_core.graph.cache import Keys
+from sluice.flux_core.graph.cache import CacheKeys
 from sluice.flux_core.graph.execute import Executor
 from sluice.flux_core.graph.interface import Interfaces
 from sluice.flux_core.graph.live import LivePrompt
@@ -228,7 +228,7 @@ def test_keys_change_for_a_node_and_those_below_it_alone(prompt: dict[str, Any],
     node_id = data.draw(st.sampled_from([key for key in prompt if key != "9z"]))
     other = prompt | {node_id: n("Join", **prompt[node_id]["inputs"] | {"word": "new"})}
     interfaces = Interfaces(CLASSES)
-    before, after = (Keys(LivePrompt(one), interfaces) for one in (prompt, other))
+    before, after = (CacheKeys(LivePrompt(one), interfaces) for one in (prompt, other))
     assert {key for key in prompt if before[key] != after[key]} == below(prompt, node_id)
 
 

@@ -7,22 +7,21 @@ import json
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from sluice.flux_core.commands import plan
 from sluice.flux_core.errors import BudgetTooSmall, FileFormatError, InputError, MissingFileError
-from sluice.flux_core.memory import command
 from sluice.flux_core.memory.budget import Allowed, parse_size
 from sluice.flux_core.memory.cards import CARDS, GENERATIONS, find_card
-from sluice.flux_core.memory.units import COMPARED, FluxShape, published
+from sluice.flux_core.runtime.flux_workload import COMPARED, FluxShape, published
 
 KEYS = {"seconds_per_step", "bound", "peak_bytes", "resident_bytes", "streamed_bytes_per_step", "units"}
 
 
 def answer(capsys, *words: str) -> str:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    assert command.run(parser.parse_args(words)) == 0
+    plan.add_arguments(parser)
+    assert plan.run(parser.parse_args(words)) == 0
     return capsys.readouterr().out
 
 
@@ -130,10 +129,10 @@ def test_slower_links_and_disks_show_in_the_bound(capsys):
 
 def test_what_makes_no_sense_is_told_in_one_sentence(tmp_path):
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    plan.add_arguments(parser)
 
     def ask(*words: str) -> None:
-        command.run(parser.parse_args(words))
+        plan.run(parser.parse_args(words))
 
     (tmp_path / "other.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     with pytest.raises(FileFormatError, match="other.safetensors.*Choose a LoRA"):
@@ -180,7 +179,7 @@ def test_a_budget_is_written_as_it_was_read(words):
     assert Allowed.parse("8192MB", "16 gib").words == {"vram": "8G", "ram": "16G"}
 
 
-def test_the_command_needs_no_torch():
-    code = "import sys, sluice.flux_core.memory.command; sys.exit('torch' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+def test_the_command_needs_no_torch(prologue):
+    code = prologue + "import sluice.flux_core.commands.plan; sys.exit('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code])
     assert run.returncode == 0

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sluice.flux_core import cli
-from sluice.flux_core.commands import overrides
+from sluice.flux_core.commands import cli, overrides
 from sluice.flux_core.commands.inspect import workflow_facts
 from sluice.flux_core.errors import PromptError
-from sluice.flux_core.folders import standard_folders
-from sluice.flux_core.registry import standalone_tables
-from sluice.flux_core.wanted import with_slashes
+from sluice.flux_core.io.folders import standard_folders
+from sluice.flux_core.worker.registry import standalone_tables
+from sluice.flux_core.worker.required_models import with_slashes
 
 CLASSES, _ = standalone_tables()
 
@@ -34,8 +33,17 @@ def prompt() -> dict[str, Any]:
         "4": node("CLIPTextEncode", "Negative", text="", clip=["2", 0]),
         "5": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
         "6": node(
-            "KSampler", seed=["9", 0], steps=4, cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0,
-            model=["1", 0], positive=["3", 0], negative=["4", 0], latent_image=["5", 0],
+            "KSampler",
+            seed=["9", 0],
+            steps=4,
+            cfg=1.0,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+            model=["1", 0],
+            positive=["3", 0],
+            negative=["4", 0],
+            latent_image=["5", 0],
         ),
         "7": node("RandomNoise", noise_seed=1),
         "8": node("PreviewImage", images=["6", 0]),
@@ -125,7 +133,10 @@ def canvas() -> dict[str, Any]:
             {"id": 1, "type": "RandomNoise", "order": 0, "widgets_values": [1, "randomize"], "outputs": []},
             {"id": 2, "type": "BasicScheduler", "order": 1, "widgets_values": ["simple", 20, 1], "outputs": []},
             {
-                "id": 3, "type": "KSampler", "order": 2, "outputs": [],
+                "id": 3,
+                "type": "KSampler",
+                "order": 2,
+                "outputs": [],
                 "widgets_values": [5, "fixed", 20, 1, "euler", "simple", 1],
             },
         ],
@@ -137,9 +148,7 @@ def canvas_prompt() -> dict[str, Any]:
     return {
         "1": node("RandomNoise", noise_seed=1),
         "2": node("BasicScheduler", scheduler="simple", steps=20, denoise=1),
-        "3": node(
-            "KSampler", seed=5, steps=20, cfg=1, sampler_name="euler", scheduler="simple", denoise=1
-        ),
+        "3": node("KSampler", seed=5, steps=20, cfg=1, sampler_name="euler", scheduler="simple", denoise=1),
     }
 
 
@@ -149,7 +158,9 @@ def test_widgets_on_the_canvas_follow_the_prompt() -> None:
     told = overrides.canvas_saying(canvas(), canvas_prompt(), after, CLASSES)
     assert told is not None
     assert [box["widgets_values"] for box in told["nodes"]] == [
-        [99, "randomize"], ["beta", 8, 1], [99, "fixed", 4, 2, "euler", "simple", 1],
+        [99, "randomize"],
+        ["beta", 8, 1],
+        [99, "fixed", 4, 2, "euler", "simple", 1],
     ]
 
 
@@ -190,8 +201,15 @@ def test_everything_wrong_with_a_workflow_is_told_at_once(here: Path, capsys: py
     assert cli.main(["run", write(here / "w.json", broken)]) == 2
     told = capsys.readouterr()
     for part in (
-        "w.json cannot be run", "flux1-dev.safetensors", "black-forest-labs/FLUX.1-dev", str(here / "models"),
-        "t5.sft", "clip_l.sft", "'many'", "--models DIR", "images: it takes IMAGE",
+        "w.json cannot be run",
+        "flux1-dev.safetensors",
+        "black-forest-labs/FLUX.1-dev",
+        str(here / "models"),
+        "t5.sft",
+        "clip_l.sft",
+        "'many'",
+        "--models DIR",
+        "images: it takes IMAGE",
     ):
         assert part in told.err, told.err
     assert told.out == "" and not (here / "output").exists()
@@ -309,7 +327,7 @@ def test_a_model_named_as_on_windows_is_found(here: Path) -> None:
 def test_reading_and_checking_workflows_needs_no_torch(here: Path, prologue: str) -> None:
     file = write(here / "w.json", prompt())
     code = (
-        "from sluice.flux_core.cli import main\n"
+        "from sluice.flux_core.commands.cli import main\n"
         f"code = main(['run', {file!r}]), main(['inspect', {file!r}])\n"
         "heavy = {'torch', 'numpy', 'PIL', 'scipy', 'transformers', 'torchvision', 'aiohttp'}\n"
         "print('last', code, sorted(heavy & set(sys.modules)))"

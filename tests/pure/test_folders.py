@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from sluice.flux_core.errors import InputError, MissingFileError, SluiceError
-from sluice.flux_core.folders import TINY_MODELS, Folders, annotated, confined, published, standard_folders
+from sluice.flux_core.io.folders import TINY_MODELS, Folders, annotated, confined, published, standard_folders
 
 
 def put(root: Path, *names: str) -> None:
@@ -24,8 +24,10 @@ def test_a_category_gathers_its_folders_of_all_roots_in_order(tmp_path: Path) ->
     put(tmp_path, "a/models/vae/x", "b/vae/x")
     folders = standard_folders(tmp_path / "a", [tmp_path / "b"])
     assert own(folders, "diffusion_models") == [
-        tmp_path / "b/unet", tmp_path / "b/diffusion_models",
-        tmp_path / "a/models/unet", tmp_path / "a/models/diffusion_models",
+        tmp_path / "b/unet",
+        tmp_path / "b/diffusion_models",
+        tmp_path / "a/models/unet",
+        tmp_path / "a/models/diffusion_models",
     ]
     assert folders.directories("unet") == folders.directories("diffusion_models")
     assert folders.directories("clip") == folders.directories("text_encoders")
@@ -113,8 +115,12 @@ def test_a_missing_model_is_explained(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError) as told:
         folders.path("diffusion_models", "flux1-dev.safetensors")
     for part in (
-        "flux1-dev.safetensors", str(tmp_path / "models/unet"), "Close names there:", "flux/flux1-dev-fp8.safetensors",
-        "black-forest-labs/FLUX.1-dev", f"put it into {tmp_path / 'models/diffusion_models'}",
+        "flux1-dev.safetensors",
+        str(tmp_path / "models/unet"),
+        "Close names there:",
+        "flux/flux1-dev-fp8.safetensors",
+        "black-forest-labs/FLUX.1-dev",
+        f"put it into {tmp_path / 'models/diffusion_models'}",
     ):
         assert part in str(told.value)
     assert "lies in vae" in folders.explain_missing("loras", "stray.sft")

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.gguf_file import TYPES, UNREADABLE
 from sluice.flux_core.checkpoint.reader import read_into
-from sluice.flux_core.checkpoint.stored import BLOCK, stack
+from sluice.flux_core.checkpoint.stored import stack
 from sluice.flux_core.errors import FileFormatError
+from sluice.flux_core.quant.sizes import BLOCK
 
 TYPE = gguf.GGMLQuantizationType
 RESHAPED = (3, 2, 5, 1)
@@ -109,13 +110,16 @@ HOSTILE = {
     "an unknown metadata type": (header(pairs=text("k") + struct.pack("<I", 99) + PAD, pair_count=1), "type 99"),
     "an array of arrays": (header(pairs=text("k") + struct.pack("<IIQ", 9, 9, 1) + PAD, pair_count=1), "array of"),
     "an array longer than the file": (
-        header(pairs=text("k") + struct.pack("<IIQ", 9, 4, 1 << 55) + PAD, pair_count=1), "cannot fit"
+        header(pairs=text("k") + struct.pack("<IIQ", 9, 4, 1 << 55) + PAD, pair_count=1),
+        "cannot fit",
     ),
     "an array of texts longer than the file": (
-        header(pairs=text("k") + struct.pack("<IIQ", 9, 8, 1 << 55) + PAD, pair_count=1), "cannot fit"
+        header(pairs=text("k") + struct.pack("<IIQ", 9, 8, 1 << 55) + PAD, pair_count=1),
+        "cannot fit",
     ),
     "a crooked alignment": (
-        header(pairs=text("general.alignment") + struct.pack("<II", 4, 24) + PAD, pair_count=1), "power of two"
+        header(pairs=text("general.alignment") + struct.pack("<II", 4, 24) + PAD, pair_count=1),
+        "power of two",
     ),
     "a billion dimensions": (header(text("a") + struct.pack("<I", 10**9) + PAD, 1), "dimensions"),
     "a side of 2^60": (header(tensor(sides=(1 << 60, 1 << 60)) + PAD, 1), "values a side"),

@@ -18,8 +18,9 @@ from sluice.flux_core.checkpoint.names import (
     t5_llama,
     t5_transformers,
 )
-from sluice.flux_core.checkpoint.stored import TensorEntry, WeightFile, nbytes_of
+from sluice.flux_core.checkpoint.stored import TensorEntry, WeightFile
 from sluice.flux_core.errors import FileFormatError
+from sluice.flux_core.quant.sizes import nbytes_of
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -41,12 +42,14 @@ def at(file: WeightFile, *names: str) -> tuple[tuple[int, int], ...]:
 
 def test_a_fused_matrix_is_its_parts_in_the_order_of_the_model_wherever_they_lie():
     block = "single_transformer_blocks.7."
-    file = laid_out({
-        f"{block}proj_mlp.weight": (32, 8),
-        f"{block}attn.to_v.weight": (8, 8),
-        f"{block}attn.to_q.weight": (8, 8),
-        f"{block}attn.to_k.weight": (8, 8),
-    })
+    file = laid_out(
+        {
+            f"{block}proj_mlp.weight": (32, 8),
+            f"{block}attn.to_v.weight": (8, 8),
+            f"{block}attn.to_q.weight": (8, 8),
+            f"{block}attn.to_k.weight": (8, 8),
+        }
+    )
     stored = model_tensors(file, "", flux_diffusers)["single_blocks.7.linear1.weight"]
     assert stored.shape == (56, 8)
     parts = (f"{block}attn.to_q", f"{block}attn.to_k", f"{block}attn.to_v", f"{block}proj_mlp")

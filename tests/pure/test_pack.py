@@ -187,8 +187,8 @@ def test_a_workflow_runs_and_its_memory_is_on_the_ledger(pack: Path, tmp_path: P
 def standalone() -> float:
     """The same picture by the standalone nodes."""
     import torch
-    from sluice.flux_core.folders import standard_folders
-    from sluice.flux_core.registry import standalone_tables
+    from sluice.flux_core.io.folders import standard_folders
+    from sluice.flux_core.worker.registry import standalone_tables
     from sluice.nodes import host
 
     host.use(host.Host(standard_folders(ROOT)))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from sluice.flux_core.errors import BudgetTooSmall
 from sluice.flux_core.memory.plan import plan, smallest_budget, spread
-from sluice.flux_core.memory.units import Job, flux_workload, published
 from sluice.flux_core.memory.workload import Budget, GiB, Machine, MiB, Piece, Workload, fewest_slots, units_of
+from sluice.flux_core.runtime.flux_workload import Job, flux_workload, published
 
 PLENTY = Budget(2**50, 2**50, 2**50)
 
@@ -167,6 +167,7 @@ def test_whole_units_and_a_few_slots_come_within_two_percent_of_the_idealised_pi
     assert policy_plan(row, modulation=False).seconds == pytest.approx(row["modulation_tabled"], rel=0.02)
 
 
-def test_planning_needs_no_torch():
-    code = "import sys, sluice.flux_core.memory.plan, sluice.flux_core.memory.units; sys.exit('torch' in sys.modules)"
+def test_planning_needs_no_torch(prologue):
+    code = prologue + "import sluice.flux_core.memory.plan, sluice.flux_core.runtime.flux_workload\n"
+    code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

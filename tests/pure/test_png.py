@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from sluice.flux_core import png, saving, strict_json
 from sluice.flux_core.errors import InputError, MissingFileError, SluiceError, WorkflowError
+from sluice.flux_core.io import png, saving, strict_json
 
 PROMPT = {"3": {"class_type": "KSampler", "inputs": {"steps": 4, "model": ["4", 0]}, "_meta": {"title": "Grüße"}}}
 WORKFLOW = {"nodes": [{"id": 3, "type": "KSampler", "title": "猫"}], "links": [], "version": 0.4}
@@ -350,7 +350,7 @@ def test_two_processes_saving_at_once_lose_no_picture(tmp_path: Path) -> None:
 
 def test_a_kill_at_any_moment_leaves_whole_pictures_only(prologue: str, tmp_path: Path) -> None:
     code = (
-        "from sluice.flux_core import saving\n"
+        "from sluice.flux_core.io import saving\n"
         "place = saving.place('k', sys.argv[1]); print('on', flush=True)\n"
         "while True: place.save(b'x' * 3_000_000)\n"
     )

@@ -6,7 +6,7 @@ import io
 
 import pytest
 from PIL import Image
-from sluice.flux_core.previews import SIZE, jpeg
+from sluice.flux_core.images.previews import SIZE, jpeg
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from doubles.simulated import Fault, Faults, SimulatedDevice, SimulatedSource, Simulation
 from sluice.flux_core.errors import BudgetTooSmall
 from sluice.flux_core.memory.device import COMPUTE, COPY, HostBuffer
 from sluice.flux_core.memory.plan import Plan, fixed_plan, plan, smallest_budget
-from sluice.flux_core.memory.simulated import Fault, Faults, SimulatedDevice, SimulatedSource, Simulation
 from sluice.flux_core.memory.stream import Stream
-from sluice.flux_core.memory.units import Job, flux_workload, published
 from sluice.flux_core.memory.workload import Budget, GiB, Machine, Piece, Workload, units_of
+from sluice.flux_core.runtime.flux_workload import Job, flux_workload, published
 
 ORDERS = 3000
 

@@ -145,11 +145,13 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
 )
-LINES = st.fixed_dictionaries({
-    "dtype": st.sampled_from(["U8", "F16", "F4"]) | JSON,
-    "shape": st.lists(st.integers(-1, 9), max_size=3) | JSON,
-    "data_offsets": st.lists(st.integers(-1, 40), max_size=3) | JSON,
-})
+LINES = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["U8", "F16", "F4"]) | JSON,
+        "shape": st.lists(st.integers(-1, 9), max_size=3) | JSON,
+        "data_offsets": st.lists(st.integers(-1, 40), max_size=3) | JSON,
+    }
+)
 
 
 @settings(max_examples=300, deadline=None)

@@ -97,6 +97,7 @@ def test_history_windows(store):
         add(store, prompt_id)
         store.take()
         store.finish(prompt_id, COMPLETED, RESULT)
+
     def window(*arguments):
         return "".join(json.loads(store.history_json(*arguments)))
 

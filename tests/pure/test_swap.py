@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import sluice
-from sluice.flux_core import cli
+from sluice.flux_core.commands import cli
+from sluice.flux_core.commands.help_pages import DOCS, help_pages, swap_table
 from sluice.flux_core.errors import WorkflowError
-from sluice.flux_core.help_pages import DOCS, help_pages, swap_table
-from sluice.flux_core.swap import TABLE, read_table, swap
+from sluice.flux_core.graph.translate import TABLE, read_table, swap
 
 ROOT = Path(sluice.__file__).parent
 Json = dict[str, Any]
@@ -115,10 +115,16 @@ def test_nodes_on_wires_of_models_change_and_the_rest_stays() -> None:
     after = made.workflow
     assert types(after) == ["SluiceUNETLoader", "Reroute", "SluiceKSampler", "FluxGuidance", "SluiceDualCLIPLoader"]
     assert after["nodes"][0]["outputs"][0] == {
-        "name": "FLUX_MODEL", "type": "FLUX_MODEL", "localized_name": "FLUX_MODEL", "links": [1], "slot_index": 0,
+        "name": "FLUX_MODEL",
+        "type": "FLUX_MODEL",
+        "localized_name": "FLUX_MODEL",
+        "links": [1],
+        "slot_index": 0,
     }
     assert after["nodes"][0]["properties"] == {
-        "Node name for S&R": "SluiceUNETLoader", "cnr_id": "sluice", "ver": "0.3.64",
+        "Node name for S&R": "SluiceUNETLoader",
+        "cnr_id": "sluice",
+        "ver": "0.3.64",
     }
     assert after["nodes"][1]["outputs"][0]["type"] == "FLUX_MODEL"
     assert after["nodes"][2]["inputs"][0] == slot("model", "FLUX_MODEL", link=2)
@@ -136,7 +142,12 @@ def test_wires_go_through_the_boundaries_of_subgraphs() -> None:
     assert (made.changed, made.left) == (4, ())
     (inner,) = after["definitions"]["subgraphs"]
     assert types(after) == [
-        "SluiceUNETLoader", "0a1b", "0a1b", "SluiceVAEDecode", "SluiceBasicGuider", "SluiceVAELoader",
+        "SluiceUNETLoader",
+        "0a1b",
+        "0a1b",
+        "SluiceVAEDecode",
+        "SluiceBasicGuider",
+        "SluiceVAELoader",
     ]
     assert inner["inputs"] == [slot("model", "FLUX_MODEL")] and inner["outputs"] == [slot("vae", "FLUX_VAE")]
     assert [one["inputs"][0]["type"] for one in after["nodes"][1:3]] == ["FLUX_MODEL"] * 2
@@ -231,5 +242,5 @@ def test_the_browser_does_the_same() -> None:
 
 
 def test_files_made_from_the_nodes_are_up_to_date() -> None:
-    assert TABLE.read_text(encoding="utf-8") == swap_table(), "run python -m sluice.flux_core.help_pages"
+    assert TABLE.read_text(encoding="utf-8") == swap_table(), "run python -m sluice.flux_core.commands.help_pages"
     assert {path.name: path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")} == help_pages()

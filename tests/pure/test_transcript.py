@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sluice.flux_core import saving
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.graph.execute import Executor
 from sluice.flux_core.graph.validate import validate
+from sluice.flux_core.io import saving
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

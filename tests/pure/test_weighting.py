@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluice.flux_core.text.weighting import EmbeddingName, pieces, segments
+from sluice.flux_core.conditioning.weighting import EmbeddingName, pieces, segments
 
 
 def read(prompt: str) -> list[tuple[str, float]]:

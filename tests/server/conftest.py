@@ -84,6 +84,7 @@ class Listener:
 
     def until(self, event: str, test: Callable[[Any], Any] = lambda data: True) -> Any:
         """Wait for an event whose data passes the test, and return the data."""
+
         def found() -> list[Any]:
             return [data for kind, data in self.heard if kind == event and test(data)]
 

@@ -9,7 +9,7 @@ import struct
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from sluice.flux_core.server.catalogue import send_page_part
+from sluice.flux_core.server.model_routes import send_page_part
 
 BARE_AND_API = [
     "/object_info/Number", "/settings", "/users", "/queue", "/history", "/jobs", "/extensions", "/models",

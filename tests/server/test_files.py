@@ -9,7 +9,7 @@ import zlib
 import aiohttp
 import pytest
 from PIL import Image
-from sluice.flux_core.png import encode, read_workflow_bytes
+from sluice.flux_core.io.png import encode, read_workflow_bytes
 
 PROMPT = {"1": {"class_type": "Number", "inputs": {"value": 1}}}
 

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sluice.flux_core.server import (
-    catalogue,
     files,
+    frontend,
     gallery,
     jobs,
-    own,
-    page,
+    model_routes,
     prompts,
+    sluice_routes,
     system,
     templates,
     user,
 )
 
-ROOMS = (prompts, jobs, files, catalogue, user, templates, system, own, gallery, page)
+ROOMS = (prompts, jobs, files, model_routes, user, templates, system, sluice_routes, gallery, frontend)
 ROUTES = sorted({(method, path) for room in ROOMS for method, path, _ in room.ROUTES})
 TREASURE = "7f3a-treasure"  # in files that must never be shown
 FOLDERS = ("input", "output", "temp", "user/default", "user/sluice")
@@ -192,11 +192,7 @@ def test_any_upload_is_answered_and_stays_inside(house, fields, name, content, r
     parts = [(f'name="image"; filename="{name}.png"', content)]
     parts += [(f'name="{key}"', value.encode("utf-8", "replace")) for key, value in fields]
     body = b"".join(
-        b"--b\r\nContent-Disposition: form-data; "
-        + head.encode("utf-8", "replace")
-        + b"\r\n\r\n"
-        + value
-        + b"\r\n"
+        b"--b\r\nContent-Disposition: form-data; " + head.encode("utf-8", "replace") + b"\r\n\r\n" + value + b"\r\n"
         for head, value in parts
     )
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -226,8 +222,7 @@ def test_any_listener_is_heard_and_harms_nobody(house, said, client_id):
 
 @FAIR
 @given(
-    st.binary(max_size=300)
-    | st.sampled_from([b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\r\n"])
+    st.binary(max_size=300) | st.sampled_from([b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\r\n"])
 )
 def test_bytes_that_are_no_request_leave_the_server_as_it_was(house, said):
     port = int(house.address.rpartition(":")[2])

@@ -195,8 +195,8 @@ def test_without_the_editors_package_the_page_says_how_to_get_it(prologue):
         "from importlib import util\n"
         "real = util.find_spec\n"
         "util.find_spec = lambda name, *rest: None if name == 'comfyui_frontend_package' else real(name, *rest)\n"
-        "from sluice.flux_core.server import page\n"
-        "print(page.static(), page.HOW_TO_INSTALL)\n"
+        "from sluice.flux_core.server import frontend\n"
+        "print(frontend.static(), frontend.HOW_TO_INSTALL)\n"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.startswith("None") and "pip install 'sluice[app]'" in told

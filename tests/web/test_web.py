@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 from sluice.flux_core.graph.flatten import to_prompt
+from sluice.flux_core.io.png import read_workflow, read_workflow_bytes
 from sluice.flux_core.memory import report
 from sluice.flux_core.memory.cards import find_card
 from sluice.flux_core.memory.plan import plan
-from sluice.flux_core.memory.units import Job, flux_workload, published
 from sluice.flux_core.memory.workload import Budget
-from sluice.flux_core.png import read_workflow, read_workflow_bytes
-from sluice.flux_core.registry import standalone_tables
+from sluice.flux_core.runtime.flux_workload import Job, flux_workload, published
+from sluice.flux_core.worker.registry import standalone_tables
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

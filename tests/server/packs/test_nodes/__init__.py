@@ -222,8 +222,8 @@ class Paint(Number):
 
     def give(self, value, text, steps, prompt=None, extra_pnginfo=None):
         from PIL import Image
-        from sluice.flux_core.png import encode
-        from sluice.flux_core.saving import place
+        from sluice.flux_core.io.png import encode
+        from sluice.flux_core.io.saving import place
         from sluice.nodes.host import host
 
         target = place("painted/picture", host().output)

@@ -1,0 +1,149 @@
+"""Stored tensors into modules: read, decode, put in place. The one seam between bytes and models.
+
+A module is made on the meta device, where it has shapes and no memory. `bind` walks through its parameters and asks a
+`Holder` for each: the holder answers with a tensor, which becomes the parameter, or, for the matrix of a `Linear`, with
+a `HeldMatrix` that lends it out. `Resident` is the holder that puts everything on one device; a memory manager is
+another.
+
+Does not know: which model it fills, where files come from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import FileFormatError
+from ..models.linear import HeldMatrix, Linear
+from ..quant.formats import PLAIN, decode, stored_dtype
+from ..quant.fp8 import FP8, encode_fp8
+from ..quant.packed import PackedMatrix
+from .reader import read_into
+from .stored import Stored
+
+log = logging.getLogger(__name__)
+
+Tensors = Mapping[str, Stored]
+
+
+class Holder(Protocol):
+    def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldMatrix:
+        """Keep the bytes `raw` (uint8, on the CPU, its own from now on) of `stored`. `matrix`: it may be lent out."""
+        ...
+
+
+class Resident:
+    """Everything on one device.
+
+    dtype      the type of the parameters; None keeps the stored one (two bytes for fp8 and GGUF)
+    round_to   the type every value passes through first, as if the file were stored in it
+    packed     matrices of fp8 and GGUF stay as they are and are decoded at each use
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        *,
+        round_to: torch.dtype | None = None,
+        packed: bool = False,
+    ) -> None:
+        self.device, self.dtype, self.round_to, self.packed = device, dtype, round_to, packed
+
+    def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldMatrix:
+        raw = raw.to(self.device)
+        format, scale = stored.format, stored.scale
+        round_to = rounding(stored, self.round_to)
+        if round_to is not None and _rounds(stored, round_to):
+            exact = torch.float32 if stored.format not in PLAIN else PLAIN[stored.format]
+            values = decode(raw, format, stored.shape, exact)
+            if round_to not in FP8.values():
+                return values.to(round_to).to(self.dtype or round_to)
+            format = _name_of(round_to)
+            raw = encode_fp8(values, format)
+        if matrix and self.packed and PLAIN.get(format) != (self.dtype or stored_dtype(format)):
+            return PackedMatrix(raw, format, stored.shape, scale)
+        return decode(raw, format, stored.shape, self.dtype, scale)
+
+
+def rounding(stored: Stored, chosen: torch.dtype | None) -> torch.dtype | None:
+    """The type a tensor's values pass through: the file's own rule before the chosen one."""
+    return FP8[stored.through] if stored.through else chosen
+
+
+def _rounds(stored: Stored, to: torch.dtype) -> bool:
+    """Whether values change when they pass through `to`. Blocks and scaled fp8 are not passed: they stay as stored."""
+    if stored.scale is not None or (stored.format not in PLAIN and stored.format not in FP8):
+        return False
+    exact = stored.format in FP8 and to not in FP8.values()  # two bytes hold every fp8 number
+    return not exact and (PLAIN.get(stored.format) or FP8[stored.format]) != to
+
+
+def _name_of(fp8: torch.dtype) -> str:
+    return next(name for name, dtype in FP8.items() if dtype == fp8)
+
+
+@torch.no_grad()
+def bind(module: nn.Module, tensors: Tensors, hold: Holder) -> None:
+    """Fill a module on the meta device with what a file stores, in the order of the module's parameters.
+
+    Raises FileFormatError if tensors are missing or of another shape; tensors nobody asks for are left unread.
+    """
+    parameters = dict(module.named_parameters())
+    _check(parameters, tensors)
+    with torch.inference_mode(False):
+        for stored, raw in _read_ahead(tensors[name] for name in parameters):
+            path, _, name = stored.name.rpartition(".")
+            owner = module.get_submodule(path)
+            matrix = isinstance(owner, Linear) and name == "weight"
+            value = hold(stored, raw, matrix)
+            if isinstance(value, Tensor):
+                setattr(owner, name, nn.Parameter(value, requires_grad=False))
+            else:
+                owner.weight, owner.held = None, value
+    module.eval()
+
+
+def _check(parameters: Mapping[str, Tensor], tensors: Tensors) -> None:
+    file = next(iter(tensors.values())).file.path.name
+    missing = [name for name in parameters if name not in tensors]
+    if missing:
+        raise FileFormatError(
+            f"{file} is incomplete: {len(missing)} of {len(parameters)} tensors are missing, the first is "
+            f"{missing[0]}. Fetch it again, or choose another file."
+        )
+    for name, parameter in parameters.items():
+        if tensors[name].shape != tuple(parameter.shape):
+            raise FileFormatError(
+                f"{file}: {name} has the shape {list(tensors[name].shape)}, and by the rest of the file it should be "
+                f"{list(parameter.shape)}. Fetch it again, or choose another file."
+            )
+    unused = [name for name in tensors if name not in parameters]
+    if unused:
+        log.info("%s: %d tensors are not used, the first is %s", file, len(unused), unused[0])
+
+
+def _read_ahead(tensors: Iterable[Stored]) -> Iterator[tuple[Stored, Tensor]]:
+    """Each tensor with its raw bytes; the next one is read while one is worked on."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="weights") as pool:
+        waiting = None
+        for stored in tensors:
+            reading = stored, pool.submit(read, stored)
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = reading
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+def read(stored: Stored) -> Tensor:
+    """The raw bytes of a tensor, uint8 [bytes] on the CPU."""
+    with torch.inference_mode(False):
+        raw = torch.empty(stored.nbytes, dtype=torch.uint8)
+    read_into(stored, memoryview(raw.numpy()))
+    return raw

@@ -1,0 +1,68 @@
+"""`sluice bench`: measurements of this machine that anyone can repeat. The last line of the output is JSON.
+
+    sluice bench              the two quick ones, run and transformer
+    sluice bench run          a whole `sluice run`, and where its time goes
+    sluice bench transformer  a transformer step in bf16, ours beside diffusers
+    sluice bench memory       a full-size model streamed under memory budgets; on a GPU the peers beside it
+    sluice bench gpu          the same on a GPU, beside other programs: correctness, peaks and times against targets
+    sluice bench server       a thousand jobs by twenty clients, and kills that must lose none
+
+A measurement is a module with `add_arguments(parser)` and `measure(args) -> JSON-ready data`; it prints what it found
+on stdout and how far it is on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+MEASUREMENTS = {
+    "run": ("a whole `sluice run`, and where its time goes", "..bench.run"),
+    "transformer": ("a transformer step, ours beside diffusers", "..bench.transformer"),
+    "memory": ("a full-size model streamed under memory budgets", "..bench.memory"),
+    "gpu": ("full-size models on a GPU under a cap, beside other programs", "..bench.gpu"),
+    "server": ("a thousand jobs by twenty clients, and kills that must lose none", "..bench.server"),
+}
+QUICK = ("run", "transformer")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sluice bench`; those of one measurement follow its name."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n".join(["measurements:", *(f"  {name:<12} {does}" for name, (does, _) in MEASUREMENTS.items())])
+    parser.add_argument(
+        "measurement", nargs="?", choices=MEASUREMENTS, metavar="MEASUREMENT", help="default: run and transformer"
+    )
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="see: sluice bench MEASUREMENT --help")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and tell everything again as one line of JSON. 1 if a measurement has targets that were not met."""
+    names = [args.measurement] if args.measurement else QUICK
+    results: dict[str, Any] = {name: _measure(name, args.options) for name in names}
+    print(json.dumps({**results, "machine": _machine()}))
+    return 0 if all(result.get("met", True) for result in results.values()) else 1
+
+
+def _measure(name: str, options: list[str]) -> Mapping[str, Any]:
+    does, module = MEASUREMENTS[name]
+    parser = argparse.ArgumentParser(prog=f"sluice bench {name}", description=f"Measure {does}.")
+    room = importlib.import_module(module, __package__)
+    room.add_arguments(parser)
+    result: Mapping[str, Any] = room.measure(parser.parse_args(options))
+    return result
+
+
+def _machine() -> dict[str, Any]:
+    import psutil
+
+    return {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cores": psutil.cpu_count(logical=False),
+        "memory_bytes": psutil.virtual_memory().total,
+    }

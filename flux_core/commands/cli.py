@@ -1,0 +1,116 @@
+"""The command line: `sluice COMMAND ...`. Each command is a room of its own, opened only when it is called.
+
+A room has `add_arguments(parser)` and `run(args) -> exit code`. What goes wrong is one sentence on stderr and an exit
+code: 2 for a command line or workflow that cannot be run, 1 for everything else, 130 after Ctrl-C. With SLUICE_DEBUG=1
+errors keep their traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ..errors import PromptError, SluiceError, WorkflowError
+
+# name -> (what it does, module with add_arguments and run)
+COMMANDS = {
+    "run": ("make the pictures of a workflow (PNG, WebP or JSON)", ".run"),
+    "serve": ("open the ComfyUI editor in the browser", ".serve"),
+    "inspect": ("tell what is in a picture or a weight file", ".inspect"),
+    "swap": ("put Sluice's nodes into a workflow for ComfyUI, or ComfyUI's own back", ".swap"),
+    "plan": ("predict memory and time for a model, before anything is downloaded", ".plan"),
+    "train": ("train the small model that comes with Sluice", ".train"),
+    "bench": ("measure this machine", ".bench"),
+}
+
+EXAMPLES = """
+examples:
+  sluice run workflows/text_to_image.png
+  sluice run flux_dev_example.png --models ~/ComfyUI/models --seed 7
+  sluice run picture.png --set "Prompt.text=a red fox" --set steps=8
+  sluice inspect picture.png
+  sluice COMMAND --help
+
+A picture made by ComfyUI or Sluice carries its workflow: give it to `run` to make it again. Model files are looked for
+in ./models, in the folders given with --models, and in those of ./extra_model_paths.yaml.
+"""
+
+
+def program() -> NoReturn:
+    """The `sluice` program: end with the exit code of the command line.
+
+    Python would spend another half second on taking torch apart. All that has to be finished is finished by then.
+    """
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # a reader that has gone
+            code = code or 1
+    os._exit(code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (default: the program's own) and return the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(argv)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except SluiceError as error:
+        if _debugging():
+            raise
+        print(f"sluice: {error}", file=sys.stderr)
+        return 2 if isinstance(error, (WorkflowError, PromptError)) else 1
+    except Exception as error:
+        if _debugging():
+            raise
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            print(f"sluice: {error.filename}: {error.strerror}.", file=sys.stderr)
+            return 1
+        told = f"{type(error).__name__}: {error}"
+        print(f"sluice: unexpected {told}. SLUICE_DEBUG=1 shows where it happened.", file=sys.stderr)
+        return 1
+
+
+def _dispatch(argv: list[str]) -> int:
+    name = argv[0] if argv else "--help"
+    if name not in COMMANDS:
+        _front_page().parse_args(argv or ["--help"])
+        return 0
+    does, module = COMMANDS[name]
+    parser = argparse.ArgumentParser(prog=f"sluice {name}", description=f"{does[0].upper()}{does[1:]}.")
+    room = importlib.import_module(module, __package__)
+    room.add_arguments(parser)
+    return int(room.run(parser.parse_args(argv[1:])))
+
+
+def _front_page() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name:<9} {does}" for name, (does, _) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="sluice",
+        usage="sluice COMMAND ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"FLUX.1 pictures in the memory you have.\n\ncommands:\n{listed}",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("--version", action="version", version=f"sluice {_version()}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser
+
+
+def _version() -> str:
+    root = importlib.import_module((__package__ or "").removesuffix(".flux_core.commands"))
+    return str(getattr(root, "__version__", ""))
+
+
+def _debugging() -> bool:
+    return os.environ.get("SLUICE_DEBUG", "") not in ("", "0")

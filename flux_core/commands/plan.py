@@ -1,0 +1,268 @@
+"""`sluice plan MODEL`: what a model will need and how fast it will be, before anything is downloaded.
+
+MODEL is a file, or the name of a published one: flux1-dev, flux1-dev-fp8, flux1-dev-Q8_0, flux1-dev-Q4_K_S.gguf,
+flux1-schnell-fp8.safetensors and so on. Only headers are read; nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+
+from ..checkpoint.detect import detect, refuse
+from ..checkpoint.files import open_weights
+from ..checkpoint.stored import Stored
+from ..errors import BudgetTooSmall, InputError, MissingFileError
+from ..memory.budget import AUTO, OFF, add_budget_arguments, format_size, parse_size
+from ..memory.cards import find_card
+from ..memory.plan import Plan, plan
+from ..memory.report import plan_record
+from ..memory.workload import DISK, PAGEABLE, PINNED, RESIDENT, Budget, GiB, Machine, MiB
+from ..runtime.flux_workload import (  # fmt: skip
+    COMPARED,
+    MULTIPLIED_AS_STORED,
+    FluxShape,
+    Job,
+    Published,
+    activation_bytes,
+    decode_scratch_bytes,
+    flux_workload,
+    picture_size,
+    published,
+    small_weights,
+    table_bytes,
+)
+
+CONTEXT = 450 * MiB  # of a process on a GPU before its first tensor
+HEADROOM = 256 * MiB  # left to the driver and to other programs
+PROGRAM = 400 * MiB  # of this program in RAM, PyTorch included
+STEPS = 20  # rows of the modulation table that room is kept for
+BLOCK = 4096  # of a disk, where weights are read straight to where they are used
+
+
+@dataclass(frozen=True)
+class Model:
+    """What can be planned for: a file's transformer, or a published one."""
+
+    name: str
+    shape: FluxShape
+    nbytes: Callable[[str], int]
+    decoded: Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where it is to run. `cpu`: RAM is all there is."""
+
+    label: str
+    machine: Machine
+    memory: int
+    ram: int
+    itemsize: int
+    cpu: bool
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("model", help="a file, or a published name like flux1-dev-fp8")
+    parser.add_argument("--size", default="1024x1024", metavar="WxH", help="of the picture (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at a time (default: %(default)s)")
+    parser.add_argument("--lora", action="append", default=[], metavar="FILE", help="count this LoRA (may be repeated)")
+    parser.add_argument("--card", metavar="NAME", help="rtx4060, rtx3070, gtx1070, ... or cpu (default: rtx4060)")
+    parser.add_argument("--compute", type=_rate, metavar="TFLOPS", help="of matrix products, in place of the card's")
+    parser.add_argument("--link", type=_rate, metavar="GB/s", help="from RAM to the card")
+    parser.add_argument("--disk", type=_rate, default=3.0, metavar="GB/s", help="of the disk (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_budget_arguments(parser)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise ArgumentTypeError(f"a rate is a number above 0, not {text!r}")
+    return rate
+
+
+def run(args: Namespace) -> int:
+    model, target = open_model(args.model), target_of(args)
+    job = replace(job_of(args), itemsize=target.itemsize)
+    loras = sum(lora_bytes(path) for path in args.lora)
+    made = plan_for(model, target, job, loras)
+    rows = compared(model, target, job, loras)
+    if args.json:
+        print(json.dumps(plan_record(made) | {"card": target.label, "formats": [row.record() for row in rows]}))
+        return 0
+    print("\n".join(page(made, target, job, rows)))
+    return 0
+
+
+def open_model(name: str) -> Model:
+    """Raises MissingFileError or InputError for what is neither a file nor a name, FileFormatError for other files."""
+    if not Path(name).exists():
+        known = published(name)
+        if known is None:
+            raise MissingFileError(
+                f"There is no file {name}, and it is no published name like flux1-dev, flux1-dev-fp8, flux1-dev-Q8_0, "
+                "flux1-dev-Q4_K_S or flux1-schnell-fp8."
+            )
+        return Model(known.name, known.shape, known.nbytes, known.decoded)
+    file = open_weights(name)
+    found = detect(file)
+    if "flux" not in found.parts:
+        refuse(file.path, found, "flux")
+    tensors: dict[str, Stored] = dict(found.parts["flux"])
+    return Model(
+        file.path.name,
+        FluxShape.from_shapes({key: stored.shape for key, stored in tensors.items()}),
+        lambda key: tensors[key].nbytes,
+        lambda key: tensors[key].format not in MULTIPLIED_AS_STORED or tensors[key].scale is not None,
+    )
+
+
+def lora_bytes(path: str) -> int:
+    """On the device, in two bytes a number. Raises FileFormatError for a file that is none."""
+    file = open_weights(path)
+    found = detect(file)
+    if found.kind != "lora":
+        refuse(file.path, found, "lora")
+    return sum(2 * prod(entry.shape) for entry in file.entries.values())
+
+
+def job_of(args: Namespace) -> Job:
+    width, height = picture_size(args.size)
+    if args.batch < 1:
+        raise InputError("The batch is at least 1.")
+    return Job(height, width, args.batch)
+
+
+def target_of(args: Namespace) -> Target:
+    disk, ram = args.disk * 1e9, 16 * GiB if args.ram == AUTO else parse_size(args.ram)
+    if (args.card or "").lower() == "cpu":
+        compute = (args.compute or 0.5) * 1e12
+        machine = Machine(compute, compute / 2, 40e9, disk, alignment=BLOCK)
+        return Target(f"CPU with {compute / 1e12:g} TFLOP/s", machine, ram, ram, 2, True)
+    card = find_card(args.card or "rtx4060")
+    machine = card.machine(disk)
+    if args.compute:
+        machine = replace(machine, gemm=args.compute * 1e12, attention=args.compute * 0.7e12)
+    if args.link:
+        machine = replace(machine, link=args.link * 1e9)
+    memory = int(card.vram * GiB) if args.vram in (AUTO, OFF) else parse_size(args.vram)
+    return Target(card.label, machine, memory, ram, card.itemsize, False)
+
+
+def plan_for(model: Model, target: Target, job: Job, loras: int) -> Plan:
+    """Raises BudgetTooSmall."""
+    activations = activation_bytes(model.shape, job)
+    decoded = any(model.decoded(name) for name in model.shape.matrices())
+    fixed = {
+        "program" if target.cpu else "context and driver": PROGRAM if target.cpu else CONTEXT + HEADROOM,
+        "small weights": small_weights(model.shape) * job.itemsize,
+        "activations": activations,
+        "workspace": max(128 * MiB, activations // 20),
+        "decoding": decode_scratch_bytes(model.shape, job.itemsize) if decoded else 0,
+        "modulation table": table_bytes(model.shape, STEPS * job.batch, job.itemsize),
+        "LoRA": loras,
+    }
+    workload = flux_workload(model.name, model.shape, model.nbytes, job, model.decoded, fixed)
+    room = max(0, target.ram - PROGRAM)
+    pinned = min(room, max(0, target.ram - max(4 * GiB, target.ram // 4)))
+    return plan(workload, Budget(target.memory, 0 if target.cpu else room, 0 if target.cpu else pinned), target.machine)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published format on this card; without a plan it does not fit, for this reason."""
+
+    name: str
+    file_bytes: int
+    plan: Plan | None
+
+    def record(self) -> dict[str, object]:
+        made = self.plan
+        return {
+            "name": self.name, "file_bytes": self.file_bytes, "fits": made is not None,
+            **({} if made is None else {
+                "seconds_per_step": made.seconds, "bound": made.bound, "peak_bytes": made.peak_bytes,
+                "streamed_bytes_per_step": made.streamed_bytes, "host_bytes": made.host_bytes,
+            }),
+        }  # fmt: skip
+
+
+def compared(model: Model, target: Target, job: Job, loras: int) -> list[Row]:
+    """The published formats of the same model."""
+    variant = "schnell" if not model.shape.guidance else "dev"
+    rows = []
+    for label in COMPARED:
+        known = published(f"flux1-{variant}-{label}")
+        assert isinstance(known, Published)
+        other = Model(known.name, known.shape, known.nbytes, known.decoded)
+        try:
+            rows.append(Row(known.name, known.total_bytes, plan_for(other, target, job, loras)))
+        except BudgetTooSmall:
+            rows.append(Row(known.name, known.total_bytes, None))
+    return rows
+
+
+def page(made: Plan, target: Target, job: Job, rows: Sequence[Row]) -> list[str]:
+    """The whole answer for people."""
+    size = f"{job.width}x{job.height}" + (f", {job.batch} at a time" if job.batch > 1 else "")
+    kind = "RAM" if target.cpu else "memory"
+    title = f"{made.workload.name} · {size} · {target.label}, {format_size(target.memory)} of {kind}"
+    return [title, "", *residency_map(made), "", *_speed(made), "", *_memory(made, target), "", *_formats(rows)]
+
+
+def residency_map(made: Plan) -> list[str]:
+    """One letter a unit, in rows as the model has them."""
+    rows: dict[str, str] = {}
+    last: dict[str, str] = {}
+    for unit, home in zip(made.units, made.homes, strict=True):
+        family, number, *rest = made.workload.pieces[unit.order[0]].name.split(".")
+        label = {"double_blocks": f"double {rest[0][:3]}", "single_blocks": "single"}.get(family, family)
+        if last.get(label) == number:  # a unit in two homes is shown by the one that moves
+            home = home if home != RESIDENT else rows[label][-1]
+            rows[label] = rows[label][:-1]
+        rows[label], last[label] = rows.get(label, "") + home, number
+    width = max(map(len, rows))
+    named = {RESIDENT: "stays", PINNED: "streams from pinned RAM", PAGEABLE: "streams from RAM", DISK: "from disk"}
+    legend = " · ".join(f"{letter} {text}" for letter, text in named.items() if letter in made.homes)
+    return [*(f"  {label:<{width}}  {row}" for label, row in rows.items()), f"  {'':<{width}}  {legend}"]
+
+
+def _speed(made: Plan) -> list[str]:
+    link = made.machine.link
+    crossing = f", link {made.streamed_bytes / link:.2f} s" if link else ""
+    disk = made.disk_bytes / made.machine.disk
+    return [
+        f"  {made.seconds:.2f} s a step, bound by {made.bound} "
+        f"(compute {made.compute_seconds:.2f} s{crossing}, disk {disk:.2f} s)",
+        f"  {made.resident_bytes / 1e9:.2f} GB stay, {made.streamed_bytes / 1e9:.2f} GB stream each step"
+        + (f" through {made.slots} slots of {format_size(made.slot_bytes)}" if made.slots else ""),
+    ]
+
+
+def _memory(made: Plan, target: Target) -> list[str]:
+    parts = {"resident weights": made.weight_bytes - made.ring_bytes, "ring": made.ring_bytes, **made.workload.fixed}
+    lines = [f"  {name:<20}{format_size(size):>12}" for name, size in parts.items() if size]
+    total = f"  {'peak':<20}{format_size(made.peak_bytes):>12}  of {format_size(target.memory)}"
+    host = [] if target.cpu else [f"  {'RAM for streaming':<20}{format_size(made.host_bytes):>12}"]
+    return [*lines, total, *host]
+
+
+def _formats(rows: Sequence[Row]) -> list[str]:
+    lines = [f"  {'the same, published as':<24}{'file':>10}{'streams':>11}{'RAM':>11}{'s/step':>9}  bound"]
+    for row in rows:
+        made = row.plan
+        if made is None:
+            lines.append(f"  {row.name:<24}{row.file_bytes / 1e9:>7.1f} GB   does not fit")
+        else:
+            streams, ram = f"{made.streamed_bytes / 1e9:.1f} GB", f"{made.host_bytes / 1e9:.1f} GB"
+            head = f"  {row.name:<24}{row.file_bytes / 1e9:>7.1f} GB"
+            lines.append(f"{head}{streams:>11}{ram:>11}{made.seconds:>9.2f}  {made.bound}")
+    return lines

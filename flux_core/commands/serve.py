@@ -1,0 +1,209 @@
+"""`sluice serve`: the ComfyUI editor in the browser, on a server of our own.
+
+    arguments -> folders, socket, queue file (each refused with one sentence) -> serve until Ctrl-C -> nothing is left
+
+Does not know: what is served.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+import webbrowser
+from pathlib import Path
+from urllib.parse import quote
+
+from aiohttp import web
+
+from ..errors import SluiceError
+from ..io.folders import Folders, standard_folders
+from ..memory.budget import Allowed, add_budget_arguments
+from ..server import frontend
+from ..server.app import build
+from ..server.guard import is_loopback
+from ..server.services import Settings
+from ..server.store import Store
+from .run import add_device_arguments, add_folder_arguments
+
+PORT = 8188
+_KEEP_PREVIEWS = 86400.0  # seconds; older files of the folder for temporary files are removed at the start
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sluice serve`."""
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: this machine only); anything else asks visitors for a token",
+    )
+    parser.add_argument("--port", type=_port, default=PORT, help=f"default: {PORT}; 0 takes a free one")
+    parser.add_argument("--token", metavar="TEXT", help="what visitors must show; made up for --host if not given")
+    parser.add_argument("--open", action="store_true", help="open the browser")
+    parser.add_argument(
+        "--base-directory",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="the folder with models, input, output, temp and user (default: here)",
+    )
+    add_folder_arguments(parser)
+    parser.add_argument(
+        "--node-packs",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="a folder of plain ComfyUI node packs, whose code is run; may be repeated",
+    )
+    add_device_arguments(parser)
+    add_budget_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until stopped. Raises SluiceError for what is in the way."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    settings = _settings(args)
+    _make_folders(settings.folders)
+    listening = _listen(args.host, args.port)
+    try:
+        store = Store(settings.folders.user / "sluice" / "queue.sqlite3")
+    except BaseException:
+        listening.close()
+        raise
+    try:
+        asyncio.run(_serve(settings, store, listening, args))
+    finally:
+        store.close()
+    return 0
+
+
+async def _serve(settings: Settings, store: Store, listening: socket.socket, args: argparse.Namespace) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        _on_signal(loop, number, stopped)
+    runner = web.AppRunner(build(settings, store), access_log=None, shutdown_timeout=0.2)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listening).start()
+        address = _address(args.host, listening.getsockname()[1], settings.token)
+        _announce(address, store)
+        if args.open:
+            asyncio.get_running_loop().run_in_executor(None, webbrowser.open, address)
+        await stopped.wait()
+    finally:
+        await runner.cleanup()
+
+
+def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, stopped: asyncio.Event) -> None:
+    with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
+        loop.add_signal_handler(number, stopped.set)
+
+
+def _announce(address: str, store: Store) -> None:
+    print(f"Sluice is at {address} (Ctrl-C stops it)", flush=True)
+    if frontend.static() is None:
+        print(frontend.HOW_TO_INSTALL, flush=True)
+    if store.put_back:
+        print(f"{store.put_back} job(s) that were running when the last server ended are run again.", flush=True)
+    if store.waiting:
+        print(f"{store.waiting} job(s) are waiting.", flush=True)
+
+
+# -- what it needs -----------------------------------------------------------------------------------------------------
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    Allowed.parse(args.vram, args.ram)  # refused here rather than in the worker
+    base = (args.base_directory or Path.cwd()).expanduser().absolute()
+    folders = standard_folders(base, args.models, extra=args.extra_model_paths, input=args.input, output=args.out)
+    options = {
+        "base": str(base),
+        "models": [str(place.expanduser().absolute()) for place in args.models],
+        "extra": [str(file.absolute()) for file in args.extra_model_paths],
+        "input": str(folders.input),
+        "output": str(folders.output),
+        "node_packs": [str(_existing_folder(place)) for place in args.node_packs],
+        "device": args.device,
+        "dtype": args.dtype,
+        "vram": args.vram,
+        "ram": args.ram,
+    }
+    token = args.token or (None if is_loopback(args.host) else secrets.token_urlsafe(16))
+    return Settings(folders, options, token, _argv(sys.argv[1:]))
+
+
+def _argv(argv: list[str]) -> tuple[str, ...]:
+    """The command line as others may see it."""
+    return tuple("..." if before == "--token" else one for before, one in zip(["", *argv], argv, strict=False))
+
+
+def _existing_folder(place: Path) -> Path:
+    place = place.expanduser().absolute()
+    if not place.exists():
+        raise SluiceError(f"The folder of node packs {place} does not exist.")
+    return place
+
+
+def _make_folders(folders: Folders) -> None:
+    """The folders to write into, found writable now rather than after the first picture."""
+    for place in (folders.input, folders.output, folders.temp, folders.user / "default" / "workflows"):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SluiceError(f"The folder {place} cannot be made: {error.strerror}.") from error
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise SluiceError(f"The folder {place} cannot be written to. Choose another, or see to its permissions.")
+    _remove_old(folders.temp)
+
+
+def _remove_old(temp: Path) -> None:
+    """Previews of the last days; those of jobs that are still in the queue panel stay."""
+    for file in temp.iterdir():
+        with contextlib.suppress(OSError):
+            if file.is_file() and time.time() - file.lstat().st_mtime > _KEEP_PREVIEWS:
+                file.unlink()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket nobody else has. Raises SluiceError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SluiceError(f"There is no address {host!r} to listen on: {error.strerror}.") from error
+    try:
+        if os.name == "posix":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise SluiceError(
+                f"Port {port} is in use, perhaps by another Sluice or ComfyUI. Stop that, or choose another --port."
+            ) from error
+        raise SluiceError(f"Nothing can listen at {host}:{port}: {error.strerror}.") from error
+    return listening
+
+
+def _address(host: str, port: int, token: str | None) -> str:
+    name = socket.gethostname() if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
+    return int(text)

@@ -1,0 +1,181 @@
+"""`sluice train`: the whole recipe with one command, from drawn pictures to the files that are shipped.
+
+    sluice train --out models            everything; under three hours on two CPU cores, minutes on a GPU
+    sluice train --out models --quick    the same motions with the smallest networks, in seconds
+    sluice train --evaluate              200 prompts through the product, recognised and counted
+
+Stopped at any moment, it goes on at the last checkpoint when started again with the same --work folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..models.autoencoder import Autoencoder
+from ..models.latents import process_out
+from ..runtime.device import configure
+from ..training.code import Code, fit
+from ..training.codec import CodecStage, codec_config
+from ..training.drawing import collage, draw, loose_scene
+from ..training.export import TOKENIZERS, export
+from ..training.flow import FlowStage, GuidanceStage, Pictures, sample
+from ..training.recipe import Recipe, changed, quick
+from ..training.system import Reader, System
+from ..training.trainer import train
+
+STAGES = ("flow", "guidance", "codec")
+PROMPTS = [
+    "a red 3 on the left", "the number seven in yellow on black", "a blue star at the top", "a green circle",
+    "a pink heart in the middle on white", "an orange 8 at the bottom", "purple ring on the right", "a cyan five",
+    "a yellow star on a navy background", "four", "a red cross on grey", "a blue diamond on white",
+    "the digit zero on the right", "a green triangle at the top", "a purple square on the left", "nine, pink",
+]  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sluice train`."""
+    parser.add_argument("--out", type=Path, default=Path("models"), help="models folder to write (default: models)")
+    parser.add_argument("--work", type=Path, help="folder for checkpoints and sample sheets (default: OUT/training)")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="only these stages")
+    parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
+    parser.add_argument("--quick", action="store_true", help="smallest networks, a handful of steps")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. flow.steps=2000")
+    parser.add_argument("--evaluate", action="store_true", help="measure the model in place instead of training")
+    parser.add_argument("--models", type=Path, help="with --evaluate: a models folder (default: the shipped one)")
+    parser.add_argument("--prompts", type=int, default=200, help="with --evaluate: how many")
+    parser.add_argument("--steps", type=int, default=12, help="with --evaluate: sampling steps")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, or measure. Returns the exit status."""
+    if args.evaluate:
+        from ..training import evaluate
+        from .cli import main
+
+        return evaluate.run(args, main)
+    recipe = changed(quick() if args.quick else Recipe(), args.set)
+    Training(recipe, args.out, args.work or args.out / "training", configure(args.device).device).run(args.stages)
+    return 0
+
+
+class Training:
+    """One recipe on its way from nothing to files."""
+
+    def __init__(self, recipe: Recipe, out: Path, work: Path, device: torch.device, quiet: bool = False) -> None:
+        self.recipe, self.out, self.work, self.device, self.quiet = recipe, out, work, device, quiet
+        work.mkdir(parents=True, exist_ok=True)
+        self.reader = Reader.write(out / TOKENIZERS, recipe.sizes)
+        self.code = _fit_code(recipe)
+        self.dtype = _fast_dtype(device)
+        self.pictures = Pictures(recipe, self.reader, self.code, device)
+
+    def run(self, stages: list[str]) -> dict[str, list[float]]:
+        """Train the stages in order and export after each. Returns the losses by stage."""
+        torch.manual_seed(self.recipe.seed)
+        losses: dict[str, list[float]] = {}
+        with _fitting_for_small_networks(self.device):
+            if "flow" in stages or "guidance" in stages:
+                system = self.new_system()
+                if "flow" in stages:
+                    losses["flow"] = self._train_flow(system)
+                else:
+                    self._load_average("flow", system)
+                if "guidance" in stages:
+                    losses["guidance"] = self._train_guidance(system)
+                export(self.out, system, None)
+            if "codec" in stages:
+                losses["codec"] = self._train_codec()
+        return losses
+
+    def new_system(self) -> System:
+        system = System(self.recipe.sizes, self.reader)
+        system.init_weights()
+        return system.to(self.device)
+
+    def _train_flow(self, system: System) -> list[float]:
+        stage = FlowStage(self.pictures, system, self.dtype)
+        return train(stage, self.recipe, self.work, lambda step: self._sheet("flow", step, system, cfg=3.0), self.quiet)
+
+    def _train_guidance(self, system: System) -> list[float]:
+        stage = GuidanceStage(self.pictures, system, copy.deepcopy(system).requires_grad_(False), self.dtype)
+        return train(
+            stage, self.recipe, self.work, lambda step: self._sheet("guidance", step, system, guidance=3.5), self.quiet
+        )
+
+    def _train_codec(self) -> list[float]:
+        codec = Autoencoder(codec_config(self.recipe.sizes))
+        codec.init_weights()
+        codec.to(self.device)
+        stage = CodecStage(self.recipe, self.code, codec, self.device)
+        losses = train(stage, self.recipe, self.work, lambda step: self._codec_sheet(step, codec), self.quiet)
+        export(self.out, None, codec)
+        return losses
+
+    def _load_average(self, stage: str, system: System) -> None:
+        state = torch.load(self.work / f"{stage}.pt", map_location=self.device, weights_only=True)
+        with torch.no_grad():
+            torch._foreach_copy_(list(system.parameters()), state["averages"])
+
+    def _sheet(self, stage: str, step: int, system: System, guidance: float = 1.0, cfg: float = 1.0) -> None:
+        latents = sample(system, self.reader, PROMPTS, guidance=guidance, cfg=cfg, dtype=self.dtype)
+        _save_sheet(self.work / f"{stage}_{step:06}.png", self.code.decode(process_out(latents.cpu())))
+
+    def _codec_sheet(self, step: int, codec: Autoencoder) -> None:
+        rng = np.random.default_rng(1)
+        collages = [collage(rng)[None] for _ in range(8)]
+        pictures = np.concatenate([draw([loose_scene(rng) for _ in range(8)]), *collages])
+        pixels = torch.from_numpy(pictures).movedim(-1, 1).to(self.device) * 2 - 1
+        with torch.no_grad():
+            _save_sheet(self.work / f"codec_{step:06}.png", codec.decode(codec.encode(pixels)).cpu())
+
+
+def _fit_code(recipe: Recipe) -> Code:
+    """Two thirds scenes, one third collages."""
+    rng = np.random.default_rng(recipe.seed)
+    scenes = draw([loose_scene(rng) for _ in range(recipe.code_pictures * 2 // 3)])
+    collages = np.stack([collage(rng) for _ in range(recipe.code_pictures // 3)])
+    return fit(torch.from_numpy(np.concatenate([scenes, collages])).movedim(-1, 1) * 2 - 1)
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it faster than float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+
+
+@contextmanager
+def _fitting_for_small_networks(device: torch.device) -> Iterator[None]:
+    """On a CPU: plain attention (the fused one is slow going backwards over 82 tokens), and memory kept by the process
+    instead of being given back to Linux and cleared again for every tensor. Half as fast again, together."""
+    if device.type != "cpu":
+        yield
+        return
+    if sys.platform == "linux":
+        keep_mapping, keep_top = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD in malloc.h
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(keep_mapping, 0)
+            libc.mallopt(keep_top, 2**31 - 1)
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def _save_sheet(path: Path, pixels: Tensor) -> None:
+    """Pictures [N, 3, H, W] in -1..1, eight in a row."""
+    image = ((pixels + 1) * 127.5).round().clamp(0, 255).byte()
+    rows = [torch.cat(list(row), dim=2) for row in image.split(8) if len(row) == 8]
+    Image.fromarray(torch.cat(rows, dim=1).movedim(0, -1).numpy()).save(path)

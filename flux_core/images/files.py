@@ -1,0 +1,117 @@
+"""Picture files <-> tensors: RGB [B, H, W, 3] in 0..1 and masks [B, H, W], where 1 is transparent.
+
+Reading is ComfyUI's: camera rotation applied, several frames become a batch, alpha becomes the mask. Knows no folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import FileFormatError, MissingFileError, SluiceError
+from ..limits import check_room
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+UNMASKED = (64, 64)  # the size of the mask of a picture without transparency
+
+
+def load(path: Path) -> tuple[Tensor, Tensor]:
+    """A picture and its mask (all 0 without transparency). Frames of another size than the first are left out.
+
+    Raises MissingFileError, FileFormatError, or InputError for a picture no memory here could hold.
+    """
+    from PIL import ImageSequence
+
+    images: list[Tensor] = []
+    masks: list[Tensor] = []
+    with _opened(path) as file:
+        for frame in ImageSequence.Iterator(file):
+            upright = _upright(frame)
+            image = _values(upright.convert("RGB"))
+            if images and image.shape != images[0].shape:
+                continue
+            images.append(image)
+            masks.append(_transparency(upright))
+            if file.format == "MPO":  # what follows there is a depth map or the other eye's view
+                break
+    if any(mask.shape != masks[0].shape for mask in masks):
+        size = images[0].shape[:2]
+        masks = [mask if mask.shape == size else torch.zeros(size) for mask in masks]
+    return torch.stack(images), torch.stack(masks)
+
+
+def load_channel(path: Path, channel: str) -> Tensor:
+    """One channel ("red", "green", "blue", "alpha") of a picture as a mask [1, H, W]; alpha counts inverted.
+
+    Raises as `load` does.
+    """
+    with _opened(path) as file:
+        values = _values(_upright(file).convert("RGBA").getchannel(channel[0].upper()))
+    return (1 - values if channel == "alpha" else values)[None]
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """One picture [H, W, C] as 8-bit PIL image: values are cut to 0..1 and truncated to 256 steps."""
+    from PIL import Image
+
+    return Image.fromarray((255.0 * image.cpu().numpy()).clip(0, 255).astype(np.uint8))
+
+
+def fingerprint(path: Path) -> str:
+    """Changes when the content of the file does."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            frames = getattr(file, "n_frames", 1)
+            check_room(f"{path.name} ({frames} x {width}x{height} pixels)", frames * width * height * 12)
+            yield file
+    except SluiceError:
+        raise
+    except FileNotFoundError:
+        raise MissingFileError(f"There is no picture {path}.") from None
+    except UnidentifiedImageError:
+        wrong = "a picture of no known format" if path.stat().st_size else "empty"
+        raise FileFormatError(f"{path.name} is {wrong}.") from None
+    except Exception as error:  # Pillow's readers raise whatever their format's parser met
+        raise FileFormatError(f"{path.name} is no picture that can be read: {error}") from error
+
+
+def _upright(frame: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(frame)
+    if upright.mode.startswith("I"):  # 16 or 32 bits: FLUX works on 8
+        upright = upright.convert("I").point(lambda value: value * (1 / 255))
+    return upright
+
+
+def _values(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)
+
+
+def _transparency(image: Image.Image) -> Tensor:
+    if "A" in image.getbands():
+        return 1 - _values(image.getchannel("A"))
+    if image.mode == "P" and "transparency" in image.info:
+        return 1 - _values(image.convert("RGBA").getchannel("A"))
+    return torch.zeros(UNMASKED)

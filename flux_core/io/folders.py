@@ -1,0 +1,274 @@
+"""Where files lie: model folders by category, and the folders for inputs, outputs and previews.
+
+The layout is ComfyUI's, so that one model store serves both programs: `models/<folder>/` below one or several roots,
+and `extra_model_paths.yaml` for everything else. A name is relative to its folder; what leads out of it is refused.
+This room knows names and places. It opens no model file and imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, MissingFileError, SluiceError
+
+# Category -> folders below `models/`, first found wins. Any other category is the folder of its own name.
+SUBFOLDERS: Mapping[str, tuple[str, ...]] = {
+    "diffusion_models": ("unet", "diffusion_models"),
+    "text_encoders": ("text_encoders", "clip"),
+    "controlnet": ("controlnet", "t2i_adapter"),
+}
+CATEGORIES = (
+    "checkpoints",
+    "clip_vision",
+    "controlnet",
+    "diffusion_models",
+    "embeddings",
+    "loras",
+    "style_models",
+    "text_encoders",
+    "vae",
+    "vae_approx",
+)
+_KINDS = (*CATEGORIES, "tokenizers")  # these are folders, not files, so no widget lists them
+RENAMED = {"unet": "diffusion_models", "clip": "text_encoders"}
+WEIGHT_FILES = (".safetensors", ".sft", ".gguf")
+PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
+PICTURE_FILES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+
+# File name pattern -> the repository on Hugging Face that publishes it. First match wins.
+PUBLISHED: tuple[tuple[str, str], ...] = (
+    ("flux1-dev-fp8*", "Comfy-Org/flux1-dev"),
+    ("flux1-schnell-fp8*", "Comfy-Org/flux1-schnell"),
+    ("flux1-dev-kontext_fp8_scaled*", "Comfy-Org/flux1-kontext-dev_ComfyUI"),
+    ("flux1-kontext-dev*.gguf", "city96/FLUX.1-Kontext-dev-gguf"),
+    ("flux1-dev*.gguf", "city96/FLUX.1-dev-gguf"),
+    ("flux1-schnell*.gguf", "city96/FLUX.1-schnell-gguf"),
+    ("flux1-fill-dev*", "black-forest-labs/FLUX.1-Fill-dev"),
+    ("flux1-canny-dev-lora*", "black-forest-labs/FLUX.1-Canny-dev-lora"),
+    ("flux1-depth-dev-lora*", "black-forest-labs/FLUX.1-Depth-dev-lora"),
+    ("flux1-canny-dev*", "black-forest-labs/FLUX.1-Canny-dev"),
+    ("flux1-depth-dev*", "black-forest-labs/FLUX.1-Depth-dev"),
+    ("flux1-redux-dev*", "black-forest-labs/FLUX.1-Redux-dev"),
+    ("flux1-kontext-dev*", "black-forest-labs/FLUX.1-Kontext-dev"),
+    ("flux1-dev*", "black-forest-labs/FLUX.1-dev"),
+    ("flux1-schnell*", "black-forest-labs/FLUX.1-schnell"),
+    ("ae.*", "black-forest-labs/FLUX.1-schnell"),
+    ("t5-v1_1-xxl-encoder*.gguf", "city96/t5-v1_1-xxl-encoder-gguf"),
+    ("t5xxl*", "comfyanonymous/flux_text_encoders"),
+    ("clip_l*", "comfyanonymous/flux_text_encoders"),
+    ("sigclip_vision_patch14_384*", "Comfy-Org/sigclip_vision_384"),
+)
+
+TINY_MODELS = Path(__file__).resolve().parents[1] / "tiny" / "models"
+TINY_INPUT = TINY_MODELS.parent / "input"  # pictures that the shipped workflows begin with
+
+
+class Folders:
+    """The folders of one program run. `models` maps category -> directories in order of search."""
+
+    def __init__(
+        self, models: Mapping[str, Sequence[Path]], *, input: Path, output: Path, temp: Path, user: Path
+    ) -> None:
+        self.models = {category: tuple(places) for category, places in models.items()}
+        self.input, self.output, self.temp, self.user = input, output, temp, user
+        self._lists: dict[tuple[str, tuple[str, ...]], tuple[dict[str, int], list[str]]] = {}
+
+    def directories(self, category: str) -> tuple[Path, ...]:
+        """Every folder searched for this category, in order. They need not exist."""
+        return self.models.get(RENAMED.get(category, category), ())
+
+    def filenames(self, category: str, endings: tuple[str, ...] = WEIGHT_FILES) -> list[str]:
+        """Sorted names, relative to their folders, sub-folders written with "/". Re-read when a folder has changed."""
+        key = (RENAMED.get(category, category), endings)
+        stamps, names = self._lists.get(key, ({}, []))
+        if not stamps or any(_stamp(place) != stamp for place, stamp in stamps.items()):
+            stamps, names = _list(self.directories(category), endings)
+            self._lists[key] = (stamps, names)
+        return list(names)
+
+    def find(self, category: str, name: str) -> Path | None:
+        """The file of that name in the first folder that has it."""
+        relative = _relative(name)
+        if relative is None:
+            return None
+        return next((d / relative for d in self.directories(category) if (d / relative).is_file()), None)
+
+    def path(self, category: str, name: str) -> Path:
+        """As `find`, but a file that is nowhere raises MissingFileError with the whole explanation."""
+        found = self.find(category, name)
+        if found is None:
+            raise MissingFileError(self.explain_missing(category, name))
+        return found
+
+    def explain_missing(self, category: str, name: str) -> str:
+        """What was looked for and where, what is there instead, where it is published, which folder to put it in."""
+        category = RENAMED.get(category, category)
+        places = [str(place) for place in self.directories(category) if not place.is_relative_to(TINY_MODELS)]
+        text = [f"{name!r} is in none of the {category} folders ({', '.join(places) or 'none is set'})."]
+        if name.lower().endswith(PICKLES):
+            text.append("Only .safetensors, .sft and .gguf files are read: the others may run code when opened.")
+        elsewhere = [c for c in self.models if c != category and self.find(c, name)]
+        if elsewhere:
+            text.append(f"A file of that name lies in {elsewhere[0]}.")
+        close = _close(name, self.filenames(category))
+        if close:
+            text.append(f"Close names there: {', '.join(close)}.")
+        publisher = published(name)
+        target = self.place_for(category)
+        if publisher and target:
+            text.append(f"It is published on Hugging Face as {publisher}; put it into {target}.")
+        elif target and not elsewhere:
+            text.append(f"Put it into {target}, or choose another file.")
+        return " ".join(text)
+
+    def place_for(self, category: str) -> Path | None:
+        """The folder a person should put a new file of this category into."""
+        own = [d for d in self.directories(category) if not d.is_relative_to(TINY_MODELS)]
+        named = [d for d in own if d.name == category]
+        return next(iter([*(d for d in named if d.is_dir()), *named, *own]), None)
+
+
+def standard_folders(
+    base: Path,
+    models: Iterable[Path] = (),
+    *,
+    extra: Iterable[Path] = (),
+    input: Path | None = None,
+    output: Path | None = None,
+) -> Folders:
+    """The folders of a run in `base`: the given model roots, `base/models`, those of `extra`, and the tiny model's.
+
+    `extra` are extra_model_paths.yaml files. One that lies in `base` is read without being named.
+    Raises MissingFileError for a root or file that is not there.
+    """
+    roots = [Path(root).expanduser().absolute() for root in models]
+    for root in roots:
+        if not root.is_dir():
+            raise MissingFileError(f"There is no folder {root}, which --models names.")
+    found: dict[str, list[Path]] = {}
+    for root in [*roots, base / "models"]:
+        for category in _KINDS:
+            found.setdefault(category, []).extend(_folders_below(root, category))
+    beside = base / "extra_model_paths.yaml"
+    for file in [*extra, *([beside] if beside.is_file() else [])]:
+        for category, place, first in extra_model_paths(Path(file)):
+            places = found.setdefault(category, [])
+            if place in places and first:
+                places.remove(place)
+            if place not in places:
+                places.insert(0 if first else len(places), place)
+    own = (input or base / "input", output or base / "output", base / "temp", base / "user")
+    for_input, for_output, temp, user = (place.expanduser().absolute() for place in own)
+    return Folders(with_tiny_model(found), input=for_input, output=for_output, temp=temp, user=user)
+
+
+def with_tiny_model(models: Mapping[str, Sequence[Path]]) -> dict[str, list[Path]]:
+    """The same places without repetition, and after them those of the model that comes with us."""
+    found = {category: list(dict.fromkeys(places)) for category, places in models.items()}
+    for category in _KINDS:
+        found.setdefault(category, []).extend(_folders_below(TINY_MODELS, category))
+    return found
+
+
+def extra_model_paths(file: Path) -> Iterator[tuple[str, Path, bool]]:
+    """ComfyUI's extra_model_paths.yaml as (category, folder, goes first).
+
+    Sections of `category: folder` (several folders on several lines), with `base_path` (relative to the file, `~` and
+    `$VARIABLES` expanded) and `is_default`.
+    """
+    import yaml
+
+    try:
+        config: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MissingFileError(f"The file {file} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SluiceError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config or {}, dict):
+        raise SluiceError(f"{file} holds no sections: a line `name:` with `category: folder` lines below it.")
+    for title, section in (config or {}).items():
+        if section is None:
+            continue
+        if not isinstance(section, dict):
+            raise SluiceError(f"{file}: section {title!r} should hold `category: folder` lines, not {section!r}.")
+        start = file.parent.absolute()
+        start /= os.path.expandvars(os.path.expanduser(str(section.get("base_path") or "")))
+        for category, value in section.items():
+            if category in ("base_path", "is_default"):
+                continue
+            if value is not None and not isinstance(value, str):
+                raise SluiceError(f"{file}: section {title!r} should name a folder after `{category}:`, not {value!r}.")
+            for line in (value or "").splitlines():
+                if line.strip():
+                    place = Path(os.path.normpath(start / os.path.expanduser(line.strip())))
+                    yield RENAMED.get(str(category), str(category)), place, bool(section.get("is_default"))
+
+
+def confined(root: Path, name: str) -> Path:
+    """`root/name`, refused when it leads out of `root`: absolute, with "..", or through a symbolic link."""
+    relative = _relative(name)
+    if relative is not None and Path(os.path.realpath(root / relative)).is_relative_to(os.path.realpath(root)):
+        return root / relative
+    raise InputError(f"The name {name!r} leads out of the folder {root}; names must stay inside it.")
+
+
+def annotated(name: str) -> tuple[str, str]:
+    """ComfyUI's `name [output]` -> (name, "output"). Without a mark the folder is "input"."""
+    for kind in ("input", "output", "temp"):
+        if name.endswith(f"[{kind}]"):
+            return name[: -len(kind) - 2].rstrip(), kind
+    return name, "input"
+
+
+def published(name: str) -> str | None:
+    """The Hugging Face repository that publishes a file of this name, where it is known."""
+    last = name.replace("\\", "/").rpartition("/")[2].lower()
+    return next((repository for pattern, repository in PUBLISHED if fnmatch.fnmatchcase(last, pattern)), None)
+
+
+def _folders_below(root: Path, category: str) -> list[Path]:
+    return [root / folder for folder in SUBFOLDERS.get(category, (category,))]
+
+
+def _relative(name: str) -> Path | None:
+    """A file name from a workflow as a relative path. Windows separators count; None if it would leave its folder."""
+    parts = name.replace("\\", "/").split("/")
+    if not name or "\0" in name or ".." in parts or parts[0] == "" or ":" in parts[0]:
+        return None
+    return Path(*[part for part in parts if part])
+
+
+def _close(name: str, names: Sequence[str]) -> list[str]:
+    by_last: dict[str, str] = {n.rpartition("/")[2].lower(): n for n in names}
+    last = name.replace("\\", "/").rpartition("/")[2].lower()
+    return [by_last[n] for n in difflib.get_close_matches(last, by_last, n=3, cutoff=0.5)]
+
+
+def _stamp(place: str) -> int:
+    try:
+        return os.stat(place).st_mtime_ns
+    except OSError:
+        return -1
+
+
+def _list(directories: Iterable[Path], endings: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
+    """Names below the folders, and the modification times of every folder visited."""
+    stamps: dict[str, int] = {}
+    names: set[str] = set()
+    for directory in directories:
+        stamps[str(directory)] = _stamp(str(directory))
+        for place, subfolders, files in os.walk(directory, followlinks=True):
+            # A link to a folder that holds it would be walked for ever.
+            here = Path(os.path.realpath(place))
+            deeper = [s for s in subfolders if not here.is_relative_to(os.path.realpath(here / s))]
+            subfolders[:] = [s for s in deeper if s != ".git"]
+            stamps[place] = _stamp(place)
+            below = os.path.relpath(place, directory).replace(os.sep, "/")
+            wanted = (file for file in files if file.lower().endswith(endings))
+            names.update(file if below == "." else f"{below}/{file}" for file in wanted)
+    return stamps, sorted(names)

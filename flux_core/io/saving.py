@@ -1,0 +1,184 @@
+"""Where a picture is saved: ComfyUI's file names, and writing that is whole or not at all.
+
+    output/{subfolders}/{name}_{counter:05}_.png        counter = 1 + the highest number found, then the next free one
+
+A file appears under its final name complete, by one hard link from a temporary file beside it: a kill leaves at most
+a `.sluice-*.tmp` that nobody counts or reads, and two processes never overwrite each other's pictures. Knows nothing of
+pictures or nodes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError, SluiceError
+
+TEMPORARY_PREFIX = ".sluice-"
+LONGEST_NAME = 240  # bytes; file systems allow 255, and a number and a suffix follow
+
+
+@dataclass
+class Place:
+    """A name with a running number in a folder. `save` may be called once for each picture of a batch."""
+
+    folder: Path
+    subfolder: str  # of the output folder, as reported to the browser
+    name: str
+    counter: int
+
+    def save(self, data: bytes, batch_number: int = 0, suffix: str = ".png") -> str:
+        """Write a file under the next free number and return its name. SluiceError when the disk refuses."""
+        stem = self.name.replace("%batch_num%", str(batch_number))
+        try:
+            with _temporary(self.folder, data) as temporary:
+                while True:
+                    file_name = f"{stem}_{self.counter:05}_{suffix}"
+                    self.counter += 1
+                    if _appear(temporary, self.folder / file_name):
+                        return file_name
+        except (OSError, ValueError) as error:
+            reason = f"Nothing could be saved in {self.folder} as {_shortened(stem)!r}: {_reason(error)}."
+            raise SluiceError(reason) from error
+
+
+def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int = 0) -> Place:
+    """Where pictures with this file name prefix go, below the folder `root`; missing folders are made.
+
+    `%width% %height%` (pixels) and `%year% %month% %day% %hour% %minute% %second%` (local time) are filled in here,
+    `%batch_num%` when saving. Slashes make subfolders. Raises InputError if they lead out of `root`, by `..`, an
+    absolute path or a symbolic link.
+    """
+    subfolder, name = os.path.split(os.path.normpath(_filled(prefix, width, height)))
+    folder = _folder(prefix, subfolder, root)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        taken = os.listdir(folder)
+    except (OSError, ValueError) as error:
+        raise _unusable(prefix, root, error) from error
+    return Place(Path(folder), subfolder, name, 1 + max((_number(file, name) for file in taken), default=0))
+
+
+def check_prefix(prefix: str, root: str | os.PathLike[str]) -> None:
+    """Whether `place` would take this prefix, asked before there is a picture; makes nothing. Raises InputError."""
+    subfolder, name = os.path.split(os.path.normpath(_filled(prefix, 1, 1)))
+    folder = _folder(prefix, subfolder, root)
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise InputError(f"The file name prefix {_shortened(prefix)!r} is too long for a file name.")
+    there = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise _unusable(prefix, root, NotADirectoryError(f"{there} is no folder"))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _unusable(prefix, root, PermissionError(f"{there} cannot be written to"))
+
+
+def _folder(prefix: str, subfolder: str, root: str | os.PathLike[str]) -> str:
+    """The folder that a prefix leads to. Raises InputError if it is not below `root`."""
+    if "\0" in prefix:
+        raise InputError("The file name prefix holds a NUL character.")
+    try:
+        base = os.path.realpath(root)
+        folder = os.path.realpath(os.path.join(base, subfolder))
+        inside = os.path.commonpath((base, folder)) == base
+    except (OSError, ValueError) as error:
+        raise _unusable(prefix, root, error) from error
+    if not inside:
+        raise InputError(
+            f"The file name prefix {_shortened(prefix)!r} leads to {folder}, outside the output folder {base}."
+        )
+    return folder
+
+
+def _unusable(prefix: str, root: str | os.PathLike[str], error: Exception) -> InputError:
+    return InputError(f"The file name prefix {_shortened(prefix)!r} cannot be used below {root}: {_reason(error)}.")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file that is either the old one or the new one at every moment, replacing what was there."""
+    path = Path(path)
+    with _temporary(path.parent, data) as temporary:
+        os.replace(temporary, path)
+
+
+def _filled(prefix: str, width: int, height: int) -> str:
+    now = time.localtime()
+    values = {
+        "width": str(width),
+        "height": str(height),
+        "year": str(now.tm_year),
+        "month": f"{now.tm_mon:02}",
+        "day": f"{now.tm_mday:02}",
+        "hour": f"{now.tm_hour:02}",
+        "minute": f"{now.tm_min:02}",
+        "second": f"{now.tm_sec:02}",
+    }
+    for name, value in values.items():
+        prefix = prefix.replace(f"%{name}%", value)
+    return prefix
+
+
+def _number(file: str, name: str) -> int:
+    """The number after `name_` in a file name, up to the next `_`; 0 if the file is not one of ours."""
+    if os.path.normcase(file[: len(name) + 1]) != os.path.normcase(name + "_"):
+        return 0
+    digits = re.match("[0-9]{1,18}(?=_|$)", file[len(name) + 1 :])
+    return int(digits[0]) if digits else 0
+
+
+@contextmanager
+def _temporary(folder: Path, data: bytes) -> Iterator[str]:
+    """The path of a file with this content, on the disk for good, gone again when the block ends."""
+    path = os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp")
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield path
+    finally:
+        if os.path.exists(path):
+            os.unlink(path)
+
+
+def _appear(temporary: str, target: Path) -> bool:
+    """Give a finished file its name, in one step and only if the name is free."""
+    try:
+        if os.name == "nt":
+            os.rename(temporary, target)  # refuses an existing name there
+        else:
+            os.link(temporary, target)
+        return True
+    except FileExistsError:
+        return False
+    except OSError:
+        return _appear_without_links(temporary, target)
+
+
+def _appear_without_links(temporary: str, target: Path) -> bool:
+    """For file systems without hard links: an exclusive claim beside the target keeps other processes of ours away."""
+    claim = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.claim")
+    try:
+        os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False  # someone is writing this number, or was killed while doing so: take the next one
+    try:
+        if target.exists():
+            return False
+        os.replace(temporary, target)
+        return True
+    finally:
+        os.unlink(claim)
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

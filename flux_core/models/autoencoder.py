@@ -1,0 +1,269 @@
+"""The FLUX autoencoder: 8x8 pixels to one latent cell of 16 channels, and back (Rombach et al. 2022).
+
+Attribute names are BFL's keys. Convolutions run in the dtype of the weights; pixels and latents come and go as
+float32. Latents here are unscaled; see latents.process_in. Knows no node and no sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import FileFormatError
+from .tiling import three_tilings
+
+EPS = 1e-6
+GROUPS = 32
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The sizes of one autoencoder; it shrinks by 2 ** (len(ch_mult) - 1)."""
+
+    channels: int  # of a picture
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    z_channels: int
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> AutoencoderConfig:
+        """Read the sizes off a BFL state dict's shapes."""
+        try:
+            ch, channels = shapes["encoder.conv_in.weight"][:2]
+            widths = []
+            while f"encoder.down.{len(widths)}.block.0.conv2.weight" in shapes:
+                widths.append(shapes[f"encoder.down.{len(widths)}.block.0.conv2.weight"][0])
+            z_channels = shapes["decoder.conv_in.weight"][1]
+        except KeyError as missing:
+            raise FileFormatError(
+                f"This is not a FLUX autoencoder: it has no tensor named {missing}. Choose a file like ae.safetensors."
+            ) from None
+        blocks = sum(name.startswith("encoder.down.0.") and name.endswith(".conv2.weight") for name in shapes)
+        return cls(channels, ch, tuple(width // ch for width in widths), blocks, z_channels)
+
+
+class Autoencoder(nn.Module):
+    """Pictures to latents and back."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    @property
+    def compression(self) -> int:
+        """Pixels along one side of a latent cell: 8 for FLUX."""
+        return 2 ** (len(self.config.ch_mult) - 1)
+
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels [B, 3, H, W] in -1..1 -> mean and log-variance, each [B, 16, H/8, W/8]."""
+        mean, log_variance = self.encoder(pixels).chunk(2, dim=1)
+        return mean, log_variance
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in -1..1 -> the mean latent [B, 16, H/8, W/8]."""
+        return self.moments(pixels)[0]
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latent [B, 16, h, w] -> pixels [B, 3, 8h, 8w], about -1..1."""
+        return self.decoder(latent)
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Image [B, H, W, C >= 3] in 0..1, cropped to whole cells -> float32 latent [B, 16, H//8, W//8]."""
+        return self._encode(self._pixels(image))
+
+    def decode_image(self, latent: Tensor) -> Tensor:
+        """Latent [B, 16, h, w] -> float32 image [B, 8h, 8w, 3] in 0..1."""
+        return _image(self._decode(latent))
+
+    def encode_image_tiled(
+        self, image: Tensor, tile: int = 512, overlap: int = 64, on_tile: Callable[[int, int], None] | None = None
+    ) -> Tensor:
+        """`encode_image` in tiles: the average of three tilings. `tile` and `overlap` in pixels."""
+        overlap = overlap if overlap < tile // 2 else tile // 4  # the narrowest tiles have half the length
+        pixels = self._pixels(image)
+        return three_tilings(pixels, self._encode, tile, overlap, 1 / self.compression, on_tile)
+
+    def decode_image_tiled(
+        self, latent: Tensor, tile: int = 512, overlap: int = 64, on_tile: Callable[[int, int], None] | None = None
+    ) -> Tensor:
+        """`decode_image` in tiles: the average of three tilings. `tile` and `overlap` in pixels of the picture."""
+        overlap = overlap if overlap * 4 <= tile else tile // 4  # as ComfyUI does here, and only here
+        cells = self.compression
+        return _image(three_tilings(latent, self._decode, tile // cells, overlap // cells, cells, on_tile))
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        """[B, H, W, C] in 0..1 -> [B, 3, H', W'] in -1..1, cropped about the centre to whole cells."""
+        for axis in (1, 2):
+            whole = image.shape[axis] // self.compression * self.compression
+            image = image.narrow(axis, image.shape[axis] % self.compression // 2, whole)
+        return image[..., : self.config.channels].movedim(-1, 1) * 2 - 1
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        return self.encode(pixels.to(self.encoder.conv_in.weight)).float()
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        return self.decode(latent.to(self.decoder.conv_in.weight)).float()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """For training from scratch: PyTorch's own convolutions, and residual branches that start at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.GroupNorm):
+                module.reset_parameters()
+        for module in self.modules():
+            last = {ResnetBlock: "conv2", AttnBlock: "proj_out"}.get(type(module))
+            if last is not None:
+                nn.init.zeros_(getattr(module, last).weight)
+                nn.init.zeros_(getattr(module, last).bias)
+
+
+def _image(pixels: Tensor) -> Tensor:
+    return ((pixels + 1) / 2).clamp(0, 1).movedim(1, -1)
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = [config.ch * factor for factor in config.ch_mult]
+        self.conv_in = _conv(config.channels, config.ch)
+        self.down = nn.ModuleList(
+            Level(below, width, config.num_res_blocks, downsample=number < len(widths) - 1)
+            for number, (below, width) in enumerate(zip([config.ch, *widths], widths, strict=False))
+        )
+        self.mid = Middle(widths[-1])
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = _conv(widths[-1], config.z_channels * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(_swish(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = [config.ch * factor for factor in config.ch_mult]
+        self.conv_in = _conv(config.z_channels, widths[-1])
+        self.mid = Middle(widths[-1])
+        self.up = nn.ModuleList(  # level 0 is the finest and comes last
+            Level(above, width, config.num_res_blocks + 1, upsample=number > 0)
+            for number, (above, width) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
+        )
+        self.norm_out = _norm(config.ch)
+        self.conv_out = _conv(config.ch, config.channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(x))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(_swish(self.norm_out(x)))
+
+
+class Level(nn.Module):
+    """The blocks at one resolution, then a change of resolution."""
+
+    def __init__(
+        self, width_in: int, width: int, blocks: int, *, downsample: bool = False, upsample: bool = False
+    ) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(ResnetBlock(width if number else width_in, width) for number in range(blocks))
+        if downsample:
+            self.downsample = Downsample(width)
+        if upsample:
+            self.upsample = Upsample(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        if hasattr(self, "downsample"):
+            return self.downsample(x)
+        return self.upsample(x) if hasattr(self, "upsample") else x
+
+
+class Middle(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(width, width)
+        self.attn_1 = AttnBlock(width)
+        self.block_2 = ResnetBlock(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(width_in)
+        self.conv1 = _conv(width_in, width)
+        self.norm2 = _norm(width)
+        self.conv2 = _conv(width, width)
+        self.nin_shortcut = nn.Identity() if width_in == width else _conv(width_in, width, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(_swish(self.norm1(x)))
+        h = self.conv2(_swish(self.norm2(h)))
+        return h.add_(self.nin_shortcut(x))
+
+
+class AttnBlock(nn.Module):
+    """Every cell attends to every other, one head."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = _norm(width)
+        self.q = _conv(width, width, kernel=1)
+        self.k = _conv(width, width, kernel=1)
+        self.v = _conv(width, width, kernel=1)
+        self.proj_out = _conv(width, width, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (project(h).flatten(2).transpose(1, 2)[:, None].contiguous() for project in (self.q, self.k, self.v))
+        out = F.scaled_dot_product_attention(q, k, v)  # [B, 1, h*w, C]
+        return x + self.proj_out(out[:, 0].transpose(1, 2).reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Halve the resolution; the missing neighbours lie at the far edges only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = _conv(width, width, stride=2, padding=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double the resolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = _conv(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _swish(x: Tensor) -> Tensor:
+    """In place where nothing is to be differentiated: at full resolution each copy counts."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def _conv(width_in: int, width: int, kernel: int = 3, stride: int = 1, padding: int | None = None) -> nn.Conv2d:
+    padding = kernel // 2 if padding is None else padding
+    return nn.Conv2d(width_in, width, kernel, stride=stride, padding=padding)
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(GROUPS, width, eps=EPS)

@@ -1,0 +1,224 @@
+"""The blocks of the FLUX.1 transformer: attention and MLP, modulated by time, guidance and pooled text.
+
+Attribute names are the keys of BFL checkpoints. A block does not know where its modulation rows come from, nor what is
+before or after it, and leaves its inputs as they are: it can be run again.
+
+Each block uses its matrices in a fixed order, which is the order in which they can be streamed:
+  double  img_attn.qkv, txt_attn.qkv, (attention),
+          img_attn.proj, img_mlp.0, img_mlp.2, txt_attn.proj, txt_mlp.0, txt_mlp.2
+  single  linear1, (attention), linear2
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import attention, rotate
+from .linear import Linear
+
+EPS = 1e-6
+SINUSOIDS = 256  # width of the timestep and guidance embeddings
+
+
+class DoubleStreamBlock(nn.Module):
+    """Image and text as two streams with weights of their own, joined in attention."""
+
+    def __init__(self, hidden: int, heads: int, mlp: int) -> None:
+        super().__init__()
+        self.img_mod = Modulation(hidden, 6)
+        self.img_attn = Attention(hidden, heads)
+        self.img_mlp = Mlp(hidden, mlp)
+        self.txt_mod = Modulation(hidden, 6)
+        self.txt_attn = Attention(hidden, heads)
+        self.txt_mlp = Mlp(hidden, mlp)
+
+    def modulate(self, active: Tensor) -> Tensor:
+        """silu(vec) [B, D] -> [B, 12, D]."""
+        return torch.cat((self.img_mod(active), self.txt_mod(active)), dim=1)
+
+    def forward(
+        self, img: Tensor, txt: Tensor, mods: Tensor, rope: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """img [B, Li, D], txt [B, Lt, D], mods [B, 12, D] -> both, one block later. Inputs stay as they are."""
+        img_a, img_m, txt_a, txt_m = (Mods(*part.split(1, dim=1)) for part in mods.split(3, dim=1))
+
+        txt_rope, img_rope = rope.split([txt.shape[1], img.shape[1]])
+        img_heads = self.img_attn.heads_of(img_a.apply(img), img_rope)
+        txt_heads = self.txt_attn.heads_of(txt_a.apply(txt), txt_rope)
+        q, k, v = (torch.cat(pair, dim=1) for pair in zip(txt_heads, img_heads, strict=True))  # [B, Lt+Li, H, d]
+        del img_heads, txt_heads
+        out = attention(q, k, v, mask)  # [B, Lt+Li, D]
+        del q, k, v
+        txt_out, img_out = out.split([txt.shape[1], img.shape[1]], dim=1)
+
+        img = torch.addcmul(img, img_a.gate, self.img_attn.proj(img_out))
+        img = torch.addcmul(img, img_m.gate, self.img_mlp(img_m.apply(img)))
+        txt = torch.addcmul(txt, txt_a.gate, self.txt_attn.proj(txt_out))
+        txt = torch.addcmul(txt, txt_m.gate, self.txt_mlp(txt_m.apply(txt)))
+        return img, finite(txt)
+
+
+class SingleStreamBlock(nn.Module):
+    """One stream of text and image; attention and MLP side by side (Dehghani et al. 2023)."""
+
+    def __init__(self, hidden: int, heads: int, mlp: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(hidden, 3)
+        self.linear1 = Linear(hidden, hidden * 3 + mlp)
+        self.norm = QKNorm(hidden // heads)
+        self.linear2 = Linear(hidden + mlp, hidden)
+        self.heads = heads
+
+    def modulate(self, active: Tensor) -> Tensor:
+        """silu(vec) [B, D] -> [B, 3, D]."""
+        return self.modulation(active)
+
+    def forward(self, x: Tensor, mods: Tensor, rope: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, Lt+Li, D], mods [B, 3, D] -> x, one block later. The input stays as it is."""
+        mod = Mods(*mods.split(1, dim=1))
+        hidden = x.shape[-1]
+        both = self.linear1(mod.apply(x))  # [B, L, 3D + mlp]
+        qkv, wide = both.split([3 * hidden, both.shape[-1] - 3 * hidden], dim=-1)
+        out = attention(*_heads(qkv, self.norm, self.heads, rope), mask)  # [B, L, D]
+        if torch.is_grad_enabled():
+            out = torch.cat((out, gelu(wide)), dim=-1)
+        else:  # v has been read: its columns take the attention's output, and nothing wide is copied
+            qkv[..., 2 * hidden :] = out
+            gelu(wide)
+            out = both[..., 2 * hidden :]
+        return finite(torch.addcmul(x, mod.gate, self.linear2(out)))
+
+
+class FinalLayer(nn.Module):
+    """Normalise, modulate, project to patches."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.linear = Linear(hidden, width)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(hidden, 2 * hidden))
+
+    def modulate(self, active: Tensor) -> Tensor:
+        """silu(vec) [B, D] -> shift, scale [B, 2, D]."""
+        return self.adaLN_modulation[1](active).unflatten(-1, (2, -1))
+
+    def forward(self, x: Tensor, mods: Tensor) -> Tensor:
+        shift, scale = mods.split(1, dim=1)
+        return self.linear(normalise(x, shift, scale))
+
+
+class Modulation(nn.Module):
+    """adaLN: one linear layer from the conditioning vector to `count` rows."""
+
+    def __init__(self, hidden: int, count: int) -> None:
+        super().__init__()
+        self.lin = Linear(hidden, count * hidden)
+        self.count = count
+
+    def forward(self, active: Tensor) -> Tensor:
+        return self.lin(active).unflatten(-1, (self.count, -1))  # [B, count, D]
+
+
+@dataclass(frozen=True)
+class Mods:
+    """shift, scale and gate of one sub-layer, [B, 1, D] each."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+    def apply(self, x: Tensor) -> Tensor:
+        return normalise(x, self.shift, self.scale)
+
+
+class Attention(nn.Module):
+    """The weights of one stream's attention."""
+
+    def __init__(self, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.qkv = Linear(hidden, hidden * 3)
+        self.norm = QKNorm(hidden // heads)
+        self.proj = Linear(hidden, hidden)
+        self.heads = heads
+
+    def heads_of(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, L, D] -> q, k, v, each [B, L, H, d]."""
+        return _heads(self.qkv(x), self.norm, self.heads, rope)
+
+
+class Mlp(nn.Sequential):
+    """Linear, GELU, linear: numbered 0, 1, 2 as in the checkpoint."""
+
+    def __init__(self, hidden: int, mlp: int) -> None:
+        super().__init__(Linear(hidden, mlp), nn.Identity(), Linear(mlp, hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[2](gelu(self[0](x)))
+
+
+class QKNorm(nn.Module):
+    """RMS norm of queries and keys, over each head."""
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.query_norm = Scale(head_dim)
+        self.key_norm = Scale(head_dim)
+
+
+class Scale(nn.Module):
+    """RMS norm with a learned scale, in float32."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.scale.shape, self.scale.float(), EPS)
+
+
+class Embedder(nn.Module):
+    """Linear, SiLU, Linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.in_layer = Linear(width, hidden)
+        self.out_layer = Linear(hidden, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out_layer(F.silu(self.in_layer(x)))
+
+
+def sinusoids(values: Tensor) -> Tensor:
+    """Sinusoidal features of 1000 * values, cosines first: [B] -> [B, 256] in the dtype of `values`."""
+    half = SINUSOIDS // 2
+    steps = torch.arange(half, dtype=torch.float32, device=values.device)
+    frequencies = torch.exp(-math.log(10_000) * steps / half)
+    angles = (1000.0 * values)[:, None].float() * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1).to(values.dtype)
+
+
+def normalise(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without weights of its own, then x * (1 + scale) + shift."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """tanh-GELU. Takes no memory of its own when nothing is to be differentiated: x itself is changed then."""
+    if torch.is_grad_enabled():
+        return F.gelu(x, approximate="tanh")
+    return torch.ops.aten.gelu_(x, approximate="tanh")
+
+
+def _heads(qkv: Tensor, norm: QKNorm, heads: int, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[B, L, 3D] -> q, k, v, each [B, L, H, d]; q and k normalised and turned to their positions."""
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).unbind(2)
+    return rotate(norm.query_norm(q), rope).to(v.dtype), rotate(norm.key_norm(k), rope).to(v.dtype), v
+
+
+def finite(x: Tensor) -> Tensor:
+    """float16 overflows in deep blocks: bring it back into range there."""
+    return torch.nan_to_num(x, nan=0.0, posinf=65504, neginf=-65504) if x.dtype == torch.float16 else x

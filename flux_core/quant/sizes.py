@@ -1,0 +1,24 @@
+"""How many bytes each stored format takes. Knows no torch, so that headers can be read without it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+# (values, bytes) of the smallest unit that can be read by itself. Names as safetensors and ggml write them.
+BLOCK: Mapping[str, tuple[int, int]] = {
+    "F64": (1, 8), "F32": (1, 4), "F16": (1, 2), "BF16": (1, 2),
+    "F8_E4M3": (1, 1), "F8_E5M2": (1, 1), "F8_E8M0": (1, 1), "F6_E2M3": (4, 3), "F6_E3M2": (4, 3), "F4": (2, 1),
+    "I64": (1, 8), "I32": (1, 4), "I16": (1, 2), "I8": (1, 1),
+    "U64": (1, 8), "U32": (1, 4), "U16": (1, 2), "U8": (1, 1), "BOOL": (1, 1), "C64": (1, 8),
+    "Q8_0": (32, 34), "Q5_1": (32, 24), "Q5_0": (32, 22), "Q4_1": (32, 20), "Q4_0": (32, 18),
+    "Q6_K": (256, 210), "Q5_K": (256, 176), "Q4_K": (256, 144), "Q3_K": (256, 110), "Q2_K": (256, 84),
+}  # fmt: skip
+
+
+def nbytes_of(format: str, shape: Sequence[int]) -> int:
+    """Bytes a tensor of this format and shape takes. ValueError if a row is no whole number of blocks."""
+    values, nbytes = BLOCK[format]
+    if values > 1 and (not shape or shape[-1] % values):
+        raise ValueError(f"rows of {shape[-1] if shape else 1} values do not divide into blocks of {values}")
+    return prod(shape) // values * nbytes

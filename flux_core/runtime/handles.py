@@ -1,0 +1,376 @@
+"""Files to ready models: the handles that travel on wires.
+
+A handle is small and immutable: which file, which settings. What is heavy stands behind it (`weights.py`), is shared by
+all handles of the same file in the same state, is read at first use, and goes when the last handle does.
+
+    load_flux, load_text, load_autoencoder, load_checkpoint     path -> handle; only headers are read
+    FluxModel      what sampling asks of a model           (sampling/guider.py: Model)
+    TextEncoders   what encoding asks of text encoders     (text/encode.py: Encoders)
+    Autoencoder    pictures to latents and back, on the device this process computes on
+
+Does not know: nodes, prompts, solvers, and how bytes become parameters.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters.lora import LoraUse, attached
+from ..checkpoint.detect import Detected, detect, refuse
+from ..checkpoint.files import open_weights
+from ..checkpoint.load import Tensors
+from ..checkpoint.stored import WeightFile
+from ..conditioning.embeddings import lookup
+from ..conditioning.text import TextOptions
+from ..conditioning.tokenizer import ClipTokenizer, Lookup, T5Tokenizer, find_clip, find_t5
+from ..errors import FileFormatError, InputError
+from ..limits import check_room
+from ..memory.manager import Manager, manager_for
+from ..models.autoencoder import Autoencoder as AutoencoderModule
+from ..models.latents import CELL, patches
+from ..sampling.guider import Network, Run
+from ..sampling.inpaint import MaskFunction
+from ..sampling.schedule import Sampling, default_sampling
+from .autoencoder import ManagedAutoencoder, Way
+from .device import Compute as Compute
+from .device import configure as configure
+from .device import current
+from .device import device_report as device_report
+from .encoder import ManagedEncoder
+from .weights import AutoencoderWeights, ClipWeights, FluxWeights, T5Weights, shared
+
+log = logging.getLogger(__name__)
+
+WEIGHT_DTYPES = {
+    "default": None,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e4m3fn_fast": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+Tiles = tuple[int, int]  # length and overlap, in pixels
+OnTile = Callable[[int, int], None] | None  # (tiles done, of how many)
+DECODE_TILES: Tiles = (512, 128)  # once a whole picture was too much for the device
+ENCODE_TILES: Tiles = (512, 64)
+ENCODE = Way("encode_image", axes=(1, 2), scale=1)
+DECODE = Way("decode_image", axes=(2, 3), scale=CELL)
+
+
+@dataclass(frozen=True)
+class FluxModel:
+    """A transformer with everything that patch nodes change about it (by `dataclasses.replace`)."""
+
+    weights: FluxWeights
+    sampling: Sampling
+    loras: tuple[LoraUse, ...] = ()
+    mask_function: MaskFunction | None = None
+    compute_dtype: torch.dtype | None = None  # None: what this process computes in
+    joint: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        return current().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.compute_dtype or current().model_dtype
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the latent that goes in; control LoRAs widen it."""
+        width = 4 * self.weights.config.in_channels
+        return max([width, *(use.lora.input_width("img_in", width) for use in self.loras if use.strength)]) // 4
+
+    @contextmanager
+    def open(self, run: Run) -> Iterator[Network]:
+        """The network, ready for one run. Raises InputError for a picture that no memory here could hold."""
+        self._check_room(*run.shape)
+        manager = manager_for(self.device, self.weights.nbytes)
+        if manager is None:
+            module = self.weights.module(self.device, self.dtype)
+            with attached(module, self.loras, self.device, self.dtype):
+                yield module
+            return
+        managed = self.weights.managed(manager, self.dtype)
+        _make_way(manager, self.loras, self.device, self.dtype)
+        uses = [use for use in self.loras if use.strength]
+        with attached(managed.module, self.loras, self.device, self.dtype):
+            with managed.opened(run, self.in_channels, uses, self.joint) as network:
+                yield network
+
+    def _check_room(self, batch: int, _: int, height: int, width: int) -> None:
+        """The least a block holds at once: its stream, queries, keys and values, and the wide middle of its MLP."""
+        config, tokens = self.weights.config, batch * patches(height) * patches(width)
+        needed = tokens * (4 * config.hidden + config.mlp) * self.dtype.itemsize
+        check_room(f"Denoising a batch of {batch} at {width * CELL}x{height * CELL} pixels", needed, current().total)
+
+
+@dataclass(frozen=True)
+class TextEncoders:
+    """Both text encoders with their tokenizers. Tokenizers are looked for beside the files, then in `tokenizers`."""
+
+    clip_weights: ClipWeights
+    t5_weights: T5Weights
+    options: TextOptions = TextOptions()
+    on_cpu: bool = False
+    tokenizers: tuple[Path, ...] = ()
+    embedding_folders: tuple[Path, ...] = ()
+    clip_loras: tuple[LoraUse, ...] = ()
+    t5_loras: tuple[LoraUse, ...] = ()
+
+    @property
+    def clip_identity(self) -> Hashable:
+        return self.clip_weights.identity, tuple(use.identity for use in self.clip_loras), self.device
+
+    @property
+    def t5_identity(self) -> Hashable:
+        return self.t5_weights.identity, tuple(use.identity for use in self.t5_loras), self.device
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu") if self.on_cpu else current().device
+
+    @property
+    def clip_tokenizer(self) -> ClipTokenizer:
+        config = self.clip_weights.config
+        return _clip_tokenizer(self.clip_weights.path, self.tokenizers, config.vocabulary, config.positions)
+
+    @property
+    def t5_tokenizer(self) -> T5Tokenizer:
+        return _t5_tokenizer(self.t5_weights.path, self.tokenizers, self.t5_weights.config.vocabulary)
+
+    def clip(self) -> Any:
+        return self._ready(self.clip_weights, self.clip_loras)
+
+    def t5(self) -> Any:
+        return self._ready(self.t5_weights, self.t5_loras)
+
+    def _ready(self, weights: ClipWeights | T5Weights, loras: tuple[LoraUse, ...]) -> Any:
+        manager, dtype = manager_for(self.device, weights.nbytes), current().text_dtype
+        if manager is not None:
+            return _Lent(weights.managed(manager, dtype), loras, self.device)
+        module = weights.module(self.device, dtype)
+        return _WithLoras(module, loras, self.device) if loras else module
+
+    def embeddings(self, encoder: str) -> Lookup | None:
+        return lookup(self.embedding_folders, encoder) if self.embedding_folders else None
+
+
+def _make_way(manager: Manager, uses: Sequence[LoraUse], device: torch.device, dtype: torch.dtype) -> None:
+    """What stays of models was chosen without these LoRAs, perhaps: they need their room before they come."""
+    nbytes = sum(use.lora.copied_bytes(device, dtype) for use in uses if use.strength)
+    if nbytes:
+        manager.make_way(" and ".join(use.lora.name for use in uses), nbytes)
+
+
+@lru_cache(maxsize=4)
+def _clip_tokenizer(weights: Path, folders: tuple[Path, ...], vocabulary: int, length: int) -> ClipTokenizer:
+    return find_clip(weights, folders, vocabulary=vocabulary, length=length)
+
+
+@lru_cache(maxsize=4)
+def _t5_tokenizer(weights: Path, folders: tuple[Path, ...], vocabulary: int) -> T5Tokenizer:
+    return find_t5(weights, folders, vocabulary=vocabulary)
+
+
+class _Lent:
+    """A text encoder that has its matrices while it runs."""
+
+    def __init__(self, managed: ManagedEncoder, uses: tuple[LoraUse, ...], device: torch.device) -> None:
+        self.managed, self.uses, self.device = managed, uses, device
+        self.config, self.embed = managed.module.config, managed.module.embed
+
+    def __call__(self, *args: Any) -> Any:
+        dtype = current().text_dtype
+        _make_way(self.managed.manager, self.uses, self.device, dtype)
+        with attached(self.managed.module, self.uses, self.device, dtype):
+            return self.managed.run(*args)
+
+
+class _WithLoras:
+    """A text encoder that has its LoRAs while it runs."""
+
+    def __init__(self, module: nn.Module, uses: tuple[LoraUse, ...], device: torch.device) -> None:
+        self.module, self.uses, self.device = module, uses, device
+        self.config, self.embed = module.config, module.embed
+
+    def __call__(self, *args: Any) -> Any:
+        with attached(self.module, self.uses, self.device, current().text_dtype):
+            return self.module(*args)
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Pictures and latents as they travel on wires: float32 on the CPU. One at a time goes through the device."""
+
+    weights: AutoencoderWeights
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Image [B, H, W, C >= 3] in 0..1 -> latent [B, 16, H//8, W//8]. In tiles if the device is too small."""
+        managed = self._managed()
+        return managed.through(ENCODE, image) if managed else self._each(image, ENCODE, ENCODE_TILES)
+
+    def decode_image(self, latent: Tensor) -> Tensor:
+        """Latent [B, 16, h, w] -> image [B, 8h, 8w, 3] in 0..1. In tiles if the device is too small."""
+        managed = self._managed()
+        return managed.through(DECODE, latent) if managed else self._each(latent, DECODE, DECODE_TILES)
+
+    def encode_image_tiled(self, image: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
+        """`encode_image` in tiles; `tile` and `overlap` in pixels."""
+        return self._tiled(ENCODE, image, (tile, overlap), on_tile)
+
+    def decode_image_tiled(self, latent: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
+        """`decode_image` in tiles; `tile` and `overlap` in pixels of the picture."""
+        return self._tiled(DECODE, latent, (tile, overlap), on_tile)
+
+    @torch.no_grad()
+    def _each(self, batch: Tensor, way: Way, tiles: Tiles) -> Tensor:
+        module = self._module()
+        done = []
+        for one in batch.split(1):
+            try:
+                done.append(way.run(module, one.to(current().device)).cpu())
+                continue
+            except torch.cuda.OutOfMemoryError:
+                log.warning("The device is too small for a picture of this size at once; it goes through in tiles.")
+            torch.cuda.empty_cache()
+            done.append(way.tiled(module, one.to(current().device), *tiles).cpu())
+        return torch.cat(done)
+
+    @torch.no_grad()
+    def _tiled(self, way: Way, batch: Tensor, tiles: Tiles, on_tile: OnTile) -> Tensor:
+        managed = self._managed()
+        if managed:
+            return managed.through(way, batch, *tiles, on_tile)
+        return way.tiled(self._module(), batch.to(current().device), *tiles, on_tile).cpu()
+
+    def _managed(self) -> ManagedAutoencoder | None:
+        manager = manager_for(current().device, self.weights.nbytes)
+        return ManagedAutoencoder(manager, self.weights, current().autoencoder_dtype) if manager else None
+
+    def _module(self) -> AutoencoderModule:
+        return self.weights.module(current().device, current().autoencoder_dtype)
+
+
+# -- from paths ------------------------------------------------------------------------------------------------------
+
+
+def load_flux(path: str | Path, weight_dtype: str = "default") -> FluxModel:
+    """The transformer of a file: BFL or diffusers layout, GGUF, or out of an all-in-one checkpoint.
+
+    weight_dtype: a name of WEIGHT_DTYPES. Raises MissingFileError, and FileFormatError that says what the file is.
+    """
+    if weight_dtype not in WEIGHT_DTYPES:
+        raise InputError(f"There is no weight_dtype {weight_dtype!r}; choose {', '.join(WEIGHT_DTYPES)}.")
+    file, found = _open(path)
+    if "flux" not in found.parts:
+        refuse(file.path, found, "flux")
+    return _flux(file, found, weight_dtype)
+
+
+def load_text(
+    paths: Sequence[str | Path],
+    device: str = "default",
+    tokenizers: Sequence[Path] = (),
+    embeddings: Sequence[Path] = (),
+) -> TextEncoders:
+    """Both text encoders out of one or more files, in any order. device "cpu" keeps them off the accelerator.
+
+    tokenizers, embeddings: the folders of that kind. Raises MissingFileError and FileFormatError.
+    """
+    opened = [_open(path) for path in paths]
+    parts: dict[str, tuple[WeightFile, Tensors]] = {}
+    for file, found in opened:
+        if not found.parts.keys() & {"clip_l", "t5"}:
+            refuse(file.path, found, "clip_l")
+        parts |= {kind: (file, found.parts[kind]) for kind in ("clip_l", "t5") if kind in found.parts}
+    if len(parts) < 2:
+        names = " and ".join(file.path.name for file, _ in opened)
+        there, missing = ("CLIP-L", "T5-XXL") if "clip_l" in parts else ("T5-XXL", "CLIP-L")
+        raise FileFormatError(
+            f"FLUX.1 needs two text encoders, CLIP-L and T5-XXL; {names} hold{'s' if len(opened) == 1 else ''} only "
+            f"{there}. Choose a {missing} file as well, in DualCLIPLoader."
+        )
+    return _text(parts, device == "cpu", tokenizers, embeddings)
+
+
+def load_autoencoder(path: str | Path) -> Autoencoder:
+    """The autoencoder of a file, BFL or diffusers layout. Raises MissingFileError and FileFormatError."""
+    file, found = _open(path)
+    if "autoencoder" not in found.parts:
+        refuse(file.path, found, "autoencoder")
+    return _autoencoder(file, found)
+
+
+def load_checkpoint(
+    path: str | Path, tokenizers: Sequence[Path] = (), embeddings: Sequence[Path] = ()
+) -> tuple[FluxModel, TextEncoders, Autoencoder]:
+    """Everything out of one file. What it does not hold is given as something that says so when it is used."""
+    file, found = _open(path)
+    if "flux" not in found.parts:
+        refuse(file.path, found, "checkpoint")
+    parts = {kind: (file, found.parts[kind]) for kind in ("clip_l", "t5") if kind in found.parts}
+    text: Any = _text(parts, False, tokenizers, embeddings) if len(parts) == 2 else _Absent(file, TEXT)
+    autoencoder: Any = _autoencoder(file, found) if "autoencoder" in found.parts else _Absent(file, PICTURES)
+    return _flux(file, found, "default"), text, autoencoder
+
+
+TEXT = ("text encoders (CLIP-L and T5-XXL)", "DualCLIPLoader")
+PICTURES = ("autoencoder (VAE)", "Load VAE")
+
+
+class _AbsentPart(InputError, AttributeError):
+    """So that `hasattr` of something absent is False."""
+
+
+class _Absent:
+    """Stands for a part that a checkpoint does not hold; whoever asks it for anything is told."""
+
+    def __init__(self, file: WeightFile, part: tuple[str, str]) -> None:
+        self._file, self._part = file.path.name, part
+
+    def __getattr__(self, name: str) -> NoReturn:
+        noun, node = self._part
+        raise _AbsentPart(f"The checkpoint {self._file} holds no {noun}. Load it from a file of its own with {node}.")
+
+
+def _open(path: str | Path) -> tuple[WeightFile, Detected]:
+    file = open_weights(path)
+    return file, detect(file)
+
+
+def _flux(file: WeightFile, found: Detected, weight_dtype: str) -> FluxModel:
+    tensors, prefix = found.parts["flux"], found.facts["prefix"]
+    identity = file.identity, "flux", weight_dtype, prefix
+    weights = shared(identity, lambda: FluxWeights(tensors, identity, WEIGHT_DTYPES[weight_dtype]))
+    return FluxModel(weights, default_sampling(weights.config.guidance))
+
+
+def _text(
+    parts: Mapping[str, tuple[WeightFile, Tensors]],
+    on_cpu: bool,
+    tokenizers: Sequence[Path],
+    embeddings: Sequence[Path],
+) -> TextEncoders:
+    (clip_file, clip), (t5_file, t5) = parts["clip_l"], parts["t5"]
+    clip_identity, t5_identity = (clip_file.identity, "clip_l"), (t5_file.identity, "t5")
+    return TextEncoders(
+        shared(clip_identity, lambda: ClipWeights(clip, clip_identity)),
+        shared(t5_identity, lambda: T5Weights(t5, t5_identity)),
+        on_cpu=on_cpu,
+        tokenizers=tuple(tokenizers),
+        embedding_folders=tuple(embeddings),
+    )
+
+
+def _autoencoder(file: WeightFile, found: Detected) -> Autoencoder:
+    identity = file.identity, "autoencoder"
+    return Autoencoder(shared(identity, lambda: AutoencoderWeights(found.parts["autoencoder"], identity)))

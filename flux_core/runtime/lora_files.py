@@ -1,0 +1,122 @@
+"""A LoRA file onto handles: the transformer's and the text encoders' share of it.
+
+A file is read once, as long as somebody holds what came of it. The handles get it at a strength; nothing else about
+them changes, and no weight is read or touched.
+
+Does not know: nodes, how a branch computes, which names mean what.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..adapters.lora import Lora, LoraUse, parse
+from ..adapters.lora_names import flux_targets, text_targets
+from ..checkpoint.files import open_weights
+from ..checkpoint.load import read
+from ..checkpoint.stored import Stored, WeightFile
+from ..errors import InputError
+from ..memory.manager import make_way_in_ram
+from ..quant.formats import PLAIN, decode
+from .handles import FluxModel, TextEncoders
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """What one file changes in a transformer and, if they were asked about, in text encoders."""
+
+    flux: Lora
+    clip: Lora | None = None
+    t5: Lora | None = None
+
+
+_read: weakref.WeakValueDictionary[Hashable, LoraFile] = weakref.WeakValueDictionary()
+
+
+def read_lora(model: FluxModel, text: TextEncoders | None, path: str | Path) -> LoraFile:
+    """The file, for these models. Read anew only if nobody holds what was read of it before.
+
+    Raises MissingFileError, FileFormatError, and InputError for a file that was made for another model.
+    """
+    file = open_weights(path)
+    encoders = text and (text.clip_weights.identity, text.t5_weights.identity)
+    key = file.identity, model.weights.identity, encoders
+    found = _read.get(key)
+    if found is None:
+        found = _read[key] = _parsed(file, key, model, text)
+    return found
+
+
+def _parsed(file: WeightFile, key: Hashable, model: FluxModel, text: TextEncoders | None) -> LoraFile:
+    tensors, name = _tensors(file), file.path.name
+    targets = flux_targets({name: stored.shape for name, stored in model.weights.tensors.items()})
+    found = LoraFile(parse(name, tensors, targets, (key, "flux")))
+    if text is not None:
+        clip, t5 = text_targets(text.clip_weights.tensors, text.t5_weights.tensors)
+        encoders = parse(name, tensors, clip, (key, "clip")), parse(name, tensors, t5, (key, "t5"))
+        found = LoraFile(found.flux, *encoders)
+    _tell(file, [lora for lora in (found.flux, found.clip, found.t5) if lora is not None])
+    return found
+
+
+def with_lora(
+    model: FluxModel,
+    text: TextEncoders | None,
+    path: str | Path,
+    strength_model: float = 1.0,
+    strength_text: float = 1.0,
+) -> tuple[FluxModel, TextEncoders | None]:
+    """The handles with a LoRA added. Strength 0 leaves a handle as it is. Raises as `read_lora`."""
+    if strength_model == 0 and (strength_text == 0 or text is None):
+        return model, text
+    read = read_lora(model, text, path)
+    if text is not None and read.clip is not None and read.t5 is not None:
+        text = _text_with(text, LoraUse(read.clip, strength_text), LoraUse(read.t5, strength_text))
+    return _model_with(model, LoraUse(read.flux, strength_model)), text
+
+
+def _model_with(model: FluxModel, use: LoraUse) -> FluxModel:
+    changes = use.strength and (use.lora.changes or use.lora.scales)
+    return replace(model, loras=(*model.loras, use)) if changes else model
+
+
+def _text_with(text: TextEncoders, clip: LoraUse, t5: LoraUse) -> TextEncoders:
+    if clip.strength and clip.lora.changes:
+        text = replace(text, clip_loras=(*text.clip_loras, clip))
+    if t5.strength and t5.lora.changes:
+        text = replace(text, t5_loras=(*text.t5_loras, t5))
+    return text
+
+
+def _tensors(file: WeightFile) -> dict[str, Tensor]:
+    """All tensors of the file, on the CPU; two bytes a value for formats that cannot be computed with."""
+    make_way_in_ram(file.path.name, file.size)
+    tensors = {}
+    for entry in file.entries.values():
+        stored = Stored(entry.name, entry.shape, entry.format, ((entry.offset, entry.nbytes),), None, file)
+        dtype = PLAIN.get(entry.format, torch.bfloat16)
+        tensors[entry.name] = decode(read(stored), entry.format, entry.shape, dtype)
+    return tensors
+
+
+def _tell(file: WeightFile, loras: list[Lora]) -> None:
+    if not any(lora.changes or lora.scales for lora in loras):
+        raise InputError(
+            f"None of the {len(file.entries)} tensors of {file.path.name} belong to this model "
+            f"(the first is {next(iter(file.entries), '-')}). Choose a LoRA made for FLUX.1."
+        )
+    unmatched = set.intersection(*(set(lora.unmatched) for lora in loras))
+    if unmatched:
+        log.warning(
+            "%s: %d of %d tensors were not used, the first is %s.",
+            file.path.name, len(unmatched), len(file.entries), min(unmatched),
+        )  # fmt: skip

@@ -1,0 +1,305 @@
+"""FLUX.1 under a budget: its adaLN outputs out of a table, its blocks through a stream.
+
+Before a run the table is filled and a plan made; then the plain forward of the model runs, which knows of neither. The
+run owns the loop over the blocks: a block that runs out of memory is run again, with residents given up for it. Knows
+no nodes and no solver.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters.lora import LoraUse
+from ..images.resize import repeat_to_batch
+from ..memory.managed_model import ManagedModel, Tensors, bind_rest
+from ..memory.manager import DRIFT, Manager
+from ..memory.report import JobReport
+from ..memory.workload import MiB, Workload
+from ..models.flux import Flux, FluxConfig
+from ..sampling.guider import Network, Run
+from .dry_run import DryRun, dry_run
+from .flux_workload import TEXT_TOKENS, FluxShape, Job, flux_workload
+from .modulation import ModulationTable, Rows, bare, modulation_linears, with_branches
+
+TRANSFORMER, MODULATION = 2, 0  # who gets room that two want
+VECTOR = ("time_in.", "vector_in.", "guidance_in.")  # layers that make the vector all modulation depends on
+RETRIES = 3  # of what ran out of memory
+
+Result = TypeVar("Result")
+Call = tuple[Tensor, Tensor, Tensor | None]  # timesteps [B], y [B, vec], guidance [B] | None
+
+
+class ManagedFlux:
+    """A FLUX transformer on one device, computing in one number type."""
+
+    def __init__(
+        self, manager: Manager, config: FluxConfig, tensors: Tensors, dtype: torch.dtype, round_to: torch.dtype | None
+    ) -> None:
+        """Reads the small tensors only. Raises FileFormatError if the file is incomplete."""
+        self.manager, self.dtype, self.config = manager, dtype, config
+        self.shape = FluxShape.from_shapes({name: stored.shape for name, stored in tensors.items()})
+        self.table = ModulationTable()
+        self.activations: dict[Hashable, int] = {}  # by what was run: estimated, then as measured
+        self.report: JobReport | None = None
+        with torch.device("meta"):
+            self.module, self.sketch = Flux(config), Flux(config)
+        planned = flux_workload("", self.shape, lambda name: 0, Job(), lambda name: True)
+        walks = {
+            "transformer": [piece.name for piece in planned.pieces],
+            "modulation": [f"{name}.weight" for name in modulation_linears(self.module)],
+        }
+        self.blocks, self.modulation = (
+            manager.admit(ManagedModel(label, rank, manager.slabs, self.module, tensors, walks[label], dtype, round_to))
+            for label, rank in (("transformer", TRANSFORMER), ("modulation", MODULATION))
+        )
+        bind_rest(self.module, tensors, manager.device, dtype, round_to)
+        self._modulators = tuple(modulation_linears(self.module).values())
+
+    @contextmanager
+    def opened(
+        self, run: Run, in_channels: int, uses: Sequence[LoraUse] = (), joint: bool = False
+    ) -> Iterator[Network]:
+        """The network, ready for one run. uses: the LoRAs that are attached. Raises BudgetTooSmall."""
+        job = _job_of(run, self.dtype, joint)
+        network = _Network(self, job, in_channels, self._inseparable(uses))
+        self.blocks.reserve_scratch()
+        if not joint:
+            calls = _calls(run, self.dtype)
+            self.table.expected = frozenset(row_key(network.loras, *call) for call in calls)
+            self.fill_table(calls, network.loras)
+        machine = self.manager.machine(self.blocks, job.image_tokens + job.text_tokens)
+        with self.manager.opened(self.blocks, network.workload, machine, network.activations()) as plan:
+            self.report = network.report = JobReport(self.blocks.label, plan, self.manager.limit)
+            try:
+                yield network
+            finally:
+                network.close()
+
+    def _inseparable(self, uses: Sequence[LoraUse]) -> Hashable:
+        """Names the LoRAs whose part in the table cannot be added to it later; empty, as nearly always, for none.
+
+        Those change what all rows depend on, or look at a matrix themselves (DoRA).
+        """
+        touched = [path for use in uses for path in use.lora.changes]
+        if any(path.startswith(VECTOR) for path in touched) or any(linear.reweighings for linear in self._modulators):
+            return tuple(use.identity for use in uses)
+        return ()
+
+    def fill_table(self, calls: Sequence[Call], loras: Hashable) -> None:
+        """Have the rows of these calls, by one pass over the adaLN matrices."""
+        wanted = {row_key(loras, *call): call for call in calls}
+        missing = self.table.missing(list(wanted))
+        if not missing:
+            return
+        with torch.inference_mode():
+            vectors = {key: self.module.vector(*wanted[key], self.dtype) for key in missing}
+            count = sum(vector.shape[0] for vector in vectors.values())
+            outputs = sum(size[0] for size in self.shape.modulation_matrices().values()) * count * self.dtype.itemsize
+
+            def workload(fixed: Mapping[str, int]) -> Workload:
+                return self.modulation.chain(count, fixed)
+
+            machine = self.manager.machine(self.modulation, 64)
+            with self.manager.opened(self.modulation, workload, machine, 2 * outputs):
+                with nullcontext() if loras else bare(self.module):
+                    self.table.fill(self.module, vectors)
+        self.modulation.close()
+
+    def rows(self, loras: Hashable, call: Call) -> Rows:
+        """Out of the table, with what LoRAs add to them. Raises KeyError for a call that it was not filled for."""
+        rows = self.table[row_key(loras, *call)]
+        if loras or not any(linear.branches for linear in self._modulators):
+            return rows
+        return with_branches(self.module, rows, self.module.vector(*call, self.dtype))
+
+    def close(self) -> None:
+        """Give back what is held on the device; the next run starts from the file."""
+        for model in (self.blocks, self.modulation):
+            model.close()
+
+
+class _Network:
+    """What a solver calls: rows out of the table, blocks run again when memory runs out, every call reported.
+
+    Beside a GPU the host is one call ahead and no more: there is always work queued, and a cancel is soon heard.
+    """
+
+    def __init__(self, flux: ManagedFlux, job: Job, in_channels: int, loras: Hashable) -> None:
+        self.flux, self.job, self.in_channels, self.loras = flux, job, in_channels, loras
+        self.report: JobReport | None = None
+        self.allowed = flux.manager.allowed
+        self.called = False
+        self._under_way: deque[tuple[Callable[[], float], Callable[[], float], float, int]] = deque()
+
+    def __call__(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor, guidance: Tensor | None = None, **more: Any
+    ) -> Tensor:
+        flux, report = self.flux, self.report
+        assert report is not None
+        rows = self._rows(timesteps, y, guidance)
+        self._follow()
+        stream, source = flux.blocks.stream, flux.blocks.source
+        assert stream is not None
+        began, waited, read = flux.manager.slabs.moment(), stream.waited, source.bytes_read
+
+        def call() -> Tensor:
+            return flux.module(x, timesteps, context, y, guidance, modulation=rows, run_block=self._run_block, **more)
+
+        out = self._with_room(call)
+        ended = flux.manager.slabs.moment()
+        self._under_way.append((began, ended, stream.waited - waited, source.bytes_read - read))
+        self._tell(0 if report.plan.machine.link is None else 1)
+        report.restarts = stream.restarts
+        if not self.called:
+            self.called = True
+            self._measure()
+        return out
+
+    def _tell(self, left: int) -> None:
+        """Wait for all calls but so many, and report them."""
+        assert self.report is not None
+        while len(self._under_way) > left:
+            began, ended, waited, read = self._under_way.popleft()
+            self.report.step(ended() - began(), waited, read)
+
+    def workload(self, fixed: Mapping[str, int]) -> Workload:
+        blocks = self.flux.blocks
+        return flux_workload(blocks.file_name, self.flux.shape, blocks.nbytes, self.job, blocks.decoded, fixed)
+
+    def activations(self) -> int:
+        """As measured, if this was run before; else by a dry run."""
+        if self._key not in self.flux.activations:
+            self.flux.activations[self._key] = self.flux.manager.memory.taken_bytes(self._dry_run().peak)
+        return self.flux.activations[self._key]
+
+    def close(self) -> None:
+        assert self.report is not None
+        self._tell(0)
+        self.report.peak = max(self.report.peak, self.flux.manager.memory.peak_bytes())
+        self.report.close()
+
+    @property
+    def _key(self) -> Hashable:
+        return self.job, self.in_channels
+
+    def _measure(self) -> None:
+        """After the first call: what it took is what later ones will take.
+
+        Above the estimate, room is made at once; well below it, what is left over goes to weights.
+        """
+        flux, report = self.flux, self.report
+        assert report is not None
+        over = flux.manager.memory.peak_bytes() - flux.manager.beside(flux.blocks) - report.plan.peak_bytes
+        measured = max(0, self.activations() + over + report.plan.workload.fixed["workspace"])
+        self.flux.activations[self._key] = measured
+        if over > 0 or (over < -DRIFT and report.plan.slots):
+            self._settle()
+
+    def _dry_run(self) -> DryRun:
+        flux, job, config = self.flux, self.job, self.flux.config
+
+        def meta(*shape: int, dtype: torch.dtype = flux.dtype) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device="meta")
+
+        def call() -> Tensor:
+            counts = (12,) * config.depth + (3,) * config.depth_single + (2,)
+            rows = tuple(meta(job.batch, count, config.hidden) for count in counts)
+            x = meta(job.batch, self.in_channels, job.height // 8, job.width // 8)
+            context, times = meta(job.batch, job.text_tokens, config.context_dim), meta(job.batch, dtype=torch.float32)
+            refs = [meta(job.batch, 16, 2, 2 * job.reference_tokens)] if job.reference_tokens else None
+            return flux.sketch(x, times, context, meta(job.batch, config.vec_dim), modulation=rows, ref_latents=refs)
+
+        return dry_run(flux.sketch, call)
+
+    def _rows(self, timesteps: Tensor, y: Tensor, guidance: Tensor | None) -> Rows:
+        call = timesteps, y, guidance
+        if self.flux.table.missing([row_key(self.loras, *call)]):
+            self.flux.blocks.park()
+            self.flux.fill_table([call], self.loras)
+            self._settle()
+        return self.flux.rows(self.loras, call)
+
+    def _follow(self) -> None:
+        """Since the last step the budget may have been changed, or others may have taken room, or left some."""
+        flux, report, manager = self.flux, self.report, self.flux.manager
+        assert report is not None
+        if manager.allowed is not self.allowed or not flux.blocks.ready:
+            self._settle()
+            return
+        short = manager.shift(flux.blocks, report.limit)
+        if short < 0:
+            self._settle()
+        elif short and manager.make_room(flux.blocks, short):
+            manager.memory.give_back()
+            assert flux.blocks.plan is not None
+            report.follow(flux.blocks.plan, manager.limit)
+
+    def _settle(self) -> None:
+        """Plan again, for what the budget and the activations are now."""
+        flux, report = self.flux, self.report
+        assert report is not None
+        self.allowed = flux.manager.allowed
+        flux.blocks.park()
+        report.peak = max(report.peak, flux.manager.memory.peak_bytes())
+        plan = flux.manager.settle(flux.blocks, self.workload, report.plan.machine, self.activations())
+        report.follow(plan, flux.manager.limit)
+
+    def _run_block(self, block: nn.Module, *args: object) -> object:
+        """A block leaves its inputs as they are, so it can be run again."""
+        stream = self.flux.blocks.stream
+        assert self.report is not None and stream is not None
+        self.report.glance(stream.passing)
+        return self._with_room(lambda: block(*args))
+
+    def _with_room(self, work: Callable[[], Result]) -> Result:
+        """Out of memory, it is done again with residents given up for it."""
+        assert self.report is not None
+        needed = 256 * MiB
+        for _ in range(RETRIES):
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                pass  # outside this clause the tensors of what failed are gone
+            if not self.flux.manager.make_room(self.flux.blocks, needed):
+                break
+            assert self.flux.blocks.plan is not None
+            self.report.follow(self.flux.blocks.plan, self.report.limit)
+            needed *= 2
+        return work()
+
+
+def _job_of(run: Run, dtype: torch.dtype, joint: bool) -> Job:
+    batch, _, height, width = run.shape
+    text = max((condition.context.shape[1] for condition in run.conditions), default=TEXT_TOKENS)
+    references = max((_tokens(condition.references) for condition in run.conditions), default=0)
+    together = max(1, len(run.conditions)) if joint else 1
+    return Job(8 * height, 8 * width, batch * together, text, dtype.itemsize, references)
+
+
+def _tokens(latents: Sequence[Tensor]) -> int:
+    return sum(-(-latent.shape[-2] // 2) * -(-latent.shape[-1] // 2) for latent in latents)
+
+
+def _calls(run: Run, dtype: torch.dtype) -> list[Call]:
+    """What the network will be asked for, as the guider will ask it: every level of every condition. On the CPU."""
+    batch = run.shape[0]
+    calls: list[Call] = []
+    for condition in run.conditions:
+        y, value = repeat_to_batch(condition.pooled, batch), condition.guidance
+        guidance = None if value is None else torch.full((batch,), value).to(dtype)
+        levels = [level for level in dict.fromkeys(run.sigmas) if level > 0]
+        calls += [(torch.full((batch,), level), y, guidance) for level in levels]
+    return calls
+
+
+def row_key(loras: Hashable, timesteps: Tensor, y: Tensor, guidance: Tensor | None) -> Hashable:
+    """Names a row of the table by the exact bits it depends on: waits for nothing if they are on the CPU."""
+    parts = [timesteps, y, *([] if guidance is None else [guidance])]
+    bits = torch.cat([part.flatten().to("cpu", torch.float32) for part in parts]).numpy().tobytes()
+    return loras, timesteps.shape[0], guidance is None, bits

@@ -1,0 +1,248 @@
+"""The weights of one model: shared by all handles of a file, described by its header, loaded at first use.
+
+A `Weights` knows its tensors and its config without having read a byte. `module` reads them onto a device in a number
+type and keeps the result for as long as somebody holds the `Weights`; asked for another device or type it loads again,
+from the file, which is the only ground truth. `managed` is the same under a memory budget.
+
+Does not know: handles, nodes, sampling.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from ..checkpoint.load import Resident, Tensors, bind
+from ..errors import FileFormatError
+from ..memory import external
+from ..memory.manager import Manager
+from ..models.autoencoder import Autoencoder, AutoencoderConfig
+from ..models.clip_text import ClipConfig, ClipTextModel
+from ..models.flux import Flux, FluxConfig
+from ..models.t5 import T5Config, T5Encoder
+from ..quant.fp8 import FP8
+from .device import room
+from .encoder import ManagedEncoder
+from .streamed_flux import ManagedFlux
+
+FILLED = 0.8  # share of the free memory that matrices, expanded to the type computed in, may take
+
+Module = TypeVar("Module", bound=nn.Module)
+SomeWeights = TypeVar("SomeWeights", bound="Weights[Any]")
+
+_shared: weakref.WeakValueDictionary[Hashable, Weights[Any]] = weakref.WeakValueDictionary()
+_shared_lock = threading.Lock()
+
+
+def shared(identity: Hashable, make: Callable[[], SomeWeights]) -> SomeWeights:
+    """The weights of this identity, made only if nobody holds them yet."""
+    with _shared_lock:
+        weights = _shared.get(identity)
+        if weights is None:
+            weights = _shared[identity] = make()
+        return weights  # type: ignore[return-value]
+
+
+class Weights(Generic[Module]):
+    """`tensors` under the model's own names; `identity` names what they are, in which state."""
+
+    config: Any
+
+    def __init__(self, tensors: Tensors, identity: Hashable) -> None:
+        self.tensors, self.identity = tensors, identity
+        self._loaded: tuple[torch.device, torch.dtype, Module] | None = None
+        self._managed: tuple[Manager, torch.dtype, Any] | None = None
+        self._lock = threading.RLock()  # making room for one may let go of another
+        self._lease: Any = None
+        self.config = self._read_config({name: stored.shape for name, stored in tensors.items()})
+
+    @property
+    def path(self) -> Path:
+        return next(iter(self.tensors.values())).file.path
+
+    @property
+    def nbytes(self) -> int:
+        """As stored."""
+        return sum(stored.nbytes for stored in self.tensors.values())
+
+    def module(self, device: torch.device, dtype: torch.dtype) -> Module:
+        """The model on `device`, for computing in `dtype`. Raises FileFormatError if the file is incomplete."""
+        with self._lock:
+            if self._loaded is None or self._loaded[:2] != (device, dtype):
+                self._loaded = None
+                self._give_up_managed()
+                self._ask_for_room()
+                with torch.device("meta"):
+                    module = self._make()
+                bind(module, self.tensors, self._holder(device, dtype))
+                self._loaded = device, dtype, module
+            return self._loaded[2]
+
+    def managed(self, manager: Manager, dtype: torch.dtype) -> Any:
+        """The model with its matrices lent out by a manager, for computing in `dtype`. Only small tensors are read."""
+        with self._lock:
+            self._loaded = None
+            if self._managed is None or self._managed[:2] != (manager, dtype):
+                self._give_up_managed()
+                self._managed = manager, dtype, self._manage(manager, dtype)
+            return self._managed[2]
+
+    def unload(self) -> None:
+        """Let go of what was loaded; the next use loads it again."""
+        with self._lock:
+            self._loaded = None
+            self._give_up_managed()
+
+    # -- as a client of whoever else hands out memory, if it is loaded whole; under a manager its models are client
+
+    @property
+    def label(self) -> str:
+        return type(self).__name__
+
+    @property
+    def total_bytes(self) -> int:
+        return self.nbytes
+
+    @property
+    def held_bytes(self) -> int:
+        return self.nbytes if self._loaded else 0
+
+    def release(self, nbytes: int) -> int:
+        """All of it. A run that is under way keeps it to its end."""
+        held = self.held_bytes
+        with self._lock:
+            self._loaded = None
+        return held
+
+    def _ask_for_room(self) -> None:
+        around = external.current()
+        if around is not None:
+            self._lease = self._lease or around.admit(self)
+            around.make_room(self._lease, self.nbytes, 0)
+
+    def _give_up_managed(self) -> None:
+        if self._managed is not None:
+            self._managed[2].close()
+            self._managed = None
+
+    @property
+    def loaded(self) -> bool:
+        return self._loaded is not None or self._managed is not None
+
+    def _read_config(self, shapes: dict[str, tuple[int, ...]]) -> Any:
+        try:
+            return self._config(shapes)
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            if isinstance(error, FileFormatError):
+                raise
+            raise FileFormatError(
+                f"{self.path.name}: its tensors have shapes that no such model has. Fetch it again."
+            ) from error
+
+    def _config(self, shapes: dict[str, tuple[int, ...]]) -> Any:
+        raise NotImplementedError
+
+    def _make(self) -> Module:
+        raise NotImplementedError
+
+    def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
+        raise NotImplementedError
+
+    def _manage(self, manager: Manager, dtype: torch.dtype) -> Any:
+        raise NotImplementedError
+
+
+class FluxWeights(Weights[Flux]):
+    """A transformer. `round_to`: the type that `weight_dtype` stores all weights in, None for the file's own."""
+
+    config: FluxConfig
+
+    def __init__(self, tensors: Tensors, identity: Hashable, round_to: torch.dtype | None) -> None:
+        self.round_to = round_to
+        super().__init__(tensors, identity)
+
+    def _config(self, shapes: dict[str, tuple[int, ...]]) -> FluxConfig:
+        return FluxConfig.from_shapes(shapes)
+
+    def _make(self) -> Flux:
+        return Flux(self.config)
+
+    def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
+        """Expanded once if there is room for it, else each matrix at each use: the numbers are the same."""
+        expanded = sum(stored.numel for stored in self.tensors.values()) * dtype.itemsize
+        return Resident(device, dtype, round_to=self.round_to, packed=expanded > FILLED * room(device))
+
+    def _manage(self, manager: Manager, dtype: torch.dtype) -> ManagedFlux:
+        return ManagedFlux(manager, self.config, self.tensors, dtype, self.round_to)
+
+
+class ClipWeights(Weights[ClipTextModel]):
+    """CLIP-L, stored in float16 whatever the file has, as ComfyUI does."""
+
+    config: ClipConfig
+
+    def _config(self, shapes: dict[str, tuple[int, ...]]) -> ClipConfig:
+        return ClipConfig.from_shapes(shapes)
+
+    def _make(self) -> ClipTextModel:
+        return ClipTextModel(self.config)
+
+    def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
+        return Resident(device, None, round_to=torch.float16, packed=True)
+
+    def _manage(self, manager: Manager, dtype: torch.dtype) -> ManagedEncoder:
+        rows = torch.empty(1, self.config.positions, self.config.width, device="meta")
+        sample = rows, torch.zeros(1, dtype=torch.int64, device="meta")
+        holder = self._holder(manager.device, dtype)
+        return ManagedEncoder(manager, "CLIP-L", self._make, self.tensors, dtype, holder, sample)
+
+
+class T5Weights(Weights[T5Encoder]):
+    """T5, stored in the type of its last norm, but float16 instead of float32, as ComfyUI does."""
+
+    config: T5Config
+
+    def _config(self, shapes: dict[str, tuple[int, ...]]) -> T5Config:
+        return T5Config.from_shapes(shapes)
+
+    def _make(self) -> T5Encoder:
+        return T5Encoder(self.config)
+
+    def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
+        norm = self.tensors["encoder.final_layer_norm.weight"]
+        if norm.file.container == "GGUF":
+            return Resident(device, None, packed=True)
+        stored = {"BF16": torch.bfloat16, **FP8}.get(norm.format, torch.float16)
+        return Resident(device, None, round_to=stored, packed=True)
+
+    def _manage(self, manager: Manager, dtype: torch.dtype) -> ManagedEncoder:
+        sample = (torch.empty(1, 2, self.config.width, device="meta"),)
+        holder = self._holder(manager.device, dtype)
+        return ManagedEncoder(manager, "T5", self._make, self.tensors, dtype, holder, sample)
+
+
+class AutoencoderWeights(Weights[Autoencoder]):
+    config: AutoencoderConfig
+
+    def _config(self, shapes: dict[str, tuple[int, ...]]) -> AutoencoderConfig:
+        return AutoencoderConfig.from_shapes(shapes)
+
+    def _make(self) -> Autoencoder:
+        return Autoencoder(self.config)
+
+    def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
+        return Resident(device, dtype)
+
+    def sketch(self, dtype: torch.dtype) -> Autoencoder:
+        """Without weights, on the meta device."""
+        with torch.device("meta"):
+            return self._make().to(dtype)
+
+    def loaded_bytes(self, dtype: torch.dtype) -> int:
+        return sum(stored.numel for stored in self.tensors.values()) * dtype.itemsize

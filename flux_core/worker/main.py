@@ -1,0 +1,330 @@
+"""The worker process: runs prompts for the server, with models and caches kept warm between them.
+
+    main thread        takes jobs one after another and runs them through the graph engine
+    hearing thread     hears the server: sorts jobs and questions, passes on interrupts at once
+    answering thread   answers questions: what nodes there are, whether a prompt is fit to run
+
+A door like the command line: it may import everything, and nothing imports it. When the server is gone it goes too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import SluiceError
+from ..graph.execute import Executor, Result
+from ..graph.flatten import to_prompt
+from ..graph.object_info import object_info
+from ..graph.validate import validate
+from ..images.previews import Throttle
+from ..io import png, strict_json
+from ..io.folders import Folders, published, standard_folders
+from ..limits import advice_after, is_out_of_memory
+from ..memory import report
+from ..memory.budget import AUTO, Allowed
+from ..workers.protocol import Channel, Message
+from .measure import Measure, release_memory
+from .node_packs import load_packs
+from .required_models import explained, wanted_files, with_slashes
+
+NO_DEVICE = "none"  # for packs that need no torch, and for measuring the server: nothing of ours can compute
+
+
+def main(options: str) -> None:
+    """Serve until the server closes the connection. `options`, as JSON:
+
+    {"base", "models": [], "extra": [], "input", "output", "node_packs": [], "device", "dtype", "vram", "ram"}
+    """
+    channel = _private_pipes()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    worker = Worker(channel, json.loads(options))
+    for thread in (worker.hear, worker.answer):
+        threading.Thread(target=thread, daemon=True).start()
+    channel.send({"ready": True})
+    worker.work()
+
+
+def _private_pipes() -> Channel:
+    """Take standard input and output for the frames; what code prints goes to standard error, it reads nothing."""
+    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.dup2(2, 1)
+    os.close(empty)
+    sys.stdout = sys.stderr
+    return Channel(source, sink)
+
+
+class Worker:
+    """One worker: the tables of nodes, the engine, and what it says to the server."""
+
+    def __init__(self, channel: Channel, options: Mapping[str, Any]) -> None:
+        self.channel, self.options = channel, options
+        self.jobs: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.questions: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.prepared = threading.Event()
+        self.trouble: str | None = None  # why nothing can be computed
+        self.throttle = Throttle()
+        self.measure = Measure()
+        self.folders = _folders(options)
+        self.classes, self.titles, self.packs = self._catalogue()
+        around = nullcontext if options.get("device") == NO_DEVICE else _inference_mode
+        self.executor = Executor(self.classes, emit=self.emit, around=around, after_failure=advice_after)
+
+    def _catalogue(self) -> tuple[dict[str, type[Any]], dict[str, str], list[dict[str, Any]]]:
+        from ...nodes import host
+        from .registry import standalone_tables
+
+        host.use(host.Host(self.folders, report=self.progressed, interrupted=self.interrupted, send=self.send))
+        classes, titles = standalone_tables()
+        packs = load_packs([Path(place) for place in self.options.get("node_packs", ())], classes, titles)
+        return classes, titles, packs
+
+    # -- the main thread ---------------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Run jobs for ever."""
+        try:
+            self._prepare()
+        except SluiceError as error:
+            self.trouble = str(error)
+            print(self.trouble, file=sys.stderr)
+        self.prepared.set()
+        while True:
+            job = self.jobs.get()
+            if job["op"] == "run":
+                self._run(job)
+            elif job["op"] == "fit":
+                self._fit()
+            else:
+                self._free(job)
+
+    def _prepare(self) -> None:
+        """Import torch while the person is still looking at the page, and set the device up."""
+        if self.options.get("device") == NO_DEVICE:
+            return
+        from PIL import Image
+
+        from ..runtime.handles import configure
+
+        Image.init()
+        configure(self.options.get("device"), self.options.get("dtype"))
+        self._set_budget(self.options.get("vram") or AUTO, self.options.get("ram") or AUTO)
+        report.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
+
+    def _set_budget(self, vram: str, ram: str) -> None:
+        from ..memory.manager import configure
+
+        configure(Allowed.parse(vram, ram))
+
+    def _run(self, job: Message) -> None:
+        self.measure = Measure()
+        try:
+            if self.trouble:
+                raise SluiceError(self.trouble)
+            result = self.executor.execute(job["prompt"], job["prompt_id"], job["extra_data"], job["outputs"])
+            done = _account(result)
+        except Exception as error:  # of the engine itself: those of nodes are in the result
+            traceback.print_exc()
+            result, done = None, self._engine_failed(job, error)
+        self.channel.send({"done": job["prompt_id"], **done, "facts": self.measure.facts()})
+        if result is not None and result.exception is not None and is_out_of_memory(result.exception):
+            self._free({"free_memory": True})
+
+    def _engine_failed(self, job: Message, error: Exception) -> Message:
+        data = {
+            "prompt_id": job["prompt_id"],
+            "node_id": "",
+            "node_type": "",
+            "executed": [],
+            "exception_message": str(error),
+            "exception_type": type(error).__name__,
+            "traceback": [],
+            "current_inputs": {},
+            "current_outputs": [],
+            "timestamp": int(time.time() * 1000),
+        }
+        self.emit("execution_error", data)
+        return {"status": "error", "outputs": {}, "meta": {}, "messages": [["execution_error", data]]}
+
+    def _fit(self) -> None:
+        """Nothing runs: what is loaded makes room at once for a budget that has become smaller."""
+        from ..memory.manager import fit
+
+        fit()
+        release_memory()
+
+    def _free(self, wanted: Message) -> None:
+        if wanted.get("unload_models") or wanted.get("free_memory"):
+            self.executor.forget()
+            release_memory()
+            self.channel.send({"event": "sluice.memory.freed", "data": {}})
+
+    # -- what nodes report -------------------------------------------------------------------------------------------
+
+    def emit(self, event: str, data: dict[str, Any]) -> None:
+        """Pass an event of the engine on."""
+        self.measure.look()
+        if event == "preview":
+            kind, image = data.pop("image")
+            self.channel.send({"preview": data, "image_type": kind}, image)
+            return
+        self.channel.send({"event": event, "data": data})
+        if event == "executing":
+            self.measure.began(data["node"])
+        elif event == "progress" and (step := self.measure.stepped(data)) is not None:
+            self.channel.send({"event": "sluice.step", "data": step})
+
+    def progressed(self, done: int, total: int, preview: Any = None) -> None:
+        """A node has done a step."""
+        image = None if preview is None else self.throttle.make(preview)
+        self.executor.progress(done, total, None if image is None else ("image/jpeg", image))
+
+    def send(self, image: Any, number: int, total: int) -> None:
+        """A node gives a picture to who queued the job."""
+        self.executor.progress(number, total, ("image/png", png.encode(image)))
+
+    def interrupted(self) -> bool:
+        """Whether to stop. Raises Interrupted itself, which knows the words."""
+        self.executor.check_interrupted()
+        return False
+
+    # -- the hearing thread ------------------------------------------------------------------------------------------
+
+    def hear(self) -> None:
+        """Sort what the server says, until it is gone."""
+        try:
+            while True:
+                message = self.channel.receive()[0]
+                if message["op"] in ("run", "free"):
+                    self.jobs.put(message)
+                elif message["op"] == "interrupt":
+                    self.executor.cancel(message.get("prompt_id"))
+                else:
+                    self.questions.put(message)
+        except (EOFError, OSError):
+            leave()
+
+    # -- the answering thread ----------------------------------------------------------------------------------------
+
+    def answer(self) -> None:
+        """Answer questions for ever."""
+        while True:
+            message = self.questions.get()
+            try:
+                result = getattr(self, f"on_{message['op']}")(message)
+                self.channel.send({"reply": message["call"], "result": result})
+            except (BrokenPipeError, EOFError):
+                return
+            except Exception as error:
+                if not isinstance(error, SluiceError):
+                    traceback.print_exc()
+                told = str(error) if isinstance(error, SluiceError) else f"{type(error).__name__}: {error}"
+                self.channel.send({"reply": message["call"], "error": told, "type": type(error).__name__})
+
+    def on_object_info(self, message: Message) -> Any:
+        """{"names"?}: node classes as the editor wants them described."""
+        names = message.get("names")
+        chosen = self.classes if names is None else {name: self.classes[name] for name in names if name in self.classes}
+        return object_info(chosen, self.titles)
+
+    def on_packs(self, message: Message) -> Any:
+        """What became of the node packs."""
+        return self.packs
+
+    def on_validate(self, message: Message) -> Any:
+        """{"prompt", "targets"}: what may run of it, and what speaks against the rest."""
+        prompt = with_slashes(message["prompt"], self.classes, self.folders)
+        found = validate(prompt, self.classes, message.get("targets"))
+        problems = explained(found.problems, prompt, self.classes, self.folders)
+        return {**asdict(found), "problems": problems}
+
+    def on_missing(self, message: Message) -> Any:
+        """{"workflow"}: the model files it names that are nowhere."""
+        embedded = png.read_workflow_bytes(json.dumps(message["workflow"]).encode(), "the workflow")
+        prompt = to_prompt(embedded, self.classes, choose=lambda options: options[0])
+        lacking = [wanted for wanted in wanted_files(prompt, self.classes, self.folders) if wanted.path is None]
+        return [self._lacking(wanted.name, wanted.category, wanted.node_id, wanted.input) for wanted in lacking]
+
+    def _lacking(self, name: str, category: str, node_id: str, input_name: str) -> dict[str, Any]:
+        repository, folder = published(name), self.folders.place_for(category)
+        return {
+            "name": name, "category": category, "folder": str(folder or ""), "node_id": node_id, "input": input_name,
+            "source": repository and f"https://huggingface.co/{repository}",
+            "message": self.folders.explain_missing(category, name),
+        }  # fmt: skip
+
+    def on_budget(self, message: Message) -> Any:
+        """{"vram"?, "ram"?}: what models may use from their next step on. Sizes as on the command line, or bytes."""
+        if not self._can_compute():
+            return {}
+        from ..memory.manager import allowed
+
+        given = {key: str(message[key]) for key in ("vram", "ram") if key in message}
+        if given:
+            self._set_budget(**(allowed().words | given))
+            self.jobs.put({"op": "fit"})
+        return allowed().words
+
+    def _can_compute(self) -> bool:
+        return self.prepared.is_set() and not self.trouble and self.options.get("device") != NO_DEVICE
+
+    def on_system(self, message: Message) -> Any:
+        """Devices, once they are known. Does not wait for them: the page asks while torch is being imported."""
+        if not self._can_compute():
+            return {}
+        import torch
+
+        from ..runtime.handles import device_report
+
+        return {"torch": torch.__version__, "devices": device_report()}
+
+
+def _account(result: Result) -> Message:
+    """The end of a run as JSON, checked here so that nothing a node left in it can stop the worker."""
+    done = {
+        "status": result.status,
+        "outputs": result.outputs,
+        "meta": result.meta,
+        "messages": list(result.messages),
+    }
+    checked: Message = json.loads(strict_json.dumps(json.loads(json.dumps(done, default=repr))))
+    return checked
+
+
+def leave() -> None:
+    """End at once, with everything this process has started: what matters is on the disk."""
+    if os.name == "posix" and os.getpgrp() == os.getpid():
+        with suppress(OSError):
+            os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(0)
+
+
+def _folders(options: Mapping[str, Any]) -> Folders:
+    def paths(key: str) -> list[Path]:
+        return [Path(place) for place in options.get(key, ())]
+
+    def path(key: str) -> Path | None:
+        return Path(options[key]) if options.get(key) else None
+
+    base = Path(options["base"])
+    return standard_folders(base, paths("models"), extra=paths("extra"), input=path("input"), output=path("output"))
+
+
+def _inference_mode() -> AbstractContextManager[Any]:
+    import torch
+
+    return torch.inference_mode()

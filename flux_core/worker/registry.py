@@ -1,0 +1,45 @@
+"""Which node classes are offered under which ids: all of them standalone, only our own kind inside ComfyUI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...nodes import NODE_CLASSES
+from ...nodes.sockets import OWN
+
+PREFIX = "Sluice"
+
+Tables = tuple[dict[str, type[Any]], dict[str, str]]  # id -> class, id -> title
+
+
+def standalone_tables() -> Tables:
+    """Every class under ComfyUI's own id, so that its workflows run unchanged, and under our prefixed id."""
+    classes: dict[str, type[Any]] = {}
+    titles: dict[str, str] = {}
+    for prefixed, node_class in NODE_CLASSES.items():
+        plain = prefixed.removeprefix(PREFIX)
+        classes[plain] = classes[prefixed] = node_class
+        titles[plain] = _title(plain, node_class)
+        titles[prefixed] = f"{titles[plain]} (Sluice)"
+    return classes, titles
+
+
+def comfyui_tables() -> Tables:
+    """The classes that touch our models, under prefixed ids. For everything else ComfyUI's own nodes do."""
+    classes = {name: node_class for name, node_class in NODE_CLASSES.items() if _touches_our_models(node_class)}
+    titles = {name: f"{_title(name.removeprefix(PREFIX), cls)} (Sluice)" for name, cls in classes.items()}
+    return classes, titles
+
+
+def _title(plain: str, node_class: type[Any]) -> str:
+    return str(getattr(node_class, "TITLE", plain))
+
+
+def _touches_our_models(node_class: type[Any]) -> bool:
+    if not OWN.isdisjoint(node_class.RETURN_TYPES):  # asked first, because the inputs of loaders list folders
+        return True
+    if not getattr(node_class, "MODELS", True):
+        return False
+    inputs = node_class.INPUT_TYPES()
+    wires = [declared[0] for section in ("required", "optional") for declared in inputs.get(section, {}).values()]
+    return any(isinstance(kind, str) and kind in OWN for kind in wires)

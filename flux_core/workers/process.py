@@ -1,0 +1,228 @@
+"""The worker process, seen from the server: started, asked, listened to, replaced when it dies.
+
+The worker imports torch and the nodes, the server neither. Nothing the worker does, its death included, can take the
+queue along: a running job then ends as failed, with the reason, and whatever is asked next starts a new worker.
+
+    event loop           asks and tells; never waits for the pipe
+    writing thread       queue -> worker's standard input
+    listening thread     worker's standard output -> event loop
+    relaying thread      worker's standard error -> log
+
+Does not know: HTTP, the queue, what a prompt means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
+from .protocol import Channel, Message, frame_of
+
+START_SECONDS = 120.0  # a cold disk can make imports long; a worker that dies is noticed at once
+STOP_SECONDS = 0.4  # between asking the process to end and ending it
+_LONGEST_LINE = 1 << 16
+_ENTRY = Path(__file__).resolve().parents[1] / "entry" / "worker.py"
+
+# What the worker raises on a question, raised here again.
+_SAID = (WorkflowError, InputError, MissingFileError)
+_KINDS: Mapping[str, type[SluiceError]] = {kind.__name__: kind for kind in _SAID}
+OnMessage = Callable[[Message, bytes], None]
+Log = Callable[[str], None]
+
+
+class WorkerDied(SluiceError):
+    """The worker process ended while something was asked of it. The text says how."""
+
+
+class Worker:
+    """The worker, whichever process it is at the moment. All methods are for the event loop's thread."""
+
+    def __init__(self, options: Mapping[str, Any], on_message: OnMessage, log: Log) -> None:
+        """options: what the worker's own command line would say (see flux_core/worker/main.py), as JSON-able data.
+        on_message: hears events and previews. log: hears each line the worker prints."""
+        self.options = dict(options)  # of the next process
+        self._on_message, self._log = on_message, log
+        self._process: _Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        return None if self._process is None else self._process.popen.pid
+
+    async def call(self, op: str, **arguments: Any) -> Any:
+        """Ask something and wait for the answer. Raises WorkerDied, or the SluiceError that the worker raised."""
+        process = await self._started()
+        number = process.next_call()
+        answer = await process.ask(number, {"op": op, "call": number, **arguments})
+        if "error" in answer:
+            raise _KINDS.get(answer["type"], SluiceError)(answer["error"])
+        return answer["result"]
+
+    async def run(self, prompt_id: str, prompt: Any, extra_data: Any, outputs: list[str]) -> Message:
+        """Run a prompt to its end: {"status", "outputs", "meta", "messages", "facts"}. Raises WorkerDied."""
+        process = await self._started()
+        message = {"op": "run", "prompt_id": prompt_id, "prompt": prompt, "extra_data": extra_data, "outputs": outputs}
+        return await process.ask(prompt_id, message)
+
+    def tell(self, op: str, **arguments: Any) -> None:
+        """Say something that has no answer. A worker that is not there need not hear it."""
+        if self._process is not None:
+            self._process.say({"op": op, **arguments})
+
+    async def stop(self) -> None:
+        """End the process and what it started, by force if need be."""
+        process, self._process = self._process, None
+        if process is not None:
+            await process.end()
+
+    async def _started(self) -> _Process:
+        if self._process is None or self._process.dead:
+            self._process = _Process(self.options, self._on_message, self._log)
+        process = self._process
+        try:
+            await asyncio.wait_for(asyncio.shield(process.ready), START_SECONDS)
+        except asyncio.TimeoutError:
+            await self.stop()
+            raise WorkerDied(f"The worker process was not ready after {START_SECONDS:.0f} seconds.") from None
+        return process
+
+
+class _Process:
+    """One life of the worker."""
+
+    def __init__(self, options: Mapping[str, Any], on_message: OnMessage, log: Log) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_message, self._log = on_message, log
+        self._answers: dict[int | str, asyncio.Future[Message]] = {}  # by number of the call, or id of the prompt
+        self._calls = 0
+        self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._last_lines: deque[str] = deque(maxlen=20)
+        self.dead: WorkerDied | None = None
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.popen = subprocess.Popen(
+            [sys.executable, str(_ENTRY), json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=os.name == "posix",  # Ctrl-C at the terminal is the server's to answer
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+        for thread in (self._write, self._relay, self._listen):
+            threading.Thread(target=thread, daemon=True).start()
+
+    def next_call(self) -> int:
+        """A number no other call has."""
+        self._calls += 1
+        return self._calls
+
+    async def ask(self, key: int | str, message: Message) -> Message:
+        """Say something and wait for the message that answers it."""
+        if self.dead is not None:
+            raise self.dead
+        answer: asyncio.Future[Message] = self._loop.create_future()
+        self._answers[key] = answer
+        try:
+            self.say(message)
+            return await answer
+        finally:
+            self._answers.pop(key, None)
+
+    def say(self, message: Message) -> None:
+        """Without waiting. If nobody hears it any more, the listening thread notices."""
+        self._frames.put(frame_of(message))
+
+    async def end(self) -> None:
+        """Ask the process to end, then end it, with all it has started."""
+        self._signal(signal.SIGTERM)
+        for _ in range(20):
+            if self.popen.poll() is not None:
+                break
+            await asyncio.sleep(STOP_SECONDS / 20)
+        self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+        await asyncio.to_thread(self.popen.wait)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.name == "posix":
+                os.killpg(self.popen.pid, number)
+            else:
+                self.popen.terminate()
+
+    # -- the threads -------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        assert self.popen.stdin is not None
+        with contextlib.suppress(OSError, ValueError):
+            while (frame := self._frames.get()) is not None:
+                self.popen.stdin.write(frame)
+                self.popen.stdin.flush()
+
+    def _relay(self) -> None:
+        assert self.popen.stderr is not None
+        while line := self.popen.stderr.readline(_LONGEST_LINE):
+            text = line.decode(errors="replace").rstrip()
+            self._last_lines.append(text)
+            self._post(self._log, text)
+
+    def _listen(self) -> None:
+        assert self.popen.stdout is not None
+        channel = Channel(cast(BinaryIO, self.popen.stdout), cast(BinaryIO, self.popen.stdout))
+        with contextlib.suppress(EOFError, OSError, ValueError):
+            while True:
+                self._post(self._received, *channel.receive())
+        code = self.popen.wait()
+        self._frames.put(None)
+        self._post(self._died, code)
+
+    def _post(self, function: Callable[..., None], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server is going down
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    # -- back in the event loop --------------------------------------------------------------------------------------
+
+    def _received(self, message: Message, payload: bytes) -> None:
+        if "ready" in message:
+            if not self.ready.done():
+                self.ready.set_result(None)
+            return
+        key = message.get("reply", message.get("done"))
+        if key is None:
+            self._on_message(message, payload)
+            return
+        answer = self._answers.get(key)
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+    def _died(self, code: int) -> None:
+        self.dead = WorkerDied(_obituary(code, self._last_lines))
+        futures: list[asyncio.Future[Any]] = [*self._answers.values(), self.ready]
+        for future in futures:
+            if not future.done():
+                future.set_exception(self.dead)
+                future.exception()  # somebody may have stopped waiting; that is no error of its own
+
+
+def _obituary(code: int, last_lines: deque[str]) -> str:
+    said = [line for line in last_lines if line.strip()]
+    last = f" Its last words: {said[-1]}" if said else ""
+    if code == -getattr(signal, "SIGKILL", 9):
+        return (
+            "The worker process was killed. If nobody did so on purpose, the system ran out of memory: lower --ram, or "
+            f"choose a smaller picture or model file.{last}"
+        )
+    if code < 0:
+        name = next((number.name for number in signal.Signals if number == -code), f"signal {-code}")
+        return f"The worker process crashed ({name}).{last}"
+    return f"The worker process ended with code {code}.{last}"
