@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -220,7 +220,7 @@ def _as_convolution(stored: Stored) -> Stored:
     """Diffusers stores the attention's 1x1 convolutions as matrices."""
     if ".mid.attn_1." not in stored.name or len(stored.shape) != 2:
         return stored
-    return Stored(stored.name, (*stored.shape, 1, 1), stored.format, stored.ranges, stored.scale, stored.file)
+    return replace(stored, shape=(*stored.shape, 1, 1))
 
 
 _COMPONENTS = {"clip_l": _clip, "t5": _t5, "autoencoder": _autoencoder}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import FileFormatError
 from ..models.linear import HeldMatrix, Linear
+from ..quant.encoding import Encoding
 from ..quant.formats import PLAIN, decode, stored_dtype
 from ..quant.fp8 import FP8, encode_fp8
 from ..quant.packed import PackedMatrix
@@ -57,18 +58,19 @@ class Resident:
 
     def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldMatrix:
         raw = raw.to(self.device)
-        format, scale = stored.format, stored.scale
+        encoding = stored.encoding
         round_to = rounding(stored, self.round_to)
         if round_to is not None and _rounds(stored, round_to):
             exact = torch.float32 if stored.format not in PLAIN else PLAIN[stored.format]
-            values = decode(raw, format, stored.shape, exact)
+            values = decode(raw, encoding, stored.shape, exact)
             if round_to not in FP8.values():
                 return values.to(round_to).to(self.dtype or round_to)
-            format = _name_of(round_to)
-            raw = encode_fp8(values, format)
-        if matrix and self.packed and PLAIN.get(format) != (self.dtype or stored_dtype(format)):
-            return PackedMatrix(raw, format, stored.shape, scale)
-        return decode(raw, format, stored.shape, self.dtype, scale)
+            encoding = Encoding(_name_of(round_to))
+            raw = encode_fp8(values, encoding.format)
+        numbers = PLAIN.get(encoding.format) if encoding.as_is else None
+        if matrix and self.packed and numbers != (self.dtype or stored_dtype(encoding.format)):
+            return PackedMatrix(raw, encoding, stored.shape)
+        return decode(raw, encoding, stored.shape, self.dtype)
 
 
 def rounding(stored: Stored, chosen: torch.dtype | None) -> torch.dtype | None:
@@ -77,8 +79,8 @@ def rounding(stored: Stored, chosen: torch.dtype | None) -> torch.dtype | None:
 
 
 def _rounds(stored: Stored, to: torch.dtype) -> bool:
-    """Whether values change when they pass through `to`. Blocks and scaled fp8 are not passed: they stay as stored."""
-    if stored.scale is not None or (stored.format not in PLAIN and stored.format not in FP8):
+    """Whether values change when they pass through `to`. What is quantised is not passed: it stays as stored."""
+    if not stored.encoding.as_is or (stored.format not in PLAIN and stored.format not in FP8):
         return False
     exact = stored.format in FP8 and to not in FP8.values()  # two bytes hold every fp8 number
     return not exact and (PLAIN.get(stored.format) or FP8[stored.format]) != to

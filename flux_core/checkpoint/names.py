@@ -13,10 +13,11 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import prod
 
 from ..errors import FileFormatError
 from .reader import reader_of
-from .stored import Stored, TensorEntry, WeightFile, stack
+from .stored import Stored, TensorEntry, WeightFile, stack, whole
 
 Rename = Callable[[str], tuple[str, int] | None]  # None: not a tensor of this model
 
@@ -191,16 +192,16 @@ MARK = "scaled_fp8"  # the tensor by which ComfyUI knows such a file; its type i
 
 
 def model_tensors(file: WeightFile, prefix: str, rename: Rename) -> dict[str, Stored]:
-    """The tensors below `prefix` under the model's names, parts fused, fp8 scales attached.
+    """The tensors below `prefix` under the model's names, parts fused, scales attached.
 
     Reads the scales (one number each) and nothing else. Raises FileFormatError if parts are missing or do not fit.
     """
-    groups: dict[str, dict[int, TensorEntry]] = {}
+    groups: dict[str, dict[int, Stored]] = {}
     for name, entry in file.entries.items():
         if not name.startswith(prefix) or name.endswith((*SCALES, *IGNORED)):
             continue
         if (target := rename(name[len(prefix) :])) is not None:
-            groups.setdefault(target[0], {})[target[1]] = entry
+            groups.setdefault(target[0], {})[target[1]] = scaled(file, entry)
     if rename is flux_diffusers:
         return {name: _swapped(_fused(name, file, parts, _parts_of(name))) for name, parts in groups.items()}
     tensors = {name: _fused(name, file, parts, 1) for name, parts in groups.items()}
@@ -216,35 +217,46 @@ def _parts_of(name: str) -> int:
     return next((count for module, count in FUSED.items() if f".{module}." in name), 1)
 
 
-def _fused(name: str, file: WeightFile, parts: Mapping[int, TensorEntry], wanted: int) -> Stored:
+def _fused(name: str, file: WeightFile, parts: Mapping[int, Stored], wanted: int) -> Stored:
     if sorted(parts) != list(range(wanted)):
-        there = ", ".join(entry.name for entry in parts.values())
+        there = ", ".join(part.name for part in parts.values())
         raise FileFormatError(f"{file.path.name} is incomplete: for {name} it has only {there}. Fetch it again.")
-    entries = [parts[number] for number in range(wanted)]
-    return stack(name, file, entries, [_scale_of(file, entry) for entry in entries])
+    return stack(name, [parts[number] for number in range(wanted)])
 
 
 def _swapped(stored: Stored) -> Stored:
     """Bring the two halves of diffusers' last modulation into BFL's order; anything else stays as it is."""
     if not stored.name.startswith(SWAPPED):
         return stored
+    if stored.encoding.sides:
+        return replace(stored, encoding=replace(stored.encoding, swapped=True))
     (offset, nbytes), half = stored.ranges[0], stored.ranges[0][1] // 2
     return replace(stored, ranges=((offset + half, nbytes - half), (offset, half)))
 
 
-def _scale_of(file: WeightFile, entry: TensorEntry) -> float | None:
-    """The number that multiplies an fp8 weight, if the file has one for it."""
+def scaled(file: WeightFile, entry: TensorEntry) -> Stored:
+    """A tensor with the number that multiplies it, if the file has one for it."""
+    stored = whole(file, entry)
     if not entry.name.endswith(".weight"):
-        return None
+        return stored
     module = entry.name.removesuffix(".weight")
     scale = next((file.entries[module + suffix] for suffix in SCALES if module + suffix in file.entries), None)
     if scale is None:
-        return None
-    if scale.format != "F32" or scale.nbytes != 4:
+        return stored
+    if scale.format not in FLOATS or prod(scale.shape) != 1:
         raise FileFormatError(
-            f"{file.path.name}: {scale.name} is {scale.format} {list(scale.shape)}; only one F32 number for the whole "
+            f"{file.path.name}: {scale.name} is {scale.format} {list(scale.shape)}; only one float for the whole "
             "matrix can be read. Use an fp8 file with one scale per matrix."
         )
-    number = bytearray(4)
-    reader_of(file).read([(scale.offset, 4)], memoryview(number))
-    return float(struct.unpack("<f", number)[0])
+    return replace(stored, encoding=replace(stored.encoding, scale=number(file, scale)))
+
+
+FLOATS = {"F64": "<d", "F32": "<f", "F16": "<e", "BF16": "<f"}  # how `struct` writes them
+
+
+def number(file: WeightFile, entry: TensorEntry) -> float:
+    """A tensor of one float, read: in float32, as ComfyUI keeps it."""
+    raw = bytearray(entry.nbytes)
+    reader_of(file).read([(entry.offset, entry.nbytes)], memoryview(raw))
+    value = struct.unpack(FLOATS[entry.format], raw if entry.format != "BF16" else b"\0\0" + raw)[0]
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])

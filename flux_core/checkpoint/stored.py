@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 from ..errors import FileFormatError
+from ..quant.encoding import Encoding, Part
 
 Range = tuple[int, int]  # (offset, nbytes)
 Identity = tuple[str, int, int]  # (path, size, mtime_ns)
@@ -60,19 +61,23 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a model as it lies in a file; its ranges, concatenated in order, are the raw tensor.
+    """One tensor of a model as it lies in a file; its ranges, concatenated in order, are the raw bytes.
 
-    `scale` multiplies every value after decoding (scaled fp8), None means one. `through`: the fp8 format that every
-    value passes through on its way, as ComfyUI keeps what is not fp8 in a scaled fp8 file.
+    `encoding` says how numbers are made of them. `through`: the fp8 format that every value passes through on its way,
+    as ComfyUI keeps what is not fp8 in a scaled fp8 file.
     """
 
     name: str
     shape: tuple[int, ...]
-    format: str
+    encoding: Encoding
     ranges: tuple[Range, ...]
-    scale: float | None
     file: WeightFile
     through: str | None = None
+
+    @property
+    def format(self) -> str:
+        """Of the codes."""
+        return self.encoding.format
 
     @property
     def nbytes(self) -> int:
@@ -88,21 +93,30 @@ def shard_at(files: Sequence[Shard], offset: int) -> int:
     return bisect_right(files, offset, key=lambda shard: shard[0]) - 1
 
 
-def stack(name: str, file: WeightFile, entries: Sequence[TensorEntry], scales: Sequence[float | None] = ()) -> Stored:
-    """Put tensors below one another (rows concatenated), as fused qkv matrices are made of three."""
-    first = entries[0]
-    for entry in entries[1:]:
-        if entry.format != first.format or entry.shape[1:] != first.shape[1:]:
+def whole(file: WeightFile, entry: TensorEntry, name: str | None = None) -> Stored:
+    """One line of a header as a tensor that is stored as plainly as the header says."""
+    ranges = ((entry.offset, entry.nbytes),)
+    return Stored(name or entry.name, entry.shape, Encoding(entry.format), ranges, file)
+
+
+def stack(name: str, parts: Sequence[Stored]) -> Stored:
+    """Put matrices below one another (rows concatenated), as fused qkv matrices are made of three.
+
+    Raises FileFormatError if they are not equally wide.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        if part.shape[1:] != first.shape[1:]:
             raise FileFormatError(
-                f"{file.path.name}: {first.name} ({first.format} {list(first.shape)}) and {entry.name} "
-                f"({entry.format} {list(entry.shape)}) belong to one matrix, {name}, but cannot be joined. "
-                "Use a file that stores all parts of a block in one format."
+                f"{first.file.path.name}: {first.name} {list(first.shape)} and {part.name} {list(part.shape)} belong "
+                f"to one matrix, {name}, but are not equally wide. Fetch the file again."
             )
-    if len(set(scales)) > 1:
-        raise FileFormatError(
-            f"{file.path.name}: the parts of {name} carry different fp8 scales, so they cannot be joined into one "
-            "matrix. Use a file in the original FLUX layout (double_blocks...), which scales it as a whole."
-        )
-    shape = first.shape if len(entries) == 1 else (sum(e.shape[0] for e in entries), *first.shape[1:])
-    ranges = tuple((entry.offset, entry.nbytes) for entry in entries)
-    return Stored(name, shape, first.format, ranges, scales[0] if scales else None, file)
+    if len(parts) == 1:
+        return replace(first, name=name)
+    shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+    ranges = tuple(range for part in parts for range in part.ranges)
+    encoding = first.encoding
+    if encoding.sides or encoding.parts or any(part.encoding != encoding for part in parts):
+        below = tuple(Part(part.shape[0], part.nbytes, part.encoding) for part in parts)
+        encoding = Encoding(first.format, parts=below)
+    return Stored(name, shape, encoding, ranges, first.file, first.through)

@@ -121,7 +121,7 @@ def open_model(name: str) -> Model:
         file.path.name,
         FluxShape.from_shapes({key: stored.shape for key, stored in tensors.items()}),
         lambda key: tensors[key].nbytes,
-        lambda key: tensors[key].format not in MULTIPLIED_AS_STORED or tensors[key].scale is not None,
+        lambda key: tensors[key].format not in MULTIPLIED_AS_STORED or not tensors[key].encoding.as_is,
     )
 
 

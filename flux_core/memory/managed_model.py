@@ -63,7 +63,7 @@ class ManagedModel:
     def decoded(self, name: str) -> bool:
         """Whether numbers have to be made of what is stored before they are multiplied."""
         stored = self.stored[name]
-        return PLAIN.get(stored.format) != self.dtype or stored.scale is not None
+        return PLAIN.get(stored.format) != self.dtype or not stored.encoding.as_is
 
     def chain(self, tokens: int, fixed: Mapping[str, int]) -> Workload:
         """One walk over all matrices, `tokens` rows through each, in a small ring."""

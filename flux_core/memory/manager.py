@@ -67,12 +67,14 @@ class Manager:
         stored, dtype = model.source.pieces, model.dtype
         hidden = min(rates.HIDDEN, max(piece.shape[1] for piece in stored if len(piece.shape) == 2))
         tokens = rates.measured_tokens(self.device, tokens)
-        format = max((piece.format for piece in stored), key=[piece.format for piece in stored].count)
+        formats = [piece.format for piece in stored]
+        common = max(formats, key=formats.count)
+        sample = max((piece for piece in stored if piece.format == common), key=lambda piece: piece.nbytes)
         cuda = self.device.type == "cuda"
         return Machine(
             gemm=rates.gemm_rate(self.device, dtype, tokens, hidden),
             attention=rates.attention_rate(self.device, dtype, max(256, tokens)),
-            memory=rates.decode_rate(self.device, dtype, format),
+            memory=rates.decode_rate(self.device, dtype, sample),
             disk=self._disk_rate(model),
             link=rates.link_rate(self.device) if cuda else None,
             host_copy=rates.host_copy_rate() if cuda else 6e9,

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from ..checkpoint.stored import Stored
+from ..quant.encoding import Encoding
 from ..quant.formats import PLAIN, decode_into
-from ..quant.sizes import nbytes_of
 from .cpu import anonymous
 from .source import FileSource
 from .workload import MiB
@@ -46,16 +46,22 @@ def attention_rate(device: torch.device, dtype: torch.dtype, tokens: int) -> flo
     return 4 * heads * tokens * tokens * 128 / best_time(lambda: F.scaled_dot_product_attention(q, q, q), device)
 
 
+def decode_rate(device: torch.device, dtype: torch.dtype, stored: Stored) -> float:
+    """Bytes/s of memory traffic while decoding a matrix: stored bytes read, numbers written and read again."""
+    encoding = stored.encoding
+    if encoding.sides or encoding.parts:
+        return _decode_rate(device, dtype, encoding, stored.shape)
+    return _decode_rate(device, dtype, Encoding(encoding.format), (2 * HIDDEN, HIDDEN))
+
+
 @cache
-def decode_rate(device: torch.device, dtype: torch.dtype, format: str) -> float:
-    """Bytes/s of memory traffic while decoding: stored bytes read, numbers written and read again."""
-    shape = (2 * HIDDEN, HIDDEN)
-    raw = torch.zeros(nbytes_of(format, shape), dtype=torch.uint8, device=device)
+def _decode_rate(device: torch.device, dtype: torch.dtype, encoding: Encoding, shape: tuple[int, ...]) -> float:
+    raw = torch.zeros(encoding.nbytes(shape), dtype=torch.uint8, device=device)
     out = torch.empty(shape, dtype=dtype, device=device)
     moved = raw.nbytes + 2 * out.nbytes
-    if PLAIN.get(format) == dtype:
+    if PLAIN.get(encoding.format) == dtype and encoding.as_is:
         return moved / best_time(lambda: out.copy_(raw.view(dtype).view(shape)), device)
-    return moved / best_time(lambda: decode_into(raw, out, format), device)
+    return moved / best_time(lambda: decode_into(raw, out, encoding), device)
 
 
 def disk_rate(pieces: Sequence[Stored]) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..checkpoint.reader import read_into
 from ..checkpoint.stored import Stored
 from ..errors import FileFormatError, MissingFileError, SluiceError
+from ..quant.encoding import Encoding
 from .device import Wait
 
 BLOCK = 4096
@@ -110,7 +111,7 @@ class FileSource:
                 skipped -= nbytes
                 continue
             size = min(nbytes - skipped, wanted - filled)
-            part = Stored(stored.name, (size,), "U8", ((offset + skipped, size),), None, stored.file)
+            part = Stored(stored.name, (size,), Encoding("U8"), ((offset + skipped, size),), stored.file)
             read_into(part, into[filled : filled + size])
             filled, skipped = filled + size, 0
             if filled == wanted:

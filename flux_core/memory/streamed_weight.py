@@ -17,6 +17,7 @@ from ..checkpoint.load import rounding
 from ..checkpoint.stored import Stored
 from ..errors import FileFormatError
 from ..models.linear import Linear
+from ..quant.encoding import Encoding
 from ..quant.formats import PLAIN, decode_into
 from ..quant.fp8 import FP8, encode_fp8
 from ..quant.workspace import scratch
@@ -54,7 +55,7 @@ class StreamedMatrix:
         device: TorchDevice = self.stream.device  # type: ignore[assignment]
         raw = device.tensor(place.slab)[place.offset : place.offset + place.nbytes]
         stored = self.stored
-        if PLAIN.get(stored.format) == dtype and stored.scale is None and self.round_to in (None, dtype):
+        if PLAIN.get(stored.format) == dtype and stored.encoding.as_is and self.round_to in (None, dtype):
             self._lent = True
             return raw.view(dtype).view(stored.shape)
         try:
@@ -71,13 +72,13 @@ class StreamedMatrix:
         stored, shape = self.stored, self.stored.shape
         out = shared_scratch(shape, dtype, raw.device)
         if self.round_to is None:
-            decode_into(raw, out, stored.format, stored.scale)
+            decode_into(raw, out, stored.encoding)
             return out
         exact = scratch("exact", shape, PLAIN.get(stored.format, torch.float32), raw.device)
-        decode_into(raw, exact, stored.format)
+        decode_into(raw, exact, stored.encoding)
         if self.round_to in FP8.values():
             name = next(name for name, fp8 in FP8.items() if fp8 == self.round_to)
-            decode_into(encode_fp8(exact, name), out, name)
+            decode_into(encode_fp8(exact, name), out, Encoding(name))
             return out
         return out.copy_(exact.to(self.round_to))
 
@@ -113,7 +114,7 @@ def hold_matrices(
 
 
 def rounds(stored: Stored, to: torch.dtype | None) -> bool:
-    """Whether passing through `to` may change values: not for blocks and scaled fp8, which are kept as they are."""
-    if to is None or stored.scale is not None or stored.format not in (*PLAIN, *FP8):
+    """Whether passing through `to` may change values: not for what is quantised, which is kept as it is."""
+    if to is None or not stored.encoding.as_is or stored.format not in (*PLAIN, *FP8):
         return False
     return (PLAIN.get(stored.format) or FP8[stored.format]) != to

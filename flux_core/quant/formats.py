@@ -1,6 +1,7 @@
 """Every way a weight may be stored, and the two doors to its values: `decode` and `decode_into`.
 
-One row per format. What a row gives is exact: the stored number, rounded once to the type asked for.
+One row per format of codes; an `Encoding` names the row and says where its side tensors lie. What a row gives is exact:
+the stored number, rounded once to the type asked for.
 
 Does not know: where bytes come from, what a matrix is for.
 """
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileFormatError
+from .encoding import Encoding, Part
 from .fp8 import FP8, decode_fp8, half_to_bfloat
 from .gguf_blocks import BLOCKS, decode_blocks
 from .sizes import BLOCK
@@ -24,41 +26,52 @@ PLAIN = {
     "BOOL": torch.bool,
 }  # fmt: skip
 
-Row = Callable[[Tensor, Tensor], None]  # (raw uint8 [bytes], out [values]): writes all of out
+Row = Callable[[Tensor, Tensor, Encoding], None]  # (raw uint8 [bytes], out of the matrix's shape): writes all of out
 
 
-def decode_into(raw: Tensor, out: Tensor, format: str, scale: float | None = None) -> None:
+def decode_into(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
     """Write the values of `raw` into `out`, on the device both are on.
 
     raw    uint8 [bytes], contiguous; aligned to the format's numbers (a multiple of 8 bytes always is)
-    out    any shape, contiguous, float32, float16 or bfloat16, with as many values as raw holds
-    scale  multiplies the values afterwards (scaled fp8)
+    out    the matrix's shape, contiguous, float32, float16 or bfloat16
     Works in a fixed scratch of a few MB per thread. Raises FileFormatError for a format without a row, ValueError if
     the sizes do not belong together.
     """
-    if format not in FORMATS:
-        raise FileFormatError(f"Weights stored as {format} cannot be used. Choose a file in {', '.join(FORMATS)}.")
-    values, nbytes = BLOCK[format]
-    if raw.numel() * values != out.numel() * nbytes or not out.is_contiguous():
-        raise ValueError(f"{raw.numel()} bytes of {format} do not fill {list(out.shape)} values")
-    FORMATS[format](raw.detach(), out.detach().view(-1))
-    if scale is not None:
-        out.detach().mul_(scale)
+    if encoding.format not in FORMATS:
+        raise FileFormatError(
+            f"Weights stored as {encoding.format} cannot be used. Choose a file in {', '.join(FORMATS)}."
+        )
+    if raw.numel() != encoding.nbytes(out.shape) or not out.is_contiguous():
+        raise ValueError(f"{raw.numel()} bytes of {encoding.format} do not fill {list(out.shape)} values")
+    raw, out = raw.detach(), out.detach()
+    if encoding.parts:
+        _decode_parts(raw, out, encoding.parts)
+        return
+    FORMATS[encoding.format](raw, out, encoding)
+    if encoding.scale is not None:
+        out.mul_(encoding.scale)
+    if encoding.swapped:
+        out.copy_(torch.cat(out.chunk(2)[::-1]))
 
 
-def decode(
-    raw: Tensor, format: str, shape: Sequence[int], dtype: torch.dtype | None = None, scale: float | None = None
-) -> Tensor:
+def decode(raw: Tensor, encoding: Encoding, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
     """The values of `raw` as a tensor of `shape`; a view of `raw` where no conversion is needed.
 
     dtype None keeps what the file stores: its own plain type, bfloat16 for fp8, float16 for GGUF blocks.
     """
-    dtype = dtype or stored_dtype(format)
-    if PLAIN.get(format) == dtype and scale is None:
+    dtype = dtype or stored_dtype(encoding.format)
+    if PLAIN.get(encoding.format) == dtype and encoding.as_is:
         return raw.view(dtype).view(tuple(shape))
     out = torch.empty(tuple(shape), dtype=dtype, device=raw.device)
-    decode_into(raw, out, format, scale)
+    decode_into(raw, out, encoding)
     return out
+
+
+def _decode_parts(raw: Tensor, out: Tensor, parts: Sequence[Part]) -> None:
+    row = byte = 0
+    for part in parts:
+        decode_into(raw[byte : byte + part.nbytes], out[row : row + part.rows], part.encoding)
+        row, byte = row + part.rows, byte + part.nbytes
 
 
 def stored_dtype(format: str) -> torch.dtype:
@@ -69,19 +82,19 @@ def stored_dtype(format: str) -> torch.dtype:
 def _plain(dtype: torch.dtype) -> Row:
     """The numbers of ordinary types, converted."""
 
-    def decode_plain(raw: Tensor, out: Tensor) -> None:
-        numbers = raw.view(dtype)
+    def decode_plain(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
+        numbers, values = raw.view(dtype), out.view(-1)
         if dtype is torch.float16 and out.dtype is torch.bfloat16 and raw.device.type == "cpu":
-            half_to_bfloat(numbers, out)
+            half_to_bfloat(numbers, values)
         else:
-            out.copy_(numbers)
+            values.copy_(numbers)
 
     return decode_plain
 
 
 def _fp8(format: str) -> Row:
-    def decode_codes(raw: Tensor, out: Tensor) -> None:
-        decode_fp8(raw, out, format)
+    def decode_codes(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
+        decode_fp8(raw, out.view(-1), format)
 
     return decode_codes
 
@@ -90,7 +103,7 @@ def _blocks(format: str) -> Row:
     """Blocks, a chunk at a time: to float32 in the scratch (or in `out` itself), from there to the type asked for."""
     values, nbytes = BLOCK[format]
 
-    def decode_all(raw: Tensor, out: Tensor) -> None:
+    def decode_all(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
         blocks, rows = raw.view(-1, nbytes), out.view(-1, values)
         chunk = chunk_values(raw.device) // values
         for start in range(0, blocks.shape[0], chunk):

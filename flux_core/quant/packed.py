@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .encoding import Encoding
 from .formats import decode, decode_into
 from .workspace import scratch
 
@@ -21,15 +22,15 @@ class PackedMatrix:
     are recorded each gets memory of its own, because the backward pass looks at it again.
     """
 
-    def __init__(self, raw: Tensor, format: str, shape: Sequence[int], scale: float | None = None) -> None:
-        """raw: uint8 [bytes]; shape [out, in]; scale multiplies the values (scaled fp8)."""
-        self.raw, self.format, self.shape, self.scale = raw, format, tuple(shape), scale
+    def __init__(self, raw: Tensor, encoding: Encoding, shape: Sequence[int]) -> None:
+        """raw: uint8 [bytes]; shape [out, in]."""
+        self.raw, self.encoding, self.shape = raw, encoding, tuple(shape)
 
     def take(self, dtype: torch.dtype) -> Tensor:
         if torch.is_grad_enabled():
-            return decode(self.raw, self.format, self.shape, dtype, self.scale)
+            return decode(self.raw, self.encoding, self.shape, dtype)
         out = scratch("matrix", self.shape, dtype, self.raw.device)
-        decode_into(self.raw, out, self.format, self.scale)
+        decode_into(self.raw, out, self.encoding)
         return out
 
     def give_back(self) -> None:

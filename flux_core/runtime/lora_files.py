@@ -21,7 +21,7 @@ from ..adapters.lora import Lora, LoraUse, parse
 from ..adapters.lora_names import flux_targets, text_targets
 from ..checkpoint.files import open_weights
 from ..checkpoint.load import read
-from ..checkpoint.stored import Stored, WeightFile
+from ..checkpoint.stored import WeightFile, whole
 from ..errors import InputError
 from ..memory.manager import make_way_in_ram
 from ..quant.formats import PLAIN, decode
@@ -102,9 +102,8 @@ def _tensors(file: WeightFile) -> dict[str, Tensor]:
     make_way_in_ram(file.path.name, file.size)
     tensors = {}
     for entry in file.entries.values():
-        stored = Stored(entry.name, entry.shape, entry.format, ((entry.offset, entry.nbytes),), None, file)
-        dtype = PLAIN.get(entry.format, torch.bfloat16)
-        tensors[entry.name] = decode(read(stored), entry.format, entry.shape, dtype)
+        stored, dtype = whole(file, entry), PLAIN.get(entry.format, torch.bfloat16)
+        tensors[entry.name] = decode(read(stored), stored.encoding, stored.shape, dtype)
     return tensors
 
 

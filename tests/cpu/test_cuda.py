@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from sluice.flux_core.checkpoint.files import open_weights
-from sluice.flux_core.checkpoint.stored import Stored
+from sluice.flux_core.checkpoint.stored import whole
 from sluice.flux_core.memory import cuda
 from sluice.flux_core.memory.cpu import PAGE
 from sluice.flux_core.memory.cuda import CudaDevice
@@ -134,10 +134,7 @@ def test_every_matrix_arrives_from_wherever_it_is_kept(driver, tmp_path, homes):
     tensors = {f"{n}.weight": (torch.arange(size) * (n + 3) % 251).to(torch.uint8) for n, size in enumerate(sizes)}
     save_file(tensors, tmp_path / "w.safetensors")
     file = open_weights(tmp_path / "w.safetensors")
-    source = FileSource([
-        Stored(name, entry.shape, entry.format, ((entry.offset, entry.nbytes),), None, file)
-        for name, entry in ((name, file.entries[name]) for name in tensors)
-    ])  # fmt: skip
+    source = FileSource([whole(file, file.entries[name]) for name in tensors])
     workload = Workload("w", tuple(Piece(name, n, sizes[n]) for n, name in enumerate(tensors)))
     machine = Machine(1e12, 1e12, 1e12, disk=1e9, link=1e10, staging_buffers=2, staging_bytes=2 * PART)
     device = CudaDevice(CPU)

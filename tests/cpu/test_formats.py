@@ -11,6 +11,7 @@ import pytest
 import torch
 from sluice.flux_core.errors import FileFormatError
 from sluice.flux_core.quant import workspace
+from sluice.flux_core.quant.encoding import Encoding, Part
 from sluice.flux_core.quant.formats import FORMATS, PLAIN, decode, decode_into
 from sluice.flux_core.quant.fp8 import FP8, encode_fp8
 from sluice.flux_core.quant.gguf_blocks import BLOCKS
@@ -45,7 +46,7 @@ def test_blocks_decode_as_in_the_gguf_package(format):
     raw = random_blocks(format, 1001)
     expected = reference(raw, format)
     for dtype in BITS:
-        assert same_bits(decode(raw.view(-1), format, expected.shape, dtype), expected.to(dtype)), dtype
+        assert same_bits(decode(raw.view(-1), Encoding(format), expected.shape, dtype), expected.to(dtype)), dtype
 
 
 @pytest.mark.parametrize("format", BLOCKS)
@@ -55,7 +56,7 @@ def test_blocks_with_any_scale_decode_as_in_the_gguf_package(format):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         expected = reference(raw, format)
-    got = decode(raw.view(-1), format, expected.shape, torch.float32)
+    got = decode(raw.view(-1), Encoding(format), expected.shape, torch.float32)
     assert torch.equal(got.isnan(), expected.isnan())
     assert same_bits(got[~got.isnan()], expected[~got.isnan()])
 
@@ -68,7 +69,7 @@ def test_every_pair_of_fp8_codes_decodes_as_pytorch_converts_it(format, dtype, t
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        got = decode(codes, format, codes.shape, dtype)
+        got = decode(codes, Encoding(format), codes.shape, dtype)
     finally:
         torch.set_num_threads(before)
     assert same_bits(got, codes.view(FP8[format]).to(dtype))
@@ -78,7 +79,7 @@ def test_every_pair_of_fp8_codes_decodes_as_pytorch_converts_it(format, dtype, t
 @pytest.mark.parametrize("start", [0, 1])
 def test_fp8_of_any_length_and_place_decodes(count, start):
     codes = torch.randint(0, 127, (300,), dtype=torch.uint8)[start : start + count]
-    assert same_bits(decode(codes, "F8_E4M3", (count,)), codes.view(torch.float8_e4m3fn).to(torch.bfloat16))
+    assert same_bits(decode(codes, Encoding("F8_E4M3"), (count,)), codes.view(torch.float8_e4m3fn).to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("format", FP8)
@@ -92,16 +93,35 @@ def test_values_are_encoded_as_pytorch_rounds_them(format, dtype):
 def test_plain_numbers_are_converted_and_left_alone_if_they_need_not_be(format, seeded):
     numbers = seeded("numbers", (7, 5)).to(PLAIN[format])
     raw = numbers.view(-1).view(torch.uint8)
-    assert decode(raw, format, (7, 5)).data_ptr() == raw.data_ptr()
+    assert decode(raw, Encoding(format), (7, 5)).data_ptr() == raw.data_ptr()
     for dtype in BITS:
-        assert same_bits(decode(raw, format, (7, 5), dtype), numbers.to(dtype))
+        assert same_bits(decode(raw, Encoding(format), (7, 5), dtype), numbers.to(dtype))
 
 
 def test_a_scale_multiplies_the_decoded_values():
     codes = torch.arange(127, dtype=torch.uint8)
     for dtype in BITS:
         expected = codes.view(torch.float8_e4m3fn).float() * torch.tensor(0.0173)
-        assert same_bits(decode(codes, "F8_E4M3", (127,), dtype, 0.0173), expected.to(dtype))
+        assert same_bits(decode(codes, Encoding("F8_E4M3", 0.0173), (127,), dtype), expected.to(dtype))
+
+
+def test_parts_of_a_matrix_are_decoded_each_in_its_own_way(seeded):
+    top, middle, below = seeded("top", (2, 32)), random_blocks("Q8_0", 3), seeded("below", (1, 32)).bfloat16()
+    parts = [
+        (2, top.view(-1).view(torch.uint8), Encoding("F32")),
+        (3, middle.view(-1), Encoding("Q8_0")),
+        (1, below.view(-1).view(torch.uint8), Encoding("BF16", scale=0.5)),
+    ]
+    whole = Encoding("F32", parts=tuple(Part(rows, raw.numel(), encoding) for rows, raw, encoding in parts))
+    got = decode(torch.cat([raw for _, raw, _ in parts]), whole, (6, 32), torch.float32)
+    assert same_bits(got, torch.cat([top, reference(middle, "Q8_0"), below.float() * 0.5]))
+
+
+def test_the_half_that_is_stored_first_may_be_the_lower_one():
+    raw = random_blocks("Q4_0", 6)
+    expected = reference(raw, "Q4_0")
+    got = decode(raw.view(-1), Encoding("Q4_0", swapped=True), (6, 32), torch.float32)
+    assert same_bits(got, torch.cat([expected[3:], expected[:3]]))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -113,10 +133,10 @@ def test_matrices_larger_than_a_chunk_decode_like_their_parts(format, monkeypatc
     else:
         raw = torch.randint(0, 63, (8 * 5000,), dtype=torch.uint8)
     count = raw.numel() // BLOCK[format][1] * BLOCK[format][0]
-    whole = decode(raw, format, (count,), torch.bfloat16)
+    whole = decode(raw, Encoding(format), (count,), torch.bfloat16)
     for module in ("formats", "fp8"):
         monkeypatch.setattr(f"sluice.flux_core.quant.{module}.chunk_values", lambda _: 1024)
-    assert same_bits(decode(raw, format, (count,), torch.bfloat16), whole)
+    assert same_bits(decode(raw, Encoding(format), (count,), torch.bfloat16), whole)
 
 
 @pytest.mark.parametrize("format", ["F8_E4M3", "F16", *BLOCKS])
@@ -129,7 +149,7 @@ def test_the_scratch_does_not_grow_with_the_matrix(format):
         torch.set_num_threads(1)
         for blocks in (1 << 21, 1 << 22, 1 << 22):
             raw = torch.zeros(blocks // values * nbytes, dtype=torch.uint8)
-            decode_into(raw, torch.empty(blocks // values * values, dtype=torch.bfloat16), format)
+            decode_into(raw, torch.empty(blocks // values * values, dtype=torch.bfloat16), Encoding(format))
             held = workspace._local.held.values()
             monitor.append((sum(memory.nbytes for memory in held), {memory.data_ptr() for memory in held}))
 
@@ -143,19 +163,19 @@ def test_the_scratch_does_not_grow_with_the_matrix(format):
 
 def test_sizes_that_do_not_belong_together_are_an_error_of_the_caller():
     with pytest.raises(ValueError, match="do not fill"):
-        decode_into(torch.zeros(34, dtype=torch.uint8), torch.empty(31), "Q8_0")
+        decode_into(torch.zeros(34, dtype=torch.uint8), torch.empty(31), Encoding("Q8_0"))
     with pytest.raises(ValueError, match="do not fill"):
-        decode_into(torch.zeros(8, dtype=torch.uint8), torch.empty(2, 8)[:, ::2], "F8_E4M3")
+        decode_into(torch.zeros(8, dtype=torch.uint8), torch.empty(2, 8)[:, ::2], Encoding("F8_E4M3"))
 
 
 def test_a_format_without_a_row_is_named():
     with pytest.raises(FileFormatError, match="F6_E2M3"):
-        decode(torch.zeros(3, dtype=torch.uint8), "F6_E2M3", (4,))
+        decode(torch.zeros(3, dtype=torch.uint8), Encoding("F6_E2M3"), (4,))
 
 
 def test_a_packed_matrix_lends_the_same_memory_again_and_its_own_to_gradients():
     raw = random_blocks("Q4_K", 8).view(-1)
-    packed = PackedMatrix(raw, "Q4_K", (8, 256))
+    packed = PackedMatrix(raw, Encoding("Q4_K"), (8, 256))
     expected = reference(raw.view(8, -1), "Q4_K")
     with torch.no_grad():
         first = packed.take(torch.float32)
@@ -171,7 +191,7 @@ def test_scratch_taken_in_inference_mode_may_be_used_outside_it():
 
     def work() -> None:
         raw = random_blocks("Q8_0", 4).view(-1)
-        packed = PackedMatrix(raw, "Q8_0", (4, 32))
+        packed = PackedMatrix(raw, Encoding("Q8_0"), (4, 32))
         with torch.inference_mode():
             packed.take(torch.float32)
         with torch.no_grad():

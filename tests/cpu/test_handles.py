@@ -71,7 +71,7 @@ def saved(path: Path, state: State, prefix: str = "") -> Path:
 def tensors_of(model: handles.FluxModel | handles.Autoencoder) -> dict[str, Tensor]:
     """Every tensor under the model's own name."""
     stored = model.weights.tensors
-    return {name: decode(read(s), s.format, s.shape, torch.float32, s.scale) for name, s in stored.items()}
+    return {name: decode(read(s), s.encoding, s.shape, torch.float32) for name, s in stored.items()}
 
 
 def as_gguf(path: Path, state: State, kind: gguf.GGMLQuantizationType, arch: str = "flux") -> Path:

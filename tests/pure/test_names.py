@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sluice.flux_core.checkpoint.names import (
 )
 from sluice.flux_core.checkpoint.stored import TensorEntry, WeightFile
 from sluice.flux_core.errors import FileFormatError
+from sluice.flux_core.quant.encoding import Encoding
 from sluice.flux_core.quant.sizes import nbytes_of
 
 Shapes = dict[str, tuple[int, ...]]
@@ -73,17 +75,24 @@ def test_a_fused_matrix_without_one_of_its_parts_is_an_error_that_names_what_is_
         model_tensors(laid_out({name: (8, 8) for name in names}), "", flux_diffusers)
 
 
-def test_parts_in_different_formats_cannot_be_joined():
+def test_parts_in_different_formats_are_joined_as_they_are():
     names = [f"transformer_blocks.0.attn.{part}.weight" for part in ("to_q", "to_k", "to_v")]
     file = laid_out({name: (8, 32) for name in names}, {names[1]: "Q8_0"})
-    with pytest.raises(FileFormatError, match="Q8_0.*belong to one matrix"):
+    stored = model_tensors(file, "", flux_diffusers)["double_blocks.0.img_attn.qkv.weight"]
+    assert (stored.shape, stored.ranges) == ((24, 32), at(file, *names))
+    parts = [(part.rows, part.nbytes, part.encoding.format) for part in stored.encoding.parts]
+    assert parts == [(8, 512, "BF16"), (8, 272, "Q8_0"), (8, 512, "BF16")]
+
+
+def test_parts_of_different_widths_are_told():
+    names = [f"transformer_blocks.0.attn.{part}.weight" for part in ("to_q", "to_k", "to_v")]
+    file = laid_out({name: (8, 32 + 8 * place) for place, name in enumerate(names)})
+    with pytest.raises(FileFormatError, match="to_k.* belong to one matrix, .*qkv.weight, but are not equally wide"):
         model_tensors(file, "", flux_diffusers)
 
 
 def written(path: Path, scales: dict[str, float], mark: str = "F8_E4M3") -> Path:
     """A file of fp8 matrices [2, 2] with a scale each."""
-    import json
-
     header, data = {}, b""
     for module, scale in scales.items():
         for name, dtype, shape, raw in (
@@ -102,7 +111,23 @@ def written(path: Path, scales: dict[str, float], mark: str = "F8_E4M3") -> Path
 def test_fp8_scales_go_with_their_matrices_and_are_no_tensors_themselves(tmp_path):
     file = open_weights(written(tmp_path / "scaled.safetensors", {"img_in": 0.5, "txt_in": 0.25}))
     tensors = model_tensors(file, "", flux_bfl)
-    assert {name: stored.scale for name, stored in tensors.items()} == {"img_in.weight": 0.5, "txt_in.weight": 0.25}
+    assert {name: stored.encoding.scale for name, stored in tensors.items()} == {
+        "img_in.weight": 0.5,
+        "txt_in.weight": 0.25,
+    }
+
+
+@pytest.mark.parametrize("kind", ["F64", "F32", "F16", "BF16"])
+def test_a_scale_may_be_of_any_float_type(tmp_path, kind):
+    raw = {"F64": struct.pack("<d", 0.1), "F32": struct.pack("<f", 0.1), "F16": struct.pack("<e", 0.1),
+           "BF16": struct.pack("<f", 0.1)[2:]}[kind]  # fmt: skip
+    header = {"img_in.weight": {"dtype": "F8_E4M3", "shape": [2, 4], "data_offsets": [0, 8]},
+              "img_in.scale_weight": {"dtype": kind, "shape": [1], "data_offsets": [8, 8 + len(raw)]}}  # fmt: skip
+    text = json.dumps(header).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8) + raw)
+    scale = model_tensors(open_weights(tmp_path / "x.safetensors"), "", flux_bfl)["img_in.weight"].encoding.scale
+    expected = {"F64": struct.unpack("<f", struct.pack("<f", 0.1))[0], "F16": 0.0999755859375, "BF16": 0.099609375}
+    assert scale == expected.get(kind, expected["F64"])
 
 
 @pytest.mark.parametrize("mark, through", [("F8_E4M3", "F8_E4M3"), ("F8_E5M2", "F8_E5M2"), ("F32", "F8_E4M3")])
@@ -115,13 +140,14 @@ def test_the_mark_of_a_scaled_file_names_what_its_linear_layers_pass_through(tmp
     assert seen == {"img_in.weight": through, "single_blocks.0.norm.query_norm.scale": None}
 
 
-def test_parts_with_different_scales_cannot_be_joined(tmp_path):
+def test_parts_keep_their_scales(tmp_path):
     modules = [f"transformer_blocks.0.attn.{part}" for part in ("to_q", "to_k", "to_v")]
     same = open_weights(written(tmp_path / "same.safetensors", dict.fromkeys(modules, 0.5)))
-    assert model_tensors(same, "", flux_diffusers)["double_blocks.0.img_attn.qkv.weight"].scale == 0.5
+    qkv = "double_blocks.0.img_attn.qkv.weight"
+    assert model_tensors(same, "", flux_diffusers)[qkv].encoding == Encoding("F8_E4M3", 0.5)
     mixed = open_weights(written(tmp_path / "mixed.safetensors", dict(zip(modules, (0.5, 0.5, 0.25), strict=True))))
-    with pytest.raises(FileFormatError, match="different fp8 scales"):
-        model_tensors(mixed, "", flux_diffusers)
+    parts = model_tensors(mixed, "", flux_diffusers)[qkv].encoding.parts
+    assert [part.encoding.scale for part in parts] == [0.5, 0.5, 0.25]
 
 
 def test_only_what_stands_under_the_prefix_belongs_to_the_model():
