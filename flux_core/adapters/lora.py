@@ -1,9 +1,9 @@
 """LoRA files -> side branches on the Linears of a model.
 
-The base weights are never changed: `attached` hangs the branches beside them for the length of a run and takes them
-away again, so any number of handles with other LoRAs and strengths share one set of weights. Understood are LoRA, LoHa,
-LoKr, DoRA, full differences and the FLUX.1 control LoRAs, in the key layouts of kohya, diffusers/PEFT, BFL, LyCORIS,
-OneTrainer and XLabs.
+The base weights are never changed: `adapted` makes a copy of the model for one run, which has the branches and shares
+the weights. So any number of runs with other LoRAs and strengths use one set of weights, at the same time too.
+Understood are LoRA, LoHa, LoKr, DoRA, full differences and the FLUX.1 control LoRAs, in the key layouts of kohya,
+diffusers/PEFT, BFL, LyCORIS, OneTrainer and XLabs.
 
 Does not know: nodes, where weights live, the names themselves (lora_names.py).
 """
@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..models.copies import shallow, with_parts
 from ..models.linear import Linear
 from .branches import Branch, Change, Constant, Dense, Kronecker, LowRank, Product, Reweighing, hadamard, merge
 from .lora_names import Target
 
 log = logging.getLogger(__name__)
+
+Module = TypeVar("Module", bound=nn.Module)
 
 # suffixes of the two factors of a plain LoRA: (up, down)
 _FACTORS = (
@@ -55,13 +58,13 @@ class Lora:
     identity: Hashable = field(default_factory=object)  # the same for the same numbers; keeps none of them
 
     def copied_bytes(self, device: torch.device, dtype: torch.dtype) -> int:
-        """What attaching it there takes."""
+        """What its copies there take."""
         tensors = [tensor for all_ in self.changes.values() for change in all_ for tensor in change.tensors]
         moved = [tensor for tensor in tensors if (tensor.device, tensor.dtype) != (device, dtype)]
         return sum(tensor.numel() for tensor in moved) * dtype.itemsize
 
     def input_width(self, module: str, width: int) -> int:
-        """Input columns of a module once this is attached: control LoRAs widen img_in."""
+        """Input columns of a module that has this LoRA: control LoRAs widen img_in."""
         return max([width, *(c.shape[1] for c in self.changes.get(module, ()) if isinstance(c, LowRank) and c.widens)])
 
 
@@ -199,35 +202,32 @@ def _swapped(rows: Tensor, swap: bool) -> Tensor:
     return torch.cat(rows.chunk(2)[::-1]) if swap else rows
 
 
-@contextmanager
-def attached(model: nn.Module, uses: Sequence[LoraUse], device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Hang the LoRAs beside the model's Linears for the length of the `with`. Strength 0 costs nothing."""
+def adapted(model: Module, uses: Sequence[LoraUse], device: torch.device, dtype: torch.dtype) -> Module:
+    """The model with LoRAs beside its Linears, for one run: a copy that shares every weight (models/copies.py).
+
+    The model itself stays as it is, so runs with other LoRAs may use it at the same time. Copies of the LoRAs' tensors
+    on `device` in `dtype` live as long as the result. Strength 0 costs nothing. Raises InputError for a LoRA that
+    changes what is no linear layer of this model.
+    """
     uses = [use for use in uses if use.strength]
-    changed: list[Linear] = []
-    originals: list[tuple[nn.Module, str, nn.Parameter]] = []
-    try:
-        for path, there in _by_module(uses).items():
-            module = model.get_submodule(path)
-            if not isinstance(module, Linear):
-                raise InputError(f"A LoRA changes {path}, which is no linear layer of this model.")
-            fitting = _fitting(path, (module.out_features, module.in_features), there)
-            changed.append(module)
-            module.reweighings, module.branches = _hung([c.to(device, dtype).times(s) for c, s in fitting])
-        for use in uses:
-            for name, scale in use.lora.scales.items():
-                path, _, attribute = name.rpartition(".")
-                module = model.get_submodule(path)
-                if getattr(module, attribute).shape != scale.shape:
-                    log.warning(MISFIT, use.lora.name, name, list(scale.shape))
-                    continue
-                originals.append((module, attribute, getattr(module, attribute)))
-                setattr(module, attribute, nn.Parameter(scale.to(device, dtype), requires_grad=False))
-        yield
-    finally:
-        for module in changed:
-            module.branches, module.reweighings = (), ()
-        for module, attribute, original in reversed(originals):
-            setattr(module, attribute, original)
+    parts: dict[str, nn.Module] = {}
+    for path, there in _by_module(uses).items():
+        linear = model.get_submodule(path)
+        if not isinstance(linear, Linear):
+            raise InputError(f"A LoRA changes {path}, which is no linear layer of this model.")
+        fitting = _fitting(path, (linear.out_features, linear.in_features), there)
+        parts[path] = changed = shallow(linear)
+        changed.reweighings, changed.branches = _inside_and_beside([c.to(device, dtype).times(s) for c, s in fitting])
+    for use in uses:
+        for name, scale in use.lora.scales.items():
+            path, _, attribute = name.rpartition(".")
+            norm = parts.get(path) or shallow(model.get_submodule(path))
+            if getattr(norm, attribute).shape != scale.shape:
+                log.warning(MISFIT, use.lora.name, name, list(scale.shape))
+                continue
+            setattr(norm, attribute, nn.Parameter(scale.to(device, dtype), requires_grad=False))
+            parts[path] = norm
+    return with_parts(model, parts) if parts else model
 
 
 def _by_module(uses: Sequence[LoraUse]) -> dict[str, list[tuple[Change, LoraUse]]]:
@@ -256,7 +256,7 @@ def _fitting(path: str, shape: tuple[int, int], there: Sequence[tuple[Change, Lo
     return fitting
 
 
-def _hung(changes: Sequence[Change]) -> tuple[tuple[Product | Reweighing, ...], tuple[Branch, ...]]:
+def _inside_and_beside(changes: Sequence[Change]) -> tuple[tuple[Product | Reweighing, ...], tuple[Branch, ...]]:
     """What changes the matrix itself, in order, and what is added beside it.
 
     A reweighing sees what came before it; what comes after the last one may stay beside.

@@ -53,13 +53,16 @@ class ManagedEncoder:
         bind_rest(self.module, tensors, manager.device, holder.dtype, holder.round_to)
         self.report: JobReport | None = None
 
-    def run(self, *args: Any) -> Any:
-        """What the module makes of these arguments. Out of memory, it runs again with less beside it.
+    def run(self, *args: Any, module: nn.Module | None = None) -> Any:
+        """What the encoder makes of these arguments. Out of memory, it runs again with less beside it.
+
+        module: a copy of `self.module` to run instead, with LoRAs.
 
         Raises BudgetTooSmall.
         """
         needed = OVER
-        with self.opened(*args) as module:
+        with self.opened(*args) as bare:
+            module = module or bare
             for _ in range(RETRIES):
                 try:
                     return module(*args)

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..adapters.lora import LoraUse, attached
+from ..adapters.lora import LoraUse, adapted
 from ..checkpoint.detect import Detected, detect, refuse
 from ..checkpoint.files import open_weights
 from ..checkpoint.load import Tensors
@@ -95,16 +95,13 @@ class FluxModel:
         self._check_room(*run.shape)
         manager = manager_for(self.device, self.weights.nbytes)
         if manager is None:
-            module = self.weights.module(self.device, self.dtype)
-            with attached(module, self.loras, self.device, self.dtype):
-                yield module
+            yield adapted(self.weights.module(self.device, self.dtype), self.loras, self.device, self.dtype)
             return
         managed = self.weights.managed(manager, self.dtype)
         _make_way(manager, self.loras, self.device, self.dtype)
         uses = [use for use in self.loras if use.strength]
-        with attached(managed.module, self.loras, self.device, self.dtype):
-            with managed.opened(run, self.in_channels, uses, self.joint) as network:
-                yield network
+        with managed.opened(run, self.in_channels, uses, self.joint) as network:
+            yield network
 
     def _check_room(self, batch: int, _: int, height: int, width: int) -> None:
         """The least a block holds at once: its stream, queries, keys and values, and the wide middle of its MLP."""
@@ -156,9 +153,8 @@ class TextEncoders:
     def _ready(self, weights: ClipWeights | T5Weights, loras: tuple[LoraUse, ...]) -> Any:
         manager, dtype = manager_for(self.device, weights.nbytes), current().text_dtype
         if manager is not None:
-            return _Lent(weights.managed(manager, dtype), loras, self.device)
-        module = weights.module(self.device, dtype)
-        return _WithLoras(module, loras, self.device) if loras else module
+            return _Managed(weights.managed(manager, dtype), loras, self.device)
+        return adapted(weights.module(self.device, dtype), loras, self.device, dtype)
 
     def embeddings(self, encoder: str) -> Lookup | None:
         return lookup(self.embedding_folders, encoder) if self.embedding_folders else None
@@ -181,8 +177,8 @@ def _t5_tokenizer(weights: Path, folders: tuple[Path, ...], vocabulary: int) -> 
     return find_t5(weights, folders, vocabulary=vocabulary)
 
 
-class _Lent:
-    """A text encoder that has its matrices while it runs."""
+class _Managed:
+    """A text encoder that has its matrices and its LoRAs while it runs."""
 
     def __init__(self, managed: ManagedEncoder, uses: tuple[LoraUse, ...], device: torch.device) -> None:
         self.managed, self.uses, self.device = managed, uses, device
@@ -191,20 +187,7 @@ class _Lent:
     def __call__(self, *args: Any) -> Any:
         dtype = current().text_dtype
         _make_way(self.managed.manager, self.uses, self.device, dtype)
-        with attached(self.managed.module, self.uses, self.device, dtype):
-            return self.managed.run(*args)
-
-
-class _WithLoras:
-    """A text encoder that has its LoRAs while it runs."""
-
-    def __init__(self, module: nn.Module, uses: tuple[LoraUse, ...], device: torch.device) -> None:
-        self.module, self.uses, self.device = module, uses, device
-        self.config, self.embed = module.config, module.embed
-
-    def __call__(self, *args: Any) -> Any:
-        with attached(self.module, self.uses, self.device, current().text_dtype):
-            return self.module(*args)
+        return self.managed.run(*args, module=adapted(self.managed.module, self.uses, self.device, dtype))
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,9 @@ def modulations(flux: Flux, vectors: Sequence[Tensor]) -> list[Rows]:
 
 
 def with_branches(flux: Flux, rows: Rows, vec: Tensor) -> Rows:
-    """What `flux.modulations(vec)` is with the side branches that hang on it now, from rows made without: bit for bit.
+    """`flux.modulations(vec)`, bit for bit, from the rows of the same model without its side branches.
 
-    So another LoRA, or another strength, fetches no matrix.
+    So another LoRA, or another strength, fetches no matrix. Only for branches: reweighings depend on the matrix.
     """
     active = F.silu(vec)
     return tuple(_adapted(part, row, active) for part, row in zip(_parts(flux), rows, strict=True))
@@ -85,23 +85,15 @@ def _adapted(part: DoubleStreamBlock | SingleStreamBlock | FinalLayer, row: Tens
     return torch.cat(made, dim=1)
 
 
-@contextmanager
-def bare(flux: Flux) -> Iterator[None]:
-    """The adaLN layers without their side branches."""
-    hanging = [(linear, linear.branches) for linear in modulation_linears(flux).values()]
-    try:
-        for linear, _ in hanging:
-            linear.branches = ()
-        yield
-    finally:
-        for linear, branches in hanging:
-            linear.branches = branches
-
-
 def modulation_linears(flux: Flux) -> dict[str, Linear]:
     """The adaLN layers by name, in the order `modulations` uses them."""
     names = {module: name for name, module in flux.named_modules() if isinstance(module, Linear)}
-    return {names[linear]: linear for part in _parts(flux) for linear, _ in _modulators(part)}
+    return {names[linear]: linear for linear in modulators(flux)}
+
+
+def modulators(flux: Flux) -> Iterator[Linear]:
+    """The adaLN layers in the order `modulations` uses them."""
+    return (linear for part in _parts(flux) for linear, _ in _modulators(part))
 
 
 def _parts(flux: Flux) -> Iterator[DoubleStreamBlock | SingleStreamBlock | FinalLayer]:

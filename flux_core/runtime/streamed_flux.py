@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..adapters.lora import LoraUse
+from ..adapters.lora import LoraUse, adapted
 from ..images.resize import repeat_to_batch
 from ..memory.managed_model import ManagedModel, Tensors, bind_rest
 from ..memory.manager import DRIFT, Manager
@@ -25,7 +25,7 @@ from ..models.flux import Flux, FluxConfig
 from ..sampling.guider import Network, Run
 from .dry_run import DryRun, dry_run
 from .flux_workload import TEXT_TOKENS, FluxShape, Job, flux_workload
-from .modulation import ModulationTable, Rows, bare, modulation_linears, with_branches
+from .modulation import ModulationTable, Rows, modulation_linears, modulators, with_branches
 
 TRANSFORMER, MODULATION = 2, 0  # who gets room that two want
 VECTOR = ("time_in.", "vector_in.", "guidance_in.")  # layers that make the vector all modulation depends on
@@ -59,20 +59,20 @@ class ManagedFlux:
             for label, rank in (("transformer", TRANSFORMER), ("modulation", MODULATION))
         )
         bind_rest(self.module, tensors, manager.device, dtype, round_to)
-        self._modulators = tuple(modulation_linears(self.module).values())
 
     @contextmanager
     def opened(
         self, run: Run, in_channels: int, uses: Sequence[LoraUse] = (), joint: bool = False
     ) -> Iterator[Network]:
-        """The network, ready for one run. uses: the LoRAs that are attached. Raises BudgetTooSmall."""
+        """The network with the LoRAs of `uses`, ready for one run. Raises BudgetTooSmall."""
         job = _job_of(run, self.dtype, joint)
-        network = _Network(self, job, in_channels, self._inseparable(uses))
+        module = adapted(self.module, uses, self.manager.device, self.dtype)
+        network = _Network(self, module, job, in_channels, _inseparable(module, uses))
         self.blocks.reserve_scratch()
         if not joint:
             calls = _calls(run, self.dtype)
             self.table.expected = frozenset(row_key(network.loras, *call) for call in calls)
-            self.fill_table(calls, network.loras)
+            self.fill_table(calls, module, network.loras)
         machine = self.manager.machine(self.blocks, job.image_tokens + job.text_tokens)
         with self.manager.opened(self.blocks, network.workload, machine, network.activations()) as plan:
             self.report = network.report = JobReport(self.blocks.label, plan, self.manager.limit)
@@ -81,24 +81,17 @@ class ManagedFlux:
             finally:
                 network.close()
 
-    def _inseparable(self, uses: Sequence[LoraUse]) -> Hashable:
-        """Names the LoRAs whose part in the table cannot be added to it later; empty, as nearly always, for none.
+    def fill_table(self, calls: Sequence[Call], module: Flux, loras: Hashable) -> None:
+        """Have the rows of these calls, by one pass over the adaLN matrices.
 
-        Those change what all rows depend on, or look at a matrix themselves (DoRA).
+        module: the model of the run, whose branches are in the rows if `loras` names any.
         """
-        touched = [path for use in uses for path in use.lora.changes]
-        if any(path.startswith(VECTOR) for path in touched) or any(linear.reweighings for linear in self._modulators):
-            return tuple(use.identity for use in uses)
-        return ()
-
-    def fill_table(self, calls: Sequence[Call], loras: Hashable) -> None:
-        """Have the rows of these calls, by one pass over the adaLN matrices."""
         wanted = {row_key(loras, *call): call for call in calls}
         missing = self.table.missing(list(wanted))
         if not missing:
             return
         with torch.inference_mode():
-            vectors = {key: self.module.vector(*wanted[key], self.dtype) for key in missing}
+            vectors = {key: module.vector(*wanted[key], self.dtype) for key in missing}
             count = sum(vector.shape[0] for vector in vectors.values())
             outputs = sum(size[0] for size in self.shape.modulation_matrices().values()) * count * self.dtype.itemsize
 
@@ -107,16 +100,15 @@ class ManagedFlux:
 
             machine = self.manager.machine(self.modulation, 64)
             with self.manager.opened(self.modulation, workload, machine, 2 * outputs):
-                with nullcontext() if loras else bare(self.module):
-                    self.table.fill(self.module, vectors)
+                self.table.fill(module if loras else self.module, vectors)
         self.modulation.close()
 
-    def rows(self, loras: Hashable, call: Call) -> Rows:
-        """Out of the table, with what LoRAs add to them. Raises KeyError for a call that it was not filled for."""
+    def rows(self, call: Call, module: Flux, loras: Hashable) -> Rows:
+        """Out of the table, with what the branches of the run's model add. KeyError for a call that is not there."""
         rows = self.table[row_key(loras, *call)]
-        if loras or not any(linear.branches for linear in self._modulators):
+        if loras or not any(linear.branches for linear in modulators(module)):
             return rows
-        return with_branches(self.module, rows, self.module.vector(*call, self.dtype))
+        return with_branches(module, rows, module.vector(*call, self.dtype))
 
     def close(self) -> None:
         """Give back what is held on the device; the next run starts from the file."""
@@ -130,8 +122,8 @@ class _Network:
     Beside a GPU the host is one call ahead and no more: there is always work queued, and a cancel is soon heard.
     """
 
-    def __init__(self, flux: ManagedFlux, job: Job, in_channels: int, loras: Hashable) -> None:
-        self.flux, self.job, self.in_channels, self.loras = flux, job, in_channels, loras
+    def __init__(self, flux: ManagedFlux, module: Flux, job: Job, in_channels: int, loras: Hashable) -> None:
+        self.flux, self.module, self.job, self.in_channels, self.loras = flux, module, job, in_channels, loras
         self.report: JobReport | None = None
         self.allowed = flux.manager.allowed
         self.called = False
@@ -149,7 +141,7 @@ class _Network:
         began, waited, read = flux.manager.slabs.moment(), stream.waited, source.bytes_read
 
         def call() -> Tensor:
-            return flux.module(x, timesteps, context, y, guidance, modulation=rows, run_block=self._run_block, **more)
+            return self.module(x, timesteps, context, y, guidance, modulation=rows, run_block=self._run_block, **more)
 
         out = self._with_room(call)
         ended = flux.manager.slabs.moment()
@@ -221,9 +213,9 @@ class _Network:
         call = timesteps, y, guidance
         if self.flux.table.missing([row_key(self.loras, *call)]):
             self.flux.blocks.park()
-            self.flux.fill_table([call], self.loras)
+            self.flux.fill_table([call], self.module, self.loras)
             self._settle()
-        return self.flux.rows(self.loras, call)
+        return self.flux.rows(call, self.module, self.loras)
 
     def _follow(self) -> None:
         """Since the last step the budget may have been changed, or others may have taken room, or left some."""
@@ -272,6 +264,17 @@ class _Network:
             self.report.follow(self.flux.blocks.plan, self.report.limit)
             needed *= 2
         return work()
+
+
+def _inseparable(module: Flux, uses: Sequence[LoraUse]) -> Hashable:
+    """Names the LoRAs whose part in the table cannot be added to it later; empty, as nearly always, for none.
+
+    Those change what all rows depend on, or look at a matrix themselves (DoRA).
+    """
+    touched = [path for use in uses for path in use.lora.changes]
+    if any(linear.reweighings for linear in modulators(module)) or any(path.startswith(VECTOR) for path in touched):
+        return tuple(use.identity for use in uses)
+    return ()
 
 
 def _job_of(run: Run, dtype: torch.dtype, joint: bool) -> Job:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -13,6 +15,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from safetensors.torch import save_file
+from sluice.flux_core.adapters.branches import LowRank, Reweighing
+from sluice.flux_core.adapters.lora import Lora, LoraUse
 from sluice.flux_core.checkpoint.load import read
 from sluice.flux_core.errors import FileFormatError, InputError, MissingFileError
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -237,6 +241,51 @@ def test_what_nobody_holds_is_gone(state, tmp_path, look):
     del model
     gc.collect()
     assert module() is None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_runs_with_other_loras_share_one_module_at_the_same_time(state, tmp_path, look, seeded, monkeypatch, packed):
+    """Each gives the numbers it gives alone, and the module that both share stays as it was."""
+    monkeypatch.setattr("sluice.flux_core.runtime.weights.room", lambda _: 0 if packed else 1 << 60)
+    stored = {name: value.to(torch.float8_e4m3fn) if value.ndim == 2 else value for name, value in state.items()}
+    model = handles.load_flux(saved(tmp_path / "fp8.safetensors", stored))
+    wide = SMALL.hidden
+
+    def low_rank(name: str, columns: int = wide) -> LowRank:
+        return LowRank(seeded(name + " down", (4, columns)), seeded(name + " up", (wide, 4)), 0.1)
+
+    dora = Reweighing(low_rank("dora"), seeded("magnitude", (wide, 1)).abs())
+    first = {"double_blocks.0.img_attn.proj": (low_rank("a"),), "double_blocks.0.txt_attn.proj": (dora,)}
+    second = {"double_blocks.0.img_attn.proj": (low_rank("b"),), "single_blocks.0.linear2": (low_rank("c", 3 * wide),)}
+    scales = {"single_blocks.0.norm.key_norm.scale": seeded("scale", (SMALL.head_dim,))}
+    uses = LoraUse(Lora("first", first, {}), 0.7), LoraUse(Lora("second", second, scales), 1.0)
+    models = [replace(model, loras=(use,)) for use in uses]
+    expected, plain = [look(each) for each in models], look(model)
+    assert not torch.equal(expected[0], expected[1])
+    before = {name: dict(vars(part)) for name, part in model.weights.module(model.device, model.dtype).named_modules()}
+    inputs = seeded("x", (1, 16, 6, 4)), torch.tensor([0.7]), seeded("context", (1, 5, 32)), seeded("y", (1, 32))
+    both_open, seen = threading.Barrier(2, timeout=60), ([], [])
+
+    def run(number: int) -> None:
+        dtype = models[number].dtype
+        x, time, context, y = (part if part.ndim == 1 else part.to(dtype) for part in inputs)
+        with torch.no_grad(), models[number].open(Run((1, 16, 6, 4), (0.7, 0.0), ())) as network:
+            for _ in range(10):
+                both_open.wait()
+                seen[number].append(network(x, time, context, y, torch.tensor([3.5]).to(dtype)).float())
+            both_open.wait()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for got, alone in zip(seen, expected, strict=True):
+        assert len(got) == 10 and all(torch.equal(one, alone) for one in got)
+    module = model.weights.module(model.device, model.dtype)
+    assert (module.single_blocks[0].linear2.held is not None) == packed
+    assert all(vars(part) == before[name] for name, part in module.named_modules())
+    assert torch.equal(look(model), plain)
 
 
 def test_only_headers_are_read_until_something_computes(state, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import zlib
 import pytest
 import torch
 import torch.nn.functional as F
-from sluice.flux_core.adapters.lora import LoraUse, attached, parse
+from sluice.flux_core.adapters.lora import LoraUse, adapted, parse
 from sluice.flux_core.adapters.lora_names import flux_targets, text_targets
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.models.flux import Flux, FluxConfig
@@ -40,8 +40,7 @@ def effective(model, module):
 
 def delta(model, targets, tensors, module, strength=1.0):
     before = effective(model, module)
-    with attached(model, [LoraUse(parse("a", tensors, targets), strength)], CPU, torch.float32):
-        during = effective(model, module)
+    during = effective(adapted(model, [LoraUse(parse("a", tensors, targets), strength)], CPU, torch.float32), module)
     assert torch.equal(effective(model, module), before), "the base is as it was"
     return during - before
 
@@ -142,8 +141,7 @@ def test_a_dora_sees_what_came_before_it_and_not_what_comes_after(model, targets
         v = w + UP @ DOWN
         return w + 0.7 * (v * magnitude / v.norm(dim=0, keepdim=True) - w)
 
-    with attached(model, uses if dora_first else uses[::-1], CPU, torch.float32):
-        got = effective(model, module)
+    got = effective(adapted(model, uses if dora_first else uses[::-1], CPU, torch.float32), module)
     expected = reweighed(w) + added if dora_first else reweighed(w + added)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
@@ -159,10 +157,10 @@ def test_changes_that_do_not_fit_are_told_and_left_out(model, targets, caplog):
         "diffusion_model.single_blocks.0.norm.key_norm.scale": values("scale", 31),
     }
     before = effective(model, "img_in")
-    with attached(model, [LoraUse(parse("other", tensors, targets), 1.0)], CPU, torch.float32):
-        assert torch.equal(effective(model, "img_in"), before)
-        assert model.single_blocks[0].norm.key_norm.scale.shape == (32,)
-        assert [type(b).__name__ for b in model.double_blocks[0].img_attn.proj.branches] == ["LowRank"]
+    changed = adapted(model, [LoraUse(parse("other", tensors, targets), 1.0)], CPU, torch.float32)
+    assert torch.equal(effective(changed, "img_in"), before)
+    assert changed.single_blocks[0].norm.key_norm.scale.shape == (32,)
+    assert [type(b).__name__ for b in changed.double_blocks[0].img_attn.proj.branches] == ["LowRank"]
     assert len(caplog.records) == 3 and "does not fit" in caplog.text
 
 
@@ -174,9 +172,8 @@ def test_a_lora_after_a_control_lora_has_to_be_as_wide(model, targets):
     }
     plain = {"lora_unet_img_in.lora_up.weight": UP, "lora_unet_img_in.lora_down.weight": values("narrow", 4, 64)}
     uses = [LoraUse(parse("control", control, targets), 1.0), LoraUse(parse("plain", plain, targets), 1.0)]
-    for order, hung in ((uses, 1), (uses[::-1], 2)):
-        with attached(model, order, CPU, torch.float32):
-            assert len(model.img_in.branches) == hung
+    for order, count in ((uses, 1), (uses[::-1], 2)):
+        assert len(adapted(model, order, CPU, torch.float32).img_in.branches) == count
 
 
 def test_a_control_lora_widens_the_input_shifts_biases_and_replaces_norm_scales(model, targets):
@@ -190,28 +187,45 @@ def test_a_control_lora_widens_the_input_shifts_biases_and_replaces_norm_scales(
     lora = parse("control", tensors, targets)
     assert lora.input_width("img_in", 64) == 128 and lora.unmatched == ()
     x = values("x", 3, 128)
-    with attached(model, [LoraUse(lora, 0.5)], CPU, torch.float32):
-        got = model.img_in(x)
-        assert torch.equal(model.single_blocks[0].norm.key_norm.scale, scale), "whatever the strength"
+    changed = adapted(model, [LoraUse(lora, 0.5)], CPU, torch.float32)
+    got = changed.img_in(x)
+    assert torch.equal(changed.single_blocks[0].norm.key_norm.scale, scale), "whatever the strength"
     w = torch.cat((model.img_in.weight, torch.zeros(D, 64)), dim=1) + 0.5 * UP @ wide
     expected = F.linear(x, w, model.img_in.bias + 0.5 * tensors["img_in.lora_B.bias"])
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
     assert not torch.equal(model.single_blocks[0].norm.key_norm.scale, scale)
 
 
-def test_many_loras_add_up_and_strength_zero_hangs_nothing(model, targets):
+def test_many_loras_add_up_and_strength_zero_adds_nothing(model, targets):
     prefix = "lora_unet_single_blocks_1_linear2"
     one = {prefix + ".lora_up.weight": UP, prefix + ".lora_down.weight": values("d1", 4, D * 5)}
     two = {prefix + ".lora_up.weight": values("u2", D, 7), prefix + ".lora_down.weight": values("d2", 7, D * 5)}
     uses = [LoraUse(parse("one", one, targets), 0.5), LoraUse(parse("two", two, targets), -1.5)]
     before = effective(model, "single_blocks.1.linear2")
-    with attached(model, [*uses, LoraUse(parse("off", one, targets), 0.0)], CPU, torch.float32):
-        assert len(model.single_blocks[1].linear2.branches) == 1, "one pair of products"
-        during = effective(model, "single_blocks.1.linear2")
+    changed = adapted(model, [*uses, LoraUse(parse("off", one, targets), 0.0)], CPU, torch.float32)
+    assert len(changed.single_blocks[1].linear2.branches) == 1, "one pair of products"
+    during = effective(changed, "single_blocks.1.linear2")
     products = [t[prefix + ".lora_up.weight"] @ t[prefix + ".lora_down.weight"] for t in (one, two)]
     torch.testing.assert_close(during - before, 0.5 * products[0] - 1.5 * products[1], atol=1e-5, rtol=1e-4)
-    with attached(model, [LoraUse(uses[0].lora, 0.0)], CPU, torch.float32):
-        assert not any(getattr(m, "branches", ()) for m in model.modules())
+    assert adapted(model, [LoraUse(uses[0].lora, 0.0)], CPU, torch.float32) is model
+
+
+def test_a_model_with_loras_shares_everything_with_the_model_but_what_changes(model, targets):
+    prefix, scale = "lora_unet_single_blocks_1_linear2", values("scale", 32)
+    tensors = {
+        prefix + ".lora_up.weight": UP,
+        prefix + ".lora_down.weight": values("d1", 4, D * 5),
+        "diffusion_model.single_blocks.0.norm.key_norm.scale": scale,
+    }
+    before = {name: (module, dict(vars(module))) for name, module in model.named_modules()}
+    changed = adapted(model, [LoraUse(parse("a", tensors, targets), 1.0)], CPU, torch.float32)
+    for name, module in model.named_modules():
+        assert module is before[name][0] and vars(module) == before[name][1], "the model itself is as it was"
+    copies = {name for name, module in changed.named_modules() if module is not before[name][0]}
+    ways = ("single_blocks.1.linear2", "single_blocks.0.norm.key_norm")
+    assert copies == {way.rsplit(".", up)[0] for way in ways for up in range(4)} | {""}
+    others = {name for name, value in changed.named_parameters() if value is not model.get_parameter(name)}
+    assert others == {"single_blocks.0.norm.key_norm.scale"}
 
 
 def test_text_encoder_names_of_three_trainers():

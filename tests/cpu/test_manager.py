@@ -196,8 +196,8 @@ def test_what_stays_gives_way_to_a_lora_before_it_is_there(flux_file, seeded, mo
     use = LoraUse(Lora("large", {"single_blocks.0.linear1": (LowRank(down, up),)}, {}), 1.0)
     taken = use.lora.copied_bytes(CPU, torch.float32)
     assert taken == 2 * (down.nbytes + up.nbytes) > 12 * MiB - before
-    attach, there = handles.attached, []
-    monkeypatch.setattr(handles, "attached", lambda *args: (there.append(blocks.held_bytes), attach(*args))[1])
+    adapt, there = memory_flux.adapted, []
+    monkeypatch.setattr(memory_flux, "adapted", lambda *args: (there.append(blocks.held_bytes), adapt(*args))[1])
     assert torch.equal(picture(replace(model, loras=(use,)), seeded), expected)
     assert taken + there[0] <= 12 * MiB
     held.memory.budget = 128 * MiB + taken - 1

@@ -17,7 +17,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import save_file
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
-from sluice.flux_core.adapters.lora import Lora, LoraUse, attached
+from sluice.flux_core.adapters.lora import Lora, LoraUse, adapted
 from sluice.flux_core.checkpoint.detect import detect
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.load import Resident, bind
@@ -229,13 +229,12 @@ def test_with_loras_and_a_batch_of_two_the_bits_are_the_same(files):
     for format, dtype in (("BF16", torch.bfloat16), ("F8_E4M3", torch.float32), ("Q4_K", torch.float32)):
         whole = resident(files(format), dtype)
         plain = look(whole, dtype, 2)
-        with attached(whole, uses, CPU, dtype):
-            expected = look(whole, dtype, 2)
+        expected = look(adapted(whole, uses, CPU, dtype), dtype, 2)
         assert not torch.equal(expected, plain)
         model = streamed(files(format), dtype)
         for homes, slots in (("VDVDVDVD", 2), ("DDDDDDDD", 3)):
-            with model.opened(homes, slots) as (flux, _), attached(flux, uses, CPU, dtype):
-                assert torch.equal(look(flux, dtype, 2), expected)
+            with model.opened(homes, slots) as (flux, _):
+                assert torch.equal(look(adapted(flux, uses, CPU, dtype), dtype, 2), expected)
 
 
 def test_without_direct_reads_the_bits_are_the_same(files):
