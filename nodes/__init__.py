@@ -6,6 +6,7 @@ the classes without the prefix as well (worker/registry.py). The table is litera
 
 from typing import Any
 
+from .batch import RebatchImages, RebatchLatents
 from .conditioning import (
     ConditioningAverage,
     ConditioningCombine,
@@ -23,6 +24,13 @@ from .editing import (
     InstructPixToPixConditioning,
     ReferenceLatent,
 )
+from .fixed_schedules import (
+    AlignYourStepsScheduler,
+    LaplaceScheduler,
+    OptimalStepsScheduler,
+    PolyexponentialScheduler,
+    VPScheduler,
+)
 from .gguf import CLIPLoaderGGUF, DualCLIPLoaderGGUF, UnetLoaderGGUF, UnetLoaderGGUFAdvanced
 from .guiders import BasicGuider, CFGGuider, DisableNoise, DualCFGGuider, KSamplerSelect, RandomNoise
 from .image import (
@@ -36,7 +44,7 @@ from .image import (
     ImageScaleBy,
     ImageScaleToTotalPixels,
 )
-from .image_files import LoadImage, LoadImageMask, PreviewImage, SaveImage, SaveImageWebsocket
+from .image_files import LoadImage, LoadImageMask, LoadImageOutput, PreviewImage, SaveImage, SaveImageWebsocket
 from .image_filter import Canny, ImageBlend, ImageBlur, ImageSharpen
 from .image_layout import (
     GetImageSize,
@@ -49,6 +57,7 @@ from .image_layout import (
     RepeatImageBatch,
     ResizeAndPadImage,
 )
+from .image_save import ImageCompare, SaveAnimatedPNG, SaveAnimatedWEBP
 from .latent import (
     EmptyLatentImage,
     EmptySD3LatentImage,
@@ -72,6 +81,7 @@ from .latent_edit import (
     LatentRotate,
     LatentSubtract,
 )
+from .latent_files import LoadLatent, SaveLatent
 from .loaders import CheckpointLoaderSimple, CLIPLoader, DualCLIPLoader, UNETLoader, VAELoader
 from .lora import LoraLoader, LoraLoaderModelOnly
 from .mask import FeatherMask, GrowMask, ImageToMask, InvertMask, MaskToImage, SolidMask
@@ -84,19 +94,56 @@ from .mask_edit import (
     SplitImageWithAlpha,
     ThresholdMask,
 )
-from .model import DifferentialDiffusion, FluxToModel, MemoryBudget, ModelComputeDtype, ModelSamplingFlux
+from .model import (
+    DifferentialDiffusion,
+    FluxToModel,
+    MemoryBudget,
+    ModelComputeDtype,
+    ModelSamplingAuraFlow,
+    ModelSamplingFlux,
+    ModelSamplingSD3,
+)
 from .primitive import PrimitiveBoolean, PrimitiveFloat, PrimitiveInt, PrimitiveString, PrimitiveStringMultiline
+from .samplers import (
+    SamplerDPMAdaptative,
+    SamplerDPMPP_2M_SDE,
+    SamplerDPMPP_2S_Ancestral,
+    SamplerDPMPP_3M_SDE,
+    SamplerDPMPP_SDE,
+    SamplerER_SDE,
+    SamplerEulerAncestral,
+    SamplerEulerAncestralCFGPP,
+    SamplerEulerCFGpp,
+    SamplerLMS,
+    SamplerSASolver,
+)
 from .sampling import AddNoise, KSampler, KSamplerAdvanced, SamplerCustom, SamplerCustomAdvanced
+from .show import PreviewAny
 from .sigmas import (
     BasicScheduler,
     BetaSamplingScheduler,
     ExponentialScheduler,
+    ExtendIntermediateSigmas,
     FlipSigmas,
     KarrasScheduler,
+    ManualSigmas,
     SamplingPercentToSigma,
     SetFirstSigma,
     SplitSigmas,
     SplitSigmasDenoise,
+)
+from .string import (
+    CaseConverter,
+    RegexExtract,
+    RegexMatch,
+    RegexReplace,
+    StringCompare,
+    StringConcatenate,
+    StringContains,
+    StringLength,
+    StringReplace,
+    StringSubstring,
+    StringTrim,
 )
 from .text import (
     CLIPSetLastLayer,
@@ -233,4 +280,44 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceLatentMultiply": LatentMultiply,
     "SluiceLatentRotate": LatentRotate,
     "SluiceLatentSubtract": LatentSubtract,
+    "SluiceSamplerEulerAncestral": SamplerEulerAncestral,
+    "SluiceSamplerEulerAncestralCFGPP": SamplerEulerAncestralCFGPP,
+    "SluiceSamplerEulerCFGpp": SamplerEulerCFGpp,
+    "SluiceSamplerLMS": SamplerLMS,
+    "SluiceSamplerDPMPP_2S_Ancestral": SamplerDPMPP_2S_Ancestral,
+    "SluiceSamplerDPMPP_SDE": SamplerDPMPP_SDE,
+    "SluiceSamplerDPMPP_2M_SDE": SamplerDPMPP_2M_SDE,
+    "SluiceSamplerDPMPP_3M_SDE": SamplerDPMPP_3M_SDE,
+    "SluiceSamplerDPMAdaptative": SamplerDPMAdaptative,
+    "SluiceSamplerER_SDE": SamplerER_SDE,
+    "SluiceSamplerSASolver": SamplerSASolver,
+    "SluicePolyexponentialScheduler": PolyexponentialScheduler,
+    "SluiceLaplaceScheduler": LaplaceScheduler,
+    "SluiceVPScheduler": VPScheduler,
+    "SluiceAlignYourStepsScheduler": AlignYourStepsScheduler,
+    "SluiceOptimalStepsScheduler": OptimalStepsScheduler,
+    "SluiceExtendIntermediateSigmas": ExtendIntermediateSigmas,
+    "SluiceManualSigmas": ManualSigmas,
+    "SluiceModelSamplingSD3": ModelSamplingSD3,
+    "SluiceModelSamplingAuraFlow": ModelSamplingAuraFlow,
+    "SluiceRebatchImages": RebatchImages,
+    "SluiceRebatchLatents": RebatchLatents,
+    "SluiceSaveLatent": SaveLatent,
+    "SluiceLoadLatent": LoadLatent,
+    "SluiceLoadImageOutput": LoadImageOutput,
+    "SluiceSaveAnimatedWEBP": SaveAnimatedWEBP,
+    "SluiceSaveAnimatedPNG": SaveAnimatedPNG,
+    "SluiceImageCompare": ImageCompare,
+    "SluicePreviewAny": PreviewAny,
+    "SluiceStringConcatenate": StringConcatenate,
+    "SluiceStringSubstring": StringSubstring,
+    "SluiceStringLength": StringLength,
+    "SluiceCaseConverter": CaseConverter,
+    "SluiceStringTrim": StringTrim,
+    "SluiceStringReplace": StringReplace,
+    "SluiceStringContains": StringContains,
+    "SluiceStringCompare": StringCompare,
+    "SluiceRegexMatch": RegexMatch,
+    "SluiceRegexExtract": RegexExtract,
+    "SluiceRegexReplace": RegexReplace,
 }

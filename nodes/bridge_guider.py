@@ -137,7 +137,8 @@ class BridgedGuider:
         conditions = [prepare(conditioning, canvas, model.sampling) for conditioning in self.conditionings]
         equal_areas(conditions)
         levels = _asked(sampler, tuple(sigmas.tolist()), model.sampling)
-        return Run(tuple(noise.shape), levels, tuple(c for each in conditions for c in each)), conditions
+        timesteps = tuple(map(model.sampling.timestep, levels))
+        return Run(tuple(noise.shape), timesteps, tuple(c for each in conditions for c in each)), conditions
 
     def _mask_at(self, sigma: Tensor, mask: Tensor, extra_options: Mapping[str, Any]) -> Tensor:
         assert self.model.mask_function is not None

@@ -82,11 +82,15 @@ class Host:
 
     def pictures(self) -> list[str]:
         """The picture files that lie directly in the input folder, and those that come with us."""
+        return self.inputs(PICTURE_FILES)
+
+    def inputs(self, endings: tuple[str, ...]) -> list[str]:
+        """The files with these endings that lie directly in the input folder, and those that come with us."""
         files = [file for folder in (self.input, TINY_INPUT) if folder.is_dir() for file in folder.iterdir()]
-        return sorted({file.name for file in files if file.suffix.lower() in PICTURE_FILES})
+        return sorted({file.name for file in files if file.suffix.lower() in endings})
 
     def picture(self, name: str) -> Path:
-        """A picture by its name in a workflow, which may end in [input], [output] or [temp].
+        """A file by its name in a workflow, which may end in [input], [output] or [temp].
 
         Raises MissingFileError, or InputError for a name that leads out of its folder.
         """
@@ -96,7 +100,7 @@ class Host:
         if not path.is_file() and kind == "input":
             path = confined(TINY_INPUT, name)
         if not path.is_file():
-            raise MissingFileError(f"The picture {name!r} is not in the {kind} folder {folder}. Put it there.")
+            raise MissingFileError(f"The file {name!r} is not in the {kind} folder {folder}. Put it there.")
         return path
 
     def check_interrupted(self) -> None:

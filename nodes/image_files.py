@@ -28,11 +28,11 @@ class LoadImage:
 
     @classmethod
     def IS_CHANGED(cls, image: str) -> str:
-        return _fingerprint(image)
+        return fingerprint_of(image)
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:
-        return _found(image)
+        return missing_problem(image)
 
     def load(self, image: str) -> tuple[Any, Any]:
         from ..flux_core.images.files import load
@@ -59,17 +59,50 @@ class LoadImageMask:
 
     @classmethod
     def IS_CHANGED(cls, image: str, channel: str) -> str:
-        return _fingerprint(image)
+        return fingerprint_of(image)
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:
-        return _found(image)
+        return missing_problem(image)
 
     def load(self, image: str, channel: str) -> tuple[Any]:
         from ..flux_core.images.files import load_channel
         from .host import host
 
         return (load_channel(host().picture(image), channel),)
+
+
+class LoadImageOutput:
+    """A picture of the output folder."""
+
+    MODELS = False
+    TITLE = "Load Image (from Outputs)"
+    DESCRIPTION = "Loads a picture of the output folder. The button beside its name chooses the newest one."
+    CATEGORY = "image"
+    EXPERIMENTAL = True
+    FUNCTION = "load"
+    RETURN_TYPES = (IMAGE, MASK)
+    OUTPUT_TOOLTIPS = ("The picture.", "What is transparent in it.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        newest = {"route": "/internal/files/output", "refresh_button": True, "control_after_refresh": "first"}
+        options = {"image_upload": True, "image_folder": "output", "remote": newest}
+        return {"required": {"image": ("COMBO", {**options, "tooltip": "A picture of the output folder."})}}
+
+    @classmethod
+    def IS_CHANGED(cls, image: str) -> str:
+        return fingerprint_of(image)
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
+        return missing_problem(image)
+
+    def load(self, image: str) -> tuple[Any, Any]:
+        from ..flux_core.images.files import load
+        from .host import host
+
+        return load(host().picture(image))
 
 
 class SaveImage:
@@ -95,23 +128,15 @@ class SaveImage:
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
-        """Told before anything runs, instead of when the picture is done. None: another node will give it."""
-        from ..flux_core.errors import SluiceError
-        from ..flux_core.io.saving import check_prefix
-        from .host import host
-
-        try:
-            check_prefix(filename_prefix or "", host().output)
-        except SluiceError as error:
-            return str(error)
-        return True
+        return prefix_problem(filename_prefix)
 
     def save(
         self, images: Any, filename_prefix: str = "ComfyUI", prompt: Any = None, extra_pnginfo: Any = None
     ) -> dict[str, Any]:
         from .host import host
 
-        return _save(images, filename_prefix, host().output, "output", 4, prompt, extra_pnginfo)
+        saved = save_pictures(images, filename_prefix, host().output, "output", 4, prompt, extra_pnginfo)
+        return {"ui": {"images": saved}}
 
 
 class PreviewImage:
@@ -134,7 +159,8 @@ class PreviewImage:
     def save(self, images: Any, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
         from .host import host
 
-        return _save(images, f"ComfyUI_temp_{self.mark}", host().temp, "temp", 1, prompt, extra_pnginfo)
+        name = f"ComfyUI_temp_{self.mark}"
+        return {"ui": {"images": save_pictures(images, name, host().temp, "temp", 1, prompt, extra_pnginfo)}}
 
 
 class SaveImageWebsocket:
@@ -163,9 +189,10 @@ class SaveImageWebsocket:
         return {}
 
 
-def _save(
+def save_pictures(
     images: Any, prefix: str, folder: os.PathLike[str], kind: str, compress_level: int, prompt: Any, extra: Any
-) -> dict[str, Any]:
+) -> list[dict[str, str]]:
+    """Every picture of a batch as a PNG with its workflow: what clients are told of the files."""
     from ..flux_core.images.files import to_pil
     from ..flux_core.io.png import encode
     from ..flux_core.io.saving import place
@@ -175,7 +202,20 @@ def _save(
     for number, image in enumerate(images):
         name = target.save(encode(to_pil(image), prompt, extra, compress_level), number)
         saved.append({"filename": name, "subfolder": target.subfolder, "type": kind})
-    return {"ui": {"images": saved}}
+    return saved
+
+
+def prefix_problem(filename_prefix: str | None) -> bool | str:
+    """What is wrong with a file name prefix, told before anything runs; True if nothing. None: a link will give it."""
+    from ..flux_core.errors import SluiceError
+    from ..flux_core.io.saving import check_prefix
+    from .host import host
+
+    try:
+        check_prefix(filename_prefix or "", host().output)
+    except SluiceError as error:
+        return str(error)
+    return True
 
 
 def _input_pictures() -> tuple[list[str], dict[str, Any]]:
@@ -184,10 +224,13 @@ def _input_pictures() -> tuple[list[str], dict[str, Any]]:
     return host().pictures(), {"image_upload": True, "tooltip": "A picture of the input folder."}
 
 
-def _found(image: str) -> bool | str:
+def missing_problem(image: str) -> bool | str:
+    """What is wrong with the name of an input file; True if nothing."""
     from ..flux_core.errors import SluiceError
     from .host import host
 
+    if not isinstance(image, str):
+        return f"{image!r} is not the name of a file"
     try:
         host().picture(image)
     except SluiceError as error:
@@ -195,7 +238,8 @@ def _found(image: str) -> bool | str:
     return True
 
 
-def _fingerprint(image: str) -> str:
+def fingerprint_of(image: str) -> str:
+    """What is another when the content of an input file is another."""
     from ..flux_core.images.files import fingerprint
     from .host import host
 

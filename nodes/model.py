@@ -7,6 +7,8 @@ from typing import Any
 
 from .sockets import MODEL, STRING, Inputs, choice, number, pixels, wire
 
+SHIFT_TIP = "1 leaves the levels evenly spread; more spends more steps on high noise. schnell has 1."
+
 
 class ModelSamplingFlux:
     """The shift of the noise levels, by the size of the picture."""
@@ -34,6 +36,51 @@ class ModelSamplingFlux:
         from ..flux_core.sampling.schedule import FluxShift
 
         return (replace(model, sampling=FluxShift.for_size(width, height, max_shift, base_shift)),)
+
+
+class ModelSamplingSD3:
+    """The shift of Stable Diffusion 3."""
+
+    TITLE = "ModelSamplingSD3"
+    DESCRIPTION = (
+        "Shifts noise levels as Stable Diffusion 3 does, and tells the model times 1000 times as large, which is not "
+        "what FLUX.1 was trained with. ModelSamplingAuraFlow has the same shift and the right times."
+    )
+    CATEGORY = "advanced/model"
+    FUNCTION = "patch"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model with this shift.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        shift = number(3.0, 0.0, 100.0, 0.01, SHIFT_TIP)
+        return {"required": {"model": wire(MODEL, "The model."), "shift": shift}}
+
+    def patch(self, model: Any, shift: float) -> tuple[Any]:
+        from ..flux_core.sampling.schedule import LinearFlow
+
+        return (replace(model, sampling=LinearFlow(shift, multiplier=1000.0)),)
+
+
+class ModelSamplingAuraFlow:
+    """A shift by one number."""
+
+    TITLE = "ModelSamplingAuraFlow"
+    DESCRIPTION = "Shifts noise levels by one number, whatever the size of the picture."
+    CATEGORY = "advanced/model"
+    FUNCTION = "patch"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model with this shift.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        shift = number(1.73, 0.0, 100.0, 0.01, SHIFT_TIP)
+        return {"required": {"model": wire(MODEL, "The model."), "shift": shift}}
+
+    def patch(self, model: Any, shift: float) -> tuple[Any]:
+        from ..flux_core.sampling.schedule import LinearFlow
+
+        return (replace(model, sampling=LinearFlow(shift)),)
 
 
 class DifferentialDiffusion:

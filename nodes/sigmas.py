@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .sockets import FLOAT, MODEL, SIGMAS, Inputs, choice, integer, number, switch, wire
+from .sockets import FLOAT, MODEL, SIGMAS, STRING, Inputs, choice, integer, number, switch, wire
 
 SCHEDULERS = (
     "simple",
@@ -216,6 +216,59 @@ class SetFirstSigma:
         from ..flux_core.sampling.schedule import set_first
 
         return (set_first(sigmas, sigma),)
+
+
+class ExtendIntermediateSigmas:
+    """More steps between the steps."""
+
+    TITLE = "ExtendIntermediateSigmas"
+    DESCRIPTION = "Cuts the steps of a schedule, or those within a range of levels, into more steps."
+    CATEGORY = "sampling/custom_sampling/sigmas"
+    FUNCTION = "extend"
+    RETURN_TYPES = (SIGMAS,)
+    OUTPUT_TOOLTIPS = ("The longer schedule.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "sigmas": wire(SIGMAS, "The schedule."),
+                "steps": integer(2, 1, 100, "Steps made of one."),
+                "start_at_sigma": number(
+                    -1.0, -1.0, 20000.0, 0.01, "Steps from higher levels stay whole; -1 cuts them all.", round=False
+                ),
+                "end_at_sigma": number(
+                    12.0, 0.0, 20000.0, 0.01, "Steps from lower levels stay whole; at most 1 for FLUX.1.", round=False
+                ),
+                "spacing": choice(["linear", "cosine", "sine"], "How the new levels lie within the step."),
+            }
+        }
+
+    def extend(self, sigmas: Any, steps: int, start_at_sigma: float, end_at_sigma: float, spacing: str) -> tuple[Any]:
+        from ..flux_core.sampling.fixed_schedules import extended
+
+        return (extended(sigmas, steps, start_at_sigma, end_at_sigma, spacing),)
+
+
+class ManualSigmas:
+    """A schedule written down."""
+
+    DESCRIPTION = "Noise levels as you write them, from 1 down to 0."
+    CATEGORY = "sampling/custom_sampling/sigmas"
+    EXPERIMENTAL = True
+    FUNCTION = "read"
+    RETURN_TYPES = (SIGMAS,)
+    OUTPUT_TOOLTIPS = ("The noise levels.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        tip = "The levels, with anything between them that is no number. The last is usually 0."
+        return {"required": {"sigmas": (STRING, {"default": "1, 0.5", "multiline": False, "tooltip": tip})}}
+
+    def read(self, sigmas: str) -> tuple[Any]:
+        from ..flux_core.sampling.fixed_schedules import written
+
+        return (written(sigmas),)
 
 
 class SamplingPercentToSigma:

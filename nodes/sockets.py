@@ -46,9 +46,9 @@ def choice(options: Sequence[str], tip: str, **more: Any) -> Declared:
     return list(options), {**more, "tooltip": tip}
 
 
-def switch(default: bool, tip: str) -> Declared:
-    """On or off."""
-    return BOOLEAN, {"default": default, "tooltip": tip}
+def switch(default: bool | None, tip: str) -> Declared:
+    """On or off; None where ComfyUI says neither, which the editor takes for off."""
+    return BOOLEAN, {"tooltip": tip} if default is None else {"default": default, "tooltip": tip}
 
 
 def prompt(tip: str) -> Declared:

@@ -290,14 +290,14 @@ def _tokens(latents: Sequence[Tensor]) -> int:
 
 
 def _calls(run: Run, dtype: torch.dtype) -> list[Call]:
-    """What the network will be asked for, as the guider will ask it: every level of every condition. On the CPU."""
+    """What the network will be asked for, as the guider will ask it: every timestep of every condition. On the CPU."""
     batch = run.shape[0]
     calls: list[Call] = []
     for condition in run.conditions:
         y, value = repeat_to_batch(condition.pooled, batch), condition.guidance
         guidance = None if value is None else torch.full((batch,), value).to(dtype)
-        levels = [level for level in dict.fromkeys(run.sigmas) if level > 0]
-        calls += [(torch.full((batch,), level), y, guidance) for level in levels]
+        times = [time for time in dict.fromkeys(run.timesteps) if time > 0]
+        calls += [(torch.full((batch,), time), y, guidance) for time in times]
     return calls
 
 

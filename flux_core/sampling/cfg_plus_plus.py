@@ -44,6 +44,15 @@ def euler_ancestral_cfg_pp(
     return x
 
 
+def euler_cfg_pp_alternative(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore) -> Tensor:
+    """Euler along (x - D) / s + (U - D) / s: a step of the direction, and what guidance added taken off again."""
+    for i, (s, s_next) in enumerate(pairwise(sigmas)):
+        D, U = denoise.with_uncond(x, s)
+        on_step(i, D, x)
+        x = x + (s_next - s) / s * (x - D + U - D)
+    return x
+
+
 def dpmpp_2s_ancestral_cfg_pp(
     denoise: Denoise,
     x: Tensor,

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .flow import Denoise, OnStep, Sigmas, ignore
+from ..errors import InputError
+from .flow import Denoise, OnStep, Sigmas, StepNoise, ancestral_split, ignore, root
 
 Direction = Callable[[Tensor, float], Tensor]  # (x, t) -> d
 
@@ -47,36 +48,86 @@ def dpm_adaptive(
     x: Tensor,
     sigmas: Sigmas,
     *,
+    noise: StepNoise | None = None,
     on_step: OnStep = ignore,
+    order: int = 3,
     rtol: float = 0.05,
     atol: float = 0.0078,
     h_init: float = 0.05,
-    accept: float = 0.81,
+    pcoeff: float = 0.0,
+    icoeff: float = 1.0,
+    dcoeff: float = 0.0,
+    accept_safety: float = 0.81,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
 ) -> Tensor:
-    """DPM-Solver-23: order 3, with steps chosen so that order 2 agrees within `atol` + `rtol` (appendix C).
+    """DPM-Solver-12 or -23: steps so long that the next lower order agrees within `atol` + `rtol` (appendix C).
 
-    Of the schedule it takes the ends only; the number of calls follows from the picture, three for each attempt.
+    Of the schedule it takes the ends only; the number of calls follows from the picture, `order` for each attempt.
+    A step whose length would shrink below `accept_safety` of itself is taken again, shorter. With `noise`, `eta` makes
+    it ancestral. Raises InputError for a first step of no length.
     """
     if len(sigmas) < 2:
         return x
+    if h_init <= 0:
+        raise InputError("dpm_adaptive needs an h_init above 0: it is the length of its first step.")
     t, end = _ends(sigmas)
     direction = _direction(denoise)
-    h, attempt, before = h_init, 0, x
+    control = _StepControl(h_init, pcoeff, icoeff, dcoeff, 1.5 if eta else order, accept_safety)
+    attempt, before = 0, x
     while t < end - 1e-5:
-        step = min(h, end - t)
+        t_next = min(end, t + control.h)
+        t_down, up = _down_and_up(t, t_next, end, eta if noise else 0.0)
         d = direction(x, t)
-        ahead = _look_ahead(direction, x, d, t, step, 1 / 3)
-        low = _second(x, d, ahead, t, step, 1 / 3)
-        high = _third(direction, x, d, ahead, t, step)
+        low, high = _attempt(direction, x, d, t, t_down - t, order)
         on_step(attempt, x - math.exp(-t) * d, x)
         tolerance = torch.clamp(rtol * torch.maximum(low.abs(), before.abs()), min=atol)
         error = ((low - high) / tolerance).square().mean().sqrt().item()
-        # The step would grow by this factor if errors were exactly of third order; atan keeps it from jumping.
-        factor = 1 + math.atan((1 / (error + 1e-8)) ** (1 / 3) - 1)
-        if factor >= accept:
-            before, x, t = low, high, t + step
-        h, attempt = h * factor, attempt + 1
+        if control.accepts(error):
+            before, x = low, high
+            if noise is not None:
+                x = x + up * s_noise * noise(math.exp(-t), math.exp(-t_next))
+            t = t_next
+        attempt += 1
     return x
+
+
+def _attempt(direction: Direction, x: Tensor, d: Tensor, t: float, h: float, order: int) -> tuple[Tensor, Tensor]:
+    """The same step by order - 1 and by `order`, which share their looks."""
+    if order == 2:
+        return _first(x, d, t, h), _second(x, d, _look_ahead(direction, x, d, t, h, 1 / 2), t, h, 1 / 2)
+    ahead = _look_ahead(direction, x, d, t, h, 1 / 3)
+    return _second(x, d, ahead, t, h, 1 / 3), _third(direction, x, d, ahead, t, h)
+
+
+def _down_and_up(t: float, t_next: float, end: float, eta: float) -> tuple[float, float]:
+    """Where an ancestral step goes to, and the size of the noise that brings it back to t_next."""
+    if not eta:
+        return t_next, 0.0
+    down, _ = ancestral_split(math.exp(-t), math.exp(-t_next), eta)
+    t_down = min(end, -math.log(down)) if down > 0 else end
+    return t_down, root(math.exp(-2 * t_next) - math.exp(-2 * t_down))
+
+
+class _StepControl:
+    """A PID controller of step lengths: by errors now, one and two accepted steps ago (Söderlind 2003)."""
+
+    def __init__(self, h: float, p: float, i: float, d: float, order: float, accept_safety: float) -> None:
+        self.h, self.accept_safety = h, accept_safety
+        self.exponents = (p + i + d) / order, -(p + 2 * d) / order, d / order
+        self.inverse_errors: list[float] = []  # newest first
+
+    def accepts(self, error: float) -> bool:
+        """Take note of an attempt's error; whether it was small enough. `h` becomes the next length to try."""
+        inverse = 1 / (error + 1e-8)
+        self.inverse_errors = [inverse, *(self.inverse_errors[1:] or [inverse, inverse])]
+        factor = math.prod(e**power for e, power in zip(self.inverse_errors, self.exponents, strict=True))
+        factor = 1 + math.atan(factor - 1)  # atan keeps it from jumping
+        accepted = factor >= self.accept_safety
+        if accepted:
+            self.inverse_errors = [inverse, inverse, self.inverse_errors[1]]
+        self.h *= factor
+        return accepted
 
 
 def _ends(sigmas: Sigmas) -> tuple[float, float]:

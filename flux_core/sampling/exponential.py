@@ -7,11 +7,13 @@ infinity at s = 1, so the first level has to lie below 1. All end with x = D.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .flow import Denoise, OnStep, Sigmas, StepNoise, ancestral_split, half_log_snr, ignore, root, sigma_at
 
 
@@ -24,8 +26,15 @@ def dpmpp_sde(
     on_step: OnStep = ignore,
     eta: float = 1.0,
     s_noise: float = 1.0,
+    r: float = 0.5,
 ) -> Tensor:
-    """DPM-Solver++ SDE, singlestep with its middle at half the step (Lu et al. 2022b). Two calls a step."""
+    """DPM-Solver++ SDE, singlestep with its middle at the share `r` of the step (Lu et al. 2022b). Two calls a step.
+
+    Raises InputError for r = 0: the middle would be the start.
+    """
+    if r == 0:
+        raise InputError("DPM-Solver++ SDE needs an r above 0: it is the share of the step at which it looks again.")
+    weight = 1 / (2 * r)
 
     def move(x: Tensor, D: Tensor, s: float, s_to: float) -> Tensor:
         """From s to s_to: below it, then up with noise; in ratios of noise to picture, s / (1 - s)."""
@@ -39,16 +48,17 @@ def dpmpp_sde(
         on_step(i, D, x)
         if s_next == 0:
             return D
-        s_mid = _fp32_middle(s, s_next)
+        s_mid = _fp32_between(s, s_next, r)
         D_mid = denoise(move(x, D, s, s_mid), s_mid)
-        x = move(x, D_mid, s, s_next)
+        x = move(x, D_mid if weight == 1 else (1 - weight) * D + weight * D_mid, s, s_next)
     return x
 
 
-def _fp32_middle(s: float, s_next: float) -> float:
-    """The middle in lambda, to the last bit of fp32: a Brownian path has other noise for the level next to it."""
+def _fp32_between(s: float, s_next: float, share: float) -> float:
+    """A level within a step, by its share in lambda, to the last bit of fp32: a Brownian path has other noise for
+    the level next to it."""
     start, end = torch.tensor([s, s_next]).logit()
-    return torch.sigmoid(start + 0.5 * (end - start)).item()
+    return torch.sigmoid(start + share * (end - start)).item()
 
 
 def dpmpp_2m_sde(
@@ -125,12 +135,28 @@ def _noise_size(s_to: float, h: float, eta: float) -> float:
 
 
 def er_sde(
-    denoise: Denoise, x: Tensor, sigmas: Sigmas, *, noise: StepNoise, on_step: OnStep = ignore, s_noise: float = 1.0
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Sigmas,
+    *,
+    noise: StepNoise,
+    on_step: OnStep = ignore,
+    s_noise: float = 1.0,
+    max_stage: int = 3,
+    eta: float | None = None,
 ) -> Tensor:
     """Extended reverse-time SDE solver, third order (Cui et al. 2023, arXiv 2309.06169, VP ER-SDE-Solver-3).
 
-    Counts in r = s / (1 - s), with the noise scale g(r) = r (exp(r^0.3) + 10).
+    Counts in r = s / (1 - s), with the noise scale g(r) = r (exp(r^0.3) + 10). With `eta` the scale is r^(1 + eta)
+    instead: the reverse-time SDE, and at 0 its ODE. `max_stage` limits the order.
     """
+
+    def scale(r: Tensor) -> Tensor:
+        return r * (torch.exp(r**0.3) + 10) if eta is None else r ** (1 + eta)
+
+    def scale_at(r: float) -> float:
+        return scale(torch.tensor(r, dtype=torch.float64)).item()
+
     levels = [s / (1 - s) for s in sigmas]
     D_prev = slope_prev = None
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
@@ -139,14 +165,14 @@ def er_sde(
         if s_next == 0:
             return D
         r, r_next, alpha = levels[i], levels[i + 1], 1 - s_next
-        kept = _er_scale(r_next) / _er_scale(r)
+        kept = scale_at(r_next) / scale_at(r)
         moved = alpha / (1 - s) * kept * x + alpha * (1 - kept) * D
-        if D_prev is not None:
-            area, moment = _er_integrals(r, r_next)
-            dt, g = r_next - r, _er_scale(r_next)
+        if D_prev is not None and max_stage >= 2:
+            area, moment = _er_integrals(scale, r, r_next)
+            dt, g = r_next - r, scale_at(r_next)
             slope = (D - D_prev) / (r - levels[i - 1])
             moved = moved + alpha * (dt + area * g) * slope
-            if slope_prev is not None:
+            if slope_prev is not None and max_stage >= 3:
                 bend = (slope - slope_prev) / ((r - levels[i - 2]) / 2)
                 moved = moved + alpha * (dt**2 / 2 + moment * g) * bend
             slope_prev = slope
@@ -155,15 +181,11 @@ def er_sde(
     return x
 
 
-def _er_scale(r: float) -> float:
-    return r * (math.exp(r**0.3) + 10)
-
-
-def _er_integrals(r: float, r_next: float, points: int = 200) -> tuple[float, float]:
+def _er_integrals(scale: Callable[[Tensor], Tensor], r: float, r_next: float, points: int = 200) -> tuple[float, float]:
     """Integrals from r_next to r of 1/g(u) and of (u - r)/g(u), as left sums."""
     width = (r - r_next) / points
     u = r_next + width * torch.arange(points, dtype=torch.float64)
-    inverse = 1 / (u * (torch.exp(u**0.3) + 10))
+    inverse = 1 / scale(u)
     return (inverse.sum() * width).item(), (((u - r) * inverse).sum() * width).item()
 
 

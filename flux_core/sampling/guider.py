@@ -33,7 +33,7 @@ class Run:
     """What a sampling run will ask of the network, told before it starts."""
 
     shape: tuple[int, ...]  # of the latent, [B, 16, h, w]
-    sigmas: tuple[float, ...]  # at which it will look, each once
+    timesteps: tuple[float, ...]  # what it will be told of the noise levels it looks at, each once
     conditions: tuple[Condition, ...]
 
 
@@ -185,7 +185,7 @@ class Denoiser:
         inputs = [_Input.of(condition, x, self.dtype) for condition in conditions]
         seen: list[Tensor | None] = [None] * len(inputs)
         for group in _groups(inputs) if self.joint else [[n] for n in range(len(inputs))]:
-            velocity = _call(self.network, [inputs[n] for n in group], sigma)
+            velocity = _call(self.network, [inputs[n] for n in group], self.guider.model.sampling.timestep(sigma))
             for n, v in zip(group, velocity.chunk(len(group)), strict=True):
                 area = conditions[n].area
                 seen[n] = (x if area is None else area.of(x)) - sigma * v
@@ -247,7 +247,7 @@ def _groups(inputs: Sequence[_Input]) -> list[list[int]]:
     return list(kinds.values())
 
 
-def _call(network: Network, inputs: Sequence[_Input], sigma: float) -> Tensor:
+def _call(network: Network, inputs: Sequence[_Input], timestep: float) -> Tensor:
     """Velocity in fp32, of the inputs' batches one after the other."""
 
     def join(parts: Sequence[Tensor | None]) -> Tensor | None:
@@ -261,7 +261,7 @@ def _call(network: Network, inputs: Sequence[_Input], sigma: float) -> Tensor:
         extras = {"ref_latents": references, "ref_method": inputs[0].reference_method}
     if mask is not None:
         extras["attention_mask"] = mask
-    timesteps = torch.full((x.shape[0],), sigma)
+    timesteps = torch.full((x.shape[0],), timestep)
     velocity = network(x, timesteps, context, pooled, guidance, **extras).float()
     if velocity.shape[-2:] != x.shape[-2:]:
         raise InputError(f"The network returned {tuple(velocity.shape)} for a latent {tuple(x.shape)}.")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,10 +34,11 @@ def lms(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore
 
 
 def lagrange_integrals(nodes: Sequence[float], start: float, end: float) -> list[float]:
-    """The integral from start to end of each Lagrange polynomial over `nodes`; exact up to four of them."""
+    """The integral from start to end of each Lagrange polynomial over `nodes`, by a Gauss rule that is exact for it."""
     middle, half = (start + end) / 2, (end - start) / 2
-    points = middle - half / math.sqrt(3), middle + half / math.sqrt(3)  # Gauss: exact for cubics
-    return [half * sum(_lagrange(nodes, j, u) for u in points) for j in range(len(nodes))]
+    points, weights = np.polynomial.legendre.leggauss((len(nodes) + 1) // 2)
+    looks = [(middle + half * float(at), half * float(weight)) for at, weight in zip(points, weights, strict=True)]
+    return [sum(weight * _lagrange(nodes, j, u) for u, weight in looks) for j in range(len(nodes))]
 
 
 def _lagrange(nodes: Sequence[float], j: int, u: Any) -> Any:

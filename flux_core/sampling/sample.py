@@ -101,7 +101,8 @@ def sample(
     equal_areas(conditions)
     watch = _Watch(callback, steps=len(levels) - 1)
     asked = asked_levels(sampler.method, levels, model.sampling, **sampler.options)
-    run = Run(tuple(latent.shape), asked, tuple(c for each in conditions for c in each))
+    timesteps = tuple(model.sampling.timestep(level) for level in asked)
+    run = Run(tuple(latent.shape), timesteps, tuple(c for each in conditions for c in each))
     with model.open(run) as network:
         denoise: Denoise = Denoiser(guider, network, conditions, model.dtype, model.joint)
         if mask is not None:

@@ -31,6 +31,10 @@ class _Flow:
     def sigma(self, t: Time) -> Time:
         raise NotImplementedError
 
+    def timestep(self, sigma: float) -> float:
+        """What the network is told of a level."""
+        return sigma
+
     @cached_property
     def table(self) -> Tensor:
         """All levels in rising order, fp32 [entries]; the last is 1."""
@@ -70,13 +74,20 @@ class FluxShift(_Flow):
 
 @dataclass(frozen=True)
 class LinearFlow(_Flow):
-    """FLUX.1-schnell: shift t / (1 + (shift - 1) t), 1000 levels; at shift 1 sigma is t itself."""
+    """FLUX.1-schnell: shift t / (1 + (shift - 1) t), 1000 levels; at shift 1 sigma is t itself.
+
+    `multiplier` is what the network is told times as large as the level: 1 for FLUX.1, 1000 for Stable Diffusion 3.
+    """
 
     shift: float = 1.0
+    multiplier: float = 1.0
     entries = 1000
 
     def sigma(self, t: Time) -> Time:
         return t if self.shift == 1 else self.shift * t / (1 + (self.shift - 1) * t)
+
+    def timestep(self, sigma: float) -> float:
+        return sigma * self.multiplier
 
 
 Sampling = FluxShift | LinearFlow

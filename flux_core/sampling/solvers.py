@@ -125,8 +125,15 @@ SOLVERS: dict[str, Method] = {
 }
 
 
+# What nodes of their own offer, and no list of names.
+UNLISTED: dict[str, Method] = {
+    "dpm_adaptive_ancestral": Method(dpm_solver.dpm_adaptive, noise=_PLAIN),
+    "euler_cfg_pp_alternative": Method(cfg_plus_plus.euler_cfg_pp_alternative),
+}
+
+
 def solver(name: str) -> Method:
-    """The named method. Raises InputError for a name that is none of SOLVERS."""
-    if name not in SOLVERS:
+    """The named method. Raises InputError for a name that is known to none of the tables."""
+    if name not in SOLVERS and name not in UNLISTED:
         raise InputError(f"There is no sampler named {name!r}. Choose one of: {', '.join(SOLVERS)}.")
-    return SOLVERS[name]
+    return SOLVERS.get(name) or UNLISTED[name]

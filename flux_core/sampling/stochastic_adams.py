@@ -15,9 +15,7 @@ from torch import Tensor
 from .flow import Denoise, OnStep, Sigmas, StepNoise, half_log_snr, ignore, root
 from .schedule import Sampling
 
-PREDICTOR_ORDER = 3
-CORRECTOR_ORDER = 4
-STOCHASTIC = 0.2, 0.8  # tau is 1 between these shares of the way to the picture, 0 outside
+STOCHASTIC = 0.2, 0.8  # tau is above 0 between these shares of the way to the picture, 0 outside
 
 
 def sa_solver(
@@ -30,13 +28,20 @@ def sa_solver(
     on_step: OnStep = ignore,
     s_noise: float = 1.0,
     pece: bool = False,
+    eta: float = 1.0,
+    between: tuple[float, float] | None = None,
+    predictor_order: int = 3,
+    corrector_order: int = 4,
+    simple_order_2: bool = False,
 ) -> Tensor:
     """Predict x', look from there (D'), correct x' with D', predict on. One call a step (algorithm 1).
 
     `pece` also looks from the corrected state: two calls a step. If the levels do not end in 0, what comes back is
-    the corrected state at the last level but one, as in the reference.
+    the corrected state at the last level but one, as in the reference. tau is `eta` at levels `between` two noise
+    levels (high, low), 0 elsewhere. A corrector of order 0 leaves the prediction as it is. `simple_order_2` takes the
+    shorter weights of appendix D wherever two points are used.
     """
-    high, low = (sampling.percent_to_sigma(share) for share in STOCHASTIC)
+    high, low = between or tuple(sampling.percent_to_sigma(share) for share in STOCHASTIC)
     lambdas = [half_log_snr(s) for s in sigmas]
     steps = len(sigmas) - 1
     seen: list[Tensor] = []  # D at the last levels, newest last
@@ -44,22 +49,22 @@ def sa_solver(
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D = denoise(guess, s)
         on_step(i, D, guess)
-        seen = [*seen, D][-CORRECTOR_ORDER:]
-        predictor, corrector = min(PREDICTOR_ORDER, len(seen)), min(CORRECTOR_ORDER, len(seen))
+        seen = [*seen, D][-max(predictor_order, corrector_order) :]
+        predictor, corrector = min(predictor_order, len(seen)), min(corrector_order, len(seen))
         if sigmas[-1] == 0:  # fewer points towards the end, for stability
             predictor, corrector = min(predictor, steps - 1 - i), min(corrector, steps - i)
-        if i == 0 or (s_next == 0 and not pece):
+        if i == 0 or corrector == 0 or (s_next == 0 and not pece):
             x = guess
         else:
             nodes = lambdas[i + 1 - corrector : i + 1]
-            x = _adams(x, seen[-corrector:], nodes, sigmas[i - 1], s, tau) + added
+            x = _adams(x, seen[-corrector:], nodes, sigmas[i - 1], s, tau, simple_order_2) + added
             if pece:
                 seen[-1] = D = denoise(x, s)
         if s_next == 0:
             return D
-        tau = 1.0 if high >= s_next >= low else 0.0
+        tau = max(eta, 0.0) if high >= s_next >= low else 0.0
         nodes = lambdas[i + 1 - predictor : i + 1]
-        guess = _adams(x, seen[-predictor:], nodes, s, s_next, tau)
+        guess = _adams(x, seen[-predictor:], nodes, s, s_next, tau, simple_order_2)
         if tau:
             size = s_next * root(-math.expm1(-2 * tau**2 * (lambdas[i + 1] - lambdas[i])))
             added = size * s_noise * noise(s, s_next)
@@ -69,14 +74,29 @@ def sa_solver(
     return x
 
 
-def _adams(x: Tensor, seen: Sequence[Tensor], nodes: Sequence[float], s: float, s_to: float, tau: float) -> Tensor:
+def _adams(
+    x: Tensor, seen: Sequence[Tensor], nodes: Sequence[float], s: float, s_to: float, tau: float, simple: bool
+) -> Tensor:
     """The deterministic part of a step from s to s_to, with the polynomial through `seen` at the lambdas `nodes`."""
     start, end = half_log_snr(s), half_log_snr(s_to)
-    weights = _adams_weights([node - end for node in nodes], start - end, 1 + tau**2)
+    if simple and len(nodes) == 2:
+        weights = _simple_weights(nodes, start, end, 1 + tau**2)
+    else:
+        weights = _adams_weights([node - end for node in nodes], start - end, 1 + tau**2)
     x = (s_to / s) * math.exp(-(tau**2) * (end - start)) * x
     for weight, D in zip(weights, seen, strict=True):
         x = x + (1 - s_to) * weight * D
     return x
+
+
+def _simple_weights(nodes: Sequence[float], start: float, end: float, rate: float) -> list[float]:
+    """Two weights that agree with the exact ones to second order (appendix D). A corrector has a node at the end."""
+    h = end - start
+    total = -math.expm1(-rate * h)
+    if nodes[-1] == end:
+        return [total - rate * h / 2, rate * h / 2]
+    older = rate * h**2 / 2 / (nodes[0] - start)
+    return [older, total - older]
 
 
 def _adams_weights(nodes: Sequence[float], start: float, rate: float) -> list[float]:

@@ -9,14 +9,13 @@ tokenizers/clip_l/, tokenizers/t5xxl/
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from ..checkpoint.whole_files import safetensors
+from ..io.saving import write_whole
 from ..models.autoencoder import Autoencoder
 from .system import System
 
@@ -27,7 +26,6 @@ FILES = {
     "codec": "vae/sluice-tiny-ae.safetensors",
 }
 TOKENIZERS = "tokenizers"
-ALIGNMENT = 8  # bytes; the header is padded with spaces so that the tensors start aligned
 
 
 def export(models: Path, system: System | None, codec: Autoencoder | None) -> None:
@@ -43,21 +41,5 @@ def export(models: Path, system: System | None, codec: Autoencoder | None) -> No
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """One bfloat16 safetensors file: 8 bytes of header length, the header as JSON, then the tensors one after another.
-
-    It is written beside the old file and takes its place when it is whole.
-    """
-    header: dict[str, object] = {"__metadata__": {"format": "pt", "made_by": "sluice train"}}
-    position, parts = 0, []
-    for name in sorted(tensors):
-        data = tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-        header[name] = {
-            "dtype": "BF16", "shape": list(tensors[name].shape), "data_offsets": [position, position + len(data)],
-        }  # fmt: skip
-        position += len(data)
-        parts.append(data)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(parts))
-    os.replace(fresh, path)
+    """A safetensors file, written beside the old one, whose place it takes when it is whole."""
+    write_whole(path, safetensors(tensors, {"format": "pt", "made_by": "sluice train"}))

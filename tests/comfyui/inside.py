@@ -28,6 +28,7 @@ def enter(comfyui: str, *flags: str) -> None:
 
     comfy.options.enable_args_parsing()
     import comfy.model_management  # noqa: F401
+    import utils.extra_config  # before a module of comfy's takes the name  # noqa: F401
 
 
 def declare_vision_operators() -> None:

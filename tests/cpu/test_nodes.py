@@ -16,8 +16,23 @@ from sluice.flux_core.worker.registry import PREFIX, comfyui_tables, standalone_
 from sluice.nodes import NODE_CLASSES
 
 ROOT = Path(sluice.__file__).parent
-REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "nodes_object_info.json").read_text())
-FILE_LISTS = {"unet_name", "clip_name1", "clip_name2", "clip_name", "vae_name", "ckpt_name", "lora_name", "image"}
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+# By a running ComfyUI 0.3.64, and from the sources of newer versions for what came later.
+REFERENCE = {
+    **json.loads((FIXTURES / "nodes_object_info.json").read_text()),
+    **json.loads((FIXTURES / "newer_nodes_object_info.json").read_text()),
+}
+FILE_LISTS = {
+    "unet_name",
+    "clip_name1",
+    "clip_name2",
+    "clip_name",
+    "vae_name",
+    "ckpt_name",
+    "lora_name",
+    "image",
+    "latent",
+}
 
 
 def declared(node_class: type[Any]) -> dict[str, Any]:

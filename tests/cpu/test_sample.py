@@ -419,7 +419,7 @@ def test_a_run_stops_when_the_callback_raises_and_the_network_is_let_go() -> Non
 
     class Model(NetworkModel):
         def open(self, run):
-            assert run.shape == (1, 16, 4, 4) and run.sigmas[0] == 1.0 and len(run.conditions) == 1
+            assert run.shape == (1, 16, 4, 4) and run.timesteps[0] == 1.0 and len(run.conditions) == 1
             return Opened()
 
     def callback(step, *rest):

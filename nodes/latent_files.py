@@ -1,0 +1,86 @@
+"""Latents into files and out of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .sockets import LATENT, STRING, Inputs, wire
+
+Latent = dict[str, Any]
+HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+
+
+class SaveLatent:
+    """A latent into the output folder, with its workflow inside."""
+
+    TITLE = "SaveLatent"
+    DESCRIPTION = "Saves a latent as a file, to go on from there later. Put it into the input folder to load it."
+    CATEGORY = "_for_testing"
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        tip = "Beginning of the file name. Slashes make folders; %year% %month% %day% are filled in."
+        return {
+            "required": {
+                "samples": wire(LATENT, "The latent to save."),
+                "filename_prefix": (STRING, {"default": "latents/ComfyUI", "tooltip": tip}),
+            },
+            "hidden": HIDDEN,
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
+        """Told before anything runs. None: another node will give it."""
+        from .image_files import prefix_problem
+
+        return prefix_problem(filename_prefix)
+
+    def save(
+        self, samples: Latent, filename_prefix: str = "ComfyUI", prompt: Any = None, extra_pnginfo: Any = None
+    ) -> dict[str, Any]:
+        from ..flux_core.images.latent_files import encode
+        from ..flux_core.io.saving import place
+        from .host import host
+
+        target = place(filename_prefix, host().output)
+        name = target.save(encode(samples, prompt, extra_pnginfo), suffix=".latent")
+        return {"ui": {"latents": [{"filename": name, "subfolder": target.subfolder, "type": "output"}]}}
+
+
+class LoadLatent:
+    """A latent of the input folder."""
+
+    MODELS = False  # on none of its wires; said here, because to list its inputs is to list a folder
+    TITLE = "LoadLatent"
+    DESCRIPTION = "Loads a latent that SaveLatent has saved, from the input folder."
+    CATEGORY = "_for_testing"
+    FUNCTION = "load"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("The latent.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        from .host import host
+
+        return {"required": {"latent": (host().inputs((".latent",)), {"tooltip": "A latent of the input folder."})}}
+
+    @classmethod
+    def IS_CHANGED(cls, latent: str) -> str:
+        from .image_files import fingerprint_of
+
+        return fingerprint_of(latent)
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, latent: str) -> bool | str:
+        from .image_files import missing_problem
+
+        return missing_problem(latent)
+
+    def load(self, latent: str) -> tuple[Latent]:
+        from ..flux_core.images.latent_files import decode
+        from .host import host
+
+        return (decode(host().picture(latent)),)

@@ -1,0 +1,36 @@
+"""Values shown in the editor."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .sockets import Inputs
+
+
+class PreviewAny:
+    """Any value as text."""
+
+    MODELS = False  # it takes them, and shows no more than their name
+    TITLE = "Preview Any"
+    DESCRIPTION = "Shows any value as text."
+    CATEGORY = "utils"
+    FUNCTION = "show"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"source": ("*", {"tooltip": "The value."})}}
+
+    def show(self, source: Any = None) -> dict[str, Any]:
+        return {"ui": {"text": (_text(source),)}}
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, (str, int, float)):
+        return str(value)
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)

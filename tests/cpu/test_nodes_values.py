@@ -1,0 +1,187 @@
+"""Texts, batches and files of nodes: what ComfyUI's give (tests/comfyui/beside.py runs both)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sluice.flux_core.errors import FileFormatError, InputError
+from sluice.flux_core.images import batches
+from sluice.flux_core.io.folders import standard_folders
+from sluice.flux_core.io.png import read_workflow
+from sluice.nodes import NODE_CLASSES, host
+
+
+def returned(name: str, **values: Any) -> Any:
+    node_class = NODE_CLASSES["Sluice" + name]
+    return getattr(node_class(), node_class.FUNCTION)(**values)
+
+
+def called(name: str, **values: Any) -> Any:
+    return returned(name, **values)[0]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """The folders of a run in an empty directory."""
+    (tmp_path / "input").mkdir()
+    host.use(host.Host(standard_folders(tmp_path)))
+    return tmp_path
+
+
+class TestTexts:
+    def test_joined_cut_and_trimmed(self) -> None:
+        assert called("StringConcatenate", string_a="a", string_b="b", delimiter=", ") == "a, b"
+        assert called("StringSubstring", string="abcdef", start=-3, end=5) == "de"
+        assert called("StringLength", string="äöü") == 3
+        assert [called("StringTrim", string=" a ", mode=mode) for mode in ("Both", "Left", "Right")] == [
+            "a",
+            "a ",
+            " a",
+        ]
+        assert called("StringReplace", string="a cat", find="a", replace="o") == "o cot"
+
+    def test_letters(self) -> None:
+        modes = "UPPERCASE", "lowercase", "Capitalize", "Title Case"
+        assert [called("CaseConverter", string="a Cat", mode=mode) for mode in modes] == [
+            "A CAT", "a cat", "A cat", "A Cat",
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize(("mode", "other"), [("Starts With", "a "), ("Ends With", "cat"), ("Equal", "a cat")])
+    def test_compared(self, mode: str, other: str) -> None:
+        for strict in (True, False):
+            same = called("StringCompare", string_a="A Cat", string_b=other, mode=mode, case_sensitive=strict)
+            assert same is not strict
+        assert called("StringContains", string="A Cat", substring="cat", case_sensitive=False) is True
+
+    def test_expressions(self) -> None:
+        options = {"case_insensitive": True, "multiline": False, "dotall": False}
+        assert called("RegexMatch", string="a\nCAT", regex_pattern="^cat$", **options) is False
+        assert called("RegexMatch", string="a\nCAT", regex_pattern="^cat$", **{**options, "multiline": True}) is True
+        assert called("RegexMatch", string="a", regex_pattern="(", **options) is False
+        assert called("RegexReplace", string="a1 b2", regex_pattern=r"([a-z])(\d)", replace=r"\2\1", count=1) == "1a b2"
+        with pytest.raises(InputError, match="no regular expression"):
+            called("RegexReplace", string="a", regex_pattern="(", replace="")
+
+    @pytest.mark.parametrize(
+        ("mode", "group", "expected"),
+        [
+            ("First Match", 1, "a1"), ("All Matches", 1, "a\nb"), ("First Group", 2, "1"), ("All Groups", 2, "1\n22"),
+            ("First Group", 3, ""), ("All Groups", 0, "a1\nb22"),
+        ],
+    )  # fmt: skip
+    def test_what_an_expression_finds(self, mode: str, group: int, expected: str) -> None:
+        options = {"case_insensitive": True, "multiline": False, "dotall": False, "group_index": group}
+        given = {"string": "a1 b22 c", "regex_pattern": r"([a-z])(\d+)", "mode": mode}
+        assert called("RegexExtract", **given, **options) == expected
+        assert called("RegexExtract", **{**given, "regex_pattern": "("}, **options) == ""
+
+    def test_any_value_is_shown_as_text(self) -> None:
+        for value, text in ((None, "None"), ("a", "a"), (1.5, "1.5"), ([1, "b"], '[1, "b"]'), ({1}, "{1}")):
+            assert returned("PreviewAny", source=value)["ui"]["text"] == (text,)
+
+
+class TestBatches:
+    def test_pictures_are_cut_into_equal_batches(self) -> None:
+        images = [torch.rand(count, 4, 6, 3) for count in (2, 1, 4)]
+        made = called("RebatchImages", images=images, batch_size=[3])
+        assert [len(batch) for batch in made] == [3, 3, 1]
+        assert torch.equal(torch.cat(made), torch.cat(images))
+
+    def test_latents_keep_their_noise_and_their_masks(self) -> None:
+        first = {"samples": torch.rand(2, 16, 4, 3), "other": 1}
+        second = {"samples": torch.rand(2, 16, 4, 3), "noise_mask": torch.rand(1, 32, 24), "batch_index": [7, 8]}
+        made = called("RebatchLatents", latents=[first, second], batch_size=[3])
+        assert [latent["batch_index"] for latent in made] == [[0, 1, 7], [8]]
+        assert made[0]["noise_mask"].shape == (3, 1, 32, 24) and made[0]["noise_mask"][:2].eq(1).all()
+        assert made[0].keys() == {"samples", "noise_mask", "batch_index"}
+
+    def test_another_size_begins_another_batch(self) -> None:
+        latents = [{"samples": torch.rand(1, 16, rows, 3)} for rows in (4, 4, 5)]
+        made = called("RebatchLatents", latents=latents, batch_size=[8])
+        assert [tuple(latent["samples"].shape) for latent in made] == [(2, 16, 4, 3), (1, 16, 5, 3)]
+        assert [latent["batch_index"] for latent in made] == [[0, 1], [2]] and "noise_mask" not in made[0]
+
+    def test_what_is_joined_takes_the_first_size(self) -> None:
+        pictures = batches.join([torch.zeros(1, 4, 6, 3), torch.ones(2, 8, 12, 4)])
+        assert pictures.shape == (3, 4, 6, 4) and pictures[0, ..., 3].eq(1).all()
+        assert batches.join([torch.zeros(1, 4, 6), torch.ones(2, 8, 12)]).shape == (3, 4, 6)
+        latents = batches.join([{"samples": torch.zeros(1, 16, 4, 4)}, {"samples": torch.ones(2, 16, 8, 8)}])
+        assert latents["samples"].shape == (3, 16, 4, 4) and latents["batch_index"] == [0, 0, 1]
+
+
+class TestFiles:
+    def test_a_latent_is_saved_and_loaded(self, here: Path) -> None:
+        latent = {"samples": torch.rand(1, 16, 4, 3)}
+        metadata = {"prompt": {"1": {}}, "extra_pnginfo": {"workflow": {"nodes": []}}}
+        shown = returned("SaveLatent", samples=latent, filename_prefix="a/b", **metadata)["ui"]["latents"]
+        assert shown == [{"filename": "b_00001_.latent", "subfolder": "a", "type": "output"}]
+        theirs = load_file(here / "output" / "a" / "b_00001_.latent")
+        assert torch.equal(theirs["latent_tensor"], latent["samples"]) and "latent_format_version_0" in theirs
+        back = called("LoadLatent", latent="a/b_00001_.latent [output]")
+        assert torch.equal(back["samples"], latent["samples"])
+
+    def test_latents_are_listed_and_old_ones_unscaled(self, here: Path) -> None:
+        save_file({"latent_tensor": torch.ones(1, 4, 2, 2)}, here / "input" / "old.latent")
+        loader = NODE_CLASSES["SluiceLoadLatent"]
+        assert loader.INPUT_TYPES()["required"]["latent"][0] == ["old.latent"]
+        assert called("LoadLatent", latent="old.latent")["samples"].mean().item() == pytest.approx(1 / 0.18215)
+        assert loader.VALIDATE_INPUTS("gone.latent") == (
+            f"The file 'gone.latent' is not in the input folder {here / 'input'}. Put it there."
+        )
+        assert loader.IS_CHANGED("old.latent") == loader.IS_CHANGED("old.latent")
+
+    def test_a_file_without_a_latent_is_told(self, here: Path) -> None:
+        save_file({"other": torch.ones(1)}, here / "input" / "other.latent")
+        with pytest.raises(FileFormatError, match="holds no latent_tensor"):
+            called("LoadLatent", latent="other.latent")
+
+    @pytest.mark.parametrize(
+        ("name", "options", "suffix"),
+        [
+            ("SaveAnimatedWEBP", {"lossless": True, "quality": 80, "method": "fastest"}, "webp"),
+            ("SaveAnimatedPNG", {"compress_level": 1}, "png"),
+        ],
+    )
+    def test_an_animation_carries_pictures_and_workflow(
+        self, here: Path, name: str, options: dict[str, Any], suffix: str
+    ) -> None:
+        images = torch.stack([torch.full((8, 8, 3), value) for value in (0.0, 0.5, 1.0)])
+        prompt = {"1": {"class_type": "A", "inputs": {}}}
+        metadata = {"prompt": prompt, "extra_pnginfo": {"workflow": {"nodes": []}}}
+        shown = returned(name, images=images, filename_prefix="x", fps=4.0, **options, **metadata)["ui"]
+        assert shown == {
+            "images": [{"filename": f"x_00001_.{suffix}", "subfolder": "", "type": "output"}],
+            "animated": (True,),
+        }
+        file = here / "output" / f"x_00001_.{suffix}"
+        with Image.open(file) as picture:
+            assert picture.n_frames == 3
+            picture.seek(1)
+            assert picture.convert("RGB").getpixel((0, 0)) == (127, 127, 127)
+            assert picture.info["duration"] == 250
+        assert read_workflow(file).prompt == prompt and read_workflow(file).workflow == {"nodes": []}
+
+    def test_two_pictures_are_shown_side_by_side(self, here: Path) -> None:
+        one = torch.zeros(1, 8, 8, 3)
+        shown = returned("ImageCompare", compare_view=None, image_a=one)["ui"]
+        assert shown["b_images"] == [] and shown["a_images"][0]["type"] == "temp"
+        assert (here / "temp" / shown["a_images"][0]["filename"]).is_file()
+        names = [
+            returned("ImageCompare", compare_view=None, image_a=one)["ui"]["a_images"][0]["filename"] for _ in "ab"
+        ]
+        assert len({*names, shown["a_images"][0]["filename"]}) == 3
+
+    def test_a_picture_of_the_output_folder(self, here: Path) -> None:
+        (here / "output").mkdir()
+        Image.new("RGB", (4, 2), "red").save(here / "output" / "a.png")
+        image, mask = returned("LoadImageOutput", image="a.png [output]")
+        assert image.shape == (1, 2, 4, 3) and mask.shape == (1, 64, 64)
+        check = NODE_CLASSES["SluiceLoadImageOutput"].VALIDATE_INPUTS
+        assert check("a.png [output]") is True
+        assert "not in the output folder" in str(check("b.png [output]"))
+        assert check(5) == "5 is not the name of a file"
