@@ -2,8 +2,7 @@
 
 A module is made on the meta device, where it has shapes and no memory. `bind` walks through its parameters and asks a
 `Holder` for each: the holder answers with a tensor, which becomes the parameter, or, for the matrix of a `Linear`, with
-a `HeldMatrix` that lends it out. `Resident` is the holder that puts everything on one device; a memory manager is
-another.
+a `HeldWeight` that makes its products. `Resident` is the holder that puts everything on one device.
 
 Does not know: which model it fills, where files come from.
 """
@@ -19,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FileFormatError
-from ..models.linear import HeldMatrix, Linear
+from ..models.linear import HeldWeight, Linear
 from ..quant.encoding import Encoding
 from ..quant.formats import PLAIN, decode, stored_dtype
 from ..quant.fp8 import FP8, encode_fp8
-from ..quant.packed import PackedMatrix
+from ..quant.held import packed
 from .reader import read_into
 from .stored import Stored
 
@@ -33,8 +32,8 @@ Tensors = Mapping[str, Stored]
 
 
 class Holder(Protocol):
-    def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldMatrix:
-        """Keep the bytes `raw` (uint8, on the CPU, its own from now on) of `stored`. `matrix`: it may be lent out."""
+    def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldWeight:
+        """Keep the bytes `raw` (uint8, on the CPU, its own from now on) of `stored`. `matrix`: it may be held."""
         ...
 
 
@@ -56,7 +55,7 @@ class Resident:
     ) -> None:
         self.device, self.dtype, self.round_to, self.packed = device, dtype, round_to, packed
 
-    def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldMatrix:
+    def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldWeight:
         raw = raw.to(self.device)
         encoding = stored.encoding
         round_to = rounding(stored, self.round_to)
@@ -69,7 +68,7 @@ class Resident:
             raw = encode_fp8(values, encoding.format)
         numbers = PLAIN.get(encoding.format) if encoding.as_is else None
         if matrix and self.packed and numbers != (self.dtype or stored_dtype(encoding.format)):
-            return PackedMatrix(raw, encoding, stored.shape)
+            return packed(raw, encoding, stored.shape)
         return decode(raw, encoding, stored.shape, self.dtype)
 
 

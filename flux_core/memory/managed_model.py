@@ -17,10 +17,11 @@ from torch import nn
 from ..checkpoint.load import Resident, bind
 from ..checkpoint.stored import Stored
 from ..quant.formats import PLAIN
+from ..quant.workspace import matrix_scratch
 from .plan import Plan, spread
 from .source import FileSource
 from .stream import Stream
-from .streamed_weight import StreamedMatrix, TorchDevice, hold_matrices, shared_scratch
+from .streamed_weight import StreamedBytes, TorchDevice, hold_matrices
 from .workload import DISK, RESIDENT, MiB, Walk, Workload
 
 Tensors = Mapping[str, Stored]
@@ -28,7 +29,7 @@ SLOT_BYTES = 16 * MiB  # of a ring for matrices that have no blocks to follow, o
 
 
 class ManagedModel:
-    """`names` are those of matrices of `module`, in order of use; they leave it and are lent to it from now on."""
+    """`names` are those of matrices of `module`, in order of use; they leave it and are streamed from now on."""
 
     def __init__(
         self,
@@ -48,9 +49,9 @@ class ManagedModel:
         self.label, self.priority, self.device, self.dtype = label, priority, device, dtype
         self.allocation: object = None  # from whoever else hands out the device's memory
         self.stored = {name: tensors[name] for name in names if name in tensors}
-        self.matrices = hold_matrices(module, tensors, {name: place for place, name in enumerate(names)}, round_to)
+        streamed = hold_matrices(module, tensors, {name: place for place, name in enumerate(names)}, round_to)
         self.source = FileSource([tensors[name] for name in names])
-        self._opened = _Opened(self.matrices)
+        self._opened = _Opened(streamed)
         weakref.finalize(self, self._opened.close)
 
     @property
@@ -76,7 +77,7 @@ class ManagedModel:
         """Have the memory that matrices are decoded into now, so that it is counted."""
         shapes = [stored.shape for name, stored in self.stored.items() if self.decoded(name)]
         if shapes:
-            shared_scratch(max(shapes, key=prod), self.dtype, self.device.place).view(torch.uint8).zero_()
+            matrix_scratch(max(shapes, key=prod), self.dtype, self.device.place).view(torch.uint8).zero_()
 
     @property
     def stream(self) -> Stream | None:
@@ -124,7 +125,7 @@ class ManagedModel:
             self.close()
             raise
         opened.plan = plan
-        opened.lend()
+        opened.connect()
         return opened.stream
 
     def park(self) -> None:
@@ -169,8 +170,8 @@ class ManagedModel:
 class _Opened:
     """What must be closed when a model goes."""
 
-    def __init__(self, matrices: Sequence[StreamedMatrix]) -> None:
-        self.matrices = matrices
+    def __init__(self, streamed: Sequence[StreamedBytes]) -> None:
+        self.streamed = streamed
         self.stream: Stream | None = None
         self.plan: Plan | None = None
 
@@ -178,20 +179,20 @@ class _Opened:
     def held_bytes(self) -> int:
         return self.plan.weight_bytes if self.plan else 0
 
-    def lend(self) -> None:
-        for matrix in self.matrices:
-            matrix.stream = self.stream
+    def connect(self) -> None:
+        for weight in self.streamed:
+            weight.stream = self.stream
 
     def close(self) -> None:
         if self.stream is not None:
             self.stream.close()
         self.stream = self.plan = None
-        self.lend()
+        self.connect()
 
 
 def bind_rest(
     module: nn.Module, tensors: Tensors, device: torch.device, dtype: torch.dtype | None, round_to: torch.dtype | None
 ) -> None:
-    """Load what is not lent: vectors, embeddings, small layers."""
+    """Load what is not streamed: vectors, embeddings, small layers."""
     rest = {name: tensors[name] for name, _ in module.named_parameters() if name in tensors}
     bind(module, rest, Resident(device, dtype, round_to=round_to))

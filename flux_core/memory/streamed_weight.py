@@ -1,13 +1,13 @@
-"""Matrices of a module that lie in a stream: taken, decoded, given back.
+"""Weights of a module that come through a stream: their bytes are on the device for the length of a product.
 
-The bytes pass through the device as they are stored; numbers are made of them just before the product, in scratch
-memory that all matrices share. What is decoded frees its slot at once, before the product has begun. Knows no plan.
+The bytes pass through the device as they are stored; how they become a product, quant/held.py knows. What is decoded
+first frees its slot before the product has begun. Knows no plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from math import prod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -17,10 +17,9 @@ from ..checkpoint.load import rounding
 from ..checkpoint.stored import Stored
 from ..errors import FileFormatError
 from ..models.linear import Linear
-from ..quant.encoding import Encoding
-from ..quant.formats import PLAIN, decode_into
-from ..quant.fp8 import FP8, encode_fp8
-from ..quant.workspace import scratch
+from ..quant.formats import PLAIN
+from ..quant.fp8 import FP8
+from ..quant.held import stored_weight
 from .device import Device, Slab
 from .stream import Stream
 
@@ -39,64 +38,41 @@ class TorchDevice(Device, Protocol):
         ...
 
 
-class StreamedMatrix:
-    """One matrix, lent out for the length of a multiplication (quant/linear.py: HeldMatrix)."""
+class StreamedBytes:
+    """The bytes of one matrix, whenever they are asked for: `with bytes() as raw`. `stream` is set while it is open.
 
-    def __init__(self, stored: Stored, piece: int, round_to: torch.dtype | None = None) -> None:
-        """round_to: the type every value passes through first, as if the file were stored in it."""
-        self.stored, self.piece, self.round_to = stored, piece, round_to
+    May be asked for any number of times in a pass. Out of the order of the stream that is right too, but slow: the
+    stream starts again there.
+    """
+
+    def __init__(self, name: str, piece: int) -> None:
+        """piece: the number of the matrix in the stream's order. name: for messages."""
+        self.name, self.piece = name, piece
         self.stream: Stream | None = None
-        self._lent = False
 
-    def take(self, dtype: torch.dtype) -> Tensor:
-        if self.stream is None:
-            raise RuntimeError(f"{self.stored.name} was asked for while its model is not open")
-        place = self.stream.take(self.piece)
-        device: TorchDevice = self.stream.device  # type: ignore[assignment]
-        raw = device.tensor(place.slab)[place.offset : place.offset + place.nbytes]
-        stored = self.stored
-        if PLAIN.get(stored.format) == dtype and stored.encoding.as_is and self.round_to in (None, dtype):
-            self._lent = True
-            return raw.view(dtype).view(stored.shape)
+    @contextmanager
+    def __call__(self) -> Iterator[Tensor]:
+        """uint8 [bytes] on the device; when the context ends, other bytes may take their place."""
+        stream = self.stream
+        if stream is None:
+            raise RuntimeError(f"{self.name} was asked for while its model is not open")
+        place = stream.take(self.piece)
+        device: TorchDevice = stream.device  # type: ignore[assignment]
         try:
-            return self._decoded(raw, dtype)
+            yield device.tensor(place.slab)[place.offset : place.offset + place.nbytes]
         finally:
-            self.stream.give_back(self.piece)
-
-    def give_back(self) -> None:
-        if self._lent and self.stream is not None:
-            self._lent = False
-            self.stream.give_back(self.piece)
-
-    def _decoded(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
-        stored, shape = self.stored, self.stored.shape
-        out = shared_scratch(shape, dtype, raw.device)
-        if self.round_to is None:
-            decode_into(raw, out, stored.encoding)
-            return out
-        exact = scratch("exact", shape, PLAIN.get(stored.format, torch.float32), raw.device)
-        decode_into(raw, exact, stored.encoding)
-        if self.round_to in FP8.values():
-            name = next(name for name, fp8 in FP8.items() if fp8 == self.round_to)
-            decode_into(encode_fp8(exact, name), out, Encoding(name))
-            return out
-        return out.copy_(exact.to(self.round_to))
-
-
-def shared_scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """One piece of memory for matrices of all types: only one is lent out at a time."""
-    return scratch("lent", (prod(shape) * dtype.itemsize,), torch.uint8, device).view(dtype).view(shape)
+            stream.give_back(self.piece)
 
 
 def hold_matrices(
     module: nn.Module, tensors: Mapping[str, Stored], pieces: Mapping[str, int], round_to: torch.dtype | None = None
-) -> list[StreamedMatrix]:
-    """Take the matrices named in `pieces` (name -> number in the walk) out of a module on the meta device.
+) -> list[StreamedBytes]:
+    """Let the matrices named in `pieces` (name -> number in the stream) of a module on the meta device be streamed.
 
-    What remains are its small tensors, which `binding.bind` fills. Raises FileFormatError for one that is missing or
-    of another shape.
+    What remains are its small tensors, which `checkpoint.load.bind` fills. Raises FileFormatError for one that is
+    missing or of another shape.
     """
-    held = []
+    streamed = []
     for name, piece in pieces.items():
         path = name.rpartition(".")[0]
         linear = module.get_submodule(path)
@@ -107,10 +83,10 @@ def hold_matrices(
             file = next(iter(tensors.values())).file.path.name
             raise FileFormatError(f"{file} is damaged: {name} {there}. Fetch it again, or choose another file.")
         through = rounding(stored, round_to)
-        matrix = StreamedMatrix(stored, piece, through if rounds(stored, through) else None)
-        linear.weight, linear.held = None, matrix
-        held.append(matrix)
-    return held
+        streamed.append(StreamedBytes(name, piece))
+        through = through if rounds(stored, through) else None
+        linear.weight, linear.held = None, stored_weight(stored.encoding, stored.shape, streamed[-1], through)
+    return streamed
 
 
 def rounds(stored: Stored, to: torch.dtype | None) -> bool:

@@ -1,27 +1,41 @@
 """The one linear layer of every model here: y = x W^T + b, plus side branches.
 
-W is an ordinary parameter, or is lent for the length of one multiplication by whoever holds it (quantised, streamed
-or shared bytes). This file does not know where such bytes lie, in which format, or on which device.
+W is an ordinary parameter, or a held weight: somebody keeps its bytes (quantised, streamed, shared) and is asked for
+the product. This file does not know where such bytes are, in which format, or on which device.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .copies import shallow
 
 
-class HeldMatrix(Protocol):
-    """A matrix that lives elsewhere and is lent out."""
+class HeldWeight(Protocol):
+    """A matrix W [out, in] that is kept elsewhere. Nothing it returns shares memory with W."""
 
-    def take(self, dtype: torch.dtype) -> Tensor:
-        """The matrix [out, in] in `dtype`, on the device of the layer's input, valid until `give_back`."""
+    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x W^T + bias: x [n, in], bias [out] -> [n, out], in the dtype and on the device of x."""
         ...
 
-    def give_back(self) -> None:
-        """The multiplication has been issued; the memory may be used again."""
+    def multiply_transposed(self, grad: Tensor) -> Tensor:
+        """grad W: what goes backwards. grad [n, out] -> [n, in], in the dtype of grad."""
+        ...
+
+    def dense(self, dtype: torch.dtype) -> AbstractContextManager[Tensor]:
+        """W as numbers [out, in], for what must see the matrix. Its memory is reused when the context ends."""
+        ...
+
+    def fetched(self, dtype: torch.dtype) -> AbstractContextManager[HeldWeight]:
+        """The same weight for several products in `dtype`, with its bytes fetched once. Products are bit for bit those
+        of the weight itself; not to be used when the context has ended."""
         ...
 
 
@@ -36,6 +50,11 @@ class Branch(Protocol):
 
 class Reweighing(Protocol):
     """A change that depends on the matrix itself, or comes before one that does: a new matrix, in any float type."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What the change is made of, and may be trained."""
+        ...
 
     def reweigh(self, weight: Tensor) -> Tensor: ...
 
@@ -53,7 +72,7 @@ class Linear(nn.Module):
         self.weight: nn.Parameter | None = nn.Parameter(torch.empty(out_features, in_features))
         self.bias: nn.Parameter | None
         self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
-        self.held: HeldMatrix | None = None
+        self.held: HeldWeight | None = None
         self.branches: tuple[Branch, ...] = ()
         self.reweighings: tuple[Reweighing, ...] = ()
 
@@ -64,35 +83,75 @@ class Linear(nn.Module):
     def add_branches(self, y: Tensor, x: Tensor) -> Tensor:
         """The product y [..., out] with x, and what the side branches add to it; y may be overwritten."""
         for branch in self.branches:
-            y = y + branch(x) if branch.rows is None else _add_to_rows(y, branch(x), slice(*branch.rows))
+            if branch.rows is None:
+                y = y + branch(x)
+            else:
+                y[..., slice(*branch.rows)] += branch(x)
         return y
+
+    @contextmanager
+    def fetched(self, dtype: torch.dtype) -> Iterator[Linear]:
+        """The layer for several products in `dtype`, with its matrix fetched once: bit for bit the same products."""
+        if self.held is None:
+            yield self
+            return
+        with self.held.fetched(dtype) as held:
+            layer = shallow(self)
+            layer.held = held
+            yield layer
 
     def _multiply(self, x: Tensor) -> Tensor:
         if x.ndim > 2:  # as one matrix, even where x is a slice of something wider: no copy of it, bias in the product
             return self._multiply(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        if self.held is None:
-            assert self.weight is not None, "neither a parameter nor held elsewhere"
-            return F.linear(x, self._reweighed(self.weight.to(x.dtype)), bias)
-        try:
-            return F.linear(x, self._reweighed(self.held.take(x.dtype)), bias)
-        finally:
-            self.held.give_back()
-
-    def _reweighed(self, weight: Tensor) -> Tensor:
-        dtype = weight.dtype
-        for reweighing in self.reweighings:
-            weight = reweighing.reweigh(weight)
-        return weight.to(dtype) if self.reweighings else weight
+        if self.held is not None:
+            tensors = [tensor for reweighing in self.reweighings for tensor in reweighing.tensors]
+            product: Tensor = _HeldProduct.apply(x, bias, self.held, self.reweighings, *tensors)
+            return product
+        assert self.weight is not None, "neither a parameter nor held elsewhere"
+        return F.linear(x, _reweighed(self.weight.to(x.dtype), self.reweighings), bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
-def _add_to_rows(y: Tensor, branch: Tensor, rows: slice) -> Tensor:
-    if not torch.is_grad_enabled():
-        y[..., rows] += branch
-        return y
-    padded = torch.zeros_like(y)
-    padded[..., rows] = branch
-    return y + padded
+def _reweighed(weight: Tensor, reweighings: Sequence[Reweighing]) -> Tensor:
+    dtype = weight.dtype
+    for reweighing in reweighings:
+        weight = reweighing.reweigh(weight)
+    return weight.to(dtype)
+
+
+class _HeldProduct(torch.autograd.Function):
+    """y = x W^T + b for a held weight, W changed by reweighings if there are any.
+
+    Keeps nothing of W, which is fetched again going backwards: its memory holds something else by then. Keeps x only if
+    a reweighing is trained, whose gradient depends on it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, bias: Tensor | None, held: HeldWeight, reweighings: Sequence[Reweighing], *tensors: Tensor
+    ) -> Tensor:
+        ctx.held, ctx.reweighings = held, reweighings
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[4:]) else None)
+        if not reweighings:
+            return held.multiply(x, bias)
+        with held.dense(x.dtype) as weight:
+            return F.linear(x, _reweighed(weight, reweighings), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs_x, needs_bias, _, _, *trained = ctx.needs_input_grad
+        for_bias = grad.sum(0) if needs_bias else None
+        if not ctx.reweighings:
+            return ctx.held.multiply_transposed(grad) if needs_x else None, for_bias, None, None
+        tensors = [tensor for reweighing in ctx.reweighings for tensor in reweighing.tensors]
+        wanted = [tensor for tensor, needed in zip(tensors, trained, strict=True) if needed]
+        with ctx.held.dense(grad.dtype) as weight, torch.set_grad_enabled(bool(wanted)):
+            changed = _reweighed(weight, ctx.reweighings)
+            for_x = grad @ changed.detach() if needs_x else None
+            (x,) = ctx.saved_tensors
+            found = iter(torch.autograd.grad(changed, wanted, grad.t() @ x) if wanted else ())
+        return for_x, for_bias, None, None, *(next(found) if needed else None for needed in trained)

@@ -37,6 +37,11 @@ def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch
     return held[key][:count].view(shape)
 
 
+def matrix_scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for one decoded matrix. Matrices of all shapes and types share it: one is used at a time in a thread."""
+    return scratch("matrix", (prod(shape) * dtype.itemsize,), torch.uint8, device).view(dtype).view(shape)
+
+
 def release() -> None:
     """Give this thread's scratch back to the allocator."""
     _local.__dict__.pop("held", None)

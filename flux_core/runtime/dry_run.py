@@ -1,7 +1,7 @@
 """What a model will need besides weights, found by running it on the meta device: shapes without memory.
 
-Every tensor the run makes is followed from birth to death; the most bytes alive at once are its peak. Matrices that are
-lent out are noted in order of use, which is the order in which they can be streamed. What kernels take inside
+Every tensor the run makes is followed from birth to death; the most bytes alive at once are its peak. The matrices it
+multiplies with are noted in order of use, which is the order in which they can be streamed. What kernels take inside
 themselves is not seen: a measurement after the first step replaces the estimate.
 """
 
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..models.linear import Linear
+from ..quant.held import DenseProducts
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,16 @@ class _Births(TorchDispatchMode):
         self.alive -= nbytes
 
 
-class _Lent:
-    """Stands for a matrix: shape only, and a note of its use."""
+class _Noted(DenseProducts):
+    """Stands for a matrix: shape only, and a note of each use."""
 
     def __init__(self, name: str, shape: tuple[int, int], order: list[str]) -> None:
         self.name, self.shape, self.order = name, shape, order
 
-    def take(self, dtype: torch.dtype) -> Tensor:
+    @contextmanager
+    def dense(self, dtype: torch.dtype) -> Iterator[Tensor]:
         self.order.append(self.name)
-        return _outside(lambda: torch.empty(self.shape, dtype=dtype, device="meta"))
-
-    def give_back(self) -> None:
-        pass
+        yield _outside(lambda: torch.empty(self.shape, dtype=dtype, device="meta"))
 
 
 def _outside(make: Callable[[], Tensor]) -> Tensor:
@@ -85,11 +84,11 @@ def _outside(make: Callable[[], Tensor]) -> Tensor:
 
 
 @contextmanager
-def _all_lent(module: nn.Module, order: list[str]) -> Iterator[None]:
+def _all_noted(module: nn.Module, order: list[str]) -> Iterator[None]:
     linears = [(name, part) for name, part in module.named_modules() if isinstance(part, Linear)]
     kept = [(part, part.weight, part.held) for _, part in linears]
     for name, part in linears:
-        part.weight, part.held = None, _Lent(name, (part.out_features, part.in_features), order)
+        part.weight, part.held = None, _Noted(name, (part.out_features, part.in_features), order)
     try:
         yield
     finally:
@@ -101,7 +100,7 @@ def dry_run(module: nn.Module, call: Callable[[], object]) -> DryRun:
     """Run `call`, which uses `module`; both live on the meta device, and so must everything handed to it."""
     order: list[str] = []
     births = _Births()
-    with torch.inference_mode(), _all_lent(module, order), births:
+    with torch.inference_mode(), _all_noted(module, order), births:
         result = call()
         del result
     return DryRun(births.peak, tuple(order))

@@ -10,8 +10,7 @@ One vector at a time, as the plain path has it: the same product gives the same 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,7 @@ from ..models.flux_blocks import DoubleStreamBlock, FinalLayer, SingleStreamBloc
 from ..models.linear import Linear
 
 Rows = tuple[Tensor, ...]  # what Flux.modulations returns
+Part = DoubleStreamBlock | SingleStreamBlock | FinalLayer  # whatever is modulated
 KEPT_BYTES = 192 * MiB  # of rows of earlier runs: four prompts of 20 steps; those used longest ago go first
 
 
@@ -73,15 +73,12 @@ def with_branches(flux: Flux, rows: Rows, vec: Tensor) -> Rows:
     return tuple(_adapted(part, row, active) for part, row in zip(_parts(flux), rows, strict=True))
 
 
-def _adapted(part: DoubleStreamBlock | SingleStreamBlock | FinalLayer, row: Tensor, active: Tensor) -> Tensor:
-    linears = [linear for linear, _ in _modulators(part)]
+def _adapted(part: Part, row: Tensor, active: Tensor) -> Tensor:
+    linears = _modulators(part)
     if not any(linear.branches for linear in linears):
         return row
-    counts = [linear.out_features // row.shape[-1] for linear in linears]
-    made = [
-        linear.add_branches(rows.flatten(1), active).unflatten(1, (count, -1))
-        for linear, rows, count in zip(linears, row.clone().split(counts, dim=1), counts, strict=True)
-    ]
+    rows = row.clone().split([_count(linear) for linear in linears], dim=1)
+    made = [_rows(linear, linear.add_branches(r.flatten(1), active)) for linear, r in zip(linears, rows, strict=True)]
     return torch.cat(made, dim=1)
 
 
@@ -93,60 +90,39 @@ def modulation_linears(flux: Flux) -> dict[str, Linear]:
 
 def modulators(flux: Flux) -> Iterator[Linear]:
     """The adaLN layers in the order `modulations` uses them."""
-    return (linear for part in _parts(flux) for linear, _ in _modulators(part))
+    return (linear for part in _parts(flux) for linear in _modulators(part))
 
 
-def _parts(flux: Flux) -> Iterator[DoubleStreamBlock | SingleStreamBlock | FinalLayer]:
+def _parts(flux: Flux) -> Iterator[Part]:
     for block in flux.blocks():
         assert isinstance(block, (DoubleStreamBlock, SingleStreamBlock))
         yield block
     yield flux.final_layer
 
 
-def _modulators(
-    part: DoubleStreamBlock | SingleStreamBlock | FinalLayer,
-) -> list[tuple[Linear, Callable[[Tensor], Tensor]]]:
-    """(the matrix, the function that uses it) in the order in which `part.modulate` joins their outputs."""
+def _modulators(part: Part) -> tuple[Linear, ...]:
+    """In the order in which `part.modulate` joins their outputs."""
     if isinstance(part, DoubleStreamBlock):
-        return [(part.img_mod.lin, part.img_mod), (part.txt_mod.lin, part.txt_mod)]
+        return part.img_mod.lin, part.txt_mod.lin
     if isinstance(part, SingleStreamBlock):
-        return [(part.modulation.lin, part.modulation)]
-    return [(part.adaLN_modulation[1], part.modulate)]  # type: ignore[list-item]
+        return (part.modulation.lin,)
+    return (part.adaLN_modulation[1],)  # type: ignore[return-value]
 
 
-def _outputs(
-    part: DoubleStreamBlock | SingleStreamBlock | FinalLayer, active: Sequence[Tensor]
-) -> Iterator[list[Tensor]]:
-    for linear, modulate in _modulators(part):
-        with kept(linear, active[0].dtype):
-            yield [modulate(one) for one in active]
+def _outputs(part: Part, active: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    for linear in _modulators(part):
+        with linear.fetched(active[0].dtype) as layer:
+            yield [_rows(layer, layer(one)) for one in active]
 
 
-@contextmanager
-def kept(linear: Linear, dtype: torch.dtype) -> Iterator[None]:
-    """Take a matrix once for several products."""
-    held = linear.held
-    if held is None:
-        yield
-        return
-    linear.held = _Kept(held.take(dtype))
-    try:
-        yield
-    finally:
-        linear.held = held
-        held.give_back()
+def _rows(linear: Linear, output: Tensor) -> Tensor:
+    """What an adaLN layer gives, [B, count * D], as rows [B, count, D]."""
+    return output.unflatten(-1, (_count(linear), -1))
+
+
+def _count(linear: Linear) -> int:
+    return linear.out_features // linear.in_features
 
 
 def _nbytes(rows: Rows) -> int:
     return sum(row.nbytes for row in rows)
-
-
-class _Kept:
-    def __init__(self, matrix: Tensor) -> None:
-        self.matrix = matrix
-
-    def take(self, dtype: torch.dtype) -> Tensor:
-        return self.matrix
-
-    def give_back(self) -> None:
-        pass

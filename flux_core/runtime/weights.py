@@ -85,7 +85,7 @@ class Weights(Generic[Module]):
             return self._loaded[2]
 
     def managed(self, manager: Manager, dtype: torch.dtype) -> Any:
-        """The model with its matrices lent out by a manager, for computing in `dtype`. Only small tensors are read."""
+        """The model with its matrices streamed by a manager, for computing in `dtype`. Only small tensors are read."""
         with self._lock:
             self._loaded = None
             if self._managed is None or self._managed[:2] != (manager, dtype):

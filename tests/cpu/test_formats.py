@@ -15,7 +15,7 @@ from sluice.flux_core.quant.encoding import Encoding, Part
 from sluice.flux_core.quant.formats import FORMATS, PLAIN, decode, decode_into
 from sluice.flux_core.quant.fp8 import FP8, encode_fp8
 from sluice.flux_core.quant.gguf_blocks import BLOCKS
-from sluice.flux_core.quant.packed import PackedMatrix
+from sluice.flux_core.quant.held import packed
 from sluice.flux_core.quant.sizes import BLOCK
 from torch import Tensor
 
@@ -173,29 +173,31 @@ def test_a_format_without_a_row_is_named():
         decode(torch.zeros(3, dtype=torch.uint8), Encoding("F6_E2M3"), (4,))
 
 
-def test_a_packed_matrix_lends_the_same_memory_again_and_its_own_to_gradients():
+def test_packed_weights_are_decoded_into_the_same_memory_again():
     raw = random_blocks("Q4_K", 8).view(-1)
-    packed = PackedMatrix(raw, Encoding("Q4_K"), (8, 256))
-    expected = reference(raw.view(8, -1), "Q4_K")
-    with torch.no_grad():
-        first = packed.take(torch.float32)
-        assert same_bits(first, expected)
-        packed.give_back()
-        assert packed.take(torch.float32).data_ptr() == first.data_ptr()
-    with torch.enable_grad():
-        assert packed.take(torch.float32).data_ptr() != packed.take(torch.float32).data_ptr()
+    weight = packed(raw, Encoding("Q4_K"), (8, 256))
+    with weight.dense(torch.float32) as first:
+        assert same_bits(first, reference(raw.view(8, -1), "Q4_K"))
+    with weight.dense(torch.float32) as second:
+        assert second.data_ptr() == first.data_ptr()
+
+
+def test_plain_numbers_of_the_type_computed_in_are_multiplied_where_they_lie():
+    values = torch.randn(8, 16)
+    weight = packed(values.view(torch.uint8).flatten(), Encoding("F32"), (8, 16))
+    with weight.dense(torch.float32) as same, weight.dense(torch.bfloat16) as decoded:
+        assert same.data_ptr() == values.data_ptr() and torch.equal(decoded, values.bfloat16())
 
 
 def test_scratch_taken_in_inference_mode_may_be_used_outside_it():
     seen: list[np.ndarray] = []
 
     def work() -> None:
-        raw = random_blocks("Q8_0", 4).view(-1)
-        packed = PackedMatrix(raw, Encoding("Q8_0"), (4, 32))
+        weight = packed(random_blocks("Q8_0", 4).view(-1), Encoding("Q8_0"), (4, 32))
         with torch.inference_mode():
-            packed.take(torch.float32)
+            weight.multiply(torch.ones(1, 32), None)
         with torch.no_grad():
-            seen.append(packed.take(torch.float32).clone().numpy())
+            seen.append(weight.multiply(torch.ones(1, 32), None).numpy())
 
     thread = threading.Thread(target=work)
     thread.start()

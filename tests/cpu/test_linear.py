@@ -1,29 +1,40 @@
-"""The one linear layer: it multiplies in the dtype of its input, from wherever the matrix is lent."""
+"""The one linear layer: it multiplies in the dtype of its input, wherever its matrix is kept."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 import torch
 import torch.nn.functional as F
+from sluice.flux_core.adapters.branches import Dense, Reweighing
+from sluice.flux_core.adapters.branches import LowRank as LowRankOfFiles
+from sluice.flux_core.models.copies import shallow
 from sluice.flux_core.models.linear import Linear
+from sluice.flux_core.quant.held import DenseProducts
 from torch import Tensor
 from torch.testing import assert_close
 
 
-class Lent:
-    """A held matrix that counts its loans."""
+class Held(DenseProducts):
+    """A held weight that counts its uses, in memory that is overwritten when a use ends."""
 
     def __init__(self, matrix: Tensor) -> None:
-        self.matrix, self.calls = matrix, []
+        self.matrix, self.calls = matrix.detach(), []
+        self.memory = torch.empty(matrix.numel() + 8, dtype=torch.float64)
 
-    def take(self, dtype: torch.dtype) -> Tensor:
-        self.calls.append(("take", dtype))
-        return self.matrix.to(dtype)
-
-    def give_back(self) -> None:
-        self.calls.append(("give back", None))
+    @contextmanager
+    def dense(self, dtype: torch.dtype) -> Iterator[Tensor]:
+        self.calls.append(("begin", dtype))
+        raw = self.matrix.to(dtype).view(torch.uint8).flatten()
+        self.memory.numpy().view("u1")[: raw.numel()] = raw.numpy()  # as a device writes: PyTorch does not see it
+        try:
+            yield self.memory.view(dtype)[: self.matrix.numel()].view(self.matrix.shape)
+        finally:
+            self.memory.numpy()[:] = 1e300
+            self.calls.append(("end", None))
 
 
 @dataclass
@@ -40,6 +51,8 @@ class LowRank:
 
 
 class Doubled:
+    tensors = ()
+
     def reweigh(self, weight: Tensor) -> Tensor:
         return 2 * weight
 
@@ -56,19 +69,19 @@ def test_the_product_is_computed_in_the_inputs_dtype_from_the_values_as_stored(l
     assert_close(layer.to(stored)(x), expected, rtol=0, atol=0)
 
 
-def test_a_held_matrix_is_lent_for_one_product_and_given_back(layer, seeded):
+def test_a_held_weight_is_used_for_one_product(layer, seeded):
     x = seeded("x", (5, 12))
     expected = layer(x)
-    layer.held, layer.weight = Lent(layer.weight.detach().half()), None
+    layer.held, layer.weight = Held(layer.weight.half()), None
     assert_close(layer(x), expected, rtol=1e-3, atol=1e-3)
-    assert layer.held.calls == [("take", torch.float32), ("give back", None)]
+    assert layer.held.calls == [("begin", torch.float32), ("end", None)]
 
 
-def test_a_held_matrix_is_given_back_when_the_product_fails(layer):
-    layer.held = Lent(torch.zeros(20, 11))
+def test_a_use_of_a_held_weight_ends_when_the_product_fails(layer):
+    layer.held = Held(torch.zeros(20, 11))
     with pytest.raises(RuntimeError):
         layer(torch.zeros(5, 12))
-    assert layer.held.calls[-1] == ("give back", None)
+    assert layer.held.calls[-1] == ("end", None)
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -103,13 +116,85 @@ def test_a_reweighing_sees_the_matrix_wherever_it_lives(layer, seeded):
     expected = F.linear(x, 2 * layer.weight, layer.bias)
     layer.reweighings = (Doubled(),)
     assert_close(layer(x), expected)
-    layer.held, layer.weight = Lent(layer.weight.detach()), None
+    layer.held, layer.weight = Held(layer.weight), None
     assert_close(layer(x), expected)
 
 
 def test_a_slice_of_something_wider_is_multiplied_as_its_copy_is(layer, seeded):
     wide = seeded("wide", (2, 5, 30))
     assert_close(layer(wide[..., 7:19]), layer(wide[..., 7:19].contiguous()))
+
+
+def trained(seeded, dtype=torch.float32) -> tuple[tuple, tuple]:
+    """Reweighings and branches in `dtype`, made of float32 tensors that are trained."""
+
+    def parameter(name: str, *shape: int) -> Tensor:
+        return seeded(name, shape).requires_grad_()
+
+    inside = (
+        Dense(parameter("difference", 20, 12), 0.3),
+        Reweighing(LowRankOfFiles(parameter("d", 3, 12), parameter("u", 20, 3)), parameter("m", 20, 1), 0.7),
+    )
+    beside = (
+        LowRankOfFiles(parameter("down", 4, 12), parameter("up", 20, 4), 0.5),
+        LowRankOfFiles(parameter("part down", 2, 12), parameter("part up", 7, 2), -2.0, (3, 10)),
+    )
+    return tuple(tuple(change.to(torch.device("cpu"), dtype) for change in part) for part in (inside, beside))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("inside", [False, True], ids=["branches", "with reweighings"])
+def test_gradients_through_a_held_weight_are_those_of_a_parameter(layer, seeded, dtype, inside):
+    """To the bit, although the weight's memory holds other numbers by the time they are asked for."""
+    layer.requires_grad_(False)
+    layer.bias.requires_grad_(True)
+    reweighings, layer.branches = trained(seeded, dtype)
+    layer.reweighings = reweighings if inside else ()
+    held = shallow(layer)
+    held.held, held.weight = Held(layer.weight), None
+    x, direction = seeded("x", (2, 5, 12)).to(dtype).requires_grad_(), seeded("direction", (2, 5, 20))
+    tensors = [tensor for change in (*layer.reweighings, *layer.branches) for tensor in change.tensors]
+    results = [torch.autograd.grad((one(x) * direction).sum(), (x, layer.bias, *tensors)) for one in (layer, held)]
+    for wanted, got in zip(*results, strict=True):
+        assert got.isfinite().all() and got.count_nonzero() and torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["branches", "with reweighings"])
+def test_of_a_held_weight_nothing_is_kept_and_of_the_input_only_what_is_trained_with(layer, seeded, inside):
+    layer.requires_grad_(False)
+    reweighings, _ = trained(seeded)
+    layer.reweighings = reweighings if inside else ()
+    layer.held, layer.weight = Held(layer.weight), None
+    x, kept = seeded("x", (5, 12)).requires_grad_(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        y = layer(x)
+    assert [tensor.data_ptr() for tensor in kept] == [x.data_ptr()] * inside
+    assert layer.held.calls == [("begin", torch.float32), ("end", None)]
+    y.sum().backward()
+    assert layer.held.calls == [("begin", torch.float32), ("end", None)] * 2
+
+
+def test_a_held_weight_that_nothing_is_learned_before_is_not_fetched_again(layer, seeded):
+    layer.requires_grad_(False)
+    layer.held, layer.weight = Held(layer.weight), None
+    _, layer.branches = trained(seeded)
+    layer(seeded("x", (5, 12))).sum().backward()
+    assert layer.branches[0].down.grad.count_nonzero()
+    assert layer.held.calls == [("begin", torch.float32), ("end", None)]
+
+
+def test_a_layer_fetches_its_matrix_once_for_several_products(layer, seeded):
+    inputs = [seeded(f"x{number}", (1, 12)) for number in range(3)]
+    with layer.fetched(torch.float32) as same:
+        assert same is layer
+    held = Held(layer.weight)
+    layer.held, layer.weight = held, None
+    expected = [layer(x) for x in inputs]
+    held.calls.clear()
+    with layer.fetched(torch.float32) as fetched:
+        assert all(torch.equal(fetched(x), y) for x, y in zip(inputs, expected, strict=True))
+        assert held.calls == [("begin", torch.float32)] and layer.held is held
+    assert held.calls[1:] == [("end", None)]
 
 
 def test_names_are_those_of_checkpoints():

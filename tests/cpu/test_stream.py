@@ -27,8 +27,9 @@ from sluice.flux_core.memory.cpu import CpuDevice
 from sluice.flux_core.memory.plan import fixed_plan
 from sluice.flux_core.memory.source import FileSource
 from sluice.flux_core.memory.stream import Stream
-from sluice.flux_core.memory.streamed_weight import StreamedMatrix, hold_matrices
+from sluice.flux_core.memory.streamed_weight import StreamedBytes, hold_matrices
 from sluice.flux_core.memory.workload import Machine, Workload, units_of
+from sluice.flux_core.models.copies import deep, shallow, with_parts
 from sluice.flux_core.models.flux import Flux, FluxConfig
 from sluice.flux_core.runtime.dry_run import dry_run
 from sluice.flux_core.runtime.flux_workload import FluxShape, Job, activation_bytes, flux_workload
@@ -129,11 +130,11 @@ def write_diffusers(folder: Path) -> Path:
 
 @dataclass
 class Streamed:
-    """The same model with its blocks' matrices lent out."""
+    """The same model with its blocks' matrices streamed."""
 
     flux: Flux
     workload: Workload
-    matrices: list[StreamedMatrix]
+    matrices: list[StreamedBytes]
     source: FileSource
 
     @contextmanager
@@ -235,6 +236,50 @@ def test_with_loras_and_a_batch_of_two_the_bits_are_the_same(files):
         for homes, slots in (("VDVDVDVD", 2), ("DDDDDDDD", 3)):
             with model.opened(homes, slots) as (flux, _):
                 assert torch.equal(look(adapted(flux, uses, CPU, dtype), dtype, 2), expected)
+
+
+def with_trained_branches(flux: Flux, dtype: torch.dtype) -> tuple[Flux, list[Tensor]]:
+    """A copy of the model for training, with branches beside some of its matrices, and the tensors of these."""
+    generator = torch.Generator().manual_seed(4)
+
+    def low_rank(rows: int, columns: int) -> LowRank:
+        shapes = (4, columns), (rows, 4)
+        down, up = (torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes)
+        return LowRank(down, up, 0.1)
+
+    parts = {
+        "double_blocks.0.img_attn.qkv": low_rank(768, 256),
+        "double_blocks.1.txt_mlp.2": low_rank(256, 1024),
+        "single_blocks.2.linear1": low_rank(1792, 256),
+    }
+    layers = {path: shallow(flux.get_submodule(path)) for path in parts}
+    for path, layer in layers.items():
+        layer.branches = (parts[path],)
+    return deep(with_parts(flux, layers)).train(), [tensor for part in parts.values() for tensor in part.tensors]
+
+
+def gradients(flux: Flux, dtype: torch.dtype) -> list[Tensor]:
+    """Of all inputs but the times, and of the branches."""
+    trained, tensors = with_trained_branches(flux, dtype)
+    x, time, context, y, guidance = inputs(dtype)
+    learned = [x.requires_grad_(), context.requires_grad_(), y.requires_grad_(), *tensors]
+    return list(torch.autograd.grad(trained(x, time, context, y, guidance).float().square().sum(), learned))
+
+
+@pytest.mark.parametrize(("format", "dtype"), EVERY_WAY, ids=str)
+def test_gradients_through_stored_weights_are_those_of_resident_parameters(files, format, dtype):
+    """To the bit: packed, and streamed through a ring whose slots hold other matrices when gradients are asked for."""
+    path = files(format)
+    expected = gradients(resident(path, dtype), dtype)
+    assert all(grad.isfinite().all() and grad.count_nonzero() for grad in expected)
+    with torch.device("meta"):
+        packed = Flux(SMALL)
+    bind(packed, tensors_of(path), Resident(CPU, dtype, packed=True))
+    models = [packed]
+    with streamed(path, dtype).opened("DDVDDDDV", 2) as (flux, _):
+        models.append(flux)
+        for model in models:
+            assert all(map(torch.equal, gradients(model, dtype), expected))
 
 
 def test_without_direct_reads_the_bits_are_the_same(files):
