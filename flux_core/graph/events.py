@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import Interrupted
+from ..errors import BudgetTooSmall, Interrupted
 from .live import LivePrompt
 
 Emit = Callable[[str, dict[str, Any]], None]
@@ -84,6 +84,8 @@ class Events:
             "current_inputs": {name: [_shown(item) for item in items] for name, items in inputs.items()},
             "current_outputs": list(self.live.original),
         }
+        if advice or isinstance(error, BudgetTooSmall):
+            told["about"] = "memory"  # our own field, for the panel of that name
         self.message("execution_error", told)
 
     def _what(self, node_id: str, executed: list[str]) -> dict[str, Any]:

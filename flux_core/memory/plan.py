@@ -274,10 +274,11 @@ def _too_small(workload: Workload, units: Sequence[Unit], budget: int, fewest: i
     slot = max(unit.room for unit in units)
     needed = workload.fixed_bytes + min(fewest * slot, everything)
     largest = sorted(workload.fixed.items(), key=lambda item: -item[1])[:3]
-    parts = ", ".join(f"{purpose} {size / MiB:.0f} MiB" for purpose, size in largest)
+    slots = f"{fewest} slot{'s' if fewest > 1 else ''} of {max(slot, MiB) / MiB:.0f} MiB"
+    parts = ", ".join([slots, *(f"{purpose} {size / MiB:.0f} MiB" for purpose, size in largest if size >= MiB)])
     return (
         f"{workload.name} needs at least {needed / MiB:.0f} MiB with every weight streamed, and the budget is "
         f"{budget / MiB:.0f} MiB. Allow {needed / MiB:.0f} MiB or more, or lower the need: a smaller picture or batch "
         f"(fewer activations), a more strongly quantised file (smaller slots), fewer or smaller LoRAs. "
-        f"It is made of {fewest} slots of {slot / MiB:.0f} MiB" + (f", {parts}." if parts else ".")
+        f"The {needed / MiB:.0f} MiB are: {parts}."
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import SluiceError
+from ..graph.prompt import name_of
 from ..workers.process import OnMessage, Worker, WorkerDied
 from ..workers.protocol import Message
 from .clients import Client, Clients, text
@@ -131,11 +132,12 @@ class JobRunner:
         try:
             done = await self.worker.run(job.prompt_id, request["prompt"], request["extra_data"], request["outputs"])
         except WorkerDied as error:
-            log.error("%s", error)
             done = self._failed(job, error)
         await self._end(job, done)
 
     async def _end(self, job: Job, done: Message) -> None:
+        if done["status"] == "error":
+            log.error("%s", _account(job, done["messages"]))
         await self._write_down(job, done)
         self.running = None
         self.tell_status()
@@ -172,6 +174,8 @@ class JobRunner:
             "current_outputs": list(job.request["prompt"]),
             "timestamp": now(),
         }
+        if isinstance(error, WorkerDied) and error.killed:
+            data["about"] = "memory"
         self.clients.send("execution_error", data, job.request["client_id"])
         messages = [["execution_error", data]]
         return {"status": "error", "outputs": {}, "meta": {}, "messages": messages, "facts": {}}
@@ -205,3 +209,12 @@ class JobRunner:
             self.clients.send(event, data, client_id)
         if event == "sluice.step" and client_id is not None:
             self.clients.send_node_text(data["prompt_id"], data["node_id"], data["text"], client_id)
+
+
+def _account(job: Job, messages: list[Any]) -> str:
+    """A failed job as one line for the terminal and the log panel: in which node, and what went wrong."""
+    told = messages[-1][1] if messages else {}
+    node_id = str(told.get("node_id", ""))
+    node = job.request["prompt"].get(node_id)
+    where = f" in {name_of(node_id, node)}" if node else ""
+    return f"The job failed{where}: {' '.join(str(told.get('exception_message', '')).split())}"

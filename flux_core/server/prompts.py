@@ -5,7 +5,9 @@ Does not know: how graphs are checked or run.
 
 from __future__ import annotations
 
+import logging
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +16,8 @@ from ..errors import WorkflowError
 from ..io import png
 from ..workers.process import WorkerDied
 from .services import Json, Route, Services, json_object, refuse, services, texts
+
+log = logging.getLogger(__name__)
 
 VALIDATION_ATTEMPTS = 3  # a worker that dies over another job does not refuse this one
 LONGEST_ID = 200
@@ -37,6 +41,7 @@ async def post_prompt(request: web.Request) -> web.Response:
         return refuse(400, "No prompt provided", "no_prompt")
     found = await _validated(here, png.clean_prompt(body["prompt"]), body)
     if found["error"]:
+        _tell_refusal(here, body, found["problems"])
         refusal = {"error": found["error"], "node_errors": found["node_errors"], "problems": found["problems"]}
         return web.json_response(refusal, status=400)
     try:
@@ -45,6 +50,14 @@ async def post_prompt(request: web.Request) -> web.Response:
         return refuse(409, f"There is a job with the id {prompt_id} already.", "prompt_id_taken")
     node_errors = found["node_errors"]
     return web.json_response({"prompt_id": job.prompt_id, "number": _plain(number), "node_errors": node_errors})
+
+
+def _tell_refusal(here: Services, body: Json, problems: Sequence[str]) -> None:
+    """The sentences go to the page too, which of the answer shows only kinds of problems, and into the log."""
+    log.error("A workflow was not queued: %s", " ".join(problems))
+    client_id = body.get("client_id")
+    if isinstance(client_id, str):
+        here.clients.send("sluice.refused", {"problems": list(problems)}, client_id)
 
 
 async def _validated(here: Services, prompt: Json, body: Json) -> Json:

@@ -31,6 +31,7 @@ from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
 from .protocol import Channel, Message, frame_of
 
 START_SECONDS = 120.0  # a cold disk can make imports long; a worker that dies is noticed at once
+_KILLED = -getattr(signal, "SIGKILL", 9)
 STOP_SECONDS = 0.4  # between asking the process to end and ending it
 _LONGEST_LINE = 1 << 16
 _ENTRY = Path(__file__).resolve().parents[1] / "entry" / "worker.py"
@@ -43,7 +44,14 @@ Log = Callable[[str], None]
 
 
 class WorkerDied(SluiceError):
-    """The worker process ended while something was asked of it. The text says how."""
+    """The worker process ended while something was asked of it. The text says how.
+
+    `killed`: the system or somebody ended it by force, as happens when memory runs out.
+    """
+
+    def __init__(self, text: str, killed: bool = False) -> None:
+        super().__init__(text)
+        self.killed = killed
 
 
 class Worker:
@@ -206,7 +214,7 @@ class _Process:
             answer.set_result(message)
 
     def _died(self, code: int) -> None:
-        self.dead = WorkerDied(_obituary(code, self._last_lines))
+        self.dead = WorkerDied(_obituary(code, self._last_lines), code == _KILLED)
         futures: list[asyncio.Future[Any]] = [*self._answers.values(), self.ready]
         for future in futures:
             if not future.done():
@@ -217,7 +225,7 @@ class _Process:
 def _obituary(code: int, last_lines: deque[str]) -> str:
     said = [line for line in last_lines if line.strip()]
     last = f" Its last words: {said[-1]}" if said else ""
-    if code == -getattr(signal, "SIGKILL", 9):
+    if code == _KILLED:
         return (
             "The worker process was killed. If nobody did so on purpose, the system ran out of memory: lower --ram, or "
             f"choose a smaller picture or model file.{last}"

@@ -1,18 +1,10 @@
-"""The browser's side: plain functions under node, and the whole first day in a real Chromium on a real server.
-
-Needs node; the browser also Chromium and the npm package playwright-core, found through the environment:
-    CHROMIUM=/usr/bin/chromium  PLAYWRIGHT=/folder/node_modules/playwright-core
-Where they are missing these tests are left out, but not if SLUICE_BROWSER=required, as `.ci/run` sets it.
-"""
+"""The browser's side: plain functions under node, and the whole first day in a real Chromium on a real server."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,60 +20,18 @@ from sluice.flux_core.worker.registry import standalone_tables
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-OUTPUT = ROOT / "tests" / "output"
 WORKFLOWS = ROOT / "workflows"
 PUBLISHED = {
     "sluice-tiny.safetensors": "flux1-dev.safetensors", "sluice-tiny-t5xxl.safetensors": "t5xxl_fp16.safetensors",
     "sluice-tiny-clip_l.safetensors": "clip_l.safetensors", "sluice-tiny-ae.safetensors": "ae.safetensors",
 }  # fmt: skip
-REQUIRED = os.environ.get("SLUICE_BROWSER") == "required"
 
 
-def needed(there: object, what: str) -> None:
-    if not there:
-        assert not REQUIRED, f"{what} is required here and missing"
-        pytest.skip(f"{what} is not installed")
-
-
-@pytest.fixture(scope="module")
-def server(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """(address, base directory) of a server as a newcomer starts it."""
-    base = tmp_path_factory.mktemp("base")
-    serve = [*command, "serve", "--port", "0", "--base-directory", str(base)]
-    process = subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    line = next((line for line in process.stdout if "http://" in line), "")
-    assert line, "the server told its address"
-    try:
-        yield line[line.index("http://") :].split()[0].rstrip("/"), base
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
-
-
-def test_functions_of_the_panels_under_node() -> None:
+def test_functions_of_the_panels_under_node(needed: Any) -> None:
     needed(shutil.which("node"), "node")
     files = sorted(str(file) for file in HERE.glob("*.test.mjs"))
     run = subprocess.run(["node", "--test", *files], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr
-
-
-def in_the_browser(script: str, address: str, *arguments: Path) -> dict[str, Any]:
-    """What a script of browser/ saw."""
-    chromium = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-    playwright = os.environ.get("PLAYWRIGHT", "")
-    needed(shutil.which("node"), "node")
-    needed(Path(chromium).exists(), "Chromium")
-    needed(playwright and Path(playwright).is_dir(), "playwright-core")
-    OUTPUT.mkdir(exist_ok=True)
-    environment = {
-        **os.environ, "SLUICE_URL": address, "PLAYWRIGHT": playwright, "CHROMIUM": chromium, "SCREENSHOTS": str(OUTPUT)
-    }  # fmt: skip
-    command = ["node", str(HERE / "browser" / script), *map(str, arguments)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
-    assert run.returncode == 0, run.stdout + run.stderr
-    seen: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return seen
 
 
 @pytest.fixture
@@ -96,9 +46,9 @@ def full_size(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_first_day_in_a_browser(server: tuple[str, Path], full_size: Path) -> None:
-    address, base = server
-    seen = in_the_browser("story.mjs", address, WORKFLOWS / "text_to_image.png", base / "output", full_size)
+def test_the_first_day_in_a_browser(server: Any, scene: Any, full_size: Path) -> None:
+    output = server.base / "output"
+    seen = scene("story.mjs", server.url, WORKFLOWS / "text_to_image.png", output, full_size)
     assert seen["progress"] >= 12 and seen["previews"] >= 1 and seen["shown"] == 1
     assert {"UNETLoader", "DualCLIPLoader", "VAELoader", "CLIPTextEncode"} <= set(seen["cached"])
     assert seen["gallery"] and seen["interrupted"] and seen["managed"] and seen["cells"] == 76
@@ -106,9 +56,9 @@ def test_the_first_day_in_a_browser(server: tuple[str, Path], full_size: Path) -
     assert seen["elsewhere"] == [], "nobody but the server is contacted"
 
 
-def test_the_editor_queues_a_canvas_as_the_command_line_reads_it(server: tuple[str, Path], full_size: Path) -> None:
+def test_the_editor_queues_a_canvas_as_the_command_line_reads_it(server: Any, scene: Any, full_size: Path) -> None:
     files = [*sorted(WORKFLOWS.glob("*.png")), full_size]
-    queued = in_the_browser("queued.mjs", server[0], *files)
+    queued = scene("queued.mjs", server.url, *files)
     assert len(files) > 2
     for file in files:
         canvas = read_workflow_bytes(json.dumps(read_workflow(file).workflow).encode())

@@ -31,11 +31,15 @@ export const budget = watched(null);
 /** Model files that the open workflow names and that are nowhere. */
 export const missing = watched([]);
 
-/** Begin to listen. Events that came before are caught up on. */
+/** What stopped the last job, {title, text}, if it was about memory; else null. */
+export const problem = watched(null);
+
+/** Begin to listen. Events that came before are caught up on. Whether a server of our own answers, not ComfyUI. */
 export async function start() {
   server.listen(EVENTS, (data, event) => memory.set(after(memory.value, event, data)));
   const known = await server.memory();
   if (known && memory.value === EMPTY) {
     for (const event of EVENTS.filter((name) => known[name])) memory.set(after(memory.value, event, known[event]));
   }
+  return known !== null;
 }

@@ -4,26 +4,27 @@
 import { budgetForm } from "./budget_form.mjs";
 import { element, oncePerFrame, shape } from "./dom.mjs";
 import { bytes, plural, seconds } from "./format.mjs";
-import { memory, missing } from "./live.mjs";
+import { memory, missing, problem } from "./live.mjs";
 import { EMPTY, memoryName, spending, verdict } from "./memory_state.mjs";
 import { missingList } from "./missing.mjs";
+import { problemCard } from "./problem.mjs";
 import { residencyMap } from "./residency_map.mjs";
 
 const CHART = { width: 300, height: 56 };
 
 /** Draw into `root` and keep it true; returns the function that undoes it. */
 export function memoryPanel(root) {
-  const lacking = element("div"), live = element("div", { class: "sluice-stack" }), maps = element("div", { class: "sluice-stack" });
+  const lacking = element("div", { class: "sluice-stack" }), live = element("div", { class: "sluice-stack" }), maps = element("div", { class: "sluice-stack" });
   const form = budgetForm();
   const draw = oncePerFrame(() => {
     const state = memory.value;
-    lacking.replaceChildren(...missingList(missing.value));
+    lacking.replaceChildren(...problemCard(problem.value), ...missingList(missing.value));
     live.replaceChildren(...(state === EMPTY ? [nothingYet()] : [stepCard(state), ...state.models.slice(0, 1).map(budgetCard)]));
     maps.replaceChildren(...state.models.map(modelCard));
   });
   root.classList.add("sluice-panel");
   root.replaceChildren(heading("Memory"), element("div", { class: "sluice-body" }, lacking, live, form.element, maps));
-  const ends = [memory.watch(draw), missing.watch(draw), form.end, draw.cancel];
+  const ends = [memory.watch(draw), missing.watch(draw), problem.watch(draw), form.end, draw.cancel];
   draw();
   return () => {
     ends.forEach((end) => end());

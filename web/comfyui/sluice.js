@@ -7,6 +7,8 @@ import { galleryPanel } from "./gallery_panel.mjs";
 import * as live from "./live.mjs";
 import { memoryPanel } from "./memory_panel.mjs";
 import { look } from "./missing.mjs";
+import { notice } from "./notice.mjs";
+import * as problem from "./problem.mjs";
 import { offerSwap } from "./swap_menu.mjs";
 
 /** A sidebar tab from a panel. The editor may render again into the same element, and into another before the end. */
@@ -46,7 +48,7 @@ async function tellWhatIsMissing() {
   if (!files.length) return;
   const names = files.map((file) => file.name).join(", ");
   const detail = `${names}. The Memory tab says where to get ${files.length === 1 ? "it" : "them"}.`;
-  app.extensionManager.toast.add({ severity: "warn", summary: "Model files are missing", detail, life: 6000 });
+  notice("warn", "Model files are missing", detail, 6000);
 }
 
 app.registerExtension({
@@ -67,7 +69,9 @@ app.registerExtension({
       title: "Gallery",
       tooltip: "Finished pictures, their prompts and seeds",
     });
-    return live.start();
+    const standalone = live.start();
+    problem.start(standalone);
+    return standalone;
   },
   afterConfigureGraph: tellWhatIsMissing,
 });

@@ -1,6 +1,7 @@
 // "Use Sluice for FLUX" in ComfyUI's menus: the open workflow with our nodes in it, or with ComfyUI's own again.
 
 import { app } from "../../scripts/app.js";
+import { notice } from "./notice.mjs";
 import { swap } from "./swap.mjs";
 
 const COMMANDS = [
@@ -14,7 +15,7 @@ async function change(back) {
   if (changed) await app.loadGraphData(workflow, true, false, app.extensionManager.workflow?.activeWorkflow ?? null);
   const summary = changed ? `${changed} nodes changed` : "There was nothing to change";
   const severity = left.length ? "warn" : "info";
-  app.extensionManager.toast.add({ severity, summary, detail: left.join("\n"), life: left.length ? 20000 : 5000 });
+  notice(severity, summary, left.join("\n"), left.length ? 20000 : 5000);
 }
 
 const items = () => [null, ...COMMANDS.map(({ label, back }) => ({ content: label, callback: () => change(back) }))];

@@ -1,26 +1,51 @@
-// One headless Chromium with the editor in it, and what a person does there. The addresses come from the environment:
-//   SLUICE_URL   the server      PLAYWRIGHT  the folder of playwright-core
-//   CHROMIUM     the browser     SCREENSHOTS the folder for pictures of the page
+// A page of a headless Chromium with the editor in it, and what a person does there. The addresses come from the environment:
+//   SLUICE_URL   the server                  PLAYWRIGHT  the folder of playwright-core
+//   BROWSER      a running one to connect to  CHROMIUM   the program to start where there is none
+//   SCREENSHOTS  the folder for pictures of the page
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { basename, join } from "node:path";
 
-const { SLUICE_URL, PLAYWRIGHT = "playwright-core", CHROMIUM = "/usr/bin/chromium", SCREENSHOTS = "." } = process.env;
+const { SLUICE_URL, BROWSER, PLAYWRIGHT = "playwright-core", CHROMIUM = "/usr/bin/chromium", SCREENSHOTS = "." } = process.env;
 const PATIENCE = 60_000; // ms; for the first page on a busy machine
 
 // It must not look for anybody on the internet: every such try is an error in the log of a closed network.
-const QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+export const QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+
+/** A window of this size, "1440x900", without a page in it. */
+export async function openWindow(size = "1600x1000", options = {}) {
+  const { chromium } = createRequire(import.meta.url)(PLAYWRIGHT);
+  const [width, height] = size.split("x").map(Number);
+  const browser = BROWSER
+    ? await chromium.connect(BROWSER)
+    : await chromium.launch({ executablePath: CHROMIUM, headless: true, args: QUIET });
+  const page = await browser.newPage({ viewport: { width, height }, ...options });
+  page.setDefaultTimeout(PATIENCE);
+  return new Editor(browser, page);
+}
 
 /** The page after its editor has started, with all that the server says to it kept in `heard`. */
-export async function openEditor({ width = 1600, height = 1000 } = {}) {
-  const { chromium } = createRequire(import.meta.url)(PLAYWRIGHT);
-  const browser = await chromium.launch({ executablePath: CHROMIUM, headless: true, args: QUIET });
-  const page = await browser.newPage({ viewport: { width, height } });
-  page.setDefaultTimeout(PATIENCE);
-  const editor = new Editor(browser, page);
+export async function openEditor(size, palette) {
+  const editor = await openWindow(size);
   await editor.visit();
+  if (palette) await editor.theme(palette);
   return editor;
+}
+
+/** Run a scene: `play(editor)` returns what it saw, which is told as JSON on the last line; a failure is pictured. */
+export async function scene(name, editor, play) {
+  let seen;
+  try {
+    seen = await play(editor);
+    if (editor.errors.length) throw new Error(`the page has errors: ${editor.errors.join("; ")}`);
+  } catch (error) {
+    await editor.shot(`${name}_failed`);
+    throw error;
+  } finally {
+    await editor.close();
+  }
+  console.log(JSON.stringify({ ...seen, elsewhere: editor.elsewhere }));
 }
 
 class Editor {
@@ -37,8 +62,8 @@ class Editor {
     });
   }
 
-  async visit() {
-    await this.page.goto(SLUICE_URL);
+  async visit(address = SLUICE_URL) {
+    await this.page.goto(address);
     await this.page.waitForFunction(() => window.app?.rootGraph && document.querySelector("[data-testid$='-tab-button']"));
     await this.page.waitForFunction(() => !document.querySelector("#splash-loader"));
   }
@@ -71,6 +96,11 @@ class Editor {
     }, dropped);
   }
 
+  /** The editor's notices, in the markup of any of its releases. */
+  get notice() {
+    return this.page.locator(".p-toast-message, li[role=alert]");
+  }
+
   /** Node types on the canvas, sorted. */
   types() {
     return this.page.evaluate(() => window.app.rootGraph.nodes.map((node) => node.type).sort());
@@ -85,6 +115,23 @@ class Editor {
 
   tab(id) {
     return this.page.getByTestId(`${id}-tab-button`).click();
+  }
+
+  /** Write a value into the widget of the only node of a type. */
+  setValue(type, name, value) {
+    return this.page.evaluate(([wanted, widget, given]) => {
+      const node = window.app.rootGraph.nodes.find((one) => one.type === wanted);
+      node.widgets.find((one) => one.name === widget).value = given;
+    }, [type, name, value]);
+  }
+
+  /** POST to the server as the page does; returns {status, body}. */
+  post(route, body) {
+    return this.page.evaluate(async ([path, data]) => {
+      const headers = { "Content-Type": "application/json" };
+      const answer = await window.comfyAPI.api.api.fetchApi(path, { method: "POST", headers, body: JSON.stringify(data) });
+      return { status: answer.status, body: await answer.json().catch(() => null) };
+    }, [route, body]);
   }
 
   theme(palette) {

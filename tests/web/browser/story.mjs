@@ -18,11 +18,6 @@ const values = (type) =>
     const node = window.app.rootGraph.nodes.find((one) => one.type === wanted);
     return Object.fromEntries(node.widgets.map((widget) => [widget.name, widget.value]));
   }, type);
-const setValue = (type, name, value) =>
-  page.evaluate(([wanted, widget, given]) => {
-    const node = window.app.rootGraph.nodes.find((one) => one.type === wanted);
-    node.widgets.find((one) => one.name === widget).value = given;
-  }, [type, name, value]);
 const shownPictures = () =>
   page.evaluate(() => window.app.rootGraph.nodes.find((one) => one.type === "SaveImage").imgs?.length ?? 0);
 const empty = () => page.evaluate(() => window.app.rootGraph.clear());
@@ -83,7 +78,7 @@ try {
   await editor.drop(result);
   await editor.until(() => window.app.rootGraph.nodes.some((node) => node.type === "SaveImage"));
   assert.deepEqual(await editor.types(), seen.dropped);
-  await setValue("RandomNoise", "noise_seed", 8);
+  await editor.setValue("RandomNoise", "noise_seed", 8);
   start = await editor.run();
   await editor.hear(ended, start);
   const types = await page.evaluate(() =>
@@ -129,7 +124,7 @@ try {
   await page.getByLabel("RAM", { exact: true }).fill("2G");
   await page.getByRole("button", { name: "Set", exact: true }).click();
   await page.getByText("In force from the next step on.").waitFor();
-  await setValue("RandomNoise", "noise_seed", 9);
+  await editor.setValue("RandomNoise", "noise_seed", 9);
   start = await editor.run();
   await editor.hear((message) => message.type === "sluice.memory.plan", start);
   await editor.hear(ended, start);
@@ -138,7 +133,7 @@ try {
   await editor.shot("11_budget");
 
   // A long run, interrupted.
-  await setValue("BasicScheduler", "steps", 1000);
+  await editor.setValue("BasicScheduler", "steps", 1000);
   start = await editor.run();
   await editor.hear((message) => message.type === "progress", start);
   await page.evaluate(() => window.comfyAPI.api.api.interrupt());

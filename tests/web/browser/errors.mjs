@@ -1,0 +1,43 @@
+// What went wrong is told on the page in its own words: see test_faults.py.
+//   node errors.mjs SIZE PALETTE
+
+import assert from "node:assert/strict";
+import { openEditor, scene } from "./page.mjs";
+
+const [size, palette] = process.argv.slice(2);
+const small = Number(size.split("x")[0]) < 600;
+
+await scene(`errors_${size}_${palette}`, await openEditor(size, palette), async (editor) => {
+  const { page } = editor;
+  const toast = editor.notice;
+
+  // A budget that is too small: a notice, and a card in the Memory tab.
+  await editor.setValue("CLIPTextEncode", "text", `a red circle ${size}`); // nothing of it is cached
+  await editor.post("/sluice/budget", { ram: "100M" });
+  let start = await editor.run();
+  await editor.hear((message) => message.type === "execution_error", start);
+  await toast.getByText("and the budget is 100 MiB").waitFor();
+  assert.match(await toast.innerText(), /The node "Prompt" failed/);
+  await editor.shot(`errors_notice_${size}_${palette}`);
+  if (small) await toast.getByRole("button", { name: "Close" }).click(); // it lies over the buttons of a small window
+  await editor.tab("sluice-memory");
+  await page.locator(".sluice-problem").getByText("and the budget is 100 MiB").waitFor();
+  await editor.shot(`errors_${size}_${palette}`);
+
+  // With room enough both are gone.
+  await editor.post("/sluice/budget", { ram: "auto" });
+  if (small) await editor.tab("sluice-memory");
+  start = await editor.run();
+  await editor.hear((message) => message.type === "execution_success", start);
+  if (small) await editor.tab("sluice-memory");
+  await page.locator(".sluice-problem").waitFor({ state: "detached" });
+  await toast.waitFor({ state: "detached" });
+
+  // What cannot be queued at all is told in full as well.
+  await editor.setValue("KSamplerSelect", "sampler_name", "nonsense");
+  await editor.run();
+  await toast.getByText("'nonsense' is not available").waitFor();
+
+  const logs = await page.evaluate(async () => (await window.comfyAPI.api.api.fetchApi("/internal/logs")).json());
+  return { logs };
+});

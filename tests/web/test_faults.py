@@ -1,0 +1,20 @@
+"""What people stumbled over in the browser, each as they meet it: in a real Chromium, on a real server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+WINDOWS = pytest.mark.parametrize(("size", "palette"), [("1440x900", "dark"), ("400x800", "light")])
+
+
+@WINDOWS
+def test_errors_are_told_on_the_page_in_the_terminal_and_in_the_log_panel(
+    server: Any, scene: Any, size: str, palette: str
+) -> None:
+    seen = scene("errors.mjs", server.url, size, palette)
+    for told in (seen["logs"], "".join(server.lines)):
+        assert 'The job failed in node 5 "Prompt" (CLIPTextEncode): T5' in told and "the budget is 100 MiB" in told
+        assert "A workflow was not queued: " in told and "'nonsense' is not available" in told
+    assert seen["elsewhere"] == []

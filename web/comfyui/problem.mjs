@@ -1,0 +1,46 @@
+// What stopped a job, in the words of the error itself: a notice on the page, and a card in the Memory tab if it was memory.
+
+import { app } from "../../scripts/app.js";
+import * as server from "./api.mjs";
+import { element } from "./dom.mjs";
+import { problem } from "./live.mjs";
+import { notice } from "./notice.mjs";
+import { isOurs, read } from "./problem_text.mjs";
+
+/** Begin to listen. `standalone`, a promise: whether every error is ours to show, or only those of our own nodes. */
+export function start(standalone) {
+  let hide = () => {};
+  const show = (summary, detail) => {
+    hide();
+    hide = notice("error", summary, detail);
+  };
+  server.listen(["execution_start"], () => {
+    problem.set(null);
+    hide();
+  });
+  server.listen(["sluice.refused"], ({ problems }) => show("The workflow cannot run", problems.join("\n")));
+  server.listen(["execution_error"], async (data) => {
+    if (!isOurs(data) && !(await standalone)) return;
+    const { text, aboutMemory } = read(data), title = titleOf(data);
+    problem.set(aboutMemory ? { title, text } : null);
+    show(title, text);
+  });
+}
+
+/** What to show of it in the Memory tab: nothing, or one section. */
+export function problemCard(told) {
+  if (!told) return [];
+  return [
+    element(
+      "section",
+      { class: "sluice-card sluice-problem", role: "alert" },
+      element("h3", {}, told.title),
+      element("p", {}, told.text),
+    ),
+  ];
+}
+
+function titleOf({ node_id: id, node_type: type }) {
+  const title = app.rootGraph?.getNodeById?.(Number(id))?.title || type;
+  return title ? `The node "${title}" failed` : "The job failed";
+}
