@@ -13,7 +13,9 @@ Does not know: what the tensors mean, how blocks decode.
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Collection
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -64,6 +66,21 @@ def read_header(stream: BinaryIO, path: Path, size: int) -> tuple[dict[str, Tens
     return entries, {key: text for key, value in values.items() if (text := _text(value)) is not None}
 
 
+def read_values(path: Path, names: Collection[str]) -> dict[str, Value]:
+    """The metadata values of these names, whole tables included; what is not there is left out.
+
+    Raises FileFormatError, OSError.
+    """
+    with open(path, "rb") as stream:
+        cursor = Cursor(stream, path, os.fstat(stream.fileno()).st_size)
+        if cursor.take(4) != b"GGUF":
+            return {}
+        _check_version(cursor.number("I"), path)
+        _, pairs = cursor.number("Q"), cursor.number("Q")
+        found = (cursor.pair(names) for _ in range(cursor.count(pairs, 12, "metadata entries")))
+        return {name: value for name, value in found if name in names and value is not None}
+
+
 class Cursor:
     """Walks the header; every length is checked against what is left of the file before it is believed."""
 
@@ -107,10 +124,12 @@ class Cursor:
         except UnicodeDecodeError:
             raise FileFormatError(f"{self.path.name}: a name in the header is no UTF-8. The file is damaged.") from None
 
-    def pair(self) -> tuple[str, Value | None]:
-        return self.string(), self.value(self.number("I"))
+    def pair(self, whole: Collection[str] = ()) -> tuple[str, Value | None]:
+        """A name and its value; arrays of any length for the names in `whole`."""
+        name = self.string()
+        return name, self.value(self.number("I"), name in whole)
 
-    def value(self, kind: int) -> Value | None:
+    def value(self, kind: int, whole: bool = False) -> Value | None:
         """One metadata value; None for an array nobody asks for (it is stepped over)."""
         if kind in SCALARS:
             return self.scalar(kind)
@@ -119,6 +138,8 @@ class Cursor:
         if kind != ARRAY:
             raise FileFormatError(f"{self.path.name}: unknown metadata type {kind}. The file is damaged or too new.")
         kind, length = self.number("I"), self.number("Q")
+        if kind == STRING and whole:
+            return tuple(self.string() for _ in range(self.count(length, 8, "texts")))
         if kind == STRING:
             for _ in range(self.count(length, 8, "texts")):
                 nbytes = self.number("Q")
@@ -128,11 +149,12 @@ class Cursor:
         if kind not in SCALARS:
             raise FileFormatError(f"{self.path.name}: an array of type {kind} in the metadata. The file is damaged.")
         width = struct.calcsize("<" + SCALARS[kind])
-        if self.count(length, width, "numbers") > MAX_DIMS:
+        if self.count(length, width, "numbers") > MAX_DIMS and not whole:
             self.skip(length * width)
             self.stream.seek(length * width, 1)
             return None
-        return tuple(self.scalar(kind) for _ in range(length))
+        code = SCALARS[kind].replace("?", "B")
+        return tuple(struct.unpack(f"<{length}{code}", self.take(length * width)))
 
     def scalar(self, kind: int) -> Scalar:
         code = "<" + SCALARS[kind].replace("?", "B")

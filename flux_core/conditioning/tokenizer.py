@@ -1,30 +1,24 @@
 """Prompts to token rows: CLIP's in chunks of 77, T5's in one row of at least 256.
 
-A tokenizer is a folder with `tokenizer.json`, or for CLIP with `vocab.json` and `merges.txt`, as published with the
-encoders. All special ids come from these files, so that a small vocabulary works like a large one. Knows the
-vocabulary and the row layout; knows no encoder, no weights arithmetic and no torch.
+All special ids come with the vocabulary (`vocabulary.py` reads it), so that a small one works like a large one. Knows
+the row layout; knows no files, no encoder, no weights arithmetic and no torch.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer
 
-from ..errors import FileFormatError, MissingFileError
 from .weighting import EmbeddingName, pieces, segments
 
 log = logging.getLogger(__name__)
 
-CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
-T5_END, T5_PAD = "</s>", "<pad>"
 CLIP_LENGTH = 77  # rows of CLIP-L's position table
 T5_LENGTH = 256  # what FLUX.1 pads T5 to
-SPARE = 128  # T5's table has 28 rows more than its vocabulary, for the sake of alignment
 SPLITTABLE = 8  # a group of at least this many tokens may be cut in two by the end of a chunk
 
 
@@ -111,9 +105,6 @@ class T5Tokenizer:
         return _row([(self.end, 1.0)], self.pad, length)
 
 
-_Tokenizer = TypeVar("_Tokenizer", ClipTokenizer, T5Tokenizer)
-
-
 def _row(tokens: _Group, pad: int, length: int) -> Row:
     padded = [*tokens, *[(pad, 1.0)] * (length - len(tokens))]
     return Row(tuple(token for token, _ in padded), tuple(weight for _, weight in padded))
@@ -142,162 +133,3 @@ def _find_embedding(piece: EmbeddingName, lookup: Lookup) -> tuple[Sequence[Vect
     if vectors is None and bare and bare != piece.name:
         return lookup(bare), f"{piece.name.replace(bare, '', 1)} {piece.rest}"
     return vectors, piece.rest
-
-
-# -- where a tokenizer lies ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Published:
-    """A tokenizer as its makers publish it, and the names its folder goes by."""
-
-    title: str
-    end: str  # the token that tells its file from the other's
-    files: str
-    address: str
-    folders: tuple[str, ...]  # below a `tokenizers` folder
-    pipeline: str  # its folder in Hugging Face's pipeline layout
-    comfyui: str  # its folder inside a ComfyUI installation
-
-
-CLIP_L = Published(
-    title="CLIP-L",
-    end=CLIP_END,
-    files="tokenizer.json, or vocab.json and merges.txt",
-    address="https://huggingface.co/openai/clip-vit-large-patch14",
-    folders=("clip_l", "clip-vit-large-patch14", "openai/clip-vit-large-patch14"),
-    pipeline="tokenizer",
-    comfyui="comfy/sd1_tokenizer",
-)
-T5XXL = Published(
-    title="T5-XXL",
-    end=T5_END,
-    files="tokenizer.json",
-    address="https://huggingface.co/black-forest-labs/FLUX.1-dev in tokenizer_2 (google/t5-v1_1-xxl has the same one)",
-    folders=("t5xxl", "t5-v1_1-xxl", "google/t5-v1_1-xxl"),
-    pipeline="tokenizer_2",
-    comfyui="comfy/text_encoders/t5_tokenizer",
-)
-
-
-def find_clip(
-    weights: Path | None, folders: Iterable[Path], *, vocabulary: int, length: int = CLIP_LENGTH
-) -> ClipTokenizer:
-    """The tokenizer that belongs to a CLIP encoder with `vocabulary` token and `length` position embeddings.
-
-    `folders` are the `tokenizers` folders of the model stores. Looked for, in this order: in a folder beside the
-    weight file named like it, in the store the weight file lies in, in Hugging Face's layout around it, in the
-    stores given, and in a ComfyUI that a store belongs to. Raises MissingFileError and FileFormatError.
-    """
-    return _find(CLIP_L, lambda folder: load_clip(folder, length), weights, folders, vocabulary)
-
-
-def find_t5(weights: Path | None, folders: Iterable[Path], *, vocabulary: int) -> T5Tokenizer:
-    """The tokenizer that belongs to a T5 encoder with `vocabulary` token embeddings; looked for as `find_clip` does."""
-    return _find(T5XXL, load_t5, weights, folders, vocabulary)
-
-
-def _find(
-    wanted: Published,
-    load: Callable[[Path], _Tokenizer],
-    weights: Path | None,
-    folders: Iterable[Path],
-    vocabulary: int,
-) -> _Tokenizer:
-    searched = list(dict.fromkeys(_places(wanted, weights, list(folders))))
-    looked = []
-    for folder in searched:
-        if not _holds(wanted, folder):
-            looked.append(str(folder))
-            continue
-        tokenizer = load(folder)
-        tokens = tokenizer.vocabulary.get_vocab_size()
-        if vocabulary - SPARE <= tokens <= vocabulary:
-            return tokenizer
-        looked.append(f"{folder} (belongs to another encoder: it has {tokens} tokens)")
-    raise MissingFileError(
-        f"The tokenizer of {wanted.title} for {weights or 'this encoder'} with its {vocabulary} token embeddings is "
-        f"missing. Needed: {wanted.files}, published at {wanted.address}. Put it into the folder "
-        f"tokenizers/{wanted.folders[0]} of your models folder. Looked in:\n  " + "\n  ".join(looked)
-    )
-
-
-def _places(wanted: Published, weights: Path | None, folders: Sequence[Path]) -> Iterator[Path]:
-    if weights is not None:
-        yield weights.with_suffix("")
-        yield from (weights.parent.parent / "tokenizers" / name for name in wanted.folders)
-        yield weights.parent.parent / wanted.pipeline
-        yield weights.parent
-    for folder in folders:
-        yield from (folder / name for name in wanted.folders)
-        yield folder.parent / wanted.pipeline
-    yield from (folder.parent.parent / wanted.comfyui for folder in folders)
-
-
-def _holds(wanted: Published, folder: Path) -> bool:
-    if wanted is CLIP_L and all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
-        return True
-    file = folder / "tokenizer.json"
-    return file.is_file() and f'"{wanted.end}"'.encode() in file.read_bytes()
-
-
-# -- reading one -----------------------------------------------------------------------------------------------------
-
-
-def load_clip(folder: Path, length: int = CLIP_LENGTH) -> ClipTokenizer:
-    """Read CLIP's tokenizer; `length` is the size of the encoder's position table. Raises FileFormatError."""
-    file = folder / "tokenizer.json"
-    vocabulary = _from_json(file) if file.is_file() else _from_merges(folder)
-    start, end = (_special(vocabulary, token, folder) for token in (CLIP_START, CLIP_END))
-    return ClipTokenizer(vocabulary, start, end, pad=end, length=length)
-
-
-def load_t5(folder: Path) -> T5Tokenizer:
-    """Read T5's tokenizer.
-
-    A fixed length in the file's own `padding` section replaces the usual 256. Raises FileFormatError.
-    """
-    vocabulary = _from_json(folder / "tokenizer.json")
-    padding = vocabulary.padding or {}
-    vocabulary.no_padding()
-    end, pad = (_special(vocabulary, token, folder) for token in (T5_END, T5_PAD))
-    return T5Tokenizer(vocabulary, end, pad, length=padding.get("length") or T5_LENGTH)
-
-
-def _from_json(file: Path) -> Tokenizer:
-    try:
-        vocabulary = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception for whatever it cannot read
-        raise FileFormatError(f"{file} cannot be read as a tokenizer: {error}. Download it again.") from error
-    vocabulary.no_truncation()
-    return vocabulary
-
-
-def _from_merges(folder: Path) -> Tokenizer:
-    """CLIP's byte-pair encoding from its two published files (Radford et al. 2021, section 2.4)."""
-    files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
-    try:
-        ids, merges = models.BPE.read_file(*files)
-        model = models.BPE(ids, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=CLIP_END)
-    except Exception as error:  # as above
-        raise FileFormatError(f"{files[0]} and {files[1]} cannot be read: {error}. Download them again.") from error
-    vocabulary = Tokenizer(model)
-    vocabulary.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    word = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-    vocabulary.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(word), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    vocabulary.add_special_tokens([AddedToken(token, normalized=True) for token in (CLIP_START, CLIP_END)])
-    return vocabulary
-
-
-def _special(vocabulary: Tokenizer, token: str, folder: Path) -> int:
-    found = vocabulary.token_to_id(token)
-    if found is None:
-        raise FileFormatError(f"The tokenizer in {folder} has no token {token}: it belongs to another text encoder.")
-    return int(found)

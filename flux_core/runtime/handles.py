@@ -17,7 +17,6 @@ import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +30,8 @@ from ..checkpoint.load import Tensors
 from ..checkpoint.stored import WeightFile
 from ..conditioning.embeddings import lookup
 from ..conditioning.text import TextOptions
-from ..conditioning.tokenizer import ClipTokenizer, Lookup, T5Tokenizer, find_clip, find_t5
+from ..conditioning.tokenizer import ClipTokenizer, Lookup, T5Tokenizer
+from ..conditioning.tokenizer_files import clip_tokenizer, t5_tokenizer
 from ..errors import FileFormatError, InputError
 from ..limits import check_room
 from ..memory.manager import Manager, manager_for
@@ -138,11 +138,11 @@ class TextEncoders:
     @property
     def clip_tokenizer(self) -> ClipTokenizer:
         config = self.clip_weights.config
-        return _clip_tokenizer(self.clip_weights.path, self.tokenizers, config.vocabulary, config.positions)
+        return clip_tokenizer(self.clip_weights.path, self.tokenizers, config.vocabulary, config.positions)
 
     @property
     def t5_tokenizer(self) -> T5Tokenizer:
-        return _t5_tokenizer(self.t5_weights.path, self.tokenizers, self.t5_weights.config.vocabulary)
+        return t5_tokenizer(self.t5_weights.path, self.tokenizers, self.t5_weights.config.vocabulary)
 
     def clip(self) -> Any:
         return self._ready(self.clip_weights, self.clip_loras)
@@ -165,16 +165,6 @@ def _make_way(manager: Manager, uses: Sequence[LoraUse], device: torch.device, d
     nbytes = sum(use.lora.copied_bytes(device, dtype) for use in uses if use.strength)
     if nbytes:
         manager.make_way(" and ".join(use.lora.name for use in uses), nbytes)
-
-
-@lru_cache(maxsize=4)
-def _clip_tokenizer(weights: Path, folders: tuple[Path, ...], vocabulary: int, length: int) -> ClipTokenizer:
-    return find_clip(weights, folders, vocabulary=vocabulary, length=length)
-
-
-@lru_cache(maxsize=4)
-def _t5_tokenizer(weights: Path, folders: tuple[Path, ...], vocabulary: int) -> T5Tokenizer:
-    return find_t5(weights, folders, vocabulary=vocabulary)
 
 
 class _Managed:

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..conditioning.tokenizer import ClipTokenizer, T5Tokenizer, load_clip, load_t5
+from ..conditioning.tokenizer import ClipTokenizer, T5Tokenizer
+from ..conditioning.vocabulary import load_clip, load_t5
 from ..models.clip_text import ClipConfig, ClipTextModel
 from ..models.flux import Flux, FluxConfig, axes_of
 from ..models.latents import CHANNELS

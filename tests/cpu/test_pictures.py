@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sluice.flux_core.conditioning.tokenizer import load_clip, load_t5
+from sluice.flux_core.conditioning.vocabulary import load_clip, load_t5
 from sluice.flux_core.models import latents
 from sluice.flux_core.training.captions import caption, describe, vocabulary
 from sluice.flux_core.training.code import Code, fit

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from sluice.flux_core.conditioning import tokenizer as t
-from sluice.flux_core.errors import FileFormatError, MissingFileError
+from sluice.flux_core.conditioning import vocabulary as v
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = 3 * [
@@ -33,7 +33,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainer = trainers.BpeTrainer(
         vocab_size=700,
         end_of_word_suffix="</w>",
-        special_tokens=[t.CLIP_START, t.CLIP_END],
+        special_tokens=[v.CLIP_START, v.CLIP_END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -50,11 +50,11 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary.normalizer = normalizers.NFKC()
     vocabulary.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     trainer = trainers.UnigramTrainer(
-        vocab_size=150, special_tokens=[t.T5_PAD, t.T5_END, "<unk>"], unk_token="<unk>", show_progress=False
+        vocab_size=150, special_tokens=[v.T5_PAD, v.T5_END, "<unk>"], unk_token="<unk>", show_progress=False
     )
     vocabulary.train_from_iterator(CORPUS, trainer)
     vocabulary.post_processor = processors.TemplateProcessing(
-        single=f"$A {t.T5_END}", special_tokens=[(t.T5_END, vocabulary.token_to_id(t.T5_END))]
+        single=f"$A {v.T5_END}", special_tokens=[(v.T5_END, vocabulary.token_to_id(v.T5_END))]
     )
     vocabulary.save(str(folder / "tokenizer.json"))
     return folder
@@ -68,7 +68,7 @@ def prompts(count: int) -> list[str]:
 def test_clip_ids_equal_those_of_transformers(clip_folder: Path) -> None:
     from transformers import CLIPTokenizerFast
 
-    ours = t.load_clip(clip_folder)
+    ours = v.load_clip(clip_folder)
     theirs = CLIPTokenizerFast.from_pretrained(clip_folder)
     for prompt in [*prompts(300), "<|startoftext|>cat <|endoftext|> dog"]:
         expected = theirs(prompt)["input_ids"]
@@ -78,9 +78,9 @@ def test_clip_ids_equal_those_of_transformers(clip_folder: Path) -> None:
 def test_a_published_tokenizer_json_gives_the_same_ids_as_its_vocabulary_and_merges(
     clip_folder: Path, tmp_path: Path
 ) -> None:
-    ours = t.load_clip(clip_folder)
+    ours = v.load_clip(clip_folder)
     ours.vocabulary.save(str(tmp_path / "tokenizer.json"))
-    other = t.load_clip(tmp_path)
+    other = v.load_clip(tmp_path)
     for prompt in prompts(50):
         assert other.rows(prompt) == ours.rows(prompt)
 
@@ -88,9 +88,9 @@ def test_a_published_tokenizer_json_gives_the_same_ids_as_its_vocabulary_and_mer
 def test_t5_ids_equal_those_of_transformers(t5_folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    ours = t.load_t5(t5_folder)
+    ours = v.load_t5(t5_folder)
     theirs = PreTrainedTokenizerFast(
-        tokenizer_file=str(t5_folder / "tokenizer.json"), eos_token=t.T5_END, pad_token=t.T5_PAD, unk_token="<unk>"
+        tokenizer_file=str(t5_folder / "tokenizer.json"), eos_token=v.T5_END, pad_token=v.T5_PAD, unk_token="<unk>"
     )
     for prompt in [*prompts(300), "cat </s> <pad> dog"]:
         escaped = prompt.replace("(", r"\(")
@@ -157,16 +157,16 @@ def test_t5_options_replace_the_length_and_add_padding() -> None:
 
 def test_a_fixed_padding_length_in_the_file_is_the_row_length(t5_folder: Path, tmp_path: Path) -> None:
     vocabulary = Tokenizer.from_file(str(t5_folder / "tokenizer.json"))
-    vocabulary.enable_padding(length=16, pad_id=0, pad_token=t.T5_PAD)
+    vocabulary.enable_padding(length=16, pad_id=0, pad_token=v.T5_PAD)
     vocabulary.enable_truncation(8)
     vocabulary.save(str(tmp_path / "tokenizer.json"))
-    ours = t.load_t5(tmp_path)
+    ours = v.load_t5(tmp_path)
     assert len(ours.row("a cat").tokens) == 16
     assert len(ours.row("a cat " * 20).tokens) > 40
 
 
 def test_each_segment_is_tokenised_on_its_own(t5_folder: Path) -> None:
-    ours = t.load_t5(t5_folder)
+    ours = v.load_t5(t5_folder)
     apart = [*ours.vocabulary.encode("red", add_special_tokens=False).ids]
     apart += ours.vocabulary.encode(", blue", add_special_tokens=False).ids
     row = ours.row("(red:1.2), blue")
@@ -202,69 +202,3 @@ def test_an_embedding_stands_where_its_name_stood(prompt: str, expected: tuple[t
 def test_a_name_without_a_file_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     t5().row("embedding:nobody", lookup)
     assert "nobody" in caplog.text
-
-
-# -- files -----------------------------------------------------------------------------------------------------------
-
-
-def test_tokenizers_are_found_in_every_store(clip_folder: Path, t5_folder: Path) -> None:
-    weights = clip_folder.parent.parent / "text_encoders" / "clip_l.safetensors"
-    size = t.load_clip(clip_folder).vocabulary.get_vocab_size()
-    assert t.find_clip(weights, [], vocabulary=size) is not None
-    assert t.find_clip(None, [t5_folder.parent, clip_folder.parent], vocabulary=size, length=9).length == 9
-    t5_size = t.load_t5(t5_folder).vocabulary.get_vocab_size()
-    assert t.find_t5(None, [clip_folder.parent, t5_folder.parent], vocabulary=t5_size + 28).length == 256
-
-
-@pytest.mark.parametrize(
-    ("weights", "place"),
-    [
-        ("text_encoders/my_clip.safetensors", "text_encoders/my_clip"),
-        ("text_encoder/model.safetensors", "tokenizer"),
-        ("text_encoder/model.safetensors", "text_encoder"),
-        ("text_encoders/x.safetensors", "tokenizers/openai/clip-vit-large-patch14"),
-    ],
-)
-def test_tokenizers_are_found_in_the_usual_places(clip_folder: Path, tmp_path: Path, weights: str, place: str) -> None:
-    _copy(clip_folder, tmp_path / place)
-    size = t.load_clip(clip_folder).vocabulary.get_vocab_size()
-    assert t.find_clip(tmp_path / weights, [], vocabulary=size).vocabulary.get_vocab_size() == size
-
-
-def test_tokenizers_are_found_in_a_comfyui_around_the_store(clip_folder: Path, tmp_path: Path) -> None:
-    _copy(clip_folder, tmp_path / "comfy" / "sd1_tokenizer")
-    size = t.load_clip(clip_folder).vocabulary.get_vocab_size()
-    assert t.find_clip(None, [tmp_path / "models" / "tokenizers"], vocabulary=size) is not None
-
-
-def test_a_tokenizer_of_another_encoder_is_passed_over(clip_folder: Path, t5_folder: Path) -> None:
-    with pytest.raises(MissingFileError, match="belongs to another encoder"):
-        t.find_clip(None, [clip_folder.parent], vocabulary=49408)
-    with pytest.raises(MissingFileError, match="t5xxl"):
-        t.find_t5(None, [clip_folder.parent], vocabulary=32128)
-
-
-def test_a_missing_tokenizer_says_what_is_needed_and_where_to_put_it(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match=r"merges\.txt.*openai/clip-vit-large-patch14.*tokenizers/clip_l"):
-        t.find_clip(None, [tmp_path], vocabulary=49408)
-    with pytest.raises(MissingFileError, match=r"tokenizer\.json.*google/t5-v1_1-xxl.*tokenizers/t5xxl"):
-        t.find_t5(None, [tmp_path], vocabulary=32128)
-
-
-def test_a_broken_tokenizer_file_is_named(clip_folder: Path, tmp_path: Path) -> None:
-    _copy(clip_folder, tmp_path / "clip")
-    (tmp_path / "clip" / "merges.txt").write_text("one-word-only\n")
-    with pytest.raises(FileFormatError, match=r"merges\.txt"):
-        t.load_clip(tmp_path / "clip")
-    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
-    with pytest.raises(FileFormatError, match=r"tokenizer\.json"):
-        t.load_t5(tmp_path)
-    t.load_clip(clip_folder).vocabulary.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(FileFormatError, match="</s>"):
-        t.load_t5(tmp_path)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    for file in source.iterdir():
-        (target / file.name).write_bytes(file.read_bytes())

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from sluice.flux_core.commands.cli import main
 from sluice.flux_core.commands.train import Training
-from sluice.flux_core.conditioning.tokenizer import find_clip, find_t5
+from sluice.flux_core.conditioning.tokenizer_files import find_clip, find_t5
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
