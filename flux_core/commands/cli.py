@@ -44,7 +44,11 @@ def program() -> NoReturn:
     """The `sluice` program: end with the exit code of the command line.
 
     Python would spend another half second on taking torch apart. All that has to be finished is finished by then.
+
+    Threads that compute wait for each other asleep: spinning, OpenMP's default, makes a step 4 to 40 times slower as
+    soon as other programs use the same cores. OpenMP reads this when torch is loaded; the server's worker inherits it.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code = main()
     for stream in (sys.stdout, sys.stderr):
         try:

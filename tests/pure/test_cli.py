@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -334,3 +335,18 @@ def test_reading_and_checking_workflows_needs_no_torch(here: Path, prologue: str
     )
     done = subprocess.run([sys.executable, "-c", prologue + code], cwd=here, env={}, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["last (2, 0) []"], done.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_the_program_lets_waiting_threads_sleep_unless_told_otherwise(
+    prologue: str, given: str | None, expected: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if given is not None:
+        environment["OMP_WAIT_POLICY"] = given
+    code = prologue + (
+        "import os\nfrom sluice.flux_core.commands import cli\n"
+        "cli.main = lambda: print(os.environ['OMP_WAIT_POLICY']) or 0\ncli.program()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == expected
