@@ -10,14 +10,12 @@ Does not know: which file is what (`detect.py`), formats, torch.
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import prod
 
 from ..errors import FileFormatError
-from .reader import reader_of
-from .stored import Stored, TensorEntry, WeightFile, stack, whole
+from .quantized import SIDES, quantised, statements
+from .stored import Stored, WeightFile, stack
 
 Rename = Callable[[str], tuple[str, int] | None]  # None: not a tensor of this model
 
@@ -186,22 +184,22 @@ def clip_transformers(name: str) -> tuple[str, int] | None:
 
 # -- going through a file --------------------------------------------------------------------------------------------
 
-SCALES = (".scale_weight", ".weight_scale")  # what multiplies the weight beside it: ComfyUI's first and second form
-IGNORED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")  # for fp8 arithmetic on activations
 MARK = "scaled_fp8"  # the tensor by which ComfyUI knows such a file; its type is that of the matrices
 
 
 def model_tensors(file: WeightFile, prefix: str, rename: Rename) -> dict[str, Stored]:
-    """The tensors below `prefix` under the model's names, parts fused, scales attached.
+    """The tensors below `prefix` under the model's names, parts fused, what they are decoded with attached.
 
-    Reads the scales (one number each) and nothing else. Raises FileFormatError if parts are missing or do not fit.
+    Reads single scales and what the file says of its quantisation, nothing else. Raises FileFormatError if parts are
+    missing or do not fit, UnreadableScheme for a quantisation that is not known.
     """
     groups: dict[str, dict[int, Stored]] = {}
+    said = statements(file, prefix)
     for name, entry in file.entries.items():
-        if not name.startswith(prefix) or name.endswith((*SCALES, *IGNORED)):
+        if not name.startswith(prefix) or SIDES.search(name):
             continue
-        if (target := rename(name[len(prefix) :])) is not None:
-            groups.setdefault(target[0], {})[target[1]] = scaled(file, entry)
+        if (target := rename(name[len(prefix) :].removesuffix("._data"))) is not None:
+            groups.setdefault(target[0], {})[target[1]] = quantised(file, entry, said)
     if rename is flux_diffusers:
         return {name: _swapped(_fused(name, file, parts, _parts_of(name))) for name, parts in groups.items()}
     tensors = {name: _fused(name, file, parts, 1) for name, parts in groups.items()}
@@ -232,31 +230,3 @@ def _swapped(stored: Stored) -> Stored:
         return replace(stored, encoding=replace(stored.encoding, swapped=True))
     (offset, nbytes), half = stored.ranges[0], stored.ranges[0][1] // 2
     return replace(stored, ranges=((offset + half, nbytes - half), (offset, half)))
-
-
-def scaled(file: WeightFile, entry: TensorEntry) -> Stored:
-    """A tensor with the number that multiplies it, if the file has one for it."""
-    stored = whole(file, entry)
-    if not entry.name.endswith(".weight"):
-        return stored
-    module = entry.name.removesuffix(".weight")
-    scale = next((file.entries[module + suffix] for suffix in SCALES if module + suffix in file.entries), None)
-    if scale is None:
-        return stored
-    if scale.format not in FLOATS or prod(scale.shape) != 1:
-        raise FileFormatError(
-            f"{file.path.name}: {scale.name} is {scale.format} {list(scale.shape)}; only one float for the whole "
-            "matrix can be read. Use an fp8 file with one scale per matrix."
-        )
-    return replace(stored, encoding=replace(stored.encoding, scale=number(file, scale)))
-
-
-FLOATS = {"F64": "<d", "F32": "<f", "F16": "<e", "BF16": "<f"}  # how `struct` writes them
-
-
-def number(file: WeightFile, entry: TensorEntry) -> float:
-    """A tensor of one float, read: in float32, as ComfyUI keeps it."""
-    raw = bytearray(entry.nbytes)
-    reader_of(file).read([(entry.offset, entry.nbytes)], memoryview(raw))
-    value = struct.unpack(FLOATS[entry.format], raw if entry.format != "BF16" else b"\0\0" + raw)[0]
-    return float(struct.unpack("<f", struct.pack("<f", value))[0])

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
 from ..errors import FileFormatError
-from ..quant.sizes import BLOCK
+from ..quant.sizes import SAFETENSORS
 from .magic import SAFETENSORS_HINT, seems
 from .stored import TensorEntry
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library itself; FLUX.1-dev has 67 kB
 MAX_DIMS, MAX_SIDE = 16, 1 << 40
-DTYPES = frozenset(name for name in BLOCK if not name.startswith("Q"))
 
 
 def read_header(stream: BinaryIO, path: Path, size: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
@@ -106,14 +105,14 @@ def _entry(name: str, line: Any, path: Path, data_start: int) -> TensorEntry:
     if not isinstance(line, Mapping):
         raise FileFormatError(f"{where}: the header has no dtype, shape and data_offsets for it. The file is damaged.")
     dtype, shape, offsets = line.get("dtype"), line.get("shape"), line.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise FileFormatError(f"{where}: unknown dtype {_short(dtype)}; known are {', '.join(sorted(DTYPES))}.")
+    if not isinstance(dtype, str) or dtype not in SAFETENSORS:
+        raise FileFormatError(f"{where}: unknown dtype {_short(dtype)}; known are {', '.join(sorted(SAFETENSORS))}.")
     if not (_counts(shape) and len(shape) <= MAX_DIMS and all(side <= MAX_SIDE for side in shape)):
         raise FileFormatError(f"{where}: {_short(shape)} is no shape. The file is damaged.")
     if not (_counts(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1]):
         raise FileFormatError(f"{where}: {_short(offsets)} are no data_offsets. The file is damaged.")
     first, last = offsets
-    values, nbytes = BLOCK[dtype]
+    values, nbytes = SAFETENSORS[dtype]
     if (last - first) * values != prod(shape) * nbytes:
         raise FileFormatError(
             f"{where}: {dtype} {list(shape)} takes {prod(shape) * nbytes // values} bytes, its range in the file has "

@@ -15,12 +15,13 @@ from .sizes import BLOCK
 
 @dataclass(frozen=True)
 class Side:
-    """A small tensor that decoding needs beside the codes. `role` says what for; see the row of the format."""
+    """A small tensor that decoding needs beside the codes. `role` says what for; the row of the format lists them."""
 
     role: str
     format: str  # of its own numbers, as safetensors writes it
     shape: tuple[int, ...]
     start: int  # byte of the raw bytes at which it begins
+    block: int = 0  # how many neighbours one number of it belongs to, 0 where the format or the shape says so
 
     @property
     def nbytes(self) -> int:
@@ -30,7 +31,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Encoding:
-    """One row of `formats.FORMATS` with everything that this row has to know about one matrix.
+    """One row of `formats.FORMATS`, with everything that row has to know about one matrix.
 
     scale     multiplies every value after decoding
     sides     the tensors that follow the codes in the raw bytes
@@ -38,6 +39,7 @@ class Encoding:
     offset    is added to scales that are themselves stored as codes (bitsandbytes' nested statistics)
     parts     instead of all of that: the matrix is made of these, one below the other
     swapped   the lower half of the rows is stored first
+    full_precision  the file asks that inputs are not quantised for the product, whatever the matrix is stored as
     """
 
     format: str
@@ -47,15 +49,21 @@ class Encoding:
     offset: float = 0.0
     parts: tuple[Part, ...] = ()
     swapped: bool = False
+    full_precision: bool = False
 
     @property
     def as_is(self) -> bool:
         """Whether the raw bytes are numbers of `format` and nothing more has to be done to them."""
-        return self == Encoding(self.format)
+        return self.scale is None and not (self.sides or self.parts or self.swapped)
 
     def side(self, role: str) -> Side | None:
         """The side tensor of this role, if there is one."""
         return next((side for side in self.sides if side.role == role), None)
+
+    @property
+    def codes_end(self) -> int | None:
+        """Byte at which the codes end; None if nothing follows them."""
+        return self.sides[0].start if self.sides else None
 
     def nbytes(self, shape: Sequence[int]) -> int:
         """Raw bytes of a matrix of this shape, codes and side tensors."""
@@ -63,6 +71,11 @@ class Encoding:
             return sum(part.nbytes for part in self.parts)
         values, nbytes = BLOCK[self.format]
         return prod(shape) * nbytes // values + sum(side.nbytes for side in self.sides)
+
+
+def rotates(group: int) -> bool:
+    """Whether groups of so many columns can have been rotated: there is a matrix for powers of four (rotation.py)."""
+    return group >= 4 and group & (group - 1) == 0 and group.bit_length() % 2 == 1
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,13 @@ from torch import Tensor
 
 from ..errors import FileFormatError
 from .encoding import Encoding, Part
+from .floats import decode_bnb4, decode_mxfp8, decode_nvfp4
 from .fp8 import FP8, decode_fp8, half_to_bfloat
 from .gguf_blocks import BLOCKS, decode_blocks
+from .integers import decode_awq4, decode_int4, decode_int8, decode_w4a8, decode_w6a8
+from .sides import codes_of, side_of
 from .sizes import BLOCK
-from .workspace import chunk_values, scratch
+from .workspace import chunk_values, fill_rows, scratch
 
 PLAIN = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -57,7 +60,7 @@ def decode_into(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
 def decode(raw: Tensor, encoding: Encoding, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
     """The values of `raw` as a tensor of `shape`; a view of `raw` where no conversion is needed.
 
-    dtype None keeps what the file stores: its own plain type, bfloat16 for fp8, float16 for GGUF blocks.
+    dtype None keeps what the file stores: its own plain type, float16 for GGUF blocks, bfloat16 for all else.
     """
     dtype = dtype or stored_dtype(encoding.format)
     if PLAIN.get(encoding.format) == dtype and encoding.as_is:
@@ -76,7 +79,7 @@ def _decode_parts(raw: Tensor, out: Tensor, parts: Sequence[Part]) -> None:
 
 def stored_dtype(format: str) -> torch.dtype:
     """The plain type that comes closest to how values are stored."""
-    return PLAIN.get(format) or (torch.bfloat16 if format in FP8 else torch.float16)
+    return PLAIN.get(format) or (torch.float16 if format in BLOCKS else torch.bfloat16)
 
 
 def _plain(dtype: torch.dtype) -> Row:
@@ -93,8 +96,20 @@ def _plain(dtype: torch.dtype) -> Row:
 
 
 def _fp8(format: str) -> Row:
+    """Codes, with a number for each row if there is a side tensor of that role ("scale")."""
+
     def decode_codes(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
-        decode_fp8(raw, out.view(-1), format)
+        scale = side_of(raw, encoding, "scale")
+        if scale is None:
+            decode_fp8(raw, out.view(-1), format)
+            return
+        codes, by_row = codes_of(raw, encoding).view(out.shape), scale.reshape(-1, 1).expand(out.shape[0], 1)
+
+        def fill(rows: slice, floats: Tensor) -> None:
+            decode_fp8(codes[rows].reshape(-1), floats.view(-1), format)
+            floats.mul_(by_row[rows])
+
+        fill_rows(out, fill)
 
     return decode_codes
 
@@ -122,4 +137,13 @@ FORMATS: dict[str, Row] = {
     **{format: _plain(dtype) for format, dtype in PLAIN.items()},
     **{format: _fp8(format) for format in FP8},
     **{format: _blocks(format) for format in BLOCKS},
+    "INT8": decode_int8,
+    "INT4": decode_int4,
+    "W4A8": decode_w4a8,
+    "W6A8": decode_w6a8,
+    "AWQ4": decode_awq4,
+    "NF4": decode_bnb4,
+    "FP4": decode_bnb4,
+    "NVFP4": decode_nvfp4,
+    "MXFP8": decode_mxfp8,
 }

@@ -18,6 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from .lookup import look_up
 from .workspace import chunk_values, scratch
 
 FP8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
@@ -33,23 +34,11 @@ def decode_fp8(raw: Tensor, out: Tensor, format: str) -> None:
     table = _pairs(format, out.dtype)
     codes = raw[:paired].view(torch.uint16)
     values = out[:paired].view(table.dtype)
-    threads = torch.get_num_threads()
     chunk = chunk_values(raw.device) // 2
     for start in range(0, codes.numel(), chunk):
-        _look_up(table, codes[start : start + chunk], values[start : start + chunk], threads)
+        look_up(table, codes[start : start + chunk], values[start : start + chunk])
     if paired < raw.numel():
         out[paired:].copy_(raw[paired:].view(FP8[format]))
-
-
-def _look_up(table: Tensor, codes: Tensor, values: Tensor, threads: int) -> None:
-    """values[i] = table[codes[i]]. `index_select` runs on one core only; `gather` shares its rows out."""
-    if threads == 1 or codes.numel() % threads:
-        index = scratch("index", tuple(codes.shape), torch.int32, codes.device)
-        torch.index_select(table, 0, index.copy_(codes), out=values)
-        return
-    index = scratch("index", (threads, codes.numel() // threads), torch.int64, codes.device)
-    index.view(-1).copy_(codes)
-    torch.gather(table.expand(threads, -1), 1, index, out=values.view(threads, -1))
 
 
 def half_to_bfloat(halves: Tensor, out: Tensor) -> None:

@@ -1,9 +1,9 @@
 """GGUF's block formats: a drawing and a row in a table each.
 
-All of them say value = step (code - zero) - base, with one step (and base) for a group of neighbouring codes; they
-differ in how codes and steps are packed. So a format is two functions and a number: `scales` gives the steps and bases
-of its groups, `codes` the codes in the order of the values. The operations and their order are those of ggml and its
-`gguf` package, so that every value is the same to the last bit.
+All of them say value = step (code - zero) - base, with one step (and base) for a group of neighbouring codes, or
+value = step level[code]; they differ in how codes and steps are packed. So a format is two functions and a number or a
+table: `scales` gives the steps and bases of its groups, `codes` the codes in the order of the values. The operations
+and their order are those of ggml and its `gguf` package, so that every value is the same to the last bit.
 
 A drawing lists the fields in order; numbers are little-endian. Bits are moved in contiguous memory, four or eight bytes
 to an integer where groups interleave: a CPU has no vector instruction for rows of 32 bytes, and takes ten times as long
@@ -22,6 +22,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from .lookup import look_up
+
 Scales = tuple[Tensor, Tensor | None]  # step and base, float32 [n, groups]
 
 
@@ -33,12 +35,17 @@ class BlockFormat:
     scales: Callable[[Tensor], Scales]
     codes: Callable[[Tensor, Tensor], Tensor]
     zero: int = 0
+    levels: tuple[int, ...] = ()
 
 
 def decode_blocks(format: BlockFormat, blocks: Tensor, values: Tensor, spare: Tensor) -> None:
     """blocks uint8 [n, bytes] -> values float32 [n, count]. Overwrites spare uint8 [3, n, count]."""
     codes = format.codes(blocks, spare)  # first: it walks through all bytes, and the scales then lie in the cache
     step, base = format.scales(blocks)
+    if format.levels:
+        pairs = spare[1].view(-1).view(torch.int16)
+        look_up(_pairs(format.levels, blocks.device), codes.view(-1).view(torch.uint16), pairs)
+        codes = spare[1].view(torch.int8).view(codes.shape)
     if format.zero:
         codes = codes.sub_(format.zero).view(torch.int8)
     groups = values.copy_(codes).view(*step.shape, -1).mul_(step[..., None])
@@ -148,6 +155,41 @@ def codes_q6_k(blocks: Tensor, spare: Tensor) -> Tensor:
     return _nibbles(blocks[:, :128], spare, 2).add_(_quarters(blocks[:, 128:192], spare[1], 0x30))
 
 
+# -- levels that are not evenly spaced: two formats of 16, and four-bit floats -------------------------------------
+
+IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+E2M1_TWICE = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+
+
+def scales_iq4_xs(blocks: Tensor) -> Scales:
+    """| f16 d | u16 high bits | 4 x low nibbles | ...    8 groups of 32: step d (s - 32), s of six bits.
+
+    The low four bits of s lie in nibbles, the lower half of a byte first, its high two in the u16, lowest first.
+    """
+    low = blocks[:, 4:8].contiguous()
+    four = torch.stack((low & 15, low >> 4), dim=2).view(-1, 8)
+    both = blocks[:, 2:4].contiguous()
+    two = torch.stack([both >> shift & 3 for shift in (0, 2, 4, 6)], dim=2).view(-1, 8)
+    return (four | two << 4).float().sub_(32).mul_(_half(blocks, 0)), None
+
+
+def codes_iq4_xs(blocks: Tensor, spare: Tensor) -> Tensor:
+    """... | 128 x nibbles |    of each group 16 bytes: q[i] in the low half of byte i, q[i + 16] in its high half."""
+    return _nibbles(blocks[:, 8:], spare, 8)
+
+
+def scales_mxfp4(blocks: Tensor) -> Scales:
+    """| u8 e | ...    step 2^(e - 128): half of what e says, as the levels are twice theirs."""
+    e = blocks[:, :1].int()
+    bits = torch.where(e < 2, 0x00200000 << e, (e - 1) << 23)
+    return bits.view(torch.float32), None
+
+
+def codes_mxfp4(blocks: Tensor, spare: Tensor) -> Tensor:
+    """| u8 e | 16 x nibbles, q[i+16] << 4 | q[i] |"""
+    return _nibbles(blocks[:, 1:], spare, 1)
+
+
 # -- bits ------------------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +252,16 @@ def _bits_apart(device: torch.device) -> Tensor:
         return (bits << 4).to(torch.uint8).view(torch.int64).view(-1).to(device)
 
 
+@cache
+def _pairs(levels: tuple[int, ...], device: torch.device) -> Tensor:
+    """Two codes of one byte each -> their two levels, int8 as one int16. Codes beyond the table do not occur."""
+    with torch.inference_mode(False):
+        one = torch.zeros(256, dtype=torch.int8)
+        one[: len(levels)] = torch.tensor(levels, dtype=torch.int8)
+        two = torch.stack((one.repeat(256), one.repeat_interleave(256)), dim=1)
+        return two.view(torch.int16).view(-1).to(device)
+
+
 BLOCKS: dict[str, BlockFormat] = {
     "Q8_0": BlockFormat(scales_d, codes_q8_0),
     "Q4_0": BlockFormat(scales_d, codes_q4_0, zero=8),
@@ -221,4 +273,7 @@ BLOCKS: dict[str, BlockFormat] = {
     "Q4_K": BlockFormat(scales_q4_k, codes_q4_k),
     "Q5_K": BlockFormat(scales_q4_k, codes_q5_k),
     "Q6_K": BlockFormat(scales_q6_k, codes_q6_k, zero=32),
+    "IQ4_NL": BlockFormat(scales_d, codes_q4_0, levels=IQ4_LEVELS),
+    "IQ4_XS": BlockFormat(scales_iq4_xs, codes_iq4_xs, levels=IQ4_LEVELS),
+    "MXFP4": BlockFormat(scales_mxfp4, codes_mxfp4, levels=E2M1_TWICE),
 }

@@ -6,14 +6,23 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 # (values, bytes) of the smallest unit that can be read by itself. Names as safetensors and ggml write them.
-BLOCK: Mapping[str, tuple[int, int]] = {
+SAFETENSORS: Mapping[str, tuple[int, int]] = {
     "F64": (1, 8), "F32": (1, 4), "F16": (1, 2), "BF16": (1, 2),
     "F8_E4M3": (1, 1), "F8_E5M2": (1, 1), "F8_E8M0": (1, 1), "F6_E2M3": (4, 3), "F6_E3M2": (4, 3), "F4": (2, 1),
     "I64": (1, 8), "I32": (1, 4), "I16": (1, 2), "I8": (1, 1),
     "U64": (1, 8), "U32": (1, 4), "U16": (1, 2), "U8": (1, 1), "BOOL": (1, 1), "C64": (1, 8),
+}  # fmt: skip
+GGML: Mapping[str, tuple[int, int]] = {
     "Q8_0": (32, 34), "Q5_1": (32, 24), "Q5_0": (32, 22), "Q4_1": (32, 20), "Q4_0": (32, 18),
     "Q6_K": (256, 210), "Q5_K": (256, 176), "Q4_K": (256, 144), "Q3_K": (256, 110), "Q2_K": (256, 84),
+    "IQ4_NL": (32, 18), "IQ4_XS": (256, 136), "MXFP4": (32, 17),
 }  # fmt: skip
+# Codes whose scales are tensors of their own (see encoding.py): without these.
+CODES: Mapping[str, tuple[int, int]] = {
+    "INT8": (1, 1), "INT4": (2, 1), "W4A8": (2, 1), "W6A8": (4, 3), "AWQ4": (2, 1),
+    "NF4": (2, 1), "FP4": (2, 1), "NVFP4": (2, 1), "MXFP8": (1, 1),
+}  # fmt: skip
+BLOCK: Mapping[str, tuple[int, int]] = {**SAFETENSORS, **GGML, **CODES}
 
 
 def nbytes_of(format: str, shape: Sequence[int]) -> int:

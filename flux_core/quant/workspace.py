@@ -9,6 +9,7 @@ Does not know: formats.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -40,6 +41,21 @@ def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch
 def matrix_scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Memory for one decoded matrix. Matrices of all shapes and types share it: one is used at a time in a thread."""
     return scratch("matrix", (prod(shape) * dtype.itemsize,), torch.uint8, device).view(dtype).view(shape)
+
+
+def fill_rows(out: Tensor, fill: Callable[[slice, Tensor], None]) -> None:
+    """Have `out` [rows, columns] written some rows at a time: fill(rows, floats) writes float32 [rows, columns].
+
+    The floats are `out` itself if it is float32, else scratch that is rounded into it.
+    """
+    count = max(1, chunk_values(out.device) // max(1, out.shape[1]))
+    for start in range(0, out.shape[0], count):
+        target = out[start : start + count]
+        direct = out.dtype is torch.float32
+        floats = target if direct else scratch("floats", tuple(target.shape), torch.float32, out.device)
+        fill(slice(start, start + len(target)), floats)
+        if not direct:
+            target.copy_(floats)
 
 
 def release() -> None:

@@ -12,7 +12,7 @@ import torch
 from sluice.flux_core.errors import FileFormatError
 from sluice.flux_core.quant import workspace
 from sluice.flux_core.quant.encoding import Encoding, Part
-from sluice.flux_core.quant.formats import FORMATS, PLAIN, decode, decode_into
+from sluice.flux_core.quant.formats import PLAIN, decode, decode_into
 from sluice.flux_core.quant.fp8 import FP8, encode_fp8
 from sluice.flux_core.quant.gguf_blocks import BLOCKS
 from sluice.flux_core.quant.held import packed
@@ -31,13 +31,20 @@ def random_blocks(format: str, count: int) -> Tensor:
     values, nbytes = BLOCK[format]
     raw = torch.randint(0, 256, (count, nbytes), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
     halves = {"Q8_0": [0], "Q4_0": [0], "Q5_0": [0], "Q4_1": [0, 2], "Q5_1": [0, 2], "Q2_K": [80, 82], "Q3_K": [108],
-              "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}[format]  # fmt: skip
+              "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0],
+              "MXFP4": []}[format]  # fmt: skip
     for at in halves:
         raw[:, at + 1] &= 0xBF  # a smaller exponent: neither infinity nor NaN
     return raw
 
 
 def reference(raw: Tensor, format: str) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # what overflows in NumPy is infinite there as here
+        return _reference(raw, format)
+
+
+def _reference(raw: Tensor, format: str) -> Tensor:
     return torch.from_numpy(gguf.dequantize(raw.numpy(), gguf.GGMLQuantizationType[format]))
 
 
@@ -124,7 +131,7 @@ def test_the_half_that_is_stored_first_may_be_the_lower_one():
     assert same_bits(got, torch.cat([expected[3:], expected[:3]]))
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", [*PLAIN, *FP8, *BLOCKS])
 def test_matrices_larger_than_a_chunk_decode_like_their_parts(format, monkeypatch):
     if format == "BOOL":
         raw = torch.ones(5000, dtype=torch.uint8)

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from sluice.flux_core.checkpoint import reader
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.reader import read_into
-from sluice.flux_core.checkpoint.stored import stack
+from sluice.flux_core.checkpoint.stored import stack, whole
 from sluice.flux_core.errors import FileFormatError, MissingFileError, SluiceError
 
 
@@ -35,7 +35,7 @@ def line(start: int, end: int, shape: list[int] | None = None, dtype: str = "U8"
 def raw(path: Path, name: str) -> bytes:
     file = open_weights(path)
     buffer = bytearray(file.entries[name].nbytes)
-    read_into(stack(name, file, [file.entries[name]]), memoryview(buffer))
+    read_into(whole(file, file.entries[name]), memoryview(buffer))
     return bytes(buffer)
 
 
@@ -185,14 +185,14 @@ def test_a_file_that_ends_early_is_an_error_that_names_the_place(numbers, monkey
     monkeypatch.setattr(os, "preadv", lambda *_: 0)
     place = file.entries["c"].offset
     with pytest.raises(FileFormatError, match=f"numbers.safetensors ended at byte {place} while 400"):
-        read_into(stack("c", file, [file.entries["c"]]), memoryview(bytearray(400)))
+        read_into(whole(file, file.entries["c"]), memoryview(bytearray(400)))
 
 
 @pytest.mark.parametrize("read_before", [False, True])
 @pytest.mark.parametrize("spoil", [lambda path: os.truncate(path, 700), lambda path: os.utime(path, ns=(1, 1))])
 def test_a_file_that_changed_since_its_header_was_read_is_refused(numbers, spoil, read_before):
     file = open_weights(numbers)
-    tensor = stack("a", file, [file.entries["a"]])
+    tensor = whole(file, file.entries["a"])
     if read_before:
         read_into(tensor, memoryview(bytearray(400)))
     spoil(numbers)
@@ -202,7 +202,7 @@ def test_a_file_that_changed_since_its_header_was_read_is_refused(numbers, spoil
 
 def test_a_file_that_was_replaced_is_read_on_as_it_was(numbers, tmp_path):
     file = open_weights(numbers)
-    tensor, before, after = stack("a", file, [file.entries["a"]]), bytearray(400), bytearray(400)
+    tensor, before, after = whole(file, file.entries["a"]), bytearray(400), bytearray(400)
     read_into(tensor, memoryview(before))
     (tmp_path / "other").write_bytes(bytes(5000))
     os.replace(tmp_path / "other", numbers)
@@ -217,12 +217,12 @@ def test_a_failing_disk_is_named_with_file_and_place(numbers, monkeypatch):
     file = open_weights(numbers)
     monkeypatch.setattr(os, "preadv", fail)
     with pytest.raises(SluiceError, match=rf"numbers.safetensors failed at byte {file.entries['a'].offset}"):
-        read_into(stack("a", file, [file.entries["a"]]), memoryview(bytearray(400)))
+        read_into(whole(file, file.entries["a"]), memoryview(bytearray(400)))
 
 
 def test_ranges_arrive_one_after_the_other_in_any_kind_of_buffer(numbers):
     file = open_weights(numbers)
-    joined = stack("abc", file, [file.entries[name] for name in "cab"])
+    joined = stack("abc", [whole(file, file.entries[name]) for name in "cab"])
     assert joined.shape == (30, 10)
     out = np.empty((30, 10), np.float32)
     read_into(joined, memoryview(out))
@@ -242,7 +242,7 @@ def test_many_threads_may_read_one_file_at_once(numbers):
         for number in range(60):
             name = "abc"[number % 3]
             buffer = bytearray(400)
-            read_into(stack(name, file, [file.entries[name]]), memoryview(buffer))
+            read_into(whole(file, file.entries[name]), memoryview(buffer))
             if bytes(buffer) != expected[name]:
                 wrong.append(name)
 
@@ -258,7 +258,7 @@ def test_the_descriptor_is_closed_with_the_last_who_knows_the_file(numbers, monk
     closed, close = [], os.close
     monkeypatch.setattr(reader.os, "close", lambda fd: (closed.append(fd), close(fd)))
     file = open_weights(numbers)
-    read_into(stack("a", file, [file.entries["a"]]), memoryview(bytearray(400)))
+    read_into(whole(file, file.entries["a"]), memoryview(bytearray(400)))
     assert not closed
     del file
     gc.collect()
@@ -275,7 +275,7 @@ def test_a_folder_of_shards_reads_as_one_file(tmp_path):
     for path in (tmp_path, index):
         file = open_weights(path)
         out = np.empty((16, 4), np.float32)
-        read_into(stack("all", file, [file.entries[name] for name in "dbca"]), memoryview(out))
+        read_into(stack("all", [whole(file, file.entries[name]) for name in "dbca"]), memoryview(out))
         assert out[::4, 0].tolist() == [3, 1, 2, 0]
         assert file.locate(file.entries["c"].offset)[0].name.startswith("m-00002")
 
