@@ -6,7 +6,14 @@ the classes without the prefix as well (worker/registry.py). The table is litera
 
 from typing import Any
 
-from .batch import RebatchImages, RebatchLatents
+from .batch import (
+    BatchImagesMasksLatentsNode,
+    BatchImagesNode,
+    BatchLatentsNode,
+    BatchMasksNode,
+    RebatchImages,
+    RebatchLatents,
+)
 from .conditioning import (
     ConditioningAverage,
     ConditioningCombine,
@@ -57,7 +64,7 @@ from .image_layout import (
     RepeatImageBatch,
     ResizeAndPadImage,
 )
-from .image_save import ImageCompare, SaveAnimatedPNG, SaveAnimatedWEBP
+from .image_save import ImageCompare, SaveAnimatedPNG, SaveAnimatedWEBP, SaveImageAdvanced
 from .latent import (
     EmptyLatentImage,
     EmptySD3LatentImage,
@@ -83,6 +90,16 @@ from .latent_edit import (
 )
 from .latent_files import LoadLatent, SaveLatent
 from .loaders import CheckpointLoaderSimple, CLIPLoader, DualCLIPLoader, UNETLoader, VAELoader
+from .logic import (
+    ComfyAndNode,
+    ComfyMathExpression,
+    ComfyNotNode,
+    ComfyOrNode,
+    ComfyPassOrNoneNode,
+    ComfySwitchNode,
+    CustomCombo,
+    ResolutionSelector,
+)
 from .lora import LoraLoader, LoraLoaderModelOnly
 from .mask import FeatherMask, GrowMask, ImageToMask, InvertMask, MaskToImage, SolidMask
 from .mask_edit import (
@@ -104,6 +121,7 @@ from .model import (
     ModelSamplingSD3,
 )
 from .primitive import PrimitiveBoolean, PrimitiveFloat, PrimitiveInt, PrimitiveString, PrimitiveStringMultiline
+from .resize import ResizeImageMaskNode
 from .samplers import (
     SamplerDPMAdaptative,
     SamplerDPMPP_2M_SDE,
@@ -320,4 +338,18 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceRegexMatch": RegexMatch,
     "SluiceRegexExtract": RegexExtract,
     "SluiceRegexReplace": RegexReplace,
+    "SluiceBatchImagesNode": BatchImagesNode,
+    "SluiceBatchMasksNode": BatchMasksNode,
+    "SluiceBatchLatentsNode": BatchLatentsNode,
+    "SluiceBatchImagesMasksLatentsNode": BatchImagesMasksLatentsNode,
+    "SluiceResizeImageMaskNode": ResizeImageMaskNode,
+    "SluiceSaveImageAdvanced": SaveImageAdvanced,
+    "SluiceComfySwitchNode": ComfySwitchNode,
+    "SluiceComfyNotNode": ComfyNotNode,
+    "SluiceComfyAndNode": ComfyAndNode,
+    "SluiceComfyOrNode": ComfyOrNode,
+    "SluiceComfyPassOrNoneNode": ComfyPassOrNoneNode,
+    "SluiceCustomCombo": CustomCombo,
+    "SluiceComfyMathExpression": ComfyMathExpression,
+    "SluiceResolutionSelector": ResolutionSelector,
 }

@@ -1,10 +1,11 @@
-"""Batches: cut into batches of another size."""
+"""Batches: joined from several, and cut into batches of another size."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .sockets import IMAGE, LATENT, Inputs, integer, wire
+from .logic import growing
+from .sockets import IMAGE, LATENT, MASK, Inputs, integer, wire
 
 Latent = dict[str, Any]
 
@@ -53,3 +54,87 @@ class RebatchLatents:
         from ..flux_core.images.batches import cut_latents
 
         return (cut_latents(latents, batch_size[0]),)
+
+
+class BatchImagesNode:
+    """Pictures in one batch."""
+
+    TITLE = "Batch Images"
+    DESCRIPTION = "Puts pictures into one batch. All take the size of the first."
+    CATEGORY = "image"
+    FUNCTION = "join"
+    RETURN_TYPES = (IMAGE,)
+    OUTPUT_TOOLTIPS = ("All pictures.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"images": growing(IMAGE, "image", "The pictures.", most=50)}}
+
+    def join(self, images: dict[str, Any]) -> tuple[Any]:
+        from ..flux_core.images.batches import join_images
+
+        return (join_images([*images.values()]),)
+
+
+class BatchMasksNode:
+    """Masks in one batch."""
+
+    TITLE = "Batch Masks"
+    DESCRIPTION = "Puts masks into one batch. All take the size of the first."
+    CATEGORY = "mask"
+    FUNCTION = "join"
+    RETURN_TYPES = (MASK,)
+    OUTPUT_TOOLTIPS = ("All masks.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"masks": growing(MASK, "mask", "The masks.", most=50)}}
+
+    def join(self, masks: dict[str, Any]) -> tuple[Any]:
+        from ..flux_core.images.batches import join_masks
+
+        return (join_masks([*masks.values()]),)
+
+
+class BatchLatentsNode:
+    """Latents in one batch."""
+
+    TITLE = "Batch Latents"
+    DESCRIPTION = "Puts latents into one batch. All take the size of the first; each keeps its noise."
+    CATEGORY = "latent"
+    FUNCTION = "join"
+    RETURN_TYPES = (LATENT,)
+    OUTPUT_TOOLTIPS = ("All latents.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"latents": growing(LATENT, "latent", "The latents.", most=50)}}
+
+    def join(self, latents: dict[str, Latent]) -> tuple[Latent]:
+        from ..flux_core.images.batches import join_latents
+
+        return (join_latents([*latents.values()]),)
+
+
+class BatchImagesMasksLatentsNode:
+    """Pictures, masks or latents in one batch."""
+
+    TITLE = "Batch Images/Masks/Latents"
+    DESCRIPTION = "Puts pictures, masks or latents into one batch. All take the size of the first."
+    CATEGORY = "utils"
+    FUNCTION = "join"
+    RETURN_TYPES = ("COMFY_MATCHTYPE_V3",)
+    RETURN_NAMES = ("MATCHTYPE",)
+    OUTPUT_MATCHTYPES = ("input",)
+    OUTPUT_TOOLTIPS = ("All of them.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        matched = {"template_id": "input", "allowed_types": "IMAGE,MASK,LATENT"}
+        inputs = growing("COMFY_MATCHTYPE_V3", "input", "Pictures, masks or latents.", most=50, template=matched)
+        return {"required": {"inputs": inputs}}
+
+    def join(self, inputs: dict[str, Any]) -> tuple[Any]:
+        from ..flux_core.images.batches import join
+
+        return (join([*inputs.values()]),)

@@ -82,13 +82,14 @@ class ImageScaleToTotalPixels:
                 "image": wire(IMAGE, "The picture."),
                 "upscale_method": choice(METHODS, METHOD_TIP),
                 "megapixels": number(1.0, 0.01, 16.0, 0.01, "Size in units of 1024 x 1024 pixels."),
-            }
+            },
+            "optional": {"resolution_steps": integer(1, 1, 256, "Both sides become multiples of this.")},
         }
 
-    def upscale(self, image: Any, upscale_method: str, megapixels: float) -> tuple[Any]:
+    def upscale(self, image: Any, upscale_method: str, megapixels: float, resolution_steps: int = 1) -> tuple[Any]:
         from ..flux_core.images.resize import resize_image, size_for_pixels
 
-        width, height = size_for_pixels(image.shape[2], image.shape[1], megapixels)
+        width, height = size_for_pixels(image.shape[2], image.shape[1], megapixels, resolution_steps)
         return (resize_image(image, width, height, upscale_method),)
 
 

@@ -113,7 +113,9 @@ class SaveImage:
     CATEGORY = "image"
     FUNCTION = "save"
     OUTPUT_NODE = True
-    RETURN_TYPES = ()
+    RETURN_TYPES = (IMAGE,)
+    RETURN_NAMES = ("images",)
+    OUTPUT_TOOLTIPS = ("The same pictures.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -136,7 +138,7 @@ class SaveImage:
         from .host import host
 
         saved = save_pictures(images, filename_prefix, host().output, "output", 4, prompt, extra_pnginfo)
-        return {"ui": {"images": saved}}
+        return {"ui": {"images": saved}, "result": (images,)}
 
 
 class PreviewImage:
@@ -147,7 +149,9 @@ class PreviewImage:
     CATEGORY = "image"
     FUNCTION = "save"
     OUTPUT_NODE = True
-    RETURN_TYPES = ()
+    RETURN_TYPES = (IMAGE,)
+    RETURN_NAMES = ("images",)
+    OUTPUT_TOOLTIPS = ("The same pictures.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -159,8 +163,8 @@ class PreviewImage:
     def save(self, images: Any, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
         from .host import host
 
-        name = f"ComfyUI_temp_{self.mark}"
-        return {"ui": {"images": save_pictures(images, name, host().temp, "temp", 1, prompt, extra_pnginfo)}}
+        saved = save_pictures(images, f"ComfyUI_temp_{self.mark}", host().temp, "temp", 1, prompt, extra_pnginfo)
+        return {"ui": {"images": saved}, "result": (images,)}
 
 
 class SaveImageWebsocket:

@@ -19,6 +19,98 @@ def fps() -> Declared:
     return number(6.0, 0.01, 1000.0, 0.01, "Pictures a second.")
 
 
+class SaveImageAdvanced:
+    """Pictures as files of a chosen format."""
+
+    TITLE = "Save Image (Advanced)"
+    DESCRIPTION = "Saves pictures as PNG with 8 or 16 bits, as EXR with linear light, or as AVIF, with their workflow."
+    CATEGORY = "image"
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+    RETURN_TYPES = (IMAGE,)
+    RETURN_NAMES = ("images",)
+    OUTPUT_TOOLTIPS = ("The same pictures.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        options = [{"key": key, "inputs": {"required": inputs}} for key, inputs in _formats().items()]
+        return {
+            "required": {
+                "images": wire(IMAGE, "The pictures to save."),
+                "filename_prefix": prefix(),
+                "format": ("COMFY_DYNAMICCOMBO_V3", {"options": options, "tooltip": "The kind of file."}),
+            },
+            "hidden": HIDDEN,
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
+        return prefix_problem(filename_prefix)
+
+    def save(
+        self,
+        images: Any,
+        filename_prefix: str,
+        format: dict[str, Any],
+        prompt: Any = None,
+        extra_pnginfo: Any = None,
+    ) -> dict[str, Any]:
+        from ..flux_core.io.saving import place
+        from .host import host
+
+        target = place(filename_prefix, host().output, width=images.shape[2], height=images.shape[1])
+        moving = format.get("save_mode", {}).get("save_mode") == "animated"
+        shown = []
+        for at, batch in enumerate([images] if moving else images.split(1)):
+            data = _encoded(batch, format, prompt, extra_pnginfo)
+            name = target.save(data, at, suffix=f".{format['format']}")
+            shown.append({"filename": name, "subfolder": target.subfolder, "type": "output"})
+        told = {"images": shown, "animated": (True,)} if moving and len(images) > 1 else {"images": shown}
+        return {"ui": told, "result": (images,)}
+
+
+def _formats() -> dict[str, dict[str, Declared]]:
+    """File format -> what has to be known for it."""
+
+    def space(options: list[str], tip: str) -> Declared:
+        return choice(options, tip, default="sRGB", advanced=True)
+
+    looping = integer(0, 0, 1000, "How often it is repeated; 0 is for ever.", advanced=True)
+    modes = [
+        {"key": "still images", "inputs": {"required": {}}},
+        {"key": "animated", "inputs": {"required": {"fps": fps(), "loop_count": looping}}},
+    ]
+    return {
+        "png": {
+            "bit_depth": choice(["8-bit", "16-bit"], "Bits of a channel.", default="8-bit", advanced=True),
+            "input_color_space": space(["sRGB"], "The colours of the pictures."),
+        },
+        "exr": {
+            "bit_depth": choice(["32-bit float"], "Numbers of a channel.", default="32-bit float", advanced=True),
+            "input_color_space": space(["sRGB", "HDR", "linear"], "The colours of the pictures; HDR is BT.2100 HLG."),
+        },
+        "avif": {
+            "bit_depth": choice(
+                ["auto", "8-bit YUV420", "10-bit YUV420"], "Bits of a channel; 8 here.", default="auto", advanced=True
+            ),
+            "input_color_space": space(["sRGB", "HDR", "HDR PQ"], "The colours of the pictures; sRGB here."),
+            "crf": integer(18, 1, 63, "Lower is better and larger.", advanced=True),
+            "save_mode": ("COMFY_DYNAMICCOMBO_V3", {"options": modes, "tooltip": "One file for each, or one moving."}),
+        },
+    }
+
+
+def _encoded(batch: Any, format: dict[str, Any], prompt: Any, extra: Any) -> bytes:
+    from ..flux_core.images import encode
+
+    depth, space = format["bit_depth"], format.get("input_color_space", "sRGB")
+    if format["format"] == "png":
+        return encode.png(batch[0], int(depth.partition("-")[0]), prompt, extra)
+    if format["format"] == "exr":
+        return encode.exr(batch[0], space, prompt, extra)
+    return encode.avif(batch, depth, space, format["crf"], format["save_mode"].get("fps"), prompt, extra)
+
+
 class SaveAnimatedWEBP:
     """A moving WebP."""
 
@@ -153,6 +245,6 @@ def _saved(data: bytes, suffix: str, prefix: str, images: Any) -> dict[str, Any]
     from .host import host
 
     target = place(prefix, host().output, width=images.shape[2], height=images.shape[1])
-    name = target.save(data, suffix=suffix)
+    name = target.save(data, suffix=f"_{suffix}")
     shown = [{"filename": name, "subfolder": target.subfolder, "type": "output"}]
     return {"ui": {"images": shown, "animated": (True,)}}

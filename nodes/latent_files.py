@@ -46,7 +46,7 @@ class SaveLatent:
         from .host import host
 
         target = place(filename_prefix, host().output)
-        name = target.save(encode(samples, prompt, extra_pnginfo), suffix=".latent")
+        name = target.save(encode(samples, prompt, extra_pnginfo), suffix="_.latent")
         return {"ui": {"latents": [{"filename": name, "subfolder": target.subfolder, "type": "output"}]}}
 
 

@@ -169,6 +169,9 @@ class MaskPreview(PreviewImage):
     DESCRIPTION = "Shows a mask in grey without keeping it."
     CATEGORY = "mask"
     FUNCTION = "show"
+    RETURN_TYPES = (MASK,)
+    RETURN_NAMES = ("mask",)
+    OUTPUT_TOOLTIPS = ("The same mask.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -177,4 +180,5 @@ class MaskPreview(PreviewImage):
     def show(self, mask: Any, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
         from ..flux_core.images.masks import layers
 
-        return self.save(layers(mask).movedim(1, -1).expand(-1, -1, -1, 3), prompt, extra_pnginfo)
+        shown = self.save(layers(mask).movedim(1, -1).expand(-1, -1, -1, 3), prompt, extra_pnginfo)
+        return {**shown, "result": (mask,)}

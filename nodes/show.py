@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .sockets import Inputs
+from .sockets import STRING, Inputs
 
 
 class PreviewAny:
@@ -17,14 +17,15 @@ class PreviewAny:
     CATEGORY = "utils"
     FUNCTION = "show"
     OUTPUT_NODE = True
-    RETURN_TYPES = ()
+    RETURN_TYPES = (STRING,)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {"required": {"source": ("*", {"tooltip": "The value."})}}
 
     def show(self, source: Any = None) -> dict[str, Any]:
-        return {"ui": {"text": (_text(source),)}}
+        text = _text(source)
+        return {"ui": {"text": (text,)}, "result": (text,)}
 
 
 def _text(value: Any) -> str:

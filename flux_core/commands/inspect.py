@@ -11,8 +11,8 @@ from typing import Any
 from ..errors import WorkflowError
 from ..graph.interface import Classes, Interfaces
 from ..graph.prompt import is_link, name_of
+from ..io.embedded import read_workflow
 from ..io.folders import PICKLES, WEIGHT_FILES, Folders, standard_folders
-from ..io.png import read_workflow
 from ..worker.required_models import wanted_files
 from . import workflows
 from .run import add_model_arguments

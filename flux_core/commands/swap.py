@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import SluiceError, WorkflowError
 from ..graph.translate import read_table, swap
 from ..io import strict_json
-from ..io.png import read_workflow
+from ..io.embedded import read_workflow
 from ..io.saving import write_whole
 
 

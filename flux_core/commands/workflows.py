@@ -10,7 +10,7 @@ from ..errors import WorkflowError
 from ..graph.canvas import read_canvas
 from ..graph.flatten import to_prompt
 from ..graph.interface import Classes
-from ..io.png import Embedded, read_workflow
+from ..io.embedded import Embedded, read_workflow
 
 
 def read(file: Path, classes: Classes) -> tuple[Embedded, dict[str, Any]]:

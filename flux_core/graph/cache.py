@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .calls import Outputs, arguments, finished, gather, wants_lists
+from .dynamic import nested
 from .interface import Interface, Interfaces
 from .live import LivePrompt
 from .prompt import Link, Node
@@ -121,7 +122,8 @@ def _changed(node: Node, interface: Interface) -> Any:
         return None
     try:
         values = gather(node, interface, {"UNIQUE_ID": node.id, "PROMPT": {}}).values
-        return [finished(function(**call)) for call in arguments(values, wants_lists(interface.node_class))]
+        calls = arguments(values, wants_lists(interface.node_class))
+        return [finished(function(**nested(interface, call))) for call in calls]
     except Exception as error:
         log.warning("IS_CHANGED of node %s (%s) failed, so it runs again: %s", node.id, node.class_type, error)
         return math.nan

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
+from .dynamic import find
 from .interface import Interface
 from .prompt import Link, Node
 
@@ -60,12 +61,12 @@ def gather(
     """Collect what a node is called with.
 
     `hidden` maps "PROMPT", "UNIQUE_ID" ... to values. Without `outputs` no link delivers, which is what IS_CHANGED and
-    VALIDATE_INPUTS see. Links to undeclared inputs are passed on, undeclared constants are not.
+    VALIDATE_INPUTS see. Links to undeclared inputs are passed on, undeclared constants only to a class that wants them.
     """
     values: dict[str, list[Any]] = {}
     missing = set()
     for name, value in node.inputs.items():
-        declared = interface.input(name)
+        declared = find(interface, name)
         if isinstance(value, Link) and not (declared and declared.raw_link):
             delivered = outputs(value.node_id) if outputs else None
             if delivered is None or not 0 <= value.slot < len(delivered):
@@ -75,7 +76,7 @@ def gather(
                 values[name] = delivered[value.slot]
         elif isinstance(value, Link):
             values[name] = [[value.node_id, value.slot]]
-        elif declared:
+        elif declared or interface.takes_anything:
             values[name] = [value]
     for name, wanted in interface.sections["hidden"].items():
         if wanted in HIDDEN:
@@ -88,7 +89,7 @@ HIDDEN = ("PROMPT", "DYNPROMPT", "EXTRA_PNGINFO", "UNIQUE_ID", "AUTH_TOKEN_COMFY
 
 
 def arguments(values: Mapping[str, list[Any]], whole_lists: bool) -> list[Arguments]:
-    """The keyword arguments of each call, in order. InputError if an input is an empty list."""
+    """The inputs of each call by their names in the prompt, in order. InputError if an input is an empty list."""
     if whole_lists:
         return [dict(values)]
     for name, items in values.items():

@@ -32,6 +32,7 @@ from .calls import (
     read_returns,
     wants_lists,
 )
+from .dynamic import nested
 from .events import Emit, Events, Message
 from .interface import Classes, Interface, Interfaces
 from .live import LivePrompt
@@ -245,8 +246,9 @@ class _Run:
             return False
         wanted: dict[str, None] = {}
         for call in arguments(gathered.values, wants_lists(thing)):
-            answer = None if blocker_in(call, wants_lists(thing)) else finished(thing.check_lazy_status(**call))
-            wanted |= dict.fromkeys(answer if isinstance(answer, (list, tuple)) else ())
+            if blocker_in(call, wants_lists(thing)) is None:
+                answer = finished(thing.check_lazy_status(**nested(self.interfaces[node.class_type], call)))
+                wanted |= dict.fromkeys(answer if isinstance(answer, (list, tuple)) else ())
         needed = [name for name in wanted if name in gathered.missing or name not in gathered.values]
         for name in needed:
             link = node.inputs.get(name)
@@ -266,7 +268,7 @@ class _Run:
                 continue
             token = current_call.set((node.id, number))
             try:
-                returns.append(function(**call))
+                returns.append(function(**nested(self.interfaces[node.class_type], call)))
                 if inspect.isawaitable(returns[-1]):
                     returns[-1] = self.tasks.begin(returns[-1])
             finally:

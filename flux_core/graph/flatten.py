@@ -17,8 +17,9 @@ from datetime import datetime
 from typing import Any
 
 from ..errors import WorkflowError
-from ..io.png import MAX_NODES, Embedded
+from ..io.embedded import MAX_NODES, Embedded
 from .canvas import CanvasGraph, CanvasLink, CanvasNode, Mode, Slot, Workflow, read_canvas
+from .dynamic import find
 from .groups import group_sheet
 from .interface import Classes, Interface, Interfaces
 from .placeholders import Choose, choices_made, fields_filled
@@ -155,15 +156,15 @@ class _Flattening:
         interface = self._interface(box)
         if interface is None:
             return {}
-        values = widget_values(interface, box.values, box.named_values)
-        set_outside = {name: value for (owner, name), value in scope.box_values.items() if owner == box.id}
-        return values | {name: value for name, value in set_outside.items() if name in values}
+        named = dict(box.named_values) if isinstance(box.named_values, Mapping) else {}
+        named |= {name: value for (owner, name), value in scope.box_values.items() if owner == box.id}
+        return widget_values(interface, box.values, named)
 
     def _node(self, node_id: str, scope: _Scope, box: CanvasNode) -> dict[str, Any]:
         interface = self._interface(box)
         inputs = {name: self._sent(box, interface, name, value) for name, value in self.values[node_id].items()}
         for slot in box.inputs:
-            if slot.link is None or not slot.name or (interface is not None and interface.input(slot.name) is None):
+            if slot.link is None or not slot.name or (interface is not None and find(interface, slot.name) is None):
                 continue
             end = self._trace(scope, slot)
             if isinstance(end, _Source):
@@ -177,7 +178,7 @@ class _Flattening:
 
     def _sent(self, box: CanvasNode, interface: Interface | None, name: str, value: Any) -> Any:
         """A widget's value as it goes into the prompt."""
-        declared = interface.input(name) if interface is not None else None
+        declared = find(interface, name) if interface is not None else None
         if isinstance(value, str) and declared is not None and declared.options.get("dynamicPrompts"):
             return choices_made(value, self.choose)
         if isinstance(value, str) and name == "filename_prefix" and box.type.removeprefix("Sluice") in _SAVERS:

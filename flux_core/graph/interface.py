@@ -49,16 +49,21 @@ class Interface:
         """The declaration of one input, also where a section only answers `in` and `[]` (any name is welcome)."""
         for category, section in self.sections.items():
             if name in section:
-                return _input(name, category, section[name])
+                return read_input(name, category, section[name])
         return None
 
     def inputs(self) -> tuple[Input, ...]:
         """The inputs a person can see, in the order of declaration."""
         return tuple(
-            _input(name, category, declared)
+            read_input(name, category, declared)
             for category in ("required", "optional")
             for name, declared in self.sections[category].items()
         )
+
+    @property
+    def takes_anything(self) -> bool:
+        """Whether values under names that are not declared reach the node as well."""
+        return bool(getattr(self.node_class, "ACCEPT_ALL_INPUTS", False))
 
     @property
     def takes_unique_id(self) -> bool:
@@ -82,8 +87,8 @@ class Interfaces:
         return self._read[class_type]
 
 
-def _input(name: str, category: str, declared: Any) -> Input:
-    """`declared` is (type,), (type, options), or for hidden inputs the bare name of what is wanted."""
+def read_input(name: str, category: str, declared: Any) -> Input:
+    """One declaration. `declared` is (type,), (type, options), or for hidden inputs the bare name of what is wanted."""
     if isinstance(declared, str):
         return Input(name, declared, category, {})
     options = declared[1] if len(declared) > 1 else {}

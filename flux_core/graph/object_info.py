@@ -40,6 +40,8 @@ def describe(class_type: str, node_class: type[Any], title: str) -> dict[str, An
         "category": getattr(node_class, "CATEGORY", "sd"),
         "output_node": bool(getattr(node_class, "OUTPUT_NODE", False)),
     }
+    if hasattr(node_class, "OUTPUT_MATCHTYPES"):
+        info["output_matchtypes"] = list(node_class.OUTPUT_MATCHTYPES)
     if hasattr(node_class, "OUTPUT_TOOLTIPS"):
         info["output_tooltips"] = list(node_class.OUTPUT_TOOLTIPS)
     if hasattr(node_class, "SEARCH_ALIASES"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..errors import PromptError
+from .dynamic import find
 from .interface import Interfaces
 from .live import LivePrompt
 
@@ -107,7 +108,7 @@ class Waiting:
         interface = self._interfaces[node.class_type]
         sources = []
         for name, link in node.links():
-            declared = interface.input(name)
+            declared = find(interface, name)
             if declared is not None and declared.lazy:
                 continue
             if not self._live.has_node(link.node_id):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .dynamic import find
 from .interface import Classes, Interfaces
 from .prompt import is_link, name_of
 
@@ -37,7 +38,7 @@ class _Case:
     @property
     def declared(self) -> Any:
         """The type of the input in question, with all options of a combo."""
-        found = self.interfaces[self.prompt[self.node_id]["class_type"]].input(self.facts["input_name"])
+        found = find(self.interfaces[self.prompt[self.node_id]["class_type"]], self.facts["input_name"])
         return found.type if found else "*"
 
     def name(self, node_id: str) -> str:

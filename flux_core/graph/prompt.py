@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-JsonPrompt = Mapping[str, Mapping[str, Any]]  # the JSON form, cleaned (see png.clean_prompt)
+JsonPrompt = Mapping[str, Mapping[str, Any]]  # the JSON form, cleaned (see embedded.clean_prompt)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .calls import ExecutionBlocker, arguments, finished, gather, wants_lists
+from .dynamic import MATCHING, find, nested, present
 from .interface import Classes, Input, Interface, Interfaces
 from .problems import sentences
 from .prompt import JsonPrompt, is_link, is_wrapped, parse_node
@@ -58,7 +59,7 @@ def validate(
     targets: Collection[str] | None = None,
     packs: Mapping[str, str] | None = None,
 ) -> Validation:
-    """Check a cleaned prompt (see png.clean_prompt) against a class table.
+    """Check a cleaned prompt (see embedded.clean_prompt) against a class table.
 
     `targets` limits the check to these output nodes (partial execution). `packs` maps class ids to the pack they came
     from, for the sentence about an unknown class. Raises nothing: what is wrong is in the result.
@@ -191,7 +192,7 @@ class _Check:
         received: dict[str, Any] = {}
         try:
             own_check = _OwnCheck(interface)
-            declared_inputs = interface.inputs()
+            declared_inputs = tuple(present(interface, inputs))
         except Exception as error:
             return [self._exception(node_id, error)]
         for declared in declared_inputs:
@@ -200,7 +201,7 @@ class _Check:
             except Exception as error:
                 errors.append(self._exception(node_id, error, declared.name))
         for name, value in inputs.items():
-            if is_link(value) and value[0] not in self.prompt and interface.input(name) is None:
+            if is_link(value) and value[0] not in self.prompt and find(interface, name) is None:
                 errors.append(self._exception(node_id, KeyError(value[0]), name))
         if not any(error and error["type"] == "required_input_missing" for error in errors):
             try:
@@ -286,7 +287,7 @@ class _OwnCheck:
 
     def _ask(self, call: dict[str, Any]) -> Any:
         assert self.function is not None
-        return finished(self.function(**call))
+        return finished(self.function(**nested(self.interface, call)))
 
 
 # Single checks -------------------------------------------------------------------------------------------------------
@@ -295,9 +296,10 @@ class _OwnCheck:
 def types_fit(received: Any, wanted: Any) -> bool:
     """Whether an output type may feed an input type: equal, "*", or comma separated unions with a type in common.
 
-    The comparison is `!=` on purpose: packs make "any" types by overriding exactly that.
+    An output that takes its type from an input fits everywhere: the editor sees to that. The comparison is `!=` on
+    purpose: packs make "any" types by overriding exactly that.
     """
-    if not received != wanted or "*" in (received, wanted):
+    if not received != wanted or received in ("*", MATCHING) or wanted == "*":
         return True
     if not isinstance(received, str) or not isinstance(wanted, str):
         return False

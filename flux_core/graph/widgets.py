@@ -4,17 +4,21 @@
                                seed            (control)    steps cfg sampler scheduler denoise
 
 Values are saved in the order of declaration, also of widgets that a link drives. The browser adds values of its own:
-after a seed what to do with it next, after the required inputs of a node with file upload the word "image".
+after a seed what to do with it next, after the required inputs of a node with file upload the word "image". What an
+option of a dynamic combo brings along follows the combo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from . import dynamic
 from .interface import Input, Interface
 
-_WIDGET_TYPES = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}  # with the value of a fresh widget
+# Types that have a widget, with the value of a fresh one.
+_WIDGET_TYPES: dict[str, Any] = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False, "COLOR": "#ffffff"}
+_UNSAVED: dict[str, Any] = {"IMAGECOMPARE": ["", ""]}  # sent, but not saved
 _CONTROL = ("fixed", "increment", "decrement", "randomize", "increment-wrap", True, False)  # the oldest files: a toggle
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "animated_image_upload")
 
@@ -23,17 +27,22 @@ def is_widget(declared: Input) -> bool:
     """Whether an input is set by a widget on its node (and may be linked all the same)."""
     if declared.options.get("forceInput"):
         return False
-    return isinstance(declared.type, list) or declared.type == "COMBO" or declared.type in _WIDGET_TYPES
+    kind = declared.type
+    if not isinstance(kind, str):
+        return isinstance(kind, list)
+    return kind in ("COMBO", dynamic.COMBO) or kind in _WIDGET_TYPES or kind in _UNSAVED
 
 
 def default(declared: Input) -> Any:
     """The value of a fresh widget; None for a combo without options."""
     if "default" in declared.options:
         return declared.options["default"]
+    if declared.type == dynamic.COMBO:
+        return next(iter(dynamic.keys(declared)), None)
     options = declared.type if isinstance(declared.type, list) else declared.options.get("options", ())
     if isinstance(declared.type, list) or declared.type == "COMBO":
         return next(iter(options), None)
-    return _WIDGET_TYPES[declared.type]
+    return {**_WIDGET_TYPES, **_UNSAVED}[declared.type]
 
 
 def widget_values(interface: Interface, saved: Any, named: Any = None) -> dict[str, Any]:
@@ -41,28 +50,63 @@ def widget_values(interface: Interface, saved: Any, named: Any = None) -> dict[s
 
     Values that are missing or null take their default; inputs with neither are left out.
     """
-    widgets = [declared for declared in interface.inputs() if is_widget(declared)]
-    values = {declared.name: default(declared) for declared in widgets}
     found = take(interface, list(saved), frozenset()) if isinstance(saved, list) else saved
-    for source in (found, named):
-        if isinstance(source, Mapping):
-            values |= {name: source[name] for name in values if source.get(name) is not None}
+    sources = [source for source in (named, found) if isinstance(source, Mapping)]
+
+    def value_of(declared: Input) -> Any:
+        values = (source.get(declared.name) for source in sources)
+        return next((value for value in values if value is not None), default(declared))
+
+    values = _walk(interface, value_of)
+    for source in sources[::-1] if getattr(interface.node_class, "EDITOR_WIDGETS", ()) else ():
+        values |= {name: value for name, value in source.items() if value is not None}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def take(interface: Interface, saved: list[Any], absent: frozenset[str]) -> dict[str, Any]:
     """Remove a node's values from the front of a list and name them; the inputs `absent` have none there."""
-    taken: dict[str, Any] = {}
-    widgets = [declared for declared in interface.inputs() if is_widget(declared)]
-    required = [declared for declared in widgets if declared.category == "required"]
+    required = [declared for declared in interface.inputs() if is_widget(declared) and declared.category == "required"]
     uploads = any(declared.options.get(key) for declared in required for key in _UPLOADS)
-    for declared in widgets:
-        if declared.name not in absent and saved:
+    taken: dict[str, Any] = {}
+
+    def next_value(declared: Input) -> Any:
+        unsaved = isinstance(declared.type, str) and declared.type in _UNSAVED
+        if declared.name not in absent and not unsaved and saved:
             taken[declared.name] = saved.pop(0)
             _drop_control(declared, saved)
-        if required and declared is required[-1] and uploads and saved[:1] == ["image"]:
+        if required and declared.name == required[-1].name and uploads and saved[:1] == ["image"]:
             saved.pop(0)
-    return taken
+        return taken.get(declared.name)
+
+    _walk(interface, next_value)
+    return taken | _of_the_editor(interface, saved)
+
+
+def _of_the_editor(interface: Interface, saved: list[Any]) -> dict[str, Any]:
+    """The values of widgets that the editor adds of its own accord, EDITOR_WIDGETS of the class: ("index", "option{}").
+
+    The last of the names is that of all further ones, counted from 1. Takes what is left.
+    """
+    names = getattr(interface.node_class, "EDITOR_WIDGETS", ())
+    if not names:
+        return {}
+    values, saved[:] = list(saved), []
+    single = len(names) - 1
+    numbered = {names[-1].format(n + 1): value for n, value in enumerate(values[single:])}
+    return dict(zip(names[:single], values[:single], strict=False)) | numbered
+
+
+def _walk(interface: Interface, value_of: Callable[[Input], Any]) -> dict[str, Any]:
+    """The value of every widget, asked for in the order in which they are saved."""
+    values: dict[str, Any] = {}
+    waiting = list(interface.inputs())
+    while waiting:
+        declared = waiting.pop(0)
+        if is_widget(declared):
+            values[declared.name] = value_of(declared)
+            if declared.type == dynamic.COMBO:
+                waiting[:0] = dynamic.chosen(declared, values[declared.name])
+    return values
 
 
 def take_primitive(saved: list[Any]) -> list[Any]:

@@ -60,10 +60,11 @@ def load_channel(path: Path, channel: str) -> Tensor:
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """One picture [H, W, C] as 8-bit PIL image: values are cut to 0..1 and truncated to 256 steps."""
+    """One picture [H, W, C] as 8-bit PIL image: values are cut to 0..1 and truncated to 256 steps. C 1 is grey."""
     from PIL import Image
 
-    return Image.fromarray((255.0 * image.cpu().numpy()).clip(0, 255).astype(np.uint8))
+    values = (255.0 * image.cpu().numpy()).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
 
 
 def fingerprint(path: Path) -> str:

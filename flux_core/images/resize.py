@@ -58,10 +58,10 @@ def resize_image(image: Tensor, width: int, height: int, method: str, crop: str 
     return resize(image.movedim(-1, 1), width, height, method, crop).movedim(1, -1)
 
 
-def size_for_pixels(width: int, height: int, megapixels: float) -> tuple[int, int]:
-    """The size of the same shape with `megapixels` * 1024 * 1024 pixels."""
+def size_for_pixels(width: int, height: int, megapixels: float, multiple: int = 1) -> tuple[int, int]:
+    """The size of the same shape with `megapixels` * 1024 * 1024 pixels, both sides multiples of `multiple`."""
     scale = math.sqrt(int(megapixels * 1024 * 1024) / (width * height))
-    return round(width * scale), round(height * scale)
+    return round(width * scale / multiple) * multiple, round(height * scale / multiple) * multiple
 
 
 def kontext_size(width: int, height: int) -> tuple[int, int]:
@@ -159,8 +159,9 @@ def _lanczos(planes: Tensor, width: int, height: int) -> Tensor:
     out = []
     for image in planes.movedim(1, -1):
         pixels = (255.0 * image.cpu().numpy()).clip(0, 255).astype(np.uint8)
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
         small = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
-        out.append(torch.from_numpy(np.asarray(small, dtype=np.float32) / 255.0))
+        out.append(torch.from_numpy(np.asarray(small, dtype=np.float32) / 255.0).reshape(height, width, -1))
     return torch.stack(out).movedim(-1, 1).to(planes)
 
 

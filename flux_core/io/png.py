@@ -1,10 +1,9 @@
-"""The workflow inside a picture: read it out of PNG, WebP or JSON files, and write it into a PNG.
+"""PNG as a container of texts: read them out of its chunks, and write a picture with texts in it.
 
     89 'PNG' 0D 0A 1A 0A | IHDR | tEXt "prompt" NUL json | tEXt "workflow" NUL json | IDAT ... | IEND
     each chunk: length (4, big endian), type (4), data (length), CRC (4)
 
-Reading walks the chunks with limits and never decodes a pixel. It trusts nothing: of an embedded prompt only
-`class_type`, `inputs` and the names in `_meta` survive. Knows nothing of folders, file names or nodes.
+Reading walks the chunks with limits and never decodes a pixel. Knows nothing of folders, file names or nodes.
 """
 
 from __future__ import annotations
@@ -13,53 +12,20 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..errors import MissingFileError, WorkflowError
+from ..errors import WorkflowError
 from . import strict_json
+from .exif import KEYWORDS, MAX_TEXT
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_TEXT = strict_json.MAX_BYTES
-MAX_NODES = 10_000
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 1_000_000
-KEYWORDS = ("prompt", "workflow", "parameters")
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _KEYWORD = re.compile(r"[!-~](?:[ -~]{0,77}[!-~])?")
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """What a file carries. At least one of the three is there."""
-
-    prompt: dict[str, Any] | None = None  # API format: {id: {"class_type", "inputs", "_meta"?}}
-    workflow: dict[str, Any] | None = None  # canvas format, as it was written
-    parameters: str | None = None  # the text other programs leave: not a graph, only to be shown
-
-
-def read_workflow(path: str | Path) -> Embedded:
-    """The workflow in a PNG, WebP or JSON file.
-
-    Raises MissingFileError, or WorkflowError when the file is damaged, hostile, no picture, or carries no workflow.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            return _read(file, path.name)
-    except FileNotFoundError:
-        raise MissingFileError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise WorkflowError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def read_workflow_bytes(data: bytes, name: str = "the picture") -> Embedded:
-    """As `read_workflow`, for a file that is in memory; `name` stands for it in errors."""
-    return _read(BytesIO(data), name)
 
 
 def with_workflow(png: bytes, prompt: Mapping[str, Any] | None, extra: Mapping[str, Any] | None = None) -> bytes:
@@ -72,7 +38,7 @@ def with_workflow(png: bytes, prompt: Mapping[str, Any] | None, extra: Mapping[s
     if prompt is not None:
         texts = {"prompt": prompt, **{key: value for key, value in texts.items() if key != "prompt"}}
     chunks = [_chunk(b"tEXt", f"{key}\0{strict_json.dumps(value)}".encode("ascii")) for key, value in texts.items()]
-    out = [_PNG]
+    out = [SIGNATURE]
     for kind, data in _whole_chunks(png):
         if kind in _TEXT_OF and data.split(b"\0", 1)[0].decode("latin-1") in texts:
             continue
@@ -94,109 +60,24 @@ def encode(
     return with_workflow(buffer.getvalue(), prompt, extra)
 
 
+def from_samples(samples: bytes, width: int, height: int, channels: int, depth: int) -> bytes:
+    """A PNG of raw samples, row after row, big endian: 1 (grey), 3 or 4 `channels` of 8 or 16 bits."""
+    colour = {1: 0, 3: 2, 4: 6}[channels]
+    row = width * channels * depth // 8
+    filtered = b"".join(b"\0" + samples[at : at + row] for at in range(0, row * height, row))
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(filtered, 4)), (b"IEND", b"")
+    return SIGNATURE + b"".join(_chunk(kind, data) for kind, data in parts)
+
+
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
-def _read(file: BinaryIO, name: str) -> Embedded:
-    head = file.read(16)
-    file.seek(0)
-    if head.startswith(_PNG):
-        return _from_texts(_png_texts(file, name), name)
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return _from_texts(_webp_texts(file, name), name)
-    if head.startswith(b"\xff\xd8\xff"):
-        raise WorkflowError(f"{name} is a JPEG, which carries no ComfyUI workflow. {_STRIPPED}")
-    if head.startswith(strict_json.UTF16) or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
-        return _from_json(strict_json.loads(file.read(MAX_TEXT + 1), name), name)
-    if not head:
-        raise WorkflowError(f"{name} is empty.")
-    raise WorkflowError(f"{name} is neither a PNG or WebP picture nor a JSON workflow.")
+def texts(file: BinaryIO, name: str) -> Iterator[tuple[str, str | WorkflowError]]:
+    """Keyword and text of the chunks that may hold a workflow, or what is wrong with a text.
 
-
-_STRIPPED = (
-    "Chat programs, image hosts and editors often strip or re-encode pictures: ask for the original file, "
-    "or for the workflow as .json."
-)
-
-
-def _from_texts(texts: Iterator[tuple[str, str]], name: str) -> Embedded:
-    found = {key.lower(): text for key, text in texts}  # the last of two wins, as in the browser
-    prompt = _load(found, "prompt", name)
-    workflow = _load(found, "workflow", name)
-    embedded = Embedded(
-        prompt=clean_prompt(prompt, f"The prompt in {name}") if is_prompt(prompt) else None,
-        workflow=_checked_workflow(workflow, name) if isinstance(workflow, dict) else None,
-        parameters=found.get("parameters"),
-    )
-    if embedded == Embedded():
-        raise WorkflowError(f"{name} carries no workflow. {_STRIPPED}")
-    return embedded
-
-
-def _load(found: Mapping[str, str], key: str, name: str) -> Any:
-    return strict_json.loads(found[key], f"The {key} in {name}") if key in found else None
-
-
-def _from_json(document: Any, name: str) -> Embedded:
-    """A saved canvas, an API prompt, or the body of a request that has the prompt under `prompt`."""
-    if isinstance(document, dict) and isinstance(document.get("prompt"), dict) and "nodes" not in document:
-        extra = document.get("extra_data")
-        info = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
-        workflow = info.get("workflow") if isinstance(info, dict) else document.get("workflow")
-        prompt = document["prompt"]
-        return Embedded(
-            prompt=clean_prompt(prompt, f"The prompt in {name}"),
-            workflow=_checked_workflow(workflow, name) if isinstance(workflow, dict) else None,
-        )
-    if is_prompt(document):
-        return Embedded(prompt=clean_prompt(document, name))
-    if isinstance(document, dict) and isinstance(document.get("nodes"), list):
-        return Embedded(workflow=_checked_workflow(document, name))
-    raise WorkflowError(f"{name} is JSON, but neither a canvas workflow (with `nodes`) nor an API prompt.")
-
-
-def _checked_workflow(workflow: dict[str, Any], name: str) -> dict[str, Any]:
-    nodes = workflow.get("nodes")
-    if isinstance(nodes, (list, dict)) and len(nodes) > MAX_NODES:
-        raise WorkflowError(f"The workflow in {name} has {len(nodes)} nodes; at most {MAX_NODES} are read.")
-    return workflow
-
-
-def is_prompt(value: Any) -> bool:
-    """Whether a value looks like an API prompt: a filled object whose every value names a class."""
-    if not isinstance(value, dict) or not value:
-        return False
-    return all(isinstance(node, dict) and "class_type" in node for node in value.values())
-
-
-def clean_prompt(value: Any, what: str = "The prompt") -> dict[str, Any]:
-    """A copy of an API prompt holding only class_type, inputs and the strings of _meta.
-
-    ComfyUI would believe an `is_changed` found beside them and show yesterday's picture. A node without class_type
-    keeps lacking it: that is for validation to report. Raises WorkflowError for a wrong shape or too many nodes.
+    Raises WorkflowError if the file is cut off or has too much text.
     """
-    if not isinstance(value, dict):
-        raise WorkflowError(f"{what} is not an object of nodes.")
-    if len(value) > MAX_NODES:
-        raise WorkflowError(f"{what} has {len(value)} nodes; at most {MAX_NODES} are read.")
-    cleaned = {}
-    for node_id, node in strict_json.plain(value, what).items():
-        if not isinstance(node, dict) or not isinstance(node.get("inputs", {}), dict):
-            raise WorkflowError(f"{what}: node {node_id} is not an object with inputs.")
-        if not isinstance(node.get("class_type", ""), str):
-            raise WorkflowError(f"{what}: the class_type of node {node_id} is not a text.")
-        kept: dict[str, Any] = {key: node[key] for key in ("class_type",) if key in node}
-        kept["inputs"] = node.get("inputs", {})
-        if isinstance(node.get("_meta"), dict):
-            kept["_meta"] = {key: text for key, text in node["_meta"].items() if isinstance(text, str)}
-        cleaned[str(node_id)] = kept
-    return cleaned
-
-
-# PNG -----------------------------------------------------------------------------------------------------------------
-
-
-def _png_texts(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
     budget = MAX_TEXT
     for kind, length in _chunks(file, name):
         if kind not in _TEXT_OF or length == 0:
@@ -210,13 +91,18 @@ def _png_texts(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
         if budget < 0:
             raise WorkflowError(f"The text in {name} is longer than {MAX_TEXT >> 20} MiB, too long for a workflow.")
         body = (start + file.read(length - len(start)))[len(keyword) + 1 :]
-        yield key, strict_json.decode(_TEXT_OF[kind](body, name))
+        try:
+            text = strict_json.decode(_TEXT_OF[kind](body, name))
+        except WorkflowError as error:
+            yield key, error
+        else:
+            yield key, text
 
 
 def _chunks(file: BinaryIO, name: str) -> Iterator[tuple[bytes, int]]:
     """Type and length of each chunk, the file standing at its data. WorkflowError if the file ends before IEND does."""
     size = file.seek(0, 2)
-    position = len(_PNG)
+    position = len(SIGNATURE)
     for _ in range(MAX_CHUNKS):
         file.seek(position)
         header = file.read(8)
@@ -270,7 +156,7 @@ def _inflate(stream: bytes, name: str) -> bytes:
 
 def _whole_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
     file = BytesIO(png)
-    if not png.startswith(_PNG):
+    if not png.startswith(SIGNATURE):
         raise WorkflowError("The picture to be saved is not a PNG.")
     for kind, length in _chunks(file, "The picture to be saved"):
         yield kind, file.read(length)
@@ -278,49 +164,3 @@ def _whole_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-# WebP ----------------------------------------------------------------------------------------------------------------
-
-
-def _webp_texts(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
-    """RIFF, size, WEBP, then chunks: type (4), length (4, little endian), data padded to an even length."""
-    size = file.seek(0, 2)
-    position = 12
-    for _ in range(MAX_CHUNKS):
-        file.seek(position)
-        header = file.read(8)
-        if len(header) < 8:
-            return
-        kind, length = struct.unpack("<4sI", header)
-        position += 8 + length + length % 2
-        if file.tell() + length > size:
-            raise WorkflowError(f"{name} is cut off after {size} bytes. Download or copy it again.")
-        if kind == b"EXIF":
-            if length > MAX_TEXT:
-                raise WorkflowError(f"The EXIF data in {name} is longer than {MAX_TEXT >> 20} MiB.")
-            yield from _exif_texts(file.read(length).removeprefix(b"Exif\0\0"))
-
-
-def _exif_texts(tiff: bytes) -> Iterator[tuple[str, str]]:
-    """The texts "key:json" among the ASCII entries of a TIFF block's first directory.
-
-    byte order (2), 42 (2), offset of the directory (4); there: count (2), then entries of tag (2), type (2; 2 = ASCII),
-    count (4), value or its offset (4).
-    """
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None or len(tiff) < 8:
-        return
-    (start,) = struct.unpack_from(order + "I", tiff, 4)
-    if start + 2 > len(tiff):
-        return
-    (count,) = struct.unpack_from(order + "H", tiff, start)
-    budget = MAX_TEXT  # many entries may point at the same bytes
-    for entry in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
-        _, kind, length, offset = struct.unpack_from(order + "HHII", tiff, entry)
-        budget -= length
-        if kind != 2 or length <= 4 or offset + length > len(tiff) or budget < 0:
-            continue
-        key = tiff[offset : offset + 16].partition(b":")[0].decode("latin-1")
-        if key.lower() in KEYWORDS:
-            yield key, strict_json.decode(tiff[offset + len(key) + 1 : offset + length].rstrip(b"\0"))

@@ -33,13 +33,13 @@ class Place:
     name: str
     counter: int
 
-    def save(self, data: bytes, batch_number: int = 0, suffix: str = ".png") -> str:
+    def save(self, data: bytes, batch_number: int = 0, suffix: str = "_.png") -> str:
         """Write a file under the next free number and return its name. SluiceError when the disk refuses."""
         stem = self.name.replace("%batch_num%", str(batch_number))
         try:
             with _temporary(self.folder, data) as temporary:
                 while True:
-                    file_name = f"{stem}_{self.counter:05}_{suffix}"
+                    file_name = f"{stem}_{self.counter:05}{suffix}"
                     self.counter += 1
                     if _appear(temporary, self.folder / file_name):
                         return file_name
@@ -128,10 +128,10 @@ def _filled(prefix: str, width: int, height: int) -> str:
 
 
 def _number(file: str, name: str) -> int:
-    """The number after `name_` in a file name, up to the next `_`; 0 if the file is not one of ours."""
+    """The number after `name_` in a file name, up to the next `_` or dot; 0 if the file is not one of ours."""
     if os.path.normcase(file[: len(name) + 1]) != os.path.normcase(name + "_"):
         return 0
-    digits = re.match("[0-9]{1,18}(?=_|$)", file[len(name) + 1 :])
+    digits = re.match(r"[0-9]{1,18}(?=_|\.|$)", file[len(name) + 1 :])
     return int(digits[0]) if digits else 0
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import SluiceError
+from ..io.embedded import read_workflow
 from ..io.folders import confined
-from ..io.png import read_workflow
 from . import images
 from .services import Json, Route, Services, services, whole
 from .store import Store

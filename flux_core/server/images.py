@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import FileFormatError, WorkflowError
 from ..io import png
+from ..io.embedded import read_workflow
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,7 +62,7 @@ def with_alpha_of(picture: Path, mask: Path) -> bytes:
         painted = image.convert("RGBA")
         painted.putalpha(other.convert("RGBA").getchannel("A"))
     try:
-        embedded = png.read_workflow(picture)
+        embedded = read_workflow(picture)
     except WorkflowError:
         return png.encode(painted)
     workflow = {} if embedded.workflow is None else {"workflow": embedded.workflow}

@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from ..errors import WorkflowError
-from ..io import png
+from ..io.embedded import clean_prompt
 from ..workers.process import WorkerDied
 from .services import Json, Route, Services, json_object, refuse, services, texts
 
@@ -39,7 +39,7 @@ async def post_prompt(request: web.Request) -> web.Response:
         return refuse(400, f"A prompt_id is a printable text of at most {LONGEST_ID} characters.", "invalid_prompt_id")
     if "prompt" not in body:
         return refuse(400, "No prompt provided", "no_prompt")
-    found = await _validated(here, png.clean_prompt(body["prompt"]), body)
+    found = await _validated(here, clean_prompt(body["prompt"]), body)
     if found["error"]:
         _tell_refusal(here, body, found["problems"])
         refusal = {"error": found["error"], "node_errors": found["node_errors"], "problems": found["problems"]}

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from ..errors import MissingFileError
 from ..io import strict_json
+from ..io.embedded import read_workflow
 from ..io.folders import confined
-from ..io.png import read_workflow
 from .services import Json, Route, Services, services
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"

@@ -31,6 +31,7 @@ from ..graph.object_info import object_info
 from ..graph.validate import validate
 from ..images.previews import Throttle
 from ..io import png, strict_json
+from ..io.embedded import read_workflow_bytes
 from ..io.folders import Folders, published, standard_folders
 from ..limits import advice_after, is_out_of_memory
 from ..memory import report
@@ -254,7 +255,7 @@ class Worker:
 
     def on_missing(self, message: Message) -> Any:
         """{"workflow"}: the model files it names that are nowhere."""
-        embedded = png.read_workflow_bytes(json.dumps(message["workflow"]).encode(), "the workflow")
+        embedded = read_workflow_bytes(json.dumps(message["workflow"]).encode(), "the workflow")
         prompt = to_prompt(embedded, self.classes, choose=lambda options: options[0])
         lacking = [wanted for wanted in wanted_files(prompt, self.classes, self.folders) if wanted.path is None]
         return [self._lacking(wanted.name, wanted.category, wanted.node_id, wanted.input) for wanted in lacking]

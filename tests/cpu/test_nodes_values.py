@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sluice.flux_core.errors import FileFormatError, InputError
-from sluice.flux_core.images import batches
+from sluice.flux_core.images import batches, encode
+from sluice.flux_core.io.embedded import read_workflow
 from sluice.flux_core.io.folders import standard_folders
-from sluice.flux_core.io.png import read_workflow
 from sluice.nodes import NODE_CLASSES, host
 
 
@@ -185,3 +188,142 @@ class TestFiles:
         assert check("a.png [output]") is True
         assert "not in the output folder" in str(check("b.png [output]"))
         assert check(5) == "5 is not the name of a file"
+
+
+class TestLogic:
+    def test_a_switch_asks_for_the_branch_that_is_on(self) -> None:
+        switch = NODE_CLASSES["SluiceComfySwitchNode"]()
+        assert switch.check_lazy_status(True, on_false=None, on_true=None) == ["on_true"]
+        assert switch.check_lazy_status(False, on_false=None, on_true=None) == ["on_false"]
+        assert switch.check_lazy_status(False, on_false=5, on_true=None) == []
+        assert switch.check_lazy_status(True, on_false=None) == []
+        assert switch.pick(True, on_false=1, on_true=2) == (2,) and switch.pick(True, on_false=1) == (None,)
+
+    def test_conditions(self) -> None:
+        assert called("ComfyNotNode", value=0) is True
+        assert called("ComfyAndNode", values={"value0": 1, "value1": ""}) is False
+        assert called("ComfyOrNode", values={"value0": 1, "value1": ""}) is True
+        assert returned("ComfyPassOrNoneNode", default=3) == (3, False)
+        assert returned("ComfyPassOrNoneNode") == (None, True)
+        assert returned("CustomCombo", choice="b", index=1, option1="a") == ("b", 1)
+
+    def test_formulas(self) -> None:
+        assert returned("ComfyMathExpression", expression="(a // 32) * 32", values={"a": 100}) == (96.0, 96, True)
+        assert called("ComfyMathExpression", expression="sum(values) / max(a, b)", values={"a": 1, "b": 3}) == 4 / 3
+        for expression, reason in (
+            (" ", "is empty"), ("a +", "cannot be computed"), ("'x'", "no number"), ("10.0 ** 308 * 100", "not finite"),
+            ("pow(2, 5000)", "larger than"), ("().__class__", "cannot be computed"), ("a", "cannot be computed"),
+        ):  # fmt: skip
+            with pytest.raises(InputError, match=reason):
+                called("ComfyMathExpression", expression=expression, values={})
+
+    def test_sizes_of_a_shape(self) -> None:
+        assert returned("ResolutionSelector", aspect_ratio="1:1 (Square)", megapixels=1.0) == (1024, 1024)
+        assert returned("ResolutionSelector", aspect_ratio="16:9 (Widescreen)", megapixels=1.0) == (1368, 768)
+        assert returned("ResolutionSelector", aspect_ratio="16:9 (Widescreen)", megapixels=1.0, multiple=64) == (
+            1344,
+            768,
+        )
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        ("options", "size"),
+        [
+            ({"resize_type": "scale dimensions", "width": 20, "height": 0, "crop": "center"}, (20, 10)),
+            ({"resize_type": "scale dimensions", "width": 0, "height": 0, "crop": "center"}, (40, 20)),
+            ({"resize_type": "scale by multiplier", "multiplier": 1.5}, (60, 30)),
+            ({"resize_type": "scale longer dimension", "longer_size": 30}, (30, 15)),
+            ({"resize_type": "scale shorter dimension", "shorter_size": 30}, (60, 30)),
+            ({"resize_type": "scale width", "width": 10}, (10, 5)),
+            ({"resize_type": "scale height", "height": 10}, (20, 10)),
+            ({"resize_type": "scale total pixels", "megapixels": 0.01, "multiple": 8}, (144, 72)),
+            ({"resize_type": "match size", "match": torch.zeros(1, 7, 9), "crop": "disabled"}, (9, 7)),
+            ({"resize_type": "scale to multiple", "multiple": 16}, (32, 16)),
+            ({"resize_type": "scale to multiple", "multiple": 64}, (40, 20)),
+        ],
+    )
+    @pytest.mark.parametrize("method", ["area", "lanczos"])
+    def test_a_picture_and_a_mask_take_the_size(
+        self, options: dict[str, Any], size: tuple[int, int], method: str
+    ) -> None:
+        for given in (torch.rand(2, 20, 40, 3), torch.rand(2, 20, 40)):
+            made = called("ResizeImageMaskNode", input=given, resize_type=options, scale_method=method)
+            assert (made.shape[2], made.shape[1]) == size and made.shape[3:] == given.shape[3:]
+
+    def test_an_unknown_way_is_refused(self) -> None:
+        with pytest.raises(InputError, match="no way to resize called 'x'"):
+            called(
+                "ResizeImageMaskNode", input=torch.rand(1, 2, 2), resize_type={"resize_type": "x"}, scale_method="area"
+            )
+
+    def test_as_many_pixels_in_multiples(self) -> None:
+        values = {"upscale_method": "area", "megapixels": 0.01, "resolution_steps": 16}
+        assert called("ImageScaleToTotalPixels", image=torch.rand(1, 20, 40, 3), **values).shape == (1, 80, 144, 3)
+
+
+class TestFormats:
+    PROMPT = {"1": {"class_type": "A", "inputs": {}}}
+    METADATA = {"prompt": PROMPT, "extra_pnginfo": {"workflow": {"nodes": []}}}
+
+    def saved(self, here: Path, images: Any, **format: Any) -> list[Path]:
+        shown = returned("SaveImageAdvanced", images=images, filename_prefix="x", format=format, **self.METADATA)
+        assert shown["result"][0] is images
+        return [here / "output" / told["filename"] for told in shown["ui"]["images"]]
+
+    def test_sixteen_bits(self, here: Path) -> None:
+        ramp = torch.linspace(0, 1, 64 * 8 * 3).reshape(1, 8, 64, 3)
+        (file,) = self.saved(here, ramp, format="png", bit_depth="16-bit", input_color_space="sRGB")
+        assert file.name == "x_00001.png" and file.read_bytes()[24:26] == b"\x10\x02"
+        assert read_workflow(file).prompt == self.PROMPT and read_workflow(file).workflow == {"nodes": []}
+        raw = zlib.decompress(b"".join(data for kind, data in chunks(file.read_bytes()) if kind == b"IDAT"))
+        rows = np.frombuffer(raw, np.uint8).reshape(8, -1)
+        assert not rows[:, 0].any()  # no filter
+        values = rows[:, 1:].copy().view(">u2").reshape(8, 64, 3)
+        assert (values == (ramp[0] * 65535).to(torch.int32).numpy()).all()
+        with Image.open(file) as picture:
+            assert picture.size == (64, 8)
+
+    def test_eight_bits_grey_and_with_alpha(self, here: Path) -> None:
+        for channels, mode in ((1, "L"), (3, "RGB"), (4, "RGBA")):
+            images = torch.full((2, 4, 4, channels), 0.5)
+            files = self.saved(here, images, format="png", bit_depth="8-bit", input_color_space="sRGB")
+            with Image.open(files[1]) as picture:
+                assert picture.mode == mode and picture.getpixel((0, 0)) in (127, (127,) * channels)
+
+    def test_linear_light(self, here: Path) -> None:
+        OpenEXR = pytest.importorskip("OpenEXR")
+        images = torch.full((1, 4, 4, 3), 0.5)
+        (file,) = self.saved(here, images, format="exr", bit_depth="32-bit float", input_color_space="sRGB")
+        with OpenEXR.File(str(file)) as picture:
+            channels = picture.channels()
+            values = channels["RGB"].pixels if "RGB" in channels else channels["R"].pixels
+            assert float(values.flat[0]) == pytest.approx(0.21404114)
+            assert json.loads(picture.header()["prompt"]) == self.PROMPT
+            assert picture.header()["chromaticities"][0] == pytest.approx(0.64)
+
+    def test_hybrid_log_gamma_is_that_of_its_recommendation(self) -> None:
+        light = torch.tensor([0.0, 0.5, 0.75, 1.0])
+        assert encode.hlg_to_linear(light).tolist() == pytest.approx([0, 1 / 12, 0.26496, 1.0], abs=1e-4)
+
+    def test_avif(self, here: Path) -> None:
+        images = torch.rand(3, 32, 32, 3)
+        options = {"bit_depth": "auto", "input_color_space": "sRGB", "crf": 10}
+        still = self.saved(here, images, format="avif", **options, save_mode={"save_mode": "still images"})
+        moving = {"save_mode": "animated", "fps": 4.0, "loop_count": 0}
+        (film,) = self.saved(here, images, format="avif", **options, save_mode=moving)
+        assert len(still) == 3
+        with Image.open(film) as picture:
+            assert picture.n_frames == 3
+        assert read_workflow(still[0]).prompt == self.PROMPT and read_workflow(film).workflow == {"nodes": []}
+        with pytest.raises(InputError, match="8 bits in sRGB"):
+            self.saved(here, images, format="avif", **{**options, "bit_depth": "10-bit YUV420"}, save_mode=moving)
+
+
+def chunks(png: bytes) -> list[tuple[bytes, bytes]]:
+    found, at = [], 8
+    while at < len(png):
+        length = int.from_bytes(png[at : at + 4], "big")
+        found.append((png[at + 4 : at + 8], png[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return found

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from sluice.flux_core.commands import run
 from sluice.flux_core.graph.flatten import canvas_to_prompt
-from sluice.flux_core.io.png import read_workflow
+from sluice.flux_core.io.embedded import read_workflow
 from sluice.flux_core.worker.registry import standalone_tables
 
 CLASSES, _ = standalone_tables()

@@ -17,7 +17,7 @@ from sluice.flux_core.graph.interface import Interface
 from sluice.flux_core.graph.placeholders import choices_made, fields_filled
 from sluice.flux_core.graph.validate import validate
 from sluice.flux_core.graph.widgets import widget_values
-from sluice.flux_core.io.png import is_prompt
+from sluice.flux_core.io.embedded import is_prompt
 
 SUBGRAPH = "2c61139d-9c34-4c7e-a083-7a67cc4770ad"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sluice.flux_core.errors import WorkflowError
 from sluice.flux_core.graph.flatten import to_prompt
 from sluice.flux_core.graph.prompt import Link, is_link, name_of, parse_prompt
-from sluice.flux_core.io.png import Embedded, clean_prompt, is_prompt
+from sluice.flux_core.io.embedded import Embedded, clean_prompt, is_prompt
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -9,7 +9,8 @@ import zlib
 import aiohttp
 import pytest
 from PIL import Image
-from sluice.flux_core.io.png import encode, read_workflow_bytes
+from sluice.flux_core.io.embedded import read_workflow_bytes
+from sluice.flux_core.io.png import encode
 
 PROMPT = {"1": {"class_type": "Number", "inputs": {"value": 1}}}
 

@@ -4,7 +4,7 @@ import io
 
 import pytest
 from PIL import Image
-from sluice.flux_core.io.png import read_workflow_bytes
+from sluice.flux_core.io.embedded import read_workflow_bytes
 
 CANVAS = {"id": "a canvas", "nodes": [], "links": []}
 

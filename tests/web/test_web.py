@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from sluice.flux_core.graph.flatten import to_prompt
-from sluice.flux_core.io.png import read_workflow, read_workflow_bytes
+from sluice.flux_core.io.embedded import read_workflow, read_workflow_bytes
 from sluice.flux_core.memory import report
 from sluice.flux_core.memory.cards import find_card
 from sluice.flux_core.memory.plan import plan

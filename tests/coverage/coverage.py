@@ -1,0 +1,154 @@
+"""How many workflow files of a folder are accepted, by source, and why the others are refused.
+
+    python tests/coverage/coverage.py FOLDER [--origins FILE] [--node-packs DIR]... [--refusals] [--json FILE]
+
+Every file below FOLDER is read, made an API prompt and checked, as `sluice run` does before it loads anything. Model
+files and pictures that are not on this machine do not count: only what the program knows is measured. Nothing is run.
+
+FILE is a table with the columns file, repository, category, form (tab separated); without it a file's source is the
+folder it lies in. Refusals name their nodes, the pack of each, and what can be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import conftest  # noqa: E402, F401  # this checkout as `sluice`
+from sluice.flux_core.commands import workflows  # noqa: E402
+from sluice.flux_core.errors import SluiceError  # noqa: E402
+from sluice.flux_core.graph.canvas import pack_names  # noqa: E402
+from sluice.flux_core.graph.interface import Classes  # noqa: E402
+from sluice.flux_core.graph.validate import validate  # noqa: E402
+from sluice.flux_core.io.folders import standard_folders  # noqa: E402
+from sluice.flux_core.worker.registry import standalone_tables  # noqa: E402
+
+ENDINGS = (".json", ".png", ".webp", ".jpg", ".jpeg", ".avif")
+ABSENT = ("value_not_in_list", "custom_validation_failed")  # of an input that names a file
+
+
+@dataclass
+class Account:
+    """What became of one file."""
+
+    file: str
+    source: str
+    category: str = ""
+    accepted: bool = False
+    error: str = ""  # why it could not even be read
+    problems: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # ids of node classes that are not known
+
+
+def account(path: Path, classes: Classes, partial: bool) -> Account:
+    """Read and check one file."""
+    told = Account(path.name, path.parent.name)
+    try:
+        embedded, prompt = workflows.read(path, classes)
+        packs = pack_names(embedded.workflow) if embedded.workflow else {}
+    except SluiceError as error:
+        told.error = str(error)
+        return told
+    found = validate(prompt, classes, packs=packs)
+    unknown = {node.get("class_type", "?") for node in prompt.values() if node.get("class_type", "") not in classes}
+    told.missing = sorted(unknown)
+    wrong = [
+        error
+        for node in found.node_errors.values()
+        for error in node["errors"]
+        if not _names_a_file(error, classes.get(node["class_type"]))
+    ]
+    told.accepted = not unknown and not wrong and bool(found.outputs or found.node_errors)
+    told.problems = [] if told.accepted else list(found.problems)
+    return told
+
+
+def _names_a_file(error: Mapping[str, Any], node_class: Any) -> bool:
+    """Whether an error is only about a model file or a picture that is not here."""
+    name = error["extra_info"].get("input_name")
+    return error["type"] in ABSENT and (name in getattr(node_class, "FILES", {}) or name in ("image", "latent"))
+
+
+def origins(file: Path | None) -> dict[str, dict[str, str]]:
+    if file is None:
+        return {}
+    with file.open(newline="") as lines:
+        return {row["file"]: row for row in csv.DictReader(lines, delimiter="\t")}
+
+
+def share(accounts: Iterable[Account]) -> str:
+    accounts = list(accounts)
+    good = sum(one.accepted for one in accounts)
+    return f"{good:4d} of {len(accounts):4d}  {100 * good / len(accounts):5.1f} %"
+
+
+def by_source(accounts: Iterable[Account]) -> float:
+    """The share of accepted files, averaged over their sources."""
+    sources: dict[str, list[bool]] = defaultdict(list)
+    for one in accounts:
+        sources[one.source].append(one.accepted)
+    return sum(sum(each) / len(each) for each in sources.values()) / len(sources)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--origins", type=Path, metavar="FILE")
+    parser.add_argument("--node-packs", type=Path, action="append", default=[], metavar="DIR")
+    parser.add_argument("--partial", action="store_true", help="count a file if one of its outputs can be made")
+    parser.add_argument("--refusals", action="store_true", help="list every refusal with its reasons")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all accounts")
+    args = parser.parse_args()
+    random.seed(0)  # {a|b} in prompts
+    known = origins(args.origins)
+    classes, titles = _catalogue(args.folder, args.node_packs)
+    accounts = []
+    for path in sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in ENDINGS):
+        told = account(path, classes, args.partial)
+        row = known.get(path.name)
+        if row is not None:
+            told.source, told.category = row["repository"].partition("/")[0], row["category"]
+        accounts.append(told)
+    _tell(accounts, args.refusals)
+    if args.json:
+        args.json.write_text(json.dumps([asdict(one) for one in accounts], indent=1))
+
+
+def _catalogue(folder: Path, packs: list[Path]) -> tuple[dict[str, type[Any]], dict[str, str]]:
+    from sluice.flux_core.worker.node_packs import load_packs
+    from sluice.nodes import host
+
+    host.use(host.Host(standard_folders(folder)))
+    classes, titles = standalone_tables()
+    load_packs(packs, classes, titles)
+    return classes, titles
+
+
+def _tell(accounts: list[Account], refusals: bool) -> None:
+    print(f"all         {share(accounts)}   by source {100 * by_source(accounts):5.1f} %")
+    for category in sorted({one.category for one in accounts} - {""}):
+        print(f"{category[:11]:11s} {share(one for one in accounts if one.category == category)}")
+    known = [one for one in accounts if not one.missing and not one.error]
+    print(f"every id known: {len(known)}; of these refused: {sum(not one.accepted for one in known)}")
+    print(f"not readable: {sum(bool(one.error) for one in accounts)}")
+    missing = Counter(name for one in accounts for name in one.missing)
+    print("\nids that are not known, by files:")
+    for name, count in missing.most_common(40):
+        print(f"  {count:4d}  {name}")
+    for one in accounts if refusals else ():
+        if not one.accepted:
+            print(f"\n{one.file}", *([one.error] if one.error else one.problems), sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()
