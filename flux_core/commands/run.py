@@ -31,6 +31,7 @@ from ..io.folders import Folders, standard_folders
 from ..limits import advice_after
 from ..memory.budget import Allowed, add_budget_arguments
 from ..worker.required_models import explained, wanted_files, with_slashes
+from ..worker.required_tokenizers import lacking_tokenizers, refused
 from . import overrides, workflows
 
 
@@ -144,7 +145,7 @@ def _prepared(file: Path, args: argparse.Namespace, classes: Classes, folders: F
     embedded, prompt = workflows.read(file, classes)
     changed = overrides.apply(with_slashes(prompt, classes, folders), classes, args.settings, args.seed)
     packs = pack_names(embedded.workflow) if embedded.workflow else {}
-    found = validate(changed, classes, packs=packs)
+    found = refused(validate(changed, classes, packs=packs), lacking_tokenizers(changed, classes, folders))
     if found.problems:
         problems = [f"  {problem}" for problem in explained(found.problems, changed, classes, folders)]
         if any(wanted.path is None for wanted in wanted_files(changed, classes, folders)):

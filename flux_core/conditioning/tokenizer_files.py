@@ -73,13 +73,13 @@ class _Place(Generic[_Tokenizer]):
 
 
 @lru_cache(maxsize=8)
-def clip_tokenizer(weights: Path, folders: tuple[Path, ...], vocabulary: int, length: int) -> ClipTokenizer:
+def clip_tokenizer(weights: Path | None, folders: tuple[Path, ...], vocabulary: int, length: int) -> ClipTokenizer:
     """As `find_clip`; what was found is kept for as long as the process lives."""
     return find_clip(weights, folders, vocabulary=vocabulary, length=length)
 
 
 @lru_cache(maxsize=8)
-def t5_tokenizer(weights: Path, folders: tuple[Path, ...], vocabulary: int) -> T5Tokenizer:
+def t5_tokenizer(weights: Path | None, folders: tuple[Path, ...], vocabulary: int) -> T5Tokenizer:
     """As `find_t5`; what was found is kept for as long as the process lives."""
     return find_t5(weights, folders, vocabulary=vocabulary)
 

@@ -40,6 +40,7 @@ from ..workers.protocol import Channel, Message
 from .measure import Measure, release_memory
 from .node_packs import load_packs
 from .required_models import explained, wanted_files, with_slashes
+from .required_tokenizers import Lacking, lacking_tokenizers, refused
 
 NO_DEVICE = "none"  # for packs that need no torch, and for measuring the server: nothing of ours can compute
 
@@ -250,15 +251,17 @@ class Worker:
         """{"prompt", "targets"}: what may run of it, and what speaks against the rest."""
         prompt = with_slashes(message["prompt"], self.classes, self.folders)
         found = validate(prompt, self.classes, message.get("targets"))
+        found = refused(found, lacking_tokenizers(prompt, self.classes, self.folders))
         problems = explained(found.problems, prompt, self.classes, self.folders)
         return {**asdict(found), "problems": problems}
 
     def on_missing(self, message: Message) -> Any:
-        """{"workflow"}: the model files it names that are nowhere."""
+        """{"workflow"}: the model files it names that are nowhere, and the tokenizers that they need."""
         embedded = read_workflow_bytes(json.dumps(message["workflow"]).encode(), "the workflow")
         prompt = to_prompt(embedded, self.classes, choose=lambda options: options[0])
         lacking = [wanted for wanted in wanted_files(prompt, self.classes, self.folders) if wanted.path is None]
-        return [self._lacking(wanted.name, wanted.category, wanted.node_id, wanted.input) for wanted in lacking]
+        files = [self._lacking(wanted.name, wanted.category, wanted.node_id, wanted.input) for wanted in lacking]
+        return files + [_tokenizer(one) for one in lacking_tokenizers(prompt, self.classes, self.folders)]
 
     def _lacking(self, name: str, category: str, node_id: str, input_name: str) -> dict[str, Any]:
         repository, folder = published(name), self.folders.place_for(category)
@@ -292,6 +295,15 @@ class Worker:
         from ..runtime.handles import device_report
 
         return {"torch": torch.__version__, "devices": device_report()}
+
+
+def _tokenizer(lacking: Lacking) -> dict[str, Any]:
+    published = lacking.published
+    return {
+        "name": f"{published.title} tokenizer ({published.files})", "category": "tokenizers",
+        "folder": str(lacking.folder or ""), "node_id": lacking.node_id, "input": lacking.input,
+        "source": published.address, "message": lacking.text,
+    }  # fmt: skip
 
 
 def _account(result: Result) -> Message:

@@ -47,7 +47,10 @@ class Serving:
     def __init__(self, command: list[str], base: Path, *arguments: str) -> None:
         self.base = base
         serve = [*command, "serve", "--port", "0", "--base-directory", str(base), *arguments]
-        self.process = subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.process = subprocess.Popen(
+            serve, env={**os.environ, "HOME": str(base), "HF_HUB_CACHE": str(base)}, **pipes
+        )
         self.lines: list[str] = []
         self._announced = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()

@@ -28,7 +28,7 @@ export const memory = watched(EMPTY);
 /** The budgets in force, {vram, ram} as they are typed; null where they cannot be changed from here. */
 export const budget = watched(null);
 
-/** Model files that the open workflow names and that are nowhere. */
+/** Files that the open workflow needs and that are nowhere: models and tokenizers. */
 export const missing = watched([]);
 
 /** What stopped the last job, {title, text}, if it was about memory; else null. */

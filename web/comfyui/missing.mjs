@@ -1,4 +1,4 @@
-// Model files that the open workflow names and that are nowhere: asked of the server, listed with where to get them.
+// Files that the open workflow needs and that are nowhere, models and tokenizers: asked of the server, listed with where to get them.
 
 import * as server from "./api.mjs";
 import { element } from "./dom.mjs";
@@ -28,7 +28,7 @@ export function missingList(files) {
     element(
       "section",
       { class: "sluice-card sluice-missing", role: "alert" },
-      element("h3", {}, `${plural(files.length, "model file")} missing`),
+      element("h3", {}, `${plural(files.length, "file")} missing`),
       element("ul", {}, items),
     ),
   ];

@@ -48,7 +48,7 @@ async function tellWhatIsMissing() {
   if (!files.length) return;
   const names = files.map((file) => file.name).join(", ");
   const detail = `${names}. The Memory tab says where to get ${files.length === 1 ? "it" : "them"}.`;
-  notice("warn", "Model files are missing", detail, 6000);
+  notice("warn", "Files are missing", detail, 6000);
 }
 
 app.registerExtension({

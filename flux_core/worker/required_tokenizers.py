@@ -1,0 +1,127 @@
+"""Which tokenizers a prompt needs and cannot find: told with the missing model files, before anything is loaded.
+
+Of weight files only headers are read. Of those that are not there yet the published name says what they will be.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.detect import detect
+from ..checkpoint.files import open_weights
+from ..conditioning import tokenizer_files
+from ..conditioning.tokenizer import CLIP_LENGTH
+from ..conditioning.tokenizer_files import CLIP_L, CLIP_VOCABULARY, T5_VOCABULARY, T5XXL, Published
+from ..errors import SluiceError
+from ..graph.interface import Classes
+from ..graph.prompt import is_link, name_of
+from ..graph.validate import Validation
+from ..io.folders import Folders
+from .required_models import Wanted, wanted_files
+
+_TEXT_OUTPUTS = ("CLIP", "FLUX_CLIP")
+# Category and published name of a file -> the tokenizers it needs.
+_PRESUMED: tuple[tuple[str, str, tuple[Published, ...]], ...] = (
+    ("text_encoders", "*t5*.gguf", ()),
+    ("text_encoders", "*t5*", (T5XXL,)),
+    ("text_encoders", "*clip_l*", (CLIP_L,)),
+    ("checkpoints", "flux1-*", (CLIP_L, T5XXL)),
+)
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """A tokenizer that a node's text encoder needs and that is nowhere. `folder`: where it should be put."""
+
+    node_id: str
+    input: str
+    published: Published
+    folder: Path | None
+
+    @property
+    def text(self) -> str:
+        """What is missing, where it is published and where it belongs."""
+        wanted = self.published
+        where = f"Put it into {self.folder}." if self.folder else "Put it into a tokenizers folder of your models."
+        return (
+            f"The tokenizer of {wanted.title} is missing: {wanted.files}, published at {wanted.address}. "
+            f"{where}{wanted.hint}"
+        )
+
+
+def lacking_tokenizers(prompt: Mapping[str, Any], classes: Classes, folders: Folders) -> list[Lacking]:
+    """One for each tokenizer that cannot be found, with the first node that needs it."""
+    found: dict[str, Lacking] = {}
+    place = folders.place_for("tokenizers")
+    for wanted in wanted_files(prompt, classes, folders):
+        if wanted.category not in ("text_encoders", "checkpoints") or not _read_by_others(prompt, wanted, classes):
+            continue
+        for published in _missing(wanted, folders.directories("tokenizers")):
+            folder = place / published.folders[0] if place else None
+            found.setdefault(published.title, Lacking(wanted.node_id, wanted.input, published, folder))
+    return list(found.values())
+
+
+def refused(found: Validation, lacking: list[Lacking]) -> Validation:
+    """The validation of a prompt, which cannot run without these either."""
+    if not lacking or (found.error and not found.node_errors):  # of unknown nodes nothing can be said
+        return found
+    node_errors = dict(found.node_errors)
+    for one in lacking:
+        node = found.prompt[one.node_id]
+        error = {"type": "missing_tokenizer", "message": one.text, "details": one.input, "extra_info": {}}
+        entry = node_errors.get(one.node_id, {"errors": [], "dependent_outputs": list(found.outputs)})
+        entry = entry | {"errors": [*entry["errors"], error], "class_type": node.get("class_type", "")}
+        node_errors[one.node_id] = entry
+    told = tuple(f"{_capital(name_of(one.node_id, found.prompt[one.node_id]))}: {one.text}" for one in lacking)
+    error = {"type": "missing_tokenizer", "message": "A tokenizer is missing", "details": " ".join(told)}
+    first = found.error or {**error, "extra_info": {}}
+    return replace(found, outputs=(), node_errors=node_errors, error=first, problems=(*found.problems, *told))
+
+
+def _missing(wanted: Wanted, folders: tuple[Path, ...]) -> Iterator[Published]:
+    """The tokenizers of a file that are nowhere."""
+    for published, vocabulary, length in _needed(wanted):
+        try:
+            if published is CLIP_L:
+                tokenizer_files.clip_tokenizer(wanted.path, folders, vocabulary, length)
+            else:
+                tokenizer_files.t5_tokenizer(wanted.path, folders, vocabulary)
+        except SluiceError:
+            yield published
+
+
+def _needed(wanted: Wanted) -> Iterator[tuple[Published, int, int]]:
+    """The tokenizers that a file needs: which, for how many tokens, for rows of what length."""
+    if wanted.path is None:
+        name = wanted.name.replace("\\", "/").rpartition("/")[2].lower()
+        presumed = (needs for kind, form, needs in _PRESUMED if kind == wanted.category and fnmatch.fnmatch(name, form))
+        for published in next(presumed, ()):
+            yield published, CLIP_VOCABULARY if published is CLIP_L else T5_VOCABULARY, CLIP_LENGTH
+        return
+    try:
+        parts = detect(open_weights(wanted.path)).parts
+    except SluiceError:
+        return  # the node that reads it says what is wrong with it
+    if "clip_l" in parts:
+        embeddings = "text_model.embeddings.{}_embedding.weight"
+        tokens, positions = (parts["clip_l"][embeddings.format(name)].shape[0] for name in ("token", "position"))
+        yield CLIP_L, tokens, positions
+    if "t5" in parts:
+        yield T5XXL, parts["t5"]["shared.weight"].shape[0], 0
+
+
+def _read_by_others(prompt: Mapping[str, Any], wanted: Wanted, classes: Classes) -> bool:
+    """Whether some node takes the text encoders that this one loads."""
+    outputs = classes[prompt[wanted.node_id]["class_type"]].RETURN_TYPES
+    slots = [slot for slot, kind in enumerate(outputs) if kind in _TEXT_OUTPUTS]
+    links = (value for node in prompt.values() for value in node.get("inputs", {}).values() if is_link(value))
+    return any(source == wanted.node_id and slot in slots for source, slot in links)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
