@@ -220,4 +220,3 @@ def merge(branches: list[LowRank]) -> LowRank:
 
 
 Branch = LowRank | Kronecker | Dense | Constant
-Change = Branch | Reweighing

@@ -2,8 +2,8 @@
 
 The base weights are never changed: `adapted` makes a copy of the model for one run, which has the branches and shares
 the weights. So any number of runs with other LoRAs and strengths use one set of weights, at the same time too.
-Understood are LoRA, LoHa, LoKr, DoRA, full differences and the FLUX.1 control LoRAs, in the key layouts of kohya,
-diffusers/PEFT, BFL, LyCORIS, OneTrainer and XLabs.
+Understood are LoRA, LoHa, LoKr, DoRA, OFT, BOFT, full differences and the FLUX.1 control LoRAs, in the key layouts of
+kohya, diffusers/PEFT, BFL, LyCORIS, OneTrainer and XLabs.
 
 Does not know: nodes, where weights live, the names themselves (lora_names.py).
 """
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..models.copies import shallow, with_parts
 from ..models.linear import Linear
-from .branches import Branch, Change, Constant, Dense, Kronecker, LowRank, Product, Reweighing, hadamard, merge
-from .lora_names import Target
+from .branches import Branch, Constant, Dense, Kronecker, LowRank, Product, Reweighing, hadamard, merge
+from .lora_names import Target, Targets
+from .rotations import BUTTERFLY, COLUMNS, ROWS, Rotation, cayley, cayley_of_triangles, side_of_triangle
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +37,15 @@ _FACTORS = (
     (".lora.up.weight", ".lora.down.weight"),
     (".lora_B", ".lora_A"),
     (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
-    (".lora_B.default.weight", ".lora_A.default.weight"),
     (".up.weight", ".down.weight"),
 )
 CONTROL = "single_blocks.0.norm.key_norm.scale"  # by this BFL's control LoRAs are known
+Change = Branch | Reweighing | Rotation
 Has = Callable[..., bool]  # whether a prefix has tensors with these suffixes
 Get = Callable[[str], Tensor]
 Found = tuple[str, Change, list[str]]  # kind of change, the change, the names of the tensors it was made of
 MISFIT = "%s was made for another kind of model: its change of %s, %s, does not fit and is left out."
-_REFUSED = (".oft_blocks", ".a1.weight", ".a2.weight", ".lora_mid.weight", ".hada_t1", ".lokr_t2")
+_REFUSED = (".a1.weight", ".a2.weight", ".lora_mid.weight", ".hada_t1", ".lokr_t2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,39 +81,55 @@ class LoraUse:
         return self.lora.identity, self.strength
 
 
-def parse(
-    name: str, tensors: Mapping[str, Tensor], targets: Mapping[str, Target], identity: Hashable | None = None
-) -> Lora:
+def parse(name: str, tensors: Mapping[str, Tensor], targets: Targets, identity: Hashable | None = None) -> Lora:
     """Sort the tensors of a file by what they change.
 
-    name: for messages. targets: prefix -> target, from lora_names. identity: of file and model, if they are known.
-    Tensors of other models are listed as unmatched.
-    Raises InputError for families that cannot be used.
+    name: for messages. targets: from lora_names. identity: of file and model, if they are known. Tensors of other
+    models, and those that mean the same as one before them, are listed as unmatched.
+    Raises InputError for families that cannot be used, and for numbers that are not finite.
     """
     refused = next((key for key in tensors if key.endswith(_REFUSED)), None)
     if refused:
         raise InputError(
-            f"{name} holds {refused}: this kind of adapter (OFT, GLoRA or a convolutional LoRA) is not supported. "
-            "LoRA, LoHa, LoKr, DoRA and full differences are."
+            f"{name} holds {refused}: this kind of adapter (GLoRA or a convolutional LoRA) is not supported. "
+            "LoRA, LoHa, LoKr, DoRA, OFT, BOFT and full differences are."
         )
+    originals: dict[str, str] = {}
+    for original in tensors:
+        key = targets.key(original)
+        if key is not None:
+            originals.setdefault(key, original)
+    by_key = {key: tensors[original] for key, original in originals.items()}
     found: dict[tuple[str, tuple[int, int] | None, str], Change] = {}
     scales: dict[str, Tensor] = {}
     used: set[str] = set()
-    for prefix in dict.fromkeys(_prefixes(tensors, targets)):
-        target = targets[prefix]
-        for kind, change, keys in _changes(prefix, target, tensors):
-            found[target.module, target.rows, kind] = change
+    for prefix in dict.fromkeys(_prefixes(by_key, targets.paths)):
+        target = targets.paths[prefix]
+        for kind, change, keys in _changes(prefix, target, by_key):
+            found[target.module, change.rows, kind] = change
             used.update(keys)
         for key in (prefix, prefix + ".set_weight"):
-            if target.parameter.endswith(".scale") and key in tensors:
-                scales[target.parameter] = tensors[key]
+            if target.parameter.endswith(".scale") and key in by_key:
+                scales[target.parameter] = by_key[key]
                 used.add(key)
+    _check_numbers(name, {originals[key]: by_key[key] for key in used})
     changes: dict[str, list[Change]] = {}
     for (module, _, _), change in found.items():
         changes.setdefault(module, []).append(change)
-    unmatched = tuple(key for key in tensors if key not in used)
+    matched = {originals[key] for key in used}
+    unmatched = tuple(original for original in tensors if original not in matched)
     by_module = {module: tuple(all_) for module, all_ in changes.items()}
     return Lora(name, by_module, scales, unmatched, object() if identity is None else identity)
+
+
+def _check_numbers(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """One number that is none makes the whole picture black. Raises InputError for it."""
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor.sum(dtype=torch.float64)):  # NaN and infinity survive every sum
+            raise InputError(
+                f"{name}: {key} holds numbers that are not finite (NaN or infinity), so no picture can come of it. "
+                "Fetch the file again, or leave this LoRA out; its training may have diverged."
+            )
 
 
 def _prefixes(tensors: Mapping[str, Tensor], targets: Mapping[str, Target]) -> Iterator[str]:
@@ -155,7 +172,8 @@ def _changes(prefix: str, target: Target, tensors: Mapping[str, Tensor]) -> Iter
                 yield "bias", Constant(get(".lora_B.bias"), 1.0, rows), [prefix + ".lora_B.bias"]
             break
     else:
-        for kind, branch, keys in (*_loha(prefix, target, alpha, has, get), *_lokr(prefix, target, alpha, has, get)):
+        families = (_loha, _lokr, _oft)
+        for kind, branch, keys in (found for family in families for found in family(prefix, target, alpha, has, get)):
             yield kind, branch, [*keys, *extras]
     if has(".diff"):
         yield "diff", Dense(_swapped(_flat(get(".diff")), target.swap), 1.0, rows), [prefix + ".diff"]
@@ -191,6 +209,40 @@ def _lokr(prefix: str, target: Target, alpha: float | None, has: Has, get: Get) 
             yield "matrix", Dense(_swapped(torch.kron(*factors), True), scale, target.rows), keys
         else:
             yield "matrix", Kronecker(*factors, scale, target.rows), keys
+
+
+def _oft(prefix: str, target: Target, alpha: float | None, has: Has, get: Get) -> Iterator[Found]:
+    """Orthogonal blocks: LyCORIS and kohya turn rows, PEFT and OneTrainer columns. alpha limits Q, per output."""
+    if has(".oft_R.weight"):
+        triangles, keys = get(".oft_R.weight").float(), [".oft_R.weight"]
+        if has(".dora_scale") or triangles.ndim != 2 or not side_of_triangle(triangles.shape[1]):
+            beside = ", as dora_scale is beside it" if has(".dora_scale") else ""
+            raise InputError(
+                f"{prefix}.oft_R.weight {list(triangles.shape)} is no OFT known here{beside}. Leave it out."
+            )
+        if has(".oft_R.scaled_oft"):
+            triangles, keys = triangles / triangles.shape[1] ** 0.5, [*keys, ".oft_R.scaled_oft"]
+        yield "matrix", Rotation(COLUMNS, cayley_of_triangles(triangles), rows=target.rows), _named(prefix, keys)
+    if has(".oft_blocks"):
+        blocks, rescale = get(".oft_blocks"), get(".rescale").flatten(1) if has(".rescale") else None
+        if blocks.ndim not in (3, 4) or blocks.shape[-1] != blocks.shape[-2]:
+            raise InputError(f"{prefix}.oft_blocks has the shape {list(blocks.shape)}; an OFT has square blocks. "
+                             "Fetch the file again, or leave it out.")  # fmt: skip
+        kind, count = (BUTTERFLY, 1) if blocks.ndim == 4 else (ROWS, 0)
+        outputs = blocks.shape[count] * blocks.shape[-1]
+        turned = Rotation(kind, cayley(blocks, (alpha or 0) * outputs), rescale, rows=target.rows)
+        yield "matrix", turned, _named(prefix, [".oft_blocks", *([".rescale"] if has(".rescale") else [])])
+    start, number = (target.rows or (0, 0))[0], 0
+    while has(f".oft_blocks.{number}"):  # kohya: one for each of the matrices that FLUX joins
+        blocks = get(f".oft_blocks.{number}")
+        end = start + blocks.shape[0] * blocks.shape[1]
+        turned = Rotation(ROWS, cayley(blocks, (alpha or 0) * (end - start)), rows=(start, end))
+        yield "matrix", turned, _named(prefix, [f".oft_blocks.{number}"])
+        start, number = end, number + 1
+
+
+def _named(prefix: str, suffixes: Sequence[str]) -> list[str]:
+    return [prefix + suffix for suffix in suffixes]
 
 
 def _flat(matrix: Tensor) -> Tensor:
@@ -249,22 +301,32 @@ def _fitting(path: str, shape: tuple[int, int], there: Sequence[tuple[Change, Lo
         start, end = change.rows or (0, outputs)
         if _widens(change):
             inputs = max(inputs, change.shape[1])
-        if end > outputs or change.shape != ((end - start,) if isinstance(change, Constant) else (end - start, inputs)):
+        if end > outputs or not _has_shape(change, end - start, inputs):
             log.warning(MISFIT, use.lora.name, path, list(change.shape))
             continue
         fitting.append((change, use.strength))
     return fitting
 
 
-def _inside_and_beside(changes: Sequence[Change]) -> tuple[tuple[Product | Reweighing, ...], tuple[Branch, ...]]:
+def _has_shape(change: Change, outputs: int, inputs: int) -> bool:
+    if isinstance(change, Rotation):
+        return change.fits(outputs, inputs)
+    return change.shape == ((outputs,) if isinstance(change, Constant) else (outputs, inputs))
+
+
+def _inside_and_beside(
+    changes: Sequence[Change],
+) -> tuple[tuple[Product | Reweighing | Rotation, ...], tuple[Branch, ...]]:
     """What changes the matrix itself, in order, and what is added beside it.
 
     A reweighing sees what came before it; what comes after the last one may stay beside.
     """
-    last = max((i for i, change in enumerate(changes) if isinstance(change, Reweighing)), default=-1)
+    last = max((i for i, change in enumerate(changes) if isinstance(change, (Reweighing, Rotation))), default=-1)
     inside, beside = [], list[Branch]()
     for i, change in enumerate(changes):
-        if isinstance(change, Reweighing) or (i < last and isinstance(change, Product) and not _widens(change)):
+        if isinstance(change, (Reweighing, Rotation)) or (
+            i < last and isinstance(change, Product) and not _widens(change)
+        ):
             inside.append(change)
         else:
             beside.append(change)

@@ -2,16 +2,18 @@
 
 A name is a prefix (the matrix, as some trainer writes it) and a suffix (the part: up, down, alpha, ...). Trainers agree
 on neither: kohya writes BFL paths with underscores, diffusers its own module names, OneTrainer those with underscores,
-XLabs names of its own. `targets` lists every prefix that is understood for a model; the suffixes are in `lora.py`.
+XLabs names of its own, and each puts something around them that checkpoint/lora_keys.py takes off. `Targets` lists
+every path that is understood for a model; the suffixes are in `lora.py`.
 
 Does not know: tensors, files, arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ..checkpoint.lora_keys import encoder_key, transformer_key
 from ..checkpoint.names import FLUX_DOUBLE, FLUX_SINGLE, FLUX_TOP, FUSED, SWAPPED
 
 
@@ -28,29 +30,28 @@ class Target:
         return self.parameter.rpartition(".")[0]
 
 
-def flux_targets(parameters: Mapping[str, tuple[int, ...]]) -> dict[str, Target]:
-    """Every understood prefix for a FLUX transformer. `parameters`: BFL name -> shape."""
+@dataclass(frozen=True)
+class Targets:
+    """`paths`: a module's path in any of the ways it is written -> target. `key`: a tensor's name -> the same without
+    what stands around the path; None for a tensor that is not of this model."""
+
+    paths: Mapping[str, Target]
+    key: Callable[[str], str | None]
+
+
+def flux_targets(parameters: Mapping[str, tuple[int, ...]]) -> Targets:
+    """For a FLUX transformer. `parameters`: BFL name -> shape."""
     hidden = parameters["img_in.weight"][0]
     found: dict[str, Target] = {}
     for name in parameters:
         path, _, kind = name.rpartition(".")
-        target = Target(name)
+        found[path if kind == "weight" else name] = Target(name)
         if kind == "weight":
-            found[path] = target  # BFL's own control LoRAs carry no prefix
-            found[f"diffusion_model.{path}"] = target
-            found[f"lora_unet_{path.replace('.', '_')}"] = target
-        else:
-            found[f"diffusion_model.{name}"] = target
-            found[name] = target
+            found[path.replace(".", "_")] = Target(name)
     for diffusers, target in _diffusers(parameters, hidden):
-        underscored = diffusers.replace(".", "_")
-        found[f"transformer.{diffusers}"] = target
-        found[f"lycoris_{underscored}"] = target
-        found[f"lora_transformer_{underscored}"] = target
-    for name, target in _xlabs(parameters, hidden):
-        found[name] = target
-        found[f"diffusion_model.{name}"] = target
-    return found
+        found[diffusers] = found[diffusers.replace(".", "_")] = target
+    found |= _xlabs(parameters, hidden)
+    return Targets(found, transformer_key)
 
 
 def _diffusers(parameters: Mapping[str, tuple[int, ...]], hidden: int) -> Iterator[tuple[str, Target]]:
@@ -89,22 +90,22 @@ def _xlabs(parameters: Iterable[str], hidden: int) -> Iterator[tuple[str, Target
         yield f"single_blocks.{i}.processor.proj_lora", Target(f"single_blocks.{i}.linear2.weight")
 
 
-def text_targets(clip: Iterable[str], t5: Iterable[str]) -> tuple[dict[str, Target], dict[str, Target]]:
-    """Every understood prefix for CLIP-L and for T5, given their parameter names."""
-    for_clip: dict[str, Target] = {}
-    for name in (n for n in clip if n.endswith(".weight")):
-        path = name.removesuffix(".weight")
-        underscored = path.replace(".", "_")
-        for prefix in (f"lora_te_{underscored}", f"lora_te1_{underscored}", f"text_encoder.{path}",
-                       f"text_encoders.clip_l.transformer.{path}"):  # fmt: skip
-            for_clip[prefix] = Target(name)
-    for_t5: dict[str, Target] = {}
-    for name in (n for n in t5 if n.endswith(".weight")):
-        path = name.removesuffix(".weight")
-        underscored = path.replace(".", "_")
-        for prefix in (f"lora_te2_{underscored}", f"lora_te3_{underscored}", f"text_encoders.t5xxl.transformer.{path}"):
-            for_t5[prefix] = Target(name)
-    return for_clip, for_t5
+def text_targets(clip: Iterable[str], t5: Iterable[str]) -> tuple[Targets, Targets]:
+    """For CLIP-L and for T5, given their parameter names."""
+
+    def targets(encoder: str, parameters: Iterable[str]) -> Targets:
+        found: dict[str, Target] = {}
+        for name in (name for name in parameters if name.endswith(".weight")):
+            path = name.removesuffix(".weight")
+            found[path] = found[path.replace(".", "_")] = Target(name)
+
+        def key(name: str) -> str | None:
+            which = encoder_key(name)
+            return which[1] if which is not None and which[0] == encoder else None
+
+        return Targets(found, key)
+
+    return targets("clip_l", clip), targets("t5", t5)
 
 
 def _blocks(parameters: Iterable[str], prefix: str) -> list[int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import FileFormatError
+from .lora_keys import SUFFIX, changes_flux, encoder_key
 from .names import (
     Rename,
     autoencoder_diffusers,
@@ -227,19 +228,22 @@ _COMPONENTS = {"clip_l": _clip, "t5": _t5, "autoencoder": _autoencoder}
 
 # -- everything else -------------------------------------------------------------------------------------------------
 
-_LORA = re.compile(r"\.(lora_(up|down|mid|A|B)\b|lora\.(up|down)\.|hada_w1|lokr_w[12]|oft_blocks)|lora\d?\.(up|down)\.")
-_LORA_FAMILIES = (  # (what its names look like, family)
+_LORA_FAMILIES = (  # (what its names look like, who writes such)
     (r"processor\.(qkv|proj)_lora", "XLabs"),
+    (r"^oft_unet_", "kohya"),
     (r"^lora_unet_(double|single)_blocks_", "kohya"),
-    (r"^diffusion_model\.(double|single)_blocks\.", "BFL names"),
-    (r"^(base_model\.model\.)?transformer\.(single_)?transformer_blocks\.", "diffusers"),
+    (r"^lora_unet_(single_)?transformer_blocks_", "kohya with diffusers' names"),
     (r"^lora_transformer_(single_)?transformer_blocks_", "OneTrainer"),
-    (r"^lycoris_(single_)?transformer_blocks_", "LyCORIS"),
-    (r"^(double|single)_blocks\.", "BFL"),
+    (r"^lycoris_", "LyCORIS"),
+    (r"^(model\.)?diffusion_model\.(double|single)_blocks\.", "BFL names"),
+    (r"(^|\.)(single_)?transformer_blocks\.", "diffusers"),
+    (r"(^|\.)(double|single)_blocks\.", "BFL"),
 )
-_LORA_ENCODERS = (
-    (r"^(lora_te1?_|text_encoder\.|text_encoders\.clip_l\.)", "CLIP-L"),
-    (r"^(lora_te[23]_|text_encoders\.t5xxl\.)", "T5"),
+_ADAPTERS = (  # (a suffix, what such an adapter is called)
+    (r"\.oft_(blocks|[Rr]\b)", "an OFT"),
+    (r"\.hada_w1", "a LoHa"),
+    (r"\.lokr_w1", "a LoKr"),
+    (r"\.dora_scale$", "a DoRA"),
 )
 _OTHER_MODELS = (  # (a name only such a file has, kind, noun)
     (r"distilled_guidance_layer\.in_proj", "other_model", "a Chroma transformer"),
@@ -272,24 +276,33 @@ def _controlnet(file: WeightFile, names: Collection[str]) -> Detected | None:
 
 
 def _lora(file: WeightFile, names: Collection[str]) -> Detected | None:
-    if not any(_LORA.search(name) for name in names):
+    tensors = [name for name in names if SUFFIX.search(name)]
+    if not tensors:
         return None
-    family = next((family for pattern, family in _LORA_FAMILIES if _any(pattern, names)), None)
-    if family is None:
-        return Detected("other", "a LoRA for another model family", {}, {"modules": _modules(names)})
+    encoders = {found[0] for name in tensors if (found := encoder_key(name)) is not None}
+    for_transformer = [name for name in tensors if encoder_key(name) is None]
+    adapter = next((called for pattern, called in _ADAPTERS if _any(pattern, names)), "a LoRA")
+    if for_transformer and not changes_flux(for_transformer):
+        return Detected("other", f"{adapter} for another model family", {}, {"modules": _modules(names)})
+    changed = [called for part, called in (("clip_l", "CLIP-L"), ("t5", "T5")) if part in encoders]
+    facts: Facts = {"modules": _modules(names)} | _rank(file)
+    if not for_transformer:
+        facts |= {"changes": ", ".join(changed)}
+        encoder = f"text encoder{'s' * (len(changed) > 1)} {' and '.join(changed)}"
+        return Detected("lora", f"{adapter} for the {encoder} alone", {}, facts)
+    family = next((family for pattern, family in _LORA_FAMILIES if _any(pattern, for_transformer)), "diffusers")
     if family == "BFL" and "img_in.lora_A.weight" in names:
         family = "BFL control (Canny or Depth)"
-    changed = ["transformer", *(encoder for pattern, encoder in _LORA_ENCODERS if _any(pattern, names))]
-    facts: Facts = {"family": family, "changes": ", ".join(changed), "modules": _modules(names)}
-    return Detected("lora", f"a LoRA for FLUX.1 ({family})", {}, facts | _rank(file))
+    facts |= {"family": family, "changes": ", ".join(["transformer", *changed])}
+    return Detected("lora", f"{adapter} for FLUX.1 ({family})", {}, facts)
 
 
 def _modules(names: Collection[str]) -> int:
-    return len({name[: found.start()] for name in names if (found := _LORA.search(name))})
+    return len({name[: found.start()] for name in names if (found := SUFFIX.search(name))})
 
 
 def _rank(file: WeightFile) -> Facts:
-    down = re.compile(r"(lora_down|lora_A|lora\d?\.down)(\.default)?(\.weight)?$")
+    down = re.compile(r"(lora_down|lora_A|lora\d?\.down)(\.[\w-]+)?(\.weight)?$")
     ranks = [entry.shape[0] for entry in file.entries.values() if entry.shape and down.search(entry.name)]
     return {"rank": max(ranks)} if ranks else {}
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..adapters.lora import Lora, LoraUse, parse
 from ..adapters.lora_names import flux_targets, text_targets
+from ..checkpoint.detect import Detected, detect, refuse
 from ..checkpoint.files import open_weights
 from ..checkpoint.load import read
 from ..checkpoint.stored import WeightFile, whole
@@ -57,6 +58,9 @@ def read_lora(model: FluxModel, text: TextEncoders | None, path: str | Path) -> 
 
 
 def _parsed(file: WeightFile, key: Hashable, model: FluxModel, text: TextEncoders | None) -> LoraFile:
+    kind = detect(file)
+    if kind.kind == "other":
+        refuse(file.path, kind, "lora")
     tensors, name = _tensors(file), file.path.name
     targets = flux_targets({name: stored.shape for name, stored in model.weights.tensors.items()})
     found = LoraFile(parse(name, tensors, targets, (key, "flux")))
@@ -64,7 +68,7 @@ def _parsed(file: WeightFile, key: Hashable, model: FluxModel, text: TextEncoder
         clip, t5 = text_targets(text.clip_weights.tensors, text.t5_weights.tensors)
         encoders = parse(name, tensors, clip, (key, "clip")), parse(name, tensors, t5, (key, "t5"))
         found = LoraFile(found.flux, *encoders)
-    _tell(file, [lora for lora in (found.flux, found.clip, found.t5) if lora is not None])
+    _tell(file, kind, [lora for lora in (found.flux, found.clip, found.t5) if lora is not None])
     return found
 
 
@@ -107,8 +111,15 @@ def _tensors(file: WeightFile) -> dict[str, Tensor]:
     return tensors
 
 
-def _tell(file: WeightFile, loras: list[Lora]) -> None:
+def _tell(file: WeightFile, kind: Detected, loras: list[Lora]) -> None:
     if not any(lora.changes or lora.scales for lora in loras):
+        if kind.kind != "lora":
+            refuse(file.path, kind, "lora")
+        if len(loras) == 1 and "transformer" not in str(kind.facts.get("changes")):
+            raise InputError(
+                f"{file.path.name} is {kind.noun}: it changes nothing of the transformer. Load it with Load LoRA, "
+                "which takes the text encoders as well, or leave it out."
+            )
         raise InputError(
             f"None of the {len(file.entries)} tensors of {file.path.name} belong to this model "
             f"(the first is {next(iter(file.entries), '-')}). Choose a LoRA made for FLUX.1."

@@ -48,6 +48,38 @@ def delta(model, targets, tensors, module, strength=1.0):
 UP, DOWN = values("up", D, 4), values("down", 4, D)
 
 LAYOUTS = {
+    "kohya with diffusers' names": (
+        "lora_unet_transformer_blocks_0_attn_to_out_0",
+        ".lora_up.weight",
+        ".lora_down.weight",
+    ),
+    "kohya with a stray underscore": (
+        "lora_unet_transformer_blocks_0_attn_to_out_0_",
+        ".lora_up.weight",
+        ".lora_down.weight",
+    ),
+    "diffusers, bare": ("transformer_blocks.0.attn.to_out.0", ".lora_B.weight", ".lora_A.weight"),
+    "bfl, bare": ("double_blocks.0.img_attn.proj", ".lora_B.weight", ".lora_A.weight"),
+    "unet": ("unet.transformer_blocks.0.attn.to_out.0", ".lora_B.weight", ".lora_A.weight"),
+    "base_model": ("base_model.model.transformer_blocks.0.attn.to_out.0", ".lora_B.weight", ".lora_A.weight"),
+    "base_model in bfl": ("base_model.model.double_blocks.0.img_attn.proj", ".lora_B.weight", ".lora_A.weight"),
+    "base_model with adapter": (
+        "base_model.model.transformer_blocks.0.attn.to_out.0",
+        ".lora_B.default.weight",
+        ".lora_A.default.weight",
+    ),
+    "SimpleTuner": (
+        "transformer.base_model.model.transformer_blocks.0.attn.to_out.0",
+        ".lora_B.weight",
+        ".lora_A.weight",
+    ),
+    "all in one": ("model.diffusion_model.double_blocks.0.img_attn.proj", ".lora_up.weight", ".lora_down.weight"),
+    "another adapter": (
+        "transformer.transformer_blocks.0.attn.to_out.0",
+        ".lora_B.my-style_1.weight",
+        ".lora_A.my-style_1.weight",
+    ),
+    "older diffusers": ("transformer.transformer_blocks.0.attn.to_out.0", ".lora.up.weight", ".lora.down.weight"),
     "kohya": ("lora_unet_double_blocks_0_img_attn_proj", ".lora_up.weight", ".lora_down.weight"),
     "bfl": ("diffusion_model.double_blocks.0.img_attn.proj", ".lora_B.weight", ".lora_A.weight"),
     "peft": ("transformer.transformer_blocks.0.attn.to_out.0", ".lora_B.weight", ".lora_A.weight"),
@@ -228,16 +260,149 @@ def test_a_model_with_loras_shares_everything_with_the_model_but_what_changes(mo
     assert others == {"single_blocks.0.norm.key_norm.scale"}
 
 
-def test_text_encoder_names_of_three_trainers():
-    clip, t5 = text_targets(
-        ["text_model.encoder.layers.0.self_attn.q_proj.weight"], ["encoder.block.0.layer.0.SelfAttention.q.weight"]
-    )
-    assert "lora_te1_text_model_encoder_layers_0_self_attn_q_proj" in clip
-    assert "lora_te3_encoder_block_0_layer_0_SelfAttention_q" in t5
+CLIP_PATH, T5_PATH = "text_model.encoder.layers.0.self_attn.q_proj", "encoder.block.0.layer.0.SelfAttention.q"
+ENCODER_NAMES = {
+    "kohya": ("lora_te1_", CLIP_PATH.replace(".", "_")),
+    "kohya, one encoder": ("lora_te_", CLIP_PATH.replace(".", "_")),
+    "kohya with dots": ("lora_te1.", CLIP_PATH),
+    "diffusers": ("text_encoder.", CLIP_PATH),
+    "peft": ("text_encoder.base_model.model.", CLIP_PATH),
+    "ComfyUI": ("text_encoders.clip_l.transformer.", CLIP_PATH),
+    "kohya, T5": ("lora_te3_", T5_PATH.replace(".", "_")),
+    "OneTrainer, T5": ("lora_te2_", T5_PATH.replace(".", "_")),
+    "diffusers, T5": ("text_encoder_2.", T5_PATH),
+    "ComfyUI, T5": ("text_encoders.t5xxl.transformer.", T5_PATH),
+}
+
+
+@pytest.mark.parametrize("trainer", ENCODER_NAMES)
+def test_text_encoders_are_found_by_all_their_names(targets, trainer):
+    prefix, path = ENCODER_NAMES[trainer]
+    clip, t5 = text_targets([f"{CLIP_PATH}.weight"], [f"{T5_PATH}.weight"])
+    tensors = {f"{prefix}{path}.lora_up.weight": UP, f"{prefix}{path}.lora_down.weight": DOWN}
+    changed = {name: set(parse("a", tensors, which).changes) for name, which in (("clip", clip), ("t5", t5))}
+    is_clip = "T5" not in trainer
+    assert changed == {"clip": {CLIP_PATH} if is_clip else set(), "t5": set() if is_clip else {T5_PATH}}
+    assert not parse("a", tensors, targets).changes
+
+
+def test_clip_g_is_no_t5():
+    clip, t5 = text_targets([f"{CLIP_PATH}.weight"], [f"{T5_PATH}.weight"])
+    tensors = {f"lora_te2_text_model_encoder_layers_31_mlp_fc1.lora_{part}.weight": UP for part in ("up", "down")}
+    assert not parse("sdxl", tensors, t5).changes and not parse("sdxl", tensors, clip).changes
 
 
 def test_what_cannot_be_used_is_refused_with_its_reason(targets):
     with pytest.raises(InputError, match="not supported"):
+        parse("glora", {"lora_unet_img_in.a1.weight": UP}, targets)
+    with pytest.raises(InputError, match="square blocks"):
         parse("oft", {"lora_unet_img_in.oft_blocks": UP}, targets)
+    with pytest.raises(InputError, match="dora_scale is beside it"):
+        parse(
+            "oft",
+            {"transformer.proj_out.oft_R.weight": values("t", 4, 6), "transformer.proj_out.dora_scale": UP},
+            targets,
+        )
     stranger = parse("sdxl", {"lora_unet_down_blocks_0.lora_up.weight": UP}, targets)
     assert not stranger.changes and stranger.unmatched == ("lora_unet_down_blocks_0.lora_up.weight",)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("which", ["lora_up.weight", "lora_down.weight", "alpha"])
+def test_a_number_that_is_none_is_told_with_its_tensor(targets, number, which):
+    prefix = "lora_unet_double_blocks_0_img_attn_proj."
+    tensors = {f"{prefix}lora_up.weight": UP.clone(), f"{prefix}lora_down.weight": DOWN.clone()}
+    tensors |= {f"{prefix}alpha": torch.tensor(4.0)}
+    tensors[prefix + which].view(-1)[0] = number
+    with pytest.raises(InputError, match=f"broken: {prefix}{which} holds numbers that are not finite"):
+        parse("broken", tensors, targets)
+
+
+# -- orthogonal adapters ---------------------------------------------------------------------------------------------
+
+
+def turned(blocks, most=0.0):
+    """B of Q = blocks - blocks^T, one block at a time."""
+    skew = blocks - blocks.transpose(-1, -2)
+    if most and skew.norm() > most:
+        skew = skew * most / skew.norm()
+    one = torch.eye(blocks.shape[-1])
+    return torch.stack([(one + q) @ torch.linalg.inv(one - q) for q in skew.flatten(0, -3)]).view(blocks.shape)
+
+
+def towards(blocks, strength):
+    return strength * blocks + (1 - strength) * torch.eye(blocks.shape[-1])
+
+
+PROJ = "double_blocks.0.img_attn.proj"
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4, -0.5])
+@pytest.mark.parametrize("alpha", [None, 0.0, 0.01])
+def test_an_oft_turns_blocks_of_rows(model, targets, strength, alpha):
+    blocks, rescale = values("blocks", 8, D // 8, D // 8), 1 + values("rescale", D, 1)
+    tensors = {
+        f"lycoris_{PROJ.replace('.', '_')}.oft_blocks": blocks,
+        f"lycoris_{PROJ.replace('.', '_')}.rescale": rescale,
+    }
+    if alpha is not None:
+        tensors[f"lycoris_{PROJ.replace('.', '_')}.alpha"] = torch.tensor(alpha)
+    weight = model.get_submodule(PROJ).weight
+    whole = torch.block_diag(*towards(turned(blocks, (alpha or 0) * D), strength))
+    expected = (1 + strength * (rescale - 1)) * (whole.T @ weight)
+    assert torch.allclose(weight + delta(model, targets, tensors, PROJ, strength), expected, atol=1e-4)
+
+
+def test_an_oft_of_kohya_has_blocks_for_each_joined_matrix(model, targets):
+    sizes, parts = (D, D, D, 256), []
+    prefix, module = "oft_unet_single_blocks_1_linear1", "single_blocks.1.linear1"
+    tensors = {f"{prefix}.alpha": torch.tensor(0.001)}
+    for number, size in enumerate(sizes):
+        blocks = values(f"part {number}", 4, size // 4, size // 4)
+        tensors[f"{prefix}.oft_blocks.{number}"] = blocks
+        parts.append(torch.block_diag(*turned(blocks, 0.001 * size)))
+    weight = model.get_submodule(module).weight
+    expected = torch.block_diag(*parts).T @ weight
+    assert torch.allclose(weight + delta(model, targets, tensors, module), expected, atol=1e-4)
+    assert not parse("a", tensors, targets).unmatched
+
+
+def test_a_boft_turns_pairs_of_rows_ever_further_apart(model, targets):
+    levels, size = 3, 8
+    blocks = values("boft", levels, D // size, size, size)
+    weight = model.get_submodule(PROJ).weight
+    expected = weight.clone()
+    for level, factors in enumerate(turned(blocks)):
+        apart = 2**level * size // 2
+        order = [
+            2 * apart * g + apart * half + k for g in range(D // (2 * apart)) for k in range(apart) for half in (0, 1)
+        ]
+        expected[order] = torch.block_diag(*factors) @ expected[order]
+    tensors = {f"lora_unet_{PROJ.replace('.', '_')}.oft_blocks": blocks}
+    assert torch.allclose(weight + delta(model, targets, tensors, PROJ), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_an_oft_of_peft_turns_the_inputs(model, targets, shared, scaled):
+    size = 8
+    upper = values("upper", 1 if shared else D // size, size * (size - 1) // 2, scale=0.05)
+    used = upper / upper.shape[1] ** 0.5 if scaled else upper
+    rows = []
+    for numbers in used.expand(D // size, -1):
+        q = torch.zeros(size, size)
+        q[torch.triu_indices(size, size, 1).unbind()] = numbers
+        q = q - q.T
+        rows.append(torch.eye(size) + 2 * q + 2 * q @ q + 2 * q @ q @ q + q @ q @ q @ q)
+    weight = model.get_submodule(PROJ).weight
+    expected = weight @ torch.block_diag(*rows).T  # x B W^T
+    name = "transformer.transformer_blocks.0.attn.to_out.0.oft_R"
+    tensors = {f"{name}.weight": upper} | ({f"{name}.scaled_oft": torch.tensor(1)} if scaled else {})
+    assert torch.allclose(weight + delta(model, targets, tensors, PROJ), expected, atol=1e-4)
+    assert not parse("a", tensors, targets).unmatched
+
+
+def test_an_oft_of_another_size_is_told_and_left_out(model, targets, caplog):
+    tensors = {f"lora_unet_{PROJ.replace('.', '_')}.oft_blocks": values("small", 4, 4, 4)}
+    assert not delta(model, targets, tensors, PROJ).any()
+    assert "does not fit and is left out" in caplog.text

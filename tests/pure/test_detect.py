@@ -109,6 +109,30 @@ RECOGNISED: dict[str, tuple[Shapes, str, str]] = {
         {f"img_in{LORA}": (4, 128), f"double_blocks.0.img_attn.proj{LORA}": (4, 8),
          "double_blocks.0.img_attn.norm.key_norm.scale": (128,)}, "lora", "control",
     ),
+    "LoRA by PEFT": ({f"base_model.model.single_transformer_blocks.37.attn.to_q{LORA}": (4, 8)}, "lora", "diffusers"),
+    "LoRA without a prefix": ({f"transformer_blocks.18.attn.to_q{LORA}": (4, 8)}, "lora", "diffusers"),
+    "LoRA of an UNet by name": ({f"unet.transformer_blocks.0.attn.to_q{LORA}": (4, 8)}, "lora", "diffusers"),
+    "LoRA by kohya in diffusers' names": (
+        {"lora_unet_transformer_blocks_0_attn_to_q_.lora_down.weight": (4, 8)}, "lora", "kohya with diffusers",
+    ),
+    "LoRA with an adapter's name": ({"transformer.x_embedder.lora_A.default.weight": (4, 8)}, "lora", "diffusers"),
+    "LoRA of a text encoder": (
+        {"lora_te1.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": (4, 8)}, "lora", "the text encoder CLIP-L alone",
+    ),
+    "LoRA of both text encoders": (
+        {"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (4, 8),
+         "lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_down.weight": (4, 8)},
+        "lora", "the text encoders CLIP-L and T5 alone",
+    ),
+    "OFT by LyCORIS": ({"lycoris_transformer_blocks_0_attn_to_q.oft_blocks": (4, 8, 8)}, "lora", "an OFT for FLUX.1"),
+    "OFT by kohya": ({"oft_unet_single_blocks_0_linear2.oft_blocks.0": (4, 8, 8)}, "lora", "an OFT for FLUX.1"),
+    "OFT by PEFT": ({"transformer.transformer_blocks.0.attn.to_q.oft_R.weight": (4, 8)}, "lora", "an OFT for FLUX.1"),
+    "LoRA for Qwen-Image": ({f"transformer.transformer_blocks.59.attn.to_q{LORA}": (4, 8)}, "other", "another model"),
+    "LoRA for PixArt": ({f"transformer.transformer_blocks.0.attn1.to_q{LORA}": (4, 8)}, "other", "another model"),
+    "LoRA for SDXL with encoders": (
+        {"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": (4, 8),
+         "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (4, 8)}, "other", "another model family",
+    ),
     "LoRA for SDXL": ({"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": (4, 8)}, "other", "another model family"),
     "ControlNet by InstantX": (
         {"controlnet_blocks.0.weight": (8, 8), "controlnet_x_embedder.weight": (8, 8)} | flux_of_diffusers(),
@@ -214,7 +238,7 @@ def test_a_description_is_data_and_text(tmp_path):
         ([], "transformer"),
         (["lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight"], "transformer, CLIP-L"),
         (["text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"], "transformer, CLIP-L"),
-        (["lora_te_x.lora_up.weight", "lora_te2_x.lora_up.weight"], "transformer, CLIP-L, T5"),
+        (["lora_te_text_model_x.lora_up.weight", "lora_te2_encoder_x.lora_up.weight"], "transformer, CLIP-L, T5"),
     ],
 )
 def test_a_lora_tells_what_it_changes(names, changes):

@@ -1,0 +1,74 @@
+"""The names of tensors in LoRA files, brought into one form: whatever trainers put around a module's path is taken off.
+
+    transformer.base_model.model.transformer_blocks.0.attn.to_q.lora_A.default.weight
+    lora_unet_transformer_blocks_0_attn_to_q_.lora_down.weight
+    -> transformer_blocks.0.attn.to_q.lora_A.weight, transformer_blocks_0_attn_to_q.lora_down.weight
+
+What remains is a path in BFL's, diffusers' or Hugging Face's names, with dots or underscores, and a suffix.
+
+Does not know: tensors, which paths a model has (adapters/lora_names.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+# Around the path in a transformer, in any order; where an underscore follows, the path has underscores as well.
+_OUTER = re.compile(
+    r"^(base_model\.model\.|base_model\.|transformer\.|diffusion_model\.|model\.|unet\.|module\."
+    r"|lora_unet_|lora_transformer_|lycoris_|oft_unet_)"
+)
+# The same around an encoder's path, which itself shows the encoder: trainers do not agree on how they are numbered.
+_ENCODER = re.compile(
+    r"^(base_model\.model\.)?(lora_te[123]?[._]|text_encoder(_[23])?\.|text_encoders\.\w+\.(transformer\.)?"
+    r"|(clip_l|t5xxl)\.(transformer\.)?)(base_model\.model\.)?(?=(?P<clip>text_model)|encoder|shared)"
+)
+_ADAPTER = re.compile(
+    r"\.(lora_[AB]|oft_R)\.(?!(?:weight|bias|scaled_oft)$)[\w-]+(?=\.(?:weight|bias|scaled_oft)$|$)"  # its name in PEFT
+)
+_TRAILING = re.compile(r"_(?=\.(lora_|alpha|dora_scale|hada_|lokr_|oft_|diff))")
+# What every tensor of an adapter's file has, whatever it is for.
+SUFFIX = re.compile(
+    r"\.(lora_(up|down|mid|A|B)\b|lora\.(up|down)\.|lora_linear_layer\.|hada_w1|lokr_w[12]|oft_blocks|oft_[Rr]\b|diff(_b)?$)"
+    r"|lora\d?\.(up|down)\."
+)
+
+
+# Paths that FLUX has, as `transformer_key` leaves them; the blocks by number, of which there are 19 and 38 at most.
+_FLUX = re.compile(
+    r"^(double_blocks|single_blocks|transformer_blocks|single_transformer_blocks)[._](\d+)[._](?!attn[12]\b)"
+    r"|^(img_in|txt_in|time_in|vector_in|guidance_in|final_layer|x_embedder|context_embedder|time_text_embed|norm_out"
+    r"|proj_out)[._]"
+)
+_DEEPEST = {"double_blocks": 19, "transformer_blocks": 19, "single_blocks": 38, "single_transformer_blocks": 38}
+
+
+def changes_flux(names: Collection[str]) -> bool:
+    """Whether these tensors (of an adapter, none of a text encoder) are for a FLUX.1 transformer.
+
+    Others have blocks of the same names, and more of them: one that is too deep tells.
+    """
+    blocks = [found for name in names if (found := _FLUX.match(transformer_key(name))) is not None]
+    return bool(blocks) and all(found[1] is None or int(found[2]) < _DEEPEST[found[1]] for found in blocks)
+
+
+def transformer_key(name: str) -> str:
+    """A name without what stands before and inside the path of a transformer's module."""
+    name = _plain(name)
+    while found := _OUTER.match(name):
+        name = name[found.end() :]
+    return name
+
+
+def encoder_key(name: str) -> tuple[str, str] | None:
+    """("clip_l" or "t5", the name below it) for a tensor that changes a text encoder; None for any other."""
+    name = _plain(name)
+    found = _ENCODER.match(name)
+    if found is None:
+        return None
+    return "clip_l" if found["clip"] else "t5", name[found.end() :]
+
+
+def _plain(name: str) -> str:
+    return _TRAILING.sub("", _ADAPTER.sub(r".\1", name))
