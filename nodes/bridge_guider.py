@@ -20,7 +20,7 @@ import torch
 from ..flux_core.conditioning.entries import Conditioning
 from ..flux_core.errors import InputError
 from ..flux_core.sampling.conditions import Canvas, equal_areas, prepare
-from ..flux_core.sampling.guider import Ask, Denoiser, Guider, Model, Run
+from ..flux_core.sampling.guider import Denoiser, Evaluate, Guider, Model, Run
 from ..flux_core.sampling.sample import asked_levels
 from ..flux_core.sampling.schedule import FluxShift, Sampling
 from ..flux_core.sampling.solvers import SOLVERS
@@ -62,7 +62,7 @@ class BridgedGuider:
         self.inner_model = SimpleNamespace(
             model_sampling=sampling, latent_format=latents, scale_latent_inpaint=partial(_at_level, sampling)
         )
-        self._seeing: Denoiser | None = None
+        self._denoiser: Denoiser | None = None
 
     # -- as a guider of ours
 
@@ -74,8 +74,8 @@ class BridgedGuider:
     def conditionings(self) -> tuple[Conditioning, ...]:
         return self.guider.conditionings
 
-    def combine(self, ask: Ask, want_uncond: bool) -> tuple[Tensor, Tensor | None]:
-        return self.guider.combine(ask, want_uncond)
+    def combine(self, evaluate: Evaluate, want_uncond: bool) -> tuple[Tensor, Tensor | None]:
+        return self.guider.combine(evaluate, want_uncond)
 
     # -- as one of ComfyUI's
 
@@ -104,12 +104,12 @@ class BridgedGuider:
             options["denoise_mask_function"] = self._mask_at
         run, conditions = self._run(sampler, noise, sigmas, denoise_mask)
         with model.open(run) as network:
-            self._seeing = Denoiser(self.guider, network, conditions, model.dtype, model.joint)
+            self._denoiser = Denoiser(self.guider, network, conditions, model.dtype)
             try:
                 extra = {"model_options": options, "seed": seed}
                 out = sampler.sample(self, sigmas, extra, callback, noise, latent_image, denoise_mask, disable_pbar)
             finally:
-                self._seeing = None
+                self._denoiser = None
         done: Tensor = latents.process_out(out.to(torch.float32))
         return done
 
@@ -117,14 +117,14 @@ class BridgedGuider:
         self, x: Tensor, sigma: Tensor, model_options: Mapping[str, Any] | None = None, seed: int | None = None
     ) -> Tensor:
         """The picture D seen at x. CFG++ samplers come with a function that wants to know of U as well."""
-        if self._seeing is None:
+        if self._denoiser is None:
             raise InputError("This guider was asked for a picture outside of a run. Use SamplerCustomAdvanced.")
         comfy.model_management.throw_exception_if_processing_interrupted()
         level, options = float(sigma.flatten()[0]), model_options or {}
         watchers = options.get("sampler_post_cfg_function", ())
         if not watchers:
-            return self._seeing(x, level)
-        D, U = self._seeing.with_uncond(x, level)
+            return self._denoiser(x, level)
+        D, U = self._denoiser.with_uncond(x, level)
         for watch in watchers:
             told = {"denoised": D, "cond_denoised": D, "uncond_denoised": U, "sigma": sigma, "input": x}
             D = watch({**told, "model": self.inner_model, "model_options": options, "cond": None, "uncond": None})

@@ -15,6 +15,8 @@ import comfy.supported_models
 import torch
 
 from ..flux_core.errors import InputError
+from ..flux_core.models.denoiser_inputs import DenoiserInputs
+from ..flux_core.models.latents import CHANNELS
 from ..flux_core.runtime.handles import FluxModel
 from ..flux_core.sampling.conditions import Condition
 from ..flux_core.sampling.guider import Network, Run
@@ -56,25 +58,40 @@ class Body(torch.nn.Module):
             raise InputError("ControlNets and patches of blocks do not reach a model of Sluice. Remove that node.")
         if y is None:
             raise InputError("The conditioning has no pooled CLIP-L vector. Encode the prompt with both encoders.")
-        extras: dict[str, Any] = {}
-        if ref_latents is not None:
-            extras = {"ref_latents": ref_latents, "ref_method": more.get("ref_latents_method", "offset")}
-        if more.get("attention_mask") is not None:
-            extras["attention_mask"] = more["attention_mask"]
+        inputs = DenoiserInputs(
+            x=x,
+            timesteps=timestep,
+            context=context,
+            pooled=y,
+            guidance=guidance,
+            references=tuple(ref_latents or ()),
+            reference_method=more.get("ref_latents_method", "offset"),
+            attention_mask=more.get("attention_mask"),
+        )
         if self._network is None:
-            self._network = self._run.enter_context(self.model.open(_run(x, context, y, guidance, options)))
-        return self._network(x, timestep, context, y, guidance, **extras)
+            self._network = self._run.enter_context(self.model.open(_run(inputs, options)))
+        return self._network(inputs)
 
     def close(self) -> None:
         self._network = None
         self._run.close()
 
 
-def _run(x: Tensor, context: Tensor, y: Tensor, guidance: Tensor | None, options: Any) -> Run:
+def _run(first: DenoiserInputs, options: Any) -> Run:
+    """What a run will ask for, as far as its first call and ComfyUI's options tell."""
     levels = options.get("sample_sigmas")
-    value = None if guidance is None else float(guidance.flatten()[0])
-    asked = () if levels is None else tuple(levels.tolist()[:-1])
-    return Run((x.shape[0], 16, *x.shape[2:]), asked, (Condition(context, y, value),))
+    timesteps = () if levels is None else tuple(levels.tolist()[:-1])
+    batch, channels, height, width = first.x.shape
+    condition = Condition(
+        context=first.context,
+        pooled=first.pooled,
+        guidance=None if first.guidance is None else float(first.guidance.flatten()[0]),
+        concat=first.x[:, CHANNELS:] if channels > CHANNELS else None,
+        references=first.references,
+        reference_method=first.reference_method,
+        attention_mask=first.attention_mask,
+    )
+    return Run((batch, CHANNELS, height, width), timesteps, (condition,))
 
 
 class Patcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]

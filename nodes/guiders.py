@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .binding import HostedNode
 from .sockets import CONDITIONING, GUIDER, MODEL, NOISE, SAMPLER, Declared, Inputs, choice, number, seed, wire
 
 Conditioning = list[list[Any]]
@@ -62,7 +61,7 @@ def cfg() -> Declared:
     return number(8.0, 0.0, 100.0, 0.1, CFG_TIP, round=0.01)
 
 
-class BasicGuider(HostedNode):
+class BasicGuider:
     """A model and one prompt."""
 
     TITLE = "BasicGuider"
@@ -83,11 +82,12 @@ class BasicGuider(HostedNode):
 
     def guide(self, model: Any, conditioning: Conditioning) -> tuple[Any]:
         from ..flux_core.sampling import guider
+        from .host import host
 
-        return (self.host.guider(guider.BasicGuider(model, conditioning)),)
+        return (host().guider(guider.BasicGuider(model, conditioning)),)
 
 
-class CFGGuider(HostedNode):
+class CFGGuider:
     """A model, a prompt and a negative prompt."""
 
     TITLE = "CFGGuider"
@@ -110,11 +110,12 @@ class CFGGuider(HostedNode):
 
     def guide(self, model: Any, positive: Conditioning, negative: Conditioning, cfg: float) -> tuple[Any]:
         from ..flux_core.sampling import guider
+        from .host import host
 
-        return (self.host.guider(guider.CFGGuider(model, positive, negative, cfg)),)
+        return (host().guider(guider.CFGGuider(model, positive, negative, cfg)),)
 
 
-class DualCFGGuider(HostedNode):
+class DualCFGGuider:
     """A model, two prompts and a negative prompt."""
 
     TITLE = "DualCFGGuider"
@@ -149,9 +150,10 @@ class DualCFGGuider(HostedNode):
         style: str = "regular",
     ) -> tuple[Any]:
         from ..flux_core.sampling import guider
+        from .host import host
 
         made = guider.DualCFGGuider(model, cond1, cond2, negative, cfg_conds, cfg_cond2_negative, style)
-        return (self.host.guider(made),)
+        return (host().guider(made),)
 
 
 class KSamplerSelect:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .binding import HostedNode
 from .sockets import CLIP, MODEL, VAE, Inputs, choice
-
-if TYPE_CHECKING:
-    from .host import Host
 
 WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 TEXT_DEVICES = ("default", "cpu")
@@ -35,19 +31,16 @@ SINGLE_TYPES = (
 )
 
 
-class FromFiles(HostedNode):
+class FromFiles:
     """A node that makes its outputs of model files. It runs again when one of them has been replaced."""
 
     FILES: Mapping[str, str] = {}  # input -> category
 
     @classmethod
     def IS_CHANGED(cls, **inputs: Any) -> str:
-        return " ".join(cls.host.stamp(category, str(inputs.get(name))) for name, category in cls.FILES.items())
+        from .host import host
 
-    @classmethod
-    def files(cls, category: str, tip: str) -> Any:
-        """A widget that offers the files of a category."""
-        return choice(cls.host.filenames(category), tip)
+        return " ".join(host().stamp(category, str(inputs.get(name))) for name, category in cls.FILES.items())
 
 
 class UNETLoader(FromFiles):
@@ -65,7 +58,7 @@ class UNETLoader(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "unet_name": cls.files("diffusion_models", "The transformer's file."),
+                "unet_name": files("diffusion_models", "The transformer's file."),
                 "weight_dtype": choice(
                     WEIGHT_DTYPES, "default takes the weights as they are stored. fp8 halves bf16, with a small loss."
                 ),
@@ -73,7 +66,10 @@ class UNETLoader(FromFiles):
         }
 
     def load(self, unet_name: str, weight_dtype: str) -> tuple[Any]:
-        return (load_transformer(self.host, unet_name, weight_dtype),)
+        from ..flux_core.runtime.handles import load_flux
+        from .host import host
+
+        return (load_flux(host().full_path("diffusion_models", unet_name), weight_dtype),)
 
 
 class DualCLIPLoader(FromFiles):
@@ -91,8 +87,8 @@ class DualCLIPLoader(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "clip_name1": cls.files("text_encoders", "One of the two: clip_l or t5xxl."),
-                "clip_name2": cls.files("text_encoders", "The other one."),
+                "clip_name1": files("text_encoders", "One of the two: clip_l or t5xxl."),
+                "clip_name2": files("text_encoders", "The other one."),
                 "type": choice(DUAL_TYPES, "flux; the others are for models that do not run here."),
             },
             "optional": {
@@ -101,8 +97,11 @@ class DualCLIPLoader(FromFiles):
         }
 
     def load(self, clip_name1: str, clip_name2: str, type: str, device: str = "default") -> tuple[Any]:
-        check_family(type)
-        return (load_text_encoders(self.host, [clip_name1, clip_name2], device),)
+        from ..flux_core.errors import InputError
+
+        if type != "flux":
+            raise InputError(f"The type of the text encoders is {type!r}; Sluice runs FLUX.1 only. Choose type flux.")
+        return (_text([clip_name1, clip_name2], device),)
 
 
 class CLIPLoader(FromFiles):
@@ -120,7 +119,7 @@ class CLIPLoader(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "clip_name": cls.files("text_encoders", "The file."),
+                "clip_name": files("text_encoders", "The file."),
                 "type": choice(SINGLE_TYPES, "Without effect here: the file itself says what it holds."),
             },
             "optional": {
@@ -129,7 +128,7 @@ class CLIPLoader(FromFiles):
         }
 
     def load(self, clip_name: str, type: str, device: str = "default") -> tuple[Any]:
-        return (load_text_encoders(self.host, [clip_name], device),)
+        return (_text([clip_name], device),)
 
 
 class VAELoader(FromFiles):
@@ -145,12 +144,13 @@ class VAELoader(FromFiles):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"vae_name": cls.files("vae", "The autoencoder's file.")}}
+        return {"required": {"vae_name": files("vae", "The autoencoder's file.")}}
 
     def load(self, vae_name: str) -> tuple[Any]:
         from ..flux_core.runtime.handles import load_autoencoder
+        from .host import host
 
-        return (load_autoencoder(self.host.runtime, self.host.full_path("vae", vae_name)),)
+        return (load_autoencoder(host().full_path("vae", vae_name)),)
 
 
 class CheckpointLoaderSimple(FromFiles):
@@ -166,38 +166,31 @@ class CheckpointLoaderSimple(FromFiles):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"ckpt_name": cls.files("checkpoints", "The checkpoint's file.")}}
+        return {"required": {"ckpt_name": files("checkpoints", "The checkpoint's file.")}}
 
     def load(self, ckpt_name: str) -> tuple[Any, Any, Any]:
         from ..flux_core.runtime.handles import load_checkpoint
+        from .host import host
 
-        path = self.host.full_path("checkpoints", ckpt_name)
-        return load_checkpoint(self.host.runtime, path, *_text_folders(self.host))
-
-
-def load_transformer(host: Host, name: str, weight_dtype: str = "default") -> Any:
-    """The transformer of a file in `diffusion_models`."""
-    from ..flux_core.runtime.handles import load_flux
-
-    return load_flux(host.runtime, host.full_path("diffusion_models", name), weight_dtype)
+        return load_checkpoint(host().full_path("checkpoints", ckpt_name), *_text_folders())
 
 
-def load_text_encoders(host: Host, names: Sequence[str], device: str = "default") -> Any:
-    """Both text encoders out of files in `text_encoders`. device: "default" or "cpu"."""
+def files(category: str, tip: str) -> Any:
+    """A widget that offers the files of a category."""
+    from .host import host
+
+    return choice(host().filenames(category), tip)
+
+
+def _text(names: list[str], device: str) -> Any:
     from ..flux_core.runtime.handles import load_text
+    from .host import host
 
-    paths = [host.full_path("text_encoders", name) for name in names]
-    return load_text(host.runtime, paths, device, *_text_folders(host))
-
-
-def check_family(type: str) -> None:
-    """Raise InputError unless the text encoders are said to be FLUX.1's."""
-    from ..flux_core.errors import InputError
-
-    if type != "flux":
-        raise InputError(f"The type of the text encoders is {type!r}; Sluice runs FLUX.1 only. Choose type flux.")
+    return load_text([host().full_path("text_encoders", name) for name in names], device, *_text_folders())
 
 
-def _text_folders(host: Host) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Where tokenizers and textual inversions are."""
-    return host.directories("tokenizers"), host.directories("embeddings")
+def _text_folders() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Where tokenizers and textual inversions lie."""
+    from .host import host
+
+    return host().directories("tokenizers"), host().directories("embeddings")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .binding import HostedNode
 from .sockets import IMAGE, LATENT, MASK, VAE, Inputs, integer, wire
 
 Latent = dict[str, Any]
@@ -46,7 +45,7 @@ class VAEDecode:
         return (vae.decode_image(samples["samples"]),)
 
 
-class VAEEncodeTiled(HostedNode):
+class VAEEncodeTiled:
     """A large picture as a latent, piece by piece."""
 
     TITLE = "VAE Encode (Tiled)"
@@ -69,10 +68,12 @@ class VAEEncodeTiled(HostedNode):
     def encode(
         self, pixels: Any, vae: Any, tile_size: int, overlap: int, temporal_size: int = 64, temporal_overlap: int = 8
     ) -> tuple[Latent]:
-        return ({"samples": vae.encode_image_tiled(pixels, tile_size, overlap, self.host.step)},)
+        from .host import host
+
+        return ({"samples": vae.encode_image_tiled(pixels, tile_size, overlap, host().step)},)
 
 
-class VAEDecodeTiled(HostedNode):
+class VAEDecodeTiled:
     """A large latent as a picture, piece by piece."""
 
     TITLE = "VAE Decode (Tiled)"
@@ -101,7 +102,9 @@ class VAEDecodeTiled(HostedNode):
         temporal_size: int = 64,
         temporal_overlap: int = 8,
     ) -> tuple[Any]:
-        return (vae.decode_image_tiled(samples["samples"], tile_size, overlap, self.host.step),)
+        from .host import host
+
+        return (vae.decode_image_tiled(samples["samples"], tile_size, overlap, host().step),)
 
 
 class VAEEncodeForInpaint:

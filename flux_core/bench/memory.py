@@ -27,12 +27,9 @@ from torch import Tensor
 
 from ..memory import rates
 from ..memory.budget import AUTO, Allowed, format_size
-from ..memory.manager import Manager
 from ..memory.report import JobReport
-from ..runtime.device import find_device
+from ..runtime.device import configure
 from ..runtime.flux_workload import picture_size
-from ..runtime.runtime import Runtime
-from ..runtime.settings import Settings
 from ..runtime.streamed_flux import ManagedFlux
 from . import random_model
 
@@ -92,7 +89,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         Allowed.parse(args.vram, ram)
     for size in args.size:
         picture_size(size)
-    wanted = find_device(args.device).type == "cuda" if args.peers is None else args.peers
+    device = configure(args.device).device
+    wanted = device.type == "cuda" if args.peers is None else args.peers
     records, peers = [], []
     for setup, work, files in _measurements(args):
         with written(args.folder, files, args.keep):
@@ -179,8 +177,12 @@ def _in_a_process(work: Callable[[Setup], dict[str, Any]], setup: Setup) -> dict
 # --- what a process measures ----------------------------------------------------------------------------------
 
 
-def _runtime(setup: Setup) -> Runtime:
-    return Runtime(Settings.parse(setup.device, "auto", setup.vram, setup.ram))
+def _prepare(setup: Setup) -> torch.device:
+    from ..memory import manager
+    from ..runtime import handles
+
+    manager.configure(Allowed.parse(setup.vram, setup.ram))
+    return handles.configure(setup.device).device
 
 
 def condition_of(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
@@ -203,12 +205,8 @@ def sample(
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
     sigmas = torch.linspace(1, 0, setup.steps + 1).tolist()
     with model.open(Run(shape, tuple(sigmas[:-1]), (condition,))) as network:
-        guidance = torch.full((setup.batch,), 3.5).to(model.dtype)
-        y = condition.pooled.expand(setup.batch, -1)
-        context = condition.context.expand(setup.batch, -1, -1)
         for number, (level, following) in enumerate(zip(sigmas, sigmas[1:], strict=False), start=1):
-            times = torch.full((setup.batch,), level)
-            velocity = network(x.to(model.dtype), times, context, y, guidance).float()
+            velocity = network(condition.inputs(x, level, model.dtype)).float()
             x = x + (following - level) * velocity
             on_step(number)
     return x
@@ -218,10 +216,11 @@ def measure_flux(setup: Setup) -> dict[str, Any]:
     """Steps of the transformer under the budget."""
     from ..runtime import handles
 
-    runtime = _runtime(setup)
-    model = handles.load_flux(runtime, path_of(setup.folder, setup.file))
-    sample(model, setup, condition_of(setup, runtime.device), seed=1)
-    flux = model.weights.managed(manager_of(runtime), model.dtype)
+    device = _prepare(setup)
+    model = handles.load_flux(path_of(setup.folder, setup.file))
+    sample(model, setup, condition_of(setup, device), seed=1)
+    held = manager_of(device)
+    flux = model.weights.managed(held, model.dtype)
     assert flux.report is not None
     record = _told(flux.report, physical_limit(flux, setup))
     print(_line(setup, record), flush=True)
@@ -232,10 +231,10 @@ def measure_t5(setup: Setup) -> dict[str, Any]:
     """One prompt through the encoder under the budget."""
     from ..runtime.weights import T5Weights
 
-    runtime = _runtime(setup)
-    weights = T5Weights(runtime, _tensors(setup, "t5"), "t5")
-    encoder = weights.managed(manager_of(runtime), torch.float32)
-    tokens = torch.randn(1, setup.tokens, 4096, generator=torch.Generator().manual_seed(0)).to(runtime.device)
+    device, tensors = _prepare(setup), _tensors(setup, "t5")
+    weights = T5Weights(tensors, "t5")
+    encoder = weights.managed(manager_of(device), torch.float32)
+    tokens = torch.randn(1, setup.tokens, 4096, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode(), encoder.opened(tokens) as module:
         module(tokens)
     record = _told(encoder.report, None)
@@ -248,14 +247,14 @@ def measure_job(setup: Setup) -> dict[str, Any]:
     from ..runtime import handles
     from ..runtime.weights import ClipWeights, T5Weights
 
-    runtime = _runtime(setup)
-    device, held = runtime.device, manager_of(runtime)
+    device = _prepare(setup)
+    held = manager_of(device)
     encoders = {
-        name: kind(runtime, _tensors(setup, part, file), name)
+        name: kind(_tensors(setup, part, file), name)
         for name, kind, part, file in (("t5", T5Weights, "t5", "t5-fp16"), ("clip", ClipWeights, "clip_l", "clip-fp16"))
     }
-    model = handles.load_flux(runtime, path_of(setup.folder, setup.file))
-    coder = handles.load_autoencoder(runtime, path_of(setup.folder, "ae-fp32"))
+    model = handles.load_flux(path_of(setup.folder, setup.file))
+    coder = handles.load_autoencoder(path_of(setup.folder, "ae-fp32"))
     phases: list[dict[str, Any]] = []
 
     def encode(prompt: int) -> Any:
@@ -299,9 +298,10 @@ def measure_job(setup: Setup) -> dict[str, Any]:
     return {"limit_bytes": limit, "peak_bytes": max(each["peak_bytes"] for each in phases), "phases": phases}
 
 
-def manager_of(runtime: Runtime) -> Manager:
-    """Who manages its models. Ends the program if nobody does."""
-    made = runtime.manager(runtime.device, 1 << 62)
+def manager_of(device: torch.device) -> Any:
+    from ..memory.manager import manager_for
+
+    made = manager_for(device, 1 << 62)
     if made is None:
         raise SystemExit("--vram off leaves nothing to measure")
     return made

@@ -22,7 +22,8 @@ from ..checkpoint.gguf_file import TYPES
 from ..memory.workload import MiB
 from ..models.autoencoder import Autoencoder, AutoencoderConfig
 from ..models.clip_text import ClipConfig, ClipTextModel
-from ..models.flux import Flux, FluxConfig
+from ..models.flux import Flux
+from ..models.flux_config import FluxConfig
 from ..models.t5 import T5Config, T5Encoder
 from ..quant.sizes import BLOCK, nbytes_of
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from ..checkpoint.names import FUSED, SWAPPED, flux_diffusers
 from ..models import latents
-from ..models.flux import Flux, FluxConfig, axes_of
+from ..models.denoiser_inputs import DenoiserInputs
+from ..models.flux import Flux
+from ..models.flux_config import FluxConfig, axes_of
 from ..runtime.device import DTYPES
 from .table import table
 
@@ -104,7 +106,8 @@ def steps_of(flux: Flux, device: torch.device) -> dict[str, Step]:
     context = torch.randn(1, TEXT_TOKENS, CONTEXT, device=device, dtype=dtype)
     pooled = torch.randn(1, POOLED, device=device, dtype=dtype)
     moment, guidance = torch.full((1,), 0.5, device=device), torch.full((1,), 3.5, device=device, dtype=dtype)
-    steps: dict[str, Step] = {"ours": lambda: latents.pack(flux(x, moment, context, pooled, guidance))}
+    asked = DenoiserInputs(x, moment, context, pooled, guidance)
+    steps: dict[str, Step] = {"ours": lambda: latents.pack(flux(asked))}
     theirs = diffusers_twin(flux)
     if theirs is not None:
         rows = torch.arange(side / 2)

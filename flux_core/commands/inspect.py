@@ -44,10 +44,11 @@ def run(args: argparse.Namespace) -> int:
 
 def workflow_facts(file: Path, folders: Folders) -> dict[str, Any]:
     """What a workflow file tells, as JSON-ready data. Raises WorkflowError, MissingFileError."""
-    from ...nodes.host import Host
+    from ...nodes import host
     from ..worker.registry import standalone_tables
 
-    classes, _ = standalone_tables(Host(folders))
+    host.use(host.Host(folders))
+    classes, _ = standalone_tables()
     embedded = read_workflow(file)
     if embedded.prompt is None and embedded.workflow is None:
         return {"path": str(file), "parameters": embedded.parameters}

@@ -12,8 +12,7 @@ from typing import Any, Protocol
 class Client(Protocol):
     """The weights of one model."""
 
-    @property
-    def label(self) -> str: ...
+    label: str
 
     @property
     def total_bytes(self) -> int:
@@ -54,3 +53,15 @@ class ExternalAllocator(Protocol):
     def free(self, nbytes: int) -> None:
         """Have others give way to something that stays off the ledger, as far as they can."""
         ...
+
+
+_current: list[ExternalAllocator] = []
+
+
+def use(allocator: ExternalAllocator | None) -> None:
+    """Say who hands out memory in this process; None: nobody but ourselves."""
+    _current[:] = [] if allocator is None else [allocator]
+
+
+def current() -> ExternalAllocator | None:
+    return _current[0] if _current else None

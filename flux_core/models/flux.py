@@ -7,16 +7,16 @@ guiders, solvers. An executor may own the loop over the blocks (`run_block`) and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import FileFormatError, InputError
+from ..errors import InputError
 from . import latents
 from .attention import rotations
+from .denoiser_inputs import ControlResiduals, DenoiserInputs
 from .flux_blocks import (
     SINUSOIDS,
     DoubleStreamBlock,
@@ -28,63 +28,8 @@ from .flux_blocks import (
     finite,
     sinusoids,
 )
+from .flux_config import FluxConfig
 from .linear import Linear
-
-
-@dataclass(frozen=True)
-class FluxConfig:
-    """The sizes of one transformer. Channels count latent channels, before 2x2 patching."""
-
-    in_channels: int
-    out_channels: int
-    hidden: int
-    heads: int
-    head_dim: int
-    mlp: int
-    depth: int
-    depth_single: int
-    context_dim: int
-    vec_dim: int
-    guidance: bool
-    axes_dim: tuple[int, int, int]
-    theta: float = 10_000.0
-
-    @classmethod
-    def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> FluxConfig:
-        """Read every size off a BFL state dict's shapes. Raises FileFormatError if it is not one."""
-        try:
-            hidden, patch_in = shapes["img_in.weight"]
-            head_dim = shapes["double_blocks.0.img_attn.norm.key_norm.scale"][0]
-            return cls(
-                in_channels=patch_in // 4,
-                out_channels=shapes["final_layer.linear.weight"][0] // 4,
-                hidden=hidden,
-                heads=hidden // head_dim,
-                head_dim=head_dim,
-                mlp=shapes["double_blocks.0.img_mlp.0.weight"][0],
-                depth=_count(shapes, "double_blocks."),
-                depth_single=_count(shapes, "single_blocks."),
-                context_dim=shapes["txt_in.weight"][1],
-                vec_dim=shapes["vector_in.in_layer.weight"][1],
-                guidance="guidance_in.in_layer.weight" in shapes,
-                axes_dim=axes_of(head_dim),
-            )
-        except KeyError as missing:
-            raise FileFormatError(
-                f"This is not a FLUX transformer: it has no tensor named {missing}. "
-                "Choose a FLUX diffusion model (BFL or diffusers layout)."
-            ) from None
-
-
-def axes_of(head_dim: int) -> tuple[int, int, int]:
-    """How a head's channels are shared among index, row and column: 128 -> (16, 56, 56)."""
-    if head_dim % 32:
-        raise FileFormatError(f"FLUX heads are 128 channels wide, or another multiple of 32; this file has {head_dim}.")
-    return head_dim // 8, head_dim * 7 // 16, head_dim * 7 // 16
-
-
-def _count(names: Mapping[str, object], prefix: str) -> int:
-    return len({name[len(prefix) :].split(".", 1)[0] for name in names if name.startswith(prefix)})
 
 
 class Flux(nn.Module):
@@ -106,53 +51,40 @@ class Flux(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        y: Tensor,
-        guidance: Tensor | None = None,
+        inputs: DenoiserInputs,
         *,
-        ref_latents: Sequence[Tensor] | None = None,
-        ref_method: str = "offset",
-        control: Mapping[str, Sequence[Tensor | None]] | None = None,
-        attention_mask: Tensor | None = None,
         modulation: Sequence[Tensor] | None = None,
         run_block: Callable[..., object] | None = None,
     ) -> Tensor:
-        """Velocity [B, out_channels, h, w] of the scaled latent x [B, in_channels, h, w], computed in x's dtype.
+        """Velocity [B, out_channels, h, w] of the scaled latent, computed in the number type of `inputs.x`.
 
-        timesteps    [B] sigma, float32 whatever x's dtype; on the CPU, as y and guidance, or with x
-        context      [B, L, context_dim] text tokens
-        y            [B, vec_dim] pooled text vector
-        guidance     [B], or None: no guidance term (not "no guidance": the model was trained with one)
-        ref_latents  scaled latents [B, 16, h', w'] to attend to; `ref_method` places them, see latents.place_references
-        control      residuals [B, T, hidden] to add after blocks, to the first T image tokens: "input" for the double
-                     blocks, "output" for the single ones; None or a missing tail adds nothing
-        attention_mask  additive, [B, L, L] over text, image and reference tokens
-        modulation   what `modulations` returns, if it was computed before: then timesteps, y and guidance are not used
+        modulation   what `modulations` returns, if it was computed before: then timesteps, pooled and guidance are not
+                     used
         run_block    called as run_block(block, *args) in place of block(*args), in the order of `blocks()`
         """
+        x, control = inputs.x, inputs.control or ControlResiduals()
         height, width = x.shape[-2:]
-        rows = self.modulations(self.vector(timesteps, y, guidance, x.dtype)) if modulation is None else modulation
+        rows = modulation
+        if rows is None:
+            rows = self.modulations(self.vector(inputs.timesteps, inputs.pooled, inputs.guidance, x.dtype))
         run = run_block or _call
-        refs = [ref.to(x.dtype) for ref in ref_latents or ()]
+        references = [latent.to(x.dtype) for latent in inputs.references]
 
-        img = self.img_in(self.tokens(x, refs))  # [B, Li, D]
-        txt = self.txt_in(context.to(x.dtype))  # [B, Lt, D]
-        rope = self.rope(x, txt.shape[1], refs, ref_method)  # [Lt + Li, d/2]
-        mask = None if attention_mask is None else attention_mask.to(x.dtype)
-        control = control or {}
+        img = self.img_in(self.tokens(x, references))  # [B, Li, D]
+        txt = self.txt_in(inputs.context.to(x.dtype))  # [B, Lt, D]
+        rope = self.rope(x, txt.shape[1], references, inputs.reference_method)  # [Lt + Li, d/2]
+        mask = None if inputs.attention_mask is None else inputs.attention_mask.to(x.dtype)
 
         mods = iter(rows)
         for number, block in enumerate(self.double_blocks):
             img, txt = run(block, img, txt, next(mods), rope, mask)
-            img = _inject(img, control.get("input"), number)
+            img = _add_residual(img, control.double, number)
         text = txt.shape[1]
         both = torch.cat((txt, finite(img)), dim=1)  # [B, Lt + Li, D]
         del img, txt
         for number, block in enumerate(self.single_blocks):
             both = run(block, both, next(mods), rope, mask)
-            both = _inject(both, control.get("output"), number, start=text)
+            both = _add_residual(both, control.single, number, start=text)
 
         count = latents.patches(height) * latents.patches(width)
         out = self.final_layer(both[:, text : text + count], next(mods))
@@ -163,8 +95,8 @@ class Flux(nn.Module):
         yield from self.double_blocks
         yield from self.single_blocks
 
-    def vector(self, timesteps: Tensor, y: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """What all modulation depends on, [B, D]: time, guidance and pooled text.
+    def vector(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """What all modulation depends on, [B, D]: time [B], guidance [B] and pooled text [B, vec_dim].
 
         The guidance is rounded to `dtype` before it is multiplied by 1000 (3.5 becomes 3504 in bf16) and the time is
         not: that is how the reference has always done it, and pictures depend on it.
@@ -178,7 +110,7 @@ class Flux(nn.Module):
         vec = self.time_in(sinusoids(there(timesteps, torch.float32)).to(dtype))
         if self.config.guidance and guidance is not None:
             vec = vec + self.guidance_in(sinusoids(there(guidance, dtype)))
-        return vec + self.vector_in(there(y[:, : self.config.vec_dim], dtype))
+        return vec + self.vector_in(there(pooled[:, : self.config.vec_dim], dtype))
 
     def modulations(self, vec: Tensor) -> tuple[Tensor, ...]:
         """The adaLN rows of every block in order of use, then of the final layer. vec [B, D].
@@ -189,9 +121,9 @@ class Flux(nn.Module):
         active = F.silu(vec)
         return (*(block.modulate(active) for block in self.blocks()), self.final_layer.modulate(active))
 
-    def tokens(self, x: Tensor, refs: Sequence[Tensor] = ()) -> Tensor:
+    def tokens(self, x: Tensor, references: Sequence[Tensor] = ()) -> Tensor:
         """Patches of the latent, then of the references: [B, Li, 4 * in_channels]."""
-        packed = [latents.pack(part) for part in (x, *refs)]
+        packed = [latents.pack(part) for part in (x, *references)]
         widened = bool(self.img_in.branches)  # a control LoRA takes more channels than the model has
         for part in packed:
             if part.shape[-1] != self.img_in.in_features and not (widened and part.shape[-1] == packed[0].shape[-1]):
@@ -200,7 +132,7 @@ class Flux(nn.Module):
                     f"{part.shape[-1] // 4}. Fill models need the inpainting conditioning, Canny and Depth models the "
                     "control picture, and all of them latents of the FLUX autoencoder."
                 )
-        return torch.cat(packed, dim=1) if refs else packed[0]
+        return torch.cat(packed, dim=1) if references else packed[0]
 
     def rope(self, x: Tensor, text: int, refs: Sequence[Tensor] = (), ref_method: str = "offset") -> Tensor:
         """Rotations of all tokens, complex64 [Lt + Li, d/2]: text at the origin, then image, then references."""
@@ -233,8 +165,9 @@ class Flux(nn.Module):
         nn.init.zeros_(self.final_layer.linear.weight)
 
 
-def _inject(stream: Tensor, residuals: Sequence[Tensor | None] | None, number: int, start: int = 0) -> Tensor:
-    residual = residuals[number] if residuals and number < len(residuals) else None
+def _add_residual(stream: Tensor, residuals: Sequence[Tensor | None], number: int, start: int = 0) -> Tensor:
+    """stream [B, L, D] with residual `number` added to the tokens from `start` on, in place."""
+    residual = residuals[number] if number < len(residuals) else None
     if residual is not None:
         stream[:, start : start + residual.shape[1]] += residual
     return stream

@@ -1,42 +1,116 @@
-"""What a model will need besides weights, found by running it on the meta device: shapes without memory.
+"""What a model needs and does, found by running it on the meta device, where tensors have shapes and no memory.
 
-Every tensor the run makes is followed from birth to death; the most bytes alive at once are its peak. The matrices it
-multiplies with are noted in order of use, which is the order in which they can be streamed. What kernels take inside
-themselves is not seen: a measurement after the first step replaces the estimate.
+The run is that of the model as it will run, LoRAs and all. Three things are observed:
+
+    peak        every tensor the run makes is followed from birth to death; the most bytes alive at once
+    order       which weights its Linears ask for, in order of use: the schedule by which they can be streamed. A weight
+                that is used again (shared, or fetched once more going backwards) is there as often as it is used
+    work        floating-point operations between one use and the next, of products and of attention, by the shapes
+
+What kernels take inside themselves is not seen: a measurement after the first step replaces the estimate of memory.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
+from ..models.copies import deep
 from ..models.linear import Linear
+from ..models.tensor_trees import map_tensors, shapes_of
 from ..quant.held import DenseProducts
+
+META = torch.device("meta")
+aten = torch.ops.aten
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class WeightUse:
+    """One use of a Linear's weight, and the work from it to the next use, in FLOP."""
+
+    name: str  # as in the model's state dict
+    products: float
+    attention: float
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """Peak bytes of everything the run made, and the modules whose matrices it took, in order."""
+    """Peak bytes of everything the run made beside weights, and the uses of weights in order."""
 
     peak: int
-    order: tuple[str, ...]
+    uses: tuple[WeightUse, ...]
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The names of the weights in order of first use."""
+        return tuple(dict.fromkeys(use.name for use in self.uses))
 
 
-class _Births(TorchDispatchMode):
-    """Counts bytes of storages that appear in results, until they die."""
+def dry_run(module: Module, call: Callable[[Module], object], gradients: bool = False) -> DryRun:
+    """Run `call(copy)`, with a copy of `module` on the meta device; whatever it is given must be there too.
+
+    module: anywhere, with its weights loaded or not. gradients: record them, for a call that goes backwards.
+    """
+    observer = _Observer()
+    copy = on_meta(module)
+    for name, linear in copy.named_modules():
+        if isinstance(linear, Linear):
+            linear.held = _Observed(f"{name}.weight", (linear.out_features, linear.in_features), observer)
+            linear.weight = None
+    with torch.enable_grad() if gradients else torch.inference_mode(), observer:
+        result = call(copy)
+        del result
+    return DryRun(observer.peak, tuple(observer.uses()))
+
+
+def on_meta(module: Module) -> Module:
+    """A copy of a module tree without any memory: parameters, buffers and side branches are shapes."""
+    copy = deep(module)
+    with nullcontext() if torch.is_grad_enabled() else torch.inference_mode():
+        for part in copy.modules():
+            for table in (part._parameters, part._buffers):
+                table.update({name: shape_of(tensor) for name, tensor in table.items() if tensor is not None})
+            if isinstance(part, Linear):
+                part.branches = map_tensors(part.branches, shape_of)
+                part.reweighings = map_tensors(part.reweighings, shape_of)
+    return copy
+
+
+def branch_shapes(module: nn.Module) -> Hashable:
+    """Equal for modules of the same make whose side branches take the same memory and work, at whatever strength."""
+    linears = [(name, part) for name, part in module.named_modules() if isinstance(part, Linear)]
+    branches = [(name, shapes_of(part.branches), shapes_of(part.reweighings)) for name, part in linears]
+    return tuple(each for each in branches if each[1:] != ((), ()))
+
+
+def shape_of(tensor: Tensor) -> Any:
+    """The same without memory, on the meta device."""
+    made = torch.empty_like(tensor, device=META).requires_grad_(tensor.requires_grad)
+    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+
+
+class _Observer(TorchDispatchMode):
+    """Sees every operation: counts bytes of storages that appear in results until they die, and the work done."""
 
     def __init__(self) -> None:
         super().__init__()
         self.alive = self.peak = 0
-        self.known: set[int] = set()
+        self._known: set[int] = set()
+        self._uncounted = False
+        self._names: list[str] = []
+        self._work: list[list[float]] = [[0.0, 0.0]]  # before the first use, then after each: products, attention
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -44,63 +118,86 @@ class _Births(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        products, attention = work_of(func, args, kwargs, result)
+        self._work[-1][0] += products
+        self._work[-1][1] += attention
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._note(leaf)
         return result
 
+    def use(self, name: str) -> None:
+        """A weight is asked for: what follows is done with it."""
+        self._names.append(name)
+        self._work.append([0.0, 0.0])
+
+    def uses(self) -> Iterator[WeightUse]:
+        """What was done before the first use counts for the last one: schedules are walked in a circle."""
+        first, *after = self._work
+        if after:
+            after[-1] = [first[0] + after[-1][0], first[1] + after[-1][1]]
+        for name, (products, attention) in zip(self._names, after, strict=True):
+            yield WeightUse(name, products, attention)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is made here is no activation: weights are accounted for elsewhere."""
+        self._uncounted = True
+        try:
+            yield
+        finally:
+            self._uncounted = False
+
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self.known:
+        if key in self._known:
             return
-        self.known.add(key)
-        self.alive += storage.nbytes()
+        nbytes = 0 if self._uncounted else storage.nbytes()
+        self._known.add(key)
+        self.alive += nbytes
         self.peak = max(self.peak, self.alive)
-        weakref.finalize(storage, self._die, key, storage.nbytes())
+        weakref.finalize(storage, self._die, key, nbytes)
 
     def _die(self, key: int, nbytes: int) -> None:
-        self.known.discard(key)
+        self._known.discard(key)
         self.alive -= nbytes
 
 
-class _Noted(DenseProducts):
-    """Stands for a matrix: shape only, and a note of each use."""
+class _Observed(DenseProducts):
+    """Stands for a weight: its shape, and a note of each use."""
 
-    def __init__(self, name: str, shape: tuple[int, int], order: list[str]) -> None:
-        self.name, self.shape, self.order = name, shape, order
+    def __init__(self, name: str, shape: tuple[int, int], observer: _Observer) -> None:
+        self.name, self.shape, self.observer = name, shape, observer
 
     @contextmanager
     def dense(self, dtype: torch.dtype) -> Iterator[Tensor]:
-        self.order.append(self.name)
-        yield _outside(lambda: torch.empty(self.shape, dtype=dtype, device="meta"))
+        self.observer.use(self.name)
+        with self.observer.uncounted():
+            weight = torch.empty(self.shape, dtype=dtype, device=META)
+        yield weight
 
 
-def _outside(make: Callable[[], Tensor]) -> Tensor:
-    """Made where no one counts: weights are accounted for elsewhere."""
-    with torch.utils._python_dispatch._disable_current_modes():
-        return make()
+def work_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> tuple[float, float]:
+    """FLOP of one operation: (of a product, of attention). Element by element work is none: it is bound by memory.
 
-
-@contextmanager
-def _all_noted(module: nn.Module, order: list[str]) -> Iterator[None]:
-    linears = [(name, part) for name, part in module.named_modules() if isinstance(part, Linear)]
-    kept = [(part, part.weight, part.held) for _, part in linears]
-    for name, part in linears:
-        part.weight, part.held = None, _Noted(name, (part.out_features, part.in_features), order)
-    try:
-        yield
-    finally:
-        for part, weight, held in kept:
-            part.weight, part.held = weight, held
-
-
-def dry_run(module: nn.Module, call: Callable[[], object]) -> DryRun:
-    """Run `call`, which uses `module`; both live on the meta device, and so must everything handed to it."""
-    order: list[str] = []
-    births = _Births()
-    with torch.inference_mode(), _all_noted(module, order), births:
-        result = call()
-        del result
-    return DryRun(births.peak, tuple(order))
+    Without gradients operations arrive whole; those they are made of are counted as PyTorch counts them.
+    """
+    operation = func._overloadpacket
+    if operation is aten.linear:
+        return 2.0 * args[0].numel() * args[1].shape[0], 0.0
+    if operation is aten.matmul:
+        return 2.0 * result.numel() * args[0].shape[-1], 0.0
+    if operation in (aten.conv1d, aten.conv2d):
+        return 2.0 * result.numel() * prod(args[1].shape[1:]), 0.0
+    if operation is aten.scaled_dot_product_attention:
+        query, key, value = args[:3]
+        scores = query.numel() // query.shape[-1] * key.shape[-2]
+        return 0.0, 2.0 * scores * (query.shape[-1] + value.shape[-1])
+    formula = flop_registry.get(operation)
+    if formula is None:
+        return 0.0, 0.0
+    flop = float(formula(*args, **kwargs, out_val=result))
+    return (0.0, flop) if "attention" in str(operation) else (flop, 0.0)

@@ -19,7 +19,8 @@ from ..memory.managed_model import ManagedModel, Tensors, bind_rest
 from ..memory.manager import Manager
 from ..memory.report import JobReport
 from ..memory.workload import MiB, Workload
-from .dry_run import dry_run
+from ..models.tensor_trees import map_tensors, shapes_of
+from .dry_run import branch_shapes, dry_run, shape_of
 
 ENCODER = 1  # who gets room that two want
 RETRIES, OVER = 3, 256 * MiB  # of a run that was out of memory, and how much more it gets: twice as much each time
@@ -44,9 +45,9 @@ class ManagedEncoder:
         """
         self.manager, self.label = manager, label
         with torch.device("meta"):
-            self.module, self.sketch = make(), make()
+            self.module = make()
         self.activations: dict[Hashable, int] = {}
-        names = [f"{name}.weight" for name in dry_run(self.sketch, lambda: self.sketch(*sample)).order]
+        names = dry_run(self.module, lambda module: module(*sample)).order
         self.model = manager.admit(
             ManagedModel(label, ENCODER, manager.slabs, self.module, tensors, names, dtype, holder.round_to)
         )
@@ -61,8 +62,8 @@ class ManagedEncoder:
         Raises BudgetTooSmall.
         """
         needed = OVER
-        with self.opened(*args) as bare:
-            module = module or bare
+        module = module or self.module
+        with self.opened(module, *args):
             for _ in range(RETRIES):
                 try:
                     return module(*args)
@@ -74,8 +75,8 @@ class ManagedEncoder:
             return module(*args)
 
     @contextmanager
-    def opened(self, *args: Any) -> Iterator[nn.Module]:
-        """The module, ready to run once with these arguments. Raises BudgetTooSmall."""
+    def opened(self, module: nn.Module, *args: Any) -> Iterator[None]:
+        """`module`, the encoder's own or a copy of it, may run once with these arguments. Raises BudgetTooSmall."""
         self.model.reserve_scratch()
         tokens = prod(args[0].shape[:2])
 
@@ -83,23 +84,24 @@ class ManagedEncoder:
             return self.model.chain(tokens, fixed)
 
         machine = self.manager.machine(self.model, tokens)
-        with self.manager.opened(self.model, workload, machine, self._activations(args)) as plan:
-            self.report, stream = self.manager.report(self.model, plan), self.model.stream
+        with self.manager.opened(self.model, workload, machine, self._activations(module, args)) as plan:
+            self.report, stream = JobReport(self.label, plan, self.manager.limit), self.model.stream
             assert stream is not None
             began, waited, read = time.perf_counter(), stream.waited, self.model.source.bytes_read
             try:
-                yield self.module
+                yield
             finally:
                 seconds = time.perf_counter() - began
                 self.report.step(seconds, stream.waited - waited, self.model.source.bytes_read - read)
                 self.report.peak = self.manager.memory.peak_bytes()
                 self.report.close()
 
-    def _activations(self, args: tuple[Any, ...]) -> int:
-        sample = [arg.to("meta") if isinstance(arg, Tensor) else arg for arg in args]
-        key = tuple(arg.shape if isinstance(arg, Tensor) else arg for arg in args)
+    def _activations(self, module: nn.Module, args: tuple[Any, ...]) -> int:
+        settings = tuple(arg for arg in args if not isinstance(arg, Tensor))
+        key = shapes_of(args), settings, branch_shapes(module)
         if key not in self.activations:
-            self.activations[key] = dry_run(self.sketch, lambda: self.sketch(*sample)).peak
+            sample = map_tensors(args, shape_of)
+            self.activations[key] = dry_run(module, lambda copy: copy(*sample)).peak
         return self.activations[key]
 
     def close(self) -> None:

@@ -64,6 +64,12 @@ def modulations(flux: Flux, vectors: Sequence[Tensor]) -> list[Rows]:
     return [tuple(rows) for rows in zip(*by_part, strict=True)]
 
 
+def rows_like(flux: Flux, vec: Tensor) -> Rows:
+    """Memory shaped as `flux.modulations(vec)` is, and uninitialised."""
+    counts = [sum(map(_count, _modulators(part))) for part in _parts(flux)]
+    return tuple(vec.new_empty(vec.shape[0], count, vec.shape[1]) for count in counts)
+
+
 def with_branches(flux: Flux, rows: Rows, vec: Tensor) -> Rows:
     """`flux.modulations(vec)`, bit for bit, from the rows of the same model without its side branches.
 

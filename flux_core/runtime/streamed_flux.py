@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,14 @@ from ..memory.managed_model import ManagedModel, Tensors, bind_rest
 from ..memory.manager import DRIFT, Manager
 from ..memory.report import JobReport
 from ..memory.workload import MiB, Workload
-from ..models.flux import Flux, FluxConfig
+from ..models.denoiser_inputs import DenoiserInputs
+from ..models.flux import Flux
+from ..models.flux_config import FluxConfig
+from ..models.tensor_trees import map_tensors, shapes_of, tensors_of
 from ..sampling.guider import Network, Run
-from .dry_run import DryRun, dry_run
+from .dry_run import DryRun, branch_shapes, dry_run, shape_of
 from .flux_workload import TEXT_TOKENS, FluxShape, Job, flux_workload
-from .modulation import ModulationTable, Rows, modulation_linears, modulators, with_branches
+from .modulation import ModulationTable, Rows, modulation_linears, modulators, rows_like, with_branches
 
 TRANSFORMER, MODULATION = 2, 0  # who gets room that two want
 VECTOR = ("time_in.", "vector_in.", "guidance_in.")  # layers that make the vector all modulation depends on
@@ -48,7 +51,7 @@ class ManagedFlux:
         self.activations: dict[Hashable, int] = {}  # by what was run: estimated, then as measured
         self.report: JobReport | None = None
         with torch.device("meta"):
-            self.module, self.sketch = Flux(config), Flux(config)
+            self.module = Flux(config)
         planned = flux_workload("", self.shape, lambda name: 0, Job(), lambda name: True)
         walks = {
             "transformer": [piece.name for piece in planned.pieces],
@@ -61,21 +64,18 @@ class ManagedFlux:
         bind_rest(self.module, tensors, manager.device, dtype, round_to)
 
     @contextmanager
-    def opened(
-        self, run: Run, in_channels: int, uses: Sequence[LoraUse] = (), joint: bool = False
-    ) -> Iterator[Network]:
+    def opened(self, run: Run, uses: Sequence[LoraUse] = ()) -> Iterator[Network]:
         """The network with the LoRAs of `uses`, ready for one run. Raises BudgetTooSmall."""
-        job = _job_of(run, self.dtype, joint)
+        job = _job_of(run, self.dtype)
         module = adapted(self.module, uses, self.manager.device, self.dtype)
-        network = _Network(self, module, job, in_channels, _inseparable(module, uses))
+        network = _Network(self, module, uses, job, heaviest_inputs(run, self.dtype))
         self.blocks.reserve_scratch()
-        if not joint:
-            calls = _calls(run, self.dtype)
-            self.table.expected = frozenset(row_key(network.loras, *call) for call in calls)
-            self.fill_table(calls, module, network.loras)
+        calls = _calls(run, self.dtype)
+        self.table.expected = frozenset(row_key(network.loras, *call) for call in calls)
+        self.fill_table(calls, module, network.loras)
         machine = self.manager.machine(self.blocks, job.image_tokens + job.text_tokens)
         with self.manager.opened(self.blocks, network.workload, machine, network.activations()) as plan:
-            self.report = network.report = self.manager.report(self.blocks, plan)
+            self.report = network.report = JobReport(self.blocks.label, plan, self.manager.limit)
             try:
                 yield network
             finally:
@@ -122,26 +122,28 @@ class _Network:
     Beside a GPU the host is one call ahead and no more: there is always work queued, and a cancel is soon heard.
     """
 
-    def __init__(self, flux: ManagedFlux, module: Flux, job: Job, in_channels: int, loras: Hashable) -> None:
-        self.flux, self.module, self.job, self.in_channels, self.loras = flux, module, job, in_channels, loras
+    def __init__(
+        self, flux: ManagedFlux, module: Flux, uses: Sequence[LoraUse], job: Job, sample: DenoiserInputs
+    ) -> None:
+        """module: the model of the run, with the LoRAs of `uses`; sample: the heaviest of its inputs, on meta."""
+        self.flux, self.module, self.uses, self.job, self.sample = flux, module, uses, job, sample
+        self.loras = _inseparable(module, uses)
         self.report: JobReport | None = None
         self.allowed = flux.manager.allowed
         self.called = False
         self._under_way: deque[tuple[Callable[[], float], Callable[[], float], float, int]] = deque()
 
-    def __call__(
-        self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor, guidance: Tensor | None = None, **more: Any
-    ) -> Tensor:
+    def __call__(self, inputs: DenoiserInputs) -> Tensor:
         flux, report = self.flux, self.report
         assert report is not None
-        rows = self._rows(timesteps, y, guidance)
+        rows = self._rows((inputs.timesteps, inputs.pooled, inputs.guidance))
         self._follow()
         stream, source = flux.blocks.stream, flux.blocks.source
         assert stream is not None
         began, waited, read = flux.manager.slabs.moment(), stream.waited, source.bytes_read
 
         def call() -> Tensor:
-            return self.module(x, timesteps, context, y, guidance, modulation=rows, run_block=self._run_block, **more)
+            return self.module(inputs, modulation=rows, run_block=self._run_block)
 
         out = self._with_room(call)
         ended = flux.manager.slabs.moment()
@@ -178,7 +180,7 @@ class _Network:
 
     @property
     def _key(self) -> Hashable:
-        return self.job, self.in_channels
+        return shapes_of(self.sample), self.sample.reference_method, branch_shapes(self.module)
 
     def _measure(self) -> None:
         """After the first call: what it took is what later ones will take.
@@ -194,23 +196,12 @@ class _Network:
             self._settle()
 
     def _dry_run(self) -> DryRun:
-        flux, job, config = self.flux, self.job, self.flux.config
+        """Of the model as it will run, LoRAs included: those for control pictures change the shape of its input."""
+        vector = self.sample.x.new_empty(self.sample.x.shape[0], self.flux.config.hidden)
+        rows = rows_like(self.module, vector)
+        return dry_run(self.module, lambda module: module(self.sample, modulation=rows))
 
-        def meta(*shape: int, dtype: torch.dtype = flux.dtype) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device="meta")
-
-        def call() -> Tensor:
-            counts = (12,) * config.depth + (3,) * config.depth_single + (2,)
-            rows = tuple(meta(job.batch, count, config.hidden) for count in counts)
-            x = meta(job.batch, self.in_channels, job.height // 8, job.width // 8)
-            context, times = meta(job.batch, job.text_tokens, config.context_dim), meta(job.batch, dtype=torch.float32)
-            refs = [meta(job.batch, 16, 2, 2 * job.reference_tokens)] if job.reference_tokens else None
-            return flux.sketch(x, times, context, meta(job.batch, config.vec_dim), modulation=rows, ref_latents=refs)
-
-        return dry_run(flux.sketch, call)
-
-    def _rows(self, timesteps: Tensor, y: Tensor, guidance: Tensor | None) -> Rows:
-        call = timesteps, y, guidance
+    def _rows(self, call: Call) -> Rows:
         if self.flux.table.missing([row_key(self.loras, *call)]):
             self.flux.blocks.park()
             self.flux.fill_table([call], self.module, self.loras)
@@ -277,12 +268,19 @@ def _inseparable(module: Flux, uses: Sequence[LoraUse]) -> Hashable:
     return ()
 
 
-def _job_of(run: Run, dtype: torch.dtype, joint: bool) -> Job:
+def heaviest_inputs(run: Run, dtype: torch.dtype) -> DenoiserInputs:
+    """Of all inputs that a run will give the network, those with the most tokens: shapes only, on the meta device."""
+    x = torch.empty(run.shape, device="meta")
+    everything = [map_tensors(condition, shape_of).inputs(x, 1.0, dtype) for condition in run.conditions]
+    heaviest = max(everything, key=lambda inputs: sum(tensor.nbytes for tensor in tensors_of(inputs)))
+    return map_tensors(heaviest, shape_of)
+
+
+def _job_of(run: Run, dtype: torch.dtype) -> Job:
     batch, _, height, width = run.shape
     text = max((condition.context.shape[1] for condition in run.conditions), default=TEXT_TOKENS)
     references = max((_tokens(condition.references) for condition in run.conditions), default=0)
-    together = max(1, len(run.conditions)) if joint else 1
-    return Job(8 * height, 8 * width, batch * together, text, dtype.itemsize, references)
+    return Job(8 * height, 8 * width, batch, text, dtype.itemsize, references)
 
 
 def _tokens(latents: Sequence[Tensor]) -> int:

@@ -1,7 +1,7 @@
-"""From CONDITIONING entries to what one network call needs, fitted to one latent size.
+"""From CONDITIONING entries to the inputs of the network, fitted to one latent size.
 
-An entry says what to see (text, guidance, reference pictures, a concatenated picture), where (area, mask, strength)
-and when (a range of noise levels). Knows no network and no guidance formula.
+An entry says what conditions the picture (text, guidance, reference pictures, a concatenated picture), where (area,
+mask, strength) and when (a range of noise levels). Knows no network and no guidance formula.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..conditioning.entries import Conditioning
 from ..errors import InputError
 from ..images.masks import layers
 from ..images.resize import repeat_to_batch, resize
+from ..models.denoiser_inputs import DenoiserInputs
 from ..models.latents import CELL, CHANNELS, patches, process_in
 from .schedule import Sampling
 
@@ -92,6 +93,26 @@ class Condition:
     def everywhere(self) -> bool:
         """Whether it counts fully in every cell."""
         return self.area is None and isinstance(self.weight, float) and self.weight == 1.0
+
+    def inputs(self, x: Tensor, timestep: float, dtype: torch.dtype) -> DenoiserInputs:
+        """The network's inputs for this condition at a state x [B, 16, h, w], of its area if it has one.
+
+        x and what it is concatenated with are in `dtype`. timesteps, pooled and guidance are on the CPU.
+        """
+        batch = x.shape[0]
+        parts = [x.to(dtype)] if self.concat is None else [x.to(dtype), self.concat]
+        parts = parts if self.area is None else [self.area.of(part) for part in parts]
+        mask, guidance = self.attention_mask, self.guidance
+        return DenoiserInputs(
+            x=torch.cat(parts, dim=1),
+            timesteps=torch.full((batch,), timestep),
+            context=repeat_to_batch(self.context, batch),
+            pooled=repeat_to_batch(self.pooled, batch),
+            guidance=None if guidance is None else torch.full((batch,), guidance).to(dtype),
+            references=tuple(repeat_to_batch(reference, batch) for reference in self.references),
+            reference_method=self.reference_method,
+            attention_mask=None if mask is None else repeat_to_batch(mask, batch),
+        )
 
 
 def prepare(conditioning: Conditioning, canvas: Canvas, sampling: Sampling) -> list[Condition]:

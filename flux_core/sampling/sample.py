@@ -1,4 +1,4 @@
-"""The run itself: noise in, solver over a guider's view, latent out. ComfyUI's four sampling nodes as functions.
+"""The run itself: noise in, a solver that evaluates a guider, latent out. ComfyUI's four sampling nodes as functions.
 
 Latents on wires are as the autoencoder makes them; inside a run they are scaled. Knows no files, no progress bars and
 no nodes; a callback sees every step and may stop the run by raising.
@@ -26,7 +26,7 @@ from .inpaint import Inpaint
 from .schedule import Sampling, between_steps, ksampler_schedule
 from .solvers import Method, solver
 
-# (step, D, x, steps): after the first look of each step; D and x are scaled latents on the device
+# (step, D, x, steps): after the first evaluation of each step; D and x are scaled latents on the device
 Callback = Callable[[int, Tensor, Tensor, int], None]
 
 
@@ -104,7 +104,7 @@ def sample(
     timesteps = tuple(model.sampling.timestep(level) for level in asked)
     run = Run(tuple(latent.shape), timesteps, tuple(c for each in conditions for c in each))
     with model.open(run) as network:
-        denoise: Denoise = Denoiser(guider, network, conditions, model.dtype, model.joint)
+        denoise: Denoise = Denoiser(guider, network, conditions, model.dtype)
         if mask is not None:
             outside = _fresh_noise(noise, seed) if sampler.method.fresh_mask_noise else noise
             denoise = Inpaint(denoise, mask, outside, latent, levels, model.sampling, model.mask_function)

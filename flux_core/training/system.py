@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from ..conditioning.tokenizer import ClipTokenizer, T5Tokenizer
 from ..conditioning.vocabulary import load_clip, load_t5
 from ..models.clip_text import ClipConfig, ClipTextModel
-from ..models.flux import Flux, FluxConfig, axes_of
+from ..models.denoiser_inputs import DenoiserInputs
+from ..models.flux import Flux
+from ..models.flux_config import FluxConfig, axes_of
 from ..models.latents import CHANNELS
 from ..models.t5 import T5Config, T5Encoder
 from .captions import vocabulary
@@ -90,7 +92,8 @@ class System(nn.Module):
         context, pooled = self.read(tokens, dtype)
         vector = self.transformer.vector(t, pooled.float(), guidance, torch.float32)
         rows = tuple(row.to(dtype) for row in self.transformer.modulations(vector))
-        return self.transformer(x.to(dtype), t, context, pooled, guidance, modulation=rows).float()
+        inputs = DenoiserInputs(x.to(dtype), t, context, pooled, guidance)
+        return self.transformer(inputs, modulation=rows).float()
 
 
 def flux_config(sizes: Sizes) -> FluxConfig:

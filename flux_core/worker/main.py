@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import SluiceError
 from ..graph.execute import Executor, Result
@@ -34,17 +34,13 @@ from ..io import png, strict_json
 from ..io.embedded import read_workflow_bytes
 from ..io.folders import Folders, published, standard_folders
 from ..limits import advice_after, is_out_of_memory
-from ..memory.budget import Allowed
-from ..runtime.settings import Settings
+from ..memory import report
+from ..memory.budget import AUTO, Allowed
 from ..workers.protocol import Channel, Message
 from .measure import Measure, release_memory
 from .node_packs import load_packs
 from .required_models import explained, wanted_files, with_slashes
 from .required_tokenizers import Lacking, lacking_tokenizers, refused
-
-if TYPE_CHECKING:
-    from ...nodes.host import Host
-    from ..runtime.runtime import Runtime
 
 NO_DEVICE = "none"  # for packs that need no torch, and for measuring the server: nothing of ours can compute
 
@@ -86,31 +82,18 @@ class Worker:
         self.throttle = Throttle()
         self.measure = Measure()
         self.folders = _folders(options)
-        self.host = self._new_host()
         self.classes, self.titles, self.packs = self._catalogue()
         around = nullcontext if options.get("device") == NO_DEVICE else _inference_mode
         self.executor = Executor(self.classes, emit=self.emit, around=around, after_failure=advice_after)
 
-    def _new_host(self) -> Host:
-        from ...nodes.host import Host
-
-        return Host(self.folders, self.progressed, self.interrupted, self.send, self._new_runtime)
-
-    def _new_runtime(self) -> Runtime:
-        """What models are loaded into. Raises InputError for options that nothing can be computed with."""
-        from ..runtime.runtime import Runtime
-
-        runtime = Runtime(Settings.parse(*(self.options.get(name) for name in ("device", "dtype", "vram", "ram"))))
-        runtime.events.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
-        return runtime
-
     def _catalogue(self) -> tuple[dict[str, type[Any]], dict[str, str], list[dict[str, Any]]]:
-        from ...nodes.binding import bound_to
+        from ...nodes import host
         from .registry import standalone_tables
 
-        classes, titles = standalone_tables(self.host)
+        host.use(host.Host(self.folders, report=self.progressed, interrupted=self.interrupted, send=self.send))
+        classes, titles = standalone_tables()
         packs = load_packs([Path(place) for place in self.options.get("node_packs", ())], classes, titles)
-        return bound_to(self.host, classes), titles, packs
+        return classes, titles, packs
 
     # -- the main thread ---------------------------------------------------------------------------------------------
 
@@ -137,10 +120,17 @@ class Worker:
             return
         from PIL import Image
 
-        from ..runtime import handles  # noqa: F401
+        from ..runtime.handles import configure
 
         Image.init()
-        _ = self.host.runtime
+        configure(self.options.get("device"), self.options.get("dtype"))
+        self._set_budget(self.options.get("vram") or AUTO, self.options.get("ram") or AUTO)
+        report.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
+
+    def _set_budget(self, vram: str, ram: str) -> None:
+        from ..memory.manager import configure
+
+        configure(Allowed.parse(vram, ram))
 
     def _run(self, job: Message) -> None:
         self.measure = Measure()
@@ -174,7 +164,9 @@ class Worker:
 
     def _fit(self) -> None:
         """Nothing runs: what is loaded makes room at once for a budget that has become smaller."""
-        self.host.runtime.shrink_to_budget()
+        from ..memory.manager import fit
+
+        fit()
         release_memory()
 
     def _free(self, wanted: Message) -> None:
@@ -283,12 +275,13 @@ class Worker:
         """{"vram"?, "ram"?}: what models may use from their next step on. Sizes as on the command line, or bytes."""
         if not self._can_compute():
             return {}
-        runtime = self.host.runtime
+        from ..memory.manager import allowed
+
         given = {key: str(message[key]) for key in ("vram", "ram") if key in message}
         if given:
-            runtime.budget = Allowed.parse(**(runtime.budget.words | given))
+            self._set_budget(**(allowed().words | given))
             self.jobs.put({"op": "fit"})
-        return runtime.budget.words
+        return allowed().words
 
     def _can_compute(self) -> bool:
         return self.prepared.is_set() and not self.trouble and self.options.get("device") != NO_DEVICE
@@ -299,7 +292,9 @@ class Worker:
             return {}
         import torch
 
-        return {"torch": torch.__version__, "devices": self.host.runtime.device_report()}
+        from ..runtime.handles import device_report
+
+        return {"torch": torch.__version__, "devices": device_report()}
 
 
 def _tokenizer(lacking: Lacking) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from doubles.network import NetworkModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluice.flux_core.models import latents
+from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
 from sluice.flux_core.sampling.conditions import Area, Canvas, Condition, equal_areas, prepare
-from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider, Denoiser, DualCFGGuider, NetworkModel
+from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider, Denoiser, DualCFGGuider
 from sluice.flux_core.sampling.inpaint import DifferentialDiffusion, Inpaint
 from sluice.flux_core.sampling.schedule import FluxShift
 from torch import Tensor
@@ -33,9 +35,9 @@ def fit(conditioning: list, **changes) -> list[Condition]:
     return prepare(conditioning, canvas(**changes), FLUX)
 
 
-def network_of_text(x: Tensor, t: Tensor, context: Tensor, *rest, **extras) -> Tensor:
+def network_of_text(inputs: DenoiserInputs) -> Tensor:
     """A velocity for which D at x = 0 and sigma = 1 is the number in the text, everywhere."""
-    return x[:, :16] * 0 - context.mean(dim=(1, 2)).reshape(-1, 1, 1, 1)
+    return inputs.x[:, :16] * 0 - inputs.context.mean(dim=(1, 2)).reshape(-1, 1, 1, 1)
 
 
 def seen(conditionings: Sequence[list], guider=None, sigma: float = 1.0, uncond: bool = False, **changes):
@@ -87,11 +89,11 @@ def test_two_prompts_are_guided_apart(c1: float, c2: float, u: float, a: float, 
 def test_dual_guidance_asks_no_more_than_counts(a: float, b: float, calls: int) -> None:
     made: list[int] = []
 
-    def ask(which: Sequence[int]) -> list[Tensor]:
+    def evaluate(which: Sequence[int]) -> list[Tensor]:
         made.extend(which)
         return [torch.zeros(1) for _ in which]
 
-    dual(a, b).combine(ask, want_uncond=False)
+    dual(a, b).combine(evaluate, want_uncond=False)
     assert len(made) == calls
 
 
@@ -262,11 +264,11 @@ def test_an_attention_mask_that_forbids_stays_forbidding() -> None:
 
 
 def test_only_what_an_entry_has_is_handed_to_the_network() -> None:
-    got: list[dict] = []
+    got: list[DenoiserInputs] = []
 
-    def network(x, *rest, **extras):
-        got.append(extras)
-        return x
+    def network(inputs: DenoiserInputs) -> Tensor:
+        got.append(inputs)
+        return inputs.x
 
     conditions = fit(
         entry()
@@ -275,40 +277,26 @@ def test_only_what_an_entry_has_is_handed_to_the_network() -> None:
     )
     model = NetworkModel(network, FLUX)
     Denoiser(BasicGuider(model, []), network, [conditions], torch.float32)(torch.zeros(2, 16, HEIGHT, WIDTH), 1.0)
-    assert [sorted(extras) for extras in got] == [[], ["ref_latents", "ref_method"], ["ref_latents", "ref_method"]]
-    assert [extras.get("ref_method") for extras in got] == [None, "offset", "uxo"]
-    torch.testing.assert_close(got[1]["ref_latents"][0], latents.process_in(torch.zeros(2, 16, 3, 3)))
+    assert [len(inputs.references) for inputs in got] == [0, 1, 1]
+    assert [inputs.reference_method for inputs in got] == ["offset", "offset", "uxo"]
+    assert [(inputs.attention_mask, inputs.control) for inputs in got] == [(None, None)] * 3
+    torch.testing.assert_close(got[1].references[0], latents.process_in(torch.zeros(2, 16, 3, 3)))
 
 
 def test_what_names_a_step_stays_on_the_cpu_wherever_the_picture_is() -> None:
     """Reading it back from a GPU would wait for all that is queued there."""
-    got: list[Tensor] = []
+    got: list[DenoiserInputs] = []
 
-    def network(x, *rest, **extras):
-        got.extend((x, *rest))
-        return x
+    def network(inputs: DenoiserInputs) -> Tensor:
+        got.append(inputs)
+        return inputs.x
 
     conditions = prepare(entry(), Canvas(1, HEIGHT, WIDTH, 16, torch.device("meta"), torch.float32, None), FLUX)
     Denoiser(BasicGuider(NetworkModel(network, FLUX), []), network, [conditions], torch.float32)(
         torch.zeros(1, 16, HEIGHT, WIDTH, device="meta"), 1.0
     )
-    x, timesteps, context, pooled, guidance = (tensor.device.type for tensor in got)
-    assert (x, context) == ("meta", "meta") and (timesteps, pooled, guidance) == ("cpu", "cpu", "cpu")
-
-
-def test_conditions_of_different_shapes_are_never_joined() -> None:
-    batches: list[int] = []
-
-    def network(x, *rest, **extras):
-        batches.append(x.shape[0])
-        return x
-
-    conditions = fit(entry(length=3) + entry(length=4) + entry(length=3) + entry(length=3, guidance=None))
-    model = NetworkModel(network, FLUX, joint=True)
-    Denoiser(BasicGuider(model, []), network, [conditions], torch.float32, joint=True)(
-        torch.zeros(2, 16, HEIGHT, WIDTH), 1.0
-    )
-    assert batches == [4, 2, 2]
+    assert (got[0].x.device.type, got[0].context.device.type) == ("meta", "meta")
+    assert {each.device.type for each in (got[0].timesteps, got[0].pooled, got[0].guidance)} == {"cpu"}
 
 
 # Inpainting.

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from sluice.flux_core.adapters.lora import LoraUse, adapted, parse
 from sluice.flux_core.adapters.lora_names import flux_targets, text_targets
 from sluice.flux_core.errors import InputError
-from sluice.flux_core.models.flux import Flux, FluxConfig
+from sluice.flux_core.models.flux import Flux
+from sluice.flux_core.models.flux_config import FluxConfig
 
 CONFIG = FluxConfig(16, 16, 64, 2, 32, 256, 2, 2, 24, 16, True, (4, 14, 14))
 D = CONFIG.hidden

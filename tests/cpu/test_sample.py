@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from doubles.network import NetworkModel
 from safetensors.torch import load_file
 from sluice.flux_core.conditioning.entries import with_values
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.models import latents
+from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
 from sluice.flux_core.sampling import schedule
-from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider, DualCFGGuider, NetworkModel
+from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider, DualCFGGuider
 from sluice.flux_core.sampling.inpaint import DifferentialDiffusion
 from sluice.flux_core.sampling.sample import (
     DisableNoise,
@@ -37,21 +39,23 @@ SEED = 42
 HEIGHT, WIDTH = 8, 6  # latent cells
 
 
-def velocity(x, t, context, y, guidance=None, *, ref_latents=(), ref_method="offset", attention_mask=None) -> Tensor:
+def velocity(inputs: DenoiserInputs) -> Tensor:
     """A smooth stand-in for the network that notices each of its inputs, their order and where its crop lies."""
-    image, extra = x[:, :16], x[:, 16:]
-    v = torch.tanh(0.8 * image + 0.3 * image.roll(1, -1) - 0.2 * image.roll(1, -2)) + 0.5 * _per_item(t) * image
-    v = v + _per_item(context.mean(dim=(1, 2)) + y.mean(dim=1))
-    if guidance is not None:
-        v = v + 0.1 * _per_item(guidance)
+    image, extra = inputs.x[:, :16], inputs.x[:, 16:]
+    v = torch.tanh(0.8 * image + 0.3 * image.roll(1, -1) - 0.2 * image.roll(1, -2))
+    v = v + 0.5 * _per_item(inputs.timesteps) * image
+    v = v + _per_item(inputs.context.mean(dim=(1, 2)) + inputs.pooled.mean(dim=1))
+    if inputs.guidance is not None:
+        v = v + 0.1 * _per_item(inputs.guidance)
     if extra.shape[1]:
         weights = torch.cos(torch.arange(extra.shape[1])).reshape(1, -1, 1, 1)
         v = v + (extra * weights).mean(dim=1, keepdim=True)
-    for number, ref in enumerate(ref_latents, start=1 if ref_method == "offset" else 3):
-        v = v + number * _per_item(ref.mean(dim=(1, 2, 3)))
-    if attention_mask is not None:
-        places = torch.cos(torch.arange(attention_mask.shape[-1]))
-        v = v + _per_item((attention_mask.exp() * places * places.roll(3)[:, None]).mean(dim=(1, 2)))
+    for number, reference in enumerate(inputs.references, start=1 if inputs.reference_method == "offset" else 3):
+        v = v + number * _per_item(reference.mean(dim=(1, 2, 3)))
+    if inputs.attention_mask is not None:
+        mask = inputs.attention_mask
+        places = torch.cos(torch.arange(mask.shape[-1]))
+        v = v + _per_item((mask.exp() * places * places.roll(3)[:, None]).mean(dim=(1, 2)))
     return v
 
 
@@ -219,8 +223,8 @@ def guider_of(case: Case, model: NetworkModel):
     return CFGGuider(model, case.positive, case.negative, case.cfg)
 
 
-def run(case: Case, joint: bool = False) -> tuple[Tensor, Tensor]:
-    model = replace(model_of(case), joint=joint)
+def run(case: Case) -> tuple[Tensor, Tensor]:
+    model = model_of(case)
     sigmas = schedule.ksampler_schedule(case.sampler, case.scheduler, model.sampling, case.steps, case.denoise)
     latent = dict(case.latent)
     out, seen = sample_custom_advanced(
@@ -250,11 +254,6 @@ def test_runs_equal_comfyui(name: str, reference: dict[str, Tensor]) -> None:
         assert_close(seen, reference[name + "/denoised"], 1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "text"])
-def test_calls_may_be_shared_without_changing_the_picture(name: str) -> None:
-    assert_close(run(CASES[name], joint=True)[0], run(CASES[name])[0], 1e-5)
-
-
 def run_plain(**changes: Any) -> Tensor:
     return run(replace(Case(), **changes))[0]
 
@@ -263,9 +262,9 @@ def counted(model: NetworkModel) -> tuple[NetworkModel, list[float]]:
     """The model, and the sigmas of its calls as they come."""
     calls: list[float] = []
 
-    def network(x, t, *rest, **extras):
-        calls.append(t[0].item())
-        return velocity(x, t, *rest, **extras)
+    def network(inputs: DenoiserInputs) -> Tensor:
+        calls.append(inputs.timesteps[0].item())
+        return velocity(inputs)
 
     return replace(model, network=network), calls
 
@@ -277,19 +276,13 @@ def test_at_cfg_1_the_negative_is_never_asked(cfg: float, calls: int) -> None:
     assert len(made) == calls
 
 
-def test_shared_calls_are_fewer() -> None:
-    model, made = counted(replace(model_of(Case()), joint=True))
-    negative = prompt("b", length=7)
-    ksampler(model, 1, 4, 2.0, "euler", "simple", A, negative, {"samples": torch.zeros(1, 16, 4, 4)})
-    assert len(made) == 4
-
-
 def test_guidance_is_rounded_to_the_compute_dtype_and_time_is_not() -> None:
     seen: list[tuple] = []
 
-    def network(x, t, context, y, guidance):
-        seen.append((x.dtype, t.dtype, context.dtype, y.dtype, guidance.dtype, guidance.item()))
-        return torch.zeros_like(x)
+    def network(inputs: DenoiserInputs) -> Tensor:
+        kinds = (each.dtype for each in (inputs.x, inputs.timesteps, inputs.context, inputs.pooled, inputs.guidance))
+        seen.append((*kinds, inputs.guidance.item()))
+        return torch.zeros_like(inputs.x)
 
     model = NetworkModel(network, schedule.FluxShift(), dtype=torch.bfloat16)
     guider = BasicGuider(model, prompt("a", guidance=2.71))
@@ -326,7 +319,7 @@ def test_a_picture_does_not_depend_on_what_else_is_in_the_batch() -> None:
 
 def test_an_empty_latent_is_not_shifted_and_four_channels_are_widened() -> None:
     seen: list[Tensor] = []
-    model = NetworkModel(lambda x, *rest: seen.append(x) or torch.zeros_like(x), schedule.FluxShift())
+    model = NetworkModel(lambda inputs: seen.append(inputs.x) or torch.zeros_like(inputs.x), schedule.FluxShift())
     sigmas = torch.tensor([0.5, 0.0])
     sample_custom_advanced(
         DisableNoise(), BasicGuider(model, A), Sampler("euler"), sigmas, {"samples": torch.zeros(1, 4, 4, 4)}

@@ -30,7 +30,9 @@ from sluice.flux_core.memory.stream import Stream
 from sluice.flux_core.memory.streamed_weight import StreamedBytes, hold_matrices
 from sluice.flux_core.memory.workload import Machine, Workload, units_of
 from sluice.flux_core.models.copies import deep, shallow, with_parts
-from sluice.flux_core.models.flux import Flux, FluxConfig
+from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
+from sluice.flux_core.models.flux import Flux
+from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.runtime.dry_run import dry_run
 from sluice.flux_core.runtime.flux_workload import FluxShape, Job, activation_bytes, flux_workload
 from sluice.flux_core.runtime.modulation import modulation_linears, modulations
@@ -178,16 +180,16 @@ def mixes(count: int, rng: random.Random) -> list[str]:
     return ["V" * count, "D" * count, "VD" * (count // 2), *("".join(rng.choices("VD", k=count)) for _ in range(2))]
 
 
-def inputs(dtype: torch.dtype, batch: int = 1) -> tuple[Tensor, ...]:
+def inputs(dtype: torch.dtype, batch: int = 1) -> DenoiserInputs:
     generator = torch.Generator().manual_seed(2)
     shapes = (batch, 16, 8, 6), (batch, 7, 32), (batch, 32)
     x, context, y = (torch.randn(*shape, generator=generator).to(dtype) for shape in shapes)
-    return x, torch.linspace(0.9, 0.3, batch), context, y, torch.full((batch,), 3.5)
+    return DenoiserInputs(x, torch.linspace(0.9, 0.3, batch), context, y, torch.full((batch,), 3.5))
 
 
 def look(flux: Flux, dtype: torch.dtype, batch: int = 1) -> Tensor:
     with torch.inference_mode():
-        return flux(*inputs(dtype, batch))
+        return flux(inputs(dtype, batch))
 
 
 EVERY_WAY = [(format, torch.float32) for format in FORMATS]
@@ -261,9 +263,9 @@ def with_trained_branches(flux: Flux, dtype: torch.dtype) -> tuple[Flux, list[Te
 def gradients(flux: Flux, dtype: torch.dtype) -> list[Tensor]:
     """Of all inputs but the times, and of the branches."""
     trained, tensors = with_trained_branches(flux, dtype)
-    x, time, context, y, guidance = inputs(dtype)
-    learned = [x.requires_grad_(), context.requires_grad_(), y.requires_grad_(), *tensors]
-    return list(torch.autograd.grad(trained(x, time, context, y, guidance).float().square().sum(), learned))
+    asked = inputs(dtype)
+    learned = [part.requires_grad_() for part in (asked.x, asked.context, asked.pooled)]
+    return list(torch.autograd.grad(trained(asked).float().square().sum(), [*learned, *tensors]))
 
 
 @pytest.mark.parametrize(("format", "dtype"), EVERY_WAY, ids=str)
@@ -304,7 +306,7 @@ def test_a_plan_may_change_between_blocks(files):
                 return block(*args)
 
             with torch.inference_mode():
-                assert torch.equal(flux(*inputs(torch.float32), run_block=run), expected)
+                assert torch.equal(flux(inputs(torch.float32), run_block=run), expected)
 
 
 def test_a_block_that_failed_can_be_run_again(files):
@@ -319,7 +321,7 @@ def test_a_block_that_failed_can_be_run_again(files):
             return out
 
         with torch.inference_mode():
-            assert torch.equal(flux(*inputs(torch.float32), run_block=run), expected)
+            assert torch.equal(flux(inputs(torch.float32), run_block=run), expected)
 
 
 def test_the_table_has_the_bits_of_the_plain_path_with_one_use_of_each_matrix(files):
@@ -405,12 +407,10 @@ def test_a_dry_run_finds_the_walk_of_the_plan_and_activations_near_its_formula()
     with torch.device("meta"):
         flux = Flux(published)
 
-        def call() -> Tensor:
-            x, context = torch.empty(1, 16, 128, 128, dtype=torch.bfloat16), torch.empty(1, 512, 4096)
-            return flux(x.to("meta"), torch.empty(1), context, torch.empty(1, 768), torch.empty(1))
-
-        ran = dry_run(flux, call)
+        x, context = torch.empty(1, 16, 128, 128, dtype=torch.bfloat16), torch.empty(1, 512, 4096)
+        asked = DenoiserInputs(x, torch.empty(1), context, torch.empty(1, 768), torch.empty(1))
+    ran = dry_run(flux, lambda module: module(asked))
     planned = flux_workload("dev", shape, lambda name: 1, Job(1024, 1024), lambda name: False)
     walked = [name for name in ran.order if "_blocks" in name and "mod" not in name]
-    assert [f"{name}.weight" for name in walked] == [piece.name for piece in planned.pieces]
+    assert walked == [piece.name for piece in planned.pieces]
     assert ran.peak <= activation_bytes(shape, Job(1024, 1024)) <= 1.15 * ran.peak

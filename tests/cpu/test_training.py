@@ -14,7 +14,8 @@ from sluice.flux_core.conditioning.tokenizer_files import find_clip, find_t5
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
-from sluice.flux_core.models.flux import Flux, FluxConfig
+from sluice.flux_core.models.flux import Flux
+from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.training.export import FILES, write_safetensors
 from sluice.flux_core.training.flow import FlowStage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file
 from sluice.flux_core.errors import FileFormatError, InputError
 from sluice.flux_core.models import latents
-from sluice.flux_core.models.flux import Flux, FluxConfig, axes_of
+from sluice.flux_core.models.denoiser_inputs import ControlResiduals, DenoiserInputs
+from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_blocks import sinusoids
+from sluice.flux_core.models.flux_config import FluxConfig, axes_of
 from sluice.flux_core.models.linear import Linear
+from sluice.flux_core.models.tensor_trees import map_tensors
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -40,18 +44,19 @@ def flux(fill) -> Flux:
 
 
 @pytest.fixture
-def inputs(seeded) -> tuple[Tensor, ...]:
-    """x, time, context, y, guidance of two pictures."""
-    return seeded("x", (2, 16, 8, 6)), TIME, seeded("context", (2, 5, 24)), seeded("y", (2, 16)), GUIDANCE
+def inputs(seeded) -> DenoiserInputs:
+    """Those of two pictures."""
+    x, context, pooled = seeded("x", (2, 16, 8, 6)), seeded("context", (2, 5, 24)), seeded("y", (2, 16))
+    return DenoiserInputs(x, TIME, context, pooled, GUIDANCE)
 
 
 @pytest.fixture
 def extras(seeded) -> dict[str, dict]:
-    residual = [seeded("control.input.0", (2, 12, 128))], [None, seeded("control.output.1", (2, 12, 128))]
+    residuals = (seeded("control.input.0", (2, 12, 128)),), (None, seeded("control.output.1", (2, 12, 128)))
     return {
-        "refs": {"ref_latents": [seeded("ref1", (2, 16, 4, 6)), seeded("ref2", (2, 16, 5, 3))]},
+        "refs": {"references": (seeded("ref1", (2, 16, 4, 6)), seeded("ref2", (2, 16, 5, 3)))},
         "mask": {"attention_mask": seeded("mask", (2, 17, 17))},
-        "control": {"control": {"input": residual[0], "output": residual[1]}},
+        "control": {"control": ControlResiduals(*residuals)},
     }
 
 
@@ -59,27 +64,25 @@ def extras(seeded) -> dict[str, dict]:
 @pytest.mark.parametrize("case", ["plain", "mask", "control", "refs_offset", "refs_index", "refs_uxo"])
 def test_velocity_equals_that_of_comfyui(flux, inputs, extras, case):
     kind, _, method = case.partition("_")
-    options = extras.get(kind, {}) | ({"ref_method": method} if method else {})
-    assert_close(flux(*inputs, **options), REFERENCE[case], rtol=1e-4, atol=2e-5)
+    options = extras.get(kind, {}) | ({"reference_method": method} if method else {})
+    assert_close(flux(replace(inputs, **options)), REFERENCE[case], rtol=1e-4, atol=2e-5)
 
 
 @torch.no_grad()
 def test_no_guidance_odd_sizes_and_other_families_equal_comfyui(flux, fill, inputs, seeded):
-    x, time, context, y, guidance = inputs
     same = {"rtol": 1e-4, "atol": 2e-5}
-    assert_close(flux(x, time, context, y, None), REFERENCE["no_guidance"], **same)
-    one = (part[:1] for part in (time, context, y, guidance))
-    assert_close(flux(seeded("odd", (1, 16, 7, 5)), *one), REFERENCE["odd"], **same)
-    assert_close(fill(Flux(resized(guidance=False)))(*inputs), REFERENCE["schnell"], **same)
-    filled = seeded("filled", (2, 96, 8, 6))
-    assert_close(fill(Flux(resized(in_channels=96)))(filled, *inputs[1:]), REFERENCE["fill"], **same)
+    assert_close(flux(replace(inputs, guidance=None)), REFERENCE["no_guidance"], **same)
+    one = map_tensors(inputs, lambda part: part[:1])
+    assert_close(flux(replace(one, x=seeded("odd", (1, 16, 7, 5)))), REFERENCE["odd"], **same)
+    assert_close(fill(Flux(resized(guidance=False)))(inputs), REFERENCE["schnell"], **same)
+    filled = replace(inputs, x=seeded("filled", (2, 96, 8, 6)))
+    assert_close(fill(Flux(resized(in_channels=96)))(filled), REFERENCE["fill"], **same)
 
 
 @torch.no_grad()
 def test_bfloat16_differs_from_comfyuis_by_rounding_only(flux, inputs):
     """float32 is 80 % off here: bf16 guidance 3.5 means 3504, and that rule must hold for pictures to be the same."""
-    x, *rest = inputs
-    velocity = flux.to(torch.bfloat16)(x.bfloat16(), *rest).float()
+    velocity = flux.to(torch.bfloat16)(replace(inputs, x=inputs.x.bfloat16())).float()
     error = (velocity - REFERENCE["bf16"]).norm() / REFERENCE["bf16"].norm()
     assert error < 0.02
 
@@ -153,27 +156,27 @@ def test_velocity_equals_that_of_diffusers(fill, seeded, head_dim):
         hidden_states=latents.pack(x), encoder_hidden_states=context, pooled_projections=y, timestep=TIME,
         guidance=GUIDANCE, img_ids=latents.image_ids(8, 6), txt_ids=torch.zeros(5, 3), return_dict=False,
     )[0]  # fmt: skip
-    assert_close(flux(x, TIME, context, y, GUIDANCE), latents.unpack(tokens, 8, 6), rtol=1e-4, atol=2e-5)
+    velocity = flux(DenoiserInputs(x, TIME, context, y, GUIDANCE))
+    assert_close(velocity, latents.unpack(tokens, 8, 6), rtol=1e-4, atol=2e-5)
 
 
 @torch.no_grad()
 def test_pictures_of_a_batch_do_not_know_each_other(flux, inputs):
-    for item, velocity in enumerate(flux(*inputs)):
-        alone = flux(*(part[item : item + 1] for part in inputs))
+    for item, velocity in enumerate(flux(inputs)):
+        alone = flux(map_tensors(inputs, lambda part, item=item: part[item : item + 1]))
         assert_close(alone[0], velocity, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_a_modulation_table_takes_the_place_of_its_matrices(flux, inputs):
-    x, time, context, y, guidance = inputs
-    expected = flux(*inputs)
-    table = flux.modulations(flux.vector(time, y, guidance, x.dtype))
+    expected = flux(inputs)
+    table = flux.modulations(flux.vector(inputs.timesteps, inputs.pooled, inputs.guidance, inputs.x.dtype))
     assert [tuple(rows.shape) for rows in table] == [(2, 12, 128), (2, 3, 128), (2, 3, 128), (2, 2, 128)]
     for module in (flux.time_in, flux.vector_in, flux.guidance_in, *(m for n, m in flux.named_modules() if "mod" in n)):
         for layer in module.modules():
             if isinstance(layer, Linear):
                 layer.weight = None
-    assert torch.equal(flux(*inputs, modulation=table), expected)
+    assert torch.equal(flux(inputs, modulation=table), expected)
 
 
 @torch.no_grad()
@@ -190,7 +193,8 @@ def test_an_executor_may_own_the_loop_and_run_a_block_again(flux, inputs, extras
         return again
 
     options = extras["refs"] | extras["control"]
-    assert torch.equal(flux(*inputs, **options, run_block=twice), flux(*inputs, **options))
+    whole = replace(inputs, **options)
+    assert torch.equal(flux(whole, run_block=twice), flux(whole))
     assert seen == list(flux.blocks()) == [*flux.double_blocks, *flux.single_blocks]
 
 
@@ -200,9 +204,9 @@ def test_blocks_use_their_matrices_in_the_documented_order(flux, inputs):
     for name, module in flux.named_modules():
         if isinstance(module, Linear):
             module.register_forward_pre_hook(lambda *_, name=name: used.append(name))
-    table = flux.modulations(flux.vector(inputs[1], inputs[3], inputs[4], torch.float32))
+    table = flux.modulations(flux.vector(inputs.timesteps, inputs.pooled, inputs.guidance, torch.float32))
     used.clear()
-    flux(*inputs, modulation=table)
+    flux(inputs, modulation=table)
     double = [f"double_blocks.0.{name}" for name in DOUBLE]
     single = [f"single_blocks.{number}.linear{layer}" for number in (0, 1) for layer in (1, 2)]
     assert used == ["img_in", "txt_in", *double, *single, "final_layer.linear"]
@@ -210,9 +214,9 @@ def test_blocks_use_their_matrices_in_the_documented_order(flux, inputs):
 
 def test_gradients_change_the_memory_used_and_not_the_numbers(flux, inputs, extras):
     options = extras["refs"] | extras["control"]
-    trained = flux(*inputs, **options)
+    trained = flux(replace(inputs, **options))
     with torch.inference_mode():
-        assert_close(flux(*inputs, **options), trained.detach(), rtol=1e-5, atol=1e-5)
+        assert_close(flux(replace(inputs, **options)), trained.detach(), rtol=1e-5, atol=1e-5)
     trained.square().mean().backward()
     assert all(parameter.grad.count_nonzero() for parameter in flux.parameters())
 
@@ -220,14 +224,18 @@ def test_gradients_change_the_memory_used_and_not_the_numbers(flux, inputs, extr
 def test_gradients_are_right(fill, seeded):
     flux = fill(Flux(resized(hidden=32, head_dim=32, mlp=48, depth_single=1, axes_dim=axes_of(32)))).double()
     x, context, y = (seeded(*of).double() for of in (("x", (1, 16, 2, 2)), ("c", (1, 2, 24)), ("y", (1, 16))))
-    args = x.requires_grad_(), torch.tensor([0.5]), context.requires_grad_(), y.requires_grad_(), torch.tensor([3.5])
+    asked = DenoiserInputs(x, torch.tensor([0.5]), context, y, torch.tensor([3.5]))
+    for part in (x, context, y):
+        part.requires_grad_()
     direction = [seeded(f"direction {n}", part.shape).double() for n, part in enumerate((x, context, y))]
-    grads = torch.autograd.grad(flux(*args).sum(), (x, context, y))
+    grads = torch.autograd.grad(flux(asked).sum(), (x, context, y))
     slope = sum((grad * along).sum() for grad, along in zip(grads, direction, strict=True))
     step = 1e-2
     with torch.no_grad():
         ahead, behind = (
-            flux(x + s * direction[0], args[1], context + s * direction[1], y + s * direction[2], args[4]).sum()
+            flux(
+                replace(asked, x=x + s * direction[0], context=context + s * direction[1], pooled=y + s * direction[2])
+            ).sum()
             for s in (step, -step)
         )
     assert_close((ahead - behind) / (2 * step), slope, rtol=2e-3, atol=2e-3)
@@ -241,7 +249,7 @@ def test_a_new_model_predicts_zero_and_learns_from_the_first_steps(inputs, seede
     optimiser = torch.optim.Adam(flux.parameters(), 1e-2)
     losses = []
     for _ in range(6):
-        velocity = flux(*inputs)
+        velocity = flux(inputs)
         losses.append((velocity - target).square().mean())
         optimiser.zero_grad()
         losses[-1].backward()
@@ -254,7 +262,7 @@ def test_float16_overflow_is_brought_back_into_range(flux, inputs):
     block.linear2.weight.data.fill_(60000.0)
     x = torch.ones(1, 17, 128, dtype=torch.float16)
     with torch.no_grad():
-        out = block(x, torch.ones(1, 3, 128, dtype=torch.float16), flux.rope(inputs[0], 5))
+        out = block(x, torch.ones(1, 3, 128, dtype=torch.float16), flux.rope(inputs.x, 5))
     assert out.isfinite().all() and out.abs().max() == 65504
 
 
@@ -288,4 +296,4 @@ def test_what_is_not_flux_is_said_to_be_something_else(flux, inputs):
     with pytest.raises(FileFormatError, match="img_in.weight"):
         FluxConfig.from_shapes({"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)})
     with pytest.raises(InputError, match="16 channels and was given one of 4"):
-        flux(torch.zeros(2, 4, 8, 6), *inputs[1:])
+        flux(replace(inputs, x=torch.zeros(2, 4, 8, 6)))

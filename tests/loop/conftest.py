@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from sluice.flux_core.commands import cli
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
-from sluice.flux_core.models.flux import Flux, FluxConfig, axes_of
+from sluice.flux_core.models.flux import Flux
+from sluice.flux_core.models.flux_config import FluxConfig, axes_of
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn

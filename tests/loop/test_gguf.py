@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from sluice.flux_core.models.flux import Flux, FluxConfig, axes_of
+from sluice.flux_core.models.flux import Flux
+from sluice.flux_core.models.flux_config import FluxConfig, axes_of
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from torch import Tensor
 

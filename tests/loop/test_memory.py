@@ -14,9 +14,13 @@ import torch
 from doubles.simulated import SimulatedMemory
 from safetensors.torch import save_file
 from sluice.flux_core.checkpoint.files import open_weights
+from sluice.flux_core.conditioning import text
+from sluice.flux_core.memory import manager, report
+from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
 from sluice.flux_core.memory.workload import MiB
-from sluice.flux_core.models.flux import Flux, FluxConfig
+from sluice.flux_core.models.flux import Flux
+from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.worker.main import Worker
 from torch import Tensor
 
@@ -97,13 +101,13 @@ class Jobs:
         self.worker.classes["Keep"] = Keep
         self.worker._prepare()
         self.worker.prepared.set()
-        runtime = self.worker.host.runtime
-        self.manager = runtime.managers[CPU] = Manager(CPU, runtime.budget)
-        self.memory = self.manager.memory = SimulatedMemory(1 << 40)
+        held = Manager(CPU, manager._allowed)
+        self.memory = held.memory = SimulatedMemory(1 << 40)
+        manager._managers[CPU] = held
 
     @property
     def held_bytes(self) -> int:
-        return sum(model.held_bytes for model in self.manager.models)
+        return sum(model.held_bytes for model in manager._managers[CPU].models)
 
     def run(self, **wanted: Any) -> list[Tensor]:
         """The latents of a prompt (see `workflow`) that must succeed."""
@@ -139,8 +143,12 @@ def models(tmp_path_factory: pytest.TempPathFactory, random_weights: Callable[..
 
 
 @pytest.fixture
-def jobs(store: Path, models: Path, here: Path) -> Iterator[Jobs]:
+def jobs(store: Path, models: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
+    monkeypatch.setattr(manager, "_managers", {})
+    monkeypatch.setattr(report, "_listeners", [])
+    text.CACHE.clear()
     yield Jobs([store, models], here)
+    manager.configure(Allowed())
     gc.collect()
 
 

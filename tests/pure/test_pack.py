@@ -105,7 +105,7 @@ if len(sys.argv) > 3:
     told |= {"held": [entry.loaded_size() > 0 for entry in ledger], "fits": all(size > 1 for size in asked)}
     for entry in ledger:
         entry.detach()
-    classes["SluiceUNETLoader"].host.runtime.events.emit({"type": "memory.step"})
+    sys.modules[f"{name}.flux_core.memory.report"].tell({"type": "memory.step"})
     told["events"] = events
     told["after"] = [entry.loaded_size() for entry in ledger]
     with torch.inference_mode():
@@ -189,9 +189,10 @@ def standalone() -> float:
     import torch
     from sluice.flux_core.io.folders import standard_folders
     from sluice.flux_core.worker.registry import standalone_tables
-    from sluice.nodes.host import Host
+    from sluice.nodes import host
 
-    classes, _ = standalone_tables(Host(standard_folders(ROOT)))
+    host.use(host.Host(standard_folders(ROOT)))
+    classes, _ = standalone_tables()
     done: dict[str, Any] = {"size": ({"samples": torch.zeros(1, 4, 8, 8)},)}
     with torch.inference_mode():
         for key, node in PROMPT.items():

@@ -1,0 +1,59 @@
+"""What a FLUX transformer is given in one evaluation: the arguments of the network, with their shapes.
+
+Guiders make it, streamed networks, caches and several devices pass it on, and the model's forward takes it. Whatever
+comes beside the latent (text, references, ControlNet residuals, tokens of image adapters) is a field here, so that
+nothing on the way has to know which of them there are: the functions of tensor_trees.py follow all of them.
+
+Knows no conditioning, no noise schedule and no device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ControlResiduals:
+    """What ControlNets add to the image tokens: entry k is added after block k.
+
+    Each entry is [B, T, hidden] and is added to the first T image tokens. None, or a tuple that ends early, adds
+    nothing. The sum of several ControlNets is one of these.
+    """
+
+    double: tuple[Tensor | None, ...] = ()  # after the double-stream blocks
+    single: tuple[Tensor | None, ...] = ()  # after the single-stream blocks
+
+
+@dataclass(frozen=True)
+class DenoiserInputs:
+    """One evaluation of the network for a batch of B latents of h x w cells.
+
+    x               [B, in_channels, h, w]  scaled noisy latent, then any concatenated channels (Canny, Depth, Fill);
+                    the network computes in its number type
+    timesteps       [B]  what the network is told of each latent's noise level, float32 whatever x is: sigma, or what
+                    `Sampling.timestep` makes of it
+    context         [B, L, context_dim]  text tokens
+    pooled          [B, vec_dim]  pooled text vector
+    guidance        [B], or None: no guidance term (not "no guidance": the model was trained with one)
+    references      scaled latents [B, 16, h', w'] that the image attends to (Kontext)
+    reference_method  where their tokens are placed: see `latents.place_references`
+    attention_mask  [B, T, T] or broadcastable, added to the attention's logits; T counts text tokens, then those of the
+                    image, then those of the references
+    control         residuals of ControlNets, or None
+
+    x, context, references, attention_mask and control are on the device that computes. timesteps, pooled and guidance
+    may be on the CPU wherever the others are: a table of modulation rows can then be asked for them without waiting for
+    a GPU.
+    """
+
+    x: Tensor
+    timesteps: Tensor
+    context: Tensor
+    pooled: Tensor
+    guidance: Tensor | None = None
+    references: tuple[Tensor, ...] = ()
+    reference_method: str = "offset"
+    attention_mask: Tensor | None = None
+    control: ControlResiduals | None = None

@@ -1,0 +1,26 @@
+"""A network that is a function, in the place of a model handle."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from sluice.flux_core.sampling.guider import Network, Run
+from sluice.flux_core.sampling.inpaint import MaskFunction
+from sluice.flux_core.sampling.schedule import Sampling
+
+
+@dataclass(frozen=True)
+class NetworkModel:
+    """A Model (sampling/guider.py) around a network that is simply there."""
+
+    network: Network
+    sampling: Sampling
+    in_channels: int = 16
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    mask_function: MaskFunction | None = None
+
+    def open(self, run: Run) -> AbstractContextManager[Network]:
+        return nullcontext(self.network)
