@@ -17,6 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..cancel import check_cancelled
 from ..errors import FileFormatError
 from ..models.linear import HeldWeight, Linear
 from ..quant.encoding import Encoding
@@ -99,6 +100,7 @@ def bind(module: nn.Module, tensors: Tensors, hold: Holder) -> None:
     _check(parameters, tensors)
     with torch.inference_mode(False):
         for stored, raw in _read_ahead(tensors[name] for name in parameters):
+            check_cancelled()
             path, _, name = stored.name.rpartition(".")
             owner = module.get_submodule(path)
             matrix = isinstance(owner, Linear) and name == "weight"

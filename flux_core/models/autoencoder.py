@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cancel import check_cancelled
 from ..errors import FileFormatError
 from .tiling import three_tilings
 
@@ -210,6 +211,7 @@ class ResnetBlock(nn.Module):
         self.nin_shortcut = nn.Identity() if width_in == width else _conv(width_in, width, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_cancelled()
         h = self.conv1(_swish(self.norm1(x)))
         h = self.conv2(_swish(self.norm2(h)))
         return h.add_(self.nin_shortcut(x))
@@ -227,6 +229,7 @@ class AttnBlock(nn.Module):
         self.proj_out = _conv(width, width, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_cancelled()
         h = self.norm(x)
         q, k, v = (project(h).flatten(2).transpose(1, 2)[:, None].contiguous() for project in (self.q, self.k, self.v))
         out = F.scaled_dot_product_attention(q, k, v)  # [B, 1, h*w, C]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cancel import check_cancelled
 from ..errors import FileFormatError
 from .attention import attention
 from .linear import Linear
@@ -104,6 +105,7 @@ class TextTransformer(nn.Module):
         x = x + self.embeddings.position_embedding.weight[:length].to(x.dtype)
         causal = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
         for layer in self.encoder.layers:
+            check_cancelled()
             x = layer(x, causal)
         return self.final_layer_norm(x)
 

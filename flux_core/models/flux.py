@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cancel import check_cancelled
 from ..errors import InputError
 from . import latents
 from .attention import rotations
@@ -77,12 +78,14 @@ class Flux(nn.Module):
 
         mods = iter(rows)
         for number, block in enumerate(self.double_blocks):
+            check_cancelled()
             img, txt = run(block, img, txt, next(mods), rope, mask)
             img = _add_residual(img, control.double, number)
         text = txt.shape[1]
         both = torch.cat((txt, finite(img)), dim=1)  # [B, Lt + Li, D]
         del img, txt
         for number, block in enumerate(self.single_blocks):
+            check_cancelled()
             both = run(block, both, next(mods), rope, mask)
             both = _add_residual(both, control.single, number, start=text)
 

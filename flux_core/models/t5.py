@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cancel import check_cancelled
 from ..errors import FileFormatError
 from ..limits import check_room
 from .linear import Linear
@@ -82,6 +83,7 @@ class T5Encoder(nn.Module):
         blocks = self.encoder.block[: None if layer is None else range(self.config.layers)[layer] + 1]
         bias = self.encoder.block[0].layer[0].SelfAttention.position_bias(x)  # [1, H, L, L], the same for all blocks
         for block in blocks:
+            check_cancelled()
             x = run(block, x, bias)
         return self.encoder.final_layer_norm(x)
 

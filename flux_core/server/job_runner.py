@@ -51,10 +51,19 @@ class JobRunner:
         return job
 
     def interrupt(self, prompt_id: str | None = None) -> bool:
-        """Stop the running job (if it is this one) at its next step. Whether there was one."""
+        """Stop the running job (if it is this one) after its current block. Whether there was one.
+
+        That it is to be stopped is on disk before anything else happens: it is not run again after a restart.
+        """
         if self.running is None or prompt_id not in (None, self.running.prompt_id):
             return False
-        self.worker.tell("interrupt", prompt_id=self.running.prompt_id)
+        running = self.running.prompt_id
+        try:
+            self.store.cancel(running)
+        except CannotWrite as error:  # it is stopped all the same
+            log.error("%s", error)
+        self.worker.tell("interrupt", prompt_id=running)
+        self.clients.send("sluice.stopping", {"prompt_id": running})
         return True
 
     def cancel(self, prompt_id: str) -> bool:

@@ -181,13 +181,35 @@ class Store:
         self._ended = ended
         self._items.pop(prompt_id, None)
 
-    def release(self, prompt_id: str) -> None:
-        """A running job waits again, as if it had not been taken: the server is going down in good order."""
+    def cancel(self, prompt_id: str) -> None:
+        """Note that a running job is to be stopped: whatever happens to this server, it is not run again."""
+        told = {"prompt_id": prompt_id, "node_id": "", "node_type": "", "executed": [], "timestamp": now()}
+        status = {"status_str": "error", "completed": False, "messages": [["execution_interrupted", told]]}
+        result = {"outputs": {}, "meta": {}, "status": status, "facts": {}}
         with self._writing():
             self._db.execute(
-                "UPDATE jobs SET status = ?, started = NULL, attempts = attempts - 1 WHERE prompt_id = ?",
-                (PENDING, prompt_id),
+                "UPDATE jobs SET result = ? WHERE prompt_id = ? AND status = ?",
+                (json.dumps(result), prompt_id, RUNNING),
             )
+
+    def release(self, prompt_id: str) -> None:
+        """The server is going down in good order: a running job waits again, as if it had not been taken.
+
+        One that was cancelled has ended.
+        """
+        with self._writing():
+            self._end_cancelled()
+            self._db.execute(
+                "UPDATE jobs SET status = ?, started = NULL, attempts = attempts - 1 "
+                "WHERE prompt_id = ? AND status = ?",
+                (PENDING, prompt_id, RUNNING),
+            )
+
+    def _end_cancelled(self) -> None:
+        """Running jobs with a result were cancelled: see `cancel`."""
+        self._db.execute(
+            "UPDATE jobs SET status = ?, ended = ? WHERE status = ? AND result IS NOT NULL", (CANCELLED, now(), RUNNING)
+        )
 
     def _put_back(self) -> int:
         """What was running when the last server died waits again; what has been tried too often has failed."""
@@ -195,6 +217,7 @@ class Store:
         result = {"outputs": {}, "meta": {}, "status": {"status_str": "error", "completed": False, "messages": []}}
         result["status"]["messages"] = [["execution_error", {"exception_message": message, "exception_type": "Crash"}]]
         with self._writing():
+            self._end_cancelled()
             self._db.execute(
                 "UPDATE jobs SET status = ?, ended = ?, result = ? WHERE status = ? AND attempts >= ?",
                 (FAILED, now(), json.dumps(result), RUNNING, ATTEMPTS),

@@ -18,12 +18,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..cancel import cancellable
 from ..errors import SluiceError
 from ..graph.execute import Executor, Result
 from ..graph.flatten import to_prompt
@@ -83,8 +84,14 @@ class Worker:
         self.measure = Measure()
         self.folders = _folders(options)
         self.classes, self.titles, self.packs = self._catalogue()
-        around = nullcontext if options.get("device") == NO_DEVICE else _inference_mode
-        self.executor = Executor(self.classes, emit=self.emit, around=around, after_failure=advice_after)
+        self.executor = Executor(self.classes, emit=self.emit, around=self._around, after_failure=advice_after)
+
+    @contextmanager
+    def _around(self) -> Iterator[None]:
+        """Around every job: whatever takes long asks here whether it was cancelled."""
+        computing = nullcontext if self.options.get("device") == NO_DEVICE else _inference_mode
+        with computing(), cancellable(self.executor.check_interrupted):
+            yield
 
     def _catalogue(self) -> tuple[dict[str, type[Any]], dict[str, str], list[dict[str, Any]]]:
         from ...nodes import host

@@ -9,7 +9,7 @@ import sys
 import pytest
 from sluice.flux_core.errors import SluiceError
 from sluice.flux_core.server import store as module
-from sluice.flux_core.server.store import ATTEMPTS, COMPLETED, FAILED, PENDING, RUNNING, CannotWrite, Store
+from sluice.flux_core.server.store import ATTEMPTS, CANCELLED, COMPLETED, FAILED, PENDING, RUNNING, CannotWrite, Store
 
 
 def request(n=0):
@@ -214,3 +214,29 @@ def test_every_acknowledged_job_survives_kill_dash_nine(prologue, tmp_path):
         store = Store(tmp_path / "q")
         assert all(store.get(f"{turn}-{n}").status == PENDING for n in range(acknowledged))
         store.close()
+
+
+@pytest.mark.parametrize("in_good_order", [True, False])
+def test_a_job_that_was_being_cancelled_is_not_run_again(tmp_path, in_good_order):
+    add(store := Store(tmp_path / "q"), "a")
+    store.take()
+    store.cancel("a")
+    if in_good_order:
+        store.release("a")
+    store.close()
+    store = Store(tmp_path / "q")
+    assert store.put_back == 0 and store.take() is None
+    job = store.get("a")
+    assert job.status == CANCELLED and job.ended and "execution_interrupted" in json.dumps(job.result)
+    assert "execution_interrupted" in store.entry_json("a")
+    store.close()
+
+
+def test_a_job_that_was_done_before_it_could_be_cancelled_has_its_result(store):
+    add(store, "a")
+    store.cancel("a")  # it only waits: nothing to stop
+    assert store.get("a").result is None
+    store.take()
+    store.cancel("a")
+    store.finish("a", COMPLETED, RESULT)
+    assert (store.get("a").status, store.get("a").result) == (COMPLETED, RESULT)

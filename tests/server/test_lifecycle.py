@@ -123,6 +123,19 @@ def test_stopping_in_good_order_keeps_the_running_job_for_the_next_time(start):
     assert second.get(f"/jobs/{running}").json["status"] == "in_progress"
 
 
+def test_a_cancel_is_told_at_once_and_outlives_a_kill(start):
+    first = start()
+    listener = first.listen()
+    stubborn = first.queue(first.prompt_of(("Steps", LONG | {"seconds": 60.0})), listener.client_id)
+    listener.until("executing", lambda data: data["node"] == "1")
+    first.post("/interrupt")
+    assert listener.until("sluice.stopping") == {"prompt_id": stubborn}
+    first.stop(signal.SIGKILL)
+    second = start()
+    assert second.get(f"/jobs/{stubborn}").json["status"] == "cancelled"
+    assert second.get("/queue").json == {"queue_running": [], "queue_pending": []}
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 

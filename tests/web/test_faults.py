@@ -18,3 +18,8 @@ def test_errors_are_told_on_the_page_in_the_terminal_and_in_the_log_panel(
         assert 'The job failed in node 5 "Prompt" (CLIPTextEncode): T5' in told and "the budget is 100 MiB" in told
         assert "A workflow was not queued: " in told and "'nonsense' is not available" in told
     assert seen["elsewhere"] == []
+
+
+@WINDOWS
+def test_a_job_that_is_to_stop_says_so_until_it_has(server: Any, scene: Any, size: str, palette: str) -> None:
+    scene("stopping.mjs", server.url, size, palette)

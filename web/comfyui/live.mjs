@@ -3,6 +3,8 @@
 import * as server from "./api.mjs";
 import { after, EMPTY, EVENTS } from "./memory_state.mjs";
 
+const ENDINGS = ["execution_start", "execution_success", "execution_error", "execution_interrupted"];
+
 /** A value that can be watched. */
 export function watched(value) {
   const watchers = new Set();
@@ -34,9 +36,14 @@ export const missing = watched([]);
 /** What stopped the last job, {title, text}, if it was about memory; else null. */
 export const problem = watched(null);
 
+/** Whether the running job was asked to stop and has not done so yet. */
+export const stopping = watched(false);
+
 /** Begin to listen. Events that came before are caught up on. Whether a server of our own answers, not ComfyUI. */
 export async function start() {
   server.listen(EVENTS, (data, event) => memory.set(after(memory.value, event, data)));
+  server.listen(["sluice.stopping"], () => stopping.set(true));
+  server.listen(ENDINGS, () => stopping.set(false));
   const known = await server.memory();
   if (known && memory.value === EMPTY) {
     for (const event of EVENTS.filter((name) => known[name])) memory.set(after(memory.value, event, known[event]));

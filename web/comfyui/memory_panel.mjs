@@ -4,7 +4,7 @@
 import { budgetForm } from "./budget_form.mjs";
 import { element, oncePerFrame, shape } from "./dom.mjs";
 import { bytes, plural, seconds } from "./format.mjs";
-import { memory, missing, problem } from "./live.mjs";
+import { memory, missing, problem, stopping } from "./live.mjs";
 import { EMPTY, memoryName, spending, verdict } from "./memory_state.mjs";
 import { missingList } from "./missing.mjs";
 import { problemCard } from "./problem.mjs";
@@ -24,7 +24,7 @@ export function memoryPanel(root) {
   });
   root.classList.add("sluice-panel");
   root.replaceChildren(heading("Memory"), element("div", { class: "sluice-body" }, lacking, live, form.element, maps));
-  const ends = [memory.watch(draw), missing.watch(draw), problem.watch(draw), form.end, draw.cancel];
+  const ends = [memory.watch(draw), missing.watch(draw), problem.watch(draw), stopping.watch(draw), form.end, draw.cancel];
   draw();
   return () => {
     ends.forEach((end) => end());
@@ -58,7 +58,7 @@ function stepCard(state) {
   const predicted = last?.predicted_seconds ?? plan?.seconds_per_step;
   return card(
     "Step",
-    pace ? progress(pace) : "",
+    stopping.value ? "stopping" : pace ? progress(pace) : "",
     element(
       "dl",
       { class: "sluice-figures" },

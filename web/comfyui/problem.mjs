@@ -1,9 +1,9 @@
-// What stopped a job, in the words of the error itself: a notice on the page, and a card in the Memory tab if it was memory.
+// What stopped a job, or is about to, in the words of the error itself: a notice on the page, and a card in the Memory tab if it was memory.
 
 import { app } from "../../scripts/app.js";
 import * as server from "./api.mjs";
 import { element } from "./dom.mjs";
-import { problem } from "./live.mjs";
+import { problem, stopping } from "./live.mjs";
 import { notice } from "./notice.mjs";
 import { isOurs, read } from "./problem_text.mjs";
 
@@ -17,6 +17,11 @@ export function start(standalone) {
   server.listen(["execution_start"], () => {
     problem.set(null);
     hide();
+  });
+  let done = () => {};
+  stopping.watch(() => {
+    done();
+    done = stopping.value ? notice("info", "Stopping", "The job ends after the block that is being computed.") : () => {};
   });
   server.listen(["sluice.refused"], ({ problems }) => show("The workflow cannot run", problems.join("\n")));
   server.listen(["execution_error"], async (data) => {
