@@ -6,12 +6,15 @@ Does not know: how the file was read, the command line.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from .detect import KINDS, Detected, detect
+from ..quant.encoding import Encoding
+from .detect import detect
 from .files import open_weights
+from .kinds import KINDS, Detected
 from .stored import WeightFile
 
 LONGEST_METADATA = 200  # characters; trainers store whole configurations
@@ -35,10 +38,11 @@ def describe(path: str | Path) -> dict[str, Any]:
         "folder": kind.folder,
         "size_bytes": file.size,
         "tensors": len(file.entries),
-        "parameters": sum(prod(entry.shape) for entry in file.entries.values()),
-        "formats": _formats(file),
+        "parameters": _parameters(file, found),
+        "formats": _formats(file, found),
         "facts": dict(found.facts),
         "parts": _parts(found),
+        "refusals": dict(found.refusals),
         "metadata": {key: text[:LONGEST_METADATA] for key, text in sorted(file.metadata.items())},
     }
 
@@ -49,6 +53,7 @@ def as_text(facts: dict[str, Any]) -> str:
                      f"{facts['parameters']:,} parameters")]  # fmt: skip
     rows += [(name, _extent(row)) for name, row in facts["formats"].items()]
     rows += [(name.replace("_", " "), _plain(value)) for name, value in facts["facts"].items() if value != ""]
+    rows += [("cannot be used", reason) for reason in facts["refusals"].values()]
     if len(facts["parts"]) > 1:
         rows += [(f"holds {name}", _extent(part)) for name, part in facts["parts"].items()]
     rows += [(label, _line(facts["metadata"][key])) for key, label in TOLD.items() if facts["metadata"].get(key)]
@@ -61,13 +66,41 @@ def _container(file: WeightFile) -> str:
     return file.container if len(file.files) == 1 else f"{len(file.files)} shards of {file.container}"
 
 
-def _formats(file: WeightFile) -> dict[str, dict[str, int]]:
+def _parameters(file: WeightFile, found: Detected) -> int:
+    """Of the models in it; of a file that holds none, whatever its header counts."""
+    if found.parts:
+        return sum(stored.numel for part in found.parts.values() for stored in part.values())
+    return sum(prod(entry.shape) for entry in file.entries.values())
+
+
+def _formats(file: WeightFile, found: Detected) -> dict[str, dict[str, int]]:
+    """How many tensors are stored in which way: a model's as they are decoded, else as the header writes them."""
     tensors: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()
-    for entry in file.entries.values():
+    for stored in (stored for part in found.parts.values() for stored in part.values()):
+        for name, size in _ways(stored.encoding, stored.nbytes):
+            tensors[name] += 1
+            nbytes[name] += size
+    for entry in () if found.parts else file.entries.values():
         tensors[entry.format] += 1
         nbytes[entry.format] += entry.nbytes
     return {name: {"tensors": tensors[name], "bytes": size} for name, size in nbytes.most_common()}
+
+
+def _ways(encoding: Encoding, nbytes: int) -> Iterator[tuple[str, int]]:
+    """The names for people of what a matrix, or each of its parts, is stored as."""
+    if encoding.parts:
+        for part in encoding.parts:
+            yield from _ways(part.encoding, part.nbytes)
+        return
+    words = [encoding.format]
+    if encoding.scale is not None:
+        words.append("scaled")
+    if encoding.rotation:
+        words.append(f"rotated by {encoding.rotation}")
+    if encoding.side("nested_absmax") is not None:
+        words.append("nested")
+    yield ", ".join(words), nbytes
 
 
 def _parts(found: Detected) -> dict[str, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""From a path to a checked `WeightFile`: safetensors or GGUF by their first bytes, or a folder of shards.
+"""From a path to a checked `WeightFile`: safetensors or GGUF by their first bytes, one file or several shards of one.
 
 Does not know: what a model is.
 """
@@ -7,27 +7,35 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import FileFormatError, MissingFileError, SluiceError
+from ..io.shards import INDEX, first_of_each, shard_name
 from . import gguf_file, safetensors_file
 from .stored import Shard, TensorEntry, WeightFile
 
 MAX_INDEX = 64 << 20
+ENDINGS = (".safetensors", ".sft", ".gguf")
+QUANTISED = "_quantization_metadata"  # what ComfyUI says in a header of the layers of this file
 _READ = {"safetensors": safetensors_file.read_header, "GGUF": gguf_file.read_header}
 
 
 def open_weights(path: str | Path) -> WeightFile:
-    """Read and check the header of a weight file (or of every shard of a folder). No tensor is read.
+    """Read and check the header of a weight file, or of every shard of one. No tensor is read.
 
-    Raises MissingFileError if there is nothing, FileFormatError if it is no weight file or a damaged one.
+    path: a file, any shard of a set, an index of shards, or a folder that holds one model. Raises MissingFileError if
+    there is nothing, or a shard is missing, FileFormatError if it is no weight file or a damaged one.
     """
     path = Path(os.path.abspath(path))
     if path.is_dir():
         return _open_folder(path)
-    if path.name.endswith(".index.json"):
-        return _open_shards(path, path.parent)
+    if path.name.endswith(INDEX):
+        return _open_shards(path, _names_of_index(path))
+    shard = shard_name(path.name)
+    if shard is not None and shard.count > 1:
+        return _open_shards(path.with_name(shard.names[0]), shard.names)
     return _open_file(path)
 
 
@@ -47,38 +55,55 @@ def _open_file(path: Path) -> WeightFile:
 
 
 def _open_folder(folder: Path) -> WeightFile:
-    """A diffusers or transformers folder: an index of shards, or exactly one weight file."""
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    """A diffusers or transformers folder: one model, in one file or in shards."""
+    indexes = sorted(folder.glob(f"*.safetensors{INDEX}"))
+    files = [folder / name for name in first_of_each(p.name for p in folder.iterdir() if p.suffix in ENDINGS)]
     if len(indexes) == 1:
-        return _open_shards(indexes[0], folder)
-    files = sorted(folder.glob("*.safetensors"))
+        return _open_shards(indexes[0], _names_of_index(indexes[0]))
     if len(files) == 1:
-        return _open_file(files[0])
+        return open_weights(files[0])
     raise FileFormatError(
-        f"{folder} is a folder with {len(files)} .safetensors files and {len(indexes)} indexes; one model is needed. "
+        f"{folder} is a folder with {len(files)} weight files and {len(indexes)} indexes; one model is needed. "
         "Name the file, or the folder that holds just this model (for diffusers: its `transformer` folder)."
     )
 
 
-def _open_shards(index: Path, folder: Path) -> WeightFile:
-    """Lay the shards an index names end to end, so that they read as one file."""
+def _open_shards(path: Path, names: Sequence[str]) -> WeightFile:
+    """Lay shards end to end, so that they read as one file. They are in the folder of `path`, which names the whole."""
+    if missing := [name for name in names if not (path.parent / name).exists()]:
+        raise MissingFileError(
+            f"{path.parent} has only {len(names) - len(missing)} of the {len(names)} files of this model; "
+            f"{missing[0]} is missing. Fetch all of them, or take a model in one file."
+        )
+    parts = [_open_file(path.parent / name) for name in names]
     entries: dict[str, TensorEntry] = {}
     metadata: dict[str, str] = {}
     shards: list[Shard] = []
     start = 0
-    for name in _shard_names(index):
-        part = _open_file(folder / name)
+    for part in parts:
         if doubled := next((key for key in part.entries if key in entries), None):
-            raise FileFormatError(f"{folder}: {doubled[:80]!r} is in two shards. Fetch the folder again.")
+            raise FileFormatError(f"{path.parent}: {doubled[:80]!r} is in two shards. Fetch the folder again.")
         entries |= {key: replace(entry, offset=entry.offset + start) for key, entry in part.entries.items()}
-        metadata |= part.metadata
+        metadata = _joined(metadata, part.metadata)
         shards.append((start, part.path, part.size, part.mtime_ns))
         start += part.size
     newest = max(mtime_ns for *_, mtime_ns in shards)
-    return WeightFile(index, start, newest, entries, metadata, tuple(shards), "safetensors")
+    return WeightFile(path, start, newest, entries, metadata, tuple(shards), parts[0].container)
 
 
-def _shard_names(index: Path) -> list[str]:
+def _joined(metadata: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of two shards. What each says of its own layers is put together, for the rest the first counts."""
+    both = {**more, **metadata}
+    if QUANTISED in metadata and QUANTISED in more:
+        try:
+            layers = json.loads(metadata[QUANTISED])["layers"] | json.loads(more[QUANTISED])["layers"]
+        except (ValueError, KeyError, TypeError):
+            return both  # whoever reads it tells
+        both[QUANTISED] = json.dumps({"layers": layers})
+    return both
+
+
+def _names_of_index(index: Path) -> list[str]:
     try:
         if index.stat().st_size > MAX_INDEX:
             raise ValueError("too long")

@@ -11,13 +11,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..errors import FileFormatError
 from .quantized import SIDES, quantised, statements
-from .stored import Stored, WeightFile, stack
+from .stored import Stored, WeightFile, split, stack
 
-Rename = Callable[[str], tuple[str, int] | None]  # None: not a tensor of this model
+
+@dataclass(frozen=True)
+class Split:
+    """The names in the model of the equal parts that a tensor is taken apart into, from its first rows on."""
+
+    names: tuple[str, ...]
+
+
+# A name of a file -> (name in the model, position among the parts fused into it); None: not a tensor of this model
+Rename = Callable[[str], tuple[str, int] | Split | None]
 
 # -- FLUX: BFL's names, and diffusers' ------------------------------------------------------------------------------
 
@@ -182,6 +191,30 @@ def clip_transformers(name: str) -> tuple[str, int] | None:
     return (f"text_model.{name}", 0) if kept else None
 
 
+# OpenAI's names, as fine-tuned CLIP-L files have them. q, k and v are one matrix there.
+_CLIP_TOP = {
+    "token_embedding.weight": "embeddings.token_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight",
+    "ln_final.bias": "final_layer_norm.bias",
+}
+_CLIP_BLOCK = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
+               "attn.out_proj": "self_attn.out_proj"}  # fmt: skip
+
+
+def clip_openai(name: str) -> tuple[str, int] | Split | None:
+    """Renames tensors of a CLIP text model in OpenAI's names."""
+    if name in _CLIP_TOP:
+        return f"text_model.{_CLIP_TOP[name]}", 0
+    found = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.*?)[._](weight|bias)", name)
+    if found is None:
+        return None
+    layer = f"text_model.encoder.layers.{found[1]}."
+    if found[2] == "attn.in_proj":
+        return Split(tuple(f"{layer}self_attn.{part}_proj.{found[3]}" for part in "qkv"))
+    return (f"{layer}{_CLIP_BLOCK[found[2]]}.{found[3]}", 0) if found[2] in _CLIP_BLOCK else None
+
+
 # -- going through a file --------------------------------------------------------------------------------------------
 
 MARK = "scaled_fp8"  # the tensor by which ComfyUI knows such a file; its type is that of the matrices
@@ -198,8 +231,15 @@ def model_tensors(file: WeightFile, prefix: str, rename: Rename) -> dict[str, St
     for name, entry in file.entries.items():
         if not name.startswith(prefix) or SIDES.search(name):
             continue
-        if (target := rename(name[len(prefix) :].removesuffix("._data"))) is not None:
-            groups.setdefault(target[0], {})[target[1]] = quantised(file, entry, said)
+        target = rename(name[len(prefix) :].removesuffix("._data"))
+        if target is None:
+            continue
+        stored = quantised(file, entry, said)
+        if isinstance(target, Split):
+            parts = split(stored, len(target.names))
+            groups |= {own: {0: part} for own, part in zip(target.names, parts, strict=True)}
+        else:
+            groups.setdefault(target[0], {})[target[1]] = stored
     if rename is flux_diffusers:
         return {name: _swapped(_fused(name, file, parts, _parts_of(name))) for name, parts in groups.items()}
     tensors = {name: _fused(name, file, parts, 1) for name, parts in groups.items()}

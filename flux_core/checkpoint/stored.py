@@ -120,3 +120,19 @@ def stack(name: str, parts: Sequence[Stored]) -> Stored:
         below = tuple(Part(part.shape[0], part.nbytes, part.encoding) for part in parts)
         encoding = Encoding(first.format, parts=below)
     return Stored(name, shape, encoding, ranges, first.file, first.through)
+
+
+def split(stored: Stored, count: int) -> list[Stored]:
+    """The rows of a tensor in equal parts, as a fused qkv matrix is taken apart.
+
+    Raises FileFormatError if there are no such parts, or rows cannot be told apart in the bytes.
+    """
+    rows, remainder = divmod(stored.shape[0] if stored.shape else 0, count)
+    if remainder or not rows or len(stored.ranges) != 1 or not stored.encoding.as_is:
+        raise FileFormatError(
+            f"{stored.file.path.name}: {stored.name} ({stored.format} {list(stored.shape)}) cannot be split into "
+            f"{count}. Take a file that is not quantised."
+        )
+    (offset, nbytes), shape = stored.ranges[0], (rows, *stored.shape[1:])
+    part = nbytes // count
+    return [replace(stored, shape=shape, ranges=((offset + part * number, part),)) for number in range(count)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MissingFileError, SluiceError
+from .shards import INDEX, ShardName, first_of_each, shard_name
 
 # Category -> folders below `models/`, first found wins. Any other category is the folder of its own name.
 SUBFOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -64,6 +65,8 @@ PUBLISHED: tuple[tuple[str, str], ...] = (
     ("sigclip_vision_patch14_384*", "Comfy-Org/sigclip_vision_384"),
 )
 
+_NO_SHARD = ShardName("", 0, 0, "")
+
 TINY_MODELS = Path(__file__).resolve().parents[1] / "tiny" / "models"
 TINY_INPUT = TINY_MODELS.parent / "input"  # pictures that the shipped workflows begin with
 
@@ -83,7 +86,10 @@ class Folders:
         return self.models.get(RENAMED.get(category, category), ())
 
     def filenames(self, category: str, endings: tuple[str, ...] = WEIGHT_FILES) -> list[str]:
-        """Sorted names, relative to their folders, sub-folders written with "/". Re-read when a folder has changed."""
+        """Sorted names, relative to their folders, sub-folders written with "/". Re-read when a folder has changed.
+
+        A model in several files is listed by the first of them; links to nowhere are left out.
+        """
         key = (RENAMED.get(category, category), endings)
         stamps, names = self._lists.get(key, ({}, []))
         if not stamps or any(_stamp(place) != stamp for place, stamp in stamps.items()):
@@ -92,11 +98,30 @@ class Folders:
         return list(names)
 
     def find(self, category: str, name: str) -> Path | None:
-        """The file of that name in the first folder that has it."""
+        """The file of that name in the first folder that has it, or a folder below that holds one model in shards."""
         relative = _relative(name)
         if relative is None:
             return None
-        return next((d / relative for d in self.directories(category) if (d / relative).is_file()), None)
+        places = [place / relative for place in self.directories(category)]
+        return next((p for p in places if p.is_file() or (p.is_dir() and self.listed(category, name) != name)), None)
+
+    def listed(self, category: str, name: str) -> str:
+        """The name under which `filenames` lists a model that may be named by a folder, an index or another shard.
+
+        With slashes, and unchanged if it is listed so, or not at all.
+        """
+        name = name.replace("\\", "/")
+        names = self.filenames(category)
+        if name in names:
+            return name
+        bare = name.rstrip("/").removesuffix(INDEX)
+        for shard, first in ((shard_name(first), first) for first in names):
+            if shard is not None and (shard_name(name) or _NO_SHARD).set == shard.set:
+                return first
+            if shard is not None and bare == shard.index.removesuffix(INDEX):
+                return first
+        inside = [first for first in names if first.rpartition("/")[0] == name.rstrip("/")]
+        return inside[0] if len(inside) == 1 else name
 
     def path(self, category: str, name: str) -> Path:
         """As `find`, but a file that is nowhere raises MissingFileError with the whole explanation."""
@@ -269,6 +294,11 @@ def _list(directories: Iterable[Path], endings: tuple[str, ...]) -> tuple[dict[s
             subfolders[:] = [s for s in deeper if s != ".git"]
             stamps[place] = _stamp(place)
             below = os.path.relpath(place, directory).replace(os.sep, "/")
-            wanted = (file for file in files if file.lower().endswith(endings))
+            wanted = (file for file in files if file.lower().endswith(endings) and _leads_somewhere(place, file))
             names.update(file if below == "." else f"{below}/{file}" for file in wanted)
-    return stamps, sorted(names)
+    return stamps, first_of_each(names)
+
+
+def _leads_somewhere(place: str, file: str) -> bool:
+    path = os.path.join(place, file)
+    return not os.path.islink(path) or os.path.exists(path)

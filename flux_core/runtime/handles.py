@@ -261,7 +261,7 @@ def load_text(
     opened = [_open(path) for path in paths]
     parts: dict[str, tuple[WeightFile, Tensors]] = {}
     for file, found in opened:
-        if not found.parts.keys() & {"clip_l", "t5"}:
+        if found.refusals.keys() & {"clip_l", "t5"} or not found.parts.keys() & {"clip_l", "t5"}:
             refuse(file.path, found, "clip_l")
         parts |= {kind: (file, found.parts[kind]) for kind in ("clip_l", "t5") if kind in found.parts}
     if len(parts) < 2:
@@ -290,8 +290,12 @@ def load_checkpoint(
     if "flux" not in found.parts:
         refuse(file.path, found, "checkpoint")
     parts = {kind: (file, found.parts[kind]) for kind in ("clip_l", "t5") if kind in found.parts}
-    text: Any = _text(parts, False, tokenizers, embeddings) if len(parts) == 2 else _Absent(file, TEXT)
-    autoencoder: Any = _autoencoder(file, found) if "autoencoder" in found.parts else _Absent(file, PICTURES)
+    text: Any = _Absent(file, TEXT, found.refusals.get("clip_l") or found.refusals.get("t5"))
+    autoencoder: Any = _Absent(file, PICTURES, found.refusals.get("autoencoder"))
+    if len(parts) == 2:
+        text = _text(parts, False, tokenizers, embeddings)
+    if "autoencoder" in found.parts:
+        autoencoder = _autoencoder(file, found)
     return _flux(file, found, "default"), text, autoencoder
 
 
@@ -304,14 +308,15 @@ class _AbsentPart(InputError, AttributeError):
 
 
 class _Absent:
-    """Stands for a part that a checkpoint does not hold; whoever asks it for anything is told."""
+    """Stands for a part that a checkpoint does not hold, or that cannot be used; whoever asks for anything is told."""
 
-    def __init__(self, file: WeightFile, part: tuple[str, str]) -> None:
-        self._file, self._part = file.path.name, part
+    def __init__(self, file: WeightFile, part: tuple[str, str], refusal: str | None) -> None:
+        self._file, self._part, self._refusal = file.path.name, part, refusal
 
     def __getattr__(self, name: str) -> NoReturn:
         noun, node = self._part
-        raise _AbsentPart(f"The checkpoint {self._file} holds no {noun}. Load it from a file of its own with {node}.")
+        reason = self._refusal or f"The checkpoint {self._file} holds no {noun}."
+        raise _AbsentPart(f"{reason} Load it from a file of its own with {node}.")
 
 
 def _open(path: str | Path) -> tuple[WeightFile, Detected]:

@@ -38,11 +38,12 @@ def wanted_files(prompt: Mapping[str, Any], classes: Classes, folders: Folders) 
 
 
 def with_slashes(prompt: Mapping[str, Any], classes: Classes, folders: Folders) -> dict[str, Any]:
-    """A copy in which files that exist are named as they are listed here: workflows from Windows write `sub\\file`."""
+    """A copy in which models that exist are named as they are listed here: workflows from Windows write `sub\\file`,
+    and a model in several files may be named by its folder, its index or any of them."""
     copied = {node_id: {**node, "inputs": dict(node.get("inputs", {}))} for node_id, node in prompt.items()}
     for wanted in wanted_files(prompt, classes, folders):
         if wanted.path is not None:
-            copied[wanted.node_id]["inputs"][wanted.input] = wanted.name.replace("\\", "/")
+            copied[wanted.node_id]["inputs"][wanted.input] = folders.listed(wanted.category, wanted.name)
     return copied
 
 

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from sluice.flux_core.checkpoint.complete import missing
 from sluice.flux_core.checkpoint.describe import as_text, describe
 from sluice.flux_core.checkpoint.detect import KINDS, detect, refuse
+from sluice.flux_core.checkpoint.names import FLUX_DOUBLE, FLUX_SINGLE, FLUX_TOP
 from sluice.flux_core.checkpoint.stored import TensorEntry, WeightFile
 from sluice.flux_core.errors import FileFormatError
 
@@ -18,6 +20,12 @@ def holding(shapes: Shapes, name: str = "model.safetensors") -> WeightFile:
     """A file with these tensors, without there being one."""
     entries = {name: TensorEntry(name, "BF16", shape, 0, 0) for name, shape in shapes.items()}
     return WeightFile(Path(name), 0, 0, entries, {}, ((0, Path(name), 0, 0),), "safetensors")
+
+
+def whole(kind: str, shapes: Shapes, prefix: str = "") -> Shapes:
+    """With what is missing for a model of as many blocks."""
+    names = [name[len(prefix) :] for name in shapes]
+    return {prefix + name: (8, 8) for name in missing(kind, names)} | shapes
 
 
 def flux(columns: int = 64, guidance: bool = True, double: int = 2, single: int = 3) -> Shapes:
@@ -31,27 +39,41 @@ def flux(columns: int = 64, guidance: bool = True, double: int = 2, single: int 
         shapes[f"double_blocks.{number}.img_attn.norm.key_norm.scale"] = (128,)
         shapes[f"double_blocks.{number}.img_mlp.0.weight"] = (512, 128)
     shapes |= {f"single_blocks.{number}.linear1.weight": (896, 128) for number in range(single)}
-    return shapes | ({"guidance_in.in_layer.weight": (128, 256)} if guidance else {})
+    return whole("flux", shapes | ({"guidance_in.in_layer.weight": (128, 256)} if guidance else {}))
 
 
 def flux_of_diffusers() -> Shapes:
-    shapes: Shapes = {
-        "x_embedder.weight": (128, 64),
-        "context_embedder.weight": (128, 32),
-        "time_text_embed.text_embedder.linear_1.weight": (128, 16),
-        "proj_out.weight": (64, 128),
-        "transformer_blocks.0.attn.norm_k.weight": (128,),
-        "transformer_blocks.0.ff.net.0.proj.weight": (512, 128),
-    }
-    for part in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
-        shapes[f"transformer_blocks.0.attn.{part}.weight"] = (128, 128)
-    return shapes
+    """The same under diffusers' names, one block of each kind."""
+    shapes: Shapes = {}
+    tops = {theirs: module for theirs, (module, _) in FLUX_TOP.items() if not module.startswith("guidance")}
+    shapes |= {f"{theirs}.{kind}": (8, 8) for theirs in tops for kind in ("weight", "bias")}
+    for family, table in (("transformer_blocks.0", FLUX_DOUBLE), ("single_transformer_blocks.0", FLUX_SINGLE)):
+        for theirs in table:
+            shapes |= {
+                f"{family}.{theirs}.{kind}": (8, 8)
+                for kind in ("weight", "bias")
+                if kind == "weight" or "norm_" not in theirs
+            }
+    return shapes | {"x_embedder.weight": (128, 64), "proj_out.weight": (64, 128)}
 
 
 def clip(layers: int = 12, prefix: str = "text_model.") -> Shapes:
     shapes: Shapes = {f"{prefix}embeddings.token_embedding.weight": (49408, 768)}
     shapes[f"{prefix}embeddings.position_ids"] = (1, 77)
-    return shapes | {f"{prefix}encoder.layers.{n}.mlp.fc1.weight": (3072, 768) for n in range(layers)}
+    shapes |= {f"{prefix}encoder.layers.{n}.mlp.fc1.weight": (3072, 768) for n in range(layers)}
+    full = whole("clip_l", {f"text_model.{name.removeprefix(prefix)}": shape for name, shape in shapes.items()})
+    return {prefix + name.removeprefix("text_model."): shape for name, shape in full.items()}
+
+
+def clip_of_openai() -> Shapes:
+    shapes: Shapes = {"token_embedding.weight": (49408, 768), "positional_embedding": (77, 768),
+                      "ln_final.weight": (768,), "ln_final.bias": (768,), "text_projection": (768, 768)}  # fmt: skip
+    for layer in range(12):
+        block = f"transformer.resblocks.{layer}."
+        shapes |= {f"{block}attn.in_proj_{kind}": (24, 8) for kind in ("weight", "bias")}
+        for module in ("attn.out_proj", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj"):
+            shapes |= {f"{block}{module}.{kind}": (8, 8) for kind in ("weight", "bias")}
+    return shapes | {"visual.class_embedding": (1024,), "logit_scale": ()}
 
 
 def t5(prefix: str = "", gated: bool = True) -> Shapes:
@@ -60,7 +82,7 @@ def t5(prefix: str = "", gated: bool = True) -> Shapes:
         block = f"{prefix}encoder.block.{number}.layer."
         shapes[f"{block}0.SelfAttention.q.weight"] = (64, 64)
         shapes[f"{block}1.DenseReluDense.{'wi_0' if gated else 'wi'}.weight"] = (128, 64)
-    return shapes
+    return whole("t5", shapes, prefix) if gated else shapes
 
 
 def autoencoder(channels: int = 16, prefix: str = "") -> Shapes:
@@ -96,6 +118,8 @@ RECOGNISED: dict[str, tuple[Shapes, str, str]] = {
     "CLIP-L": (clip(), "clip_l", "CLIP-L"),
     "CLIP-L of a whole CLIP": (clip() | {"vision_model.embeddings.class_embedding": (1024,)}, "clip_l", "CLIP-L"),
     "CLIP-L without text_model": (clip(prefix=""), "clip_l", "CLIP-L"),
+    "CLIP-L in OpenAI's names": (clip_of_openai(), "clip_l", "CLIP-L"),
+    "GPTQ": ({"a.qweight": (8, 8), "a.g_idx": (8,), "a.scales": (1, 8)}, "unknown", "quantised by GPTQ"),
     "CLIP-G": (clip(layers=32), "other_text", "32 layers"),
     "T5": (t5(), "t5", "T5"),
     "T5 v1.0": (t5(gated=False), "other_text", "another generation"),

@@ -45,6 +45,27 @@ def test_lists_are_sorted_relative_names_of_weight_files_below_sub_folders(tmp_p
     assert standard_folders(tmp_path).filenames("loras") == ["b.safetensors", "c.GGUF", "style/a.sft"]
 
 
+def test_a_model_in_several_files_is_listed_once_and_found_by_any_of_its_names(tmp_path: Path) -> None:
+    shards = [f"fine/m-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    put(tmp_path / "models/unet", *shards, "fine/m.safetensors.index.json", "x-00002-of-00002.gguf", "one.safetensors")
+    folders = standard_folders(tmp_path)
+    names = [name for name in folders.filenames("unet") if "tiny" not in name]
+    assert names == [shards[0], "one.safetensors", "x-00002-of-00002.gguf"]
+    for name in ("fine", "fine/", "fine\\m.safetensors.index.json", *shards):
+        assert folders.listed("unet", name) == shards[0]
+        assert folders.find("unet", name) is not None
+    for name in ("one.safetensors", "other", "other/m-00001-of-00003.safetensors"):
+        assert folders.listed("unet", name) == name
+    assert folders.find("unet", "other") is None
+
+
+def test_links_to_nowhere_are_not_listed(tmp_path: Path) -> None:
+    put(tmp_path, "models/loras/a.sft", "elsewhere/b.sft")
+    os.symlink(tmp_path / "elsewhere/b.sft", tmp_path / "models/loras/b.sft")
+    os.symlink(tmp_path / "gone.sft", tmp_path / "models/loras/c.sft")
+    assert standard_folders(tmp_path).filenames("loras") == ["a.sft", "b.sft"]
+
+
 def test_a_list_is_read_again_when_a_folder_has_changed(tmp_path: Path) -> None:
     folders = standard_folders(tmp_path)
     assert folders.filenames("loras") == []

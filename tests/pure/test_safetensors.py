@@ -272,12 +272,29 @@ def test_a_folder_of_shards_reads_as_one_file(tmp_path):
     where = {name: f"m-0000{1 + (name in 'cd')}-of-00002.safetensors" for name in "abcd"}
     index = tmp_path / "m.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": where}))
-    for path in (tmp_path, index):
+    for path in (tmp_path, index, *tmp_path.glob("*.safetensors")):
         file = open_weights(path)
         out = np.empty((16, 4), np.float32)
         read_into(stack("all", [whole(file, file.entries[name]) for name in "dbca"]), memoryview(out))
         assert out[::4, 0].tolist() == [3, 1, 2, 0]
         assert file.locate(file.entries["c"].offset)[0].name.startswith("m-00002")
+
+
+@pytest.mark.parametrize("named", ["m-00001-of-00003.safetensors", "m-00003-of-00003.safetensors", ""])
+def test_a_shard_that_is_missing_is_named(tmp_path, named):
+    for number in (1, 3):
+        save_file({f"t{number}": np.zeros(1)}, tmp_path / f"m-0000{number}-of-00003.safetensors")
+    with pytest.raises(MissingFileError, match="only 2 of the 3 files of this model; m-00002-of-00003.safetensors is"):
+        open_weights(tmp_path / named)
+
+
+def test_what_each_shard_says_of_its_layers_is_put_together(tmp_path):
+    for number, layer in ((1, "a"), (2, "b")):
+        said = {"_quantization_metadata": json.dumps({"layers": {layer: {"format": "nvfp4"}}}), "format": "pt"}
+        save_file({layer: np.zeros(1)}, tmp_path / f"m-0000{number}-of-00002.safetensors", said)
+    metadata = open_weights(tmp_path).metadata
+    assert json.loads(metadata["_quantization_metadata"])["layers"].keys() == {"a", "b"}
+    assert metadata["format"] == "pt"
 
 
 @pytest.mark.parametrize("index", ["[]", '{"weight_map": {"a": "../secret.safetensors"}}', "nonsense", "{}"])
@@ -290,5 +307,5 @@ def test_an_index_that_names_no_files_of_its_folder_is_refused(tmp_path, index):
 def test_a_folder_with_several_models_asks_for_one(tmp_path):
     for name in "ab":
         save_file({name: np.zeros(1)}, tmp_path / f"{name}.safetensors")
-    with pytest.raises(FileFormatError, match="2 .safetensors files"):
+    with pytest.raises(FileFormatError, match="2 weight files"):
         open_weights(tmp_path)

@@ -1,0 +1,56 @@
+"""Kinds of weight files, and what detecting one finds out.
+
+Does not know: how a kind is recognised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .stored import Stored
+
+Facts = dict[str, str | int | bool]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one kind of file is called, which node loads it, and in which folder under `models` it lives."""
+
+    noun: str
+    node: str | None
+    folder: str
+
+
+KINDS: Mapping[str, Kind] = {
+    "flux": Kind("a FLUX.1 transformer", "Load Diffusion Model", "diffusion_models"),
+    "checkpoint": Kind("an all-in-one FLUX.1 checkpoint", "Load Checkpoint", "checkpoints"),
+    "clip_l": Kind("a CLIP-L text encoder", "DualCLIPLoader", "text_encoders"),
+    "t5": Kind("a T5 text encoder", "DualCLIPLoader", "text_encoders"),
+    "autoencoder": Kind("a FLUX.1 autoencoder (VAE)", "Load VAE", "vae"),
+    "lora": Kind("a LoRA", "Load LoRA", "loras"),
+    "controlnet": Kind("a ControlNet", "Load ControlNet Model", "controlnet"),
+    "redux": Kind("a FLUX.1 Redux style model", "Load Style Model", "style_models"),
+    "clip_vision": Kind("a CLIP vision model", "Load CLIP Vision", "clip_vision"),
+    "embedding": Kind("a textual inversion embedding", None, "embeddings"),
+    "other_checkpoint": Kind("an all-in-one checkpoint of another model family", None, "checkpoints"),
+    "other_model": Kind("a diffusion model of another family", None, "diffusion_models"),
+    "other_text": Kind("a text encoder of another family", None, "text_encoders"),
+    "other_autoencoder": Kind("an autoencoder of another family", None, "vae"),
+    "other": Kind("a weight file, but no diffusion model", None, "the folder of its own kind"),
+    "unknown": Kind("a weight file of unknown kind", None, "the folder of its own kind"),
+}
+
+
+@dataclass(frozen=True)
+class Detected:
+    """`noun` says what the file is, more closely than its kind. `parts`: "flux", "clip_l", "t5", "autoencoder" ->
+    the tensors of that model under its own names. `facts`: layout, variant and sizes, for people and for planning.
+    `refusals`: parts that are there and cannot be used -> the reason and the way out, in one sentence; they are not
+    among `parts`."""
+
+    kind: str
+    noun: str
+    parts: Mapping[str, Mapping[str, Stored]] = field(default_factory=dict)
+    facts: Mapping[str, str | int | bool] = field(default_factory=dict)
+    refusals: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,61 @@
+"""Models in several files: `NAME-00001-of-00003.safetensors` (Hugging Face) and the same with .gguf (llama.cpp).
+
+Whichever shard is named, all of them are meant. Knows names only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+INDEX = ".index.json"  # behind the model's name: which tensor is in which shard
+_SHARD = re.compile(
+    r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.safetensors|\.sft|\.gguf)", re.I | re.S
+)
+
+
+@dataclass(frozen=True)
+class ShardName:
+    """One file of a set of `count`."""
+
+    stem: str
+    number: int
+    count: int
+    ending: str
+
+    @property
+    def set(self) -> tuple[str, int, str]:
+        """The same for all files of the set."""
+        return self.stem, self.count, self.ending
+
+    @property
+    def names(self) -> list[str]:
+        """All files of the set, in order."""
+        return [f"{self.stem}-{number:05}-of-{self.count:05}{self.ending}" for number in range(1, self.count + 1)]
+
+    @property
+    def index(self) -> str:
+        """The file beside them that tells which tensor is where, if there is one."""
+        return f"{self.stem}{self.ending}{INDEX}"
+
+
+def shard_name(name: str) -> ShardName | None:
+    """What the name of a file says of a set it belongs to; folders before it stay in the stem."""
+    found = _SHARD.fullmatch(name)
+    if found is None or not 1 <= int(found["number"]) <= int(found["count"]):
+        return None
+    return ShardName(found["stem"], int(found["number"]), int(found["count"]), found["ending"])
+
+
+def first_of_each(names: Iterable[str]) -> list[str]:
+    """Names without those of later shards: a set is listed once, by the first of its files that is there. Sorted."""
+    listed: list[str] = []
+    seen: set[tuple[str, int, str]] = set()
+    for name in sorted(names):
+        shard = shard_name(name)
+        if shard is None or shard.set not in seen:
+            listed.append(name)
+        if shard is not None:
+            seen.add(shard.set)
+    return listed
