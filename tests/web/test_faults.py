@@ -23,3 +23,10 @@ def test_errors_are_told_on_the_page_in_the_terminal_and_in_the_log_panel(
 @WINDOWS
 def test_a_job_that_is_to_stop_says_so_until_it_has(server: Any, scene: Any, size: str, palette: str) -> None:
     scene("stopping.mjs", server.url, size, palette)
+
+
+@WINDOWS
+def test_each_tab_shows_its_own_panel_however_often_they_are_changed(
+    server: Any, scene: Any, size: str, palette: str
+) -> None:
+    scene("tabs.mjs", server.url, size, palette)

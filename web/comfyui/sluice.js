@@ -1,5 +1,5 @@
 // The one extension, for both doors: ComfyUI loads it from the node pack, the standalone server serves it itself.
-// It registers what the other files draw, and holds nothing.
+// It registers what the other files draw.
 
 import { app } from "../../scripts/app.js";
 import * as server from "./api.mjs";
@@ -11,17 +11,28 @@ import { notice } from "./notice.mjs";
 import * as problem from "./problem.mjs";
 import { offerSwap } from "./swap_menu.mjs";
 
-/** A sidebar tab from a panel. The editor may render again into the same element, and into another before the end. */
+const drawn = new WeakMap(); // element of the sidebar -> {panel, undo}, of the panel that is in it
+
+/**
+ * A sidebar tab from a panel. The editor may render again into the same element, into another before the end, and one
+ * tab into the element of the other without a word to that one.
+ */
 function tab(panel, description) {
-  let shown = null, undo = null;
+  let shown = null;
+  const clear = (root) => {
+    drawn.get(root)?.undo();
+    drawn.delete(root);
+  };
   const destroy = () => {
-    undo?.();
-    shown = undo = null;
+    if (shown && drawn.get(shown)?.panel === panel) clear(shown);
+    shown = null;
   };
   const render = (root) => {
-    if (root === shown) return;
+    if (drawn.get(root)?.panel === panel) return;
     destroy();
-    [shown, undo] = [root, panel(root)];
+    clear(root);
+    drawn.set(root, { panel, undo: panel(root) });
+    shown = root;
   };
   app.extensionManager.registerSidebarTab({ type: "custom", render, destroy, ...description });
 }
