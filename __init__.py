@@ -22,7 +22,8 @@ def __getattr__(name: str) -> Any:
     if name not in ("NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .flux_core.worker.registry import comfyui_tables
+    from .nodes.host import pack_host
 
-    classes, titles = comfyui_tables()
+    classes, titles = comfyui_tables(pack_host())
     globals().update(NODE_CLASS_MAPPINGS=classes, NODE_DISPLAY_NAME_MAPPINGS=titles)
     return globals()[name]

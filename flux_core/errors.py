@@ -1,15 +1,15 @@
-"""Every exception a person can meet, drawn as a tree.
+"""Every exception that a user can see.
 
-    SluiceError                 the person can do something about it; its text says what
+    SluiceError                 the user can do something about it; the text says what
     ├── WorkflowError           a picture or JSON file does not hold a workflow we can read
     ├── PromptError             a workflow was read, but cannot run; carries every problem found
     ├── MissingFileError        a model, tokenizer or input picture is not where it was looked for
     ├── FileFormatError         a file is there, but is not what its name or place promises
     ├── InputError              values that cannot work together (sizes, channels, options)
     ├── BudgetTooSmall          the memory allowed cannot hold even the smallest working set
-    └── Interrupted             the person asked us to stop
+    └── Interrupted             the user stopped the run
 
-The text of each says what is needed, what is there, and what to do. Nothing here is caught to be ignored.
+The text of each says what is needed, what is there, and what to do. None of them is caught and ignored.
 """
 
 from __future__ import annotations

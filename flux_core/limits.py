@@ -1,6 +1,5 @@
-"""Is there room at all? Asked before something large is allocated, so that the answer is a sentence and not a kill.
-
-And what to say where nobody asked and an allocation failed.
+"""Checks made before a large allocation, so that too large a request ends in an error message and not in a killed
+process; and the advice for allocations that failed without a check.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def advice_after(error: BaseException) -> str:
-    """What to do after this error; nothing if it has nothing to do with memory."""
+    """The advice after this error; empty if it was not about memory."""
     if not is_out_of_memory(error):
         return ""
     return "The memory did not suffice. Lower --vram or --ram, or choose a smaller picture, batch or model file."

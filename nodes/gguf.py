@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .loaders import DUAL_TYPES, SINGLE_TYPES, CLIPLoader, DualCLIPLoader, FromFiles, UNETLoader, files
+from .loaders import DUAL_TYPES, SINGLE_TYPES, FromFiles, check_family, load_text_encoders, load_transformer
 from .sockets import CLIP, MODEL, Inputs, choice, switch
 
 NUMBERS = ("default", "target", "float32", "float16", "bfloat16")
@@ -23,13 +23,11 @@ class UnetLoaderGGUF(FromFiles):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        from .host import host
-
-        found = [name for name in host().filenames("diffusion_models") if name.lower().endswith(".gguf")]
+        found = [name for name in cls.host.filenames("diffusion_models") if name.lower().endswith(".gguf")]
         return {"required": {"unet_name": choice(found, "The transformer's file.")}}
 
     def load_unet(self, unet_name: str) -> tuple[Any]:
-        return UNETLoader().load(unet_name, "default")
+        return (load_transformer(self.host, unet_name),)
 
 
 class UnetLoaderGGUFAdvanced(UnetLoaderGGUF):
@@ -74,13 +72,13 @@ class CLIPLoaderGGUF(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "clip_name": files("text_encoders", "The file."),
+                "clip_name": cls.files("text_encoders", "The file."),
                 "type": choice(SINGLE_TYPES, "Without effect here: the file itself says what it holds."),
             }
         }
 
     def load_clip(self, clip_name: str, type: str = "flux") -> tuple[Any]:
-        return CLIPLoader().load(clip_name, type)
+        return (load_text_encoders(self.host, [clip_name]),)
 
 
 class DualCLIPLoaderGGUF(FromFiles):
@@ -98,11 +96,12 @@ class DualCLIPLoaderGGUF(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "clip_name1": files("text_encoders", "One of the two: clip_l or t5xxl."),
-                "clip_name2": files("text_encoders", "The other one."),
+                "clip_name1": cls.files("text_encoders", "One of the two: clip_l or t5xxl."),
+                "clip_name2": cls.files("text_encoders", "The other one."),
                 "type": choice(DUAL_TYPES, "flux; the others are for models that do not run here."),
             }
         }
 
     def load_clip(self, clip_name1: str, clip_name2: str, type: str) -> tuple[Any]:
-        return DualCLIPLoader().load(clip_name1, clip_name2, type)
+        check_family(type)
+        return (load_text_encoders(self.host, [clip_name1, clip_name2]),)

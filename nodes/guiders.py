@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .binding import HostedNode
 from .sockets import CONDITIONING, GUIDER, MODEL, NOISE, SAMPLER, Declared, Inputs, choice, number, seed, wire
 
 Conditioning = list[list[Any]]
@@ -61,7 +62,7 @@ def cfg() -> Declared:
     return number(8.0, 0.0, 100.0, 0.1, CFG_TIP, round=0.01)
 
 
-class BasicGuider:
+class BasicGuider(HostedNode):
     """A model and one prompt."""
 
     TITLE = "BasicGuider"
@@ -82,12 +83,11 @@ class BasicGuider:
 
     def guide(self, model: Any, conditioning: Conditioning) -> tuple[Any]:
         from ..flux_core.sampling import guider
-        from .host import host
 
-        return (host().guider(guider.BasicGuider(model, conditioning)),)
+        return (self.host.guider(guider.BasicGuider(model, conditioning)),)
 
 
-class CFGGuider:
+class CFGGuider(HostedNode):
     """A model, a prompt and a negative prompt."""
 
     TITLE = "CFGGuider"
@@ -110,12 +110,11 @@ class CFGGuider:
 
     def guide(self, model: Any, positive: Conditioning, negative: Conditioning, cfg: float) -> tuple[Any]:
         from ..flux_core.sampling import guider
-        from .host import host
 
-        return (host().guider(guider.CFGGuider(model, positive, negative, cfg)),)
+        return (self.host.guider(guider.CFGGuider(model, positive, negative, cfg)),)
 
 
-class DualCFGGuider:
+class DualCFGGuider(HostedNode):
     """A model, two prompts and a negative prompt."""
 
     TITLE = "DualCFGGuider"
@@ -150,10 +149,9 @@ class DualCFGGuider:
         style: str = "regular",
     ) -> tuple[Any]:
         from ..flux_core.sampling import guider
-        from .host import host
 
         made = guider.DualCFGGuider(model, cond1, cond2, negative, cfg_conds, cfg_cond2_negative, style)
-        return (host().guider(made),)
+        return (self.host.guider(made),)
 
 
 class KSamplerSelect:

@@ -1,10 +1,11 @@
 """What the program around the nodes gives them: files, progress, a way to stop. It and the bridges alone know ComfyUI.
 
-A node asks `host()`. Standalone, the program says who answers (`use`); inside ComfyUI its own modules do.
+Each door makes one host and binds the node classes to it (binding.py). Inside ComfyUI, ComfyUI's own modules answer.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,13 @@ from ..flux_core.io.folders import (
     standard_folders,
     with_tiny_model,
 )
-from ..flux_core.memory import external, report
 from .bridge_memory import ComfyUIMemory, tell_the_page
 from .sockets import INSIDE_COMFYUI
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from ..flux_core.runtime.runtime import Runtime
 
 Preview = Callable[[], "Image.Image"]  # made only when somebody looks
 Report = Callable[[int, int, "Preview | None"], None]  # (steps done, of how many, how it looks)
@@ -34,8 +36,10 @@ Report = Callable[[int, int, "Preview | None"], None]  # (steps done, of how man
 class Host:
     """The standalone program around the nodes.
 
-    `report` hears of every step, `interrupted` is asked at every step whether to go on. `send` gives a picture to who
-    queued the job; the command line has nobody to give it to.
+    report         is called at every step
+    interrupted    is asked at every step whether to stop
+    send           gives a picture to whoever queued the job; the command line has nobody to give it to
+    make_runtime   makes the runtime of the models, when the first one is loaded
     """
 
     def __init__(
@@ -44,8 +48,23 @@ class Host:
         report: Report = lambda *_: None,
         interrupted: Callable[[], bool] = lambda: False,
         send: Callable[[Image.Image, int, int], None] = lambda *_: None,
+        make_runtime: Callable[[], Runtime] | None = None,
     ) -> None:
         self._folders, self._report, self._interrupted, self._send = folders, report, interrupted, send
+        self._make_runtime = make_runtime or _default_runtime
+        self._runtime: Runtime | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def runtime(self) -> Runtime:
+        """What models are loaded into: device, number types, memory budget. Made when it is first asked for.
+
+        Raises InputError if the chosen device is not there.
+        """
+        with self._lock:
+            if self._runtime is None:
+                self._runtime = self._make_runtime()
+            return self._runtime
 
     @property
     def input(self) -> Path:
@@ -138,9 +157,7 @@ class ComfyUI(Host):
         import folder_paths
 
         self._paths: Any = folder_paths  # whose functions, not values, tell the current folders
-        super().__init__(self._gathered())
-        external.use(ComfyUIMemory())
-        report.listen(tell_the_page)
+        super().__init__(self._gathered(), make_runtime=_runtime_inside)
 
     @property
     def input(self) -> Path:
@@ -209,16 +226,23 @@ class ComfyUI(Host):
         return Folders(with_tiny_model(models), input=self.input, output=self.output, temp=self.temp, user=place)
 
 
-_current: list[Host] = []
+def pack_host() -> Host:
+    """The host for ComfyUI's door: ComfyUI, or the folders of the working directory if it is not there."""
+    return ComfyUI() if INSIDE_COMFYUI else Host(standard_folders(Path.cwd()))
 
 
-def use(host: Host) -> None:
-    """Say who is around the nodes of this process."""
-    _current[:] = [host]
+def _default_runtime() -> Runtime:
+    from ..flux_core.runtime.runtime import Runtime
+
+    return Runtime()
 
 
-def host() -> Host:
-    """Who is around the nodes: ComfyUI, what the program named, or else the folders of the working directory."""
-    if not _current:
-        use(ComfyUI() if INSIDE_COMFYUI else Host(standard_folders(Path.cwd())))
-    return _current[0]
+def _runtime_inside() -> Runtime:
+    """Computes where ComfyUI computes, in the memory that ComfyUI grants, and tells the pages what it does."""
+    from ..flux_core.runtime.runtime import Runtime
+    from ..flux_core.runtime.settings import Settings
+
+    memory = ComfyUIMemory()
+    runtime = Runtime(Settings(memory.device), memory)
+    runtime.events.listen(tell_the_page)
+    return runtime

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .binding import HostedNode
 from .sockets import IMAGE, MASK, STRING, Inputs, choice, wire
+
+if TYPE_CHECKING:
+    from .host import Host
 
 HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 
-class LoadImage:
+class LoadImage(HostedNode):
     """A picture of the input folder."""
 
     MODELS = False  # on none of its wires; said here, because to list its inputs is to list a folder
@@ -24,24 +28,23 @@ class LoadImage:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": _input_pictures()}}
+        return {"required": {"image": _input_pictures(cls.host)}}
 
     @classmethod
     def IS_CHANGED(cls, image: str) -> str:
-        return fingerprint_of(image)
+        return fingerprint_of(cls.host, image)
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:
-        return missing_problem(image)
+        return missing_problem(cls.host, image)
 
     def load(self, image: str) -> tuple[Any, Any]:
         from ..flux_core.images.files import load
-        from .host import host
 
-        return load(host().picture(image))
+        return load(self.host.picture(image))
 
 
-class LoadImageMask:
+class LoadImageMask(HostedNode):
     """One channel of a picture of the input folder."""
 
     MODELS = False  # on none of its wires; said here, because to list its inputs is to list a folder
@@ -55,24 +58,23 @@ class LoadImageMask:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         channel = choice(["alpha", "red", "green", "blue"], "Which channel becomes the mask.")
-        return {"required": {"image": _input_pictures(), "channel": channel}}
+        return {"required": {"image": _input_pictures(cls.host), "channel": channel}}
 
     @classmethod
     def IS_CHANGED(cls, image: str, channel: str) -> str:
-        return fingerprint_of(image)
+        return fingerprint_of(cls.host, image)
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:
-        return missing_problem(image)
+        return missing_problem(cls.host, image)
 
     def load(self, image: str, channel: str) -> tuple[Any]:
         from ..flux_core.images.files import load_channel
-        from .host import host
 
-        return (load_channel(host().picture(image), channel),)
+        return (load_channel(self.host.picture(image), channel),)
 
 
-class LoadImageOutput:
+class LoadImageOutput(HostedNode):
     """A picture of the output folder."""
 
     MODELS = False
@@ -92,20 +94,19 @@ class LoadImageOutput:
 
     @classmethod
     def IS_CHANGED(cls, image: str) -> str:
-        return fingerprint_of(image)
+        return fingerprint_of(cls.host, image)
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:
-        return missing_problem(image)
+        return missing_problem(cls.host, image)
 
     def load(self, image: str) -> tuple[Any, Any]:
         from ..flux_core.images.files import load
-        from .host import host
 
-        return load(host().picture(image))
+        return load(self.host.picture(image))
 
 
-class SaveImage:
+class SaveImage(HostedNode):
     """Pictures into the output folder, with their workflow inside."""
 
     TITLE = "Save Image"
@@ -130,18 +131,16 @@ class SaveImage:
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
-        return prefix_problem(filename_prefix)
+        return prefix_problem(cls.host, filename_prefix)
 
     def save(
         self, images: Any, filename_prefix: str = "ComfyUI", prompt: Any = None, extra_pnginfo: Any = None
     ) -> dict[str, Any]:
-        from .host import host
-
-        saved = save_pictures(images, filename_prefix, host().output, "output", 4, prompt, extra_pnginfo)
+        saved = save_pictures(images, filename_prefix, self.host.output, "output", 4, prompt, extra_pnginfo)
         return {"ui": {"images": saved}, "result": (images,)}
 
 
-class PreviewImage:
+class PreviewImage(HostedNode):
     """Pictures to look at, not to keep."""
 
     TITLE = "Preview Image"
@@ -161,13 +160,11 @@ class PreviewImage:
         self.mark = os.urandom(3).hex()  # two previews never share names
 
     def save(self, images: Any, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
-        from .host import host
-
-        saved = save_pictures(images, f"ComfyUI_temp_{self.mark}", host().temp, "temp", 1, prompt, extra_pnginfo)
+        saved = save_pictures(images, f"ComfyUI_temp_{self.mark}", self.host.temp, "temp", 1, prompt, extra_pnginfo)
         return {"ui": {"images": saved}, "result": (images,)}
 
 
-class SaveImageWebsocket:
+class SaveImageWebsocket(HostedNode):
     """Pictures to whoever queued the job, without a file."""
 
     DESCRIPTION = "Sends pictures over the websocket to the program that queued the job. Nothing is saved."
@@ -186,10 +183,9 @@ class SaveImageWebsocket:
 
     def send(self, images: Any) -> dict[str, Any]:
         from ..flux_core.images.files import to_pil
-        from .host import host
 
         for number, image in enumerate(images):
-            host().send(to_pil(image), number, len(images))
+            self.host.send(to_pil(image), number, len(images))
         return {}
 
 
@@ -209,42 +205,37 @@ def save_pictures(
     return saved
 
 
-def prefix_problem(filename_prefix: str | None) -> bool | str:
+def prefix_problem(host: Host, filename_prefix: str | None) -> bool | str:
     """What is wrong with a file name prefix, told before anything runs; True if nothing. None: a link will give it."""
     from ..flux_core.errors import SluiceError
     from ..flux_core.io.saving import check_prefix
-    from .host import host
 
     try:
-        check_prefix(filename_prefix or "", host().output)
+        check_prefix(filename_prefix or "", host.output)
     except SluiceError as error:
         return str(error)
     return True
 
 
-def _input_pictures() -> tuple[list[str], dict[str, Any]]:
-    from .host import host
-
-    return host().pictures(), {"image_upload": True, "tooltip": "A picture of the input folder."}
+def _input_pictures(host: Host) -> tuple[list[str], dict[str, Any]]:
+    return host.pictures(), {"image_upload": True, "tooltip": "A picture of the input folder."}
 
 
-def missing_problem(image: str) -> bool | str:
+def missing_problem(host: Host, image: str) -> bool | str:
     """What is wrong with the name of an input file; True if nothing."""
     from ..flux_core.errors import SluiceError
-    from .host import host
 
     if not isinstance(image, str):
         return f"{image!r} is not the name of a file"
     try:
-        host().picture(image)
+        host.picture(image)
     except SluiceError as error:
         return str(error)
     return True
 
 
-def fingerprint_of(image: str) -> str:
+def fingerprint_of(host: Host, image: str) -> str:
     """What is another when the content of an input file is another."""
     from ..flux_core.images.files import fingerprint
-    from .host import host
 
-    return fingerprint(host().picture(image))
+    return fingerprint(host.picture(image))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .binding import HostedNode
 from .image_files import HIDDEN, prefix_problem, save_pictures
 from .sockets import IMAGE, STRING, Declared, Inputs, choice, integer, number, switch, wire
+
+if TYPE_CHECKING:
+    from .host import Host
 
 PREFIX_TIP = "Beginning of the file names. Slashes make folders; %width% %height% %year% %month% %day% are filled in."
 
@@ -19,7 +23,7 @@ def fps() -> Declared:
     return number(6.0, 0.01, 1000.0, 0.01, "Pictures a second.")
 
 
-class SaveImageAdvanced:
+class SaveImageAdvanced(HostedNode):
     """Pictures as files of a chosen format."""
 
     TITLE = "Save Image (Advanced)"
@@ -45,7 +49,7 @@ class SaveImageAdvanced:
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
-        return prefix_problem(filename_prefix)
+        return prefix_problem(cls.host, filename_prefix)
 
     def save(
         self,
@@ -56,9 +60,8 @@ class SaveImageAdvanced:
         extra_pnginfo: Any = None,
     ) -> dict[str, Any]:
         from ..flux_core.io.saving import place
-        from .host import host
 
-        target = place(filename_prefix, host().output, width=images.shape[2], height=images.shape[1])
+        target = place(filename_prefix, self.host.output, width=images.shape[2], height=images.shape[1])
         moving = format.get("save_mode", {}).get("save_mode") == "animated"
         shown = []
         for at, batch in enumerate([images] if moving else images.split(1)):
@@ -111,7 +114,7 @@ def _encoded(batch: Any, format: dict[str, Any], prompt: Any, extra: Any) -> byt
     return encode.avif(batch, depth, space, format["crf"], format["save_mode"].get("fps"), prompt, extra)
 
 
-class SaveAnimatedWEBP:
+class SaveAnimatedWEBP(HostedNode):
     """A moving WebP."""
 
     TITLE = "SaveAnimatedWEBP"
@@ -137,7 +140,7 @@ class SaveAnimatedWEBP:
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
-        return prefix_problem(filename_prefix)
+        return prefix_problem(cls.host, filename_prefix)
 
     def save(
         self,
@@ -153,10 +156,10 @@ class SaveAnimatedWEBP:
         from ..flux_core.images.animations import webp
 
         data = webp(images, fps, lossless, quality, method, prompt, extra_pnginfo)
-        return _saved(data, ".webp", filename_prefix, images)
+        return _saved(self.host, data, ".webp", filename_prefix, images)
 
 
-class SaveAnimatedPNG:
+class SaveAnimatedPNG(HostedNode):
     """A moving PNG."""
 
     TITLE = "SaveAnimatedPNG"
@@ -180,7 +183,7 @@ class SaveAnimatedPNG:
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
-        return prefix_problem(filename_prefix)
+        return prefix_problem(cls.host, filename_prefix)
 
     def save(
         self,
@@ -193,10 +196,11 @@ class SaveAnimatedPNG:
     ) -> dict[str, Any]:
         from ..flux_core.images.animations import apng
 
-        return _saved(apng(images, fps, compress_level, prompt, extra_pnginfo), ".png", filename_prefix, images)
+        data = apng(images, fps, compress_level, prompt, extra_pnginfo)
+        return _saved(self.host, data, ".png", filename_prefix, images)
 
 
-class ImageCompare:
+class ImageCompare(HostedNode):
     """Two pictures under a slider."""
 
     TITLE = "Image Compare"
@@ -229,22 +233,20 @@ class ImageCompare:
         prompt: Any = None,
         extra_pnginfo: Any = None,
     ) -> dict[str, Any]:
-        from .host import host
-
         shown = {}
         for side, images in (("a", image_a), ("b", image_b)):
             name = f"comfy.compare.{side}_temp_{self.mark}"
-            saved = [] if images is None else save_pictures(images, name, host().temp, "temp", 1, prompt, extra_pnginfo)
-            shown[f"{side}_images"] = saved
+            shown[f"{side}_images"] = (
+                [] if images is None else save_pictures(images, name, self.host.temp, "temp", 1, prompt, extra_pnginfo)
+            )
         return {"ui": shown}
 
 
-def _saved(data: bytes, suffix: str, prefix: str, images: Any) -> dict[str, Any]:
+def _saved(host: Host, data: bytes, suffix: str, prefix: str, images: Any) -> dict[str, Any]:
     """One file in the output folder, and what the editor is told of it."""
     from ..flux_core.io.saving import place
-    from .host import host
 
-    target = place(prefix, host().output, width=images.shape[2], height=images.shape[1])
+    target = place(prefix, host.output, width=images.shape[2], height=images.shape[1])
     name = target.save(data, suffix=f"_{suffix}")
     shown = [{"filename": name, "subfolder": target.subfolder, "type": "output"}]
     return {"ui": {"images": shown, "animated": (True,)}}

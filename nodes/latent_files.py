@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from .binding import HostedNode
 from .sockets import LATENT, STRING, Inputs, wire
 
 Latent = dict[str, Any]
 HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 
-class SaveLatent:
+class SaveLatent(HostedNode):
     """A latent into the output folder, with its workflow inside."""
 
     TITLE = "SaveLatent"
@@ -36,21 +37,20 @@ class SaveLatent:
         """Told before anything runs. None: another node will give it."""
         from .image_files import prefix_problem
 
-        return prefix_problem(filename_prefix)
+        return prefix_problem(cls.host, filename_prefix)
 
     def save(
         self, samples: Latent, filename_prefix: str = "ComfyUI", prompt: Any = None, extra_pnginfo: Any = None
     ) -> dict[str, Any]:
         from ..flux_core.images.latent_files import encode
         from ..flux_core.io.saving import place
-        from .host import host
 
-        target = place(filename_prefix, host().output)
+        target = place(filename_prefix, self.host.output)
         name = target.save(encode(samples, prompt, extra_pnginfo), suffix="_.latent")
         return {"ui": {"latents": [{"filename": name, "subfolder": target.subfolder, "type": "output"}]}}
 
 
-class LoadLatent:
+class LoadLatent(HostedNode):
     """A latent of the input folder."""
 
     MODELS = False  # on none of its wires; said here, because to list its inputs is to list a folder
@@ -63,24 +63,21 @@ class LoadLatent:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        from .host import host
-
-        return {"required": {"latent": (host().inputs((".latent",)), {"tooltip": "A latent of the input folder."})}}
+        return {"required": {"latent": (cls.host.inputs((".latent",)), {"tooltip": "A latent of the input folder."})}}
 
     @classmethod
     def IS_CHANGED(cls, latent: str) -> str:
         from .image_files import fingerprint_of
 
-        return fingerprint_of(latent)
+        return fingerprint_of(cls.host, latent)
 
     @classmethod
     def VALIDATE_INPUTS(cls, latent: str) -> bool | str:
         from .image_files import missing_problem
 
-        return missing_problem(latent)
+        return missing_problem(cls.host, latent)
 
     def load(self, latent: str) -> tuple[Latent]:
         from ..flux_core.images.latent_files import decode
-        from .host import host
 
-        return (decode(host().picture(latent)),)
+        return (decode(self.host.picture(latent)),)

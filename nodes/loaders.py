@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .binding import HostedNode
 from .sockets import CLIP, MODEL, VAE, Inputs, choice
+
+if TYPE_CHECKING:
+    from .host import Host
 
 WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 TEXT_DEVICES = ("default", "cpu")
@@ -31,16 +35,19 @@ SINGLE_TYPES = (
 )
 
 
-class FromFiles:
+class FromFiles(HostedNode):
     """A node that makes its outputs of model files. It runs again when one of them has been replaced."""
 
     FILES: Mapping[str, str] = {}  # input -> category
 
     @classmethod
     def IS_CHANGED(cls, **inputs: Any) -> str:
-        from .host import host
+        return " ".join(cls.host.stamp(category, str(inputs.get(name))) for name, category in cls.FILES.items())
 
-        return " ".join(host().stamp(category, str(inputs.get(name))) for name, category in cls.FILES.items())
+    @classmethod
+    def files(cls, category: str, tip: str) -> Any:
+        """A widget that offers the files of a category."""
+        return choice(cls.host.filenames(category), tip)
 
 
 class UNETLoader(FromFiles):
@@ -58,7 +65,7 @@ class UNETLoader(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "unet_name": files("diffusion_models", "The transformer's file."),
+                "unet_name": cls.files("diffusion_models", "The transformer's file."),
                 "weight_dtype": choice(
                     WEIGHT_DTYPES, "default takes the weights as they are stored. fp8 halves bf16, with a small loss."
                 ),
@@ -66,10 +73,7 @@ class UNETLoader(FromFiles):
         }
 
     def load(self, unet_name: str, weight_dtype: str) -> tuple[Any]:
-        from ..flux_core.runtime.handles import load_flux
-        from .host import host
-
-        return (load_flux(host().full_path("diffusion_models", unet_name), weight_dtype),)
+        return (load_transformer(self.host, unet_name, weight_dtype),)
 
 
 class DualCLIPLoader(FromFiles):
@@ -87,8 +91,8 @@ class DualCLIPLoader(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "clip_name1": files("text_encoders", "One of the two: clip_l or t5xxl."),
-                "clip_name2": files("text_encoders", "The other one."),
+                "clip_name1": cls.files("text_encoders", "One of the two: clip_l or t5xxl."),
+                "clip_name2": cls.files("text_encoders", "The other one."),
                 "type": choice(DUAL_TYPES, "flux; the others are for models that do not run here."),
             },
             "optional": {
@@ -97,11 +101,8 @@ class DualCLIPLoader(FromFiles):
         }
 
     def load(self, clip_name1: str, clip_name2: str, type: str, device: str = "default") -> tuple[Any]:
-        from ..flux_core.errors import InputError
-
-        if type != "flux":
-            raise InputError(f"The type of the text encoders is {type!r}; Sluice runs FLUX.1 only. Choose type flux.")
-        return (_text([clip_name1, clip_name2], device),)
+        check_family(type)
+        return (load_text_encoders(self.host, [clip_name1, clip_name2], device),)
 
 
 class CLIPLoader(FromFiles):
@@ -119,7 +120,7 @@ class CLIPLoader(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "clip_name": files("text_encoders", "The file."),
+                "clip_name": cls.files("text_encoders", "The file."),
                 "type": choice(SINGLE_TYPES, "Without effect here: the file itself says what it holds."),
             },
             "optional": {
@@ -128,7 +129,7 @@ class CLIPLoader(FromFiles):
         }
 
     def load(self, clip_name: str, type: str, device: str = "default") -> tuple[Any]:
-        return (_text([clip_name], device),)
+        return (load_text_encoders(self.host, [clip_name], device),)
 
 
 class VAELoader(FromFiles):
@@ -144,13 +145,12 @@ class VAELoader(FromFiles):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"vae_name": files("vae", "The autoencoder's file.")}}
+        return {"required": {"vae_name": cls.files("vae", "The autoencoder's file.")}}
 
     def load(self, vae_name: str) -> tuple[Any]:
         from ..flux_core.runtime.handles import load_autoencoder
-        from .host import host
 
-        return (load_autoencoder(host().full_path("vae", vae_name)),)
+        return (load_autoencoder(self.host.runtime, self.host.full_path("vae", vae_name)),)
 
 
 class CheckpointLoaderSimple(FromFiles):
@@ -166,31 +166,38 @@ class CheckpointLoaderSimple(FromFiles):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"ckpt_name": files("checkpoints", "The checkpoint's file.")}}
+        return {"required": {"ckpt_name": cls.files("checkpoints", "The checkpoint's file.")}}
 
     def load(self, ckpt_name: str) -> tuple[Any, Any, Any]:
         from ..flux_core.runtime.handles import load_checkpoint
-        from .host import host
 
-        return load_checkpoint(host().full_path("checkpoints", ckpt_name), *_text_folders())
-
-
-def files(category: str, tip: str) -> Any:
-    """A widget that offers the files of a category."""
-    from .host import host
-
-    return choice(host().filenames(category), tip)
+        path = self.host.full_path("checkpoints", ckpt_name)
+        return load_checkpoint(self.host.runtime, path, *_text_folders(self.host))
 
 
-def _text(names: list[str], device: str) -> Any:
+def load_transformer(host: Host, name: str, weight_dtype: str = "default") -> Any:
+    """The transformer of a file in `diffusion_models`."""
+    from ..flux_core.runtime.handles import load_flux
+
+    return load_flux(host.runtime, host.full_path("diffusion_models", name), weight_dtype)
+
+
+def load_text_encoders(host: Host, names: Sequence[str], device: str = "default") -> Any:
+    """Both text encoders out of files in `text_encoders`. device: "default" or "cpu"."""
     from ..flux_core.runtime.handles import load_text
-    from .host import host
 
-    return load_text([host().full_path("text_encoders", name) for name in names], device, *_text_folders())
+    paths = [host.full_path("text_encoders", name) for name in names]
+    return load_text(host.runtime, paths, device, *_text_folders(host))
 
 
-def _text_folders() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Where tokenizers and textual inversions lie."""
-    from .host import host
+def check_family(type: str) -> None:
+    """Raise InputError unless the text encoders are said to be FLUX.1's."""
+    from ..flux_core.errors import InputError
 
-    return host().directories("tokenizers"), host().directories("embeddings")
+    if type != "flux":
+        raise InputError(f"The type of the text encoders is {type!r}; Sluice runs FLUX.1 only. Choose type flux.")
+
+
+def _text_folders(host: Host) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Where tokenizers and textual inversions are."""
+    return host.directories("tokenizers"), host.directories("embeddings")

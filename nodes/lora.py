@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .loaders import FromFiles, files
+from .loaders import FromFiles
 from .sockets import CLIP, MODEL, Inputs, number, wire
 
 
@@ -26,7 +26,7 @@ class LoraLoader(FromFiles):
             "required": {
                 "model": wire(MODEL, "The model."),
                 "clip": wire(CLIP, "The text encoders."),
-                "lora_name": files("loras", "The LoRA's file."),
+                "lora_name": cls.files("loras", "The LoRA's file."),
                 "strength_model": number(1.0, -100.0, 100.0, 0.01, "How strongly the transformer is changed."),
                 "strength_clip": number(1.0, -100.0, 100.0, 0.01, "How strongly the text encoders are changed."),
             }
@@ -35,14 +35,12 @@ class LoraLoader(FromFiles):
     def load_lora(
         self, model: Any, clip: Any, lora_name: str, strength_model: float, strength_clip: float
     ) -> tuple[Any, Any]:
-        from ..flux_core.runtime.lora_files import read_lora, with_lora
-        from .host import host
+        from ..flux_core.runtime.lora_files import read_lora
 
         if strength_model == 0 and strength_clip == 0:
             return model, clip
-        path = host().full_path("loras", lora_name)
-        self.kept = read_lora(model, clip, path)
-        return with_lora(model, clip, path, strength_model, strength_clip)
+        file = self.kept = read_lora(model, clip, self.host.full_path("loras", lora_name))
+        return file.added_to(model, clip, strength_model, strength_clip)
 
 
 class LoraLoaderModelOnly(FromFiles):
@@ -62,17 +60,15 @@ class LoraLoaderModelOnly(FromFiles):
         return {
             "required": {
                 "model": wire(MODEL, "The model."),
-                "lora_name": files("loras", "The LoRA's file."),
+                "lora_name": cls.files("loras", "The LoRA's file."),
                 "strength_model": number(1.0, -100.0, 100.0, 0.01, "How strongly the transformer is changed."),
             }
         }
 
     def load_lora_model_only(self, model: Any, lora_name: str, strength_model: float) -> tuple[Any]:
-        from ..flux_core.runtime.lora_files import read_lora, with_lora
-        from .host import host
+        from ..flux_core.runtime.lora_files import read_lora
 
         if strength_model == 0:
             return (model,)
-        path = host().full_path("loras", lora_name)
-        self.kept = read_lora(model, None, path)
-        return (with_lora(model, None, path, strength_model)[0],)
+        file = self.kept = read_lora(model, None, self.host.full_path("loras", lora_name))
+        return (file.added_to(model, None, strength_model)[0],)

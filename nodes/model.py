@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from .binding import HostedNode
 from .sockets import MODEL, STRING, Inputs, choice, number, pixels, wire
 
 SHIFT_TIP = "1 leaves the levels evenly spread; more spends more steps on high noise. schnell has 1."
@@ -131,7 +132,7 @@ class ModelComputeDtype:
         return (replace(model, compute_dtype=DTYPES.get(dtype)),)
 
 
-class FluxToModel:
+class FluxToModel(HostedNode):
     """Over the bridge to ComfyUI's own sampling nodes."""
 
     ALONE = True  # ComfyUI has no node of this kind
@@ -152,9 +153,7 @@ class FluxToModel:
         return {"required": {"model": wire(MODEL, "The model.")}}
 
     def convert(self, model: Any) -> tuple[Any]:
-        from .host import host
-
-        return (host().model(model),)
+        return (self.host.model(model),)
 
 
 class MemoryBudget:
@@ -183,7 +182,6 @@ class MemoryBudget:
 
     def set(self, model: Any, vram: str, ram: str) -> tuple[Any]:
         from ..flux_core.memory.budget import Allowed
-        from ..flux_core.memory.manager import configure
 
-        configure(Allowed.parse(vram, ram))
+        model.runtime.budget = Allowed.parse(vram, ram)
         return (model,)

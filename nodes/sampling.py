@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .binding import HostedNode
 from .guiders import NEGATIVE_TIP, SAMPLER_TIP, SAMPLERS, cfg
 from .sigmas import DENOISE_TIP, SCHEDULER_TIP, SCHEDULERS, STEPS_TIP
 from .sockets import (
@@ -27,11 +28,13 @@ from .sockets import (
 if TYPE_CHECKING:
     from PIL import Image
 
+    from .host import Host
+
 Conditioning = list[list[Any]]
 Latent = dict[str, Any]
 
 
-class KSampler:
+class KSampler(HostedNode):
     """Schedule, noise and denoising in one."""
 
     TITLE = "KSampler"
@@ -75,12 +78,22 @@ class KSampler:
 
         return (
             ksampler(
-                model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise, report()
+                model,
+                seed,
+                steps,
+                cfg,
+                sampler_name,
+                scheduler,
+                positive,
+                negative,
+                latent_image,
+                denoise,
+                report(self.host),
             ),
         )
 
 
-class KSamplerAdvanced:
+class KSamplerAdvanced(HostedNode):
     """Some of the steps."""
 
     TITLE = "KSampler (Advanced)"
@@ -148,12 +161,12 @@ class KSamplerAdvanced:
                 start_at_step,
                 end_at_step,
                 return_with_leftover_noise == "enable",
-                report(),
+                report(self.host),
             ),
         )
 
 
-class SamplerCustom:
+class SamplerCustom(HostedNode):
     """A sampler and a schedule of one's own, with two prompts."""
 
     TITLE = "SamplerCustom"
@@ -196,10 +209,10 @@ class SamplerCustom:
         from ..flux_core.sampling.sample import DisableNoise, RandomNoise
 
         noise: Any = RandomNoise(noise_seed) if add_noise else DisableNoise(noise_seed)
-        return _run(noise, CFGGuider(model, positive, negative, cfg), sampler, sigmas, latent_image)
+        return _run(self.host, noise, CFGGuider(model, positive, negative, cfg), sampler, sigmas, latent_image)
 
 
-class SamplerCustomAdvanced:
+class SamplerCustomAdvanced(HostedNode):
     """Noise, guider, sampler and schedule, each a node."""
 
     TITLE = "SamplerCustomAdvanced"
@@ -223,7 +236,7 @@ class SamplerCustomAdvanced:
         }
 
     def sample(self, noise: Any, guider: Any, sampler: Any, sigmas: Any, latent_image: Latent) -> tuple[Latent, Latent]:
-        return _run(noise, guider, sampler, sigmas, latent_image)
+        return _run(self.host, noise, guider, sampler, sigmas, latent_image)
 
 
 class AddNoise:
@@ -253,21 +266,17 @@ class AddNoise:
         return (add_noise(noise, sigmas, latent_image),)
 
 
-def _run(noise: Any, guider: Any, sampler: Any, sigmas: Any, latent: Latent) -> tuple[Latent, Latent]:
+def _run(host: Host, noise: Any, guider: Any, sampler: Any, sigmas: Any, latent: Latent) -> tuple[Latent, Latent]:
     from ..flux_core.sampling.sample import Sampler, sample_custom_advanced
-    from .host import host
 
     if not isinstance(sampler, Sampler):
-        return host().run_foreign(sampler, guider, noise, sigmas, latent)
-    return sample_custom_advanced(noise, guider, sampler, sigmas, latent, report())
+        return host.run_foreign(sampler, guider, noise, sigmas, latent)
+    return sample_custom_advanced(noise, guider, sampler, sigmas, latent, report(host))
 
 
-def report() -> Callable[[int, Any, Any, int], None]:
+def report(host: Host) -> Callable[[int, Any, Any, int], None]:
     """A callback for sampling: every step is reported with the picture as seen from there."""
-    from .host import host
-
-    around = host()
-    return lambda step, D, x, steps: around.step(step + 1, steps, lambda: _look(D[0]))
+    return lambda step, D, x, steps: host.step(step + 1, steps, lambda: _look(D[0]))
 
 
 def _look(D: Any) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .binding import HostedNode
 from .sockets import IMAGE, LATENT, MASK, VAE, Inputs, integer, wire
 
 Latent = dict[str, Any]
@@ -45,7 +46,7 @@ class VAEDecode:
         return (vae.decode_image(samples["samples"]),)
 
 
-class VAEEncodeTiled:
+class VAEEncodeTiled(HostedNode):
     """A large picture as a latent, piece by piece."""
 
     TITLE = "VAE Encode (Tiled)"
@@ -68,12 +69,10 @@ class VAEEncodeTiled:
     def encode(
         self, pixels: Any, vae: Any, tile_size: int, overlap: int, temporal_size: int = 64, temporal_overlap: int = 8
     ) -> tuple[Latent]:
-        from .host import host
-
-        return ({"samples": vae.encode_image_tiled(pixels, tile_size, overlap, host().step)},)
+        return ({"samples": vae.encode_image_tiled(pixels, tile_size, overlap, self.host.step)},)
 
 
-class VAEDecodeTiled:
+class VAEDecodeTiled(HostedNode):
     """A large latent as a picture, piece by piece."""
 
     TITLE = "VAE Decode (Tiled)"
@@ -102,9 +101,7 @@ class VAEDecodeTiled:
         temporal_size: int = 64,
         temporal_overlap: int = 8,
     ) -> tuple[Any]:
-        from .host import host
-
-        return (vae.decode_image_tiled(samples["samples"], tile_size, overlap, host().step),)
+        return (vae.decode_image_tiled(samples["samples"], tile_size, overlap, self.host.step),)
 
 
 class VAEEncodeForInpaint:

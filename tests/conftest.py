@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,12 +30,3 @@ def prologue() -> str:
 def command(prologue: str) -> list[str]:
     """The command line that is `sluice`, to be followed by arguments."""
     return [sys.executable, "-c", prologue + "from sluice.flux_core.commands.cli import main; raise SystemExit(main())"]
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_chosen() -> Iterator[None]:
-    """Device, number type and host are chosen once a process: no test inherits those of the one before."""
-    yield
-    for name in ("sluice.flux_core.runtime.device", "sluice.nodes.host"):
-        if name in sys.modules:
-            sys.modules[name]._current.clear()

@@ -31,7 +31,7 @@ from typing import Any
 from ..errors import InputError
 from ..memory import meter
 from ..memory.budget import AUTO, format_size, parse_size
-from ..runtime.device import configure
+from ..runtime.device import find_device
 from ..runtime.flux_workload import picture_size
 from . import gpu_parts, random_model
 from .gpu_parts import Part, Tell
@@ -94,7 +94,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Every part in turn. Raises InputError before anything is written."""
     sizes = tuple(picture_size(size) for size in args.size)
     peer_size, cap = picture_size(args.peer_size), parse_size(args.cap)
-    configure(args.device)
+    find_device(args.device)
     if args.steps <= gpu_parts.WARM:
         raise InputError(f"--steps {args.steps}: the first {gpu_parts.WARM} are not timed, so it takes more.")
     results = Results(args.out, {

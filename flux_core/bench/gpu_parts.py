@@ -22,7 +22,7 @@ from torch import Tensor
 from ..adapters.branches import LowRank
 from ..adapters.lora import Lora, LoraUse
 from ..errors import BudgetTooSmall
-from ..memory import manager, rates
+from ..memory import rates
 from ..memory.budget import Allowed, format_size
 from ..memory.cpu import CpuDevice
 from ..memory.cuda import CudaDevice
@@ -30,6 +30,9 @@ from ..memory.device import COMPUTE, COPY
 from ..memory.plan import Plan, smallest_budget
 from ..memory.workload import MiB
 from ..runtime import handles
+from ..runtime.device import find_device
+from ..runtime.runtime import Runtime
+from ..runtime.settings import Settings
 from .memory import Setup, condition_of, manager_of, path_of, physical_limit, sample
 
 WARM = 2  # steps that are not timed: the first fills what stays, after it the plan is made anew
@@ -60,7 +63,7 @@ class Part:
 
 def machine(part: Part, tell: Tell) -> None:
     """What this is measured on."""
-    device = handles.configure(part.setup.device).device
+    device = find_device(part.setup.device)
     found: dict[str, Any] = {"device": str(device), "torch": torch.__version__}
     if device.type == "cuda":
         torch.zeros(1, device=device)
@@ -79,16 +82,17 @@ def machine(part: Part, tell: Tell) -> None:
 
 def correctness(part: Part, tell: Tell) -> None:
     """Streamed, partly resident and resident, from RAM and from disk, with sleeps on both streams; out of memory."""
-    device = handles.configure(part.setup.device, "bf16").device
+    runtime = Runtime(Settings(part.setup.device, "bf16"))
     for file in part.files:
         try:
-            _compare(part, file, device, tell)
+            _compare(part, file, runtime, tell)
         except Exception:
             tell({"file": file, "error": traceback.format_exc()})
 
 
-def _compare(part: Part, file: str, device: torch.device, tell: Tell) -> None:
+def _compare(part: Part, file: str, runtime: Runtime, tell: Tell) -> None:
     """One file, without and with a LoRA."""
+    device = runtime.device
     rng, cuda = random.Random(part.seed), device.type == "cuda"
 
     def told(case: str, loras: tuple[LoraUse, ...], equal: bool, plan: Plan) -> None:
@@ -98,9 +102,10 @@ def _compare(part: Part, file: str, device: torch.device, tell: Tell) -> None:
             "streamed_bytes": plan.streamed_bytes, "line": f"{words}: {'equal' if equal else 'NOT EQUAL'}",
         })  # fmt: skip
 
-    for loras in ((), (_lora(part, file),)):
-        model = replace(handles.load_flux(path_of(part.setup.folder, file)), loras=loras)
-        manager.configure(Allowed(managed=False))
+    loaded = handles.load_flux(runtime, path_of(part.setup.folder, file))
+    for loras in ((), (_lora(part, loaded),)):
+        model = replace(loaded, loras=loras)
+        runtime.budget = Allowed(managed=False)
         expected = _picture(part, model)
         resident = _fitting(part, model, EVERYTHING, None)[1]
         least = smallest_budget(resident.workload, resident.machine)
@@ -114,7 +119,7 @@ def _compare(part: Part, file: str, device: torch.device, tell: Tell) -> None:
             with _sleeps(device, rng):
                 x, plan = _fitting(part, model, budget, ram)
             told(case, loras, torch.equal(x, expected), plan)
-        _allow(device, whole, None)
+        _allow(runtime, whole, None)
         with _crowded(device, _network(model)) as crowded:
             equal = torch.equal(_picture(part, model), expected) and bool(crowded)
         told(f"out of memory in a step, {'by ballast' if cuda else 'injected'}", loras, equal, _report(model).plan)
@@ -128,7 +133,7 @@ def _fitting(part: Part, model: Any, budget: int, ram: int | None) -> tuple[Tens
     """What comes out under this budget, or one a little larger if it is too small, and the plan it came with."""
     more = model.weights.nbytes // 8
     for _ in range(TRIES):
-        _allow(model.device, budget, ram)
+        _allow(model.runtime, budget, ram)
         try:
             return _picture(part, model), _report(model).plan
         except BudgetTooSmall:
@@ -138,11 +143,10 @@ def _fitting(part: Part, model: Any, budget: int, ram: int | None) -> tuple[Tens
     raise BudgetTooSmall(f"even {format_size(budget)} are too small")
 
 
-def _lora(part: Part, file: str) -> LoraUse:
+def _lora(part: Part, model: Any) -> LoraUse:
     """Random changes of some layers of all kinds, of what the table is made of too."""
     generator = torch.Generator().manual_seed(part.seed)
-    tensors = handles.load_flux(path_of(part.setup.folder, file)).weights.tensors
-    changes = {}
+    tensors, changes = model.weights.tensors, {}
     for name in CHANGED:
         outputs, inputs = tensors[f"{name}.weight"].shape
         down, up = torch.randn(16, inputs, generator=generator), torch.randn(outputs, 16, generator=generator)
@@ -206,9 +210,10 @@ def _crowded(device: torch.device, network: Any) -> Iterator[list[bool]]:
 
 def steps(part: Part, tell: Tell) -> None:
     """Peak and seconds of a step of every size under the cap, and what the link gives at the same time."""
-    device = handles.configure(part.setup.device, "bf16").device
-    _allow(device, None if part.ballast and device.type == "cuda" else part.cap or EVERYTHING, None)
-    model = handles.load_flux(path_of(part.setup.folder, part.files[0]))
+    runtime = Runtime(Settings(part.setup.device, "bf16"))
+    device = runtime.device
+    _allow(runtime, None if part.ballast and device.type == "cuda" else part.cap or EVERYTHING, None)
+    model = handles.load_flux(runtime, path_of(part.setup.folder, part.files[0]))
     for width, height in part.sizes:
         setup = replace(part.setup, width=width, height=height)
         with _Watched(device) as watched:
@@ -270,9 +275,9 @@ class _Watched:
 # --- shared -----------------------------------------------------------------------------------------------------
 
 
-def _allow(device: torch.device, nbytes: int | None, ram: int | None) -> None:
+def _allow(runtime: Runtime, nbytes: int | None, ram: int | None) -> None:
     """So many bytes of the device, None: what is free."""
-    manager.configure(Allowed(vram=nbytes, ram=ram) if device.type == "cuda" else Allowed(ram=nbytes))
+    runtime.budget = Allowed(vram=nbytes, ram=ram) if runtime.device.type == "cuda" else Allowed(ram=nbytes)
 
 
 def _picture(part: Part, model: Any) -> Tensor:
@@ -280,7 +285,7 @@ def _picture(part: Part, model: Any) -> Tensor:
 
 
 def _network(model: Any) -> Any:
-    return model.weights.managed(manager_of(model.device), model.dtype)
+    return model.weights.managed(manager_of(model.runtime), model.dtype)
 
 
 def _report(model: Any) -> Any:

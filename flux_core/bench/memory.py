@@ -27,9 +27,12 @@ from torch import Tensor
 
 from ..memory import rates
 from ..memory.budget import AUTO, Allowed, format_size
+from ..memory.manager import Manager
 from ..memory.report import JobReport
-from ..runtime.device import configure
+from ..runtime.device import find_device
 from ..runtime.flux_workload import picture_size
+from ..runtime.runtime import Runtime
+from ..runtime.settings import Settings
 from ..runtime.streamed_flux import ManagedFlux
 from . import random_model
 
@@ -89,8 +92,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         Allowed.parse(args.vram, ram)
     for size in args.size:
         picture_size(size)
-    device = configure(args.device).device
-    wanted = device.type == "cuda" if args.peers is None else args.peers
+    wanted = find_device(args.device).type == "cuda" if args.peers is None else args.peers
     records, peers = [], []
     for setup, work, files in _measurements(args):
         with written(args.folder, files, args.keep):
@@ -177,12 +179,8 @@ def _in_a_process(work: Callable[[Setup], dict[str, Any]], setup: Setup) -> dict
 # --- what a process measures ----------------------------------------------------------------------------------
 
 
-def _prepare(setup: Setup) -> torch.device:
-    from ..memory import manager
-    from ..runtime import handles
-
-    manager.configure(Allowed.parse(setup.vram, setup.ram))
-    return handles.configure(setup.device).device
+def _runtime(setup: Setup) -> Runtime:
+    return Runtime(Settings.parse(setup.device, "auto", setup.vram, setup.ram))
 
 
 def condition_of(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
@@ -216,11 +214,10 @@ def measure_flux(setup: Setup) -> dict[str, Any]:
     """Steps of the transformer under the budget."""
     from ..runtime import handles
 
-    device = _prepare(setup)
-    model = handles.load_flux(path_of(setup.folder, setup.file))
-    sample(model, setup, condition_of(setup, device), seed=1)
-    held = manager_of(device)
-    flux = model.weights.managed(held, model.dtype)
+    runtime = _runtime(setup)
+    model = handles.load_flux(runtime, path_of(setup.folder, setup.file))
+    sample(model, setup, condition_of(setup, runtime.device), seed=1)
+    flux = model.weights.managed(manager_of(runtime), model.dtype)
     assert flux.report is not None
     record = _told(flux.report, physical_limit(flux, setup))
     print(_line(setup, record), flush=True)
@@ -231,10 +228,10 @@ def measure_t5(setup: Setup) -> dict[str, Any]:
     """One prompt through the encoder under the budget."""
     from ..runtime.weights import T5Weights
 
-    device, tensors = _prepare(setup), _tensors(setup, "t5")
-    weights = T5Weights(tensors, "t5")
-    encoder = weights.managed(manager_of(device), torch.float32)
-    tokens = torch.randn(1, setup.tokens, 4096, generator=torch.Generator().manual_seed(0)).to(device)
+    runtime = _runtime(setup)
+    weights = T5Weights(runtime, _tensors(setup, "t5"), "t5")
+    encoder = weights.managed(manager_of(runtime), torch.float32)
+    tokens = torch.randn(1, setup.tokens, 4096, generator=torch.Generator().manual_seed(0)).to(runtime.device)
     with torch.inference_mode(), encoder.opened(tokens) as module:
         module(tokens)
     record = _told(encoder.report, None)
@@ -247,14 +244,14 @@ def measure_job(setup: Setup) -> dict[str, Any]:
     from ..runtime import handles
     from ..runtime.weights import ClipWeights, T5Weights
 
-    device = _prepare(setup)
-    held = manager_of(device)
+    runtime = _runtime(setup)
+    device, held = runtime.device, manager_of(runtime)
     encoders = {
-        name: kind(_tensors(setup, part, file), name)
+        name: kind(runtime, _tensors(setup, part, file), name)
         for name, kind, part, file in (("t5", T5Weights, "t5", "t5-fp16"), ("clip", ClipWeights, "clip_l", "clip-fp16"))
     }
-    model = handles.load_flux(path_of(setup.folder, setup.file))
-    coder = handles.load_autoencoder(path_of(setup.folder, "ae-fp32"))
+    model = handles.load_flux(runtime, path_of(setup.folder, setup.file))
+    coder = handles.load_autoencoder(runtime, path_of(setup.folder, "ae-fp32"))
     phases: list[dict[str, Any]] = []
 
     def encode(prompt: int) -> Any:
@@ -298,10 +295,9 @@ def measure_job(setup: Setup) -> dict[str, Any]:
     return {"limit_bytes": limit, "peak_bytes": max(each["peak_bytes"] for each in phases), "phases": phases}
 
 
-def manager_of(device: torch.device) -> Any:
-    from ..memory.manager import manager_for
-
-    made = manager_for(device, 1 << 62)
+def manager_of(runtime: Runtime) -> Manager:
+    """Who manages its models. Ends the program if nobody does."""
+    made = runtime.manager(runtime.device, 1 << 62)
     if made is None:
         raise SystemExit("--vram off leaves nothing to measure")
     return made

@@ -14,6 +14,8 @@ from torch import nn
 
 from ..memory.usage import CONTEXT_BYTES
 from ..runtime import handles
+from ..runtime.runtime import Runtime
+from ..runtime.settings import Settings
 from .gpu_parts import Part, Tell
 from .memory import path_of
 from .transformer import diffusers_twin
@@ -23,12 +25,15 @@ WARM = 1  # steps that are not timed
 
 def measure_peer(part: Part, tell: Tell) -> None:
     """Seconds of a step of the peer that `part.files` names after the file, at every size."""
-    device = handles.configure(part.setup.device, "bf16").device
+    runtime = Runtime(Settings(part.setup.device, "bf16"))
+    device = runtime.device
     file, name = part.files
     if part.cap is not None and device.type == "cuda":
         total = torch.cuda.mem_get_info(device)[1]
         torch.cuda.set_per_process_memory_fraction(min(1.0, (part.cap - CONTEXT_BYTES) / total), device)
-    ours = handles.load_flux(path_of(part.setup.folder, file)).weights.module(torch.device("cpu"), torch.bfloat16)
+    ours = handles.load_flux(runtime, path_of(part.setup.folder, file)).weights.module(
+        torch.device("cpu"), torch.bfloat16
+    )
     model = diffusers_twin(ours)
     assert model is not None
     PEERS[name](model.requires_grad_(False), device)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...nodes.host import pack_host
 from ..commands import workflows
 from ..errors import SluiceError
 from ..worker.registry import standalone_tables
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of the median process, by part. Raises SluiceError if the run fails."""
-    classes, _ = standalone_tables()
+    classes, _ = standalone_tables(pack_host())
     _, prompt = workflows.read(args.workflow, classes)
     kinds = {node_id: kind_of(classes.get(node["class_type"])) for node_id, node in prompt.items()}
     arguments = [str(args.workflow.absolute())]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ...nodes.host import pack_host
 from ...nodes.sockets import OWN
 from ..graph.translate import KINDS, TABLE
 from ..worker.registry import PREFIX, comfyui_tables
@@ -18,14 +19,14 @@ COMFYUIS = {own: kind for kind in KINDS for own in (kind, KINDS[kind]) if own in
 
 def help_pages() -> dict[str, str]:
     """File name -> Markdown, for every node that is offered inside ComfyUI."""
-    classes, titles = comfyui_tables()
+    classes, titles = comfyui_tables(pack_host())
     return {f"{name}.md": _page(name, titles[name], node_class) for name, node_class in classes.items()}
 
 
 def swap_rows() -> dict[str, dict[str, Any]]:
     """Core id -> which of its sockets carry models, for every node of ours that has a twin."""
     rows = {}
-    for name, node_class in comfyui_tables()[0].items():
+    for name, node_class in comfyui_tables(pack_host())[0].items():
         if getattr(node_class, "ALONE", False):
             continue
         row: dict[str, Any] = {

@@ -44,11 +44,10 @@ def run(args: argparse.Namespace) -> int:
 
 def workflow_facts(file: Path, folders: Folders) -> dict[str, Any]:
     """What a workflow file tells, as JSON-ready data. Raises WorkflowError, MissingFileError."""
-    from ...nodes import host
+    from ...nodes.host import Host
     from ..worker.registry import standalone_tables
 
-    host.use(host.Host(folders))
-    classes, _ = standalone_tables()
+    classes, _ = standalone_tables(Host(folders))
     embedded = read_workflow(file)
     if embedded.prompt is None and embedded.workflow is None:
         return {"path": str(file), "parameters": embedded.parameters}

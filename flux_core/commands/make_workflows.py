@@ -18,6 +18,7 @@ from typing import Any
 
 from PIL import Image
 
+from ...nodes.host import pack_host
 from ..errors import SluiceError
 from ..training.drawing import SIDE
 from ..training.export import FILES
@@ -57,7 +58,7 @@ class Canvas:
         **values: Any,
     ) -> list[Output]:
         """A node with its inputs linked (values that are outputs) or set. Returns its outputs."""
-        node_class = standalone_tables()[0][kind]
+        node_class = standalone_tables(pack_host())[0][kind]
         number = len(self.nodes) + 1
         inputs, widgets = self._inputs(number, node_class.INPUT_TYPES(), dict(values))
         outputs = [
@@ -308,7 +309,7 @@ ALL = {
 
 def for_comfyui(canvas: dict[str, Any]) -> dict[str, Any]:
     """The same canvas with our prefixed ids and sockets, wherever ComfyUI offers a node of ours."""
-    ours = comfyui_tables()[0]
+    ours = comfyui_tables(pack_host())[0]
     copy = json.loads(json.dumps(canvas))
     for node in copy["nodes"]:
         if PREFIX + node["type"] in ours:

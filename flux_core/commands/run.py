@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingFileError, PromptError, SluiceError
 from ..graph.canvas import pack_names
@@ -29,10 +29,14 @@ from ..graph.prompt import name_of, title_of
 from ..graph.validate import validate
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after
-from ..memory.budget import Allowed, add_budget_arguments
+from ..memory.budget import add_budget_arguments
+from ..runtime.settings import NUMBER_TYPES, Settings
 from ..worker.required_models import explained, wanted_files, with_slashes
 from ..worker.required_tokenizers import lacking_tokenizers, refused
 from . import overrides, workflows
+
+if TYPE_CHECKING:
+    from ..runtime.runtime import Runtime
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +93,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
     parser.add_argument(
         "--dtype",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        choices=NUMBER_TYPES,
         default="auto",
         help="numbers computed with; auto takes the fastest without visible loss",
     )
@@ -119,16 +123,20 @@ class Job:
 
 
 def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
-    from ...nodes import host
+    from ...nodes.host import Host
     from ..worker.registry import standalone_tables
 
     folders = standard_folders(Path.cwd(), args.models, extra=args.extra_model_paths, input=args.input, output=args.out)
     if args.input is not None and not folders.input.is_dir():
         raise MissingFileError(f"There is no folder {folders.input}, which --input names.")
-    host.use(host.Host(folders))  # validation lists files
-    classes, _ = standalone_tables()
+    host = Host(
+        folders,
+        report=lambda done, total, preview: executor.progress(done, total),
+        make_runtime=lambda: _new_runtime(args),
+    )
+    classes, _ = standalone_tables(host)
     jobs = [_prepared(file, args, classes, folders) for file in args.workflow]
-    _set_device(args)
+    _ = host.runtime  # before anything runs: a device that is not there is an error of the command line
     bars = Bars()
 
     def emit(event: str, data: dict[str, Any]) -> None:
@@ -136,7 +144,6 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
         listen(event, data)
 
     executor = Executor(classes, emit=emit, around=_inference_mode)
-    host.use(host.Host(folders, report=lambda done, total, preview: executor.progress(done, total)))
     return [_made(job, executor, bars, folders, quiet=args.json) for job in jobs]
 
 
@@ -211,15 +218,16 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _set_device(args: argparse.Namespace) -> None:
+def _new_runtime(args: argparse.Namespace) -> Runtime:
+    """What models are loaded into. Raises InputError for a device or a size that cannot be."""
     with first_import():
-        from ..memory import manager, report
-        from ..runtime.handles import configure
+        from ..runtime import handles  # noqa: F401
+        from ..runtime.runtime import Runtime
 
-    configure(args.device, args.dtype)
-    manager.configure(Allowed.parse(args.vram, args.ram))
+    runtime = Runtime(Settings.parse(args.device, args.dtype, args.vram, args.ram))
     if not args.json:
-        report.listen(_tell_memory)
+        runtime.events.listen(_tell_memory)
+    return runtime
 
 
 @contextmanager

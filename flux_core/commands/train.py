@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..models.autoencoder import Autoencoder
 from ..models.latents import process_out
-from ..runtime.device import configure
+from ..runtime.device import find_device
 from ..training.code import Code, fit
 from ..training.codec import CodecStage, codec_config
 from ..training.drawing import collage, draw, loose_scene
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
         return evaluate.run(args, main)
     recipe = changed(quick() if args.quick else Recipe(), args.set)
-    Training(recipe, args.out, args.work or args.out / "training", configure(args.device).device).run(args.stages)
+    Training(recipe, args.out, args.work or args.out / "training", find_device(args.device)).run(args.stages)
     return 0
 
 

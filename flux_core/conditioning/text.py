@@ -59,6 +59,8 @@ class Encoders(Protocol):
     @property
     def t5_identity(self) -> Hashable: ...
     @property
+    def encodings(self) -> Cache: ...  # rows that were encoded before, by these encoders or by others
+    @property
     def options(self) -> TextOptions: ...
     @property
     def device(self) -> torch.device: ...
@@ -103,15 +105,12 @@ class Cache:
             self._values.clear()
 
 
-CACHE = Cache()
-
-
-def encode_prompt(encoders: Encoders, clip_text: str, t5_text: str, cache: Cache = CACHE) -> list[list[Any]]:
+def encode_prompt(encoders: Encoders, clip_text: str, t5_text: str) -> list[list[Any]]:
     """One conditioning entry: [[text [1, L, context], {"pooled_output": [1, vec]}]], float32 on the CPU.
 
     Raises InputError if a tokenizer and its encoder do not belong together.
     """
-    options = encoders.options
+    options, cache = encoders.options, encoders.encodings
     clip_row = encoders.clip_tokenizer.rows(clip_text, encoders.embeddings("clip_l"))[0]
     t5_row = encoders.t5_tokenizer.row(
         t5_text,

@@ -1,9 +1,10 @@
-"""What nodes have made, kept for the next prompt.
+"""Results of nodes, kept for the next prompt.
 
     key of a node = hash(class, IS_CHANGED, constants by value, links as (key of the node above, slot))
 
-so a change reaches exactly the nodes below it, and ids, titles and positions play no part. Kept is what the newest
-prompt holds, whether it ran or not; the rest is dropped when the next prompt begins. Runs nothing but IS_CHANGED.
+so a change affects exactly the nodes that depend on it; ids, titles and positions have no effect. The cache keeps the
+results of the nodes of the newest prompt and drops the others when the next prompt begins. Calls nothing but
+IS_CHANGED.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _never = itertools.count()  # for values that equal nothing, not even themselves
 
 @dataclass(frozen=True)
 class CachedOutput:
-    """What a node has made: its outputs, and what it shows (empty for most)."""
+    """The outputs of a node, and what it shows in the browser (empty for most)."""
 
     outputs: Outputs
     ui: Mapping[str, Any] = field(default_factory=dict)
@@ -64,7 +65,7 @@ class CacheKeys:
         if interface.takes_unique_id or getattr(interface.node_class, "NOT_IDEMPOTENT", False):
             parts.append(node.id)
         for name, value in sorted(node.inputs.items()):
-            if isinstance(value, Link):  # no key yet: the node is missing, or the link closes a circle
+            if isinstance(value, Link):  # no key yet: the node is missing, or the link closes a cycle
                 above = self._keys.get(value.node_id) or _unique()
                 parts.append(f"{name!r} <- {above} {value.slot}")
             else:
@@ -73,7 +74,7 @@ class CacheKeys:
 
 
 class Cache:
-    """Results by key, and node objects by (id, class), which keep their state as long as they are on the canvas."""
+    """Results by key, and node objects by (id, class), which keep their state while they are in the prompt."""
 
     def __init__(self) -> None:
         self._made: dict[str, CachedOutput] = {}
@@ -81,7 +82,7 @@ class Cache:
         self._grown: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}  # root -> keys and objects grown from it
 
     def begin(self, live: LivePrompt, keys: CacheKeys) -> None:
-        """Drop everything that has no place in this prompt."""
+        """Drop everything that does not belong to this prompt."""
         present = {(node.id, node.class_type) for node in live.nodes.values()}
         self._grown = {root: grown for root, grown in self._grown.items() if root in present}
         kept = {keys[node_id] for node_id in live.nodes}.union(*self._grown.values())
@@ -90,11 +91,13 @@ class Cache:
         self._objects = {who: node for who, node in self._objects.items() if who in objects}
 
     def regrow(self, root: Node) -> None:
-        """`root` expands anew: what it grew into before is dropped with the next prompt, unless it grows again."""
+        """`root` expands again: nodes of its earlier expansion are dropped with the next prompt unless they appear
+        again.
+        """
         self._grown[root.id, root.class_type] = {}
 
     def grown(self, root: Node, node: Node, key: str) -> None:
-        """Keep what `node` makes for as long as `root` is on the canvas."""
+        """Keep the results of `node` as long as `root` is in the prompt."""
         self._grown[root.id, root.class_type][key] = (node.id, node.class_type)
 
     def get(self, key: str) -> CachedOutput | None:
@@ -104,11 +107,11 @@ class Cache:
         self._made[key] = made
 
     def forget_shown(self) -> None:
-        """Drop what nodes have shown, saved pictures among it: they run again, the others do not."""
+        """Drop the results of nodes that show something, such as saved images: those run again, the others do not."""
         self._made = {key: made for key, made in self._made.items() if not made.ui}
 
     def object(self, node: Node, node_class: type[Any]) -> Any:
-        """The instance for this place on the canvas, made at first use."""
+        """The instance of this node, made at first use."""
         who = (node.id, node.class_type)
         if who not in self._objects:
             self._objects[who] = node_class()
@@ -116,7 +119,7 @@ class Cache:
 
 
 def _changed(node: Node, interface: Interface) -> Any:
-    """What IS_CHANGED says for the constants of a node; NaN, which equals nothing, if it fails."""
+    """The result of IS_CHANGED for the constants of a node; NaN, which equals nothing, if it fails."""
     function = getattr(interface.node_class, "IS_CHANGED", None)
     if function is None:
         return None

@@ -1,6 +1,6 @@
-"""Calling a node: its inputs gathered, its function mapped over lists, what it returned put in order.
+"""Calling a node: gathers its inputs, maps its function over lists, and normalises what it returns.
 
-On the inside every input and output is a list of values. A plain node is called once per value (shorter lists repeat
+Internally every input and output is a list of values. A plain node is called once per value (shorter lists repeat
 their last), a node with INPUT_IS_LIST once with the lists themselves. Decides nothing about order or caching.
 """
 
@@ -22,7 +22,7 @@ Arguments = dict[str, Any]
 
 
 class ExecutionBlocker:
-    """Returned in place of a value by a node that wants everything fed by it skipped.
+    """Returned by a node in place of a value: every node that depends on it is skipped.
 
     `message` is shown as an error; None skips silently.
     """
@@ -33,7 +33,7 @@ class ExecutionBlocker:
 
 @dataclass(frozen=True)
 class Gathered:
-    """The inputs of a node before the call: name -> list of values; `missing` are links that have not delivered."""
+    """The inputs of a node before the call: name -> list of values; `missing` are links without a value yet."""
 
     values: dict[str, list[Any]]
     missing: frozenset[str] = frozenset()
@@ -41,7 +41,7 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Row:
-    """What one call returned: a result per output slot, which may refer into a graph to be run first."""
+    """What one call returned: a result per output slot, which may be a link into a graph to be run first."""
 
     result: Sequence[Any]
     graph: Mapping[str, Any] | None = None
@@ -58,10 +58,10 @@ class Returned:
 def gather(
     node: Node, interface: Interface, hidden: Mapping[str, Any], outputs: Callable[[str], Outputs | None] | None = None
 ) -> Gathered:
-    """Collect what a node is called with.
+    """Collect the inputs of a node.
 
-    `hidden` maps "PROMPT", "UNIQUE_ID" ... to values. Without `outputs` no link delivers, which is what IS_CHANGED and
-    VALIDATE_INPUTS see. Links to undeclared inputs are passed on, undeclared constants only to a class that wants them.
+    `hidden` maps "PROMPT", "UNIQUE_ID" ... to values. Without `outputs` links have no values, as in IS_CHANGED and
+    VALIDATE_INPUTS. Links to undeclared inputs are passed on, undeclared constants only to a class that wants them.
     """
     values: dict[str, list[Any]] = {}
     missing = set()
@@ -84,7 +84,7 @@ def gather(
     return Gathered(values, frozenset(missing))
 
 
-# AUTH_TOKEN_COMFY_ORG and API_KEY_COMFY_ORG are always None: we keep nobody's keys.
+# AUTH_TOKEN_COMFY_ORG and API_KEY_COMFY_ORG are always None: no keys are stored.
 HIDDEN = ("PROMPT", "DYNPROMPT", "EXTRA_PNGINFO", "UNIQUE_ID", "AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG")
 
 
@@ -109,7 +109,7 @@ def blocker_in(call: Arguments, whole_lists: bool) -> ExecutionBlocker | None:
 
 
 def finished(value: Any) -> Any:
-    """The value itself, or what it comes to if it is a coroutine. Not for use within a running event loop."""
+    """The value itself, or the result if it is a coroutine. Not for use within a running event loop."""
     return asyncio.run(value) if inspect.iscoroutine(value) else value
 
 

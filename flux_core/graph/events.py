@@ -1,4 +1,4 @@
-"""What a run tells the world: ComfyUI's websocket events, with its field names.
+"""The events of a run: ComfyUI's websocket events, with its field names.
 
     progress_state {"prompt_id", "nodes": {id: {"value", "max", "state", ids...}}}     all nodes so far, each time
     execution_start, _cached, _success, _error, _interrupted                           kept for the history
@@ -24,7 +24,7 @@ _SHOWN_CHARACTERS = 2000
 
 
 class Events:
-    """The voice of one run."""
+    """The events of one run."""
 
     def __init__(self, emit: Emit, live: LivePrompt, prompt_id: str) -> None:
         self.emit = emit
@@ -59,7 +59,9 @@ class Events:
         self._state(node_id, maximum, maximum, "finished")
 
     def blocked(self, node_id: str, executed: list[str], reason: str) -> None:
-        """A node was kept from running by one above it. The prompt goes on, so this is no entry of the history."""
+        """A node is skipped because of an ExecutionBlocker. The prompt continues, so the history has no entry for
+        it.
+        """
         told = self._what(node_id, executed) | {
             "exception_message": f"Execution Blocked: {reason}",
             "exception_type": "ExecutionBlocked",
@@ -72,7 +74,7 @@ class Events:
     def stopped(
         self, node_id: str, executed: list[str], error: Exception, inputs: Mapping[str, list[Any]], advice: str
     ) -> None:
-        """The run ends here, by request or by an error of a node."""
+        """The run ends, by request or by an error of a node."""
         told = self._what(node_id, executed)
         if isinstance(error, Interrupted):
             self.message("execution_interrupted", told)

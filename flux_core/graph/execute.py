@@ -1,10 +1,10 @@
-"""Run a prompt: each node once, inputs first, what earlier prompts made not at all.
+"""Run a prompt: each node once, inputs first, cached nodes not at all.
 
     execution_start, execution_cached, per node: progress_state, executing, [progress, preview]*, [executed],
     progress_state, at the end: execution_success | execution_error | execution_interrupted
 
-The closing `executing {"node": null}` is left to whoever keeps the queue: it must follow the entry in the history.
-Knows no node class, no picture, no network, no torch.
+The closing `executing {"node": null}` is sent by the owner of the queue, because it must follow the entry in the
+history. Knows no node class, no image, no network, no torch.
 """
 
 from __future__ import annotations
@@ -53,11 +53,13 @@ class Result:
     status: str  # "success", "error" or "interrupted"
     messages: tuple[Message, ...]  # the execution_* events
     executed: tuple[str, ...]  # nodes that ran, in order; cached ones are not among them
-    exception: Exception | None = None  # what stopped it, without its traceback, which would keep tensors alive
+    exception: Exception | None = (
+        None  # the exception that stopped it, without its traceback, which would keep tensors alive
+    )
 
 
 class Executor:
-    """Runs prompts one after another and remembers what their nodes made.
+    """Runs prompts one after another and caches the results of their nodes.
 
     `emit(event, data)` is called in the running thread. `around` is entered for the length of each prompt (a place for
     torch.inference_mode). `after_failure` is called with the exception of a failed node; it may free memory, and its
@@ -88,8 +90,8 @@ class Executor:
     ) -> Result:
         """Run the output nodes `outputs` of a validated prompt (both come from `validate`) and all they need.
 
-        `extra_data["extra_pnginfo"]` reaches nodes as EXTRA_PNGINFO. Errors of nodes end up in the result; only what
-        is no Exception (KeyboardInterrupt) passes through.
+        `extra_data["extra_pnginfo"]` reaches nodes as EXTRA_PNGINFO. Errors of nodes become part of the result; only a
+        BaseException that is no Exception (KeyboardInterrupt) passes through.
         """
         run = self._run = _Run(self, prompt, prompt_id, extra_data or {})
         run.cancelled = prompt_id in self._cancelled
@@ -117,7 +119,7 @@ class Executor:
     def progress(self, value: float, maximum: float, preview: Any = None) -> None:
         """For nodes to call after each step, `value` of `maximum` being done. Raises Interrupted.
 
-        `preview` is handed on as it is, in a `preview` event: {"image", "prompt_id"} and the ids of the node.
+        `preview` is passed on unchanged, in a `preview` event: {"image", "prompt_id"} and the ids of the node.
         """
         self.check_interrupted()
         if self._run is not None:
@@ -130,7 +132,7 @@ class Executor:
 
 
 class _Run:
-    """One prompt on its way."""
+    """The run of one prompt."""
 
     def __init__(self, executor: Executor, prompt: JsonPrompt, prompt_id: str, extra_data: Mapping[str, Any]) -> None:
         self.executor = executor
@@ -177,7 +179,7 @@ class _Run:
     # One node ------------------------------------------------------------------------------------------------------
 
     def _next(self) -> None:
-        """Bring one node on, or wait until one can be."""
+        """Advance one node, or wait until one is ready."""
         self.node_id, self.inputs = "", {}
         self.executor.check_interrupted()
         node_id = self.waiting.pick()
@@ -197,7 +199,7 @@ class _Run:
         self.waiting.remove(node_id)
 
     def _step(self, node: Node) -> bool:
-        """Begin a node, or go on with it; whether it is done, else it is waiting for something."""
+        """Begin or continue a node. Returns whether it is done; otherwise it waits for something."""
         interface = self.interfaces[node.class_type]
         if node.id in self.expanding:
             returned = self.expanding.pop(node.id)
@@ -258,7 +260,7 @@ class _Run:
         return bool(needed)
 
     def _call(self, node: Node, function: Callable[..., Any], whole_lists: bool, gathered: Gathered) -> list[Any]:
-        """Call a node for each set of its inputs. What is asynchronous among that starts its work here."""
+        """Call a node for each set of its inputs. Coroutines are started here."""
         returns: list[Any] = []
         for number, call in enumerate(arguments(gathered.values, whole_lists)):
             self.executor.check_interrupted()
@@ -278,7 +280,9 @@ class _Run:
         return returns
 
     def _blocked(self, node: Node, blocker: ExecutionBlocker) -> ExecutionBlocker:
-        """What a call gives that may not take place; a blocker's message is told once and not passed on."""
+        """The result of a call that an ExecutionBlocker prevents; the blocker's message is shown once and not passed
+        on.
+        """
         if blocker.message is not None:
             self.events.blocked(node.id, list(self.executed), blocker.message)
         return ExecutionBlocker(None)
@@ -286,7 +290,7 @@ class _Run:
     # Nodes that become graphs --------------------------------------------------------------------------------------
 
     def _expand(self, node: Node, returned: Returned) -> None:
-        """Take in the graphs a node returned; it is done when they are."""
+        """Add the graphs that a node returned; the node is done when they are."""
         root = self.live.nodes[self.live.get_real_node_id(node.id)]
         if root is node:
             self.cache.regrow(root)
@@ -306,7 +310,7 @@ class _Run:
         self.expanding[node.id] = returned
 
     def _resolved(self, row: Row) -> list[Any]:
-        """A result with the links into its graph replaced by what has flowed through them."""
+        """A result with the links into its graph replaced by their values."""
         values: list[Any] = []
         for item in row.result:
             outputs = self.outputs_of(item[0]) if row.graph is not None and is_link(item) else None
@@ -316,7 +320,7 @@ class _Run:
     # The end -------------------------------------------------------------------------------------------------------
 
     def _blamed(self, error: Exception) -> str:
-        """The node of the request that an error belongs to; for a circle one that grew into it."""
+        """The node of the request that an error belongs to; for a cycle, one whose expansion contains it."""
         node_id = self.node_id
         if isinstance(error, DependencyCycle):
             grown = [one for one in error.nodes if self.live.get_parent_node_id(one) is not None]

@@ -1,7 +1,8 @@
 """A prompt while it runs: the nodes of the request, and those that nodes expand into.
 
-A node may answer with a small graph to be run in its place. The nodes of that graph remember their parent (who made
-them) and whom to light up on the canvas. The method names are those of ComfyUI's DYNPROMPT, which nodes may ask for.
+A node may return a graph to be run in its place. The nodes of that graph know their parent (the node that returned
+them) and the node to highlight on the canvas. The method names are those of ComfyUI's DYNPROMPT, which nodes may ask
+for.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ class LivePrompt:
         return self._parent.get(node_id)
 
     def get_real_node_id(self, node_id: str) -> str:
-        """The node of the request that this one came from in the end."""
+        """The node of the request from which this one was expanded, directly or through others."""
         while node_id in self._parent:
             node_id = self._parent[node_id]
         return node_id
 
     def get_display_node_id(self, node_id: str) -> str:
-        """The node to be lit up on the canvas."""
+        """The node to highlight on the canvas."""
         while node_id in self._display:
             node_id = self._display[node_id]
         return node_id

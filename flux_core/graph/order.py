@@ -1,7 +1,7 @@
-"""Which node next? A graph dissolved from its sources, needed nodes only.
+"""The order of execution: a topological sort of the nodes that are needed, which may change during the run.
 
-Inputs come before the nodes they feed. Among the nodes that could run now the one goes first that brings a picture
-soonest: an output, else what feeds an output, else what feeds that, else the one noticed first. Runs nothing itself.
+Inputs come before the nodes they feed. Among the nodes that are ready, the one nearest to an output runs first: an
+output node, else one that feeds an output, else one that feeds that, else the one added first. Runs nothing itself.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ class DependencyCycle(PromptError):
 
 
 class Waiting:
-    """The nodes still to run. `is_done` says whose results are at hand already."""
+    """The nodes still to run. `is_done` tells which results exist already."""
 
     def __init__(self, live: LivePrompt, interfaces: Interfaces, is_done: Callable[[str], bool]) -> None:
         self._live = live
         self._interfaces = interfaces
         self._is_done = is_done
         self._blockers: dict[str, set[str]] = {}  # node -> what it waits for
-        self._feeds: dict[str, dict[str, None]] = {}  # node -> who waits for it
-        self._noticed: dict[str, int] = {}  # node -> the how manieth we heard of
+        self._feeds: dict[str, dict[str, None]] = {}  # node -> the nodes that wait for it
+        self._noticed: dict[str, int] = {}  # node -> the order in which it was added
         self._ready: set[str] = set()
-        self._held: set[str] = set()  # nodes at work elsewhere
+        self._held: set[str] = set()  # nodes that run asynchronously
 
     def __bool__(self) -> bool:
         return bool(self._blockers)
 
     def add(self, node_id: str) -> None:
-        """A node that has to run, and with it everything it needs and that is not lazy."""
+        """Add a node that has to run, with everything that its non-lazy inputs need."""
         stack = [node_id]
         links = []
         while stack:
@@ -60,7 +60,7 @@ class Waiting:
             self._link(source, target)
 
     def need(self, source: str, node_id: str) -> None:
-        """`node_id` has found out that it needs `source` first."""
+        """`node_id` now needs `source` first (a lazy input)."""
         if not self._live.has_node(source):
             raise PromptError([f"Node {node_id} needs node {source}, which is not in the workflow."])
         if not self._is_done(source):
@@ -68,7 +68,7 @@ class Waiting:
             self._link(source, node_id)
 
     def remove(self, node_id: str) -> None:
-        """A node that has run."""
+        """Remove a node that has run."""
         del self._blockers[node_id]
         self._ready.discard(node_id)
         for target in self._feeds.pop(node_id):
@@ -77,7 +77,7 @@ class Waiting:
                 self._ready.add(target)
 
     def hold(self, node_id: str) -> None:
-        """A node that is at work elsewhere and not to be picked until released."""
+        """Mark a node as running asynchronously: it is not picked until it is released."""
         self._held.add(node_id)
         self._ready.discard(node_id)
 
@@ -86,7 +86,7 @@ class Waiting:
         self._ready.add(node_id)
 
     def pick(self) -> str | None:
-        """The node to run next; None while every one is held. Raises DependencyCycle if they wait for each other."""
+        """The node to run next; None while every one is held. Raises DependencyCycle if nodes wait for each other."""
         if self._ready:
             return self._best(sorted(self._ready, key=self._noticed.__getitem__))
         if self._held:

@@ -1,7 +1,7 @@
-"""Asynchronous nodes at work while other nodes run.
+"""Asynchronous nodes that run while other nodes run.
 
-The event loop turns only when the executor lets it: when a task starts, and when nothing else is left to do. So Ctrl-C
-and plain nodes work as if it were not there.
+The event loop runs only when a task starts and when nothing else is left to do, so that Ctrl-C and ordinary nodes are
+not affected by it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Tasks:
         return node_id in self._tasks
 
     def begin(self, call: Awaitable[Any]) -> asyncio.Future[Any]:
-        """Let one call of a node work, in the context of the caller."""
+        """Start one call of a node, in the context of the caller."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
         future = asyncio.ensure_future(call, loop=self._loop)
@@ -33,12 +33,12 @@ class Tasks:
         return future
 
     def start(self, node_id: str, returns: Sequence[Any]) -> None:
-        """Note what the calls of a node returned, some of which are at work."""
+        """Record what the calls of a node returned; some of them are still running."""
         assert self._loop is not None
         self._tasks[node_id] = self._loop.create_task(_settled(returns))
 
     def wait(self) -> list[str]:
-        """Let them work for a moment; the nodes that are done now."""
+        """Run the tasks for a moment. Returns the nodes that are done."""
         assert self._loop is not None
         first = asyncio.wait(self._tasks.values(), timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         self._loop.run_until_complete(first)
@@ -49,7 +49,7 @@ class Tasks:
         return self._tasks.pop(node_id).result()
 
     def close(self) -> None:
-        """Stop those still at work."""
+        """Cancel the tasks that are still running."""
         if self._loop is not None:
             at_work = asyncio.all_tasks(self._loop)
             for task in at_work:

@@ -1,8 +1,8 @@
 """Where files lie: model folders by category, and the folders for inputs, outputs and previews.
 
 The layout is ComfyUI's, so that one model store serves both programs: `models/<folder>/` below one or several roots,
-and `extra_model_paths.yaml` for everything else. A name is relative to its folder; what leads out of it is refused.
-This room knows names and places. It opens no model file and imports no torch.
+and `extra_model_paths.yaml` for everything else. A name is relative to its folder; a name that leads outside it is
+refused. Opens no model file and imports no torch.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Folders:
         return inside[0] if len(inside) == 1 else name
 
     def path(self, category: str, name: str) -> Path:
-        """As `find`, but a file that is nowhere raises MissingFileError with the whole explanation."""
+        """As `find`, but raises MissingFileError with the whole explanation if there is no such file."""
         found = self.find(category, name)
         if found is None:
             raise MissingFileError(self.explain_missing(category, name))
@@ -168,7 +168,7 @@ def standard_folders(
 ) -> Folders:
     """The folders of a run in `base`: the given model roots, `base/models`, those of `extra`, and the tiny model's.
 
-    `extra` are extra_model_paths.yaml files. One that lies in `base` is read without being named.
+    `extra` are extra_model_paths.yaml files. The one in `base` is read by default.
     Raises MissingFileError for a root or file that is not there.
     """
     roots = [Path(root).expanduser().absolute() for root in models]
@@ -193,7 +193,7 @@ def standard_folders(
 
 
 def with_tiny_model(models: Mapping[str, Sequence[Path]]) -> dict[str, list[Path]]:
-    """The same places without repetition, and after them those of the model that comes with us."""
+    """The same folders without repetition, followed by those of the model that is shipped with Sluice."""
     found = {category: list(dict.fromkeys(places)) for category, places in models.items()}
     for category in _KINDS:
         found.setdefault(category, []).extend(_folders_below(TINY_MODELS, category))
@@ -235,7 +235,7 @@ def extra_model_paths(file: Path) -> Iterator[tuple[str, Path, bool]]:
 
 
 def confined(root: Path, name: str) -> Path:
-    """`root/name`, refused when it leads out of `root`: absolute, with "..", or through a symbolic link."""
+    """`root/name`; refused if it leads outside `root`: an absolute path, "..", or a symbolic link."""
     relative = _relative(name)
     if relative is not None and Path(os.path.realpath(root / relative)).is_relative_to(os.path.realpath(root)):
         return root / relative
@@ -288,7 +288,7 @@ def _list(directories: Iterable[Path], endings: tuple[str, ...]) -> tuple[dict[s
     for directory in directories:
         stamps[str(directory)] = _stamp(str(directory))
         for place, subfolders, files in os.walk(directory, followlinks=True):
-            # A link to a folder that holds it would be walked for ever.
+            # A link to a folder that contains it would be followed without end.
             here = Path(os.path.realpath(place))
             deeper = [s for s in subfolders if not here.is_relative_to(os.path.realpath(here / s))]
             subfolders[:] = [s for s in deeper if s != ".git"]

@@ -1,10 +1,10 @@
-"""Where a picture is saved: ComfyUI's file names, and writing that is whole or not at all.
+"""Saving images: ComfyUI's file names, and atomic writes.
 
     output/{subfolders}/{name}_{counter:05}_.png        counter = 1 + the highest number found, then the next free one
 
-A file appears under its final name complete, by one hard link from a temporary file beside it: a kill leaves at most
-a `.sluice-*.tmp` that nobody counts or reads, and two processes never overwrite each other's pictures. Knows nothing of
-pictures or nodes.
+A complete file gets its final name by one hard link from a temporary file beside it: a killed process leaves at most
+a `.sluice-*.tmp`, which is never counted or read, and two processes never overwrite each other's images. Knows no
+images and no nodes.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _shortened(text: str) -> str:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file that is either the old one or the new one at every moment, replacing what was there."""
+    """Replace a file atomically: at every moment it is either the old one or the new one."""
     path = Path(path)
     with _temporary(path.parent, data) as temporary:
         os.replace(temporary, path)
@@ -137,7 +137,7 @@ def _number(file: str, name: str) -> int:
 
 @contextmanager
 def _temporary(folder: Path, data: bytes) -> Iterator[str]:
-    """The path of a file with this content, on the disk for good, gone again when the block ends."""
+    """The path of a temporary file with this content, flushed to disk, removed when the block ends."""
     path = os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp")
     try:
         with open(path, "xb") as file:
@@ -151,7 +151,7 @@ def _temporary(folder: Path, data: bytes) -> Iterator[str]:
 
 
 def _appear(temporary: str, target: Path) -> bool:
-    """Give a finished file its name, in one step and only if the name is free."""
+    """Give a finished file its name atomically, and only if the name is free."""
     try:
         if os.name == "nt":
             os.rename(temporary, target)  # refuses an existing name there

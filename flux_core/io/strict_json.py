@@ -1,7 +1,7 @@
 """JSON as both Python and JavaScript read it: bounded in size and depth, without NaN, in plain ASCII.
 
-Everything that comes out of a picture or off the network passes through `loads`, everything that goes into one through
-`dumps`. Knows nothing of pictures, workflows or nodes.
+Everything read from an image or from the network passes through `loads`, everything written into one through `dumps`.
+Knows no images, workflows or nodes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..errors import WorkflowError
 
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 100
-UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how a text begins that Windows PowerShell has redirected into a file
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # the byte-order mark of text redirected into a file by Windows PowerShell
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 class Client(Protocol):
     """The weights of one model."""
 
-    label: str
+    @property
+    def label(self) -> str: ...
 
     @property
     def total_bytes(self) -> int:
@@ -53,15 +54,3 @@ class ExternalAllocator(Protocol):
     def free(self, nbytes: int) -> None:
         """Have others give way to something that stays off the ledger, as far as they can."""
         ...
-
-
-_current: list[ExternalAllocator] = []
-
-
-def use(allocator: ExternalAllocator | None) -> None:
-    """Say who hands out memory in this process; None: nobody but ourselves."""
-    _current[:] = [] if allocator is None else [allocator]
-
-
-def current() -> ExternalAllocator | None:
-    return _current[0] if _current else None

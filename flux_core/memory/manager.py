@@ -13,17 +13,19 @@ import atexit
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
 
 from ..errors import BudgetTooSmall
-from . import external, meter, rates
+from . import meter, rates
 from .budget import Allowed, format_size
 from .cpu import CpuDevice
 from .cuda import CudaDevice
+from .external import ExternalAllocator
 from .managed_model import ManagedModel
 from .plan import Plan, plan, smallest_budget
+from .report import Emit, JobReport, nobody
 from .source import BLOCK
 from .usage import CpuMemory, CudaMemory, Memory
 from .workload import RESIDENT, Budget, GiB, Machine, MiB, Workload
@@ -38,13 +40,16 @@ DRIFT = 256 * MiB  # by which a budget may change, or a plan be wrong, before a 
 class Manager:
     """The budget of one device."""
 
-    def __init__(self, device: torch.device, allowed: Allowed) -> None:
-        self.device, self.allowed = device, allowed
+    def __init__(
+        self, device: torch.device, allowed: Allowed, external: ExternalAllocator | None = None, emit: Emit = nobody
+    ) -> None:
+        """external: who else hands out the device's memory. emit: is told what runs do with theirs."""
+        self.device, self.allowed, self.external, self.emit = device, allowed, external, emit
         self.slabs: CpuDevice | CudaDevice
         self.memory: Memory
         if device.type == "cuda":
             self.slabs = CudaDevice(device)
-            self.memory = CudaMemory(self.slabs)
+            self.memory = CudaMemory(self.slabs, external)
         else:
             self.slabs, self.memory = CpuDevice(2**62), CpuMemory()
         self.models: weakref.WeakSet[ManagedModel] = weakref.WeakSet()
@@ -58,9 +63,12 @@ class Manager:
 
     def admit(self, model: ManagedModel) -> ManagedModel:
         self.models.add(model)
-        around = external.current()
-        model.allocation = around.admit(model) if around else None
+        model.allocation = self.external.admit(model) if self.external else None
         return model
+
+    def report(self, model: ManagedModel, plan: Plan) -> JobReport:
+        """The report of a run that begins under this plan."""
+        return JobReport(model.label, plan, self.limit, self.emit)
 
     def machine(self, model: ManagedModel, tokens: int) -> Machine:
         """This device's rates for a model, measured where they are not known yet."""
@@ -145,18 +153,16 @@ class Manager:
 
     def _granted(self, model: ManagedModel, wanted: Workload, machine: Machine, whole: bool) -> int | None:
         """Bytes of weights that whoever else hands out this memory lets a model have; None if there is nobody."""
-        around = external.current()
-        if around is None:
+        if self.external is None:
             return None
         least = smallest_budget(wanted, machine) - wanted.fixed_bytes
         weights = sum(machine.room(piece.nbytes) for piece in wanted.pieces) if whole else least
-        return around.make_room(model.allocation, weights, wanted.fixed_bytes)
+        return self.external.make_room(model.allocation, weights, wanted.fixed_bytes)
 
     def ask(self, nbytes: int) -> None:
         """Before room is taken for what is no model: whoever else holds some is asked to give way."""
-        around = external.current()
-        if around is not None:
-            around.free(nbytes)
+        if self.external is not None:
+            self.external.free(nbytes)
 
     def most(self) -> int:
         """Bytes that could be had if all that stays gave way."""
@@ -213,7 +219,7 @@ class Manager:
         0 if what there is now is near enough to what was counted on. Who shares the device with us asks by itself.
         """
         assert model.plan is not None
-        if external.current() is not None:
+        if self.external is not None:
             return 0
         limit = self.limit
         if limit > counted_on + 2 * DRIFT and model.plan.slots:
@@ -267,49 +273,3 @@ def _close_all(manager: weakref.ref[Manager]) -> None:
     living = manager()
     if living is not None:
         living.close()
-
-
-# --- the process's own ----------------------------------------------------------------------------------------
-
-_allowed = Allowed()
-_managers: dict[torch.device, Manager] = {}
-
-
-def configure(allowed: Allowed) -> None:
-    """Set the budget of this process. Models that are open follow at their next step."""
-    global _allowed
-    _allowed = allowed
-    for manager in _managers.values():
-        manager.allowed = allowed
-
-
-def allowed() -> Allowed:
-    """The budget of this process."""
-    return _allowed
-
-
-def fit() -> None:
-    """Between two runs: what stays of models gives way to a budget that has become smaller."""
-    for manager in _managers.values():
-        with suppress(BudgetTooSmall):
-            manager.make_way("What is loaded", 0)
-
-
-def make_way_in_ram(label: str, nbytes: int) -> None:
-    """Before so much is read into RAM. Where RAM is a device, what stays of models gives way; raises BudgetTooSmall."""
-    held = _managers.get(torch.device("cpu"))
-    if held is not None and _allowed.managed:
-        held.make_way(label, nbytes)
-
-
-def manager_for(device: torch.device, nbytes: int) -> Manager | None:
-    """Who manages a model of so many bytes on this device; None if it may simply be loaded.
-
-    Without a budget of one's own that is so for what is small beside any machine's memory; not on a GPU that is shared.
-    """
-    shared = external.current() is not None and device.type == "cuda"
-    if not _allowed.managed or (nbytes < SMALL_BYTES and not _allowed.explicit and not shared):
-        return None
-    if device not in _managers:
-        _managers[device] = Manager(device, _allowed)
-    return _managers[device]

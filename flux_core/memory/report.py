@@ -20,19 +20,29 @@ log = logging.getLogger(__name__)
 
 GLANCE = 0.25  # seconds between two tellings of what is on its way: people see no more
 LATE, LATE_SECONDS = 1.25, 0.1  # actual over predicted, and beyond it, from which a cause is named
-Listener = Callable[[dict[str, Any]], None]
-_listeners: list[Listener] = []
+Event = dict[str, Any]
+Emit = Callable[[Event], None]
 
 
-def listen(listener: Listener) -> Callable[[], None]:
-    """Be told of every step and job; returns what ends it."""
-    _listeners.append(listener)
-    return lambda: _listeners.remove(listener)
+class Events:
+    """Passes each event of one runtime to everybody who listens."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Emit] = []
+
+    def listen(self, listener: Emit) -> Callable[[], None]:
+        """Call `listener` with every event from now on. Returns the function that ends this."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def emit(self, event: Event) -> None:
+        """Call every listener, in the thread that computes."""
+        for listener in list(self._listeners):
+            listener(event)
 
 
-def tell(event: dict[str, Any]) -> None:
-    for listener in list(_listeners):
-        listener(event)
+def nobody(event: Event) -> None:
+    """A listener that ignores what it hears."""
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:
@@ -87,6 +97,7 @@ class JobReport:
     label: str
     plan: Plan
     limit: int
+    emit: Emit = nobody
     steps: list[Step] = field(default_factory=list)
     peak: int = 0
     restarts: int = 0
@@ -98,18 +109,18 @@ class JobReport:
     def follow(self, plan: Plan, limit: int) -> None:
         """From here on this plan, under this budget."""
         self.plan, self.limit = plan, limit
-        tell({"type": "memory.plan", "model": self.label, "plan": plan_record(plan), "limit_bytes": limit})
+        self.emit({"type": "memory.plan", "model": self.label, "plan": plan_record(plan), "limit_bytes": limit})
 
     def glance(self, passing: Iterable[int]) -> None:
         """Called between blocks: tells now and then which units are in the ring."""
         now = time.monotonic()
         if now - self._glanced >= GLANCE:
             self._glanced = now
-            tell({"type": "memory.at", "model": self.label, "units": sorted(passing)})
+            self.emit({"type": "memory.at", "model": self.label, "units": sorted(passing)})
 
     def step(self, seconds: float, waited: float, read_bytes: int) -> None:
         self.steps.append(Step(seconds, waited, read_bytes))
-        tell({
+        self.emit({
             "type": "memory.step", "model": self.label, "step": len(self.steps), "seconds": seconds,
             "predicted_seconds": self.plan.seconds, "waited_seconds": waited, "read_bytes": read_bytes,
             "resident_bytes": self.plan.resident_bytes, "homes": self.plan.homes,
@@ -163,7 +174,7 @@ class JobReport:
         cause = self.cause()
         if cause:
             log.info("%s", cause)
-        tell({
+        self.emit({
             "type": "memory.job", "model": self.label, "plan": plan_record(self.plan), "actual_seconds": self.actual,
             "stall_seconds": self.stall, "peak_bytes": self.peak, "limit_bytes": self.limit,
             "restarts": self.restarts, "line": self.line(), "warning": cause,

@@ -10,9 +10,10 @@ from typing import Protocol
 
 import torch
 
-from . import external, meter
+from . import meter
 from .budget import Allowed
 from .cuda import CudaDevice
+from .external import ExternalAllocator
 from .workload import MiB
 
 CONTEXT_BYTES = 450 * MiB  # of a CUDA process before its first tensor, if it cannot be measured
@@ -85,8 +86,8 @@ class CpuMemory:
 class CudaMemory:
     """A GPU's memory, as PyTorch's allocator and the driver tell it."""
 
-    def __init__(self, device: CudaDevice) -> None:
-        self.device = device
+    def __init__(self, device: CudaDevice, external: ExternalAllocator | None = None) -> None:
+        self.device, self.external = device, external
         torch.zeros(1, device=device.place)
         free, total = torch.cuda.mem_get_info(device.place)
         others = total - free - torch.cuda.memory_reserved(device.place)
@@ -95,9 +96,8 @@ class CudaMemory:
     def allowed_bytes(self, allowed: Allowed) -> int:
         free, total = torch.cuda.mem_get_info(self.device.place)
         there = free + torch.cuda.memory_reserved(self.device.place) + self.context
-        around = external.current()
-        if around is not None:  # the allocator is not ours alone
-            return min(allowed.vram or total, there - max(HEADROOM_BYTES, around.spare_bytes))
+        if self.external is not None:  # the allocator is not ours alone
+            return min(allowed.vram or total, there - max(HEADROOM_BYTES, self.external.spare_bytes))
         limit = min(allowed.vram or total, there - HEADROOM_BYTES)
         share = min(1.0, max(0.0, (limit - self.context) / total))
         torch.cuda.set_per_process_memory_fraction(share, self.device.place)  # the allocator refuses what is beyond

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 TILES = (1024, 512, 256, 128)  # pixels a side, tried in this order; they overlap by an eighth
 KERNELS = {"cpu": 1.6, "cuda": 1.1}  # times what a dry run finds, for what convolutions take inside themselves
 OnTile = Callable[[int, int], None] | None
-_found: dict[Hashable, int] = {}
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,11 @@ class PictureWeights(Protocol):
 class ManagedAutoencoder:
     """One autoencoder on one device."""
 
-    def __init__(self, manager: Manager, weights: PictureWeights, dtype: torch.dtype) -> None:
-        self.manager, self.weights, self.dtype = manager, weights, dtype
+    def __init__(
+        self, manager: Manager, weights: PictureWeights, dtype: torch.dtype, activations: dict[Hashable, int]
+    ) -> None:
+        """activations: bytes that dry runs have found, by shape; what is found here is added to it."""
+        self.manager, self.weights, self.dtype, self.activations = manager, weights, dtype, activations
 
     @torch.no_grad()
     def through(
@@ -107,9 +109,11 @@ class ManagedAutoencoder:
             for axis in way.axes:
                 shape[axis] = min(shape[axis], tile // way.scale)
         key = way, tuple(shape), self.dtype, self.weights.config
-        if key not in _found:
+        if key not in self.activations:
             sketch = self.weights.sketch(self.dtype)
-            _found[key] = dry_run(sketch, lambda module: way.run(module, torch.empty(shape, device="meta"))).peak
-        made = int(_found[key] * KERNELS.get(self.manager.device.type, 1.0))
+            self.activations[key] = dry_run(
+                sketch, lambda module: way.run(module, torch.empty(shape, device="meta"))
+            ).peak
+        made = int(self.activations[key] * KERNELS.get(self.manager.device.type, 1.0))
         picture = 4 * 3 * height * width
         return self.weights.loaded_bytes(self.dtype) + made + (4 if tile else 1) * picture + 64 * MiB

@@ -1,9 +1,4 @@
-"""Where this process computes and in which numbers: chosen once, by the program around the nodes.
-
-    fp32   the reference: equal to ComfyUI on a CPU
-    bf16   what FLUX.1 was trained in; fast where the hardware multiplies it
-    fp16   for GPUs from before bf16
-    auto   the fastest of them without visible loss on the device that is there
+"""Devices and number types: which there are, what they can do, how much memory they have.
 
 Text encoders always compute in float32, as ComfyUI's do: their cost is small and their errors are not.
 
@@ -12,93 +7,19 @@ Does not know: models, files, budgets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import InputError
-from ..memory import external, meter
+from ..memory import meter
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class Compute:
-    """A device, and "auto" or the number type to compute in on it."""
-
-    device: torch.device
-    dtype: str = "auto"
-
-    @property
-    def model_dtype(self) -> torch.dtype:
-        """For the transformer."""
-        return _fastest(self.device) if self.dtype == "auto" else DTYPES[self.dtype]
-
-    @property
-    def autoencoder_dtype(self) -> torch.dtype:
-        """Never float16, whose range the FLUX autoencoder leaves."""
-        return torch.float32 if self.model_dtype is torch.float16 else self.model_dtype
-
-    @property
-    def total(self) -> int:
-        """Bytes of the device's whole memory; a CPU's is the machine's, or the container's."""
-        if self.device.type == "cuda":
-            return int(torch.cuda.get_device_properties(self.device).total_memory)
-        return meter.total_ram()
-
-    @property
-    def text_dtype(self) -> torch.dtype:
-        return torch.float32
-
-
-_current: list[Compute] = []
-
-
-def configure(device: str | None = None, dtype: str | None = None) -> Compute:
-    """Choose for this process. device: "cpu", "cuda", "cuda:1" or None for the best there is; dtype: see above.
-
-    Handles that exist already follow at their next use. Raises InputError for what is not there.
-    """
-    if dtype not in (None, "auto", *DTYPES):
-        raise InputError(f"There is no number type {dtype!r}; choose auto, {', '.join(DTYPES)}.")
-    _current[:] = [Compute(_device(device), dtype or "auto")]
-    return _current[0]
-
-
-def current() -> Compute:
-    """What was chosen, or what the program around us computes on, or the best there is."""
-    around = external.current()
-    return _current[0] if _current else configure(around.device if around else None)
-
-
-def room(device: torch.device) -> int:
-    """Bytes that could be allocated on the device now, by its own account and the limits set on this process."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return meter.available_ram()
-
-
-def device_report() -> list[dict[str, Any]]:
-    """The device as ComfyUI's /system_stats tells it. Memory in bytes; on a CPU it is the machine's or container's."""
-    device = current().device
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        held = torch.cuda.memory_reserved(device)
-        name, spare = torch.cuda.get_device_name(device), held - torch.cuda.memory_allocated(device)
-    else:
-        total, free = meter.total_ram(), room(device)
-        name, held, spare = str(device), total, free
-    return [{
-        "name": name, "type": device.type, "index": device.index, "vram_total": total, "vram_free": free,
-        "torch_vram_total": held, "torch_vram_free": spare,
-    }]  # fmt: skip
-
-
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """The device of this name; None or "auto": the first GPU, or else the CPU. Raises InputError if it is not there."""
     if name in (None, "auto"):
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -106,7 +27,7 @@ def _device(name: str | None) -> torch.device:
     except RuntimeError:
         raise InputError(f"There is no device {name!r}; choose cpu, cuda or cuda:N.") from None
     if device.type != "cuda":
-        try:  # which of PyTorch's other devices are there, only using them tells
+        try:  # whether one of PyTorch's other devices is there shows only when it is used
             torch.zeros(1, device=device).item()
         except (RuntimeError, AssertionError, ImportError):  # NotImplementedError is a RuntimeError
             raise InputError(f"{name} cannot be computed on here. Choose cpu, cuda or cuda:N.") from None
@@ -119,7 +40,49 @@ def _device(name: str | None) -> torch.device:
     return torch.device("cuda", device.index or 0)
 
 
-@cache
+def model_dtype(device: torch.device, name: str) -> torch.dtype:
+    """The number type of the transformer. name: of DTYPES, or "auto"."""
+    return _fastest(device) if name == "auto" else DTYPES[name]
+
+
+def autoencoder_dtype(of_model: torch.dtype) -> torch.dtype:
+    """The number type of the autoencoder beside a transformer: never float16, whose range it leaves."""
+    return torch.float32 if of_model is torch.float16 else of_model
+
+
+TEXT_DTYPE = torch.float32
+
+
+def total_bytes(device: torch.device) -> int:
+    """The device's whole memory; for a CPU it is the machine's, or the container's."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return meter.total_ram()
+
+
+def room(device: torch.device) -> int:
+    """Bytes that could be allocated on the device now, by its own account and the limits set on this process."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return meter.available_ram()
+
+
+def device_report(device: torch.device) -> dict[str, Any]:
+    """One device in the terms of ComfyUI's /system_stats. Bytes; for a CPU they are the machine's or container's."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device)
+        name, spare = torch.cuda.get_device_name(device), held - torch.cuda.memory_allocated(device)
+    else:
+        total, free = meter.total_ram(), room(device)
+        name, held, spare = str(device), total, free
+    return {
+        "name": name, "type": device.type, "index": device.index, "vram_total": total, "vram_free": free,
+        "torch_vram_total": held, "torch_vram_free": spare,
+    }  # fmt: skip
+
+
 def _fastest(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):

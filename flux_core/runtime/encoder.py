@@ -85,7 +85,7 @@ class ManagedEncoder:
 
         machine = self.manager.machine(self.model, tokens)
         with self.manager.opened(self.model, workload, machine, self._activations(module, args)) as plan:
-            self.report, stream = JobReport(self.label, plan, self.manager.limit), self.model.stream
+            self.report, stream = self.manager.report(self.model, plan), self.model.stream
             assert stream is not None
             began, waited, read = time.perf_counter(), stream.waited, self.model.source.bytes_read
             try:

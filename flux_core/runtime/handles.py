@@ -6,7 +6,9 @@ all handles of the same file in the same state, is read at first use, and goes w
     load_flux, load_text, load_autoencoder, load_checkpoint     path -> handle; only headers are read
     FluxModel      what sampling asks of a model           (sampling/guider.py: Model)
     TextEncoders   what encoding asks of text encoders     (text/encode.py: Encoders)
-    Autoencoder    pictures to latents and back, on the device this process computes on
+    Autoencoder    pictures to latents and back
+
+Each belongs to the runtime (runtime.py) that its file was loaded into: its device, number types and memory budget.
 
 Does not know: nodes, prompts, solvers, and how bytes become parameters.
 """
@@ -29,24 +31,22 @@ from ..checkpoint.files import open_weights
 from ..checkpoint.load import Tensors
 from ..checkpoint.stored import WeightFile
 from ..conditioning.embeddings import lookup
-from ..conditioning.text import TextOptions
+from ..conditioning.text import Cache, TextOptions
 from ..conditioning.tokenizer import ClipTokenizer, Lookup, T5Tokenizer
 from ..conditioning.tokenizer_files import clip_tokenizer, t5_tokenizer
 from ..errors import FileFormatError, InputError
 from ..limits import check_room
-from ..memory.manager import Manager, manager_for
+from ..memory.manager import Manager
 from ..models.autoencoder import Autoencoder as AutoencoderModule
 from ..models.latents import CELL, patches
 from ..sampling.guider import Network, Run
 from ..sampling.inpaint import MaskFunction
 from ..sampling.schedule import Sampling, default_sampling
 from .autoencoder import ManagedAutoencoder, Way
-from .device import Compute as Compute
-from .device import configure as configure
-from .device import current
-from .device import device_report as device_report
+from .device import total_bytes
 from .encoder import ManagedEncoder
-from .weights import AutoencoderWeights, ClipWeights, FluxWeights, T5Weights, shared
+from .runtime import Runtime
+from .weights import AutoencoderWeights, ClipWeights, FluxWeights, T5Weights
 
 log = logging.getLogger(__name__)
 
@@ -72,15 +72,19 @@ class FluxModel:
     sampling: Sampling
     loras: tuple[LoraUse, ...] = ()
     mask_function: MaskFunction | None = None
-    compute_dtype: torch.dtype | None = None  # None: what this process computes in
+    compute_dtype: torch.dtype | None = None  # None: the runtime's
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.weights.runtime
 
     @property
     def device(self) -> torch.device:
-        return current().device
+        return self.runtime.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.compute_dtype or current().model_dtype
+        return self.compute_dtype or self.runtime.model_dtype
 
     @property
     def in_channels(self) -> int:
@@ -92,7 +96,7 @@ class FluxModel:
     def open(self, run: Run) -> Iterator[Network]:
         """The network, ready for one run. Raises InputError for a picture that no memory here could hold."""
         self._check_room(*run.shape)
-        manager = manager_for(self.device, self.weights.nbytes)
+        manager = self.runtime.manager(self.device, self.weights.nbytes)
         if manager is None:
             yield adapted(self.weights.module(self.device, self.dtype), self.loras, self.device, self.dtype)
             return
@@ -106,7 +110,9 @@ class FluxModel:
         """The least a block holds at once: its stream, queries, keys and values, and the wide middle of its MLP."""
         config, tokens = self.weights.config, batch * patches(height) * patches(width)
         needed = tokens * (4 * config.hidden + config.mlp) * self.dtype.itemsize
-        check_room(f"Denoising a batch of {batch} at {width * CELL}x{height * CELL} pixels", needed, current().total)
+        check_room(
+            f"Denoising a batch of {batch} at {width * CELL}x{height * CELL} pixels", needed, total_bytes(self.device)
+        )
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,14 @@ class TextEncoders:
     t5_loras: tuple[LoraUse, ...] = ()
 
     @property
+    def runtime(self) -> Runtime:
+        return self.t5_weights.runtime
+
+    @property
+    def encodings(self) -> Cache:
+        return self.runtime.encodings
+
+    @property
     def clip_identity(self) -> Hashable:
         return self.clip_weights.identity, tuple(use.identity for use in self.clip_loras), self.device
 
@@ -132,7 +146,7 @@ class TextEncoders:
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cpu") if self.on_cpu else current().device
+        return torch.device("cpu") if self.on_cpu else self.runtime.device
 
     @property
     def clip_tokenizer(self) -> ClipTokenizer:
@@ -150,9 +164,9 @@ class TextEncoders:
         return self._ready(self.t5_weights, self.t5_loras)
 
     def _ready(self, weights: ClipWeights | T5Weights, loras: tuple[LoraUse, ...]) -> Any:
-        manager, dtype = manager_for(self.device, weights.nbytes), current().text_dtype
+        manager, dtype = self.runtime.manager(self.device, weights.nbytes), self.runtime.text_dtype
         if manager is not None:
-            return _Managed(weights.managed(manager, dtype), loras, self.device)
+            return _Managed(weights.managed(manager, dtype), loras, self.device, dtype)
         return adapted(weights.module(self.device, dtype), loras, self.device, dtype)
 
     def embeddings(self, encoder: str) -> Lookup | None:
@@ -167,16 +181,18 @@ def _make_way(manager: Manager, uses: Sequence[LoraUse], device: torch.device, d
 
 
 class _Managed:
-    """A text encoder that has its matrices and its LoRAs while it runs."""
+    """A text encoder under a memory manager, with its LoRAs while it runs."""
 
-    def __init__(self, managed: ManagedEncoder, uses: tuple[LoraUse, ...], device: torch.device) -> None:
-        self.managed, self.uses, self.device = managed, uses, device
+    def __init__(
+        self, managed: ManagedEncoder, uses: tuple[LoraUse, ...], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.managed, self.uses, self.device, self.dtype = managed, uses, device, dtype
         self.config, self.embed = managed.module.config, managed.module.embed
 
     def __call__(self, *args: Any) -> Any:
-        dtype = current().text_dtype
-        _make_way(self.managed.manager, self.uses, self.device, dtype)
-        return self.managed.run(*args, module=adapted(self.managed.module, self.uses, self.device, dtype))
+        _make_way(self.managed.manager, self.uses, self.device, self.dtype)
+        module = adapted(self.managed.module, self.uses, self.device, self.dtype)
+        return self.managed.run(*args, module=module)
 
 
 @dataclass(frozen=True)
@@ -184,6 +200,10 @@ class Autoencoder:
     """Pictures and latents as they travel on wires: float32 on the CPU. One at a time goes through the device."""
 
     weights: AutoencoderWeights
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.weights.runtime
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Image [B, H, W, C >= 3] in 0..1 -> latent [B, 16, H//8, W//8]. In tiles if the device is too small."""
@@ -209,12 +229,12 @@ class Autoencoder:
         done = []
         for one in batch.split(1):
             try:
-                done.append(way.run(module, one.to(current().device)).cpu())
+                done.append(way.run(module, one.to(self.runtime.device)).cpu())
                 continue
             except torch.cuda.OutOfMemoryError:
                 log.warning("The device is too small for a picture of this size at once; it goes through in tiles.")
             torch.cuda.empty_cache()
-            done.append(way.tiled(module, one.to(current().device), *tiles).cpu())
+            done.append(way.tiled(module, one.to(self.runtime.device), *tiles).cpu())
         return torch.cat(done)
 
     @torch.no_grad()
@@ -222,20 +242,23 @@ class Autoencoder:
         managed = self._managed()
         if managed:
             return managed.through(way, batch, *tiles, on_tile)
-        return way.tiled(self._module(), batch.to(current().device), *tiles, on_tile).cpu()
+        return way.tiled(self._module(), batch.to(self.runtime.device), *tiles, on_tile).cpu()
 
     def _managed(self) -> ManagedAutoencoder | None:
-        manager = manager_for(current().device, self.weights.nbytes)
-        return ManagedAutoencoder(manager, self.weights, current().autoencoder_dtype) if manager else None
+        runtime = self.runtime
+        manager = runtime.manager(runtime.device, self.weights.nbytes)
+        if manager is None:
+            return None
+        return ManagedAutoencoder(manager, self.weights, runtime.autoencoder_dtype, runtime.activations)
 
     def _module(self) -> AutoencoderModule:
-        return self.weights.module(current().device, current().autoencoder_dtype)
+        return self.weights.module(self.runtime.device, self.runtime.autoencoder_dtype)
 
 
 # -- from paths ------------------------------------------------------------------------------------------------------
 
 
-def load_flux(path: str | Path, weight_dtype: str = "default") -> FluxModel:
+def load_flux(runtime: Runtime, path: str | Path, weight_dtype: str = "default") -> FluxModel:
     """The transformer of a file: BFL or diffusers layout, GGUF, or out of an all-in-one checkpoint.
 
     weight_dtype: a name of WEIGHT_DTYPES. Raises MissingFileError, and FileFormatError that says what the file is.
@@ -245,10 +268,11 @@ def load_flux(path: str | Path, weight_dtype: str = "default") -> FluxModel:
     file, found = _open(path)
     if "flux" not in found.parts:
         refuse(file.path, found, "flux")
-    return _flux(file, found, weight_dtype)
+    return _flux(runtime, file, found, weight_dtype)
 
 
 def load_text(
+    runtime: Runtime,
     paths: Sequence[str | Path],
     device: str = "default",
     tokenizers: Sequence[Path] = (),
@@ -271,19 +295,19 @@ def load_text(
             f"FLUX.1 needs two text encoders, CLIP-L and T5-XXL; {names} hold{'s' if len(opened) == 1 else ''} only "
             f"{there}. Choose a {missing} file as well, in DualCLIPLoader."
         )
-    return _text(parts, device == "cpu", tokenizers, embeddings)
+    return _text(runtime, parts, device == "cpu", tokenizers, embeddings)
 
 
-def load_autoencoder(path: str | Path) -> Autoencoder:
+def load_autoencoder(runtime: Runtime, path: str | Path) -> Autoencoder:
     """The autoencoder of a file, BFL or diffusers layout. Raises MissingFileError and FileFormatError."""
     file, found = _open(path)
     if "autoencoder" not in found.parts:
         refuse(file.path, found, "autoencoder")
-    return _autoencoder(file, found)
+    return _autoencoder(runtime, file, found)
 
 
 def load_checkpoint(
-    path: str | Path, tokenizers: Sequence[Path] = (), embeddings: Sequence[Path] = ()
+    runtime: Runtime, path: str | Path, tokenizers: Sequence[Path] = (), embeddings: Sequence[Path] = ()
 ) -> tuple[FluxModel, TextEncoders, Autoencoder]:
     """Everything out of one file. What it does not hold is given as something that says so when it is used."""
     file, found = _open(path)
@@ -293,10 +317,10 @@ def load_checkpoint(
     text: Any = _Absent(file, TEXT, found.refusals.get("clip_l") or found.refusals.get("t5"))
     autoencoder: Any = _Absent(file, PICTURES, found.refusals.get("autoencoder"))
     if len(parts) == 2:
-        text = _text(parts, False, tokenizers, embeddings)
+        text = _text(runtime, parts, False, tokenizers, embeddings)
     if "autoencoder" in found.parts:
-        autoencoder = _autoencoder(file, found)
-    return _flux(file, found, "default"), text, autoencoder
+        autoencoder = _autoencoder(runtime, file, found)
+    return _flux(runtime, file, found, "default"), text, autoencoder
 
 
 TEXT = ("text encoders (CLIP-L and T5-XXL)", "DualCLIPLoader")
@@ -324,14 +348,17 @@ def _open(path: str | Path) -> tuple[WeightFile, Detected]:
     return file, detect(file)
 
 
-def _flux(file: WeightFile, found: Detected, weight_dtype: str) -> FluxModel:
+def _flux(runtime: Runtime, file: WeightFile, found: Detected, weight_dtype: str) -> FluxModel:
     tensors, prefix = found.parts["flux"], found.facts["prefix"]
     identity = file.identity, "flux", weight_dtype, prefix
-    weights = shared(identity, lambda: FluxWeights(tensors, identity, WEIGHT_DTYPES[weight_dtype]))
+    weights = runtime.weights.get(
+        identity, lambda: FluxWeights(runtime, tensors, identity, WEIGHT_DTYPES[weight_dtype])
+    )
     return FluxModel(weights, default_sampling(weights.config.guidance))
 
 
 def _text(
+    runtime: Runtime,
     parts: Mapping[str, tuple[WeightFile, Tensors]],
     on_cpu: bool,
     tokenizers: Sequence[Path],
@@ -340,14 +367,15 @@ def _text(
     (clip_file, clip), (t5_file, t5) = parts["clip_l"], parts["t5"]
     clip_identity, t5_identity = (clip_file.identity, "clip_l"), (t5_file.identity, "t5")
     return TextEncoders(
-        shared(clip_identity, lambda: ClipWeights(clip, clip_identity)),
-        shared(t5_identity, lambda: T5Weights(t5, t5_identity)),
+        runtime.weights.get(clip_identity, lambda: ClipWeights(runtime, clip, clip_identity)),
+        runtime.weights.get(t5_identity, lambda: T5Weights(runtime, t5, t5_identity)),
         on_cpu=on_cpu,
         tokenizers=tuple(tokenizers),
         embedding_folders=tuple(embeddings),
     )
 
 
-def _autoencoder(file: WeightFile, found: Detected) -> Autoencoder:
+def _autoencoder(runtime: Runtime, file: WeightFile, found: Detected) -> Autoencoder:
     identity = file.identity, "autoencoder"
-    return Autoencoder(shared(identity, lambda: AutoencoderWeights(found.parts["autoencoder"], identity)))
+    tensors = found.parts["autoencoder"]
+    return Autoencoder(runtime.weights.get(identity, lambda: AutoencoderWeights(runtime, tensors, identity)))

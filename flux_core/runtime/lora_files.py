@@ -9,7 +9,6 @@ Does not know: nodes, how a branch computes, which names mean what.
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,6 @@ from ..checkpoint.files import open_weights
 from ..checkpoint.load import read
 from ..checkpoint.stored import WeightFile, whole
 from ..errors import InputError
-from ..memory.manager import make_way_in_ram
 from ..quant.formats import PLAIN, decode
 from .handles import FluxModel, TextEncoders
 
@@ -39,28 +37,31 @@ class LoraFile:
     clip: Lora | None = None
     t5: Lora | None = None
 
-
-_read: weakref.WeakValueDictionary[Hashable, LoraFile] = weakref.WeakValueDictionary()
+    def added_to(
+        self, model: FluxModel, text: TextEncoders | None, strength_model: float = 1.0, strength_text: float = 1.0
+    ) -> tuple[FluxModel, TextEncoders | None]:
+        """The handles with this LoRA. Strength 0 leaves a handle as it is."""
+        if text is not None and self.clip is not None and self.t5 is not None:
+            text = _text_with(text, LoraUse(self.clip, strength_text), LoraUse(self.t5, strength_text))
+        return _model_with(model, LoraUse(self.flux, strength_model)), text
 
 
 def read_lora(model: FluxModel, text: TextEncoders | None, path: str | Path) -> LoraFile:
     """The file, for these models. Read anew only if nobody holds what was read of it before.
 
-    Raises MissingFileError, FileFormatError, and InputError for a file that was made for another model.
+    Raises MissingFileError, FileFormatError, InputError for a file that was made for another model, and BudgetTooSmall.
     """
     file = open_weights(path)
     encoders = text and (text.clip_weights.identity, text.t5_weights.identity)
     key = file.identity, model.weights.identity, encoders
-    found = _read.get(key)
-    if found is None:
-        found = _read[key] = _parsed(file, key, model, text)
-    return found
+    return model.runtime.loras.get(key, lambda: _parsed(file, key, model, text))
 
 
 def _parsed(file: WeightFile, key: Hashable, model: FluxModel, text: TextEncoders | None) -> LoraFile:
     kind = detect(file)
     if kind.kind == "other":
         refuse(file.path, kind, "lora")
+    model.runtime.make_room_in_ram(file.path.name, file.size)
     tensors, name = _tensors(file), file.path.name
     targets = flux_targets({name: stored.shape for name, stored in model.weights.tensors.items()})
     found = LoraFile(parse(name, tensors, targets, (key, "flux")))
@@ -68,24 +69,8 @@ def _parsed(file: WeightFile, key: Hashable, model: FluxModel, text: TextEncoder
         clip, t5 = text_targets(text.clip_weights.tensors, text.t5_weights.tensors)
         encoders = parse(name, tensors, clip, (key, "clip")), parse(name, tensors, t5, (key, "t5"))
         found = LoraFile(found.flux, *encoders)
-    _tell(file, kind, [lora for lora in (found.flux, found.clip, found.t5) if lora is not None])
+    _check_use(file, kind, [lora for lora in (found.flux, found.clip, found.t5) if lora is not None])
     return found
-
-
-def with_lora(
-    model: FluxModel,
-    text: TextEncoders | None,
-    path: str | Path,
-    strength_model: float = 1.0,
-    strength_text: float = 1.0,
-) -> tuple[FluxModel, TextEncoders | None]:
-    """The handles with a LoRA added. Strength 0 leaves a handle as it is. Raises as `read_lora`."""
-    if strength_model == 0 and (strength_text == 0 or text is None):
-        return model, text
-    read = read_lora(model, text, path)
-    if text is not None and read.clip is not None and read.t5 is not None:
-        text = _text_with(text, LoraUse(read.clip, strength_text), LoraUse(read.t5, strength_text))
-    return _model_with(model, LoraUse(read.flux, strength_model)), text
 
 
 def _model_with(model: FluxModel, use: LoraUse) -> FluxModel:
@@ -103,7 +88,6 @@ def _text_with(text: TextEncoders, clip: LoraUse, t5: LoraUse) -> TextEncoders:
 
 def _tensors(file: WeightFile) -> dict[str, Tensor]:
     """All tensors of the file, on the CPU; two bytes a value for formats that cannot be computed with."""
-    make_way_in_ram(file.path.name, file.size)
     tensors = {}
     for entry in file.entries.values():
         stored, dtype = whole(file, entry), PLAIN.get(entry.format, torch.bfloat16)
@@ -111,7 +95,8 @@ def _tensors(file: WeightFile) -> dict[str, Tensor]:
     return tensors
 
 
-def _tell(file: WeightFile, kind: Detected, loras: list[Lora]) -> None:
+def _check_use(file: WeightFile, kind: Detected, loras: list[Lora]) -> None:
+    """Raise InputError if nothing of the file was used, warn if something was not."""
     if not any(lora.changes or lora.scales for lora in loras):
         if kind.kind != "lora":
             refuse(file.path, kind, "lora")

@@ -75,7 +75,7 @@ class ManagedFlux:
         self.fill_table(calls, module, network.loras)
         machine = self.manager.machine(self.blocks, job.image_tokens + job.text_tokens)
         with self.manager.opened(self.blocks, network.workload, machine, network.activations()) as plan:
-            self.report = network.report = JobReport(self.blocks.label, plan, self.manager.limit)
+            self.report = network.report = self.manager.report(self.blocks, plan)
             try:
                 yield network
             finally:

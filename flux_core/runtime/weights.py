@@ -10,8 +10,7 @@ Does not know: handles, nodes, sampling.
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +19,6 @@ from torch import nn
 
 from ..checkpoint.load import Resident, Tensors, bind
 from ..errors import FileFormatError
-from ..memory import external
 from ..memory.manager import Manager
 from ..models.autoencoder import Autoencoder, AutoencoderConfig
 from ..models.clip_text import ClipConfig, ClipTextModel
@@ -30,24 +28,12 @@ from ..models.t5 import T5Config, T5Encoder
 from ..quant.fp8 import FP8
 from .device import room
 from .encoder import ManagedEncoder
+from .runtime import Runtime
 from .streamed_flux import ManagedFlux
 
 FILLED = 0.8  # share of the free memory that matrices, expanded to the type computed in, may take
 
 Module = TypeVar("Module", bound=nn.Module)
-SomeWeights = TypeVar("SomeWeights", bound="Weights[Any]")
-
-_shared: weakref.WeakValueDictionary[Hashable, Weights[Any]] = weakref.WeakValueDictionary()
-_shared_lock = threading.Lock()
-
-
-def shared(identity: Hashable, make: Callable[[], SomeWeights]) -> SomeWeights:
-    """The weights of this identity, made only if nobody holds them yet."""
-    with _shared_lock:
-        weights = _shared.get(identity)
-        if weights is None:
-            weights = _shared[identity] = make()
-        return weights  # type: ignore[return-value]
 
 
 class Weights(Generic[Module]):
@@ -55,12 +41,13 @@ class Weights(Generic[Module]):
 
     config: Any
 
-    def __init__(self, tensors: Tensors, identity: Hashable) -> None:
-        self.tensors, self.identity = tensors, identity
+    def __init__(self, runtime: Runtime, tensors: Tensors, identity: Hashable) -> None:
+        """Raises FileFormatError if no such model has tensors of these shapes."""
+        self.runtime, self.tensors, self.identity = runtime, tensors, identity
         self._loaded: tuple[torch.device, torch.dtype, Module] | None = None
         self._managed: tuple[Manager, torch.dtype, Any] | None = None
         self._lock = threading.RLock()  # making room for one may let go of another
-        self._lease: Any = None
+        self._allocation: Any = None  # from whoever else hands out the device's memory
         self.config = self._read_config({name: stored.shape for name, stored in tensors.items()})
 
     @property
@@ -122,10 +109,10 @@ class Weights(Generic[Module]):
         return held
 
     def _ask_for_room(self) -> None:
-        around = external.current()
-        if around is not None:
-            self._lease = self._lease or around.admit(self)
-            around.make_room(self._lease, self.nbytes, 0)
+        external = self.runtime.external
+        if external is not None:
+            self._allocation = self._allocation or external.admit(self)
+            external.make_room(self._allocation, self.nbytes, 0)
 
     def _give_up_managed(self) -> None:
         if self._managed is not None:
@@ -164,9 +151,9 @@ class FluxWeights(Weights[Flux]):
 
     config: FluxConfig
 
-    def __init__(self, tensors: Tensors, identity: Hashable, round_to: torch.dtype | None) -> None:
+    def __init__(self, runtime: Runtime, tensors: Tensors, identity: Hashable, round_to: torch.dtype | None) -> None:
         self.round_to = round_to
-        super().__init__(tensors, identity)
+        super().__init__(runtime, tensors, identity)
 
     def _config(self, shapes: dict[str, tuple[int, ...]]) -> FluxConfig:
         return FluxConfig.from_shapes(shapes)

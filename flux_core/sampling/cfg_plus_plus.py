@@ -1,6 +1,6 @@
-"""CFG++ solvers (Chung et al. 2024, arXiv 2406.08070): aim at the guided picture D, leave along the unguided U.
+"""CFG++ solvers (Chung et al. 2024, arXiv 2406.08070): move to the guided estimate D along the unguided direction of U.
 
-They need what the negative prompt alone sees even where guidance would not, hence two network calls for each look.
+They need the estimate of the negative prompt even at cfg 1, hence two network calls for each evaluation.
 Only the Euler pair is in rectified-flow form; the others keep the diffusion form they were published in.
 """
 
@@ -45,7 +45,7 @@ def euler_ancestral_cfg_pp(
 
 
 def euler_cfg_pp_alternative(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore) -> Tensor:
-    """Euler along (x - D) / s + (U - D) / s: a step of the direction, and what guidance added taken off again."""
+    """Euler along (x - D) / s + (U - D) / s: a step along the direction minus what guidance added."""
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D, U = denoise.with_uncond(x, s)
         on_step(i, D, x)
@@ -63,7 +63,7 @@ def dpmpp_2s_ancestral_cfg_pp(
     eta: float = 1.0,
     s_noise: float = 1.0,
 ) -> Tensor:
-    """DPM-Solver++(2S) in t = -ln s from x + D - U; the second half takes the U seen from the middle."""
+    """DPM-Solver++(2S) in t = -ln s from x + D - U; the second half uses U at the middle."""
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D, U = denoise.with_uncond(x, s)
         on_step(i, D, x)
@@ -79,7 +79,7 @@ def dpmpp_2s_ancestral_cfg_pp(
 
 
 def dpmpp_2m_cfg_pp(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore) -> Tensor:
-    """DPM-Solver++(2M) in t = -ln s: D plus the noise left as seen without the prompt."""
+    """DPM-Solver++(2M) in t = -ln s: D plus the remaining noise, estimated without the prompt."""
     U_prev = None
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D, U = denoise.with_uncond(x, s)

@@ -1,4 +1,4 @@
-"""DPM-Solver, singlestep (Lu et al. 2022, arXiv 2206.00927): fixed steps in few calls, or steps as long as they may be.
+"""DPM-Solver, singlestep (Lu et al. 2022, arXiv 2206.00927): fixed steps in few calls, or adaptive step lengths.
 
 Both count in t = -ln s, choose their own levels, and stop at the last level above 0: a little noise stays.
 """
@@ -63,7 +63,7 @@ def dpm_adaptive(
 ) -> Tensor:
     """DPM-Solver-12 or -23: steps so long that the next lower order agrees within `atol` + `rtol` (appendix C).
 
-    Of the schedule it takes the ends only; the number of calls follows from the picture, `order` for each attempt.
+    Of the schedule it uses the two ends only; the number of calls depends on the image, `order` for each attempt.
     A step whose length would shrink below `accept_safety` of itself is taken again, shorter. With `noise`, `eta` makes
     it ancestral. Raises InputError for a first step of no length.
     """
@@ -93,7 +93,7 @@ def dpm_adaptive(
 
 
 def _attempt(direction: Direction, x: Tensor, d: Tensor, t: float, h: float, order: int) -> tuple[Tensor, Tensor]:
-    """The same step by order - 1 and by `order`, which share their looks."""
+    """The same step with order - 1 and with `order`, which share their calls."""
     if order == 2:
         return _first(x, d, t, h), _second(x, d, _look_ahead(direction, x, d, t, h, 1 / 2), t, h, 1 / 2)
     ahead = _look_ahead(direction, x, d, t, h, 1 / 3)
@@ -118,11 +118,11 @@ class _StepControl:
         self.inverse_errors: list[float] = []  # newest first
 
     def accepts(self, error: float) -> bool:
-        """Take note of an attempt's error; whether it was small enough. `h` becomes the next length to try."""
+        """Record an attempt's error and return whether it was small enough. `h` becomes the next length to try."""
         inverse = 1 / (error + 1e-8)
         self.inverse_errors = [inverse, *(self.inverse_errors[1:] or [inverse, inverse])]
         factor = math.prod(e**power for e, power in zip(self.inverse_errors, self.exponents, strict=True))
-        factor = 1 + math.atan(factor - 1)  # atan keeps it from jumping
+        factor = 1 + math.atan(factor - 1)  # atan limits the change
         accepted = factor >= self.accept_safety
         if accepted:
             self.inverse_errors = [inverse, inverse, self.inverse_errors[1]]

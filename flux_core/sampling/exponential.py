@@ -30,14 +30,14 @@ def dpmpp_sde(
 ) -> Tensor:
     """DPM-Solver++ SDE, singlestep with its middle at the share `r` of the step (Lu et al. 2022b). Two calls a step.
 
-    Raises InputError for r = 0: the middle would be the start.
+    Raises InputError for r = 0, where the middle of the step would be its start.
     """
     if r == 0:
         raise InputError("DPM-Solver++ SDE needs an r above 0: it is the share of the step at which it looks again.")
     weight = 1 / (2 * r)
 
     def move(x: Tensor, D: Tensor, s: float, s_to: float) -> Tensor:
-        """From s to s_to: below it, then up with noise; in ratios of noise to picture, s / (1 - s)."""
+        """From s to s_to: to a level below it, then up with noise, in ratios of noise to image, s / (1 - s)."""
         ratio, alpha_to = s / (1 - s), 1 - s_to
         down, up = ancestral_split(ratio, s_to / alpha_to, eta)
         kept = alpha_to * down / s
@@ -72,7 +72,9 @@ def dpmpp_2m_sde(
     s_noise: float = 1.0,
     heun: bool = False,
 ) -> Tensor:
-    """DPM-Solver++(2M) SDE (Lu et al. 2022b): one call a step; the change of D weighed by midpoint or by Heun."""
+    """DPM-Solver++(2M) SDE (Lu et al. 2022b): one call a step; the change of D is weighted as in the midpoint or the
+    Heun method.
+    """
     D_prev, h_prev = None, 0.0
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D = denoise(x, s)
@@ -126,7 +128,7 @@ def dpmpp_3m_sde(
 
 
 def _first_order(x: Tensor, D: Tensor, s: float, s_to: float, h: float, eta: float) -> Tensor:
-    """The exponential integrator with D held still; `eta` shifts weight from x to D, to be filled up with noise."""
+    """The exponential integrator with D held constant; `eta` moves weight from x to D, and noise is added for it."""
     return (s_to / s) * math.exp(-h * eta) * x - (1 - s_to) * math.expm1(-h * (1 + eta)) * D
 
 
@@ -190,7 +192,7 @@ def _er_integrals(scale: Callable[[Tensor], Tensor], r: float, r_next: float, po
 
 
 class _Increments:
-    """Correlated noise within one SEEDS step: what was drawn fades in lambda while new noise comes in."""
+    """Correlated noise within one SEEDS step: earlier draws decay in lambda while new noise is added."""
 
     def __init__(self, noise: StepNoise, eta: float) -> None:
         self.noise, self.eta = noise, eta

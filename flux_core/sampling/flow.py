@@ -1,14 +1,14 @@
 """The letters all solvers share.
 
     x   the state [B, 16, h, w] at noise level s:  x = s * noise + (1 - s) * picture
-    D   the picture as seen from x: denoise(x, s).  U is the same without the prompt
+    D   the estimate of the clean image at x: denoise(x, s).  U is the same without the prompt
     d   the direction of the flow, (x - D) / s: from picture to noise, the network's velocity
     s', s_next   the level a step goes to; the last one is usually 0
     a   alpha = 1 - s, the share of picture at s
     l   lambda = ln(alpha / s), half the log signal-to-noise ratio
     h   the length of a step in lambda or in t = -ln s, whichever the solver counts in
 
-A solver takes `denoise` and gives the state at the last level. It knows no network, no latent format and no seed.
+A solver calls `denoise` and returns the state at the last level. It knows no network, no latent format and no seed.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Sigmas = Sequence[float]  # falling noise levels, one more than there are steps
 
 
 class Denoise(Protocol):
-    """The picture as seen from a noisy state."""
+    """The model's estimate of the clean image at a noisy state."""
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """D, shaped like x."""
 
     def with_uncond(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """(D, U): also what the negative prompt alone sees (zeros where there is none)."""
+        """(D, U): U is the estimate for the negative prompt alone (zeros if there is none)."""
 
 
 def ignore(step: int, denoised: Tensor, x: Tensor) -> None:
-    """The OnStep of someone who does not watch."""
+    """An OnStep that does nothing."""
 
 
 def half_log_snr(s: float) -> float:
@@ -52,15 +52,15 @@ def sigma_at(half_log_snr: float) -> float:
 
 
 def root(square: float) -> float:
-    """Square root of what cannot be negative but for rounding."""
+    """Square root of max(value, 0): the argument is non-negative except for rounding errors."""
     return math.sqrt(max(square, 0.0))
 
 
 def ancestral_split(s: float, s_next: float, eta: float) -> tuple[float, float]:
     """(down, up) with down^2 + up^2 = s_next^2: go down to `down`, then add noise of size `up` (Karras form).
 
-    In fp32, as everywhere: a long step loses most digits of `down` in the difference, and keeping them would make
-    another picture. From s = infinity, and upwards, it is noise alone.
+    Computed in fp32, as in ComfyUI: a long step loses most digits of `down` in the difference, and keeping them would
+    give another image. From s = infinity, and for rising levels, the result is noise alone.
     """
     if eta == 0:
         return s_next, 0.0
@@ -72,7 +72,8 @@ def ancestral_split(s: float, s_next: float, eta: float) -> tuple[float, float]:
 def flow_ancestral_split(s: float, s_next: float, eta: float) -> tuple[float, float, float]:
     """(down, scale, up): go down to `down`, then scale * x + up * noise is a flow state at s_next again.
 
-    The picture's share 1 - down is scaled to 1 - s_next, and the noise left (scale * down) is filled up to s_next.
+    The image's share 1 - down is scaled to 1 - s_next, and noise is added until its share (scale * down) is s_next
+    again.
     """
     down = s_next * (1 + (s_next / s - 1) * eta)
     scale = (1 - s_next) / (1 - down) if down != 1 else 1.0

@@ -1,4 +1,4 @@
-"""Painting only where a mask says so: around any denoiser, so that solvers need not know of it."""
+"""Inpainting: wraps any denoiser, so that solvers need no masks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MaskFunction = Callable[[Tensor, float, Sigmas, Sampling], Tensor]
 
 @dataclass(frozen=True)
 class DifferentialDiffusion:
-    """Levin & Fried 2023 (arXiv 2306.00950): a cell is painted from the time its mask value has come, then to the end.
+    """Levin & Fried 2023 (arXiv 2306.00950): a cell is denoised from the time given by its mask value to the end.
 
-    The darker the mask, the later. `strength` below 1 blends with the mask as it is.
+    A darker mask value starts later. `strength` below 1 blends the result with the mask itself.
     """
 
     strength: float = 1.0
@@ -34,8 +34,8 @@ class DifferentialDiffusion:
 class Inpaint:
     """A Denoise that keeps `latent` where the mask is 0.
 
-    Before each look the outside is replaced by the original at the same noise level; after it the outside of D by the
-    original itself. U stays what was seen.
+    Before each call the region outside the mask is replaced by the original at the same noise level; after it, the same
+    region of D by the original itself. U is not changed.
     """
 
     inner: Denoise

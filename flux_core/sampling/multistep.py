@@ -1,6 +1,6 @@
-"""Solvers that remember: one call a step, and the directions or pictures of the steps before.
+"""Multistep solvers: one call a step, and the directions or estimates of earlier steps.
 
-Polynomials through past directions d in s (`lms`, `ipndm`, `deis`), or through past pictures D in t = -ln s
+Polynomials through past directions d in s (`lms`, `ipndm`, `deis`), or through past estimates D in t = -ln s
 (`dpmpp_2m`, `res_multistep`). All start with Euler and end with x = D.
 """
 
@@ -58,7 +58,7 @@ ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 2
 
 
 def ipndm(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore, order: int = 4) -> Tensor:
-    """Adams-Bashforth as if all steps were equally long (Zhang & Chen 2023, the iPNDM of "DEIS")."""
+    """Adams-Bashforth that assumes steps of equal length (Zhang & Chen 2023, the iPNDM of "DEIS")."""
     history: deque[Tensor] = deque(maxlen=order)
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D = denoise(x, s)
@@ -87,8 +87,8 @@ def ipndm_v(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ig
 def _variable_adams_bashforth(h: float, h1: float = 0.0, h2: float = 0.0, h3: float = 0.0) -> list[float]:
     """Weights for this step of length h after steps of h1, h2, h3; as many weights as lengths that are not 0.
 
-    Built up order by order: each adds a difference, times how much of it this step sees. Those factors follow the
-    published code, which is not exactly the interpolating polynomial.
+    Built order by order: each order adds a difference times a factor. The factors follow the published code, which
+    differs slightly from the interpolating polynomial.
     """
     if h1 == 0:
         return [1.0]
@@ -139,7 +139,7 @@ def _vp_time(s: float) -> float:
 
 
 def _deis_weights(nodes: Sequence[float], end: float) -> list[float]:
-    """Integrals over time of ds/dt times the Lagrange polynomials over `nodes`, as a plain sum of many points."""
+    """Integrals over time of ds/dt times the Lagrange polynomials over `nodes`, as a plain sum over many points."""
     t = torch.linspace(nodes[0], end, QUADRATURE_POINTS, dtype=torch.float64)
     alpha = torch.exp(-BETA_D * t**2 / 2 - BETA_MIN * t)
     speed = (BETA_D * t + BETA_MIN) / (2 * torch.sqrt(alpha * (1 - alpha)))
@@ -192,7 +192,8 @@ def res_multistep(
 ) -> Tensor:
     """Refined exponential solver, second order, multistep (Zhang et al. 2023, arXiv 2308.02157).
 
-    With `eta` above 0 it needs `noise`, steps below s' and fills up as diffusion models do; on a flow that is coarse.
+    With `eta` above 0 it needs `noise`, steps below s' and adds noise as for diffusion models; on a flow model that is
+    an approximation.
     """
     D_prev, down_prev = None, 0.0
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
@@ -211,7 +212,7 @@ def res_multistep(
 
 
 def res_weights(h: float, back: float) -> tuple[float, float]:
-    """Weights of D and of the D that lies at distance `back` (negative) in t, for a step of h in t."""
+    """Weights of D and of the earlier D at distance `back` (negative) in t, for a step of length h in t."""
     phi_1 = -math.expm1(-h) / h
     phi_2 = (1 - phi_1) / h
     c_2 = back / h

@@ -1,7 +1,7 @@
-"""Solvers that look at one step alone: Euler, Heun and midpoint, and their ancestral kin.
+"""Single-step solvers: Euler, Heun and midpoint, and their ancestral variants.
 
-Ancestral solvers step below the next level and fill up with fresh noise; on a rectified flow this also rescales the
-picture's share (`flow_ancestral_split`). They end with x = D.
+Ancestral solvers step below the next level and add fresh noise; on a rectified flow this also rescales the
+image's share (`flow_ancestral_split`). They end with x = D.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def euler(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = igno
 
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore) -> Tensor:
-    """Euler, corrected by the direction found at its end (Karras et al. 2022, algorithm 2). Two calls a step."""
+    """Euler, corrected by the direction at its end (Karras et al. 2022, algorithm 2). Two calls a step."""
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D = denoise(x, s)
         on_step(i, D, x)
@@ -38,7 +38,10 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignor
 
 
 def heunpp2(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore) -> Tensor:
-    """Heun++: looks two levels ahead and weighs what it finds by the levels. Three calls a step, then two, then one."""
+    """Heun++: averages the directions at the next two levels, weighted by the levels.
+
+    Three calls a step, then two, then one.
+    """
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D = denoise(x, s)
         on_step(i, D, x)
@@ -60,7 +63,7 @@ def heunpp2(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ig
 
 
 def dpm_2(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore) -> Tensor:
-    """The direction from the geometric middle of the step (DPM-Solver-2, Lu et al. 2022). Two calls a step."""
+    """The direction at the geometric middle of the step (DPM-Solver-2, Lu et al. 2022). Two calls a step."""
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D = denoise(x, s)
         on_step(i, D, x)
@@ -128,7 +131,7 @@ def dpmpp_2s_ancestral(
     eta: float = 1.0,
     s_noise: float = 1.0,
 ) -> Tensor:
-    """DPM-Solver++(2S) (Lu et al. 2022b): the picture as seen from the middle of the step in lambda."""
+    """DPM-Solver++(2S) (Lu et al. 2022b): uses D at the middle of the step in lambda."""
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D = denoise(x, s)
         on_step(i, D, x)
@@ -143,12 +146,12 @@ def dpmpp_2s_ancestral(
 
 
 def _toward(x: Tensor, D: Tensor, ratio: float) -> Tensor:
-    """The straight way from x to D, until `ratio` of the noise is left."""
+    """The point between x and D at which the share `ratio` of the noise is left."""
     return ratio * x + (1 - ratio) * D
 
 
 def lcm(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, noise: StepNoise, on_step: OnStep = ignore) -> Tensor:
-    """All the way to D, then noise afresh to s' (Luo et al. 2023, Latent Consistency Models)."""
+    """To D, then fresh noise up to s' (Luo et al. 2023, Latent Consistency Models)."""
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D = denoise(x, s)
         on_step(i, D, x)
@@ -159,7 +162,10 @@ def lcm(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, noise: StepNoise, on_ste
 
 
 def ddpm(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, noise: StepNoise, on_step: OnStep = ignore) -> Tensor:
-    """Ho et al. 2020, algorithm 2, on y = x / sqrt(1 + s^2). Made for diffusion; on a flow it runs, no more."""
+    """Ho et al. 2020, algorithm 2, on y = x / sqrt(1 + s^2).
+
+    It is derived for diffusion models; on a flow model it runs without that justification.
+    """
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D = denoise(x, s)
         on_step(i, D, x)

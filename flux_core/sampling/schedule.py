@@ -1,6 +1,6 @@
-"""Noise levels: a model's own table of them, the nine ways to pick steps from it, and how to cut the result.
+"""Noise schedules: a model's table of noise levels, nine ways to choose steps from it, and how to split the result.
 
-A sigma is the share of noise in a latent, x = sigma * noise + (1 - sigma) * picture, from 1 down to 0. Schedules are
+A sigma is the share of noise in a latent, x = sigma * noise + (1 - sigma) * image, from 1 down to 0. Schedules are
 1-D fp32 tensors on the CPU, one longer than the number of steps. Knows no latents, no solver and no network.
 """
 
@@ -32,7 +32,7 @@ class _Flow:
         raise NotImplementedError
 
     def timestep(self, sigma: float) -> float:
-        """What the network is told of a level."""
+        """The network's timestep for a noise level."""
         return sigma
 
     @cached_property
@@ -49,7 +49,7 @@ class _Flow:
         return self.table[-1].item()
 
     def percent_to_sigma(self, percent: float) -> float:
-        """The level at a share of the way from pure noise (0) to the picture (1)."""
+        """The level at a share of the way from pure noise (0) to the image (1)."""
         if percent <= 0:
             return 1.0
         return 0.0 if percent >= 1 else self.sigma(1.0 - percent)
@@ -57,7 +57,7 @@ class _Flow:
 
 @dataclass(frozen=True)
 class FluxShift(_Flow):
-    """FLUX.1-dev and its kin: exp(mu) / (exp(mu) + 1/t - 1), 10 000 levels (Esser et al. 2024, section 5.3.2)."""
+    """FLUX.1-dev and its variants: exp(mu) / (exp(mu) + 1/t - 1), 10 000 levels (Esser et al. 2024, section 5.3.2)."""
 
     mu: float = 1.15
     entries = 10_000
@@ -76,7 +76,7 @@ class FluxShift(_Flow):
 class LinearFlow(_Flow):
     """FLUX.1-schnell: shift t / (1 + (shift - 1) t), 1000 levels; at shift 1 sigma is t itself.
 
-    `multiplier` is what the network is told times as large as the level: 1 for FLUX.1, 1000 for Stable Diffusion 3.
+    `multiplier`: the network's timestep is the level times this, 1 for FLUX.1, 1000 for Stable Diffusion 3.
     """
 
     shift: float = 1.0
@@ -94,7 +94,7 @@ Sampling = FluxShift | LinearFlow
 
 
 def default_sampling(guidance_embedded: bool) -> Sampling:
-    """What a checkpoint is sampled with when nothing else is said: dev-like models embed guidance, schnell does not."""
+    """The sampling of a checkpoint unless a node changes it: dev-like models embed guidance, schnell does not."""
     return FluxShift() if guidance_embedded else LinearFlow()
 
 
@@ -126,7 +126,7 @@ def exponential(sampling: Sampling, steps: int) -> Tensor:
 
 
 def ddim_uniform(sampling: Sampling, steps: int) -> Tensor:
-    """A whole-numbered stride counted from the bottom: starts below 1, and takes a step more where it must."""
+    """A whole-numbered stride counted from the bottom: starts below 1, and may have one step more."""
     stride = max(len(sampling.table) // steps, 1)
     return _end(sampling.table[1::stride].flip(0))
 
@@ -134,8 +134,8 @@ def ddim_uniform(sampling: Sampling, steps: int) -> Tensor:
 def beta(sampling: Sampling, steps: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
     """Quantiles of a Beta distribution: dense at both ends (Lee et al. 2024, arXiv 2407.12173).
 
-    Levels that coincide are taken once, so there may be fewer than `steps`. Needs scipy. Raises InputError for a
-    shape that is no distribution.
+    Equal levels are taken once, so there may be fewer than `steps`. Needs scipy. Raises InputError for
+    parameters without a distribution.
     """
     if alpha <= 0 or beta <= 0:
         raise InputError(f"A Beta distribution needs alpha and beta above 0; they are {alpha} and {beta}.")
@@ -150,7 +150,7 @@ def beta(sampling: Sampling, steps: int, alpha: float = 0.6, beta: float = 0.6) 
 
 
 def linear_quadratic(sampling: Sampling, steps: int, threshold: float = 0.025) -> Tensor:
-    """Half of the steps on a gentle line down to 1 - threshold, then a parabola (Genmo's Mochi)."""
+    """Half of the steps linear down to 1 - threshold, then quadratic (Genmo's Mochi)."""
     if steps == 1:
         return torch.tensor([sampling.sigma_max, 0.0])
     line = steps // 2
@@ -205,7 +205,7 @@ def _end(sigmas: Tensor) -> Tensor:
 
 
 def schedule(name: str, sampling: Sampling, steps: int) -> Tensor:
-    """The named schedule. Raises InputError for a name that is none of SCHEDULES, or for fewer than one step."""
+    """The named schedule. Raises InputError for a name outside SCHEDULES, or for fewer than one step."""
     if name not in SCHEDULES:
         raise InputError(f"There is no scheduler named {name!r}. Choose one of: {', '.join(SCHEDULES)}.")
     if steps < 1:
@@ -221,12 +221,12 @@ def basic_schedule(name: str, sampling: Sampling, steps: int, denoise: float = 1
     return schedule(name, sampling, whole)[-(steps + 1) :]
 
 
-# These work best when the last step before 0 is a long one: one step more is planned, and the level before 0 dropped.
+# These work best with a long last step: one more step is planned, and the level before 0 is dropped.
 DROPS_PENULTIMATE = frozenset({"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"})
 
 
 def ksampler_schedule(sampler_name: str, name: str, sampling: Sampling, steps: int, denoise: float = 1.0) -> Tensor:
-    """KSampler: as BasicScheduler, but it keeps ddim_uniform's extra step and knows DROPS_PENULTIMATE."""
+    """KSampler: as BasicScheduler, but with ddim_uniform's extra step and DROPS_PENULTIMATE."""
     plan = partial(_without_penultimate if sampler_name in DROPS_PENULTIMATE else schedule, name, sampling)
     if denoise > 0.9999:
         return plan(steps)
@@ -243,7 +243,7 @@ def _without_penultimate(name: str, sampling: Sampling, steps: int) -> Tensor:
 def between_steps(sigmas: Tensor, start: int, end: int, leftover_noise: bool) -> Tensor:
     """KSamplerAdvanced: steps `start` to `end` of a schedule. Empty if `start` is not among them.
 
-    Stopping early either leaves the noise in, for another sampler to go on from, or makes the last step end at 0.
+    Stopping early either leaves the noise in, so that another sampler can continue, or makes the last step end at 0.
     """
     if end < len(sigmas) - 1:
         sigmas = sigmas[: end + 1]
@@ -264,7 +264,7 @@ def split_denoise(sigmas: Tensor, denoise: float) -> tuple[Tensor, Tensor]:
 
 
 def flip(sigmas: Tensor) -> Tensor:
-    """From picture to noise. A schedule cannot start at 0, so 0 becomes 0.0001."""
+    """The schedule reversed, from image to noise. A schedule cannot start at 0, so 0 becomes 0.0001."""
     turned = sigmas.flip(0)
     return set_first(turned, 0.0001) if len(turned) and turned[0] == 0 else turned
 

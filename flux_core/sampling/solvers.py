@@ -1,7 +1,7 @@
-"""All 42 samplers by ComfyUI's names, in its order, and what each needs besides the equation.
+"""All 42 samplers by ComfyUI's names, in its order, and what each needs besides the denoiser.
 
-A name is one algorithm with its options set. Every entry has one signature (`Method.__call__`); which noise a solver
-gets, and whether pure noise is a level it can start from, is decided here.
+A name is one algorithm with fixed options. Every entry has the same signature (`Method.__call__`); this file decides
+which noise a solver gets and whether it can start from pure noise.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Method:
 
 
 def _distinct(levels: Sequence[float]) -> list[float]:
-    """Without steps that go nowhere: formulas divide by a step's length."""
+    """Without steps of length zero: formulas divide by the length of a step."""
     return [*levels[:1]] + [s for before, s in zip(levels, levels[1:], strict=False) if s != before]
 
 
@@ -125,7 +125,7 @@ SOLVERS: dict[str, Method] = {
 }
 
 
-# What nodes of their own offer, and no list of names.
+# Offered by nodes of their own and absent from the list of sampler names.
 UNLISTED: dict[str, Method] = {
     "dpm_adaptive_ancestral": Method(dpm_solver.dpm_adaptive, noise=_PLAIN),
     "euler_cfg_pp_alternative": Method(cfg_plus_plus.euler_cfg_pp_alternative),
@@ -133,7 +133,7 @@ UNLISTED: dict[str, Method] = {
 
 
 def solver(name: str) -> Method:
-    """The named method. Raises InputError for a name that is known to none of the tables."""
+    """The named method. Raises InputError for an unknown name."""
     if name not in SOLVERS and name not in UNLISTED:
         raise InputError(f"There is no sampler named {name!r}. Choose one of: {', '.join(SOLVERS)}.")
     return SOLVERS.get(name) or UNLISTED[name]

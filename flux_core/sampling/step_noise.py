@@ -1,7 +1,7 @@
-"""The noise that stochastic solvers add on their way: plain draws, or one Brownian path looked at in pieces.
+"""The noise that stochastic solvers add at each step: independent draws, or increments of one Brownian path.
 
-Both start from the seed of the picture. Plain draws on the CPU therefore begin with the picture's own initial noise,
-and differ from those on a GPU, whose generator is another one; workflows in the wild depend on both.
+Both start from the seed of the image. Plain draws on the CPU therefore begin with the image's own initial noise and
+differ from draws on a GPU, which has another generator; published workflows depend on both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def brownian(x: Tensor, seed: int, sigmas: Sigmas) -> StepNoise:
 
 
 def brownian_on_device(x: Tensor, seed: int, sigmas: Sigmas) -> StepNoise:
-    """As `brownian`, drawn on x's device: faster on a GPU, and another path."""
+    """As `brownian`, drawn on x's device: faster on a GPU, with a different path."""
     return _path(x, seed, sigmas, x.device)
 
 

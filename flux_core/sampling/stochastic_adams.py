@@ -34,9 +34,9 @@ def sa_solver(
     corrector_order: int = 4,
     simple_order_2: bool = False,
 ) -> Tensor:
-    """Predict x', look from there (D'), correct x' with D', predict on. One call a step (algorithm 1).
+    """Predict x', evaluate D' there, correct x' with D', continue. One call a step (algorithm 1).
 
-    `pece` also looks from the corrected state: two calls a step. If the levels do not end in 0, what comes back is
+    `pece` also evaluates at the corrected state: two calls a step. If the levels do not end in 0, the result is
     the corrected state at the last level but one, as in the reference. tau is `eta` at levels `between` two noise
     levels (high, low), 0 elsewhere. A corrector of order 0 leaves the prediction as it is. `simple_order_2` takes the
     shorter weights of appendix D wherever two points are used.

@@ -1,4 +1,4 @@
-"""UniPC (Zhao et al. 2023, arXiv 2302.04867): a multistep predictor whose corrector costs no call of its own."""
+"""UniPC (Zhao et al. 2023, arXiv 2302.04867): a multistep predictor-corrector whose corrector needs no extra call."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def uni_pc(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ign
     """Algorithms 1 and 2 in t = -ln s, with B(h) = h, or B(h) = e^h - 1 if `bh2`. One call a step.
 
     The order grows from 1 to 3 and falls again towards the end; the last step is not corrected. Where the levels end
-    in 0 the state at LAST is scaled up to a picture. A single step is none: ComfyUI's needs two to begin, and saved
-    workflows whose schedule is split after one step have its pixels.
+    in 0 the state at LAST is scaled up to a picture. A schedule of one step changes nothing: ComfyUI's
+    implementation needs two steps, and images of schedules split after one step depend on it.
     """
     levels = [*sigmas[:-1], sigmas[-1] or LAST]
     steps = len(levels) - 1
     if steps < 1:
         return x
     order = min(ORDER, steps - 1)
-    M = [denoise(x, levels[0])]  # the pictures seen, newest last
+    M = [denoise(x, levels[0])]  # earlier D, newest last
     on_step(0, M[-1], x)
     if not order:
         x = x * math.sqrt((1 + levels[1] ** 2) / (1 + levels[0] ** 2))
@@ -42,13 +42,13 @@ def uni_pc(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ign
 
 
 class _Step:
-    """One step from level s_0 = levels[-2] to levels[-1], given the pictures at the levels before."""
+    """One step from level s_0 = levels[-2] to levels[-1], given D at the earlier levels."""
 
     def __init__(self, x: Tensor, M: Sequence[Tensor], levels: Sequence[float], bh2: bool) -> None:
         t = [-math.log(s) for s in levels]
         h = t[-1] - t[-2]
         self.M_0 = M[-1]
-        # Past pictures, by their distance r in units of this step; r = 1 is the step's own end.
+        # Earlier D, by their distance r in units of this step; r = 1 is the step's own end.
         r = [(past - t[-2]) / h for past in reversed(t[:-2])]
         self.differences = [(M_k - self.M_0) / r_k for M_k, r_k in zip(reversed(M[:-1]), r, strict=True)]
         self.r = [*r, 1.0]
@@ -64,7 +64,7 @@ class _Step:
         return self._moved(weights, self.differences)
 
     def correct(self, M_end: Tensor) -> Tensor:
-        """UniC: the same step again, with the picture seen from its predicted end."""
+        """UniC: the same step again, with D at its predicted end."""
         weights = [0.5] if len(self.r) == 1 else self._solve(len(self.r))
         return self._moved(weights, [*self.differences, M_end - self.M_0])
 

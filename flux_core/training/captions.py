@@ -1,4 +1,4 @@
-"""What people may say of a scene: the words, the word orders, and what is left unsaid.
+"""Captions of a scene: the words, the word orders, and which attributes are left out.
 
 `caption` describes a `Scene`; attributes are left out now and then, so that a short prompt means "any", except for the
 place, where it means the middle. The words here are all the tiny model understands.
@@ -47,7 +47,7 @@ NOISE = 0.06  # how often a caption contains a word that means nothing, so that 
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One way of describing the scene, true in every word and usually not complete."""
+    """A caption of the scene: every word is true, and usually some attributes are left out."""
     chances = SAID | ({"position": MIDDLE_SAID} if scene.position == "centre" else {})
     said = {attribute for attribute, often in chances.items() if rng.random() < often}
     text = describe(scene, said, rng)

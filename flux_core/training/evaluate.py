@@ -1,4 +1,5 @@
-"""Does the model draw what it is told? Prompts with fixed seeds through the product itself, read back and counted.
+"""Measures how often the model draws what the prompt says: fixed prompts and seeds, run by the program, recognised,
+counted.
 
 All prompts become branches of one workflow with the nodes and settings of the shipped text-to-image workflow; it is
 run by `sluice run`, and the pictures it saves are read by `recognise`. A prompt counts as right in an attribute it

@@ -1,7 +1,7 @@
-"""The drawing program turned round: which scene is this a picture of?
+"""Recognises which scene an image shows, by comparing it with the renderings of the drawing program.
 
-No network and nothing learned: the ground's colour is read at the rim, the figure's colour where the picture differs
-most from the ground, and the figure is the rendering, of all figures in all sizes at all places, that overlaps best.
+No network is used: the background colour is read at the border, the figure's colour where the image differs
+most from the background, and the figure is the rendering that overlaps best, over all figures, sizes and places.
 """
 
 from __future__ import annotations

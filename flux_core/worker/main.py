@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cancel import cancellable
 from ..errors import SluiceError
@@ -35,13 +35,17 @@ from ..io import png, strict_json
 from ..io.embedded import read_workflow_bytes
 from ..io.folders import Folders, published, standard_folders
 from ..limits import advice_after, is_out_of_memory
-from ..memory import report
-from ..memory.budget import AUTO, Allowed
+from ..memory.budget import Allowed
+from ..runtime.settings import Settings
 from ..workers.protocol import Channel, Message
 from .measure import Measure, release_memory
 from .node_packs import load_packs
 from .required_models import explained, wanted_files, with_slashes
 from .required_tokenizers import Lacking, lacking_tokenizers, refused
+
+if TYPE_CHECKING:
+    from ...nodes.host import Host
+    from ..runtime.runtime import Runtime
 
 NO_DEVICE = "none"  # for packs that need no torch, and for measuring the server: nothing of ours can compute
 
@@ -83,6 +87,7 @@ class Worker:
         self.throttle = Throttle()
         self.measure = Measure()
         self.folders = _folders(options)
+        self.host = self._new_host()
         self.classes, self.titles, self.packs = self._catalogue()
         self.executor = Executor(self.classes, emit=self.emit, around=self._around, after_failure=advice_after)
 
@@ -93,14 +98,26 @@ class Worker:
         with computing(), cancellable(self.executor.check_interrupted):
             yield
 
+    def _new_host(self) -> Host:
+        from ...nodes.host import Host
+
+        return Host(self.folders, self.progressed, self.interrupted, self.send, self._new_runtime)
+
+    def _new_runtime(self) -> Runtime:
+        """What models are loaded into. Raises InputError for options that nothing can be computed with."""
+        from ..runtime.runtime import Runtime
+
+        runtime = Runtime(Settings.parse(*(self.options.get(name) for name in ("device", "dtype", "vram", "ram"))))
+        runtime.events.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
+        return runtime
+
     def _catalogue(self) -> tuple[dict[str, type[Any]], dict[str, str], list[dict[str, Any]]]:
-        from ...nodes import host
+        from ...nodes.binding import bound_to
         from .registry import standalone_tables
 
-        host.use(host.Host(self.folders, report=self.progressed, interrupted=self.interrupted, send=self.send))
-        classes, titles = standalone_tables()
+        classes, titles = standalone_tables(self.host)
         packs = load_packs([Path(place) for place in self.options.get("node_packs", ())], classes, titles)
-        return classes, titles, packs
+        return bound_to(self.host, classes), titles, packs
 
     # -- the main thread ---------------------------------------------------------------------------------------------
 
@@ -127,17 +144,10 @@ class Worker:
             return
         from PIL import Image
 
-        from ..runtime.handles import configure
+        from ..runtime import handles  # noqa: F401
 
         Image.init()
-        configure(self.options.get("device"), self.options.get("dtype"))
-        self._set_budget(self.options.get("vram") or AUTO, self.options.get("ram") or AUTO)
-        report.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
-
-    def _set_budget(self, vram: str, ram: str) -> None:
-        from ..memory.manager import configure
-
-        configure(Allowed.parse(vram, ram))
+        _ = self.host.runtime
 
     def _run(self, job: Message) -> None:
         self.measure = Measure()
@@ -171,9 +181,7 @@ class Worker:
 
     def _fit(self) -> None:
         """Nothing runs: what is loaded makes room at once for a budget that has become smaller."""
-        from ..memory.manager import fit
-
-        fit()
+        self.host.runtime.shrink_to_budget()
         release_memory()
 
     def _free(self, wanted: Message) -> None:
@@ -282,13 +290,12 @@ class Worker:
         """{"vram"?, "ram"?}: what models may use from their next step on. Sizes as on the command line, or bytes."""
         if not self._can_compute():
             return {}
-        from ..memory.manager import allowed
-
+        runtime = self.host.runtime
         given = {key: str(message[key]) for key in ("vram", "ram") if key in message}
         if given:
-            self._set_budget(**(allowed().words | given))
+            runtime.budget = Allowed.parse(**(runtime.budget.words | given))
             self.jobs.put({"op": "fit"})
-        return allowed().words
+        return runtime.budget.words
 
     def _can_compute(self) -> bool:
         return self.prepared.is_set() and not self.trouble and self.options.get("device") != NO_DEVICE
@@ -299,9 +306,7 @@ class Worker:
             return {}
         import torch
 
-        from ..runtime.handles import device_report
-
-        return {"torch": torch.__version__, "devices": device_report()}
+        return {"torch": torch.__version__, "devices": self.host.runtime.device_report()}
 
 
 def _tokenizer(lacking: Lacking) -> dict[str, Any]:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...nodes import NODE_CLASSES
+from ...nodes.binding import bound_to
 from ...nodes.sockets import OWN
+
+if TYPE_CHECKING:
+    from ...nodes.host import Host
 
 PREFIX = "Sluice"
 
 Tables = tuple[dict[str, type[Any]], dict[str, str]]  # id -> class, id -> title
 
 
-def standalone_tables() -> Tables:
-    """Every class under ComfyUI's own id, so that its workflows run unchanged, and under our prefixed id."""
+def standalone_tables(host: Host) -> Tables:
+    """Every class under ComfyUI's own id, so that its workflows run unchanged, and under our prefixed id.
+
+    They are bound to `host`, the program that offers them.
+    """
     classes: dict[str, type[Any]] = {}
     titles: dict[str, str] = {}
     for prefixed, node_class in NODE_CLASSES.items():
@@ -21,12 +28,13 @@ def standalone_tables() -> Tables:
         classes[plain] = classes[prefixed] = node_class
         titles[plain] = _title(plain, node_class)
         titles[prefixed] = f"{titles[plain]} (Sluice)"
-    return classes, titles
+    return bound_to(host, classes), titles
 
 
-def comfyui_tables() -> Tables:
-    """The classes that touch our models, under prefixed ids. For everything else ComfyUI's own nodes do."""
-    classes = {name: node_class for name, node_class in NODE_CLASSES.items() if _touches_our_models(node_class)}
+def comfyui_tables(host: Host) -> Tables:
+    """The classes that touch our models, under prefixed ids, bound to `host`. For the rest ComfyUI's own nodes do."""
+    all_ = bound_to(host, NODE_CLASSES)
+    classes = {name: node_class for name, node_class in all_.items() if _touches_our_models(node_class)}
     titles = {name: f"{_title(name.removeprefix(PREFIX), cls)} (Sluice)" for name, cls in classes.items()}
     return classes, titles
 

@@ -24,7 +24,10 @@ import conftest  # noqa: E402, F401  # this checkout as `sluice`, before ComfyUI
 from inside import enter  # noqa: E402
 from samplers import core_model, save  # noqa: E402  # now: ComfyUI has modules of these names
 from sluice.nodes import NODE_CLASSES  # noqa: E402
+from sluice.nodes.binding import bound_to  # noqa: E402
+from sluice.nodes.host import Host, pack_host  # noqa: E402
 
+OURS = bound_to(pack_host(), NODE_CLASSES)
 Outcome = tuple[str, float]
 
 SAMPLERS: dict[str, list[dict[str, Any]]] = {
@@ -127,7 +130,7 @@ def their_result(name: str, **values: Any) -> tuple[Any, ...]:
 
 
 def our_result(name: str, **values: Any) -> tuple[Any, ...]:
-    node_class = NODE_CLASSES["Sluice" + name]
+    node_class = OURS["Sluice" + name]
     return tuple(getattr(node_class(), node_class.FUNCTION)(**values))
 
 
@@ -153,12 +156,13 @@ class Models:
 
     def __init__(self, folder: Path) -> None:
         import torch
-        from sluice.flux_core.runtime import device, handles
+        from sluice.flux_core.runtime import handles
+        from sluice.flux_core.runtime.runtime import Runtime
+        from sluice.flux_core.runtime.settings import Settings
 
-        device.configure("cpu", "fp32")
         self.core = core_model()
         save(self.core, folder / "small.safetensors")
-        self.ours = handles.load_flux(folder / "small.safetensors")
+        self.ours = handles.load_flux(Runtime(Settings("cpu", "fp32")), folder / "small.safetensors")
         generator = torch.Generator().manual_seed(6)
         values = {"pooled_output": torch.randn(1, 24, generator=generator), "guidance": 3.0}
         self.positive = [[torch.randn(1, 16, 48, generator=generator), values]]
@@ -235,15 +239,14 @@ def files(folder: Path) -> Iterator[Outcome]:
     import torch
     from PIL import Image
     from sluice.flux_core.io.folders import standard_folders
-    from sluice.nodes import host
 
-    host.use(host.Host(standard_folders(folder)))
+    OURS.update(bound_to(Host(standard_folders(folder)), NODE_CLASSES))
     for kind in ("input", "output"):
         (folder / kind).mkdir(exist_ok=True)
         getattr(folder_paths, f"set_{kind}_directory")(str(folder / kind))
     latent = {"samples": torch.rand(1, 16, 4, 3)}
     for saver, load in ((our_result, their_result), (their_result, our_result)):
-        node_class = NODE_CLASSES["SluiceSaveLatent"] if saver is our_result else theirs("SaveLatent")
+        node_class = OURS["SluiceSaveLatent"] if saver is our_result else theirs("SaveLatent")
         node = node_class()
         shown = node.save(samples=latent, filename_prefix="x", prompt={}, extra_pnginfo={"workflow": {}})
         name = shown["ui"]["latents"][0]["filename"]
@@ -255,7 +258,7 @@ def files(folder: Path) -> Iterator[Outcome]:
     ):
         metadata = {"prompt": {"1": {}}, "extra_pnginfo": {"workflow": {"a": 1}}}
         given = {"images": images, "filename_prefix": name, **metadata, **options}
-        ours = NODE_CLASSES["Sluice" + name]().save(**given)["ui"]
+        ours = OURS["Sluice" + name]().save(**given)["ui"]
         reference = theirs(name)()
         reference.output_dir = str(folder / "output")
         other = reference.save_images(**given)["ui"]

@@ -126,16 +126,15 @@ class Scenes:
 
         self.pack, self.ours, self.card = pack, ours, Card()
         simulate(self.card)
-        module_of(pack, "nodes.host").host()  # which brings ComfyUI's memory in
-        module_of(pack, "flux_core.compute").configure("cpu", "fp32")
-        manager, budget = (module_of(pack, f"flux_core.memory.{name}") for name in ("manager", "budget"))
-        manager.configure(budget.Allowed(vram=CARD))
-        self.card.manager = manager._managers[torch.device("cpu")] = manager.Manager(
-            torch.device("cpu"), budget.Allowed(vram=CARD)
-        )
+        cpu, memory = torch.device("cpu"), module_of(pack, "nodes.bridge_memory").ComfyUIMemory()
+        allowed = module_of(pack, "flux_core.memory.budget").Allowed(vram=CARD)
+        settings = module_of(pack, "flux_core.runtime.settings").Settings("cpu", "fp32", allowed)
+        runtime = module_of(pack, "flux_core.runtime.runtime").Runtime(settings, memory)
+        self.card.manager = module_of(pack, "flux_core.memory.manager").Manager(cpu, allowed, memory)
+        runtime.managers[cpu] = self.card.manager
         self.card.manager.memory = self.card
         write_flux(pack, folder / "flux.safetensors")
-        self.model = module_of(pack, "flux_core.assemble").load_flux(folder / "flux.safetensors")
+        self.model = module_of(pack, "flux_core.runtime.handles").load_flux(runtime, folder / "flux.safetensors")
         self.core = core_model(self.card, 320 * MIB)
 
     def picture(self, at_step: Any = None) -> Any:

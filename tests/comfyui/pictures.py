@@ -117,8 +117,9 @@ def prompts(file: Path) -> dict[str, dict[str, Any]]:
     from sluice.flux_core.commands.workflows import read
     from sluice.flux_core.graph.translate import read_table, swap
     from sluice.flux_core.worker.registry import standalone_tables
+    from sluice.nodes.host import pack_host
 
-    _, prompt = read(file, standalone_tables()[0])
+    _, prompt = read(file, standalone_tables(pack_host())[0])
     plain = swap(prompt, read_table(), back=True)
     swapped = swap(plain.workflow, read_table())
     assert swapped.changed and not plain.left and not swapped.left

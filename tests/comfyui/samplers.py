@@ -56,8 +56,9 @@ def compare(pack: Path, ours: dict[str, type[Any]]) -> None:
     core = core_model()
     with tempfile.TemporaryDirectory() as folder:
         save(core, Path(folder) / "small.safetensors")
-        model = module_of(pack, "flux_core.runtime.handles").load_flux(Path(folder) / "small.safetensors")
-        module_of(pack, "flux_core.runtime.device").configure("cpu", "fp32")
+        settings = module_of(pack, "flux_core.runtime.settings").Settings("cpu", "fp32")
+        runtime = module_of(pack, "flux_core.runtime.runtime").Runtime(settings)
+        model = module_of(pack, "flux_core.runtime.handles").load_flux(runtime, Path(folder) / "small.safetensors")
         generator = torch.Generator().manual_seed(6)
         values = {"pooled_output": torch.randn(1, 24, generator=generator), "guidance": 3.0}
         positive = [[torch.randn(1, 16, 48, generator=generator), values]]

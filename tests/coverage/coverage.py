@@ -126,12 +126,13 @@ def main() -> None:
 
 def _catalogue(folder: Path, packs: list[Path]) -> tuple[dict[str, type[Any]], dict[str, str]]:
     from sluice.flux_core.worker.node_packs import load_packs
-    from sluice.nodes import host
+    from sluice.nodes.binding import bound_to
+    from sluice.nodes.host import Host
 
-    host.use(host.Host(standard_folders(folder)))
-    classes, titles = standalone_tables()
+    host = Host(standard_folders(folder))
+    classes, titles = standalone_tables(host)
     load_packs(packs, classes, titles)
-    return classes, titles
+    return bound_to(host, classes), titles
 
 
 def _tell(accounts: list[Account], refusals: bool) -> None:

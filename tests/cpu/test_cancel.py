@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,14 @@ import pytest
 from PIL import Image
 from sluice.flux_core.cancel import cancellable, check_cancelled
 from sluice.flux_core.commands import workflows
-from sluice.flux_core.conditioning.text import CACHE
 from sluice.flux_core.errors import Interrupted
 from sluice.flux_core.graph.execute import Executor, Result
 from sluice.flux_core.graph.validate import validate
 from sluice.flux_core.io.folders import standard_folders
+from sluice.flux_core.runtime.runtime import Runtime
+from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.worker.registry import standalone_tables
-from sluice.nodes import host
+from sluice.nodes.host import Host
 
 FIRST = Path(__file__).parents[2] / "workflows" / "text_to_image.png"
 
@@ -38,19 +37,17 @@ class Asked:
 class Studio:
     """The first workflow with three steps; nothing is kept from one run to the next."""
 
-    def __init__(self, base: Path) -> None:
-        self.folders = standard_folders(base)
-        self.classes = standalone_tables()[0]
-        host.use(host.Host(self.folders))
-        _, prompt = workflows.read(FIRST, self.classes)
-        next(node for node in prompt.values() if node["class_type"] == "BasicScheduler")["inputs"]["steps"] = 3
-        self.found = validate(prompt, self.classes)
+    def __init__(self, base: Path, settings: Settings) -> None:
+        self.folders, self.settings = standard_folders(base), settings
 
     def run(self, asked: Asked) -> Result:
-        CACHE.clear()
-        gc.collect()  # of the run before, with its weights
-        executor = Executor(self.classes, around=lambda: cancellable(asked))
-        return executor.execute(self.found.prompt, "job", {}, self.found.outputs)
+        host = Host(self.folders, make_runtime=lambda: Runtime(self.settings))
+        classes = standalone_tables(host)[0]
+        _, prompt = workflows.read(FIRST, classes)
+        next(node for node in prompt.values() if node["class_type"] == "BasicScheduler")["inputs"]["steps"] = 3
+        found = validate(prompt, classes)
+        executor = Executor(classes, around=lambda: cancellable(asked))
+        return executor.execute(found.prompt, "job", {}, found.outputs)
 
     def picture(self, result: Result) -> bytes:
         assert result.status == "success", result.exception
@@ -60,13 +57,8 @@ class Studio:
 
 
 @pytest.fixture(params=["managed", "not managed"])
-def studio(request: Any, tmp_path: Path) -> Iterator[Studio]:
-    from sluice.flux_core.memory import manager
-    from sluice.flux_core.memory.budget import Allowed
-
-    manager.configure(Allowed.parse(ram="3G") if request.param == "managed" else Allowed())
-    yield Studio(tmp_path)
-    manager.configure(Allowed())
+def studio(request: Any, tmp_path: Path) -> Studio:
+    return Studio(tmp_path, Settings.parse("cpu", "fp32", ram="3G" if request.param == "managed" else None))
 
 
 def test_every_moment_of_a_job_can_be_its_last(studio: Studio) -> None:

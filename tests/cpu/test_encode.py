@@ -48,6 +48,7 @@ class Pair:
         self.clip_identity: Any = object()
         self.t5_identity: Any = object()
         self.options = e.TextOptions()
+        self.encodings = e.Cache()
         self.device = CPU
         self.clip_tokenizer, self.t5_tokenizer = CLIP, T5
         self.asked: list[str] = []
@@ -66,7 +67,8 @@ class Pair:
 
 
 def encode(pair: Pair, clip_text: str, t5_text: str | None = None) -> tuple[Tensor, Tensor]:
-    ((text, rest),) = e.encode_prompt(pair, clip_text, clip_text if t5_text is None else t5_text, e.Cache())
+    pair.encodings = e.Cache()
+    ((text, rest),) = e.encode_prompt(pair, clip_text, clip_text if t5_text is None else t5_text)
     return text, rest["pooled_output"]
 
 
@@ -189,30 +191,30 @@ def test_a_tokenizer_that_knows_more_words_than_the_encoder_is_refused() -> None
 
 
 def test_the_same_prompt_asks_no_encoder_twice_and_a_changed_half_only_its_own() -> None:
-    pair, cache = Pair(), e.Cache()
-    first = e.encode_prompt(pair, "w1", "w2", cache)
-    again = e.encode_prompt(pair, "w1", "w2", cache)
+    pair = Pair()
+    first = e.encode_prompt(pair, "w1", "w2")
+    again = e.encode_prompt(pair, "w1", "w2")
     assert pair.asked == ["t5xxl", "clip_l"]
     assert torch.equal(first[0][0], again[0][0]) and first[0] is not again[0] and first[0][1] is not again[0][1]
-    e.encode_prompt(pair, "w3", "w2", cache)
+    e.encode_prompt(pair, "w3", "w2")
     assert pair.asked[2:] == ["clip_l"]
-    e.encode_prompt(pair, "w3", "(w2:1.1)", cache)
+    e.encode_prompt(pair, "w3", "(w2:1.1)")
     assert pair.asked[3:] == ["t5xxl"]
 
 
 def test_what_changes_the_numbers_changes_the_key() -> None:
-    pair, cache = Pair(), e.Cache()
-    e.encode_prompt(pair, "w1", "w1", cache)
+    pair = Pair()
+    e.encode_prompt(pair, "w1", "w1")
     pair.options = e.TextOptions(last_layer=-2)
-    e.encode_prompt(pair, "w1", "w1", cache)
+    e.encode_prompt(pair, "w1", "w1")
     pair.clip_identity = "with a LoRA"
-    e.encode_prompt(pair, "w1", "w1", cache)
+    e.encode_prompt(pair, "w1", "w1")
     assert pair.asked[3:] == ["clip_l"]
     pair.t5_identity = "with a LoRA of its own"
-    e.encode_prompt(pair, "w1", "w1", cache)
+    e.encode_prompt(pair, "w1", "w1")
     for source in ("file", "the same file, written again"):
         pair.vectors = {"style": [Vector(source, 0, torch.full((24,), float(len(source))))]}
-        e.encode_prompt(pair, "w1", "w1 embedding:style", cache)
+        e.encode_prompt(pair, "w1", "w1 embedding:style")
     assert pair.asked == ["t5xxl", "clip_l", "t5xxl", "clip_l", "t5xxl", "t5xxl", "t5xxl"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
-from sluice.flux_core.memory import external, manager, meter
+from sluice.flux_core.memory import meter
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.workload import MiB
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.runtime import device, handles
+from sluice.flux_core.runtime.runtime import Runtime
+from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.sampling.guider import BasicGuider
 from sluice.flux_core.sampling.sample import Sampler, sample
 from torch import Tensor
@@ -55,15 +57,6 @@ class House:
             assert client.release(held) == held and client.held_bytes == 0
 
 
-@pytest.fixture(autouse=True)
-def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    handles.configure("cpu", "fp32")
-    monkeypatch.setattr(manager, "_managers", {})
-    yield
-    external.use(None)
-    manager.configure(Allowed())
-
-
 @pytest.fixture
 def flux_file(fill: Callable[..., Any], tmp_path: Path) -> Path:
     path = tmp_path / "flux.safetensors"
@@ -87,16 +80,14 @@ def picture(seeded: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return make
 
 
-def managed(house: House) -> None:
-    external.use(house)
-    manager.configure(Allowed(ram=ENDLESS))
+def runtime_in(house: House | None, managed: bool = True) -> Runtime:
+    allowed = Allowed(ram=ENDLESS) if managed else Allowed(managed=False)
+    return Runtime(Settings("cpu", "fp32", allowed), house)
 
 
 def test_without_a_manager_the_weights_of_a_file_lodge_whole(flux_file, picture):
     house = House()
-    external.use(house)
-    manager.configure(Allowed(managed=False))
-    model = handles.load_flux(flux_file)
+    model = handles.load_flux(runtime_in(house, managed=False), flux_file)
     first = picture(model)
     assert house.asked == [("FluxWeights", model.weights.nbytes, 0, 0)]
     assert model.weights.held_bytes == model.weights.nbytes
@@ -106,8 +97,7 @@ def test_without_a_manager_the_weights_of_a_file_lodge_whole(flux_file, picture)
 
 def test_room_for_the_transformer_is_asked_before_it_is_taken(flux_file, picture):
     house = House()
-    managed(house)
-    model = handles.load_flux(flux_file)
+    model = handles.load_flux(runtime_in(house), flux_file)
     picture(model)
     assert {label for label, *_ in house.asked} == {"transformer", "modulation"}
     (transformer,) = [asked for asked in house.asked if asked[0] == "transformer"]
@@ -118,12 +108,10 @@ def test_room_for_the_transformer_is_asked_before_it_is_taken(flux_file, picture
 
 @pytest.mark.parametrize("share", (0.6, 0.0))
 def test_what_is_granted_is_not_exceeded_but_by_what_must_be(flux_file, picture, share):
-    manager.configure(Allowed(managed=False))
-    model = handles.load_flux(flux_file)
-    expected = picture(model)
-    granted = int(share * model.weights.nbytes)
-    house = House(granted)
-    managed(house)
+    expected = picture(handles.load_flux(runtime_in(None, managed=False), flux_file))
+    house = House()
+    model = handles.load_flux(runtime_in(house), flux_file)
+    house.granted = granted = int(share * model.weights.nbytes)
     held: list[int] = []
     made = picture(model, lambda: held.append(sum(one.held_bytes for one in house.client)))
     assert torch.equal(made, expected)
@@ -133,22 +121,15 @@ def test_what_is_granted_is_not_exceeded_but_by_what_must_be(flux_file, picture,
 
 def test_between_two_steps_everything_may_be_taken(flux_file, picture):
     house = House()
-    managed(house)
-    model = handles.load_flux(flux_file)
+    model = handles.load_flux(runtime_in(house), flux_file)
     expected = picture(model)
     assert torch.equal(picture(model, house.take_everything), expected)
     asked = [weights for label, weights, *_ in house.asked if label == "transformer"]
     assert len(asked) > 2 and max(asked[2:]) < max(asked[:2]), "in the middle of a run only the least is asked for"
 
 
-def test_models_compute_where_the_landlord_says():
-    device._current.clear()
-    external.use(House())
-    assert device.current().device == torch.device("cpu")
-
-
 def test_a_cpu_has_the_room_its_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meter, "_container_limits", lambda: [])
     assert device.room(torch.device("cpu")) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
-    (told,) = device.device_report()
+    told = device.device_report(torch.device("cpu"))
     assert told["vram_total"] == psutil.virtual_memory().total

@@ -26,6 +26,8 @@ from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.quant.formats import decode
 from sluice.flux_core.runtime import device, handles, weights
+from sluice.flux_core.runtime.runtime import Runtime
+from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.sampling.conditions import Condition
 from sluice.flux_core.sampling.guider import Run
 from sluice.flux_core.sampling.schedule import FluxShift, LinearFlow
@@ -44,9 +46,9 @@ TYPE = gguf.GGMLQuantizationType
 State = Mapping[str, Tensor]
 
 
-@pytest.fixture(autouse=True)
-def in_float32() -> None:
-    handles.configure("cpu", "fp32")
+@pytest.fixture
+def runtime() -> Runtime:
+    return Runtime(Settings("cpu", "fp32"))
 
 
 @pytest.fixture
@@ -108,11 +110,11 @@ def published(tmp_path) -> FluxTransformer2DModel:
     return model
 
 
-def test_a_diffusers_folder_in_shards_gives_what_diffusers_computes(published, tmp_path, look, seeded):
+def test_a_diffusers_folder_in_shards_gives_what_diffusers_computes(published, tmp_path, look, seeded, runtime):
     from sluice.flux_core.models import latents
 
     assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 2
-    model = handles.load_flux(tmp_path / "transformer")
+    model = handles.load_flux(runtime, tmp_path / "transformer")
     x = seeded("x", (1, 16, 6, 4))
     with torch.no_grad():
         tokens = published(
@@ -123,8 +125,8 @@ def test_a_diffusers_folder_in_shards_gives_what_diffusers_computes(published, t
     assert_close(look(model), latents.unpack(tokens, 6, 4), rtol=1e-4, atol=2e-5)
 
 
-def test_bfl_diffusers_and_all_in_one_files_give_the_same_bits(published, tmp_path, look):
-    theirs = handles.load_flux(tmp_path / "transformer")
+def test_bfl_diffusers_and_all_in_one_files_give_the_same_bits(published, tmp_path, look, runtime):
+    theirs = handles.load_flux(runtime, tmp_path / "transformer")
     state = tensors_of(theirs)
     assert state.keys() == Flux(SMALL).state_dict().keys()
     one_file = saved(tmp_path / "diffusers.safetensors", published.state_dict())
@@ -133,33 +135,33 @@ def test_bfl_diffusers_and_all_in_one_files_give_the_same_bits(published, tmp_pa
     seen = look(theirs)
     assert seen.abs().max() > 0.01
     for path in (one_file, plain, packed):
-        assert torch.equal(look(handles.load_flux(path)), seen), path.name
-    assert torch.equal(look(handles.load_checkpoint(packed)[0]), seen)
+        assert torch.equal(look(handles.load_flux(runtime, path)), seen), path.name
+    assert torch.equal(look(handles.load_checkpoint(runtime, packed)[0]), seen)
 
 
 def test_bfloat16_computes_with_the_stored_numbers(state, tmp_path, look):
-    handles.configure("cpu", "bf16")
+    runtime = Runtime(Settings("cpu", "bf16"))
     reference = Flux(SMALL).eval().bfloat16()
     reference.load_state_dict(state)
-    model = handles.load_flux(saved(tmp_path / "bfl.safetensors", state))
+    model = handles.load_flux(runtime, saved(tmp_path / "bfl.safetensors", state))
     assert model.dtype is torch.bfloat16
     bound = model.weights.module(model.device, model.dtype)
     assert all(torch.equal(value, state[name]) for name, value in bound.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", [TYPE.F16, TYPE.BF16, TYPE.Q8_0, TYPE.Q5_1, TYPE.Q4_0])
-def test_gguf_gives_the_bits_of_its_dequantised_weights(state, tmp_path, look, kind, monkeypatch):
+def test_gguf_gives_the_bits_of_its_dequantised_weights(state, tmp_path, look, kind, monkeypatch, runtime):
     path = as_gguf(tmp_path / "flux.gguf", state, kind)
     exact = {
         name: torch.from_numpy(gguf.dequantize(gguf.quantize(value.float().numpy(), kind), kind).copy())
         if value.ndim == 2 else value.float()
         for name, value in state.items()
     }  # fmt: skip
-    expected = look(handles.load_flux(saved(tmp_path / "exact.safetensors", exact)))
-    assert torch.equal(look(handles.load_flux(path)), expected)
+    expected = look(handles.load_flux(runtime, saved(tmp_path / "exact.safetensors", exact)))
+    assert torch.equal(look(handles.load_flux(runtime, path)), expected)
     monkeypatch.setattr(weights, "FILLED", 0.0)  # no room: decoded at every use
     gc.collect()
-    model = handles.load_flux(path)
+    model = handles.load_flux(runtime, path)
     assert model.weights.module(model.device, model.dtype).double_blocks[0].img_attn.qkv.held is not None
     assert torch.equal(look(model), expected)
 
@@ -181,62 +183,66 @@ def scaled(state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return stored, meant
 
 
-def test_scaled_fp8_gives_the_bits_of_its_scaled_weights(state, tmp_path, look):
+def test_scaled_fp8_gives_the_bits_of_its_scaled_weights(state, tmp_path, look, runtime):
     stored, meant = scaled(state)
-    expected = look(handles.load_flux(saved(tmp_path / "meant.safetensors", meant)))
-    assert torch.equal(look(handles.load_flux(saved(tmp_path / "scaled.safetensors", stored))), expected)
+    expected = look(handles.load_flux(runtime, saved(tmp_path / "meant.safetensors", meant)))
+    assert torch.equal(look(handles.load_flux(runtime, saved(tmp_path / "scaled.safetensors", stored))), expected)
     prefixed = saved(tmp_path / "all.safetensors", stored, "model.diffusion_model.")
-    assert torch.equal(look(handles.load_flux(prefixed)), expected)
+    assert torch.equal(look(handles.load_flux(runtime, prefixed)), expected)
 
 
 @pytest.mark.parametrize("name", ["fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"])
 @pytest.mark.parametrize("room", [0.8, 0.0])
-def test_weight_dtype_rounds_all_parameters_whether_expanded_or_not(state, tmp_path, look, monkeypatch, name, room):
+def test_weight_dtype_rounds_all_parameters_whether_expanded_or_not(
+    state, tmp_path, look, monkeypatch, name, room, runtime
+):
     rounded = {key: value.to(handles.WEIGHT_DTYPES[name]) for key, value in state.items()}
-    expected = look(handles.load_flux(saved(tmp_path / "f.safetensors", {k: v.float() for k, v in rounded.items()})))
+    expected = look(
+        handles.load_flux(runtime, saved(tmp_path / "f.safetensors", {k: v.float() for k, v in rounded.items()}))
+    )
     monkeypatch.setattr(weights, "FILLED", room)
-    assert torch.equal(look(handles.load_flux(saved(tmp_path / "bf16.safetensors", state), name)), expected)
-    assert torch.equal(look(handles.load_flux(saved(tmp_path / "fp8.safetensors", rounded))), expected)
-    assert not torch.equal(look(handles.load_flux(tmp_path / "bf16.safetensors")), expected)
+    assert torch.equal(look(handles.load_flux(runtime, saved(tmp_path / "bf16.safetensors", state), name)), expected)
+    assert torch.equal(look(handles.load_flux(runtime, saved(tmp_path / "fp8.safetensors", rounded))), expected)
+    assert not torch.equal(look(handles.load_flux(runtime, tmp_path / "bf16.safetensors")), expected)
 
 
-def test_weights_that_do_not_fit_expanded_give_the_same_bits(state, tmp_path, look, monkeypatch):
+def test_weights_that_do_not_fit_expanded_give_the_same_bits(state, tmp_path, look, monkeypatch, runtime):
     path = saved(tmp_path / "bfl.safetensors", state)
-    expected = look(handles.load_flux(path))
+    expected = look(handles.load_flux(runtime, path))
     monkeypatch.setattr(weights, "FILLED", 0.0)
     gc.collect()
-    model = handles.load_flux(path)
+    model = handles.load_flux(runtime, path)
     assert torch.equal(look(model), expected)
     assert model.weights.module(model.device, model.dtype).single_blocks[1].linear2.weight is None
 
 
-def test_the_model_says_what_it_was_made_for(state, tmp_path):
-    dev = handles.load_flux(saved(tmp_path / "dev.safetensors", state))
+def test_the_model_says_what_it_was_made_for(state, tmp_path, runtime):
+    dev = handles.load_flux(runtime, saved(tmp_path / "dev.safetensors", state))
     assert (dev.sampling, dev.in_channels) == (FluxShift(1.15), 16)
     without = {name: value for name, value in state.items() if not name.startswith("guidance_in")}
     fill = without | {"img_in.weight": torch.zeros(256, 384, dtype=torch.bfloat16)}
-    schnell = handles.load_flux(saved(tmp_path / "schnell.safetensors", fill))
+    schnell = handles.load_flux(runtime, saved(tmp_path / "schnell.safetensors", fill))
     assert (schnell.sampling, schnell.in_channels) == (LinearFlow(1.0), 96)
 
 
 # -- sharing ---------------------------------------------------------------------------------------------------------
 
 
-def test_handles_of_one_file_share_weights_until_the_file_changes(state, tmp_path):
+def test_handles_of_one_file_share_weights_until_the_file_changes(state, tmp_path, runtime):
     path = saved(tmp_path / "bfl.safetensors", state)
-    first = handles.load_flux(path)
-    assert handles.load_flux(str(path)).weights is first.weights
-    assert handles.load_flux(path, "fp8_e5m2").weights is not first.weights
+    first = handles.load_flux(runtime, path)
+    assert handles.load_flux(runtime, str(path)).weights is first.weights
+    assert handles.load_flux(runtime, path, "fp8_e5m2").weights is not first.weights
     module = first.weights.module(first.device, first.dtype)
-    assert handles.load_flux(path).weights.module(first.device, first.dtype) is module
+    assert handles.load_flux(runtime, path).weights.module(first.device, first.dtype) is module
     os.utime(path, ns=(1, 1))
-    assert handles.load_flux(path).weights is not first.weights
+    assert handles.load_flux(runtime, path).weights is not first.weights
     with pytest.raises(FileFormatError, match="replaced"):
         first.weights.module(first.device, torch.bfloat16)
 
 
-def test_what_nobody_holds_is_gone(state, tmp_path, look):
-    model = handles.load_flux(saved(tmp_path / "bfl.safetensors", state))
+def test_what_nobody_holds_is_gone(state, tmp_path, look, runtime):
+    model = handles.load_flux(runtime, saved(tmp_path / "bfl.safetensors", state))
     look(model)
     module = weakref.ref(model.weights.module(model.device, model.dtype))
     del model
@@ -245,11 +251,13 @@ def test_what_nobody_holds_is_gone(state, tmp_path, look):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_runs_with_other_loras_share_one_module_at_the_same_time(state, tmp_path, look, seeded, monkeypatch, packed):
+def test_runs_with_other_loras_share_one_module_at_the_same_time(
+    state, tmp_path, look, seeded, monkeypatch, packed, runtime
+):
     """Each gives the numbers it gives alone, and the module that both share stays as it was."""
     monkeypatch.setattr("sluice.flux_core.runtime.weights.room", lambda _: 0 if packed else 1 << 60)
     stored = {name: value.to(torch.float8_e4m3fn) if value.ndim == 2 else value for name, value in state.items()}
-    model = handles.load_flux(saved(tmp_path / "fp8.safetensors", stored))
+    model = handles.load_flux(runtime, saved(tmp_path / "fp8.safetensors", stored))
     wide = SMALL.hidden
 
     def low_rank(name: str, columns: int = wide) -> LowRank:
@@ -289,10 +297,10 @@ def test_runs_with_other_loras_share_one_module_at_the_same_time(state, tmp_path
     assert torch.equal(look(model), plain)
 
 
-def test_only_headers_are_read_until_something_computes(state, tmp_path, monkeypatch):
+def test_only_headers_are_read_until_something_computes(state, tmp_path, monkeypatch, runtime):
     path = saved(tmp_path / "all.safetensors", state, "model.diffusion_model.")
     monkeypatch.setattr("sluice.flux_core.checkpoint.load.read_into", lambda *_: pytest.fail("a tensor was read"))
-    model = handles.load_flux(path)
+    model = handles.load_flux(runtime, path)
     assert (model.weights.config, model.in_channels) == (SMALL, 16)
     assert not model.weights.loaded
 
@@ -345,28 +353,30 @@ CLIP_NAMES = ("", "text_encoders.clip_l.transformer.", "cond.")
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("prefix", CLIP_NAMES)
-def test_float32_encoders_are_rounded_to_float16_first_in_either_order(clip, t5, tmp_path, encode, order, prefix):
+def test_float32_encoders_are_rounded_to_float16_first_in_either_order(
+    clip, t5, tmp_path, encode, order, prefix, runtime
+):
     paths = [saved(tmp_path / "c.safetensors", clip, prefix), saved(tmp_path / "t.safetensors", t5)]
-    text = handles.load_text(paths[::order])
+    text = handles.load_text(runtime, paths[::order])
     assert equal(encode(text), expected_text(rounded(clip, torch.float16), rounded(t5, torch.float16)))
 
 
-def test_t5_keeps_bfloat16_and_clip_becomes_float16(clip, t5, tmp_path, encode):
+def test_t5_keeps_bfloat16_and_clip_becomes_float16(clip, t5, tmp_path, encode, runtime):
     bf16_clip, bf16_t5 = rounded(clip, torch.bfloat16), rounded(t5, torch.bfloat16)
     paths = [saved(tmp_path / "c.safetensors", bf16_clip), saved(tmp_path / "t.safetensors", bf16_t5)]
-    text = handles.load_text(paths)
+    text = handles.load_text(runtime, paths)
     assert equal(encode(text), expected_text(rounded(bf16_clip, torch.float16), bf16_t5))
 
 
-def test_t5_keeps_fp8_and_scaled_fp8(clip, t5, tmp_path, encode):
+def test_t5_keeps_fp8_and_scaled_fp8(clip, t5, tmp_path, encode, runtime):
     path = saved(tmp_path / "c.safetensors", clip)
     fp8 = rounded(t5, torch.float8_e4m3fn)
-    seen = encode(handles.load_text([path, saved(tmp_path / "fp8.safetensors", fp8)]))
+    seen = encode(handles.load_text(runtime, [path, saved(tmp_path / "fp8.safetensors", fp8)]))
     assert equal(seen, expected_text(rounded(clip, torch.float16), fp8))
     matrices = {k: v for k, v in t5.items() if v.ndim == 2 and "shared" not in k and "bias" not in k}
     stored, meant = scaled(rounded(matrices, torch.float16))
     rest = {name: value.half() for name, value in t5.items() if name not in matrices}
-    seen = encode(handles.load_text([path, saved(tmp_path / "scaled.safetensors", stored | rest)]))
+    seen = encode(handles.load_text(runtime, [path, saved(tmp_path / "scaled.safetensors", stored | rest)]))
     assert equal(seen, expected_text(rounded(clip, torch.float16), meant | rest))
 
 
@@ -379,7 +389,7 @@ LLAMA = {
 }  # fmt: skip
 
 
-def test_t5_as_llama_cpp_names_it(clip, t5, tmp_path, encode):
+def test_t5_as_llama_cpp_names_it(clip, t5, tmp_path, encode, runtime):
     def named(name: str) -> str:
         for ours in sorted(LLAMA, key=len, reverse=True):
             name = name.replace(ours, LLAMA[ours])
@@ -387,37 +397,39 @@ def test_t5_as_llama_cpp_names_it(clip, t5, tmp_path, encode):
 
     halves = rounded(t5, torch.float16)
     path = as_gguf(tmp_path / "t5.gguf", {named(k): v for k, v in halves.items()}, TYPE.F16, "t5encoder")
-    seen = encode(handles.load_text([path, saved(tmp_path / "c.safetensors", clip)]))
+    seen = encode(handles.load_text(runtime, [path, saved(tmp_path / "c.safetensors", clip)]))
     assert equal(seen, expected_text(rounded(clip, torch.float16), halves))
 
 
-def test_a_token_embedding_under_its_other_name_is_found(clip, t5, tmp_path, encode):
+def test_a_token_embedding_under_its_other_name_is_found(clip, t5, tmp_path, encode, runtime):
     other = {k.replace("shared.weight", "encoder.embed_tokens.weight"): v for k, v in rounded(t5, torch.half).items()}
-    text = handles.load_text([saved(tmp_path / "t.safetensors", other), saved(tmp_path / "c.safetensors", clip)])
+    text = handles.load_text(
+        runtime, [saved(tmp_path / "t.safetensors", other), saved(tmp_path / "c.safetensors", clip)]
+    )
     assert equal(encode(text), expected_text(rounded(clip, torch.float16), rounded(t5, torch.half)))
 
 
-def test_one_encoder_is_not_enough_and_the_missing_one_is_named(clip, t5, tmp_path):
+def test_one_encoder_is_not_enough_and_the_missing_one_is_named(clip, t5, tmp_path, runtime):
     with pytest.raises(FileFormatError, match="c.safetensors holds only CLIP-L. Choose a T5-XXL file"):
-        handles.load_text([saved(tmp_path / "c.safetensors", clip)])
+        handles.load_text(runtime, [saved(tmp_path / "c.safetensors", clip)])
     with pytest.raises(FileFormatError, match="hold only T5-XXL. Choose a CLIP-L file"):
-        handles.load_text([saved(tmp_path / f"{name}.safetensors", t5) for name in "ab"])
+        handles.load_text(runtime, [saved(tmp_path / f"{name}.safetensors", t5) for name in "ab"])
 
 
-def test_encoders_are_told_apart_by_file_device_and_adapters(clip, t5, tmp_path):
+def test_encoders_are_told_apart_by_file_device_and_adapters(clip, t5, tmp_path, runtime):
     paths = [saved(tmp_path / "c.safetensors", clip), saved(tmp_path / "t.safetensors", t5)]
-    text, again = handles.load_text(paths), handles.load_text(paths[::-1])
+    text, again = handles.load_text(runtime, paths), handles.load_text(runtime, paths[::-1])
     assert (text.clip_identity, text.t5_identity) == (again.clip_identity, again.t5_identity)
     os.utime(paths[0], ns=(1, 1))
-    changed = handles.load_text(paths)
+    changed = handles.load_text(runtime, paths)
     assert changed.clip_identity != text.clip_identity and changed.t5_identity == text.t5_identity
-    assert handles.load_text(paths, "cpu").device == torch.device("cpu")
+    assert handles.load_text(runtime, paths, "cpu").device == torch.device("cpu")
 
 
 # -- autoencoder -----------------------------------------------------------------------------------------------------
 
 
-def test_a_diffusers_autoencoder_gives_what_diffusers_computes(tmp_path, seeded):
+def test_a_diffusers_autoencoder_gives_what_diffusers_computes(tmp_path, seeded, runtime):
     torch.manual_seed(0)
     theirs = AutoencoderKL(
         block_out_channels=[32, 64, 64, 128], layers_per_block=1, latent_channels=16, norm_num_groups=32,
@@ -425,22 +437,22 @@ def test_a_diffusers_autoencoder_gives_what_diffusers_computes(tmp_path, seeded)
         use_quant_conv=False, use_post_quant_conv=False,
     ).eval()  # fmt: skip
     theirs.save_pretrained(tmp_path / "vae")
-    ours = handles.load_autoencoder(tmp_path / "vae")
+    ours = handles.load_autoencoder(runtime, tmp_path / "vae")
     image, latent = seeded("image", (2, 16, 24, 3)).mul(0.2).add(0.5).clamp(0, 1), seeded("latent", (2, 16, 2, 3))
     with torch.no_grad():
         mean = theirs.encode(image.movedim(-1, 1) * 2 - 1).latent_dist.mean
         pixels = ((theirs.decode(latent).sample + 1) / 2).clamp(0, 1).movedim(1, -1)
     assert_close(ours.encode_image(image), mean, rtol=1e-4, atol=1e-5)
     assert_close(ours.decode_image(latent), pixels, rtol=1e-4, atol=1e-5)
-    bfl = handles.load_autoencoder(saved(tmp_path / "ae.safetensors", tensors_of(ours)))
+    bfl = handles.load_autoencoder(runtime, saved(tmp_path / "ae.safetensors", tensors_of(ours)))
     assert torch.equal(bfl.decode_image(latent), ours.decode_image(latent))
 
 
-def test_a_picture_too_large_for_the_device_goes_through_in_tiles(fill, tmp_path, seeded, monkeypatch):
+def test_a_picture_too_large_for_the_device_goes_through_in_tiles(fill, tmp_path, seeded, monkeypatch, runtime):
     def full(*_: object) -> Tensor:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    coder = handles.load_autoencoder(saved(tmp_path / "ae.safetensors", fill(Autoencoder(CODER)).state_dict()))
+    coder = handles.load_autoencoder(runtime, saved(tmp_path / "ae.safetensors", fill(Autoencoder(CODER)).state_dict()))
     monkeypatch.setattr(handles, "DECODE_TILES", (64, 16))
     latent = seeded("latent", (1, 16, 10, 9))
     whole, expected = coder.decode_image(latent), coder.decode_image_tiled(latent, 64, 16)
@@ -452,8 +464,10 @@ def test_a_picture_too_large_for_the_device_goes_through_in_tiles(fill, tmp_path
 # -- what is not there, and what is wrong ----------------------------------------------------------------------------
 
 
-def test_what_a_checkpoint_does_not_hold_says_so_when_it_is_used(state, clip, t5, fill, tmp_path):
-    model, text, coder = handles.load_checkpoint(saved(tmp_path / "bare.safetensors", state, "model.diffusion_model."))
+def test_what_a_checkpoint_does_not_hold_says_so_when_it_is_used(state, clip, t5, fill, tmp_path, runtime):
+    model, text, coder = handles.load_checkpoint(
+        runtime, saved(tmp_path / "bare.safetensors", state, "model.diffusion_model.")
+    )
     with pytest.raises(InputError, match="bare.safetensors holds no text encoders.*DualCLIPLoader"):
         text.t5()
     with pytest.raises(InputError, match="bare.safetensors holds no autoencoder.*Load VAE"):
@@ -465,22 +479,22 @@ def test_what_a_checkpoint_does_not_hold_says_so_when_it_is_used(state, clip, t5
         | {f"text_encoders.t5xxl.transformer.{k}": v.half() for k, v in t5.items()}
         | {f"vae.{k}": v for k, v in fill(Autoencoder(CODER)).state_dict().items()}
     )
-    model, text, coder = handles.load_checkpoint(saved(tmp_path / "whole.safetensors", whole))
+    model, text, coder = handles.load_checkpoint(runtime, saved(tmp_path / "whole.safetensors", whole))
     assert model.weights.config == SMALL
     assert text.clip_weights.config == CLIP and text.t5_weights.config == T5
     assert coder.decode_image(torch.zeros(1, 16, 2, 2)).shape == (1, 16, 16, 3)
 
 
-def test_a_transformer_that_lacks_tensors_is_said_to_be_incomplete(state, tmp_path):
+def test_a_transformer_that_lacks_tensors_is_said_to_be_incomplete(state, tmp_path, runtime):
     del state["single_blocks.1.linear2.bias"]
-    model = handles.load_flux(saved(tmp_path / "part.safetensors", state))
+    model = handles.load_flux(runtime, saved(tmp_path / "part.safetensors", state))
     with pytest.raises(FileFormatError, match="part.safetensors is incomplete: 1 of .* single_blocks.1.linear2.bias"):
         model.weights.module(model.device, model.dtype)
 
 
-def test_a_tensor_of_another_shape_is_named(state, tmp_path):
+def test_a_tensor_of_another_shape_is_named(state, tmp_path, runtime):
     state["txt_in.bias"] = torch.zeros(7)
-    model = handles.load_flux(saved(tmp_path / "odd.safetensors", state))
+    model = handles.load_flux(runtime, saved(tmp_path / "odd.safetensors", state))
     with pytest.raises(FileFormatError, match=r"txt_in.bias has the shape \[7\].* it should be \[256\]"):
         model.weights.module(model.device, model.dtype)
 
@@ -490,20 +504,20 @@ def test_a_tensor_of_another_shape_is_named(state, tmp_path):
     [
         (handles.load_flux, "is a FLUX.1 autoencoder \\(VAE\\), not a FLUX.1 transformer. Its node is Load VAE"),
         (handles.load_checkpoint, "not an all-in-one FLUX.1 checkpoint"),
-        (lambda path: handles.load_text([path]), "not a CLIP-L text encoder"),
+        (lambda runtime, path: handles.load_text(runtime, [path]), "not a CLIP-L text encoder"),
     ],
 )
-def test_the_wrong_file_is_told_what_it_is(fill, tmp_path, load, words):
+def test_the_wrong_file_is_told_what_it_is(fill, tmp_path, load, words, runtime):
     path = saved(tmp_path / "ae.safetensors", fill(Autoencoder(CODER)).state_dict())
     with pytest.raises(FileFormatError, match=words):
-        load(path)
+        load(runtime, path)
 
 
-def test_a_name_that_is_not_there_and_a_weight_dtype_that_is_not_known(tmp_path):
+def test_a_name_that_is_not_there_and_a_weight_dtype_that_is_not_known(tmp_path, runtime):
     with pytest.raises(MissingFileError):
-        handles.load_flux(tmp_path / "none.safetensors")
+        handles.load_flux(runtime, tmp_path / "none.safetensors")
     with pytest.raises(InputError, match="fp8_e4m3fn"):
-        handles.load_flux(tmp_path / "none.safetensors", "int4")
+        handles.load_flux(runtime, tmp_path / "none.safetensors", "int4")
 
 
 # -- where to compute ------------------------------------------------------------------------------------------------
@@ -518,16 +532,14 @@ def test_a_name_that_is_not_there_and_a_weight_dtype_that_is_not_known(tmp_path)
     ],
 )
 def test_the_autoencoder_never_computes_in_float16(dtype, model, coder):
-    chosen = handles.configure("cpu", dtype)
+    chosen = Runtime(Settings("cpu", dtype))
     assert (chosen.model_dtype, chosen.autoencoder_dtype, chosen.text_dtype) == (model, coder, torch.float32)
 
 
 def test_auto_takes_bfloat16_where_the_cpu_multiplies_it(monkeypatch):
     for flags, dtype in (({"avx512_bf16"}, torch.bfloat16), ({"bf16"}, torch.bfloat16), ({"avx2"}, torch.float32)):
-        device._fastest.cache_clear()
         monkeypatch.setattr(device, "_cpu_flags", lambda flags=flags: flags)
-        assert handles.configure("cpu").model_dtype is dtype
-    device._fastest.cache_clear()
+        assert Runtime(Settings("cpu")).model_dtype is dtype
 
 
 @pytest.mark.parametrize(
@@ -535,11 +547,11 @@ def test_auto_takes_bfloat16_where_the_cpu_multiplies_it(monkeypatch):
 )
 def test_a_device_or_type_that_is_not_there_is_refused(device, dtype):
     with pytest.raises(InputError, match="[Cc]hoose|this machine has"):
-        handles.configure(device, dtype)
+        Runtime(Settings.parse(device, dtype))
 
 
-def test_the_device_is_reported_as_comfyui_does():
-    (report,) = handles.device_report()
+def test_the_device_is_reported_as_comfyui_does(runtime):
+    (report,) = runtime.device_report()
     assert report["type"] == "cpu"
     assert 0 < report["vram_free"] <= report["vram_total"]
     assert report.keys() == {

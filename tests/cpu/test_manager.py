@@ -31,6 +31,8 @@ from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.runtime import autoencoder, handles, modulation
 from sluice.flux_core.runtime import streamed_flux as memory_flux
+from sluice.flux_core.runtime.runtime import Runtime
+from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
 from sluice.flux_core.sampling.sample import Sampler, asked_levels, sample
 from sluice.flux_core.sampling.schedule import FluxShift
@@ -46,27 +48,23 @@ CODER = AutoencoderConfig(channels=3, ch=32, ch_mult=(1, 2, 2, 4), num_res_block
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def own_process(monkeypatch) -> Iterator[None]:
-    """fp32, and no manager left over from another test."""
-    handles.configure("cpu", "fp32")
-    monkeypatch.setattr(manager, "_managers", {})
-    yield
-    manager.configure(Allowed())
+@pytest.fixture
+def runtime() -> Iterator[Runtime]:
+    yield Runtime(Settings("cpu", "fp32"))
     assert not [thread for thread in threading.enumerate() if thread.name == "sluice-feeder"]
 
 
-def budget(nbytes: int) -> Manager:
+def budget(runtime: Runtime, nbytes: int) -> Manager:
     """A budget of so many bytes beside what the workspace is thought to take."""
-    manager.configure(Allowed(ram=nbytes))
-    made = Manager(CPU, manager._allowed)
+    runtime.budget = Allowed(ram=nbytes)
+    made = Manager(CPU, runtime.budget, emit=runtime.events.emit)
     made.memory = SimulatedMemory(nbytes + 128 * MiB)
-    manager._managers[CPU] = made
+    runtime.managers[CPU] = made
     return made
 
 
-def no_budget() -> None:
-    manager.configure(Allowed(managed=False))
+def no_budget(runtime: Runtime) -> None:
+    runtime.budget = Allowed(managed=False)
 
 
 @pytest.fixture
@@ -105,39 +103,39 @@ def loras(seeded) -> tuple[LoraUse, ...]:
      ("res_multistep_cfg_pp", 2.0, 1, False, "bf16")],
 )  # fmt: skip
 def test_a_picture_is_the_same_under_any_budget(flux_file, seeded, solver, cfg, batch, with_lora, dtype, weight_dtype):
-    handles.configure("cpu", dtype)
-    model = handles.load_flux(flux_file, weight_dtype)
+    runtime = Runtime(Settings("cpu", dtype))
+    model = handles.load_flux(runtime, flux_file, weight_dtype)
     if with_lora:
         model = replace(model, loras=loras(seeded))
-    no_budget()
+    no_budget(runtime)
     expected = picture(model, seeded, solver, cfg, batch)
     weights = 4 * sum(stored.numel for stored in model.weights.tensors.values())
     for nbytes in (3 * weights, weights // 3, weights // 5):
-        budget(nbytes)
+        budget(runtime, nbytes)
         assert torch.equal(picture(model, seeded, solver, cfg, batch), expected)
-        homes = model.weights.managed(manager._managers[CPU], model.dtype).report.plan.homes
+        homes = model.weights.managed(runtime.managers[CPU], model.dtype).report.plan.homes
         assert set(homes) == ({"V"} if nbytes > weights else {"V", "D"} if nbytes == weights // 3 else set(homes))
 
 
-def test_a_control_lora_widens_a_managed_model_as_any_other(flux_file, seeded):
+def test_a_control_lora_widens_a_managed_model_as_any_other(flux_file, seeded, runtime):
     """FLUX.1-Depth-lora and Canny-lora: a plan is made for the model as it will run, which takes 32 channels then."""
     wide = LowRank(seeded("wide", (4, 128)), seeded("up", (256, 4)), 0.1, widens=True)
     changes = {"img_in": (wide,), "single_blocks.2.linear1": (LowRank(seeded("a", (4, 256)), seeded("b", (1792, 4))),)}
     scales = {"single_blocks.0.norm.key_norm.scale": seeded("scale", (128,))}
-    model = replace(handles.load_flux(flux_file), loras=(LoraUse(Lora("depth", changes, scales), 0.9),))
+    model = replace(handles.load_flux(runtime, flux_file), loras=(LoraUse(Lora("depth", changes, scales), 0.9),))
     plain = replace(model, loras=())
-    no_budget()
+    no_budget(runtime)
     expected = picture(model, seeded, concat_latent_image=seeded("depth", (1, 16, 8, 6)))
     assert not torch.equal(picture(model, seeded), expected), "the control picture counts"
     for nbytes in (1 << 40, 12 * MiB):
-        budget(nbytes)
+        budget(runtime, nbytes)
         assert torch.equal(picture(model, seeded, concat_latent_image=seeded("depth", (1, 16, 8, 6))), expected)
         picture(plain, seeded)
 
 
-def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(flux_file, seeded):
-    model = handles.load_flux(flux_file)
-    held = budget(2 * flux_file.stat().st_size)
+def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(flux_file, seeded, runtime):
+    model = handles.load_flux(runtime, flux_file)
+    held = budget(runtime, 2 * flux_file.stat().st_size)
     picture(model, seeded)
     managed = model.weights.managed(held, model.dtype)
     assert managed.report.plan.streamed_bytes == 0 and managed.modulation.source.bytes_read > 0
@@ -151,9 +149,9 @@ def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(f
     assert managed.modulation.source.bytes_read == 2 * before[1]  # the negative's rows, by one more pass
 
 
-def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(flux_file, seeded):
+def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(flux_file, seeded, runtime):
     """What LoRAs add to the rows is added beside them; only what cannot be is computed anew, and that is right too."""
-    model, (on_rows,) = handles.load_flux(flux_file), loras(seeded)
+    model, (on_rows,) = handles.load_flux(runtime, flux_file), loras(seeded)
     low_rank = LowRank(seeded("e", (4, 256)), seeded("f", (1536, 4)), 0.01)
     rows = LowRank(seeded("g", (4, 256)), seeded("h", (256, 4)), 0.1, rows=(256, 512))
     beside = {"double_blocks.1.txt_mod.lin": (low_rank, rows), "final_layer.adaLN_modulation.1": (rows,)}
@@ -166,9 +164,9 @@ def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(flu
         ((LoraUse(Lora("dora", {"double_blocks.0.txt_mod.lin": (dora,)}, {}), 1.0),), 1),
         ((LoraUse(Lora("vector", before_all, {}), 1.0), on_rows), 1),
     ]  # fmt: skip
-    no_budget()
+    no_budget(runtime)
     expected = [picture(replace(model, loras=uses), seeded) for uses, _ in cases]
-    managed = model.weights.managed(budget(2 * flux_file.stat().st_size), model.dtype)
+    managed = model.weights.managed(budget(runtime, 2 * flux_file.stat().st_size), model.dtype)
     source, all_of_it = managed.modulation.source, managed.modulation.total_bytes
     for (uses, passes), same in zip(cases, expected, strict=True):
         before = source.bytes_read
@@ -176,8 +174,8 @@ def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(flu
         assert source.bytes_read - before == passes * all_of_it
 
 
-def test_the_table_keeps_a_run_and_little_of_those_before_it(flux_file, seeded, monkeypatch):
-    model, held = handles.load_flux(flux_file), budget(2 * flux_file.stat().st_size)
+def test_the_table_keeps_a_run_and_little_of_those_before_it(flux_file, seeded, monkeypatch, runtime):
+    model, held = handles.load_flux(runtime, flux_file), budget(runtime, 2 * flux_file.stat().st_size)
     managed = model.weights.managed(held, model.dtype)
     picture(model, seeded, cfg=2.0)
     a_run = managed.table.nbytes
@@ -191,8 +189,8 @@ def test_the_table_keeps_a_run_and_little_of_those_before_it(flux_file, seeded, 
     assert managed.table.nbytes <= a_run
 
 
-def test_a_lora_that_nobody_holds_is_gone_though_rows_and_prompts_were_computed_with_it(flux_file, seeded):
-    model, held = handles.load_flux(flux_file), budget(2 * flux_file.stat().st_size)
+def test_a_lora_that_nobody_holds_is_gone_though_rows_and_prompts_were_computed_with_it(flux_file, seeded, runtime):
+    model, held = handles.load_flux(runtime, flux_file), budget(runtime, 2 * flux_file.stat().st_size)
     uses = loras(seeded)
     changed = {"vector_in.out_layer": (LowRank(seeded("i", (4, 256)), seeded("j", (256, 4)), 0.1),)}
     uses += (LoraUse(Lora("vector", changed, {}), 1.0),)
@@ -204,9 +202,9 @@ def test_a_lora_that_nobody_holds_is_gone_though_rows_and_prompts_were_computed_
     assert not any(lora() for lora in loras_of)
 
 
-def test_what_stays_gives_way_to_a_lora_before_it_is_there(flux_file, seeded, monkeypatch):
-    model = handles.load_flux(flux_file)
-    held = budget(12 * MiB)
+def test_what_stays_gives_way_to_a_lora_before_it_is_there(flux_file, seeded, monkeypatch, runtime):
+    model = handles.load_flux(runtime, flux_file)
+    held = budget(runtime, 12 * MiB)
     expected = picture(model, seeded)
     blocks = model.weights.managed(held, model.dtype).blocks
     before = blocks.held_bytes
@@ -223,17 +221,16 @@ def test_what_stays_gives_way_to_a_lora_before_it_is_there(flux_file, seeded, mo
         picture(replace(model, loras=(use,)), seeded)
 
 
-def test_without_a_budget_of_ones_own_all_parts_of_flux_are_managed_and_small_models_are_not():
-    manager.configure(Allowed())
+def test_without_a_budget_of_ones_own_all_parts_of_flux_are_managed_and_small_models_are_not(runtime):
     clip_l, autoencoder, of_the_tiny_model = 246_144_152, 167_666_902, 10_500_832
-    assert manager.manager_for(CPU, of_the_tiny_model) is None
-    assert manager.manager_for(CPU, clip_l) is manager.manager_for(CPU, autoencoder) is not None
+    assert runtime.manager(CPU, of_the_tiny_model) is None
+    assert runtime.manager(CPU, clip_l) is runtime.manager(CPU, autoencoder) is not None
 
 
 @pytest.mark.parametrize("solver", ("heun", "dpm_2", "dpmpp_sde", "res_multistep", "uni_pc", "ddim"))
-def test_the_levels_a_solver_will_look_at_are_known_before_it_starts(flux_file, seeded, solver):
-    model = handles.load_flux(flux_file)
-    held = budget(2 * flux_file.stat().st_size)
+def test_the_levels_a_solver_will_look_at_are_known_before_it_starts(flux_file, seeded, solver, runtime):
+    model = handles.load_flux(runtime, flux_file)
+    held = budget(runtime, 2 * flux_file.stat().st_size)
     managed, filled = model.weights.managed(held, model.dtype), []
     fill = managed.table.fill
     managed.table.fill = lambda flux, vectors: (filled.append(len(vectors)), fill(flux, vectors))
@@ -249,16 +246,16 @@ def test_asking_beforehand_moves_no_dice():
     assert levels[0] == 1.0 and torch.equal(torch.rand(1), expected)
 
 
-def test_text_encoders_stream_through_what_the_transformer_leaves(flux_file, fill, seeded, tmp_path):
+def test_text_encoders_stream_through_what_the_transformer_leaves(flux_file, fill, seeded, tmp_path, runtime):
     save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
     save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
-    text = handles.load_text([tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
-    model = handles.load_flux(flux_file)
+    text = handles.load_text(runtime, [tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
+    model = handles.load_flux(runtime, flux_file)
     ids = torch.randint(0, 60, (1, 12), generator=torch.Generator().manual_seed(0))
-    no_budget()
+    no_budget(runtime)
     with torch.no_grad():
         expected = text.t5()(ids), text.clip()(text.clip().embed(ids), torch.tensor([11]))
-    held = budget(16 * MiB)
+    held = budget(runtime, 16 * MiB)
     picture(model, seeded)
     flux = model.weights.managed(held, model.dtype)
     stays = flux.blocks.held_bytes
@@ -273,14 +270,16 @@ def test_text_encoders_stream_through_what_the_transformer_leaves(flux_file, fil
     assert flux.blocks.source.bytes_read - read == 3 * flux.report.plan.streamed_bytes
 
 
-def test_the_autoencoder_makes_the_transformer_give_way_and_takes_tiles_if_it_must(flux_file, fill, seeded, tmp_path):
+def test_the_autoencoder_makes_the_transformer_give_way_and_takes_tiles_if_it_must(
+    flux_file, fill, seeded, tmp_path, runtime
+):
     save_file(fill(Autoencoder(CODER)).state_dict(), tmp_path / "ae.safetensors")
-    coder, model = handles.load_autoencoder(tmp_path / "ae.safetensors"), handles.load_flux(flux_file)
+    coder, model = handles.load_autoencoder(runtime, tmp_path / "ae.safetensors"), handles.load_flux(runtime, flux_file)
     latent, image = seeded("latent", (2, 16, 20, 24)), seeded("image", (1, 96, 80, 3)).sigmoid()
-    no_budget()
+    no_budget(runtime)
     whole, encoded = coder.decode_image(latent), coder.encode_image(image)
     tiled = coder.decode_image_tiled(latent, 128, 16)
-    held = budget(1 << 40)
+    held = budget(runtime, 1 << 40)
     expected = picture(model, seeded)
     assert torch.equal(coder.decode_image(latent), whole) and torch.equal(coder.encode_image(image), encoded)
     flux = model.weights.managed(held, model.dtype)
@@ -295,12 +294,12 @@ def test_the_autoencoder_makes_the_transformer_give_way_and_takes_tiles_if_it_mu
         coder.decode_image(latent)
 
 
-def test_an_autoencoder_out_of_memory_takes_smaller_and_smaller_tiles(fill, seeded, tmp_path, monkeypatch):
+def test_an_autoencoder_out_of_memory_takes_smaller_and_smaller_tiles(fill, seeded, tmp_path, monkeypatch, runtime):
     save_file(fill(Autoencoder(CODER)).state_dict(), tmp_path / "ae.safetensors")
-    coder, latent = handles.load_autoencoder(tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 40, 40))
-    no_budget()
+    coder, latent = handles.load_autoencoder(runtime, tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 40, 40))
+    no_budget(runtime)
     tiled = coder.decode_image_tiled(latent, 128, 16)
-    budget(1 << 40)
+    budget(runtime, 1 << 40)
     monkeypatch.setattr(autoencoder, "TILES", (256, 192, 128))
     sizes, decode = [], Autoencoder._decode
 
@@ -316,12 +315,14 @@ def test_an_autoencoder_out_of_memory_takes_smaller_and_smaller_tiles(fill, seed
     assert sizes[:3] == [40 * 40, 32 * 32, 24 * 24] and max(sizes[3:]) == 16 * 16
 
 
-def test_a_budget_that_shrinks_before_the_autoencoder_has_its_room_costs_a_size_of_tiles(fill, seeded, tmp_path):
+def test_a_budget_that_shrinks_before_the_autoencoder_has_its_room_costs_a_size_of_tiles(
+    fill, seeded, tmp_path, runtime
+):
     save_file(fill(Autoencoder(CODER)).state_dict(), tmp_path / "ae.safetensors")
-    coder, latent = handles.load_autoencoder(tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 20, 24))
-    no_budget()
+    coder, latent = handles.load_autoencoder(runtime, tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 20, 24))
+    no_budget(runtime)
     tiled = coder.decode_image_tiled(latent, 128, 16)
-    held, asked = budget(1 << 40), []
+    held, asked = budget(runtime, 1 << 40), []
 
     def ask(nbytes):
         asked.append(nbytes)
@@ -332,11 +333,11 @@ def test_a_budget_that_shrinks_before_the_autoencoder_has_its_room_costs_a_size_
     assert torch.equal(coder.decode_image(latent), tiled)
 
 
-def test_a_budget_that_is_too_small_says_what_would_do_and_that_does(flux_file, seeded):
-    model = handles.load_flux(flux_file)
-    no_budget()
+def test_a_budget_that_is_too_small_says_what_would_do_and_that_does(flux_file, seeded, runtime):
+    model = handles.load_flux(runtime, flux_file)
+    no_budget(runtime)
     expected = picture(model, seeded)
-    held = budget(0)
+    held = budget(runtime, 0)
     with pytest.raises(BudgetTooSmall) as refused:
         picture(model, seeded)
     needed = int(str(refused.value).split("at least ")[1].split(" MiB")[0]) + 1
@@ -345,7 +346,7 @@ def test_a_budget_that_is_too_small_says_what_would_do_and_that_does(flux_file, 
 
 
 @contextmanager
-def before_each_step(flux, act: Callable[[int], None]) -> Iterator[list[int]]:
+def before_each_step(runtime, flux, act: Callable[[int], None]) -> Iterator[list[int]]:
     """Call act with the number of the step; yields the bytes that each plan of the transformer streams."""
     streamed, forward, steps = [], Flux.forward, count()
 
@@ -358,7 +359,7 @@ def before_each_step(flux, act: Callable[[int], None]) -> Iterator[list[int]]:
         if event["type"] == "memory.plan" and event["model"] == flux.blocks.label:
             streamed.append(event["plan"]["streamed_bytes_per_step"])
 
-    Flux.forward, stop = acting, report.listen(listen)
+    Flux.forward, stop = acting, runtime.events.listen(listen)
     try:
         yield streamed
     finally:
@@ -366,30 +367,32 @@ def before_each_step(flux, act: Callable[[int], None]) -> Iterator[list[int]]:
         stop()
 
 
-def test_a_budget_changed_between_steps_is_followed_at_once(flux_file, seeded):
-    model = handles.load_flux(flux_file)
-    no_budget()
+def test_a_budget_changed_between_steps_is_followed_at_once(flux_file, seeded, runtime):
+    model = handles.load_flux(runtime, flux_file)
+    no_budget(runtime)
     expected = picture(model, seeded)
-    held = budget(1 << 40)
+    held = budget(runtime, 1 << 40)
 
     def change(step):
         if step == 0:
             held.memory.budget = 128 * MiB + 12 * MiB
-            manager.configure(Allowed(ram=1))
+            runtime.budget = Allowed(ram=1)
 
-    with before_each_step(model.weights.managed(held, model.dtype), change) as streamed:
+    with before_each_step(runtime, model.weights.managed(held, model.dtype), change) as streamed:
         assert torch.equal(picture(model, seeded), expected)
     assert streamed[0] == 0 < streamed[-1]
 
 
-def test_room_that_others_take_in_mid_run_is_given_and_taken_again_when_they_leave(flux_file, seeded, monkeypatch):
-    model = handles.load_flux(flux_file)
-    no_budget()
+def test_room_that_others_take_in_mid_run_is_given_and_taken_again_when_they_leave(
+    flux_file, seeded, monkeypatch, runtime
+):
+    model = handles.load_flux(runtime, flux_file)
+    no_budget(runtime)
     expected = picture(model, seeded)
     monkeypatch.setattr(manager, "DRIFT", MiB)
-    held = budget(1 << 40)
+    held = budget(runtime, 1 << 40)
     flux = model.weights.managed(held, model.dtype)
-    with before_each_step(flux, lambda step: None) as streamed:
+    with before_each_step(runtime, flux, lambda step: None) as streamed:
         picture(model, seeded)  # from now on it is known what a step takes
     plenty, kept = flux.report.plan.peak_bytes + MiB // 2, []
     held.memory.budget = plenty
@@ -398,30 +401,30 @@ def test_room_that_others_take_in_mid_run_is_given_and_taken_again_when_they_lea
         held.memory.budget = (plenty - 6 * MiB, 2 * plenty, 0)[step]
         kept.append(flux.blocks.held_bytes)
 
-    with before_each_step(flux, others) as streamed:
+    with before_each_step(runtime, flux, others) as streamed:
         assert torch.equal(picture(model, seeded), expected)
     assert [nbytes > 0 for nbytes in streamed] == [False, True, False]
     assert kept[0] - 12 * MiB < kept[1] <= kept[0] - 5 * MiB and kept[2] == kept[0]
 
 
-def test_room_that_a_step_did_not_take_goes_to_weights(flux_file, seeded, monkeypatch):
-    model = handles.load_flux(flux_file)
-    no_budget()
+def test_room_that_a_step_did_not_take_goes_to_weights(flux_file, seeded, monkeypatch, runtime):
+    model = handles.load_flux(runtime, flux_file)
+    no_budget(runtime)
     expected = picture(model, seeded)
-    held = budget(16 * MiB)
+    held = budget(runtime, 16 * MiB)
     held.memory.taken_bytes = lambda nbytes: nbytes + 4 * MiB
     monkeypatch.setattr(memory_flux, "DRIFT", MiB)
-    with before_each_step(model.weights.managed(held, model.dtype), lambda step: None) as streamed:
+    with before_each_step(runtime, model.weights.managed(held, model.dtype), lambda step: None) as streamed:
         assert torch.equal(picture(model, seeded), expected)
     estimated, measured = streamed
     assert estimated > measured + 3 * MiB
 
 
-def test_what_another_model_holds_is_not_taken_for_activations(flux_file, fill, seeded, tmp_path):
+def test_what_another_model_holds_is_not_taken_for_activations(flux_file, fill, seeded, tmp_path, runtime):
     save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
     save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
-    text = handles.load_text([tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
-    model, held = handles.load_flux(flux_file), budget(1 << 40)
+    text = handles.load_text(runtime, [tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
+    model, held = handles.load_flux(runtime, flux_file), budget(runtime, 1 << 40)
     with torch.no_grad():
         text.t5()(torch.randint(0, 60, (1, 12)))
     flux = model.weights.managed(held, model.dtype)
@@ -432,11 +435,11 @@ def test_what_another_model_holds_is_not_taken_for_activations(flux_file, fill, 
     assert others > 0 and measured == sum(flux.report.plan.workload.fixed.values())
 
 
-def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_picture(flux_file, seeded):
-    model = handles.load_flux(flux_file)
-    no_budget()
+def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_picture(flux_file, seeded, runtime):
+    model = handles.load_flux(runtime, flux_file)
+    no_budget(runtime)
     expected = picture(model, seeded)
-    held = budget(300 * MiB)
+    held = budget(runtime, 300 * MiB)
     flux = model.weights.managed(held, model.dtype)
     picture(model, seeded)  # from now on it is known what a step takes
     blocks = list(flux.module.blocks())
@@ -456,11 +459,11 @@ def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_pictu
             del block.forward
 
 
-def test_out_of_memory_between_blocks_costs_residents_and_not_the_picture(flux_file, seeded):
-    model = handles.load_flux(flux_file)
-    no_budget()
+def test_out_of_memory_between_blocks_costs_residents_and_not_the_picture(flux_file, seeded, runtime):
+    model = handles.load_flux(runtime, flux_file)
+    no_budget(runtime)
     expected = picture(model, seeded)
-    held = budget(300 * MiB)
+    held = budget(runtime, 300 * MiB)
     picture(model, seeded)
     last, failures = model.weights.managed(held, model.dtype).module.final_layer, iter([False, True, True])
     forward = last.forward
@@ -476,17 +479,16 @@ def test_out_of_memory_between_blocks_costs_residents_and_not_the_picture(flux_f
 
 @pytest.mark.parametrize("failures", (1, 2))
 def test_out_of_memory_in_a_text_encoder_costs_residents_and_not_the_prompt(
-    flux_file, fill, seeded, tmp_path, failures
-):  # fmt: skip
+    flux_file, fill, seeded, tmp_path, failures, runtime):  # fmt: skip
     """Those of the transformer, where its own are fewer than a ring would be."""
     save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
     save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
-    text = handles.load_text([tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
-    model, ids = handles.load_flux(flux_file), torch.randint(0, 60, (1, 12))
-    no_budget()
+    text = handles.load_text(runtime, [tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
+    model, ids = handles.load_flux(runtime, flux_file), torch.randint(0, 60, (1, 12))
+    no_budget(runtime)
     with torch.no_grad():
         expected = text.t5()(ids)
-    held = budget(300 * MiB)
+    held = budget(runtime, 300 * MiB)
     picture(model, seeded)
     with torch.no_grad():
         text.t5()(ids)  # from now on it is known what they take
@@ -509,9 +511,9 @@ def test_out_of_memory_in_a_text_encoder_costs_residents_and_not_the_prompt(
     assert flux.blocks.held_bytes < stays
 
 
-def test_weights_a_model_has_in_ram_are_room_for_it_in_its_next_run(monkeypatch):
+def test_weights_a_model_has_in_ram_are_room_for_it_in_its_next_run(monkeypatch, runtime):
     """And not taken from it because they are in use: else every second run would read from disk."""
-    held, ram = budget(0), {"resident": 6, "available": 30}
+    held, ram = budget(runtime, 0), {"resident": 6, "available": 30}
     held.device, held.allowed = torch.device("cuda"), Allowed(ram=20 * GiB)
     monkeypatch.setattr(meter, "resident_bytes", lambda: ram["resident"] * GiB)
     monkeypatch.setattr(meter, "available_ram", lambda: ram["available"] * GiB)
@@ -522,10 +524,10 @@ def test_weights_a_model_has_in_ram_are_room_for_it_in_its_next_run(monkeypatch)
     assert held._host_room(SimpleNamespace(ram_bytes=0)) == (2 * GiB, 2 * GiB)
 
 
-def test_one_line_tells_a_run_and_listeners_hear_each_step(flux_file, seeded, caplog):
-    model, events = handles.load_flux(flux_file), []
-    budget(8 * MiB)
-    stop = report.listen(events.append)
+def test_one_line_tells_a_run_and_listeners_hear_each_step(flux_file, seeded, caplog, runtime):
+    model, events = handles.load_flux(runtime, flux_file), []
+    budget(runtime, 8 * MiB)
+    stop = runtime.events.listen(events.append)
     with caplog.at_level(logging.INFO):
         picture(model, seeded)
     stop()
@@ -537,11 +539,11 @@ def test_one_line_tells_a_run_and_listeners_hear_each_step(flux_file, seeded, ca
     assert job["plan"]["bound"] in ("compute", "disk") and len(job["plan"]["units"]) >= 8
 
 
-def test_while_a_model_runs_listeners_hear_which_units_are_in_its_ring(flux_file, seeded, monkeypatch):
+def test_while_a_model_runs_listeners_hear_which_units_are_in_its_ring(flux_file, seeded, monkeypatch, runtime):
     monkeypatch.setattr(report, "GLANCE", 0.0)
-    model, events = handles.load_flux(flux_file), []
-    budget(8 * MiB)
-    stop = report.listen(events.append)
+    model, events = handles.load_flux(runtime, flux_file), []
+    budget(runtime, 8 * MiB)
+    stop = runtime.events.listen(events.append)
     picture(model, seeded)
     stop()
     plan = next(event["plan"] for event in events if event["type"] == "memory.plan" and event["model"] == "transformer")
@@ -551,9 +553,9 @@ def test_while_a_model_runs_listeners_hear_which_units_are_in_its_ring(flux_file
     assert max(map(len, seen)) <= plan["ring"]["slots"]
 
 
-def test_nothing_is_left_of_a_model_that_nobody_holds(flux_file, seeded):
-    held = budget(1 << 40)
-    model = handles.load_flux(flux_file)
+def test_nothing_is_left_of_a_model_that_nobody_holds(flux_file, seeded, runtime):
+    held = budget(runtime, 1 << 40)
+    model = handles.load_flux(runtime, flux_file)
     picture(model, seeded)
     assert held.slabs.used > 0
     del model

@@ -14,6 +14,8 @@ import pytest
 import sluice
 from sluice.flux_core.worker.registry import PREFIX, comfyui_tables, standalone_tables
 from sluice.nodes import NODE_CLASSES
+from sluice.nodes.binding import bound_to
+from sluice.nodes.host import pack_host
 
 ROOT = Path(sluice.__file__).parent
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -22,6 +24,8 @@ REFERENCE = {
     **json.loads((FIXTURES / "nodes_object_info.json").read_text()),
     **json.loads((FIXTURES / "newer_nodes_object_info.json").read_text()),
 }
+HOST = pack_host()
+BOUND = bound_to(HOST, NODE_CLASSES)
 FILE_LISTS = {
     "unet_name",
     "clip_name1",
@@ -59,7 +63,7 @@ def without_prose(options: Any) -> Any:
 
 @pytest.mark.parametrize("name", sorted(REFERENCE))
 def test_a_node_declares_what_comfyui_declares(name: str) -> None:
-    node_class = NODE_CLASSES[PREFIX + name]
+    node_class = BOUND[PREFIX + name]
     reference = REFERENCE[name]
     ours = declared(node_class)
     assert ours == reference["input"]
@@ -80,7 +84,7 @@ def test_every_node_of_ours_is_compared() -> None:
 
 @pytest.mark.parametrize("name", sorted(NODE_CLASSES))
 def test_a_node_explains_itself(name: str) -> None:
-    node_class = NODE_CLASSES[name]
+    node_class = BOUND[name]
     assert node_class.DESCRIPTION.endswith(".")
     sections = node_class.INPUT_TYPES()
     for section in ("required", "optional"):
@@ -92,7 +96,7 @@ def test_a_node_explains_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(NODE_CLASSES))
 def test_inputs_are_the_parameters_of_the_method(name: str) -> None:
-    node_class = NODE_CLASSES[name]
+    node_class = BOUND[name]
     sections = node_class.INPUT_TYPES()
     inputs = {input_name for section in sections.values() for input_name in section}
     parameters = inspect.signature(getattr(node_class, node_class.FUNCTION)).parameters
@@ -106,7 +110,7 @@ def test_inputs_are_the_parameters_of_the_method(name: str) -> None:
 
 
 def test_file_widgets_say_which_folder_they_mean() -> None:
-    said = [(one, name) for one in NODE_CLASSES.values() for name in getattr(one, "FILES", {})]
+    said = [(one, name) for one in BOUND.values() for name in getattr(one, "FILES", {})]
     assert len(said) >= 10 and all(name in node_class.INPUT_TYPES()["required"] for node_class, name in said)
 
 
@@ -121,7 +125,7 @@ def test_sampler_and_scheduler_widgets_offer_what_there_is() -> None:
 
 
 def test_standalone_every_class_has_both_ids() -> None:
-    classes, titles = standalone_tables()
+    classes, titles = standalone_tables(HOST)
     assert set(classes) == {*NODE_CLASSES, *(name.removeprefix(PREFIX) for name in NODE_CLASSES)}
     assert classes["KSampler"] is classes["SluiceKSampler"]
     assert titles["UNETLoader"] == "Load Diffusion Model"
@@ -130,7 +134,7 @@ def test_standalone_every_class_has_both_ids() -> None:
 
 
 def test_inside_comfyui_only_prefixed_nodes_that_touch_our_models_are_offered() -> None:
-    classes, titles = comfyui_tables()
+    classes, titles = comfyui_tables(HOST)
     assert all(name.startswith(PREFIX) for name in classes)
     assert all(title.endswith("(Sluice)") for title in titles.values())
     assert {"SluiceUNETLoader", "SluiceKSampler", "SluiceCLIPTextEncode", "SluiceVAEDecode"} <= classes.keys()

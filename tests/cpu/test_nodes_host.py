@@ -57,8 +57,9 @@ def test_sampling_reports_each_step_with_a_look_at_the_picture(tmp_path: Path) -
     from sluice.nodes.sampling import report
 
     heard: list[Any] = []
-    host.use(host.Host(standard_folders(tmp_path), lambda *step: heard.append(step)))
-    report()(0, torch.zeros(2, 16, 3, 5), torch.zeros(2, 16, 3, 5), 4)
+    report(host.Host(standard_folders(tmp_path), lambda *step: heard.append(step)))(
+        0, torch.zeros(2, 16, 3, 5), torch.zeros(2, 16, 3, 5), 4
+    )
     ((done, total, preview),) = heard
     assert (done, total) == (1, 4)
     assert isinstance(preview(), Image.Image) and preview().size == (5, 3)
@@ -96,9 +97,9 @@ module(
     **{{f"get_{{k}}_directory": (lambda k=k: str(store / k)) for k in ("input", "output", "temp", "user")}},
 )
 import conftest
-from sluice.nodes.host import ComfyUI, host
+from sluice.nodes.host import ComfyUI, pack_host
 
-around = host()
+around = pack_host()
 print(type(around) is ComfyUI, around.output == store / "output")
 print([name for name in around.filenames("vae") if name.startswith("mine")])
 places["vae"][0].append(str(store / "more"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,31 @@ from sluice.flux_core.errors import FileFormatError, InputError
 from sluice.flux_core.images import batches, encode
 from sluice.flux_core.io.embedded import read_workflow
 from sluice.flux_core.io.folders import standard_folders
-from sluice.nodes import NODE_CLASSES, host
+from sluice.nodes import NODE_CLASSES
+from sluice.nodes.binding import bound_to
+from sluice.nodes.host import Host
 
 
-def returned(name: str, **values: Any) -> Any:
-    node_class = NODE_CLASSES["Sluice" + name]
+def returned(name: str, classes: Mapping[str, type[Any]] = NODE_CLASSES, /, **values: Any) -> Any:
+    node_class = classes["Sluice" + name]
     return getattr(node_class(), node_class.FUNCTION)(**values)
 
 
-def called(name: str, **values: Any) -> Any:
-    return returned(name, **values)[0]
+def called(name: str, classes: Mapping[str, type[Any]] = NODE_CLASSES, /, **values: Any) -> Any:
+    return returned(name, classes, **values)[0]
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """The folders of a run in an empty directory."""
     (tmp_path / "input").mkdir()
-    host.use(host.Host(standard_folders(tmp_path)))
     return tmp_path
+
+
+@pytest.fixture
+def classes(here: Path) -> dict[str, type[Any]]:
+    """The nodes of a program that works in these folders."""
+    return bound_to(Host(standard_folders(here)), NODE_CLASSES)
 
 
 class TestTexts:
@@ -118,30 +126,30 @@ class TestBatches:
 
 
 class TestFiles:
-    def test_a_latent_is_saved_and_loaded(self, here: Path) -> None:
+    def test_a_latent_is_saved_and_loaded(self, here: Path, classes: dict[str, type[Any]]) -> None:
         latent = {"samples": torch.rand(1, 16, 4, 3)}
         metadata = {"prompt": {"1": {}}, "extra_pnginfo": {"workflow": {"nodes": []}}}
-        shown = returned("SaveLatent", samples=latent, filename_prefix="a/b", **metadata)["ui"]["latents"]
+        shown = returned("SaveLatent", classes, samples=latent, filename_prefix="a/b", **metadata)["ui"]["latents"]
         assert shown == [{"filename": "b_00001_.latent", "subfolder": "a", "type": "output"}]
         theirs = load_file(here / "output" / "a" / "b_00001_.latent")
         assert torch.equal(theirs["latent_tensor"], latent["samples"]) and "latent_format_version_0" in theirs
-        back = called("LoadLatent", latent="a/b_00001_.latent [output]")
+        back = called("LoadLatent", classes, latent="a/b_00001_.latent [output]")
         assert torch.equal(back["samples"], latent["samples"])
 
-    def test_latents_are_listed_and_old_ones_unscaled(self, here: Path) -> None:
+    def test_latents_are_listed_and_old_ones_unscaled(self, here: Path, classes: dict[str, type[Any]]) -> None:
         save_file({"latent_tensor": torch.ones(1, 4, 2, 2)}, here / "input" / "old.latent")
-        loader = NODE_CLASSES["SluiceLoadLatent"]
+        loader = classes["SluiceLoadLatent"]
         assert loader.INPUT_TYPES()["required"]["latent"][0] == ["old.latent"]
-        assert called("LoadLatent", latent="old.latent")["samples"].mean().item() == pytest.approx(1 / 0.18215)
+        assert called("LoadLatent", classes, latent="old.latent")["samples"].mean().item() == pytest.approx(1 / 0.18215)
         assert loader.VALIDATE_INPUTS("gone.latent") == (
             f"The file 'gone.latent' is not in the input folder {here / 'input'}. Put it there."
         )
         assert loader.IS_CHANGED("old.latent") == loader.IS_CHANGED("old.latent")
 
-    def test_a_file_without_a_latent_is_told(self, here: Path) -> None:
+    def test_a_file_without_a_latent_is_told(self, here: Path, classes: dict[str, type[Any]]) -> None:
         save_file({"other": torch.ones(1)}, here / "input" / "other.latent")
         with pytest.raises(FileFormatError, match="holds no latent_tensor"):
-            called("LoadLatent", latent="other.latent")
+            called("LoadLatent", classes, latent="other.latent")
 
     @pytest.mark.parametrize(
         ("name", "options", "suffix"),
@@ -151,12 +159,12 @@ class TestFiles:
         ],
     )
     def test_an_animation_carries_pictures_and_workflow(
-        self, here: Path, name: str, options: dict[str, Any], suffix: str
+        self, here: Path, classes: dict[str, type[Any]], name: str, options: dict[str, Any], suffix: str
     ) -> None:
         images = torch.stack([torch.full((8, 8, 3), value) for value in (0.0, 0.5, 1.0)])
         prompt = {"1": {"class_type": "A", "inputs": {}}}
         metadata = {"prompt": prompt, "extra_pnginfo": {"workflow": {"nodes": []}}}
-        shown = returned(name, images=images, filename_prefix="x", fps=4.0, **options, **metadata)["ui"]
+        shown = returned(name, classes, images=images, filename_prefix="x", fps=4.0, **options, **metadata)["ui"]
         assert shown == {
             "images": [{"filename": f"x_00001_.{suffix}", "subfolder": "", "type": "output"}],
             "animated": (True,),
@@ -169,22 +177,23 @@ class TestFiles:
             assert picture.info["duration"] == 250
         assert read_workflow(file).prompt == prompt and read_workflow(file).workflow == {"nodes": []}
 
-    def test_two_pictures_are_shown_side_by_side(self, here: Path) -> None:
+    def test_two_pictures_are_shown_side_by_side(self, here: Path, classes: dict[str, type[Any]]) -> None:
         one = torch.zeros(1, 8, 8, 3)
-        shown = returned("ImageCompare", compare_view=None, image_a=one)["ui"]
+        shown = returned("ImageCompare", classes, compare_view=None, image_a=one)["ui"]
         assert shown["b_images"] == [] and shown["a_images"][0]["type"] == "temp"
         assert (here / "temp" / shown["a_images"][0]["filename"]).is_file()
         names = [
-            returned("ImageCompare", compare_view=None, image_a=one)["ui"]["a_images"][0]["filename"] for _ in "ab"
+            returned("ImageCompare", classes, compare_view=None, image_a=one)["ui"]["a_images"][0]["filename"]
+            for _ in "ab"
         ]
         assert len({*names, shown["a_images"][0]["filename"]}) == 3
 
-    def test_a_picture_of_the_output_folder(self, here: Path) -> None:
+    def test_a_picture_of_the_output_folder(self, here: Path, classes: dict[str, type[Any]]) -> None:
         (here / "output").mkdir()
         Image.new("RGB", (4, 2), "red").save(here / "output" / "a.png")
-        image, mask = returned("LoadImageOutput", image="a.png [output]")
+        image, mask = returned("LoadImageOutput", classes, image="a.png [output]")
         assert image.shape == (1, 2, 4, 3) and mask.shape == (1, 64, 64)
-        check = NODE_CLASSES["SluiceLoadImageOutput"].VALIDATE_INPUTS
+        check = classes["SluiceLoadImageOutput"].VALIDATE_INPUTS
         assert check("a.png [output]") is True
         assert "not in the output folder" in str(check("b.png [output]"))
         assert check(5) == "5 is not the name of a file"
@@ -266,14 +275,16 @@ class TestFormats:
     PROMPT = {"1": {"class_type": "A", "inputs": {}}}
     METADATA = {"prompt": PROMPT, "extra_pnginfo": {"workflow": {"nodes": []}}}
 
-    def saved(self, here: Path, images: Any, **format: Any) -> list[Path]:
-        shown = returned("SaveImageAdvanced", images=images, filename_prefix="x", format=format, **self.METADATA)
+    def saved(self, here: Path, classes: dict[str, type[Any]], images: Any, **format: Any) -> list[Path]:
+        shown = returned(
+            "SaveImageAdvanced", classes, images=images, filename_prefix="x", format=format, **self.METADATA
+        )
         assert shown["result"][0] is images
         return [here / "output" / told["filename"] for told in shown["ui"]["images"]]
 
-    def test_sixteen_bits(self, here: Path) -> None:
+    def test_sixteen_bits(self, here: Path, classes: dict[str, type[Any]]) -> None:
         ramp = torch.linspace(0, 1, 64 * 8 * 3).reshape(1, 8, 64, 3)
-        (file,) = self.saved(here, ramp, format="png", bit_depth="16-bit", input_color_space="sRGB")
+        (file,) = self.saved(here, classes, ramp, format="png", bit_depth="16-bit", input_color_space="sRGB")
         assert file.name == "x_00001.png" and file.read_bytes()[24:26] == b"\x10\x02"
         assert read_workflow(file).prompt == self.PROMPT and read_workflow(file).workflow == {"nodes": []}
         raw = zlib.decompress(b"".join(data for kind, data in chunks(file.read_bytes()) if kind == b"IDAT"))
@@ -284,17 +295,17 @@ class TestFormats:
         with Image.open(file) as picture:
             assert picture.size == (64, 8)
 
-    def test_eight_bits_grey_and_with_alpha(self, here: Path) -> None:
+    def test_eight_bits_grey_and_with_alpha(self, here: Path, classes: dict[str, type[Any]]) -> None:
         for channels, mode in ((1, "L"), (3, "RGB"), (4, "RGBA")):
             images = torch.full((2, 4, 4, channels), 0.5)
-            files = self.saved(here, images, format="png", bit_depth="8-bit", input_color_space="sRGB")
+            files = self.saved(here, classes, images, format="png", bit_depth="8-bit", input_color_space="sRGB")
             with Image.open(files[1]) as picture:
                 assert picture.mode == mode and picture.getpixel((0, 0)) in (127, (127,) * channels)
 
-    def test_linear_light(self, here: Path) -> None:
+    def test_linear_light(self, here: Path, classes: dict[str, type[Any]]) -> None:
         OpenEXR = pytest.importorskip("OpenEXR")
         images = torch.full((1, 4, 4, 3), 0.5)
-        (file,) = self.saved(here, images, format="exr", bit_depth="32-bit float", input_color_space="sRGB")
+        (file,) = self.saved(here, classes, images, format="exr", bit_depth="32-bit float", input_color_space="sRGB")
         with OpenEXR.File(str(file)) as picture:
             channels = picture.channels()
             values = channels["RGB"].pixels if "RGB" in channels else channels["R"].pixels
@@ -306,18 +317,20 @@ class TestFormats:
         light = torch.tensor([0.0, 0.5, 0.75, 1.0])
         assert encode.hlg_to_linear(light).tolist() == pytest.approx([0, 1 / 12, 0.26496, 1.0], abs=1e-4)
 
-    def test_avif(self, here: Path) -> None:
+    def test_avif(self, here: Path, classes: dict[str, type[Any]]) -> None:
         images = torch.rand(3, 32, 32, 3)
         options = {"bit_depth": "auto", "input_color_space": "sRGB", "crf": 10}
-        still = self.saved(here, images, format="avif", **options, save_mode={"save_mode": "still images"})
+        still = self.saved(here, classes, images, format="avif", **options, save_mode={"save_mode": "still images"})
         moving = {"save_mode": "animated", "fps": 4.0, "loop_count": 0}
-        (film,) = self.saved(here, images, format="avif", **options, save_mode=moving)
+        (film,) = self.saved(here, classes, images, format="avif", **options, save_mode=moving)
         assert len(still) == 3
         with Image.open(film) as picture:
             assert picture.n_frames == 3
         assert read_workflow(still[0]).prompt == self.PROMPT and read_workflow(film).workflow == {"nodes": []}
         with pytest.raises(InputError, match="8 bits in sRGB"):
-            self.saved(here, images, format="avif", **{**options, "bit_depth": "10-bit YUV420"}, save_mode=moving)
+            self.saved(
+                here, classes, images, format="avif", **{**options, "bit_depth": "10-bit YUV420"}, save_mode=moving
+            )
 
 
 def chunks(png: bytes) -> list[tuple[bytes, bytes]]:

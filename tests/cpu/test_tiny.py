@@ -14,6 +14,7 @@ from sluice.flux_core.commands.cli import main
 from sluice.flux_core.commands.make_workflows import ALL, WORKFLOWS, Canvas, for_comfyui
 from sluice.flux_core.io.folders import TINY_INPUT, TINY_MODELS
 from sluice.flux_core.runtime.handles import load_autoencoder
+from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.training.drawing import Scene, collage, draw, loose_scene
 from sluice.flux_core.training.evaluate import Prompt, make, measure, prompts
 from sluice.flux_core.training.recognise import recognise
@@ -94,7 +95,7 @@ def test_the_first_workflow_shows_what_its_prompt_says():
 def test_the_autoencoder_gives_pictures_back():
     rng = np.random.default_rng(0)
     pictures = np.concatenate([draw([loose_scene(rng) for _ in range(8)]), *(collage(rng)[None] for _ in range(4))])
-    codec = load_autoencoder(TINY_MODELS / "vae" / "sluice-tiny-ae.safetensors")
+    codec = load_autoencoder(Runtime(), TINY_MODELS / "vae" / "sluice-tiny-ae.safetensors")
     with torch.inference_mode():
         back = codec.decode_image(codec.encode_image(torch.from_numpy(pictures)))
     error = (back - torch.from_numpy(pictures)).square()

@@ -14,8 +14,9 @@ from sluice.flux_core.commands import run
 from sluice.flux_core.graph.flatten import canvas_to_prompt
 from sluice.flux_core.io.embedded import read_workflow
 from sluice.flux_core.worker.registry import standalone_tables
+from sluice.nodes.host import pack_host
 
-CLASSES, _ = standalone_tables()
+CLASSES, _ = standalone_tables(pack_host())
 Run = Callable[..., list[Path]]
 
 

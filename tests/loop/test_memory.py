@@ -14,9 +14,6 @@ import torch
 from doubles.simulated import SimulatedMemory
 from safetensors.torch import save_file
 from sluice.flux_core.checkpoint.files import open_weights
-from sluice.flux_core.conditioning import text
-from sluice.flux_core.memory import manager, report
-from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
 from sluice.flux_core.memory.workload import MiB
 from sluice.flux_core.models.flux import Flux
@@ -101,13 +98,13 @@ class Jobs:
         self.worker.classes["Keep"] = Keep
         self.worker._prepare()
         self.worker.prepared.set()
-        held = Manager(CPU, manager._allowed)
-        self.memory = held.memory = SimulatedMemory(1 << 40)
-        manager._managers[CPU] = held
+        runtime = self.worker.host.runtime
+        self.manager = runtime.managers[CPU] = Manager(CPU, runtime.budget)
+        self.memory = self.manager.memory = SimulatedMemory(1 << 40)
 
     @property
     def held_bytes(self) -> int:
-        return sum(model.held_bytes for model in manager._managers[CPU].models)
+        return sum(model.held_bytes for model in self.manager.models)
 
     def run(self, **wanted: Any) -> list[Tensor]:
         """The latents of a prompt (see `workflow`) that must succeed."""
@@ -143,12 +140,8 @@ def models(tmp_path_factory: pytest.TempPathFactory, random_weights: Callable[..
 
 
 @pytest.fixture
-def jobs(store: Path, models: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
-    monkeypatch.setattr(manager, "_managers", {})
-    monkeypatch.setattr(report, "_listeners", [])
-    text.CACHE.clear()
+def jobs(store: Path, models: Path, here: Path) -> Iterator[Jobs]:
     yield Jobs([store, models], here)
-    manager.configure(Allowed())
     gc.collect()
 
 

@@ -9,8 +9,9 @@ from sluice.flux_core.bench.run import PARTS, WORK, Clock, kind_of, split
 from sluice.flux_core.bench.table import table
 from sluice.flux_core.commands import bench, cli
 from sluice.flux_core.worker.registry import standalone_tables
+from sluice.nodes.host import pack_host
 
-CLASSES, _ = standalone_tables()
+CLASSES, _ = standalone_tables(pack_host())
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from sluice.flux_core.errors import PromptError
 from sluice.flux_core.io.folders import standard_folders
 from sluice.flux_core.worker.registry import standalone_tables
 from sluice.flux_core.worker.required_models import with_slashes
+from sluice.nodes.host import pack_host
 
-CLASSES, _ = standalone_tables()
+CLASSES, _ = standalone_tables(pack_host())
 
 
 def node(class_type: str, title: str = "", **inputs: Any) -> dict[str, Any]:

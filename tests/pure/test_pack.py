@@ -105,7 +105,7 @@ if len(sys.argv) > 3:
     told |= {"held": [entry.loaded_size() > 0 for entry in ledger], "fits": all(size > 1 for size in asked)}
     for entry in ledger:
         entry.detach()
-    sys.modules[f"{name}.flux_core.memory.report"].tell({"type": "memory.step"})
+    classes["SluiceUNETLoader"].host.runtime.events.emit({"type": "memory.step"})
     told["events"] = events
     told["after"] = [entry.loaded_size() for entry in ledger]
     with torch.inference_mode():
@@ -189,10 +189,9 @@ def standalone() -> float:
     import torch
     from sluice.flux_core.io.folders import standard_folders
     from sluice.flux_core.worker.registry import standalone_tables
-    from sluice.nodes import host
+    from sluice.nodes.host import Host
 
-    host.use(host.Host(standard_folders(ROOT)))
-    classes, _ = standalone_tables()
+    classes, _ = standalone_tables(Host(standard_folders(ROOT)))
     done: dict[str, Any] = {"size": ({"samples": torch.zeros(1, 4, 8, 8)},)}
     with torch.inference_mode():
         for key, node in PROMPT.items():

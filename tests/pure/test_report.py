@@ -16,11 +16,16 @@ CARD = Machine(1e13, 1e13, 4e11, disk=3e9, link=25e9)
 
 
 def run(
-    seconds: float, waited: float = 0.0, steps: int = 4, ram: int = 4 * GiB, card: Machine = CARD
+    seconds: float,
+    waited: float = 0.0,
+    steps: int = 4,
+    ram: int = 4 * GiB,
+    card: Machine = CARD,
+    emit: report.Emit = report.nobody,
 ) -> report.JobReport:
     """A run in which every step takes `seconds` times what was predicted, of which it waited a part."""
     planned = plan(BLOCKS, Budget(GiB, ram), card)
-    made = report.JobReport("blocks", planned, GiB)
+    made = report.JobReport("blocks", planned, GiB, emit)
     for _ in range(steps):
         made.step(seconds * planned.seconds, waited * planned.seconds, planned.streamed_bytes)
     return made
@@ -49,10 +54,8 @@ def test_the_first_step_which_also_loads_is_not_held_against_a_run() -> None:
 def test_line_and_cause_are_told_once_and_alike_in_log_and_to_listeners(caplog: pytest.LogCaptureFixture) -> None:
     """As no warnings: Python prints those by itself where nobody has set up a log, beside what `sluice run` prints."""
     told: list[dict[str, Any]] = []
-    stop = report.listen(told.append)
-    made = run(3.0)
+    made = run(3.0, emit=told.append)
     with caplog.at_level(logging.INFO):
         made.close()
-    stop()
     assert [record.message for record in caplog.records] == [told[-1]["line"], told[-1]["warning"]]
     assert {record.levelno for record in caplog.records} == {logging.INFO}

@@ -17,6 +17,7 @@ from sluice.flux_core.memory.plan import plan
 from sluice.flux_core.memory.workload import Budget
 from sluice.flux_core.runtime.flux_workload import Job, flux_workload, published
 from sluice.flux_core.worker.registry import standalone_tables
+from sluice.nodes.host import pack_host
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -63,7 +64,7 @@ def test_the_editor_queues_a_canvas_as_the_command_line_reads_it(server: Any, sc
     assert len(files) > 2
     for file in files:
         canvas = read_workflow_bytes(json.dumps(read_workflow(file).workflow).encode())
-        ours = to_prompt(canvas, standalone_tables()[0])
+        ours = to_prompt(canvas, standalone_tables(pack_host())[0])
         read = {node: {"class_type": one["class_type"], "inputs": one["inputs"]} for node, one in ours.items()}
         assert queued[str(file)] == read, file.name
 
@@ -71,16 +72,14 @@ def test_the_editor_queues_a_canvas_as_the_command_line_reads_it(server: Any, sc
 def test_the_recorded_run_has_the_shape_of_what_the_core_tells() -> None:
     recorded = json.loads((HERE / "fixtures" / "recorded_run.json").read_text("utf-8"))
     told: list[dict[str, Any]] = []
-    stop = report.listen(told.append)
     model = published("flux1-dev-fp8")
     assert model is not None
     walk = flux_workload(model.name, model.shape, model.nbytes, Job(), model.decoded)
     planned = plan(walk, Budget(6 << 30, 8 << 30), find_card("rtx4060").machine(2.5e9))
-    made = report.JobReport("transformer", planned, 6 << 30)
+    made = report.JobReport("transformer", planned, 6 << 30, told.append)
     made.glance([1])
     made.step(1.0, 0.0, 0)
     made.close()
-    stop()
     assert [event["type"] for event in told] == ["memory.plan", "memory.at", "memory.step", "memory.job"]
     for event in told:
         example = next(one["data"] for one in recorded if one["event"] == f"sluice.{event['type']}")

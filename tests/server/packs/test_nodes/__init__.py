@@ -5,6 +5,8 @@ import os
 import signal
 import time
 
+from sluice.nodes.binding import HostedNode
+
 
 class Number:
     """A number. Output node variants below show what they get."""
@@ -186,7 +188,7 @@ class Later(Number):
         return (value,)
 
 
-class Steps(Number):
+class Steps(HostedNode, Number):
     """Works in steps, with previews, and can be stopped between them."""
 
     @classmethod
@@ -199,15 +201,14 @@ class Steps(Number):
 
     def give(self, value, steps, seconds):
         from PIL import Image
-        from sluice.nodes.host import host
 
         for step in range(steps):
             time.sleep(seconds)
-            host().step(step + 1, steps, lambda: Image.new("RGB", (64, 64), "red"))
+            self.host.step(step + 1, steps, lambda: Image.new("RGB", (64, 64), "red"))
         return (value,)
 
 
-class Paint(Number):
+class Paint(HostedNode, Number):
     """Saves a picture, as SaveImage does."""
 
     OUTPUT_NODE = True
@@ -224,9 +225,8 @@ class Paint(Number):
         from PIL import Image
         from sluice.flux_core.io.png import encode
         from sluice.flux_core.io.saving import place
-        from sluice.nodes.host import host
 
-        target = place("painted/picture", host().output)
+        target = place("painted/picture", self.host.output)
         name = target.save(encode(Image.new("RGB", (48, 32), "blue"), prompt, extra_pnginfo))
         return {"ui": {"images": [{"filename": name, "subfolder": target.subfolder, "type": "output"}]}}
 

@@ -1,0 +1,125 @@
+"""Everything that is shared by the models of one program: device, number types, budget, loaded weights, caches.
+
+Each door makes one and hands it down: `sluice run`, the worker, training, benchmarks, ComfyUI's pack, a test. The
+handles of models carry it (handles.py). Nothing below the doors is set for a whole process, so several runtimes can
+work at the same time, on several devices or on one, each in a thread of its own.
+
+    device, model_dtype ...    where models compute and in which numbers; fixed
+    budget                     how much memory they may use; may be changed at any time (memory/manager.py)
+    external                   who else hands out the device's memory (memory/external.py)
+    events                     told about every plan, step and job (memory/report.py)
+    weights                    loaded files, shared by all handles of a file (weights.py)
+    encodings, activations     what has been computed and need not be again
+
+What stays common to all runtimes of a process is what belongs to the machine or to a file and not to a person's choice:
+measured rates (memory/rates.py), tokenizers by their path, and each thread's scratch memory (quant/workspace.py), which
+is only in use during one product.
+
+Does not know: files, models, nodes.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from ..conditioning.text import Cache
+from ..errors import BudgetTooSmall
+from ..memory.budget import Allowed
+from ..memory.external import ExternalAllocator
+from ..memory.manager import SMALL_BYTES, Manager
+from ..memory.report import Events
+from .device import TEXT_DTYPE, autoencoder_dtype, device_report, find_device, model_dtype
+from .settings import Settings
+
+Value = TypeVar("Value")
+SomeValue = TypeVar("SomeValue")
+
+
+class Shared(Generic[Value]):
+    """Values that exist once for each identity, as long as somebody holds them. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._values: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
+        self._lock = threading.RLock()
+
+    def get(self, identity: Hashable, make: Callable[[], SomeValue]) -> SomeValue:
+        """The value of this identity, made only if nobody holds it yet."""
+        with self._lock:
+            value: SomeValue | None = self._values.get(identity)
+            if value is None:
+                value = self._values[identity] = make()
+            return value
+
+
+class Runtime:
+    """One device with a budget, and what has been loaded and computed on it."""
+
+    def __init__(self, settings: Settings | None = None, external: ExternalAllocator | None = None) -> None:
+        """external: who else hands out the device's memory; nobody by default. Raises InputError for a device that is
+        not there."""
+        settings = settings or Settings()
+        self.device = find_device(settings.device)
+        self.model_dtype = model_dtype(self.device, settings.dtype)
+        self.autoencoder_dtype = autoencoder_dtype(self.model_dtype)
+        self.text_dtype = TEXT_DTYPE
+        self.external = external
+        self.events = Events()
+        self.managers: dict[torch.device, Manager] = {}
+        self.weights: Shared[Any] = Shared()
+        self.loras: Shared[Any] = Shared()
+        self.encodings = Cache()  # of prompts
+        self.activations: dict[Hashable, int] = {}  # bytes of activations found by dry runs, by shape
+        self._budget = settings.budget
+        self._lock = threading.Lock()
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+
+    @property
+    def budget(self) -> Allowed:
+        """How much memory models may use. Models that are running follow a change at their next step."""
+        return self._budget
+
+    @budget.setter
+    def budget(self, allowed: Allowed) -> None:
+        self._budget = allowed
+        for manager in list(self.managers.values()):
+            manager.allowed = allowed
+
+    def manager(self, device: torch.device, nbytes: int) -> Manager | None:
+        """Who manages a model of so many bytes on this device; None if it may simply be loaded.
+
+        Without a budget of one's own that is so for what is small beside any machine's memory; not on a GPU that is
+        shared.
+        """
+        shared = self.external is not None and device.type == "cuda"
+        if not self._budget.managed or (nbytes < SMALL_BYTES and not self._budget.explicit and not shared):
+            return None
+        with self._lock:
+            if device not in self.managers:
+                self.managers[device] = Manager(device, self._budget, self.external, self.events.emit)
+            return self.managers[device]
+
+    def shrink_to_budget(self) -> None:
+        """Between two runs: free loaded weights until what is loaded fits a budget that has become smaller."""
+        for manager in list(self.managers.values()):
+            with suppress(BudgetTooSmall):
+                manager.make_way("What is loaded", 0)
+
+    def make_room_in_ram(self, label: str, nbytes: int) -> None:
+        """Before `label` reads so many bytes into RAM: where RAM is a managed device, free loaded weights for them.
+
+        Raises BudgetTooSmall.
+        """
+        manager = self.managers.get(torch.device("cpu"))
+        if manager is not None and self._budget.managed:
+            manager.make_way(label, nbytes)
+
+    def device_report(self) -> list[dict[str, Any]]:
+        """The devices as ComfyUI's /system_stats describes them."""
+        return [device_report(self.device)]

@@ -1,0 +1,40 @@
+"""What a person chooses before anything is computed: a device, a number type, and how much memory may be used.
+
+    fp32   the reference: equal to ComfyUI on a CPU
+    bf16   what FLUX.1 was trained in; fast where the hardware multiplies it
+    fp16   for GPUs from before bf16
+    auto   the fastest of them without visible loss on the device that is there
+
+Names and sizes only, so that the command line and the server can read them without importing torch. `runtime.py` makes
+the device and the number types of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..memory.budget import AUTO, Allowed
+
+NUMBER_TYPES = (AUTO, "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """device: "cpu", "cuda", "cuda:1", or None or "auto" for the best there is. dtype: one of NUMBER_TYPES."""
+
+    device: str | None = None
+    dtype: str = AUTO
+    budget: Allowed = Allowed()
+
+    def __post_init__(self) -> None:
+        """Raises InputError for an unknown number type."""
+        if self.dtype not in NUMBER_TYPES:
+            raise InputError(f"There is no number type {self.dtype!r}; choose {', '.join(NUMBER_TYPES)}.")
+
+    @classmethod
+    def parse(
+        cls, device: str | None = None, dtype: str | None = None, vram: str | None = None, ram: str | None = None
+    ) -> Settings:
+        """From the words of a command line. None stands for "auto". Raises InputError."""
+        return cls(device, dtype or AUTO, Allowed.parse(vram or AUTO, ram or AUTO))
