@@ -6,6 +6,7 @@
     ├── MissingFileError        a model, tokenizer or input picture is not where it was looked for
     ├── FileFormatError         a file is there, but is not what its name or place promises
     ├── InputError              values that cannot work together (sizes, channels, options)
+    ├── NotFinite               numbers on the way to a picture became NaN or infinite
     ├── BudgetTooSmall          the memory allowed cannot hold even the smallest working set
     └── Interrupted             the user stopped the run
 
@@ -43,6 +44,10 @@ class FileFormatError(SluiceError, ValueError):
 
 class InputError(SluiceError, ValueError):
     """Inputs that are each valid cannot work together."""
+
+
+class NotFinite(SluiceError, ArithmeticError):
+    """Numbers became NaN or infinite, so there is no picture. The text says where, and in which file if it is known."""
 
 
 class BudgetTooSmall(SluiceError):

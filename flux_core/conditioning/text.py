@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, NotFinite
 from .tokenizer import ClipTokenizer, Lookup, Row, T5Tokenizer, Vector
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class Encoders(Protocol):
     def clip(self) -> ClipEncoder: ...
     def t5(self) -> T5Encoder: ...
     def embeddings(self, encoder: str) -> Lookup | None: ...  # encoder: "clip_l" or "t5xxl"
+    def unsound(self, encoder: str) -> str | None: ...  # asked when its numbers are not finite: what is wrong with it
 
 
 class Cache:
@@ -108,7 +109,8 @@ class Cache:
 def encode_prompt(encoders: Encoders, clip_text: str, t5_text: str) -> list[list[Any]]:
     """One conditioning entry: [[text [1, L, context], {"pooled_output": [1, vec]}]], float32 on the CPU.
 
-    Raises InputError if a tokenizer and its encoder do not belong together.
+    Raises InputError if a tokenizer and its encoder do not belong together, NotFinite if an encoder gives numbers that
+    are none.
     """
     options, cache = encoders.options, encoders.encodings
     clip_row = encoders.clip_tokenizer.rows(clip_text, encoders.embeddings("clip_l"))[0]
@@ -120,13 +122,27 @@ def encode_prompt(encoders: Encoders, clip_text: str, t5_text: str) -> list[list
     )
     text = cache.get(
         ("t5xxl", encoders.t5_identity, t5_row, options.last_layer),
-        lambda: encode_t5(encoders.t5(), encoders.t5_tokenizer, t5_row, encoders.device, options.last_layer),
+        lambda: _finite(
+            encode_t5(encoders.t5(), encoders.t5_tokenizer, t5_row, encoders.device, options.last_layer),
+            encoders,
+            "t5xxl",
+        ),
     )
     pooled = cache.get(
         ("clip_l", encoders.clip_identity, clip_row),
-        lambda: pool_clip(encoders.clip(), encoders.clip_tokenizer, clip_row, encoders.device),
+        lambda: _finite(
+            pool_clip(encoders.clip(), encoders.clip_tokenizer, clip_row, encoders.device), encoders, "clip_l"
+        ),
     )
     return [[text, {"pooled_output": pooled}]]
+
+
+def _finite(encoded: Tensor, encoders: Encoders, encoder: str) -> Tensor:
+    if torch.isfinite(encoded).all():
+        return encoded
+    name = {"t5xxl": "T5", "clip_l": "CLIP-L"}[encoder]
+    reason = encoders.unsound(encoder) or "Look for a very large weight in the prompt, or compute it in float32."
+    raise NotFinite(f"What {name} made of the text holds numbers that are not finite (NaN or infinity). {reason}")
 
 
 @torch.no_grad()

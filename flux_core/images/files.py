@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import FileFormatError, MissingFileError, SluiceError
+from ..errors import FileFormatError, MissingFileError, NotFinite, SluiceError
 from ..limits import check_room
 
 if TYPE_CHECKING:
@@ -60,9 +60,14 @@ def load_channel(path: Path, channel: str) -> Tensor:
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """One picture [H, W, C] as 8-bit PIL image: values are cut to 0..1 and truncated to 256 steps. C 1 is grey."""
+    """One picture [H, W, C] as 8-bit PIL image: values are cut to 0..1 and truncated to 256 steps. C 1 is grey.
+
+    Raises NotFinite for a picture with NaN in it, which would be black there.
+    """
     from PIL import Image
 
+    if image.isnan().any():
+        raise NotFinite("The picture holds numbers that are none (NaN): a node before this one made them.")
     values = (255.0 * image.cpu().numpy()).clip(0, 255).astype(np.uint8)
     return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
 

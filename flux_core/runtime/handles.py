@@ -34,7 +34,7 @@ from ..conditioning.embeddings import lookup
 from ..conditioning.text import Cache, TextOptions
 from ..conditioning.tokenizer import ClipTokenizer, Lookup, T5Tokenizer
 from ..conditioning.tokenizer_files import clip_tokenizer, t5_tokenizer
-from ..errors import FileFormatError, InputError
+from ..errors import FileFormatError, InputError, NotFinite
 from ..limits import check_room
 from ..memory.manager import Manager
 from ..models.autoencoder import Autoencoder as AutoencoderModule
@@ -46,6 +46,7 @@ from .autoencoder import ManagedAutoencoder, Way
 from .device import total_bytes
 from .encoder import ManagedEncoder
 from .runtime import Runtime
+from .sound import unsound
 from .weights import AutoencoderWeights, ClipWeights, FluxWeights, T5Weights
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,10 @@ class FluxModel:
         uses = [use for use in self.loras if use.strength]
         with managed.opened(run, uses) as network:
             yield network
+
+    def unsound(self) -> str | None:
+        """What of the transformer's file is no number, looked for in it."""
+        return unsound(self.weights.tensors)
 
     def _check_room(self, batch: int, _: int, height: int, width: int) -> None:
         """The least a block holds at once: its stream, queries, keys and values, and the wide middle of its MLP."""
@@ -172,6 +177,10 @@ class TextEncoders:
     def embeddings(self, encoder: str) -> Lookup | None:
         return lookup(self.embedding_folders, encoder) if self.embedding_folders else None
 
+    def unsound(self, encoder: str) -> str | None:
+        """What of an encoder's file is no number, looked for in it."""
+        return unsound((self.clip_weights if encoder == "clip_l" else self.t5_weights).tensors)
+
 
 def _make_way(manager: Manager, uses: Sequence[LoraUse], device: torch.device, dtype: torch.dtype) -> None:
     """What stays of models was chosen without these LoRAs, perhaps: they need their room before they come."""
@@ -208,19 +217,23 @@ class Autoencoder:
     def encode_image(self, image: Tensor) -> Tensor:
         """Image [B, H, W, C >= 3] in 0..1 -> latent [B, 16, H//8, W//8]. In tiles if the device is too small."""
         managed = self._managed()
-        return managed.through(ENCODE, image) if managed else self._each(image, ENCODE, ENCODE_TILES)
+        _check_numbers("picture", image)
+        return self._sound(managed.through(ENCODE, image) if managed else self._each(image, ENCODE, ENCODE_TILES))
 
     def decode_image(self, latent: Tensor) -> Tensor:
         """Latent [B, 16, h, w] -> image [B, 8h, 8w, 3] in 0..1. In tiles if the device is too small."""
         managed = self._managed()
-        return managed.through(DECODE, latent) if managed else self._each(latent, DECODE, DECODE_TILES)
+        _check_numbers("latent", latent)
+        return self._sound(managed.through(DECODE, latent) if managed else self._each(latent, DECODE, DECODE_TILES))
 
     def encode_image_tiled(self, image: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
         """`encode_image` in tiles; `tile` and `overlap` in pixels."""
+        _check_numbers("picture", image)
         return self._tiled(ENCODE, image, (tile, overlap), on_tile)
 
     def decode_image_tiled(self, latent: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
         """`decode_image` in tiles; `tile` and `overlap` in pixels of the picture."""
+        _check_numbers("latent", latent)
         return self._tiled(DECODE, latent, (tile, overlap), on_tile)
 
     @torch.no_grad()
@@ -241,8 +254,15 @@ class Autoencoder:
     def _tiled(self, way: Way, batch: Tensor, tiles: Tiles, on_tile: OnTile) -> Tensor:
         managed = self._managed()
         if managed:
-            return managed.through(way, batch, *tiles, on_tile)
-        return way.tiled(self._module(), batch.to(self.runtime.device), *tiles, on_tile).cpu()
+            return self._sound(managed.through(way, batch, *tiles, on_tile))
+        return self._sound(way.tiled(self._module(), batch.to(self.runtime.device), *tiles, on_tile).cpu())
+
+    def _sound(self, made: Tensor) -> Tensor:
+        """What came of it, if all of it are numbers. Raises NotFinite."""
+        if torch.isfinite(made).all():
+            return made
+        reason = unsound(self.weights.tensors) or "Compute the autoencoder in float32 or bfloat16."
+        raise NotFinite(f"The autoencoder made numbers that are not finite (NaN or infinity). {reason}")
 
     def _managed(self) -> ManagedAutoencoder | None:
         runtime = self.runtime
@@ -253,6 +273,11 @@ class Autoencoder:
 
     def _module(self) -> AutoencoderModule:
         return self.weights.module(self.runtime.device, self.runtime.autoencoder_dtype)
+
+
+def _check_numbers(noun: str, numbers: Tensor) -> None:
+    if not torch.isfinite(numbers).all():
+        raise NotFinite(f"The {noun} for the autoencoder holds numbers that are not finite (NaN or infinity).")
 
 
 # -- from paths ------------------------------------------------------------------------------------------------------

@@ -50,6 +50,9 @@ class Model(Protocol):
     def mask_function(self) -> MaskFunction | None: ...
 
     def open(self, run: Run) -> AbstractContextManager[Network]: ...
+    def unsound(self) -> str | None:
+        """Asked when a run has gone wrong: a sentence about what of the model is no number, None if none is found."""
+        ...
 
 
 # A guider evaluates some of its conditionings, given by number, and combines the pictures D that come back.

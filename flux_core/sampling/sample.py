@@ -6,7 +6,7 @@ no nodes; a callback sees every step and may stop the run by raising.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from ..conditioning.entries import Conditioning
-from ..errors import InputError
+from ..errors import InputError, NotFinite
 from ..images import masks
 from ..images.latents import Latent
 from ..images.resize import repeat_to_batch
 from ..models import latents
-from .conditions import Canvas, equal_areas, prepare
+from .conditions import Canvas, Condition, equal_areas, prepare
+from .finite import Diverged, FiniteCheck
 from .flow import Denoise
 from .guider import CFGGuider, Denoiser, Guider, Model, Run
 from .inpaint import Inpaint
@@ -85,10 +86,12 @@ def sample(
     """One run. latent and noise [B, 16, h, w], fp32 on the CPU; noise_mask of any size, 1 = paint.
 
     Returns the latent at the last level and the last D seen, both in the autoencoder's scale on the CPU; (latent,
-    None) when there are no levels. Raises what the callback raises.
+    None) when there are no levels. Raises what the callback raises, and NotFinite if numbers become NaN or infinite.
     """
     if len(sigmas) == 0:
         return latent, None
+    if not (torch.isfinite(latent).all() and torch.isfinite(noise).all()):
+        raise NotFinite("The latent that sampling starts from holds numbers that are not finite (NaN or infinity).")
     model, levels = guider.model, tuple(sigmas.tolist())
     latent, noise = latent.to(model.device, torch.float32), noise.to(model.device, torch.float32)
     if latent.any():  # an empty latent is not shifted
@@ -103,13 +106,17 @@ def sample(
     asked = asked_levels(sampler.method, levels, model.sampling, **sampler.options)
     timesteps = tuple(model.sampling.timestep(level) for level in asked)
     run = Run(tuple(latent.shape), timesteps, tuple(c for each in conditions for c in each))
-    with model.open(run) as network:
-        denoise: Denoise = Denoiser(guider, network, conditions, model.dtype)
-        if mask is not None:
-            outside = _fresh_noise(noise, seed) if sampler.method.fresh_mask_noise else noise
-            denoise = Inpaint(denoise, mask, outside, latent, levels, model.sampling, model.mask_function)
-        x = levels[0] * noise + (1 - levels[0]) * latent
-        x = sampler.method(denoise, x, levels, sampling=model.sampling, seed=seed, on_step=watch, **sampler.options)
+    try:
+        with model.open(run) as network:
+            denoise: Denoise = Denoiser(guider, network, conditions, model.dtype)
+            if mask is not None:
+                outside = _fresh_noise(noise, seed) if sampler.method.fresh_mask_noise else noise
+                denoise = Inpaint(denoise, mask, outside, latent, levels, model.sampling, model.mask_function)
+            x = levels[0] * noise + (1 - levels[0]) * latent
+            x = sampler.method(denoise, x, levels, sampling=model.sampling, seed=seed, on_step=watch, **sampler.options)
+            watch.finite.finish(x)
+    except Diverged as error:
+        raise NotFinite(_why(error.step, watch.steps, model, conditions)) from None
     if levels[-1] < 1:  # at 1 there is no picture to scale up
         x = x / (1 - levels[-1])
     seen = None if watch.seen is None else latents.process_out(watch.seen).cpu()
@@ -139,16 +146,34 @@ class _Probe:
 
 
 class _Watch:
-    """Hands steps to the callback and remembers the last picture."""
+    """Hands steps to the callback, checks their numbers and remembers the last picture."""
 
     def __init__(self, callback: Callback | None, steps: int) -> None:
         self.callback, self.steps = callback, steps
+        self.finite = FiniteCheck()
         self.seen: Tensor | None = None
 
     def __call__(self, step: int, D: Tensor, x: Tensor) -> None:
         self.seen = D
+        self.finite(D)
         if self.callback is not None:
             self.callback(min(step, self.steps - 1), D, x, self.steps)
+
+
+LARGE = 1e5  # values of encoded text are below 1000, whatever weights people use on purpose
+
+
+def _why(step: int, steps: int, model: Model, conditions: Sequence[Sequence[Condition]]) -> str:
+    """What went wrong in a run whose numbers are not finite any more, as far as it can be told."""
+    what = f"At step {step} of {steps} the picture's numbers stopped being finite (NaN or infinity); it would be black."
+    text = max((float(c.context.abs().max()) for each in conditions for c in each), default=0.0)
+    if not text < LARGE:
+        return f"{what} The encoded text has values up to {text:.3g}: look for a very large weight in the prompt."
+    if (found := model.unsound()) is not None:
+        return f"{what} {found}"
+    if model.dtype is torch.float16:
+        return f"{what} float16 ends at 65504: compute in bfloat16 or float32 (--dtype bf16, fp32)."
+    return f"{what} Look for extreme values in the workflow: strengths of LoRAs, cfg, guidance, sampler options."
 
 
 def _fit_mask(mask: Tensor, latent: Tensor) -> Tensor:

@@ -487,9 +487,8 @@ def test_what_a_checkpoint_does_not_hold_says_so_when_it_is_used(state, clip, t5
 
 def test_a_transformer_that_lacks_tensors_is_said_to_be_incomplete(state, tmp_path, runtime):
     del state["single_blocks.1.linear2.bias"]
-    model = handles.load_flux(runtime, saved(tmp_path / "part.safetensors", state))
-    with pytest.raises(FileFormatError, match="part.safetensors is incomplete: 1 of .* single_blocks.1.linear2.bias"):
-        model.weights.module(model.device, model.dtype)
+    with pytest.raises(FileFormatError, match="part.safetensors is incomplete: .* 1 tensors .*single_blocks.1.lin"):
+        handles.load_flux(runtime, saved(tmp_path / "part.safetensors", state))
 
 
 def test_a_tensor_of_another_shape_is_named(state, tmp_path, runtime):

@@ -24,3 +24,6 @@ class NetworkModel:
 
     def open(self, run: Run) -> AbstractContextManager[Network]:
         return nullcontext(self.network)
+
+    def unsound(self) -> str | None:
+        return None

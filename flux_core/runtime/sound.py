@@ -1,0 +1,33 @@
+"""Which tensor of a model's files is no number: looked for once a run has gone wrong, so that the message can name it.
+
+Does not know: what a model computes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+
+from ..checkpoint.load import read
+from ..checkpoint.stored import Stored
+from ..quant.formats import PLAIN, decode
+
+SECONDS = 20.0  # of looking: a whole model is read in that time from a fast disk, and nobody waits longer for a reason
+
+
+def unsound(tensors: Mapping[str, Stored], seconds: float = SECONDS) -> str | None:
+    """A sentence about the first tensor that holds NaN or infinity, None if there is none or it takes too long."""
+    end = time.monotonic() + seconds
+    for stored in sorted(tensors.values(), key=lambda stored: stored.nbytes):
+        dtype = PLAIN.get(stored.format, torch.bfloat16)
+        values = decode(read(stored), stored.encoding, stored.shape, dtype)
+        if values.is_floating_point() and not bool(torch.isfinite(values.sum(dtype=torch.float32))):
+            return (
+                f"{stored.name} in {stored.file.path.name} holds numbers that are not finite: the file is damaged. "
+                "Fetch it again, or choose another one."
+            )
+        if time.monotonic() > end:
+            break
+    return None

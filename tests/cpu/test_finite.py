@@ -1,0 +1,85 @@
+"""A run's numbers stay numbers: on a CPU that is seen at once, on another device without waiting for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from sluice.flux_core.checkpoint.files import open_weights
+from sluice.flux_core.checkpoint.stored import whole
+from sluice.flux_core.errors import NotFinite
+from sluice.flux_core.images.files import to_pil
+from sluice.flux_core.runtime.sound import unsound
+from sluice.flux_core.sampling.finite import Answer, Diverged, FiniteCheck
+from torch import Tensor
+
+GOOD, BAD = torch.ones(3), torch.tensor([1.0, float("nan")])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_on_a_cpu_the_step_itself_is_told(bad):
+    check = FiniteCheck()
+    check(GOOD)
+    with pytest.raises(Diverged) as error:
+        check(torch.tensor([1.0, bad]))
+    assert error.value.step == 2
+
+
+class Slow:
+    """A device whose answers arrive `late` questions later, or when they are waited for."""
+
+    def __init__(self, late: int) -> None:
+        self.late, self.asked, self.waited = late, 0, 0
+
+    def __call__(self, numbers: Tensor) -> Answer:
+        self.asked += 1
+        number, finite = self.asked, bool(torch.isfinite(numbers).all())
+
+        def answer(wait: bool) -> bool | None:
+            self.waited += wait
+            return finite if wait or self.asked >= number + self.late else None
+
+        return answer
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_elsewhere_it_is_told_when_it_is_known_and_no_step_waits(late):
+    device = Slow(late)
+    check = FiniteCheck(device)
+    check(GOOD)
+    steps = 0
+    with pytest.raises(Diverged) as error:
+        for numbers in (BAD, *[GOOD] * 5):
+            steps += 1
+            check(numbers)
+    assert (error.value.step, steps, device.waited) == (2, 1 + late, 0)
+
+
+def test_the_end_of_the_run_waits_for_all_of_it():
+    device = Slow(100)
+    check = FiniteCheck(device)
+    for numbers in (GOOD, GOOD, BAD, GOOD):
+        check(numbers)
+    with pytest.raises(Diverged) as error:
+        check.finish(GOOD)
+    assert error.value.step == 3
+    sound = FiniteCheck(Slow(100))
+    sound(GOOD)
+    sound.finish(GOOD)
+
+
+def test_the_tensor_that_is_no_number_is_found_and_named(tmp_path):
+    state = {"a": torch.ones(2, 2), "b": torch.ones(300, 300).bfloat16(), "c": torch.ones(4, dtype=torch.int32)}
+    save_file(state, tmp_path / "good.safetensors")
+    state["b"][200, 7] = float("inf")
+    save_file(state, tmp_path / "bad.safetensors")
+    for name, found in (("good", False), ("bad", True)):
+        file = open_weights(tmp_path / f"{name}.safetensors")
+        told = unsound({key: whole(file, entry) for key, entry in file.entries.items()})
+        assert (told is not None) == found
+        assert not found or "b in bad.safetensors" in str(told)
+
+
+def test_no_picture_is_made_of_what_is_no_number():
+    with pytest.raises(NotFinite, match="NaN"):
+        to_pil(torch.full((2, 2, 3), float("nan")))
