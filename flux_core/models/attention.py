@@ -6,6 +6,7 @@ Knows tensors only: no model, no weights, no devices.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,20 +26,68 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
 
 def rotations(ids: Tensor, axes_dim: Sequence[int], theta: float) -> Tensor:
-    """Unit complex numbers e^(i position / theta^(2j/d)) for every axis, one after the other.
+    """What `rotate` turns pairs of channels by: angles of position / theta^(2j/d), one axis after the other.
 
-    ids [L, axes] -> complex64 [L, sum(axes_dim) / 2]. The angles are float64: position times frequency in float32 would
-    be off by 1e-4 for far positions.
+    ids [L, axes] -> float32 [L, 2, d], d = sum(axes_dim). A pair (a, b) becomes (a cos - b sin, a sin + b cos): row 0
+    has cos, -sin for each pair, row 1 sin, cos. The angles are float64: position times frequency in float32 would be
+    off by 1e-4 for far positions.
     """
     angles = []
     for axis, dim in enumerate(axes_dim):
         exponents = torch.linspace(0, (dim - 2) / dim, dim // 2, dtype=torch.float64, device=ids.device)
         angles.append(ids[:, axis, None].double() / theta**exponents)
     angle = torch.cat(angles, dim=-1)  # [L, d/2]
-    return torch.complex(angle.cos().float(), angle.sin().float())
+    cos, sin = angle.cos().float(), angle.sin().float()
+    return torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2)).transpose(1, 2).flatten(2)
 
 
-def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Turn each adjacent pair of channels by its position's angle, in float32. x [B, L, H, d], rope [L, d/2]."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rope[:, None]).flatten(-2)
+def rotate(x: Tensor, rope: Tensor, out: Tensor | None = None) -> Tensor:
+    """Turn each adjacent pair of channels by its position's angle: x [B, L, H, d] float32, rope from `rotations`.
+
+    out: of x's shape and any float type, to be overwritten and returned; without it the result has a gradient.
+    """
+    if torch.compiler.is_compiling():  # it fuses the plain formula, and refuses `out=` that is strided
+        turned = torch.addcmul(*_products(x, rope)).flatten(-2)
+        return turned if out is None else out.copy_(turned)
+    if out is None:
+        turned = _Rotation.apply(x, rope)
+        return turned
+    return (_turn_on_cpu if x.device.type == "cpu" else _turn)(x, rope, out)
+
+
+class _Rotation(torch.autograd.Function):
+    """Going backwards, each pair turns back: nothing but the angles is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rope: Tensor) -> Tensor:
+        ctx.save_for_backward(rope)
+        return rotate(x, rope, out=torch.empty_like(x, memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (rope,) = ctx.saved_tensors
+        back = rope.unflatten(-1, (-1, 2)).transpose(1, 3).flatten(2)  # the transposed matrices
+        return rotate(grad, back), None
+
+
+def _turn(x: Tensor, rope: Tensor, out: Tensor) -> Tensor:
+    """Two products of whole tensors: the fewest bytes, for accelerators."""
+    torch.addcmul(*_products(x, rope), out=out.unflatten(-1, (-1, 2)))
+    return out
+
+
+def _products(x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(p, a, c): the turned pairs are p + a c, [B, L, H, d/2, 2]."""
+    a, b = x.unflatten(-1, (-1, 2)).split(1, dim=-1)  # [B, L, H, d/2, 1]
+    of_a, of_b = rope[:, None].unflatten(-1, (-1, 2)).transpose(2, 3).unbind(-1)  # [L, 1, d/2, 2]
+    return b * of_b, a, of_a
+
+
+def _turn_on_cpu(x: Tensor, rope: Tensor, out: Tensor) -> Tensor:
+    """The same over contiguous numbers, for vector instructions. Each product is rounded before the sum."""
+    both = torch.empty_like(x)
+    turned = out if out.dtype == x.dtype else torch.empty_like(x)
+    for number, row in enumerate(rope[:, None].unbind(2)):  # [L, 1, d]
+        torch.mul(x, row, out=both)
+        torch.add(both[..., ::2], both[..., 1::2], out=turned[..., number::2])
+    return out if out is turned else out.copy_(turned)

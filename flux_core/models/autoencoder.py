@@ -49,13 +49,14 @@ class AutoencoderConfig:
 
 
 class Autoencoder(nn.Module):
-    """Pictures to latents and back."""
+    """Pictures to latents and back. Made for inference; `train()` makes it differentiable."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+        self.eval()
 
     @property
     def compression(self) -> int:
@@ -146,7 +147,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        return self.conv_out(_swish(self.norm_out(self.mid(x))))
+        return self.conv_out(_swish(self.norm_out(self.mid(x)), self.training))
 
 
 class Decoder(nn.Module):
@@ -166,7 +167,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(x))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(_swish(self.norm_out(x)))
+        return self.conv_out(_swish(self.norm_out(x), self.training))
 
 
 class Level(nn.Module):
@@ -212,8 +213,8 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_cancelled()
-        h = self.conv1(_swish(self.norm1(x)))
-        h = self.conv2(_swish(self.norm2(h)))
+        h = self.conv1(_swish(self.norm1(x), self.training))
+        h = self.conv2(_swish(self.norm2(h), self.training))
         return h.add_(self.nin_shortcut(x))
 
 
@@ -258,9 +259,9 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def _swish(x: Tensor) -> Tensor:
+def _swish(x: Tensor, training: bool) -> Tensor:
     """In place where nothing is to be differentiated: at full resolution each copy counts."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
+    return F.silu(x, inplace=not training)
 
 
 def _conv(width_in: int, width: int, kernel: int = 3, stride: int = 1, padding: int | None = None) -> nn.Conv2d:

@@ -34,7 +34,11 @@ from .linear import Linear
 
 
 class Flux(nn.Module):
-    """Velocity of a noisy latent. D = x - sigma * velocity is the clean latent as seen from x."""
+    """Velocity of a noisy latent. D = x - sigma * velocity is the clean latent as seen from x.
+
+    Made for inference. `train()` makes it differentiable; beside runs that use the same module, it is to be called on
+    a copy (`copies.deep`).
+    """
 
     def __init__(self, config: FluxConfig) -> None:
         super().__init__()
@@ -49,6 +53,7 @@ class Flux(nn.Module):
         self.double_blocks = nn.ModuleList(DoubleStreamBlock(c.hidden, c.heads, c.mlp) for _ in range(c.depth))
         self.single_blocks = nn.ModuleList(SingleStreamBlock(c.hidden, c.heads, c.mlp) for _ in range(c.depth_single))
         self.final_layer = FinalLayer(c.hidden, c.out_channels * 4)
+        self.eval()
 
     def forward(
         self,
@@ -73,7 +78,7 @@ class Flux(nn.Module):
 
         img = self.img_in(self.tokens(x, references))  # [B, Li, D]
         txt = self.txt_in(inputs.context.to(x.dtype))  # [B, Lt, D]
-        rope = self.rope(x, txt.shape[1], references, inputs.reference_method)  # [Lt + Li, d/2]
+        rope = self.rope(x, txt.shape[1], references, inputs.reference_method)
         mask = None if inputs.attention_mask is None else inputs.attention_mask.to(x.dtype)
 
         mods = iter(rows)
@@ -138,7 +143,7 @@ class Flux(nn.Module):
         return torch.cat(packed, dim=1) if references else packed[0]
 
     def rope(self, x: Tensor, text: int, refs: Sequence[Tensor] = (), ref_method: str = "offset") -> Tensor:
-        """Rotations of all tokens, complex64 [Lt + Li, d/2]: text at the origin, then image, then references."""
+        """Rotations of all tokens (see attention.rotations): text at the origin, then image, then references."""
         height, width = x.shape[-2:]
         sizes = [(ref.shape[-2], ref.shape[-1]) for ref in refs]
         ids = [torch.zeros(text, 3, dtype=x.dtype), latents.image_ids(height, width, dtype=x.dtype)]

@@ -1,7 +1,8 @@
 """The blocks of the FLUX.1 transformer: attention and MLP, modulated by time, guidance and pooled text.
 
 Attribute names are the keys of BFL checkpoints. A block does not know where its modulation rows come from, nor what is
-before or after it, and leaves its inputs as they are: it can be run again.
+before or after it, and leaves its inputs as they are: it can be run again. In `eval()` it overwrites what it made
+itself, to save memory; in `train()` it does not, so that it can be differentiated. The numbers are the same.
 
 Each block uses its matrices in a fixed order, which is the order in which they can be streamed:
   double  img_attn.qkv, txt_attn.qkv, (attention),
@@ -48,8 +49,8 @@ class DoubleStreamBlock(nn.Module):
         img_a, img_m, txt_a, txt_m = (Mods(*part.split(1, dim=1)) for part in mods.split(3, dim=1))
 
         txt_rope, img_rope = rope.split([txt.shape[1], img.shape[1]])
-        img_heads = self.img_attn.heads_of(img_a.apply(img), img_rope)
-        txt_heads = self.txt_attn.heads_of(txt_a.apply(txt), txt_rope)
+        img_heads = self.img_attn(img_a.apply(img), img_rope)
+        txt_heads = self.txt_attn(txt_a.apply(txt), txt_rope)
         q, k, v = (torch.cat(pair, dim=1) for pair in zip(txt_heads, img_heads, strict=True))  # [B, Lt+Li, H, d]
         del img_heads, txt_heads
         out = attention(q, k, v, mask)  # [B, Lt+Li, D]
@@ -84,12 +85,12 @@ class SingleStreamBlock(nn.Module):
         hidden = x.shape[-1]
         both = self.linear1(mod.apply(x))  # [B, L, 3D + mlp]
         qkv, wide = both.split([3 * hidden, both.shape[-1] - 3 * hidden], dim=-1)
-        out = attention(*_heads(qkv, self.norm, self.heads, rope), mask)  # [B, L, D]
-        if torch.is_grad_enabled():
+        out = attention(*self.norm(qkv, self.heads, rope), mask)  # [B, L, D]
+        if self.training:
             out = torch.cat((out, gelu(wide)), dim=-1)
         else:  # v has been read: its columns take the attention's output, and nothing wide is copied
             qkv[..., 2 * hidden :] = out
-            gelu(wide)
+            gelu_(wide)
             out = both[..., 2 * hidden :]
         return finite(torch.addcmul(x, mod.gate, self.linear2(out)))
 
@@ -145,9 +146,9 @@ class Attention(nn.Module):
         self.proj = Linear(hidden, hidden)
         self.heads = heads
 
-    def heads_of(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, rope: Tensor) -> tuple[Tensor, ...]:
         """[B, L, D] -> q, k, v, each [B, L, H, d]."""
-        return _heads(self.qkv(x), self.norm, self.heads, rope)
+        return self.norm(self.qkv(x), self.heads, rope)
 
 
 class Mlp(nn.Sequential):
@@ -157,7 +158,8 @@ class Mlp(nn.Sequential):
         super().__init__(Linear(hidden, mlp), nn.Identity(), Linear(mlp, hidden))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self[2](gelu(self[0](x)))
+        wide = self[0](x)
+        return self[2](gelu(wide) if self.training else gelu_(wide))
 
 
 class QKNorm(nn.Module):
@@ -167,6 +169,17 @@ class QKNorm(nn.Module):
         super().__init__()
         self.query_norm = Scale(head_dim)
         self.key_norm = Scale(head_dim)
+
+    def forward(self, qkv: Tensor, heads: int, rope: Tensor) -> tuple[Tensor, ...]:
+        """[B, L, 3D] -> q, k, v, each [B, L, H, d]; q and k normalised and turned to their positions.
+
+        In `eval()` they are views of `qkv`, which is overwritten.
+        """
+        q, k, v = qkv.unflatten(-1, (3, heads, -1)).unbind(2)
+        return self._turned(q, self.query_norm, rope), self._turned(k, self.key_norm, rope), v
+
+    def _turned(self, x: Tensor, norm: Scale, rope: Tensor) -> Tensor:
+        return rotate(norm(x), rope).to(x.dtype) if self.training else rotate(norm(x), rope, out=x)
 
 
 class Scale(nn.Module):
@@ -207,16 +220,13 @@ def normalise(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """tanh-GELU. Takes no memory of its own when nothing is to be differentiated: x itself is changed then."""
-    if torch.is_grad_enabled():
-        return F.gelu(x, approximate="tanh")
+    """tanh-GELU."""
+    return F.gelu(x, approximate="tanh")
+
+
+def gelu_(x: Tensor) -> Tensor:
+    """tanh-GELU in the memory of x."""
     return torch.ops.aten.gelu_(x, approximate="tanh")
-
-
-def _heads(qkv: Tensor, norm: QKNorm, heads: int, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, L, 3D] -> q, k, v, each [B, L, H, d]; q and k normalised and turned to their positions."""
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).unbind(2)
-    return rotate(norm.query_norm(q), rope).to(v.dtype), rotate(norm.key_norm(k), rope).to(v.dtype), v
 
 
 def finite(x: Tensor) -> Tensor:

@@ -78,7 +78,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]. Columns beyond `in` are for branches that widen the layer (FLUX control LoRAs)."""
-        return self.add_branches(self._multiply(x[..., : self.in_features]), x)
+        own = x if x.shape[-1] == self.in_features else x[..., : self.in_features]
+        return self.add_branches(self._multiply(own), x)
 
     def add_branches(self, y: Tensor, x: Tensor) -> Tensor:
         """The product y [..., out] with x, and what the side branches add to it; y may be overwritten."""
@@ -101,7 +102,8 @@ class Linear(nn.Module):
             yield layer
 
     def _multiply(self, x: Tensor) -> Tensor:
-        if x.ndim > 2:  # as one matrix, even where x is a slice of something wider: no copy of it, bias in the product
+        if x.ndim > 2 and (self.held is not None or not x.is_contiguous()):
+            # as one matrix, even where x is a slice of something wider: no copy of it, and the bias in the product
             return self._multiply(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if self.held is not None:

@@ -41,6 +41,7 @@ def train(
     `folder` keeps the checkpoint `<stage>.pt`. `on_sample(step)` is called now and then with the averaged weights in
     the module.
     """
+    stage.module.train()
     phase, weights = stage.phase, list(stage.module.parameters())
     averages = [weight.detach().clone() for weight in weights]
     engines = optimisers(stage.module, phase)
@@ -60,6 +61,7 @@ def train(
             with_averages(weights, averages, lambda done=done: on_sample(done))
     with torch.no_grad():
         torch._foreach_copy_(weights, averages)
+    stage.module.eval()
     return losses
 
 

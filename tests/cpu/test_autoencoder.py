@@ -163,7 +163,7 @@ def test_the_released_autoencoder_has_244_tensors():
 
 def test_a_new_model_learns_from_the_first_steps(seeded):
     torch.manual_seed(0)
-    autoencoder = Autoencoder(AutoencoderConfig(3, 32, (1, 1, 1, 1), 1, 16))
+    autoencoder = Autoencoder(AutoencoderConfig(3, 32, (1, 1, 1, 1), 1, 16)).train()
     autoencoder.init_weights()
     pixels = F.interpolate(seeded("pixels", (2, 3, 4, 4)), scale_factor=8.0).clamp(-1, 1)
     optimiser = torch.optim.Adam(autoencoder.parameters(), 2e-3)

@@ -10,7 +10,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file
 from sluice.flux_core.errors import FileFormatError, InputError
-from sluice.flux_core.models import latents
+from sluice.flux_core.models import attention, latents
+from sluice.flux_core.models.attention import rotate, rotations
 from sluice.flux_core.models.denoiser_inputs import ControlResiduals, DenoiserInputs
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_blocks import sinusoids
@@ -214,15 +215,81 @@ def test_blocks_use_their_matrices_in_the_documented_order(flux, inputs):
 
 def test_gradients_change_the_memory_used_and_not_the_numbers(flux, inputs, extras):
     options = extras["refs"] | extras["control"]
-    trained = flux(replace(inputs, **options))
+    trained = flux.train()(replace(inputs, **options))
     with torch.inference_mode():
-        assert_close(flux(replace(inputs, **options)), trained.detach(), rtol=1e-5, atol=1e-5)
+        assert_close(flux.eval()(replace(inputs, **options)), trained.detach(), rtol=1e-5, atol=1e-5)
     trained.square().mean().backward()
     assert all(parameter.grad.count_nonzero() for parameter in flux.parameters())
 
 
+def test_a_model_made_for_inference_refuses_gradients(flux, inputs):
+    """It overwrites what it made itself: that is an error, and never a wrong gradient."""
+    with pytest.raises(RuntimeError, match="differentiation"):
+        flux(replace(inputs, x=inputs.x.requires_grad_())).sum().backward()
+
+
+@pytest.fixture(params=["cpu", "accelerator"])
+def form(request, monkeypatch) -> str:
+    """How pairs are turned: as on a CPU or as on an accelerator, here on the CPU."""
+    if request.param == "accelerator":
+        monkeypatch.setattr(attention, "_turn_on_cpu", attention._turn)
+    return request.param
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_pairs_of_channels_turn_by_position_times_frequency(seeded, form, heads):
+    """In place or not, and with gradients: as multiplying by complex numbers does."""
+    ids, axes = torch.tensor([[0, 0, 0], [0, 1, 2], [1, 30, 7], [2, 255, 4000]]), (4, 14, 14)
+    x = seeded("heads", (2, 4, heads, 32)).requires_grad_()
+    angles = [ids[:, n, None].double() * 10_000.0 ** -(torch.arange(0, d, 2).double() / d) for n, d in enumerate(axes)]
+    angle = torch.cat(angles, dim=1)
+    turns = torch.complex(angle.cos().float(), angle.sin().float())[:, None]
+    expected = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+    direction = seeded("direction", expected.shape)
+    (slope,) = torch.autograd.grad((expected * direction).sum(), x)
+    rope = rotations(ids, axes, 10_000.0)
+    near = {"rtol": 1e-6, "atol": 1e-6}
+    turned = rotate(x, rope)
+    assert_close(turned, expected, **near)
+    assert_close(torch.autograd.grad((turned * direction).sum(), x)[0], slope, **near)
+    for dtype in (torch.float32, torch.bfloat16):
+        wide = torch.zeros(2, 4, 3, heads, 32, dtype=dtype)
+        into = wide[:, :, 1]
+        with torch.no_grad():
+            assert rotate(x, rope, into) is into
+        assert torch.equal(into, turned.to(dtype)) and not wide[:, :, ::2].any()
+
+
+@torch.no_grad()
+def test_training_and_inference_turn_queries_and_keys_alike(flux, inputs, form):
+    assert_close(flux(inputs), REFERENCE["plain"], rtol=1e-4, atol=2e-5)
+    assert torch.equal(flux.train()(inputs), flux.eval()(inputs))
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])
+def test_blocks_compile_whole(fill, inputs, extras, seeded, train):
+    """One graph each, with nothing left to the interpreter, and the same numbers."""
+    given = replace(inputs, **extras["refs"], attention_mask=seeded("mask", (2, 29, 29)))
+    compiled = {}
+
+    def run(block, *args):
+        if block not in compiled:
+            compiled[block] = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=False)
+        return compiled[block](*args)
+
+    flux = fill(Flux(resized(depth_single=1))).train(train).requires_grad_(False)
+    given.x.requires_grad_(train)
+    with torch.set_grad_enabled(train):
+        expected, got = flux(given), flux(given, run_block=run)
+        assert_close(got, expected, rtol=1e-5, atol=1e-5)
+        if train:
+            slopes = [torch.autograd.grad(out.square().mean(), given.x)[0] for out in (expected, got)]
+            assert_close(*slopes, rtol=1e-4, atol=1e-6)
+    assert len(compiled) == 2
+
+
 def test_gradients_are_right(fill, seeded):
-    flux = fill(Flux(resized(hidden=32, head_dim=32, mlp=48, depth_single=1, axes_dim=axes_of(32)))).double()
+    flux = fill(Flux(resized(hidden=32, head_dim=32, mlp=48, depth_single=1, axes_dim=axes_of(32)))).double().train()
     x, context, y = (seeded(*of).double() for of in (("x", (1, 16, 2, 2)), ("c", (1, 2, 24)), ("y", (1, 16))))
     asked = DenoiserInputs(x, torch.tensor([0.5]), context, y, torch.tensor([3.5]))
     for part in (x, context, y):
@@ -243,7 +310,7 @@ def test_gradients_are_right(fill, seeded):
 
 def test_a_new_model_predicts_zero_and_learns_from_the_first_steps(inputs, seeded):
     torch.manual_seed(0)
-    flux = Flux(SMALL)
+    flux = Flux(SMALL).train()
     flux.init_weights()
     target = seeded("target", (2, 16, 8, 6))
     optimiser = torch.optim.Adam(flux.parameters(), 1e-2)
