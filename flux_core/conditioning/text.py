@@ -112,14 +112,25 @@ def encode_prompt(encoders: Encoders, clip_text: str, t5_text: str) -> list[list
     Raises InputError if a tokenizer and its encoder do not belong together, NotFinite if an encoder gives numbers that
     are none.
     """
-    options, cache = encoders.options, encoders.encodings
-    clip_row = encoders.clip_tokenizer.rows(clip_text, encoders.embeddings("clip_l"))[0]
-    t5_row = encoders.t5_tokenizer.row(
-        t5_text,
-        encoders.embeddings("t5xxl"),
-        min_padding=options.min_padding or 0,
-        min_length=options.min_length,
+    return encode_rows(encoders, tokenize_clip(encoders, clip_text)[0], tokenize_t5(encoders, t5_text))
+
+
+def tokenize_clip(encoders: Encoders, text: str) -> list[Row]:
+    """CLIP-L's rows of a prompt, at least one; FLUX.1 reads the first."""
+    return encoders.clip_tokenizer.rows(text, encoders.embeddings("clip_l"))
+
+
+def tokenize_t5(encoders: Encoders, text: str) -> Row:
+    """T5's row of a prompt, padded as the encoders' options say."""
+    options = encoders.options
+    return encoders.t5_tokenizer.row(
+        text, encoders.embeddings("t5xxl"), min_padding=options.min_padding or 0, min_length=options.min_length
     )
+
+
+def encode_rows(encoders: Encoders, clip_row: Row, t5_row: Row) -> list[list[Any]]:
+    """As `encode_prompt`, from rows of tokens."""
+    options, cache = encoders.options, encoders.encodings
     text = cache.get(
         ("t5xxl", encoders.t5_identity, t5_row, options.last_layer),
         lambda: _finite(

@@ -49,7 +49,10 @@ class Events:
         self._state(node_id, value, maximum, "running")
         self.emit("progress", {"value": value, "max": maximum, "prompt_id": self.prompt_id, "node": node_id})
         if preview is not None:
-            self.emit("preview", {**self.live.identity(node_id), "prompt_id": self.prompt_id, "image": preview})
+            self.previewed(node_id, preview)
+
+    def previewed(self, node_id: str, image: Any) -> None:
+        self.emit("preview", {**self.live.identity(node_id), "prompt_id": self.prompt_id, "image": image})
 
     def executed(self, node_id: str, ui: Mapping[str, Any] | None) -> None:
         self.emit("executed", {**self._where(node_id), "output": ui, "prompt_id": self.prompt_id})

@@ -19,6 +19,7 @@ from typing import Any
 from ..errors import Interrupted, PromptError
 from .cache import Cache, CachedOutput, CacheKeys
 from .calls import (
+    Arguments,
     ExecutionBlocker,
     Gathered,
     Outputs,
@@ -63,7 +64,8 @@ class Executor:
 
     `emit(event, data)` is called in the running thread. `around` is entered for the length of each prompt (a place for
     torch.inference_mode). `after_failure` is called with the exception of a failed node; it may free memory, and its
-    text is added to the message. `cancel` may be called from any thread, everything else from the running one.
+    text is added to the message. `prepare(node class, arguments)` gives the arguments of a call as its node knows them.
+    `cancel` may be called from any thread, everything else from the running one.
     """
 
     def __init__(
@@ -72,11 +74,13 @@ class Executor:
         emit: Emit = lambda event, data: None,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
         after_failure: Callable[[Exception], str] = lambda error: "",
+        prepare: Callable[[type[Any], Arguments], Arguments] = lambda node_class, call: call,
     ) -> None:
         self.classes = classes
         self.emit = emit
         self.around = around
         self.after_failure = after_failure
+        self.prepare = prepare
         self.cache = Cache()
         self._run: _Run | None = None
         self._cancelled: set[str] = set()
@@ -103,6 +107,21 @@ class Executor:
             self._cancelled.discard(prompt_id)
             run.tasks.close()
 
+    @property
+    def running(self) -> str | None:
+        """The id of the running prompt."""
+        return None if self._run is None else self._run.prompt_id
+
+    @property
+    def running_prompt(self) -> JsonPrompt:
+        """The running prompt as it was given; {} while none runs."""
+        return {} if self._run is None else self._run.live.original
+
+    @property
+    def running_extra(self) -> Mapping[str, Any]:
+        """The extra data of the running prompt."""
+        return {} if self._run is None else self._run.extra_data
+
     def cancel(self, prompt_id: str | None = None) -> None:
         """Stop the running prompt at its next step; or the one with this id, now or when it begins."""
         if prompt_id is not None:
@@ -125,6 +144,12 @@ class Executor:
         if self._run is not None:
             call = current_call.get()
             self._run.events.progressed(call[0] if call else self._run.node_id, value, maximum, preview)
+
+    def preview(self, image: Any) -> None:
+        """For nodes that show a picture without being a step further; handed on as `progress` does."""
+        if self._run is not None:
+            call = current_call.get()
+            self._run.events.previewed(call[0] if call else self._run.node_id, image)
 
     def forget(self) -> None:
         """Drop everything kept from earlier prompts."""
@@ -249,7 +274,7 @@ class _Run:
         wanted: dict[str, None] = {}
         for call in arguments(gathered.values, wants_lists(thing)):
             if blocker_in(call, wants_lists(thing)) is None:
-                answer = finished(thing.check_lazy_status(**nested(self.interfaces[node.class_type], call)))
+                answer = finished(thing.check_lazy_status(**self._prepared(node, call)))
                 wanted |= dict.fromkeys(answer if isinstance(answer, (list, tuple)) else ())
         needed = [name for name in wanted if name in gathered.missing or name not in gathered.values]
         for name in needed:
@@ -258,6 +283,11 @@ class _Run:
                 raise PromptError([f"Node {node.id} asks for its input {name}, but nothing is linked to it."])
             self.waiting.need(link.node_id, node.id)
         return bool(needed)
+
+    def _prepared(self, node: Node, call: Arguments) -> Arguments:
+        """The arguments of a call as the node takes them."""
+        interface = self.interfaces[node.class_type]
+        return nested(interface, self.executor.prepare(interface.node_class, call))
 
     def _call(self, node: Node, function: Callable[..., Any], whole_lists: bool, gathered: Gathered) -> list[Any]:
         """Call a node for each set of its inputs. Coroutines are started here."""
@@ -270,7 +300,7 @@ class _Run:
                 continue
             token = current_call.set((node.id, number))
             try:
-                returns.append(function(**nested(self.interfaces[node.class_type], call)))
+                returns.append(function(**self._prepared(node, call)))
                 if inspect.isawaitable(returns[-1]):
                     returns[-1] = self.tasks.begin(returns[-1])
             finally:

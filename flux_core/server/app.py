@@ -10,7 +10,6 @@ Does not know: what the routes do.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +19,7 @@ from aiohttp.typedefs import Handler
 
 from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
 from ..workers.process import Worker, WorkerDied
-from . import files, frontend, gallery, jobs, model_routes, prompts, sluice_routes, system, templates, user
+from . import files, frontend, gallery, jobs, model_routes, pack_routes, prompts, sluice_routes, system, templates, user
 from .clients import Clients
 from .guard import guard
 from .job_runner import JobRunner
@@ -42,7 +41,9 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 
 def build(settings: Settings, store: Store) -> web.Application:
     """The application. It starts the job_runner when it starts, and stops the worker when it is cleaned up."""
-    app = web.Application(middlewares=[guard(settings.token), errors_as_sentences], client_max_size=MAX_UPLOAD)
+    app = web.Application(
+        middlewares=[guard(settings.token), errors_as_sentences, pack_routes.to_packs], client_max_size=MAX_UPLOAD
+    )
     clients = Clients()
     logs = Logs(clients)
     job_runner = JobRunner(store, clients, lambda heard: Worker(settings.worker_options, heard, _say(logs)))
@@ -79,19 +80,14 @@ async def _living(app: web.Application) -> AsyncIterator[None]:
     here = app[SERVICES]
     logging.getLogger().addHandler(here.logs)
     conducting = asyncio.create_task(here.job_runner.run())
-    starting = asyncio.create_task(_start_worker(here))
+    # Before anybody asks for the worker, so that it is warm when they do.
+    starting = asyncio.create_task(pack_routes.ask_worker(here))
     yield
     for task in (conducting, starting):
         task.cancel()
     await asyncio.gather(conducting, starting, return_exceptions=True)
     await asyncio.gather(here.clients.close(), here.job_runner.close())
     logging.getLogger().removeHandler(here.logs)
-
-
-async def _start_worker(here: Services) -> None:
-    """Before anybody asks for it, so that it is warm when they do. What fails is told again to those who ask."""
-    with contextlib.suppress(SluiceError):
-        here.packs = await here.job_runner.worker.call("packs")
 
 
 def _say(logs: Logs) -> Callable[[str], None]:

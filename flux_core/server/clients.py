@@ -134,6 +134,16 @@ class Clients:
             if client.understands("supports_progress_text_metadata"):
                 client.put(frame)
 
+    def send_for_pack(self, event: Any, data: Any, payload: bytes, client_id: str | None) -> None:
+        """What a node pack says: a message with data, bytes under a number of ComfyUI's, or a line inside a node."""
+        if event == _TEXT and isinstance(data, dict):
+            self.send_node_text("", str(data.get("node_id")), str(data.get("text")), client_id)
+        elif isinstance(event, int):
+            for client in self._receivers(client_id):
+                client.put(struct.pack(">I", event) + payload)
+        else:
+            self.send(str(event), data, client_id)
+
     def _receivers(self, client_id: str | None) -> list[Client]:
         if client_id is None:
             return list(self._by_id.values())

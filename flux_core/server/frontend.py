@@ -38,6 +38,12 @@ def static() -> Path | None:
     return folder if folder is not None and (folder / "index.html").is_file() else None
 
 
+def has(path: str) -> bool:
+    """Whether a file of the page lies under this path of the address."""
+    folder = static()
+    return folder is not None and (path == "/" or confined(folder, path.lstrip("/")).is_file())
+
+
 @cache
 def version() -> str | None:
     """Of the installed package."""

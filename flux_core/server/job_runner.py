@@ -204,6 +204,9 @@ class JobRunner:
             if client_id is not None:
                 self.clients.send_preview(message["preview"], message["image_type"], payload, client_id)
             return
+        if "tell" in message:
+            self.clients.send_for_pack(message["tell"], message.get("data"), payload, message["client_id"])
+            return
         event, data = message["event"], message["data"]
         if event == "executing":
             self._node = data["node"]

@@ -127,6 +127,7 @@ async def folder_paths(request: web.Request) -> web.Response:
 async def extensions(request: web.Request) -> web.Response:
     """The scripts that the editor should load: our own and those of node packs."""
     here = services(request)
+    await here.packs_known.wait()
     found = await asyncio.to_thread(_scripts, _places(here))
     return web.json_response(found)
 
@@ -140,8 +141,9 @@ def _scripts(places: dict[str, Path]) -> list[str]:
 
 
 def _places(here: Services) -> dict[str, Path]:
-    """Name of the extension -> its folder. What packs there are is known once the worker has started."""
-    return {OWN_EXTENSION: WEB} | {pack["name"]: Path(pack["web"]) for pack in here.packs if pack["web"]}
+    """Name of the extension -> its folder."""
+    more = {name: Path(place) for pack in here.packs for name, place in pack["extensions"].items()}
+    return {OWN_EXTENSION: WEB} | {pack["name"]: Path(pack["web"]) for pack in here.packs if pack["web"]} | more
 
 
 async def extension_file(request: web.Request) -> web.StreamResponse:

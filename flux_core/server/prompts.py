@@ -33,6 +33,8 @@ async def post_prompt(request: web.Request) -> web.Response:
     """Check a prompt and queue it. Refused prompts use up a number as well, as they do in ComfyUI."""
     here = services(request)
     body = await json_object(request)
+    if here.packs_see_prompts:
+        body = await here.job_runner.worker.call("alter_prompt", request=body)
     number = _number(body, here)
     prompt_id = body.get("prompt_id") or uuid.uuid4().hex
     if not isinstance(prompt_id, str) or not prompt_id.isprintable() or len(prompt_id) > LONGEST_ID:

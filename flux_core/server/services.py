@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -74,9 +75,16 @@ class Services:
     job_runner: JobRunner
     logs: Logs
     packs: list[Json] = field(default_factory=list)  # what became of the node packs, once the worker has told
+    pack_routes: list[tuple[str, re.Pattern[str]]] = field(default_factory=list)  # method and path of each of theirs
+    packs_see_prompts: bool = False
+    packs_known: asyncio.Event = field(default_factory=asyncio.Event)  # set at once where there are none
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     storing: asyncio.Lock = field(default_factory=asyncio.Lock)  # two uploads must not choose one name
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)  # through the output folder
+
+    def __post_init__(self) -> None:
+        if not self.settings.worker_options.get("node_packs"):
+            self.packs_known.set()
 
     @property
     def folders(self) -> Folders:

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,7 @@ from ..graph.execute import Executor, Result
 from ..graph.flatten import to_prompt
 from ..graph.object_info import object_info
 from ..graph.validate import validate
-from ..images.previews import Throttle
+from ..images.previews import Throttle, jpeg
 from ..io import png, strict_json
 from ..io.embedded import read_workflow_bytes
 from ..io.folders import Folders, published, standard_folders
@@ -39,14 +40,16 @@ from ..memory.budget import Allowed
 from ..runtime.settings import Settings
 from ..workers.protocol import Channel, Message
 from .measure import Measure, release_memory
-from .node_packs import load_packs
 from .required_models import explained, wanted_files, with_slashes
 from .required_tokenizers import Lacking, lacking_tokenizers, refused
 
 if TYPE_CHECKING:
     from ...nodes.host import Host
     from ..runtime.runtime import Runtime
+    from .node_packs import NodePacks
 
+NO_ROUTES: dict[str, Any] = {"routes": [], "on_prompt": False}
+ROUTES_AT_ONCE = 8  # requests to packs' routes being answered
 NO_DEVICE = "none"  # for packs that need no torch, and for measuring the server: nothing of ours can compute
 
 
@@ -88,8 +91,11 @@ class Worker:
         self.measure = Measure()
         self.folders = _folders(options)
         self.host = self._new_host()
-        self.classes, self.titles, self.packs = self._catalogue()
+        self.classes, self.titles = self._catalogue()
         self.executor = Executor(self.classes, emit=self.emit, around=self._around, after_failure=advice_after)
+        self.packs = self._packs()
+        self.routes = self.packs.start_routes() if self.packs else NO_ROUTES
+        self.asked_by_pages = ThreadPoolExecutor(ROUTES_AT_ONCE, "pack route")
 
     @contextmanager
     def _around(self) -> Iterator[None]:
@@ -111,13 +117,24 @@ class Worker:
         runtime.events.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
         return runtime
 
-    def _catalogue(self) -> tuple[dict[str, type[Any]], dict[str, str], list[dict[str, Any]]]:
-        from ...nodes.binding import bound_to
+    def _catalogue(self) -> tuple[dict[str, type[Any]], dict[str, str]]:
         from .registry import standalone_tables
 
-        classes, titles = standalone_tables(self.host)
-        packs = load_packs([Path(place) for place in self.options.get("node_packs", ())], classes, titles)
-        return bound_to(self.host, classes), titles, packs
+        return standalone_tables(self.host)
+
+    def _packs(self) -> NodePacks | None:
+        places = [Path(place) for place in self.options.get("node_packs", ())]
+        if not places:
+            return None
+        from .node_packs import Engine, NodePacks
+
+        engine = Engine(
+            self.host, self.folders, self.classes, self.titles, self.executor,
+            tell=self.tell, preview=self.previewed, free=self.free_soon,
+        )  # fmt: skip
+        packs = NodePacks(engine)
+        packs.load(places)
+        return packs
 
     # -- the main thread ---------------------------------------------------------------------------------------------
 
@@ -214,6 +231,27 @@ class Worker:
         """A node gives a picture to who queued the job."""
         self.executor.progress(number, total, ("image/png", png.encode(image)))
 
+    def previewed(self, make: Any) -> Any:
+        """A pack's preview as a progress event carries it; None if the last one is too recent."""
+        image = self.throttle.make(make)
+        return None if image is None else ("image/jpeg", image)
+
+    def tell(self, event: Any, data: Any, client_id: str | None) -> None:
+        """A pack says something to the pages. Pictures among it are shown as previews of the running node."""
+        if isinstance(data, tuple) and len(data) > 1 and hasattr(data[1], "convert"):
+            self.executor.preview(("image/jpeg", jpeg(data[1])))
+            return
+        message: Message = {"tell": event, "client_id": client_id}
+        if isinstance(data, (bytes, bytearray)):
+            self.channel.send(message, bytes(data))
+        else:
+            plain = json.loads(json.dumps(data, default=repr))
+            self.channel.send({**message, "data": json.loads(strict_json.dumps(plain))})
+
+    def free_soon(self) -> None:
+        """A pack wants memory given back: what nothing uses is dropped now, what is kept after the running job."""
+        self.jobs.put({"op": "free", "unload_models": True})
+
     def interrupted(self) -> bool:
         """Whether to stop. Raises Interrupted itself, which knows the words."""
         self.executor.check_interrupted()
@@ -225,8 +263,10 @@ class Worker:
         """Sort what the server says, until it is gone."""
         try:
             while True:
-                message = self.channel.receive()[0]
-                if message["op"] in ("run", "free"):
+                message, payload = self.channel.receive()
+                if message["op"] == "route":
+                    self.asked_by_pages.submit(self._answer_page, message, payload)
+                elif message["op"] in ("run", "free"):
                     self.jobs.put(message)
                 elif message["op"] == "interrupt":
                     self.executor.cancel(message.get("prompt_id"))
@@ -252,6 +292,16 @@ class Worker:
                 told = str(error) if isinstance(error, SluiceError) else f"{type(error).__name__}: {error}"
                 self.channel.send({"reply": message["call"], "error": told, "type": type(error).__name__})
 
+    def _answer_page(self, message: Message, payload: bytes) -> None:
+        """A request to a pack's route."""
+        try:
+            assert self.packs is not None
+            answer = self.packs.answer(message["method"], message["path"], message["headers"], payload)
+            told: Message = {"result": {"status": answer.status, "headers": answer.headers}}
+        except Exception as error:
+            told, answer = {"error": str(error), "type": type(error).__name__}, None
+        self.channel.send({"reply": message["call"], **told}, answer.body if answer else b"")
+
     def on_object_info(self, message: Message) -> Any:
         """{"names"?}: node classes as the editor wants them described."""
         names = message.get("names")
@@ -260,7 +310,15 @@ class Worker:
 
     def on_packs(self, message: Message) -> Any:
         """What became of the node packs."""
-        return self.packs
+        return self.packs.packs if self.packs else []
+
+    def on_pack_routes(self, message: Message) -> Any:
+        """{"routes": [{"method", "pattern"}], "on_prompt": whether packs want to see prompts first}."""
+        return self.routes
+
+    def on_alter_prompt(self, message: Message) -> Any:
+        """{"request"}: what packs make of a request to run a prompt."""
+        return self.packs.alter_prompt(message["request"]) if self.packs else message["request"]
 
     def on_validate(self, message: Message) -> Any:
         """{"prompt", "targets"}: what may run of it, and what speaks against the rest."""

@@ -1,41 +1,43 @@
-"""Node packs of other people: plain ComfyUI V1 packs, imported into this process.
+"""Node packs of other people, imported into this process beside our own nodes.
 
-    DIR/pack/__init__.py or DIR/pack.py     with NODE_CLASS_MAPPINGS {id: class}, perhaps NODE_DISPLAY_NAME_MAPPINGS,
-                                            WEB_DIRECTORY
+    DIR/pack/__init__.py or DIR/pack.py     with NODE_CLASS_MAPPINGS {id: class}, perhaps NODE_DISPLAY_NAME_MAPPINGS and
+                                            WEB_DIRECTORY; or with comfy_entrypoint, whose nodes have schemas
+    DIR/pack/prestartup_script.py           run before
+    DIR/pack/requirements.txt               compared with what is installed; nothing is installed
 
-A pack that cannot be imported is reported and left out; the others work. Ids that are taken stay as they are. A pack's
-code runs with all the rights of this process: only what the person named is imported, and nothing is installed.
+Packs find ComfyUI's modules by their names (flux_core/facade/), nobody else does. A pack that cannot be imported is
+reported and left out, as is a node whose declaration fails; the others work. Ids that are taken stay as they are. A
+pack's code runs with all the rights of this process: only what the person named is imported.
 
 Does not know: what the nodes do.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import asyncio
+import importlib.metadata
+import inspect
 import logging
 import re
-import sys
 import traceback
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..errors import SluiceError
+from ..facade import wires
+from ..facade.engine import Engine, use
+from ..facade.isolation import Isolation
+from ..facade.offered_modules import Offer
+from ..facade.routes import Answer
+from ..graph.interface import Interface
+
 log = logging.getLogger(__name__)
 
-# Parts of ComfyUI that packs import; none of them is here.
-COMFYUI_MODULES = (
-    "comfy",
-    "comfy_api",
-    "comfy_execution",
-    "comfy_extras",
-    "execution",
-    "folder_paths",
-    "latent_preview",
-    "nodes",
-    "server",
-)
+_SHOWN = 6  # names in a sentence
+_REQUIREMENT = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?\s*(?P<condition>[^#]*)")
 
 
 @dataclass(frozen=True)
@@ -46,28 +48,137 @@ class Pack:
     path: str
     nodes: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()  # ids it has, but somebody had before
+    left_out: dict[str, str] = field(default_factory=dict)  # ids whose declaration fails -> why
     web: str | None = None  # folder of its JavaScript
+    extensions: dict[str, str] = field(default_factory=dict)  # more of them, by the names it has given
+    missing: tuple[str, ...] = ()  # of its requirements, those that are not installed
+    patches: tuple[str, ...] = ()  # names of ComfyUI's that it replaces
     error: str | None = None
 
 
-def load_packs(places: Iterable[Path], classes: dict[str, type[Any]], titles: dict[str, str]) -> list[dict[str, Any]]:
-    """Import every pack in these folders and add its nodes to both tables. The account of each pack, as JSON."""
-    found = [path for place in places for path in candidates(place)]
-    packs = [_load(path, classes, titles) for path in found]
-    for pack in packs:
-        if pack.error:
-            log.error("The node pack %s is left out: %s", pack.name, pack.error)
-        else:
-            log.info("The node pack %s brings %d nodes.", pack.name, len(pack.nodes))
-    return [asdict(pack) for pack in packs]
+class NodePacks:
+    """The packs of one process. `engine`: what is around them; its tables get their nodes."""
+
+    def __init__(self, engine: Engine) -> None:
+        engine.own = frozenset(engine.classes)
+        engine.executor.prepare = wires.prepared
+        use(engine)
+        self.engine = engine
+        self.offer = Offer()
+        self.isolation = Isolation(self.offer.module)
+        self.offer.who = self.isolation.calling_pack
+        self.offer.base = engine.folders.user.parent
+        self._packs: list[Pack] = []
+
+    def load(self, places: Iterable[Path]) -> None:
+        """Import every pack in these folders and add its nodes to the tables."""
+        found = [path.absolute() for place in places for path in candidates(place)]
+        self.isolation.install()
+        for path in found:
+            self.isolation.add(path, name_of(path))
+        for path in found:
+            self._prestart(path)
+        for path in found:
+            pack = self._load(path)
+            self._packs.append(pack)
+            _tell(pack)
+
+    @property
+    def packs(self) -> list[dict[str, Any]]:
+        """The account of each pack, as JSON. Packs may replace names of ComfyUI's at any time."""
+        patches = self.offer.patches
+        told = [replace(pack, patches=tuple(sorted(patches.get(pack.name, ())))) for pack in self._packs]
+        return [asdict(pack) for pack in told]
+
+    def start_routes(self) -> dict[str, Any]:
+        """Begin to answer packs' routes: {"routes": [{"method", "pattern"}], "on_prompt": do they see prompts}."""
+        server = self.engine.kept.get("PromptServer")
+        if server is None:
+            return {"routes": [], "on_prompt": False}
+        return {"routes": server.pack_routes.start(), "on_prompt": bool(server.on_prompt_handlers)}
+
+    def alter_prompt(self, request: Any) -> Any:
+        """What packs make of a request to run a prompt."""
+        server = self.engine.kept.get("PromptServer")
+        return request if server is None else server.trigger_on_prompt(request)
+
+    def answer(self, method: str, path: str, headers: Sequence[Sequence[str]], body: bytes) -> Answer:
+        """One request to a pack's route. Raises SluiceError."""
+        answer: Answer = self.engine.kept["PromptServer"].pack_routes.answer(method, path, headers, body)
+        return answer
+
+    def _prestart(self, path: Path) -> None:
+        script = path / "prestartup_script.py"
+        if path.is_dir() and script.is_file():
+            try:
+                self.isolation.load(_module_name(script), script)
+            except Exception:
+                log.exception("The script %s failed.", script)
+
+    def _load(self, path: Path) -> Pack:
+        pack = Pack(name_of(path), str(path), missing=lacking(path))
+        before = set(_table(self.engine))
+        try:
+            if not path.exists():
+                raise SluiceError(f"There is no folder {path}.")
+            module = self.isolation.load(_module_name(path), path)
+            offered, named = _declared(module)
+            added = {key: value for key, value in _table(self.engine).items() if key not in before}
+            if offered is None and not added:
+                reason = "It has no NODE_CLASS_MAPPINGS and no comfy_entrypoint, so it is no ComfyUI node pack."
+                return replace(pack, error=reason)
+            return self._taken_in(pack, module, {**added, **(offered or {})}, named)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a pack may do anything on import, sys.exit included
+            traceback.print_exc()
+            return replace(pack, error=self._reason(error, pack))
+
+    def _taken_in(self, pack: Pack, module: ModuleType, offered: Mapping[str, Any], named: Mapping[str, Any]) -> Pack:
+        classes, titles = self.engine.classes, self.engine.titles
+        free: dict[str, Any] = {}
+        left_out: dict[str, str] = {}
+        for key, node_class in offered.items():
+            if key in classes:
+                continue
+            try:
+                node_class.RELATIVE_PYTHON_MODULE = wires.PACK_MODULE + pack.name
+                Interface(node_class)
+                free[str(key)] = node_class
+            except Exception as error:
+                left_out[str(key)] = _told(error)
+        classes.update(free)
+        titles.update({key: str(named.get(key) or key) for key in free})
+        _table(self.engine).update(free)
+        taken = tuple(str(key) for key in offered if key not in free and key not in left_out)
+        web = self.engine.kept.get("EXTENSION_WEB_DIRS", {})
+        more = {str(name): str(place) for name, place in web.items() if Path(str(place)).is_dir()}
+        web.clear()
+        return replace(
+            pack, nodes=tuple(free), taken=taken, left_out=left_out, web=_web(Path(pack.path), module), extensions=more
+        )
+
+    def _reason(self, error: BaseException, pack: Pack) -> str:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            module = error.name.partition(".")[0]
+            wanted = f" Its requirements that are not installed: {_listed(pack.missing)}." if pack.missing else ""
+            return f"It needs the Python package {module}, which is not installed.{wanted}"
+        return _told(error)
+
+
+def _told(error: BaseException) -> str:
+    return str(error) if isinstance(error, SluiceError) else f"{type(error).__name__}: {error}"
+
+
+def name_of(path: Path) -> str:
+    """The name of a pack: that of its folder or file."""
+    return path.stem if path.is_file() else path.name
 
 
 def candidates(place: Path) -> list[Path]:
     """What looks like a pack in a folder; or the folder itself, if it is one."""
-    if (place / "__init__.py").is_file():
-        return [place]
-    if not place.is_dir():
-        return [place]  # so that the person hears of it
+    if (place / "__init__.py").is_file() or not place.is_dir():
+        return [place]  # what is not there is listed too, so that the person hears of it
     entries = sorted(entry for entry in place.iterdir() if not entry.name.startswith((".", "_")))
     return [
         entry
@@ -76,44 +187,71 @@ def candidates(place: Path) -> list[Path]:
     ]
 
 
-def _load(path: Path, classes: dict[str, type[Any]], titles: dict[str, str]) -> Pack:
-    name = path.stem if path.is_file() else path.name
-    try:
-        module = _imported(path)
-        offered = getattr(module, "NODE_CLASS_MAPPINGS", None)
-        if not isinstance(offered, Mapping):
-            return Pack(name, str(path), error="It has no NODE_CLASS_MAPPINGS, so it is no ComfyUI node pack.")
-        free = {str(key): node_class for key, node_class in offered.items() if key not in classes}
-        for node_class in free.values():
-            node_class.RELATIVE_PYTHON_MODULE = f"custom_nodes.{name}"
-        named = dict(getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", None) or {})
-        classes.update(free)
-        titles.update({key: str(named.get(key) or key) for key in free})
-        taken = tuple(str(key) for key in offered if key not in free)
-        return Pack(name, str(path), tuple(free), taken, _web(path, module))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a pack may do anything on import, sys.exit included
-        traceback.print_exc()
-        return Pack(name, str(path), error=_reason(error))
+def lacking(path: Path) -> tuple[str, ...]:
+    """The lines of a pack's requirements.txt whose packages are not installed."""
+    file = path / "requirements.txt"
+    if not path.is_dir() or not file.is_file():
+        return ()
+    missing = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        found = _REQUIREMENT.match(line)
+        if found is None or "://" in line:
+            continue
+        try:
+            importlib.metadata.version(found.group(1))
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(line.partition("#")[0].strip())
+    return tuple(missing)
 
 
-def _imported(path: Path) -> ModuleType:
-    """The pack as a module of its own name, which nothing else can have."""
-    if not path.exists():
-        raise FileNotFoundError(f"There is no folder {path}.")
-    name = "sluice_pack_" + re.sub(r"\W", "_", str(path.absolute()))
-    file = path / "__init__.py" if path.is_dir() else path
-    below = [str(path)] if path.is_dir() else None
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=below)
-    assert spec and spec.loader
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return module
+def _tell(pack: Pack) -> None:
+    if pack.error:
+        log.error("The node pack %s is left out: %s", pack.name, pack.error)
+        return
+    log.info("The node pack %s brings %d nodes.", pack.name, len(pack.nodes))
+    if pack.left_out:
+        reason = next(iter(pack.left_out.values()))
+        log.warning("%s: %d nodes are left out (%s): %s", pack.name, len(pack.left_out), _listed(pack.left_out), reason)
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _table(engine: Engine) -> dict[str, Any]:
+    """NODE_CLASS_MAPPINGS as packs see it; {} until one has looked."""
+    table: dict[str, Any] = engine.kept.get("nodes", {})
+    return table
+
+
+def _declared(module: ModuleType) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
+    """(id -> class, id -> title) of a pack in either style; None for a module that is no pack."""
+    plain = getattr(module, "NODE_CLASS_MAPPINGS", None)
+    if isinstance(plain, Mapping):
+        return plain, dict(getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", None) or {})
+    entry = getattr(module, "comfy_entrypoint", None)
+    if not callable(entry):
+        return None, {}
+    classes, titles = asyncio.run(_by_schema(entry))
+    return classes, titles
+
+
+async def _by_schema(entry: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    extension = entry()
+    if inspect.isawaitable(extension):
+        extension = await extension
+    await extension.on_load()
+    classes, titles = {}, {}
+    for node_class in await extension.get_node_list():
+        schema = node_class.GET_SCHEMA()
+        classes[schema.node_id], titles[schema.node_id] = node_class, schema.display_name
+    return classes, titles
+
+
+def _module_name(path: Path) -> str:
+    """A name that nothing else can have."""
+    return "sluice_pack_" + re.sub(r"\W", "_", str(path.absolute()))
 
 
 def _web(path: Path, module: ModuleType) -> str | None:
@@ -122,12 +260,3 @@ def _web(path: Path, module: ModuleType) -> str | None:
         return None
     web = (path / directory).resolve()
     return str(web) if web.is_dir() and web.is_relative_to(path.resolve()) else None
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        module = error.name.partition(".")[0]
-        if module in COMFYUI_MODULES:
-            return f"It needs ComfyUI itself (it imports {error.name}); only packs that do without work here."
-        return f"It needs the Python package {module}, which is not installed."
-    return f"{type(error).__name__}: {error}"

@@ -78,6 +78,16 @@ class Worker:
             raise _KINDS.get(answer["type"], SluiceError)(answer["error"])
         return answer["result"]
 
+    async def call_route(self, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> Any:
+        """Ask a node pack's route: ({"status", "headers"}, the body of the answer). Raises as `call`."""
+        process = await self._started()
+        number = process.next_call()
+        message = {"op": "route", "call": number, "method": method, "path": path, "headers": headers}
+        answer = await process.ask(number, message, body)
+        if "error" in answer:
+            raise SluiceError(answer["error"])
+        return answer["result"], answer.get("payload", b"")
+
     async def run(self, prompt_id: str, prompt: Any, extra_data: Any, outputs: list[str]) -> Message:
         """Run a prompt to its end: {"status", "outputs", "meta", "messages", "facts"}. Raises WorkerDied."""
         process = await self._started()
@@ -135,21 +145,21 @@ class _Process:
         self._calls += 1
         return self._calls
 
-    async def ask(self, key: int | str, message: Message) -> Message:
+    async def ask(self, key: int | str, message: Message, payload: bytes = b"") -> Message:
         """Say something and wait for the message that answers it."""
         if self.dead is not None:
             raise self.dead
         answer: asyncio.Future[Message] = self._loop.create_future()
         self._answers[key] = answer
         try:
-            self.say(message)
+            self.say(message, payload)
             return await answer
         finally:
             self._answers.pop(key, None)
 
-    def say(self, message: Message) -> None:
+    def say(self, message: Message, payload: bytes = b"") -> None:
         """Without waiting. If nobody hears it any more, the listening thread notices."""
-        self._frames.put(frame_of(message))
+        self._frames.put(frame_of(message, payload))
 
     async def end(self) -> None:
         """Ask the process to end, then end it, with all it has started."""
@@ -211,7 +221,7 @@ class _Process:
             return
         answer = self._answers.get(key)
         if answer is not None and not answer.done():
-            answer.set_result(message)
+            answer.set_result({**message, "payload": payload} if payload else message)
 
     def _died(self, code: int) -> None:
         self.dead = WorkerDied(_obituary(code, self._last_lines), code == _KILLED)

@@ -10,11 +10,13 @@ The frames travel over the worker's standard input and output, which are kept ap
                        {"op": "interrupt", "prompt_id"}          {"op": "free", "unload_models", "free_memory"}
                        {"op": ..., "call": n, ...}               answered by {"reply": n, ...}:
                            "object_info" "validate" "system" "packs" "missing" "budget" "default_workflow"
+                           "pack_routes" "alter_prompt", and "route" {"method", "path", "headers"} + body
     worker -> server   {"ready": true}
                        {"event": name, "data", "prompt_id"}      as ComfyUI's websocket names them, or "sluice...."
                        {"preview": {ids}, "image_type"} + bytes
+                       {"tell": name, "data", "client_id"}       a node pack to the pages, or a number + bytes
                        {"done": prompt_id, "status", "outputs", "meta", "messages", "facts"}
-                       {"reply": n, "result"} or {"reply": n, "error", "type"}
+                       {"reply": n, "result"} or {"reply": n, "error", "type"}, of a route + body
 
 Does not know: what any of it means.
 """

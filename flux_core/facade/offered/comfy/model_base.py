@@ -1,0 +1,84 @@
+"""comfy.model_base: what a MODEL tells about itself. Kinds of models other than FLUX.1 are absent."""
+
+from __future__ import annotations
+
+import enum
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from ....runtime.handles import FluxModel
+from ...offered_modules import NotOffered
+from . import latent_formats, model_sampling
+
+__all__ = ["BaseModel", "Flux", "ModelType"]
+
+
+class ModelType(enum.Enum):
+    EPS = 1
+    V_PREDICTION = 2
+    V_PREDICTION_EDM = 3
+    STABLE_CASCADE = 4
+    EDM = 5
+    FLOW = 6
+    V_PREDICTION_CONTINUOUS = 7
+    FLUX = 8
+    IMG_TO_IMG = 9
+    FLOW_COSMOS = 10
+
+
+class BaseModel:
+    """Behind a MODEL: its sampling and its latents. The network itself is not to be reached from outside."""
+
+    model_type = ModelType.FLUX
+    manual_cast_dtype = None
+    concat_keys = ()
+
+    def __init__(self, handle: FluxModel) -> None:
+        self._handle = handle
+        self.latent_format = latent_formats.Flux()
+        self.model_sampling = model_sampling.sampling_object(handle.sampling)
+        config = handle.weights.config
+        unet = {
+            "image_model": "flux",
+            "in_channels": config.in_channels // 4,
+            "hidden_size": config.hidden,
+            "guidance_embed": config.guidance,
+        }
+        self.model_config = SimpleNamespace(unet_config=unet, sampling_settings={}, latent_format=self.latent_format)
+
+    @property
+    def device(self) -> Any:
+        return self._handle.device
+
+    @property
+    def diffusion_model(self) -> Any:
+        return _Network()
+
+    def get_dtype(self) -> Any:
+        return self._handle.dtype
+
+    def process_latent_in(self, latent: Tensor) -> Tensor:
+        return self.latent_format.process_in(latent)
+
+    def process_latent_out(self, latent: Tensor) -> Tensor:
+        return self.latent_format.process_out(latent)
+
+    def memory_required(self, input_shape: Any) -> int:
+        """Bytes; our manager makes room by itself."""
+        return 0
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        raise NotOffered("The state dict of a model (its weights are streamed)")
+
+
+class Flux(BaseModel):
+    """FLUX.1, the only kind there is here."""
+
+
+class _Network:
+    """Stands for the network; asked for any part of it, it says that there is none to be had."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NotOffered(f"model.diffusion_model.{name} (the network behind a MODEL, whose weights are streamed)")

@@ -1,0 +1,440 @@
+"""comfy.samplers: names and objects of samplers and schedules, and denoising with them on our models.
+
+A SAMPLER of a pack is a function over `model(x, sigma) -> picture`; it runs on our models too, since our own solvers
+know no more of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .....nodes.guiders import SAMPLERS as _SAMPLERS
+from .....nodes.sigmas import SCHEDULERS as _SCHEDULERS
+from ....sampling import sample as engine_sample
+from ....sampling import schedule
+from ....sampling.guider import CFGGuider as EngineGuider
+from ....sampling.sample import Sampler as EngineSampler
+from ...offered_modules import NotOffered
+from . import model_sampling
+
+__all__ = [
+    "CFGGuider",
+    "KSAMPLER",
+    "KSAMPLER_NAMES",
+    "KSampler",
+    "SAMPLER_NAMES",
+    "SCHEDULER_HANDLERS",
+    "SCHEDULER_NAMES",
+    "Sampler",
+    "SchedulerHandler",
+    "beta_scheduler",
+    "calculate_sigmas",
+    "ddim_scheduler",
+    "kl_optimal_scheduler",
+    "ksampler",
+    "linear_quadratic_schedule",
+    "normal_scheduler",
+    "sample",
+    "sampler_object",
+    "simple_scheduler",
+]
+
+SAMPLER_NAMES = list(_SAMPLERS)
+SCHEDULER_NAMES = list(_SCHEDULERS)
+KSAMPLER_NAMES = [name for name in SAMPLER_NAMES if name not in ("ddim", "uni_pc", "uni_pc_bh2")]
+
+
+# -- schedules ---------------------------------------------------------------------------------------------------------
+
+
+def _by_name(name: str, sampling: Any, steps: int, **options: Any) -> Tensor:
+    return schedule.schedule(name, model_sampling.engine_sampling(sampling), steps)
+
+
+def simple_scheduler(model_sampling: Any, steps: int) -> Tensor:
+    return _by_name("simple", model_sampling, steps)
+
+
+def ddim_scheduler(model_sampling: Any, steps: int) -> Tensor:
+    return _by_name("ddim_uniform", model_sampling, steps)
+
+
+def normal_scheduler(model_sampling: Any, steps: int, sgm: bool = False, floor: bool = False) -> Tensor:
+    return _by_name("sgm_uniform" if sgm else "normal", model_sampling, steps)
+
+
+def beta_scheduler(sampling: Any, steps: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
+    return schedule.beta(model_sampling.engine_sampling(sampling), steps, alpha, beta)
+
+
+def linear_quadratic_schedule(
+    sampling: Any, steps: int, threshold_noise: float = 0.025, linear_steps: int | None = None
+) -> Tensor:
+    return schedule.linear_quadratic(model_sampling.engine_sampling(sampling), steps, threshold_noise)
+
+
+def kl_optimal_scheduler(n: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Equal strides in the arc tangent of the level."""
+    share = torch.arange(n, dtype=torch.float) / max(n - 1, 1)
+    angles = share * torch.atan(torch.tensor(sigma_min)) + (1 - share) * torch.atan(torch.tensor(sigma_max))
+    return torch.cat((angles.tan(), torch.zeros(1)))
+
+
+class SchedulerHandler(NamedTuple):
+    handler: Callable[..., Tensor]
+    use_ms: bool = True  # called with (model_sampling, steps), else with (n, sigma_min, sigma_max)
+
+
+SCHEDULER_HANDLERS = {name: SchedulerHandler(partial(_by_name, name)) for name in SCHEDULER_NAMES}
+
+
+def calculate_sigmas(model_sampling: Any, scheduler_name: str, steps: int) -> Tensor:
+    """The levels of a schedule [steps + 1]. Names that packs have added to SCHEDULER_HANDLERS are known."""
+    if scheduler_name not in SCHEDULER_HANDLERS:
+        return _by_name(scheduler_name, model_sampling, steps)  # which says what there is
+    handler = SCHEDULER_HANDLERS[scheduler_name]
+    if handler.use_ms:
+        return handler.handler(model_sampling, steps)
+    bounds = {"sigma_min": float(model_sampling.sigma_min), "sigma_max": float(model_sampling.sigma_max)}
+    return handler.handler(n=steps, **bounds)
+
+
+# -- samplers ----------------------------------------------------------------------------------------------------------
+
+
+class Sampler:
+    """The base of what a SAMPLER wire carries."""
+
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotOffered(f"{type(self).__name__}.sample")
+
+    def max_denoise(self, model_wrap: Any, sigmas: Tensor) -> bool:
+        return bool(sigmas[0] >= float(model_wrap.inner_model.model_sampling.sigma_max))
+
+
+class KSAMPLER(Sampler):
+    """A sampler as a function: sampler_function(model, x, sigmas, extra_args, callback, disable, **extra_options)."""
+
+    def __init__(
+        self,
+        sampler_function: Callable[..., Tensor],
+        extra_options: Mapping[str, Any] | None = None,
+        inpaint_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.sampler_function = sampler_function
+        self.extra_options = dict(extra_options or {})
+        self.inpaint_options = dict(inpaint_options or {})
+
+    def engine_sampler(self) -> Any:
+        """As our engine takes it: one of its own, or the pack's function over our models."""
+        own = self.sampler_function
+        if isinstance(own, _OurSolver) and not self.inpaint_options:
+            return EngineSampler(own.name, {**own.options, **self.extra_options})
+        name = getattr(own, "__name__", type(own).__name__)
+        return _ForeignSampler(name, {}, self)
+
+
+class _OurSolver:
+    """One of our solvers as ComfyUI's sampler functions are called."""
+
+    def __init__(self, sampler: EngineSampler) -> None:
+        self.name, self.options = sampler.name, dict(sampler.options)
+        self.__name__ = f"sample_{sampler.name}"
+
+    def __call__(
+        self,
+        model: Any,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: Mapping[str, Any] | None = None,
+        callback: Any = None,
+        disable: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        given = dict(extra_args or {})
+
+        def on_step(step: int, D: Tensor, x: Tensor) -> None:
+            if callback is not None:
+                callback({"i": step, "denoised": D, "x": x, "sigma": sigmas[step], "sigma_hat": sigmas[step]})
+
+        method = EngineSampler(self.name).method
+        sampling = _sampling_of(model)
+        solved: Tensor = method(
+            _Asked(model, given), x, sigmas, sampling=sampling, seed=int(given.get("seed") or 0), on_step=on_step,
+            **{**self.options, **options},
+        )  # fmt: skip
+        return solved
+
+
+def _sampling_of(model: Any) -> Any:
+    inner = model
+    while not hasattr(inner, "model_sampling") and hasattr(inner, "inner_model"):
+        inner = inner.inner_model
+    return model_sampling.engine_sampling(getattr(inner, "model_sampling", None))
+
+
+class _Asked:
+    """A model of ComfyUI's kind, model(x, sigma [B], **extra_args), as our solvers ask it."""
+
+    def __init__(self, model: Any, extra_args: Mapping[str, Any]) -> None:
+        self.model, self.extra_args = model, extra_args
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        seen: Tensor = self.model(x, x.new_full((x.shape[0],), sigma), **self.extra_args)
+        return seen
+
+    def with_uncond(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        raise NotOffered("A cfg++ sampler inside a pack's own sampler")
+
+
+@dataclass(frozen=True)
+class _ForeignSampler(EngineSampler):
+    """A pack's sampler function where our engine expects a solver."""
+
+    theirs: Any = None
+
+    def __post_init__(self) -> None:
+        """Its name is no solver's of ours."""
+
+    @property
+    def method(self) -> Any:
+        return _ForeignMethod(self.theirs)
+
+
+class _ForeignMethod:
+    """Calls a pack's sampler function as our engine calls a solver."""
+
+    fresh_mask_noise = False
+
+    def __init__(self, sampler: KSAMPLER) -> None:
+        self.sampler = sampler
+
+    def __call__(
+        self, denoise: Any, x: Tensor, sigmas: Any, *, sampling: Any, seed: int, on_step: Any = None, **options: Any
+    ) -> Tensor:
+        levels = [float(level) for level in sigmas]
+        if x.shape[-2:] == (1, 1):  # asked only at which levels it will look: as far as can be told, at each once
+            for level in levels[:-1]:
+                denoise(x, level)
+            return x
+
+        def callback(told: Mapping[str, Any]) -> None:
+            if on_step is not None:
+                on_step(told["i"], told["denoised"], told["x"])
+
+        wrapped = _DenoiserModel(denoise, sampling)
+        extra = {"model_options": {"transformer_options": {}}, "seed": seed, "denoise_mask": None}
+        solved: Tensor = self.sampler.sampler_function(
+            wrapped, x, torch.tensor(levels, device=x.device), extra_args=extra, callback=callback, disable=True,
+            **self.sampler.extra_options,
+        )  # fmt: skip
+        return solved
+
+
+class _DenoiserModel:
+    """Our view of a picture as ComfyUI's samplers ask for it: model(x, sigma [B]) -> picture."""
+
+    def __init__(self, denoise: Any, sampling: Any) -> None:
+        self.denoise = denoise
+        self.model_sampling = model_sampling.sampling_object(sampling)
+        self.inner_model = _Inner(self.model_sampling)
+        self.sigmas: Any = None
+        self.cfg = 1.0
+
+    def __call__(self, x: Tensor, sigma: Any, **extra: Any) -> Tensor:
+        level = float(sigma.flatten()[0]) if isinstance(sigma, Tensor) else float(sigma)
+        return _tensor(self.denoise(x, level))
+
+
+class _Inner:
+    """model.inner_model, model.inner_model.inner_model: packs look there for the levels."""
+
+    cfg = 1.0
+
+    def __init__(self, sampling: Any) -> None:
+        self.model_sampling = sampling
+
+    @property
+    def inner_model(self) -> _Inner:
+        return self
+
+
+def _tensor(value: Any) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
+
+
+def sampler_object(name: str) -> KSAMPLER:
+    """One of ours by its name. Raises InputError for a name there is none of."""
+    return KSAMPLER(_OurSolver(EngineSampler(name)))  # type: ignore[arg-type]
+
+
+def ksampler(sampler_name: str, extra_options: Any = None, inpaint_options: Any = None) -> KSAMPLER:
+    return KSAMPLER(_OurSolver(EngineSampler(sampler_name)), extra_options, inpaint_options)  # type: ignore[arg-type]
+
+
+# -- denoising ---------------------------------------------------------------------------------------------------------
+
+
+class CFGGuider:
+    """A model with a prompt and a negative one. Packs that guide otherwise are told that they cannot."""
+
+    def __init__(self, model_patcher: Any) -> None:
+        self.model_patcher = model_patcher
+        self.model_options = model_patcher.model_options
+        self.original_conds: dict[str, Any] = {}
+        self.cfg = 1.0
+
+    def set_conds(self, positive: Any, negative: Any) -> None:
+        self.inner_set_conds({"positive": positive, "negative": negative})
+
+    def inner_set_conds(self, conds: Mapping[str, Any]) -> None:
+        self.original_conds = dict(conds)
+
+    def set_cfg(self, cfg: float) -> None:
+        self.cfg = cfg
+
+    def engine_guider(self) -> EngineGuider:
+        """As our engine takes it. Raises NotOffered for a guider that computes otherwise than this one."""
+        for name in ("predict_noise", "inner_sample", "outer_sample"):
+            if hasattr(type(self), name):
+                raise NotOffered(f"{type(self).__name__}.{name} (a guider that asks ComfyUI's own network)")
+        positive = self.original_conds.get("positive", [])
+        negative = self.original_conds.get("negative", positive)
+        return EngineGuider(self.model_patcher.handle(), positive, negative, self.cfg)
+
+    def sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        callback: Any = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        """The latent at the last level."""
+        guider = self.engine_guider()
+        return _run(guider, noise, latent_image, sampler, sigmas, denoise_mask, callback, seed)
+
+
+def _run(
+    guider: EngineGuider,
+    noise: Tensor,
+    latent: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    mask: Tensor | None,
+    callback: Any,
+    seed: int | None,
+) -> Tensor:
+    sampler = sampler.engine_sampler() if isinstance(sampler, KSAMPLER) else sampler
+    watch = callback or _report
+    return engine_sample.sample(
+        guider, sampler, sigmas.cpu(), latent, noise, seed=int(seed or 0), noise_mask=mask, callback=watch
+    )[0]
+
+
+def _report(step: int, D: Tensor, x: Tensor, steps: int) -> None:
+    from ...engine import current
+    from ..latent_preview import LatentPreviewer
+
+    current().progress(step + 1, steps, lambda: LatentPreviewer().decode_latent_to_preview(D))
+
+
+def sample(
+    model: Any,
+    noise: Tensor,
+    positive: Any,
+    negative: Any,
+    cfg: float,
+    device: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    model_options: Any = None,
+    latent_image: Tensor | None = None,
+    denoise_mask: Tensor | None = None,
+    callback: Any = None,
+    disable_pbar: bool = False,
+    seed: int | None = None,
+) -> Tensor:
+    """Denoise with a sampler along levels."""
+    latent = torch.zeros_like(noise) if latent_image is None else latent_image
+    guider = EngineGuider(model.handle(), positive, negative, cfg)
+    return _run(guider, noise, latent, sampler, sigmas, denoise_mask, callback, seed)
+
+
+class KSampler:
+    """Sampler and schedule by their names, for so many steps of one model."""
+
+    SAMPLERS = SAMPLER_NAMES
+    SCHEDULERS = SCHEDULER_NAMES
+    DISCARD_PENULTIMATE_SIGMA_SAMPLERS = {"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"}
+
+    def __init__(
+        self,
+        model: Any,
+        steps: int,
+        device: Any = None,
+        sampler: str | None = None,
+        scheduler: str | None = None,
+        denoise: float | None = None,
+        model_options: Any = None,
+    ) -> None:
+        self.model, self.device = model, device
+        self.sampler = sampler or "euler"
+        self.scheduler = scheduler or "simple"
+        self.model_options = model_options or {}
+        self.set_steps(steps, denoise)
+
+    def calculate_sigmas(self, steps: int) -> Tensor:
+        sampling = self.model.get_model_object("model_sampling")
+        if self.scheduler not in SCHEDULER_NAMES and self.scheduler in SCHEDULER_HANDLERS:
+            return calculate_sigmas(sampling, self.scheduler, steps)
+        return schedule.ksampler_schedule(self.sampler, self.scheduler, model_sampling.engine_sampling(sampling), steps)
+
+    def set_steps(self, steps: int, denoise: float | None = None) -> None:
+        """`denoise` below 1 takes the last steps of a longer schedule."""
+        self.steps, self.denoise = steps, denoise
+        if denoise is None or denoise > 0.9999:
+            self.sigmas = self.calculate_sigmas(steps)
+        elif denoise <= 0.0:
+            self.sigmas = torch.FloatTensor([])
+        else:
+            self.sigmas = self.calculate_sigmas(int(steps / denoise))[-(steps + 1) :]
+
+    def sample(
+        self,
+        noise: Tensor,
+        positive: Any,
+        negative: Any,
+        cfg: float,
+        latent_image: Tensor | None = None,
+        start_step: int | None = None,
+        last_step: int | None = None,
+        force_full_denoise: bool = False,
+        denoise_mask: Tensor | None = None,
+        sigmas: Tensor | None = None,
+        callback: Any = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        """The latent after the steps from `start_step` to `last_step`."""
+        levels = self.sigmas if sigmas is None else sigmas
+        end = 10_000 if last_step is None else last_step
+        levels = schedule.between_steps(levels, start_step or 0, end, not force_full_denoise)
+        latent = torch.zeros_like(noise) if latent_image is None else latent_image
+        if len(levels) == 0:
+            return latent
+        sampler = sampler_object(self.sampler)
+        return sample(
+            self.model, noise, positive, negative, cfg, self.device, sampler, levels, self.model_options, latent,
+            denoise_mask, callback, disable_pbar, seed,
+        )  # fmt: skip

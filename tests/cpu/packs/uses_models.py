@@ -1,0 +1,253 @@
+"""A pack that works on models, latents and pictures through ComfyUI's modules, as packs do."""
+
+import comfy.model_management as mm
+import comfy.model_sampling
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import folder_paths
+import latent_preview
+import node_helpers
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io, ui
+from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+
+import nodes
+
+
+class Base:
+    CATEGORY, FUNCTION = "test", "run"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {name: (kind, {}) for name, kind in cls.TAKES.items()}}
+
+
+class Encode(Base):
+    TAKES, RETURN_TYPES = {"clip": "CLIP", "text": "STRING"}, ("CONDITIONING",)
+
+    def run(self, clip, text):
+        tokens = clip.clone().tokenize(text, return_word_ids=True)
+        assert set(tokens) == {"l", "t5xxl"} and len(tokens["t5xxl"][0][0]) == 3
+        cond, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+        assert torch.equal(clip.encode_from_tokens(tokens, return_dict=True)["pooled_output"], pooled)
+        assert torch.equal(clip.encode(text), cond)
+        ((same, values),) = clip.encode_from_tokens_scheduled(tokens, add_dict={"guidance": 1.0})
+        assert torch.equal(same, cond) and values["guidance"] == 1.0
+        changed = node_helpers.conditioning_set_values([[cond, {"pooled_output": pooled}]], {"guidance": 3.5})
+        return (changed,)
+
+
+class Files(Base):
+    """Everything from files, as loaders of packs read them."""
+
+    TAKES, RETURN_TYPES = {}, ("MODEL", "CLIP", "VAE")
+
+    def run(self):
+        def path(kind, part):
+            names = [name for name in folder_paths.get_filename_list(kind) if part in name]
+            return folder_paths.get_full_path_or_raise(kind, names[0])
+
+        model = comfy.sd.load_diffusion_model(path("diffusion_models", "tiny"), model_options={})
+        clips = [path("text_encoders", "clip_l"), path("text_encoders", "t5xxl")]
+        clip = comfy.sd.load_clip(ckpt_paths=clips, clip_type=comfy.sd.CLIPType.FLUX)
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(path("vae", "tiny")))
+        return model, clip, vae
+
+
+class Shift(Base):
+    """The levels of ModelSamplingFlux, set as packs set them."""
+
+    TAKES, RETURN_TYPES = {"model": "MODEL", "mu": "FLOAT"}, ("MODEL",)
+
+    def run(self, model, mu):
+        class Levels(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
+            pass
+
+        assert isinstance(model, ModelPatcher) and model.model.latent_format.latent_channels == 16
+        twin = model.clone()
+        levels = Levels(model.model.model_config)
+        levels.set_parameters(shift=mu)
+        twin.add_object_patch("model_sampling", levels)
+        assert (
+            twin.get_model_object("model_sampling") is levels and model.get_model_object("model_sampling") is not levels
+        )
+        assert twin.is_clone(model) and twin.model_size() > 0 and not hasattr(twin, "something_else")
+        twin.model_options["transformer_options"]["mine"] = 1
+        assert "mine" not in model.model_options["transformer_options"]
+        return (twin,)
+
+
+class Patch(Base):
+    """Sets something that our engine cannot honour."""
+
+    TAKES, RETURN_TYPES = {"model": "MODEL", "how": "STRING"}, ("MODEL",)
+
+    def run(self, model, how):
+        twin = model.clone()
+        getattr(twin, how)(lambda *args: args[0], *(("dit", 1) if how.endswith("replace") else ()))
+        return (twin,)
+
+
+class Sample(Base):
+    TAKES = {"model": "MODEL", "positive": "CONDITIONING", "latent": "LATENT", "way": "STRING"}
+    RETURN_TYPES = ("LATENT",)
+
+    def run(self, model, positive, latent, way):
+        return (getattr(self, way)(model, positive, latent),)
+
+    def common(self, model, positive, latent):
+        return nodes.common_ksampler(model, 7, 3, 1.0, "euler", "simple", positive, positive, latent)[0]
+
+    def node(self, model, positive, latent):
+        node = nodes.NODE_CLASS_MAPPINGS["KSampler"]()
+        return getattr(node, node.FUNCTION)(model, 7, 3, 1.0, "euler", "simple", positive, positive, latent)[0]
+
+    def guider(self, model, positive, latent):
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(positive, positive)
+        noise, sampler = nodes.RandomNoise().get_noise(7)[0], comfy.samplers.sampler_object("euler")
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 3)
+        return SamplerCustomAdvanced().sample(noise, guider, sampler, sigmas, latent)[0]
+
+    def direct(self, model, positive, latent):
+        noise = comfy.sample.prepare_noise(latent["samples"], 7)
+        seen = {}
+        callback = latent_preview.prepare_callback(model, 3, seen)
+        sampler = comfy.samplers.KSampler(model, 3, mm.get_torch_device(), "euler", "simple")
+        done = comfy.sample.sample_custom(
+            model, noise, 1.0, comfy.samplers.KSAMPLER(by_hand, {"twice": False}), sampler.sigmas, positive, positive,
+            latent["samples"], callback=callback, seed=7,
+        )  # fmt: skip
+        assert seen["x0"].shape == done.shape
+        return {"samples": done}
+
+    def wrapped(self, model, positive, latent):
+        """A sampler around one of ours, that looks at every picture on its way."""
+        inner, looked = comfy.samplers.ksampler("euler"), []
+
+        def around(model, x, sigmas, extra_args, callback=None, disable=None, **options):
+            def look(x, sigma, **more):
+                looked.append(float(model.inner_model.inner_model.model_sampling.sigma_max))
+                return model(x, sigma, **more)
+
+            look.inner_model = model.inner_model
+            return inner.sampler_function(
+                look, x, sigmas, extra_args=extra_args, callback=callback, **inner.extra_options
+            )
+
+        noise, sigmas = nodes.RandomNoise().get_noise(7)[0], comfy.samplers.KSampler(model, 3).sigmas
+        guider = nodes.BasicGuider().get_guider(model, positive)[0]
+        done = SamplerCustomAdvanced().sample(noise, guider, comfy.samplers.KSAMPLER(around), sigmas, latent)[0]
+        assert len(looked) == 3
+        return done
+
+
+def by_hand(model, x, sigmas, extra_args=None, callback=None, disable=None, twice=True):
+    """Euler's steps."""
+    assert not twice
+    for i in range(len(sigmas) - 1):
+        denoised = model(x, sigmas[i] * x.new_ones([x.shape[0]]), **extra_args)
+        callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+        x = x + (x - denoised) / sigmas[i] * (sigmas[i + 1] - sigmas[i])
+    return x
+
+
+class Picture(Base):
+    TAKES, RETURN_TYPES = {"vae": "VAE", "latent": "LATENT"}, ("IMAGE",)
+
+    def run(self, vae, latent):
+        picture = vae.decode(latent["samples"])
+        assert torch.equal(nodes.VAEDecode().decode(vae, latent)[0], picture)
+        cropped = vae.vae_encode_crop_pixels(torch.zeros(1, 35, 42, 4))
+        assert cropped.shape == (1, 32, 40, 3) and vae.encode(cropped).shape == (1, 16, 4, 5)
+        assert vae.decode_tiled(latent["samples"], tile_x=8, tile_y=8, overlap=2).shape == picture.shape
+        assert vae.encode_tiled(picture, tile_x=64, tile_y=64, overlap=16).shape == latent["samples"].shape
+        assert (
+            vae.spacial_compression_encode() == 8
+            and vae.latent_channels == 16
+            and not hasattr(vae, "first_stage_model")
+        )
+        return (picture,)
+
+
+class Save(nodes.SaveImage, Base):
+    """Derived from ours."""
+
+    TAKES, RETURN_TYPES, OUTPUT_NODE, FUNCTION = {"images": "IMAGE"}, (), True, "run"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"images": ("IMAGE", {})}}
+
+    def run(self, images):
+        assert self.type == "output" and self.output_dir == folder_paths.get_output_directory()
+        return self.save_images(images, "derived/name")
+
+
+class Tools(Base):
+    """What needs no model: sizes, tiles, state dicts, devices, progress."""
+
+    TAKES, RETURN_TYPES, OUTPUT_NODE = {}, (), True
+
+    def run(self):
+        picture = torch.rand(2, 3, 24, 36)
+        for method in nodes.ImageScale.upscale_methods:
+            assert comfy.utils.common_upscale(picture, 18, 18, method, "center").shape == (2, 3, 18, 18)
+        assert comfy.utils.lanczos(picture, 9, 9).shape == (2, 3, 9, 9)
+        assert comfy.utils.bislerp(picture, 9, 9).shape == (2, 3, 9, 9)
+        bar = comfy.utils.ProgressBar(comfy.utils.get_tiled_scale_steps(36, 24, 16, 16, 4) * 2)
+        double = lambda x: torch.nn.functional.interpolate(x, scale_factor=2)  # noqa: E731
+        big = comfy.utils.tiled_scale(picture, double, 16, 16, 4, upscale_amount=2, pbar=bar)
+        assert torch.allclose(big, double(picture), atol=1e-5) and bar.current == bar.total
+        assert comfy.utils.repeat_to_batch_size(picture, 5).shape[0] == 5
+        assert comfy.utils.resize_to_batch_size(torch.arange(3.0), 6).tolist() == [0, 0, 1, 1, 2, 2]
+        assert comfy.utils.reshape_mask(torch.ones(4, 4), (2, 3, 8, 8)).shape == (2, 3, 8, 8)
+        state = {"a.x": torch.ones(3), "b.y": torch.ones(2, dtype=torch.float16)}
+        assert comfy.utils.calculate_parameters(state) == 5 and comfy.utils.weight_dtype(state) is torch.float32
+        assert set(comfy.utils.state_dict_prefix_replace(dict(state), {"a.": "c."})) == {"c.x", "b.y"}
+        assert set(comfy.utils.state_dict_prefix_replace(dict(state), {"a.": "c."}, filter_keys=True)) == {"c.x"}
+        layer = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        comfy.utils.set_attr(layer, "0.bias", None)
+        assert comfy.utils.get_attr(layer, "0.bias") is None and mm.module_size(layer) == 16
+        comfy.utils.PROGRESS_BAR_ENABLED = False
+        path = folder_paths.get_temp_directory() + "/state.safetensors"
+        comfy.utils.save_torch_file(state, path, metadata={"who": "me"})
+        read, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+        assert set(read) == set(state) and metadata == {"who": "me"}
+        assert mm.get_torch_device().type == mm.text_encoder_device().type == "cpu" and mm.is_device_cpu(
+            torch.device("cpu")
+        )
+        assert (
+            mm.get_free_memory() > 0
+            and mm.total_ram > 0
+            and not mm.xformers_enabled()
+            and not mm.processing_interrupted()
+        )
+        own = ModelPatcher(layer, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device())
+        mm.load_models_gpu([own])
+        mm.soft_empty_cache()
+        assert own.model_dtype() is torch.float32
+        return {"ui": {"done": [True]}}
+
+
+class Invert(io.ComfyNode):
+    """With a schema."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SchemaInvert", inputs=[io.Image.Input("image")], outputs=[io.Image.Output()], is_output_node=True
+        )
+
+    @classmethod
+    def execute(cls, image):
+        return io.NodeOutput(1 - image, ui=ui.PreviewImage(1 - image, cls=cls))
+
+
+NODE_CLASS_MAPPINGS = {
+    "PackEncode": Encode, "PackFiles": Files, "PackShift": Shift, "PackPatch": Patch, "PackSample": Sample,
+    "PackPicture": Picture, "PackSave": Save, "PackTools": Tools, "SchemaInvert": Invert,
+}  # fmt: skip

@@ -1,0 +1,173 @@
+"""Node packs on our models: what they compute through ComfyUI's modules is what our own nodes compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from doubles.simulated import SimulatedMemory
+from sluice.flux_core.facade import engine as around
+from sluice.flux_core.graph.execute import Executor, Result
+from sluice.flux_core.graph.validate import validate
+from sluice.flux_core.io.folders import standard_folders
+from sluice.flux_core.memory.manager import Manager
+from sluice.flux_core.runtime.runtime import Runtime
+from sluice.flux_core.runtime.settings import Settings
+from sluice.flux_core.worker.node_packs import Engine, NodePacks
+from sluice.flux_core.worker.registry import standalone_tables
+from sluice.nodes.host import Host
+
+CPU = torch.device("cpu")
+MiB = 1 << 20
+WORKSPACE, TIGHT, FOR_PICTURES = 128 * MiB, 6 * MiB, 300 * MiB
+PACKS = Path(__file__).parent / "packs"
+Prompt = dict[str, Any]
+LATENT = {"class_type": "EmptySD3LatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}}
+
+
+class Show:
+    """Keeps what it is given."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "test", "show", (), True
+    seen: list[Any] = []
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Any:
+        return {"required": {"value": ("*", {})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types: Any) -> bool:
+        return True
+
+    def show(self, value: Any) -> Any:
+        self.seen.append(value)
+        return {}
+
+
+class House:
+    """The program with the pack in it. `run` gives what the nodes named in `shown` put out, in that order."""
+
+    def __init__(self, base: Path, managed: bool) -> None:
+        folders = standard_folders(base)
+        folders.temp.mkdir()
+        self.runtime = Runtime(Settings.parse("cpu", "fp32", *(("auto", "1G") if managed else ("off", "auto"))))
+        self.memory = SimulatedMemory(1 << 40)
+        if managed:  # weights are streamed: there is room for what computing takes, and for few of them
+            manager = self.runtime.managers[CPU] = Manager(CPU, self.runtime.budget, None, self.runtime.events.emit)
+            manager.memory = self.memory
+            self.memory.budget = WORKSPACE + TIGHT
+        host = Host(folders, make_runtime=lambda: self.runtime)
+        classes, titles = standalone_tables(host)
+        classes["Show"] = Show
+        self.folders, self.classes = folders, classes
+        self.executor = Executor(classes, around=torch.inference_mode)
+        self.packs = NodePacks(Engine(host, folders, classes, titles, self.executor))
+        self.packs.load([PACKS])
+
+    def result(self, prompt: Prompt) -> Result:
+        found = validate(prompt, self.classes)
+        assert not found.problems
+        return self.executor.execute(found.prompt, "1", {}, found.outputs)
+
+    def run(self, prompt: Prompt, *shown: str) -> list[Any]:
+        Show.seen = []
+        showing = {f"show{name}": {"class_type": "Show", "inputs": {"value": [name, 0]}} for name in shown}
+        result = self.result({**prompt, **showing})
+        if result.exception is not None:
+            raise result.exception
+        return list(Show.seen)
+
+
+@pytest.fixture(params=[False, True], ids=["loaded", "streamed"])
+def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
+    built = House(tmp_path, request.param)
+    yield built
+    built.packs.isolation.remove()
+    around.forget()
+
+
+def loaders() -> Prompt:
+    names = {"unet_name": "sluice-tiny.safetensors", "weight_dtype": "default"}
+    clips = {"clip_name1": "sluice-tiny-clip_l.safetensors", "clip_name2": "sluice-tiny-t5xxl.safetensors"}
+    return {
+        "model": {"class_type": "UNETLoader", "inputs": names},
+        "clip": {"class_type": "DualCLIPLoader", "inputs": {**clips, "type": "flux"}},
+        "vae": {"class_type": "VAELoader", "inputs": {"vae_name": "sluice-tiny-ae.safetensors"}},
+        "latent": LATENT,
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["clip", 0], "text": "a (red:1.2) circle"}},
+        "guided": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["text", 0], "guidance": 3.5}},
+        "sampled": sampling("model"),
+    }
+
+
+def sampling(model: str) -> Prompt:
+    numbers = {"seed": 7, "steps": 3, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    links = {"positive": ["guided", 0], "negative": ["guided", 0], "latent_image": ["latent", 0]}
+    return {"class_type": "KSampler", "inputs": {"model": [model, 0], **numbers, **links}}
+
+
+def test_the_pack_loads_whole(house: House) -> None:
+    (pack,) = house.packs.packs
+    assert pack["error"] is None and pack["left_out"] == {} and len(pack["nodes"]) == 9
+
+
+def test_prompts_are_encoded_alike(house: House) -> None:
+    prompt = loaders()
+    prompt["theirs"] = {"class_type": "PackEncode", "inputs": {"clip": ["clip", 0], "text": "a (red:1.2) circle"}}
+    ours, theirs = house.run(prompt, "guided", "theirs")
+    assert torch.equal(ours[0][0], theirs[0][0]) and ours[0][1]["guidance"] == theirs[0][1]["guidance"]
+    assert torch.equal(ours[0][1]["pooled_output"], theirs[0][1]["pooled_output"])
+
+
+@pytest.mark.parametrize("way", ["common", "node", "guider", "direct", "wrapped"])
+def test_every_way_of_sampling_gives_the_same_latent(house: House, way: str) -> None:
+    prompt = loaders()
+    inputs = {"model": ["model", 0], "positive": ["guided", 0], "latent": ["latent", 0], "way": way}
+    prompt["theirs"] = {"class_type": "PackSample", "inputs": inputs}
+    ours, theirs = house.run(prompt, "sampled", "theirs")
+    torch.testing.assert_close(theirs["samples"], ours["samples"], atol=0 if way != "direct" else 1e-5, rtol=0)
+
+
+def test_models_of_a_packs_loader_run_on_our_nodes(house: House) -> None:
+    house.memory.budget = FOR_PICTURES
+    prompt = loaders()
+    prompt["files"] = {"class_type": "PackFiles", "inputs": {}}
+    prompt["theirs"] = sampling("files")
+    decode = {"class_type": "VAEDecode", "inputs": {"samples": ["sampled", 0], "vae": ["files", 2]}}
+    prompt |= {"theirs_decoded": decode, "decoded": {**decode, "inputs": {**decode["inputs"], "vae": ["vae", 0]}}}
+    ours, theirs, decoded, theirs_decoded = house.run(prompt, "sampled", "theirs", "decoded", "theirs_decoded")
+    assert torch.equal(ours["samples"], theirs["samples"]) and torch.equal(decoded, theirs_decoded)
+
+
+def test_what_a_pack_sets_on_a_model_is_taken_over_or_refused_by_name(house: House) -> None:
+    prompt = loaders()
+    size = {"max_shift": 0.9, "base_shift": 0.5, "width": 1024, "height": 1024}
+    prompt["shifted"] = {"class_type": "ModelSamplingFlux", "inputs": {"model": ["model", 0], **size}}
+    prompt["theirs"] = {"class_type": "PackShift", "inputs": {"model": ["model", 0], "mu": 0.9}}
+    prompt |= {"a": sampling("shifted"), "b": sampling("theirs")}
+    plain, ours, theirs = house.run(prompt, "sampled", "a", "b")
+    assert torch.equal(ours["samples"], theirs["samples"]) and not torch.equal(plain["samples"], ours["samples"])
+    for how in ("set_model_unet_function_wrapper", "set_model_attn1_replace", "set_model_sampler_post_cfg_function"):
+        patched = {**loaders(), "theirs": {"class_type": "PackPatch", "inputs": {"model": ["model", 0], "how": how}}}
+        with pytest.raises(Exception, match="cannot reach a model of Sluice"):
+            house.run({**patched, "b": sampling("theirs")}, "b")
+
+
+def test_pictures_are_decoded_and_saved_alike(house: House) -> None:
+    house.memory.budget = FOR_PICTURES
+    prompt = loaders()
+    prompt["ours"] = {"class_type": "VAEDecode", "inputs": {"samples": ["sampled", 0], "vae": ["vae", 0]}}
+    prompt["theirs"] = {"class_type": "PackPicture", "inputs": {"latent": ["sampled", 0], "vae": ["vae", 0]}}
+    prompt["saved"] = {"class_type": "PackSave", "inputs": {"images": ["theirs", 0]}}
+    prompt["inverted"] = {"class_type": "SchemaInvert", "inputs": {"image": ["ours", 0]}}
+    ours, theirs, inverted = house.run(prompt, "ours", "theirs", "inverted")
+    assert torch.equal(ours, theirs) and torch.equal(1 - ours, inverted)
+    assert (house.folders.output / "derived" / "name_00001_.png").is_file()
+    assert list(house.folders.temp.glob("*.png"))
+
+
+def test_tools_that_need_no_model(house: House) -> None:
+    assert house.result({"1": {"class_type": "PackTools", "inputs": {}}}).outputs == {"1": {"done": [True]}}

@@ -1,3 +1,0 @@
-import folder_paths  # noqa: F401
-
-NODE_CLASS_MAPPINGS = {}

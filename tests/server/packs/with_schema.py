@@ -1,0 +1,66 @@
+"""A pack whose nodes have schemas."""
+
+from comfy_api.latest import ComfyExtension, io, ui
+
+
+class Join(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SchemaJoin",
+            display_name="Join",
+            category="test",
+            description="Joins.",
+            inputs=[
+                io.String.Input("first", default="a", multiline=True),
+                io.Combo.Input("by", options=["-", "+"], default="+"),
+                io.Int.Input("times", default=2, min=1, max=9, display_mode=io.NumberDisplay.slider, optional=True),
+                io.MultiType.Input(io.Float.Input("share", default=0.5), [io.Int], tooltip="A number."),
+                io.Custom("MINE").Input("mine", optional=True),
+            ],
+            outputs=[io.String.Output(display_name="joined"), io.Boolean.Output()],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, times):
+        return "seven is too many" if times == 7 else True
+
+    @classmethod
+    def execute(cls, first, by, share, times=2, mine=None):
+        return io.NodeOutput(f"{by.join([first] * times)} {share} {cls.hidden.unique_id}", mine is None)
+
+
+class ShowText(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SchemaShow",
+            inputs=[io.AnyType.Input("value")],
+            outputs=[],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    async def execute(cls, value):
+        return io.NodeOutput(ui=ui.PreviewText(str(value)))
+
+
+class Stop(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="SchemaStop", inputs=[], outputs=[io.String.Output()])
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput(block_execution="not today")
+
+
+class Pack(ComfyExtension):
+    async def get_node_list(self):
+        return [Join, ShowText, Stop]
+
+
+async def comfy_entrypoint():
+    return Pack()
