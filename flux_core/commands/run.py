@@ -222,11 +222,15 @@ def _new_runtime(args: argparse.Namespace) -> Runtime:
     """What models are loaded into. Raises InputError for a device or a size that cannot be."""
     with first_import():
         from ..runtime import handles  # noqa: F401
+        from ..runtime.device_notice import budget_problem, device_notice
         from ..runtime.runtime import Runtime
 
     runtime = Runtime(Settings.parse(args.device, args.dtype, args.vram, args.ram))
     if not args.json:
         runtime.events.listen(_tell_memory)
+        notice = device_notice(runtime)
+        told = [notice["text"], notice["warning"], budget_problem(runtime, runtime.budget)]
+        print(*filter(None, told), sep="\n", file=sys.stderr)
     return runtime
 
 

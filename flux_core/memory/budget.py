@@ -34,6 +34,10 @@ def format_size(nbytes: float) -> str:
     return f"{nbytes / GiB:.2f} GiB" if abs(nbytes) >= GiB else f"{nbytes / MiB:.0f} MiB"
 
 
+def format_seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+
+
 @dataclass(frozen=True)
 class Allowed:
     """What may be used of a device's memory and of RAM. None: as much as is free. `managed` False: no budget at all."""

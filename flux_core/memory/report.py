@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .budget import format_size
+from .budget import format_seconds, format_size
 from .plan import Plan
 from .workload import COMPUTE_BOUND, DISK, PAGEABLE, PINNED, RESIDENT
 
@@ -34,6 +34,11 @@ class Events:
         """Call `listener` with every event from now on. Returns the function that ends this."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    @property
+    def heard(self) -> bool:
+        """Whether somebody listens."""
+        return bool(self._listeners)
 
     def emit(self, event: Event) -> None:
         """Call every listener, in the thread that computes."""
@@ -141,17 +146,21 @@ class JobReport:
         plan, homes = self.plan, self.plan.homes
         parts = [
             f"resident {homes.count(RESIDENT)}/{len(homes)} ({format_size(plan.resident_bytes)})",
-            f"stream {plan.streamed_bytes / 1e9:.2f} GB/step",
-            f"ring {plan.slots}x{format_size(plan.slot_bytes)}",
         ]
+        if plan.slots:
+            parts.append(f"stream {format_size(plan.streamed_bytes)}/step")
+            parts.append(f"ring {plan.slots}x{format_size(plan.slot_bytes)}")
         if plan.machine.link is not None:
             in_ram = sum(u.nbytes for u, home in zip(plan.units, homes, strict=True) if home in (PINNED, PAGEABLE))
             pinned = sum(u.nbytes for u, home in zip(plan.units, homes, strict=True) if home == PINNED)
             parts.append(f"RAM {format_size(in_ram)} (pinned {format_size(pinned)})")
-        parts.append(f"disk {plan.disk_bytes / 1e9:.2f} GB/step")
-        parts.append(f"predicted {plan.seconds:.2f} s ({plan.bound})")
+        if plan.slots:
+            parts.append(f"disk {format_size(plan.disk_bytes)}/step")
+        parts.append(f"predicted {format_seconds(plan.seconds)} ({plan.bound})")
         if self.actual is not None:
-            parts.append(f"actual {self.actual:.2f} s · stall {self.stall:.2f} s")
+            parts.append(f"actual {format_seconds(self.actual)}")
+            if plan.slots:
+                parts.append(f"stall {format_seconds(self.stall)}")
         parts.append(f"peak {format_size(self.peak)} of {format_size(self.limit)}")
         return f"{self.label}: " + " · ".join(parts)
 
@@ -160,12 +169,12 @@ class JobReport:
         actual, plan = self.actual, self.plan
         if actual is None or len(self.steps) < 2 or actual <= max(LATE * plan.seconds, plan.seconds + LATE_SECONDS):
             return None
-        late = f"{self.label}: {actual:.2f} s a step where {plan.seconds:.2f} s were predicted. "
+        late = f"{self.label}: {format_seconds(actual)} a step where {format_seconds(plan.seconds)} were predicted. "
         unseen = plan.machine.link is not None and plan.bound != COMPUTE_BOUND  # kernels wait there, not the host
         if unseen or self.stall > (actual - plan.seconds) / 2:
             what = "disk" if DISK in plan.homes or plan.machine.link is None else "link"
-            rate = plan.streamed_bytes / actual / 1e9
-            return late + f"Weights came late: the {what} gave {rate:.2f} GB/s. Other programs may be using it."
+            rate = plan.streamed_bytes / actual
+            return late + f"Weights came late: the {what} gave {format_size(rate)}/s. Other programs may be using it."
         return late + "Weights came in time, the arithmetic was slower: other programs may be using the processor."
 
     def close(self) -> None:

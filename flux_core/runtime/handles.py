@@ -45,6 +45,7 @@ from ..sampling.schedule import Sampling, default_sampling
 from .autoencoder import ManagedAutoencoder, Way
 from .device import total_bytes
 from .encoder import ManagedEncoder
+from .loaded_whole import ReportedEncoder, reported_flux
 from .runtime import Runtime
 from .sound import unsound
 from .weights import AutoencoderWeights, ClipWeights, FluxWeights, T5Weights
@@ -99,7 +100,12 @@ class FluxModel:
         self._check_room(*run.shape)
         manager = self.runtime.manager(self.device, self.weights.nbytes)
         if manager is None:
-            yield adapted(self.weights.module(self.device, self.dtype), self.loras, self.device, self.dtype)
+            module = adapted(self.weights.module(self.device, self.dtype), self.loras, self.device, self.dtype)
+            if not self.runtime.events.heard:
+                yield module
+                return
+            with reported_flux(module, self.runtime, self.weights.tensors, run, self.dtype) as network:
+                yield network
             return
         managed = self.weights.managed(manager, self.dtype)
         _make_way(manager, self.loras, self.device, self.dtype)
@@ -172,7 +178,11 @@ class TextEncoders:
         manager, dtype = self.runtime.manager(self.device, weights.nbytes), self.runtime.text_dtype
         if manager is not None:
             return _Managed(weights.managed(manager, dtype), loras, self.device, dtype)
-        return adapted(weights.module(self.device, dtype), loras, self.device, dtype)
+        module = adapted(weights.module(self.device, dtype), loras, self.device, dtype)
+        if not self.runtime.events.heard:
+            return module
+        label = "CLIP-L" if weights is self.clip_weights else "T5"
+        return ReportedEncoder(label, module, self.runtime, self.device, weights.tensors, dtype)
 
     def embeddings(self, encoder: str) -> Lookup | None:
         return lookup(self.embedding_folders, encoder) if self.embedding_folders else None

@@ -66,7 +66,7 @@ class ManagedFlux:
     @contextmanager
     def opened(self, run: Run, uses: Sequence[LoraUse] = ()) -> Iterator[Network]:
         """The network with the LoRAs of `uses`, ready for one run. Raises BudgetTooSmall."""
-        job = _job_of(run, self.dtype)
+        job = job_of(run, self.dtype)
         module = adapted(self.module, uses, self.manager.device, self.dtype)
         network = _Network(self, module, uses, job, heaviest_inputs(run, self.dtype))
         self.blocks.reserve_scratch()
@@ -276,7 +276,8 @@ def heaviest_inputs(run: Run, dtype: torch.dtype) -> DenoiserInputs:
     return map_tensors(heaviest, shape_of)
 
 
-def _job_of(run: Run, dtype: torch.dtype) -> Job:
+def job_of(run: Run, dtype: torch.dtype) -> Job:
+    """What one step of a run has to do."""
     batch, _, height, width = run.shape
     text = max((condition.context.shape[1] for condition in run.conditions), default=TEXT_TOKENS)
     references = max((_tokens(condition.references) for condition in run.conditions), default=0)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cancel import cancellable
-from ..errors import SluiceError
+from ..errors import InputError, SluiceError
 from ..graph.execute import Executor, Result
 from ..graph.flatten import to_prompt
 from ..graph.object_info import object_info
@@ -162,9 +162,12 @@ class Worker:
         from PIL import Image
 
         from ..runtime import handles  # noqa: F401
+        from ..runtime.device_notice import device_notice
 
         Image.init()
-        _ = self.host.runtime
+        notice = device_notice(self.host.runtime)
+        print(*(notice[key] for key in ("text", "warning") if notice[key]), sep="\n", file=sys.stderr)
+        self.channel.send({"event": "sluice.device", "data": notice})
 
     def _run(self, job: Message) -> None:
         self.measure = Measure()
@@ -348,10 +351,16 @@ class Worker:
         """{"vram"?, "ram"?}: what models may use from their next step on. Sizes as on the command line, or bytes."""
         if not self._can_compute():
             return {}
+        from ..runtime.device_notice import budget_problem
+
         runtime = self.host.runtime
         given = {key: str(message[key]) for key in ("vram", "ram") if key in message}
         if given:
-            runtime.budget = Allowed.parse(**(runtime.budget.words | given))
+            allowed = Allowed.parse(**(runtime.budget.words | given))
+            problem = budget_problem(runtime, allowed)
+            if problem:
+                raise InputError(problem)
+            runtime.budget = allowed
             self.jobs.put({"op": "fit"})
         return runtime.budget.words
 

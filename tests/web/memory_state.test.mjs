@@ -54,10 +54,11 @@ test("the tally accounts for every unit and every byte, in classes that have a n
   assert.equal(sum("bytes"), UNITS.reduce((total, unit) => total + unit.bytes, 0));
 });
 
-test("the parts of the budget sum up to the predicted peak, and everything fits in the bar", () => {
-  for (const peak of [null, PLANNED.plan.peak_bytes, 2 * PLANNED.limit_bytes]) {
-    const { planned, whole } = spending({ plan: PLANNED.plan, limit: PLANNED.limit_bytes, peak });
+test("the parts of the budget sum up to the peak, and everything fits in the bar", () => {
+  for (const peak of [null, 1000, PLANNED.plan.peak_bytes, 2 * PLANNED.limit_bytes]) {
+    const { parts, planned, whole } = spending({ plan: PLANNED.plan, limit: PLANNED.limit_bytes, peak });
     assert.ok(Math.abs(planned - PLANNED.plan.peak_bytes) < 1e-3 * planned);
+    assert.equal(parts.reduce((sum, part) => sum + part.bytes, 0), peak ?? planned);
     assert.ok(Math.max(planned, peak ?? 0, PLANNED.limit_bytes) <= whole);
   }
 });
@@ -102,8 +103,27 @@ test("a pass is worth a warning, with its cause, only when it took a quarter lon
 });
 
 test("what is freed is not shown any more; a model without a plan, and what is not ours, changes no map", () => {
-  assert.equal(after(replay(RUN), "sluice.memory.freed", {}), EMPTY);
+  assert.deepEqual(after(replay(RUN), "sluice.memory.freed", {}), EMPTY);
   assert.deepEqual(after(EMPTY, "sluice.memory.step", { model: "x", step: 1 }).models, []);
   assert.equal(after(EMPTY, "sluice.memory.at", { model: "x", units: [1] }), EMPTY);
   assert.equal(after(EMPTY, "progress", {}), EMPTY);
+});
+
+test("figures of a run do not outlive what they were measured under", () => {
+  const done = replay(RUN);
+  assert.equal(after(done, "sluice.memory.plan", PLANNED).models[0].peak, null, "a new run has no peak yet");
+  const changed = after(done, "sluice.budget", { vram: "auto", ram: "2G" });
+  assert.ok(changed.models[0].stale && !changed.steps.length && !changed.pace);
+  assert.ok(!after(changed, "sluice.memory.plan", PLANNED).models[0].stale);
+  const running = replay(RUN.slice(0, RUN.findIndex(({ event }) => event === "sluice.memory.at") + 1));
+  for (const end of ["execution_interrupted", "execution_error", "execution_start"]) {
+    const ended = after({ ...running, pace: { step: 3, steps: 400 } }, end, {});
+    assert.deepEqual([ended.pace, ended.models[0].moving], [null, []], end);
+  }
+});
+
+test("the device is known whatever happens to models", () => {
+  const device = { name: "CPU", type: "cpu", dtype: "float32", total_bytes: 1 };
+  const state = after(replay(RUN), "sluice.device", device);
+  assert.deepEqual(after(state, "sluice.memory.freed", {}), { ...EMPTY, device });
 });

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ WINDOWS = pytest.mark.parametrize(("size", "palette"), [("1440x900", "dark"), ("
 
 @WINDOWS
 def test_errors_are_told_on_the_page_in_the_terminal_and_in_the_log_panel(
-    server: Any, scene: Any, size: str, palette: str
+    serving: Any, scene: Any, tmp_path: Path, size: str, palette: str
 ) -> None:
-    seen = scene("errors.mjs", server.url, size, palette)
+    with serving(tmp_path, "--ram", "100M") as server:
+        seen = scene("errors.mjs", server.url, size, palette)
     for told in (seen["logs"], "".join(server.lines)):
         assert 'The job failed in node 5 "Prompt" (CLIPTextEncode): T5' in told and "the budget is 100 MiB" in told
         assert "A workflow was not queued: " in told and "'nonsense' is not available" in told
@@ -30,3 +32,16 @@ def test_each_tab_shows_its_own_panel_however_often_they_are_changed(
     server: Any, scene: Any, size: str, palette: str
 ) -> None:
     scene("tabs.mjs", server.url, size, palette)
+
+
+@WINDOWS
+def test_the_memory_tab_tells_of_every_model_and_budgets_are_answered_and_kept(
+    serving: Any, scene: Any, tmp_path: Path, size: str, palette: str
+) -> None:
+    with serving(tmp_path) as server:
+        seen = scene("memory.mjs", server.url, size, palette)
+        assert any(line.startswith("Computes on ") and "float" in line for line in server.lines)
+    assert seen["models"] == ["transformer", "CLIP-L", "T5"] and all("–" not in figure for figure in seen["figures"])
+    with serving(tmp_path) as server:
+        assert any("Memory as set in the page: VRAM auto, RAM 3G" in line for line in server.lines)
+        assert scene("budget.mjs", server.url, size, palette) == {"ram": "3G", "elsewhere": []}

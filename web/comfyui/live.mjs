@@ -42,10 +42,11 @@ export const stopping = watched(false);
 /** Begin to listen. Events that came before are caught up on. Whether a server of our own answers, not ComfyUI. */
 export async function start() {
   server.listen(EVENTS, (data, event) => memory.set(after(memory.value, event, data)));
+  server.listen(["sluice.budget"], budget.set);
   server.listen(["sluice.stopping"], () => stopping.set(true));
   server.listen(ENDINGS, () => stopping.set(false));
   const known = await server.memory();
-  if (known && memory.value === EMPTY) {
+  if (known && !memory.value.models.length) {
     for (const event of EVENTS.filter((name) => known[name])) memory.set(after(memory.value, event, known[event]));
   }
   return known !== null;

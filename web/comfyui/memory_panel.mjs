@@ -5,7 +5,7 @@ import { budgetForm } from "./budget_form.mjs";
 import { element, oncePerFrame, shape } from "./dom.mjs";
 import { bytes, plural, seconds } from "./format.mjs";
 import { memory, missing, problem, stopping } from "./live.mjs";
-import { EMPTY, memoryName, spending, verdict } from "./memory_state.mjs";
+import { memoryName, spending, verdict } from "./memory_state.mjs";
 import { missingList } from "./missing.mjs";
 import { problemCard } from "./problem.mjs";
 import { residencyMap } from "./residency_map.mjs";
@@ -19,7 +19,8 @@ export function memoryPanel(root) {
   const draw = oncePerFrame(() => {
     const state = memory.value;
     lacking.replaceChildren(...problemCard(problem.value), ...missingList(missing.value));
-    live.replaceChildren(...(state === EMPTY ? [nothingYet()] : [stepCard(state), ...state.models.slice(0, 1).map(budgetCard)]));
+    const run = state.models.length || state.pace ? [stepCard(state), ...state.models.slice(0, 1).map(budgetCard)] : [nothingYet()];
+    live.replaceChildren(...deviceCard(state.device), ...run);
     maps.replaceChildren(...state.models.map(modelCard));
   });
   root.classList.add("sluice-panel");
@@ -42,6 +43,19 @@ function nothingYet() {
     { class: "sluice-empty" },
     "No model is in memory yet. Press Run: its map appears here, with the time a step should take before the first one is done.",
   );
+}
+
+/** What computes, in which numbers, with how much memory. */
+function deviceCard(device) {
+  if (!device) return [];
+  return [
+    card(
+      device.name,
+      device.dtype,
+      element("p", { class: "sluice-quiet" }, `${bytes(device.total_bytes)} of ${device.type === "cpu" ? "RAM" : "VRAM"}`),
+      device.warning && element("p", { class: "sluice-verdict sluice-warning" }, device.warning),
+    ),
+  ];
 }
 
 function card(title, beside, ...children) {
@@ -98,11 +112,11 @@ function chart(steps, predicted) {
   );
 }
 
-function budgetCard({ plan, limit, peak }) {
+function budgetCard({ plan, limit, peak, stale }) {
   const spent = spending({ plan, limit, peak });
   return card(
     "Budget",
-    peak === null ? "predicted peak" : "measured peak",
+    stale ? "last run, before the change" : peak === null ? "predicted peak" : "measured peak",
     meter(memoryName(plan), peak ?? spent.planned, spent),
     element("p", { class: "sluice-quiet" }, traffic(plan)),
   );
@@ -152,5 +166,6 @@ function meter(name, used, { parts, limit, whole, peak }) {
 
 function modelCard({ model, plan, moving }) {
   const total = plan.units.reduce((sum, unit) => sum + unit.bytes, 0);
-  return card(model, `${plural(plan.units.length, "unit")} · ${bytes(total)}`, residencyMap(plan.units, moving));
+  const file = plan.model && plan.model !== model ? `${model} · ${plan.model}` : model;
+  return card(file, `${plural(plan.units.length, "unit")} · ${bytes(total)}`, residencyMap(plan.units, moving));
 }

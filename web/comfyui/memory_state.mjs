@@ -7,13 +7,16 @@
 //   sluice.memory.step    one pass through the model: {model, step, seconds, predicted_seconds, waited_seconds, homes}
 //   sluice.memory.job     the model has done its work: {model, plan, limit_bytes, peak_bytes, stall_seconds, warning}
 //   sluice.memory.freed   nothing is in memory any more: {}
+//   sluice.device         what is computed on: {name, type, dtype, total_bytes, free_bytes, ram_bytes, text, warning}
+//   sluice.budget         the budgets have been changed: {vram, ram}
 //   sluice.step           a node's step, of which each may be several passes: {step, steps, seconds_per_step, seconds_left}
 //
 // All sizes are bytes, all times seconds.
 
 const RUN_EVENTS = ["sluice.memory.plan", "sluice.memory.at", "sluice.memory.step", "sluice.memory.job", "sluice.memory.freed"];
-export const EVENTS = [...RUN_EVENTS, "sluice.step"];
-export const EMPTY = Object.freeze({ models: Object.freeze([]), steps: Object.freeze([]), pace: null });
+const ENDS = ["execution_start", "execution_interrupted", "execution_error"]; // what the figures of a run end with
+export const EVENTS = [...RUN_EVENTS, "sluice.step", "sluice.device", "sluice.budget", ...ENDS];
+export const EMPTY = Object.freeze({ models: Object.freeze([]), steps: Object.freeze([]), pace: null, device: null });
 export const CLASSES = Object.freeze({
   V: "resident",
   P: "streamed from pinned RAM",
@@ -26,14 +29,15 @@ const COLUMNS = 19;
 const LATE = 1.25, LATE_SECONDS = 0.1; // over what was predicted, from which it is worth a word: the core's own measure
 
 /**
- * The state after one event: `models` as {model, plan, limit, peak, warning, moving}, the one that ran last first;
- * `steps`, its passes so far; `pace`, how the node comes along that runs it.
+ * The state after one event: `models` as {model, plan, limit, peak, warning, moving, stale}, the one that ran last
+ * first; `steps`, its passes so far; `pace`, how the node comes along that runs it; `device`, what computes. Figures of
+ * a run under budgets that do not hold any more are `stale`.
  */
 export function after(state, event, data) {
   switch (event) {
     case "sluice.memory.plan": {
       const steps = state.models[0]?.model === data.model && !state.models[0].done ? state.steps : [];
-      return { ...inFront(state, data.model, { plan: data.plan, limit: data.limit_bytes, moving: [], done: false }), steps };
+      return { ...inFront(state, data.model, { ...FRESH, plan: data.plan, limit: data.limit_bytes, peak: null }), steps };
     }
     case "sluice.memory.at":
       return inFront(state, data.model, { moving: data.units });
@@ -41,16 +45,26 @@ export function after(state, event, data) {
       return withStep(state, data);
     case "sluice.memory.job":
       return inFront(state, data.model, {
-        plan: data.plan, limit: data.limit_bytes, peak: data.peak_bytes, warning: data.warning, moving: [], done: true,
+        ...FRESH, plan: data.plan, limit: data.limit_bytes, peak: data.peak_bytes, warning: data.warning, done: true,
       });
     case "sluice.memory.freed":
-      return EMPTY;
+      return { ...EMPTY, device: state.device };
+    case "sluice.device":
+      return { ...state, device: data };
+    case "sluice.budget":
+      return { ...state, models: state.models.map((one) => ({ ...one, stale: true })), steps: [], pace: null };
+    case "execution_start":
+    case "execution_interrupted":
+    case "execution_error":
+      return { ...state, models: state.models.map((one) => ({ ...one, moving: [] })), pace: null };
     case "sluice.step":
       return { ...state, pace: data };
     default:
       return state;
   }
 }
+
+const FRESH = { warning: null, moving: [], done: false, stale: false }; // what a new plan says nothing of
 
 /** The state with news of a model, which comes to the front. Of a model without a plan nothing can be shown. */
 function inFront(state, model, news) {
@@ -68,16 +82,33 @@ function withStep(state, data) {
   return { ...next, steps: [...steps, data].slice(-REMEMBERED_STEPS) };
 }
 
-/** How the budget is spent: parts {what, bytes} that sum up to the predicted peak; the measured one, if it is known. */
+const WORKING = ["activations", "workspace"]; // what is known after a run, as the rest of what was measured
+
+/** How the budget is spent: parts {what, bytes} that sum up to the measured peak, or to the predicted one before it. */
 export function spending({ plan, limit, peak }) {
-  const parts = [
+  const weights = [
     { what: "resident weights", bytes: plan.resident_bytes },
     { what: `ring (${plan.ring.slots} slots)`, bytes: plan.ring.slots * plan.ring.slot_bytes },
-    ...Object.entries(plan.fixed).map(([what, bytes]) => ({ what, bytes })),
-  ].filter((part) => part.bytes > 0);
-  const planned = parts.reduce((sum, part) => sum + part.bytes, 0);
+  ];
+  const fixed = Object.entries(plan.fixed).map(([what, bytes]) => ({ what, bytes }));
+  const planned = total([...weights, ...fixed]);
+  const parts = (peak === null ? [...weights, ...fixed] : measured(weights, fixed, peak)).filter((part) => part.bytes > 0);
   return { parts, planned, peak, limit, whole: Math.max(limit, planned, peak ?? 0) };
 }
+
+/** The same parts as far as they are certain; activations are what is left of the peak, and what exceeds it is cut. */
+function measured(weights, fixed, peak) {
+  const certain = [...weights, ...fixed.filter(({ what }) => !WORKING.includes(what))];
+  let left = peak;
+  const parts = certain.map(({ what, bytes }) => {
+    const seen = Math.min(bytes, left);
+    left -= seen;
+    return { what, bytes: seen };
+  });
+  return [...parts, { what: "activations", bytes: left }];
+}
+
+const total = (parts) => parts.reduce((sum, part) => sum + part.bytes, 0);
 
 /** Without staging in RAM weights are read straight into the device's memory: then that memory is RAM. */
 export const memoryName = (plan) => (plan.host_bytes > 0 ? "VRAM" : "RAM");

@@ -11,9 +11,8 @@ await scene(`errors_${size}_${palette}`, await openEditor(size, palette), async 
   const { page } = editor;
   const toast = editor.notice;
 
-  // A budget that is too small: a notice, and a card in the Memory tab.
+  // A budget that is too small (the server was started with it): a notice, and a card in the Memory tab.
   await editor.setValue("CLIPTextEncode", "text", `a red circle ${size}`); // nothing of it is cached
-  await editor.post("/sluice/budget", { ram: "100M" });
   let start = await editor.run();
   await editor.hear((message) => message.type === "execution_error", start);
   await toast.getByText("and the budget is 100 MiB").waitFor();

@@ -1,0 +1,63 @@
+// The Memory tab on the first run, and budgets that make sense or none: see test_faults.py.
+//   node memory.mjs SIZE PALETTE
+
+import assert from "node:assert/strict";
+import { openEditor, scene } from "./page.mjs";
+
+const [size, palette] = process.argv.slice(2);
+const small = Number(size.split("x")[0]) < 600;
+
+await scene(`memory_${size}_${palette}`, await openEditor(size, palette), async (editor) => {
+  const { page } = editor;
+  const ended = (message) => message.type === "executing" && message.data.node === null;
+  const aside = () => small && editor.tab("sluice-memory"); // a small window has no room for panel and canvas at once
+  const run = async () => {
+    await aside();
+    const start = await editor.run();
+    await aside();
+    return start;
+  };
+
+  // What computes is told before anything runs.
+  await editor.tab("sluice-memory");
+  await page.locator(".sluice-card").getByText(/^b?float(16|32)$/).waitFor();
+  let start = await run();
+  await editor.hear(ended, start);
+  await page.locator(".sluice-card", { hasText: "measured peak" }).waitFor();
+  const figures = await page.locator(".sluice-figures dd").allInnerTexts();
+  const models = await page.locator(".sluice-map").evaluateAll((maps) =>
+    maps.map((map) => map.closest("section").querySelector("h3 span").textContent.split(" · ")[0]));
+  await page.getByRole("img", { name: /^8 units of weights: 8 resident/ }).waitFor();
+  await editor.shot(`memory_${size}_${palette}`);
+
+  // Budgets that make no sense are answered, and nothing changes.
+  const field = page.getByLabel("RAM", { exact: true }), set = page.getByRole("button", { name: "Set", exact: true });
+  for (const [label, given, answer] of [
+    ["RAM", "0", "0 MiB of RAM is too little: this program takes"],
+    ["RAM", "100M", "100 MiB of RAM is too little"],
+    ["RAM", "1000G", "1000.00 GiB of RAM is more than there is"],
+    ["VRAM", "8G", "There is no GPU here"],
+    ["RAM", "much", "'much' is no size"],
+  ]) {
+    await page.getByLabel(label, { exact: true }).fill(given);
+    await set.click();
+    await page.locator(".sluice-budget .sluice-over").getByText(answer).waitFor();
+    await page.getByLabel(label, { exact: true }).fill("auto");
+  }
+  await editor.shot(`memory_budget_${size}_${palette}`);
+
+  // One that does marks what was measured before it.
+  await field.fill("3G");
+  await set.click();
+  await page.getByText("In force from the next step on.").waitFor();
+  await page.getByText("last run, before the change").waitFor();
+
+  // A job that was cancelled has nothing left to do.
+  await editor.setValue("BasicScheduler", "steps", 400);
+  start = await run();
+  await page.locator(".sluice-card").getByText(/ left$/).waitFor();
+  await page.evaluate(() => window.comfyAPI.api.api.interrupt());
+  await editor.hear(ended, start);
+  await page.locator(".sluice-card").getByText(/ left$/).waitFor({ state: "detached" });
+  return { figures, models };
+});
