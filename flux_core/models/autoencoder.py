@@ -1,7 +1,8 @@
 """The FLUX autoencoder: 8x8 pixels to one latent cell of 16 channels, and back (Rombach et al. 2022).
 
-Attribute names are BFL's keys. Convolutions run in the dtype of the weights; pixels and latents come and go as
-float32. Latents here are unscaled; see latents.process_in. Knows no node and no sampler.
+Attribute names are BFL's keys. Convolutions run in the dtype of the weights, encoding pixel by pixel in memory, as
+pictures are kept, decoding channel by channel, as latents are; pixels and latents come and go as float32. Latents here
+are unscaled; see latents.process_in. Knows no node and no sampler.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ..cancel import check_cancelled
 from ..errors import FileFormatError
+from .strides import channels_last, row_major
 from .tiling import three_tilings
 
 EPS = 1e-6
@@ -144,7 +146,7 @@ class Encoder(nn.Module):
         self.conv_out = _conv(widths[-1], config.z_channels * 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
+        x = self.conv_in(channels_last(x))
         for level in self.down:
             x = level(x)
         return self.conv_out(_swish(self.norm_out(self.mid(x)), self.training))
@@ -164,7 +166,7 @@ class Decoder(nn.Module):
         self.conv_out = _conv(config.ch, config.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(x))
+        x = self.mid(self.conv_in(row_major(x)))
         for level in reversed(self.up):
             x = level(x)
         return self.conv_out(_swish(self.norm_out(x), self.training))

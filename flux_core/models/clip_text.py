@@ -17,6 +17,7 @@ from ..cancel import check_cancelled
 from ..errors import FileFormatError
 from .attention import attention
 from .linear import Linear
+from .strides import row_major
 
 END_OF_TEXT = 49407
 EPS = 1e-5
@@ -72,6 +73,7 @@ class ClipTextModel(nn.Module):
         Pooled is the hidden state at the first end-of-text token: found in the ids, or at `ends` [B] when embeddings
         are passed in.
         """
+        tokens = row_major(tokens)
         if not tokens.is_floating_point():
             ends = (tokens == self.config.eos_token_id).int().argmax(dim=-1) if ends is None else ends
             tokens = self.embed(tokens)

@@ -31,6 +31,8 @@ from .flux_blocks import (
 )
 from .flux_config import FluxConfig
 from .linear import Linear
+from .strides import row_major
+from .tensor_trees import map_tensors
 
 
 class Flux(nn.Module):
@@ -68,10 +70,12 @@ class Flux(nn.Module):
                      used
         run_block    called as run_block(block, *args) in place of block(*args), in the order of `blocks()`
         """
+        inputs = map_tensors(inputs, row_major)
         x, control = inputs.x, inputs.control or ControlResiduals()
         height, width = x.shape[-2:]
-        rows = modulation
-        if rows is None:
+        if modulation is not None:
+            rows = tuple(map(row_major, modulation))
+        else:
             rows = self.modulations(self.vector(inputs.timesteps, inputs.pooled, inputs.guidance, x.dtype))
         run = run_block or _call
         references = [latent.to(x.dtype) for latent in inputs.references]

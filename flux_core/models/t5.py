@@ -18,6 +18,7 @@ from ..cancel import check_cancelled
 from ..errors import FileFormatError
 from ..limits import check_room
 from .linear import Linear
+from .strides import row_major
 
 EPS = 1e-6
 BUCKETS = 32
@@ -76,7 +77,7 @@ class T5Encoder(nn.Module):
         executor may own the loop: run_block(block, *args) in place of block(*args).
         Raises InputError for more tokens than the memory could ever hold the attention of.
         """
-        x = tokens if tokens.is_floating_point() else self.embed(tokens)
+        x = row_major(tokens) if tokens.is_floating_point() else self.embed(row_major(tokens))
         length = x.shape[1]
         check_room(f"A prompt of {length} tokens", self.config.heads * length**2 * 8, advice="Write a shorter one.")
         run = run_block or _call

@@ -37,3 +37,36 @@ def seeded() -> Callable[[str, Sequence[int]], Tensor]:
 def fill() -> Callable[[nn.Module], nn.Module]:
     """fill(module): the module, with weights that follow from its keys."""
     return fill_module
+
+
+def _axes_reversed(x: Tensor) -> Tensor:
+    back = tuple(reversed(range(x.ndim)))
+    return x.permute(back).contiguous().permute(back)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.movedim(1, -1).contiguous().movedim(-1, 1) if x.ndim > 2 else x
+
+
+def _part_of_something_wider(x: Tensor) -> Tensor:
+    return torch.stack((x, x + 1), dim=-1)[..., 0]
+
+
+def _other_strides_where_the_length_is_one(x: Tensor) -> Tensor:
+    strides = [7 if length == 1 else stride for length, stride in zip(x.shape, x.contiguous().stride(), strict=True)]
+    return x.contiguous().as_strided(x.shape, strides)
+
+
+_LAYOUTS = (_axes_reversed, _channels_last, _part_of_something_wider, _other_strides_where_the_length_is_one)
+
+
+@pytest.fixture(params=_LAYOUTS, ids=lambda layout: layout.__name__.strip("_"))
+def layout(request) -> Callable[[Tensor], Tensor]:
+    """layout(x): the same numbers in memory of another order."""
+
+    def change(x: Tensor) -> Tensor:
+        changed = request.param(x)
+        assert torch.equal(changed, x)
+        return changed
+
+    return change

@@ -55,6 +55,22 @@ def test_tiles_equal_those_of_comfyui(autoencoder, image, seeded):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_strides_change_nothing(autoencoder, image, seeded, layout, dtype):
+    """Whole and in tiles: a picture is often one of a batch, cut out, or turned, and lies in memory accordingly."""
+    autoencoder.to(dtype)
+    pictures = image("picture", 2, 35, 24, 4), image("one picture", 1, 8, 24, 3)
+    latents = seeded("latents", (2, 16, 3, 5)), seeded("one latent", (1, 16, 1, 4))
+    for run, given in ((autoencoder.encode_image, pictures), (autoencoder.decode_image, latents)):
+        assert all(torch.equal(run(layout(x)), run(x)) for x in given)
+    for run, given in ((autoencoder.encode_image_tiled, pictures), (autoencoder.decode_image_tiled, latents)):
+        assert torch.equal(run(layout(given[0]), 16, 8), run(given[0], 16, 8))
+    for run, x in ((autoencoder.moments, seeded("pixels", (1, 3, 16, 8))), (autoencoder.decode, latents[1])):
+        x = x.to(dtype)
+        assert torch.equal(torch.cat(list(run(layout(x)))), torch.cat(list(run(x))))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("asked, taken", [(0, 0), (16, 16), (24, 24), (32, 16), (4096, 16)])
 def test_encoding_takes_every_overlap_that_half_a_tile_allows(autoencoder, image, asked, taken):
     picture = image("wide image", 1, 3, 80, 104).movedim(1, -1)

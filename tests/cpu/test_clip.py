@@ -61,6 +61,16 @@ def test_embeddings_go_in_where_ids_do(model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_strides_change_nothing(model, layout, dtype):
+    for ids in (IDS, IDS[:1]):
+        embedded, ends = model.embed(ids, dtype), torch.full(ids.shape[:1], 4)
+        for expected, got in zip(model(embedded, ends), model(layout(embedded), layout(ends)), strict=True):
+            assert torch.equal(got, expected)
+        assert torch.equal(model(layout(ids))[1], model(ids)[1])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
 def test_weights_stored_small_are_computed_in_float32(model, stored):
     small = model.to(stored)

@@ -54,6 +54,15 @@ def test_embeddings_go_in_where_ids_do(model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_strides_change_nothing(model, layout, dtype):
+    for ids in (IDS[:, :9], IDS[:1, :9]):
+        embedded = model.embed(ids.contiguous(), dtype)
+        assert torch.equal(model(layout(embedded)), model(embedded))
+        assert torch.equal(model(layout(ids)), model(ids))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 def test_weights_stored_small_are_computed_in_float32(model, stored):
     small = model.to(stored)

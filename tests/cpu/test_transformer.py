@@ -200,6 +200,21 @@ def test_an_executor_may_own_the_loop_and_run_a_block_again(flux, inputs, extras
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_strides_change_nothing(flux, inputs, extras, seeded, layout, dtype):
+    whole = replace(inputs, **extras["refs"], **extras["control"], attention_mask=seeded("mask", (2, 29, 29)))
+    flux.to(dtype)
+    for batch in (2, 1):
+        given = map_tensors(whole, lambda tensor, batch=batch: tensor[:batch])
+        given = replace(given, x=given.x.to(dtype), context=given.context.to(dtype))
+        other = map_tensors(given, layout)
+        expected = flux(given)
+        assert expected.isfinite().all() and torch.equal(flux(other), expected)
+        rows = flux.modulations(flux.vector(given.timesteps, given.pooled, given.guidance, dtype))
+        assert torch.equal(flux(other, modulation=map_tensors(rows, layout)), expected)
+
+
+@torch.no_grad()
 def test_blocks_use_their_matrices_in_the_documented_order(flux, inputs):
     used = []
     for name, module in flux.named_modules():
