@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": ("open the ComfyUI editor in the browser", ".serve"),
     "inspect": ("tell what is in a picture or a weight file", ".inspect"),
     "swap": ("put Sluice's nodes into a workflow for ComfyUI, or ComfyUI's own back", ".swap"),
+    "packs": ("tell which node packs of ComfyUI work here, and why others do not", ".packs"),
     "plan": ("predict memory and time for a model, before anything is downloaded", ".plan"),
     "train": ("train the small model that comes with Sluice", ".train"),
     "bench": ("measure this machine", ".bench"),

@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_seed, metavar="N", help="set every seed")
     parser.add_argument("--json", action="store_true", help="tell the result as JSON on the last line")
     add_folder_arguments(parser)
+    add_pack_arguments(parser)
     add_device_arguments(parser)
     add_budget_arguments(parser)
 
@@ -85,6 +86,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="a file like ComfyUI's extra_model_paths.yaml",
+    )
+
+
+def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where node packs are."""
+    parser.add_argument(
+        "--node-packs",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="a folder of ComfyUI node packs, whose code is run; may be repeated",
     )
 
 
@@ -134,9 +147,7 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
         report=lambda done, total, preview: executor.progress(done, total),
         make_runtime=lambda: _new_runtime(args),
     )
-    classes, _ = standalone_tables(host)
-    jobs = [_prepared(file, args, classes, folders) for file in args.workflow]
-    _ = host.runtime  # before anything runs: a device that is not there is an error of the command line
+    classes, titles = standalone_tables(host)
     bars = Bars()
 
     def emit(event: str, data: dict[str, Any]) -> None:
@@ -144,6 +155,12 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
         listen(event, data)
 
     executor = Executor(classes, emit=emit, around=_inference_mode)
+    if args.node_packs:
+        from ..worker.node_packs import Engine, load_packs
+
+        load_packs(args.node_packs, Engine(host, folders, classes, titles, executor))
+    jobs = [_prepared(file, args, classes, folders) for file in args.workflow]
+    _ = host.runtime  # before anything runs: a device that is not there is an error of the command line
     return [_made(job, executor, bars, folders, quiet=args.json) for job in jobs]
 
 

@@ -33,7 +33,7 @@ from ..server.guard import is_loopback
 from ..server.services import Settings
 from ..server.sluice_routes import kept_budget
 from ..server.store import Store
-from .run import add_device_arguments, add_folder_arguments
+from .run import add_device_arguments, add_folder_arguments, add_pack_arguments
 
 PORT = 8188
 _KEEP_PREVIEWS = 86400.0  # seconds; older files of the folder for temporary files are removed at the start
@@ -58,14 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the folder with models, input, output, temp and user (default: here)",
     )
     add_folder_arguments(parser)
-    parser.add_argument(
-        "--node-packs",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="a folder of plain ComfyUI node packs, whose code is run; may be repeated",
-    )
+    add_pack_arguments(parser)
     add_device_arguments(parser)
     add_budget_arguments(parser)
 

@@ -126,15 +126,13 @@ class Worker:
         places = [Path(place) for place in self.options.get("node_packs", ())]
         if not places:
             return None
-        from .node_packs import Engine, NodePacks
+        from .node_packs import Engine, load_packs
 
         engine = Engine(
             self.host, self.folders, self.classes, self.titles, self.executor,
             tell=self.tell, preview=self.previewed, free=self.free_soon,
         )  # fmt: skip
-        packs = NodePacks(engine)
-        packs.load(places)
-        return packs
+        return load_packs(places, engine)
 
     # -- the main thread ---------------------------------------------------------------------------------------------
 

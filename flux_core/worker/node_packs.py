@@ -24,15 +24,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import SluiceError
+from ..errors import MissingFileError, SluiceError
 from ..facade import wires
 from ..facade.engine import Engine, use
 from ..facade.isolation import Isolation
 from ..facade.offered_modules import Offer
-from ..facade.routes import Answer
 from ..graph.interface import Interface
+
+if TYPE_CHECKING:
+    from ..facade.routes import Answer
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +166,17 @@ class NodePacks:
             wanted = f" Its requirements that are not installed: {_listed(pack.missing)}." if pack.missing else ""
             return f"It needs the Python package {module}, which is not installed.{wanted}"
         return _told(error)
+
+
+def load_packs(places: Iterable[Path], engine: Engine) -> NodePacks:
+    """The packs of these folders, imported. Raises MissingFileError for a folder that is not there."""
+    places = [place.expanduser().absolute() for place in places]
+    for place in places:
+        if not place.exists():
+            raise MissingFileError(f"The folder of node packs {place} does not exist.")
+    packs = NodePacks(engine)
+    packs.load(places)
+    return packs
 
 
 def _told(error: BaseException) -> str:

@@ -125,14 +125,15 @@ def main() -> None:
 
 
 def _catalogue(folder: Path, packs: list[Path]) -> tuple[dict[str, type[Any]], dict[str, str]]:
-    from sluice.flux_core.worker.node_packs import load_packs
-    from sluice.nodes.binding import bound_to
+    from sluice.flux_core.graph.execute import Executor
+    from sluice.flux_core.worker.node_packs import Engine, load_packs
     from sluice.nodes.host import Host
 
-    host = Host(standard_folders(folder))
+    folders = standard_folders(folder)
+    host = Host(folders)
     classes, titles = standalone_tables(host)
-    load_packs(packs, classes, titles)
-    return bound_to(host, classes), titles
+    load_packs(packs, Engine(host, folders, classes, titles, Executor(classes)))
+    return classes, titles
 
 
 def _tell(accounts: list[Account], refusals: bool) -> None:

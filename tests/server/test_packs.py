@@ -1,10 +1,14 @@
 """Node packs that live on ComfyUI's modules: what they see, what they can do, and that nobody else sees it."""
 
 import ast
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+PACKS = Path(__file__).parent / "packs"
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +176,21 @@ def test_nobody_else_sees_comfyuis_modules(prologue, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "unseen", done.stderr
+
+
+def test_the_command_line_tells_of_packs_and_runs_with_them(sluice, tmp_path):
+    listed = sluice("packs", "--json", str(PACKS), cwd=tmp_path, stderr=subprocess.DEVNULL)
+    told = json.loads(listed.communicate(timeout=120)[0])
+    assert listed.returncode == 1 and len(told["packs"]) == 7  # some of them do not load
+    assert any("uses_comfyui" in route["pattern"] for route in told["routes"])
+    shown = sluice("packs", str(PACKS / "uses_comfyui"), cwd=tmp_path)
+    text = shown.communicate(timeout=120)[0]
+    assert shown.returncode == 0 and text.startswith("uses_comfyui: 4 nodes (Facts, Grow, Some, Tell)")
+    assert "not installed: nobody-has-this-package==3" in text and "1 of 1 packs loaded." in text
+    (tmp_path / "prompt.json").write_text(json.dumps({
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}},
+        "2": {"class_type": "Tell", "inputs": {"text": "to nobody"}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "packs"}},
+    }))  # fmt: skip
+    ran = sluice("run", "prompt.json", "--node-packs", str(PACKS), "--device", "cpu", cwd=tmp_path)
+    assert ran.communicate(timeout=120)[0].strip().endswith("packs_00001_.png") and ran.returncode == 0

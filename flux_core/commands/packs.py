@@ -1,0 +1,83 @@
+"""`sluice packs`: which node packs of a folder load, what each brings, what it lacks, and why the others do not load.
+
+Loading a pack runs its code, as `sluice serve --node-packs` does. Nothing is installed and nothing is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..graph.execute import Executor
+from ..io.folders import standard_folders
+from .run import add_folder_arguments
+
+_SHOWN = 8  # nodes that are named
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sluice packs`."""
+    parser.add_argument("folder", nargs="+", type=Path, help="a folder of node packs (custom_nodes), or one pack")
+    parser.add_argument("--json", action="store_true", help="tell everything as JSON")
+    parser.add_argument("--verbose", action="store_true", help="also what packs print, and whole tracebacks")
+    add_folder_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List the packs. 0 if all of them loaded, else 1."""
+    from ...nodes.host import Host
+    from ..worker.node_packs import Engine, load_packs
+    from ..worker.registry import standalone_tables
+
+    folders = standard_folders(Path.cwd(), args.models, extra=args.extra_model_paths, input=args.input, output=args.out)
+    host = Host(folders)
+    classes, titles = standalone_tables(host)
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(message)s")
+    quiet = contextlib.nullcontext(sys.stderr) if args.verbose else io.StringIO()
+    with contextlib.ExitStack() as stack:
+        if not args.verbose:
+            logging.disable(logging.CRITICAL)
+            stack.enter_context(contextlib.redirect_stderr(quiet))  # type: ignore[type-var]
+        stack.enter_context(contextlib.redirect_stdout(quiet))  # type: ignore[type-var]
+        packs = load_packs(args.folder, Engine(host, folders, classes, titles, Executor(classes)))
+        routes = packs.start_routes()["routes"]
+        told = packs.packs
+    logging.disable(logging.NOTSET)
+    if args.json:
+        print(json.dumps({"packs": told, "routes": routes}))
+    else:
+        print("\n".join(_lines(told)))
+    return 0 if all(pack["error"] is None for pack in told) else 1
+
+
+def _lines(packs: list[dict[str, Any]]) -> Iterable[str]:
+    loaded = [pack for pack in packs if pack["error"] is None]
+    for pack in loaded:
+        yield f"{pack['name']}: {len(pack['nodes'])} nodes ({_named(pack['nodes'])})"
+        yield from _remarks(pack)
+    for pack in packs:
+        if pack["error"] is not None:
+            yield f"{pack['name']}: not loaded. {pack['error']}"
+    yield f"{len(loaded)} of {len(packs)} packs loaded."
+
+
+def _remarks(pack: dict[str, Any]) -> Iterable[str]:
+    if pack["taken"]:
+        yield f"    already there under these ids, and kept as they were: {_named(pack['taken'])}"
+    for node, reason in pack["left_out"].items():
+        yield f"    left out: {node}: {reason}"
+    if pack["missing"]:
+        yield f"    requirements that are not installed: {', '.join(pack['missing'])}"
+    if pack["patches"]:
+        yield f"    changes ComfyUI's own program, without effect on Sluice's: {', '.join(pack['patches'])}"
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
