@@ -150,6 +150,7 @@ from .sigmas import (
     SplitSigmas,
     SplitSigmasDenoise,
 )
+from .step_cache import ApplyFBCacheOnModel, EasyCache, LazyCache, MagCache, StepCache, TeaCache, TeaCacheForImgGen
 from .string import (
     CaseConverter,
     RegexExtract,
@@ -206,6 +207,13 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceDualCLIPLoaderGGUF": DualCLIPLoaderGGUF,
     "SluiceModelSamplingFlux": ModelSamplingFlux,
     "SluiceDifferentialDiffusion": DifferentialDiffusion,
+    "SluiceEasyCache": EasyCache,
+    "SluiceLazyCache": LazyCache,
+    "SluiceStepCache": StepCache,
+    "SluiceApplyFBCacheOnModel": ApplyFBCacheOnModel,
+    "SluiceTeaCache": TeaCache,
+    "SluiceTeaCacheForImgGen": TeaCacheForImgGen,
+    "SluiceMagCache": MagCache,
     "SluiceModelComputeDtype": ModelComputeDtype,
     "SluiceFluxToModel": FluxToModel,
     "SluiceMemoryBudget": MemoryBudget,

@@ -20,7 +20,7 @@ import torch
 from ..flux_core.conditioning.entries import Conditioning
 from ..flux_core.errors import InputError
 from ..flux_core.sampling.conditions import Canvas, equal_areas, prepare
-from ..flux_core.sampling.guider import Denoiser, Evaluate, Guider, Model, Run
+from ..flux_core.sampling.guider import Denoiser, Evaluate, Guider, Model, Run, cached_evaluations
 from ..flux_core.sampling.sample import asked_levels
 from ..flux_core.sampling.schedule import FluxShift, Sampling
 from ..flux_core.sampling.solvers import SOLVERS
@@ -104,7 +104,7 @@ class BridgedGuider:
             options["denoise_mask_function"] = self._mask_at
         run, conditions = self._run(sampler, noise, sigmas, denoise_mask)
         with model.open(run) as network:
-            self._denoiser = Denoiser(self.guider, network, conditions, model.dtype)
+            self._denoiser = Denoiser(self.guider, network, conditions, model.dtype, cached_evaluations(model))
             try:
                 extra = {"model_options": options, "seed": seed}
                 out = sampler.sample(self, sigmas, extra, callback, noise, latent_image, denoise_mask, disable_pbar)

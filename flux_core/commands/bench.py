@@ -3,6 +3,7 @@
     sluice bench              the two quick ones, run and transformer
     sluice bench run          a whole `sluice run`, and where its time goes
     sluice bench transformer  a transformer step in bf16, ours beside diffusers
+    sluice bench quality      what each faster setting costs in pixels, against the exact image of the same seed
     sluice bench memory       a full-size model streamed under memory budgets; on a GPU the peers beside it
     sluice bench gpu          the same on a GPU, beside other programs: correctness, peaks and times against targets
     sluice bench server       a thousand jobs by twenty clients, and kills that must lose none
@@ -23,6 +24,7 @@ from typing import Any
 MEASUREMENTS = {
     "run": ("a whole `sluice run`, and where its time goes", "..bench.run"),
     "transformer": ("a transformer step, ours beside diffusers", "..bench.transformer"),
+    "quality": ("what each faster setting costs in pixels", "..bench.quality"),
     "memory": ("a full-size model streamed under memory budgets", "..bench.memory"),
     "gpu": ("full-size models on a GPU under a cap, beside other programs", "..bench.gpu"),
     "server": ("a thousand jobs by twenty clients, and kills that must lose none", "..bench.server"),

@@ -42,6 +42,7 @@ from ..models.latents import CELL, patches
 from ..sampling.guider import Network, Run
 from ..sampling.inpaint import MaskFunction
 from ..sampling.schedule import Sampling, default_sampling
+from ..sampling.step_cache import StepCache
 from .autoencoder import ManagedAutoencoder, Way
 from .device import total_bytes
 from .encoder import ManagedEncoder
@@ -75,6 +76,7 @@ class FluxModel:
     loras: tuple[LoraUse, ...] = ()
     mask_function: MaskFunction | None = None
     compute_dtype: torch.dtype | None = None  # None: the runtime's
+    own_step_cache: StepCache | None = None  # None: the runtime's
 
     @property
     def runtime(self) -> Runtime:
@@ -87,6 +89,13 @@ class FluxModel:
     @property
     def dtype(self) -> torch.dtype:
         return self.compute_dtype or self.runtime.model_dtype
+
+    @property
+    def step_cache(self) -> StepCache | None:
+        return self.own_step_cache or self.runtime.step_cache
+
+    def emit(self, event: dict[str, Any]) -> None:
+        self.runtime.events.emit(event)
 
     @property
     def in_channels(self) -> int:

@@ -34,6 +34,7 @@ from ..memory.budget import Allowed
 from ..memory.external import ExternalAllocator
 from ..memory.manager import SMALL_BYTES, Manager
 from ..memory.report import Events
+from ..sampling.step_cache import PRESETS
 from .device import TEXT_DTYPE, autoencoder_dtype, device_report, find_device, model_dtype
 from .settings import Settings
 
@@ -68,6 +69,7 @@ class Runtime:
         self.model_dtype = model_dtype(self.device, settings.dtype)
         self.autoencoder_dtype = autoencoder_dtype(self.model_dtype)
         self.text_dtype = TEXT_DTYPE
+        self.step_cache = PRESETS[settings.cache]
         self.external = external
         self.events = Events()
         self.managers: dict[torch.device, Manager] = {}

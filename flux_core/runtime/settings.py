@@ -17,24 +17,33 @@ from ..errors import InputError
 from ..memory.budget import AUTO, Allowed
 
 NUMBER_TYPES = (AUTO, "fp32", "bf16", "fp16")
+CACHES = ("off", "fast", "faster")  # step caches, see sampling/step_cache.py
 
 
 @dataclass(frozen=True)
 class Settings:
-    """device: "cpu", "cuda", "cuda:1", or None or "auto" for the best there is. dtype: one of NUMBER_TYPES."""
+    """device: "cpu", "cuda", "cuda:1", or None or "auto" for the best there is. dtype, cache: NUMBER_TYPES, CACHES."""
 
     device: str | None = None
     dtype: str = AUTO
     budget: Allowed = Allowed()
+    cache: str = "off"
 
     def __post_init__(self) -> None:
         """Raises InputError for an unknown number type."""
         if self.dtype not in NUMBER_TYPES:
             raise InputError(f"There is no number type {self.dtype!r}; choose {', '.join(NUMBER_TYPES)}.")
+        if self.cache not in CACHES:
+            raise InputError(f"There is no step cache {self.cache!r}; choose {', '.join(CACHES)}.")
 
     @classmethod
     def parse(
-        cls, device: str | None = None, dtype: str | None = None, vram: str | None = None, ram: str | None = None
+        cls,
+        device: str | None = None,
+        dtype: str | None = None,
+        vram: str | None = None,
+        ram: str | None = None,
+        cache: str | None = None,
     ) -> Settings:
-        """From the words of a command line. None stands for "auto". Raises InputError."""
-        return cls(device, dtype or AUTO, Allowed.parse(vram or AUTO, ram or AUTO))
+        """From the words of a command line. None stands for the default. Raises InputError."""
+        return cls(device, dtype or AUTO, Allowed.parse(vram or AUTO, ram or AUTO), cache or "off")

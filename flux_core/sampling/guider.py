@@ -7,10 +7,10 @@ Knows no solver, no noise and no latent scale.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from ..models.denoiser_inputs import DenoiserInputs
 from .conditions import Condition
 from .inpaint import MaskFunction
 from .schedule import Sampling
+from .step_cache import CachedEvaluations, StepCache
 
 # Velocity [B, 16, h, w] of one evaluation, in any float type.
 Network = Callable[[DenoiserInputs], Tensor]
@@ -48,6 +49,11 @@ class Model(Protocol):
     def dtype(self) -> torch.dtype: ...
     @property
     def mask_function(self) -> MaskFunction | None: ...
+    @property
+    def step_cache(self) -> StepCache | None: ...
+    def emit(self, event: dict[str, Any]) -> None:
+        """Tell whoever listens to this program."""
+        ...
 
     def open(self, run: Run) -> AbstractContextManager[Network]: ...
     def unsound(self) -> str | None:
@@ -146,9 +152,16 @@ class Denoiser:
     network: Network
     conditions: Sequence[Sequence[Condition]]  # one list for each of the guider's conditionings
     dtype: torch.dtype
+    cache: CachedEvaluations | None = None
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        return self.guider.combine(lambda which: self._evaluate(which, x, sigma), want_uncond=False)[0]
+        def combined() -> Tensor:
+            return self.guider.combine(lambda which: self._evaluate(which, x, sigma), want_uncond=False)[0]
+
+        if self.cache is None or self.cache.setting.keeps != "denoised":
+            return combined()
+        self.cache.begin(torch.tensor(sigma).item())
+        return self.cache.evaluate("all", x, combined)
 
     def with_uncond(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         D, U = self.guider.combine(lambda which: self._evaluate(which, x, sigma), want_uncond=True)
@@ -160,18 +173,32 @@ class Denoiser:
         sigma = torch.tensor(sigma).item()  # fp32, as the network is told it
         timestep = self.guider.model.sampling.timestep(sigma)
         found: list[Tensor] = []
+        if self.cache is not None and self.cache.setting.keeps != "denoised":
+            self.cache.begin(sigma)
         for number in which:
-            active = [condition for condition in self.conditions[number] if condition.active(sigma)]
-            found.append(_blend([(c, self._denoised(c, x, sigma, timestep)) for c in active], x))
+            active = [(key, c) for key, c in enumerate(self.conditions[number]) if c.active(sigma)]
+            found.append(_blend([(c, self._denoised((number, key), c, x, sigma, timestep)) for key, c in active], x))
         return found
 
-    def _denoised(self, condition: Condition, x: Tensor, sigma: float, timestep: float) -> Tensor:
-        """D of one condition in fp32, of its area if it has one."""
+    def _denoised(self, key: Hashable, condition: Condition, x: Tensor, sigma: float, timestep: float) -> Tensor:
+        """D of one condition in fp32, of its area if it has one. key: names the condition in this run."""
         inputs = condition.inputs(x, timestep, self.dtype)
-        velocity = self.network(inputs).float()
+        if self.cache is None or self.cache.setting.keeps == "denoised":
+            velocity = self.network(inputs).float()
+        else:
+            velocity = self.cache.evaluate(key, inputs.x[:, : x.shape[1]], lambda: self.network(inputs)).float()
         if velocity.shape[-2:] != inputs.x.shape[-2:]:
             raise InputError(f"The network returned {tuple(velocity.shape)} for a latent {tuple(inputs.x.shape)}.")
         return (x if condition.area is None else condition.area.of(x)) - sigma * velocity
+
+
+def cached_evaluations(model: Model) -> CachedEvaluations | None:
+    """The step cache of one run with this model; None if it has none."""
+    setting = model.step_cache
+    if setting is None:
+        return None
+    start, end = (model.sampling.percent_to_sigma(share) for share in (setting.start_percent, setting.end_percent))
+    return CachedEvaluations(setting, torch.tensor(start).item(), torch.tensor(end).item())
 
 
 def _blend(parts: Sequence[tuple[Condition, Tensor]], x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from ..models import latents
 from .conditions import Canvas, Condition, equal_areas, prepare
 from .finite import Diverged, FiniteCheck
 from .flow import Denoise
-from .guider import CFGGuider, Denoiser, Guider, Model, Run
+from .guider import CFGGuider, Denoiser, Guider, Model, Run, cached_evaluations
 from .inpaint import Inpaint
 from .schedule import Sampling, between_steps, ksampler_schedule
 from .solvers import Method, solver
@@ -108,13 +108,16 @@ def sample(
     run = Run(tuple(latent.shape), timesteps, tuple(c for each in conditions for c in each))
     try:
         with model.open(run) as network:
-            denoise: Denoise = Denoiser(guider, network, conditions, model.dtype)
+            cache = cached_evaluations(model)
+            denoise: Denoise = Denoiser(guider, network, conditions, model.dtype, cache)
             if mask is not None:
                 outside = _fresh_noise(noise, seed) if sampler.method.fresh_mask_noise else noise
                 denoise = Inpaint(denoise, mask, outside, latent, levels, model.sampling, model.mask_function)
             x = levels[0] * noise + (1 - levels[0]) * latent
             x = sampler.method(denoise, x, levels, sampling=model.sampling, seed=seed, on_step=watch, **sampler.options)
             watch.finite.finish(x)
+            if cache is not None:
+                model.emit(cache.event())
     except Diverged as error:
         raise NotFinite(_why(error.step, watch.steps, model, conditions)) from None
     if levels[-1] < 1:  # at 1 there is no picture to scale up

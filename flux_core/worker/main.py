@@ -56,7 +56,7 @@ NO_DEVICE = "none"  # for packs that need no torch, and for measuring the server
 def main(options: str) -> None:
     """Serve until the server closes the connection. `options`, as JSON:
 
-    {"base", "models": [], "extra": [], "input", "output", "node_packs": [], "device", "dtype", "vram", "ram"}
+    {"base", "models": [], "extra": [], "input", "output", "node_packs": [], "device", "dtype", "vram", "ram", "cache"}
     """
     channel = _private_pipes()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -113,7 +113,9 @@ class Worker:
         """What models are loaded into. Raises InputError for options that nothing can be computed with."""
         from ..runtime.runtime import Runtime
 
-        runtime = Runtime(Settings.parse(*(self.options.get(name) for name in ("device", "dtype", "vram", "ram"))))
+        runtime = Runtime(
+            Settings.parse(*(self.options.get(name) for name in ("device", "dtype", "vram", "ram", "cache")))
+        )
         runtime.events.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
         return runtime
 

@@ -36,6 +36,7 @@ from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
 from sluice.flux_core.sampling.sample import Sampler, asked_levels, sample
 from sluice.flux_core.sampling.schedule import FluxShift
+from sluice.flux_core.sampling.step_cache import StepCache
 from torch import Tensor
 
 SMALL = FluxConfig(
@@ -115,6 +116,29 @@ def test_a_picture_is_the_same_under_any_budget(flux_file, seeded, solver, cfg, 
         assert torch.equal(picture(model, seeded, solver, cfg, batch), expected)
         homes = model.weights.managed(runtime.managers[CPU], model.dtype).report.plan.homes
         assert set(homes) == ({"V"} if nbytes > weights else {"V", "D"} if nbytes == weights // 3 else set(homes))
+
+
+def test_skipped_evaluations_stream_nothing(flux_file, seeded, runtime):
+    """With a step cache the managed model runs for the computed evaluations alone, and the image is the same."""
+    steps = torch.linspace(1, 0, 21)
+    noise = torch.randn(1, 16, 8, 6, generator=torch.Generator().manual_seed(1))
+    plain = handles.load_flux(runtime, flux_file)
+    cached = replace(plain, own_step_cache=StepCache(1.0))
+    told = []
+    runtime.events.listen(told.append)
+
+    def image(model):
+        guider = BasicGuider(model, conditioning("positive", seeded))
+        return sample(guider, Sampler("euler"), steps, torch.zeros_like(noise), noise, seed=1)[0]
+
+    no_budget(runtime)
+    expected = image(cached)
+    budget(runtime, 12 * MiB)
+    assert torch.equal(image(cached), expected)
+    reused = [event for event in told if event["type"] == "steps.reused"][-1]
+    assert reused["computed"] + reused["reused"] == 20 and 0 < reused["reused"] < 20
+    report = plain.weights.managed(runtime.managers[CPU], plain.dtype).report
+    assert report.plan.slots and len(report.steps) == reused["computed"]
 
 
 def test_a_control_lora_widens_a_managed_model_as_any_other(flux_file, seeded, runtime):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from sluice.flux_core.sampling.guider import Network, Run
 from sluice.flux_core.sampling.inpaint import MaskFunction
 from sluice.flux_core.sampling.schedule import Sampling
+from sluice.flux_core.sampling.step_cache import StepCache
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,13 @@ class NetworkModel:
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
     mask_function: MaskFunction | None = None
+    step_cache: StepCache | None = None
 
     def open(self, run: Run) -> AbstractContextManager[Network]:
         return nullcontext(self.network)
+
+    def emit(self, event: dict[str, Any]) -> None:
+        pass
 
     def unsound(self) -> str | None:
         return None

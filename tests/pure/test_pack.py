@@ -179,7 +179,7 @@ def test_a_workflow_runs_and_its_memory_is_on_the_ledger(pack: Path, tmp_path: P
     assert told["bars"] == [[1, 2, [8, 8]], [2, 2, [8, 8]]]
     assert told["kinds"] == 4 and told["fits"], "transformer, both text encoders, autoencoder"
     assert all(told["held"]) and not any(told["after"])
-    assert told["events"] == ["sluice.memory.step"]
+    assert "sluice.memory.step" in told["events"]
     assert told["again"] == told["sum"], "what was taken away is loaded again"
     assert told["sum"] == pytest.approx(standalone())
 
