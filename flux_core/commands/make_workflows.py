@@ -28,6 +28,13 @@ WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 THUMBNAIL = 384
 TITLE, GAP = 30, 16  # of a node's title bar, which lies above its position; between two nodes
 GREEN, BLUE, PALE = ("#232", "#353"), ("#223", "#335"), ("#432", "#653")  # node colours of ComfyUI's palette
+# Widgets that the editor's app mode offers, the most wanted first.
+OFFERED = (
+    *(("CLIPTextEncode", "text"), ("CLIPTextEncodeFlux", "clip_l"), ("CLIPTextEncodeFlux", "t5xxl")),
+    *(("LoadImage", "image"), ("LoraLoaderModelOnly", "lora_name"), ("LoraLoaderModelOnly", "strength_model")),
+    *(("EmptySD3LatentImage", "width"), ("EmptySD3LatentImage", "height"), ("EmptySD3LatentImage", "batch_size")),
+    *(("RandomNoise", "noise_seed"), ("BasicScheduler", "steps"), ("BasicScheduler", "denoise")),
+)
 MODEL, T5, CLIP, VAE = (FILES[part].partition("/")[2] for part in ("transformer", "t5", "clip", "codec"))
 
 
@@ -55,6 +62,7 @@ class Canvas:
         size: tuple[int, int] | None = None,
         title: str = "",
         colours: tuple[str, str] | None = None,
+        collapsed: bool = False,
         **values: Any,
     ) -> list[Output]:
         """A node with its inputs linked (values that are outputs) or set. Returns its outputs."""
@@ -67,7 +75,8 @@ class Canvas:
         ]
         height = 40 + 22 * max(len(inputs), len(outputs)) + 26 * len(widgets)
         node = {
-            "id": number, "type": kind, "pos": list(at), "size": list(size or (290, height)), "flags": {},
+            "id": number, "type": kind, "pos": list(at), "size": list(size or (220 if collapsed else 290, height)),
+            "flags": {"collapsed": True} if collapsed else {},
             "order": number - 1, "mode": 0, "inputs": inputs, "outputs": outputs,
             "properties": {"Node name for S&R": kind}, "widgets_values": widgets,
         }  # fmt: skip
@@ -92,8 +101,14 @@ class Canvas:
         self._part()
         return {
             "last_node_id": len(self.nodes), "last_link_id": len(self.links), "nodes": self.nodes, "links": self.links,
-            "groups": self.groups, "config": {}, "extra": {"ds": {"scale": 0.7, "offset": [380, 130]}}, "version": 0.4,
+            "groups": self.groups, "config": {}, "version": 0.4,
+            "extra": {"ds": {"scale": 0.7, "offset": [80, 130]}, "linearData": self._app()},
         }  # fmt: skip
+
+    def _app(self) -> dict[str, Any]:
+        """What the editor's app mode shows: the values that people change, most wanted first, and the results."""
+        inputs = [[node["id"], name] for kind, name in OFFERED for node in self.nodes if node["type"] == kind]
+        return {"inputs": inputs, "outputs": [node["id"] for node in self.nodes if node["type"] == "SaveImage"]}
 
     def _part(self) -> None:
         """Move nodes down until none covers another."""
@@ -101,7 +116,7 @@ class Canvas:
         for node in sorted(self.nodes, key=lambda one: one["pos"][1]):
             left, right = node["pos"][0], node["pos"][0] + node["size"][0]
             above = [o for o in placed if o["pos"][0] < right and left < o["pos"][0] + o["size"][0]]
-            node["pos"][1] = max([node["pos"][1], *(o["pos"][1] + o["size"][1] + TITLE + GAP for o in above)])
+            node["pos"][1] = max([node["pos"][1], *(o["pos"][1] + _shown(o) + TITLE + GAP for o in above)])
             placed.append(node)
 
     def _inputs(
@@ -154,7 +169,7 @@ class Loaded:
 def text_to_image(canvas: Canvas) -> None:
     """A prompt, twelve steps, a picture."""
     canvas.note(
-        (-260, 40), (270, 330),
+        (40, 520), (290, 330),
         "## The first picture\nThe small model knows one digit or shape at a time:\n\n"
         "**what** 0 to 9, zero to nine, circle, square, triangle, diamond, star, heart, cross, ring\n\n"
         "**colour** red, orange, yellow, green, cyan, blue, purple, pink\n\n"
@@ -171,7 +186,7 @@ def text_to_image(canvas: Canvas) -> None:
 def four_steps(canvas: Canvas) -> None:
     """As short as FLUX.1 schnell runs: four steps, no guidance node, no shift."""
     canvas.note(
-        (-260, 40), (270, 230),
+        (40, 520), (290, 230),
         "## Four steps\nThe graph that FLUX.1 schnell is used with: no guidance and no shift, four steps of Euler. "
         "For schnell itself choose `flux1-schnell.safetensors` in the first loader and 1024 x 1024.",
     )  # fmt: skip
@@ -185,7 +200,7 @@ def four_steps(canvas: Canvas) -> None:
 def image_to_image(canvas: Canvas) -> None:
     """An encoded picture instead of an empty latent, and only the last part of the steps."""
     canvas.note(
-        (-260, 40), (270, 370),
+        (40, 520), (290, 370),
         "## From picture to picture\nThe sketch is encoded and partly covered with noise; the prompt says what is to "
         "come out of it. The colours, which it does not mention, are the sketch's. With little **denoise** (Schedule) "
         "more of the sketch shows through, with 1.0 nothing of it is left.\n\nIn ComfyUI, drop a picture of 128x128 "
@@ -193,8 +208,8 @@ def image_to_image(canvas: Canvas) -> None:
     )  # fmt: skip
     loaded = _loaders(canvas)
     told = _prompt(canvas, loaded, "a heart on the right", (380, 40))
-    picture, _ = canvas.add("LoadImage", (20, 520), size=(290, 330), title="Sketch", image="sketch.png")
-    [start] = canvas.add("VAEEncode", (380, 520), pixels=picture, vae=loaded.vae)
+    picture, _ = canvas.add("LoadImage", (380, 380), size=(330, 330), title="Sketch", image="sketch.png")
+    [start] = canvas.add("VAEEncode", (380, 760), pixels=picture, vae=loaded.vae)
     latent = _denoise(canvas, loaded.model, told, seed=3, steps=16, denoise=0.8, start=start)
     _save(canvas, loaded, latent, "image_to_image", (1480, 40))
 
@@ -202,7 +217,7 @@ def image_to_image(canvas: Canvas) -> None:
 def two_prompts(canvas: Canvas) -> None:
     """CLIP and T5 read different texts."""
     canvas.note(
-        (-260, 40), (270, 230),
+        (40, 520), (290, 230),
         "## Two readers\nFLUX.1 has two text encoders. CLIP sums a text up in one vector, T5 hands over every word. "
         "Here only CLIP is told the figure, and only T5 its colour, place and background.",
     )  # fmt: skip
@@ -219,7 +234,7 @@ def seeds_and_guidance(canvas: Canvas) -> None:
     """Four strengths of guidance from left to right, two seeds from top to bottom, on one sheet."""
     strengths, seeds = (1.0, 2.0, 3.5, 6.0), (1, 2)
     canvas.note(
-        (-260, 40), (270, 260),
+        (40, 520), (290, 260),
         "## Seeds and guidance\nThe prompt leaves the background open, so it depends on the seed (one row each). From "
         "left to right the guidance is 1, 2, 3.5 and 6: the more of it, the closer to the prompt and the less "
         "surprise.",
@@ -228,21 +243,23 @@ def seeds_and_guidance(canvas: Canvas) -> None:
     [text] = canvas.add("CLIPTextEncode", (380, 40), size=(330, 130), title="Prompt", colours=GREEN,
                         clip=loaded.clip, text="a green 8")  # fmt: skip
     model, solver, sigmas, empty = _schedule(canvas, loaded.model, steps=12, at=(380, 220))
-    noises = [canvas.add("RandomNoise", (380, 700 + 110 * row), title=f"Seed {row + 1}", noise_seed=seed)[0]
+    noises = [canvas.add("RandomNoise", (40, 800 + 110 * row), title=f"Seed {row + 1}", noise_seed=seed)[0]
               for row, seed in enumerate(seeds)]  # fmt: skip
-    [sheet] = canvas.add("EmptyImage", (380, 930), title="Sheet", width=SIDE * 4, height=SIDE * 2, color=0x303030)
+    [sheet] = canvas.add("EmptyImage", (380, 900), title="Sheet", collapsed=True,
+                         width=SIDE * 4, height=SIDE * 2, color=0x303030)  # fmt: skip
     for column, strength in enumerate(strengths):
-        left = 780 + 340 * column
-        [told] = canvas.add("FluxGuidance", (left, 40), conditioning=text, guidance=strength, colours=BLUE)
-        [guider] = canvas.add("BasicGuider", (left, 150), model=model, conditioning=told)
+        left = 780 + 280 * column
+        [told] = canvas.add("FluxGuidance", (left, 40), size=(250, 60), colours=BLUE,
+                            conditioning=text, guidance=strength)  # fmt: skip
+        [guider] = canvas.add("BasicGuider", (left, 150), collapsed=True, model=model, conditioning=told)
         for row, noise in enumerate(noises):
-            latent, _ = canvas.add("SamplerCustomAdvanced", (left, 270 + 400 * row), noise=noise, guider=guider,
-                                   sampler=solver, sigmas=sigmas, latent_image=empty)  # fmt: skip
-            [pixels] = canvas.add("VAEDecode", (left, 440 + 400 * row), samples=latent, vae=loaded.vae)
-            [sheet] = canvas.add("ImageCompositeMasked", (left, 520 + 400 * row), destination=sheet, source=pixels,
-                                 x=column * SIDE, y=row * SIDE, resize_source=False)  # fmt: skip
-    canvas.add("SaveImage", (780 + 340 * len(strengths), 40), size=(560, 380), images=sheet,
-               filename_prefix="seeds_and_guidance")  # fmt: skip
+            latent, _ = canvas.add("SamplerCustomAdvanced", (left, 200 + 270 * row), size=(250, 110), noise=noise,
+                                   guider=guider, sampler=solver, sigmas=sigmas, latent_image=empty)  # fmt: skip
+            [pixels] = canvas.add("VAEDecode", (left, 360 + 270 * row), collapsed=True,
+                                  samples=latent, vae=loaded.vae)  # fmt: skip
+            [sheet] = canvas.add("ImageCompositeMasked", (left, 410 + 270 * row), collapsed=True, destination=sheet,
+                                 source=pixels, x=column * SIDE, y=row * SIDE, resize_source=False)  # fmt: skip
+    canvas.add("SaveImage", (780, 740), size=(720, 300), images=sheet, filename_prefix="seeds_and_guidance")
 
 
 def _loaders(canvas: Canvas) -> Loaded:
@@ -295,6 +312,11 @@ def _save(canvas: Canvas, loaded: Loaded, latent: Output, name: str, at: tuple[i
     left, top = at
     [pixels] = canvas.add("VAEDecode", at, size=(210, 60), samples=latent, vae=loaded.vae)
     canvas.add("SaveImage", (left, top + 110), size=(400, 440), images=pixels, filename_prefix=name)
+
+
+def _shown(node: dict[str, Any]) -> int:
+    """The height of a node below its title bar."""
+    return 0 if node["flags"].get("collapsed") else int(node["size"][1])
 
 
 def _output_names(node_class: type[Any]) -> Iterable[str]:

@@ -88,4 +88,5 @@ def _processor() -> str:
     if info.exists():
         lines = (line.partition(":") for line in info.read_text("utf-8", "replace").splitlines())
         name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
-    return f"{name or 'the CPU'} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"{name or 'the CPU'} ({threads} thread{'s' if threads > 1 else ''})"

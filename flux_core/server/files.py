@@ -22,7 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from ..errors import FileFormatError, MissingFileError, WorkflowError
 from ..io import strict_json
-from ..io.folders import PICTURE_FILES, annotated, confined
+from ..io.folders import PICTURE_FILES, TINY_INPUT, annotated, confined
 from ..io.saving import TEMPORARY_PREFIX, write_whole
 from . import images
 from .services import MAX_UPLOAD, Route, Services, refuse, services
@@ -45,6 +45,8 @@ def picture_path(here: Services, filename: str, kind: str, subfolder: str) -> Pa
     if filename.endswith(tuple(f"[{one}]" for one in KINDS)):
         filename, kind = annotated(filename)
     path = confined(root_of(here, kind), f"{subfolder.rstrip('/')}/{filename}" if subfolder else filename)
+    if not path.is_file() and kind == "input" and not subfolder:
+        path = confined(TINY_INPUT, filename)  # what the shipped workflows begin with
     if not path.is_file():
         raise MissingFileError(f"There is no file {filename!r} in the {kind} folder.")
     return path

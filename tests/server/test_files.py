@@ -171,3 +171,9 @@ def test_the_gallery_lists_pictures_with_what_they_were_made_from(server):
     assert server.get("/sluice/gallery?text=walrus").json["pictures"] == []
     inside = server.get(f"/sluice/canvas?filename={image['filename']}&subfolder={image['subfolder']}").json
     assert inside["prompt"] == prompt and inside["workflow"] == {"nodes": [], "links": []}
+
+
+def test_the_pictures_that_come_with_us_can_be_viewed(server):
+    assert server.get("/view?filename=sketch.png&type=input").headers["Content-Type"] == "image/png"
+    assert server.get("/view?filename=sketch.png&type=output").status == 404
+    assert server.get("/view?filename=sketch.png&type=input&subfolder=x").status == 404

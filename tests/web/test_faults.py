@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+WORKFLOWS = Path(__file__).parents[2] / "workflows"
 WINDOWS = pytest.mark.parametrize(("size", "palette"), [("1440x900", "dark"), ("400x800", "light")])
 
 
@@ -45,3 +46,11 @@ def test_the_memory_tab_tells_of_every_model_and_budgets_are_answered_and_kept(
     with serving(tmp_path) as server:
         assert any("Memory as set in the page: VRAM auto, RAM 3G" in line for line in server.lines)
         assert scene("budget.mjs", server.url, size, palette) == {"ram": "3G", "elsewhere": []}
+
+
+def test_the_shipped_workflows_fit_the_screen_and_the_sketch_is_shown(server: Any, scene: Any) -> None:
+    files = sorted(WORKFLOWS.glob("*.png"))
+    seen = scene("layout.mjs", server.url, "1440x900", "dark", *files)["boxes"]
+    assert len(seen) == 1 + len(files) > 5
+    for name, (left, top, right, bottom) in seen.items():
+        assert left >= 56 and top >= 80 and right <= 1440 and bottom <= 900, name
