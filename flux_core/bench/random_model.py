@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ..checkpoint.gguf_file import TYPES
+from ..io.descriptors import drop_cached
 from ..memory.workload import MiB
 from ..models.autoencoder import Autoencoder, AutoencoderConfig
 from ..models.clip_text import ClipConfig, ClipTextModel
@@ -149,5 +150,4 @@ def _parts(name: str, shape: tuple[int, ...], format: str, pool: memoryview) -> 
 def _drop(descriptor: int) -> None:
     """Leave nothing in the page cache: the next thing to be measured is the disk."""
     os.fsync(descriptor)
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    drop_cached(descriptor)

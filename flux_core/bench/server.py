@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import random
-import signal
 import socket
 import subprocess
 import sys
@@ -232,11 +230,11 @@ class Server:
         return self.ticked.read_text().splitlines() if self.ticked.exists() else []
 
     async def kill(self, which: str) -> str:
-        """SIGKILL; a killed server is started again, a killed worker is the server's to replace."""
+        """End it at once; a killed server is started again, a killed worker is the server's to replace."""
         if which == "worker":
             children = await self._children()
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(children[0], signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(children[0]).kill()
             return which
         self.process.kill()
         await asyncio.to_thread(self.process.wait)

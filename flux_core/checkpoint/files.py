@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import FileFormatError, MissingFileError, SluiceError
+from ..io.paths import openable
 from ..io.shards import INDEX, first_of_each, shard_name
 from . import gguf_file, safetensors_file
 from .stored import Shard, TensorEntry, WeightFile
@@ -41,7 +42,7 @@ def open_weights(path: str | Path) -> WeightFile:
 
 def _open_file(path: Path) -> WeightFile:
     try:
-        with open(path, "rb") as stream:
+        with open(openable(path), "rb") as stream:
             status = os.fstat(stream.fileno())
             container = "GGUF" if stream.read(4) == b"GGUF" else "safetensors"
             stream.seek(0)

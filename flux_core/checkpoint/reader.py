@@ -1,22 +1,27 @@
-"""Positional reads of weight bytes: from (file, offset) straight into the caller's buffer.
+"""Reads of weight bytes: from (file, offset) straight into the caller's buffer, from many threads at once.
 
-Never mmap, never a whole file, never a cache of its own. One descriptor per file, shared by all threads; it is closed
-when the `WeightFile` is dropped. Whoever owns the buffer decides where bytes live.
+Never mmap, never a whole file, never a cache of its own. Where the system reads at an offset, all threads share one
+descriptor per file; elsewhere (Windows) each read takes a handle that no other read uses at that moment, because a
+handle has one position. All are closed when the `WeightFile` is dropped. Whoever owns the buffer decides where bytes
+live.
 
 Does not know: formats, tensors, devices.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import weakref
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..errors import FileFormatError, MissingFileError, SluiceError
-from .stored import Range, Stored, WeightFile, shard_at
+from ..io import descriptors
+from ..io.paths import openable
+from .stored import Range, Shard, Stored, WeightFile, shard_at
 
-_POSITIONAL = hasattr(os, "preadv")
 _readers: weakref.WeakKeyDictionary[WeightFile, Reader] = weakref.WeakKeyDictionary()
 _readers_lock = threading.Lock()
 
@@ -26,8 +31,8 @@ class Reader:
 
     def __init__(self, file: WeightFile) -> None:
         self._files = file.files
-        self._descriptors: dict[int, int] = {}
-        self._lock = threading.Lock()
+        kind = _SharedDescriptor if descriptors.POSITIONAL else _OwnHandles
+        self._shards = [kind(shard) for shard in file.files]
 
     def read(self, ranges: Iterable[Range], buffer: memoryview) -> None:
         """Fill `buffer` (writable, contiguous bytes) with the ranges one after the other, to the last byte."""
@@ -38,11 +43,10 @@ class Reader:
             filled += nbytes
 
     def _read(self, index: int, offset: int, buffer: memoryview) -> None:
-        descriptor = self._descriptor(index)
         path = self._files[index][1]
         while len(buffer):
             try:
-                count = self._read_some(descriptor, offset, buffer)
+                count = self._shards[index].read(offset, buffer)
             except OSError as error:
                 raise SluiceError(f"Reading {path} failed at byte {offset}: {error.strerror or error}.") from error
             if count == 0:
@@ -53,31 +57,55 @@ class Reader:
             offset += count
             buffer = buffer[count:]
 
-    def _read_some(self, descriptor: int, offset: int, buffer: memoryview) -> int:
-        if _POSITIONAL:
-            return os.preadv(descriptor, [buffer], offset)
-        with self._lock:  # a shared file position needs one reader at a time
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            data = os.read(descriptor, min(len(buffer), 1 << 24))
-        buffer[: len(data)] = data
-        return len(data)
 
-    def _descriptor(self, index: int) -> int:
-        """Of a shard that is still as it was when its header was read."""
-        _, path, size, mtime_ns = self._files[index]
+class _SharedDescriptor:
+    """A shard that all threads read through one descriptor, opened at the first read."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._descriptor: int | None = None
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, buffer: memoryview) -> int:
         with self._lock:
-            if index not in self._descriptors:
-                self._descriptors[index] = _open(path)
-                weakref.finalize(self, os.close, self._descriptors[index])
-        status = os.fstat(self._descriptors[index])
-        if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
-            raise FileFormatError(f"{path} was replaced while it was in use. Run again, and it is loaded anew.")
-        return self._descriptors[index]
+            if self._descriptor is None:
+                self._descriptor = _open(self._shard[1])
+                weakref.finalize(self, os.close, self._descriptor)
+        _check_unchanged(self._descriptor, self._shard)
+        return descriptors.read_at(self._descriptor, buffer, offset)
 
 
-def _open(path: os.PathLike[str]) -> int:
+class _OwnHandles:
+    """A shard with as many handles as there are reads at the same time. No read waits, nothing is copied."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._idle: list[io.FileIO] = []
+
+    def read(self, offset: int, buffer: memoryview) -> int:
+        try:
+            handle = self._idle.pop()
+        except IndexError:
+            handle = io.FileIO(_open(self._shard[1]), closefd=True)
+            weakref.finalize(self, handle.close)
+        _check_unchanged(handle.fileno(), self._shard)
+        handle.seek(offset)
+        count = handle.readinto(buffer[: descriptors.MOST_AT_ONCE])
+        self._idle.append(handle)
+        return count or 0
+
+
+def _check_unchanged(descriptor: int, shard: Shard) -> None:
+    """Raises FileFormatError if the file is not as it was when its header was read."""
+    _, path, size, mtime_ns = shard
+    status = os.fstat(descriptor)
+    if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
+        raise FileFormatError(f"{path} was replaced while it was in use. Run again, and it is loaded anew.")
+
+
+def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        return os.open(openable(path), os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} is gone since it was opened. Put it back and run again.") from error
     except OSError as error:

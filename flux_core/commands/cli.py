@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,7 @@ def program() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: the program's own) and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    _print_what_can_be_printed()
     try:
         return _dispatch(argv)
     except KeyboardInterrupt:
@@ -84,6 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = f"{type(error).__name__}: {error}"
         print(f"sluice: unexpected {told}. SLUICE_DEBUG=1 shows where it happened.", file=sys.stderr)
         return 1
+
+
+def _print_what_can_be_printed() -> None:
+    """A character that the encoding of the output lacks becomes a question mark: Windows redirects into cp1252."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _dispatch(argv: list[str]) -> int:

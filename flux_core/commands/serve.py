@@ -100,8 +100,11 @@ async def _serve(settings: Settings, store: Store, listening: socket.socket, arg
 
 
 def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, stopped: asyncio.Event) -> None:
-    with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
+    """Set `stopped` at a signal."""
+    try:
         loop.add_signal_handler(number, stopped.set)
+    except NotImplementedError:  # Windows
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopped.set))
 
 
 def _announce(address: str, store: Store) -> None:

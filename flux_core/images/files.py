@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileFormatError, MissingFileError, NotFinite, SluiceError
+from ..io.paths import openable
 from ..limits import check_room
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def to_pil(image: Tensor) -> Image.Image:
 def fingerprint(path: Path) -> str:
     """Changes when the content of the file does."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(openable(path), "rb") as file:
         while part := file.read(2**20):
             digest.update(part)
     return digest.hexdigest()
@@ -86,7 +87,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as file:
+        with Image.open(openable(path)) as file:
             width, height = file.size
             frames = getattr(file, "n_frames", 1)
             check_room(f"{path.name} ({frames} x {width}x{height} pixels)", frames * width * height * 12)

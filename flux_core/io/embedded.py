@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from ..errors import MissingFileError, WorkflowError
 from . import exif, png, strict_json
+from .paths import openable
 
 MAX_NODES = 10_000
 MAX_TEXT = strict_json.MAX_BYTES
@@ -43,7 +44,7 @@ def read_workflow(path: str | Path) -> Embedded:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open(openable(path), "rb") as file:
             return _read(file, path.name)
     except FileNotFoundError:
         raise MissingFileError(f"There is no file {path}.") from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MissingFileError, SluiceError
+from .paths import has_drive, is_file, refused, refused_in, walkable
 from .shards import INDEX, ShardName, first_of_each, shard_name
 
 # Category -> folders below `models/`, first found wins. Any other category is the folder of its own name.
@@ -103,7 +104,7 @@ class Folders:
         if relative is None:
             return None
         places = [place / relative for place in self.directories(category)]
-        return next((p for p in places if p.is_file() or (p.is_dir() and self.listed(category, name) != name)), None)
+        return next((p for p in places if is_file(p) or (p.is_dir() and self.listed(category, name) != name)), None)
 
     def listed(self, category: str, name: str) -> str:
         """The name under which `filenames` lists a model that may be named by a folder, an index or another shard.
@@ -235,7 +236,10 @@ def extra_model_paths(file: Path) -> Iterator[tuple[str, Path, bool]]:
 
 
 def confined(root: Path, name: str) -> Path:
-    """`root/name`; refused if it leads outside `root`: an absolute path, "..", or a symbolic link."""
+    """`root/name`. Raises InputError if it leads outside `root` (an absolute path, a drive, "..", or a symbolic link),
+    or if this system stores no file under such a name."""
+    if reason := refused_in(name):
+        raise InputError(f"The name {name!r} cannot be used: {reason}. Choose another name.")
     relative = _relative(name)
     if relative is not None and Path(os.path.realpath(root / relative)).is_relative_to(os.path.realpath(root)):
         return root / relative
@@ -261,9 +265,14 @@ def _folders_below(root: Path, category: str) -> list[Path]:
 
 
 def _relative(name: str) -> Path | None:
-    """A file name from a workflow as a relative path. Windows separators count; None if it would leave its folder."""
+    """A file name from a workflow as a relative path, its separators those of Windows or POSIX.
+
+    None if it would leave its folder, also on another system than this one, or names no file on this one.
+    """
     parts = name.replace("\\", "/").split("/")
-    if not name or "\0" in name or ".." in parts or parts[0] == "" or ":" in parts[0]:
+    if not name or "\0" in name or ".." in parts or parts[0] == "":
+        return None
+    if any(has_drive(part) or refused(part) for part in parts):
         return None
     return Path(*[part for part in parts if part])
 
@@ -285,8 +294,8 @@ def _list(directories: Iterable[Path], endings: tuple[str, ...]) -> tuple[dict[s
     """Names below the folders, and the modification times of every folder visited."""
     stamps: dict[str, int] = {}
     names: set[str] = set()
-    for directory in directories:
-        stamps[str(directory)] = _stamp(str(directory))
+    for directory in map(walkable, directories):
+        stamps[directory] = _stamp(directory)
         for place, subfolders, files in os.walk(directory, followlinks=True):
             # A link to a folder that contains it would be followed without end.
             here = Path(os.path.realpath(place))

@@ -14,14 +14,16 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, SluiceError
+from .paths import WINDOWS, openable, refused_in
 
 TEMPORARY_PREFIX = ".sluice-"
 LONGEST_NAME = 240  # bytes; file systems allow 255, and a number and a suffix follow
+_IN_USE = (5, 32)  # what Windows says of a file that somebody has open: access denied, sharing violation
 
 
 @dataclass
@@ -56,10 +58,10 @@ def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int
     absolute path or a symbolic link.
     """
     subfolder, name = os.path.split(os.path.normpath(_filled(prefix, width, height)))
-    folder = _folder(prefix, subfolder, root)
+    folder = _folder(prefix, subfolder, name, root)
     try:
-        os.makedirs(folder, exist_ok=True)
-        taken = os.listdir(folder)
+        os.makedirs(openable(folder), exist_ok=True)
+        taken = os.listdir(openable(folder))
     except (OSError, ValueError) as error:
         raise _unusable(prefix, root, error) from error
     return Place(Path(folder), subfolder, name, 1 + max((_number(file, name) for file in taken), default=0))
@@ -68,7 +70,7 @@ def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int
 def check_prefix(prefix: str, root: str | os.PathLike[str]) -> None:
     """Whether `place` would take this prefix, asked before there is a picture; makes nothing. Raises InputError."""
     subfolder, name = os.path.split(os.path.normpath(_filled(prefix, 1, 1)))
-    folder = _folder(prefix, subfolder, root)
+    folder = _folder(prefix, subfolder, name, root)
     if len(os.fsencode(name)) > LONGEST_NAME:
         raise InputError(f"The file name prefix {_shortened(prefix)!r} is too long for a file name.")
     there = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
@@ -78,10 +80,12 @@ def check_prefix(prefix: str, root: str | os.PathLike[str]) -> None:
         raise _unusable(prefix, root, PermissionError(f"{there} cannot be written to"))
 
 
-def _folder(prefix: str, subfolder: str, root: str | os.PathLike[str]) -> str:
-    """The folder that a prefix leads to. Raises InputError if it is not below `root`."""
+def _folder(prefix: str, subfolder: str, name: str, root: str | os.PathLike[str]) -> str:
+    """The folder that a prefix leads to. Raises InputError if it is not below `root`, or if names are refused here."""
     if "\0" in prefix:
         raise InputError("The file name prefix holds a NUL character.")
+    if reason := refused_in(os.path.join(subfolder, name)):
+        raise InputError(f"The file name prefix {_shortened(prefix)!r} cannot be used: {reason}.")
     try:
         base = os.path.realpath(root)
         folder = os.path.realpath(os.path.join(base, subfolder))
@@ -107,7 +111,24 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     """Replace a file atomically: at every moment it is either the old one or the new one."""
     path = Path(path)
     with _temporary(path.parent, data) as temporary:
-        os.replace(temporary, path)
+        replace(temporary, path)
+
+
+def replace(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Give a file the name of another, in one step, which takes the other away.
+
+    Windows refuses while anybody has the other open, and virus scanners and indexers open each new file for a moment:
+    there it is tried for about three seconds. Raises OSError.
+    """
+    for pause in (0.02, 0.04, 0.1, 0.2, 0.4, 0.8, 1.6):
+        try:
+            os.replace(openable(source), openable(target))
+            return
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in _IN_USE:
+                raise
+            time.sleep(pause)
+    os.replace(openable(source), openable(target))
 
 
 def _filled(prefix: str, width: int, height: int) -> str:
@@ -138,7 +159,7 @@ def _number(file: str, name: str) -> int:
 @contextmanager
 def _temporary(folder: Path, data: bytes) -> Iterator[str]:
     """The path of a temporary file with this content, flushed to disk, removed when the block ends."""
-    path = os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp")
+    path = openable(os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"))
     try:
         with open(path, "xb") as file:
             file.write(data)
@@ -146,15 +167,15 @@ def _temporary(folder: Path, data: bytes) -> Iterator[str]:
             os.fsync(file.fileno())
         yield path
     finally:
-        if os.path.exists(path):
+        with suppress(OSError):  # it has its name by now; or a scanner of Windows has it open: then it stays
             os.unlink(path)
 
 
 def _appear(temporary: str, target: Path) -> bool:
     """Give a finished file its name atomically, and only if the name is free."""
     try:
-        if os.name == "nt":
-            os.rename(temporary, target)  # refuses an existing name there
+        if WINDOWS:
+            os.rename(temporary, openable(target))  # refuses an existing name there
         else:
             os.link(temporary, target)
         return True
@@ -168,16 +189,16 @@ def _appear_without_links(temporary: str, target: Path) -> bool:
     """For file systems without hard links: an exclusive claim beside the target keeps other processes of ours away."""
     claim = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.claim")
     try:
-        os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
+        os.close(os.open(openable(claim), os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False  # someone is writing this number, or was killed while doing so: take the next one
     try:
-        if target.exists():
+        if os.path.exists(openable(target)):
             return False
-        os.replace(temporary, target)
+        replace(temporary, target)
         return True
     finally:
-        os.unlink(claim)
+        os.unlink(openable(claim))
 
 
 def _reason(error: Exception) -> str:

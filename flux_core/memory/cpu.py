@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,11 +34,11 @@ class Pages:
 def anonymous(nbytes: int) -> Pages:
     """Zeroed private pages. On Linux in huge ones, where the system has them: fewer faults, faster direct reads."""
     length = -(-max(nbytes, 1) // PAGE) * PAGE
-    if hasattr(mmap, "MAP_PRIVATE"):
+    if sys.platform != "win32" and hasattr(mmap, "MAP_PRIVATE"):
         map = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     else:
         map = mmap.mmap(-1, length)
-    if hasattr(mmap, "MADV_HUGEPAGE") and length >= 1 << 21:
+    if sys.platform == "linux" and hasattr(mmap, "MADV_HUGEPAGE") and length >= 1 << 21:
         try:
             map.madvise(mmap.MADV_HUGEPAGE)
         except OSError:  # a kernel without huge pages
@@ -47,8 +48,8 @@ def anonymous(nbytes: int) -> Pages:
 
 
 def give_back(pages: Pages) -> None:
-    """Return the pages to the system now; views that are still around read zeros."""
-    if hasattr(mmap, "MADV_DONTNEED"):
+    """Return the pages to the system: now (views that are still around read zeros), on Windows with the last view."""
+    if sys.platform != "win32" and hasattr(mmap, "MADV_DONTNEED"):
         pages.map.madvise(mmap.MADV_DONTNEED)
 
 

@@ -6,7 +6,7 @@ Knows no torch; a GPU's memory is asked of its device.
 from __future__ import annotations
 
 import ctypes
-import os
+import mmap
 import sys
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def resident_bytes() -> int:
     """This process's resident set."""
     try:
         with open("/proc/self/statm", "rb") as stream:
-            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            return int(stream.read().split()[1]) * mmap.PAGESIZE
     except OSError:
         import psutil
 

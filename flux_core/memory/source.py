@@ -17,11 +17,13 @@ from pathlib import Path
 from ..checkpoint.reader import read_into
 from ..checkpoint.stored import Stored
 from ..errors import FileFormatError, MissingFileError, SluiceError
+from ..io.descriptors import POSITIONAL, drop_cached, read_at
+from ..io.paths import openable
 from ..quant.encoding import Encoding
 from .device import Wait
 
 BLOCK = 4096
-DIRECT = getattr(os, "O_DIRECT", 0) if hasattr(os, "preadv") else 0
+DIRECT = getattr(os, "O_DIRECT", 0) if POSITIONAL else 0
 CHUNK = 16 << 20  # of one read: larger ones are no faster, smaller ones cost
 
 
@@ -73,7 +75,7 @@ class FileSource:
 
     def _open(self, path: Path, flags: int, size: int, mtime_ns: int) -> int:
         try:
-            descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+            descriptor = os.open(openable(path), flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         except FileNotFoundError as error:
             raise MissingFileError(f"{path} is gone since it was opened. Put it back and run again.") from error
         weakref.finalize(self, os.close, descriptor)
@@ -89,7 +91,7 @@ class FileSource:
         end = -(-needed // BLOCK) * BLOCK
         while done < needed:
             try:
-                count = os.preadv(descriptor, [window[done : min(end, done + CHUNK)]], begin + done)
+                count = read_at(descriptor, window[done : min(end, done + CHUNK)], begin + done)
             except OSError as error:
                 raise self._failed(piece, error) from error
             if done + count < needed and count % BLOCK:
@@ -120,10 +122,9 @@ class FileSource:
         self.bytes_read += wanted
 
     def _drop_cache(self, stored: Stored) -> None:
-        if hasattr(os, "posix_fadvise"):
-            for offset, nbytes in stored.ranges:
-                path, local = stored.file.locate(offset)
-                os.posix_fadvise(self._cached[path], local, nbytes, os.POSIX_FADV_DONTNEED)
+        for offset, nbytes in stored.ranges:
+            path, local = stored.file.locate(offset)
+            drop_cached(self._cached[path], local, nbytes)
 
     def _failed(self, piece: int, error: OSError) -> SluiceError:
         stored = self.pieces[piece]

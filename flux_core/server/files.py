@@ -6,11 +6,11 @@ Does not know: what the pictures are for.
 from __future__ import annotations
 
 import asyncio
+import errno
 import filecmp
 import mimetypes
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from ..errors import FileFormatError, MissingFileError, WorkflowError
 from ..io import strict_json
 from ..io.folders import PICTURE_FILES, TINY_INPUT, annotated, confined
-from ..io.saving import TEMPORARY_PREFIX, write_whole
+from ..io.paths import is_file, openable
+from ..io.saving import TEMPORARY_PREFIX, replace, write_whole
 from . import images
 from .services import MAX_UPLOAD, Route, Services, refuse, services
 
@@ -31,6 +32,14 @@ KINDS = ("input", "output", "temp")
 MEDIA_FILES = (*PICTURE_FILES, ".mp4", ".webm", ".mov", ".mkv", ".mp3", ".wav", ".flac", ".ogg", ".opus", ".m4a")
 MAX_FIELD = 1 << 16  # bytes of a field that is no file
 _CHUNK = 1 << 18
+# The same on every machine: what Windows' registry or /etc/mime.types say is left out.
+_types = mimetypes.MimeTypes()
+for _ending, _type in (
+    *((".jfif", "image/jpeg"), (".webp", "image/webp"), (".avif", "image/avif")),
+    *((".mkv", "video/x-matroska"), (".webm", "video/webm"), (".mp4", "video/mp4"), (".mov", "video/quicktime")),
+    *((".flac", "audio/flac"), (".ogg", "audio/ogg"), (".opus", "audio/ogg"), (".m4a", "audio/mp4")),
+):
+    _types.add_type(_type, _ending)
 
 
 def root_of(here: Services, kind: str) -> Path:
@@ -45,9 +54,9 @@ def picture_path(here: Services, filename: str, kind: str, subfolder: str) -> Pa
     if filename.endswith(tuple(f"[{one}]" for one in KINDS)):
         filename, kind = annotated(filename)
     path = confined(root_of(here, kind), f"{subfolder.rstrip('/')}/{filename}" if subfolder else filename)
-    if not path.is_file() and kind == "input" and not subfolder:
+    if not is_file(path) and kind == "input" and not subfolder:
         path = confined(TINY_INPUT, filename)  # what the shipped workflows begin with
-    if not path.is_file():
+    if not is_file(path):
         raise MissingFileError(f"There is no file {filename!r} in the {kind} folder.")
     return path
 
@@ -84,14 +93,14 @@ async def _made(request: web.Request, kind: str, make: Callable[..., bytes], pat
 
 def send_file(path: Path) -> web.FileResponse:
     """A file as it is. What a browser could run or render as a page is only offered for download."""
-    kind = mimetypes.guess_type(path.name)[0] or ""
+    kind = _types.guess_type(path.name)[0] or ""
     shown = kind.startswith(("image/", "video/", "audio/")) and "svg" not in kind and "xml" not in kind
     headers = {
         "Content-Type": kind if shown else "application/octet-stream",
         "Content-Disposition": _named("inline" if shown else "attachment", path.name),
         "Cache-Control": "no-cache",
     }
-    return web.FileResponse(path, headers=headers)
+    return web.FileResponse(openable(path), headers=headers)
 
 
 def _named(disposition: str, name: str) -> str:
@@ -185,9 +194,18 @@ def _store(here: Services, upload: Upload, make: Callable[[Services, Upload], by
     target.parent.mkdir(parents=True, exist_ok=True)
     if upload.fields.get("overwrite", "") not in ("true", "1"):
         target = _free_name(target, upload.path)
-    shutil.move(upload.path, target)
+    _move(upload.path, target)
     below = os.path.relpath(target.parent, root).replace(os.sep, "/")
     return {"name": target.name, "subfolder": "" if below == "." else below, "type": kind}
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # another file system
+            raise
+        write_whole(target, source.read_bytes())
 
 
 def _check(name: str, path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import FileFormatError, WorkflowError
 from ..io import png
 from ..io.embedded import read_workflow
+from ..io.paths import openable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,7 +80,7 @@ def opened(path: Path, called: str = "") -> Iterator[Image.Image]:
 
     name = called or path.name
     try:
-        with Image.open(path) as image:
+        with Image.open(openable(path)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise FileFormatError(
                     f"{name} is {_by(image.size)}; pictures may have at most {MAX_PIXELS // 10**6} million pixels."

@@ -17,7 +17,7 @@ from aiohttp import web
 from ..errors import WorkflowError
 from ..io import strict_json
 from ..io.folders import confined
-from ..io.saving import TEMPORARY_PREFIX, write_whole
+from ..io.saving import TEMPORARY_PREFIX, replace, write_whole
 from .services import Json, Route, Services, flag, json_body, json_object, refuse, services
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def _read(here: Services) -> Json:
     except WorkflowError as error:
         aside = file.with_suffix(".damaged.json")
         log.warning("%s It is kept as %s; settings start anew.", error, aside.name)
-        os.replace(file, aside)
+        replace(file, aside)
         return {}
 
 
@@ -152,7 +152,7 @@ async def move_file(request: web.Request) -> web.Response:
     if request.query.get("overwrite") == "false" and target.exists():
         return refuse(409, "There is a file of that name already.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(source, target)
+    replace(source, target)
     return _told(request, target)
 
 

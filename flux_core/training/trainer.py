@@ -6,7 +6,6 @@ at its last checkpoint and takes exactly the steps it would have taken.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..io.saving import replace
 from .optimise import average_into, optimisers, rate_at
 from .recipe import Phase, Recipe
 
@@ -102,7 +102,7 @@ def _save(
     }
     fresh = path.with_suffix(".new")
     torch.save(state, fresh)
-    os.replace(fresh, path)
+    replace(fresh, path)
 
 
 def _resume(path: Path, module: nn.Module, averages: list[Tensor], engines: list[torch.optim.Optimizer]) -> int:

@@ -13,14 +13,13 @@ import json
 import logging
 import os
 import queue
-import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,7 @@ from ..io.folders import Folders, published, standard_folders
 from ..limits import advice_after, is_out_of_memory
 from ..memory.budget import Allowed
 from ..runtime.settings import Settings
+from ..workers.process_tree import end_own
 from ..workers.protocol import Channel, Message
 from .measure import Measure, release_memory
 from .required_models import explained, wanted_files, with_slashes
@@ -276,7 +276,7 @@ class Worker:
                 else:
                     self.questions.put(message)
         except (EOFError, OSError):
-            leave()
+            end_own()  # what matters is on the disk
 
     # -- the answering thread ----------------------------------------------------------------------------------------
 
@@ -395,14 +395,6 @@ def _account(result: Result) -> Message:
     }
     checked: Message = json.loads(strict_json.dumps(json.loads(json.dumps(done, default=repr))))
     return checked
-
-
-def leave() -> None:
-    """End at once, with everything this process has started: what matters is on the disk."""
-    if os.name == "posix" and os.getpgrp() == os.getpid():
-        with suppress(OSError):
-            os.killpg(os.getpid(), signal.SIGKILL)
-    os._exit(0)
 
 
 def _folders(options: Mapping[str, Any]) -> Folders:

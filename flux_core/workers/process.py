@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
+from .process_tree import ProcessTree
 from .protocol import Channel, Message, frame_of
 
 START_SECONDS = 120.0  # a cold disk can make imports long; a worker that dies is noticed at once
@@ -134,9 +135,11 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=os.name == "posix",  # Ctrl-C at the terminal is the server's to answer
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},  # of what node packs print, as `_relay` reads it
+            start_new_session=True,  # Ctrl-C at the terminal is the server's to answer
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
+        self._tree = ProcessTree(self.popen.pid)
         for thread in (self._write, self._relay, self._listen):
             threading.Thread(target=thread, daemon=True).start()
 
@@ -163,20 +166,13 @@ class _Process:
 
     async def end(self) -> None:
         """Ask the process to end, then end it, with all it has started."""
-        self._signal(signal.SIGTERM)
+        self._tree.terminate()
         for _ in range(20):
             if self.popen.poll() is not None:
                 break
             await asyncio.sleep(STOP_SECONDS / 20)
-        self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+        self._tree.kill()
         await asyncio.to_thread(self.popen.wait)
-
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.name == "posix":
-                os.killpg(self.popen.pid, number)
-            else:
-                self.popen.terminate()
 
     # -- the threads -------------------------------------------------------------------------------------------------
 

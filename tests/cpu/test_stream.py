@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import threading
@@ -414,3 +415,14 @@ def test_a_dry_run_finds_the_walk_of_the_plan_and_activations_near_its_formula()
     walked = [name for name in ran.order if "_blocks" in name and "mod" not in name]
     assert walked == [piece.name for piece in planned.pieces]
     assert ran.peak <= activation_bytes(shape, Job(1024, 1024)) <= 1.15 * ran.peak
+
+
+def test_slabs_are_anonymous_pages_where_the_system_takes_no_advice_about_them(monkeypatch):
+    for name in ("MAP_PRIVATE", "MADV_HUGEPAGE", "MADV_DONTNEED"):
+        monkeypatch.delattr(mmap, name)
+    device = CpuDevice(4 << 20)
+    slab = device.allocate(3 << 20)
+    device.landing(slab, 5, 3)[:] = b"abc"
+    assert device.tensor(slab)[4:9].tolist() == [0, *b"abc", 0] and device.used == 3 << 20
+    device.free(slab)
+    assert slab.memory is None and device.used == 0

@@ -85,3 +85,13 @@ def test_an_automatic_budget_leaves_room_and_takes_some(machine: Machine, monkey
     assert meter.automatic_ram() == 500 * MiB + 3 * GiB // 2
     machine(16 * GiB, 0)
     assert meter.automatic_ram() == 500 * MiB
+
+
+def test_memory_is_counted_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(meter, "open", missing, raising=False)
+    monkeypatch.setattr(meter.Path, "read_text", missing)
+    held = psutil.Process().memory_info().rss
+    assert held * 0.9 < meter.resident_bytes() < held * 1.1 and meter.peak_resident_bytes() >= held * 0.9

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import pickle
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +24,7 @@ from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.reader import read_into
 from sluice.flux_core.checkpoint.stored import stack, whole
 from sluice.flux_core.errors import FileFormatError, MissingFileError, SluiceError
+from sluice.flux_core.io import descriptors
 
 
 def written(header: object, data: bytes = b"", length: int | None = None) -> bytes:
@@ -37,6 +41,11 @@ def raw(path: Path, name: str) -> bytes:
     buffer = bytearray(file.entries[name].nbytes)
     read_into(whole(file, file.entries[name]), memoryview(buffer))
     return bytes(buffer)
+
+
+def raw_by_library(path: Path, name: str) -> bytes:
+    with safe_open(path, "np") as library:
+        return library.get_tensor(name).tobytes()
 
 
 @pytest.fixture
@@ -170,19 +179,40 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
         open_weights(tmp_path / "nowhere.safetensors")
 
 
-@pytest.mark.parametrize("positional", [True, False])
-def test_short_reads_are_continued(numbers, monkeypatch, positional):
-    whole, read = os.preadv, os.read
-    monkeypatch.setattr(reader, "_POSITIONAL", positional)
-    monkeypatch.setattr(os, "preadv", lambda fd, buffers, at: whole(fd, [buffers[0][:7]], at))
-    monkeypatch.setattr(os, "read", lambda fd, count: read(fd, min(count, 7)))
+@pytest.fixture(params=["one descriptor", "own handles"])
+def system(request, monkeypatch):
+    """system(read): `read(destination, how)` is asked for every read, on a system with preadv and on one without.
+
+    `how(destination)` reads there and returns the number of bytes.
+    """
+    positional = request.param == "one descriptor"
+    monkeypatch.setattr(descriptors, "POSITIONAL", positional)
+
+    def through(read):
+        preadv = getattr(os, "preadv", None)
+
+        class Handle(io.FileIO):
+            def readinto(self, buffer):
+                return read(buffer, super().readinto)
+
+        monkeypatch.setattr(reader.io, "FileIO", Handle)
+        if positional:
+            monkeypatch.setattr(
+                os, "preadv", lambda fd, buffers, at: read(buffers[0], lambda part: preadv(fd, [part], at))
+            )
+
+    return through
+
+
+def test_short_reads_are_continued(numbers, system):
+    system(lambda destination, how: how(destination[:7]))
     with safe_open(numbers, "np") as library:
         assert raw(numbers, "b") == library.get_tensor("b").tobytes()
 
 
-def test_a_file_that_ends_early_is_an_error_that_names_the_place(numbers, monkeypatch):
+def test_a_file_that_ends_early_is_an_error_that_names_the_place(numbers, system):
     file = open_weights(numbers)
-    monkeypatch.setattr(os, "preadv", lambda *_: 0)
+    system(lambda destination, how: 0)
     place = file.entries["c"].offset
     with pytest.raises(FileFormatError, match=f"numbers.safetensors ended at byte {place} while 400"):
         read_into(whole(file, file.entries["c"]), memoryview(bytearray(400)))
@@ -190,7 +220,7 @@ def test_a_file_that_ends_early_is_an_error_that_names_the_place(numbers, monkey
 
 @pytest.mark.parametrize("read_before", [False, True])
 @pytest.mark.parametrize("spoil", [lambda path: os.truncate(path, 700), lambda path: os.utime(path, ns=(1, 1))])
-def test_a_file_that_changed_since_its_header_was_read_is_refused(numbers, spoil, read_before):
+def test_a_file_that_changed_since_its_header_was_read_is_refused(numbers, system, spoil, read_before):
     file = open_weights(numbers)
     tensor = whole(file, file.entries["a"])
     if read_before:
@@ -210,17 +240,17 @@ def test_a_file_that_was_replaced_is_read_on_as_it_was(numbers, tmp_path):
     assert before == after
 
 
-def test_a_failing_disk_is_named_with_file_and_place(numbers, monkeypatch):
+def test_a_failing_disk_is_named_with_file_and_place(numbers, system):
     def fail(*_):
         raise OSError(5, "Input/output error")
 
     file = open_weights(numbers)
-    monkeypatch.setattr(os, "preadv", fail)
+    system(fail)
     with pytest.raises(SluiceError, match=rf"numbers.safetensors failed at byte {file.entries['a'].offset}"):
         read_into(whole(file, file.entries["a"]), memoryview(bytearray(400)))
 
 
-def test_ranges_arrive_one_after_the_other_in_any_kind_of_buffer(numbers):
+def test_ranges_arrive_one_after_the_other_in_any_kind_of_buffer(numbers, system):
     file = open_weights(numbers)
     joined = stack("abc", [whole(file, file.entries[name]) for name in "cab"])
     assert joined.shape == (30, 10)
@@ -232,7 +262,7 @@ def test_ranges_arrive_one_after_the_other_in_any_kind_of_buffer(numbers):
         read_into(joined, memoryview(bytearray(1199)))
 
 
-def test_many_threads_may_read_one_file_at_once(numbers):
+def test_many_threads_may_read_one_file_at_once(numbers, system):
     file = open_weights(numbers)
     with safe_open(numbers, "np") as library:
         expected = {name: library.get_tensor(name).tobytes() for name in "abc"}
@@ -254,15 +284,35 @@ def test_many_threads_may_read_one_file_at_once(numbers):
     assert not wrong
 
 
-def test_the_descriptor_is_closed_with_the_last_who_knows_the_file(numbers, monkeypatch):
-    closed, close = [], os.close
-    monkeypatch.setattr(reader.os, "close", lambda fd: (closed.append(fd), close(fd)))
+def test_reads_wait_for_no_other_and_land_where_they_are_to_go(numbers, system):
+    file, both = open_weights(numbers), threading.Barrier(2)
+    buffers = [bytearray(400), bytearray(400)]
+    landed = []
+
+    def meet(destination, how):
+        both.wait(20)  # breaks, and fails the read, unless two reads are on their way at the same time
+        landed.append(destination.obj)
+        return how(destination)
+
+    system(meet)
+    with ThreadPoolExecutor(2) as pool:
+        entries = [whole(file, file.entries[name]) for name in "ab"]
+        list(pool.map(read_into, entries, map(memoryview, buffers)))
+    assert {id(buffer) for buffer in landed} == {id(buffer) for buffer in buffers}
+    assert [bytes(buffer) for buffer in buffers] == [raw_by_library(numbers, name) for name in "ab"]
+
+
+def test_files_are_closed_with_the_last_who_knows_them(numbers, system):
+    def opened():
+        return [one for one in psutil.Process().open_files() if one.path == str(numbers)]
+
     file = open_weights(numbers)
-    read_into(whole(file, file.entries["a"]), memoryview(bytearray(400)))
-    assert not closed
+    for name in "abc":
+        read_into(whole(file, file.entries[name]), memoryview(bytearray(400)))
+    assert len(opened()) == 1
     del file
     gc.collect()
-    assert len(closed) == 1
+    assert not opened()
 
 
 def test_a_folder_of_shards_reads_as_one_file(tmp_path):

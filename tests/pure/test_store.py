@@ -1,8 +1,6 @@
 """What the store acknowledged is there after any kill, once, and in order."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 
@@ -208,7 +206,7 @@ def test_every_acknowledged_job_survives_kill_dash_nine(prologue, tmp_path):
         )
         for _ in range(20 + 7 * turn):
             writer.stdout.readline()
-        os.kill(writer.pid, signal.SIGKILL)
+        writer.kill()
         acknowledged = 20 + 7 * turn + len(writer.stdout.read().splitlines())
         writer.wait()
         store = Store(tmp_path / "q")

@@ -57,7 +57,7 @@ def test_running_out_of_memory_is_told_with_advice_and_the_worker_lives(server):
 
 def test_a_worker_killed_while_idle_is_replaced_when_it_is_needed(server):
     (pid,) = server.workers
-    os.kill(pid, signal.SIGKILL)
+    psutil.Process(pid).kill()
     server.until(lambda: pid not in server.workers)
     assert server.made(number(server))[0]["status"]["completed"]
 
@@ -79,7 +79,7 @@ def test_kill_dash_nine_loses_no_job_and_no_result(start):
     listener.until("progress")
     waiting = [first.queue(number(first, n)) for n in range(5)]
     (worker,) = first.workers
-    first.stop(signal.SIGKILL)
+    first.kill()
     first.until(lambda: not psutil.pid_exists(worker), "the end of the worker")
     second = start()
     second.until(lambda: any("run again" in line for line in second.lines))
@@ -100,11 +100,11 @@ def test_a_hundred_jobs_and_five_deaths(start):
     for n in range(100):
         acknowledged.append(server.queue(number(server, n), prompt_id=f"job {n}"))
         if n in (15, 50, 85):
-            server.stop(signal.SIGKILL)
+            server.kill()
             server = start()
         elif n in (30, 70):
             (worker,) = server.until(lambda one=server: one.workers)
-            os.kill(worker, signal.SIGKILL)
+            psutil.Process(worker).kill()
     server.until(lambda: server.get("/prompt").json["exec_info"]["queue_remaining"] == 0, "the end of all jobs")
     history = server.get("/history").json
     assert sorted(history) == sorted(acknowledged)

@@ -3,8 +3,11 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 
+import psutil
 from sluice.nodes.binding import HostedNode
 
 
@@ -240,7 +243,7 @@ class Die(Number):
 
     def give(self, value, how):
         if how == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
+            psutil.Process().kill()
         if how == "exit":
             print("I have had enough.", flush=True)
             os._exit(7)
@@ -257,6 +260,19 @@ class Stuck(Number):
             time.sleep(0.1)
 
 
+class Family(Show):
+    """Starts a process that starts another, and shows the ids of both."""
+
+    def show(self, value):
+        child = (
+            "import subprocess, sys\n"
+            "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+            "print(p.pid, flush=True); p.wait()\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
+        return {"ui": {"value": [process.pid, int(process.stdout.readline())]}}
+
+
 class Odd(Show):
     """Shows what JSON cannot hold."""
 
@@ -271,7 +287,7 @@ class KSampler(Number):
 WEB_DIRECTORY = "./web"
 _CLASSES = (
     Number, Half, Show, Chosen, OnlyEven, Add, Either, Clock, Upset, Broken, Many, Total, Anything, Twice, Later, Steps,
-    Paint, Die, Stuck, Odd, KSampler,
+    Paint, Die, Stuck, Family, Odd, KSampler,
 )  # fmt: skip
 NODE_CLASS_MAPPINGS = {node_class.__name__: node_class for node_class in _CLASSES}
 NODE_DISPLAY_NAME_MAPPINGS = {"Number": "A Number"}
