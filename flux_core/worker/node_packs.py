@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ...nodes.binding import bound_to
 from ..errors import MissingFileError, SluiceError
 from ..facade import wires
 from ..facade.engine import Engine, use
@@ -145,6 +146,7 @@ class NodePacks:
                 continue
             try:
                 node_class.RELATIVE_PYTHON_MODULE = wires.PACK_MODULE + pack.name
+                node_class = bound_to(self.engine.host, {key: node_class})[key]
                 Interface(node_class)
                 free[str(key)] = node_class
             except Exception as error:
