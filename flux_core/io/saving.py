@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import InputError, SluiceError
 from .paths import WINDOWS, openable, refused_in
@@ -129,6 +130,28 @@ def replace(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
                 raise
             time.sleep(pause)
     os.replace(openable(source), openable(target))
+
+
+@contextmanager
+def appearing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A stream for a new file too large to be held in memory: it has its name when the block has ended well.
+
+    Raises SluiceError if the disk refuses, or a file of that name is there by then; nothing is left behind.
+    """
+    path = Path(path)
+    temporary = os.path.join(path.parent, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if not _appear(temporary, path):
+            raise SluiceError(f"{path} is there already. Give another name, or remove it first.")
+    except OSError as error:
+        raise SluiceError(f"{path} cannot be written: {_reason(error)}.") from error
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
 
 
 def _filled(prefix: str, width: int, height: int) -> str:

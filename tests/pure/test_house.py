@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 # From the ground up. `.` is the package itself: ComfyUI's door.
 RANKS = (
     *("errors", "limits", "cancel", "io", "graph", "workers", "server"),
-    *("models", "quant", "checkpoint", "images", "conditioning", "adapters", "memory", "sampling", "runtime"),
+    *("models", "quant", "checkpoint", "convert"),
+    *("images", "conditioning", "adapters", "memory", "sampling", "runtime"),
     *("nodes", "facade", "worker", "training", "commands", "bench", "entry", "."),
 )
 TORCH_FREE = ("errors", "io", "graph", "workers", "server")  # and so they may not import the rooms of tensors
