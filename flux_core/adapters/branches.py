@@ -1,4 +1,4 @@
-"""Side branches: what a LoRA adds to y = W x, without ever touching W.
+"""Side branches: what a LoRA adds to y = W x, while W stays as it is.
 
 A branch is a small function of the layer's input. LoHa (Hadamard of two low-rank products) is a low-rank product of
 rank r^2, LoKr a Kronecker product; only what depends on W itself (DoRA) has to see the matrix.
@@ -18,9 +18,13 @@ Rows = tuple[int, int] | None  # the outputs [start, end) a branch adds to; None
 
 
 class Product:
-    """What is a matrix product: it can be added beside W, or to W."""
+    """A branch that is a product with a matrix: it can be added beside W, or to W."""
 
     rows: Rows
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        raise NotImplementedError
 
     @property
     def shape(self) -> tuple[int, int]:

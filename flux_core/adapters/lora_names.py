@@ -3,7 +3,7 @@
 A name is a prefix (the matrix, as some trainer writes it) and a suffix (the part: up, down, alpha, ...). Trainers agree
 on neither: kohya writes BFL paths with underscores, diffusers its own module names, OneTrainer those with underscores,
 XLabs names of its own, and each puts something around them that checkpoint/lora_keys.py takes off. `Targets` lists
-every path that is understood for a model; the suffixes are in `lora.py`.
+every path that is understood for a model; the suffixes are in `lora_families.py`.
 
 Does not know: tensors, files, arithmetic.
 """

@@ -1,10 +1,10 @@
-"""Stored tensors into modules: read, decode, put in place. The one seam between bytes and models.
+"""Loads stored tensors into modules: reads, decodes, and sets parameters.
 
 A module is made on the meta device, where it has shapes and no memory. `bind` walks through its parameters and asks a
 `Holder` for each: the holder answers with a tensor, which becomes the parameter, or, for the matrix of a `Linear`, with
 a `HeldWeight` that makes its products. `Resident` is the holder that puts everything on one device.
 
-Does not know: which model it fills, where files come from.
+Does not know: which model it loads, where files come from.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def bind(module: nn.Module, tensors: Tensors, hold: Holder) -> None:
             value = hold(stored, raw, matrix)
             if isinstance(value, Tensor):
                 setattr(owner, name, nn.Parameter(value, requires_grad=False))
-            else:
+            elif isinstance(owner, Linear):
                 owner.weight, owner.held = None, value
     module.eval()
 

@@ -39,7 +39,7 @@ class TorchDevice(Device, Protocol):
 
 
 class StreamedBytes:
-    """The bytes of one matrix, whenever they are asked for: `with bytes() as raw`. `stream` is set while it is open.
+    """The bytes of one matrix, for each use: `with bytes() as raw`. `stream` is set while its model is open.
 
     May be asked for any number of times in a pass. Out of the order of the stream that is right too, but slow: the
     stream starts again there.

@@ -1,6 +1,6 @@
 """Attention over heads, and the rotary positions of FLUX (Su et al. 2021, over three axes).
 
-Knows tensors only: no model, no weights, no devices.
+Knows tensors only: no model, no weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
 
 def rotations(ids: Tensor, axes_dim: Sequence[int], theta: float) -> Tensor:
-    """What `rotate` turns pairs of channels by: angles of position / theta^(2j/d), one axis after the other.
+    """The rotation matrices that `rotate` applies: angles position / theta^(2j/d), one axis after the other.
 
     ids [L, axes] -> float32 [L, 2, d], d = sum(axes_dim). A pair (a, b) becomes (a cos - b sin, a sin + b cos): row 0
     has cos, -sin for each pair, row 1 sin, cos. The angles are float64: position times frequency in float32 would be
@@ -42,9 +42,9 @@ def rotations(ids: Tensor, axes_dim: Sequence[int], theta: float) -> Tensor:
 
 
 def rotate(x: Tensor, rope: Tensor, out: Tensor | None = None) -> Tensor:
-    """Turn each adjacent pair of channels by its position's angle: x [B, L, H, d] float32, rope from `rotations`.
+    """Rotate each adjacent pair of channels by its position's angle: x [B, L, H, d] float32, rope from `rotations`.
 
-    out: of x's shape and any float type, to be overwritten and returned; without it the result has a gradient.
+    out: a tensor of x's shape and any float type to write the result into. Without it the result has a gradient.
     """
     if torch.compiler.is_compiling():  # it fuses the plain formula, and refuses `out=` that is strided
         turned = torch.addcmul(*_products(x, rope)).flatten(-2)
@@ -56,7 +56,7 @@ def rotate(x: Tensor, rope: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 class _Rotation(torch.autograd.Function):
-    """Going backwards, each pair turns back: nothing but the angles is kept."""
+    """The backward pass rotates by the negative angle, so only the angles are kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rope: Tensor) -> Tensor:
@@ -71,20 +71,20 @@ class _Rotation(torch.autograd.Function):
 
 
 def _turn(x: Tensor, rope: Tensor, out: Tensor) -> Tensor:
-    """Two products of whole tensors: the fewest bytes, for accelerators."""
+    """For accelerators: two products of whole tensors, which move the fewest bytes."""
     torch.addcmul(*_products(x, rope), out=out.unflatten(-1, (-1, 2)))
     return out
 
 
 def _products(x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(p, a, c): the turned pairs are p + a c, [B, L, H, d/2, 2]."""
+    """(p, a, c), such that the rotated pairs are p + a c, [B, L, H, d/2, 2]."""
     a, b = x.unflatten(-1, (-1, 2)).split(1, dim=-1)  # [B, L, H, d/2, 1]
     of_a, of_b = rope[:, None].unflatten(-1, (-1, 2)).transpose(2, 3).unbind(-1)  # [L, 1, d/2, 2]
     return b * of_b, a, of_a
 
 
 def _turn_on_cpu(x: Tensor, rope: Tensor, out: Tensor) -> Tensor:
-    """The same over contiguous numbers, for vector instructions. Each product is rounded before the sum."""
+    """For CPUs: products over contiguous numbers, for their vector instructions. Products are rounded, then added."""
     both = torch.empty_like(x)
     turned = out if out.dtype == x.dtype else torch.empty_like(x)
     for number, row in enumerate(rope[:, None].unbind(2)):  # [L, 1, d]

@@ -1,8 +1,8 @@
 """The FLUX autoencoder: 8x8 pixels to one latent cell of 16 channels, and back (Rombach et al. 2022).
 
-Attribute names are BFL's keys. Convolutions run in the dtype of the weights, encoding pixel by pixel in memory, as
-pictures are kept, decoding channel by channel, as latents are; pixels and latents come and go as float32. Latents here
-are unscaled; see latents.process_in. Knows no node and no sampler.
+Attribute names are BFL's keys. Convolutions run in the dtype of the weights; images and latents are passed in and
+returned as float32. The encoder computes in channels-last memory, as images are kept, the decoder in channels-first, as
+latents are. Latents here are unscaled; see latents.process_in. Knows no node and no sampler.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GROUPS = 32
 class AutoencoderConfig:
     """The sizes of one autoencoder; it shrinks by 2 ** (len(ch_mult) - 1)."""
 
-    channels: int  # of a picture
+    channels: int  # of an image
     ch: int
     ch_mult: tuple[int, ...]
     num_res_blocks: int
@@ -51,7 +51,7 @@ class AutoencoderConfig:
 
 
 class Autoencoder(nn.Module):
-    """Pictures to latents and back. Made for inference; `train()` makes it differentiable."""
+    """Images to latents and back. Made for inference; `train()` makes it differentiable."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Autoencoder(nn.Module):
     def decode_image_tiled(
         self, latent: Tensor, tile: int = 512, overlap: int = 64, on_tile: Callable[[int, int], None] | None = None
     ) -> Tensor:
-        """`decode_image` in tiles: the average of three tilings. `tile` and `overlap` in pixels of the picture."""
+        """`decode_image` in tiles: the average of three tilings. `tile` and `overlap` in pixels of the image."""
         overlap = overlap if overlap * 4 <= tile else tile // 4  # as ComfyUI does here, and only here
         cells = self.compression
         return _image(three_tilings(latent, self._decode, tile // cells, overlap // cells, cells, on_tile))
@@ -117,7 +117,7 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """For training from scratch: PyTorch's own convolutions, and residual branches that start at zero."""
+        """For training from scratch: PyTorch's initial convolutions, and residual branches that start at zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.GroupNorm):
                 module.reset_parameters()
@@ -240,7 +240,7 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the resolution; the missing neighbours lie at the far edges only."""
+    """Halve the resolution; padded at the right and bottom edges only."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ class Upsample(nn.Module):
 
 
 def _swish(x: Tensor, training: bool) -> Tensor:
-    """In place where nothing is to be differentiated: at full resolution each copy counts."""
+    """In place for inference: at full resolution each copy of an image is large."""
     return F.silu(x, inplace=not training)
 
 

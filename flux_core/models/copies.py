@@ -1,10 +1,10 @@
-"""Copies of a module tree that share its weights: how a run changes a model that others use at the same time.
+"""Copies of a module tree that share its weights, so that a run can change a model that other runs use meanwhile.
 
 A copy of a module has its own attributes and its own table of parameters and submodules; the parameters, the held
-weights and the submodules in those tables are the same objects. So the copy takes no memory worth counting, and what is
-set on it is not seen by the module it was made from.
+weights and the submodules in those tables are the same objects. So the copy takes almost no memory, and setting an
+attribute of it does not change the original.
 
-Knows no model, and not what is changed.
+Knows no model.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The FLUX.1 transformer (Black Forest Labs 2024): rectified-flow velocity of a latent, given text.
 
-Attribute names are the keys of BFL checkpoints. What it does not know: devices, storage formats, offloading, LoRA,
-guiders, solvers. An executor may own the loop over the blocks (`run_block`) and may hand in the modulation rows
-(`modulation`), so that neither needs to know the other.
+Attribute names are the keys of BFL checkpoints. A caller may run the blocks itself (`run_block`) and may pass in the
+modulation rows (`modulation`), if it has computed them before.
+
+Does not know: devices, storage formats, offloading, LoRA, guiders, solvers.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .tensor_trees import map_tensors
 
 
 class Flux(nn.Module):
-    """Velocity of a noisy latent. D = x - sigma * velocity is the clean latent as seen from x.
+    """Velocity of a noisy latent. The estimate of the clean latent is x - sigma * velocity.
 
     Made for inference. `train()` makes it differentiable; beside runs that use the same module, it is to be called on
     a copy (`copies.deep`).
@@ -111,7 +112,7 @@ class Flux(nn.Module):
         """What all modulation depends on, [B, D]: time [B], guidance [B] and pooled text [B, vec_dim].
 
         The guidance is rounded to `dtype` before it is multiplied by 1000 (3.5 becomes 3504 in bf16) and the time is
-        not: that is how the reference has always done it, and pictures depend on it.
+        not: the reference does so, and images depend on it.
         """
         bias = self.time_in.in_layer.bias
         assert bias is not None

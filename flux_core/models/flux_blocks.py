@@ -1,8 +1,10 @@
 """The blocks of the FLUX.1 transformer: attention and MLP, modulated by time, guidance and pooled text.
 
-Attribute names are the keys of BFL checkpoints. A block does not know where its modulation rows come from, nor what is
-before or after it, and leaves its inputs as they are: it can be run again. In `eval()` it overwrites what it made
-itself, to save memory; in `train()` it does not, so that it can be differentiated. The numbers are the same.
+Attribute names are the keys of BFL checkpoints. A block leaves its inputs unchanged, so it can be run again. In
+`eval()` it reuses the memory of its own intermediate results; in `train()` it does not, so that it can be
+differentiated. The numbers are the same.
+
+Does not know: where modulation rows come from, which blocks are before and after.
 
 Each block uses its matrices in a fixed order, which is the order in which they can be streamed:
   double  img_attn.qkv, txt_attn.qkv, (attention),
@@ -45,7 +47,7 @@ class DoubleStreamBlock(nn.Module):
     def forward(
         self, img: Tensor, txt: Tensor, mods: Tensor, rope: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """img [B, Li, D], txt [B, Lt, D], mods [B, 12, D] -> both, one block later. Inputs stay as they are."""
+        """img [B, Li, D], txt [B, Lt, D], mods [B, 12, D] -> both, one block later. Inputs are not changed."""
         img_a, img_m, txt_a, txt_m = (Mods(*part.split(1, dim=1)) for part in mods.split(3, dim=1))
 
         txt_rope, img_rope = rope.split([txt.shape[1], img.shape[1]])
@@ -80,7 +82,7 @@ class SingleStreamBlock(nn.Module):
         return self.modulation(active)
 
     def forward(self, x: Tensor, mods: Tensor, rope: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [B, Lt+Li, D], mods [B, 3, D] -> x, one block later. The input stays as it is."""
+        """x [B, Lt+Li, D], mods [B, 3, D] -> x, one block later. The input is not changed."""
         mod = Mods(*mods.split(1, dim=1))
         hidden = x.shape[-1]
         both = self.linear1(mod.apply(x))  # [B, L, 3D + mlp]
@@ -88,7 +90,7 @@ class SingleStreamBlock(nn.Module):
         out = attention(*self.norm(qkv, self.heads, rope), mask)  # [B, L, D]
         if self.training:
             out = torch.cat((out, gelu(wide)), dim=-1)
-        else:  # v has been read: its columns take the attention's output, and nothing wide is copied
+        else:  # v is not needed any more: the attention's output takes its columns, and no wide tensor is copied
             qkv[..., 2 * hidden :] = out
             gelu_(wide)
             out = both[..., 2 * hidden :]
@@ -230,5 +232,5 @@ def gelu_(x: Tensor) -> Tensor:
 
 
 def finite(x: Tensor) -> Tensor:
-    """float16 overflows in deep blocks: bring it back into range there."""
+    """float16 overflows in deep blocks: clamp it to its range."""
     return torch.nan_to_num(x, nan=0.0, posinf=65504, neginf=-65504) if x.dtype == torch.float16 else x

@@ -1,7 +1,7 @@
-"""FLUX latents: their scaling, the noise they start from, their patches and positions, and a quick look at them.
+"""FLUX latents: their scaling, the noise they start from, their patches and positions, and a fast preview.
 
-A latent is [B, 16, h, w], one cell per 8x8 pixels. Outside the sampler it is as the autoencoder makes it; inside, it
-is scaled (`process_in`). Knows no autoencoder, no transformer and no solver.
+A latent is [B, 16, h, w], one cell per 8x8 pixels. Outside the sampler it has the autoencoder's scale; inside, the
+transformer's (`process_in`). Knows no autoencoder, no transformer and no solver.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CELL = 8  # pixels along one side of a latent cell
 SCALE = 0.3611
 SHIFT = 0.1159
 
-# A linear look at the 16 channels as RGB in -1..1, for previews (fitted by the ComfyUI project).
+# A linear map of the 16 channels to RGB in -1..1, for previews (fitted by the ComfyUI project).
 PREVIEW_RGB = (
     (-0.0346, 0.0244, 0.0681),
     (0.0034, 0.0210, 0.0687),
@@ -54,7 +54,7 @@ def process_out(latent: Tensor) -> Tensor:
 def fix_channels(latent: Tensor, channels: int = CHANNELS) -> Tensor:
     """Widen an empty latent of another model family (4 channels, all zero) to `channels` by repetition.
 
-    Raises InputError for a latent of another family that holds a picture: its values mean something else.
+    Raises InputError for a latent of another family that is not empty: its values mean something else.
     """
     have = latent.shape[1]
     if have == channels:
@@ -123,11 +123,11 @@ def image_ids(
 def place_references(
     height: int, width: int, sizes: Sequence[tuple[int, int]], method: str = "offset"
 ) -> list[tuple[int, int, int]]:
-    """Where reference pictures lie beside a latent of height x width cells: (index, top, left) for each.
+    """Positions of reference images beside a latent of height x width cells: (index, top, left) for each.
 
     offset  all on one sheet with index 1, each put below or to the right, whichever keeps the sheet more square
     index   one sheet each: 1, 2, 3...
-    uxo     on the picture's own sheet, along its diagonal
+    uxo     on the sheet of the image itself, along its diagonal
     """
     places = []
     bottom = right = 0
@@ -145,7 +145,7 @@ def place_references(
 
 
 def preview(latent: Tensor) -> Tensor:
-    """A rough picture of one scaled latent [16, h, w]: uint8 [h, w, 3], one pixel per cell."""
+    """A rough image of one scaled latent [16, h, w]: uint8 [h, w, 3], one pixel per cell."""
     factors = torch.tensor(PREVIEW_RGB, dtype=latent.dtype, device=latent.device)
     bias = torch.tensor(PREVIEW_BIAS, dtype=latent.dtype, device=latent.device)
     rgb = latent.movedim(0, -1) @ factors + bias

@@ -1,7 +1,7 @@
 """The one linear layer of every model here: y = x W^T + b, plus side branches.
 
-W is an ordinary parameter, or a held weight: somebody keeps its bytes (quantised, streamed, shared) and is asked for
-the product. This file does not know where such bytes are, in which format, or on which device.
+W is an ordinary parameter, or a `HeldWeight`: an object that keeps the bytes elsewhere (quantised, streamed, shared)
+and is asked for the product. This file does not know where such bytes are, in which format, or on which device.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ class HeldWeight(Protocol):
     """A matrix W [out, in] that is kept elsewhere. Nothing it returns shares memory with W."""
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x W^T + bias: x [n, in], bias [out] -> [n, out], in the dtype and on the device of x."""
+        """x W^T + bias: x [n, in], bias [out] or None -> [n, out], in the dtype and on the device of x."""
         ...
 
     def multiply_transposed(self, grad: Tensor) -> Tensor:
-        """grad W: what goes backwards. grad [n, out] -> [n, in], in the dtype of grad."""
+        """grad W, the gradient of x: grad [n, out] -> [n, in], in the dtype of grad."""
         ...
 
     def dense(self, dtype: torch.dtype) -> AbstractContextManager[Tensor]:
-        """W as numbers [out, in], for what must see the matrix. Its memory is reused when the context ends."""
+        """W as numbers [out, in], for changes that depend on the matrix. Its memory is reused when the context ends."""
         ...
 
     def fetched(self, dtype: torch.dtype) -> AbstractContextManager[HeldWeight]:
-        """The same weight for several products in `dtype`, with its bytes fetched once. Products are bit for bit those
-        of the weight itself; not to be used when the context has ended."""
+        """The same weight for several products in `dtype`, with its bytes fetched once. Products have the same bits.
+
+        After the context has ended (going backwards, for example) it is fetched for each use."""
         ...
 
 
@@ -49,11 +50,11 @@ class Branch(Protocol):
 
 
 class Reweighing(Protocol):
-    """A change that depends on the matrix itself, or comes before one that does: a new matrix, in any float type."""
+    """A change that depends on the matrix, or comes before one that does: it makes a new matrix, of any float type."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """What the change is made of, and may be trained."""
+        """The tensors the change is made of; they may have gradients."""
         ...
 
     def reweigh(self, weight: Tensor) -> Tensor: ...
@@ -82,7 +83,7 @@ class Linear(nn.Module):
         return self.add_branches(self._multiply(own), x)
 
     def add_branches(self, y: Tensor, x: Tensor) -> Tensor:
-        """The product y [..., out] with x, and what the side branches add to it; y may be overwritten."""
+        """The product y [..., out] of x plus what the side branches add to it; y may be overwritten."""
         for branch in self.branches:
             if branch.rows is None:
                 y = y + branch(x)
@@ -92,7 +93,7 @@ class Linear(nn.Module):
 
     @contextmanager
     def fetched(self, dtype: torch.dtype) -> Iterator[Linear]:
-        """The layer for several products in `dtype`, with its matrix fetched once: bit for bit the same products."""
+        """The layer for several products in `dtype`, with its matrix fetched once. Products have the same bits."""
         if self.held is None:
             yield self
             return
@@ -127,8 +128,8 @@ def _reweighed(weight: Tensor, reweighings: Sequence[Reweighing]) -> Tensor:
 class _HeldProduct(torch.autograd.Function):
     """y = x W^T + b for a held weight, W changed by reweighings if there are any.
 
-    Keeps nothing of W, which is fetched again going backwards: its memory holds something else by then. Keeps x only if
-    a reweighing is trained, whose gradient depends on it.
+    Keeps nothing of W: its memory is reused after the forward pass, so the backward pass fetches it again. Keeps x only
+    if the tensors of a reweighing need gradients, which depend on it.
     """
 
     @staticmethod

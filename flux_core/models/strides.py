@@ -1,7 +1,7 @@
-"""One memory layout for whatever a model is given, so that its numbers depend on values and shapes alone.
+"""One memory layout for the inputs of a model, so that its numbers depend on values and shapes alone.
 
-Kernels choose their way by the strides of their input: a convolution of a picture that lies channel by channel rounds
-differently from one of the same picture pixel by pixel. Every model calls a function of this file where it begins.
+Kernels choose an algorithm by the strides of their input: a convolution of a channels-first image rounds differently
+from one of the same image in channels-last memory. Every model calls a function of this file on its inputs.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def row_major(x: Tensor) -> Tensor:
-    """x with the strides that a new tensor of its shape has: x itself where it has them, else a copy or a view.
+    """x with the strides of a new tensor of its shape: x itself if it has them, else a copy or a view.
 
-    `contiguous()` is not enough: it keeps any stride of an axis of length one, and some kernels look at those too.
+    `contiguous()` is not enough: it keeps any stride of an axis of length one, and some kernels read those too.
     """
     strides, step = [], 1
     for length in reversed(x.shape):
@@ -22,5 +22,5 @@ def row_major(x: Tensor) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """x [B, C, H, W] with the memory of a `row_major` [B, H, W, C], which is how pictures are kept."""
+    """x [B, C, H, W] with the strides of a new tensor [B, H, W, C], which is how images are kept."""
     return row_major(x.movedim(1, -1)).movedim(-1, 1)

@@ -1,7 +1,7 @@
 """The encoder of T5 v1.1 (Raffel et al. 2020; gated GELU), as FLUX uses it: one vector per token of a prompt.
 
 Attribute names are Hugging Face's keys. Activations are float32 unless embeddings of another dtype are passed in;
-weights may be stored in anything. Padding is attended to, as FLUX was trained. Knows no tokenizer, no prompt weights.
+weights may be stored in any number type. Padding is attended to, as FLUX was trained. Knows no tokenizer.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class T5Encoder(nn.Module):
 
         `layer` stops after that block (0-based; negative counts from the end), still applying the final norm. An
         executor may own the loop: run_block(block, *args) in place of block(*args).
-        Raises InputError for more tokens than the memory could ever hold the attention of.
+        Raises InputError for so many tokens that their attention fits into no memory here.
         """
         x = row_major(tokens) if tokens.is_floating_point() else self.embed(row_major(tokens))
         length = x.shape[1]
@@ -147,7 +147,7 @@ class FeedForwardLayer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention without scaling; a learned bias for how far apart two tokens are. Only the first block has the bias."""
+    """Attention without scaling; a learned bias by the distance of two tokens, held by the first block only."""
 
     def __init__(self, config: T5Config, first: bool) -> None:
         super().__init__()
@@ -207,8 +207,8 @@ class RMSNorm(nn.Module):
 
 
 def distance_buckets(length: int, device: torch.device) -> Tensor:
-    """Which bias a pair of positions gets, [L, L]: 16 buckets for looking back, 16 ahead; exact to 8, then logarithmic
-    up to MAX_DISTANCE."""
+    """The number of the bias for each pair of positions, [L, L]: 16 backwards, 16 forwards; one for each distance up to
+    8, then logarithmic up to MAX_DISTANCE."""
     position = torch.arange(length, device=device)
     offset = position[None, :] - position[:, None]  # key - query
     half, exact = BUCKETS // 2, BUCKETS // 4

@@ -1,6 +1,6 @@
-"""Work on a picture in overlapping tiles and blend them, so that memory depends on the tile and not on the picture.
+"""Process an image in overlapping tiles and blend them, so that memory depends on the tile, not on the image.
 
-Knows neither pictures nor models: a function maps [1, C, h, w] to [1, C', h * scale, w * scale].
+Knows neither images nor models: a function maps [1, C, h, w] to [1, C', h * scale, w * scale].
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def three_tilings(
     scale: float,
     on_tile: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """The mean of a tiling with square, one with tall and one with wide tiles, so that no seam is in all of them.
+    """The mean of three tilings, with square, tall and wide tiles, whose seams lie in different places.
 
     `tile` and `overlap` are in cells of x. on_tile(done, total) is called after each tile.
     """
@@ -65,7 +65,7 @@ def _tiled_item(x: Tensor, function: Callable[[Tensor], Tensor], tile: Size, ove
 
 
 def _corners(x: Tensor, tile: Size, overlap: int) -> Iterator[Size]:
-    """Top left corners of the tiles; the last tile of a row or column is as short as the rest of x."""
+    """Top left corners of the tiles; the last tile of a row or column may be shorter."""
     axes = []
     for size, length in zip(x.shape[-2:], tile, strict=True):
         starts = range(0, size - overlap, length - overlap) if size > length else (0,)

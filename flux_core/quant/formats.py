@@ -1,9 +1,9 @@
-"""Every way a weight may be stored, and the two doors to its values: `decode` and `decode_into`.
+"""Every format that weights are stored in, and two functions that decode them: `decode` and `decode_into`.
 
 One row per format of codes; an `Encoding` names the row and says where its side tensors lie. What a row gives is exact:
 the stored number, rounded once to the type asked for.
 
-Does not know: where bytes come from, what a matrix is for.
+Does not know: where bytes come from, what matrices are used for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Matrices that are multiplied from the bytes they are stored as: one class for each kind of storage.
+"""Matrices that are kept as stored bytes and multiplied from them: one class for each kind of storage.
 
-A `StoredWeight` is an encoding, a shape and a function that fetches the bytes: the class says how they become a
-product, the function where they come from (`packed`: they are there; memory/streamed_weight.py: through a ring).
+A `StoredWeight` has an encoding, a shape and a function that fetches the bytes. The class determines how a product is
+computed from them, the function where they come from (`packed`: they stay on the device; memory/streamed_weight.py:
+through a ring of slots).
 Another format that is decoded first needs a row in formats.py and nothing here; one that is multiplied in another way
 (integers, four bits, a shard of a matrix) is a class and a row in KINDS.
 
@@ -23,11 +24,11 @@ from .formats import PLAIN, decode_into
 from .fp8 import FP8, encode_fp8
 from .workspace import matrix_scratch, scratch
 
-Fetch = Callable[[], AbstractContextManager[Tensor]]  # the stored bytes, uint8 [n], on the device while it lasts
+Fetch = Callable[[], AbstractContextManager[Tensor]]  # the stored bytes, uint8 [n], valid inside the context
 
 
 class DenseProducts:
-    """Products of the matrix as numbers. A subclass says with `dense` how it has them."""
+    """Products computed from the matrix as numbers, which a subclass provides with `dense`."""
 
     def dense(self, dtype: torch.dtype) -> AbstractContextManager[Tensor]:
         raise NotImplementedError
@@ -42,30 +43,36 @@ class DenseProducts:
 
     @contextmanager
     def fetched(self, dtype: torch.dtype) -> Iterator[HeldWeight]:
-        with self.dense(dtype) as weight:
-            yield Dense(weight)
+        with self.dense(dtype) as matrix:
+            weight = Fetched(self, matrix)
+            try:
+                yield weight
+            finally:
+                weight.matrix = None
 
 
-class Dense(DenseProducts):
-    """A matrix that is there as numbers, of the type that products are computed in."""
+class Fetched(DenseProducts):
+    """A weight with its matrix in memory, until `matrix` is set to None: then it is fetched for each use again."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
+    def __init__(self, origin: DenseProducts, matrix: Tensor) -> None:
+        """matrix: of the type that products are computed in."""
+        self.origin = origin
+        self.matrix: Tensor | None = matrix
 
     def dense(self, dtype: torch.dtype) -> AbstractContextManager[Tensor]:
-        return nullcontext(self.weight)
+        return self.origin.dense(dtype) if self.matrix is None else nullcontext(self.matrix)
 
 
 class StoredWeight(DenseProducts):
     """Decoded for each product, into scratch memory that all matrices of a thread share.
 
-    The bytes are let go as soon as they are decoded, before the product has begun.
+    The bytes are released as soon as they are decoded, before the product is computed.
     """
 
     def __init__(
         self, encoding: Encoding, shape: Sequence[int], fetch: Fetch, round_to: torch.dtype | None = None
     ) -> None:
-        """shape: [out, in]. round_to: the type every value passes through first, as if it were stored in it."""
+        """shape: [out, in]. round_to: a type that every value is rounded to first, as if it were stored in it."""
         self.encoding, self.shape, self.fetch, self.round_to = encoding, tuple(shape), fetch, round_to
 
     @contextmanager
@@ -89,7 +96,7 @@ class StoredWeight(DenseProducts):
 
 
 class PlainWeight(StoredWeight):
-    """Multiplied as the bytes lie, if they are numbers of the type that is computed in."""
+    """Multiplied without decoding, if the bytes are numbers of the type that is computed in."""
 
     @contextmanager
     def dense(self, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -101,14 +108,14 @@ class PlainWeight(StoredWeight):
             yield raw.view(dtype).view(self.shape)
 
 
-# How a format is multiplied, for those that are not decoded first.
+# The class for each format that is not always decoded first.
 KINDS: Mapping[str, type[StoredWeight]] = dict.fromkeys(PLAIN, PlainWeight)
 
 
 def stored_weight(
     encoding: Encoding, shape: Sequence[int], fetch: Fetch, round_to: torch.dtype | None = None
 ) -> StoredWeight:
-    """The weight of this encoding whose bytes `fetch` brings. shape and round_to as for StoredWeight."""
+    """The weight of this encoding with the bytes that `fetch` gives. shape and round_to as for StoredWeight."""
     return KINDS.get(encoding.format, StoredWeight)(encoding, shape, fetch, round_to)
 
 

@@ -1,7 +1,7 @@
-"""Scratch memory for decoding: some megabytes per thread and device, taken once and used for every matrix.
+"""Scratch memory for decoding: some megabytes per thread and device, allocated once and reused for every matrix.
 
-Decoders work in chunks that stay in the processor's cache, so the scratch never grows with the matrix, and the steady
-state allocates nothing of a matrix's size.
+Decoders work in chunks that fit into the processor's cache, so their scratch does not grow with the matrix. The matrix
+itself is decoded into scratch that all matrices of a thread share.
 
 Does not know: formats.
 """

@@ -25,7 +25,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ..adapters.lora import LoraUse, adapted
+from ..adapters.apply import adapted
+from ..adapters.lora import LoraUse
 from ..checkpoint.detect import Detected, detect, refuse
 from ..checkpoint.files import open_weights
 from ..checkpoint.load import Tensors

@@ -1,4 +1,4 @@
-"""The modulation table: all adaLN outputs of a run, computed once.
+"""The modulation table: all adaLN outputs of a run, computed once in advance.
 
 A quarter of FLUX.1's weights turn one vector per step into shifts, scales and gates. The vector depends on the noise
 level, the guidance and the pooled text, which are known before the first step: so each matrix is fetched once,
@@ -27,7 +27,7 @@ KEPT_BYTES = 192 * MiB  # of rows of earlier runs: four prompts of 20 steps; tho
 
 
 class ModulationTable:
-    """Rows by whatever names them completely: noise level, guidance, pooled text, batch, number type."""
+    """Rows by a key of all they depend on: noise level, guidance, pooled text, batch, number type."""
 
     def __init__(self) -> None:
         self._rows: OrderedDict[Hashable, Rows] = OrderedDict()

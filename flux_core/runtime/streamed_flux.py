@@ -15,7 +15,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..adapters.lora import LoraUse, adapted
+from ..adapters.apply import adapted
+from ..adapters.lora import LoraUse
 from ..images.resize import repeat_to_batch
 from ..memory.managed_model import ManagedModel, Tensors, bind_rest
 from ..memory.manager import DRIFT, Manager

@@ -194,7 +194,13 @@ def test_a_layer_fetches_its_matrix_once_for_several_products(layer, seeded):
     with layer.fetched(torch.float32) as fetched:
         assert all(torch.equal(fetched(x), y) for x, y in zip(inputs, expected, strict=True))
         assert held.calls == [("begin", torch.float32)] and layer.held is held
+        x = inputs[0].clone().requires_grad_()
+        slopes = [torch.autograd.grad(fetched(x).sum(), x)[0]]
+        late = fetched(x).sum()
     assert held.calls[1:] == [("end", None)]
+    slopes.append(torch.autograd.grad(late, x)[0])
+    slopes.append(torch.autograd.grad(layer(x).sum(), x)[0])
+    assert torch.equal(slopes[0], slopes[2]) and torch.equal(slopes[1], slopes[2]), "its memory was used meanwhile"
 
 
 def test_names_are_those_of_checkpoints():

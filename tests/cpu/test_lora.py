@@ -5,7 +5,8 @@ import zlib
 import pytest
 import torch
 import torch.nn.functional as F
-from sluice.flux_core.adapters.lora import LoraUse, adapted, parse
+from sluice.flux_core.adapters.apply import adapted
+from sluice.flux_core.adapters.lora import LoraUse, parse
 from sluice.flux_core.adapters.lora_names import flux_targets, text_targets
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.models.flux import Flux

@@ -17,8 +17,9 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import save_file
+from sluice.flux_core.adapters.apply import adapted
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
-from sluice.flux_core.adapters.lora import Lora, LoraUse, adapted
+from sluice.flux_core.adapters.lora import Lora, LoraUse
 from sluice.flux_core.checkpoint.detect import detect
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.load import Resident, bind
@@ -34,6 +35,7 @@ from sluice.flux_core.models.copies import deep, shallow, with_parts
 from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
+from sluice.flux_core.models.linear import Linear
 from sluice.flux_core.runtime.dry_run import dry_run
 from sluice.flux_core.runtime.flux_workload import FluxShape, Job, activation_bytes, flux_workload
 from sluice.flux_core.runtime.modulation import modulation_linears, modulations
@@ -239,6 +241,22 @@ def test_with_loras_and_a_batch_of_two_the_bits_are_the_same(files):
         for homes, slots in (("VDVDVDVD", 2), ("DDDDDDDD", 3)):
             with model.opened(homes, slots) as (flux, _):
                 assert torch.equal(look(adapted(flux, uses, CPU, dtype), dtype, 2), expected)
+
+
+@pytest.mark.parametrize("format", ("F32", "F8_E4M3", "Q4_K"))
+def test_a_streamed_weight_may_be_used_in_any_order_and_any_number_of_times(files, format):
+    """Products and their gradients: late if a weight is not the next one, and right."""
+    whole, model, rng = resident(files(format), torch.float32), streamed(files(format), torch.float32), random.Random(6)
+    with model.opened("DVDDDDDV", 2) as (flux, _):
+        paths = [name for name, part in flux.named_modules() if isinstance(part, Linear) and part.held is not None]
+        for path in (*rng.choices(paths, k=12), *[rng.choice(paths)] * 3):
+            layers = whole.get_submodule(path), flux.get_submodule(path)
+            x = torch.randn(3, layers[0].in_features, generator=torch.Generator().manual_seed(7)).requires_grad_()
+            expected, got = (layer(x) for layer in layers)
+            with layers[1].fetched(torch.float32) as fetched:
+                assert all(torch.equal(fetched(x), expected) for _ in range(2))
+            slopes = [torch.autograd.grad(y.square().sum(), x)[0] for y in (expected, got)]
+            assert torch.equal(got, expected) and torch.equal(*slopes)
 
 
 def with_trained_branches(flux: Flux, dtype: torch.dtype) -> tuple[Flux, list[Tensor]]:
