@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from doubles.network import NetworkModel
 from safetensors import safe_open
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.models import latents
+from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
 from sluice.flux_core.sampling import fixed_schedules
-from sluice.flux_core.sampling.guider import BasicGuider, NetworkModel
+from sluice.flux_core.sampling.guider import BasicGuider
 from sluice.flux_core.sampling.sample import Sampler, sample
 from sluice.flux_core.sampling.schedule import FluxShift, LinearFlow, basic_schedule
 from sluice.nodes import NODE_CLASSES
@@ -110,9 +112,9 @@ def test_levels_are_read_out_of_a_text() -> None:
 def test_the_network_is_told_the_time_that_the_shift_says() -> None:
     told = []
 
-    def network(x: Tensor, timesteps: Tensor, *_: Any, **__: Any) -> Tensor:
-        told.append(timesteps.item())
-        return torch.zeros_like(x)
+    def network(inputs: DenoiserInputs) -> Tensor:
+        told.append(inputs.timesteps.item())
+        return torch.zeros_like(inputs.x)
 
     latent = torch.zeros(1, 16, 4, 4)
     text = [[torch.zeros(1, 4, 8), {"pooled_output": torch.zeros(1, 8)}]]
