@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=_port, default=PORT, help=f"default: {PORT}; 0 takes a free one")
     parser.add_argument("--token", metavar="TEXT", help="what visitors must show; made up for --host if not given")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which this server is reached besides localhost, e.g. host.docker.internal; may be repeated",
+    )
     parser.add_argument("--open", action="store_true", help="open the browser")
     parser.add_argument(
         "--base-directory",
@@ -138,7 +145,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         "ram": args.ram,
     }
     token = args.token or (None if is_loopback(args.host) else secrets.token_urlsafe(16))
-    return Settings(folders, options, token, _argv(sys.argv[1:]))
+    return Settings(folders, options, token, tuple(args.allow_host), _argv(sys.argv[1:]))
 
 
 def _argv(argv: list[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..io import strict_json
@@ -12,12 +12,19 @@ from .interface import Classes
 log = logging.getLogger(__name__)
 
 
-def object_info(classes: Classes, titles: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
-    """Class id -> description. A class whose declaration raises is logged and left out; the others are served."""
+def object_info(
+    classes: Classes, titles: Mapping[str, str] | None = None, second_ids: Collection[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Class id -> description. A class whose declaration raises is logged and left out; the others are served.
+
+    `second_ids` are other names of classes that are listed anyway: they work, but are not found by a search.
+    """
     described = {}
     for class_type, node_class in classes.items():
         try:
             described[class_type] = describe(class_type, node_class, (titles or {}).get(class_type, class_type))
+            if class_type in second_ids:
+                described[class_type]["dev_only"] = True
         except Exception:
             log.exception("The node class %s cannot be described.", class_type)
     return described

@@ -55,8 +55,9 @@ def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int
     """Where pictures with this file name prefix go, below the folder `root`; missing folders are made.
 
     `%width% %height%` (pixels) and `%year% %month% %day% %hour% %minute% %second%` (local time) are filled in here,
-    `%batch_num%` when saving. Slashes make subfolders. Raises InputError if they lead out of `root`, by `..`, an
-    absolute path or a symbolic link.
+    `%batch_num%` when saving. Slashes make subfolders, as backslashes do in workflows from Windows; a colon, which no
+    file there can have, becomes an underscore. Raises InputError if they lead out of `root`, by `..`, an absolute path
+    or a symbolic link.
     """
     subfolder, name = os.path.split(os.path.normpath(_filled(prefix, width, height)))
     folder = _folder(prefix, subfolder, name, root)
@@ -65,7 +66,9 @@ def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int
         taken = os.listdir(openable(folder))
     except (OSError, ValueError) as error:
         raise _unusable(prefix, root, error) from error
-    return Place(Path(folder), subfolder, name, 1 + max((_number(file, name) for file in taken), default=0))
+    return Place(
+        Path(folder), subfolder.replace(os.sep, "/"), name, 1 + max((_number(file, name) for file in taken), default=0)
+    )
 
 
 def check_prefix(prefix: str, root: str | os.PathLike[str]) -> None:
@@ -168,7 +171,7 @@ def _filled(prefix: str, width: int, height: int) -> str:
     }
     for name, value in values.items():
         prefix = prefix.replace(f"%{name}%", value)
-    return prefix
+    return prefix.replace("\\", "/").replace(":", "_")
 
 
 def _number(file: str, name: str) -> int:

@@ -42,7 +42,8 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 def build(settings: Settings, store: Store) -> web.Application:
     """The application. It starts the job_runner when it starts, and stops the worker when it is cleaned up."""
     app = web.Application(
-        middlewares=[guard(settings.token), errors_as_sentences, pack_routes.to_packs], client_max_size=MAX_UPLOAD
+        middlewares=[guard(settings.token, settings.hosts), errors_as_sentences, pack_routes.to_packs],
+        client_max_size=MAX_UPLOAD,
     )
     clients = Clients()
     logs = Logs(clients)

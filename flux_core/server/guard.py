@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+
+from .token_page import token_page
 
 COOKIE = "sluice_token"
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain", "application/octet-stream")
@@ -36,12 +39,16 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-def guard(token: str | None) -> Middleware:
-    """The middleware. `token`: what a request must show; None for a server that only its own machine reaches."""
+def guard(token: str | None, hosts: Collection[str] = ()) -> Middleware:
+    """The middleware. `token`: what a request must show; None for a server that only its own machine reaches.
+
+    `hosts`: names by which such a server is reached as well, from a container or through a tunnel.
+    """
+    allowed = frozenset(host.lower() for host in hosts)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        refusal = _refusal(request, token)
+        refusal = _refusal(request, token, allowed)
         if refusal is not None:
             return refusal
         try:
@@ -58,13 +65,18 @@ def guard(token: str | None) -> Middleware:
     return middleware
 
 
-def _refusal(request: web.Request, token: str | None) -> web.Response | None:
+def _refusal(request: web.Request, token: str | None, hosts: Collection[str]) -> web.Response | None:
     host = request.headers.get("Host", "")
-    if token is None and not is_loopback(_name(host)):
-        return _refuse(f"This server answers only as localhost, not as {_name(host)[:100] or 'a nameless host'}.")
+    name = _name(host)
+    if token is None and not is_loopback(name) and name not in hosts:
+        called = name[:100] or "a nameless host"
+        advice = f" Start it with --allow-host {called} if that is its name." if name else ""
+        return _refuse(f"This server answers only as localhost, not as {called}.{advice}")
     if _is_foreign(request, host.lower()):
         return _refuse("Requests from other web sites are not answered.")
     if token is not None and not _shows(request, token):
+        if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
+            return _ask_for_token(wrong="token" in request.query)
         return _refuse("Open the address that was printed when the server started: it contains the token.", 401)
     return None
 
@@ -99,6 +111,13 @@ def _shows(request: web.Request, token: str) -> bool:
 def _refuse(reason: str, status: int = 403) -> web.Response:
     response = web.json_response({"error": {"type": "refused", "message": reason, "details": "", "extra_info": {}}})
     response.set_status(status)
+    return response
+
+
+def _ask_for_token(wrong: bool) -> web.Response:
+    response = web.Response(text=token_page(wrong), status=401, content_type="text/html")
+    response.headers["Cache-Control"] = "no-store"
+    _add_headers(response)
     return response
 
 

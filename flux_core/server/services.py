@@ -39,6 +39,7 @@ class Settings:
     folders: Folders
     worker_options: Mapping[str, Any]  # see flux_core/worker/main.py
     token: str | None = None
+    hosts: tuple[str, ...] = ()  # names that are answered beside localhost
     argv: tuple[str, ...] = ()
 
 

@@ -309,7 +309,9 @@ class Worker:
         """{"names"?}: node classes as the editor wants them described."""
         names = message.get("names")
         chosen = self.classes if names is None else {name: self.classes[name] for name in names if name in self.classes}
-        return object_info(chosen, self.titles)
+        from .registry import second_ids
+
+        return object_info(chosen, self.titles, second_ids(self.classes))
 
     def on_packs(self, message: Message) -> Any:
         """What became of the node packs."""

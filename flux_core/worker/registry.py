@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from ...nodes import NODE_CLASSES
@@ -29,6 +30,11 @@ def standalone_tables(host: Host) -> Tables:
         titles[plain] = _title(plain, node_class)
         titles[prefixed] = f"{titles[plain]} (Sluice)"
     return bound_to(host, classes), titles
+
+
+def second_ids(classes: Collection[str]) -> set[str]:
+    """The prefixed ids of classes that are there under ComfyUI's own ids too."""
+    return {name for name in classes if name.startswith(PREFIX) and name.removeprefix(PREFIX) in classes}
 
 
 def comfyui_tables(host: Host) -> Tables:

@@ -8,14 +8,14 @@ from aiohttp.test_utils import TestClient, TestServer
 from sluice.flux_core.server.guard import POLICY, guard, is_loopback
 
 
-def ask(method="GET", token=None, path="/", **headers):
+def ask(method="GET", token=None, path="/", hosts=(), **headers):
     """The answer of a guarded server to one request; "_" in names of headers stands for "-"."""
 
     async def scenario():
         async def handler(request):
             return web.Response(text="secret")
 
-        app = web.Application(middlewares=[guard(token)])
+        app = web.Application(middlewares=[guard(token, hosts)])
         app.router.add_route("*", "/", handler)
         async with TestClient(TestServer(app, host="127.0.0.1")) as client:
             named = {name.replace("_", "-"): value.replace("PORT", str(client.port)) for name, value in headers.items()}
@@ -88,3 +88,22 @@ def test_the_policy_lets_the_page_talk_to_nobody_else():
 def test_loopback():
     assert all(map(is_loopback, ["127.0.0.1", "::1", "[::1]", "localhost", "LOCALHOST."]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.0.1", "example.com", "", "127.0.0.1.example.com"]))
+
+
+def test_a_name_can_be_allowed_and_only_that():
+    hosts = ["Host.Docker.Internal"]
+    assert ask(hosts=hosts, Host="host.docker.internal:8188")[0] == 200
+    assert ask(hosts=hosts, Host="evil.example")[0] == 403
+    assert ask(hosts=hosts, Host="x.host.docker.internal")[0] == 403
+    assert ask("POST", hosts=hosts, Host="host.docker.internal", Origin="http://evil.example")[0] == 403
+    assert ask("POST", hosts=hosts, Host="host.docker.internal", Origin="http://host.docker.internal")[0] == 200
+    assert "--allow-host box.tailnet.example" in ask(Host="box.tailnet.example")[2]
+
+
+def test_a_browser_without_the_token_gets_a_page_with_a_field_and_a_program_an_error():
+    status, headers, text = ask(token="t", Host="h", Accept="text/html,*/*")
+    assert status == 401 and headers["Content-Type"].startswith("text/html") and 'name="token"' in text
+    assert headers["Content-Security-Policy"] == POLICY and "That is not" not in text and "secret" not in text
+    assert "That is not the token" in ask(token="t", path="/?token=<x>", Host="h", Accept="text/html")[2]
+    assert ask(token="t", Host="h")[1]["Content-Type"].startswith("application/json")
+    assert ask("POST", token="t", Host="h", Accept="text/html")[1]["Content-Type"].startswith("application/json")

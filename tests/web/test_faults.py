@@ -54,3 +54,12 @@ def test_the_shipped_workflows_fit_the_screen_and_the_sketch_is_shown(server: An
     assert len(seen) == 1 + len(files) > 5
     for name, (left, top, right, bottom) in seen.items():
         assert left >= 56 and top >= 80 and right <= 1440 and bottom <= 900, name
+
+
+@WINDOWS
+def test_a_visitor_without_the_token_is_asked_for_it_and_search_finds_each_node_once(
+    serving: Any, scene: Any, tmp_path: Path, size: str, palette: str
+) -> None:
+    with serving(tmp_path, "--token", "open sesame") as server:
+        address = server.url.split("?")[0].rstrip("/")
+        assert scene("token.mjs", address, size, palette, "open sesame")["elsewhere"] == []
