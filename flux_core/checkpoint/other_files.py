@@ -62,8 +62,10 @@ def controlnet(file: WeightFile, names: Collection[str]) -> Detected | None:
 
 def lora(file: WeightFile, names: Collection[str]) -> Detected | None:
     tensors = [name for name in names if SUFFIX.search(name)]
-    if not tensors:
+    if not tensors or _any(r"\.qweight$", names):  # nunchaku's models have low-rank parts of the same names
         return None
+    if _any(r"\.(qkv_proj|mlp_fc1|mlp_context_fc1)\.lora_down$", tensors):
+        return Detected("other", "a LoRA converted for nunchaku, in an order of its own (take the one it was made of)")
     encoders = {found[0] for name in tensors if (found := encoder_key(name)) is not None}
     for_transformer = [name for name in tensors if encoder_key(name) is None]
     adapter = next((called for pattern, called in _ADAPTERS if _any(pattern, names)), "a LoRA")
@@ -93,6 +95,8 @@ def _rank(file: WeightFile) -> Facts:
 
 
 _SCHEMES = (  # (a name only such a file has, the program that quantised it)
+    (r"\.wscales$", "nunchaku (SVDQuant)"),
+    (r"\.scaled_zeros$", "nunchaku (AWQ)"),
     (r"\.g_idx$", "GPTQ"),
     (r"\.qzeros$", "AWQ or GPTQ"),
     (r"\.W_q$", "HQQ"),

@@ -19,6 +19,10 @@ from doubles.simulated import SimulatedMemory
 from safetensors.torch import save_file
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
+from sluice.flux_core.checkpoint.detect import detect
+from sluice.flux_core.checkpoint.files import open_weights
+from sluice.flux_core.convert.convert import steps_of, write
+from sluice.flux_core.convert.targets import target
 from sluice.flux_core.errors import BudgetTooSmall
 from sluice.flux_core.memory import manager, meter, report
 from sluice.flux_core.memory.budget import Allowed
@@ -29,7 +33,7 @@ from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
-from sluice.flux_core.runtime import autoencoder, handles, modulation
+from sluice.flux_core.runtime import autoencoder, handles, modulation, weights
 from sluice.flux_core.runtime import streamed_flux as memory_flux
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
@@ -116,6 +120,28 @@ def test_a_picture_is_the_same_under_any_budget(flux_file, seeded, solver, cfg, 
         assert torch.equal(picture(model, seeded, solver, cfg, batch), expected)
         homes = model.weights.managed(runtime.managers[CPU], model.dtype).report.plan.homes
         assert set(homes) == ({"V"} if nbytes > weights else {"V", "D"} if nbytes == weights // 3 else set(homes))
+
+
+@pytest.mark.parametrize("words", ["int8 --rotate", "fp8", "Q4_K"])
+def test_quantised_files_give_the_same_picture_expanded_packed_and_streamed(
+    flux_file, seeded, runtime, monkeypatch, tmp_path, words
+):
+    """Codes and what they are decoded with go through the stream together."""
+    name, rotated, path = words.split()[0], "--rotate" in words, tmp_path / "quantised"
+    wanted, file = target(name, rotated), open_weights(flux_file)
+    write(path, "flux", steps_of("flux", detect(file).parts["flux"], wanted), wanted, {})
+    no_budget(runtime)
+    expected = picture(handles.load_flux(runtime, path), seeded)
+    monkeypatch.setattr(weights, "FILLED", 0.0)
+    gc.collect()
+    model = handles.load_flux(runtime, path)
+    assert torch.equal(picture(model, seeded), expected)
+    assert model.weights.module(model.device, model.dtype).single_blocks[0].linear2.weight is None
+    stored = sum(one.nbytes for one in model.weights.tensors.values())
+    budget(runtime, stored // 2)
+    assert torch.equal(picture(model, seeded), expected)
+    plan = model.weights.managed(runtime.managers[CPU], model.dtype).report.plan
+    assert plan.slots and "D" in plan.homes, "it streams"
 
 
 def test_skipped_evaluations_stream_nothing(flux_file, seeded, runtime):

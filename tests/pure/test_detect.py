@@ -119,6 +119,17 @@ RECOGNISED: dict[str, tuple[Shapes, str, str]] = {
     "CLIP-L of a whole CLIP": (clip() | {"vision_model.embeddings.class_embedding": (1024,)}, "clip_l", "CLIP-L"),
     "CLIP-L without text_model": (clip(prefix=""), "clip_l", "CLIP-L"),
     "CLIP-L in OpenAI's names": (clip_of_openai(), "clip_l", "CLIP-L"),
+    "nunchaku": (
+        {f"transformer_blocks.0.qkv_proj.{part}": (8, 8) for part in ("qweight", "wscales", "lora_down", "lora_up")},
+        "unknown", "quantised by nunchaku (SVDQuant)",
+    ),
+    "nunchaku's T5": (
+        {f"encoder.block.0.layer.0.SelfAttention.q.{part}": (8, 8) for part in ("qweight", "scales", "scaled_zeros")},
+        "unknown", "quantised by nunchaku (AWQ)",
+    ),
+    "nunchaku's LoRA": (
+        {f"transformer_blocks.0.qkv_proj.lora_{part}": (8, 8) for part in ("down", "up")}, "other", "for nunchaku",
+    ),
     "GPTQ": ({"a.qweight": (8, 8), "a.g_idx": (8,), "a.scales": (1, 8)}, "unknown", "quantised by GPTQ"),
     "CLIP-G": (clip(layers=32), "other_text", "32 layers"),
     "T5": (t5(), "t5", "T5"),
@@ -223,6 +234,11 @@ def test_an_attention_of_matrices_becomes_one_of_convolutions():
         ("CLIP-L", "autoencoder", "not a FLUX.1 autoencoder (VAE). Its node is DualCLIPLoader"),
         ("autoencoder of SDXL", "autoencoder", "4 latent channels"),
         ("nothing known", "flux", "Could not detect the model type of x.safetensors"),
+        (
+            "nunchaku",
+            "flux",
+            "it is quantised by nunchaku (SVDQuant), which cannot be read. Take a GGUF",
+        ),
     ],
 )
 def test_the_wrong_file_is_told_what_it_is_and_where_it_belongs(case, wanted, said):
