@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,10 @@ if "SLUICE_INSTALLED" not in os.environ:
     assert spec and spec.loader
     sys.modules["sluice"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["sluice"])
+
+# Shells have background jobs ignore SIGINT, and whatever those start ignores it too. Tests send it to what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -19,7 +20,7 @@ from .services import Json, Route, Services, json_object, refuse, services, text
 
 log = logging.getLogger(__name__)
 
-VALIDATION_ATTEMPTS = 3  # a worker that dies over another job does not refuse this one
+ATTEMPTS = 3  # of one question
 LONGEST_ID = 200
 _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")  # the frontend sends them to servers that resell services
 
@@ -34,7 +35,7 @@ async def post_prompt(request: web.Request) -> web.Response:
     here = services(request)
     body = await json_object(request)
     if here.packs_see_prompts:
-        body = await here.job_runner.worker.call("alter_prompt", request=body)
+        body = await _answered(here, "alter_prompt", request=body)
     number = _number(body, here)
     prompt_id = body.get("prompt_id") or uuid.uuid4().hex
     if not isinstance(prompt_id, str) or not prompt_id.isprintable() or len(prompt_id) > LONGEST_ID:
@@ -65,14 +66,16 @@ def _tell_refusal(here: Services, body: Json, problems: Sequence[str]) -> None:
 async def _validated(here: Services, prompt: Json, body: Json) -> Json:
     targets = body.get("partial_execution_targets")
     arguments = {"prompt": prompt, "targets": None if targets is None else texts(targets)}
-    for attempt in range(VALIDATION_ATTEMPTS):
-        try:
-            found: Json = await here.job_runner.worker.call("validate", **arguments)
-            return found
-        except WorkerDied:
-            if attempt == VALIDATION_ATTEMPTS - 1:
-                raise
-    raise AssertionError
+    found: Json = await _answered(here, "validate", **arguments)
+    return found
+
+
+async def _answered(here: Services, question: str, **arguments: Any) -> Any:
+    """What the worker says to a question that may be asked again: it dies with jobs that have nothing to do with it."""
+    for _ in range(ATTEMPTS - 1):
+        with suppress(WorkerDied):
+            return await here.job_runner.worker.call(question, **arguments)
+    return await here.job_runner.worker.call(question, **arguments)
 
 
 def _request(body: Json, found: Json) -> Json:

@@ -267,6 +267,22 @@ def test_ctrl_c_during_an_import_that_would_swallow_it_ends_the_program(prologue
     assert (ended.returncode, ended.stdout, ended.stderr.strip()) == (130, "", "Stopped.")
 
 
+def test_what_the_tests_start_hears_ctrl_c_also_in_the_background_of_a_shell() -> None:
+    tests = str(Path(__file__).parents[1])
+    child = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    code = (
+        "import signal, subprocess, sys\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "if sys.argv[1:]: sys.path.insert(0, sys.argv[1]); import conftest\n"
+        f"subprocess.run([sys.executable, '-c', {child!r}], check=True)\n"
+    )
+    for arguments, heard in (([], "False"), ([tests], "True")):
+        told = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+        ).stdout
+        assert told.strip() == heard
+
+
 def test_an_unexpected_error_is_one_line_unless_debugging(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
