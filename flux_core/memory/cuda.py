@@ -27,7 +27,7 @@ class CudaDevice:
 
     def __init__(self, device: torch.device, limit: int = 2**62) -> None:
         self.place, self.limit = device, limit
-        self.used = self.peak = 0
+        self.used = self.peak = self.host_used = 0
         self.copies = torch.cuda.Stream(device)
         self.start = torch.cuda.Event(enable_timing=True)
         self.start.record(torch.cuda.current_stream(device))
@@ -66,12 +66,14 @@ class CudaDevice:
         if pinned and not self._register(pages.tensor):
             give_back(pages)
             raise PinRefused(f"the system pins no {nbytes} bytes more")
+        self.host_used += nbytes
         return HostBuffer(nbytes, memoryview(pages.map)[:nbytes], pages, pinned)
 
     def free_host(self, buffer: HostBuffer) -> None:
         if buffer.pinned:
             self._unregister(buffer.memory.tensor, buffer.memory.tensor.numel())
         give_back(buffer.memory)
+        self.host_used -= buffer.nbytes
 
     def landing(self, slab: Slab, offset: int, nbytes: int) -> None:
         return None

@@ -1,8 +1,8 @@
-"""Who gets how much of a device: one budget for all models of a process.
+"""Who gets how much of a device: one budget for all models of a runtime.
 
-The one that runs has a ring and as much room for residents as the budget leaves; the others are parked. Room is found
-in this order: what is free, then what parked models of lower rank hold, then, if not even a ring fits, what any parked
-model holds. So text encoders stream through the room the transformer's ring left, and evict none of it.
+The model that runs has a ring and as much memory for weights that stay as the budget leaves. The others are parked:
+they have no ring, and keep what stays of them until somebody needs its memory. `eviction.py` decides who gives up how
+much; here it is carried out.
 
 Knows no FLUX, no files and no sampling.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import atexit
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -22,18 +22,19 @@ from . import meter, rates
 from .budget import Allowed, format_size
 from .cpu import CpuDevice
 from .cuda import CudaDevice
+from .eviction import Eviction, Holder, all_below, evictions, evictions_for, room_for, shrunk, weight_bytes
 from .external import ExternalAllocator
 from .managed_model import ManagedModel
 from .plan import Plan, plan, smallest_budget
 from .report import Emit, JobReport, nobody
 from .source import BLOCK
 from .usage import CpuMemory, CudaMemory, Memory
-from .workload import RESIDENT, Budget, GiB, Machine, MiB, Workload
+from .workload import Budget, GiB, Machine, MiB, Workload
 
 log = logging.getLogger(__name__)
 
 SMALL_BYTES = 128 * MiB  # of weights that are managed only under a budget that was asked for; FLUX.1's are more
-LASTING = 2  # the rank from which weights are used at every step, so that others should give way to them
+LASTING = 2  # the priority from which weights are used at every step
 DRIFT = 256 * MiB  # by which a budget may change, or a plan be wrong, before a run that is under way is planned again
 
 
@@ -51,7 +52,8 @@ class Manager:
             self.slabs = CudaDevice(device)
             self.memory = CudaMemory(self.slabs, external)
         else:
-            self.slabs, self.memory = CpuDevice(2**62), CpuMemory()
+            self.slabs = CpuDevice(2**62)
+            self.memory = CpuMemory(self.slabs)
         self.models: weakref.WeakSet[ManagedModel] = weakref.WeakSet()
         self._disk_rates: dict[object, float] = {}  # by file
         atexit.register(_close_all, weakref.ref(self))
@@ -103,21 +105,17 @@ class Manager:
 
         Raises BudgetTooSmall with the smallest budget that would do.
         """
-        for other in self.models:
-            if other is not model:
-                other.park()
-        model.park()
-        self.memory.reset_peak()
+        for each in self.models:
+            each.park()
         lasting = model.priority >= LASTING
-        try:
-            plan = self.settle(model, workload, machine, activations, lasting)
-            self.memory.repeating(lasting)
-            yield plan
-        finally:
-            self.memory.repeating(False)
-            model.park()
+        with self.memory.running(_working(activations), lasting):
+            self.memory.reset_peak()
+            try:
+                yield self.replan(model, workload, machine, activations, lasting)
+            finally:
+                model.park()
 
-    def settle(
+    def replan(
         self,
         model: ManagedModel,
         workload: Callable[[Mapping[str, int]], Workload],
@@ -125,121 +123,120 @@ class Manager:
         activations: int,
         whole: bool = False,
     ) -> Plan:
-        """Make and take over the plan of the model that runs, within what the budget is now.
+        """Make the plan of the model that runs, within what the budget is now, and bring it about. Others are evicted.
 
-        whole: those whom we share the device with are asked to give way to all of it, not only to what it must have.
+        whole: clients of an external allocator are asked to give up memory for all weights, not only for what the model
+        must have. Raises BudgetTooSmall.
         """
-        granted = self._granted(model, workload({"activations": self._working(activations)}), machine, whole)
+        granted = self._granted(model, workload({"activations": _working(activations)}), machine, whole)
         limit = self.limit
-        fixed = self._fixed(activations)
-        others = [other for other in self.models if other is not model and other.held_bytes]
-        held = sum(other.held_bytes for other in others)
-        wanted = workload(fixed)
-        lower = sorted((other for other in others if other.priority < model.priority), key=lambda other: other.priority)
-        if not _all_stays(wanted, machine, limit - held):
-            held -= sum(_closed(other) for other in lower)
-        short = smallest_budget(wanted, machine) - (limit - held)
-        for other in sorted(others, key=lambda other: other.priority):
-            if short > 0:
-                freed = other.release(short)
-                held, short = held - freed, short - freed
-        room = limit - held
-        if granted is not None:
-            room = min(room, max(wanted.fixed_bytes + granted, smallest_budget(wanted, machine)))
+        wanted = workload(self._fixed(activations))
+        others = [other for other in self.models if other is not model]
+        self._carry_out(evictions_for(wanted, machine, model.priority, _holders(others), limit), others)
+        held = self.held_by_others(model)
+        room = room_for(wanted, machine, limit - held, granted)
         made = plan(wanted, Budget(room, *self._host_room(model)), machine)
         model.open(made)
         log.debug("%s: %s of %s", model.label, format_size(made.peak_bytes + held), format_size(limit))
         return made
 
-    def _granted(self, model: ManagedModel, wanted: Workload, machine: Machine, whole: bool) -> int | None:
-        """Bytes of weights that whoever else hands out this memory lets a model have; None if there is nobody."""
-        if self.external is None:
-            return None
-        least = smallest_budget(wanted, machine) - wanted.fixed_bytes
-        weights = sum(machine.room(piece.nbytes) for piece in wanted.pieces) if whole else least
-        return self.external.make_room(model.allocation, weights, wanted.fixed_bytes)
+    def evict(self, model: ManagedModel, nbytes: int) -> bool:
+        """Free about so many bytes while a model runs: it is out of memory, or the budget has become smaller.
 
-    def ask(self, nbytes: int) -> None:
-        """Before room is taken for what is no model: whoever else holds some is asked to give way."""
-        if self.external is not None:
-            self.external.free(nbytes)
+        First parked models of a lower priority go, then what stays of the model itself, then other models. Returns
+        whether anything could be freed.
+        """
+        others = [other for other in self.models if other is not model]
+        lower = all_below(_holders(others), model.priority)
+        if lower:
+            return self._carry_out(lower, others) > 0
+        smaller = shrunk(model.plan, nbytes) if model.plan is not None and model.stream is not None else None
+        if smaller is not None:
+            model.open(smaller)
+            return True
+        return self._carry_out(evictions(_holders(others), nbytes), others) > 0
 
-    def most(self) -> int:
-        """Bytes that could be had if all that stays gave way."""
-        return self.limit - sum(self._fixed(0).values())
-
-    @contextmanager
-    def room(self, label: str, nbytes: int) -> Iterator[None]:
-        """Room for something that is no model. Raises BudgetTooSmall."""
-        self.make_way(label, nbytes)
-        self.memory.reset_peak()
-        yield
-        log.info("%s: peak %s of %s", label, format_size(self.memory.peak_bytes()), format_size(self.limit))
-
-    def make_way(self, label: str, nbytes: int) -> None:
-        """Before so much is taken by what is no model: what stays of models gives way. Raises BudgetTooSmall."""
+    def reclaim(self, label: str, nbytes: int) -> None:
+        """Before something that is no model takes so many bytes: free weights for it. Raises BudgetTooSmall."""
         if nbytes:
-            self.ask(nbytes)
-        for model in self.models:
+            self.request_external(nbytes)
+        models = list(self.models)
+        for model in models:
             model.park()
-        short = nbytes + sum(model.held_bytes for model in self.models) - self.most()
-        for model in sorted(self.models, key=lambda model: model.priority):
-            if short > 0:
-                short -= model.release(short)
+        short = nbytes + sum(model.held_bytes for model in models) - self.available()
+        short -= self._carry_out(evictions(_holders(models), short), models)
         if short > 0:
             raise BudgetTooSmall(
                 f"{label} needs at least {format_size(self.limit + short)}, and the budget is "
                 f"{format_size(self.limit)}. Allow more, or ask for less: a smaller picture, fewer or smaller LoRAs."
             )
 
-    def make_room(self, model: ManagedModel, nbytes: int) -> bool:
-        """Out of memory in the middle of a step, or asked between two: whether anything could be given back.
+    @contextmanager
+    def reserved(self, label: str, nbytes: int) -> Iterator[None]:
+        """Room for something that is no model. Raises BudgetTooSmall."""
+        self.reclaim(label, nbytes)
+        with self.memory.running(nbytes, False):
+            self.memory.reset_peak()
+            yield
+            log.info("%s: peak %s of %s", label, format_size(self.memory.peak_bytes()), format_size(self.limit))
 
-        First by those parked whose rank is lower, then by the model that runs, then by the others.
-        """
-        others = sorted((other for other in self.models if other is not model), key=lambda other: other.priority)
-        lower = [other for other in others if other.priority < model.priority and other.held_bytes]
-        if lower:
-            return sum(map(_closed, lower)) > 0
-        before = model.plan
-        if before is not None and model.stream is not None and RESIDENT in before.homes:
-            room = max(before.peak_bytes - nbytes, smallest_budget(before.workload, before.machine))
-            made = plan(before.workload, Budget(room, before.host_bytes, before.host_bytes), before.machine)
-            if made.weight_bytes < before.weight_bytes:
-                model.open(made)
-                return True
-        freed = 0
-        for other in others:
-            freed += other.release(nbytes - freed) if freed < nbytes else 0
-        return freed > 0
-
-    def shift(self, model: ManagedModel, counted_on: int) -> int:
-        """How the budget changed under a model that runs: bytes it should give back, negative if it could have more.
-
-        0 if what there is now is near enough to what was counted on. Who shares the device with us asks by itself.
-        """
-        assert model.plan is not None
+    def request_external(self, nbytes: int) -> None:
+        """Ask whoever else hands out this memory to free so many bytes for what is no model."""
         if self.external is not None:
+            self.external.free(nbytes)
+
+    def _granted(self, model: ManagedModel, wanted: Workload, machine: Machine, whole: bool) -> int | None:
+        """Bytes of weights that an external allocator grants to a model; None if there is no such allocator."""
+        if self.external is None:
+            return None
+        least = smallest_budget(wanted, machine) - wanted.fixed_bytes
+        weights = weight_bytes(wanted, machine) if whole else least
+        return self.external.make_room(model.allocation, weights, wanted.fixed_bytes)
+
+    def available(self) -> int:
+        """Bytes that could be had if no weights were kept."""
+        return self.limit - sum(self._fixed(0).values())
+
+    def held_by_others(self, model: ManagedModel) -> int:
+        """Bytes that the other models hold: no plan but their own knows of them."""
+        return sum(other.held_bytes for other in self.models if other is not model)
+
+    def budget_drift(self, model: ManagedModel, counted_on: int) -> int:
+        """By how much the budget has changed under a model that runs: bytes it has to free, negative if it gains some.
+
+        counted_on: the budget its plan was made for. 0 for changes that are too small to plan again. An external
+        allocator asks for memory by itself.
+        """
+        if self.external is not None or model.plan is None:
             return 0
         limit = self.limit
         if limit > counted_on + 2 * DRIFT and model.plan.slots:
             return counted_on - limit
-        return max(0, model.plan.peak_bytes + self.beside(model) - limit) if limit < counted_on - DRIFT else 0
+        if limit >= counted_on - DRIFT:
+            return 0
+        return max(0, model.plan.peak_bytes + self.held_by_others(model) - limit)
 
-    def beside(self, model: ManagedModel) -> int:
-        """Bytes that the other models hold: no plan but their own knows of them."""
-        return sum(other.held_bytes for other in self.models if other is not model)
+    def overrun(self, model: ManagedModel) -> int | None:
+        """Bytes by which the run so far took more than its plan says, negative for less.
+
+        None if another runtime of the process ran meanwhile: then it cannot be told.
+        """
+        if model.plan is None or self.memory.disturbed:
+            return None
+        return self.memory.peak_bytes() - self.held_by_others(model) - model.plan.peak_bytes
+
+    def _carry_out(self, decided: list[Eviction], models: list[ManagedModel]) -> int:
+        """Free what was decided. Returns the bytes freed."""
+        return sum(models[each.holder].release(each.nbytes) for each in decided)
 
     def _fixed(self, activations: int) -> dict[str, int]:
+        """What is on the device besides weights under management, by purpose, in bytes."""
         filled = sum(model.filled_bytes for model in self.models)
         return {
             "program and small weights": self.memory.other_bytes(filled),
             "activations": activations,
-            "workspace": self._working(activations) - activations,
+            "workspace": _working(activations) - activations,
         }
-
-    def _working(self, activations: int) -> int:
-        return activations + max(128 * MiB, activations // 20)
 
     def _host_room(self, model: ManagedModel) -> tuple[int, int]:
         """RAM for the model's streamed weights, and how much of it may be pinned: never the last quarter.
@@ -249,7 +246,7 @@ class Manager:
         if self.device.type != "cuda":
             return 0, 0
         ram = self.allowed.ram if self.allowed.ram is not None else meter.automatic_ram()
-        room = max(0, ram - meter.resident_bytes() + model.ram_bytes)
+        room = max(0, ram - meter.resident_bytes() + self.memory.ram_of_others + model.ram_bytes)
         free = meter.available_ram() + model.ram_bytes - max(4 * GiB, meter.total_ram() // 4)
         return room, min(room, max(0, free))
 
@@ -258,14 +255,13 @@ class Manager:
             model.close()
 
 
-def _all_stays(workload: Workload, machine: Machine, room: int) -> bool:
-    return workload.fixed_bytes + sum(machine.room(piece.nbytes) for piece in workload.pieces) <= room
+def _working(activations: int) -> int:
+    """Bytes of activations, and of what kernels take inside themselves."""
+    return activations + max(128 * MiB, activations // 20)
 
 
-def _closed(model: ManagedModel) -> int:
-    held = model.held_bytes
-    model.close()
-    return held
+def _holders(models: Sequence[ManagedModel]) -> list[Holder]:
+    return [Holder(model.priority, model.held_bytes) for model in models]
 
 
 def _close_all(manager: weakref.ref[Manager]) -> None:

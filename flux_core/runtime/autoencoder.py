@@ -84,7 +84,7 @@ class ManagedAutoencoder:
         return self._run(way, batch, TILES[-1], TILES[-1] // 8, on_tile)
 
     def _run(self, way: Way, batch: Tensor, tile: int, overlap: int, on_tile: OnTile) -> Tensor:
-        with self.manager.room("the autoencoder", self._needed(way, batch, tile)):
+        with self.manager.reserved("the autoencoder", self._needed(way, batch, tile)):
             module = self.weights.module(self.manager.device, self.dtype)
             try:
                 items = [item.to(self.manager.device) for item in batch.split(1)]
@@ -97,9 +97,9 @@ class ManagedAutoencoder:
 
     def _sizes(self, way: Way, batch: Tensor) -> Iterator[int]:
         """What there is room for, the largest first; 0 is the whole picture."""
-        self.manager.ask(self._needed(way, batch, 0))
-        most = self.manager.most()
-        yield from (tile for tile in (0, *TILES[:-1]) if self._needed(way, batch, tile) <= most)
+        self.manager.request_external(self._needed(way, batch, 0))
+        available = self.manager.available()
+        yield from (tile for tile in (0, *TILES[:-1]) if self._needed(way, batch, tile) <= available)
 
     def _needed(self, way: Way, batch: Tensor, tile: int) -> int:
         """Bytes for the weights, for what one run makes, and for the picture that tiles are put together in."""

@@ -69,7 +69,7 @@ class ManagedEncoder:
                     return module(*args)
                 except torch.OutOfMemoryError:
                     pass  # outside this clause the failed run's tensors are gone
-                if not self.manager.make_room(self.model, needed):
+                if not self.manager.evict(self.model, needed):
                     break
                 needed *= 2
             return module(*args)

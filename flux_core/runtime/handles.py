@@ -118,7 +118,7 @@ class FluxModel:
                 yield network
             return
         managed = self.weights.managed(manager, self.dtype)
-        _make_way(manager, self.loras, self.device, self.dtype)
+        _reclaim(manager, self.loras, self.device, self.dtype)
         uses = [use for use in self.loras if use.strength]
         with managed.opened(run, uses) as network:
             yield network
@@ -202,11 +202,11 @@ class TextEncoders:
         return unsound((self.clip_weights if encoder == "clip_l" else self.t5_weights).tensors)
 
 
-def _make_way(manager: Manager, uses: Sequence[LoraUse], device: torch.device, dtype: torch.dtype) -> None:
-    """What stays of models was chosen without these LoRAs, perhaps: they need their room before they come."""
+def _reclaim(manager: Manager, uses: Sequence[LoraUse], device: torch.device, dtype: torch.dtype) -> None:
+    """Free weights for what these LoRAs will take: what stays of models may have been chosen without them."""
     nbytes = sum(use.lora.copied_bytes(device, dtype) for use in uses if use.strength)
     if nbytes:
-        manager.make_way(" and ".join(use.lora.name for use in uses), nbytes)
+        manager.reclaim(" and ".join(use.lora.name for use in uses), nbytes)
 
 
 class _Managed:
@@ -219,7 +219,7 @@ class _Managed:
         self.config, self.embed = managed.module.config, managed.module.embed
 
     def __call__(self, *args: Any) -> Any:
-        _make_way(self.managed.manager, self.uses, self.device, self.dtype)
+        _reclaim(self.managed.manager, self.uses, self.device, self.dtype)
         module = adapted(self.managed.module, self.uses, self.device, self.dtype)
         return self.managed.run(*args, module=module)
 

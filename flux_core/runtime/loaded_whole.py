@@ -19,6 +19,7 @@ from ..memory import meter, rates
 from ..memory.managed_model import SLOT_BYTES
 from ..memory.plan import plan
 from ..memory.report import JobReport
+from ..memory.usage import process_peak, reset_process_peak
 from ..memory.workload import Budget, Machine, Walk, Workload
 from ..models.denoiser_inputs import DenoiserInputs
 from ..quant.formats import PLAIN
@@ -93,7 +94,7 @@ def _report(
 ) -> Iterator[Callable[[Callable[[], Any]], Any]]:
     """A function that does a pass and reports it."""
     weights = sum(piece.nbytes for piece in workload({}).pieces)
-    _reset_peak(device)
+    reset_process_peak(device)
     machine = _machine(device, tensors, tokens, dtype)
     made = plan(
         workload({"program and small weights": max(0, _held(device) - weights)}), Budget(1 << 62, 0, 0), machine
@@ -111,7 +112,7 @@ def _report(
     try:
         yield told
     finally:
-        report.peak = _peak(device)
+        report.peak = process_peak(device)
         report.close()
 
 
@@ -136,14 +137,3 @@ def _file(tensors: Tensors) -> str:
 
 def _held(device: torch.device) -> int:
     return torch.cuda.memory_reserved(device) if device.type == "cuda" else meter.resident_bytes()
-
-
-def _peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else meter.peak_resident_bytes()
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        meter.reset_peak()

@@ -111,7 +111,7 @@ class Runtime:
         """Between two runs: free loaded weights until what is loaded fits a budget that has become smaller."""
         for manager in list(self.managers.values()):
             with suppress(BudgetTooSmall):
-                manager.make_way("What is loaded", 0)
+                manager.reclaim("What is loaded", 0)
 
     def make_room_in_ram(self, label: str, nbytes: int) -> None:
         """Before `label` reads so many bytes into RAM: where RAM is a managed device, free loaded weights for them.
@@ -120,7 +120,7 @@ class Runtime:
         """
         manager = self.managers.get(torch.device("cpu"))
         if manager is not None and self._budget.managed:
-            manager.make_way(label, nbytes)
+            manager.reclaim(label, nbytes)
 
     def device_report(self) -> list[dict[str, Any]]:
         """The devices as ComfyUI's /system_stats describes them."""

@@ -190,7 +190,9 @@ class _Network:
         """
         flux, report = self.flux, self.report
         assert report is not None
-        over = flux.manager.memory.peak_bytes() - flux.manager.beside(flux.blocks) - report.plan.peak_bytes
+        over = flux.manager.overrun(flux.blocks)
+        if over is None:  # the estimate has to do
+            return
         measured = max(0, self.activations() + over + report.plan.workload.fixed["workspace"])
         self.flux.activations[self._key] = measured
         if over > 0 or (over < -DRIFT and report.plan.slots):
@@ -216,11 +218,11 @@ class _Network:
         if manager.allowed is not self.allowed or not flux.blocks.ready:
             self._settle()
             return
-        short = manager.shift(flux.blocks, report.limit)
+        short = manager.budget_drift(flux.blocks, report.limit)
         if short < 0:
             self._settle()
-        elif short and manager.make_room(flux.blocks, short):
-            manager.memory.give_back()
+        elif short and manager.evict(flux.blocks, short):
+            manager.memory.trim()
             assert flux.blocks.plan is not None
             report.follow(flux.blocks.plan, manager.limit)
 
@@ -231,7 +233,7 @@ class _Network:
         self.allowed = flux.manager.allowed
         flux.blocks.park()
         report.peak = max(report.peak, flux.manager.memory.peak_bytes())
-        plan = flux.manager.settle(flux.blocks, self.workload, report.plan.machine, self.activations())
+        plan = flux.manager.replan(flux.blocks, self.workload, report.plan.machine, self.activations())
         report.follow(plan, flux.manager.limit)
 
     def _run_block(self, block: nn.Module, *args: object) -> object:
@@ -250,7 +252,7 @@ class _Network:
                 return work()
             except torch.OutOfMemoryError:
                 pass  # outside this clause the tensors of what failed are gone
-            if not self.flux.manager.make_room(self.flux.blocks, needed):
+            if not self.flux.manager.evict(self.flux.blocks, needed):
                 break
             assert self.flux.blocks.plan is not None
             self.report.follow(self.flux.blocks.plan, self.report.limit)

@@ -374,12 +374,12 @@ def test_a_budget_that_shrinks_before_the_autoencoder_has_its_room_costs_a_size_
     tiled = coder.decode_image_tiled(latent, 128, 16)
     held, asked = budget(runtime, 1 << 40), []
 
-    def ask(nbytes):
+    def request_external(nbytes):
         asked.append(nbytes)
         if len(asked) == 2:  # after it was decided that the whole picture fits
             held.memory.budget = 235 * MiB
 
-    held.ask = ask
+    held.request_external = request_external
     assert torch.equal(coder.decode_image(latent), tiled)
 
 
@@ -478,7 +478,7 @@ def test_what_another_model_holds_is_not_taken_for_activations(flux_file, fill, 
     with torch.no_grad():
         text.t5()(torch.randint(0, 60, (1, 12)))
     flux = model.weights.managed(held, model.dtype)
-    others = held.beside(flux.blocks)
+    others = held.held_by_others(flux.blocks)
     held.memory.peak_bytes = lambda: others + (flux.blocks.plan.peak_bytes if flux.blocks.plan else 0)
     picture(model, seeded)
     (measured,) = flux.activations.values()

@@ -13,6 +13,7 @@ from sluice.flux_core.graph.validate import Validation, validate
 from sluice.flux_core.io.folders import TINY_MODELS, Folders, standard_folders
 from sluice.flux_core.worker.registry import standalone_tables
 from sluice.flux_core.worker.required_tokenizers import lacking_tokenizers, refused
+from sluice.nodes.host import pack_host
 
 TINY_CLIP, TINY_T5 = "sluice-tiny-clip_l.safetensors", "sluice-tiny-t5xxl.safetensors"
 
@@ -53,18 +54,21 @@ def prompt(t5: str, clip: str, linked: bool = True) -> dict[str, Any]:
 def test_what_is_nowhere_is_listed_also_for_files_that_are_not_there_yet(
     folders: Folders, t5: str, clip: str, titles: list[str]
 ) -> None:
-    lacking = lacking_tokenizers(prompt(t5, clip), standalone_tables()[0], folders)
+    lacking = lacking_tokenizers(prompt(t5, clip), standalone_tables(pack_host())[0], folders)
     assert [one.published.title for one in lacking] == titles
     for one in lacking:
         assert str(folders.place_for("tokenizers")) in one.text and one.published.address in one.text
 
 
 def test_encoders_that_nobody_reads_need_none(folders: Folders) -> None:
-    assert lacking_tokenizers(prompt(TINY_T5, "large_clip.safetensors", False), standalone_tables()[0], folders) == []
+    assert (
+        lacking_tokenizers(prompt(TINY_T5, "large_clip.safetensors", False), standalone_tables(pack_host())[0], folders)
+        == []
+    )
 
 
 def test_a_prompt_without_its_tokenizer_is_refused_in_comfyuis_form(folders: Folders) -> None:
-    nodes, classes = prompt(TINY_T5, "large_clip.safetensors"), standalone_tables()[0]
+    nodes, classes = prompt(TINY_T5, "large_clip.safetensors"), standalone_tables(pack_host())[0]
     fit = Validation(nodes, ("2",))
     found = refused(fit, lacking_tokenizers(nodes, classes, folders))
     assert found.outputs == () and found.error is not None and found.error["type"] == "missing_tokenizer"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -41,6 +42,8 @@ class SimulatedMemory:
 
     budget: int
     most: int = 0
+    ram_of_others: int = 0
+    disturbed: bool = False
 
     def allowed_bytes(self, allowed: Allowed) -> int:
         return self.budget
@@ -51,7 +54,7 @@ class SimulatedMemory:
     def taken_bytes(self, nbytes: int) -> int:
         return nbytes
 
-    def give_back(self) -> None:
+    def trim(self) -> None:
         pass
 
     def peak_bytes(self) -> int:
@@ -60,8 +63,8 @@ class SimulatedMemory:
     def reset_peak(self) -> None:
         pass
 
-    def repeating(self, on: bool) -> None:
-        pass
+    def running(self, working: int, lasting: bool) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @dataclass

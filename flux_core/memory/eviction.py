@@ -1,0 +1,95 @@
+"""Which weights are freed when something else needs their memory: decisions as data, carried out by `manager.py`.
+
+Holders are the models that keep weights on the device while they do not run. What a decision names is freed in that
+order; a model may free a little more than it is told to, because it frees whole units.
+
+Knows no device, no file and no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .plan import Plan, plan, smallest_budget
+from .workload import RESIDENT, Budget, Machine, Workload
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What one model keeps on the device. Of two that want the same memory, the higher priority gets it."""
+
+    priority: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Eviction:
+    """So many bytes are to be freed by one holder, given by its place in the list."""
+
+    holder: int
+    nbytes: int
+
+
+def evictions(holders: Sequence[Holder], nbytes: int) -> list[Eviction]:
+    """Who frees `nbytes` bytes, or all there is: the lowest priority first, each no more than is still needed."""
+    decided, needed = [], nbytes
+    for number in sorted(range(len(holders)), key=lambda number: holders[number].priority):
+        taken = min(needed, holders[number].nbytes)
+        if taken > 0:
+            decided.append(Eviction(number, taken))
+            needed -= taken
+    return decided
+
+
+def all_below(holders: Sequence[Holder], priority: int) -> list[Eviction]:
+    """Everything that holders of a lower priority keep."""
+    return [Eviction(n, each.nbytes) for n, each in enumerate(holders) if each.priority < priority and each.nbytes]
+
+
+def evictions_for(
+    workload: Workload, machine: Machine, priority: int, holders: Sequence[Holder], limit: int
+) -> list[Eviction]:
+    """What is freed before a model of this priority runs within `limit` bytes, beside these holders.
+
+    If not all of its weights fit, holders of a lower priority keep nothing. Of the others only so much is taken that
+    the model can stream: a transformer stays where it is while a text encoder streams through what it leaves.
+    """
+    held = sum(holder.nbytes for holder in holders)
+    decided: list[Eviction] = []
+    if all_bytes(workload, machine) > limit - held:
+        decided = all_below(holders, priority)
+        held -= sum(each.nbytes for each in decided)
+    gone = {each.holder for each in decided}
+    left = [Holder(each.priority, 0 if n in gone else each.nbytes) for n, each in enumerate(holders)]
+    return decided + evictions(left, smallest_budget(workload, machine) - (limit - held))
+
+
+def room_for(workload: Workload, machine: Machine, free: int, granted: int | None) -> int:
+    """Bytes of the device that a model may plan with, of `free` ones.
+
+    granted: bytes of weights that whoever else hands out the memory allows; None if there is nobody. What a model must
+    have to run at all it takes in any case.
+    """
+    if granted is None:
+        return free
+    return min(free, max(workload.fixed_bytes + granted, smallest_budget(workload, machine)))
+
+
+def shrunk(current: Plan, nbytes: int) -> Plan | None:
+    """A plan for the same run with `nbytes` fewer bytes, or as many as possible. None if it cannot do with fewer."""
+    if RESIDENT not in current.homes:
+        return None
+    room = max(current.peak_bytes - nbytes, smallest_budget(current.workload, current.machine))
+    smaller = plan(current.workload, Budget(room, current.host_bytes, current.host_bytes), current.machine)
+    return smaller if smaller.weight_bytes < current.weight_bytes else None
+
+
+def all_bytes(workload: Workload, machine: Machine) -> int:
+    """Bytes of the device with which every weight could stay on it."""
+    return workload.fixed_bytes + weight_bytes(workload, machine)
+
+
+def weight_bytes(workload: Workload, machine: Machine) -> int:
+    """Bytes of the device that all weights take."""
+    return sum(machine.room(piece.nbytes) for piece in workload.pieces)
