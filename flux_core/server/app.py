@@ -19,7 +19,20 @@ from aiohttp.typedefs import Handler
 
 from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
 from ..workers.process import Worker, WorkerDied
-from . import files, frontend, gallery, jobs, model_routes, pack_routes, prompts, sluice_routes, system, templates, user
+from . import (
+    files,
+    frontend,
+    gallery,
+    gallery_changes,
+    jobs,
+    model_routes,
+    pack_routes,
+    prompts,
+    sluice_routes,
+    system,
+    templates,
+    user,
+)
 from .clients import Clients
 from .guard import guard
 from .job_runner import JobRunner
@@ -28,7 +41,7 @@ from .store import CannotWrite, Store
 
 log = logging.getLogger(__name__)
 
-_ROOMS = (prompts, jobs, files, model_routes, user, templates, system, sluice_routes, gallery)
+_ROOMS = (prompts, jobs, files, model_routes, user, templates, system, sluice_routes, gallery, gallery_changes)
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (WorkflowError, 400),
     (InputError, 403),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from ..errors import SluiceError
 from ..io.embedded import read_workflow
 from ..io.folders import confined
 from . import images
-from .services import Json, Route, Services, services, whole
+from .gallery_changes import starred
+from .services import Json, Route, Services, flag, services, whole
 from .store import Store
 
 MOST_PICTURES = 20_000  # the newest that are looked at
-_ENDINGS = (".png", ".webp")
+_ENDINGS = (".png", ".webp", ".jpg", ".jpeg", ".avif")
 _TEXTS = ("t5xxl", "text", "prompt", "clip_l", "value", "string")  # where a prompt's words are, best first
 
 
@@ -44,17 +45,29 @@ class Picture:
     has_workflow: bool
 
 
+# How the list may be ordered: functions of pictures that are the newest first.
+SORTS: Mapping[str, Callable[[list[Picture]], list[Picture]]] = {
+    "newest": lambda found: found,
+    "oldest": lambda found: found[::-1],
+    "name": lambda found: sorted(found, key=lambda picture: str(picture.path).casefold()),
+    "seed": lambda found: sorted(found, key=lambda picture: (picture.seed is None, picture.seed or 0)),
+    "largest": lambda found: sorted(found, key=lambda picture: -picture.width * picture.height),
+}
 KNOWN: web.AppKey[dict[Path, Picture]] = web.AppKey("pictures", dict)
 
 
 async def gallery(request: web.Request) -> web.Response:
-    """?text= words that must all be in the prompt or file name, &offset= &limit="""
+    """?text= words that must all be in the prompt or file name, &sort= one of SORTS, &starred=true, &offset= &limit="""
     here = services(request)
     words = request.query.get("text", "").casefold().split()
     offset, limit = max(0, whole(request, "offset", 0) or 0), min(max(1, whole(request, "limit", 50) or 50), 500)
     async with here.looking:
         found = await asyncio.to_thread(_matching, here.folders.output, request.app[KNOWN], words)
-    shown = [_told(picture, here) for picture in found[offset : offset + limit]]
+    stars = starred(here.folders)
+    if flag(request, "starred"):
+        found = [picture for picture in found if _below(picture, here) in stars]
+    found = SORTS.get(request.query.get("sort", ""), SORTS["newest"])(found)
+    shown = [_told(picture, here, stars) for picture in found[offset : offset + limit]]
     pagination = {"offset": offset, "limit": limit, "total": len(found), "has_more": offset + limit < len(found)}
     return web.json_response({"pictures": shown, "pagination": pagination})
 
@@ -67,7 +80,11 @@ async def canvas(request: web.Request) -> web.Response:
     return web.json_response({"workflow": embedded.workflow, "prompt": embedded.prompt})
 
 
-def _told(picture: Picture, here: Services) -> Json:
+def _below(picture: Picture, here: Services) -> str:
+    return picture.path.relative_to(here.folders.output).as_posix()
+
+
+def _told(picture: Picture, here: Services, stars: Collection[str]) -> Json:
     below = picture.path.relative_to(here.folders.output)
     subfolder = "" if below.parent == Path() else below.parent.as_posix()
     told: Json = {
@@ -82,6 +99,8 @@ def _told(picture: Picture, here: Services) -> Json:
         "seed": picture.seed,
         "steps": picture.steps,
         "has_workflow": picture.has_workflow,
+        "starred": _below(picture, here) in stars,
+        "batch": None,
         "prompt_id": None,
         "seconds": None,
         "peak_vram": None,
@@ -94,10 +113,12 @@ def _made_by(store: Store, picture: Picture, name: str, subfolder: str) -> Json:
     """The job in the history that put this file out."""
     for job in store.finished_about(picture.written):
         for output in job.outputs.values():
-            for image in output.get("images", ()) if isinstance(output, dict) else ():
+            listed = list(output.get("images", ())) if isinstance(output, dict) else []
+            for number, image in enumerate(listed, 1):
                 if image.get("filename") == name and image.get("subfolder", "") == subfolder:
                     facts = {key: job.facts.get(key) for key in ("seconds", "peak_vram", "peak_ram")}
-                    return {"prompt_id": job.prompt_id, **facts}
+                    batch = [number, len(listed)] if len(listed) > 1 else None
+                    return {"prompt_id": job.prompt_id, "batch": batch, **facts}
     return {}
 
 

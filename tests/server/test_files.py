@@ -177,3 +177,40 @@ def test_the_pictures_that_come_with_us_can_be_viewed(server):
     assert server.get("/view?filename=sketch.png&type=input").headers["Content-Type"] == "image/png"
     assert server.get("/view?filename=sketch.png&type=output").status == 404
     assert server.get("/view?filename=sketch.png&type=input&subfolder=x").status == 404
+
+
+def test_pictures_are_starred_sorted_thrown_away_and_taken_back(server):
+    folder = server.base / "output" / "changes"
+    folder.mkdir()
+    for number, name in enumerate(["b.png", "a.png", "c.jpg"]):
+        picture = Image.new("RGB", (10 + number, 10), "red")
+        picture.save(folder / name)
+        os.utime(folder / name, (1000 + number, 1000 + number))
+    ask = {"filename": "a.png", "subfolder": "changes"}
+
+    def names(query=""):
+        pictures = server.get(f"/sluice/gallery?limit=500&text=.&{query}").json["pictures"]
+        return [one["filename"] for one in pictures if one["subfolder"] == "changes"]
+
+    assert names() == ["c.jpg", "a.png", "b.png"] and names("sort=oldest") == ["b.png", "a.png", "c.jpg"]
+    assert names("sort=name") == ["a.png", "b.png", "c.jpg"] and names("sort=largest") == ["c.jpg", "a.png", "b.png"]
+    assert server.post("/sluice/gallery/star", {**ask, "starred": True}).json == {"starred": True}
+    assert names("starred=true") == ["a.png"]
+    assert server.post("/sluice/gallery/star", {**ask, "starred": False}).json == {"starred": False}
+    assert names("starred=true") == []
+    trashed = [server.post("/sluice/gallery/delete", {"pictures": [ask]}).json["trashed"]]
+    assert trashed == [["changes/a.png"]] and names() == ["c.jpg", "b.png"]
+    (folder / "a.png").write_bytes((folder / "b.png").read_bytes())
+    trashed.append(server.post("/sluice/gallery/delete", {"pictures": [ask]}).json["trashed"])
+    assert trashed[1] == ["changes/a (1).png"], "what was thrown away before is still there"
+    assert server.post("/sluice/gallery/restore", {"trashed": trashed[0]}).json == {"restored": 1}
+    assert server.post("/sluice/gallery/restore", {"trashed": trashed[0]}).status == 404
+    assert sorted(names()) == ["a.png", "b.png", "c.jpg"]
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/etc/passwd", "none.png", "", ".trash/x.png"])
+def test_only_pictures_of_the_output_folder_can_be_thrown_away(server, name):
+    wrong = {"pictures": [{"filename": name, "subfolder": ""}]}
+    assert server.post("/sluice/gallery/delete", wrong).status in (400, 403, 404)
+    assert server.post("/sluice/gallery/star", {"filename": name, "starred": True}).status in (400, 403, 404)
+    assert server.post("/sluice/gallery/restore", {"trashed": [name]}).status in (400, 403, 404)

@@ -19,12 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sluice.flux_core.io.embedded import read_workflow
 
 HERE = Path(__file__).parent
 OUTPUT = HERE.parent / "output"
 REQUIRED = os.environ.get("SLUICE_BROWSER") == "required"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 PLAYWRIGHT = os.environ.get("PLAYWRIGHT", "")
+
+WORKFLOWS = HERE.parents[1] / "workflows"
+PUBLISHED = {
+    "sluice-tiny.safetensors": "flux1-dev.safetensors", "sluice-tiny-t5xxl.safetensors": "t5xxl_fp16.safetensors",
+    "sluice-tiny-clip_l.safetensors": "clip_l.safetensors", "sluice-tiny-ae.safetensors": "ae.safetensors",
+}  # fmt: skip
 
 Scene = Callable[..., dict[str, Any]]
 
@@ -128,3 +135,15 @@ def scene(browser: str) -> Scene:
         return seen
 
     return play
+
+
+@pytest.fixture
+def full_size(tmp_path: Path) -> Path:
+    """The first workflow as somebody has it who uses FLUX.1 itself."""
+    text = json.dumps(read_workflow(WORKFLOWS / "text_to_image.png").workflow)
+    for ours, theirs in PUBLISHED.items():
+        assert ours in text
+        text = text.replace(ours, theirs)
+    file = tmp_path / "flux_dev.json"
+    file.write_text(text, "utf-8")
+    return file

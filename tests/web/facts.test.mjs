@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { factsOf, filtered, galleryOf } from "../../web/comfyui/facts.mjs";
+import { factsLine, factsOf, filtered, galleryOf, sorted } from "../../web/comfyui/facts.mjs";
 
 const GRAPH = {
   1: { class_type: "UNETLoader", inputs: { unet_name: "flux.safetensors" } },
@@ -43,4 +43,17 @@ test("the filter wants every word, in any case, in prompt, file name or seed", (
   const pictures = [{ text: "A red Cube", seed: 42 }, { text: "a red ball", seed: 420 }, { text: "", filename: "cube.png", seed: 1 }];
   const found = (text) => filtered(pictures, text).map(({ seed }) => seed);
   assert.deepEqual(["", "red", "cube RED", "cube", "42", "green"].map(found), [[42, 420, 1], [42, 420], [42], [42, 1], [42, 420], []]);
+});
+
+test("pictures are told in one line, with their place in a batch", () => {
+  const picture = { seed: 7, batch: [2, 4], steps: 12, width: 128, height: 64, seconds: 1.5, peak_vram: null, peak_ram: 2 ** 30 };
+  assert.equal(factsLine(picture), "seed 7 · 2 of 4 · 12 steps · 128 × 64 · 1.50 s · peak 1 GiB");
+  assert.equal(factsLine({ seed: null, batch: null, seconds: null }), "");
+});
+
+test("the order of pictures", () => {
+  const pictures = [["b", 3, null], ["a", 2, 9], ["c", 1, 1]].map(([filename, time, seed]) => ({ filename, time, seed, width: time, height: 1 }));
+  const names = (order) => sorted(pictures, order).map(({ filename }) => filename).join("");
+  assert.deepEqual(["newest", "oldest", "name", "seed", "largest"].map(names), ["bac", "cab", "abc", "cab", "bac"]);
+  assert.equal(pictures[0].filename, "b");
 });

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 WINDOWS = pytest.mark.parametrize(("size", "palette"), [("1440x900", "dark"), ("400x800", "light")])
@@ -63,3 +64,30 @@ def test_a_visitor_without_the_token_is_asked_for_it_and_search_finds_each_node_
     with serving(tmp_path, "--token", "open sesame") as server:
         address = server.url.split("?")[0].rstrip("/")
         assert scene("token.mjs", address, size, palette, "open sesame")["elsewhere"] == []
+
+
+@WINDOWS
+def test_the_gallery_with_many_pictures_of_several_kinds(
+    serving: Any, scene: Any, tmp_path: Path, size: str, palette: str
+) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    for number in range(30):
+        Image.new("RGB", (64, 32 + 8 * number), (8 * number, 80, 160)).save(output / f"copy_{number:02}.png")
+    Image.new("RGB", (80, 40), "orange").save(output / "plain.png")
+    Image.new("RGB", (80, 40), "teal").save(output / "photo.jpg")
+    with serving(tmp_path) as server:
+        scene("gallery.mjs", server.url, size, palette)
+    assert (output / "copy_01.png").is_file() and list((output / ".trash").iterdir()) == []
+
+
+@WINDOWS
+def test_our_own_tabs_and_dialogs_are_accessible(
+    serving: Any, scene: Any, tmp_path: Path, full_size: Path, size: str, palette: str
+) -> None:
+    (tmp_path / "output").mkdir()
+    Image.new("RGB", (80, 40), "teal").save(tmp_path / "output" / "photo.jpg")
+    with serving(tmp_path) as server:
+        seen = scene("access.mjs", server.url, size, palette, full_size)
+    assert seen["found"] == {name: [] for name in seen["found"]} and len(seen["found"]) == 6
+    assert seen["elsewhere"] == [], "nobody but the server is contacted"

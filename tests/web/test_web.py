@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sluice.flux_core.graph.flatten import to_prompt
 from sluice.flux_core.io.embedded import read_workflow, read_workflow_bytes
 from sluice.flux_core.memory import report
@@ -22,10 +21,6 @@ from sluice.nodes.host import pack_host
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 WORKFLOWS = ROOT / "workflows"
-PUBLISHED = {
-    "sluice-tiny.safetensors": "flux1-dev.safetensors", "sluice-tiny-t5xxl.safetensors": "t5xxl_fp16.safetensors",
-    "sluice-tiny-clip_l.safetensors": "clip_l.safetensors", "sluice-tiny-ae.safetensors": "ae.safetensors",
-}  # fmt: skip
 
 
 def test_functions_of_the_panels_under_node(needed: Any) -> None:
@@ -33,18 +28,6 @@ def test_functions_of_the_panels_under_node(needed: Any) -> None:
     files = sorted(str(file) for file in HERE.glob("*.test.mjs"))
     run = subprocess.run(["node", "--test", *files], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr
-
-
-@pytest.fixture
-def full_size(tmp_path: Path) -> Path:
-    """The first workflow as somebody has it who uses FLUX.1 itself."""
-    text = json.dumps(read_workflow(WORKFLOWS / "text_to_image.png").workflow)
-    for ours, theirs in PUBLISHED.items():
-        assert ours in text
-        text = text.replace(ours, theirs)
-    file = tmp_path / "flux_dev.json"
-    file.write_text(text, "utf-8")
-    return file
 
 
 def test_the_first_day_in_a_browser(server: Any, scene: Any, full_size: Path) -> None:

@@ -2,7 +2,7 @@
 // answered with null inside ComfyUI.
 
 import { api } from "../../scripts/api.js";
-import { filtered, galleryOf } from "./facts.mjs";
+import { filtered, galleryOf, sorted } from "./facts.mjs";
 
 const HISTORY = 200; // jobs asked of a ComfyUI at once
 
@@ -31,13 +31,25 @@ export async function missingFiles(prompt) {
   return answer ?? [];
 }
 
-/** Finished pictures whose facts contain the words of `text`, newest first: {pictures, total}. */
-export async function gallery(text, limit) {
-  const answer = await ours(`/sluice/gallery?${new URLSearchParams({ text, limit })}`);
-  if (answer) return { pictures: answer.pictures, total: answer.pagination.total };
-  const found = filtered(galleryOf(await json(await api.fetchApi(`/history?max_items=${HISTORY}`))), text);
-  return { pictures: found.slice(0, limit), total: found.length };
+/**
+ * Finished pictures whose facts contain the words of `text`: {pictures, total, editable}. What is not `editable` can be
+ * neither starred nor thrown away, because a ComfyUI keeps it.
+ */
+export async function gallery({ text, limit, sort, starred }) {
+  const answer = await ours(`/sluice/gallery?${new URLSearchParams({ text, limit, sort, starred })}`);
+  if (answer) return { pictures: answer.pictures, total: answer.pagination.total, editable: true };
+  const history = await json(await api.fetchApi(`/history?max_items=${HISTORY}`));
+  const found = sorted(filtered(galleryOf(history), text), sort);
+  return { pictures: found.slice(0, limit), total: found.length, editable: false };
 }
+
+/** Star a picture, or take its star away. */
+export const star = ({ filename, subfolder }, starred) => posted("/sluice/gallery/star", { filename, subfolder, starred });
+
+/** Move pictures into the trash folder: {trashed, folder}; `restore(trashed)` takes them back. */
+export const throwAway = (pictures) =>
+  posted("/sluice/gallery/delete", { pictures: pictures.map(({ filename, subfolder }) => ({ filename, subfolder })) });
+export const restore = (trashed) => posted("/sluice/gallery/restore", { trashed });
 
 /** Where a picture is to be had; `preview` asks for a smaller copy. */
 export function pictureUrl({ filename, subfolder, type }, preview = false) {

@@ -1,6 +1,8 @@
 // What a picture was made with, read from the prompt that made it: the same few facts the standalone server keeps, for
 // a ComfyUI that only has its history. Pure.
 
+import { bytes, plural, seconds } from "./format.mjs";
+
 const TEXT_INPUTS = ["text", "t5xxl", "clip_l", "prompt", "value"];
 const SEED_INPUTS = ["seed", "noise_seed"];
 const TRIES = 1000; // nodes looked at; graphs have no cycles, prompts written by hand may
@@ -19,7 +21,10 @@ function picturesOf(promptId, { prompt, outputs, status }) {
   return Object.entries(outputs ?? {}).flatMap(([node, output]) =>
     (output.images ?? [])
       .filter((image) => image.type === "output")
-      .map((image) => ({ prompt_id: promptId, ...image, ...factsOf(graph, node), seconds, time: ended })),
+      .map((image, number, all) => ({
+        prompt_id: promptId, ...image, ...factsOf(graph, node), seconds, time: ended,
+        batch: all.length > 1 ? [number + 1, all.length] : null,
+      })),
   );
 }
 
@@ -56,6 +61,29 @@ const isLink = (value) => Array.isArray(value) && value.length === 2 && typeof v
 const first = (values) => values.find((value) => typeof value === "number") ?? null;
 const longest = (values) =>
   values.filter((value) => typeof value === "string").reduce((best, text) => (text.length > best.length ? text : best), "");
+
+const ORDERS = {
+  oldest: (one, other) => one.time - other.time,
+  name: (one, other) => one.filename.localeCompare(other.filename),
+  seed: (one, other) => (one.seed ?? Infinity) - (other.seed ?? Infinity),
+  largest: (one, other) => other.width * other.height - one.width * one.height,
+};
+
+/** Pictures in one of the orders of the gallery; the newest first if it is no other. */
+export const sorted = (pictures, order) => (ORDERS[order] ? [...pictures].sort(ORDERS[order]) : pictures);
+
+/** "seed 42 · 2 of 4 · 20 steps · 1024 × 1024 · 31.2 s · peak 7.4 GiB" */
+export function factsLine({ seed, batch, steps, width, height, seconds: time, peak_vram: vram, peak_ram: ram }) {
+  const known = [
+    seed === null || seed === undefined ? null : `seed ${seed}`,
+    batch ? `${batch[0]} of ${batch[1]}` : null,
+    steps ? plural(steps, "step") : null,
+    width && height ? `${width} × ${height}` : null,
+    Number.isFinite(time) ? seconds(time) : null,
+    vram || ram ? `peak ${bytes(vram || ram)}` : null,
+  ];
+  return known.filter(Boolean).join(" · ");
+}
 
 /** Pictures whose prompt, file name or seed contain every word of `text`, whatever the case. */
 export function filtered(pictures, text) {

@@ -1,19 +1,23 @@
-// The gallery: finished pictures newest first with what they were made with; filtered, opened in the editor, compared.
+// The gallery: finished pictures with what they were made with; filtered, sorted, enlarged, opened, starred, compared.
 
 import * as server from "./api.mjs";
 import { compare } from "./compare.mjs";
 import { element } from "./dom.mjs";
-import { bytes, plural, seconds } from "./format.mjs";
+import { factsLine } from "./facts.mjs";
+import { plural } from "./format.mjs";
+import { card, same } from "./gallery_card.mjs";
+import { copyText, lightbox } from "./lightbox.mjs";
 import { heading } from "./memory_panel.mjs";
 
 const PAGE = 60; // pictures asked for at once
 const SETTLED = 250; // ms after the last key or the last sign of a finished job
+const SORTS = { newest: "Newest first", oldest: "Oldest first", name: "By name", seed: "By seed", largest: "Largest first" };
 
 /** Draw into `root`; `open(file)` opens a picture's workflow in the editor. Returns the function that undoes it. */
 export function galleryPanel(root, open) {
-  let pictures = [], entries = [], total = 0, chosen = [], timer = 0, asked = 0;
+  let pictures = [], cards = [], total = 0, editable = false, chosen = [], trashed = null, timer = 0, asked = 0;
   const count = element("span", { class: "sluice-quiet", role: "status" });
-  const list = element("ul", { class: "sluice-gallery", "aria-label": "Finished pictures" });
+  const list = element("ul", { class: "sluice-gallery", "aria-label": "Finished pictures", onkeydown: key });
   const filter = element("input", {
     type: "search",
     class: "sluice-filter",
@@ -21,40 +25,49 @@ export function galleryPanel(root, open) {
     "aria-label": "Filter pictures by words of the prompt, seed or file name",
     oninput: () => soon(),
   });
+  const sort = element(
+    "select",
+    { class: "sluice-filter", "aria-label": "Order of the pictures", onchange: () => load(PAGE) },
+    Object.entries(SORTS).map(([value, text]) => element("option", { value }, text)),
+  );
+  const onlyStarred = element("button", { type: "button", class: "sluice-button", "aria-pressed": "false", title: "Show starred pictures only", onclick: toggleStarred }, "Starred");
   const comparing = element("button", { type: "button", class: "sluice-button", onclick: compareChosen }, "Compare");
-  const more = element("button", { type: "button", class: "sluice-button", onclick: () => load(pictures.length + PAGE) }, "Show older ones");
-  const said = element("p", { class: "sluice-empty" });
+  const more = element("button", { type: "button", class: "sluice-button", onclick: () => load(pictures.length + PAGE) }, "Show more");
+  const said = element("p", { class: "sluice-empty", role: "status" });
+  const undo = element("p", { class: "sluice-undo", hidden: true });
 
   async function load(wanted) {
-    const question = ++asked;
+    const question = ++asked, starred = onlyStarred.getAttribute("aria-pressed") === "true";
     try {
-      const answer = await server.gallery(filter.value, wanted);
+      const answer = await server.gallery({ text: filter.value, limit: wanted, sort: sort.value, starred });
       if (question !== asked) return; // a newer question is on its way
-      said.textContent = answer.pictures.length ? "" : emptyText(filter.value);
+      said.textContent = answer.pictures.length ? "" : emptyText(filter.value, starred);
       show(answer);
     } catch (error) {
       said.textContent = error.message;
     }
   }
 
-  /** What is already shown stays as it is, with its focus. */
+  /** What is already shown stays as it is, with its focus; new pictures take their places between the others. */
   function show(answer) {
-    total = answer.total;
-    if (JSON.stringify(answer.pictures) !== JSON.stringify(pictures)) {
-      pictures = answer.pictures;
-      entries = pictures.map((picture) => entry(picture, () => choose(picture), () => act(picture)));
-      list.replaceChildren(...entries.map(({ item }) => item));
-    }
+    ({ total, editable } = answer);
+    const known = cards;
+    pictures = answer.pictures;
+    cards = pictures.map((picture) => {
+      const kept = known.find((one) => one.is(picture)); // the same picture with the same facts
+      return kept ?? card(picture, { editable, choose, enlarge, star });
+    });
+    const wanted = new Set(cards.map(({ item }) => item));
+    for (const item of [...list.children]) if (!wanted.has(item)) item.remove();
+    cards.forEach(({ item }, place) => list.children[place] !== item && list.insertBefore(item, list.children[place] ?? null));
     count.textContent = plural(total, "picture");
     more.hidden = pictures.length >= total;
+    onlyStarred.hidden = !editable;
     mark();
   }
 
   function mark() {
-    for (const { picture, item, box } of entries) {
-      box.checked = chosen.some((one) => same(one, picture));
-      item.classList.toggle("sluice-chosen", box.checked);
-    }
+    for (const one of cards) one.mark(chosen.some((other) => same(other, one.picture)));
     comparing.disabled = chosen.length !== 2;
     comparing.title = chosen.length === 2 ? "Compare the two pictures" : "Choose two pictures to compare";
   }
@@ -71,12 +84,72 @@ export function galleryPanel(root, open) {
     compare(described(left), described(right));
   }
 
-  async function act(picture) {
+  function enlarge(picture) {
+    lightbox(pictures, pictures.findIndex((one) => same(one, picture)), {
+      open: openWorkflow,
+      copy: copyText,
+      star: editable ? star : null,
+      remove: editable ? remove : null,
+    });
+  }
+
+  async function openWorkflow(picture) {
+    await trying(async () => open(await server.pictureFile(picture)));
+  }
+
+  async function star(picture) {
+    await trying(async () => {
+      picture.starred = (await server.star(picture, !picture.starred)).starred;
+      cards.find((one) => same(one.picture, picture))?.star(picture.starred);
+    });
+  }
+
+  async function remove(picture) {
+    await trying(async () => {
+      const { trashed: gone, folder } = await server.throwAway([picture]);
+      trashed = gone;
+      chosen = chosen.filter((one) => !same(one, picture));
+      undo.replaceChildren(
+        element("span", { class: "sluice-grow", title: folder }, `${picture.filename} is in the trash folder.`),
+        element("button", { type: "button", class: "sluice-button", onclick: takeBack }, "Undo"),
+      );
+      undo.hidden = false;
+      await load(Math.max(pictures.length, PAGE));
+    });
+  }
+
+  async function takeBack() {
+    await trying(async () => {
+      await server.restore(trashed);
+      undo.hidden = true;
+      await load(Math.max(pictures.length, PAGE));
+    });
+  }
+
+  async function trying(act) {
     try {
-      await open(await server.pictureFile(picture));
+      await act();
     } catch (error) {
       said.textContent = error.message;
     }
+  }
+
+  function toggleStarred() {
+    onlyStarred.setAttribute("aria-pressed", String(onlyStarred.getAttribute("aria-pressed") !== "true"));
+    load(PAGE);
+  }
+
+  /** Arrow keys go from picture to picture, as the eye does; Delete throws away. */
+  function key(event) {
+    const thumbs = cards.map(({ thumb }) => thumb), at = thumbs.indexOf(document.activeElement);
+    if (at < 0) return;
+    const columns = getComputedStyle(list).gridTemplateColumns.split(" ").length;
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
+    if (step) thumbs[at + step]?.focus();
+    else if (event.key === "Delete" && editable) remove(cards[at].picture);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
   }
 
   function soon() {
@@ -87,8 +160,8 @@ export function galleryPanel(root, open) {
   root.classList.add("sluice-panel");
   root.replaceChildren(
     heading("Gallery", count),
-    element("div", { class: "sluice-tools" }, filter, comparing),
-    element("div", { class: "sluice-body" }, said, list, more),
+    element("div", { class: "sluice-tools" }, filter, sort, onlyStarred, comparing),
+    element("div", { class: "sluice-body", tabindex: "-1" }, undo, said, list, more),
   );
   const end = server.listen(["status", "execution_success"], soon);
   load(PAGE);
@@ -100,44 +173,9 @@ export function galleryPanel(root, open) {
   };
 }
 
-/** One picture of the list: {picture, item, box}. */
-function entry(picture, choose, act) {
-  const label = picture.text || picture.filename;
-  const box = element("input", { type: "checkbox", onchange: choose, "aria-label": `Choose for comparison: ${label}` });
-  const item = element(
-    "li",
-    {},
-    element(
-      "button",
-      { type: "button", class: "sluice-thumb", title: "Open in the editor with its workflow", onclick: act },
-      element("img", { src: server.pictureUrl(picture, true), alt: label, loading: "lazy" }),
-    ),
-    element(
-      "div",
-      { class: "sluice-about" },
-      element("p", { class: "sluice-prompt", title: label }, label),
-      element("p", { class: "sluice-quiet" }, facts(picture)),
-      element("label", { class: "sluice-pick" }, box, "compare"),
-    ),
-  );
-  return { picture, item, box };
+function emptyText(filter, starred) {
+  if (filter.trim()) return "No picture has all these words.";
+  return starred ? "No picture is starred." : "Finished pictures appear here. Press Run to make the first.";
 }
 
-const same = (one, other) =>
-  one.filename === other.filename && one.subfolder === other.subfolder && one.time === other.time;
-
-const emptyText = (filter) => (filter.trim() ? "No picture has all these words." : "Finished pictures appear here. Press Run to make the first.");
-
-const described = (picture) => ({ url: server.pictureUrl(picture), title: picture.text || picture.filename, facts: facts(picture) });
-
-/** "seed 42 · 20 steps · 1024 × 1024 · 31.2 s · 7.4 GiB" */
-function facts({ seed, steps, width, height, seconds: time, peak_vram: vram, peak_ram: ram }) {
-  const known = [
-    seed === null || seed === undefined ? null : `seed ${seed}`,
-    steps ? plural(steps, "step") : null,
-    width && height ? `${width} × ${height}` : null,
-    Number.isFinite(time) ? seconds(time) : null,
-    vram || ram ? `peak ${bytes(vram || ram)}` : null,
-  ];
-  return known.filter(Boolean).join(" · ");
-}
+const described = (picture) => ({ url: server.pictureUrl(picture), title: picture.text || picture.filename, facts: factsLine(picture) });

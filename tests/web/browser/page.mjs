@@ -5,7 +5,7 @@
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 
 const { SLUICE_URL, BROWSER, PLAYWRIGHT = "playwright-core", CHROMIUM = "/usr/bin/chromium", SCREENSHOTS = "." } = process.env;
 const PATIENCE = 60_000; // ms; for the first page on a busy machine
@@ -132,6 +132,16 @@ class Editor {
       const answer = await window.comfyAPI.api.api.fetchApi(path, { method: "POST", headers, body: JSON.stringify(data) });
       return { status: answer.status, body: await answer.json().catch(() => null) };
     }, [route, body]);
+  }
+
+  /** What axe-core finds amiss within these selectors that is serious or worse: [{id, impact, what, where}]. */
+  async axe(...include) {
+    const source = readFileSync(join(dirname(PLAYWRIGHT), "axe-core", "axe.min.js"), "utf-8");
+    await this.page.evaluate(source);
+    const found = await this.page.evaluate((selectors) => window.axe.run({ include: selectors.map((one) => [one]) }), include);
+    return found.violations
+      .filter(({ impact }) => impact === "serious" || impact === "critical")
+      .map(({ id, impact, nodes }) => ({ id, impact, where: nodes.map(({ html, any }) => `${html.slice(0, 160)} ${any[0]?.message ?? ""}`) }));
   }
 
   theme(palette) {

@@ -115,6 +115,7 @@ try {
   await page.locator(".sluice-compare").getByRole("button", { name: "Close" }).click();
   await page.locator(".sluice-compare").waitFor({ state: "detached" });
   await page.locator(".sluice-thumb").nth(1).click();
+  await page.getByRole("button", { name: "Open workflow" }).click();
   await editor.until(() => window.app.rootGraph.nodes.find((one) => one.type === "RandomNoise")?.widgets[0].value === 7);
   seen.opened = await editor.types();
   assert.deepEqual(seen.opened, seen.dropped);
