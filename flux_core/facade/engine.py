@@ -39,6 +39,7 @@ class Engine:
     preview: Callable[[Callable[[], Any]], Any] = lambda make: None  # a picture as a progress event carries it
     free: Callable[[], None] = lambda: None
     own: frozenset[str] = field(default_factory=frozenset)
+    absent: Callable[[str], Any] = lambda name: None  # what stands for a part of ComfyUI that is not offered
     kept: dict[str, Any] = field(default_factory=dict)  # what the offered modules keep for as long
 
     def keep(self, name: str, make: Callable[[], Any]) -> Any:

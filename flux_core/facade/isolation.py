@@ -32,6 +32,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from .module_names import TOP
+from .standard_library import fronts
 
 
 class Isolation:
@@ -40,6 +41,7 @@ class Isolation:
     def __init__(self, modules: Callable[[str], ModuleType | None]) -> None:
         self._modules = modules
         self._roots: dict[str, str] = {}  # folder with a separator at its end -> name of the pack
+        self._fronts = fronts(modules)
         self.builtins = {**vars(builtins), "__import__": self._import}
         self._plain_spec = importlib.util.spec_from_file_location
 
@@ -122,7 +124,9 @@ class Isolation:
         """What `import` does in the files of packs."""
         top = name.partition(".")[0]
         if level or top not in TOP:
-            return builtins.__import__(name, globals, locals, fromlist or (), level)
+            found = builtins.__import__(name, globals, locals, fromlist or (), level)
+            front = None if level else self._fronts.get(name if fromlist else top)
+            return found if front is None else front
         module = self._modules(name)
         if module is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)

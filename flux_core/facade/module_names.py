@@ -1,4 +1,4 @@
-"""The modules of ComfyUI 0.3.64 by name: what a pack may import there.
+"""The modules of ComfyUI 0.3.64 by name, and newer ones that packs cannot do without: what a pack may import.
 
 A pack that tries any other name (of another version, or of a fork) is told that there is no such module, as it would be
 there, so that it goes the way it has prepared for that. Names only.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+VERSION = "0.3.64"
 TOP = (
     "comfy",
     "comfy_api",
@@ -128,6 +129,11 @@ SAME: Mapping[str, str] = {
     **dict.fromkeys(("comfy_api.input", "comfy_api.latest._input"), "comfy_api.input"),
 }
 
+# Of newer versions: packs of today import them without asking.
+_NEWER = (
+    *("comfy.memory_management", "comfy.nested_tensor", "comfy.quant_ops", "comfy.ldm.lumina.controlnet"),
+    *("comfy.taesd.taehv", "comfy_extras.nodes_sam3"),
+)
 _NAMES = {f"{package}.{name}" for package, names in _INSIDE.items() for name in names.split()}
-KNOWN = frozenset({*TOP, *_NAMES, *SAME})
+KNOWN = frozenset({*TOP, *_NAMES, *_NEWER, *SAME})
 PACKAGES = frozenset(_INSIDE)

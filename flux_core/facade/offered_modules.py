@@ -25,7 +25,15 @@ from .module_names import KNOWN, PACKAGES, SAME
 
 _HERE = Path(__file__).resolve().parent / "offered"
 # What the interpreter does when a name is plainly read; anything else is hasattr, or getattr with its own answer.
-_READS = ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM", "LOAD_SUPER_ATTR", "DELETE_ATTR")
+_READS = (
+    "LOAD_ATTR",
+    "LOAD_METHOD",
+    "IMPORT_FROM",
+    "IMPORT_STAR",
+    "CALL_INTRINSIC_1",
+    "LOAD_SUPER_ATTR",
+    "DELETE_ATTR",
+)
 
 
 class NotOffered(SluiceError, AttributeError):
@@ -44,6 +52,7 @@ class Offer:
 
     who: Callable[[FrameType | None], str] = lambda frame: ""
     base: Path = Path()  # where ComfyUI's own files would lie
+    loading: bool = False  # packs are being imported: what they make of absent classes may never be used
     patches: dict[str, set[str]] = field(default_factory=dict)  # pack -> dotted names it has set
     _modules: dict[str, ModuleType] = field(default_factory=dict)
     _absent: dict[str, Any] = field(default_factory=dict)
@@ -125,8 +134,10 @@ class Absent(ABCMeta):
     def _refuse(cls, *args: Any, **kwargs: Any) -> NoReturn:
         raise NotOffered(cls._absent_)
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> NoReturn:
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if "_absent_" in cls.__dict__:
+            if cls._offer_.loading and not cls.__name__.islower():
+                return _Unusable(cls._absent_)
             raise NotOffered(cls._absent_)
         raise NotOffered(f"{cls._absent_}, on which the pack's own {cls.__name__} is built,")
 
@@ -150,6 +161,21 @@ class Absent(ABCMeta):
 
     def __repr__(cls) -> str:
         return f"<{cls._absent_}, not offered by Sluice>"
+
+
+class _Unusable:
+    """What a pack has made of an absent class while it was imported. It says what it is when it is used."""
+
+    def __init__(self, name: str) -> None:
+        self.__dict__["_name"] = name
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or _is_probe(sys._getframe(1)):
+            raise AttributeError(f"{self._name}.{name} is not offered by Sluice")
+        raise NotOffered(f"{self._name}.{name}")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotOffered(self._name)
 
 
 def _answers(source: ModuleType, name: str) -> bool:

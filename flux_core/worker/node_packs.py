@@ -31,6 +31,7 @@ from ..errors import MissingFileError, SluiceError
 from ..facade import wires
 from ..facade.engine import Engine, use
 from ..facade.isolation import Isolation
+from ..facade.module_names import TOP, VERSION
 from ..facade.offered_modules import Offer
 from ..graph.interface import Interface
 
@@ -70,6 +71,7 @@ class NodePacks:
         self.offer = Offer()
         self.isolation = Isolation(self.offer.module)
         self.offer.who = self.isolation.calling_pack
+        engine.absent = self.offer.absent
         self.offer.base = engine.folders.user.parent
         self._packs: list[Pack] = []
 
@@ -81,10 +83,12 @@ class NodePacks:
             self.isolation.add(path, name_of(path))
         for path in found:
             self._prestart(path)
+        self.offer.loading = True
         for path in found:
             pack = self._load(path)
             self._packs.append(pack)
             _tell(pack)
+        self.offer.loading = False
 
     @property
     def packs(self) -> list[dict[str, Any]]:
@@ -165,6 +169,8 @@ class NodePacks:
     def _reason(self, error: BaseException, pack: Pack) -> str:
         if isinstance(error, ModuleNotFoundError) and error.name:
             module = error.name.partition(".")[0]
+            if module in TOP:
+                return f"It imports {error.name}, which ComfyUI {VERSION} does not have: it is for another version."
             wanted = f" Its requirements that are not installed: {_listed(pack.missing)}." if pack.missing else ""
             return f"It needs the Python package {module}, which is not installed.{wanted}"
         return _told(error)

@@ -40,7 +40,7 @@ def test_what_is_not_offered_says_so_when_it_is_called(server, packs):
 def test_probes_hear_what_is_there(server):
     assert said(server, "probes") == [
         *("no such module", True, False, False, None, False, 16384, False, True, "decode", "CLIPTextEncode"),
-        *(("INT", "required"), False, True),
+        *(("INT", "required"), False, True, True, None),
     ]
 
 
@@ -115,7 +115,7 @@ def test_scripts_of_such_packs_are_listed(server):
 
 
 def test_nodes_with_schemas_are_described_and_run(server, packs):
-    assert set(packs["with_schema"]["nodes"]) == {"SchemaJoin", "SchemaShow", "SchemaStop"}
+    assert set(packs["with_schema"]["nodes"]) == {"SchemaJoin", "SchemaShow", "SchemaStop", "SchemaChange"}
     told = server.get("/object_info/SchemaJoin").json["SchemaJoin"]
     assert told["display_name"] == "Join" and told["output"] == ["STRING", "BOOLEAN"]
     assert told["output_name"] == ["joined", "BOOLEAN"] and told["python_module"] == "custom_nodes.with_schema"
@@ -142,6 +142,16 @@ def test_a_node_with_a_schema_can_stop_what_follows(server):
     assert entry["outputs"] == {} and any(
         "not today" in str(data) for kind, data in events if kind == "execution_error"
     )
+
+
+def test_inputs_of_schemas_may_come_and_go(server):
+    told = server.get("/object_info/SchemaChange").json["SchemaChange"]
+    assert told["output_matchtypes"] == ["kind"] and told["input"]["required"]["by"][0] == "COMFY_DYNAMICCOMBO_V3"
+    assert "output_matchtypes" not in server.get("/object_info/SchemaJoin").json["SchemaJoin"]
+    chosen = {"by": "times", "by.factor": 3, "rest.more0": ["1", 0], "rest.more1": ["1", 0]}
+    prompt = server.prompt_of(("Number", {"value": 5}), ("SchemaChange", {"value": ["1", 0], **chosen}))
+    entry, _ = server.made(prompt)
+    assert entry["outputs"]["show"]["value"] == [25]
 
 
 def test_nobody_else_sees_comfyuis_modules(prologue, tmp_path):

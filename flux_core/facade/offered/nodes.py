@@ -24,6 +24,10 @@ __all__ = [
 
 COMPUTED = ("EXTENSION_WEB_DIRS", "LOADED_MODULE_DIRS", "NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS")
 MAX_RESOLUTION = 16384
+_ABSENT_LOADERS = (
+    *("TripleCLIPLoader", "QuadrupleCLIPLoader", "DiffControlNetLoader", "DiffusersLoader", "GLIGENLoader"),
+    *("ControlNetLoader", "CLIPVisionLoader", "StyleModelLoader", "UpscaleModelLoader", "unCLIPCheckpointLoader"),
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -53,7 +57,16 @@ def _first_table() -> dict[str, Any]:
     for name, kept in special.items():
         if name in own:
             own[name] = type(name, (kept, own[name]), {"FUNCTION": "save_images"})
-    return {**engine.classes, **own}
+    return Table({**engine.classes, **own})
+
+
+class Table(dict[str, Any]):
+    """The loaders of ComfyUI that are not here are absent for packs that build on them; `in` and `get` tell so."""
+
+    def __missing__(self, node_id: str) -> Any:
+        if node_id not in _ABSENT_LOADERS:
+            raise KeyError(node_id)
+        return current().absent(f"nodes.{node_id}")
 
 
 def before_node_execution() -> None:

@@ -57,9 +57,33 @@ class Stop(io.ComfyNode):
         return io.NodeOutput(block_execution="not today")
 
 
+class Change(io.ComfyNode):
+    """Inputs that come and go."""
+
+    @classmethod
+    def define_schema(cls):
+        same = io.MatchType.Template("kind", [io.Int, io.Float])
+        by = [io.DynamicCombo.Option("times", [io.Int.Input("factor", default=2)]), io.DynamicCombo.Option("minus", [])]
+        more = io.Autogrow.TemplatePrefix(io.Int.Input("more", force_input=True), prefix="more", min=1, max=4)
+        return io.Schema(
+            node_id="SchemaChange",
+            inputs=[
+                io.MatchType.Input("value", template=same),
+                io.DynamicCombo.Input("by", options=by),
+                io.Autogrow.Input("rest", template=more),
+            ],
+            outputs=[io.MatchType.Output(template=same, display_name="changed")],
+        )
+
+    @classmethod
+    def execute(cls, value, by, rest):
+        changed = value * by["factor"] if by["by"] == "times" else -value
+        return io.NodeOutput(changed + sum(rest.values()))
+
+
 class Pack(ComfyExtension):
     async def get_node_list(self):
-        return [Join, ShowText, Stop]
+        return [Join, ShowText, Stop, Change]
 
 
 async def comfy_entrypoint():

@@ -20,6 +20,13 @@ __all__ = [
     "time_snr_shift",
 ]
 
+# Of diffusion models: absent, but there for `from comfy.model_sampling import *`.
+COMPUTED = (
+    *("EDM", "EPS", "X0", "V_PREDICTION", "IMG_TO_IMG", "COSMOS_RFLOW", "StableCascadeSampling"),
+    *("ModelSamplingContinuousEDM", "ModelSamplingContinuousV", "ModelSamplingCosmosRFlow", "ModelSamplingDiscrete"),
+    *("ModelSamplingDiscreteEDM", "rescale_zero_terminal_snr_sigmas", "reshape_sigma"),
+)
+
 
 def time_snr_shift(alpha: float, t: Any) -> Any:
     return t if alpha == 1.0 else alpha * t / (1 + (alpha - 1) * t)

@@ -4,8 +4,7 @@
         define_schema() -> io.Schema(node_id, inputs=[io.Int.Input("a")], outputs=[io.Int.Output()])
         execute(a) -> io.NodeOutput(a + 1)
 
-`ComfyNode` reads the schema when it is first asked for what a plain class declares. Inputs whose number changes in the
-editor (Autogrow, DynamicCombo) are absent.
+`ComfyNode` reads the schema when it is first asked for what a plain class declares.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from typing import Any, ClassVar
 from ....graph.calls import ExecutionBlocker
 
 __all__ = [
-    "AnyType", "Audio", "AudioEncoder", "AudioEncoderOutput", "BBOX", "Boolean", "Clip", "ClipVision",
+    "AnyType", "Audio", "AudioEncoder", "AudioEncoderOutput", "Autogrow", "BBOX", "Boolean", "Clip", "ClipVision",
     "ClipVisionOutput", "Combo", "ComfyNode", "ComfyTypeI", "ComfyTypeIO", "Conditioning", "ControlNet", "Custom",
-    "FaceAnalysis", "Float", "FolderType", "Gligen", "Guider", "Hidden", "HiddenHolder", "Hooks", "Image", "Input",
-    "Int", "Latent", "LoraModel", "LossMap", "Mask", "MatchType", "Mesh", "Model", "MultiCombo", "MultiType",
-    "NodeOutput", "Noise", "NumberDisplay", "Output", "Photomaker", "Point", "RemoteOptions", "SEGS", "SVG", "Sampler",
-    "Schema", "Sigmas", "String", "StyleModel", "TimestepsRange", "UploadType", "UpscaleModel", "Vae", "Video", "Voxel",
-    "Webcam", "WidgetInput", "comfytype",
+    "DynamicCombo", "FaceAnalysis", "Float", "FolderType", "Gligen", "Guider", "Hidden", "HiddenHolder", "Hooks",
+    "Image", "Input", "Int", "Latent", "LoraModel", "LossMap", "Mask", "MatchType", "Mesh", "Model", "MultiCombo",
+    "MultiType", "NodeOutput", "Noise", "NumberDisplay", "Output", "Photomaker", "Point", "RemoteOptions", "SEGS",
+    "SVG", "Sampler", "Schema", "Sigmas", "String", "StyleModel", "TimestepsRange", "UploadType", "UpscaleModel",
+    "Vae", "Video", "Voxel", "Webcam", "WidgetInput", "comfytype",
 ]  # fmt: skip
 
 
@@ -277,22 +276,79 @@ class MultiType:
 
 
 class MatchType:
-    """Inputs and outputs whose kinds go together. Any kind is taken; the editor sees them match."""
+    """Inputs and outputs whose kinds go together."""
+
+    io_type = "COMFY_MATCHTYPE_V3"
 
     class Template:
         def __init__(self, template_id: str, allowed_types: Any = None) -> None:
             kinds = allowed_types if isinstance(allowed_types, (list, tuple)) else [allowed_types or AnyType]
-            self.template_id, self.io_type = template_id, ",".join(dict.fromkeys(kind.io_type for kind in kinds))
+            self.template_id, self.allowed = template_id, ",".join(dict.fromkeys(kind.io_type for kind in kinds))
+
+        def as_dict(self) -> dict[str, str]:
+            return {"template_id": self.template_id, "allowed_types": self.allowed}
 
     class Input(Input):
         def __init__(self, id: str, template: MatchType.Template, **more: Any) -> None:
-            super().__init__(id, **more)
-            self.io_type = template.io_type
+            super().__init__(id, **more, template=template.as_dict())
+
+        io_type = "COMFY_MATCHTYPE_V3"
 
     class Output(Output):
         def __init__(self, template: MatchType.Template, **more: Any) -> None:
             super().__init__(**more)
-            self.io_type = template.io_type
+            self.template_id = template.template_id
+
+        io_type = "COMFY_MATCHTYPE_V3"
+
+
+class DynamicCombo:
+    """A choice whose options bring inputs of their own. The node gets them in one dict."""
+
+    io_type = "COMFY_DYNAMICCOMBO_V3"
+
+    class Option:
+        def __init__(self, key: str, inputs: Sequence[Any]) -> None:
+            self.key, self.inputs = key, list(inputs)
+
+    class Input(WidgetInput):
+        io_type = "COMFY_DYNAMICCOMBO_V3"
+
+        def __init__(self, id: str, options: Sequence[DynamicCombo.Option], *given: Any, **more: Any) -> None:
+            declared = [{"key": option.key, "inputs": _sections(option.inputs)} for option in options]
+            super().__init__(id, *given, **more, options=declared)
+
+
+class Autogrow:
+    """As many inputs as are linked. The node gets a dict of them by their names."""
+
+    io_type = "COMFY_AUTOGROW_V3"
+
+    class TemplatePrefix:
+        """prefix0, prefix1, ..."""
+
+        def __init__(self, input: Any, prefix: str, min: int = 1, max: int = 10) -> None:
+            self.declared = {"input": _sections([input]), "prefix": prefix, "min": min, "max": max}
+
+    class TemplateNames:
+        """These names, from the first on."""
+
+        def __init__(self, input: Any, names: Sequence[str], min: int = 1) -> None:
+            self.declared = {"input": _sections([input]), "names": list(names), "min": min}
+
+    class Input(Input):
+        io_type = "COMFY_AUTOGROW_V3"
+
+        def __init__(self, id: str, template: Any, *given: Any, **more: Any) -> None:
+            super().__init__(id, *given, **more, template=template.declared)
+
+
+def _sections(inputs: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """{"required": {name: declaration}, "optional": {...}}"""
+    sections: dict[str, dict[str, Any]] = {"required": {}, "optional": {}}
+    for one in inputs:
+        sections["optional" if one.optional else "required"][one.id] = (one.get_io_type(), one.as_dict())
+    return sections
 
 
 # -- schema and node ---------------------------------------------------------------------------------------------------
@@ -325,9 +381,7 @@ class Schema:
 
     def declared(self) -> dict[str, dict[str, Any]]:
         """INPUT_TYPES of a plain class."""
-        sections: dict[str, dict[str, Any]] = {"required": {}, "optional": {}, "hidden": {}}
-        for one in self.inputs or []:
-            sections["optional" if one.optional else "required"][one.id] = (one.get_io_type(), one.as_dict())
+        sections = {**_sections(self.inputs or []), "hidden": {}}
         wanted = [*(self.hidden or []), *([Hidden.unique_id] if self.not_idempotent else [])]
         if self.is_output_node:
             wanted += [Hidden.prompt, Hidden.extra_pnginfo]
@@ -381,7 +435,14 @@ class _FromSchema:
         self.answer = answer
 
     def __get__(self, instance: Any, owner: type[ComfyNode]) -> Any:
-        return self.answer(owner.GET_SCHEMA())
+        answer = self.answer(owner.GET_SCHEMA())
+        if answer is None:
+            raise AttributeError("The schema says nothing about it.")
+        return answer
+
+
+def _templates(names: Sequence[str | None]) -> tuple[str | None, ...] | None:
+    return tuple(names) if any(names) else None
 
 
 class ComfyNode:
@@ -397,6 +458,9 @@ class ComfyNode:
         lambda schema: tuple(one.display_name or one.id or one.get_io_type() for one in schema.outputs or [])
     )
     OUTPUT_IS_LIST: Any = _FromSchema(lambda schema: tuple(one.is_output_list for one in schema.outputs or []))
+    OUTPUT_MATCHTYPES: Any = _FromSchema(
+        lambda schema: _templates([getattr(one, "template_id", None) for one in schema.outputs or []])
+    )
     OUTPUT_TOOLTIPS: Any = _FromSchema(lambda schema: tuple(one.tooltip for one in schema.outputs or []))
     INPUT_IS_LIST: Any = _FromSchema(lambda schema: schema.is_input_list)
     OUTPUT_NODE: Any = _FromSchema(lambda schema: schema.is_output_node)

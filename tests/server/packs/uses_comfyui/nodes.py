@@ -1,6 +1,8 @@
 """The nodes, in a file called as a module of ComfyUI is."""
 
+import importlib
 import os
+import sys
 
 import comfy.ldm.modules.attention
 import execution
@@ -90,6 +92,8 @@ class Facts(ComfyNodeABC):
             get_input_info(nodes.EmptyLatentImage, "width")[:2],
             IO.ANY != IO.IMAGE,
             execution.ExecutionBlocker is ExecutionBlocker,
+            sys.modules["folder_paths"] is importlib.import_module("folder_paths") is importlib.reload(folder_paths),
+            "comfy.nothing" in sys.modules or "os" not in sys.modules or sys.modules.get("no.such.module"),
         ]
 
     def absent(self):

@@ -1,0 +1,88 @@
+"""`sys` and `importlib` as packs see them: the same modules, in which ComfyUI's names are known too.
+
+    sys.modules["folder_paths"]           is there, as packs expect inside ComfyUI
+    importlib.import_module("comfy.utils")
+    importlib.reload(comfy.samplers)      changes nothing: there is nothing to be read again
+
+Everything else is read from, and written to, the real modules.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
+from types import ModuleType
+from typing import Any
+
+from .module_names import TOP
+
+Offered = Callable[[str], "ModuleType | None"]
+
+
+class Front(ModuleType):
+    """A module of the standard library with some names of our own in front."""
+
+    def __init__(self, real: ModuleType, **own: Any) -> None:
+        super().__init__(real.__name__, real.__doc__)
+        self.__dict__.update(own, _real=real, __spec__=real.__spec__, __path__=getattr(real, "__path__", None))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_real"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.__dict__["_real"], name, value)
+
+    def __dir__(self) -> list[str]:
+        return dir(self.__dict__["_real"])
+
+
+def fronts(offered: Offered) -> dict[str, ModuleType]:
+    """Name -> module, for packs. `offered` gives the module of one of ComfyUI's names."""
+
+    def import_module(name: str, package: str | None = None) -> ModuleType:
+        found = offered(name) if _is_comfyuis(name) else None
+        return importlib.import_module(name, package) if found is None else found
+
+    def reload(module: ModuleType) -> ModuleType:
+        is_real = sys.modules.get(getattr(module, "__name__", "")) is module
+        return importlib.reload(module) if is_real else module
+
+    return {
+        "sys": Front(sys, modules=Modules(offered)),
+        "importlib": Front(importlib, import_module=import_module, reload=reload),
+    }
+
+
+def _is_comfyuis(name: str) -> bool:
+    return name.partition(".")[0] in TOP
+
+
+class Modules(MutableMapping[str, Any]):
+    """sys.modules, and behind it ComfyUI's modules."""
+
+    def __init__(self, offered: Offered) -> None:
+        self._offered = offered
+
+    def __getitem__(self, name: str) -> Any:
+        if name in sys.modules:
+            return sys.modules[name]
+        found = self._offered(name) if isinstance(name, str) and _is_comfyuis(name) else None
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __setitem__(self, name: str, module: Any) -> None:
+        sys.modules[name] = module
+
+    def __delitem__(self, name: str) -> None:
+        del sys.modules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(sys.modules))
+
+    def __len__(self) -> int:
+        return len(sys.modules)
+
+    def copy(self) -> dict[str, Any]:
+        return dict(sys.modules)
