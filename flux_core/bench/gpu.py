@@ -32,7 +32,7 @@ from ..errors import InputError
 from ..memory import meter
 from ..memory.budget import AUTO, format_size, parse_size
 from ..runtime.device import find_device
-from ..runtime.flux_workload import picture_size
+from ..runtime.published import picture_size
 from . import gpu_parts, random_model
 from .gpu_parts import Part, Tell
 from .gpu_table import markdown, targets

@@ -28,7 +28,7 @@ from ..memory.cpu import CpuDevice
 from ..memory.cuda import CudaDevice
 from ..memory.device import COMPUTE, COPY
 from ..memory.plan import Plan, smallest_budget
-from ..memory.workload import MiB
+from ..memory.workload import MiB, letters
 from ..runtime import handles
 from ..runtime.device import find_device
 from ..runtime.runtime import Runtime
@@ -98,7 +98,8 @@ def _compare(part: Part, file: str, runtime: Runtime, tell: Tell) -> None:
     def told(case: str, loras: tuple[LoraUse, ...], equal: bool, plan: Plan) -> None:
         words = f"{file}{' with a LoRA' if loras else ''}, {case}"
         tell({
-            "file": file, "lora": bool(loras), "case": case, "equal": equal, "homes": plan.homes,
+            "file": file, "lora": bool(loras), "case": case, "equal": equal,
+            "homes": letters(plan.locations),
             "streamed_bytes": plan.streamed_bytes, "line": f"{words}: {'equal' if equal else 'NOT EQUAL'}",
         })  # fmt: skip
 
@@ -225,7 +226,8 @@ def steps(part: Part, tell: Tell) -> None:
             "told_seconds": report.actual, "predicted_seconds": plan.seconds, "bound": plan.bound,
             "peak_bytes": report.peak, "card_peak_bytes": watched.most, "budget_bytes": report.limit,
             "predicted_peak_bytes": plan.peak_bytes, "streamed_bytes": plan.streamed_bytes,
-            "resident_bytes": plan.resident_bytes, "disk_bytes": plan.disk_bytes, "homes": plan.homes,
+            "resident_bytes": plan.resident_bytes, "disk_bytes": plan.disk_bytes,
+            "homes": letters(plan.locations),
             "restarts": report.restarts, "picture": _fingerprint(x), "line": report.line(),
             "rates": physical_limit(_network(model), setup),
         }  # fmt: skip

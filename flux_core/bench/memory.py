@@ -29,8 +29,9 @@ from ..memory import rates
 from ..memory.budget import AUTO, Allowed, format_size
 from ..memory.manager import Manager
 from ..memory.report import JobReport
+from ..memory.workload import letters
 from ..runtime.device import find_device
-from ..runtime.flux_workload import picture_size
+from ..runtime.published import picture_size
 from ..runtime.runtime import Runtime
 from ..runtime.settings import Settings
 from ..runtime.streamed_flux import ManagedFlux
@@ -313,11 +314,12 @@ def _tensors(setup: Setup, part: str, file: str | None = None) -> Any:
 def physical_limit(flux: ManagedFlux, setup: Setup) -> dict[str, float]:
     """After a run, the seconds no step can go below: products and attention alone, or the bytes that must come."""
     assert flux.report is not None
-    plan, pieces, device, dtype = flux.report.plan, flux.report.plan.workload.pieces, flux.manager.device, flux.dtype
+    plan, device, dtype = flux.report.plan, flux.manager.device, flux.dtype
     tokens = rates.measured_tokens(device, setup.height // 16 * (setup.width // 16) + setup.tokens)
     gemm = _best(rates.gemm_rate, device, dtype, tokens, rates.HIDDEN)
     attention = max(plan.machine.attention, _best(rates.attention_rate, device, dtype, max(256, tokens)))
-    compute = sum(piece.flop for piece in pieces) / gemm + sum(piece.attention for piece in pieces) / attention
+    uses = plan.workload.schedule
+    compute = sum(use.products for use in uses) / gemm + sum(use.attention for use in uses) / attention
     disk = max(plan.machine.disk, rates.disk_rate(flux.blocks.source.pieces))
     moved = plan.streamed_bytes / (plan.machine.link or disk)
     return {
@@ -342,7 +344,8 @@ def _told(report: JobReport, limit: dict[str, float] | None) -> dict[str, Any]:
     record: dict[str, Any] = {
         "predicted_seconds": plan.seconds, "actual_seconds": report.actual, "bound": plan.bound,
         "stall_seconds": report.stall, "peak_bytes": report.peak, "budget_bytes": report.limit,
-        "resident_bytes": plan.resident_bytes, "streamed_bytes": plan.streamed_bytes, "homes": plan.homes,
+        "resident_bytes": plan.resident_bytes, "streamed_bytes": plan.streamed_bytes,
+        "homes": letters(plan.locations),
         "step_seconds": [step.seconds for step in report.steps], "predicted_peak_bytes": plan.peak_bytes,
         "fixed": dict(plan.workload.fixed), "slots": plan.slots, "line": report.line(),
     }  # fmt: skip

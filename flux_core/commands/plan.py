@@ -1,7 +1,8 @@
 """`sluice plan MODEL`: what a model will need and how fast it will be, before anything is downloaded.
 
 MODEL is a file, or the name of a published one: flux1-dev, flux1-dev-fp8, flux1-dev-Q8_0, flux1-dev-Q4_K_S.gguf,
-flux1-schnell-fp8.safetensors and so on. Only headers are read; nothing here needs torch.
+flux1-schnell-fp8.safetensors and so on. Of files only headers are read. What a step does is observed on a model without
+memory, as it is for every run (runtime/dry_run.py), and so torch is imported once it is clear what to plan for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..checkpoint.detect import detect, refuse
 from ..checkpoint.files import open_weights
@@ -21,21 +23,12 @@ from ..memory.budget import AUTO, OFF, add_budget_arguments, format_size, parse_
 from ..memory.cards import find_card
 from ..memory.plan import Plan, plan
 from ..memory.report import plan_record
-from ..memory.workload import DISK, PAGEABLE, PINNED, RESIDENT, Budget, GiB, Machine, MiB
-from ..runtime.flux_workload import (  # fmt: skip
-    COMPARED,
-    MULTIPLIED_AS_STORED,
-    FluxShape,
-    Job,
-    Published,
-    activation_bytes,
-    decode_scratch_bytes,
-    flux_workload,
-    picture_size,
-    published,
-    small_weights,
-    table_bytes,
-)
+from ..memory.workload import Budget, GiB, Location, Machine, MiB
+from ..models.flux_config import FluxConfig
+from ..runtime.published import COMPARED, MULTIPLIED_AS_STORED, Published, picture_size, published
+
+if TYPE_CHECKING:
+    from ..runtime.flux_needs import FluxNeeds, Job
 
 CONTEXT = 450 * MiB  # of a process on a GPU before its first tensor
 HEADROOM = 256 * MiB  # left to the driver and to other programs
@@ -49,9 +42,13 @@ class Model:
     """What can be planned for: a file's transformer, or a published one."""
 
     name: str
-    shape: FluxShape
-    nbytes: Callable[[str], int]
-    decoded: Callable[[str], bool]
+    config: FluxConfig
+    nbytes: Callable[[str, tuple[int, int]], int]  # stored bytes of a matrix, by name and shape
+    decoded: Callable[[str], bool]  # whether a matrix is not multiplied as stored
+
+    def file_bytes(self, needs: FluxNeeds) -> int:
+        """Of all matrices."""
+        return sum(self.nbytes(name, shape) for name, shape in needs.matrices.items())
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def _rate(text: str) -> float:
 
 def run(args: Namespace) -> int:
     model, target = open_model(args.model), target_of(args)
-    job = replace(job_of(args), itemsize=target.itemsize)
+    job = job_of(args, target)
     loras = sum(lora_bytes(path) for path in args.lora)
     made = plan_for(model, target, job, loras)
     rows = compared(model, target, job, loras)
@@ -111,7 +108,7 @@ def open_model(name: str) -> Model:
                 f"There is no file {name}, and it is no published name like flux1-dev, flux1-dev-fp8, flux1-dev-Q8_0, "
                 "flux1-dev-Q4_K_S or flux1-schnell-fp8."
             )
-        return Model(known.name, known.shape, known.nbytes, known.decoded)
+        return of_published(known)
     file = open_weights(name)
     found = detect(file)
     if "flux" not in found.parts:
@@ -119,10 +116,14 @@ def open_model(name: str) -> Model:
     tensors: dict[str, Stored] = dict(found.parts["flux"])
     return Model(
         file.path.name,
-        FluxShape.from_shapes({key: stored.shape for key, stored in tensors.items()}),
-        lambda key: tensors[key].nbytes,
+        FluxConfig.from_shapes({key: stored.shape for key, stored in tensors.items()}),
+        lambda key, _: tensors[key].nbytes,
         lambda key: tensors[key].format not in MULTIPLIED_AS_STORED or not tensors[key].encoding.as_is,
     )
+
+
+def of_published(known: Published) -> Model:
+    return Model(known.name, known.config, lambda _, shape: known.nbytes(shape), lambda _: known.decoded)
 
 
 def lora_bytes(path: str) -> int:
@@ -134,11 +135,13 @@ def lora_bytes(path: str) -> int:
     return sum(2 * prod(entry.shape) for entry in file.entries.values())
 
 
-def job_of(args: Namespace) -> Job:
+def job_of(args: Namespace, target: Target) -> Job:
     width, height = picture_size(args.size)
     if args.batch < 1:
         raise InputError("The batch is at least 1.")
-    return Job(height, width, args.batch)
+    from ..runtime.flux_needs import Job
+
+    return Job(height, width, args.batch, itemsize=target.itemsize)
 
 
 def target_of(args: Namespace) -> Target:
@@ -159,18 +162,24 @@ def target_of(args: Namespace) -> Target:
 
 def plan_for(model: Model, target: Target, job: Job, loras: int) -> Plan:
     """Raises BudgetTooSmall."""
-    activations = activation_bytes(model.shape, job)
-    decoded = any(model.decoded(name) for name in model.shape.matrices())
+    from ..runtime.flux_needs import flux_needs
+
+    needs = flux_needs(model.config, job)
+    decoded = [prod(shape) for name, shape in needs.matrices.items() if model.decoded(name)]
     fixed = {
         "program" if target.cpu else "context and driver": PROGRAM if target.cpu else CONTEXT + HEADROOM,
-        "small weights": small_weights(model.shape) * job.itemsize,
-        "activations": activations,
-        "workspace": max(128 * MiB, activations // 20),
-        "decoding": decode_scratch_bytes(model.shape, job.itemsize) if decoded else 0,
-        "modulation table": table_bytes(model.shape, STEPS * job.batch, job.itemsize),
+        "small weights": needs.small * job.itemsize,
+        "activations": needs.run.peak,
+        "workspace": max(128 * MiB, needs.run.peak // 20),
+        "decoding": max(decoded, default=0) * job.itemsize,
+        "modulation table": STEPS * needs.row_bytes(job),
         "LoRA": loras,
     }
-    workload = flux_workload(model.name, model.shape, model.nbytes, job, model.decoded, fixed)
+
+    def nbytes(name: str) -> int:
+        return model.nbytes(name, needs.matrices[name])
+
+    workload = needs.workload(model.name, nbytes, model.decoded, job.itemsize, fixed)
     room = max(0, target.ram - PROGRAM)
     pinned = min(room, max(0, target.ram - max(4 * GiB, target.ram // 4)))
     return plan(workload, Budget(target.memory, 0 if target.cpu else room, 0 if target.cpu else pinned), target.machine)
@@ -197,16 +206,19 @@ class Row:
 
 def compared(model: Model, target: Target, job: Job, loras: int) -> list[Row]:
     """The published formats of the same model."""
-    variant = "schnell" if not model.shape.guidance else "dev"
+    from ..runtime.flux_needs import flux_needs
+
+    variant = "schnell" if not model.config.guidance else "dev"
     rows = []
     for label in COMPARED:
         known = published(f"flux1-{variant}-{label}")
-        assert isinstance(known, Published)
-        other = Model(known.name, known.shape, known.nbytes, known.decoded)
+        assert known is not None
+        other = of_published(known)
+        size = other.file_bytes(flux_needs(other.config, job))
         try:
-            rows.append(Row(known.name, known.total_bytes, plan_for(other, target, job, loras)))
+            rows.append(Row(other.name, size, plan_for(other, target, job, loras)))
         except BudgetTooSmall:
-            rows.append(Row(known.name, known.total_bytes, None))
+            rows.append(Row(other.name, size, None))
     return rows
 
 
@@ -219,19 +231,25 @@ def page(made: Plan, target: Target, job: Job, rows: Sequence[Row]) -> list[str]
 
 
 def residency_map(made: Plan) -> list[str]:
-    """One letter a unit, in rows as the model has them."""
+    """One letter a group, in rows as the model has them."""
     rows: dict[str, str] = {}
     last: dict[str, str] = {}
-    for unit, home in zip(made.units, made.homes, strict=True):
-        family, number, *rest = made.workload.pieces[unit.order[0]].name.split(".")
+    for group, location in zip(made.groups, made.locations, strict=True):
+        family, number, *rest = made.workload.weights[group.weights[0]].name.split(".")
         label = {"double_blocks": f"double {rest[0][:3]}", "single_blocks": "single"}.get(family, family)
-        if last.get(label) == number:  # a unit in two homes is shown by the one that moves
-            home = home if home != RESIDENT else rows[label][-1]
+        letter = location.value
+        if last.get(label) == number:  # a group in two places is shown by the part that moves
+            letter = letter if location is not Location.DEVICE else rows[label][-1]
             rows[label] = rows[label][:-1]
-        rows[label], last[label] = rows.get(label, "") + home, number
+        rows[label], last[label] = rows.get(label, "") + letter, number
     width = max(map(len, rows))
-    named = {RESIDENT: "stays", PINNED: "streams from pinned RAM", PAGEABLE: "streams from RAM", DISK: "from disk"}
-    legend = " · ".join(f"{letter} {text}" for letter, text in named.items() if letter in made.homes)
+    named = {
+        Location.DEVICE: "stays",
+        Location.PINNED: "streams from pinned RAM",
+        Location.PAGEABLE: "streams from RAM",
+        Location.DISK: "from disk",
+    }
+    legend = " · ".join(f"{where.value} {text}" for where, text in named.items() if where in made.locations)
     return [*(f"  {label:<{width}}  {row}" for label, row in rows.items()), f"  {'':<{width}}  {legend}"]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .device import DeviceFull, HostBuffer, MemoryState, PinRefused, Slab, Wait
+from .device import DeviceFull, HostBuffer, PinRefused, Slab, Wait
 
 PAGE = mmap.PAGESIZE
 
@@ -119,9 +119,6 @@ class CpuDevice:
 
     def idle(self) -> None:
         return None
-
-    def memory(self) -> MemoryState:
-        return MemoryState(self.limit, self.limit - self.used, self.used, self.peak)
 
 
 def memmove(to: memoryview, from_: memoryview) -> None:

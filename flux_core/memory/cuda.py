@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .cpu import PAGE, anonymous, give_back, memmove
-from .device import COPY, DeviceFull, HostBuffer, MemoryState, PinRefused, Slab, Wait
+from .device import COPY, DeviceFull, HostBuffer, PinRefused, Slab, Wait
 
 REGISTER_BYTES = 256 << 20  # at a time: a refusal then costs no more than this
 PORTABLE = 1  # cudaHostRegisterPortable: pinned for every GPU of the process
@@ -118,11 +118,6 @@ class CudaDevice:
             self.copies.synchronize()
 
         return wait
-
-    def memory(self) -> MemoryState:
-        free, total = torch.cuda.mem_get_info(self.place)
-        held = torch.cuda.memory_reserved(self.place)
-        return MemoryState(total, free, held, torch.cuda.max_memory_reserved(self.place))
 
     def _stream(self, name: str) -> torch.cuda.Stream:
         return self.copies if name == COPY else torch.cuda.current_stream(self.place)

@@ -46,16 +46,6 @@ class HostBuffer:
     pinned: bool
 
 
-@dataclass(frozen=True)
-class MemoryState:
-    """Bytes. `own`: what this process holds on the device, `peak` the most it held."""
-
-    total: int
-    free: int
-    own: int
-    peak: int
-
-
 class Device(Protocol):
     """One accelerator, or the CPU taken as one."""
 
@@ -99,22 +89,20 @@ class Device(Protocol):
         """To wait on the host for both streams to be empty."""
         ...
 
-    def memory(self) -> MemoryState: ...
-
 
 class Source(Protocol):
-    """Where the bytes of pieces come from. Pieces are numbered as in the walk."""
+    """Where the bytes of weights come from. Weights are numbered as in the plan's workload."""
 
-    def lead(self, piece: int) -> int:
+    def lead(self, weight: int) -> int:
         """Bytes before the first one in a window that is read: files are read in whole blocks."""
         ...
 
-    def read(self, piece: int, start: int, nbytes: int, window: memoryview) -> Wait:
-        """To put bytes [start, start + nbytes) of the piece at window[lead:]; the window is `slack` longer."""
+    def read(self, weight: int, start: int, nbytes: int, window: memoryview) -> Wait:
+        """To put bytes [start, start + nbytes) of the weight at window[lead:]; the window is `slack` longer."""
         ...
 
-    def read_exact(self, piece: int, into: memoryview) -> Wait:
-        """To put the whole piece at into[0:]."""
+    def read_exact(self, weight: int, into: memoryview) -> Wait:
+        """To put the whole weight at into[0:]."""
         ...
 
     @property

@@ -1,7 +1,7 @@
 """Which weights are freed when something else needs their memory: decisions as data, carried out by `manager.py`.
 
 Holders are the models that keep weights on the device while they do not run. What a decision names is freed in that
-order; a model may free a little more than it is told to, because it frees whole units.
+order; a model may free a little more than it is told to, because it frees whole groups of weights.
 
 Knows no device, no file and no torch.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .plan import Plan, plan, smallest_budget
-from .workload import RESIDENT, Budget, Machine, Workload
+from .workload import Budget, Location, Machine, Workload
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def room_for(workload: Workload, machine: Machine, free: int, granted: int | Non
 
 def shrunk(current: Plan, nbytes: int) -> Plan | None:
     """A plan for the same run with `nbytes` fewer bytes, or as many as possible. None if it cannot do with fewer."""
-    if RESIDENT not in current.homes:
+    if Location.DEVICE not in current.locations:
         return None
     room = max(current.peak_bytes - nbytes, smallest_budget(current.workload, current.machine))
     smaller = plan(current.workload, Budget(room, current.host_bytes, current.host_bytes), current.machine)
@@ -92,4 +92,4 @@ def all_bytes(workload: Workload, machine: Machine) -> int:
 
 def weight_bytes(workload: Workload, machine: Machine) -> int:
     """Bytes of the device that all weights take."""
-    return sum(machine.room(piece.nbytes) for piece in workload.pieces)
+    return sum(machine.room(weight.nbytes) for weight in workload.weights)

@@ -1,6 +1,6 @@
 """Host memory beside a device with a link: staging buffers to copy from, and the arena of weights kept in RAM.
 
-Buffers have exactly the size they need, a unit each, and are pinned as far as the system grants it: after the first
+Buffers have exactly the size they need, a group each, and are pinned as far as the system grants it: after the first
 refusal none is asked for again. Knows nothing of files but that they can be read.
 """
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from .device import Device, HostBuffer, PinRefused, Source, Wait
-from .workload import PINNED, Machine
+from .workload import Location, Machine
 
 
 @dataclass(frozen=True)
 class Held:
-    """A piece in RAM."""
+    """A weight in RAM."""
 
     buffer: HostBuffer
     start: int
@@ -28,26 +28,26 @@ class Arena:
 
     def __init__(self, device: Device, source: Source) -> None:
         self.device, self.source = device, source
-        self.filled: set[int] = set()  # pieces whose bytes are there
+        self.filled: set[int] = set()  # weights whose bytes are there
         self._buffers: dict[tuple[int, ...], HostBuffer] = {}
         self._held: dict[int, Held] = {}
         self._pin = True
 
-    def settle(self, homes: Mapping[tuple[int, ...], str], sizes: Sequence[int]) -> None:
-        """Hold these units, by their pieces; P is to be pinned. A unit for which there is no RAM is not held."""
-        for order in [order for order in self._buffers if order not in homes]:
-            self._drop(order)
-        for order, home in homes.items():
-            if order in self._buffers:
+    def adopt(self, locations: Mapping[tuple[int, ...], Location], sizes: Sequence[int]) -> None:
+        """Hold these groups, given by their weights, pinned or not. A group for which there is no RAM is not held."""
+        for group in [group for group in self._buffers if group not in locations]:
+            self._drop(group)
+        for group, location in locations.items():
+            if group in self._buffers:
                 continue
             try:
-                buffer = self._buffer(sum(sizes[piece] for piece in order), home == PINNED)
+                buffer = self._buffer(sum(sizes[weight] for weight in group), location is Location.PINNED)
             except MemoryError:
                 return
-            self._buffers[order], start = buffer, 0
-            for piece in order:
-                self._held[piece] = Held(buffer, start, sizes[piece])
-                start += sizes[piece]
+            self._buffers[group], start = buffer, 0
+            for weight in group:
+                self._held[weight] = Held(buffer, start, sizes[weight])
+                start += sizes[weight]
 
     @property
     def used_bytes(self) -> int:
@@ -55,29 +55,29 @@ class Arena:
         pinned = sum(buffer.nbytes for buffer in self._buffers.values() if buffer.pinned)
         return pinned + sum(held.nbytes for held in map(self._held.get, self.filled) if held and not held.buffer.pinned)
 
-    def find(self, piece: int) -> Held | None:
-        return self._held.get(piece)
+    def find(self, weight: int) -> Held | None:
+        return self._held.get(weight)
 
-    def fill(self, piece: int) -> Wait:
-        """To have the piece's bytes in RAM. Whoever waited notes it in `filled`."""
-        held = self._held[piece]
-        return self.source.read_exact(piece, held.buffer.view[held.start : held.start + held.nbytes])
+    def fill(self, weight: int) -> Wait:
+        """To have the weight's bytes in RAM. Whoever waited notes it in `filled`."""
+        held = self._held[weight]
+        return self.source.read_exact(weight, held.buffer.view[held.start : held.start + held.nbytes])
 
-    def read(self, piece: int, start: int, into: memoryview) -> Wait:
-        """To copy bytes from `start` of the piece."""
-        held = self._held[piece]
+    def read(self, weight: int, start: int, into: memoryview) -> Wait:
+        """To copy bytes from `start` of the weight."""
+        held = self._held[weight]
         begin = held.start + start
         return self.device.move(held.buffer.view[begin : begin + len(into)], into)
 
     def close(self) -> None:
-        for order in list(self._buffers):
-            self._drop(order)
+        for group in list(self._buffers):
+            self._drop(group)
 
-    def _drop(self, order: tuple[int, ...]) -> None:
-        for piece in order:
-            self.filled.discard(piece)
-            del self._held[piece]
-        self.device.free_host(self._buffers.pop(order))
+    def _drop(self, group: tuple[int, ...]) -> None:
+        for weight in group:
+            self.filled.discard(weight)
+            del self._held[weight]
+        self.device.free_host(self._buffers.pop(group))
 
     def _buffer(self, nbytes: int, pinned: bool) -> HostBuffer:
         if pinned and self._pin:
@@ -96,7 +96,7 @@ class Staging:
         self._buffers: list[tuple[HostBuffer, Any]] = []
         self._turns = 0
 
-    def settle(self, machine: Machine, slack: int) -> None:
+    def adopt(self, machine: Machine, slack: int) -> None:
         self.nbytes = machine.staging_bytes
         while len(self._buffers) < machine.staging_buffers:
             self._buffers.append((self._buffer(self.nbytes + slack), self.device.event()))

@@ -1,4 +1,4 @@
-"""A model under management: its matrices in the order it uses them, and the stream they come through.
+"""A model under management: its weights, and the stream they come through.
 
 A model is open while its model runs, with a ring and a feeder. Otherwise it is parked: what stayed on the device stays
 there, for the next run, until somebody else needs the room. Decides nothing; `manager.py` does.
@@ -7,7 +7,7 @@ there, for the next run, until somebody else needs the room. Decides nothing; `m
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -22,14 +22,13 @@ from .plan import Plan, spread
 from .source import FileSource
 from .stream import Stream
 from .streamed_weight import StreamedBytes, TorchDevice, hold_matrices
-from .workload import DISK, RESIDENT, MiB, Walk, Workload
+from .workload import Location, ObservedUse, Workload, decode_traffic, grouped, observed_workload
 
 Tensors = Mapping[str, Stored]
-SLOT_BYTES = 16 * MiB  # of a ring for matrices that have no blocks to follow, or one matrix if that is larger
 
 
 class ManagedModel:
-    """`names` are those of matrices of `module`, in order of use; they leave it and are streamed from now on."""
+    """Weights of one module, which leave it and are streamed from now on."""
 
     def __init__(
         self,
@@ -41,16 +40,19 @@ class ManagedModel:
         names: Sequence[str],
         dtype: torch.dtype,
         round_to: torch.dtype | None = None,
+        group: Callable[[str], str] | None = None,
     ) -> None:
-        """rank: of two models that want the same room, the higher one gets it. dtype: what products are computed in.
+        """names: of the matrices to stream, in order of first use. dtype: what products are computed in.
 
-        Raises FileFormatError for a matrix that is missing.
+        priority: of two models that need the same room, the higher one gets it. group: the name of the group that a
+        weight belongs to; None packs neighbours together. Raises FileFormatError for a matrix that is missing.
         """
         self.label, self.priority, self.device, self.dtype = label, priority, device, dtype
         self.allocation: object = None  # from whoever else hands out the device's memory
         self.stored = {name: tensors[name] for name in names if name in tensors}
         streamed = hold_matrices(module, tensors, {name: place for place, name in enumerate(names)}, round_to)
         self.source = FileSource([tensors[name] for name in names])
+        self.weights = grouped({name: stored.nbytes for name, stored in self.stored.items()}, group)
         self._opened = _Opened(streamed)
         weakref.finalize(self, self._opened.close)
 
@@ -58,20 +60,18 @@ class ManagedModel:
     def file_name(self) -> str:
         return self.source.pieces[0].file.path.name
 
-    def nbytes(self, name: str) -> int:
-        return self.stored[name].nbytes
-
     def decoded(self, name: str) -> bool:
         """Whether numbers have to be made of what is stored before they are multiplied."""
         stored = self.stored[name]
         return PLAIN.get(stored.format) != self.dtype or not stored.encoding.as_is
 
-    def chain(self, tokens: int, fixed: Mapping[str, int]) -> Workload:
-        """One walk over all matrices, `tokens` rows through each, in a small ring."""
-        walk = Walk(self.nbytes, self.decoded, 1, self.dtype.itemsize)
-        shapes = {name: (stored.shape[0], stored.shape[1]) for name, stored in self.stored.items()}
-        walk.chain(shapes, tokens, SLOT_BYTES)
-        return Workload(f"{self.label} of {self.file_name}", tuple(walk.pieces), dict(fixed))
+    def workload(self, observed: Iterable[ObservedUse], fixed: Mapping[str, int]) -> Workload:
+        """One step of this model as it was observed, beside `fixed` bytes for other purposes."""
+        return observed_workload(f"{self.label} of {self.file_name}", self.weights, observed, self._traffic, fixed)
+
+    def _traffic(self, name: str) -> int:
+        stored = self.stored[name]
+        return decode_traffic(stored.nbytes, prod(stored.shape), self.dtype.itemsize) if self.decoded(name) else 0
 
     def reserve_scratch(self) -> None:
         """Have the memory that matrices are decoded into now, so that it is counted."""
@@ -91,7 +91,7 @@ class ManagedModel:
     def ready(self) -> bool:
         """Whether it can run: every matrix is on the device or has a ring to come through."""
         plan = self._opened.plan
-        return plan is not None and (plan.slots > 0 or set(plan.homes) == {RESIDENT})
+        return plan is not None and (plan.slots > 0 or set(plan.locations) == {Location.DEVICE})
 
     @property
     def total_bytes(self) -> int:
@@ -133,29 +133,29 @@ class ManagedModel:
         plan = self._opened.plan
         if plan is None or self._opened.stream is None:
             return
-        if RESIDENT not in plan.homes:
+        if Location.DEVICE not in plan.locations:
             self.close()
         elif plan.slots:
             self._change(replace(plan, slots=0, slot_bytes=0))
 
     def release(self, nbytes: int) -> int:
-        """Park, and give back at least so many bytes of what stays, as evenly over the walk as it lies there."""
+        """Park, and give back at least so many bytes of what stays, as evenly over the step as it lies there."""
         self.park()
         plan = self._opened.plan
         if plan is None or nbytes <= 0:
             return 0
         before = self.held_bytes
-        units = [unit for unit, home in zip(plan.units, plan.homes, strict=True) if home == RESIDENT]
-        if nbytes >= sum(unit.room for unit in units):
+        groups = plan.at(Location.DEVICE)
+        if nbytes >= sum(group.room for group in groups):
             self.close()
             return before
-        sizes, going, amount = [unit.room for unit in units], set[int](), nbytes
-        while sum(plan.units[number].room for number in going) < nbytes:
+        sizes, going, amount = [group.room for group in groups], set[int](), nbytes
+        while sum(plan.groups[number].room for number in going) < nbytes:
             chosen = spread(sizes, sizes, amount)
-            going = {unit.number for unit, goes in zip(units, chosen, strict=True) if goes}
+            going = {group.number for group, goes in zip(groups, chosen, strict=True) if goes}
             amount += min(sizes)
-        homes = "".join(DISK if number in going else home for number, home in enumerate(plan.homes))
-        self._change(replace(plan, homes=homes))
+        kept = (Location.DISK if number in going else where for number, where in enumerate(plan.locations))
+        self._change(replace(plan, locations=tuple(kept)))
         return before - self.held_bytes
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How long a step takes with given homes: the executor's pipeline, walked with clocks instead of bytes.
+"""How long a step takes when groups of weights have given locations: the executor's pipeline, with clocks for bytes.
 
 The order of events is that of `stream.py`: a feeder reads ahead as far as slots and staging buffers are free, one copy
 engine, one queue of kernels, a host that runs ahead of both. Decides nothing.
@@ -7,58 +7,123 @@ engine, one queue of kernels, a host that runs ahead of both. Decides nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from .workload import COMPUTE_BOUND, DISK, DISK_BOUND, LINK_BOUND, PAGEABLE, PINNED, RESIDENT, Machine, Unit, Workload
+from .schedule import OVERLAP, fetched, fewest_slots, itinerary, last_uses
+from .workload import COMPUTE_BOUND, DISK_BOUND, LINK_BOUND, Group, Location, Machine, Workload
+
+NOTHING: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Event:
+    """One use of a streamed weight, as the clocks need it."""
+
+    visit: int
+    location: Location
+    nbytes: int  # to bring before it, 0 if they are there
+    before: float  # seconds of work with resident weights since the last one
+    own: float  # seconds of its work
+    closes: bool
 
 
 class Timeline:
-    """Seconds and bytes of one workload on one machine, and what a set of homes makes of them."""
+    """Seconds and bytes of one workload on one machine, and what a set of locations makes of them.
 
-    def __init__(self, workload: Workload, machine: Machine, units: tuple[Unit, ...]) -> None:
-        self.workload, self.machine, self.units = workload, machine, units
-        self.piece_seconds = [machine.seconds(piece) for piece in workload.pieces]
-        self.unit_seconds = [sum(self.piece_seconds[place] for place in unit.order) for unit in units]
-        self.compute = sum(self.piece_seconds)
+    `split`: weights of one streamed group that stay on the device nevertheless.
+    """
 
-    def limit(self, homes: str, split: frozenset[int] = frozenset()) -> tuple[float, str]:
+    def __init__(self, workload: Workload, machine: Machine, groups: tuple[Group, ...]) -> None:
+        self.workload, self.machine, self.groups = workload, machine, groups
+        weights = workload.weights
+        self.order = [use.weight for use in workload.schedule]
+        self.use_seconds = [machine.seconds(use, weights[use.weight].nbytes) for use in workload.schedule]
+        self.group_seconds = [0.0] * len(groups)
+        for use, seconds in zip(workload.schedule, self.use_seconds, strict=True):
+            self.group_seconds[weights[use.weight].group] += seconds
+        self.compute = sum(self.use_seconds)
+        everything = [True] * len(groups)
+        self.visited = self._visits(everything)
+        self.fewest = self.slots_needed(everything)
+        self.once = not workload.repeats and set(self.visited) <= {1}  # each weight is used and fetched once a step
+
+    def _visits(self, streamed: Sequence[bool]) -> list[int]:
+        """How often each group comes in one step."""
+        groups = self.streamed_groups(streamed)
+        ends, counts = last_uses(groups), [0] * len(self.groups)
+        for group, end in zip(groups, ends, strict=True):
+            if group is not None and end:
+                counts[group] += 1
+        return counts
+
+    def slots_needed(self, streamed: Sequence[bool]) -> int:
+        groups = self.streamed_groups(streamed)
+        return fewest_slots(groups, last_uses(groups))
+
+    def streamed_groups(self, streamed: Sequence[bool], split: frozenset[int] = NOTHING) -> list[int | None]:
+        """Of each use the group, or None where its weight stays."""
+        group_of = [
+            None if number in split or not streamed[weight.group] else weight.group
+            for number, weight in enumerate(self.workload.weights)
+        ]
+        return [group_of[weight] for weight in self.order]
+
+    def moved(self, locations: Sequence[Location]) -> dict[Location, int]:
+        """Bytes that are brought in one step, by where they come from."""
+        moved = dict.fromkeys(Location, 0)
+        times = None if self.once else self.fetches([location is not Location.DEVICE for location in locations])
+        for group, location in zip(self.groups, locations, strict=True):
+            if location is Location.DEVICE:
+                continue
+            if times is None:
+                moved[location] += group.nbytes
+            else:
+                weights = self.workload.weights
+                moved[location] += sum(times[weight] * weights[weight].nbytes for weight in group.weights)
+        return moved
+
+    def fetches(self, streamed: Sequence[bool]) -> Mapping[int, int]:
+        """How often each streamed weight is brought in one step."""
+        groups = self.streamed_groups(streamed)
+        return fetched(self.order, groups, last_uses(groups))
+
+    def limit(self, moved: Mapping[Location, int]) -> tuple[float, str]:
         """The largest of compute, link and disk seconds, and its name. Copies out of pageable RAM count as reading."""
-        moved = {PINNED: 0, PAGEABLE: 0, DISK: 0, RESIDENT: 0}
-        for unit, home in zip(self.units, homes, strict=True):
-            moved[home] += unit.nbytes
-        for place in split:
-            moved[homes[self.workload.pieces[place].unit]] -= self.workload.pieces[place].nbytes
-        reading = moved[DISK] / self.machine.disk + moved[PAGEABLE] / self.machine.host_copy
-        link = self.machine.link
-        crossing = 0.0 if link is None else (moved[PINNED] + moved[PAGEABLE] + moved[DISK]) / link
+        machine = self.machine
+        reading = moved[Location.DISK] / machine.disk + moved[Location.PAGEABLE] / machine.host_copy
+        crossing = 0.0 if machine.link is None else sum(moved.values()) / machine.link
         terms = ((self.compute, COMPUTE_BOUND), (crossing, LINK_BOUND), (reading, DISK_BOUND))
         return max(terms, key=lambda term: term[0])
 
-    def seconds(self, homes: str, slots: int, split: frozenset[int] = frozenset()) -> float:
+    def seconds(self, locations: Sequence[Location], slots: int, split: frozenset[int] = NOTHING) -> float:
         """Of one step in steady state, by walking the pipeline of `stream.py` with clocks instead of bytes."""
-        streamed = self._streamed(homes, split)
-        if not streamed:
+        events = list(self._events(locations, slots, split))
+        if not events:
             return self.compute
-        walk = _Pipeline(self.machine, slots, self.compute - sum(before + own for _, _, _, before, own, _ in streamed))
+        walk = _Pipeline(self.machine, slots, self.compute - sum(event.before + event.own for event in events))
         stalls: list[float] = []
         for _ in range(12):
-            stalls.append(walk.step(streamed))
+            stalls.append(walk.step(events))
             if len(stalls) > 2 and math.isclose(stalls[-1], stalls[-2], rel_tol=1e-6, abs_tol=1e-9):
                 return self.compute + stalls[-1]
         half = stalls[len(stalls) // 2 :]
         return self.compute + sum(half) / len(half)
 
-    def _streamed(self, homes: str, split: frozenset[int]) -> list[tuple[int, str, int, float, float, bool]]:
-        """Per streamed piece: unit, home, bytes, seconds of resident work before it, own seconds, last of its unit."""
-        out, before = [], 0.0
-        last = {max(set(unit.order) - split, default=-1) for unit in self.units}
-        for place, piece in enumerate(self.workload.pieces):
-            if homes[piece.unit] == RESIDENT or place in split:
-                before += self.piece_seconds[place]
+    def _events(self, locations: Sequence[Location], slots: int, split: frozenset[int]) -> Iterator[_Event]:
+        groups = self.streamed_groups([location is not Location.DEVICE for location in locations], split)
+        if all(group is None for group in groups):
+            return
+        turns, done = itinerary(self.order, groups, min(OVERLAP, slots)), 0
+        for place, group in enumerate(groups):
+            if group is None:
                 continue
-            out.append((piece.unit, homes[piece.unit], piece.nbytes, before, self.piece_seconds[place], place in last))
-            before = 0.0
-        return out
+            turn = next(turns)
+            assert turn.use == place and turn.visit is not None
+            nbytes = self.workload.weights[turn.weight].nbytes if turn.brings else 0
+            before = sum(self.use_seconds[done:place])
+            yield _Event(turn.visit, locations[group], nbytes, before, self.use_seconds[place], turn.closes)
+            done = place + 1
 
 
 class _Pipeline:
@@ -67,45 +132,46 @@ class _Pipeline:
     def __init__(self, machine: Machine, slots: int, after: float) -> None:
         self.machine, self.slots, self.after = machine, slots, after
         self.feeder = self.copier = self.kernels = self.host = 0.0
-        self.visits = 0
-        self.open: dict[int, int] = {}  # unit -> its number among all visits
+        self.visits = 0  # of the steps before
         self.enqueued: dict[int, float] = {}  # visit -> when the host had enqueued its last kernel
         self.done: dict[int, float] = {}  # visit -> when that kernel was through
         self.staged = [0.0] * machine.staging_buffers  # when each staging buffer is free again
         self.chunk = 0
 
-    def step(self, streamed: Iterable[tuple[int, str, int, float, float, bool]]) -> float:
-        """One walk; returns the seconds the kernels stood still."""
+    def step(self, events: Sequence[_Event]) -> float:
+        """One step; returns the seconds the kernels stood still."""
         stall = 0.0
-        for unit, home, nbytes, before, own, last in streamed:
-            if unit not in self.open:
-                self.open[unit] = self.visits
-                self.visits += 1
-            visit = self.open[unit]
-            self.feeder = max(self.feeder, self.enqueued.get(visit - self.slots, 0.0))
-            ready = self._copy(home, nbytes, self.done.get(visit - self.slots, 0.0))
-            self.kernels += before
+        for event in events:
+            visit = self.visits + event.visit
+            ready = 0.0
+            if event.nbytes:
+                self.feeder = max(self.feeder, self.enqueued.get(visit - self.slots, 0.0))
+                ready = self._copy(event.location, event.nbytes, self.done.get(visit - self.slots, 0.0))
+            self.kernels += event.before
             stall += max(0.0, ready - self.kernels)
-            self.kernels = max(self.kernels, ready) + own
-            self.host = max(self.host, self.feeder if self.machine.link else self.kernels)
-            if last:
-                del self.open[unit]
+            self.kernels = max(self.kernels, ready) + event.own
+            if self.machine.link is None:
+                self.host = max(self.host, self.kernels)
+            elif event.nbytes:
+                self.host = max(self.host, self.feeder)
+            if event.closes:
                 self.enqueued[visit], self.done[visit] = self.host, self.kernels
                 self.enqueued.pop(visit - 2 * self.slots, None)
                 self.done.pop(visit - 2 * self.slots, None)
+        self.visits += 1 + max(event.visit for event in events)
         self.kernels += self.after
         return stall
 
-    def _copy(self, home: str, nbytes: int, slot_free: float) -> float:
-        """When the piece has arrived."""
+    def _copy(self, location: Location, nbytes: int, slot_free: float) -> float:
+        """When the weight has arrived."""
         machine = self.machine
         if machine.link is None:
             self.feeder += nbytes / machine.disk
             return self.feeder
-        if home == PINNED:
+        if location is Location.PINNED:
             self.copier = max(self.copier, self.feeder, slot_free) + nbytes / machine.link + machine.latency
             return self.copier
-        rate = machine.disk if home == DISK else machine.host_copy
+        rate = machine.disk if location is Location.DISK else machine.host_copy
         for part in _chunks(nbytes, machine.staging_bytes):
             buffer = self.chunk % machine.staging_buffers
             self.feeder = max(self.feeder, self.staged[buffer]) + part / rate

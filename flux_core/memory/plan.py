@@ -1,60 +1,60 @@
 """The plan: which weights stay on the device, which stream through it, how long a step takes, how much memory it needs.
 
 Pure arithmetic, made before a byte moves: the same question has the same answer, and the answer can be printed, drawn
-and compared with what is measured later. Knows no torch, no file, no thread and no FLUX: a model is a list of matrices
-in order of use (`units.py` makes it), a machine is a handful of rates (`cards.py` has some).
+and compared with what is measured later. Knows no torch, no file, no thread and no model: a model is a list of weights
+and a schedule of their uses (workload.py), a machine is a handful of rates (`cards.py` has some).
 
-    file ──disk──▶ RAM ──link──▶ ring of slots ──▶ kernels          unit = matrices that move and rest together
-                                 resident slabs ──▶ kernels         V resident · P pinned RAM · R pageable RAM · D disk
+    file ──disk──▶ RAM ──link──▶ ring of slots ──▶ kernels          group = weights that move and rest together
+                                 resident slabs ──▶ kernels         V on the device · P pinned RAM · R RAM · D disk
 
-Why a fixed set and a ring, and never least-recently-used: the walk over the weights is cyclic, and there the least
-recently used unit is always the next one needed: n units in fewer than n places hit zero times. A fixed set of c plus r
-ring slots streams n - c units a step; the offline optimum would save at most r of them and need all n in RAM.
+Why a fixed set and a ring, and never least-recently-used: a schedule is repeated, and so the least recently used group
+is always the next one needed: n groups in fewer than n places hit zero times. A fixed set of c plus r ring slots
+streams n - c groups a step; the offline optimum would save at most r of them and need all n in RAM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ..errors import BudgetTooSmall
 from .pipeline import Timeline
-from .workload import DISK, PAGEABLE, PINNED, RESIDENT, Budget, Machine, MiB, Unit, Workload, fewest_slots, units_of
+from .workload import IN_RAM, Budget, Group, Location, Machine, MiB, Workload, groups_of
 
-SLOTS = 3  # one computes, one waits filled, one fills: a stalled copy of one unit time costs nothing
+SLOTS = 3  # one computes, one waits filled, one fills: a stalled copy of one group's time costs nothing
 MOST_SLOTS = 6
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Homes of all units, the ring, and what to expect of them."""
+    """Locations of all groups, the ring, and what to expect of them."""
 
     workload: Workload
     machine: Machine
-    units: tuple[Unit, ...]
-    homes: str  # one letter a unit: V, P, R or D
+    groups: tuple[Group, ...]
+    locations: tuple[Location, ...]  # of each group
     slots: int
     slot_bytes: int
-    host_map: Mapping[int, int]  # unit -> offset in the host arena; the pinned ones come first
-    host_bytes: int  # arena and staging
+    host_bytes: int  # RAM for weights and staging
+    moved: tuple[tuple[Location, int], ...]  # bytes brought per step, by where they come from
     seconds: float  # predicted, per step, steady state
-    limit: float  # what physics allows these homes: the largest of compute, link and disk time
+    limit: float  # what physics allows these locations: the largest of compute, link and disk time
     bound: str  # which of the three it is
 
     @property
     def resident_bytes(self) -> int:
-        return sum(unit.nbytes for unit, home in zip(self.units, self.homes, strict=True) if home == RESIDENT)
+        return sum(group.nbytes for group in self.at(Location.DEVICE))
 
     @property
     def streamed_bytes(self) -> int:
         """Per step, over the link (or from disk, where there is no link)."""
-        return sum(unit.nbytes for unit, home in zip(self.units, self.homes, strict=True) if home != RESIDENT)
+        return sum(nbytes for _, nbytes in self.moved)
 
     @property
     def disk_bytes(self) -> int:
         """Per step, from disk."""
-        return sum(unit.nbytes for unit, home in zip(self.units, self.homes, strict=True) if home == DISK)
+        return dict(self.moved).get(Location.DISK, 0)
 
     @property
     def ring_bytes(self) -> int:
@@ -62,9 +62,8 @@ class Plan:
 
     @property
     def weight_bytes(self) -> int:
-        """Of the device, for resident units and the ring."""
-        resident = sum(unit.room for unit, home in zip(self.units, self.homes, strict=True) if home == RESIDENT)
-        return resident + self.ring_bytes
+        """Of the device, for resident groups and the ring."""
+        return sum(group.room for group in self.at(Location.DEVICE)) + self.ring_bytes
 
     @property
     def peak_bytes(self) -> int:
@@ -73,7 +72,12 @@ class Plan:
 
     @cached_property
     def compute_seconds(self) -> float:
-        return sum(self.machine.seconds(piece) for piece in self.workload.pieces)
+        weights = self.workload.weights
+        return sum(self.machine.seconds(use, weights[use.weight].nbytes) for use in self.workload.schedule)
+
+    def at(self, *locations: Location) -> list[Group]:
+        """The groups that are there."""
+        return [group for group, where in zip(self.groups, self.locations, strict=True) if where in locations]
 
 
 def plan(workload: Workload, budget: Budget, machine: Machine, slots: int = SLOTS) -> Plan:
@@ -82,45 +86,42 @@ def plan(workload: Workload, budget: Budget, machine: Machine, slots: int = SLOT
     Candidates do not depend on the device budget, which only says which of them are allowed: so more memory is never
     slower. Raises BudgetTooSmall with the smallest budget that would do.
     """
-    units = units_of(workload, machine)
+    groups = groups_of(workload, machine)
     room = budget.device - workload.fixed_bytes
-    timeline = Timeline(workload, machine, units)
-    everything = sum(unit.room for unit in units)
-    if everything <= room:
-        return _finished(timeline, RESIDENT * len(units), 0, timeline.compute)
-    fewest = fewest_slots(units)
+    timeline = Timeline(workload, machine, groups)
+    if sum(group.room for group in groups) <= room:
+        return _finished(timeline, (Location.DEVICE,) * len(groups), 0, timeline.compute)
     best: tuple[float, _Candidate] | None = None
-    for candidate in _candidates(timeline, room, budget, fewest, slots):
+    for candidate in _candidates(timeline, room, budget, slots):
         if best and candidate.limit >= best[0]:
             break
-        seconds = max(candidate.limit, timeline.seconds(candidate.homes, candidate.slots, candidate.split))
+        seconds = max(candidate.limit, timeline.seconds(candidate.locations, candidate.slots, candidate.split))
         if best is None or seconds < best[0]:
             best = (seconds, candidate)
     if best is None:
-        raise BudgetTooSmall(_too_small(workload, units, budget.device, fewest, everything))
+        raise BudgetTooSmall(_too_small(timeline, budget.device))
     seconds, chosen = best
+    locations = chosen.locations
     if chosen.split:
-        divided, homes = _divide(workload, chosen.homes, chosen.split)
-        timeline = Timeline(divided, machine, units_of(divided, machine))
-        return _finished(timeline, homes, chosen.slots, seconds)
-    return _finished(timeline, chosen.homes, chosen.slots, seconds)
+        divided, locations = _divide(workload, chosen.locations, chosen.split)
+        timeline = Timeline(divided, machine, groups_of(divided, machine))
+    return _finished(timeline, locations, chosen.slots, seconds)
 
 
 def smallest_budget(workload: Workload, machine: Machine) -> int:
     """Bytes of device memory below which there is no plan."""
-    units = units_of(workload, machine)
-    ring = fewest_slots(units) * max((unit.room for unit in units), default=0)
-    return workload.fixed_bytes + min(ring, sum(unit.room for unit in units))
+    return workload.fixed_bytes + _least_weights(Timeline(workload, machine, groups_of(workload, machine)))
 
 
-def fixed_plan(workload: Workload, machine: Machine, homes: str, slots: int) -> Plan:
-    """The plan with these homes and this ring, whatever it costs: for measuring and for taking over a running state."""
-    timeline = Timeline(workload, machine, units_of(workload, machine))
-    return _finished(timeline, homes, slots, max(timeline.limit(homes)[0], timeline.seconds(homes, slots)))
+def with_locations(workload: Workload, machine: Machine, locations: Sequence[Location], slots: int) -> Plan:
+    """The plan with these locations and this ring, whatever it costs and however little is gained."""
+    timeline = Timeline(workload, machine, groups_of(workload, machine))
+    limit, _ = timeline.limit(timeline.moved(locations))
+    return _finished(timeline, tuple(locations), slots, max(limit, timeline.seconds(locations, slots)))
 
 
 def spread(sizes: Sequence[int], seconds: Sequence[float], amount: float) -> list[bool]:
-    """Choose about `amount` bytes of the units so that the chosen bytes follow the time: error diffusion.
+    """Choose about `amount` bytes of the groups so that the chosen bytes follow the time: error diffusion.
 
     Evenness counts in time, not in index: the text halves of FLUX have the bytes of the image halves and an eighth of
     their compute time, and a copy hides only behind time.
@@ -138,105 +139,124 @@ def spread(sizes: Sequence[int], seconds: Sequence[float], amount: float) -> lis
 @dataclass(frozen=True)
 class _Candidate:
     limit: float
-    homes: str
+    locations: tuple[Location, ...]
     slots: int
-    split: frozenset[int]  # pieces of one streamed unit that stay: what is left of the budget after whole units
-    moved: int
+    split: frozenset[int]  # weights of one streamed group that stay: what is left of the budget after whole groups
+    moved: int  # bytes a step
 
 
-def _candidates(timeline: Timeline, room: int, budget: Budget, fewest: int, wanted: int) -> list[_Candidate]:
+def _candidates(timeline: Timeline, room: int, budget: Budget, wanted: int) -> list[_Candidate]:
     """What is allowed, the most promising first."""
-    units, machine, pieces = timeline.units, timeline.machine, timeline.workload.pieces
-    sizes = [unit.nbytes for unit in units]
-    counts = range(max(2, fewest), max(MOST_SLOTS, wanted, fewest) + 1)  # one slot only if there is room for no more
-    found = []
-    for streamed in _families(sizes, timeline.unit_seconds):
-        resident = sum(unit.room for unit, moves in zip(units, streamed, strict=True) if not moves)
-        slot = max(unit.room for unit, moves in zip(units, streamed, strict=True) if moves)
-        if resident + fewest * slot > room:
-            continue
-        for split in _splits(units, streamed):
-            kept = resident + sum(machine.room(pieces[place].nbytes) for place in split)
-            allowed = [count for count in counts if kept + count * slot <= room and count <= sum(streamed)]
-            if all(streamed) and not split:
-                allowed = allowed or [fewest]
-            if not allowed:
-                continue
-            homes = _host_homes(timeline, streamed, budget)
-            moved = sum(size for size, moves in zip(sizes, streamed, strict=True) if moves)
-            moved -= sum(pieces[place].nbytes for place in split)
-            limit = timeline.limit(homes, split)[0]
-            found += [_Candidate(limit, homes, count, split, moved) for count in allowed]
+    found: list[_Candidate] = []
+    for streamed in _streamed_sets(timeline):
+        found += _with_rings(timeline, streamed, room, budget, wanted)
     return sorted(found, key=lambda c: (c.limit, abs(c.slots - wanted), c.moved, len(c.split)))
 
 
-def _splits(units: Sequence[Unit], streamed: Sequence[bool]) -> Iterator[frozenset[int]]:
-    """No piece; then the first and the last few of one streamed unit in the middle of the walk."""
+def _with_rings(
+    timeline: Timeline, streamed: tuple[bool, ...], room: int, budget: Budget, wanted: int
+) -> Iterator[_Candidate]:
+    """These groups streamed, with every ring and every split that there is room for."""
+    groups, machine, weights = timeline.groups, timeline.machine, timeline.workload.weights
+    resident = sum(group.room for group, moves in zip(groups, streamed, strict=True) if not moves)
+    slot = max(group.room for group, moves in zip(groups, streamed, strict=True) if moves)
+    fewest = timeline.fewest if timeline.once else timeline.slots_needed(streamed)
+    if resident + fewest * slot > room:
+        return
+    counts = range(max(2, fewest), max(MOST_SLOTS, wanted, fewest) + 1)  # one slot only if there is room for no more
+    locations = _host_locations(timeline, streamed, budget)
+    moved, times = timeline.moved(locations), {} if timeline.once else timeline.fetches(streamed)
+    for split in _splits(groups, streamed):
+        kept = resident + sum(machine.room(weights[weight].nbytes) for weight in split)
+        allowed = [count for count in counts if kept + count * slot <= room and count <= sum(streamed)]
+        if all(streamed) and not split:
+            allowed = allowed or [fewest]
+        left = dict(moved)
+        for weight in split:
+            left[locations[weights[weight].group]] -= times.get(weight, 1) * weights[weight].nbytes
+        limit, _ = timeline.limit(left)
+        for count in allowed:
+            yield _Candidate(limit, locations, count, split, sum(left.values()))
+
+
+def _splits(groups: Sequence[Group], streamed: Sequence[bool]) -> Iterator[frozenset[int]]:
+    """No weight; then the first and the last few of one streamed group in the middle of the step."""
     yield frozenset()
-    moving = [unit for unit, moves in zip(units, streamed, strict=True) if moves]
-    order = moving[len(moving) // 2].order
-    for cut in range(1, len(order)):
-        yield frozenset(order[:cut])
-        yield frozenset(order[cut:])
+    moving = [group for group, moves in zip(groups, streamed, strict=True) if moves]
+    weights = moving[len(moving) // 2].weights
+    for cut in range(1, len(weights)):
+        yield frozenset(weights[:cut])
+        yield frozenset(weights[cut:])
 
 
-def _divide(workload: Workload, homes: str, split: frozenset[int]) -> tuple[Workload, str]:
-    """The workload with the split unit as two units, one of them resident."""
+def _divide(
+    workload: Workload, locations: Sequence[Location], split: frozenset[int]
+) -> tuple[Workload, tuple[Location, ...]]:
+    """The workload with the split group as two groups, one of them resident."""
     numbers: dict[tuple[int, bool], int] = {}
-    pieces, letters = [], []
-    for place, piece in enumerate(workload.pieces):
-        key = (piece.unit, place in split)
+    weights, where = [], []
+    for number, weight in enumerate(workload.weights):
+        key = (weight.group, number in split)
         if key not in numbers:
             numbers[key] = len(numbers)
-            letters.append(RESIDENT if place in split else homes[piece.unit])
-        pieces.append(replace(piece, unit=numbers[key]))
-    return replace(workload, pieces=tuple(pieces)), "".join(letters)
+            where.append(Location.DEVICE if number in split else locations[weight.group])
+        weights.append(replace(weight, group=numbers[key]))
+    return replace(workload, weights=tuple(weights)), tuple(where)
 
 
-def _families(sizes: Sequence[int], seconds: Sequence[float]) -> Iterator[tuple[bool, ...]]:
-    """Sets of units to stream, from all to almost none, each spread evenly in time; they depend on no budget."""
-    total, steps = sum(sizes), 4 * len(sizes)
-    seen = set()
-    for part in range(steps, 0, -1):
-        chosen = tuple(spread(sizes, seconds, total * part / steps))
-        if any(chosen) and chosen not in seen:
-            seen.add(chosen)
-            yield chosen
-    everything = (True,) * len(sizes)
-    if everything not in seen:
-        yield everything
+def _streamed_sets(timeline: Timeline) -> Iterator[tuple[bool, ...]]:
+    """Sets of groups to stream, from all to almost none, each spread evenly in time; they depend on no budget.
+
+    A group that comes more often in a step than others saves more for the same room by staying: so there are sets
+    without the most frequent ones too.
+    """
+    seen: set[tuple[bool, ...]] = set()
+    for often in sorted(set(timeline.visited), reverse=True):
+        may = [times <= often for times in timeline.visited]
+        sizes = [group.nbytes if allowed else 0 for group, allowed in zip(timeline.groups, may, strict=True)]
+        seconds = [time if allowed else 0.0 for time, allowed in zip(timeline.group_seconds, may, strict=True)]
+        total, steps = sum(sizes), 4 * sum(may)
+        for part in range(steps, 0, -1):
+            taken = spread(sizes, seconds, total * part / steps)
+            chosen = tuple(take and allowed for take, allowed in zip(taken, may, strict=True))
+            if any(chosen) and chosen not in seen:
+                seen.add(chosen)
+                yield chosen
+        if tuple(may) not in seen:
+            seen.add(tuple(may))
+            yield tuple(may)
 
 
-def _host_homes(timeline: Timeline, streamed: Sequence[bool], budget: Budget) -> str:
-    """Where the streamed units wait: all in RAM if they fit, else the fewest from disk that make the rest fit.
+def _host_locations(timeline: Timeline, streamed: Sequence[bool], budget: Budget) -> tuple[Location, ...]:
+    """Where the streamed groups wait: all in RAM if they fit, else the fewest from disk that make the rest fit.
 
     Those are spread evenly in time for the same reason as the resident ones. Pinned first: it saves a copy by the CPU.
     """
-    machine, units = timeline.machine, timeline.units
+    machine, groups = timeline.machine, timeline.groups
     if machine.link is None:
-        return "".join(DISK if moves else RESIDENT for moves in streamed)
-    moving = [unit for unit, moves in zip(units, streamed, strict=True) if moves]
-    sizes = [unit.room for unit in moving]
-    seconds = _time_until_next(timeline.unit_seconds, streamed)
+        return tuple(Location.DISK if moves else Location.DEVICE for moves in streamed)
+    moving = [group for group, moves in zip(groups, streamed, strict=True) if moves]
+    sizes = [group.room for group in moving]
+    seconds = _time_until_next(timeline.group_seconds, streamed)
     for part in range(len(moving) + 1):
         from_disk = spread(sizes, seconds, sum(sizes) * part / len(moving)) if part else [False] * len(moving)
         arena = sum(size for size, away in zip(sizes, from_disk, strict=True) if not away)
         if arena + machine.staging_buffers * machine.staging_bytes <= budget.host or part == len(moving):
             break
-    homes, locked = {}, 0
-    for unit, away in zip(moving, from_disk, strict=True):
+    found, locked = [Location.DEVICE] * len(groups), 0
+    for group, away in zip(moving, from_disk, strict=True):
         if away or part == len(moving):
-            homes[unit.number] = DISK
-        elif locked + unit.room <= budget.pinned:
-            homes[unit.number] = PINNED
-            locked += unit.room
+            found[group.number] = Location.DISK
+        elif locked + group.room <= budget.pinned:
+            found[group.number] = Location.PINNED
+            locked += group.room
         else:
-            homes[unit.number] = PAGEABLE
-    return "".join(homes.get(unit.number, RESIDENT) for unit in units)
+            found[group.number] = Location.PAGEABLE
+    return tuple(found)
 
 
 def _time_until_next(seconds: Sequence[float], streamed: Sequence[bool]) -> list[float]:
-    """Compute time from each streamed unit to the next one: what there is to hide a copy behind."""
+    """Compute time from each streamed group to the next one: what there is to hide a copy behind."""
     starts = [number for number, moves in enumerate(streamed) if moves]
     ends = [*starts[1:], len(seconds)]
     times = [sum(seconds[start:end]) for start, end in zip(starts, ends, strict=True)]
@@ -245,34 +265,38 @@ def _time_until_next(seconds: Sequence[float], streamed: Sequence[bool]) -> list
     return times
 
 
-def _finished(timeline: Timeline, homes: str, slots: int, seconds: float) -> Plan:
-    units, machine = timeline.units, timeline.machine
-    limit, bound = timeline.limit(homes)
-    offsets: dict[int, int] = {}
-    end = 0
-    for home in (PINNED, PAGEABLE):
-        for unit in units:
-            if homes[unit.number] == home:
-                offsets[unit.number] = end
-                end += unit.room
+def _finished(timeline: Timeline, locations: tuple[Location, ...], slots: int, seconds: float) -> Plan:
+    groups, machine = timeline.groups, timeline.machine
+    moved = timeline.moved(locations)
+    limit, bound = timeline.limit(moved)
+    placed = list(zip(groups, locations, strict=True))
+    streamed = [group.room for group, where in placed if where is not Location.DEVICE]
+    in_ram = sum(group.room for group, where in placed if where in IN_RAM)
     return Plan(
         workload=timeline.workload,
         machine=machine,
-        units=units,
-        homes=homes,
+        groups=groups,
+        locations=locations,
         slots=slots,
-        slot_bytes=max((unit.room for unit in units if homes[unit.number] != RESIDENT), default=0) if slots else 0,
-        host_map=offsets,
-        host_bytes=end + (machine.staging_buffers * machine.staging_bytes if machine.link is not None else 0),
-        seconds=seconds,
+        slot_bytes=max(streamed, default=0) if slots else 0,
+        host_bytes=in_ram + (machine.staging_buffers * machine.staging_bytes if machine.link is not None else 0),
+        moved=tuple((location, nbytes) for location, nbytes in moved.items() if nbytes),
+        seconds=max(seconds, limit),
         limit=limit,
         bound=bound,
     )
 
 
-def _too_small(workload: Workload, units: Sequence[Unit], budget: int, fewest: int, everything: int) -> str:
-    slot = max(unit.room for unit in units)
-    needed = workload.fixed_bytes + min(fewest * slot, everything)
+def _least_weights(timeline: Timeline) -> int:
+    """Bytes of the device for weights, with every one of them streamed (or all of them there, if that is less)."""
+    rooms = [group.room for group in timeline.groups]
+    return min(timeline.fewest * max(rooms, default=0), sum(rooms))
+
+
+def _too_small(timeline: Timeline, budget: int) -> str:
+    workload, fewest = timeline.workload, timeline.fewest
+    slot = max(group.room for group in timeline.groups)
+    needed = workload.fixed_bytes + _least_weights(timeline)
     largest = sorted(workload.fixed.items(), key=lambda item: -item[1])[:3]
     slots = f"{fewest} slot{'s' if fewest > 1 else ''} of {max(slot, MiB) / MiB:.0f} MiB"
     parts = ", ".join([slots, *(f"{purpose} {size / MiB:.0f} MiB" for purpose, size in largest if size >= MiB)])

@@ -14,7 +14,7 @@ from typing import Any
 
 from .budget import format_seconds, format_size
 from .plan import Plan
-from .workload import COMPUTE_BOUND, DISK, PAGEABLE, PINNED, RESIDENT
+from .workload import COMPUTE_BOUND, IN_RAM, Location, letters
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,11 @@ def nobody(event: Event) -> None:
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON. Bytes and seconds; `units` has one row a unit in order of use."""
+    """A plan as JSON. Bytes and seconds; `units` has one row a group, whose `class` is the letter of its location."""
+    seconds = [0.0] * len(plan.groups)
+    for use in plan.workload.schedule:
+        weight = plan.workload.weights[use.weight]
+        seconds[weight.group] += plan.machine.seconds(use, weight.nbytes)
     return {
         "model": plan.workload.name,
         "seconds_per_step": plan.seconds,
@@ -66,19 +70,19 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "fixed": dict(plan.workload.fixed),
         "units": [
             {
-                "name": unit_name(plan, number),
-                "class": home,
-                "bytes": unit.nbytes,
-                "seconds": sum(plan.machine.seconds(plan.workload.pieces[place]) for place in unit.order),
+                "name": group_name(plan, group.number),
+                "class": location.value,
+                "bytes": group.nbytes,
+                "seconds": seconds[group.number],
             }
-            for number, (unit, home) in enumerate(zip(plan.units, plan.homes, strict=True))
+            for group, location in zip(plan.groups, plan.locations, strict=True)
         ],
     }
 
 
-def unit_name(plan: Plan, number: int) -> str:
-    """What the names of a unit's matrices have in common."""
-    names = [plan.workload.pieces[place].name.removesuffix(".weight") for place in plan.units[number].order]
+def group_name(plan: Plan, number: int) -> str:
+    """What the names of a group's weights have in common."""
+    names = [plan.workload.weights[weight].name.removesuffix(".weight") for weight in plan.groups[number].weights]
     common = names[0]
     for name in names[1:]:
         while not name.startswith(common):
@@ -117,7 +121,7 @@ class JobReport:
         self.emit({"type": "memory.plan", "model": self.label, "plan": plan_record(plan), "limit_bytes": limit})
 
     def glance(self, passing: Iterable[int]) -> None:
-        """Called between blocks: tells now and then which units are in the ring."""
+        """Called between blocks: tells now and then which groups are in the ring."""
         now = time.monotonic()
         if now - self._glanced >= GLANCE:
             self._glanced = now
@@ -128,7 +132,7 @@ class JobReport:
         self.emit({
             "type": "memory.step", "model": self.label, "step": len(self.steps), "seconds": seconds,
             "predicted_seconds": self.plan.seconds, "waited_seconds": waited, "read_bytes": read_bytes,
-            "resident_bytes": self.plan.resident_bytes, "homes": self.plan.homes,
+            "resident_bytes": self.plan.resident_bytes, "homes": letters(self.plan.locations),
         })  # fmt: skip
 
     @property
@@ -143,16 +147,16 @@ class JobReport:
         return sum(step.waited for step in steady) / len(steady) if steady else 0.0
 
     def line(self) -> str:
-        plan, homes = self.plan, self.plan.homes
+        plan, locations = self.plan, self.plan.locations
         parts = [
-            f"resident {homes.count(RESIDENT)}/{len(homes)} ({format_size(plan.resident_bytes)})",
+            f"resident {locations.count(Location.DEVICE)}/{len(locations)} ({format_size(plan.resident_bytes)})",
         ]
         if plan.slots:
             parts.append(f"stream {format_size(plan.streamed_bytes)}/step")
             parts.append(f"ring {plan.slots}x{format_size(plan.slot_bytes)}")
         if plan.machine.link is not None:
-            in_ram = sum(u.nbytes for u, home in zip(plan.units, homes, strict=True) if home in (PINNED, PAGEABLE))
-            pinned = sum(u.nbytes for u, home in zip(plan.units, homes, strict=True) if home == PINNED)
+            in_ram = sum(group.nbytes for group in plan.at(*IN_RAM))
+            pinned = sum(group.nbytes for group in plan.at(Location.PINNED))
             parts.append(f"RAM {format_size(in_ram)} (pinned {format_size(pinned)})")
         if plan.slots:
             parts.append(f"disk {format_size(plan.disk_bytes)}/step")
@@ -172,7 +176,7 @@ class JobReport:
         late = f"{self.label}: {format_seconds(actual)} a step where {format_seconds(plan.seconds)} were predicted. "
         unseen = plan.machine.link is not None and plan.bound != COMPUTE_BOUND  # kernels wait there, not the host
         if unseen or self.stall > (actual - plan.seconds) / 2:
-            what = "disk" if DISK in plan.homes or plan.machine.link is None else "link"
+            what = "disk" if Location.DISK in plan.locations or plan.machine.link is None else "link"
             rate = plan.streamed_bytes / actual
             return late + f"Weights came late: the {what} gave {format_size(rate)}/s. Other programs may be using it."
         return late + "Weights came in time, the arithmetic was slower: other programs may be using the processor."

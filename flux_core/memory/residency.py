@@ -1,11 +1,11 @@
-"""The memory a stream holds on its device: slabs for units that stay, slots for those that pass, and where pieces lie.
+"""The memory a stream has on its device: slabs for groups that stay, slots for those that pass, and where weights lie.
 
 Takes over a plan, keeping what is there already. Knows nothing of threads, of order, or of bytes in files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +13,13 @@ from ..errors import BudgetTooSmall
 from .device import Device, DeviceFull, Slab, Source
 from .host import Arena, Staging
 from .plan import Plan
-from .workload import PAGEABLE, PINNED, RESIDENT, MiB, Unit, fewest_slots
-
-IN_RAM = (PINNED, PAGEABLE)
+from .schedule import OVERLAP, Turn, fewest_slots, itinerary, last_uses
+from .workload import IN_RAM, Group, Location, MiB
 
 
 @dataclass
 class Place:
-    """Where a piece lies: `nbytes` bytes from `offset` of a slab."""
+    """Where a weight lies: `nbytes` bytes from `offset` of a slab."""
 
     slab: Slab
     offset: int
@@ -33,12 +32,12 @@ class Slot:
 
     slab: Slab
     done: Any
-    arrived: list[Any]  # one for each piece of the unit that is in it
+    arrived: list[Any]  # one for each weight of the group that is in it
 
 
 @dataclass
-class Home:
-    """A unit's slab on the device, and which of its pieces are there for good."""
+class Resident:
+    """The slab of a group that stays, and which of its weights are there for good."""
 
     slab: Slab
     arrived: dict[int, Any]
@@ -49,80 +48,97 @@ class Residency:
     """Slabs, slots, RAM and staging of one stream."""
 
     def __init__(self, plan: Plan, device: Device, source: Source) -> None:
-        """Raises BudgetTooSmall as `settle` does."""
+        """Raises BudgetTooSmall as `adopt` does."""
         self.device, self.source = device, source
-        self.pieces = plan.workload.pieces
+        self.weights = plan.workload.weights
+        self.order = [use.weight for use in plan.workload.schedule]
         self.lands = plan.machine.link is None  # reads end in the slab itself, in whole blocks of the file
         self.slots: list[Slot] = []
-        self.home_of: list[Home | None] = []  # by piece; None: its unit passes through the ring
+        self.resident: list[Resident | None] = []  # by weight; None: its group passes through the ring
         self.arena = Arena(device, source)
         self.staging = Staging(device)
-        self._homes: dict[tuple[int, ...], Home] = {}  # by the pieces of the unit: its number changes with the plan
-        self.settle(plan)
+        self._slabs: dict[tuple[int, ...], Resident] = {}  # by the weights of the group: its number changes with plans
+        self.adopt(plan)
 
-    def settle(self, plan: Plan) -> None:
+    def adopt(self, plan: Plan) -> None:
         """Allocate what the plan says, keep what is there already, free what is not wanted: a slab at a time.
 
-        If the device is full before all residents have slabs, the rest streams. Raises BudgetTooSmall, and holds
+        If the device is full before all resident groups have slabs, the rest streams. Raises BudgetTooSmall, and holds
         nothing any more, if there is no room for a ring.
         """
         self._map(plan)
-        stay = {unit.order: unit for unit, home in zip(plan.units, plan.homes, strict=True) if home == RESIDENT}
-        for order in [order for order in self._homes if order not in stay]:
-            self.device.free(self._homes.pop(order).slab)
+        stay = {group.weights: group for group in plan.at(Location.DEVICE)}
+        for weights in [weights for weights in self._slabs if weights not in stay]:
+            self.device.free(self._slabs.pop(weights).slab)
         self._free_slots()
         try:
-            self._make_slots(plan.units, plan.slots, plan.slot_bytes)
-            self._make_homes(plan, [unit for order, unit in stay.items() if order not in self._homes])
+            if plan.slots:
+                self._make_slots(plan.slots, plan.slot_bytes, self._fewest(plan))
+            self._make_resident(plan, [group for weights, group in stay.items() if weights not in self._slabs])
             if not self.lands:
-                ram = {unit.order: home for unit, home in zip(plan.units, plan.homes, strict=True) if home in IN_RAM}
-                self.arena.settle(ram, [piece.nbytes for piece in self.pieces])
-                self.staging.settle(plan.machine, self.source.slack)
+                placed = zip(plan.groups, plan.locations, strict=True)
+                self.arena.adopt(
+                    {group.weights: where for group, where in placed if where in IN_RAM},
+                    [weight.nbytes for weight in self.weights],
+                )
+                self.staging.adopt(plan.machine, self.source.slack)
         except BaseException:
             self.close()
             raise
-        self.home_of = [self._homes.get(plan.units[number].order) for number in self.unit]
+        self.resident = [self._slabs.get(plan.groups[number].weights) for number in self.group]
+
+    def itinerary(self, start: int) -> Iterator[Turn]:
+        """The turns from use `start` on, for what is here now."""
+        groups = [None if self.resident[weight] is not None else self.group[weight] for weight in self.order]
+        missing = frozenset(w for w, resident in enumerate(self.resident) if resident and w not in resident.here)
+        return itinerary(self.order, groups, min(OVERLAP, len(self.slots)), missing, start)
 
     def _map(self, plan: Plan) -> None:
-        """Where pieces lie within their units."""
-        self.unit = [piece.unit for piece in plan.workload.pieces]
-        self.last = [unit.order[-1] for unit in plan.units]
-        self.room = [plan.machine.room(piece.nbytes) for piece in plan.workload.pieces]
-        self.offset, self.index = [0] * len(self.unit), [0] * len(self.unit)
-        for unit in plan.units:
+        """Where weights lie within their groups."""
+        self.group = [weight.group for weight in plan.workload.weights]
+        self.room = [plan.machine.room(weight.nbytes) for weight in plan.workload.weights]
+        self.offset, self.index = [0] * len(self.group), [0] * len(self.group)
+        for group in plan.groups:
             offset = 0
-            for index, piece in enumerate(unit.order):
-                self.offset[piece], self.index[piece] = offset, index
-                offset += self.room[piece]
+            for index, weight in enumerate(group.weights):
+                self.offset[weight], self.index[weight] = offset, index
+                offset += self.room[weight]
+        self.most_weights = max(len(group.weights) for group in plan.groups)
 
-    def _make_homes(self, plan: Plan, units: list[Unit]) -> None:
-        for number, unit in enumerate(units):
+    def _fewest(self, plan: Plan, also: Sequence[Group] = ()) -> int:
+        """Slots without which the ring would wait for itself, with `also` streamed."""
+        stays = {group.number for group in plan.at(Location.DEVICE)} - {group.number for group in also}
+        groups = [None if self.group[weight] in stays else self.group[weight] for weight in self.order]
+        return fewest_slots(groups, last_uses(groups))
+
+    def _make_resident(self, plan: Plan, groups: list[Group]) -> None:
+        for number, group in enumerate(groups):
             try:
-                slab = self.device.allocate(unit.room)
+                slab = self.device.allocate(group.room)
             except DeviceFull:
-                self._widen_ring(plan, units[number:])
+                self._widen_ring(plan, groups[number:])
                 return
-            self._homes[unit.order] = Home(slab, {piece: self.device.event() for piece in unit.order})
+            self._slabs[group.weights] = Resident(slab, {weight: self.device.event() for weight in group.weights})
 
-    def _widen_ring(self, plan: Plan, homeless: list[Unit]) -> None:
-        """Units that were to stay must stream: the ring needs slots that take them, if need be instead of residents."""
-        nbytes = max(plan.slot_bytes, max(unit.room for unit in homeless))
-        count = max(plan.slots, fewest_slots(plan.units))
+    def _widen_ring(self, plan: Plan, homeless: list[Group]) -> None:
+        """Groups that were to stay must stream: the ring needs slots that take them, if need be in place of others."""
+        nbytes = max(plan.slot_bytes, max(group.room for group in homeless))
+        fewest = self._fewest(plan, homeless)
+        count = max(plan.slots, fewest)
         if len(self.slots) >= count and nbytes <= plan.slot_bytes:
             return
         self._free_slots()
         while not self.slots:
             try:
-                self._make_slots(plan.units, count, nbytes)
+                self._make_slots(count, nbytes, fewest)
             except BudgetTooSmall:
-                if not self._homes:
+                if not self._slabs:
                     raise
-                order, home = self._homes.popitem()
-                self.device.free(home.slab)
-                nbytes = max(nbytes, home.slab.nbytes)
+                _, resident = self._slabs.popitem()
+                self.device.free(resident.slab)
+                nbytes = max(nbytes, resident.slab.nbytes)
 
-    def _make_slots(self, units: Sequence[Unit], count: int, nbytes: int) -> None:
-        fewest = fewest_slots(units)
+    def _make_slots(self, count: int, nbytes: int, fewest: int) -> None:
         for number in range(count):
             try:
                 slab = self.device.allocate(nbytes)
@@ -134,7 +150,7 @@ class Residency:
                     f"The device has no room for {fewest} slots of {nbytes / MiB:.0f} MiB, with which all weights "
                     "could be streamed. Close other programs that use it, or choose a more strongly quantised file."
                 ) from None
-            events = [self.device.event() for _ in range(max(len(unit.order) for unit in units))]
+            events = [self.device.event() for _ in range(self.most_weights)]
             self.slots.append(Slot(slab, self.device.event(), events))
 
     def _free_slots(self) -> None:
@@ -144,8 +160,8 @@ class Residency:
     @property
     def filled_bytes(self) -> int:
         """Of the slabs, how many bytes have been read into them."""
-        here = [piece for home in self._homes.values() for piece in home.here]
-        return sum(self.room[piece] for piece in here) + sum(slot.slab.nbytes for slot in self.slots)
+        here = [weight for resident in self._slabs.values() for weight in resident.here]
+        return sum(self.room[weight] for weight in here) + sum(slot.slab.nbytes for slot in self.slots)
 
     @property
     def ram_bytes(self) -> int:
@@ -154,16 +170,16 @@ class Residency:
 
     @property
     def closed(self) -> bool:
-        return not self.slots and None in self.home_of
+        return not self.slots and None in self.resident
 
     def close(self) -> None:
         self._free_slots()
-        while self._homes:
-            self.device.free(self._homes.popitem()[1].slab)
-        self.home_of = [None] * len(self.pieces)
+        while self._slabs:
+            self.device.free(self._slabs.popitem()[1].slab)
+        self.resident = [None] * len(self.weights)
         self.arena.close()
         self.staging.close()
 
-    def place(self, slab: Slab, piece: int) -> Place:
-        lead = self.source.lead(piece) if self.lands else 0
-        return Place(slab, self.offset[piece] + lead, self.pieces[piece].nbytes)
+    def place(self, slab: Slab, weight: int) -> Place:
+        lead = self.source.lead(weight) if self.lands else 0
+        return Place(slab, self.offset[weight] + lead, self.weights[weight].nbytes)

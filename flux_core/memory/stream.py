@@ -1,14 +1,14 @@
-"""Carries out a plan: brings every matrix to the device before it is needed. Decides nothing; `plan.py` did.
+"""Carries out a plan: brings every weight to the device before it is used. Decides nothing; `plan.py` did.
 
-    feeder   file or RAM ──▶ staging ──copy stream──▶ slot or slab      one piece after the other, in order of use,
-    main     take(piece): kernels wait for the copy · give_back(piece)  wrapping over the end of the walk
+    feeder   file or RAM ──▶ staging ──copy stream──▶ slot or slab        one weight after the other, by the schedule,
+    main     take(weight): kernels wait for the copy · give_back(weight)  step after step
 
 Two streams and two threads need exactly this much agreement, and nothing of it can be left out:
 
-    arrived[slot][piece]   recorded after a copy, waited for by the kernels that use it
-    done[slot]             recorded after a unit's last kernel, waited for by the next copy into its slot
+    arrived[slot][weight]  recorded after a copy, waited for by the kernels that use it
+    done[slot]             recorded after the last kernel of a visit, waited for by the next copy into its slot
     staged[buffer]         recorded after a copy out of it, waited for (on the host) before it is filled again
-    fed, used              how many pieces are queued, how many units are through. A wait on an event that was not yet
+    fed, used              how many turns are queued, how many visits are through. A wait on an event that was not yet
                            recorded waits for nothing: so main waits for `fed` before it queues a wait for `arrived`,
                            and the feeder for `used` before one for `done`.
 
@@ -17,7 +17,7 @@ tests a simulator does, and runs this very code in thousands of orders. In stead
 host waits for a device, but the feeder for its own staging.
 
 What comes unexpected (a block run again, a run cancelled, a budget changed) is one thing: drain, then start again at
-the piece that is asked for. Weights are immutable, so nothing is ever lost by that but time.
+the weight that is asked for. Weights are immutable, so nothing is ever lost by that but time.
 """
 
 from __future__ import annotations
@@ -25,26 +25,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 from .device import COMPUTE, COPY, Device, Slab, Source, Steps, Wait, drive
 from .plan import Plan
 from .residency import Place, Residency, Slot
+from .schedule import Turn
 
-
-@dataclass(frozen=True)
-class Turn:
-    """One piece to bring. `visit` numbers the stays of streamed units in slots; None: it stays in a slab of its own."""
-
-    number: int
-    piece: int
-    visit: int | None
-    opens: bool = False  # its unit comes into a slot
-    closes: bool = False  # its unit is through
-
-
-NOTHING = Turn(-1, -1, None)
+NOTHING = Turn(-1, -1, -1, None)
 
 
 class Until:
@@ -75,11 +63,11 @@ class Stream:
     ) -> None:
         """Raises BudgetTooSmall if the device cannot even hold the ring. `spawn` runs the feeder."""
         self.device, self.source, self.spawn, self.clock = device, source, spawn, clock
-        self.pieces = plan.workload.pieces
+        self.weights = plan.workload.weights
         self.held = Residency(plan, device, source)
         self.waited = 0.0  # seconds the main thread has waited for the feeder
         self.restarts = 0
-        self.passing: tuple[int, ...] = ()  # units that are in the ring, for people to look at: the feeder writes it
+        self.passing: tuple[int, ...] = ()  # groups that are in the ring, for people to look at: the feeder writes it
 
         self._changed = threading.Condition()  # guards the five that both threads write
         self._fed = self._used = 0
@@ -89,40 +77,42 @@ class Stream:
         self._taken = 0  # turns the main thread is through with, and what it knows of those to come
         self._upcoming: Iterator[Turn] = iter(())
         self._ahead: deque[Turn] = deque()
-        self._lent: dict[int, Turn] = {}  # pieces of units that are in their slots
+        self._lent: dict[int, Turn] = {}  # the last turn of each weight whose group is in its slot
         self._closed: set[int] = set()  # visits that are through before an earlier one
+        self._place = -1  # in the schedule: the last use that was taken, as far as the main thread follows it
 
     # --- the main thread ------------------------------------------------------------------------------------
 
-    def take(self, piece: int) -> Place:
-        """The piece on the device, valid for kernels queued on the compute stream before `give_back`."""
-        home = self.held.home_of[piece]
-        if home is not None and piece in home.here:
-            return self.held.place(home.slab, piece)
-        return drive(self.taking(piece))
+    def take(self, weight: int) -> Place:
+        """The weight on the device, valid for kernels queued on the compute stream before `give_back`."""
+        resident = self.held.resident[weight]
+        if resident is not None and weight in resident.here:
+            return self.held.place(resident.slab, weight)
+        return drive(self.taking(weight))
 
-    def give_back(self, piece: int) -> None:
-        """The kernels that use the piece are queued."""
-        turn = self._lent.get(piece)
+    def give_back(self, weight: int) -> None:
+        """The kernels that use the weight are queued."""
+        turn = self._lent.get(weight)
         if turn is not None and turn.closes:
             self._close(turn)
 
     def change(self, plan: Plan) -> None:
-        """Take over another plan for the same walk: between two steps, or between two blocks."""
+        """Take over another plan for the same schedule: between two steps, or between two blocks."""
         drive(self.changing(plan))
 
     def close(self) -> None:
         """Give everything back. The stream is of no use afterwards."""
         drive(self.closing())
 
-    def taking(self, piece: int) -> Steps[Place]:
-        home = self.held.home_of[piece]
-        if home is not None and piece in home.here:
-            return self.held.place(home.slab, piece)
-        lent = self._lent.get(piece)  # asked for twice while its unit is in its slot
-        if lent is not None:
-            return self.held.place(self._slot(lent).slab, piece)
-        turn = yield from self._turn_of(piece)
+    def taking(self, weight: int) -> Steps[Place]:
+        resident = self.held.resident[weight]
+        if resident is not None and weight in resident.here:
+            return self.held.place(resident.slab, weight)
+        if not self._is_next(weight):
+            lent = self._lent.get(weight)  # asked for again, while its group is in its slot
+            if lent is not None:
+                return self.held.place(self._slot(lent).slab, weight)
+        turn = yield from self._turn_of(weight)
         if self._fed <= turn.number:
             began = self.clock()
             yield self._fed_to(turn)
@@ -133,56 +123,62 @@ class Stream:
             raise error or RuntimeError("the feeder ended without an error")
         self._ahead.popleft()
         self._taken += 1
-        if home is not None:
-            self.device.wait(COMPUTE, home.arrived[piece])
-            home.here.add(piece)
-            return self.held.place(home.slab, piece)
-        self._lent[piece] = turn
+        self._place = turn.use
+        if resident is not None:
+            self.device.wait(COMPUTE, resident.arrived[weight])
+            resident.here.add(weight)
+            return self.held.place(resident.slab, weight)
+        self._lent[weight] = turn
         slot = self._slot(turn)
-        self.device.wait(COMPUTE, slot.arrived[self.held.index[piece]])
-        return self.held.place(slot.slab, piece)
+        self.device.wait(COMPUTE, slot.arrived[self.held.index[weight]])
+        return self.held.place(slot.slab, weight)
 
     def changing(self, plan: Plan) -> Steps[None]:
         yield from self._draining()
-        self.held.settle(plan)
+        self.held.adopt(plan)
 
     def closing(self) -> Steps[None]:
         yield from self._draining()
         self.held.close()
 
-    def _turn_of(self, piece: int) -> Steps[Turn]:
-        """The next turn, if it is this piece's. Pieces passed over are given back unused, if they are already here.
+    def _is_next(self, weight: int) -> bool:
+        if not self._ahead:
+            self._ahead.append(next(self._upcoming, NOTHING))
+        return self._ahead[0].weight == weight
+
+    def _turn_of(self, weight: int) -> Steps[Turn]:
+        """The next turn, if it is this weight's. Turns passed over are given back unused, if they are already here.
 
         It stays the next one until it is taken: whoever waits for it may be interrupted.
         """
         for passed in range(max(1, self._fed - self._taken)):
             while len(self._ahead) <= passed:
                 self._ahead.append(next(self._upcoming, NOTHING))
-            if self._ahead[passed].piece == piece:
+            if self._ahead[passed].weight == weight:
                 for _ in range(passed):
                     self._pass_over(self._ahead.popleft())
                 self._taken += passed
                 return self._ahead[0]
         yield from self._draining()
-        self._begin(piece)
+        self._begin(weight)
         self._ahead.append(next(self._upcoming))
         return self._ahead[0]
 
     def _pass_over(self, turn: Turn) -> None:
         if turn.visit is None:
-            home = self.held.home_of[turn.piece]
-            assert home is not None
-            self.device.wait(COMPUTE, home.arrived[turn.piece])
-            home.here.add(turn.piece)
+            resident = self.held.resident[turn.weight]
+            assert resident is not None
+            self.device.wait(COMPUTE, resident.arrived[turn.weight])
+            resident.here.add(turn.weight)
         elif turn.closes:
             self._close(turn)
 
     def _close(self, turn: Turn) -> None:
-        """All kernels of the unit are queued: its slot may be filled again after them."""
+        """All kernels of the visit are queued: its slot may be filled again after them."""
         assert turn.visit is not None
         self.device.record(COMPUTE, self._slot(turn).done)
-        for piece in [piece for piece, lent in self._lent.items() if lent.visit == turn.visit]:
-            del self._lent[piece]
+        for weight in [weight for weight, lent in self._lent.items() if lent.visit == turn.visit]:
+            del self._lent[weight]
         self._closed.add(turn.visit)
         used = self._used
         while used in self._closed:
@@ -213,38 +209,40 @@ class Stream:
                 self._changed.notify_all()
 
     def _bring(self, turn: Turn) -> Steps[None]:
-        piece, slot, home = turn.piece, None, self.held.home_of[turn.piece]
-        if home is not None:
-            slab, arrived = home.slab, home.arrived[piece]
+        if not turn.brings:
+            return
+        weight, slot, resident = turn.weight, None, self.held.resident[turn.weight]
+        if resident is not None:
+            slab, arrived = resident.slab, resident.arrived[weight]
         else:
             assert turn.visit is not None
             slot = self._slot(turn)
-            slab, arrived = slot.slab, slot.arrived[self.held.index[piece]]
+            slab, arrived = slot.slab, slot.arrived[self.held.index[weight]]
             if turn.opens:
                 yield self._used_to(turn.visit - len(self.held.slots))
                 if self._stopping:
                     return
-                self.passing = (*self.passing, self.held.unit[piece])[-len(self.held.slots) :]
-        window = self.device.landing(slab, self.held.offset[piece], self.held.room[piece])
+                self.passing = (*self.passing, self.held.group[weight])[-len(self.held.slots) :]
+        window = self.device.landing(slab, self.held.offset[weight], self.held.room[weight])
         if window is not None:
             if slot is not None and turn.opens:
                 yield self.device.finished(slot.done)
-            yield self.source.read(piece, 0, self.pieces[piece].nbytes, window)
+            yield self.source.read(weight, 0, self.weights[weight].nbytes, window)
         else:
             if slot is not None and turn.opens:
                 self.device.wait(COPY, slot.done)
-            yield from self._copy(piece, slab)
+            yield from self._copy(weight, slab)
         yield None
         self.device.record(COPY, arrived)
 
-    def _copy(self, piece: int, slab: Slab) -> Steps[None]:
-        """Queue the copies of one piece: from its place in RAM, or through staging."""
-        nbytes, offset = self.pieces[piece].nbytes, self.held.offset[piece]
-        held = self.held.arena.find(piece)
+    def _copy(self, weight: int, slab: Slab) -> Steps[None]:
+        """Queue the copies of one weight: from its place in RAM, or through staging."""
+        nbytes, offset = self.weights[weight].nbytes, self.held.offset[weight]
+        held = self.held.arena.find(weight)
         if held is not None:
-            if piece not in self.held.arena.filled:
-                yield self.held.arena.fill(piece)
-                self.held.arena.filled.add(piece)
+            if weight not in self.held.arena.filled:
+                yield self.held.arena.fill(weight)
+                self.held.arena.filled.add(weight)
             if held.buffer.pinned:
                 self.device.copy(slab, offset, held.buffer, held.start, nbytes)
                 return
@@ -253,30 +251,36 @@ class Stream:
             buffer, staged = self.held.staging.turn()
             yield self.device.finished(staged)
             if held is None:
-                lead = self.source.lead(piece)
-                yield self.source.read(piece, start, size, buffer.view[: size + self.source.slack])
+                lead = self.source.lead(weight)
+                yield self.source.read(weight, start, size, buffer.view[: size + self.source.slack])
             else:
                 lead = 0
-                yield self.held.arena.read(piece, start, buffer.view[:size])
+                yield self.held.arena.read(weight, start, buffer.view[:size])
             self.device.copy(slab, offset + start, buffer, lead, size)
             self.device.record(COPY, staged)
             yield None
 
     # --- starting, stopping, settling -----------------------------------------------------------------------
 
-    def _begin(self, piece: int) -> None:
-        """Feed from this piece on. Both threads follow the same itinerary, each at its own pace."""
+    def _begin(self, weight: int) -> None:
+        """Feed from a use of this weight on. Both threads follow the same itinerary, each at its own pace."""
         if self.held.closed:
             raise RuntimeError("this stream was closed")
         self._error, self._stopping, self._feeding = None, False, True
         self.restarts += 1
-        missing = frozenset(p for p, home in enumerate(self.held.home_of) if home is not None and p not in home.here)
-        self._upcoming = self._itinerary(piece, missing)
+        self._place = self._nearest_use(weight)
+        self._upcoming, turns = (self.held.itinerary(self._place) for _ in range(2))
         try:
-            self.spawn(self._feed(self._itinerary(piece, missing)))
+            self.spawn(self._feed(turns))
         except BaseException:
             self._feeding = False
             raise
+
+    def _nearest_use(self, weight: int) -> int:
+        """The use of a weight nearest to what would come next: ahead of it, or behind it where a block is run again."""
+        order, count = self.held.order, len(self.held.order)
+        ahead = {(use - self._place - 1) % count: use for use in range(count) if order[use] == weight}
+        return ahead[min(ahead, key=lambda distance: min(distance, count - distance))]
 
     def _draining(self) -> Steps[None]:
         """Stop the feeder and let the device finish. The ring is empty afterwards."""
@@ -294,31 +298,6 @@ class Stream:
     def _forget_turns(self) -> None:
         self._upcoming = iter(())
         self._ahead.clear()
-
-    def _itinerary(self, start: int, missing: frozenset[int]) -> Iterator[Turn]:
-        """Turns from `start` on, for ever: residents once, streamed units each time round."""
-        number = visits = 0
-        open_units: dict[int, int] = {}
-        left = set(missing)
-        walk: Iterable[int] = range(start, len(self.pieces))
-        while True:
-            for piece in walk:
-                unit = self.held.unit[piece]
-                if self.held.home_of[piece] is not None:
-                    if piece not in left:
-                        continue
-                    left.discard(piece)
-                    yield Turn(number, piece, None)
-                else:
-                    opens, closes = unit not in open_units, piece == self.held.last[unit]
-                    if opens:
-                        open_units[unit], visits = visits, visits + 1
-                    visit = open_units.pop(unit) if closes else open_units[unit]
-                    yield Turn(number, piece, visit, opens, closes)
-                number += 1
-            if not left and None not in self.held.home_of:
-                return
-            walk = range(len(self.pieces))
 
     def _slot(self, turn: Turn) -> Slot:
         assert turn.visit is not None

@@ -45,9 +45,9 @@ class StreamedBytes:
     stream starts again there.
     """
 
-    def __init__(self, name: str, piece: int) -> None:
-        """piece: the number of the matrix in the stream's order. name: for messages."""
-        self.name, self.piece = name, piece
+    def __init__(self, name: str, number: int) -> None:
+        """number: the matrix's number in the stream. name: for messages."""
+        self.name, self.number = name, number
         self.stream: Stream | None = None
 
     @contextmanager
@@ -56,24 +56,24 @@ class StreamedBytes:
         stream = self.stream
         if stream is None:
             raise RuntimeError(f"{self.name} was asked for while its model is not open")
-        place = stream.take(self.piece)
+        place = stream.take(self.number)
         device: TorchDevice = stream.device  # type: ignore[assignment]
         try:
             yield device.tensor(place.slab)[place.offset : place.offset + place.nbytes]
         finally:
-            stream.give_back(self.piece)
+            stream.give_back(self.number)
 
 
 def hold_matrices(
-    module: nn.Module, tensors: Mapping[str, Stored], pieces: Mapping[str, int], round_to: torch.dtype | None = None
+    module: nn.Module, tensors: Mapping[str, Stored], numbers: Mapping[str, int], round_to: torch.dtype | None = None
 ) -> list[StreamedBytes]:
-    """Let the matrices named in `pieces` (name -> number in the stream) of a module on the meta device be streamed.
+    """Let the matrices named in `numbers` (name -> number in the stream) of a module on the meta device be streamed.
 
     What remains are its small tensors, which `checkpoint.load.bind` fills. Raises FileFormatError for one that is
     missing or of another shape.
     """
     streamed = []
-    for name, piece in pieces.items():
+    for name, number in numbers.items():
         path = name.rpartition(".")[0]
         linear = module.get_submodule(path)
         stored = tensors.get(name)
@@ -83,7 +83,7 @@ def hold_matrices(
             file = next(iter(tensors.values())).file.path.name
             raise FileFormatError(f"{file} is damaged: {name} {there}. Fetch it again, or choose another file.")
         through = rounding(stored, round_to)
-        streamed.append(StreamedBytes(name, piece))
+        streamed.append(StreamedBytes(name, number))
         through = through if rounds(stored, through) else None
         linear.weight, linear.held = None, stored_weight(stored.encoding, stored.shape, streamed[-1], through)
     return streamed

@@ -1,54 +1,101 @@
-"""What the planner is told: matrices in order of use, the rates of a machine, the bytes allowed.
+"""What the planner is told: weights, the schedule by which they are used, a machine's rates, the bytes allowed.
 
-A model is a list of matrices (`units.py` makes it for FLUX), a machine is a handful of rates (`cards.py` has some).
-Knows no torch, no file and no decision.
+A model is a list of weights and a list of their uses, which a dry run observes; a machine is a handful of rates
+(cards.py has some). Knows no torch, no file and no decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import prod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
 
 MiB, GiB = 2**20, 2**30
+SLOT_BYTES = 16 * MiB  # of a ring for weights that have no blocks to follow, or one weight if that is larger
 
-RESIDENT, PINNED, PAGEABLE, DISK = "V", "P", "R", "D"
 COMPUTE_BOUND, LINK_BOUND, DISK_BOUND = "compute", "link", "disk"
 
 
+class Location(Enum):
+    """Where the weights of a group are between two uses. The letter stands for it in maps and records."""
+
+    DEVICE = "V"  # they stay on the device
+    PINNED = "P"  # page-locked RAM, copied from directly
+    PAGEABLE = "R"  # ordinary RAM, copied through a staging buffer
+    DISK = "D"
+
+    @classmethod
+    def of(cls, letters: str) -> tuple[Location, ...]:
+        """ "VVD" -> the locations these letters stand for."""
+        return tuple(cls(letter) for letter in letters)
+
+
+IN_RAM = (Location.PINNED, Location.PAGEABLE)
+
+
+def letters(locations: Iterable[Location]) -> str:
+    return "".join(location.value for location in locations)
+
+
 @dataclass(frozen=True)
-class Piece:
-    """One matrix, as it is stored and streamed, and the work between its first use and the next piece's."""
+class Weight:
+    """One matrix, as it is stored and streamed."""
 
     name: str
-    unit: int  # pieces of one unit share a slab or a slot
+    group: int  # weights of one group are together: in one slab, or in one slot
     nbytes: int
-    flop: float = 0.0  # of the product with it
-    attention: float = 0.0  # FLOP of the attention that follows
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of a weight, and the work from it to the next use."""
+
+    weight: int  # its number
+    products: float = 0.0  # FLOP of matrix products
+    attention: float = 0.0  # FLOP of attention
     traffic: int = 0  # bytes of device memory moved to decode it, 0 when it is multiplied as stored
 
 
 @dataclass(frozen=True)
-class Unit:
-    """The matrices that have one home. `order` are positions in the walk."""
+class ObservedUse:
+    """One use of a weight as a dry run observes it (runtime/dry_run.py): its name, and the FLOP up to the next use."""
+
+    name: str
+    products: float
+    attention: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights that have one location."""
 
     number: int
-    order: tuple[int, ...]
-    nbytes: int  # sum of the stored pieces
-    room: int  # bytes of a slab or slot that takes it, alignment included
+    weights: tuple[int, ...]
+    nbytes: int  # sum of the stored weights
+    room: int  # bytes of a slab or slot that takes them, alignment included
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One model at one picture size: pieces in order of use, and what else must be on the device meanwhile."""
+    """One model at one picture size: its weights, how one step uses them, and what else must be on the device.
+
+    The schedule is repeated step after step. A weight may occur in it more than once: shared by several layers, or
+    fetched again going backwards.
+    """
 
     name: str
-    pieces: tuple[Piece, ...]
+    weights: tuple[Weight, ...]
+    schedule: tuple[Use, ...]
     fixed: Mapping[str, int] = field(default_factory=dict)  # purpose -> bytes: activations, small weights, LoRA, ...
 
     @property
     def fixed_bytes(self) -> int:
         return sum(self.fixed.values())
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a weight is used more than once in a step."""
+        return len(self.schedule) > len(self.weights)
 
 
 @dataclass(frozen=True)
@@ -62,20 +109,21 @@ class Machine:
     link: float | None = None  # pinned host memory to device; None: no link, disk reads land where they are used
     host_copy: float = 6e9  # pageable RAM to a staging buffer
     latency: float = 2e-5  # of one copy
-    alignment: int = 256  # of a piece in its slab
+    alignment: int = 256  # of a weight in its slab
     staging_buffers: int = 4
     staging_bytes: int = 64 * MiB
 
-    def seconds(self, piece: Piece) -> float:
-        product = piece.flop / self.gemm
-        if piece.traffic:
-            product += piece.traffic / self.memory
+    def seconds(self, use: Use, nbytes: int) -> float:
+        """Of one use of a weight of so many stored bytes."""
+        product = use.products / self.gemm
+        if use.traffic:
+            product += use.traffic / self.memory
         else:
-            product = max(product, piece.nbytes / self.memory)
-        return product + piece.attention / self.attention
+            product = max(product, nbytes / self.memory)
+        return product + use.attention / self.attention
 
     def room(self, nbytes: int) -> int:
-        """Bytes a piece takes in a slab. Without a link it is read there in whole disk blocks, starting before it."""
+        """Bytes a weight takes in a slab. Without a link it is read there in whole disk blocks, starting before it."""
         slack = self.alignment if self.link is None else 0
         return -(-nbytes // self.alignment) * self.alignment + slack
 
@@ -89,57 +137,73 @@ class Budget:
     pinned: int = 0  # how much of `host` may be page-locked
 
 
-def units_of(workload: Workload, machine: Machine) -> tuple[Unit, ...]:
-    """The units in order of first use; unit k of the result is what pieces call unit k."""
-    order: dict[int, list[int]] = {}
-    for position, piece in enumerate(workload.pieces):
-        order.setdefault(piece.unit, []).append(position)
-    if list(order) != list(range(len(order))):
-        raise ValueError("units must be numbered 0, 1, 2, ... in order of first use")
-    pieces = workload.pieces
+def groups_of(workload: Workload, machine: Machine) -> tuple[Group, ...]:
+    """The groups in order. Raises ValueError if they are not numbered 0, 1, 2, ... in the order of the weights."""
+    members: dict[int, list[int]] = {}
+    for number, weight in enumerate(workload.weights):
+        members.setdefault(weight.group, []).append(number)
+    if list(members) != list(range(len(members))):
+        raise ValueError("groups must be numbered 0, 1, 2, ... in the order of their weights")
+    weights = workload.weights
     return tuple(
-        Unit(
+        Group(
             number,
-            tuple(places),
-            sum(pieces[place].nbytes for place in places),
-            sum(machine.room(pieces[place].nbytes) for place in places),
+            tuple(inside),
+            sum(weights[each].nbytes for each in inside),
+            sum(machine.room(weights[each].nbytes) for each in inside),
         )
-        for number, places in order.items()
+        for number, inside in members.items()
     )
 
 
-def fewest_slots(units: Sequence[Unit]) -> int:
-    """How many units are in use at once: a ring of fewer slots would wait for itself."""
-    edges = sorted(edge for unit in units for edge in ((unit.order[0], 1), (unit.order[-1] + 0.5, -1)))
-    most = now = 0
-    for _, change in edges:
-        now += change
-        most = max(most, now)
-    return most
+def observed_workload(
+    name: str,
+    weights: Sequence[Weight],
+    observed: Iterable[ObservedUse],
+    traffic: Callable[[str], int],
+    fixed: Mapping[str, int],
+) -> Workload:
+    """The workload of a model that was observed. `traffic`: bytes moved to decode a weight, by its name.
+
+    Work with weights that are not streamed counts for the streamed one that was used before.
+    """
+    numbers = {weight.name: number for number, weight in enumerate(weights)}
+    schedule: list[Use] = []
+    products = attention = 0.0  # before the first use: it is done after the last one, as steps follow each other
+    for use in observed:
+        if use.name in numbers:
+            schedule.append(Use(numbers[use.name], use.products, use.attention, traffic(use.name)))
+        elif schedule:
+            schedule[-1] = _with_work(schedule[-1], use.products, use.attention)
+        else:
+            products, attention = products + use.products, attention + use.attention
+    if schedule:
+        schedule[-1] = _with_work(schedule[-1], products, attention)
+    return Workload(name, tuple(weights), tuple(schedule), dict(fixed))
 
 
-class Walk:
-    """Collects pieces in order of use."""
+def _with_work(use: Use, products: float, attention: float) -> Use:
+    return replace(use, products=use.products + products, attention=use.attention + attention)
 
-    def __init__(
-        self, nbytes: Callable[[str], int], decoded: Callable[[str], bool], batch: int = 1, itemsize: int = 2
-    ) -> None:
-        self.nbytes, self.decoded, self.batch, self.itemsize = nbytes, decoded, batch, itemsize
-        self.pieces: list[Piece] = []
-        self.units: dict[str, int] = {}
 
-    def matrix(self, name: str, unit: str, shape: tuple[int, int], tokens: int, attention: float = 0.0) -> None:
-        stored, weights = self.nbytes(name), prod(shape)
-        number = self.units.setdefault(unit, len(self.units))
-        traffic = stored + 2 * self.itemsize * weights if self.decoded(name) else 0  # read it, write and read numbers
-        self.pieces.append(Piece(name, number, stored, 2.0 * weights * tokens * self.batch, attention, traffic))
+def decode_traffic(nbytes: int, numel: int, itemsize: int) -> int:
+    """Bytes of device memory moved to decode a weight before its product: read it, write its numbers and read them."""
+    return nbytes + 2 * itemsize * numel
 
-    def chain(self, matrices: Mapping[str, tuple[int, int]], tokens: int, slot: int) -> None:
-        """Matrices in order of use, as many neighbours to a unit as fit in a slot of about `slot` bytes."""
-        unit, filled = 0, 0
-        most = max(slot, max(self.nbytes(name) for name in matrices))
-        for name, shape in matrices.items():
-            if filled and filled + self.nbytes(name) > most:
-                unit, filled = unit + 1, 0
-            filled += self.nbytes(name)
-            self.matrix(name, f"unit {unit}", shape, tokens)
+
+def grouped(sizes: Mapping[str, int], group: Callable[[str], str] | None = None) -> tuple[Weight, ...]:
+    """Weights by name and stored bytes, in groups. group: the name of the group of a weight.
+
+    Without it, as there are no blocks to follow, as many neighbours as fit in a small slot are a group.
+    """
+    if group is not None:
+        found: dict[str, int] = {}
+        return tuple(Weight(name, found.setdefault(group(name), len(found)), size) for name, size in sizes.items())
+    weights: list[Weight] = []
+    number, filled, room = 0, 0, max(SLOT_BYTES, *sizes.values())
+    for name, size in sizes.items():
+        if filled and filled + size > room:
+            number, filled = number + 1, 0
+        filled += size
+        weights.append(Weight(name, number, size))
+    return tuple(weights)

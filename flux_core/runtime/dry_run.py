@@ -8,12 +8,15 @@ The run is that of the model as it will run, LoRAs and all. Three things are obs
     work        floating-point operations between one use and the next, of products and of attention, by the shapes
 
 What kernels take inside themselves is not seen: a measurement after the first step replaces the estimate of memory.
+
+A model is mostly blocks of the same make, one after the other. Each make is run once, and what was observed is repeated
+for the others that are given tensors of the same shapes.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import prod
@@ -25,9 +28,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from ..memory.workload import ObservedUse
 from ..models.copies import deep
 from ..models.linear import Linear
-from ..models.tensor_trees import map_tensors, shapes_of
+from ..models.tensor_trees import map_tensors, shapes_of, tensors_of
 from ..quant.held import DenseProducts
 
 META = torch.device("meta")
@@ -37,20 +41,11 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class WeightUse:
-    """One use of a Linear's weight, and the work from it to the next use, in FLOP."""
-
-    name: str  # as in the model's state dict
-    products: float
-    attention: float
-
-
-@dataclass(frozen=True)
 class DryRun:
     """Peak bytes of everything the run made beside weights, and the uses of weights in order."""
 
     peak: int
-    uses: tuple[WeightUse, ...]
+    uses: tuple[ObservedUse, ...]
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -58,10 +53,11 @@ class DryRun:
         return tuple(dict.fromkeys(use.name for use in self.uses))
 
 
-def dry_run(module: Module, call: Callable[[Module], object], gradients: bool = False) -> DryRun:
+def dry_run(module: Module, call: Callable[[Module], object], gradients: bool = False, repeat: bool = True) -> DryRun:
     """Run `call(copy)`, with a copy of `module` on the meta device; whatever it is given must be there too.
 
-    module: anywhere, with its weights loaded or not. gradients: record them, for a call that goes backwards.
+    module: anywhere, with its weights loaded or not. gradients: record them, for a call that goes backwards. repeat:
+    run blocks of the same make once; never so with gradients.
     """
     observer = _Observer()
     copy = on_meta(module)
@@ -69,6 +65,9 @@ def dry_run(module: Module, call: Callable[[Module], object], gradients: bool = 
         if isinstance(linear, Linear):
             linear.held = _Observed(f"{name}.weight", (linear.out_features, linear.in_features), observer)
             linear.weight = None
+    observer.ignore(weights_of(copy))
+    if repeat and not gradients:
+        _repeat_blocks(copy, observer)
     with torch.enable_grad() if gradients else torch.inference_mode(), observer:
         result = call(copy)
         del result
@@ -86,6 +85,15 @@ def on_meta(module: Module) -> Module:
                 part.branches = map_tensors(part.branches, shape_of)
                 part.reweighings = map_tensors(part.reweighings, shape_of)
     return copy
+
+
+def weights_of(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters, buffers and the tensors of side branches."""
+    yield from module.parameters()
+    yield from module.buffers()
+    for part in module.modules():
+        if isinstance(part, Linear):
+            yield from tensors_of((part.branches, part.reweighings))
 
 
 def branch_shapes(module: nn.Module) -> Hashable:
@@ -128,18 +136,40 @@ class _Observer(TorchDispatchMode):
                 self._note(leaf)
         return result
 
+    def ignore(self, tensors: Iterable[Tensor]) -> None:
+        """These are weights: they are accounted for elsewhere, also where an operation returns one as it is."""
+        self._known.update(tensor.untyped_storage()._cdata for tensor in tensors)
+
     def use(self, name: str) -> None:
         """A weight is asked for: what follows is done with it."""
         self._names.append(name)
         self._work.append([0.0, 0.0])
 
-    def uses(self) -> Iterator[WeightUse]:
-        """What was done before the first use counts for the last one: schedules are walked in a circle."""
+    def uses(self) -> Iterator[ObservedUse]:
+        """What was done before the first use counts for the last one: one step follows another."""
         first, *after = self._work
         if after:
             after[-1] = [first[0] + after[-1][0], first[1] + after[-1][1]]
         for name, (products, attention) in zip(self._names, after, strict=True):
-            yield WeightUse(name, products, attention)
+            yield ObservedUse(name, products, attention)
+
+    def watch(self, run: Callable[[], Any], prefix: str) -> tuple[Any, _Observation]:
+        """Run a part of the model; its result, and what it did beyond that."""
+        before, uses, work = self.peak, len(self._names), [*self._work[-1]]
+        base = self.peak = self.alive
+        result = run()
+        extra, self.peak = self.peak - base, max(before, self.peak)
+        mine = [[self._work[uses][0] - work[0], self._work[uses][1] - work[1]], *self._work[uses + 1 :]]
+        names = tuple(name.removeprefix(prefix) for name in self._names[uses:])
+        return result, _Observation(extra, names, tuple((products, attention) for products, attention in mine))
+
+    def again(self, seen: _Observation, prefix: str) -> None:
+        """As if the part were run once more, under another name."""
+        self.peak = max(self.peak, self.alive + seen.extra)
+        (products, attention), *after = seen.work
+        self._work[-1] = [self._work[-1][0] + products, self._work[-1][1] + attention]
+        self._names += [prefix + name for name in seen.names]
+        self._work += [[*work] for work in after]
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
@@ -164,6 +194,61 @@ class _Observer(TorchDispatchMode):
     def _die(self, key: int, nbytes: int) -> None:
         self._known.discard(key)
         self.alive -= nbytes
+
+
+@dataclass(frozen=True)
+class _Observation:
+    """What a part of a model did: bytes beyond those that were alive, weights used, work before and after each use."""
+
+    extra: int
+    names: tuple[str, ...]  # within the part
+    work: tuple[tuple[float, float], ...]
+
+
+def _repeat_blocks(model: nn.Module, observer: _Observer) -> None:
+    """Let every block of a list look up what one of its make did with tensors of these shapes."""
+    known: dict[Hashable, tuple[Any, _Observation] | None] = {}
+    for path, parts in model.named_modules():
+        if isinstance(parts, nn.ModuleList):
+            for number, block in enumerate(parts):
+                block.forward = _looked_up(block, f"{path}.{number}.", observer, known)
+
+
+def _looked_up(
+    block: nn.Module, prefix: str, observer: _Observer, known: dict[Hashable, tuple[Any, _Observation] | None]
+) -> Callable[..., Any]:
+    """`block.forward`, run only if no block of this make was run with tensors of these shapes."""
+    forward = block.forward
+
+    def call(*args: Any) -> Any:
+        settings = tuple(arg for arg in args if not isinstance(arg, Tensor))
+        key = _make_of(block), shapes_of(args), settings
+        seen = known.get(key)
+        if seen is not None:
+            result, observation = seen
+            observer.again(observation, prefix)
+            return map_tensors(result, torch.empty_like)
+        result, observation = observer.watch(lambda: forward(*args), prefix)
+        given = {tensor.untyped_storage()._cdata for tensor in tensors_of(args)}
+        with observer.uncounted():
+            shapes = map_tensors(result, torch.empty_like)
+        made = list(tensors_of(result))
+        fresh = made and not any(tensor.untyped_storage()._cdata in given for tensor in made)
+        known[key] = (shapes, observation) if fresh else None
+        return result
+
+    return call
+
+
+def _make_of(block: nn.Module) -> Hashable:
+    """Equal for blocks that do the same with inputs of the same shapes: their parts, sizes, settings and branches."""
+    parts = []
+    for name, part in block.named_modules():
+        settings = tuple((key, value) for key, value in vars(part).items() if isinstance(value, (int, float, str)))
+        sizes = tuple((key, shapes_of(tensor)) for key, tensor in part._parameters.items())
+        branches = (shapes_of(part.branches), shapes_of(part.reweighings)) if isinstance(part, Linear) else ()
+        parts.append((name, type(part), settings, sizes, branches))
+    return tuple(parts)
 
 
 class _Observed(DenseProducts):

@@ -5,9 +5,7 @@ Knows no tokenizer and no prompt.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from math import prod
 from typing import Any
 
@@ -18,12 +16,12 @@ from ..checkpoint.load import Resident
 from ..memory.managed_model import ManagedModel, Tensors, bind_rest
 from ..memory.manager import Manager
 from ..memory.report import JobReport
-from ..memory.workload import MiB, Workload
+from ..memory.running import Demand, running
+from ..memory.workload import Workload
 from ..models.tensor_trees import map_tensors, shapes_of
-from .dry_run import branch_shapes, dry_run, shape_of
+from .dry_run import DryRun, branch_shapes, dry_run, shape_of
 
-ENCODER = 1  # who gets room that two want
-RETRIES, OVER = 3, 256 * MiB  # of a run that was out of memory, and how much more it gets: twice as much each time
+ENCODER = 1  # priority: of two models that need the same room, the higher one gets it
 
 
 class ManagedEncoder:
@@ -47,6 +45,7 @@ class ManagedEncoder:
         with torch.device("meta"):
             self.module = make()
         self.activations: dict[Hashable, int] = {}
+        self._observed: dict[Hashable, DryRun] = {}
         names = dry_run(self.module, lambda module: module(*sample)).order
         self.model = manager.admit(
             ManagedModel(label, ENCODER, manager.slabs, self.module, tensors, names, dtype, holder.round_to)
@@ -57,52 +56,29 @@ class ManagedEncoder:
     def run(self, *args: Any, module: nn.Module | None = None) -> Any:
         """What the encoder makes of these arguments. Out of memory, it runs again with less beside it.
 
-        module: a copy of `self.module` to run instead, with LoRAs.
-
-        Raises BudgetTooSmall.
+        module: a copy of `self.module` to run instead, with LoRAs. Raises BudgetTooSmall.
         """
-        needed = OVER
         module = module or self.module
-        with self.opened(module, *args):
-            for _ in range(RETRIES):
-                try:
-                    return module(*args)
-                except torch.OutOfMemoryError:
-                    pass  # outside this clause the failed run's tensors are gone
-                if not self.manager.evict(self.model, needed):
-                    break
-                needed *= 2
-            return module(*args)
-
-    @contextmanager
-    def opened(self, module: nn.Module, *args: Any) -> Iterator[None]:
-        """`module`, the encoder's own or a copy of it, may run once with these arguments. Raises BudgetTooSmall."""
         self.model.reserve_scratch()
-        tokens = prod(args[0].shape[:2])
+        machine = self.manager.machine(self.model, prod(args[0].shape[:2]))
+        with running(self.manager, self.model, self._demand(module, args), machine) as model:
+            self.report = model.report
+            return model.step(lambda: module(*args))
 
-        def workload(fixed: Mapping[str, int]) -> Workload:
-            return self.model.chain(tokens, fixed)
-
-        machine = self.manager.machine(self.model, tokens)
-        with self.manager.opened(self.model, workload, machine, self._activations(module, args)) as plan:
-            self.report, stream = self.manager.report(self.model, plan), self.model.stream
-            assert stream is not None
-            began, waited, read = time.perf_counter(), stream.waited, self.model.source.bytes_read
-            try:
-                yield
-            finally:
-                seconds = time.perf_counter() - began
-                self.report.step(seconds, stream.waited - waited, self.model.source.bytes_read - read)
-                self.report.peak = self.manager.memory.peak_bytes()
-                self.report.close()
-
-    def _activations(self, module: nn.Module, args: tuple[Any, ...]) -> int:
+    def _demand(self, module: nn.Module, args: tuple[Any, ...]) -> Demand:
+        """What a run of `module`, LoRAs and all, with arguments like these will take and do."""
         settings = tuple(arg for arg in args if not isinstance(arg, Tensor))
         key = shapes_of(args), settings, branch_shapes(module)
-        if key not in self.activations:
+        if key not in self._observed:
             sample = map_tensors(args, shape_of)
-            self.activations[key] = dry_run(module, lambda copy: copy(*sample)).peak
-        return self.activations[key]
+            self._observed[key] = dry_run(module, lambda copy: copy(*sample))
+            self.activations[key] = self._observed[key].peak
+        observed = self._observed[key]
+
+        def workload(fixed: Mapping[str, int]) -> Workload:
+            return self.model.workload(observed.uses, fixed)
+
+        return Demand(workload, self.activations, key)
 
     def close(self) -> None:
         self.model.close()

@@ -1,14 +1,15 @@
 """Models that are loaded whole report as managed ones do: a plan, a prediction, the time of each pass.
 
-The plan has every matrix on the device. Its prediction rests on the same rates; nothing is streamed, so neither disk
-nor link is measured. Knows no budget and frees nothing.
+The plan has every matrix on the device. Its prediction rests on the same dry run and the same rates; nothing is
+streamed, so neither disk nor link is measured. Knows no budget and frees nothing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -16,41 +17,33 @@ from torch import Tensor
 
 from ..checkpoint.stored import Stored
 from ..memory import meter, rates
-from ..memory.managed_model import SLOT_BYTES
 from ..memory.plan import plan
 from ..memory.report import JobReport
 from ..memory.usage import process_peak, reset_process_peak
-from ..memory.workload import Budget, Machine, Walk, Workload
+from ..memory.workload import Budget, Machine, Workload, decode_traffic, grouped, observed_workload
 from ..models.denoiser_inputs import DenoiserInputs
+from ..models.flux import Flux
+from ..models.tensor_trees import map_tensors
 from ..quant.formats import PLAIN
 from ..sampling.guider import Network, Run
 from .device import total_bytes
-from .flux_workload import FluxShape, flux_workload
+from .dry_run import DryRun, dry_run, shape_of
+from .flux_needs import half_block, heaviest_inputs, streamed_names, tokens_of
 from .runtime import Runtime
-from .streamed_flux import job_of
 
 Tensors = Mapping[str, Stored]
 
 
 @contextmanager
-def reported_flux(
-    network: Network, runtime: Runtime, tensors: Tensors, run: Run, dtype: torch.dtype
-) -> Iterator[Network]:
+def reported_flux(module: Flux, runtime: Runtime, tensors: Tensors, run: Run, dtype: torch.dtype) -> Iterator[Network]:
     """A transformer that tells of its run."""
-    job = job_of(run, dtype)
-    shape = FluxShape.from_shapes({name: stored.shape for name, stored in tensors.items()})
-
-    def decoded(name: str) -> bool:
-        return PLAIN.get(tensors[name].format) != dtype
-
-    def workload(fixed: Mapping[str, int]) -> Workload:
-        return flux_workload(_file(tensors), shape, lambda name: tensors[name].nbytes, job, decoded, fixed)
-
-    tokens = job.image_tokens + job.text_tokens
-    with _report("transformer", runtime, runtime.device, tensors, workload, tokens, dtype) as told:
+    sample = heaviest_inputs(run, dtype)
+    observed = dry_run(module, lambda copy: copy(sample))
+    workload = _workload(tensors, streamed_names(observed), observed, dtype, half_block)
+    with _report("transformer", runtime, runtime.device, tensors, workload, tokens_of(sample), dtype) as told:
 
         def reporting(inputs: DenoiserInputs) -> Tensor:
-            return told(lambda: network(inputs))
+            return told(lambda: module(inputs))
 
         yield reporting
 
@@ -67,19 +60,31 @@ class ReportedEncoder:
 
     def __call__(self, tokens: Tensor, *more: Any) -> Any:
         _, _, _, tensors = self._about
-        matrices = {name: stored for name, stored in tensors.items() if len(stored.shape) == 2}
-        shapes = {name: (stored.shape[0], stored.shape[1]) for name, stored in matrices.items()}
+        sample = map_tensors((tokens, *more), shape_of)
+        observed = dry_run(self._encoder, lambda copy: copy(*sample))
+        workload = _workload(tensors, observed.order, observed, self._dtype)
         count = tokens.shape[0] * tokens.shape[1]
-
-        def workload(fixed: Mapping[str, int]) -> Workload:
-            walk = Walk(
-                lambda name: tensors[name].nbytes, lambda name: PLAIN.get(tensors[name].format) != self._dtype, 1, 4
-            )
-            walk.chain(shapes, count, SLOT_BYTES)
-            return Workload(_file(tensors), tuple(walk.pieces), dict(fixed))
-
         with _report(*self._about, workload, count, self._dtype) as told:
             return told(lambda: self._encoder(tokens, *more))
+
+
+def _workload(
+    tensors: Tensors,
+    names: Sequence[str],
+    observed: DryRun,
+    dtype: torch.dtype,
+    group: Callable[[str], str] | None = None,
+) -> Callable[[Mapping[str, int]], Workload]:
+    """What makes the workload of a model that was observed. names: of its matrices, in order of use."""
+
+    def traffic(name: str) -> int:
+        stored = tensors[name]
+        if PLAIN.get(stored.format) == dtype:
+            return 0
+        return decode_traffic(stored.nbytes, prod(stored.shape), dtype.itemsize)
+
+    weights = grouped({name: tensors[name].nbytes for name in names}, group)
+    return lambda fixed: observed_workload(_file(tensors), weights, observed.uses, traffic, fixed)
 
 
 @contextmanager
@@ -93,7 +98,7 @@ def _report(
     dtype: torch.dtype,
 ) -> Iterator[Callable[[Callable[[], Any]], Any]]:
     """A function that does a pass and reports it."""
-    weights = sum(piece.nbytes for piece in workload({}).pieces)
+    weights = sum(weight.nbytes for weight in workload({}).weights)
     reset_process_peak(device)
     machine = _machine(device, tensors, tokens, dtype)
     made = plan(

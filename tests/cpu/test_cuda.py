@@ -11,6 +11,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from doubles.workloads import once, pair
 from safetensors.torch import save_file
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.stored import whole
@@ -18,10 +19,10 @@ from sluice.flux_core.memory import cuda
 from sluice.flux_core.memory.cpu import PAGE
 from sluice.flux_core.memory.cuda import CudaDevice
 from sluice.flux_core.memory.device import PinRefused
-from sluice.flux_core.memory.plan import fixed_plan
+from sluice.flux_core.memory.plan import with_locations
 from sluice.flux_core.memory.source import FileSource
 from sluice.flux_core.memory.stream import Stream
-from sluice.flux_core.memory.workload import Machine, Piece, Workload
+from sluice.flux_core.memory.workload import Location, Machine
 
 CPU = torch.device("cpu")
 PART = 4 * PAGE  # of a registration
@@ -135,10 +136,11 @@ def test_every_matrix_arrives_from_wherever_it_is_kept(driver, tmp_path, homes):
     save_file(tensors, tmp_path / "w.safetensors")
     file = open_weights(tmp_path / "w.safetensors")
     source = FileSource([whole(file, file.entries[name]) for name in tensors])
-    workload = Workload("w", tuple(Piece(name, n, sizes[n]) for n, name in enumerate(tensors)))
+    workload = once("w", [pair(name, n, sizes[n]) for n, name in enumerate(tensors)])
     machine = Machine(1e12, 1e12, 1e12, disk=1e9, link=1e10, staging_buffers=2, staging_bytes=2 * PART)
     device = CudaDevice(CPU)
-    stream = Stream(fixed_plan(workload, machine, homes, 2 if set(homes) != {"V"} else 0), device, source)
+    plan = with_locations(workload, machine, Location.of(homes), 2 if set(homes) != {"V"} else 0)
+    stream = Stream(plan, device, source)
     for _ in range(3):
         for piece, expected in enumerate(tensors.values()):
             place = stream.take(piece)

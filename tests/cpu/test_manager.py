@@ -24,17 +24,16 @@ from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.convert.convert import steps_of, write
 from sluice.flux_core.convert.targets import target
 from sluice.flux_core.errors import BudgetTooSmall
-from sluice.flux_core.memory import manager, meter, report
+from sluice.flux_core.memory import manager, meter, report, running
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
-from sluice.flux_core.memory.workload import GiB, MiB
+from sluice.flux_core.memory.workload import GiB, Location, MiB
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
-from sluice.flux_core.runtime import autoencoder, handles, modulation, weights
-from sluice.flux_core.runtime import streamed_flux as memory_flux
+from sluice.flux_core.runtime import autoencoder, handles, modulation, streamed_flux, weights
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
@@ -118,8 +117,9 @@ def test_a_picture_is_the_same_under_any_budget(flux_file, seeded, solver, cfg, 
     for nbytes in (3 * weights, weights // 3, weights // 5):
         budget(runtime, nbytes)
         assert torch.equal(picture(model, seeded, solver, cfg, batch), expected)
-        homes = model.weights.managed(runtime.managers[CPU], model.dtype).report.plan.homes
-        assert set(homes) == ({"V"} if nbytes > weights else {"V", "D"} if nbytes == weights // 3 else set(homes))
+        homes = model.weights.managed(runtime.managers[CPU], model.dtype).report.plan.locations
+        stays, mixed = {Location.DEVICE}, {Location.DEVICE, Location.DISK}
+        assert set(homes) == (stays if nbytes > weights else mixed if nbytes == weights // 3 else set(homes))
 
 
 @pytest.mark.parametrize("words", ["int8 --rotate", "fp8", "Q4_K"])
@@ -141,7 +141,7 @@ def test_quantised_files_give_the_same_picture_expanded_packed_and_streamed(
     budget(runtime, stored // 2)
     assert torch.equal(picture(model, seeded), expected)
     plan = model.weights.managed(runtime.managers[CPU], model.dtype).report.plan
-    assert plan.slots and "D" in plan.homes, "it streams"
+    assert plan.slots and Location.DISK in plan.locations, "it streams"
 
 
 def test_skipped_evaluations_stream_nothing(flux_file, seeded, runtime):
@@ -262,8 +262,8 @@ def test_what_stays_gives_way_to_a_lora_before_it_is_there(flux_file, seeded, mo
     use = LoraUse(Lora("large", {"single_blocks.0.linear1": (LowRank(down, up),)}, {}), 1.0)
     taken = use.lora.copied_bytes(CPU, torch.float32)
     assert taken == 2 * (down.nbytes + up.nbytes) > 12 * MiB - before
-    adapt, there = memory_flux.adapted, []
-    monkeypatch.setattr(memory_flux, "adapted", lambda *args: (there.append(blocks.held_bytes), adapt(*args))[1])
+    adapt, there = streamed_flux.adapted, []
+    monkeypatch.setattr(streamed_flux, "adapted", lambda *args: (there.append(blocks.held_bytes), adapt(*args))[1])
     assert torch.equal(picture(replace(model, loras=(use,)), seeded), expected)
     assert taken + there[0] <= 12 * MiB
     held.memory.budget = 128 * MiB + taken - 1
@@ -463,7 +463,7 @@ def test_room_that_a_step_did_not_take_goes_to_weights(flux_file, seeded, monkey
     expected = picture(model, seeded)
     held = budget(runtime, 16 * MiB)
     held.memory.taken_bytes = lambda nbytes: nbytes + 4 * MiB
-    monkeypatch.setattr(memory_flux, "DRIFT", MiB)
+    monkeypatch.setattr(running, "DRIFT", MiB)
     with before_each_step(runtime, model.weights.managed(held, model.dtype), lambda step: None) as streamed:
         assert torch.equal(picture(model, seeded), expected)
     estimated, measured = streamed

@@ -26,18 +26,17 @@ from sluice.flux_core.checkpoint.load import Resident, bind
 from sluice.flux_core.checkpoint.stored import Stored
 from sluice.flux_core.errors import FileFormatError, SluiceError
 from sluice.flux_core.memory.cpu import CpuDevice
-from sluice.flux_core.memory.plan import fixed_plan
+from sluice.flux_core.memory.plan import with_locations
 from sluice.flux_core.memory.source import FileSource
 from sluice.flux_core.memory.stream import Stream
 from sluice.flux_core.memory.streamed_weight import StreamedBytes, hold_matrices
-from sluice.flux_core.memory.workload import Machine, Workload, units_of
+from sluice.flux_core.memory.workload import Location, Machine, Workload, groups_of
 from sluice.flux_core.models.copies import deep, shallow, with_parts
 from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.linear import Linear
-from sluice.flux_core.runtime.dry_run import dry_run
-from sluice.flux_core.runtime.flux_workload import FluxShape, Job, activation_bytes, flux_workload
+from sluice.flux_core.runtime.flux_needs import Job, flux_needs
 from sluice.flux_core.runtime.modulation import modulation_linears, modulations
 from torch import Tensor
 
@@ -145,7 +144,8 @@ class Streamed:
     @contextmanager
     def opened(self, homes: str, slots: int) -> Iterator[tuple[Flux, Stream]]:
         device = CpuDevice(2**40)
-        stream = Stream(fixed_plan(self.workload, MACHINE, homes, slots), device, self.source)
+        plan = with_locations(self.workload, MACHINE, Location.of(homes), slots)
+        stream = Stream(plan, device, self.source)
         for matrix in self.matrices:
             matrix.stream = stream
         try:
@@ -168,11 +168,11 @@ def resident(path: Path, dtype: torch.dtype, round_to: torch.dtype | None = None
 
 def streamed(path: Path, dtype: torch.dtype, round_to: torch.dtype | None = None, direct: bool = True) -> Streamed:
     tensors = tensors_of(path)
-    shape = FluxShape.from_shapes({name: stored.shape for name, stored in tensors.items()})
-    workload = flux_workload("small", shape, lambda name: tensors[name].nbytes, Job(64, 64), lambda name: True)
+    needs = flux_needs(SMALL, Job(64, 64))
+    workload = needs.workload("small", lambda name: tensors[name].nbytes, lambda name: True, 2)
     with torch.device("meta"):
         flux = Flux(SMALL)
-    names = [piece.name for piece in workload.pieces]
+    names = [weight.name for weight in workload.weights]
     matrices = hold_matrices(flux, tensors, {name: place for place, name in enumerate(names)}, round_to)
     bind(flux, tensors, Resident(CPU, dtype, round_to=round_to))
     return Streamed(flux, workload, matrices, FileSource([tensors[name] for name in names], direct))
@@ -204,7 +204,7 @@ def test_any_mix_of_resident_and_streamed_gives_the_same_bits(files, format, dty
     expected = look(resident(files(format), dtype), dtype)
     assert expected.isfinite().all() and expected.std() > 0
     model = streamed(files(format), dtype)
-    for homes in mixes(len(units_of(model.workload, MACHINE)), random.Random(format)):
+    for homes in mixes(len(groups_of(model.workload, MACHINE)), random.Random(format)):
         with model.opened(homes, 0 if set(homes) == {"V"} else random.Random(homes).randint(2, 4)) as (flux, stream):
             for _ in range(2):
                 assert torch.equal(look(flux, dtype), expected)
@@ -317,7 +317,7 @@ def test_a_plan_may_change_between_blocks(files):
         for _ in range(10):
             calls = iter(range(99))
             moment, homes = rng.randrange(6), "".join(rng.choices("VD", k=8))
-            other = fixed_plan(model.workload, MACHINE, homes, rng.randint(2, 3))
+            other = with_locations(model.workload, MACHINE, Location.of(homes), rng.randint(2, 3))
 
             def run(block, *args, calls=calls, moment=moment, other=other):
                 if next(calls) == moment:
@@ -418,21 +418,6 @@ def test_a_matrix_of_another_shape_is_refused_by_name(files):
 
 
 # --- what a run needs, without running it ---------------------------------------------------------------------
-
-
-def test_a_dry_run_finds_the_walk_of_the_plan_and_activations_near_its_formula():
-    published = FluxConfig(16, 16, 3072, 24, 128, 12288, 19, 38, 4096, 768, True, (16, 56, 56))
-    shape = FluxShape()
-    with torch.device("meta"):
-        flux = Flux(published)
-
-        x, context = torch.empty(1, 16, 128, 128, dtype=torch.bfloat16), torch.empty(1, 512, 4096)
-        asked = DenoiserInputs(x, torch.empty(1), context, torch.empty(1, 768), torch.empty(1))
-    ran = dry_run(flux, lambda module: module(asked))
-    planned = flux_workload("dev", shape, lambda name: 1, Job(1024, 1024), lambda name: False)
-    walked = [name for name in ran.order if "_blocks" in name and "mod" not in name]
-    assert walked == [piece.name for piece in planned.pieces]
-    assert ran.peak <= activation_bytes(shape, Job(1024, 1024)) <= 1.15 * ran.peak
 
 
 def test_slabs_are_anonymous_pages_where_the_system_takes_no_advice_about_them(monkeypatch):

@@ -22,7 +22,6 @@ from sluice.flux_core.memory.device import (
     COPY,
     DeviceFull,
     HostBuffer,
-    MemoryState,
     PinRefused,
     Slab,
     Steps,
@@ -218,9 +217,6 @@ class SimulatedDevice:
 
     def idle(self) -> Pending:
         return Pending(lambda: not any(self.queues.values()) and not any(self.running.values()))
-
-    def memory(self) -> MemoryState:
-        return MemoryState(self.capacity, self.capacity - self.used, self.used, self.peak)
 
     # --- what stands for a model ----------------------------------------------------------------------------
 

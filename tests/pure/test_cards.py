@@ -9,11 +9,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from sluice.flux_core.commands import plan
 from sluice.flux_core.errors import BudgetTooSmall, FileFormatError, InputError, MissingFileError
 from sluice.flux_core.memory.budget import Allowed, parse_size
 from sluice.flux_core.memory.cards import CARDS, GENERATIONS, find_card
-from sluice.flux_core.runtime.flux_workload import COMPARED, FluxShape, published
+from sluice.flux_core.models.flux import Flux
+from sluice.flux_core.models.flux_config import flux1
+from sluice.flux_core.runtime.flux_needs import Job, flux_needs
+from sluice.flux_core.runtime.published import COMPARED, published
 
 KEYS = {"seconds_per_step", "bound", "peak_bytes", "resident_bytes", "streamed_bytes_per_step", "units"}
 
@@ -46,15 +50,22 @@ def test_cards_are_found_however_they_are_written():
 
 
 def test_the_published_model_has_its_published_size():
-    """11,901,408,320 weights, a quarter of them used on one vector a step; 76 equal units."""
-    shape = FluxShape()
-    matrices = shape.matrices()
-    vectors = 11_901_408_320 - sum(rows * columns for rows, columns in matrices.values())
+    """11,901,408,320 weights, a quarter of them used on one vector a step; 76 equal groups."""
+    needs = flux_needs(flux1(), Job())
+    sizes = {name: rows * columns for name, (rows, columns) in needs.matrices.items()}
+    vectors = 11_901_408_320 - sum(sizes.values())
     assert 3_000_000 < vectors < 3_100_000
-    assert sum(rows * columns for rows, columns in shape.modulation_matrices().values()) == 344 * 3072**2
-    model = published("flux1-dev-bf16")
-    assert model.total_bytes == pytest.approx(23.8e9, rel=0.01)
-    assert published("flux1-dev-Q4_K_S").total_bytes == pytest.approx(6.7e9, rel=0.02)
+    assert sum(sizes[name] for name in needs.modulation) == 344 * 3072**2
+    assert needs.small == 11_901_408_320 - sum(sizes[name] for name in (*needs.streamed, *needs.modulation))
+    made = needs.workload("dev", sizes.__getitem__, lambda name: False, 2)
+    per_group: dict[int, int] = {}
+    for weight in made.weights:
+        per_group[weight.group] = per_group.get(weight.group, 0) + weight.nbytes
+    assert len(per_group) == 76 and set(per_group.values()) == {12 * 3072**2}
+    names = "flux1-dev", "flux1-dev-Q4_K_S"
+    files = {name: sum(map(published(name).nbytes, needs.matrices.values())) for name in names}
+    assert files["flux1-dev"] == pytest.approx(23.8e9, rel=0.01)
+    assert files["flux1-dev-Q4_K_S"] == pytest.approx(6.7e9, rel=0.02)
 
 
 def test_an_8_gb_card_makes_a_step_in_the_time_its_arithmetic_takes(capsys):
@@ -77,9 +88,10 @@ def test_a_page_shows_the_map_and_compares_all_formats(capsys):
 
 def test_a_file_is_planned_by_its_header_alone(tmp_path, capsys):
     """A file that ends right after its header, sparse: nothing but the header is read."""
-    shape, header, end = FluxShape(), {}, 0
-    vectors = {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)}
-    for name, size in {**shape.matrices(), **vectors}.items():
+    with torch.device("meta"):
+        shapes = {name: tuple(value.shape) for name, value in Flux(flux1()).state_dict().items()}
+    header, end = {}, 0
+    for name, size in shapes.items():
         count = size[0] * size[1] if len(size) > 1 else size[0]
         header[name] = {"dtype": "F8_E4M3", "shape": size, "data_offsets": [end, end + count]}
         end += count
@@ -179,7 +191,9 @@ def test_a_budget_is_written_as_it_was_read(words):
     assert Allowed.parse("8192MB", "16 gib").words == {"vram": "8G", "ram": "16G"}
 
 
-def test_the_command_needs_no_torch(prologue):
-    code = prologue + "import sluice.flux_core.commands.plan; sys.exit('torch' in sys.modules)"
+def test_the_command_is_there_before_torch(prologue):
+    """Its help and its refusals need none: torch is imported once it is clear what to plan for."""
+    code = prologue + "from sluice.flux_core.commands import plan\n"
+    code += "try: plan.open_model('flux9-dev')\nexcept Exception: sys.exit('torch' in sys.modules)\nsys.exit(2)"
     run = subprocess.run([sys.executable, "-c", code])
     assert run.returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from doubles.workloads import once, pair
 from sluice.flux_core.memory.eviction import (
     Eviction,
     Holder,
@@ -17,15 +18,15 @@ from sluice.flux_core.memory.eviction import (
     weight_bytes,
 )
 from sluice.flux_core.memory.plan import plan, smallest_budget
-from sluice.flux_core.memory.workload import Budget, Machine, MiB, Piece, Workload
+from sluice.flux_core.memory.workload import Budget, Location, Machine, MiB, Workload
 
 MACHINE = Machine(1e12, 1e12, 1e11, disk=1e9, alignment=4096)
 SEEDS = range(200)
 
 
 def workload(rng: random.Random) -> Workload:
-    pieces = [Piece(f"w{n}", n, rng.randint(1, 40) * MiB, 1e9, 0.0, 0.0) for n in range(rng.randint(2, 12))]
-    return Workload("random", tuple(pieces), {"activations": rng.randint(0, 100) * MiB})
+    pairs = [pair(f"w{n}", n, rng.randint(1, 40) * MiB, 1e9) for n in range(rng.randint(2, 12))]
+    return once("random", pairs, {"activations": rng.randint(0, 100) * MiB})
 
 
 def holders(rng: random.Random) -> list[Holder]:
@@ -96,7 +97,8 @@ def test_a_plan_shrinks_by_what_is_asked_or_as_far_as_it_can(seed: int) -> None:
     asked = rng.randint(1, 300) * MiB
     smaller = shrunk(current, asked)
     if smaller is None:
-        assert "V" not in current.homes or current.peak_bytes <= least + max(unit.room for unit in current.units)
+        largest = max(group.room for group in current.groups)
+        assert Location.DEVICE not in current.locations or current.peak_bytes <= least + largest
     else:
         assert smaller.weight_bytes < current.weight_bytes
         assert smaller.peak_bytes <= max(least, current.peak_bytes - asked)

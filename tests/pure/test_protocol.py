@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from doubles.published_flux import flux_workload
 from doubles.simulated import Fault, Faults, SimulatedDevice, SimulatedSource, Simulation
+from doubles.workloads import Pair, again, once, pair, repeated_order
 from sluice.flux_core.errors import BudgetTooSmall
 from sluice.flux_core.memory.device import COMPUTE, COPY, HostBuffer
-from sluice.flux_core.memory.plan import Plan, fixed_plan, plan, smallest_budget
+from sluice.flux_core.memory.plan import Plan, plan, smallest_budget, with_locations
 from sluice.flux_core.memory.stream import Stream
-from sluice.flux_core.memory.workload import Budget, GiB, Machine, Piece, Workload, units_of
-from sluice.flux_core.runtime.flux_workload import Job, flux_workload, published
+from sluice.flux_core.memory.workload import IN_RAM, Budget, GiB, Location, Machine, Workload, groups_of
+from sluice.flux_core.runtime.flux_needs import Job
 
 ORDERS = 3000
 
@@ -35,6 +37,11 @@ class Case:
     simulation: Simulation
     steps: int
 
+    @property
+    def order(self) -> list[int]:
+        """The weights of one step, in order of use."""
+        return [use.weight for use in self.plan.workload.schedule]
+
     def stream(self, kind: type[Stream] = Stream) -> Stream:
         return kind(self.plan, self.device, self.source, self.simulation.spawn, self.simulation.clock)
 
@@ -43,29 +50,43 @@ class Case:
         return self.device.violations + [repr(error) for error in self.simulation.errors] + left
 
 
-def random_walk(rng: random.Random) -> Workload:
-    """Units one after the other, or two at a time, as in a double block."""
-    pieces: list[Piece] = []
-    unit, count = 0, rng.randint(2, 9)
-    while unit < count:
-        order = [unit] * rng.randint(1, 3)
+def random_workload(rng: random.Random) -> Workload:
+    """Groups one after the other, or two at a time, as in a double block."""
+    pairs: list[Pair] = []
+    group, count = 0, rng.randint(2, 9)
+    while group < count:
+        order = [group] * rng.randint(1, 3)
         if rng.random() < 0.3:
-            order = [unit, unit + 1] + [rng.choice((unit, unit + 1)) for _ in range(rng.randint(0, 4))]
-        pieces += [Piece(f"{len(pieces)}.{u}", u, rng.randint(1, 24), rng.random()) for u in order]
-        unit = max(order) + 1
-    return Workload("random", tuple(pieces))
+            order = [group, group + 1] + [rng.choice((group, group + 1)) for _ in range(rng.randint(0, 4))]
+        pairs += [pair(f"{len(pairs)}.{g}", g, rng.randint(1, 24), rng.random()) for g in order]
+        group = max(order) + 1
+    return once("random", pairs)
 
 
-def make_case(seed: int, faults: Faults | None = None, unified: bool | None = None) -> Case:
+def repeated(rng: random.Random) -> Workload:
+    """The same, but weights are used more than once."""
+    workload = random_workload(rng)
+    groups: dict[int, list[int]] = {}
+    for number, weight in enumerate(workload.weights):
+        groups.setdefault(weight.group, []).append(number)
+    return again(workload, repeated_order(list(groups.values()), rng), rng)
+
+
+def make_case(
+    seed: int,
+    faults: Faults | None = None,
+    unified: bool | None = None,
+    make: Callable[[random.Random], Workload] = random_workload,
+) -> Case:
     rng = random.Random(seed)
-    workload = random_walk(rng)
+    workload = make(rng)
     unified = rng.random() < 0.4 if unified is None else unified
     staging, size = rng.randint(1, 3), rng.randint(3, 16)
     link = None if unified else 1e3
     machine = Machine(1.0, 1.0, 1e9, 1e3, link, alignment=4, staging_buffers=staging, staging_bytes=size)
     budget = random_budget(rng, workload, machine)
     made = plan(workload, budget, machine)
-    data = [bytes(rng.randrange(1, 200) for _ in range(piece.nbytes)) for piece in workload.pieces]
+    data = [bytes(rng.randrange(1, 200) for _ in range(weight.nbytes)) for weight in workload.weights]
     device = SimulatedDevice(budget.device, unified=unified, pinnable=rng.choice((99999, 30)), faults=faults)
     slack = rng.choice((0, 4))
     source = SimulatedSource(data, 1e3, [rng.randint(0, slack) for _ in data], slack)
@@ -74,24 +95,24 @@ def make_case(seed: int, faults: Faults | None = None, unified: bool | None = No
 
 def random_budget(rng: random.Random, workload: Workload, machine: Machine) -> Budget:
     low = smallest_budget(workload, machine)
-    high = max(low, sum(unit.room for unit in units_of(workload, machine)))
+    high = max(low, sum(group.room for group in groups_of(workload, machine)))
     return Budget(rng.randint(low, high), rng.randint(0, 2 * high), rng.randint(0, 2 * high))
 
 
 def steps(case: Case, stream: Stream, count: int) -> Iterator[object]:
-    """What a sampler does: every piece in order, some steps long."""
+    """What a sampler does: every use in order, some steps long."""
     for _ in range(count):
-        yield from block(case, stream, range(len(case.source.pieces)))
+        yield from block(case, stream, case.order)
 
 
-def block(case: Case, stream: Stream, pieces) -> Iterator[object]:
-    for piece in pieces:
-        place = yield from stream.taking(piece)
+def block(case: Case, stream: Stream, weights) -> Iterator[object]:
+    for weight in weights:
+        place = yield from stream.taking(weight)
         try:
-            case.device.kernel(place.slab, place.offset, case.source.pieces[piece], seconds=case.rng.random())
+            case.device.kernel(place.slab, place.offset, case.source.pieces[weight], seconds=case.rng.random())
             yield None
         finally:
-            stream.give_back(piece)
+            stream.give_back(weight)
         yield None
 
 
@@ -110,6 +131,39 @@ def test_in_no_order_of_events_a_kernel_reads_anything_but_its_weights():
     for seed in range(ORDERS):
         case = make_case(seed)
         assert run(case, whole_job(case, case.stream())) == [], seed
+
+
+def test_weights_may_be_used_more_than_once_in_a_step():
+    """Forward and then backward, shared by several layers, or in any order: still no kernel reads anything else."""
+    fetched = 0
+    for seed in range(ORDERS * 2 // 3):
+        case = make_case(seed, make=repeated)
+        stream = case.stream()
+        assert run(case, whole_job(case, stream)) == [], seed
+        assert stream.restarts <= 1, seed
+        fetched += case.plan.streamed_bytes > sum(w.nbytes for w in case.plan.workload.weights)
+    assert fetched > 50, "some weights are fetched twice in a step"
+
+
+def test_a_step_with_repeats_may_be_cut_changed_and_run_again():
+    for seed in range(500):
+        case = make_case(seed, make=repeated)
+        case.device.capacity = 99999
+        workload, machine = case.plan.workload, case.plan.machine
+        other = plan(workload, random_budget(case.rng, workload, machine), machine)
+        stream, walk = case.stream(), case.order * case.steps
+        cut, change = sorted(case.rng.randrange(len(walk)) for _ in range(2))
+        back = case.rng.randint(max(0, cut - 5), cut)
+
+        def job(case=case, stream=stream, other=other, walk=walk, cut=cut, change=change, back=back):
+            yield from block(case, stream, walk[:cut])
+            yield from block(case, stream, walk[back:change])
+            yield from stream.changing(other)
+            assert case.device.used <= other.weight_bytes
+            yield from block(case, stream, walk[change:])
+            yield from stream.closing()
+
+        assert run(case, job()) == [], seed
 
 
 # --- each part of the protocol is needed --------------------------------------------------------------------
@@ -183,11 +237,12 @@ BROKEN = [
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
 def test_leaving_out_any_part_of_the_protocol_is_found(broken):
-    found = 0
-    for seed in range(200):
-        case = make_case(seed, unified=False)
-        found += run(case, whole_job(case, case.stream(broken(case)))) != []
-    assert found > 0
+    for make in (random_workload, repeated):
+        found = 0
+        for seed in range(200):
+            case = make_case(seed, unified=False, make=make)
+            found += run(case, whole_job(case, case.stream(broken(case)))) != []
+        assert found > 0
 
 
 def test_where_reads_land_on_the_device_the_host_must_wait_for_its_kernels():
@@ -203,7 +258,7 @@ def test_where_reads_land_on_the_device_the_host_must_wait_for_its_kernels():
 
 @pytest.mark.parametrize("seed", range(25))
 def test_out_of_memory_at_any_allocation_ends_in_right_weights_or_one_clear_error(seed):
-    most = len(make_case(seed).plan.units) + 8
+    most = len(make_case(seed).plan.groups) + 8
     for call in range(1, most):
         for calls in ({call}, set(range(call, 99))):
             case = make_case(seed, Faults(allocate=frozenset(calls)))
@@ -275,7 +330,7 @@ def test_the_budget_may_change_at_any_boundary(seed):
         workload, machine = case.plan.workload, case.plan.machine
         other = plan(workload, random_budget(case.rng, workload, machine), machine)
         stream = case.stream()
-        walk = [*range(len(case.source.pieces))] * case.steps
+        walk = case.order * case.steps
 
         def job(case=case, stream=stream, boundary=boundary, other=other, walk=walk):
             yield from block(case, stream, walk[:boundary])
@@ -287,7 +342,7 @@ def test_the_budget_may_change_at_any_boundary(seed):
         assert run(case, job()) == [], boundary
 
 
-def test_pieces_may_be_skipped_repeated_or_asked_for_in_any_order():
+def test_weights_may_be_skipped_repeated_or_asked_for_in_any_order():
     for seed in range(300):
         case = make_case(seed)
         stream = case.stream()
@@ -305,7 +360,7 @@ def test_a_block_that_is_run_again_gets_its_weights_again():
     for seed in range(300):
         case = make_case(seed)
         stream = case.stream()
-        walk = [*range(len(case.source.pieces))] * case.steps
+        walk = case.order * case.steps
         cut = case.rng.randrange(len(walk))
         back = case.rng.randint(0, cut)
 
@@ -330,7 +385,7 @@ def test_memory_of_the_host_is_counted_as_it_is_filled_and_kept_while_the_stream
             assert sum(one.nbytes for one in buffers if one.pinned) <= holdings.ram_bytes
             assert holdings.ram_bytes <= sum(one.nbytes for one in buffers)
             yield from steps(case, stream, 1)
-            in_ram = sum(made.units[number].nbytes for number, home in enumerate(made.homes) if home in "PR")
+            in_ram = sum(group.nbytes for group in made.at(*IN_RAM))
             assert holdings.arena.used_bytes == in_ram
             yield from stream.changing(replace(made, slots=0, slot_bytes=0))
             assert holdings.arena.used_bytes == in_ram
@@ -338,7 +393,7 @@ def test_memory_of_the_host_is_counted_as_it_is_filled_and_kept_while_the_stream
             assert holdings.ram_bytes == 0
 
         assert run(case, job()) == [], seed
-        filled += set(made.homes) > {"V"}
+        filled += set(made.locations) > {Location.DEVICE}
     assert filled > 50
 
 
@@ -350,7 +405,7 @@ SCALE = 2**16  # a simulated byte stands for this many, and rates with it
 def simulated_seconds(made: Plan, steps_run: int = 6) -> float:
     """Seconds of the last half of some steps, on the simulated device with the plan's own rates."""
     machine = made.machine
-    pieces = tuple(replace(piece, nbytes=max(1, piece.nbytes // SCALE)) for piece in made.workload.pieces)
+    weights = tuple(replace(weight, nbytes=max(1, weight.nbytes // SCALE)) for weight in made.workload.weights)
     small = replace(
         machine,
         alignment=1,
@@ -359,9 +414,10 @@ def simulated_seconds(made: Plan, steps_run: int = 6) -> float:
         link=machine.link and machine.link / SCALE,
         staging_bytes=machine.staging_bytes // SCALE,
     )
-    shrunk = fixed_plan(replace(made.workload, pieces=pieces), small, made.homes, made.slots)
-    data = [bytes([number % 200 + 1]) * piece.nbytes for number, piece in enumerate(pieces)]
-    seconds = [machine.seconds(piece) for piece in made.workload.pieces]
+    shrunk = with_locations(replace(made.workload, weights=weights), small, made.locations, made.slots)
+    data = [bytes([number % 200 + 1]) * weight.nbytes for number, weight in enumerate(weights)]
+    sizes = [weight.nbytes for weight in made.workload.weights]
+    uses = [(use.weight, machine.seconds(use, sizes[use.weight])) for use in made.workload.schedule]
     device = SimulatedDevice(
         link=small.link or 1.0, latency=machine.latency, host_copy=small.host_copy, unified=small.link is None
     )
@@ -371,14 +427,14 @@ def simulated_seconds(made: Plan, steps_run: int = 6) -> float:
 
     def job():
         for _ in range(steps_run):
-            for piece, expected in enumerate(data):
-                place = yield from stream.taking(piece)
-                device.kernel(place.slab, place.offset, expected, seconds[piece])
+            for weight, seconds in uses:
+                place = yield from stream.taking(weight)
+                device.kernel(place.slab, place.offset, data[weight], seconds)
                 if stream.held.lands:  # a CPU is through with a product before it goes on
                     through = device.event()
                     device.record(COMPUTE, through)
                     yield device.finished(through)
-                stream.give_back(piece)
+                stream.give_back(weight)
             through = device.event()  # as a sampler does that looks at the result
             device.record(COMPUTE, through)
             yield device.finished(through)
@@ -399,8 +455,7 @@ POLICIES = json.loads((Path(__file__).parents[1] / "fixtures" / "memory_policies
 @pytest.mark.parametrize("row", POLICIES, ids=lambda row: f"{row['gemm']:g}TFLOPs-{row['model']}-{row['width']}")
 def test_the_executor_comes_within_two_percent_of_the_idealised_pipeline(row, modulation):
     machine = Machine(row["gemm"] * 1e12, row["attention"] * 1e12, row["memory"] * 1e9, 3e9, row["link"] * 1e9)
-    model, job = published(row["model"]), Job(row["height"], row["width"])
-    workload = flux_workload(row["model"], model.shape, model.nbytes, job, model.decoded, modulation=modulation)
+    workload = flux_workload(row["model"], Job(row["height"], row["width"]), modulation=modulation)
     made = plan(workload, Budget(int(row["weights_gib"] * GiB - 64_124_992 * 2), 2**50, 2**50), machine)
     seconds = simulated_seconds(made)
     assert seconds == pytest.approx(made.seconds, rel=0.01)
@@ -422,8 +477,7 @@ CARDS = [  # GEMM, attention TFLOP/s, link GB/s or None, memory GB/s, disk GB/s,
 @pytest.mark.parametrize("row", CARDS, ids=lambda row: f"{row[0]:g}TFLOPs-{row[9]}-{row[8]}-{row[6]}GiB")
 def test_the_executor_takes_the_time_the_plan_predicts(row):
     gemm, attention, link, memory, disk, room, host, pinned, side, name = row
-    model = published(name)
     machine = Machine(gemm * 1e12, attention * 1e12, memory * 1e9, disk * 1e9, link and link * 1e9)
-    workload = flux_workload(name, model.shape, model.nbytes, Job(side, side), model.decoded)
+    workload = flux_workload(name, Job(side, side))
     made = plan(workload, Budget(int(room * GiB), host * GiB, pinned * GiB), machine)
     assert simulated_seconds(made) == pytest.approx(made.seconds, rel=0.01)

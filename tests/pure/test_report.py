@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from doubles.workloads import once, pair
 from sluice.flux_core.memory import report
 from sluice.flux_core.memory.plan import plan
-from sluice.flux_core.memory.workload import Budget, GiB, Machine, MiB, Piece, Workload
+from sluice.flux_core.memory.workload import Budget, GiB, Machine, MiB
 
-BLOCKS = Workload("blocks", tuple(Piece(f"{n}.weight", n, 100 * MiB, 1e12) for n in range(20)))
+BLOCKS = once("blocks", [pair(f"{n}.weight", n, 100 * MiB, 1e12) for n in range(20)])
 CARD = Machine(1e13, 1e13, 4e11, disk=3e9, link=25e9)
 
 

@@ -8,13 +8,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from doubles.published_flux import flux_workload
 from sluice.flux_core.graph.flatten import to_prompt
 from sluice.flux_core.io.embedded import read_workflow, read_workflow_bytes
 from sluice.flux_core.memory import report
 from sluice.flux_core.memory.cards import find_card
 from sluice.flux_core.memory.plan import plan
 from sluice.flux_core.memory.workload import Budget
-from sluice.flux_core.runtime.flux_workload import Job, flux_workload, published
 from sluice.flux_core.worker.registry import standalone_tables
 from sluice.nodes.host import pack_host
 
@@ -55,10 +55,7 @@ def test_the_editor_queues_a_canvas_as_the_command_line_reads_it(server: Any, sc
 def test_the_recorded_run_has_the_shape_of_what_the_core_tells() -> None:
     recorded = json.loads((HERE / "fixtures" / "recorded_run.json").read_text("utf-8"))
     told: list[dict[str, Any]] = []
-    model = published("flux1-dev-fp8")
-    assert model is not None
-    walk = flux_workload(model.name, model.shape, model.nbytes, Job(), model.decoded)
-    planned = plan(walk, Budget(6 << 30, 8 << 30), find_card("rtx4060").machine(2.5e9))
+    planned = plan(flux_workload("flux1-dev-fp8"), Budget(6 << 30, 8 << 30), find_card("rtx4060").machine(2.5e9))
     made = report.JobReport("transformer", planned, 6 << 30, told.append)
     made.glance([1])
     made.step(1.0, 0.0, 0)

@@ -1,0 +1,58 @@
+"""Models by their published names, so that a plan can be made before anything is downloaded. Knows no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..models.flux_config import FluxConfig, flux1
+from ..quant.sizes import BLOCK, nbytes_of
+
+MULTIPLIED_AS_STORED = {"F32", "F16", "BF16"}
+COMPARED = ("bf16", "fp8", "Q8_0", "Q4_K_S")
+CHANNELS = {"fill": 96, "canny": 32, "depth": 32}  # of the latent with what is concatenated to it; 16 of the others
+_FORMATS = {"bf16": "BF16", "fp16": "F16", "fp8": "F8_E4M3"}
+_KNOWN = "bf16, fp16, fp8, Q8_0, Q6_K, Q5_K_S, Q5_0, Q5_1, Q4_K_S, Q4_0, Q4_1, Q3_K_S, Q2_K"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model that is known by name."""
+
+    name: str
+    config: FluxConfig
+    format: str
+
+    def nbytes(self, shape: Sequence[int]) -> int:
+        """Stored bytes of a matrix. Rows that do not divide into blocks are kept in two bytes a number."""
+        values, _ = BLOCK[self.format]
+        return nbytes_of("F16" if shape[-1] % values else self.format, shape)
+
+    @property
+    def decoded(self) -> bool:
+        """Whether numbers have to be made of what is stored before they are multiplied."""
+        return self.format not in MULTIPLIED_AS_STORED
+
+
+def published(name: str) -> Published | None:
+    """`flux1-dev-fp8`, `flux1-schnell` (in bf16), `flux1-dev-Q4_K_S.gguf`, ... or None if it is no such name."""
+    stem = re.sub(r"\.(safetensors|sft|gguf)$", "", name)
+    match = re.fullmatch(r"flux1-(dev|schnell|fill|canny|depth|kontext)(?:-dev)?(?:-([A-Za-z0-9_]+))?", stem)
+    if not match:
+        return None
+    variant, label = match[1], match[2] or "bf16"
+    stored = _FORMATS.get(label.lower()) or re.sub(r"_[SML]$", "", label.upper())
+    if stored not in _FORMATS.values() and not (stored in BLOCK and stored.startswith(("Q", "IQ"))):
+        raise InputError(f"{name} names no known format. After flux1-{variant}- choose one of: {_KNOWN}.")
+    config = flux1(CHANNELS.get(variant, 16), guidance=variant != "schnell")
+    return Published(f"flux1-{variant}-{label}", config, stored)
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """ "1024x768" -> (1024, 768): width and height. Raises InputError."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise InputError(f"{text!r} is no size of a picture. Write it like 1024x768.")
+    return int(width), int(height)
