@@ -97,7 +97,7 @@ try {
   await editor.tab("sluice-gallery");
   const boxes = page.locator(".sluice-gallery input[type=checkbox]");
   await editor.until(() => document.querySelectorAll(".sluice-gallery input[type=checkbox]").length === 2);
-  const filter = page.locator(".sluice-filter");
+  const filter = page.locator("input.sluice-filter");
   await filter.fill("purple elephant");
   await page.getByText("No picture has all these words.").waitFor();
   await filter.fill("STAR navy");

@@ -13,7 +13,7 @@ await scene(`tabs_${size}_${palette}`, await openEditor(size, palette), async (e
     await editor.tab(`sluice-${id}`);
     await panel(title).waitFor();
     assert.equal(await page.locator(".sluice-panel").count(), 1, "one panel is on the page");
-    assert.equal(await page.locator(".sluice-filter").count(), id === "gallery" ? 1 : 0);
+    assert.equal(await page.locator("input.sluice-filter").count(), id === "gallery" ? 1 : 0);
     assert.equal(await page.locator(".sluice-budget").count(), id === "memory" ? 1 : 0);
   }
   // A tab that is closed and opened again is as before.
