@@ -4,7 +4,7 @@ process; and the advice for allocations that failed without a check.
 
 from __future__ import annotations
 
-from .errors import InputError
+from .errors import InputError, SluiceError
 
 GiB = 2**30
 SMALLER = "Choose a smaller size or a smaller batch."
@@ -25,7 +25,9 @@ def check_room(what: str, needed_bytes: int, there_bytes: int | None = None, adv
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, as Python or PyTorch tell it."""
+    """Whether an allocation failed: by the type of the error, or by PyTorch's words. Errors of ours are none."""
+    if isinstance(error, SluiceError):
+        return False
     return isinstance(error, MemoryError) or any(part in str(error).lower() for part in _REFUSED)
 
 

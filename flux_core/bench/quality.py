@@ -23,11 +23,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...nodes.host import pack_host
 from ..commands import workflows
 from ..commands.cli import main
 from ..errors import SluiceError
 from ..runtime.settings import CACHES
 from ..training.evaluate import prompts, workflow
+from ..worker.registry import standalone_tables
 from .table import table
 
 
@@ -95,7 +97,8 @@ def _commands(args: argparse.Namespace, folder: Path) -> Iterator[list[str]]:
         graph.write_text(json.dumps(workflow(prompts(args.prompts), args.steps)), "utf-8")
         yield [str(graph)]
         return
-    workflows.read(args.workflow)  # says what is wrong with it before anything is computed
+    classes, _ = standalone_tables(pack_host())
+    workflows.read(args.workflow, classes)  # raises before anything is computed, if something is wrong with it
     yield from ([str(args.workflow), "--seed", str(seed)] for seed in range(args.seeds))
 
 

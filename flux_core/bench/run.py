@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of the median process, by part. Raises SluiceError if the run fails."""
     classes, _ = standalone_tables(pack_host())
-    _, prompt = workflows.read(args.workflow, classes)
+    prompt = workflows.read(args.workflow, classes).prompt
     kinds = {node_id: kind_of(classes.get(node["class_type"])) for node_id, node in prompt.items()}
     arguments = [str(args.workflow.absolute())]
     for option in ("models", "input"):

@@ -51,7 +51,8 @@ def workflow_facts(file: Path, folders: Folders) -> dict[str, Any]:
     embedded = read_workflow(file)
     if embedded.prompt is None and embedded.workflow is None:
         return {"path": str(file), "parameters": embedded.parameters}
-    embedded, prompt = workflows.read(file, classes)
+    read = workflows.read(file, classes)
+    embedded, prompt = read.embedded, read.prompt
     if not prompt:
         raise WorkflowError(f"The workflow in {file.name} has no nodes that run.")
     return {

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import PromptError, WorkflowError
-from ..graph.flatten import canvas_to_prompt
+from ..graph.canvas import Workflow, read_canvas
+from ..graph.flatten import flatten
 from ..graph.interface import Classes, Interface, Interfaces
 from ..graph.prompt import is_link, name_of, title_of
 from ..graph.widgets import widget_values
@@ -131,7 +132,9 @@ def _set_seeds(prompt: JsonPrompt, seed: int) -> int:
     return found
 
 
-def canvas_saying(workflow: Any, before: JsonPrompt, after: JsonPrompt, classes: Classes) -> Any | None:
+def canvas_saying(
+    workflow: Any, before: JsonPrompt, after: JsonPrompt, classes: Classes, canvas: Workflow | None = None
+) -> Any | None:
     """The canvas with the widgets changed that differ between two prompts; None if it cannot be made to say the same.
 
     A picture shows its canvas when it is dropped on the editor, so the canvas must not tell another story.
@@ -152,7 +155,7 @@ def canvas_saying(workflow: Any, before: JsonPrompt, after: JsonPrompt, classes:
             return None
         _set_widget(boxes[node_id], interfaces[after[node_id]["class_type"]], name, after[node_id]["inputs"][name])
     try:
-        was, says = (_flattened(canvas, classes) for canvas in (workflow, changed))
+        was, says = (_flattened(one, classes) for one in (canvas or read_canvas(workflow), read_canvas(changed)))
     except WorkflowError:
         return None
     for node_id, name in differing:
@@ -174,6 +177,6 @@ def _set_widget(box: dict[str, Any], interface: Interface, name: str, value: Any
                 return
 
 
-def _flattened(canvas: Any, classes: Classes) -> dict[str, Any]:
-    prompt = canvas_to_prompt(canvas, classes, choose=lambda options: options[0])
+def _flattened(canvas: Workflow, classes: Classes) -> dict[str, Any]:
+    prompt = flatten(canvas, classes, choose=lambda options: options[0])
     return {node_id: node["inputs"] for node_id, node in prompt.items()}

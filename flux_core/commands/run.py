@@ -21,18 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingFileError, PromptError, SluiceError
-from ..graph.canvas import pack_names
 from ..graph.events import Emit
 from ..graph.execute import Executor, Result
 from ..graph.interface import Classes
+from ..graph.problems import MISSING_MODEL
 from ..graph.prompt import name_of, title_of
-from ..graph.validate import validate
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after
 from ..memory.budget import add_budget_arguments
 from ..runtime.settings import CACHES, NUMBER_TYPES, Settings
-from ..worker.required_models import explained, wanted_files, with_slashes
-from ..worker.required_tokenizers import lacking_tokenizers, refused
+from ..worker.prompt_check import check_prompt
 from . import overrides, workflows
 
 if TYPE_CHECKING:
@@ -173,16 +171,17 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
 
 def _prepared(file: Path, args: argparse.Namespace, classes: Classes, folders: Folders) -> Job:
     """Read a workflow, apply the command line to it, and check it. Raises WorkflowError, PromptError."""
-    embedded, prompt = workflows.read(file, classes)
-    changed = overrides.apply(with_slashes(prompt, classes, folders), classes, args.settings, args.seed)
-    packs = pack_names(embedded.workflow) if embedded.workflow else {}
-    found = refused(validate(changed, classes, packs=packs), lacking_tokenizers(changed, classes, folders))
+    read = workflows.read(file, classes)
+    changed = overrides.apply(read.prompt, classes, args.settings, args.seed)
+    checked = check_prompt(changed, classes, folders, packs=read.packs)
+    found = checked.found
     if found.problems:
-        problems = [f"  {problem}" for problem in explained(found.problems, changed, classes, folders)]
-        if any(wanted.path is None for wanted in wanted_files(changed, classes, folders)):
+        problems = [f"  {sentence}" for sentence in found.sentences]
+        if any(problem.kind == MISSING_MODEL for problem in found.problems):
             problems.append("  Model files that lie elsewhere are found with --models DIR.")
         raise PromptError([f"{file.name} cannot be run:", *problems])
-    canvas = embedded.workflow and overrides.canvas_saying(embedded.workflow, prompt, changed, classes)
+    workflow = read.embedded.workflow
+    canvas = workflow and overrides.canvas_saying(workflow, read.prompt, checked.prompt, classes, read.canvas)
     return Job(file, found.prompt, found.outputs, canvas)
 
 

@@ -3,29 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import WorkflowError
-from ..graph.canvas import read_canvas
-from ..graph.flatten import to_prompt
+from ..graph.canvas import Workflow, read_canvas
+from ..graph.flatten import flatten, to_prompt
 from ..graph.interface import Classes
 from ..io.embedded import Embedded, read_workflow
 
 
-def read(file: Path, classes: Classes) -> tuple[Embedded, dict[str, Any]]:
-    """What the file carries, and its API prompt. Raises MissingFileError, WorkflowError."""
+@dataclass(frozen=True)
+class WorkflowFile:
+    """A file that has been read once: what it carries, its canvas as records if it has one, and its API prompt."""
+
+    path: Path
+    embedded: Embedded
+    canvas: Workflow | None
+    prompt: dict[str, Any]
+
+    @property
+    def packs(self) -> dict[str, str]:
+        """Class id -> the node pack it came from, as far as the canvas says."""
+        return self.canvas.pack_names() if self.canvas else {}
+
+
+def read(file: Path, classes: Classes) -> WorkflowFile:
+    """Raises MissingFileError, WorkflowError."""
     embedded = read_workflow(file)
-    prompt = to_prompt(embedded, classes)
-    return embedded, _titled(prompt, embedded.workflow)
+    canvas = _canvas(embedded)
+    if embedded.prompt is None and canvas is not None:
+        prompt = flatten(canvas, classes)
+    else:
+        prompt = to_prompt(embedded, classes)
+    return WorkflowFile(file, embedded, canvas, _titled(prompt, canvas))
 
 
-def _titled(prompt: Mapping[str, Any], canvas: Any) -> dict[str, Any]:
-    """Older pictures have their titles on the canvas only."""
+def _canvas(embedded: Embedded) -> Workflow | None:
+    """Raises WorkflowError for a canvas that cannot be read and has no prompt beside it, which would run instead."""
+    if embedded.workflow is None:
+        return None
     try:
-        titles = {box.id: box.title for box in read_canvas(canvas).boxes()} if canvas else {}
-    except WorkflowError:  # the prompt is what runs; a damaged canvas beside it is not needed
-        titles = {}
+        return read_canvas(embedded.workflow)
+    except WorkflowError:
+        if embedded.prompt is None:
+            raise
+        return None
+
+
+def _titled(prompt: Mapping[str, Any], canvas: Workflow | None) -> dict[str, Any]:
+    """Older pictures have their titles on the canvas only."""
+    titles = {box.id: box.title for box in canvas.boxes()} if canvas else {}
     return {
         node_id: node if "_meta" in node or not titles.get(node_id) else {**node, "_meta": {"title": titles[node_id]}}
         for node_id, node in prompt.items()

@@ -103,6 +103,15 @@ class Workflow:
         """Every box, also those inside subgraphs."""
         return [box for sheet in (self.sheet, *self.subgraphs.values()) for box in sheet.boxes.values()]
 
+    def pack_names(self) -> dict[str, str]:
+        """Class id -> the node pack a box of that class says it came from; for naming what is missing."""
+        return {
+            box.type: pack
+            for box in self.boxes()
+            for pack in [box.pack.get("cnr_id") or box.pack.get("aux_id")]
+            if pack and pack != "comfy-core"
+        }
+
 
 def read_canvas(document: Any) -> Workflow:
     """A workflow file's content as records. Raises WorkflowError when it is not one."""
@@ -112,16 +121,6 @@ def read_canvas(document: Any) -> Workflow:
     subgraphs = {_id(one.get("id"), ""): read_sheet(one) for one in definitions}
     groups = _mapping(_mapping(document.get("extra")).get("groupNodes"))
     return Workflow(read_sheet(document), subgraphs, groups)
-
-
-def pack_names(workflow: Any) -> dict[str, str]:
-    """Class id -> the node pack a box of that class says it came from; for naming what is missing."""
-    return {
-        box.type: pack
-        for box in read_canvas(workflow).boxes()
-        for pack in [box.pack.get("cnr_id") or box.pack.get("aux_id")]
-        if pack and pack != "comfy-core"
-    }
 
 
 def read_sheet(data: Mapping[str, Any]) -> CanvasGraph:

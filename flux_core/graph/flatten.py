@@ -48,7 +48,12 @@ def to_prompt(embedded: Embedded, classes: Classes, choose: Choose = random.choi
 
 def canvas_to_prompt(workflow: Any, classes: Classes, choose: Choose = random.choice) -> dict[str, Any]:
     """The API prompt of a canvas workflow. `choose` picks among {a|b} in prompts. Raises WorkflowError."""
-    return _Flattening(read_canvas(workflow), classes, choose).prompt()
+    return flatten(read_canvas(workflow), classes, choose)
+
+
+def flatten(canvas: Workflow, classes: Classes, choose: Choose = random.choice) -> dict[str, Any]:
+    """As `canvas_to_prompt`, of a canvas that has been read."""
+    return _Flattening(canvas, classes, choose).prompt()
 
 
 @dataclass(frozen=True)

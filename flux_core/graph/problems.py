@@ -1,6 +1,6 @@
-"""Validation errors as sentences: which node, which input, what was given, what is possible.
+"""What is wrong with a prompt: a kind for programs, and a sentence that says which node, which input, what is possible.
 
-Turns ComfyUI's error records into text for a person; decides nothing.
+Makes them of ComfyUI's error records; decides nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,36 @@ from .interface import Classes, Interfaces
 from .prompt import is_link, name_of
 
 _MANY = 20  # choices beyond this are not listed
+# Kinds of problems for which ComfyUI has no error type.
+UNKNOWN_CLASS, NO_OUTPUT = "unknown_class", "no_output"
+MISSING_MODEL, MISSING_TOKENIZER = "missing_model", "missing_tokenizer"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    kind       the type of ComfyUI's error record ("value_not_in_list", ...), or one of the four above
+    reason     what is wrong and what to do
+    where      the node and its input as a person knows them; "" if it is about the whole workflow
+    node_id, input    the same as a program knows them
+    """
+
+    kind: str
+    reason: str
+    where: str = ""
+    node_id: str | None = None
+    input: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.where}: {self.reason}" if self.where else self.reason
+
+
+def place_of(node_id: str, node: Mapping[str, Any], input_name: str | None = None) -> str:
+    """How a sentence begins that is about a node, or about one of its inputs."""
+    name = name_of(node_id, node)
+    return name[:1].upper() + name[1:] + (f", input {input_name}" if input_name else "")
 
 
 @dataclass(frozen=True)
@@ -45,28 +75,28 @@ class _Case:
         return name_of(node_id, self.prompt[node_id])
 
 
-def sentences(
+def problems_of(
     prompt: Mapping[str, Any],
     interfaces: Interfaces,
     node_errors: Mapping[str, Any],
     unknown: Mapping[str, Any],
     has_outputs: bool,
     packs: Mapping[str, str],
-) -> tuple[str, ...]:
-    """Everything that is wrong, one sentence or two for each problem; a cycle is told once.
+) -> tuple[Problem, ...]:
+    """Everything that is wrong; a cycle is told once.
 
     `unknown` are the nodes without a usable class, `packs` says which pack a class id came from.
     """
-    told: dict[str, None] = {}
-    for node_id in unknown:
-        told[_unknown_class(node_id, prompt[node_id], interfaces.classes, packs)] = None
+    found = [
+        Problem(UNKNOWN_CLASS, _unknown_class(node_id, prompt[node_id], interfaces.classes, packs), node_id=node_id)
+        for node_id in unknown
+    ]
     for node_id, entry in node_errors.items():
-        for one in entry["errors"]:
-            told[_sentence(_Case(node_id, one, prompt, interfaces))] = None
+        found += [_problem(_Case(node_id, one, prompt, interfaces)) for one in entry["errors"]]
     if not has_outputs and not unknown:
         have = "none of its nodes saves or shows anything" if prompt else "it has no nodes"
-        told[f"The workflow has no output, because {have}. Add one, for example SaveImage."] = None
-    return tuple(told)
+        found.append(Problem(NO_OUTPUT, f"The workflow has no output, because {have}. Add one, for example SaveImage."))
+    return tuple(dict.fromkeys(found))
 
 
 def _unknown_class(node_id: str, node: Mapping[str, Any], classes: Classes, packs: Mapping[str, str]) -> str:
@@ -75,21 +105,20 @@ def _unknown_class(node_id: str, node: Mapping[str, Any], classes: Classes, pack
     class_type = node["class_type"]
     meta = node.get("_meta", {})
     pack = meta.get("cnr_id") or meta.get("aux_id") or packs.get(class_type)
-    text = f"{_capital(name_of(node_id, node))} cannot run: there is no node class {class_type!r} here."
+    text = f"{place_of(node_id, node)} cannot run: there is no node class {class_type!r} here."
     if pack and pack != "comfy-core":
         return f"{text} It comes from the node pack {pack}."
     one_id_each = {node_class: name for name, node_class in reversed([*classes.items()])}
     return text + _similar(class_type, one_id_each.values())
 
 
-def _sentence(case: _Case) -> str:
-    kind = case.error["type"]
+def _problem(case: _Case) -> Problem:
+    kind, name = case.error["type"], case.facts.get("input_name")
     if kind == "dependency_cycle":
-        return f"Nodes wait for each other in a circle: {case.error['details']}. Remove one of these links."
-    where = _capital(case.name(case.node_id))
-    if case.facts.get("input_name"):
-        where += f", input {case.facts['input_name']}"
-    return f"{where}: {_TELL[kind](case)}"
+        reason = f"Nodes wait for each other in a circle: {case.error['details']}. Remove one of these links."
+        return Problem(kind, reason)  # of no node in particular, so that all nodes of a cycle have the same
+    where = place_of(case.node_id, case.prompt[case.node_id], name)
+    return Problem(kind, _TELL[kind](case), where, case.node_id, name)
 
 
 def _missing(case: _Case) -> str:
@@ -171,7 +200,3 @@ def _similar(given: Any, possible: Iterable[Any]) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

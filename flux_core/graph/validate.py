@@ -18,7 +18,7 @@ from typing import Any
 from .calls import ExecutionBlocker, arguments, finished, gather, wants_lists
 from .dynamic import MATCHING, find, nested, present
 from .interface import Classes, Input, Interface, Interfaces
-from .problems import sentences
+from .problems import Problem, problems_of
 from .prompt import JsonPrompt, is_link, is_wrapped, parse_node
 
 Error = dict[str, Any]  # {"type", "message", "details", "extra_info"}, as ComfyUI sends them
@@ -50,7 +50,12 @@ class Validation:
     outputs: tuple[str, ...]  # output nodes that may run, in the order of the prompt
     node_errors: dict[str, Any] = field(default_factory=dict)  # id -> {"errors", "dependent_outputs", "class_type"}
     error: Error | None = None  # why nothing at all can run
-    problems: tuple[str, ...] = ()  # all of it, one sentence each
+    problems: tuple[Problem, ...] = ()  # all of it
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The problems as a person reads them, a sentence or two each."""
+        return tuple(problem.sentence for problem in self.problems)
 
 
 def validate(
@@ -79,7 +84,7 @@ def validate(
     elif not good:
         own = [f"{e['message']}: {e['details']}" for node_id in outputs for e in check.errors.get(node_id, ())]
         error = _error("prompt_outputs_failed_validation", "Prompt outputs failed validation", "\n".join(own))
-    problems = sentences(check.prompt, check.interfaces, node_errors, unknown, bool(outputs), packs or {})
+    problems = problems_of(check.prompt, check.interfaces, node_errors, unknown, bool(outputs), packs or {})
     return Validation(check.prompt, good, {} if unknown else node_errors, error, problems)
 
 

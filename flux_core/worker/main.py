@@ -29,7 +29,6 @@ from ..errors import InputError, SluiceError
 from ..graph.execute import Executor, Result
 from ..graph.flatten import to_prompt
 from ..graph.object_info import object_info
-from ..graph.validate import validate
 from ..images.previews import Throttle, jpeg
 from ..io import png, strict_json
 from ..io.embedded import read_workflow_bytes
@@ -40,8 +39,8 @@ from ..runtime.settings import Settings
 from ..workers.process_tree import end_own
 from ..workers.protocol import Channel, Message
 from .measure import Measure, release_memory
-from .required_models import explained, wanted_files, with_slashes
-from .required_tokenizers import Lacking, lacking_tokenizers, refused
+from .prompt_check import check_prompt, missing_files
+from .required_tokenizers import Lacking
 
 if TYPE_CHECKING:
     from ...nodes.host import Host
@@ -327,19 +326,16 @@ class Worker:
 
     def on_validate(self, message: Message) -> Any:
         """{"prompt", "targets"}: what may run of it, and what speaks against the rest."""
-        prompt = with_slashes(message["prompt"], self.classes, self.folders)
-        found = validate(prompt, self.classes, message.get("targets"))
-        found = refused(found, lacking_tokenizers(prompt, self.classes, self.folders))
-        problems = explained(found.problems, prompt, self.classes, self.folders)
-        return {**asdict(found), "problems": problems}
+        found = check_prompt(message["prompt"], self.classes, self.folders, message.get("targets")).found
+        return {**asdict(found), "problems": found.sentences}
 
     def on_missing(self, message: Message) -> Any:
         """{"workflow"}: the model files it names that are nowhere, and the tokenizers that they need."""
         embedded = read_workflow_bytes(json.dumps(message["workflow"]).encode(), "the workflow")
         prompt = to_prompt(embedded, self.classes, choose=lambda options: options[0])
-        lacking = [wanted for wanted in wanted_files(prompt, self.classes, self.folders) if wanted.path is None]
-        files = [self._lacking(wanted.name, wanted.category, wanted.node_id, wanted.input) for wanted in lacking]
-        return files + [_tokenizer(one) for one in lacking_tokenizers(prompt, self.classes, self.folders)]
+        models, tokenizers = missing_files(prompt, self.classes, self.folders)
+        files = [self._lacking(wanted.name, wanted.category, wanted.node_id, wanted.input) for wanted in models]
+        return files + [_tokenizer(one) for one in tokenizers]
 
     def _lacking(self, name: str, category: str, node_id: str, input_name: str) -> dict[str, Any]:
         repository, folder = published(name), self.folders.place_for(category)

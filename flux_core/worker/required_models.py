@@ -1,4 +1,4 @@
-"""Which model files a prompt asks for, and what to tell about those that are missing.
+"""Which model files a prompt asks for, and what to say about those that are missing.
 
 A node class says it with FILES = {input name: category of model files}. Opens no file.
 """
@@ -6,12 +6,13 @@ A node class says it with FILES = {input name: category of model files}. Opens n
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..graph.interface import Classes
-from ..graph.prompt import name_of
+from ..graph.problems import MISSING_MODEL, Problem, place_of
+from ..graph.validate import Validation
 from ..io.folders import Folders
 
 
@@ -37,30 +38,26 @@ def wanted_files(prompt: Mapping[str, Any], classes: Classes, folders: Folders) 
     return found
 
 
-def with_slashes(prompt: Mapping[str, Any], classes: Classes, folders: Folders) -> dict[str, Any]:
+def as_listed(prompt: Mapping[str, Any], files: Iterable[Wanted], folders: Folders) -> dict[str, Any]:
     """A copy in which models that exist are named as they are listed here: workflows from Windows write `sub\\file`,
     and a model in several files may be named by its folder, its index or any of them."""
     copied = {node_id: {**node, "inputs": dict(node.get("inputs", {}))} for node_id, node in prompt.items()}
-    for wanted in wanted_files(prompt, classes, folders):
+    for wanted in files:
         if wanted.path is not None:
             copied[wanted.node_id]["inputs"][wanted.input] = folders.listed(wanted.category, wanted.name)
     return copied
 
 
-def explained(
-    problems: Iterable[str], prompt: Mapping[str, Any], classes: Classes, folders: Folders
-) -> tuple[str, ...]:
-    """Problems of a validation, with what is to be known about missing model files in place of "not available"."""
-    reasons = {
-        f"{name_of(wanted.node_id, prompt[wanted.node_id])}, input {wanted.input}: ".casefold(): wanted
-        for wanted in wanted_files(prompt, classes, folders)
-        if wanted.path is None
-    }
-    told = []
-    for problem in problems:
-        start = next((start for start in reasons if problem.casefold().startswith(start)), None)
-        wanted = reasons[start] if start is not None else None
-        if wanted is not None:
-            problem = problem[: len(start or "")] + folders.explain_missing(wanted.category, wanted.name)
-        told.append(problem)
-    return tuple(told)
+def explained(found: Validation, files: Iterable[Wanted], folders: Folders) -> Validation:
+    """The validation with the whole explanation of every model file that is missing, in place of what it says."""
+    missing = {(wanted.node_id, wanted.input): wanted for wanted in files if wanted.path is None}
+
+    def about(problem: Problem) -> Problem:
+        wanted = missing.get((problem.node_id or "", problem.input or ""))
+        if wanted is None:
+            return problem
+        reason = folders.explain_missing(wanted.category, wanted.name)
+        where = place_of(wanted.node_id, found.prompt[wanted.node_id], wanted.input)
+        return Problem(MISSING_MODEL, reason, where, wanted.node_id, wanted.input)
+
+    return replace(found, problems=tuple(about(problem) for problem in found.problems)) if missing else found

@@ -6,7 +6,7 @@ Of weight files only headers are read. Of those that are not there yet the publi
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from ..conditioning.tokenizer import CLIP_LENGTH
 from ..conditioning.tokenizer_files import CLIP_L, CLIP_VOCABULARY, T5_VOCABULARY, T5XXL, Published
 from ..errors import SluiceError
 from ..graph.interface import Classes
-from ..graph.prompt import is_link, name_of
+from ..graph.problems import MISSING_TOKENIZER, Problem, place_of
+from ..graph.prompt import is_link
 from ..graph.validate import Validation
 from ..io.folders import Folders
-from .required_models import Wanted, wanted_files
+from .required_models import Wanted
 
 _TEXT_OUTPUTS = ("CLIP", "FLUX_CLIP")
 # Category and published name of a file -> the tokenizers it needs.
@@ -53,11 +54,13 @@ class Lacking:
         )
 
 
-def lacking_tokenizers(prompt: Mapping[str, Any], classes: Classes, folders: Folders) -> list[Lacking]:
-    """One for each tokenizer that cannot be found, with the first node that needs it."""
+def lacking_tokenizers(
+    prompt: Mapping[str, Any], classes: Classes, folders: Folders, files: Iterable[Wanted]
+) -> list[Lacking]:
+    """One for each tokenizer that cannot be found, with the first node that needs it. files: those of the prompt."""
     found: dict[str, Lacking] = {}
     place = folders.place_for("tokenizers")
-    for wanted in wanted_files(prompt, classes, folders):
+    for wanted in files:
         if wanted.category not in ("text_encoders", "checkpoints") or not _read_by_others(prompt, wanted, classes):
             continue
         for published in _missing(wanted, folders.directories("tokenizers")):
@@ -73,14 +76,18 @@ def refused(found: Validation, lacking: list[Lacking]) -> Validation:
     node_errors = dict(found.node_errors)
     for one in lacking:
         node = found.prompt[one.node_id]
-        error = {"type": "missing_tokenizer", "message": one.text, "details": one.input, "extra_info": {}}
+        error = {"type": MISSING_TOKENIZER, "message": one.text, "details": one.input, "extra_info": {}}
         entry = node_errors.get(one.node_id, {"errors": [], "dependent_outputs": list(found.outputs)})
         entry = entry | {"errors": [*entry["errors"], error], "class_type": node.get("class_type", "")}
         node_errors[one.node_id] = entry
-    told = tuple(f"{_capital(name_of(one.node_id, found.prompt[one.node_id]))}: {one.text}" for one in lacking)
-    error = {"type": "missing_tokenizer", "message": "A tokenizer is missing", "details": " ".join(told)}
-    first = found.error or {**error, "extra_info": {}}
-    return replace(found, outputs=(), node_errors=node_errors, error=first, problems=(*found.problems, *told))
+    problems = tuple(
+        Problem(MISSING_TOKENIZER, one.text, place_of(one.node_id, found.prompt[one.node_id]), one.node_id, one.input)
+        for one in lacking
+    )
+    sentences = " ".join(problem.sentence for problem in problems)
+    error = {"type": MISSING_TOKENIZER, "message": "A tokenizer is missing", "details": sentences, "extra_info": {}}
+    every = (*found.problems, *problems)
+    return replace(found, outputs=(), node_errors=node_errors, error=found.error or error, problems=every)
 
 
 def _missing(wanted: Wanted, folders: tuple[Path, ...]) -> Iterator[Published]:
@@ -121,7 +128,3 @@ def _read_by_others(prompt: Mapping[str, Any], wanted: Wanted, classes: Classes)
     slots = [slot for slot, kind in enumerate(outputs) if kind in _TEXT_OUTPUTS]
     links = (value for node in prompt.values() for value in node.get("inputs", {}).values() if is_link(value))
     return any(source == wanted.node_id and slot in slots for source, slot in links)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -119,7 +119,7 @@ def prompts(file: Path) -> dict[str, dict[str, Any]]:
     from sluice.flux_core.worker.registry import standalone_tables
     from sluice.nodes.host import pack_host
 
-    _, prompt = read(file, standalone_tables(pack_host())[0])
+    prompt = read(file, standalone_tables(pack_host())[0]).prompt
     plain = swap(prompt, read_table(), back=True)
     swapped = swap(plain.workflow, read_table())
     assert swapped.changed and not plain.left and not swapped.left

@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import conftest  # noqa: E402, F401  # this checkout as `sluice`
 from sluice.flux_core.commands import workflows  # noqa: E402
 from sluice.flux_core.errors import SluiceError  # noqa: E402
-from sluice.flux_core.graph.canvas import pack_names  # noqa: E402
 from sluice.flux_core.graph.interface import Classes  # noqa: E402
 from sluice.flux_core.graph.validate import validate  # noqa: E402
 from sluice.flux_core.io.folders import standard_folders  # noqa: E402
@@ -54,8 +53,8 @@ def account(path: Path, classes: Classes, partial: bool) -> Account:
     """Read and check one file."""
     told = Account(path.name, path.parent.name)
     try:
-        embedded, prompt = workflows.read(path, classes)
-        packs = pack_names(embedded.workflow) if embedded.workflow else {}
+        read = workflows.read(path, classes)
+        prompt, packs = read.prompt, read.packs
     except SluiceError as error:
         told.error = str(error)
         return told
@@ -69,7 +68,7 @@ def account(path: Path, classes: Classes, partial: bool) -> Account:
         if not _names_a_file(error, classes.get(node["class_type"]))
     ]
     told.accepted = not unknown and not wrong and bool(found.outputs or found.node_errors)
-    told.problems = [] if told.accepted else list(found.problems)
+    told.problems = [] if told.accepted else list(found.sentences)
     return told
 
 

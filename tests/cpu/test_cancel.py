@@ -43,7 +43,7 @@ class Studio:
     def run(self, asked: Asked) -> Result:
         host = Host(self.folders, make_runtime=lambda: Runtime(self.settings))
         classes = standalone_tables(host)[0]
-        _, prompt = workflows.read(FIRST, classes)
+        prompt = workflows.read(FIRST, classes).prompt
         next(node for node in prompt.values() if node["class_type"] == "BasicScheduler")["inputs"]["steps"] = 3
         found = validate(prompt, classes)
         executor = Executor(classes, around=lambda: cancellable(asked))

@@ -12,8 +12,11 @@ from sluice.flux_core.conditioning import tokenizer_files
 from sluice.flux_core.graph.validate import Validation, validate
 from sluice.flux_core.io.folders import TINY_MODELS, Folders, standard_folders
 from sluice.flux_core.worker.registry import standalone_tables
-from sluice.flux_core.worker.required_tokenizers import lacking_tokenizers, refused
+from sluice.flux_core.worker.required_models import wanted_files
+from sluice.flux_core.worker.required_tokenizers import Lacking, lacking_tokenizers, refused
 from sluice.nodes.host import pack_host
+
+CLASSES, _ = standalone_tables(pack_host())
 
 TINY_CLIP, TINY_T5 = "sluice-tiny-clip_l.safetensors", "sluice-tiny-t5xxl.safetensors"
 
@@ -41,6 +44,10 @@ def prompt(t5: str, clip: str, linked: bool = True) -> dict[str, Any]:
     return nodes
 
 
+def lacking_in(nodes: dict[str, Any], folders: Folders) -> list[Lacking]:
+    return lacking_tokenizers(nodes, CLASSES, folders, wanted_files(nodes, CLASSES, folders))
+
+
 @pytest.mark.parametrize(
     ("t5", "clip", "titles"),
     [
@@ -54,27 +61,24 @@ def prompt(t5: str, clip: str, linked: bool = True) -> dict[str, Any]:
 def test_what_is_nowhere_is_listed_also_for_files_that_are_not_there_yet(
     folders: Folders, t5: str, clip: str, titles: list[str]
 ) -> None:
-    lacking = lacking_tokenizers(prompt(t5, clip), standalone_tables(pack_host())[0], folders)
+    lacking = lacking_in(prompt(t5, clip), folders)
     assert [one.published.title for one in lacking] == titles
     for one in lacking:
         assert str(folders.place_for("tokenizers")) in one.text and one.published.address in one.text
 
 
 def test_encoders_that_nobody_reads_need_none(folders: Folders) -> None:
-    assert (
-        lacking_tokenizers(prompt(TINY_T5, "large_clip.safetensors", False), standalone_tables(pack_host())[0], folders)
-        == []
-    )
+    assert lacking_in(prompt(TINY_T5, "large_clip.safetensors", False), folders) == []
 
 
 def test_a_prompt_without_its_tokenizer_is_refused_in_comfyuis_form(folders: Folders) -> None:
-    nodes, classes = prompt(TINY_T5, "large_clip.safetensors"), standalone_tables(pack_host())[0]
+    nodes = prompt(TINY_T5, "large_clip.safetensors")
     fit = Validation(nodes, ("2",))
-    found = refused(fit, lacking_tokenizers(nodes, classes, folders))
+    found = refused(fit, lacking_in(nodes, folders))
     assert found.outputs == () and found.error is not None and found.error["type"] == "missing_tokenizer"
     (error,) = found.node_errors["1"]["errors"]
     assert set(error) == {"type", "message", "details", "extra_info"}
-    assert "The tokenizer of CLIP-L is missing" in found.problems[0] and found.problems[0].startswith("Node 1 ")
+    assert "The tokenizer of CLIP-L is missing" in found.sentences[0] and found.sentences[0].startswith("Node 1 ")
     assert refused(fit, []) is fit
-    unknown = validate({"9": {"class_type": "Unheard", "inputs": {}}}, classes)
-    assert refused(unknown, lacking_tokenizers(nodes, classes, folders)) is unknown
+    unknown = validate({"9": {"class_type": "Unheard", "inputs": {}}}, CLASSES)
+    assert refused(unknown, lacking_in(nodes, folders)) is unknown

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluice.flux_core.errors import WorkflowError
-from sluice.flux_core.graph.canvas import pack_names
+from sluice.flux_core.graph.canvas import read_canvas
 from sluice.flux_core.graph.flatten import canvas_to_prompt
 from sluice.flux_core.graph.interface import Interface
 from sluice.flux_core.graph.placeholders import choices_made, fields_filled
@@ -247,12 +247,12 @@ class TestLinks:
         work = canvas(node(1, "Empty"), alien, node(3, "SaveImage", ["p"]), links=[(1, 0, 5, "x"), (5, 0, 3, "images")])
         prompt = canvas_to_prompt(work, CLASSES)
         assert prompt["5"]["inputs"] == {"x": ["1", 0]}
-        problems = validate(prompt, CLASSES).problems
+        problems = validate(prompt, CLASSES).sentences
         assert problems == (
             "Node 5 (AlienMix) cannot run: there is no node class 'AlienMix' here. "
             "It comes from the node pack someone/ComfyUI-Alien.",
         )
-        assert pack_names(work) == {"AlienMix": "someone/ComfyUI-Alien"}
+        assert read_canvas(work).pack_names() == {"AlienMix": "someone/ComfyUI-Alien"}
 
 
 class TestSubgraphs:

@@ -16,7 +16,7 @@ from sluice.flux_core.commands.inspect import workflow_facts
 from sluice.flux_core.errors import PromptError
 from sluice.flux_core.io.folders import standard_folders
 from sluice.flux_core.worker.registry import standalone_tables
-from sluice.flux_core.worker.required_models import with_slashes
+from sluice.flux_core.worker.required_models import as_listed, wanted_files
 from sluice.nodes.host import pack_host
 
 CLASSES, _ = standalone_tables(pack_host())
@@ -338,7 +338,8 @@ def test_inspect_shows_nodes_it_does_not_know_and_circles(here: Path, capsys: py
 def test_a_model_named_as_on_windows_is_found(here: Path) -> None:
     (here / "models/vae/sub").mkdir(parents=True)
     (here / "models/vae/sub/x.sft").touch()
-    wanted = with_slashes({"1": node("VAELoader", vae_name="sub\\x.sft")}, CLASSES, standard_folders(here))
+    asked, folders = {"1": node("VAELoader", vae_name="sub\\x.sft")}, standard_folders(here)
+    wanted = as_listed(asked, wanted_files(asked, CLASSES, folders), folders)
     assert wanted["1"]["inputs"]["vae_name"] == "sub/x.sft"
 
 

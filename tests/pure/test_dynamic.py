@@ -84,7 +84,7 @@ def called(*nodes: dict[str, Any]) -> Any:
     """What the last node is called with."""
     prompt = {str(number): node for number, node in enumerate(nodes, start=1)}
     found = validate(prompt, CLASSES)
-    assert found.problems == (), found.problems
+    assert found.sentences == (), found.sentences
     result = Executor(CLASSES).execute(found.prompt, outputs=[str(len(nodes))])
     assert result.exception is None, result.exception
     return result.outputs[str(len(nodes))]["x"][0]
@@ -122,25 +122,25 @@ class TestDeclarations:
 class TestValidation:
     def test_what_is_missing_wrong_or_too_large_is_told_by_its_name(self) -> None:
         prompt = {"1": n("Save", format="avif", format__crf=100, name="x")}
-        assert validate(prompt, CLASSES).problems == (
+        assert validate(prompt, CLASSES).sentences == (
             "Node 1 (Save), input format.crf: 100 is above the largest possible value, 99.",
             "Node 1 (Save), input format.mode: it is required, but has neither a value nor a link.",
         )
-        (problem,) = validate({"1": n("Save", format="gif", name="x")}, CLASSES).problems
+        (problem,) = validate({"1": n("Save", format="gif", name="x")}, CLASSES).sentences
         assert problem.startswith("Node 1 (Save), input format: 'gif' is not available.")
 
     def test_nested_constants_are_converted(self) -> None:
         found = validate({"1": n("Save", format="avif", format__crf="5", format__mode="still", name=1)}, CLASSES)
-        assert found.problems == () and found.prompt["1"]["inputs"]["format.crf"] == 5
+        assert found.sentences == () and found.prompt["1"]["inputs"]["format.crf"] == 5
 
     def test_types_of_matching_sockets(self) -> None:
         picture = n("Picture")
-        assert validate({"1": picture, "2": n("Same", x=["1", 0])}, CLASSES).problems == ()
-        (problem,) = validate({"1": picture, "2": n("Same", x=["1", 1])}, CLASSES).problems
+        assert validate({"1": picture, "2": n("Same", x=["1", 0])}, CLASSES).sentences == ()
+        (problem,) = validate({"1": picture, "2": n("Same", x=["1", 1])}, CLASSES).sentences
         assert "it takes IMAGE,MASK" in problem and "gives MODEL" in problem
         chain = {"1": picture, "2": n("Same", x=["1", 0]), "3": n("Save", format="avif", format__like=["2", 0])}
         chain["3"]["inputs"] |= {"format.crf": 1, "format.mode": "still", "name": "x"}
-        assert validate(chain, CLASSES).problems == ()
+        assert validate(chain, CLASSES).sentences == ()
 
 
 class TestCalls:
@@ -199,4 +199,4 @@ class TestWidgets:
         ]
         prompt = canvas_to_prompt({"nodes": drawn, "links": links}, CLASSES)
         assert prompt["2"]["inputs"] == {"values.v0": ["1", 0], "values.v1": ["1", 0]}
-        assert validate(prompt, CLASSES).problems == ()
+        assert validate(prompt, CLASSES).sentences == ()

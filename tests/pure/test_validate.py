@@ -57,7 +57,7 @@ def save(source: Any = "1", **inputs: Any) -> dict[str, Any]:
 
 
 def problems(prompt: dict[str, Any], classes: Any = None, **options: Any) -> tuple[str, ...]:
-    return validate(prompt, classes or CLASSES, **options).problems
+    return validate(prompt, classes or CLASSES, **options).sentences
 
 
 class TestConversion:
@@ -65,7 +65,7 @@ class TestConversion:
         prompt = {"1": image(width="72", scale=2), "2": save()}
         before = json.dumps(prompt)
         found = validate(prompt, CLASSES)
-        assert found.problems == () and found.error is None and found.outputs == ("2",)
+        assert found.sentences == () and found.error is None and found.outputs == ("2",)
         assert found.prompt["1"]["inputs"] == {"width": 72, "scale": 2.0} and json.dumps(prompt) == before
         assert isinstance(found.prompt["1"]["inputs"]["scale"], float)
 
@@ -198,7 +198,7 @@ class TestCycles:
         }
         found = validate(prompt, CLASSES)
         circle = "3 (Mix) -> 2 (Mix) -> 1 (Mix) -> 3 (Mix)"
-        assert found.problems == (f"Nodes wait for each other in a circle: {circle}. Remove one of these links.",)
+        assert found.sentences == (f"Nodes wait for each other in a circle: {circle}. Remove one of these links.",)
         assert found.outputs == ("5",)
         assert {node["errors"][0]["type"] for node in found.node_errors.values()} == {"dependency_cycle"}
         assert sorted(found.node_errors) == ["1", "2", "3"]
@@ -221,7 +221,7 @@ class TestShapes:
 
     def test_targets_limit_what_is_checked(self) -> None:
         prompt = {"1": image(), "2": save(), "3": image(width=0), "4": save("3")}
-        assert validate(prompt, CLASSES, targets=["2"]).problems == ()
+        assert validate(prompt, CLASSES, targets=["2"]).sentences == ()
         nothing = validate(prompt, CLASSES, targets=[])
         assert nothing.outputs == () and nothing.error["type"] == "prompt_no_outputs"
 
@@ -246,11 +246,11 @@ class TestShapes:
     @pytest.mark.parametrize("link", [["1", -1], ["1", "0"], ["1", 0.5], [4, 0], [["1"], 0], ["1", None], ["1", True]])
     def test_odd_links_are_errors_not_crashes(self, link: Any) -> None:
         found = validate({"1": image(), "2": n("Save", images=link, prefix="x")}, CLASSES)
-        assert found.outputs == () and len(found.problems) == 1 and "Node 2 (Save), input images" in found.problems[0]
+        assert found.outputs == () and len(found.sentences) == 1 and "Node 2 (Save), input images" in found.sentences[0]
 
     def test_everything_reported_is_json(self) -> None:
         found = validate({"1": image(width=[1]), "2": save(), "3": n("Mix", a=["3", 0]), "4": save("3")}, CLASSES)
-        json.dumps([found.node_errors, found.error, found.problems, found.prompt])
+        json.dumps([found.node_errors, found.error, found.sentences, found.prompt])
 
 
 class TestOwnChecks:

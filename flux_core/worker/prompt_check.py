@@ -1,0 +1,45 @@
+"""A prompt before it runs: model files by their listed names, everything that is wrong, everything that is missing.
+
+The command line and the worker ask the same question here. Opens headers of weight files, reads no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..graph.interface import Classes
+from ..graph.validate import Validation, validate
+from ..io.folders import Folders
+from .required_models import Wanted, as_listed, explained, wanted_files
+from .required_tokenizers import Lacking, lacking_tokenizers, refused
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A prompt with its model files named as they are listed, and what was found about it."""
+
+    prompt: dict[str, Any]
+    found: Validation
+
+
+def check_prompt(
+    prompt: Mapping[str, Any],
+    classes: Classes,
+    folders: Folders,
+    targets: Collection[str] | None = None,
+    packs: Mapping[str, str] | None = None,
+) -> Checked:
+    """targets, packs: as for `validate`. Raises nothing: what is wrong is in the result."""
+    files = wanted_files(prompt, classes, folders)
+    named = as_listed(prompt, files, folders)
+    found = explained(validate(named, classes, targets, packs), files, folders)
+    return Checked(named, refused(found, lacking_tokenizers(named, classes, folders, files)))
+
+
+def missing_files(prompt: Mapping[str, Any], classes: Classes, folders: Folders) -> tuple[list[Wanted], list[Lacking]]:
+    """The model files of a prompt that are nowhere, and the tokenizers that its text encoders lack."""
+    files = wanted_files(prompt, classes, folders)
+    absent = [wanted for wanted in files if wanted.path is None]
+    return absent, lacking_tokenizers(prompt, classes, folders, files)

@@ -1,0 +1,108 @@
+"""Problems are data: programs know them by kind and place, whatever the sentences say. Workflows are read once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sluice.flux_core.commands import overrides, run, workflows
+from sluice.flux_core.errors import InputError, PromptError
+from sluice.flux_core.graph import canvas, problems
+from sluice.flux_core.graph.problems import MISSING_MODEL, MISSING_TOKENIZER, NO_OUTPUT, UNKNOWN_CLASS
+from sluice.flux_core.io.folders import Folders, standard_folders
+from sluice.flux_core.limits import is_out_of_memory
+from sluice.flux_core.worker import prompt_check
+from sluice.flux_core.worker.prompt_check import check_prompt
+from sluice.flux_core.worker.registry import standalone_tables
+from sluice.nodes.host import pack_host
+
+CLASSES, _ = standalone_tables(pack_host())
+ROOT = Path(__file__).parents[2]
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    return standard_folders(tmp_path)
+
+
+def workflow() -> dict[str, Any]:
+    return {
+        "1": node("VAELoader", vae_name="gone.safetensors"),
+        "2": node("EmptySD3LatentImage", width=64, height=7, batch_size=1),
+        "3": node("VAEDecode", samples=["2", 0], vae=["1", 0]),
+        "4": node("SaveImage", images=["3", 0], filename_prefix="x"),
+    }
+
+
+def test_every_problem_has_a_kind_and_a_place(folders: Folders) -> None:
+    found = check_prompt(workflow(), CLASSES, folders).found
+    assert {(one.kind, one.node_id, one.input) for one in found.problems} == {
+        (MISSING_MODEL, "1", "vae_name"), ("value_smaller_than_min", "2", "height"),
+    }  # fmt: skip
+    assert [one.sentence for one in found.problems] == list(found.sentences)
+    (unknown,) = check_prompt({"1": node("Unheard")}, CLASSES, folders).found.problems
+    assert (unknown.kind, unknown.node_id, unknown.input) == (UNKNOWN_CLASS, "1", None)
+    (empty,) = check_prompt({}, CLASSES, folders).found.problems
+    assert (empty.kind, empty.node_id) == (NO_OUTPUT, None)
+
+
+def test_a_missing_tokenizer_is_one_of_them(folders: Folders) -> None:
+    loader = node("DualCLIPLoader", clip_name1="t5xxl.sft", clip_name2="clip_l.sft", type="flux")
+    prompt = {
+        "1": loader,
+        "2": node("CLIPTextEncode", clip=["1", 0], text="x"),
+        "3": node("PreviewAny", source=["2", 0]),
+    }
+    found = check_prompt(prompt, CLASSES, folders).found
+    kinds = [(one.kind, one.node_id) for one in found.problems]
+    assert kinds.count((MISSING_MODEL, "1")) == 2 and kinds.count((MISSING_TOKENIZER, "1")) == 2
+
+
+def test_a_missing_model_is_explained_whatever_the_sentence_about_it_was(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = check_prompt(workflow(), CLASSES, folders).found.sentences
+    explanation = folders.explain_missing("vae", "gone.safetensors")
+    assert any(explanation in sentence for sentence in expected)
+    reworded = {kind: lambda case: "In other words." for kind in problems._TELL}
+    monkeypatch.setattr(problems, "_TELL", reworded)
+    monkeypatch.setattr(problems, "place_of", lambda *_: "Somewhere")
+    told = check_prompt(workflow(), CLASSES, folders).found.sentences
+    assert [sentence for sentence in told if explanation in sentence]
+    assert "Somewhere: In other words." in told and len(told) == len(expected)
+
+
+def test_only_the_words_of_others_say_that_memory_ran_out() -> None:
+    text = "CUDA out of memory. Tried to allocate 20.00 GiB"
+    assert is_out_of_memory(RuntimeError(text)) and is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(InputError(text)) and not is_out_of_memory(RuntimeError("other"))
+
+
+def test_a_workflow_is_read_once_and_its_files_are_looked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, searches = [], []
+    read_canvas, wanted_files = canvas.read_canvas, prompt_check.wanted_files
+    for module in (workflows, overrides):
+        monkeypatch.setattr(module, "read_canvas", lambda document: (reads.append(1), read_canvas(document))[1])
+    monkeypatch.setattr(prompt_check, "wanted_files", lambda *args: (searches.append(1), wanted_files(*args))[1])
+    args = argparse.Namespace(settings=[], seed=None)
+    for file in sorted((ROOT / "workflows").glob("*.png")):
+        reads.clear()
+        searches.clear()
+        job = run._prepared(file, args, CLASSES, standard_folders(tmp_path))
+        assert (len(reads), len(searches)) == (1, 1) and job.canvas
+
+
+def test_a_damaged_canvas_beside_a_prompt_is_left_out(tmp_path: Path) -> None:
+    drawn = tmp_path / "w.json"
+    drawn.write_text(json.dumps({"prompt": workflow(), "workflow": {"nodes": "none"}}))
+    with pytest.raises(PromptError, match=r"gone\.safetensors"):
+        run._prepared(drawn, argparse.Namespace(settings=[], seed=None), CLASSES, standard_folders(tmp_path))
