@@ -1,8 +1,8 @@
 """A canvas becomes an API prompt: what the browser does when a person presses Run.
 
-    muted nodes vanish, and so do the inputs they feed; bypassed nodes pass on the input of the same type; reroutes are
-    followed and primitives give their value, muted or not; notes are dropped; subgraphs and group nodes are taken apart
-    ("38:13" is node 13 in 38)
+    muted nodes vanish with their links; bypassed nodes pass on the input of the same type; reroutes are followed and
+    primitives give their value, muted or not; notes are dropped; subgraphs and group nodes are taken apart ("38:13" is
+    node 13 in 38)
 
 Node classes come from a table, for the order of widgets and their defaults; a class that is not in it keeps its links,
 so that validation can say what is missing. Runs nothing.
@@ -11,8 +11,8 @@ so that validation can say what is missing. Runs nothing.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -22,8 +22,9 @@ from .canvas import CanvasGraph, CanvasLink, CanvasNode, Mode, Slot, Workflow, r
 from .dynamic import find
 from .groups import group_sheet
 from .interface import Classes, Interface, Interfaces
+from .links import settled
 from .placeholders import Choose, choices_made, fields_filled
-from .widgets import widget_values
+from .widgets import entered, is_widget, kind_of, layout, widget_values
 
 _NOTES = ("Note", "MarkdownNote", "Label (rgthree)")
 _REROUTES = ("Reroute", "Reroute (rgthree)", "SetNode")  # first input to first output
@@ -77,6 +78,7 @@ class _Value:
     """A link that ends in a value instead of a node."""
 
     value: Any
+    primitive: str | None = None  # the type of a PrimitiveNode, which enters its value into widgets of that type
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,7 @@ class _Source:
     slot: int
 
 
-@dataclass(frozen=True)
-class _Muted:
-    """A link that ends in a muted node."""
-
-
-_End = _Source | _Value | _Muted
+_End = _Source | _Value
 _Place = tuple[_Scope, CanvasLink]  # a wire we are following upwards
 
 
@@ -101,7 +98,9 @@ class _Flattening:
         self.workflow = workflow
         self.interfaces = Interfaces(classes)
         self.choose = choose
-        self.root = _Scope(workflow.sheet)
+        subgraphs = {name: settled(sheet, self._layout) for name, sheet in workflow.subgraphs.items()}
+        self.workflow = replace(workflow, sheet=settled(workflow.sheet, self._layout), subgraphs=subgraphs)
+        self.root = _Scope(self.workflow.sheet)
         self.count = 0
         self.nodes: dict[str, tuple[_Scope, CanvasNode]] = {}
         for scope, box in self._unpacked(self.root):
@@ -152,6 +151,14 @@ class _Flattening:
         inputs = {name: value for (owner, name), value in found.items() if owner == "-1"}
         return _Scope(sheet, (*scope.path, box.id), scope, box, {}, inputs, found)
 
+    def _layout(self, box: CanvasNode) -> tuple[Sequence[Slot], Sequence[Slot]] | None:
+        """The inputs and outputs that a box's class declares; None if it is unknown, or has inputs that come and go."""
+        if box.type in self.workflow.subgraphs:
+            sheet = self.workflow.subgraphs[box.type]
+            return sheet.inputs, sheet.outputs
+        interface = self._interface(box)
+        return None if interface is None else layout(interface)
+
     # One node --------------------------------------------------------------------------------------------------------
 
     def _interface(self, box: CanvasNode) -> Interface | None:
@@ -175,9 +182,11 @@ class _Flattening:
             if isinstance(end, _Source):
                 inputs[slot.name] = [end.node_id, end.slot]
             elif isinstance(end, _Value):
-                inputs[slot.name] = self._sent(box, interface, slot.name, end.value)
-            elif isinstance(end, _Muted):
-                inputs.pop(slot.name, None)
+                declared = find(interface, slot.name) if interface is not None and end.primitive is not None else None
+                if declared is None:
+                    inputs[slot.name] = self._sent(box, interface, slot.name, end.value)
+                elif is_widget(declared) and end.primitive in ("*", kind_of(declared.type)):
+                    inputs[slot.name] = self._sent(box, interface, slot.name, entered(declared, end.value))
         meta = {"title": box.title or box.type, **box.pack}
         return {"class_type": box.type, "inputs": inputs, "_meta": meta}
 
@@ -222,7 +231,7 @@ class _Flattening:
         if box is None:
             return None
         if box.mode == Mode.MUTED and self._is_node(box):
-            return _Muted()
+            return None
         if box.mode == Mode.BYPASSED:
             return self._into(scope, _passed_on(box, wire.slot, wanted))
         if box.id in scope.inner:
@@ -236,7 +245,8 @@ class _Flattening:
         if box.type == "PrimitiveNode":
             values = box.values if isinstance(box.values, list) else []
             value = scope.box_values.get((box.id, "value"), values[0] if values else None)
-            return None if value is None else _Value(value)
+            kind = kind_of(box.outputs[0].type) if box.outputs else "*"
+            return None if value is None else _Value(value, primitive=kind)
         return self._set_node(scope, box) if box.type == "GetNode" else None
 
     def _out_of_subgraph(self, scope: _Scope, index: int) -> _Place | _Value | None:
@@ -244,11 +254,8 @@ class _Flattening:
         assert scope.outer is not None and scope.instance is not None
         if not 0 <= index < len(scope.sheet.inputs):
             return None
-        name = scope.sheet.inputs[index].name
-        slots = scope.instance.inputs
-        slot = next((slot for slot in slots if slot.name == name), None) if name else None
-        if not name and index < len(slots):
-            slot = slots[index]
+        name, slots = scope.sheet.inputs[index].name, scope.instance.inputs
+        slot = slots[index] if index < len(slots) else None
         place = self._into(scope.outer, slot)
         if place is None and name in scope.input_values:
             return _Value(scope.input_values[name])

@@ -5,19 +5,20 @@
         "config": {index: {"input": {name: {"visible"}}, "output": {slot: {"visible"}}}}}
 
 An instance has as inputs what is not linked inside, node by node (sockets first, at the very end widgets turned into
-inputs), as outputs what is not linked inside or marked external, and as widgets_values those of its nodes in a row.
+inputs), as outputs what is not linked inside or marked external, and as widgets_values those of its nodes in a row,
+hidden ones too, at the end again those of widgets turned into inputs that nothing inside feeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Any
 
 from ..errors import WorkflowError
 from .canvas import CanvasGraph, CanvasLink, CanvasNode, Slot, read_box
 from .interface import Interfaces
-from .widgets import is_widget, take, take_primitive
+from .widgets import is_widget, take, take_one, take_primitive
 
 
 def group_sheet(definition: Any, interfaces: Interfaces, instance: CanvasNode) -> CanvasGraph:
@@ -36,7 +37,7 @@ class _Group:
         self.slots = [list(box.inputs) for box in self.boxes]
         self.config = _mapping(definition.get("config"))
         external = [[_index(one[0]), *one[1:]] for one in _lists(definition.get("external")) if one]
-        self.external = {(one[0], one[1]) for one in external if _numbers(one, 2)}
+        self.external = {(one[0], one[1]) for one in external if _numbers(one, 2) and one[2:] not in ([], [None])}
         links = [one for one in _lists(definition.get("links")) if _numbers(one, 4)]
         self.links = [one for one in links if one[0] < len(nodes) and one[2] < len(nodes)]
         self.linked_outputs = {(one[0], one[1]) for one in self.links}
@@ -46,10 +47,12 @@ class _Group:
         for source, slot, target, target_slot, *_ in self.links:
             if target_slot < len(self.slots[target]):
                 self._wire(str(source), slot, target, target_slot)
-        inputs, converted = self._draw_inputs(len(instance.inputs))
+        inside = {wire.id for wire in self.wires}
+        inputs = self._draw_inputs(len(instance.inputs))
         outputs = self._draw_outputs()
         values = list(instance.values) if isinstance(instance.values, list) else []
-        boxes = [self._with_values(i, box, values, converted) for i, box in enumerate(self.boxes)]
+        boxes = [self._with_values(i, box, values) for i, box in enumerate(self.boxes)]
+        boxes = [self._with_late_values(i, box, values, inside) for i, box in enumerate(boxes)]
         wires = {wire.id: wire for wire in self.wires}
         nameless = (Slot(""),)
         return CanvasGraph({box.id: box for box in boxes}, wires, nameless * inputs, nameless * outputs)
@@ -59,8 +62,8 @@ class _Group:
         self.wires.append(wire)
         self.slots[target][target_slot] = replace(self.slots[target][target_slot], link=wire.id)
 
-    def _draw_inputs(self, drawn: int) -> tuple[int, set[tuple[int, str]]]:
-        """Feed what nothing inside feeds from the inputs of the group; their number, and the widgets among them.
+    def _draw_inputs(self, drawn: int) -> int:
+        """Feed what nothing inside feeds from the inputs of the group; their number.
 
         Old files name only those widgets as inputs that were turned into some, new files all of them; what is `drawn`
         on the instance tells the two apart.
@@ -74,8 +77,7 @@ class _Group:
         converted = widgets if drawn >= len(sockets) + len(widgets) else []
         for count, (i, name) in enumerate(sockets + converted):
             self._wire("-10", count, i, self._position(i, name))
-        linked = {(i, s.name) for i in range(len(self.boxes)) for s in self._widget_slots(i) if s.link in inside}
-        return len(sockets + converted), linked | set(converted)
+        return len(sockets + converted)
 
     def _open(self, inputs: list[tuple[int, str]]) -> list[tuple[int, str]]:
         """Those that nothing inside feeds and nobody hid."""
@@ -127,17 +129,23 @@ class _Group:
         fed = any(link[2] == i for link in self.links)
         return fed and (i, 0) in self.linked_outputs and (i, 0) not in self.external
 
-    def _with_values(self, i: int, box: CanvasNode, values: list[Any], converted: set[tuple[int, str]]) -> CanvasNode:
-        """The box with its share of the instance's values, which is taken from their front."""
+    def _with_values(self, i: int, box: CanvasNode, values: list[Any]) -> CanvasNode:
+        """The box with its share of the instance's values, which is taken from their front.
+
+        Widgets that the definition lists as inputs have theirs at the end.
+        """
         if box.type == "PrimitiveNode" and (i, 0) in self.linked_outputs:
             return replace(box, inputs=(), values=take_primitive(values) or box.values)
         if box.type not in self.interfaces:
             return replace(box, inputs=tuple(self.slots[i]))
-        interface = self.interfaces[box.type]
-        absent = {name for owner, name in converted if owner == i}
-        absent |= {one.name for one in interface.inputs() if not self._visible(i, "input", one.name, True)}
-        taken = take(interface, values, frozenset(absent))
-        return replace(box, inputs=tuple(self.slots[i]), named_values=taken)
+        late = frozenset(slot.name for slot in self._widget_slots(i))
+        return replace(box, inputs=tuple(self.slots[i]), named_values=take(self.interfaces[box.type], values, late))
+
+    def _with_late_values(self, i: int, box: CanvasNode, values: list[Any], inside: Set[str]) -> CanvasNode:
+        late = [slot.name for slot in self._widget_slots(i) if slot.link not in inside]
+        declared = [self.interfaces[box.type].input(name) for name in late]
+        taken = {one.name: take_one(one, values) for one in declared if one is not None}
+        return replace(box, named_values={**box.named_values, **taken}) if taken else box
 
     def _visible(self, i: int, side: str, name: str, otherwise: bool) -> bool:
         chosen = _mapping(_mapping(_mapping(self.config.get(str(i))).get(side)).get(name)).get("visible")

@@ -10,10 +10,12 @@ option of a dynamic combo brings along follows the combo.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import dynamic
+from .canvas import Slot
 from .interface import Input, Interface
 
 # Types that have a widget, with the value of a fresh one.
@@ -31,6 +33,46 @@ def is_widget(declared: Input) -> bool:
     if not isinstance(kind, str):
         return isinstance(kind, list)
     return kind in ("COMBO", dynamic.COMBO) or kind in _WIDGET_TYPES or kind in _UNSAVED
+
+
+def layout(interface: Interface) -> tuple[list[Slot], list[Slot]] | None:
+    """The inputs and outputs of a node as the editor lays them out: sockets first, then widgets.
+
+    None for a class with inputs that come and go.
+    """
+    declared = interface.inputs()
+    if any(one.type in (dynamic.COMBO, dynamic.GROWING, dynamic.MATCHING) for one in declared):
+        return None
+    sockets = [Slot(one.name, kind_of(one.type)) for one in declared if not is_widget(one)]
+    widgets = [Slot(one.name, kind_of(one.type), widget=one.name) for one in declared if is_widget(one)]
+    return sockets + widgets, [Slot("", kind_of(output)) for output in interface.outputs]
+
+
+def kind_of(declared: Any) -> str:
+    """A declared type as the editor names it; a list of options is a "COMBO"."""
+    return declared if isinstance(declared, str) else "COMBO"
+
+
+def entered(declared: Input, value: Any) -> Any:
+    """A number as a widget keeps it when it is entered: a whole multiple of its step, or with the step's digits."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or declared.type not in ("INT", "FLOAT"):
+        return value
+    options = declared.options
+    if declared.type == "INT":
+        step = options.get("step") or 1
+        offset = 0 if step == 1 else (options.get("min") or 0) % step
+        return _rounded((value - offset) / step) * step + offset
+    step = options.get("step") or 0.5
+    digits = max(0, -math.floor(math.log10(step)))
+    unit = options.get("round") or (10**-digits if digits else None)
+    if not unit:
+        return value
+    low, high = options.get("min", 0), options.get("max", 2048)
+    return min(max(round(_rounded(value / unit) * unit, digits), low), high)
+
+
+def _rounded(value: float) -> int:
+    return math.floor(value + 0.5)
 
 
 def default(declared: Input) -> Any:
@@ -107,6 +149,15 @@ def _walk(interface: Interface, value_of: Callable[[Input], Any]) -> dict[str, A
             if declared.type == dynamic.COMBO:
                 waiting[:0] = dynamic.chosen(declared, values[declared.name])
     return values
+
+
+def take_one(declared: Input, saved: list[Any]) -> Any:
+    """Remove one input's value from the front of a list; its default if there is none."""
+    if not saved:
+        return default(declared)
+    value = saved.pop(0)
+    _drop_control(declared, saved)
+    return value
 
 
 def take_primitive(saved: list[Any]) -> list[Any]:

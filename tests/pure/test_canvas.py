@@ -183,6 +183,31 @@ class TestLinks:
     def test_links_to_inputs_that_no_longer_exist_are_dropped(self) -> None:
         assert inputs_of(canvas(node(1, "Empty"), node(2, "Mix"), links=[(1, 0, 2, "gone")]), "2") == {}
 
+    def test_a_link_in_the_table_stands_though_the_input_does_not_name_it(self) -> None:
+        work = canvas(node(1, "Empty"), node(2, "Mix"), links=[(1, 0, 2, "one")])
+        work["nodes"][1]["inputs"] = [{"name": "one", "link": None}]
+        assert inputs_of(work, "2") == {"one": ["1", 0]}
+        work["nodes"][1]["inputs"] = []
+        work["links"][0][4] = 2  # the third socket of its class
+        assert inputs_of(work, "2") == {"mask": ["1", 0]}
+
+    def test_a_link_that_an_input_names_stands_there_whatever_its_number(self) -> None:
+        work = canvas(node(1, "Empty"), node(2, "Mix"), links=[(1, 0, 2, "two")])
+        work["links"][0][4] = 7
+        assert inputs_of(work, "2") == {"two": ["1", 0]}
+
+    @pytest.mark.parametrize(("named", "expected"), [(None, "1"), (1, "1"), (2, "3")])
+    def test_of_two_links_to_an_input_the_first_or_the_named_one_stays(self, named: Any, expected: str) -> None:
+        work = canvas(node(1, "Empty"), node(3, "Empty"), node(2, "Mix"), links=[(1, 0, 2, "one")])
+        work["links"].append([2, 3, 0, 2, 0, "LATENT"])
+        work["nodes"][2]["inputs"] = [{"name": "one", "link": named}]
+        assert inputs_of(work, "2") == {"one": [expected, 0]}
+
+    def test_an_input_that_names_a_link_of_another_node_is_open(self) -> None:
+        work = canvas(node(1, "Empty"), node(2, "Mix"), node(3, "Mix"), links=[(1, 0, 2, "one")])
+        work["nodes"][2]["inputs"] = [{"name": "one", "link": 1}]
+        assert inputs_of(work, "3") == {} and inputs_of(work, "2") == {"one": ["1", 0]}
+
     def test_reroutes_are_followed(self) -> None:
         chain = [node(i, "Reroute") for i in range(10, 3000)]
         links = [(1, 0, 10, ""), *[(i, 0, i + 1, "") for i in range(10, 2999)], (2999, 0, 2, "one", "LATENT")]
@@ -200,6 +225,29 @@ class TestLinks:
         assert inputs_of(work, "1") == {"width": 64, "height": 64}
         assert list(canvas_to_prompt(work, CLASSES)) == ["1"]
 
+    @pytest.mark.parametrize(
+        ("options", "value", "expected"),
+        [
+            (("INT", {"step": 8, "min": 4}), 2901, 2900),
+            (("INT", {}), 2.5, 3),
+            (("FLOAT", {"step": 0.01, "max": 1.0}), 0.625, 0.63),
+            (("FLOAT", {"step": 0.1, "round": 0.01, "max": 100.0}), 3.14, 3.1),
+            (("FLOAT", {"step": 0.01, "min": 0.0, "max": 1.0}), 7.0, 1.0),
+            (("STRING", {}), "x", "x"),
+        ],
+    )
+    def test_a_primitives_number_is_rounded_as_the_widget_rounds(self, options: Any, value: Any, expected: Any) -> None:
+        classes = {"A": node_class(required={"n": options})}
+        nodes = node(9, "PrimitiveNode", [value], outputs=[{"name": "n", "type": options[0]}]), node(1, "A", [0])
+        found = canvas_to_prompt(canvas(*nodes, links=[(9, 0, 1, "n", "INT")]), classes)["1"]["inputs"]["n"]
+        assert found == expected
+
+    def test_a_primitive_of_another_type_drives_nothing(self) -> None:
+        primitive = node(9, "PrimitiveNode", ["seven"], outputs=[{"name": "n", "type": "STRING"}])
+        links = [(9, 0, 1, "width", "INT"), (9, 0, 2, "one")]
+        prompt = canvas_to_prompt(canvas(primitive, node(1, "Empty", [64, 32]), node(2, "Mix"), links=links), CLASSES)
+        assert prompt["1"]["inputs"]["width"] == 64 and prompt["2"]["inputs"] == {}
+
     def test_invisible_links_are_followed_by_name(self) -> None:
         nodes = [node(1, "Empty"), node(5, "SetNode", ["L"]), node(6, "GetNode", ["L"]), node(2, "Mix")]
         assert inputs_of(canvas(*nodes, links=[(1, 0, 5, "*"), (6, 0, 2, "one")]), "2") == {"one": ["1", 0]}
@@ -208,10 +256,10 @@ class TestLinks:
         work = canvas(node(1, "Empty", mode=2), node(2, "Mix"), links=[(1, 0, 2, "one")])
         assert canvas_to_prompt(work, CLASSES)["2"]["inputs"] == {} and "1" not in canvas_to_prompt(work, CLASSES)
 
-    def test_what_a_muted_node_feeds_has_no_value_of_its_own(self) -> None:
+    def test_what_a_muted_node_feeds_has_its_own_value(self) -> None:
         nodes = node(1, "Odd", mode=2), node(8, "Reroute"), node(2, "Empty", [64, 32])
         work = canvas(*nodes, links=[(1, 0, 8, ""), (8, 0, 2, "width", "INT")])
-        assert inputs_of(work, "2") == {"height": 32}
+        assert inputs_of(work, "2") == {"width": 64, "height": 32}
 
     def test_muted_reroutes_and_primitives_do_their_work(self) -> None:
         nodes = node(1, "Empty"), node(8, "Reroute", mode=2), node(9, "PrimitiveNode", [7], mode=2), node(2, "Mix")
@@ -319,10 +367,11 @@ class TestSubgraphs:
 
     @pytest.mark.parametrize(("mode", "expected"), [(2, None), (4, ["1", 0])])
     def test_a_muted_or_bypassed_instance_takes_its_nodes_with_it(self, mode: int, expected: Any) -> None:
-        instance = node(38, SUBGRAPH, mode=mode, outputs=[{"name": "LATENT", "type": "LATENT"}])
-        instance["inputs"] = [{"name": "model", "type": "LATENT"}]
-        work = self.workflow(instance, links=[(1, 0, 38, "model"), (38, 0, 9, "images", "LATENT")])
-        prompt = canvas_to_prompt(work, CLASSES)
+        ends = {"inputs": [("a", "LATENT")], "outputs": [("b", "LATENT")]}
+        inside = subgraph(node(5, "Empty"), links=[(5, 0, -20, 0)], **ends) | {"id": "latents"}
+        instance = node(38, "latents", mode=mode)
+        links = [(1, 0, 38, "a"), (38, 0, 9, "images", "LATENT")]
+        prompt = canvas_to_prompt(self.workflow(instance, links=links, definitions=[inside]), CLASSES)
         assert list(prompt) == ["1", "9"] and prompt["9"]["inputs"].get("images") == expected
 
     def test_subgraphs_that_contain_themselves_are_told(self) -> None:
@@ -363,8 +412,8 @@ class TestGroupNodes:
     @pytest.mark.parametrize("kind", ["workflow>G", "workflow/G"])
     @pytest.mark.parametrize("slots", [False, True])
     def test_a_group_is_taken_apart(self, kind: str, slots: bool) -> None:
-        values = [41, "randomize", 128, 256, 42, "fixed", 11, 2.5, "euler", 0.75, "said"]
-        instance = node(37, kind, values)
+        values = [41, "randomize", 128, 256, 42, "fixed", *([] if slots else [11]), 2.5, "euler", 0.75, "said"]
+        instance = node(37, kind, values + ([11] if slots else []))
         instance["inputs"] = [{"name": n, "link": None} for n in ("model", "two", "mask")]
         links = [(1, 0, 37, "model"), (2, 0, 37, "two"), (37, 1, 9, "images"), (37, 2, 8, "images")]
         prompt = self.flat(instance, self.group(slots), links)
@@ -376,16 +425,16 @@ class TestGroupNodes:
         assert prompt["9"]["inputs"]["images"] == ["37:3", 0]  # linked inside, but marked external
         assert prompt["8"]["inputs"]["images"] == ["37:4", 0]
 
-    def test_a_widget_turned_into_an_input_has_no_value_in_the_list(self) -> None:
+    def test_a_widget_turned_into_an_input_may_have_no_value_in_the_list(self) -> None:
         instance = node(37, "workflow>G", [41, "fixed", 128, 256, 42, "fixed", 2.5])
         instance["inputs"] = [{"name": n, "link": None} for n in ("model", "two", "mask", "steps")]
         prompt = self.flat(instance, self.group(True), [(2, 0, 37, "steps")])
         assert prompt["37:3"]["inputs"]["cfg"] == 2.5 and prompt["37:3"]["inputs"]["steps"] == ["2", 0]
 
-    def test_hidden_widgets_keep_the_value_of_the_definition(self) -> None:
+    def test_hidden_widgets_have_their_values_in_the_list_too(self) -> None:
         hidden = {"2": {"input": {"width": {"visible": False}, "height": {"visible": False}}}}
-        prompt = self.flat(node(37, "workflow>G", [41, "fixed", 43]), self.group(False, hidden), [])
-        assert prompt["37:2"]["inputs"] == {"width": 64, "height": 32}
+        prompt = self.flat(node(37, "workflow>G", [41, "fixed", 640, 320, 43]), self.group(False, hidden), [])
+        assert prompt["37:2"]["inputs"] == {"width": 640, "height": 320}
         assert prompt["37:3"]["inputs"]["seed"] == 43
 
     def test_a_primitive_inside_drives_its_target(self) -> None:
