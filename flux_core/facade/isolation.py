@@ -40,8 +40,8 @@ class Isolation:
 
     def __init__(self, modules: Callable[[str], ModuleType | None]) -> None:
         self._modules = modules
+        self._fronts = fronts(modules, self.pack_of)
         self._roots: dict[str, str] = {}  # folder with a separator at its end -> name of the pack
-        self._fronts = fronts(modules)
         self.builtins = {**vars(builtins), "__import__": self._import}
         self._plain_spec = importlib.util.spec_from_file_location
 

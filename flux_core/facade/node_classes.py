@@ -42,7 +42,7 @@ LoadImage load_image; LoadImageMask load_image; LoadImageOutput load_image; Save
 PreviewImage save_images; MaskToImage mask_to_image; ImageToMask image_to_mask; SolidMask solid; GrowMask expand_mask;
 GetImageSize get_size; ImageFromBatch frombatch; ResizeAndPadImage resize_and_pad; ImageColorToMask image_to_mask;
 MaskPreview execute; ThresholdMask image_to_mask; ModelSamplingAuraFlow patch_aura; SaveAnimatedWEBP save_images;
-SaveAnimatedPNG save_images; PreviewAny main
+SaveAnimatedPNG save_images; PreviewAny main; DifferentialDiffusion apply
 """
 
 
@@ -70,7 +70,13 @@ def for_packs(node_id: str, ours: type[Any]) -> type[Any]:
     plain = node_id.removeprefix("Sluice")
     name, order = FUNCTIONS.get(plain, ("execute", []))
     own = _function(ours, order)
-    body = {**_ATTRIBUTES.get(plain, {}), name: own, "__doc__": ours.__doc__, "__module__": ours.__module__}
+    body = {
+        **_ATTRIBUTES.get(plain, {}),
+        "execute": own,
+        name: own,
+        "__doc__": ours.__doc__,
+        "__module__": ours.__module__,
+    }
     if plain in FUNCTIONS or not hasattr(ours, "FUNCTION"):
         body["FUNCTION"] = name
     else:  # called `execute` in ComfyUI's newer style of nodes, or by our own name

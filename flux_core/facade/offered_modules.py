@@ -66,7 +66,9 @@ class Offer:
         return self._modules[name]
 
     def absent(self, name: str) -> Any:
-        """What stands for a name that we do not offer."""
+        """What stands for a name that we do not offer: the module of that name, or an `Absent`."""
+        if name in KNOWN:
+            return self.module(name)
         if name not in self._absent:
             self._absent[name] = Absent(name.rpartition(".")[2], (), {"_absent_": name, "_offer_": self})
         return self._absent[name]
@@ -131,10 +133,10 @@ class Absent(ABCMeta):
     _absent_: str
     _offer_: Offer
 
-    def _refuse(cls, *args: Any, **kwargs: Any) -> NoReturn:
+    def _refuse(cls, /, *args: Any, **kwargs: Any) -> NoReturn:
         raise NotOffered(cls._absent_)
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, /, *args: Any, **kwargs: Any) -> Any:
         if "_absent_" in cls.__dict__:
             if cls._offer_.loading and not cls.__name__.islower():
                 return _Unusable(cls._absent_)

@@ -1,6 +1,8 @@
 """`sys` and `importlib` as packs see them: the same modules, in which ComfyUI's names are known too.
 
     sys.modules["folder_paths"]           is there, as packs expect inside ComfyUI
+    del sys.modules["torchvision"]        is not obeyed: some packs clear away all that was imported after them, which
+                                          inside ComfyUI was there before. Modules of packs can be taken away.
     importlib.import_module("comfy.utils")
     importlib.reload(comfy.samplers)      changes nothing: there is nothing to be read again
 
@@ -37,8 +39,8 @@ class Front(ModuleType):
         return dir(self.__dict__["_real"])
 
 
-def fronts(offered: Offered) -> dict[str, ModuleType]:
-    """Name -> module, for packs. `offered` gives the module of one of ComfyUI's names."""
+def fronts(offered: Offered, pack_of: Callable[[str], str | None]) -> dict[str, ModuleType]:
+    """Name -> module, for packs. `offered` gives the module of one of ComfyUI's names, `pack_of` the pack of a file."""
 
     def import_module(name: str, package: str | None = None) -> ModuleType:
         found = offered(name) if _is_comfyuis(name) else None
@@ -49,7 +51,7 @@ def fronts(offered: Offered) -> dict[str, ModuleType]:
         return importlib.reload(module) if is_real else module
 
     return {
-        "sys": Front(sys, modules=Modules(offered)),
+        "sys": Front(sys, modules=Modules(offered, pack_of)),
         "importlib": Front(importlib, import_module=import_module, reload=reload),
     }
 
@@ -61,8 +63,8 @@ def _is_comfyuis(name: str) -> bool:
 class Modules(MutableMapping[str, Any]):
     """sys.modules, and behind it ComfyUI's modules."""
 
-    def __init__(self, offered: Offered) -> None:
-        self._offered = offered
+    def __init__(self, offered: Offered, pack_of: Callable[[str], str | None]) -> None:
+        self._offered, self._pack_of = offered, pack_of
 
     def __getitem__(self, name: str) -> Any:
         if name in sys.modules:
@@ -76,7 +78,9 @@ class Modules(MutableMapping[str, Any]):
         sys.modules[name] = module
 
     def __delitem__(self, name: str) -> None:
-        del sys.modules[name]
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if name in sys.modules and (file is None or self._pack_of(file) is not None):
+            del sys.modules[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(sys.modules))

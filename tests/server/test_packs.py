@@ -40,7 +40,7 @@ def test_what_is_not_offered_says_so_when_it_is_called(server, packs):
 def test_probes_hear_what_is_there(server):
     assert said(server, "probes") == [
         *("no such module", True, False, False, None, False, 16384, False, True, "decode", "CLIPTextEncode"),
-        *(("INT", "required"), False, True, True, None),
+        *(("INT", "required"), False, True, True, True, None),
     ]
 
 

@@ -17,6 +17,7 @@ from ..node_classes import for_packs
 __all__ = [
     "MAX_RESOLUTION",
     "before_node_execution",
+    "composite",
     "common_ksampler",
     "get_module_name",
     "interrupt_processing",
@@ -38,6 +39,10 @@ def __getattr__(name: str) -> Any:
         return table()
     if name == "NODE_DISPLAY_NAME_MAPPINGS":
         return current().titles
+    if name in ("Noise_RandomNoise", "Noise_EmptyNoise"):  # of comfy_extras.nodes_custom_sampler
+        from ...sampling.sample import DisableNoise, RandomNoise
+
+        return RandomNoise if name == "Noise_RandomNoise" else DisableNoise
     found = None if name.startswith("_") else table().get(name)
     if found is None or name not in current().own:
         raise AttributeError(name)
@@ -81,6 +86,21 @@ def interrupt_processing(value: bool = True) -> None:
 
 def get_module_name(module_path: str) -> str:
     return os.path.splitext(os.path.basename(os.path.normpath(module_path)))[0]
+
+
+def composite(
+    destination: Any,
+    source: Any,
+    x: int,
+    y: int,
+    mask: Any = None,
+    multiplier: int = 8,
+    resize_source: bool = False,
+) -> Any:
+    """comfy_extras.nodes_mask.composite: planes [B, C, H, W] laid over planes, x and y in units of 1/`multiplier`."""
+    from ...images import resize
+
+    return resize.composite(destination, source.to(destination.device), x, y, mask, resize_source, multiplier)
 
 
 def common_ksampler(

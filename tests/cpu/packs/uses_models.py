@@ -12,7 +12,9 @@ import node_helpers
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
-from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
+from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+from comfy_extras.nodes_mask import GrowMask, composite
 
 import nodes
 
@@ -75,6 +77,8 @@ class Shift(Base):
             twin.get_model_object("model_sampling") is levels and model.get_model_object("model_sampling") is not levels
         )
         assert twin.is_clone(model) and twin.model_size() > 0 and not hasattr(twin, "something_else")
+        soft = DifferentialDiffusion().apply(twin)[0]
+        assert soft.handle().mask_function is not None and twin.handle().mask_function is None
         twin.model_options["transformer_options"]["mine"] = 1
         assert "mine" not in model.model_options["transformer_options"]
         return (twin,)
@@ -108,7 +112,7 @@ class Sample(Base):
     def guider(self, model, positive, latent):
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(positive, positive)
-        noise, sampler = nodes.RandomNoise().get_noise(7)[0], comfy.samplers.sampler_object("euler")
+        noise, sampler = Noise_RandomNoise(7), comfy.samplers.sampler_object("euler")
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 3)
         return SamplerCustomAdvanced().sample(noise, guider, sampler, sigmas, latent)[0]
 
@@ -194,6 +198,8 @@ class Tools(Base):
 
     def run(self):
         picture = torch.rand(2, 3, 24, 36)
+        assert torch.equal(composite(picture, picture, 0, 0), picture)
+        assert GrowMask().expand_mask(torch.zeros(1, 8, 8), 2, True)[0].shape == (1, 8, 8)
         for method in nodes.ImageScale.upscale_methods:
             assert comfy.utils.common_upscale(picture, 18, 18, method, "center").shape == (2, 3, 18, 18)
         assert comfy.utils.lanczos(picture, 9, 9).shape == (2, 3, 9, 9)

@@ -20,6 +20,7 @@ from ....sampling import sample as engine_sample
 from ....sampling import schedule
 from ....sampling.guider import CFGGuider as EngineGuider
 from ....sampling.sample import Sampler as EngineSampler
+from ...engine import current
 from ...offered_modules import NotOffered
 from . import model_sampling
 
@@ -44,6 +45,16 @@ __all__ = [
     "sampler_object",
     "simple_scheduler",
 ]
+
+COMPUTED = ("k_diffusion_sampling",)
+
+
+def __getattr__(name: str) -> Any:
+    """The module of sampler functions, which packs add theirs to."""
+    if name == "k_diffusion_sampling":
+        return current().absent("comfy.k_diffusion.sampling")
+    raise AttributeError(name)
+
 
 SAMPLER_NAMES = list(_SAMPLERS)
 SCHEDULER_NAMES = list(_SCHEDULERS)
@@ -271,12 +282,15 @@ def _tensor(value: Any) -> Tensor:
 
 
 def sampler_object(name: str) -> KSAMPLER:
-    """One of ours by its name. Raises InputError for a name there is none of."""
-    return KSAMPLER(_OurSolver(EngineSampler(name)))  # type: ignore[arg-type]
+    """One of ours by its name, or one that a pack has added. Raises InputError for a name there is none of."""
+    return ksampler(name)
 
 
 def ksampler(sampler_name: str, extra_options: Any = None, inpaint_options: Any = None) -> KSAMPLER:
-    return KSAMPLER(_OurSolver(EngineSampler(sampler_name)), extra_options, inpaint_options)  # type: ignore[arg-type]
+    """As `sampler_object`, with options for its function."""
+    added = vars(current().absent("comfy.k_diffusion.sampling")).get(f"sample_{sampler_name}")
+    function = added or _OurSolver(EngineSampler(sampler_name))
+    return KSAMPLER(function, extra_options, inpaint_options)
 
 
 # -- denoising ---------------------------------------------------------------------------------------------------------
@@ -343,7 +357,6 @@ def _run(
 
 
 def _report(step: int, D: Tensor, x: Tensor, steps: int) -> None:
-    from ...engine import current
     from ..latent_preview import LatentPreviewer
 
     current().progress(step + 1, steps, lambda: LatentPreviewer().decode_latent_to_preview(D))

@@ -18,13 +18,13 @@ from typing import Any, ClassVar
 from ....graph.calls import ExecutionBlocker
 
 __all__ = [
-    "AnyType", "Audio", "AudioEncoder", "AudioEncoderOutput", "Autogrow", "BBOX", "Boolean", "Clip", "ClipVision",
-    "ClipVisionOutput", "Combo", "ComfyNode", "ComfyTypeI", "ComfyTypeIO", "Conditioning", "ControlNet", "Custom",
-    "DynamicCombo", "FaceAnalysis", "Float", "FolderType", "Gligen", "Guider", "Hidden", "HiddenHolder", "Hooks",
-    "Image", "Input", "Int", "Latent", "LoraModel", "LossMap", "Mask", "MatchType", "Mesh", "Model", "MultiCombo",
-    "MultiType", "NodeOutput", "Noise", "NumberDisplay", "Output", "Photomaker", "Point", "RemoteOptions", "SEGS",
-    "SVG", "Sampler", "Schema", "Sigmas", "String", "StyleModel", "TimestepsRange", "UploadType", "UpscaleModel",
-    "Vae", "Video", "Voxel", "Webcam", "WidgetInput", "comfytype",
+    "AnyType", "Audio", "AudioEncoder", "AudioEncoderOutput", "Autogrow", "BBOX", "Boolean", "BoundingBox", "Clip",
+    "ClipVision", "ClipVisionOutput", "Combo", "ComfyNode", "ComfyTypeI", "ComfyTypeIO", "Conditioning", "ControlNet",
+    "Custom", "DynamicCombo", "FaceAnalysis", "Float", "FolderType", "Gligen", "Guider", "Hidden", "HiddenHolder",
+    "Hooks", "Image", "Input", "Int", "Latent", "LatentUpscaleModel", "LoraModel", "LossMap", "Mask", "MatchType",
+    "Mesh", "Model", "MultiCombo", "MultiType", "NodeOutput", "Noise", "NumberDisplay", "Output", "Photomaker",
+    "Point", "RemoteOptions", "SEGS", "SVG", "Sampler", "Schema", "Sigmas", "String", "StyleModel", "TimestepsRange",
+    "Tracks", "UploadType", "UpscaleModel", "Vae", "Video", "Voxel", "Webcam", "WidgetInput", "comfytype",
 ]  # fmt: skip
 
 
@@ -255,6 +255,7 @@ ClipVision, ClipVisionOutput, StyleModel = map(_kind, ("CLIP_VISION", "CLIP_VISI
 Gligen, UpscaleModel, LoraModel, LossMap = map(_kind, ("GLIGEN", "UPSCALE_MODEL", "LORA_MODEL", "LOSS_MAP"))
 Audio, Video, SVG, Voxel, Mesh = map(_kind, ("AUDIO", "VIDEO", "SVG", "VOXEL", "MESH"))
 Hooks, TimestepsRange, Photomaker, Point = map(_kind, ("HOOKS", "TIMESTEPS_RANGE", "PHOTOMAKER", "POINT"))
+Tracks, BoundingBox, LatentUpscaleModel = map(_kind, ("TRACKS", "BOUNDING_BOX", "LATENT_UPSCALE_MODEL"))
 FaceAnalysis, BBOX, SEGS, Webcam = map(_kind, ("FACE_ANALYSIS", "BBOX", "SEGS", "WEBCAM"))
 AudioEncoder, AudioEncoderOutput, AnyType = map(_kind, ("AUDIO_ENCODER", "AUDIO_ENCODER_OUTPUT", "*"))
 

@@ -18,6 +18,7 @@ from server import PromptServer
 
 import nodes
 
+HERE_NAME = __name__
 HERE = os.path.dirname(__file__)
 folder_paths.add_model_folder_path("uses_comfyui", os.path.join(folder_paths.models_dir, "uses_comfyui"))
 folder_paths.folder_names_and_paths["pictures_of_mine"] = ([folder_paths.get_input_directory()], {".png"})
@@ -93,8 +94,18 @@ class Facts(ComfyNodeABC):
             IO.ANY != IO.IMAGE,
             execution.ExecutionBlocker is ExecutionBlocker,
             sys.modules["folder_paths"] is importlib.import_module("folder_paths") is importlib.reload(folder_paths),
+            self.clears(),
             "comfy.nothing" in sys.modules or "os" not in sys.modules or sys.modules.get("no.such.module"),
         ]
+
+    def clears(self):
+        """Only modules of packs go when a pack takes modules away."""
+        before = sys.modules.copy()
+        for name in ("json", HERE_NAME):
+            del sys.modules[name]
+        gone = [name for name in ("json", HERE_NAME) if name not in sys.modules]
+        sys.modules[HERE_NAME] = before[HERE_NAME]
+        return gone == [HERE_NAME]
 
     def absent(self):
         """What is not offered says so when it is called."""
