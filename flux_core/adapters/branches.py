@@ -189,7 +189,7 @@ class Reweighing:
         per_row = self.magnitude.shape[0] != 1 or v.shape[0] == 1
         norm = w.norm(dim=1, keepdim=True) if per_row else v.norm(dim=0, keepdim=True)
         v = v * (self.magnitude.float() / (norm + torch.finfo(torch.float32).eps))
-        changed = w + self.strength * (v - w)
+        changed: Tensor = w + self.strength * (v - w)
         if self.rows is not None:
             whole = whole.clone() if whole is weight else whole
             whole[self.rows[0] : self.rows[1]] = changed

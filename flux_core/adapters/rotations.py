@@ -67,7 +67,7 @@ class Rotation:
 
 
 def _rows(blocks: Tensor, weight: Tensor) -> Tensor:
-    grid = weight.unflatten(0, blocks.shape[:2])
+    grid: Tensor = weight.unflatten(0, blocks.shape[:2])
     return (blocks.transpose(1, 2) @ grid).flatten(0, 1)
 
 
@@ -82,7 +82,7 @@ def _butterfly(factors: Tensor, weight: Tensor) -> Tensor:
 
 
 def _columns(blocks: Tensor, weight: Tensor) -> Tensor:
-    grid = weight.unflatten(1, (-1, blocks.shape[-1])).transpose(0, 1)  # [blocks, out, b]
+    grid: Tensor = weight.unflatten(1, (-1, blocks.shape[-1])).transpose(0, 1)  # [blocks, out, b]
     return (grid @ blocks.transpose(1, 2)).transpose(0, 1).flatten(1)
 
 
@@ -100,7 +100,8 @@ def cayley(blocks: Tensor, most: float = 0.0) -> Tensor:
     if 0 < most < norm:
         skew = skew * (most / norm)
     one = torch.eye(blocks.shape[-1])
-    return torch.linalg.solve(one - skew, one + skew)  # the two factors commute
+    orthogonal: Tensor = torch.linalg.solve(one - skew, one + skew)  # the two factors commute
+    return orthogonal
 
 
 def cayley_of_triangles(upper: Tensor) -> Tensor:

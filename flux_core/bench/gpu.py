@@ -25,6 +25,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     if "correctness" in args.parts:
         depth = [min(few, blocks) for few, blocks in zip(SMALL, args.depth, strict=True)]
-        files = {f"small-{name}": (lambda: random_model.flux(*depth, args.hidden), STORED[name]) for name in STORED}
+        make = partial(random_model.flux, depth[0], depth[1], args.hidden)
+        files = {f"small-{name}": (make, STORED[name]) for name in STORED}
         with written(folder, files, args.keep), _noting("correctness", results):
             small = replace(setup, steps=3)
             carry_out("correctness", gpu_parts.correctness, replace(plain, setup=small, files=tuple(files)))
@@ -125,7 +127,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         wanted = [part for part in args.parts if part in PARTS[1:] and (part != "peers" or format == "bf16")]
         if not wanted:
             continue
-        file = {name: (lambda: random_model.flux(*args.depth, args.hidden), STORED[format])}
+        file = {name: (partial(random_model.flux, args.depth[0], args.depth[1], args.hidden), STORED[format])}
         with _noting("files", results), written(folder, file, args.keep):
             results.facts[f"{name}_bytes"] = path_of(str(folder), name).stat().st_size
             for part in wanted:

@@ -111,7 +111,7 @@ def _compare(part: Part, file: str, runtime: Runtime, tell: Tell) -> None:
         resident = _fitting(part, model, EVERYTHING, None)[1]
         least = smallest_budget(resident.workload, resident.machine)
         between, whole = least + resident.weight_bytes // 2, int(1.1 * resident.peak_bytes) + 512 * MiB
-        cases = [("streamed", least, None), ("partly resident", between, None)]
+        cases: list[tuple[str, int, int | None]] = [("streamed", least, None), ("partly resident", between, None)]
         if not loras:
             cases += [("resident", whole, None)]
             if cuda:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def _measurements(args: argparse.Namespace) -> Iterator[Measurement]:
     """(setup, what to do, which files it needs)."""
 
     def flux() -> Any:
-        return random_model.flux(*args.depth, args.hidden)
+        return random_model.flux(args.depth[0], args.depth[1], args.hidden)
 
     def t5() -> Any:
         return random_model.t5(24 if tuple(args.depth) == FULL else args.depth[0])
@@ -146,7 +147,7 @@ def _measurements(args: argparse.Namespace) -> Iterator[Measurement]:
 
 
 @contextmanager
-def written(folder: Path, files: dict[str, tuple[Make, str]], keep: bool = False) -> Iterator[None]:
+def written(folder: Path, files: Mapping[str, tuple[Make, str]], keep: bool = False) -> Iterator[None]:
     """Files by name: what module, in which format. Those that are not there yet are made, and deleted afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     made = []
@@ -289,9 +290,9 @@ def measure_job(setup: Setup) -> dict[str, Any]:
 
     for job, (prompt, seed) in {"first": (0, 1), "another seed": (0, 2), "another prompt": (1, 2)}.items():
         if job != "another seed":
-            condition = phase(f"{job}: encode", lambda prompt=prompt: encode(prompt))
-        latent = phase(f"{job}: sample", lambda c=condition, s=seed: sample(model, setup, c, s))
-        phase(f"{job}: decode", lambda x=latent: coder.decode_image(x.cpu()))
+            condition = phase(f"{job}: encode", partial(encode, prompt))
+        latent = phase(f"{job}: sample", partial(sample, model, setup, condition, seed))
+        phase(f"{job}: decode", partial(coder.decode_image, latent.cpu()))
     limit = held.limit
     return {"limit_bytes": limit, "peak_bytes": max(each["peak_bytes"] for each in phases), "phases": phases}
 

@@ -52,15 +52,16 @@ def measure_peer(part: Part, tell: Tell) -> None:
 
 def _step(model: nn.Module, device: torch.device, width: int, height: int, tokens: int) -> Callable[[], Any]:
     columns, rows = width // 16, height // 16
-    count, made = columns * rows, {"device": device, "dtype": torch.bfloat16}
+    count = columns * rows
+    made = torch.empty(0, device=device, dtype=torch.bfloat16)
     ids = torch.zeros(count, 3, device=device)
     ids[:, 1], ids[:, 2] = torch.arange(count) // columns, torch.arange(count) % columns
     inputs = {
-        "hidden_states": torch.randn(1, count, 64, **made),  # type: ignore[arg-type]
-        "encoder_hidden_states": torch.randn(1, tokens, 4096, **made),  # type: ignore[arg-type]
-        "pooled_projections": torch.randn(1, 768, **made),  # type: ignore[arg-type]
-        "timestep": torch.ones(1, **made),  # type: ignore[arg-type]
-        "guidance": torch.full((1,), 3.5, **made),  # type: ignore[arg-type]
+        "hidden_states": torch.randn(1, count, 64).to(made),
+        "encoder_hidden_states": torch.randn(1, tokens, 4096).to(made),
+        "pooled_projections": torch.randn(1, 768).to(made),
+        "timestep": made.new_ones(1),
+        "guidance": made.new_full((1,), 3.5),
         "img_ids": ids,
         "txt_ids": torch.zeros(tokens, 3, device=device),
     }

@@ -60,7 +60,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "psnr_worst": min(finite, default=None),
             "images": len(images),
         }
-    lines = [("setting", "seconds", "evaluations", "PSNR median", "PSNR worst")]
+    lines: list[tuple[str, ...]] = [("setting", "seconds", "evaluations", "PSNR median", "PSNR worst")]
     for cache, row in rows.items():
         numbers = (row["computed"], row["psnr_median"], row["psnr_worst"])
         lines.append((cache, f"{row['seconds']:.1f}", *("-" if n is None else f"{n:.1f}" for n in numbers)))

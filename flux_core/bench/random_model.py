@@ -129,16 +129,16 @@ def _pool(format: str) -> memoryview:
     if format == "Q8_0":
         codes = torch.randint(-127, 128, (POOL // 32, 32), dtype=torch.int8, generator=generator).view(torch.uint8)
         step = torch.full((POOL // 32, 1), SPREAD / 73, dtype=torch.float16).view(torch.uint8)
-        return memoryview(torch.cat((step, codes), dim=1).view(-1).numpy())
+        return torch.cat((step, codes), dim=1).view(-1).numpy().data
     numbers = torch.randn(POOL, generator=generator) * SPREAD
-    return memoryview(numbers.to(DTYPES[format]).view(torch.uint8).numpy())
+    return numbers.to(DTYPES[format]).view(torch.uint8).numpy().data
 
 
 def _parts(name: str, shape: tuple[int, ...], format: str, pool: memoryview) -> Iterator[memoryview]:
     """The bytes of a tensor: norms are ones, the rest comes out of the pool."""
     count, (values, nbytes) = prod(shape), BLOCK[format]
     if len(shape) == 1 and not name.endswith("bias"):
-        yield memoryview(torch.ones(count).to(DTYPES[format]).view(torch.uint8).numpy())
+        yield torch.ones(count).to(DTYPES[format]).view(torch.uint8).numpy().data
         return
     start = zlib.crc32(name.encode()) % POOL // values * values
     while count:

@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ def random_flux(depth: tuple[int, int], heads: int, device: torch.device, dtype:
 
 def steps_of(flux: Flux, device: torch.device) -> dict[str, Step]:
     """Our step and, where diffusers is installed, theirs, on the same weights and inputs."""
-    dtype = flux.img_in.weight.dtype
+    dtype = next(flux.parameters()).dtype
     side = 2 * int(IMAGE_TOKENS**0.5)  # of the latent, in cells
     x = torch.randn(1, 16, side, side, device=device, dtype=dtype)
     context = torch.randn(1, TEXT_TOKENS, CONTEXT, device=device, dtype=dtype)
@@ -132,7 +132,7 @@ def diffusers_twin(flux: Flux) -> nn.Module | None:
         return None
     config = flux.config
     with torch.device("meta"):
-        module = FluxTransformer2DModel(
+        module = cast(Callable[..., nn.Module], FluxTransformer2DModel)(
             in_channels=64, num_layers=config.depth, num_single_layers=config.depth_single, attention_head_dim=HEAD,
             num_attention_heads=config.heads, joint_attention_dim=CONTEXT, pooled_projection_dim=POOLED,
             guidance_embeds=True,

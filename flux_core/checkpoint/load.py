@@ -148,5 +148,5 @@ def read(stored: Stored) -> Tensor:
     """The raw bytes of a tensor, uint8 [bytes] on the CPU."""
     with torch.inference_mode(False):
         raw = torch.empty(stored.nbytes, dtype=torch.uint8)
-    read_into(stored, memoryview(raw.numpy()))
+    read_into(stored, raw.numpy().data)
     return raw

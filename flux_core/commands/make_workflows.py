@@ -320,7 +320,8 @@ def _shown(node: dict[str, Any]) -> int:
 
 
 def _output_names(node_class: type[Any]) -> Iterable[str]:
-    return getattr(node_class, "RETURN_NAMES", None) or node_class.RETURN_TYPES
+    names: Iterable[str] = getattr(node_class, "RETURN_NAMES", None) or node_class.RETURN_TYPES
+    return names
 
 
 ALL = {

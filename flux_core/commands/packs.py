@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List the packs. 0 if all of them loaded, else 1."""
     from ...nodes.host import Host
-    from ..worker.node_packs import Engine, load_packs
+    from ..facade.engine import Engine
+    from ..worker.node_packs import load_packs
     from ..worker.registry import standalone_tables
 
     folders = standard_folders(Path.cwd(), args.models, extra=args.extra_model_paths, input=args.input, output=args.out)

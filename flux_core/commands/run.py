@@ -161,7 +161,8 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
 
     executor = Executor(classes, emit=emit, around=_inference_mode)
     if args.node_packs:
-        from ..worker.node_packs import Engine, load_packs
+        from ..facade.engine import Engine
+        from ..worker.node_packs import load_packs
 
         load_packs(args.node_packs, Engine(host, folders, classes, titles, executor))
     jobs = [_prepared(file, args, classes, folders) for file in args.workflow]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..checkpoint.files import open_weights
 from ..checkpoint.reader import read_into
-from ..checkpoint.stored import TensorEntry, WeightFile, stack
+from ..checkpoint.stored import TensorEntry, WeightFile, whole
 from ..errors import FileFormatError
 from .tokenizer import Lookup, Vector
 
@@ -98,5 +98,5 @@ def _values(file: WeightFile, entry: TensorEntry) -> Tensor:
             "rows of floating-point numbers are needed."
         )
     buffer = bytearray(entry.nbytes)
-    read_into(stack(entry.name, file, [entry]), memoryview(buffer))
+    read_into(whole(file, entry), memoryview(buffer))
     return torch.frombuffer(buffer, dtype=_DTYPES[entry.format]).reshape(entry.shape).float()

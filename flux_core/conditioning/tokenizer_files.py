@@ -115,7 +115,7 @@ def _fitting(
     places: Iterable[_Place[_Tokenizer]],
 ) -> _Tokenizer:
     """The first that has as many tokens as the encoder."""
-    passed_over = []
+    passed_over: list[str] = []
     for place in places:
         tokenizer = place.load()
         if tokenizer is None:
@@ -124,7 +124,9 @@ def _fitting(
         if vocabulary - SPARE <= tokens <= vocabulary:
             return tokenizer
         passed_over.append(f"{place.where} (belongs to another encoder: it has {tokens} tokens)")
-    named = [str(folder) for folder in dict.fromkeys(_named(wanted, weights, folders)) if not _holds(wanted, folder)]
+    named: list[str] = [
+        str(folder) for folder in dict.fromkeys(_named(wanted, weights, folders)) if not _holds(wanted, folder)
+    ]
     looked = "\n  ".join([*passed_over, *named, "the ComfyUI installations and the Hugging Face cache of this machine"])
     raise MissingFileError(
         f"The tokenizer of {wanted.title} for {weights or 'this encoder'} with its {vocabulary} token embeddings is "

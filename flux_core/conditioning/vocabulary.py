@@ -77,8 +77,8 @@ def load_t5_gguf(file: Path) -> T5Tokenizer | None:
     kind, tokens, scores, types, charsmap = (values.get(f"tokenizer.ggml.{name}") for name in names)
     if kind != "t5" or not tokens or len(tokens) != len(scores or ()):
         return None
-    pieces = list(zip(tokens, scores, strict=True))
-    while pieces and len(types or ()) >= len(pieces) and types[len(pieces) - 1] == _UNUSED:
+    pieces, types = list(zip(tokens, scores or (), strict=True)), types or ()
+    while pieces and len(types) >= len(pieces) and types[len(pieces) - 1] == _UNUSED:
         pieces.pop()
     return _t5(_unigram(_Pieces(pieces, bytes(value & 0xFF for value in charsmap or ()))), file)
 
@@ -145,7 +145,7 @@ def _unigram(read: _Pieces) -> Tokenizer:
     pieces = [*read.pieces, *((name, 0.0) for name in extra)]
     unknown = next((number for number, (piece, _) in enumerate(pieces) if piece == T5_UNKNOWN), None)
     vocabulary = Tokenizer(models.Unigram(pieces, unk_id=unknown))
-    steps = [normalizers.Precompiled(read.charsmap)] if read.charsmap else []
+    steps: list[normalizers.Normalizer] = [normalizers.Precompiled(read.charsmap)] if read.charsmap else []
     steps += [normalizers.Strip(left=False), normalizers.Replace(Regex(" {2,}"), "▁")]
     vocabulary.normalizer = normalizers.Sequence(steps)
     vocabulary.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")

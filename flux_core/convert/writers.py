@@ -35,7 +35,7 @@ class Writer:
         done = 0
         while done < tensor.nbytes:
             piece = next(data)
-            self._stream.write(memoryview(piece.numpy()))
+            self._stream.write(piece.numpy().data)
             done += piece.numel()
             yield piece.numel()
         assert done == tensor.nbytes, f"{tensor.name} has {done} bytes instead of {tensor.nbytes}"

@@ -11,6 +11,6 @@ if __name__ == "__main__":
     assert spec and spec.loader
     sys.modules["sluice"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["sluice"])
-    from sluice.flux_core.worker.main import main  # type: ignore[import-not-found]
+    from sluice.flux_core.worker.main import main
 
     main(sys.argv[1])

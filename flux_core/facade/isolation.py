@@ -48,7 +48,7 @@ class Isolation:
     def install(self) -> None:
         """From now on. Packs that are added later are covered as well."""
         sys.path_hooks.insert(0, self._finder)
-        importlib.util.spec_from_file_location = self._spec  # type: ignore[assignment]
+        importlib.util.spec_from_file_location = self._spec
 
     def remove(self) -> None:
         """As before. Modules of packs that are loaded keep what they have."""

@@ -64,7 +64,8 @@ def _ridges(grey: Tensor) -> Tensor:
         neighbour = around.gather(1, direction)
         tie = (length == neighbour) & ((direction == 0) | (direction == 2))
         keep &= (length > neighbour) | tie
-    return length * keep
+    thin: Tensor = length * keep
+    return thin
 
 
 def _linked(weak: Tensor, strong: Tensor) -> Tensor:

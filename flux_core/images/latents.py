@@ -84,7 +84,9 @@ def interpolate(a: Tensor, b: Tensor, share: float) -> Tensor:
     """`share` of a, the rest b: directions and lengths of the channel vectors, each averaged by themselves."""
     a_norm, b_norm = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     way = (a / a_norm).nan_to_num() * share + (b / b_norm).nan_to_num() * (1 - share)
-    return (way / way.norm(dim=1, keepdim=True)).nan_to_num() * (a_norm * share + b_norm * (1 - share))
+    unit: Tensor = (way / way.norm(dim=1, keepdim=True)).nan_to_num()
+    length: Tensor = a_norm * share + b_norm * (1 - share)
+    return unit * length
 
 
 def joined(latent: Latent, other: Latent) -> Latent:

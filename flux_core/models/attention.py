@@ -38,7 +38,8 @@ def rotations(ids: Tensor, axes_dim: Sequence[int], theta: float) -> Tensor:
         angles.append(ids[:, axis, None].double() / theta**exponents)
     angle = torch.cat(angles, dim=-1)  # [L, d/2]
     cos, sin = angle.cos().float(), angle.sin().float()
-    return torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2)).transpose(1, 2).flatten(2)
+    matrices: Tensor = torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2)).transpose(1, 2).flatten(2)
+    return matrices
 
 
 def rotate(x: Tensor, rope: Tensor, out: Tensor | None = None) -> Tensor:
@@ -50,8 +51,8 @@ def rotate(x: Tensor, rope: Tensor, out: Tensor | None = None) -> Tensor:
         turned = torch.addcmul(*_products(x, rope)).flatten(-2)
         return turned if out is None else out.copy_(turned)
     if out is None:
-        turned = _Rotation.apply(x, rope)
-        return turned
+        rotated: Tensor = _Rotation.apply(x, rope)  # type: ignore[no-untyped-call]  # torch's own, like all of autograd
+        return rotated
     return (_turn_on_cpu if x.device.type == "cpu" else _turn)(x, rope, out)
 
 

@@ -38,7 +38,7 @@ class AutoencoderConfig:
         """Read the sizes off a BFL state dict's shapes."""
         try:
             ch, channels = shapes["encoder.conv_in.weight"][:2]
-            widths = []
+            widths: list[int] = []
             while f"encoder.down.{len(widths)}.block.0.conv2.weight" in shapes:
                 widths.append(shapes[f"encoder.down.{len(widths)}.block.0.conv2.weight"][0])
             z_channels = shapes["decoder.conv_in.weight"][1]
@@ -63,7 +63,7 @@ class Autoencoder(nn.Module):
     @property
     def compression(self) -> int:
         """Pixels along one side of a latent cell: 8 for FLUX."""
-        return 2 ** (len(self.config.ch_mult) - 1)
+        return 1 << (len(self.config.ch_mult) - 1)
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [B, 3, H, W] in -1..1 -> mean and log-variance, each [B, 16, H/8, W/8]."""
@@ -76,7 +76,8 @@ class Autoencoder(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent [B, 16, h, w] -> pixels [B, 3, 8h, 8w], about -1..1."""
-        return self.decoder(latent)
+        out: Tensor = self.decoder(latent)
+        return out
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Image [B, H, W, C >= 3] in 0..1, cropped to whole cells -> float32 latent [B, 16, H//8, W//8]."""
@@ -149,7 +150,8 @@ class Encoder(nn.Module):
         x = self.conv_in(channels_last(x))
         for level in self.down:
             x = level(x)
-        return self.conv_out(_swish(self.norm_out(self.mid(x)), self.training))
+        out: Tensor = self.conv_out(_swish(self.norm_out(self.mid(x)), self.training))
+        return out
 
 
 class Decoder(nn.Module):
@@ -169,7 +171,8 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(row_major(x)))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(_swish(self.norm_out(x), self.training))
+        out: Tensor = self.conv_out(_swish(self.norm_out(x), self.training))
+        return out
 
 
 class Level(nn.Module):
@@ -189,7 +192,8 @@ class Level(nn.Module):
         for block in self.block:
             x = block(x)
         if hasattr(self, "downsample"):
-            return self.downsample(x)
+            out: Tensor = self.downsample(x)
+            return out
         return self.upsample(x) if hasattr(self, "upsample") else x
 
 
@@ -201,7 +205,8 @@ class Middle(nn.Module):
         self.block_2 = ResnetBlock(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+        out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return out
 
 
 class ResnetBlock(nn.Module):
@@ -217,7 +222,8 @@ class ResnetBlock(nn.Module):
         check_cancelled()
         h = self.conv1(_swish(self.norm1(x), self.training))
         h = self.conv2(_swish(self.norm2(h), self.training))
-        return h.add_(self.nin_shortcut(x))
+        out: Tensor = h.add_(self.nin_shortcut(x))
+        return out
 
 
 class AttnBlock(nn.Module):
@@ -236,7 +242,8 @@ class AttnBlock(nn.Module):
         h = self.norm(x)
         q, k, v = (project(h).flatten(2).transpose(1, 2)[:, None].contiguous() for project in (self.q, self.k, self.v))
         out = F.scaled_dot_product_attention(q, k, v)  # [B, 1, h*w, C]
-        return x + self.proj_out(out[:, 0].transpose(1, 2).reshape(x.shape))
+        result: Tensor = x + self.proj_out(out[:, 0].transpose(1, 2).reshape(x.shape))
+        return result
 
 
 class Downsample(nn.Module):
@@ -247,7 +254,8 @@ class Downsample(nn.Module):
         self.conv = _conv(width, width, stride=2, padding=0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return out
 
 
 class Upsample(nn.Module):
@@ -258,7 +266,8 @@ class Upsample(nn.Module):
         self.conv = _conv(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
 
 
 def _swish(x: Tensor, training: bool) -> Tensor:

@@ -90,9 +90,9 @@ class ClipTextModel(nn.Module):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, Linear | Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.own_weight if isinstance(module, Linear) else module.weight, std=0.02)
                 if isinstance(module, Linear):
-                    nn.init.zeros_(module.bias)
+                    nn.init.zeros_(module.own_bias)
 
 
 class TextTransformer(nn.Module):
@@ -109,7 +109,8 @@ class TextTransformer(nn.Module):
         for layer in self.encoder.layers:
             check_cancelled()
             x = layer(x, causal)
-        return self.final_layer_norm(x)
+        out: Tensor = self.final_layer_norm(x)
+        return out
 
 
 class Embeddings(nn.Module):
@@ -137,7 +138,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, causal: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x), causal)
-        return x + self.mlp(self.layer_norm2(x))
+        out: Tensor = x + self.mlp(self.layer_norm2(x))
+        return out
 
 
 class SelfAttention(nn.Module):
@@ -154,7 +156,8 @@ class SelfAttention(nn.Module):
             project(x).unflatten(-1, (self.heads, -1))  # [B, L, H, d]
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(attention(q, k, v, causal))
+        out: Tensor = self.out_proj(attention(q, k, v, causal))
+        return out
 
 
 class Mlp(nn.Module):
@@ -165,7 +168,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        return self.fc2(x * torch.sigmoid(1.702 * x))  # "quick" GELU
+        out: Tensor = self.fc2(x * torch.sigmoid(1.702 * x))  # "quick" GELU
+        return out
 
 
 class Embedding(nn.Module):

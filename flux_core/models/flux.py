@@ -8,7 +8,8 @@ Does not know: devices, storage formats, offloading, LoRA, guiders, solvers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,7 @@ class Flux(nn.Module):
             rows = tuple(map(row_major, modulation))
         else:
             rows = self.modulations(self.vector(inputs.timesteps, inputs.pooled, inputs.guidance, x.dtype))
-        run = run_block or _call
+        run: Callable[..., Any] = run_block or _call
         references = [latent.to(x.dtype) for latent in inputs.references]
 
         img = self.img_in(self.tokens(x, references))  # [B, Li, D]
@@ -103,10 +104,10 @@ class Flux(nn.Module):
         out = self.final_layer(both[:, text : text + count], next(mods))
         return latents.unpack(out, height, width)
 
-    def blocks(self) -> Iterator[nn.Module]:
+    def blocks(self) -> Iterator[DoubleStreamBlock | SingleStreamBlock]:
         """The blocks in order of use: double, then single."""
-        yield from self.double_blocks
-        yield from self.single_blocks
+        yield from cast("Iterable[DoubleStreamBlock]", self.double_blocks)
+        yield from cast("Iterable[SingleStreamBlock]", self.single_blocks)
 
     def vector(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
         """What all modulation depends on, [B, D]: time [B], guidance [B] and pooled text [B, vec_dim].
@@ -123,7 +124,8 @@ class Flux(nn.Module):
         vec = self.time_in(sinusoids(there(timesteps, torch.float32)).to(dtype))
         if self.config.guidance and guidance is not None:
             vec = vec + self.guidance_in(sinusoids(there(guidance, dtype)))
-        return vec + self.vector_in(there(pooled[:, : self.config.vec_dim], dtype))
+        out: Tensor = vec + self.vector_in(there(pooled[:, : self.config.vec_dim], dtype))
+        return out
 
     def modulations(self, vec: Tensor) -> tuple[Tensor, ...]:
         """The adaLN rows of every block in order of use, then of the final layer. vec [B, D].
@@ -164,18 +166,18 @@ class Flux(nn.Module):
         identity and the velocity as zero."""
         for module in self.modules():
             if isinstance(module, Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                nn.init.xavier_uniform_(module.own_weight)
+                nn.init.zeros_(module.own_bias)
             elif isinstance(module, Scale):
                 nn.init.ones_(module.scale)
         for embedder in (self.time_in, self.vector_in, *([self.guidance_in] if self.config.guidance else [])):
-            nn.init.normal_(embedder.in_layer.weight, std=0.02)
-            nn.init.normal_(embedder.out_layer.weight, std=0.02)
+            nn.init.normal_(embedder.in_layer.own_weight, std=0.02)
+            nn.init.normal_(embedder.out_layer.own_weight, std=0.02)
         for module in self.modules():
             if isinstance(module, Modulation):
-                nn.init.zeros_(module.lin.weight)
-        nn.init.zeros_(self.final_layer.adaLN_modulation[1].weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
+                nn.init.zeros_(module.lin.own_weight)
+        nn.init.zeros_(cast(Linear, self.final_layer.adaLN_modulation[1]).own_weight)
+        nn.init.zeros_(self.final_layer.linear.own_weight)
 
 
 def _add_residual(stream: Tensor, residuals: Sequence[Tensor | None], number: int, start: int = 0) -> Tensor:

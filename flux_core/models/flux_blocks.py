@@ -79,7 +79,8 @@ class SingleStreamBlock(nn.Module):
 
     def modulate(self, active: Tensor) -> Tensor:
         """silu(vec) [B, D] -> [B, 3, D]."""
-        return self.modulation(active)
+        out: Tensor = self.modulation(active)
+        return out
 
     def forward(self, x: Tensor, mods: Tensor, rope: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, Lt+Li, D], mods [B, 3, D] -> x, one block later. The input is not changed."""
@@ -87,7 +88,8 @@ class SingleStreamBlock(nn.Module):
         hidden = x.shape[-1]
         both = self.linear1(mod.apply(x))  # [B, L, 3D + mlp]
         qkv, wide = both.split([3 * hidden, both.shape[-1] - 3 * hidden], dim=-1)
-        out = attention(*self.norm(qkv, self.heads, rope), mask)  # [B, L, D]
+        q, k, v = self.norm(qkv, self.heads, rope)
+        out = attention(q, k, v, mask)  # [B, L, D]
         if self.training:
             out = torch.cat((out, gelu(wide)), dim=-1)
         else:  # v is not needed any more: the attention's output takes its columns, and no wide tensor is copied
@@ -107,11 +109,13 @@ class FinalLayer(nn.Module):
 
     def modulate(self, active: Tensor) -> Tensor:
         """silu(vec) [B, D] -> shift, scale [B, 2, D]."""
-        return self.adaLN_modulation[1](active).unflatten(-1, (2, -1))
+        out: Tensor = self.adaLN_modulation[1](active).unflatten(-1, (2, -1))
+        return out
 
     def forward(self, x: Tensor, mods: Tensor) -> Tensor:
         shift, scale = mods.split(1, dim=1)
-        return self.linear(normalise(x, shift, scale))
+        out: Tensor = self.linear(normalise(x, shift, scale))
+        return out
 
 
 class Modulation(nn.Module):
@@ -123,7 +127,8 @@ class Modulation(nn.Module):
         self.count = count
 
     def forward(self, active: Tensor) -> Tensor:
-        return self.lin(active).unflatten(-1, (self.count, -1))  # [B, count, D]
+        out: Tensor = self.lin(active).unflatten(-1, (self.count, -1))  # [B, count, D]
+        return out
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor) -> tuple[Tensor, ...]:
         """[B, L, D] -> q, k, v, each [B, L, H, d]."""
-        return self.norm(self.qkv(x), self.heads, rope)
+        qkv: tuple[Tensor, Tensor, Tensor] = self.norm(self.qkv(x), self.heads, rope)
+        return qkv
 
 
 class Mlp(nn.Sequential):
@@ -161,7 +167,8 @@ class Mlp(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = self[0](x)
-        return self[2](gelu(wide) if self.training else gelu_(wide))
+        out: Tensor = self[2](gelu(wide) if self.training else gelu_(wide))
+        return out
 
 
 class QKNorm(nn.Module):
@@ -204,7 +211,8 @@ class Embedder(nn.Module):
         self.out_layer = Linear(hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out_layer(F.silu(self.in_layer(x)))
+        out: Tensor = self.out_layer(F.silu(self.in_layer(x)))
+        return out
 
 
 def sinusoids(values: Tensor) -> Tensor:
@@ -228,7 +236,8 @@ def gelu(x: Tensor) -> Tensor:
 
 def gelu_(x: Tensor) -> Tensor:
     """tanh-GELU in the memory of x."""
-    return torch.ops.aten.gelu_(x, approximate="tanh")
+    out: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
+    return out
 
 
 def finite(x: Tensor) -> Tensor:

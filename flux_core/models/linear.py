@@ -6,7 +6,7 @@ and is asked for the product. This file does not know where such bytes are, in w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -77,6 +77,18 @@ class Linear(nn.Module):
         self.branches: tuple[Branch, ...] = ()
         self.reweighings: tuple[Reweighing, ...] = ()
 
+    @property
+    def own_weight(self) -> nn.Parameter:
+        """The matrix [out, in] of a layer that nobody else holds the weights of, as in training."""
+        assert self.weight is not None, "held elsewhere"
+        return self.weight
+
+    @property
+    def own_bias(self) -> nn.Parameter:
+        """The bias [out] of a layer that has one."""
+        assert self.bias is not None, "a layer without bias"
+        return self.bias
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]. Columns beyond `in` are for branches that widen the layer (FLUX control LoRAs)."""
         own = x if x.shape[-1] == self.in_features else x[..., : self.in_features]
@@ -105,12 +117,13 @@ class Linear(nn.Module):
     def _multiply(self, x: Tensor) -> Tensor:
         if x.ndim > 2 and (self.held is not None or not x.is_contiguous()):
             # as one matrix, even where x is a slice of something wider: no copy of it, and the bias in the product
-            return self._multiply(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+            out: Tensor = self._multiply(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+            return out
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if self.held is not None:
             tensors = [tensor for reweighing in self.reweighings for tensor in reweighing.tensors]
-            product: Tensor = _HeldProduct.apply(x, bias, self.held, self.reweighings, *tensors)
-            return product
+            apply: Callable[..., Tensor] = _HeldProduct.apply
+            return apply(x, bias, self.held, self.reweighings, *tensors)
         assert self.weight is not None, "neither a parameter nor held elsewhere"
         return F.linear(x, _reweighed(self.weight.to(x.dtype), self.reweighings), bias)
 

@@ -7,8 +7,9 @@ weights may be stored in any number type. Padding is attended to, as FLUX was tr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,8 @@ class T5Encoder(nn.Module):
 
     def embed(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Token ids [...] -> embeddings [..., D]."""
-        return self.shared(ids, dtype)
+        out: Tensor = self.shared(ids, dtype)
+        return out
 
     def forward(
         self, tokens: Tensor, layer: int | None = None, *, run_block: Callable[..., object] | None = None
@@ -80,17 +82,18 @@ class T5Encoder(nn.Module):
         x = row_major(tokens) if tokens.is_floating_point() else self.embed(row_major(tokens))
         length = x.shape[1]
         check_room(f"A prompt of {length} tokens", self.config.heads * length**2 * 8, advice="Write a shorter one.")
-        run = run_block or _call
-        blocks = self.encoder.block[: None if layer is None else range(self.config.layers)[layer] + 1]
-        bias = self.encoder.block[0].layer[0].SelfAttention.position_bias(x)  # [1, H, L, L], the same for all blocks
+        run: Callable[..., Any] = run_block or _call
+        blocks = self.blocks()[: None if layer is None else range(self.config.layers)[layer] + 1]
+        bias = blocks[0].attention.position_bias(x)  # [1, H, L, L], the same for all blocks
         for block in blocks:
             check_cancelled()
             x = run(block, x, bias)
-        return self.encoder.final_layer_norm(x)
+        out: Tensor = self.encoder.final_layer_norm(x)
+        return out
 
-    def blocks(self) -> Iterator[nn.Module]:
+    def blocks(self) -> list[Block]:
         """The blocks in order of use."""
-        yield from self.encoder.block
+        return cast("list[Block]", list(self.encoder.block))
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -101,10 +104,10 @@ class T5Encoder(nn.Module):
             elif isinstance(module, RMSNorm):
                 nn.init.ones_(module.weight)
             elif isinstance(module, Linear):
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)
-        for block in self.encoder.block:
-            block.layer[0].SelfAttention.q.weight.mul_((self.config.inner // self.config.heads) ** -0.5)
-        nn.init.normal_(self.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight, std=0.1)
+                nn.init.normal_(module.own_weight, std=module.in_features**-0.5)
+        for block in self.blocks():
+            block.attention.q.own_weight.mul_((self.config.inner // self.config.heads) ** -0.5)
+        nn.init.normal_(self.blocks()[0].attention.relative_attention_bias.weight, std=0.1)
 
 
 class Stack(nn.Module):
@@ -122,8 +125,14 @@ class Block(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList((AttentionLayer(config, first), FeedForwardLayer(config)))
 
+    @property
+    def attention(self) -> SelfAttention:
+        """The attention of the block. The first block's holds the position bias of all."""
+        return cast(AttentionLayer, self.layer[0]).SelfAttention
+
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.layer[1](self.layer[0](x, bias))
+        out: Tensor = self.layer[1](self.layer[0](x, bias))
+        return out
 
 
 class AttentionLayer(nn.Module):
@@ -133,7 +142,8 @@ class AttentionLayer(nn.Module):
         self.layer_norm = RMSNorm(config.width)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        return x + self.SelfAttention(self.layer_norm(x), bias)
+        out: Tensor = x + self.SelfAttention(self.layer_norm(x), bias)
+        return out
 
 
 class FeedForwardLayer(nn.Module):
@@ -143,7 +153,8 @@ class FeedForwardLayer(nn.Module):
         self.layer_norm = RMSNorm(config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.DenseReluDense(self.layer_norm(x))
+        out: Tensor = x + self.DenseReluDense(self.layer_norm(x))
+        return out
 
 
 class SelfAttention(nn.Module):
@@ -162,7 +173,8 @@ class SelfAttention(nn.Module):
     def position_bias(self, x: Tensor) -> Tensor:
         """[1, H, L, L] for a sequence as long as x."""
         buckets = distance_buckets(x.shape[1], x.device)
-        return self.relative_attention_bias(buckets, x.dtype).permute(2, 0, 1)[None].contiguous()
+        out: Tensor = self.relative_attention_bias(buckets, x.dtype).permute(2, 0, 1)[None].contiguous()
+        return out
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         q, k, v = (
@@ -170,7 +182,8 @@ class SelfAttention(nn.Module):
             for project in (self.q, self.k, self.v)
         )
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-        return self.o(out.transpose(1, 2).flatten(2))
+        result: Tensor = self.o(out.transpose(1, 2).flatten(2))
+        return result
 
 
 class GatedMlp(nn.Module):
@@ -181,7 +194,8 @@ class GatedMlp(nn.Module):
         self.wo = Linear(config.mlp, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.wo(F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x))
+        out: Tensor = self.wo(F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x))
+        return out
 
 
 class Embedding(nn.Module):

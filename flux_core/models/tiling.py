@@ -36,7 +36,8 @@ def three_tilings(
             on_tile(next(done), total)
         return out
 
-    return sum(tiled(x, counted, size, overlap, scale) for size in sizes) / 3
+    first, *others = (tiled(x, counted, size, overlap, scale) for size in sizes)
+    return sum(others, first) / 3
 
 
 def tiled(x: Tensor, function: Callable[[Tensor], Tensor], tile: Size, overlap: int, scale: float) -> Tensor:
@@ -49,12 +50,11 @@ def _tiled_item(x: Tensor, function: Callable[[Tensor], Tensor], tile: Size, ove
     if height <= tile[0] and width <= tile[1]:
         return function(x)
     feather = round(overlap * scale)
-    total: Tensor | None = None
-    weights = torch.zeros(1, 1, round(height * scale), round(width * scale))
-    for top, left in _corners(x, tile, overlap):
+    total = weights = torch.zeros(1, 1, round(height * scale), round(width * scale))
+    for number, (top, left) in enumerate(_corners(x, tile, overlap)):
         part = function(x[..., top : top + tile[0], left : left + tile[1]])
         rows, columns = part.shape[-2:]
-        if total is None:
+        if number == 0:  # only now the channels, the type and the device are known
             total = part.new_zeros(1, part.shape[1], *weights.shape[-2:])
             weights = weights.to(part)
         ramp = (_ramp(rows, feather)[:, None] * _ramp(columns, feather)).to(part)
@@ -70,7 +70,7 @@ def _corners(x: Tensor, tile: Size, overlap: int) -> Iterator[Size]:
     for size, length in zip(x.shape[-2:], tile, strict=True):
         starts = range(0, size - overlap, length - overlap) if size > length else (0,)
         axes.append([max(0, min(start, size - overlap)) for start in starts])
-    return itertools.product(*axes)
+    return itertools.product(axes[0], axes[1])
 
 
 def _ramp(length: int, feather: int) -> Tensor:

@@ -115,5 +115,5 @@ class ManagedAutoencoder:
                 sketch, lambda module: way.run(module, torch.empty(shape, device="meta"))
             ).peak
         made = int(self.activations[key] * KERNELS.get(self.manager.device.type, 1.0))
-        picture = 4 * 3 * height * width
+        picture: int = 4 * 3 * height * width
         return self.weights.loaded_bytes(self.dtype) + made + (4 if tile else 1) * picture + 64 * MiB

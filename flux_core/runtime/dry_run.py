@@ -113,7 +113,7 @@ class _Observer(TorchDispatchMode):
     """Sees every operation: counts bytes of storages that appear in results until they die, and the work done."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # a class of torch's without annotations
         self.alive = self.peak = 0
         self._known: set[int] = set()
         self._uncounted = False

@@ -27,8 +27,9 @@ from torch import Tensor
 
 from ..adapters.apply import adapted
 from ..adapters.lora import LoraUse
-from ..checkpoint.detect import Detected, detect, refuse
+from ..checkpoint.detect import detect, refuse
 from ..checkpoint.files import open_weights
+from ..checkpoint.kinds import Detected
 from ..checkpoint.load import Tensors
 from ..checkpoint.stored import WeightFile
 from ..conditioning.embeddings import lookup

@@ -43,7 +43,8 @@ def reported_flux(module: Flux, runtime: Runtime, tensors: Tensors, run: Run, dt
     with _report("transformer", runtime, runtime.device, tensors, workload, tokens_of(sample), dtype) as told:
 
         def reporting(inputs: DenoiserInputs) -> Tensor:
-            return told(lambda: module(inputs))
+            velocity: Tensor = told(lambda: module(inputs))
+            return velocity
 
         yield reporting
 

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..adapters.lora import Lora, LoraUse, parse
 from ..adapters.lora_names import flux_targets, text_targets
-from ..checkpoint.detect import Detected, detect, refuse
+from ..checkpoint.detect import detect, refuse
 from ..checkpoint.files import open_weights
+from ..checkpoint.kinds import Detected
 from ..checkpoint.load import read
 from ..checkpoint.stored import WeightFile, whole
 from ..errors import InputError

@@ -123,7 +123,8 @@ def _outputs(part: Part, active: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 def _rows(linear: Linear, output: Tensor) -> Tensor:
     """What an adaLN layer gives, [B, count * D], as rows [B, count, D]."""
-    return output.unflatten(-1, (_count(linear), -1))
+    rows: Tensor = output.unflatten(-1, (_count(linear), -1))
+    return rows
 
 
 def _count(linear: Linear) -> int:

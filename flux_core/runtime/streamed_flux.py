@@ -115,7 +115,7 @@ class _StreamedNetwork:
             self.model.replan()
         rows = self.rows.of(inputs)
         self.model.follow_budget()
-        out = self.model.step(lambda: self.module(inputs, modulation=rows, run_block=self._run_block))
+        out: Tensor = self.model.step(lambda: self.module(inputs, modulation=rows, run_block=self._run_block))
         self.model.measure()
         return out
 

@@ -225,7 +225,7 @@ def _bounds(mask: Tensor) -> tuple[int, int, int, int]:
 
 
 def _weight(values: Mapping[str, Any], mask: Tensor | None, area: Area | None, canvas: Canvas) -> Tensor | float:
-    strength = values.get("strength", 1.0)
+    strength: float = values.get("strength", 1.0)
     if mask is not None:
         seen = mask if area is None else area.of(mask)
         return repeat_to_batch(seen * values.get("mask_strength", 1.0), canvas.batch) * strength

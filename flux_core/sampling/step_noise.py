@@ -53,7 +53,7 @@ def _path(x: Tensor, seed: int, sigmas: Sigmas, device: torch.device) -> StepNoi
         a, b = torch.tensor([min(s, s_next), max(s, s_next)], device=device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tree rounds its ends and warns of points beyond them
-            increment = tree(a, b) / math.sqrt(b - a)
+            increment: Tensor = tree(a, b) / math.sqrt(b - a)
         return (increment if s < s_next else -increment).to(x.device, x.dtype)
 
     return draw

@@ -110,4 +110,5 @@ def _adams_weights(nodes: Sequence[float], start: float, rate: float) -> list[fl
         edge = (1.0 if m == 0 else 0.0) - start**m * math.exp(rate * start)
         moments.append(edge - m / rate * moments[-1] if m else edge)
     vandermonde = torch.tensor(nodes, dtype=torch.float64)[None, :] ** powers[:, None]
-    return torch.linalg.solve(vandermonde, torch.tensor(moments, dtype=torch.float64)).tolist()
+    weights: list[float] = torch.linalg.solve(vandermonde, torch.tensor(moments, dtype=torch.float64)).tolist()
+    return weights

@@ -70,7 +70,8 @@ class _Step:
 
     def _solve(self, size: int) -> list[float]:
         r, b = (torch.tensor(values[:size], dtype=torch.float64) for values in (self.r, self.b))
-        return torch.linalg.solve(r[None, :] ** torch.arange(size)[:, None], b).tolist()
+        weights: list[float] = torch.linalg.solve(r[None, :] ** torch.arange(size)[:, None], b).tolist()
+        return weights
 
     def _moved(self, weights: Sequence[float], differences: Sequence[Tensor]) -> Tensor:
         x = self.base

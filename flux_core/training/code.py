@@ -37,13 +37,13 @@ class Code:
     def decode(self, latent: Tensor) -> Tensor:
         """The best linear guess at the pixels of an unscaled latent: [B, 16, h, w] -> [B, 3, 8h, 8w]."""
         flat = (process_in(latent).movedim(1, -1) - self.bias) @ self.to_pixels  # [B, h, w, 192]
-        blocks = flat.unflatten(-1, (3, CELL, CELL)).permute(0, 3, 1, 4, 2, 5)  # [B, 3, h, 8, w, 8]
+        blocks: Tensor = flat.unflatten(-1, (3, CELL, CELL)).permute(0, 3, 1, 4, 2, 5)  # [B, 3, h, 8, w, 8]
         return blocks.flatten(4, 5).flatten(2, 3)
 
 
 def cells(pixels: Tensor) -> Tensor:
     """[B, 3, H, W] -> the pixels of each cell [B, H/8, W/8, 192]."""
-    blocks = pixels.unflatten(3, (-1, CELL)).unflatten(2, (-1, CELL))  # [B, 3, h, 8, w, 8]
+    blocks: Tensor = pixels.unflatten(3, (-1, CELL)).unflatten(2, (-1, CELL))  # [B, 3, h, 8, w, 8]
     return blocks.permute(0, 2, 4, 1, 3, 5).flatten(3)
 
 

@@ -63,9 +63,9 @@ def random_scene(rng: np.random.Generator) -> Scene:
     The named places are whole tokens apart (16 pixels) and there are few shifts and sizes, so that the transformer has
     to learn each figure a few times only, not at every offset within a token.
     """
-    pick = [str(rng.choice(list(table))) for table in (FIGURES, COLOURS, POSITIONS, BACKGROUNDS)]
+    figure, colour, position, background = _picked(rng)
     right, down = (int(value) for value in rng.choice(SHIFTS, size=2))
-    return Scene(*pick, shift=(right, down), size=int(rng.choice(SIZES)))
+    return Scene(figure, colour, position, background, shift=(right, down), size=int(rng.choice(SIZES)))
 
 
 def loose_scene(rng: np.random.Generator) -> Scene:
@@ -73,18 +73,31 @@ def loose_scene(rng: np.random.Generator) -> Scene:
 
     For the autoencoder, which has to carry a figure wherever it lies, and for the transformer's first steps.
     """
-    pick = [str(rng.choice(list(table))) for table in (FIGURES, COLOURS, POSITIONS, BACKGROUNDS)]
+    figure, colour, position, background = _picked(rng)
     right, down = (int(value) for value in rng.integers(-4, 5, size=2))
-    inwards = (-np.sign(POSITIONS[pick[2]]) * 6).astype(int).tolist()
-    return Scene(*pick, shift=(right + inwards[0], down + inwards[1]), size=int(rng.choice(range(27, 34))))
+    inwards = (-np.sign(POSITIONS[position]) * 6).astype(int).tolist()
+    return Scene(
+        figure,
+        colour,
+        position,
+        background,
+        shift=(right + inwards[0], down + inwards[1]),
+        size=int(rng.choice(range(27, 34))),
+    )
+
+
+def _picked(rng: np.random.Generator) -> list[str]:
+    """One name of each table: figure, colour, position, background."""
+    return [str(rng.choice(list(table))) for table in (FIGURES, COLOURS, POSITIONS, BACKGROUNDS)]
 
 
 def draw(scenes: Sequence[Scene]) -> Pixels:
     """Pixels [B, SIDE, SIDE, 3] in 0..1, one picture per scene."""
     masks = np.stack([shifted(mask(scene.figure, scene.size), *scene.centre) for scene in scenes])[..., None]
-    front = np.array([COLOURS[scene.colour] for scene in scenes], np.float32)[:, None, None] / 255
-    back = np.array([BACKGROUNDS[scene.background] for scene in scenes], np.float32)[:, None, None] / 255
-    return back + masks * (front - back)
+    front = np.array([COLOURS[scene.colour] for scene in scenes], np.float32)[:, None, None] / np.float32(255)
+    back = np.array([BACKGROUNDS[scene.background] for scene in scenes], np.float32)[:, None, None] / np.float32(255)
+    pixels: Pixels = back + masks * (front - back)
+    return pixels
 
 
 def collage(rng: np.random.Generator) -> Pixels:
@@ -95,7 +108,7 @@ def collage(rng: np.random.Generator) -> Pixels:
     corners = rng.random((2, 2, 3), dtype=np.float32)
     ramp = np.linspace(0, 1, SIDE, dtype=np.float32)[:, None]
     sides = corners[:, 0, None] * (1 - ramp) + corners[:, 1, None] * ramp  # [2, SIDE, 3]
-    picture = sides[0] * (1 - ramp[:, None]) + sides[1] * ramp[:, None]
+    picture: Pixels = (sides[0] * (1 - ramp[:, None]) + sides[1] * ramp[:, None]).astype(np.float32, copy=False)
     for _ in range(int(rng.integers(1, 7))):
         figure = mask(str(rng.choice(FIGURES)), int(rng.integers(10, 44)))
         place = shifted(figure, *(int(value) for value in rng.integers(-56, 57, size=2)))[..., None]
@@ -109,7 +122,8 @@ def mask(figure: str, size: int) -> Mask:
     big = Image.new("L", (SIDE * OVERSAMPLE, SIDE * OVERSAMPLE))
     pen = _Pen(ImageDraw.Draw(big), scale=size * OVERSAMPLE, middle=SIDE * OVERSAMPLE / 2)
     OUTLINES[figure](pen)
-    return np.asarray(big.reduce(OVERSAMPLE), np.float32) / 255
+    shape: Mask = np.asarray(big.reduce(OVERSAMPLE), np.float32) / np.float32(255)
+    return shape
 
 
 def shifted(picture: Mask, right: int, down: int) -> Mask:

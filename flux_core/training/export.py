@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint.whole_files import safetensors
 from ..io.saving import write_whole
@@ -30,7 +30,7 @@ TOKENIZERS = "tokenizers"
 
 def export(models: Path, system: System | None, codec: Autoencoder | None) -> None:
     """Write what is given into the models folder, weights as bfloat16."""
-    parts = {"codec": codec}
+    parts: dict[str, nn.Module | None] = {"codec": codec}
     if system is not None:
         parts |= {"transformer": system.transformer, "clip": system.clip, "t5": system.t5}
     for part, module in parts.items():

@@ -82,7 +82,7 @@ class FlowStage:
     def loss(self, step: int) -> Tensor:
         """Mean squared error of the velocity."""
         batch = self.pictures.batch(self.name, step, self.phase.batch)
-        velocity = self.module(batch.noisy, batch.times, batch.tokens, torch.ones_like(batch.times), self.dtype)
+        velocity: Tensor = self.module(batch.noisy, batch.times, batch.tokens, torch.ones_like(batch.times), self.dtype)
         return (velocity - (batch.noise - batch.clean)).square().mean()
 
 
@@ -104,15 +104,16 @@ class GuidanceStage:
         return (self._student(batch, strength) - self._guided(batch, strength)).square().mean()
 
     def _student(self, batch: Batch, strength: Tensor) -> Tensor:
-        return self.module(batch.noisy, batch.times, batch.tokens, strength, self.dtype)
+        velocity: Tensor = self.module(batch.noisy, batch.times, batch.tokens, strength, self.dtype)
+        return velocity
 
     @torch.no_grad()
     def _guided(self, batch: Batch, strength: Tensor) -> Tensor:
         size = len(batch.times)
         empty = self.pictures.reader.tokens([""] * size, [""] * size, batch.times.device)
         one = torch.ones_like(batch.times)
-        told = self.teacher(batch.noisy, batch.times, batch.tokens, one, self.dtype)
-        free = self.teacher(batch.noisy, batch.times, empty, one, self.dtype)
+        told: Tensor = self.teacher(batch.noisy, batch.times, batch.tokens, one, self.dtype)
+        free: Tensor = self.teacher(batch.noisy, batch.times, empty, one, self.dtype)
         return free + strength[:, None, None, None] * (told - free)
 
 

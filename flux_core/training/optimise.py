@@ -24,7 +24,9 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        # torch declares overloads for it, which no subclass of its own repeats
+        assert closure is None, "this optimiser looks at the loss once a step"
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -35,6 +37,7 @@ class Muon(torch.optim.Optimizer):
                 momentum = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
                 direction = orthogonal(weight.grad.lerp(momentum, group["momentum"]))
                 weight.add_(direction.to(weight.dtype), alpha=-0.2 * max(weight.shape) ** 0.5 * group["lr"])
+        return None
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -63,8 +63,8 @@ def best_overlap(shape: Array) -> tuple[str, tuple[int, int], float]:
     products = np.fft.irfft2(np.fft.rfft2(shape) * spectra, s=(SIDE, SIDE))  # [N, SIDE, SIDE], by shift
     overlap = 2 * products / ((shape**2).sum() + powers[:, None, None])
     which, down, right = np.unravel_index(int(overlap.argmax()), overlap.shape)
-    down, right = ((int(shift) + SIDE // 2) % SIDE - SIDE // 2 for shift in (down, right))
-    return names[which], (right, down), float(overlap.max())
+    from_middle = [(int(shift) + SIDE // 2) % SIDE - SIDE // 2 for shift in (right, down)]
+    return names[which], (from_middle[0], from_middle[1]), float(overlap.max())
 
 
 @lru_cache(maxsize=1)

@@ -93,7 +93,8 @@ class System(nn.Module):
         vector = self.transformer.vector(t, pooled.float(), guidance, torch.float32)
         rows = tuple(row.to(dtype) for row in self.transformer.modulations(vector))
         inputs = DenoiserInputs(x.to(dtype), t, context, pooled, guidance)
-        return self.transformer(inputs, modulation=rows).float()
+        velocity: Tensor = self.transformer(inputs, modulation=rows)
+        return velocity.float()
 
 
 def flux_config(sizes: Sizes) -> FluxConfig:

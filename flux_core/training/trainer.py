@@ -6,7 +6,8 @@ at its last checkpoint and takes exactly the steps it would have taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,9 +25,14 @@ LARGEST_GRADIENT = 1.0  # gradients are scaled down to this norm
 class Stage(Protocol):
     """One thing to learn."""
 
-    name: str
-    module: nn.Module
-    phase: Phase
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def phase(self) -> Phase: ...
 
     def loss(self, step: int) -> Tensor:
         """The loss of the step's own batch."""
@@ -58,9 +64,9 @@ def train(
         if done % recipe.save_every == 0 or done == phase.steps:
             _save(path, done, stage.module, averages, engines)
         if on_sample and (done % recipe.sample_every == 0 or done == phase.steps):
-            with_averages(weights, averages, lambda done=done: on_sample(done))
+            with_averages(weights, averages, partial(on_sample, done))
     with torch.no_grad():
-        torch._foreach_copy_(weights, averages)
+        _copy_into(weights, averages)
     stage.module.eval()
     return losses
 
@@ -80,14 +86,18 @@ def _step(stage: Stage, step: int, weights: list[nn.Parameter], engines: list[to
 
 
 @torch.no_grad()
-def with_averages(weights: list[nn.Parameter], averages: list[Tensor], look: Callable[[], None]) -> None:
+def with_averages(weights: Sequence[Tensor], averages: list[Tensor], look: Callable[[], None]) -> None:
     """Call `look` while the module holds its averaged weights."""
     kept = [weight.detach().clone() for weight in weights]
-    torch._foreach_copy_(weights, averages)
+    _copy_into(weights, averages)
     try:
         look()
     finally:
-        torch._foreach_copy_(weights, kept)
+        _copy_into(weights, kept)
+
+
+def _copy_into(weights: Sequence[Tensor], values: list[Tensor]) -> None:
+    torch._foreach_copy_(list(weights), values)
 
 
 def _save(

@@ -127,7 +127,8 @@ class Worker:
         places = [Path(place) for place in self.options.get("node_packs", ())]
         if not places:
             return None
-        from .node_packs import Engine, load_packs
+        from ..facade.engine import Engine
+        from .node_packs import load_packs
 
         engine = Engine(
             self.host, self.folders, self.classes, self.titles, self.executor,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
@@ -68,7 +68,7 @@ COMPUTED = ("cpu_state", "total_ram", "total_vram", "vram_state")
 
 def __getattr__(name: str) -> Any:
     """What is known only once the device is."""
-    values = {
+    values: dict[str, Callable[[], Any]] = {
         "vram_state": lambda: VRAMState.DISABLED if cpu_mode() else VRAMState.NORMAL_VRAM,
         "cpu_state": lambda: CPUState.CPU if cpu_mode() else CPUState.GPU,
         "total_vram": lambda: total_bytes(compute().device) / (1 << 20),
@@ -114,7 +114,7 @@ def get_autocast_device(dev: Any) -> str:
 
 
 def is_device_type(device: Any, type: str) -> bool:
-    return getattr(device, "type", device) == type
+    return bool(getattr(device, "type", device) == type)
 
 
 def is_device_cpu(device: Any) -> bool:

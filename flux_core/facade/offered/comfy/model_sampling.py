@@ -53,8 +53,10 @@ class CONST:
         return latent / (1.0 - _like(sigma, latent))
 
 
-def _like(sigma: Any, x: Tensor) -> Any:
-    return sigma.reshape(sigma.shape[:1] + (1,) * (x.ndim - 1)) if getattr(sigma, "ndim", 0) else sigma
+def _like(sigma: Any, x: Tensor) -> Tensor:
+    """A level, or one for each picture, as what a batch of pictures is multiplied with."""
+    like: Tensor = sigma.reshape(sigma.shape[:1] + (1,) * (x.ndim - 1)) if getattr(sigma, "ndim", 0) else sigma
+    return like
 
 
 class _Levels:

@@ -302,7 +302,7 @@ def load_lora_for_models(
         raise InputError("A pack gives a LoRA as tensors it has changed; Sluice reads LoRAs from their files.")
     if model is None:
         raise InputError("A LoRA for text encoders alone needs the model as well, to tell what it is for.")
-    handle, text = model.handle(), clip and clip.handle()
+    handle, text = model.handle(), None if clip is None else clip.handle()
     changed, text = read_lora(handle, text, path).added_to(handle, text, strength_model, strength_clip)
     twin = model.clone()
     twin._handle = changed

@@ -154,7 +154,8 @@ def tiled_scale_multidim(
 
     def scaled(side: int, length: float) -> int:
         factor = factors[side]
-        return round(factor(length) if callable(factor) else length / factor if downscale else length * factor)
+        exact = factor(length) if callable(factor) else length / factor if downscale else length * factor
+        return int(round(exact))
 
     size = [scaled(side, samples.shape[2 + side]) for side in range(sides)]
     done = torch.empty(samples.shape[0], out_channels, *size, device=output_device)

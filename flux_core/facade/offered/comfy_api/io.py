@@ -209,7 +209,14 @@ def comfytype(io_type: str, **kwargs: Any) -> Callable[[type[Any]], type[Any]]:
 class _ComboInput(WidgetInput):
     """One of a list; the options may be an Enum."""
 
-    _ORDER = ("default", "control_after_generate", "upload", "image_folder", "remote", "socketless")
+    _ORDER: ClassVar[tuple[str, ...]] = (
+        "default",
+        "control_after_generate",
+        "upload",
+        "image_folder",
+        "remote",
+        "socketless",
+    )
 
     def __init__(self, id: str, options: Any = None, *given: Any, **more: Any) -> None:
         common = ("display_name", "optional", "tooltip", "lazy", *self._ORDER)
@@ -504,7 +511,7 @@ class ComfyNode:
         names = {one.name for one in Hidden}
         own = {one.id for one in schema.inputs or []}
         hidden = {name: given.pop(name) for name in list(given) if name in names and name not in own}
-        call = type(
+        call: Any = type(
             cls.__name__, (cls,), {"hidden": HiddenHolder(**hidden), "SCHEMA": schema, "__module__": cls.__module__}
         )
         made = call.execute(**given)

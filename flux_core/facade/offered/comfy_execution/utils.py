@@ -21,4 +21,4 @@ def get_executing_context() -> ExecutionContext | None:
     call = current_call.get()
     if call is None:
         return None
-    return ExecutionContext(current().prompt_id, *call)
+    return ExecutionContext(current().prompt_id or "", *call)
