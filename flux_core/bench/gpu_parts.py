@@ -183,26 +183,25 @@ def _sleeps(device: torch.device, rng: random.Random) -> Iterator[None]:
 def _crowded(device: torch.device, network: Any) -> Iterator[list[bool]]:
     """In the middle of the first step all memory that is left is taken away. Yields a list that then has an entry."""
     block, happened, ballast = list(network.module.blocks())[1], list[bool](), list[Tensor]()
-    forward = block.forward
 
-    def crowded(*args: Any) -> Any:
-        if not happened:
-            happened.append(True)
-            if device.type != "cuda":
-                raise torch.OutOfMemoryError("injected")
-            for size in (64 * MiB, 2 * MiB):
-                while True:
-                    try:
-                        ballast.append(torch.empty(size, dtype=torch.uint8, device=device))
-                    except torch.OutOfMemoryError:
-                        break
-        return forward(*args)
+    def take_all(_: Any, args: tuple[Any, ...]) -> None:
+        if happened or args[0].is_meta:  # a dry run takes no memory
+            return
+        happened.append(True)
+        if device.type != "cuda":
+            raise torch.OutOfMemoryError("injected")
+        for size in (64 * MiB, 2 * MiB):
+            while True:
+                try:
+                    ballast.append(torch.empty(size, dtype=torch.uint8, device=device))
+                except torch.OutOfMemoryError:
+                    break
 
-    block.forward = crowded
+    hook = block.register_forward_pre_hook(take_all)
     try:
         yield happened
     finally:
-        del block.forward
+        hook.remove()
         ballast.clear()
 
 

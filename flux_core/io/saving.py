@@ -171,7 +171,7 @@ def _filled(prefix: str, width: int, height: int) -> str:
     }
     for name, value in values.items():
         prefix = prefix.replace(f"%{name}%", value)
-    return prefix.replace("\\", "/").replace(":", "_")
+    return prefix.replace("\\", "/")
 
 
 def _number(file: str, name: str) -> int:
