@@ -24,13 +24,14 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from ..errors import SluiceError
+from ..errors import InputError, SluiceError
 from ..io.folders import Folders, standard_folders
-from ..memory.budget import Allowed, add_budget_arguments
+from ..memory.budget import AUTO, Allowed, add_budget_arguments
 from ..server import frontend
 from ..server.app import build
 from ..server.guard import is_loopback
 from ..server.services import Settings
+from ..server.sluice_routes import kept_budget
 from ..server.store import Store
 from .run import add_device_arguments, add_folder_arguments, add_pack_arguments
 
@@ -128,7 +129,6 @@ def _announce(address: str, store: Store) -> None:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    Allowed.parse(args.vram, args.ram)  # refused here rather than in the worker
     base = (args.base_directory or Path.cwd()).expanduser().absolute()
     folders = standard_folders(base, args.models, extra=args.extra_model_paths, input=args.input, output=args.out)
     options = {
@@ -141,11 +141,24 @@ def _settings(args: argparse.Namespace) -> Settings:
         "device": args.device,
         "dtype": args.dtype,
         "cache": args.cache,
-        "vram": args.vram,
-        "ram": args.ram,
+        **_budget(args, folders.user),
     }
     token = args.token or (None if is_loopback(args.host) else secrets.token_urlsafe(16))
     return Settings(folders, options, token, tuple(args.allow_host), _argv(sys.argv[1:]))
+
+
+def _budget(args: argparse.Namespace, user: Path) -> dict[str, str]:
+    """What the command line says, or else what was set in the page when a server ran here last. Raises InputError."""
+    said = Allowed.parse(args.vram, args.ram).words
+    kept = kept_budget(user)
+    if set(said.values()) != {AUTO} or not kept:
+        return said
+    try:
+        kept = Allowed.parse(kept.get("vram", AUTO), kept.get("ram", AUTO)).words
+    except InputError:
+        return said
+    print(f"Memory as set in the page: VRAM {kept['vram']}, RAM {kept['ram']}.", flush=True)
+    return kept
 
 
 def _argv(argv: list[str]) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from typing import Any
 from sluice.flux_core.graph.flatten import canvas_to_prompt
 from sluice.flux_core.graph.object_info import object_info
 from sluice.flux_core.worker.registry import standalone_tables
+from sluice.nodes.host import pack_host
 from web.canvases import Artist, catalogue
 
 COUNT, SEED = int(os.environ.get("CANVASES", "16")), int(os.environ.get("SEED", "0"))
@@ -60,7 +61,7 @@ def unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
 
 def test_the_editor_and_we_read_canvases_alike(server: Any, scene: Any, tmp_path: Path) -> None:
-    classes, _ = standalone_tables()
+    classes, _ = standalone_tables(pack_host())
     known = catalogue(object_info(classes))
     canvases = [Artist(known, SEED + number).canvas() for number in range(COUNT)]
     drawn, answers = tmp_path / "canvases.json", tmp_path / "answers.json"
