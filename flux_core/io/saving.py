@@ -55,8 +55,8 @@ def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int
     """Where pictures with this file name prefix go, below the folder `root`; missing folders are made.
 
     `%width% %height%` (pixels) and `%year% %month% %day% %hour% %minute% %second%` (local time) are filled in here,
-    `%batch_num%` when saving. Slashes make subfolders, as backslashes do in workflows from Windows; a colon, which no
-    file there can have, becomes an underscore. Raises InputError if they lead out of `root`, by `..`, an absolute path
+    `%batch_num%` when saving. Slashes make subfolders, as backslashes do in workflows from Windows; the colon of a
+    drive letter becomes an underscore. Raises InputError if they lead out of `root`, by `..`, an absolute path
     or a symbolic link.
     """
     subfolder, name = os.path.split(os.path.normpath(_filled(prefix, width, height)))
@@ -171,7 +171,7 @@ def _filled(prefix: str, width: int, height: int) -> str:
     }
     for name, value in values.items():
         prefix = prefix.replace(f"%{name}%", value)
-    return prefix.replace("\\", "/")
+    return re.sub(r"(^|/)([A-Za-z]):", r"\1\2_", prefix.replace("\\", "/"))
 
 
 def _number(file: str, name: str) -> int:

@@ -264,7 +264,7 @@ def test_a_budget_that_shrinks_while_nothing_runs_is_kept_to_at_once(jobs):
     expected = jobs.run()
     before = jobs.held_bytes
     jobs.memory.budget = WORKSPACE + before // 2
-    assert jobs.worker.on_budget({"ram": "900M"}) == {"vram": "auto", "ram": "900M"}
+    assert jobs.worker.on_budget({"ram": "9G"}) == {"vram": "auto", "ram": "9G"}
     assert jobs.worker.jobs.get_nowait() == {"op": "fit"}
     jobs.worker._fit()
     assert 0 < jobs.held_bytes <= before // 2
@@ -274,13 +274,13 @@ def test_a_budget_that_shrinks_while_nothing_runs_is_kept_to_at_once(jobs):
 
 def test_the_panel_shows_what_a_node_has_set_and_the_last_word_holds(jobs):
     prompt = workflow()
-    prompt["budget"] = node("MemoryBudget", model=["unet", 0], vram="auto", ram="2G")
+    prompt["budget"] = node("MemoryBudget", model=["unet", 0], vram="auto", ram="10G")
     prompt["sampler"]["inputs"]["model"] = ["budget", 0]
     jobs.latents(prompt)
-    assert jobs.worker.on_budget({}) == {"vram": "auto", "ram": "2G"}
-    assert jobs.worker.on_budget({"ram": "3G"})["ram"] == "3G"
+    assert jobs.worker.on_budget({}) == {"vram": "auto", "ram": "10G"}
+    assert jobs.worker.on_budget({"ram": "11G"})["ram"] == "11G"
     jobs.latents(prompt)
-    assert jobs.worker.on_budget({})["ram"] == "3G", "the node has not changed, and does not run again"
-    prompt["budget"]["inputs"]["ram"] = "4G"
+    assert jobs.worker.on_budget({})["ram"] == "11G", "the node has not changed, and does not run again"
+    prompt["budget"]["inputs"]["ram"] = "12G"
     jobs.latents(prompt)
-    assert jobs.worker.on_budget({})["ram"] == "4G"
+    assert jobs.worker.on_budget({})["ram"] == "12G"
