@@ -254,7 +254,11 @@ def test_what_nobody_holds_is_gone(state, tmp_path, look, runtime):
 def test_runs_with_other_loras_share_one_module_at_the_same_time(
     state, tmp_path, look, seeded, monkeypatch, packed, runtime
 ):
-    """Each gives the numbers it gives alone, and the module that both share stays as it was."""
+    """Each gives the numbers it gives alone, and the module that both share stays as it was.
+
+    Products in bfloat16 may round differently on another thread (Xeons with AMX do), hence the small tolerance: 3 %
+    of what distinguishes the two LoRAs.
+    """
     monkeypatch.setattr("sluice.flux_core.runtime.weights.room", lambda _: 0 if packed else 1 << 60)
     stored = {name: value.to(torch.float8_e4m3fn) if value.ndim == 2 else value for name, value in state.items()}
     model = handles.load_flux(runtime, saved(tmp_path / "fp8.safetensors", stored))
@@ -289,8 +293,9 @@ def test_runs_with_other_loras_share_one_module_at_the_same_time(
         thread.start()
     for thread in threads:
         thread.join()
+    tolerance = 0.03 * (expected[0] - expected[1]).norm()
     for got, alone in zip(seen, expected, strict=True):
-        assert len(got) == 10 and all(torch.equal(one, alone) for one in got)
+        assert len(got) == 10 and all((one - alone).norm() <= tolerance for one in got)
     module = model.weights.module(model.device, model.dtype)
     assert (module.single_blocks[0].linear2.held is not None) == packed
     assert all(vars(part) == before[name] for name, part in module.named_modules())

@@ -53,7 +53,10 @@ def test_every_problem_has_a_kind_and_a_place(folders: Folders) -> None:
     assert (empty.kind, empty.node_id) == (NO_OUTPUT, None)
 
 
-def test_a_missing_tokenizer_is_one_of_them(folders: Folders) -> None:
+def test_a_missing_tokenizer_is_one_of_them(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sluice.flux_core.conditioning.tokenizer_files.package_folder", lambda name: None)
+    monkeypatch.setattr("sluice.flux_core.conditioning.tokenizer_files.comfyui_installations", lambda: ())
+    monkeypatch.setattr("sluice.flux_core.conditioning.tokenizer_files.hugging_face_snapshots", lambda *names: ())
     loader = node("DualCLIPLoader", clip_name1="t5xxl.sft", clip_name2="clip_l.sft", type="flux")
     prompt = {
         "1": loader,
