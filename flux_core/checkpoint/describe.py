@@ -124,7 +124,8 @@ def _extent(row: dict[str, int]) -> str:
 
 
 def _size(nbytes: int) -> str:
-    """With three digits."""
-    power = max(p for p in range(4) if nbytes >= 1000**p or p == 0)
-    value = nbytes / 1000**power
-    return f"{value:.{0 if power == 0 or value >= 100 else 1 if value >= 10 else 2}f} {('B', 'kB', 'MB', 'GB')[power]}"
+    """With three digits, in the units that memory is counted in."""
+    power = max(p for p in range(4) if nbytes >= 1024**p or p == 0)
+    value = nbytes / 1024**power
+    digits = 0 if power == 0 or value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ..errors import PromptError, SluiceError, WorkflowError
+from .other_flags import Parser
 
 # name -> (what it does, module with add_arguments and run)
 COMMANDS = {
@@ -99,24 +100,20 @@ def _print_what_can_be_printed() -> None:
 def _dispatch(argv: list[str]) -> int:
     name = argv[0] if argv else "--help"
     if name not in COMMANDS:
-        _front_page().parse_args(argv or ["--help"])
+        _front_page(argv).parse_args(argv or ["--help"])
         return 0
     does, module = COMMANDS[name]
-    parser = argparse.ArgumentParser(prog=f"sluice {name}", description=f"{does[0].upper()}{does[1:]}.")
+    parser = Parser(argv, prog=f"sluice {name}", description=f"{does[0].upper()}{does[1:]}.")
     room = importlib.import_module(module, __package__)
     room.add_arguments(parser)
     return int(room.run(parser.parse_args(argv[1:])))
 
 
-def _front_page() -> argparse.ArgumentParser:
+def _front_page(argv: list[str]) -> Parser:
     listed = "\n".join(f"  {name:<9} {does}" for name, (does, _) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="sluice",
-        usage="sluice COMMAND ...",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"FLUX.1 pictures in the memory you have.\n\ncommands:\n{listed}",
-        epilog=EXAMPLES,
-    )
+    parser = Parser(argv, prog="sluice", description=f"FLUX.1 images in the memory you have.\n\ncommands:\n{listed}")
+    parser.usage, parser.epilog = "sluice COMMAND ...", EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--version", action="version", version=f"sluice {_version()}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     return parser

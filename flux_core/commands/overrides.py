@@ -1,4 +1,4 @@
-"""Values given on the command line, put into a prompt: `--set NODE.INPUT=VALUE` and `--seed N`.
+"""Values given on the command line, put into a prompt: `--set NODE.INPUT=VALUE`, `--seed N`, `--count N`.
 
 A node is named by its id, its title or its class, as long as only one can be meant. Knows no particular node class.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import PromptError, WorkflowError
@@ -20,10 +21,47 @@ from ..graph.widgets import widget_values
 JsonPrompt = dict[str, dict[str, Any]]
 
 SEEDS = ("seed", "noise_seed")
+RANDOM = "random"
 
 
-def apply(prompt: JsonPrompt, classes: Classes, settings: Iterable[str], seed: int | None) -> JsonPrompt:
-    """A copy of the prompt with these values. Raises PromptError naming every setting that fits nowhere."""
+Seed = Callable[[int], int]  # a seed of the workflow -> the one to use
+
+
+def seeds(given: int | str | None, count: int) -> list[Seed | None]:
+    """How each of `count` runs changes the seeds of a workflow; None: not at all.
+
+    Given N, the runs use N, N + 1, ...; given RANDOM, each run uses a random seed; given None, the workflow's own seeds
+    count up from one run to the next.
+    """
+    if given is None and count == 1:
+        return [None]
+    if given == RANDOM:
+        drawn = [secrets.randbelow(2**48) for _ in range(count)]  # the editor shows numbers up to 2^53 exactly
+        return [_fixed(number) for number in drawn]
+    if isinstance(given, int):
+        return [_fixed((given + number) % 2**64) for number in range(count)]
+    return [_later(number) for number in range(count)]
+
+
+def _fixed(seed: int) -> Seed:
+    return lambda old: seed
+
+
+def _later(number: int) -> Seed:
+    return lambda old: (old + number) % 2**64
+
+
+def apply(
+    prompt: JsonPrompt,
+    classes: Classes,
+    settings: Iterable[str],
+    seed: Seed | None,
+    titles: Mapping[str, str] | None = None,
+) -> JsonPrompt:
+    """A copy of the prompt with these values. `titles`: what the editor calls the nodes of a class.
+
+    Raises PromptError naming every setting that fits nowhere.
+    """
     changed = {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in prompt.items()}
     interfaces = Interfaces(classes)
     problems = []
@@ -31,7 +69,7 @@ def apply(prompt: JsonPrompt, classes: Classes, settings: Iterable[str], seed: i
         problems.append("--seed: no node of the workflow has a seed.")
     for setting in settings:
         try:
-            _set(changed, interfaces, setting)
+            _set(changed, interfaces, setting, titles or {})
         except _Unfit as unfit:
             problems.append(f"--set {setting}: {unfit}")
     if problems:
@@ -43,12 +81,12 @@ class _Unfit(Exception):
     """Why a setting cannot be applied."""
 
 
-def _set(prompt: JsonPrompt, interfaces: Interfaces, setting: str) -> None:
+def _set(prompt: JsonPrompt, interfaces: Interfaces, setting: str, titles: Mapping[str, str]) -> None:
     target, equals, text = setting.partition("=")
     if not equals:
         raise _Unfit('write it as NODE.INPUT=VALUE, for example --set "KSampler.steps=8".')
     named, _, input_name = target.strip().rpartition(".")
-    candidates = _named(prompt, named) if named else list(prompt)
+    candidates = _named(prompt, named, titles) if named else list(prompt)
     having = [node_id for node_id in candidates if _has(prompt[node_id], interfaces, input_name)]
     if len(having) != 1:
         raise _Unfit(_explain(prompt, interfaces, named, input_name, candidates, having))
@@ -56,13 +94,18 @@ def _set(prompt: JsonPrompt, interfaces: Interfaces, setting: str) -> None:
     inputs[input_name] = _value(text, _declared(prompt[having[0]], interfaces, input_name))
 
 
-def _named(prompt: JsonPrompt, name: str) -> list[str]:
-    """The nodes meant by a name: the one with this id, else those so titled, else those of this class."""
+def _named(prompt: JsonPrompt, name: str, titles: Mapping[str, str]) -> list[str]:
+    """The nodes meant by a name: the one with this id, else those so titled, else those of this class or its title."""
     if name in prompt:
         return [name]
     wanted = name.casefold()
     titled = [node_id for node_id, node in prompt.items() if title_of(node).casefold() == wanted]
-    return titled or [node_id for node_id, node in prompt.items() if node.get("class_type", "").casefold() == wanted]
+    kinds = {node_id: node.get("class_type", "") for node_id, node in prompt.items()}
+    return (
+        titled
+        or [node_id for node_id, kind in kinds.items() if kind.casefold() == wanted]
+        or [node_id for node_id, kind in kinds.items() if titles.get(kind, "").casefold() == wanted]
+    )
 
 
 def _has(node: Mapping[str, Any], interfaces: Interfaces, input_name: str) -> bool:
@@ -115,21 +158,24 @@ def _inputs(node: Mapping[str, Any], interfaces: Interfaces) -> list[str]:
     return list(dict.fromkeys([*declared, *node["inputs"]]))
 
 
-def _set_seeds(prompt: JsonPrompt, seed: int) -> int:
-    """Set every seed, also one that comes from a number node; how many there were."""
-    found = 0
-    for node in prompt.values():
+def _set_seeds(prompt: JsonPrompt, seed: Seed) -> int:
+    """Set every seed, also one that comes from a number node; returns how many inputs hold one."""
+    places = set()  # (node, input) that holds a seed: a number node that feeds several samplers is changed once
+    for node_id, node in prompt.items():
         for name in SEEDS:
             value = node["inputs"].get(name)
-            source = prompt.get(value[0], {}) if is_link(value) else {}
-            if is_link(value) and "value" in source.get("inputs", {}):
-                source["inputs"]["value"] = seed
-            elif value is not None and not is_link(value):
-                node["inputs"][name] = seed
-            else:
-                continue
-            found += 1
-    return found
+            if not is_link(value):
+                places |= {(node_id, name)} if value is not None else set()
+            elif "value" in prompt.get(value[0], {}).get("inputs", {}):
+                places.add((value[0], "value"))
+    for node_id, name in places:
+        inputs = prompt[node_id]["inputs"]
+        inputs[name] = seed(_number(inputs[name]))
+    return len(places)
+
+
+def _number(value: Any) -> int:
+    return int(value) if isinstance(value, (int, float)) else 0
 
 
 def canvas_saying(

@@ -8,6 +8,7 @@ memory, as it is for every run (runtime/dry_run.py), and so torch is imported on
 from __future__ import annotations
 
 import json
+import subprocess
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from ..checkpoint.files import open_weights
 from ..checkpoint.stored import Stored
 from ..errors import BudgetTooSmall, InputError, MissingFileError
 from ..memory.budget import AUTO, OFF, add_budget_arguments, format_size, parse_size
-from ..memory.cards import find_card
+from ..memory.cards import Card, find_card
 from ..memory.plan import Plan, plan
 from ..memory.report import plan_record
 from ..memory.workload import Budget, GiB, Location, Machine, MiB
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 CONTEXT = 450 * MiB  # of a process on a GPU before its first tensor
 HEADROOM = 256 * MiB  # left to the driver and to other programs
 PROGRAM = 400 * MiB  # of this program in RAM, PyTorch included
+UNKNOWN = "rtx4060"  # the card to plan for where none is named and none is found
 STEPS = 20  # rows of the modulation table that room is kept for
 BLOCK = 4096  # of a disk, where weights are read straight to where they are used
 
@@ -53,7 +55,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Target:
-    """Where it is to run. `cpu`: RAM is all there is."""
+    """The device to plan for. `cpu`: RAM is its memory. `guessed`: no card was named and none was found here."""
 
     label: str
     machine: Machine
@@ -61,6 +63,7 @@ class Target:
     ram: int
     itemsize: int
     cpu: bool
+    guessed: bool = False
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -68,7 +71,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--size", default="1024x1024", metavar="WxH", help="of the picture (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at a time (default: %(default)s)")
     parser.add_argument("--lora", action="append", default=[], metavar="FILE", help="count this LoRA (may be repeated)")
-    parser.add_argument("--card", metavar="NAME", help="rtx4060, rtx3070, gtx1070, ... or cpu (default: rtx4060)")
+    parser.add_argument(
+        "--card", metavar="NAME", help="rtx4060, rtx3070, gtx1070, ... or cpu (default: the card of this machine)"
+    )
     parser.add_argument("--compute", type=_rate, metavar="TFLOPS", help="of matrix products, in place of the card's")
     parser.add_argument("--link", type=_rate, metavar="GB/s", help="from RAM to the card")
     parser.add_argument("--disk", type=_rate, default=3.0, metavar="GB/s", help="of the disk (default: %(default)s)")
@@ -96,6 +101,11 @@ def run(args: Namespace) -> int:
         print(json.dumps(plan_record(made) | {"card": target.label, "formats": [row.record() for row in rows]}))
         return 0
     print("\n".join(page(made, target, job, rows)))
+    if not args.card and target.guessed:
+        print(
+            f"\nNo card of the table was found on this machine: this plan is for {target.label}. "
+            "For another: --card NAME, or --card cpu."
+        )
     return 0
 
 
@@ -126,6 +136,18 @@ def of_published(known: Published) -> Model:
     return Model(known.name, known.config, lambda _, shape: known.nbytes(shape), lambda _: known.decoded)
 
 
+def card_of_this_machine() -> Card | None:
+    """The first NVIDIA card that the driver lists, with its real memory. None if there is none that the table has."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        name, _, mebibytes = answer.splitlines()[0].rpartition(",")
+        card = find_card(name.strip().removeprefix("NVIDIA").removesuffix("Laptop GPU"))
+        return replace(card, vram=int(mebibytes) * MiB / GiB)
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError, InputError):
+        return None
+
+
 def lora_bytes(path: str) -> int:
     """On the device, in two bytes a number. Raises FileFormatError for a file that is none."""
     file = open_weights(path)
@@ -150,14 +172,15 @@ def target_of(args: Namespace) -> Target:
         compute = (args.compute or 0.5) * 1e12
         machine = Machine(compute, compute / 2, 40e9, disk, alignment=BLOCK)
         return Target(f"CPU with {compute / 1e12:g} TFLOP/s", machine, ram, ram, 2, True)
-    card = find_card(args.card or "rtx4060")
+    found = find_card(args.card) if args.card else card_of_this_machine()
+    card = found or find_card(UNKNOWN)
     machine = card.machine(disk)
     if args.compute:
         machine = replace(machine, gemm=args.compute * 1e12, attention=args.compute * 0.7e12)
     if args.link:
         machine = replace(machine, link=args.link * 1e9)
     memory = int(card.vram * GiB) if args.vram in (AUTO, OFF) else parse_size(args.vram)
-    return Target(card.label, machine, memory, ram, card.itemsize, False)
+    return Target(card.label, machine, memory, ram, card.itemsize, False, guessed=found is None)
 
 
 def plan_for(model: Model, target: Target, job: Job, loras: int) -> Plan:
@@ -260,7 +283,7 @@ def _speed(made: Plan) -> list[str]:
     return [
         f"  {made.seconds:.2f} s a step, bound by {made.bound} "
         f"(compute {made.compute_seconds:.2f} s{crossing}, disk {disk:.2f} s)",
-        f"  {made.resident_bytes / 1e9:.2f} GB stay, {made.streamed_bytes / 1e9:.2f} GB stream each step"
+        f"  {format_size(made.resident_bytes)} stay, {format_size(made.streamed_bytes)} stream each step"
         + (f" through {made.slots} slots of {format_size(made.slot_bytes)}" if made.slots else ""),
     ]
 
@@ -278,9 +301,9 @@ def _formats(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         made = row.plan
         if made is None:
-            lines.append(f"  {row.name:<24}{row.file_bytes / 1e9:>7.1f} GB   does not fit")
+            lines.append(f"  {row.name:<24}{row.file_bytes / GiB:>6.1f} GiB   does not fit")
         else:
-            streams, ram = f"{made.streamed_bytes / 1e9:.1f} GB", f"{made.host_bytes / 1e9:.1f} GB"
-            head = f"  {row.name:<24}{row.file_bytes / 1e9:>7.1f} GB"
+            streams, ram = f"{made.streamed_bytes / GiB:.1f} GiB", f"{made.host_bytes / GiB:.1f} GiB"
+            head = f"  {row.name:<24}{row.file_bytes / GiB:>6.1f} GiB"
             lines.append(f"{head}{streams:>11}{ram:>11}{made.seconds:>9.2f}  {made.bound}")
     return lines

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ from ..memory.budget import add_budget_arguments
 from ..runtime.settings import CACHES, NUMBER_TYPES, Settings
 from ..worker.prompt_check import check_prompt
 from . import overrides, workflows
+from .overrides import RANDOM
 
 if TYPE_CHECKING:
     from ..runtime.runtime import Runtime
@@ -48,7 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="settings",
         help="change a value; NODE is a number, a title or a class, and may be left out if only one node has INPUT",
     )
-    parser.add_argument("--seed", type=_seed, metavar="N", help="set every seed")
+    parser.add_argument(
+        "--seed", type=_seed, metavar="N|random", help="set every seed; random draws a new one for each run"
+    )
+    parser.add_argument(
+        "--count",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="run each workflow N times, each time with the next seed (default: 1)",
+    )
     parser.add_argument("--json", action="store_true", help="tell the result as JSON on the last line")
     add_folder_arguments(parser)
     add_pack_arguments(parser)
@@ -165,15 +176,36 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
         from ..worker.node_packs import load_packs
 
         load_packs(args.node_packs, Engine(host, folders, classes, titles, executor))
-    jobs = [_prepared(file, args, classes, folders) for file in args.workflow]
+    _check_output(folders.output)
+    seeds = [(file, seed) for file in args.workflow for seed in overrides.seeds(args.seed, args.count)]
+    jobs = [_prepared(file, seed, args, classes, titles, folders) for file, seed in seeds]
     _ = host.runtime  # before anything runs: a device that is not there is an error of the command line
     return [_made(job, executor, bars, folders, quiet=args.json) for job in jobs]
 
 
-def _prepared(file: Path, args: argparse.Namespace, classes: Classes, folders: Folders) -> Job:
+def _check_output(folder: Path) -> None:
+    """Raise SluiceError before anything runs if images cannot be saved in this folder."""
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise SluiceError(f"Images cannot be saved in {folder}: {there} is a file. Choose another --out.")
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SluiceError(f"Images cannot be saved in {folder}: {there}: {reason}. Choose another --out.") from error
+
+
+def _prepared(
+    file: Path,
+    seed: overrides.Seed | None,
+    args: argparse.Namespace,
+    classes: Classes,
+    titles: Mapping[str, str],
+    folders: Folders,
+) -> Job:
     """Read a workflow, apply the command line to it, and check it. Raises WorkflowError, PromptError."""
     read = workflows.read(file, classes)
-    changed = overrides.apply(read.prompt, classes, args.settings, args.seed)
+    changed = overrides.apply(read.prompt, classes, args.settings, seed, titles)
     checked = check_prompt(changed, classes, folders, packs=read.packs)
     found = checked.found
     if found.problems:
@@ -236,9 +268,17 @@ def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _seed(text: str) -> int:
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"a count is a whole number from 1 to 10000, not {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int | str:
+    if text == RANDOM:
+        return text
     if not text.isdecimal() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 to 2^64 - 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0 to 2^64 - 1 or random, not {text!r}")
     return int(text)
 
 

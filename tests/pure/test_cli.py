@@ -69,7 +69,7 @@ def write(path: Path, content: Any) -> str:
 
 
 def changed(*settings: str, seed: int | None = None) -> dict[str, Any]:
-    return overrides.apply(prompt(), CLASSES, settings, seed)
+    return overrides.apply(prompt(), CLASSES, settings, None if seed is None else overrides.seeds(seed, 1)[0])
 
 
 @pytest.mark.parametrize("named", ["3.text", "Prompt.text", "prompt.text"])
@@ -116,13 +116,13 @@ def test_a_setting_that_fits_nowhere_is_explained(setting: str, told: list[str])
 
 def test_all_settings_that_fit_nowhere_are_told_at_once() -> None:
     with pytest.raises(PromptError) as error:
-        overrides.apply({"1": node("VAELoader", vae_name="x")}, CLASSES, ["a.b=1", "c.d=2"], seed=3)
+        overrides.apply({"1": node("VAELoader", vae_name="x")}, CLASSES, ["a.b=1", "c.d=2"], overrides.seeds(3, 1)[0])
     assert len(error.value.problems) == 3
 
 
 def test_the_prompt_given_is_not_changed() -> None:
     before = prompt()
-    overrides.apply(before, CLASSES, ["6.steps=9"], 3)
+    overrides.apply(before, CLASSES, ["6.steps=9"], overrides.seeds(3, 1)[0])
     assert before == prompt()
 
 
@@ -156,7 +156,7 @@ def canvas_prompt() -> dict[str, Any]:
 
 def test_widgets_on_the_canvas_follow_the_prompt() -> None:
     settings = ["2.steps=8", "2.scheduler=beta", "3.steps=4", "3.cfg=2"]
-    after = overrides.apply(canvas_prompt(), CLASSES, settings, 99)
+    after = overrides.apply(canvas_prompt(), CLASSES, settings, overrides.seeds(99, 1)[0])
     told = overrides.canvas_saying(canvas(), canvas_prompt(), after, CLASSES)
     assert told is not None
     assert [box["widgets_values"] for box in told["nodes"]] == [
@@ -368,3 +368,78 @@ def test_the_program_lets_waiting_threads_sleep_unless_told_otherwise(
     )
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == expected
+
+
+def test_seeds_of_several_runs() -> None:
+    def used(given: int | str | None, count: int, old: int = 7) -> list[int | None]:
+        return [seed and seed(old) for seed in overrides.seeds(given, count)]
+
+    assert used(None, 1) == [None] and used(None, 3) == [7, 8, 9]
+    assert used(5, 1) == [5] and used(2**64 - 1, 2) == [2**64 - 1, 0]
+    drawn = used("random", 3)
+    assert len(set(drawn)) == 3 and all(0 <= seed < 2**53 for seed in drawn)
+
+
+def test_a_number_node_that_feeds_two_samplers_is_counted_up_once() -> None:
+    linked = {
+        "1": node("PrimitiveInt", value=7),
+        "2": node("KSampler", seed=["1", 0]),
+        "3": node("KSampler", seed=["1", 0]),
+    }
+    assert overrides.apply(linked, CLASSES, [], overrides.seeds(None, 3)[2])["1"]["inputs"]["value"] == 9
+
+
+def test_nodes_are_named_by_what_the_editor_calls_them() -> None:
+    nodes = {"1": node("VAELoader", vae_name="x"), "2": node("KSampler", steps=1)}
+    changed = overrides.apply(nodes, CLASSES, ["Load VAE.vae_name=y"], None, {"VAELoader": "Load VAE"})
+    assert changed["1"]["inputs"]["vae_name"] == "y"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["serve", "--listen"], "--host 0.0.0.0"),
+        (["serve", "--lowvram", "--cpu"], "--device cpu"),
+        (["run", "x.png", "--reserve-vram=2"], "--vram SIZE"),
+        (["run", "x.png", "--count", "0"], "a count is"),
+        (["run", "x.png", "--seed", "often"], "or random"),
+        (["--listen"], "--host 0.0.0.0"),
+        (["run", "x.png", "--lowvram", "--set"], "--vram SIZE"),
+    ],
+)
+def test_flags_of_comfyui_are_answered_with_ours(
+    line: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(line)
+    assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    workflow = Path(__file__).parents[2] / "workflows" / "text_to_image.png"
+    assert cli.main(["run", str(workflow), "--out", str(tmp_path / "file" / "below")]) == 1
+    assert "is a file. Choose another --out." in capsys.readouterr().err
+
+
+def test_a_plan_is_for_the_card_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sluice.flux_core.commands import plan
+
+    class Told:
+        stdout = "NVIDIA GeForce RTX 3060, 12288\nNVIDIA GeForce RTX 3090, 24576\n"
+
+    monkeypatch.setattr(plan.subprocess, "run", lambda *_, **__: Told())
+    assert cli.main(["plan", "flux1-dev-fp8"]) == 0
+    told = capsys.readouterr().out
+    assert "RTX 3060" in told and "12.00 GiB of memory" in told and "No card" not in told
+
+    def nothing(*_: object, **__: object) -> None:
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(plan.subprocess, "run", nothing)
+    assert cli.main(["plan", "flux1-dev-fp8"]) == 0
+    assert "this plan is for RTX 4060" in capsys.readouterr().out
