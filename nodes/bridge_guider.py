@@ -21,7 +21,6 @@ from ..flux_core.conditioning.entries import Conditioning
 from ..flux_core.errors import InputError
 from ..flux_core.sampling.conditions import Canvas, equal_areas, prepare
 from ..flux_core.sampling.guider import Denoiser, Evaluate, Guider, Model, Run, cached_evaluations
-from ..flux_core.sampling.sample import asked_levels
 from ..flux_core.sampling.schedule import FluxShift, Sampling
 from ..flux_core.sampling.solvers import SOLVERS
 
@@ -164,4 +163,4 @@ def _asked(sampler: Any, levels: tuple[float, ...], sampling: Sampling) -> tuple
     """Where a sampler will look, if it is one that we have too; else at the levels of the schedule."""
     function = getattr(sampler, "sampler_function", None)
     method = SOLVERS.get(getattr(function, "__name__", "").removeprefix("sample_"))
-    return levels[:-1] if method is None else asked_levels(method, levels, sampling)
+    return levels[:-1] if method is None else method.evaluated(levels, sampling)

@@ -113,13 +113,6 @@ def smallest_budget(workload: Workload, machine: Machine) -> int:
     return workload.fixed_bytes + _least_weights(Timeline(workload, machine, groups_of(workload, machine)))
 
 
-def with_locations(workload: Workload, machine: Machine, locations: Sequence[Location], slots: int) -> Plan:
-    """The plan with these locations and this ring, whatever it costs and however little is gained."""
-    timeline = Timeline(workload, machine, groups_of(workload, machine))
-    limit, _ = timeline.limit(timeline.moved(locations))
-    return _finished(timeline, tuple(locations), slots, max(limit, timeline.seconds(locations, slots)))
-
-
 def spread(sizes: Sequence[int], seconds: Sequence[float], amount: float) -> list[bool]:
     """Choose about `amount` bytes of the groups so that the chosen bytes follow the time: error diffusion.
 

@@ -1,7 +1,6 @@
-"""The autoencoder under a budget: whole if there is room, else in the largest tiles that fit.
+"""The autoencoder under a budget: a whole picture if there is room, else the largest tiles that fit.
 
-It is loaded for that and let go after, and what stays of other models gives way meanwhile. Knows no pixels: a `Way`
-says what is run.
+It is loaded for each conversion and freed afterwards; weights that other models keep are freed for it if they must be.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ OnTile = Callable[[int, int], None] | None
 
 
 @dataclass(frozen=True)
-class Way:
-    """Into latents or out of them: a method of the module, which has a `_tiled` twin."""
+class Conversion:
+    """From pictures to latents or back: a method of the module, and the one of the same name with `_tiled`."""
 
     method: str
     axes: tuple[int, int]  # height and width of x
@@ -48,8 +47,8 @@ class PictureWeights(Protocol):
 
     config: Any
 
-    def sketch(self, dtype: torch.dtype) -> nn.Module:
-        """The module on the meta device."""
+    def module_on_meta(self, dtype: torch.dtype) -> nn.Module:
+        """The module without memory."""
         ...
 
     def loaded_bytes(self, dtype: torch.dtype) -> int: ...
@@ -67,53 +66,51 @@ class ManagedAutoencoder:
         self.manager, self.weights, self.dtype, self.activations = manager, weights, dtype, activations
 
     @torch.no_grad()
-    def through(
-        self, way: Way, batch: Tensor, tile: int | None = None, overlap: int = 64, on_tile: OnTile = None
+    def convert(
+        self, conversion: Conversion, batch: Tensor, tile: int | None = None, overlap: int = 64, on_tile: OnTile = None
     ) -> Tensor:
         """The batch's items one after the other, on the CPU; in tiles of `tile` pixels, or as large as there is room.
 
         Raises BudgetTooSmall if there is not even room for the smallest tile.
         """
         if tile is not None:
-            return self._run(way, batch, tile, overlap, on_tile)
-        for size in self._sizes(way, batch):
+            return self._run(conversion, batch, tile, overlap, on_tile)
+        for size in self._sizes(conversion, batch):
             try:
-                return self._run(way, batch, size, size // 8, on_tile)
+                return self._run(conversion, batch, size, size // 8, on_tile)
             except (torch.OutOfMemoryError, BudgetTooSmall):  # the latter if the budget has shrunk meanwhile
                 log.warning("A tile of %s pixels was too much for the device; a smaller one is tried.", size or "all")
-        return self._run(way, batch, TILES[-1], TILES[-1] // 8, on_tile)
+        return self._run(conversion, batch, TILES[-1], TILES[-1] // 8, on_tile)
 
-    def _run(self, way: Way, batch: Tensor, tile: int, overlap: int, on_tile: OnTile) -> Tensor:
-        with self.manager.reserved("the autoencoder", self._needed(way, batch, tile)):
+    def _run(self, conversion: Conversion, batch: Tensor, tile: int, overlap: int, on_tile: OnTile) -> Tensor:
+        with self.manager.reserved("the autoencoder", self._needed(conversion, batch, tile)):
             module = self.weights.module(self.manager.device, self.dtype)
             try:
                 items = [item.to(self.manager.device) for item in batch.split(1)]
                 if tile:
-                    return torch.cat([way.tiled(module, item, tile, overlap, on_tile).cpu() for item in items])
-                return torch.cat([way.run(module, item).cpu() for item in items])
+                    return torch.cat([conversion.tiled(module, item, tile, overlap, on_tile).cpu() for item in items])
+                return torch.cat([conversion.run(module, item).cpu() for item in items])
             finally:
                 del module
                 self.weights.unload()
 
-    def _sizes(self, way: Way, batch: Tensor) -> Iterator[int]:
+    def _sizes(self, conversion: Conversion, batch: Tensor) -> Iterator[int]:
         """What there is room for, the largest first; 0 is the whole picture."""
-        self.manager.request_external(self._needed(way, batch, 0))
+        self.manager.request_external(self._needed(conversion, batch, 0))
         available = self.manager.available()
-        yield from (tile for tile in (0, *TILES[:-1]) if self._needed(way, batch, tile) <= available)
+        yield from (tile for tile in (0, *TILES[:-1]) if self._needed(conversion, batch, tile) <= available)
 
-    def _needed(self, way: Way, batch: Tensor, tile: int) -> int:
+    def _needed(self, conversion: Conversion, batch: Tensor, tile: int) -> int:
         """Bytes for the weights, for what one run makes, and for the picture that tiles are put together in."""
         shape = [1, *batch.shape[1:]]
-        height, width = (shape[axis] * way.scale for axis in way.axes)
+        height, width = (shape[axis] * conversion.scale for axis in conversion.axes)
         if tile:
-            for axis in way.axes:
-                shape[axis] = min(shape[axis], tile // way.scale)
-        key = way, tuple(shape), self.dtype, self.weights.config
+            for axis in conversion.axes:
+                shape[axis] = min(shape[axis], tile // conversion.scale)
+        key = conversion, tuple(shape), self.dtype, self.weights.config
         if key not in self.activations:
-            sketch = self.weights.sketch(self.dtype)
-            self.activations[key] = dry_run(
-                sketch, lambda module: way.run(module, torch.empty(shape, device="meta"))
-            ).peak
+            sample, module = torch.empty(shape, device="meta"), self.weights.module_on_meta(self.dtype)
+            self.activations[key] = dry_run(module, lambda copy: conversion.run(copy, sample)).peak
         made = int(self.activations[key] * KERNELS.get(self.manager.device.type, 1.0))
         picture: int = 4 * 3 * height * width
         return self.weights.loaded_bytes(self.dtype) + made + (4 if tile else 1) * picture + 64 * MiB

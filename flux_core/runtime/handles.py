@@ -45,7 +45,7 @@ from ..sampling.guider import Network, Run
 from ..sampling.inpaint import MaskFunction
 from ..sampling.schedule import Sampling, default_sampling
 from ..sampling.step_cache import StepCache
-from .autoencoder import ManagedAutoencoder, Way
+from .autoencoder import Conversion, ManagedAutoencoder
 from .device import total_bytes
 from .encoder import ManagedEncoder
 from .loaded_whole import ReportedEncoder, reported_flux
@@ -65,8 +65,8 @@ Tiles = tuple[int, int]  # length and overlap, in pixels
 OnTile = Callable[[int, int], None] | None  # (tiles done, of how many)
 DECODE_TILES: Tiles = (512, 128)  # once a whole picture was too much for the device
 ENCODE_TILES: Tiles = (512, 64)
-ENCODE = Way("encode_image", axes=(1, 2), scale=1)
-DECODE = Way("decode_image", axes=(2, 3), scale=CELL)
+ENCODE = Conversion("encode_image", axes=(1, 2), scale=1)
+DECODE = Conversion("decode_image", axes=(2, 3), scale=CELL)
 
 
 @dataclass(frozen=True)
@@ -239,13 +239,13 @@ class Autoencoder:
         """Image [B, H, W, C >= 3] in 0..1 -> latent [B, 16, H//8, W//8]. In tiles if the device is too small."""
         managed = self._managed()
         _check_numbers("picture", image)
-        return self._sound(managed.through(ENCODE, image) if managed else self._each(image, ENCODE, ENCODE_TILES))
+        return self._sound(managed.convert(ENCODE, image) if managed else self._each(image, ENCODE, ENCODE_TILES))
 
     def decode_image(self, latent: Tensor) -> Tensor:
         """Latent [B, 16, h, w] -> image [B, 8h, 8w, 3] in 0..1. In tiles if the device is too small."""
         managed = self._managed()
         _check_numbers("latent", latent)
-        return self._sound(managed.through(DECODE, latent) if managed else self._each(latent, DECODE, DECODE_TILES))
+        return self._sound(managed.convert(DECODE, latent) if managed else self._each(latent, DECODE, DECODE_TILES))
 
     def encode_image_tiled(self, image: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
         """`encode_image` in tiles; `tile` and `overlap` in pixels."""
@@ -258,25 +258,25 @@ class Autoencoder:
         return self._tiled(DECODE, latent, (tile, overlap), on_tile)
 
     @torch.no_grad()
-    def _each(self, batch: Tensor, way: Way, tiles: Tiles) -> Tensor:
+    def _each(self, batch: Tensor, conversion: Conversion, tiles: Tiles) -> Tensor:
         module = self._module()
         done = []
         for one in batch.split(1):
             try:
-                done.append(way.run(module, one.to(self.runtime.device)).cpu())
+                done.append(conversion.run(module, one.to(self.runtime.device)).cpu())
                 continue
             except torch.cuda.OutOfMemoryError:
                 log.warning("The device is too small for a picture of this size at once; it goes through in tiles.")
             torch.cuda.empty_cache()
-            done.append(way.tiled(module, one.to(self.runtime.device), *tiles).cpu())
+            done.append(conversion.tiled(module, one.to(self.runtime.device), *tiles).cpu())
         return torch.cat(done)
 
     @torch.no_grad()
-    def _tiled(self, way: Way, batch: Tensor, tiles: Tiles, on_tile: OnTile) -> Tensor:
+    def _tiled(self, conversion: Conversion, batch: Tensor, tiles: Tiles, on_tile: OnTile) -> Tensor:
         managed = self._managed()
         if managed:
-            return self._sound(managed.through(way, batch, *tiles, on_tile))
-        return self._sound(way.tiled(self._module(), batch.to(self.runtime.device), *tiles, on_tile).cpu())
+            return self._sound(managed.convert(conversion, batch, *tiles, on_tile))
+        return self._sound(conversion.tiled(self._module(), batch.to(self.runtime.device), *tiles, on_tile).cpu())
 
     def _sound(self, made: Tensor) -> Tensor:
         """What came of it, if all of it are numbers. Raises NotFinite."""

@@ -49,9 +49,6 @@ class ModulationTable:
         self._rows.move_to_end(key)
         return self._rows[key]
 
-    def clear(self) -> None:
-        self._rows.clear()
-
     @property
     def nbytes(self) -> int:
         return sum(map(_nbytes, self._rows.values()))

@@ -227,7 +227,7 @@ class AutoencoderWeights(Weights[Autoencoder]):
     def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
         return Resident(device, dtype)
 
-    def sketch(self, dtype: torch.dtype) -> Autoencoder:
+    def module_on_meta(self, dtype: torch.dtype) -> Autoencoder:
         """Without weights, on the meta device."""
         with torch.device("meta"):
             return self._make().to(dtype)

@@ -7,7 +7,9 @@ Only the Euler pair is in rectified-flow form; the others keep the diffusion for
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor
 
@@ -51,6 +53,13 @@ def euler_cfg_pp_alternative(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_
         on_step(i, D, x)
         x = x + (s_next - s) / s * (x - D + U - D)
     return x
+
+
+def dpmpp_2s_levels(sigmas: Sigmas, *, eta: float = 1.0, **options: Any) -> Iterable[float]:
+    for s, s_next in pairwise(sigmas):
+        yield s
+        if s_next != 0:
+            yield math.sqrt(s * ancestral_split(s, s_next, eta)[0])
 
 
 def dpmpp_2s_ancestral_cfg_pp(

@@ -6,7 +6,8 @@ Both count in t = -ln s, choose their own levels, and stop at the last level abo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from ..errors import InputError
 from .flow import Denoise, OnStep, Sigmas, StepNoise, ancestral_split, ignore, root
 
 Direction = Callable[[Tensor, float], Tensor]  # (x, t) -> d
+STAGES = {1: (0.0,), 2: (0.0, 1 / 2), 3: (0.0, 1 / 3, 2 / 3)}  # by order: the shares of a step with an evaluation
 
 
 def dpm_fast(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore) -> Tensor:
@@ -38,9 +40,28 @@ def dpm_fast(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = i
     return x
 
 
+def dpm_fast_levels(sigmas: Sigmas, **options: Any) -> Iterable[float]:
+    start, end = _ends(sigmas)
+    orders = _orders(len(sigmas) - 1)
+    h = (end - start) / len(orders)
+    for i, order in enumerate(orders):
+        yield from (math.exp(-(start + i * h + share * h)) for share in STAGES[order])
+
+
 def _orders(calls: int) -> list[int]:
     threes, rest = divmod(calls, 3)
     return [3] * threes + [rest] if rest else [3] * (threes - 1) + [2, 1]
+
+
+def dpm_adaptive_levels(
+    sigmas: Sigmas, *, h_init: float = 0.05, order: int = 3, eta: float = 0.0, **options: Any
+) -> Iterable[float]:
+    """Of the first attempt: the others depend on the image."""
+    t, end = _ends(sigmas)
+    if not _goes_on(t, end):
+        return ()
+    t_down, _ = _down_and_up(t, min(end, t + h_init), end, eta)
+    return (math.exp(-(t + share * (t_down - t))) for share in STAGES[order])
 
 
 def dpm_adaptive(
@@ -75,7 +96,7 @@ def dpm_adaptive(
     direction = _direction(denoise)
     control = _StepControl(h_init, pcoeff, icoeff, dcoeff, 1.5 if eta else order, accept_safety)
     attempt, before = 0, x
-    while t < end - 1e-5:
+    while _goes_on(t, end):
         t_next = min(end, t + control.h)
         t_down, up = _down_and_up(t, t_next, end, eta if noise else 0.0)
         d = direction(x, t)
@@ -90,6 +111,10 @@ def dpm_adaptive(
             t = t_next
         attempt += 1
     return x
+
+
+def _goes_on(t: float, end: float) -> bool:
+    return t < end - 1e-5
 
 
 def _attempt(direction: Direction, x: Tensor, d: Tensor, t: float, h: float, order: int) -> tuple[Tensor, Tensor]:

@@ -7,14 +7,22 @@ infinity at s = 1, so the first level has to lie below 1. All end with x = D.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from .flow import Denoise, OnStep, Sigmas, StepNoise, ancestral_split, half_log_snr, ignore, root, sigma_at
+
+
+def dpmpp_sde_levels(sigmas: Sigmas, *, r: float = 0.5, **options: Any) -> Iterable[float]:
+    for s, s_next in pairwise(sigmas):
+        yield s
+        if s_next != 0:
+            yield _fp32_between(s, s_next, r)
 
 
 def dpmpp_sde(
@@ -206,6 +214,24 @@ class _Increments:
         fresh = root(-math.expm1(-2 * h * self.eta)) * self.noise(s, s_to)
         self.now = math.exp(-h * self.eta) * self.now + fresh
         return self.now
+
+
+def seeds_2_levels(sigmas: Sigmas, **options: Any) -> Iterable[float]:
+    return _with_stages(sigmas, 1 / 2)
+
+
+def seeds_3_levels(sigmas: Sigmas, **options: Any) -> Iterable[float]:
+    return _with_stages(sigmas, 1 / 3, 2 / 3)
+
+
+def _with_stages(sigmas: Sigmas, *shares: float) -> Iterable[float]:
+    """The start of each step, and levels at these shares of it in lambda."""
+    for s, s_next in pairwise(sigmas):
+        yield s
+        if s_next != 0:
+            lam = half_log_snr(s)
+            h = half_log_snr(s_next) - lam
+            yield from (sigma_at(lam + share * h) for share in shares)
 
 
 def seeds_2(

@@ -14,8 +14,8 @@ A solver calls `denoise` and returns the state at the last level. It knows no ne
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,18 @@ from torch import Tensor
 OnStep = Callable[[int, Tensor, Tensor], None]  # (step, D, x), once a step, before x moves
 StepNoise = Callable[[float, float], Tensor]  # (s, s_next) -> a standard normal draw shaped like x
 Sigmas = Sequence[float]  # falling noise levels, one more than there are steps
+
+
+class Levels(Protocol):
+    """The noise levels at which a solver evaluates `denoise`, declared before it starts: rows of a table can then be
+    computed for all of them at once. A level that is missing costs time; one too many costs its row."""
+
+    def __call__(self, sigmas: Sigmas, **options: Any) -> Iterable[float]: ...
+
+
+def each_step(sigmas: Sigmas, **options: Any) -> Iterable[float]:
+    """Of a solver that evaluates at the beginning of each step."""
+    return sigmas[:-1]
 
 
 class Denoise(Protocol):

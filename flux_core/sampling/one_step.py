@@ -7,7 +7,9 @@ image's share (`flow_ancestral_split`). They end with x = D.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +23,10 @@ def euler(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = igno
         on_step(i, D, x)
         x = x + (s_next - s) * ((x - D) / s)
     return x
+
+
+def heun_levels(sigmas: Sigmas, **options: Any) -> Iterable[float]:
+    return (s for s in sigmas if s != 0)
 
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore) -> Tensor:
@@ -62,6 +68,11 @@ def heunpp2(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ig
     return x
 
 
+def dpm_2_levels(sigmas: Sigmas, **options: Any) -> Iterable[float]:
+    for s, s_next in pairwise(sigmas):
+        yield from (s, *_middle(s, s_next))
+
+
 def dpm_2(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore) -> Tensor:
     """The direction at the geometric middle of the step (DPM-Solver-2, Lu et al. 2022). Two calls a step."""
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
@@ -72,11 +83,15 @@ def dpm_2(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = igno
 
 
 def _midpoint(denoise: Denoise, x: Tensor, d: Tensor, s: float, s_next: float) -> Tensor:
-    if s_next == 0:
-        return x + (s_next - s) * d
-    s_mid = math.sqrt(s * s_next)
-    x_mid = x + (s_mid - s) * d
-    return x + (s_next - s) * ((x_mid - denoise(x_mid, s_mid)) / s_mid)
+    for s_mid in _middle(s, s_next):
+        x_mid = x + (s_mid - s) * d
+        d = (x_mid - denoise(x_mid, s_mid)) / s_mid
+    return x + (s_next - s) * d
+
+
+def _middle(s: float, s_next: float) -> tuple[float, ...]:
+    """The geometric middle of a step; none if it ends at 0."""
+    return (math.sqrt(s * s_next),) if s_next != 0 else ()
 
 
 def euler_ancestral(
@@ -100,6 +115,11 @@ def euler_ancestral(
     return x
 
 
+def dpm_2_ancestral_levels(sigmas: Sigmas, *, eta: float = 1.0, **options: Any) -> Iterable[float]:
+    for s, s_next in pairwise(sigmas):
+        yield from (s, *_middle(s, flow_ancestral_split(s, s_next, eta)[0]))
+
+
 def dpm_2_ancestral(
     denoise: Denoise,
     x: Tensor,
@@ -121,6 +141,13 @@ def dpm_2_ancestral(
     return x
 
 
+def dpmpp_2s_levels(sigmas: Sigmas, *, eta: float = 1.0, **options: Any) -> Iterable[float]:
+    for s, s_next in pairwise(sigmas):
+        yield s
+        if s_next != 0:
+            yield _half_way(s, flow_ancestral_split(s, s_next, eta)[0])
+
+
 def dpmpp_2s_ancestral(
     denoise: Denoise,
     x: Tensor,
@@ -138,11 +165,15 @@ def dpmpp_2s_ancestral(
         if s_next == 0:
             return D
         down, scale, up = flow_ancestral_split(s, s_next, eta)
-        # lambda(1) is minus infinity, so there is no middle: a point just below 1 stands in for it.
-        s_mid = 0.9999 if s == 1 else sigma_at((half_log_snr(s) + half_log_snr(down)) / 2)
+        s_mid = _half_way(s, down)
         D_mid = denoise(_toward(x, D, s_mid / s), s_mid)
         x = scale * _toward(x, D_mid, down / s) + up * s_noise * noise(s, s_next)
     return x
+
+
+def _half_way(s: float, down: float) -> float:
+    """The middle in lambda. lambda(1) is minus infinity, so there is none: a level just below 1 stands in for it."""
+    return 0.9999 if s == 1 else sigma_at((half_log_snr(s) + half_log_snr(down)) / 2)
 
 
 def _toward(x: Tensor, D: Tensor, ratio: float) -> Tensor:

@@ -24,7 +24,7 @@ from .finite import Diverged, FiniteCheck
 from .flow import Denoise
 from .guider import CFGGuider, Denoiser, Guider, Model, Run, cached_evaluations
 from .inpaint import Inpaint
-from .schedule import Sampling, between_steps, ksampler_schedule
+from .schedule import between_steps, ksampler_schedule
 from .solvers import Method, solver
 
 # (step, D, x, steps): after the first evaluation of each step; D and x are scaled latents on the device
@@ -103,8 +103,8 @@ def sample(
     conditions = [prepare(conditioning, canvas, model.sampling) for conditioning in guider.conditionings]
     equal_areas(conditions)
     watch = _Watch(callback, steps=len(levels) - 1)
-    asked = asked_levels(sampler.method, levels, model.sampling, **sampler.options)
-    timesteps = tuple(model.sampling.timestep(level) for level in asked)
+    evaluated = sampler.method.evaluated(levels, model.sampling, **sampler.options)
+    timesteps = tuple(model.sampling.timestep(level) for level in evaluated)
     run = Run(tuple(latent.shape), timesteps, tuple(c for each in conditions for c in each))
     try:
         with model.open(run) as network:
@@ -124,28 +124,6 @@ def sample(
         x = x / (1 - levels[-1])
     seen = None if watch.seen is None else latents.process_out(watch.seen).cpu()
     return latents.process_out(x).cpu(), seen
-
-
-def asked_levels(method: Method, levels: tuple[float, ...], sampling: Sampling, **options: Any) -> tuple[float, ...]:
-    """The noise levels at which a solver will look: found by letting it solve for one number that stays as it is."""
-    probe = _Probe()
-    with torch.random.fork_rng(devices=()):
-        method(probe, torch.zeros(1, 1, 1, 1), levels, sampling=sampling, seed=0, **options)
-    return tuple(dict.fromkeys(probe.asked))
-
-
-class _Probe:
-    """A Denoise that notes the levels it is asked at."""
-
-    def __init__(self) -> None:
-        self.asked: list[float] = []
-
-    def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        self.asked.append(torch.tensor(sigma).item())  # fp32, as the network is told it
-        return torch.zeros_like(x)
-
-    def with_uncond(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        return self(x, sigma), torch.zeros_like(x)
 
 
 class _Watch:

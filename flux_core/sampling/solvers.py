@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from . import cfg_plus_plus, dpm_solver, exponential, multistep, one_step, step_noise, stochastic_adams, unipc
-from .flow import Denoise, OnStep, Sigmas, StepNoise, ignore
+from .flow import Denoise, Levels, OnStep, Sigmas, StepNoise, each_step, ignore
 from .schedule import Sampling
 
 FIRST_PERCENT = 1e-4  # where solvers in lambda start instead of at pure noise
@@ -26,6 +26,7 @@ FIRST_PERCENT = 1e-4  # where solvers in lambda start instead of at pure noise
 class Method:
     """A solver and its needs.
 
+    levels       at which noise levels it evaluates
     noise        how it draws the noise it adds, if it adds any
     below_one    it counts in lambda, which is infinite at s = 1: such levels are moved down
     sampling     it asks the model's sampling for levels
@@ -35,6 +36,7 @@ class Method:
     function: Callable[..., Tensor]
     options: Mapping[str, Any] = field(default_factory=dict)
     noise: Callable[[Tensor, int, Sigmas], StepNoise] | None = None
+    levels: Levels = each_step
     below_one: bool = False
     sampling: bool = False
     fresh_mask_noise: bool = False
@@ -58,18 +60,30 @@ class Method:
         unknown = options.keys() - inspect.signature(self.function).parameters
         if unknown:
             raise InputError(f"The sampler {self.function.__name__} has no option named {', '.join(sorted(unknown))}.")
-        levels = [float(s) for s in sigmas]
-        if len(levels) < 2:
+        if len(sigmas) < 2:
             return x
+        levels = self._levels(sigmas, sampling)
         needs: dict[str, Any] = {"on_step": on_step}
         if self.noise is not None:
-            needs["noise"] = noise or self.noise(x, seed, levels)
+            needs["noise"] = noise or self.noise(x, seed, [float(s) for s in sigmas])
         if self.sampling:
             needs["sampling"] = sampling
+        return self.function(denoise, x, levels, **{**self.options, **options, **needs})
+
+    def evaluated(self, sigmas: Sequence[float] | Tensor, sampling: Sampling, **options: Any) -> tuple[float, ...]:
+        """The noise levels at which a run evaluates `denoise`, each once, in fp32, as far as they are known before."""
+        if len(sigmas) < 2:
+            return ()
+        levels = self.levels(self._levels(sigmas, sampling), **{**self.options, **options})
+        return tuple(dict.fromkeys(torch.tensor(level).item() for level in levels))
+
+    def _levels(self, sigmas: Sequence[float] | Tensor, sampling: Sampling) -> list[float]:
+        """What the function is given: without steps of no length, and below 1 where it must be."""
+        levels = [float(s) for s in sigmas]
         if self.below_one:
             top = torch.tensor(sampling.percent_to_sigma(FIRST_PERCENT)).item()  # fp32, like all levels
             levels = [top if s >= 1 else s for s in levels]
-        return self.function(denoise, x, _distinct(levels), **{**self.options, **options, **needs})
+        return _distinct(levels)
 
 
 def _distinct(levels: Sequence[float]) -> list[float]:
@@ -84,17 +98,21 @@ SOLVERS: dict[str, Method] = {
     "euler_cfg_pp": Method(cfg_plus_plus.euler_ancestral_cfg_pp),
     "euler_ancestral": Method(one_step.euler_ancestral, noise=_PLAIN),
     "euler_ancestral_cfg_pp": Method(cfg_plus_plus.euler_ancestral_cfg_pp, noise=_PLAIN),
-    "heun": Method(one_step.heun),
+    "heun": Method(one_step.heun, levels=one_step.heun_levels),
     "heunpp2": Method(one_step.heunpp2),
-    "dpm_2": Method(one_step.dpm_2),
-    "dpm_2_ancestral": Method(one_step.dpm_2_ancestral, noise=_PLAIN),
+    "dpm_2": Method(one_step.dpm_2, levels=one_step.dpm_2_levels),
+    "dpm_2_ancestral": Method(one_step.dpm_2_ancestral, noise=_PLAIN, levels=one_step.dpm_2_ancestral_levels),
     "lms": Method(multistep.lms),
-    "dpm_fast": Method(dpm_solver.dpm_fast),
-    "dpm_adaptive": Method(dpm_solver.dpm_adaptive),
-    "dpmpp_2s_ancestral": Method(one_step.dpmpp_2s_ancestral, noise=_PLAIN),
-    "dpmpp_2s_ancestral_cfg_pp": Method(cfg_plus_plus.dpmpp_2s_ancestral_cfg_pp, noise=_PLAIN),
-    "dpmpp_sde": Method(exponential.dpmpp_sde, noise=_PATH, below_one=True),
-    "dpmpp_sde_gpu": Method(exponential.dpmpp_sde, noise=_DEVICE_PATH, below_one=True),
+    "dpm_fast": Method(dpm_solver.dpm_fast, levels=dpm_solver.dpm_fast_levels),
+    "dpm_adaptive": Method(dpm_solver.dpm_adaptive, levels=dpm_solver.dpm_adaptive_levels),
+    "dpmpp_2s_ancestral": Method(one_step.dpmpp_2s_ancestral, noise=_PLAIN, levels=one_step.dpmpp_2s_levels),
+    "dpmpp_2s_ancestral_cfg_pp": Method(
+        cfg_plus_plus.dpmpp_2s_ancestral_cfg_pp, noise=_PLAIN, levels=cfg_plus_plus.dpmpp_2s_levels
+    ),
+    "dpmpp_sde": Method(exponential.dpmpp_sde, noise=_PATH, below_one=True, levels=exponential.dpmpp_sde_levels),
+    "dpmpp_sde_gpu": Method(
+        exponential.dpmpp_sde, noise=_DEVICE_PATH, below_one=True, levels=exponential.dpmpp_sde_levels
+    ),
     "dpmpp_2m": Method(multistep.dpmpp_2m),
     "dpmpp_2m_cfg_pp": Method(cfg_plus_plus.dpmpp_2m_cfg_pp),
     "dpmpp_2m_sde": Method(exponential.dpmpp_2m_sde, noise=_PATH, below_one=True),
@@ -115,8 +133,8 @@ SOLVERS: dict[str, Method] = {
     "gradient_estimation": Method(multistep.gradient_estimation),
     "gradient_estimation_cfg_pp": Method(cfg_plus_plus.gradient_estimation_cfg_pp),
     "er_sde": Method(exponential.er_sde, noise=_PLAIN, below_one=True),
-    "seeds_2": Method(exponential.seeds_2, noise=_PLAIN, below_one=True),
-    "seeds_3": Method(exponential.seeds_3, noise=_PLAIN, below_one=True),
+    "seeds_2": Method(exponential.seeds_2, noise=_PLAIN, below_one=True, levels=exponential.seeds_2_levels),
+    "seeds_3": Method(exponential.seeds_3, noise=_PLAIN, below_one=True, levels=exponential.seeds_3_levels),
     "sa_solver": Method(stochastic_adams.sa_solver, noise=_PLAIN, below_one=True, sampling=True),
     "sa_solver_pece": Method(stochastic_adams.sa_solver, {"pece": True}, _PLAIN, below_one=True, sampling=True),
     "ddim": Method(one_step.euler, fresh_mask_noise=True),
@@ -127,7 +145,7 @@ SOLVERS: dict[str, Method] = {
 
 # Offered by nodes of their own and absent from the list of sampler names.
 UNLISTED: dict[str, Method] = {
-    "dpm_adaptive_ancestral": Method(dpm_solver.dpm_adaptive, noise=_PLAIN),
+    "dpm_adaptive_ancestral": Method(dpm_solver.dpm_adaptive, noise=_PLAIN, levels=dpm_solver.dpm_adaptive_levels),
     "euler_cfg_pp_alternative": Method(cfg_plus_plus.euler_cfg_pp_alternative),
 }
 

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from doubles.workloads import once, pair
+from doubles.workloads import once, pair, with_locations
 from safetensors.torch import save_file
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.stored import whole
@@ -19,7 +19,6 @@ from sluice.flux_core.memory import cuda
 from sluice.flux_core.memory.cpu import PAGE
 from sluice.flux_core.memory.cuda import CudaDevice
 from sluice.flux_core.memory.device import PinRefused
-from sluice.flux_core.memory.plan import with_locations
 from sluice.flux_core.memory.source import FileSource
 from sluice.flux_core.memory.stream import Stream
 from sluice.flux_core.memory.workload import Location, Machine

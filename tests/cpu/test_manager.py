@@ -37,8 +37,7 @@ from sluice.flux_core.runtime import autoencoder, handles, modulation, streamed_
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
-from sluice.flux_core.sampling.sample import Sampler, asked_levels, sample
-from sluice.flux_core.sampling.schedule import FluxShift
+from sluice.flux_core.sampling.sample import Sampler, sample
 from sluice.flux_core.sampling.step_cache import StepCache
 from torch import Tensor
 
@@ -286,14 +285,6 @@ def test_the_levels_a_solver_will_look_at_are_known_before_it_starts(flux_file, 
     managed.table.fill = lambda flux, vectors: (filled.append(len(vectors)), fill(flux, vectors))
     picture(model, seeded, solver)
     assert len(filled) == 1
-
-
-def test_asking_beforehand_moves_no_dice():
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    levels = asked_levels(Sampler("euler_ancestral").method, (1.0, 0.5, 0.0), FluxShift())
-    assert levels[0] == 1.0 and torch.equal(torch.rand(1), expected)
 
 
 def test_text_encoders_stream_through_what_the_transformer_leaves(flux_file, fill, seeded, tmp_path, runtime):

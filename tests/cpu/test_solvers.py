@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import sys
@@ -17,7 +18,7 @@ from sluice.flux_core.models import latents
 from sluice.flux_core.sampling import schedule, step_noise
 from sluice.flux_core.sampling.multistep import lagrange_integrals
 from sluice.flux_core.sampling.schedule import FluxShift, LinearFlow
-from sluice.flux_core.sampling.solvers import SOLVERS, solver
+from sluice.flux_core.sampling.solvers import SOLVERS, UNLISTED, solver
 from torch import Tensor
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "samplers.safetensors"
@@ -36,6 +37,34 @@ class Field:
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         return self.with_uncond(x, sigma)[0]
+
+
+SCHEDULES = {
+    "whole": [1.0, 0.9, 0.7, 0.45, 0.2, 0.0],
+    "ends in noise": [1.0, 0.8, 0.5, 0.25],
+    "from an image": [0.6, 0.4, 0.15, 0.0],
+    "one step": [0.7, 0.0],
+    "levels twice": [1.0, 0.8, 0.8, 0.3, 0.0],
+}
+
+
+@pytest.mark.parametrize("levels", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("name", [*SOLVERS, *UNLISTED])
+def test_solvers_evaluate_at_the_levels_they_declare(name: str, levels: list[float]) -> None:
+    method = solver(name)
+    known = inspect.signature(method.function).parameters.keys() - method.options.keys()
+    for options in ({}, {"eta": 0.6}, {"r": 0.4}, {"order": 2, "h_init": 0.1}):
+        if not options.keys() <= known:
+            continue
+        field = Field(lambda x, sigma: (0.5 * x, 0.25 * x))
+        method(field, torch.ones(SHAPE), levels, sampling=FluxShift(), seed=1, **options)
+        asked = tuple(dict.fromkeys(torch.tensor(level).item() for level in field.calls))
+        declared = method.evaluated(levels, FluxShift(), **options)
+        if name == "dpm_adaptive" and "eta" in options:
+            continue  # without noise eta is not used, which the declaration does not know
+        known_before = asked[: len(declared)] if "adaptive" in name else asked
+        assert declared == known_before and bool(declared) == bool(asked), options
+    assert method.evaluated(levels[:1], FluxShift()) == ()
 
 
 # The reference runs.

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+from doubles.workloads import with_locations
 from safetensors.torch import save_file
 from sluice.flux_core.adapters.apply import adapted
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
@@ -26,7 +27,6 @@ from sluice.flux_core.checkpoint.load import Resident, bind
 from sluice.flux_core.checkpoint.stored import Stored
 from sluice.flux_core.errors import FileFormatError, SluiceError
 from sluice.flux_core.memory.cpu import CpuDevice
-from sluice.flux_core.memory.plan import with_locations
 from sluice.flux_core.memory.source import FileSource
 from sluice.flux_core.memory.stream import Stream
 from sluice.flux_core.memory.streamed_weight import StreamedBytes, hold_matrices

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from sluice.flux_core.memory.workload import Use, Weight, Workload
+from sluice.flux_core.memory.pipeline import Timeline
+from sluice.flux_core.memory.plan import Plan
+from sluice.flux_core.memory.workload import Location, Machine, Use, Weight, Workload, groups_of
 
 Pair = tuple[Weight, Use]
 
@@ -25,6 +27,28 @@ def again(workload: Workload, order: Sequence[int], rng: random.Random) -> Workl
     """The same weights used in this order, with some work each."""
     schedule = tuple(Use(weight, rng.random() * 1e12, 0.0, 0) for weight in order)
     return Workload(workload.name, workload.weights, schedule, workload.fixed)
+
+
+def with_locations(workload: Workload, machine: Machine, locations: Sequence[Location], slots: int) -> Plan:
+    """The plan with these locations and this ring, whatever it costs and however little is gained."""
+    groups = groups_of(workload, machine)
+    timeline = Timeline(workload, machine, groups)
+    moved = timeline.moved(locations)
+    limit, bound = timeline.limit(moved)
+    streamed = [group.room for group, where in zip(groups, locations, strict=True) if where is not Location.DEVICE]
+    return Plan(
+        workload=workload,
+        machine=machine,
+        groups=groups,
+        locations=tuple(locations),
+        slots=slots,
+        slot_bytes=max(streamed, default=0) if slots else 0,
+        host_bytes=0,
+        moved=tuple(moved.items()),
+        seconds=max(limit, timeline.seconds(locations, slots)),
+        limit=limit,
+        bound=bound,
+    )
 
 
 def repeated_order(groups: Sequence[Sequence[int]], rng: random.Random) -> list[int]:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from doubles.published_flux import flux_workload
 from doubles.simulated import Fault, Faults, SimulatedDevice, SimulatedSource, Simulation
-from doubles.workloads import Pair, again, once, pair, repeated_order
+from doubles.workloads import Pair, again, once, pair, repeated_order, with_locations
 from sluice.flux_core.errors import BudgetTooSmall
 from sluice.flux_core.memory.device import COMPUTE, COPY, HostBuffer
-from sluice.flux_core.memory.plan import Plan, plan, smallest_budget, with_locations
+from sluice.flux_core.memory.plan import Plan, plan, smallest_budget
 from sluice.flux_core.memory.stream import Stream
 from sluice.flux_core.memory.workload import IN_RAM, Budget, GiB, Location, Machine, Workload, groups_of
 from sluice.flux_core.runtime.flux_needs import Job
@@ -480,4 +480,20 @@ def test_the_executor_takes_the_time_the_plan_predicts(row):
     machine = Machine(gemm * 1e12, attention * 1e12, memory * 1e9, disk * 1e9, link and link * 1e9)
     workload = flux_workload(name, Job(side, side))
     made = plan(workload, Budget(int(room * GiB), host * GiB, pinned * GiB), machine)
+    assert simulated_seconds(made) == pytest.approx(made.seconds, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "row", CARDS[:4] + CARDS[6:7], ids=lambda row: f"{row[0]:g}TFLOPs-{row[9]}-{row[8]}-{row[6]}GiB"
+)
+def test_going_forward_and_backward_it_takes_the_time_the_plan_predicts(row):
+    gemm, attention, link, memory, disk, room, host, pinned, _, name = row
+    machine = Machine(gemm * 1e12, attention * 1e12, memory * 1e9, disk * 1e9, link and link * 1e9)
+    forward = flux_workload(name, Job(512, 512))
+    made = plan(
+        replace(forward, schedule=forward.schedule + forward.schedule[::-1]),
+        Budget(int(room * GiB), host * GiB, pinned * GiB),
+        machine,
+    )
+    assert made.streamed_bytes > 1.5 * sum(group.nbytes for group in made.groups) - 1.5 * made.resident_bytes
     assert simulated_seconds(made) == pytest.approx(made.seconds, rel=0.01)
