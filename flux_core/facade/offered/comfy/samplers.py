@@ -230,10 +230,6 @@ class _ForeignMethod:
         self, denoise: Any, x: Tensor, sigmas: Any, *, sampling: Any, seed: int, on_step: Any = None, **options: Any
     ) -> Tensor:
         levels = [float(level) for level in sigmas]
-        if x.shape[-2:] == (1, 1):  # asked only at which levels it will look: as far as can be told, at each once
-            for level in levels[:-1]:
-                denoise(x, level)
-            return x
 
         def callback(told: Mapping[str, Any]) -> None:
             if on_step is not None:
@@ -246,6 +242,10 @@ class _ForeignMethod:
             **self.sampler.extra_options,
         )  # fmt: skip
         return solved
+
+    def evaluated(self, sigmas: Any, sampling: Any, **options: Any) -> tuple[float, ...]:
+        """The beginning of each step, in fp32; the function may evaluate at further levels."""
+        return tuple(dict.fromkeys(torch.tensor(float(level)).item() for level in sigmas[:-1]))
 
 
 class _DenoiserModel:
