@@ -57,6 +57,7 @@ def workflow_facts(file: Path, folders: Folders) -> dict[str, Any]:
         raise WorkflowError(f"The workflow in {file.name} has no nodes that run.")
     return {
         "path": str(file),
+        "notes": [*read.notes],
         "carries": [name for name in ("prompt", "workflow") if getattr(embedded, name) is not None],
         "texts": [*_texts(prompt, classes)],
         "seeds": [*_values(prompt, SEEDS)],
@@ -139,6 +140,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield str(facts["parameters"])
         return
     yield f"{name}: a workflow of {len(facts['nodes'])} nodes ({' and '.join(facts['carries'])})"
+    yield from facts["notes"]
     for text in facts["texts"]:
         yield f"\n{text['input']}, {text['name']}:"
         yield from (f"  {line}" for line in text["value"].splitlines() or ["(empty)"])

@@ -1,4 +1,5 @@
-"""Values given on the command line, put into a prompt: `--set NODE.INPUT=VALUE`, `--seed N`, `--count N`.
+"""Values given on the command line, put into a prompt: `--set NODE.INPUT=VALUE`, `--set "{{GAP}}=VALUE"`, `--seed N`,
+`--count N`.
 
 A node is named by its id, its title or its class, as long as only one can be meant. Knows no particular node class.
 """
@@ -16,6 +17,7 @@ from ..graph.canvas import Workflow, read_canvas
 from ..graph.flatten import flatten
 from ..graph.interface import Classes, Interface, Interfaces
 from ..graph.prompt import is_link, name_of, title_of
+from ..graph.templates import filled, gaps, is_gap
 from ..graph.widgets import widget_values
 
 JsonPrompt = dict[str, dict[str, Any]]
@@ -69,7 +71,11 @@ def apply(
         problems.append("--seed: no node of the workflow has a seed.")
     for setting in settings:
         try:
-            _set(changed, interfaces, setting, titles or {})
+            gap, _, value = setting.partition("=")
+            if is_gap(gap):
+                changed = _filled(changed, interfaces, gap, value)
+            else:
+                _set(changed, interfaces, setting, titles or {})
         except _Unfit as unfit:
             problems.append(f"--set {setting}: {unfit}")
     if problems:
@@ -79,6 +85,19 @@ def apply(
 
 class _Unfit(Exception):
     """Why a setting cannot be applied."""
+
+
+def _filled(prompt: JsonPrompt, interfaces: Interfaces, gap: str, value: str) -> JsonPrompt:
+    """The prompt with a value in place of a gap; where the gap is all there is, the value is read as its input's."""
+    made, count = filled(prompt, gap, value)
+    if not count:
+        known = sorted({each for _, _, each in gaps(prompt)})
+        raise _Unfit(f"the workflow has no {gap}. It has: {', '.join(known) or 'none'}.")
+    for node_id, node in prompt.items():
+        for name, text in node["inputs"].items():
+            if is_gap(text) and made[node_id]["inputs"][name] != text:
+                made[node_id]["inputs"][name] = _value(value, _declared(node, interfaces, name))
+    return made
 
 
 def _set(prompt: JsonPrompt, interfaces: Interfaces, setting: str, titles: Mapping[str, str]) -> None:

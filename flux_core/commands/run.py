@@ -17,23 +17,20 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingFileError, PromptError, SluiceError
 from ..graph.events import Emit
 from ..graph.execute import Executor, Result
-from ..graph.interface import Classes
-from ..graph.problems import MISSING_MODEL
 from ..graph.prompt import name_of, title_of
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after
 from ..memory.budget import add_budget_arguments
 from ..runtime.settings import CACHES, NUMBER_TYPES, Settings
-from ..worker.prompt_check import check_prompt
-from . import overrides, workflows
+from . import overrides
 from .overrides import RANDOM
+from .prepare import Job, prepared
 
 if TYPE_CHECKING:
     from ..runtime.runtime import Runtime
@@ -59,6 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="run each workflow N times, each time with the next seed (default: 1)",
+    )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="make the images that can be made, if other parts of a workflow need nodes or files that are not here",
+    )
+    parser.add_argument(
+        "--as-made",
+        action="store_true",
+        help="of an image whose canvas shows something else, run what it was made with",
     )
     parser.add_argument("--json", action="store_true", help="tell the result as JSON on the last line")
     add_folder_arguments(parser)
@@ -141,16 +148,6 @@ def run(args: argparse.Namespace, listen: Emit = lambda event, data: None) -> in
     return 0
 
 
-@dataclass(frozen=True)
-class Job:
-    """A workflow that has been found fit to run."""
-
-    file: Path
-    prompt: dict[str, Any]
-    outputs: tuple[str, ...]
-    canvas: Any | None
-
-
 def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
     from ...nodes.host import Host
     from ..worker.registry import standalone_tables
@@ -178,7 +175,10 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
         load_packs(args.node_packs, Engine(host, folders, classes, titles, executor))
     _check_output(folders.output)
     seeds = [(file, seed) for file in args.workflow for seed in overrides.seeds(args.seed, args.count)]
-    jobs = [_prepared(file, seed, args, classes, titles, folders) for file, seed in seeds]
+    asked = {"settings": args.settings, "as_made": args.as_made, "partial": args.partial}
+    jobs = [prepared(file, classes, titles, folders, seed=seed, **asked) for file, seed in seeds]
+    for note in dict.fromkeys(note for job in jobs for note in job.notes):
+        print(note, file=sys.stderr)
     _ = host.runtime  # before anything runs: a device that is not there is an error of the command line
     return [_made(job, executor, bars, folders, quiet=args.json) for job in jobs]
 
@@ -193,29 +193,6 @@ def _check_output(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise SluiceError(f"Images cannot be saved in {folder}: {there}: {reason}. Choose another --out.") from error
-
-
-def _prepared(
-    file: Path,
-    seed: overrides.Seed | None,
-    args: argparse.Namespace,
-    classes: Classes,
-    titles: Mapping[str, str],
-    folders: Folders,
-) -> Job:
-    """Read a workflow, apply the command line to it, and check it. Raises WorkflowError, PromptError."""
-    read = workflows.read(file, classes)
-    changed = overrides.apply(read.prompt, classes, args.settings, seed, titles)
-    checked = check_prompt(changed, classes, folders, packs=read.packs)
-    found = checked.found
-    if found.problems:
-        problems = [f"  {sentence}" for sentence in found.sentences]
-        if any(problem.kind == MISSING_MODEL for problem in found.problems):
-            problems.append("  Model files that lie elsewhere are found with --models DIR.")
-        raise PromptError([f"{file.name} cannot be run:", *problems])
-    workflow = read.embedded.workflow
-    canvas = workflow and overrides.canvas_saying(workflow, read.prompt, checked.prompt, classes, read.canvas)
-    return Job(file, found.prompt, found.outputs, canvas)
 
 
 def _made(job: Job, executor: Executor, bars: Bars, folders: Folders, quiet: bool) -> dict[str, Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import WorkflowError
 from ..graph.canvas import Workflow, read_canvas
+from ..graph.disagreement import differences
 from ..graph.flatten import flatten, to_prompt
 from ..graph.interface import Classes
 from ..io.embedded import Embedded, read_workflow
+
+SHOWN = 3  # differences in one sentence
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class WorkflowFile:
     embedded: Embedded
     canvas: Workflow | None
     prompt: dict[str, Any]
+    notes: tuple[str, ...] = ()  # what a person should know of the reading, in sentences
 
     @property
     def packs(self) -> dict[str, str]:
@@ -29,15 +33,31 @@ class WorkflowFile:
         return self.canvas.pack_names() if self.canvas else {}
 
 
-def read(file: Path, classes: Classes) -> WorkflowFile:
-    """Raises MissingFileError, WorkflowError."""
+def read(file: Path, classes: Classes, as_made: bool = False) -> WorkflowFile:
+    """The workflow of a file. Where a picture's canvas and prompt differ the canvas counts, as it does in the editor.
+
+    as_made: the prompt counts, which the picture was made with. Raises MissingFileError, WorkflowError.
+    """
     embedded = read_workflow(file)
     canvas = _canvas(embedded)
+    notes = embedded.notes
     if embedded.prompt is None and canvas is not None:
         prompt = flatten(canvas, classes)
     else:
         prompt = to_prompt(embedded, classes)
-    return WorkflowFile(file, embedded, canvas, _titled(prompt, canvas))
+        found = differences(prompt, canvas, classes) if canvas is not None and not as_made else []
+        if canvas is not None and found:
+            prompt = flatten(canvas, classes)
+            notes += (_disagreement(file.name, found),)
+    return WorkflowFile(file, embedded, canvas, _titled(prompt, canvas), notes)
+
+
+def _disagreement(name: str, found: Sequence[str]) -> str:
+    shown = "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+    return (
+        f"{name} was not made with what its canvas shows: {shown}. The canvas is taken, as the editor does; "
+        "--as-made takes what the picture was made with."
+    )
 
 
 def _canvas(embedded: Embedded) -> Workflow | None:

@@ -50,6 +50,8 @@ class CanvasNode:
     named_values: Any = None  # widgets_values_named
     properties: Mapping[str, Any] = field(default_factory=dict)
     order: float = 0
+    middle: tuple[float, float] | None = None  # where on the sheet
+    colour: str = ""
 
     @property
     def pack(self) -> dict[str, str]:
@@ -70,6 +72,20 @@ class CanvasLink:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A group: a titled rectangle (left, top, width, height) around boxes."""
+
+    title: str
+    bounds: tuple[float, float, float, float]
+
+    def holds(self, box: CanvasNode) -> bool:
+        if box.middle is None:
+            return False
+        left, top, width, height = self.bounds
+        return left <= box.middle[0] <= left + width and top <= box.middle[1] <= top + height
+
+
+@dataclass(frozen=True)
 class CanvasGraph:
     """A drawing: the canvas itself, or what is inside a subgraph.
 
@@ -82,6 +98,7 @@ class CanvasGraph:
     outputs: tuple[Slot, ...] = ()
     source_id: str = "-10"
     sink_id: str = "-20"
+    frames: tuple[Frame, ...] = ()
 
     def wire_into(self, slot: Slot) -> CanvasLink | None:
         return self.wires.get(slot.link) if slot.link is not None else None
@@ -134,6 +151,7 @@ def read_sheet(data: Mapping[str, Any]) -> CanvasGraph:
         _slots(data.get("outputs")),
         _id(_mapping(data.get("inputNode")).get("id"), "-10"),
         _id(_mapping(data.get("outputNode")).get("id"), "-20"),
+        tuple(frame for frame in map(_frame, _list(data.get("groups"))) if frame is not None),
     )
 
 
@@ -158,7 +176,27 @@ def read_box(data: Any) -> CanvasNode:
         named_values=data.get("widgets_values_named"),
         properties=_mapping(data.get("properties")),
         order=order if isinstance(order, (int, float)) else 0,
+        middle=_middle(data.get("pos"), data.get("size")),
+        colour=str(data.get("bgcolor") or data.get("color") or ""),
     )
+
+
+def _frame(data: Any) -> Frame | None:
+    data = _mapping(data)
+    bounds = _numbers(data.get("bounding"), 4)
+    return None if bounds is None else Frame(str(data.get("title", "")), (bounds[0], bounds[1], bounds[2], bounds[3]))
+
+
+def _middle(place: Any, size: Any) -> tuple[float, float] | None:
+    corner, extent = _numbers(place, 2), _numbers(size, 2)
+    return None if corner is None or extent is None else (corner[0] + extent[0] / 2, corner[1] + extent[1] / 2)
+
+
+def _numbers(data: Any, count: int) -> list[float] | None:
+    """That many numbers of a list, or of an object with the keys "0", "1", ...; None if they are not there."""
+    found = [data.get(str(key)) for key in range(count)] if isinstance(data, Mapping) else _list(data)[:count]
+    numbers = [one for one in found if isinstance(one, (int, float))]
+    return numbers if len(numbers) == count == len(found) else None
 
 
 def _slots(data: Any) -> tuple[Slot, ...]:

@@ -1,8 +1,8 @@
 """A canvas becomes an API prompt: what the browser does when a person presses Run.
 
     muted nodes vanish with their links; bypassed nodes pass on the input of the same type; reroutes are followed and
-    primitives give their value, muted or not; notes are dropped; subgraphs and group nodes are taken apart ("38:13" is
-    node 13 in 38)
+    primitives give their value, muted or not; notes and switches are dropped, broadcasts drawn as links; subgraphs and
+    group nodes are taken apart ("38:13" is node 13 in 38)
 
 Node classes come from a table, for the order of widgets and their defaults; a class that is not in it keeps its links,
 so that validation can say what is missing. Runs nothing.
@@ -18,17 +18,18 @@ from typing import Any
 
 from ..errors import WorkflowError
 from ..io.embedded import MAX_NODES, Embedded
+from .broadcasts import with_broadcasts
 from .canvas import CanvasGraph, CanvasLink, CanvasNode, Mode, Slot, Workflow, read_canvas
 from .dynamic import find
+from .editor_only import NEVER_SENT, without_editor_nodes
 from .groups import group_sheet
 from .interface import Classes, Interface, Interfaces
 from .links import settled
 from .placeholders import Choose, choices_made, fields_filled
 from .widgets import entered, is_widget, kind_of, layout, widget_values
 
-_NOTES = ("Note", "MarkdownNote", "Label (rgthree)")
 _REROUTES = ("Reroute", "Reroute (rgthree)", "SetNode")  # first input to first output
-_NO_NODES = (*_NOTES, *_REROUTES, "PrimitiveNode", "GetNode")
+_NO_NODES = frozenset({*NEVER_SENT, *_REROUTES, "PrimitiveNode", "GetNode"})
 _SAVERS = ("SaveImage", "SaveAnimatedPNG", "SaveAnimatedWEBP", "SaveWEBM", "SaveVideo", "SaveLatent", "PreviewImage")
 
 
@@ -38,7 +39,7 @@ def to_prompt(embedded: Embedded, classes: Classes, choose: Choose = random.choi
     Raises WorkflowError when there is only a text of parameters, or the canvas cannot be read.
     """
     if embedded.prompt is not None:
-        return embedded.prompt
+        return without_editor_nodes(embedded.prompt, classes)
     if embedded.workflow is not None:
         return canvas_to_prompt(embedded.workflow, classes, choose)
     raise WorkflowError(
@@ -98,8 +99,8 @@ class _Flattening:
         self.workflow = workflow
         self.interfaces = Interfaces(classes)
         self.choose = choose
-        subgraphs = {name: settled(sheet, self._layout) for name, sheet in workflow.subgraphs.items()}
-        self.workflow = replace(workflow, sheet=settled(workflow.sheet, self._layout), subgraphs=subgraphs)
+        subgraphs = {name: self._wired(sheet) for name, sheet in workflow.subgraphs.items()}
+        self.workflow = replace(workflow, sheet=self._wired(workflow.sheet), subgraphs=subgraphs)
         self.root = _Scope(self.workflow.sheet)
         self.count = 0
         self.nodes: dict[str, tuple[_Scope, CanvasNode]] = {}
@@ -129,6 +130,9 @@ class _Flattening:
             elif self._is_node(box):
                 yield scope, box
 
+    def _wired(self, sheet: CanvasGraph) -> CanvasGraph:
+        return with_broadcasts(settled(sheet, self._layout), self._is_node)
+
     def _definition(self, box: CanvasNode) -> CanvasGraph | None:
         if box.type in self.workflow.subgraphs:
             return self.workflow.subgraphs[box.type]
@@ -138,7 +142,7 @@ class _Flattening:
         return None
 
     def _is_node(self, box: CanvasNode) -> bool:
-        return box.type in self.interfaces and box.type not in _NOTES or box.type not in _NO_NODES
+        return box.type in self.interfaces and box.type not in NEVER_SENT or box.type not in _NO_NODES
 
     def _inside(self, scope: _Scope, box: CanvasNode, sheet: CanvasGraph) -> _Scope:
         """What an instance sets in its subgraph: by its own widgets, or by those of a subgraph around it."""

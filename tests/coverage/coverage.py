@@ -28,6 +28,7 @@ import conftest  # noqa: E402, F401  # this checkout as `sluice`
 from sluice.flux_core.commands import workflows  # noqa: E402
 from sluice.flux_core.errors import SluiceError  # noqa: E402
 from sluice.flux_core.graph.interface import Classes  # noqa: E402
+from sluice.flux_core.graph.partial import runnable_part  # noqa: E402
 from sluice.flux_core.graph.validate import validate  # noqa: E402
 from sluice.flux_core.io.folders import standard_folders  # noqa: E402
 from sluice.flux_core.worker.registry import standalone_tables  # noqa: E402
@@ -58,6 +59,8 @@ def account(path: Path, classes: Classes, partial: bool) -> Account:
     except SluiceError as error:
         told.error = str(error)
         return told
+    if partial:
+        prompt = runnable_part(prompt, classes).prompt
     found = validate(prompt, classes, packs=packs)
     unknown = {node.get("class_type", "?") for node in prompt.values() if node.get("class_type", "") not in classes}
     told.missing = sorted(unknown)

@@ -485,3 +485,20 @@ def test_a_huge_strength_is_told_to_be_one(put, refused, here, capsys):
     made = {key: value * 1e20 for key, value in as_lora(lambda m: f"transformer.{m}", *AB).items()}
     told = refused(lora=put("loras", "huge.safetensors", made))
     assert "At step 1 of 2" in told and "strengths of LoRAs" in told
+
+
+# -- workflows with parts that are not for this program ---------------------------------------------------------------
+
+
+def test_what_runs_of_a_workflow_runs_when_asked_for(picture: Picture, here: Path, capsys: Any) -> None:
+    whole = picture()
+    made = prompt()
+    last = next(node_id for node_id, one in made.items() if one["class_type"] == "VAEDecode")
+    made["90"] = node("Alien", image=[last, 0])
+    made["91"] = node("PreviewImage", images=["90", 0])
+    made["92"] = node("Fast Groups Muter (rgthree)")
+    (here / "part.json").write_text(json.dumps(made))
+    assert cli.main(["run", "part.json", "--dtype", "fp32", "--device", "cpu", "--partial"]) == 0
+    told = capsys.readouterr()
+    assert "Node 91 (PreviewImage) does not run" in told.err and "muter" not in told.err.lower()
+    assert far(np.asarray(Image.open(here / told.out.strip()).convert("RGB")).astype(int), whole) == 0

@@ -1,0 +1,74 @@
+"""A workflow file made ready to run: read, changed as the command line says, checked. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import PromptError
+from ..graph.interface import Classes
+from ..graph.partial import Part, runnable_part
+from ..graph.problems import MISSING_MODEL
+from ..graph.templates import unfilled, with_defaults
+from ..graph.validate import Validation, validate
+from ..io.folders import Folders
+from ..worker.prompt_check import check_prompt
+from . import overrides, workflows
+
+
+@dataclass(frozen=True)
+class Job:
+    """A workflow that has been found fit to run."""
+
+    file: Path
+    prompt: dict[str, Any]
+    outputs: tuple[str, ...]
+    canvas: Any | None
+    notes: tuple[str, ...] = ()  # what a person should know of it, in sentences
+
+
+def prepared(
+    file: Path,
+    classes: Classes,
+    titles: Mapping[str, str],
+    folders: Folders,
+    settings: Sequence[str] = (),
+    seed: overrides.Seed | None = None,
+    as_made: bool = False,
+    partial: bool = False,
+) -> Job:
+    """The job that a file asks for. Raises MissingFileError, WorkflowError, PromptError.
+
+    settings, seed: as `overrides.apply`. as_made: as `workflows.read`. partial: if something in it cannot run, the
+    rest of it is the job.
+    """
+    read = workflows.read(file, classes, as_made)
+    changed = overrides.apply(read.prompt, classes, settings, seed, titles)
+    changed, notes = with_defaults(changed, classes)
+    if left := unfilled(changed):
+        raise PromptError([f"{file.name} is a template:", *(f"  {sentence}" for sentence in left)])
+    part = runnable_part(changed, classes)
+    checked = check_prompt(part.prompt if partial else changed, classes, folders, packs=read.packs)
+    found = checked.found
+    notes = (*read.notes, *notes)
+    if partial and found.outputs:
+        notes += tuple(f"{file.name}: {sentence}" for sentence in (*part.lost, *found.sentences))
+    elif found.problems:
+        # With `partial` nothing is left, and the whole workflow says why.
+        whole = check_prompt(changed, classes, folders, packs=read.packs).found if partial else found
+        raise PromptError([f"{file.name} cannot be run:", *_refusal(whole, part, classes)])
+    workflow = read.embedded.workflow
+    canvas = workflow and overrides.canvas_saying(workflow, read.prompt, checked.prompt, classes, read.canvas)
+    return Job(file, found.prompt, found.outputs, canvas, notes)
+
+
+def _refusal(found: Validation, part: Part, classes: Classes) -> list[str]:
+    """Everything that is wrong, and what helps."""
+    told = [f"  {sentence}" for sentence in found.sentences]
+    if any(problem.kind == MISSING_MODEL for problem in found.problems):
+        told.append("  Model files that lie elsewhere are found with --models DIR.")
+    if part.lost and validate(part.prompt, classes).outputs:
+        told.append("  The other outputs can be made: add --partial.")
+    return told

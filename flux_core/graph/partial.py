@@ -1,0 +1,54 @@
+"""The part of a prompt that can run although other parts cannot: without nodes of unknown classes and what needs them.
+
+Whether a person wants a part is asked elsewhere. Runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .interface import Classes
+from .prompt import is_link, name_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is left of a prompt, and a sentence about every output that is not."""
+
+    prompt: dict[str, Any]
+    lost: tuple[str, ...]
+
+
+def runnable_part(prompt: Mapping[str, Any], classes: Classes) -> Part:
+    """The prompt without nodes whose class is not in the table, and without all that depends on them."""
+    because = {node_id: node_id for node_id, node in prompt.items() if node.get("class_type", "") not in classes}
+    unknown = set(because)
+    readers: dict[str, list[str]] = {}
+    for node_id, node in prompt.items():
+        for value in node.get("inputs", {}).values():
+            if is_link(value):
+                readers.setdefault(value[0], []).append(node_id)
+    waiting = list(unknown)
+    while waiting:
+        source = waiting.pop()
+        for reader in readers.get(source, ()):
+            if reader not in because:
+                because[reader] = because[source]
+                waiting.append(reader)
+    outputs = [
+        node_id
+        for node_id in because
+        if getattr(classes.get(prompt[node_id].get("class_type", "")), "OUTPUT_NODE", False) is True
+    ]
+    lost = tuple(
+        f"{_begun(name_of(node_id, prompt[node_id]))} does not run: it needs "
+        f"{name_of(because[node_id], prompt[because[node_id]])}, whose class is not known here."
+        for node_id in outputs
+    )
+    return Part({node_id: node for node_id, node in prompt.items() if node_id not in because}, lost)
+
+
+def _begun(text: str) -> str:
+    return text[:1].upper() + text[1:]
