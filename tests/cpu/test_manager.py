@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from doubles.simulated import SimulatedMemory
+from doubles.budgets import CPU, budget, no_budget
 from safetensors.torch import save_file
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
@@ -26,7 +26,6 @@ from sluice.flux_core.convert.targets import target
 from sluice.flux_core.errors import BudgetTooSmall
 from sluice.flux_core.memory import manager, meter, report, running
 from sluice.flux_core.memory.budget import Allowed
-from sluice.flux_core.memory.manager import Manager
 from sluice.flux_core.memory.workload import GiB, Location, MiB
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
@@ -48,26 +47,12 @@ SMALL = FluxConfig(
 CLIP = ClipConfig(vocabulary=60, positions=77, width=64, mlp=128, layers=3, heads=2, eos_token_id=59)
 T5 = T5Config(vocabulary=64, width=64, inner=64, heads=2, mlp=128, layers=3)
 CODER = AutoencoderConfig(channels=3, ch=32, ch_mult=(1, 2, 2, 4), num_res_blocks=1, z_channels=16)
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def runtime() -> Iterator[Runtime]:
     yield Runtime(Settings("cpu", "fp32"))
     assert not [thread for thread in threading.enumerate() if thread.name == "sluice-feeder"]
-
-
-def budget(runtime: Runtime, nbytes: int) -> Manager:
-    """A budget of so many bytes beside what the workspace is thought to take."""
-    runtime.budget = Allowed(ram=nbytes)
-    made = Manager(CPU, runtime.budget, emit=runtime.events.emit)
-    made.memory = SimulatedMemory(nbytes + 128 * MiB)
-    runtime.managers[CPU] = made
-    return made
-
-
-def no_budget(runtime: Runtime) -> None:
-    runtime.budget = Allowed(managed=False)
 
 
 @pytest.fixture

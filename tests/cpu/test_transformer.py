@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+from doubles.diffusers_names import diffusers_weights
 from safetensors.torch import load_file
 from sluice.flux_core.errors import FileFormatError, InputError
 from sluice.flux_core.models import attention, latents
@@ -94,53 +95,6 @@ def test_guidance_is_rounded_before_it_is_multiplied_and_the_time_is_not():
     assert not torch.allclose(sinusoids(torch.tensor([3.5])), exact.float(), atol=0.1)
 
 
-def diffusers_weights(flux: Flux) -> dict[str, Tensor]:
-    """Our state dict under the names of diffusers."""
-    state, out = flux.state_dict(), {}
-
-    def put(name: str, ours: str) -> None:
-        for part in ("weight", "bias"):
-            out[f"{name}.{part}"] = state[f"{ours}.{part}"]
-
-    def split(names: list[str], ours: str, sizes: list[int]) -> None:
-        for part in ("weight", "bias"):
-            for name, rows in zip(names, state[f"{ours}.{part}"].split(sizes), strict=True):
-                out[f"{name}.{part}"] = rows
-
-    hidden, mlp = flux.config.hidden, flux.config.mlp
-    for name, ours in (("x_embedder", "img_in"), ("context_embedder", "txt_in"), ("proj_out", "final_layer.linear")):
-        put(name, ours)
-    for name, ours in (("timestep", "time_in"), ("guidance", "guidance_in"), ("text", "vector_in")):
-        put(f"time_text_embed.{name}_embedder.linear_1", f"{ours}.in_layer")
-        put(f"time_text_embed.{name}_embedder.linear_2", f"{ours}.out_layer")
-    for part in ("weight", "bias"):
-        shift, scale = state[f"final_layer.adaLN_modulation.1.{part}"].chunk(2)
-        out[f"norm_out.linear.{part}"] = torch.cat((scale, shift))
-    for n in range(flux.config.depth):
-        a, b = f"transformer_blocks.{n}.", f"double_blocks.{n}."
-        for kind, norm, ff, proj, qkv, q, k in (
-            ("img", "norm1", "ff", "to_out.0", ("to_q", "to_k", "to_v"), "norm_q", "norm_k"),
-            ("txt", "norm1_context", "ff_context", "to_add_out", ("add_q_proj", "add_k_proj", "add_v_proj"),
-             "norm_added_q", "norm_added_k"),
-        ):  # fmt: skip
-            put(f"{a}{norm}.linear", f"{b}{kind}_mod.lin")
-            put(f"{a}{ff}.net.0.proj", f"{b}{kind}_mlp.0")
-            put(f"{a}{ff}.net.2", f"{b}{kind}_mlp.2")
-            put(f"{a}attn.{proj}", f"{b}{kind}_attn.proj")
-            split([f"{a}attn.{name}" for name in qkv], f"{b}{kind}_attn.qkv", [hidden] * 3)
-            out[f"{a}attn.{q}.weight"] = state[f"{b}{kind}_attn.norm.query_norm.scale"]
-            out[f"{a}attn.{k}.weight"] = state[f"{b}{kind}_attn.norm.key_norm.scale"]
-    for n in range(flux.config.depth_single):
-        a, b = f"single_transformer_blocks.{n}.", f"single_blocks.{n}."
-        put(f"{a}norm.linear", f"{b}modulation.lin")
-        put(f"{a}proj_out", f"{b}linear2")
-        names = [f"{a}attn.to_q", f"{a}attn.to_k", f"{a}attn.to_v", f"{a}proj_mlp"]
-        split(names, f"{b}linear1", [hidden] * 3 + [mlp])
-        out[f"{a}attn.norm_q.weight"] = state[f"{b}norm.query_norm.scale"]
-        out[f"{a}attn.norm_k.weight"] = state[f"{b}norm.key_norm.scale"]
-    return out
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("head_dim", [32, 64])
 def test_velocity_equals_that_of_diffusers(fill, seeded, head_dim):
@@ -151,7 +105,7 @@ def test_velocity_equals_that_of_diffusers(fill, seeded, head_dim):
         num_layers=2, num_single_layers=2, attention_head_dim=head_dim, num_attention_heads=3, joint_attention_dim=24,
         pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=axes_of(head_dim),
     ).eval()  # fmt: skip
-    reference.load_state_dict(diffusers_weights(flux), strict=True)
+    reference.load_state_dict(diffusers_weights(flux.state_dict(), config), strict=True)
     x, context, y = seeded("x", (2, 16, 8, 6)), seeded("context", (2, 5, 24)), seeded("y", (2, 16))
     tokens = reference(
         hidden_states=latents.pack(x), encoder_hidden_states=context, pooled_projections=y, timestep=TIME,

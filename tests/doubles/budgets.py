@@ -1,0 +1,26 @@
+"""Runtimes with a memory budget to the byte, so that models of a few MB stream as large ones do."""
+
+from __future__ import annotations
+
+import torch
+from sluice.flux_core.memory.budget import Allowed
+from sluice.flux_core.memory.manager import Manager
+from sluice.flux_core.memory.workload import MiB
+from sluice.flux_core.runtime.runtime import Runtime
+
+from .simulated import SimulatedMemory
+
+CPU = torch.device("cpu")
+
+
+def budget(runtime: Runtime, nbytes: int) -> Manager:
+    """A budget of so many bytes beside what the workspace is thought to take."""
+    runtime.budget = Allowed(ram=nbytes)
+    made = Manager(CPU, runtime.budget, emit=runtime.events.emit)
+    made.memory = SimulatedMemory(nbytes + 128 * MiB)
+    runtime.managers[CPU] = made
+    return made
+
+
+def no_budget(runtime: Runtime) -> None:
+    runtime.budget = Allowed(managed=False)
