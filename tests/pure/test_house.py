@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sluice
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -155,6 +156,20 @@ def test_packages_are_listed_as_they_lie() -> None:
     assert sorted(settings["tool"]["setuptools"]["packages"]) == sorted(found)
 
 
+def test_there_is_one_version_number_and_pip_and_the_registry_read_it() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "version" not in settings["project"] and settings["project"]["dynamic"] == ["version"]
+    assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "sluice.__version__"}
+    # ComfyUI's registry runs nothing: it looks for a line of this form in the file.
+    text = (ROOT / settings["tool"]["comfy"]["version"]["path"]).read_text(encoding="utf-8")
+    assert re.findall(r'(?m)^__version__ = "(\d+\.\d+\.\d+)"$', text) == [sluice.__version__]
+
+
+def test_the_wheel_says_that_it_is_typed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert (ROOT / "py.typed").is_file() and "py.typed" in settings["tool"]["setuptools"]["package-data"]["sluice"]
+
+
 def test_every_folder_with_code_is_a_package() -> None:
     assert [id_of(path.parent) for path in SOURCES if not (path.parent / "__init__.py").is_file()] == []
 
@@ -171,7 +186,7 @@ def texts() -> Iterator[Path]:
     for place in (*ROOT.glob("*"), *(ROOT / ".ci").glob("*")):
         if place.is_file() and place.name != ".git":
             yield place
-    for room in ("flux_core", "nodes", "web", "workflows", "tests"):
+    for room in ("flux_core", "nodes", "scripts", "web", "workflows", "tests"):
         yield from (path for path in (ROOT / room).rglob("*") if path.suffix in kinds)
 
 

@@ -6,12 +6,14 @@ and nodes/bridge_memory.py call, and runs prompts as its executor runs classic n
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -128,17 +130,47 @@ PROMPT: dict[str, Any] = {
 }  # fmt: skip
 
 
+def known_to_git() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [file for file in listed.split("\0") if file and (ROOT / file).is_file()]
+
+
+def left_out() -> list[str]:
+    """The rules of .comfyignore: files, or folders by a slash at the end."""
+    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def falls_under(rule: str, file: str) -> bool:
+    return file.startswith(rule) if rule.endswith("/") else fnmatch.fnmatch(file, rule)
+
+
 def shipped() -> list[str]:
     """The files of the registry's archive."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
-    ignored = [line for line in lines if line and not line.startswith("#")]
-    return [
-        file
-        for file in listed.split("\0")
-        if file and (ROOT / file).is_file()
-        and not any(file.startswith(rule) if rule.endswith("/") else fnmatch.fnmatch(file, rule) for rule in ignored)
-    ]  # fmt: skip
+    rules = left_out()
+    return [file for file in known_to_git() if not any(falls_under(rule, file) for rule in rules)]
+
+
+def opened_by_the_pack() -> set[str]:
+    """The files that ComfyUI's door imports, directly or through others, whether at once or when a node runs."""
+    found: set[str] = set()
+    waiting = ["__init__.py"]
+    while waiting:
+        file = waiting.pop()
+        if file not in found and (ROOT / file).is_file():
+            found.add(file)
+            waiting += imported_by(file)
+    return found
+
+
+def imported_by(file: str) -> Iterator[str]:
+    """What a file's relative imports can mean: modules, packages, and modules named in a package."""
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = PurePosixPath(file).parents[node.level - 1]
+            base = folder / (node.module or "").replace(".", "/")
+            for module in (base, *(base / alias.name for alias in node.names)):
+                yield from (str(module.with_suffix(".py")), str(module / "__init__.py"))
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +188,16 @@ def inside(pack: Path, store: Path, *more: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return told
+
+
+def test_the_registry_leaves_out_what_the_pack_never_opens_and_nothing_else() -> None:
+    files, opened = known_to_git(), opened_by_the_pack()
+    assert [rule for rule in left_out() if not any(falls_under(rule, file) for file in files)] == []
+    assert len(opened) > 100 and opened - set(shipped()) == set()
+    # A folder of which nothing is opened belongs to the program.
+    folders = {str(PurePosixPath(file).parent) for file in opened}
+    code = [file for file in shipped() if file.endswith(".py") and not file.endswith("__init__.py")]
+    assert [file for file in code if str(PurePosixPath(file).parent) not in folders] == []
 
 
 def test_it_starts_in_a_folder_of_any_name_and_imports_nothing_of_others(pack: Path, tmp_path: Path) -> None:

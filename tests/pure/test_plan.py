@@ -80,6 +80,7 @@ def random_cases(count: int, model: Callable[[random.Random], Workload] = random
         yield rng, workload, machine, low, high
 
 
+@pytest.mark.slow
 def test_no_plan_exceeds_its_budget_and_every_unit_has_one_home():
     for rng, workload, machine, low, high in random_cases(2000):
         budget = Budget(rng.randint(low, high + MiB), rng.randint(0, high), rng.randint(0, high))
@@ -102,6 +103,7 @@ def test_host_memory_stays_below_its_budget_unless_staging_alone_exceeds_it():
         assert pinned <= budget.pinned
 
 
+@pytest.mark.slow
 def test_more_memory_is_never_slower():
     for rng, workload, machine, low, high in random_cases(800):
         budgets = sorted(rng.randint(low, high) for _ in range(5))
@@ -109,6 +111,7 @@ def test_more_memory_is_never_slower():
         assert all(later <= sooner * (1 + 1e-9) for sooner, later in zip(times, times[1:], strict=False))
 
 
+@pytest.mark.slow
 def test_no_prediction_beats_physics():
     for rng, workload, machine, low, high in random_cases(1000):
         made = plan(workload, Budget(rng.randint(low, high), rng.randint(0, high), rng.randint(0, high)), machine)
@@ -117,6 +120,7 @@ def test_no_prediction_beats_physics():
         assert made.seconds >= made.limit * (1 - 1e-12)
 
 
+@pytest.mark.slow
 def test_with_a_fifth_of_slack_the_prediction_is_within_two_percent_of_the_limit():
     checked = 0
     for seed in range(700):
@@ -172,6 +176,7 @@ def test_streamed_bytes_follow_compute_time():
 # --- weights that are used more than once in a step -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_with_repeats_a_plan_holds_its_budget_and_says_what_it_moves():
     for rng, workload, machine, low, high in random_cases(300, repeated_model):
         budget = Budget(rng.randint(low, high + MiB), rng.randint(0, high), rng.randint(0, high))
@@ -184,6 +189,7 @@ def test_with_repeats_a_plan_holds_its_budget_and_says_what_it_moves():
         assert once_each <= made.streamed_bytes
 
 
+@pytest.mark.slow
 def test_with_repeats_more_memory_is_never_slower_and_the_smallest_budget_is_enough():
     for rng, workload, machine, low, high in random_cases(100, repeated_model):
         budgets = sorted([low, *(rng.randint(low, high) for _ in range(3))])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sluice.flux_core.commands import overrides, run, workflows
+from sluice.flux_core.commands import overrides, prepare, workflows
 from sluice.flux_core.errors import InputError, PromptError
 from sluice.flux_core.graph import canvas, problems
 from sluice.flux_core.graph.problems import MISSING_MODEL, MISSING_TOKENIZER, NO_OUTPUT, UNKNOWN_CLASS
@@ -19,7 +18,7 @@ from sluice.flux_core.worker.prompt_check import check_prompt
 from sluice.flux_core.worker.registry import standalone_tables
 from sluice.nodes.host import pack_host
 
-CLASSES, _ = standalone_tables(pack_host())
+CLASSES, TITLES = standalone_tables(pack_host())
 ROOT = Path(__file__).parents[2]
 
 
@@ -96,11 +95,10 @@ def test_a_workflow_is_read_once_and_its_files_are_looked_for_once(
     for module in (workflows, overrides):
         monkeypatch.setattr(module, "read_canvas", lambda document: (reads.append(1), read_canvas(document))[1])
     monkeypatch.setattr(prompt_check, "wanted_files", lambda *args: (searches.append(1), wanted_files(*args))[1])
-    args = argparse.Namespace(settings=[], seed=None)
     for file in sorted((ROOT / "workflows").glob("*.png")):
         reads.clear()
         searches.clear()
-        job = run._prepared(file, args, CLASSES, standard_folders(tmp_path))
+        job = prepare.prepared(file, CLASSES, TITLES, standard_folders(tmp_path))
         assert (len(reads), len(searches)) == (1, 1) and job.canvas
 
 
@@ -108,4 +106,4 @@ def test_a_damaged_canvas_beside_a_prompt_is_left_out(tmp_path: Path) -> None:
     drawn = tmp_path / "w.json"
     drawn.write_text(json.dumps({"prompt": workflow(), "workflow": {"nodes": "none"}}))
     with pytest.raises(PromptError, match=r"gone\.safetensors"):
-        run._prepared(drawn, argparse.Namespace(settings=[], seed=None), CLASSES, standard_folders(tmp_path))
+        prepare.prepared(drawn, CLASSES, TITLES, standard_folders(tmp_path))

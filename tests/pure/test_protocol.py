@@ -127,12 +127,14 @@ def run(case: Case, job: Iterator[object]) -> list[str]:
     return case.verdict()
 
 
+@pytest.mark.slow
 def test_in_no_order_of_events_a_kernel_reads_anything_but_its_weights():
     for seed in range(ORDERS):
         case = make_case(seed)
         assert run(case, whole_job(case, case.stream())) == [], seed
 
 
+@pytest.mark.slow
 def test_weights_may_be_used_more_than_once_in_a_step():
     """Forward and then backward, shared by several layers, or in any order: still no kernel reads anything else."""
     fetched = 0
@@ -145,6 +147,7 @@ def test_weights_may_be_used_more_than_once_in_a_step():
     assert fetched > 50, "some weights are fetched twice in a step"
 
 
+@pytest.mark.slow
 def test_a_step_with_repeats_may_be_cut_changed_and_run_again():
     for seed in range(500):
         case = make_case(seed, make=repeated)
@@ -235,6 +238,7 @@ BROKEN = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
 def test_leaving_out_any_part_of_the_protocol_is_found(broken):
     for make in (random_workload, repeated):
@@ -300,6 +304,7 @@ def test_refused_pinning_falls_back_to_ordinary_memory(seed):
         assert run(case, whole_job(case, case.stream())) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(15))
 def test_a_run_cancelled_anywhere_leaves_nothing_behind_and_the_next_one_is_right(seed):
     for moment in range(200):
