@@ -20,6 +20,7 @@ import sys
 import time
 import webbrowser
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
@@ -33,6 +34,7 @@ from ..server.guard import is_loopback
 from ..server.services import Settings
 from ..server.sluice_routes import kept_budget
 from ..server.store import Store
+from .devices import add_devices_argument, workers_of
 from .run import add_device_arguments, add_folder_arguments, add_pack_arguments
 
 PORT = 8188
@@ -67,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder_arguments(parser)
     add_pack_arguments(parser)
     add_device_arguments(parser)
+    add_devices_argument(parser)
     add_budget_arguments(parser)
 
 
@@ -141,23 +144,26 @@ def _settings(args: argparse.Namespace) -> Settings:
         "device": args.device,
         "dtype": args.dtype,
         "cache": args.cache,
-        **_budget(args, folders.user),
+    }
+    workers = {
+        name: {**given, **_budget(name, given, folders.user)} for name, given in workers_of(args, options).items()
     }
     token = args.token or (None if is_loopback(args.host) else secrets.token_urlsafe(16))
-    return Settings(folders, options, token, tuple(args.allow_host), _argv(sys.argv[1:]))
+    return Settings(folders, workers, token, tuple(args.allow_host), _argv(sys.argv[1:]))
 
 
-def _budget(args: argparse.Namespace, user: Path) -> dict[str, str]:
+def _budget(name: str, options: dict[str, Any], user: Path) -> dict[str, str]:
     """What the command line says, or else what was set in the page when a server ran here last. Raises InputError."""
-    said = Allowed.parse(args.vram, args.ram).words
-    kept = kept_budget(user)
+    said = {key: options[key] for key in ("vram", "ram")}
+    kept = kept_budget(user, name)
     if set(said.values()) != {AUTO} or not kept:
         return said
     try:
         kept = Allowed.parse(kept.get("vram", AUTO), kept.get("ram", AUTO)).words
     except InputError:
         return said
-    print(f"Memory as set in the page: VRAM {kept['vram']}, RAM {kept['ram']}.", flush=True)
+    where = "" if name == AUTO else f" for {name}"
+    print(f"Memory as set in the page{where}: VRAM {kept['vram']}, RAM {kept['ram']}.", flush=True)
     return kept
 
 

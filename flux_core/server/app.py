@@ -10,15 +10,18 @@ Does not know: what the routes do.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
-from ..workers.process import Worker, WorkerDied
+from ..workers.process import OnMessage, Worker, WorkerDied
 from . import (
     files,
     frontend,
@@ -36,6 +39,7 @@ from . import (
 from .clients import Clients
 from .guard import guard
 from .job_runner import JobRunner
+from .members import Member
 from .services import MAX_UPLOAD, SERVICES, Logs, Services, Settings, refuse, services
 from .store import CannotWrite, Store
 
@@ -53,14 +57,19 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 
 
 def build(settings: Settings, store: Store) -> web.Application:
-    """The application. It starts the job_runner when it starts, and stops the worker when it is cleaned up."""
+    """The application. It starts the job_runner when it starts, and stops the workers when it is cleaned up."""
     app = web.Application(
         middlewares=[guard(settings.token, settings.hosts), errors_as_sentences, pack_routes.to_packs],
         client_max_size=MAX_UPLOAD,
     )
     clients = Clients()
     logs = Logs(clients)
-    job_runner = JobRunner(store, clients, lambda heard: Worker(settings.worker_options, heard, _say(logs)))
+    alone = len(settings.workers) == 1
+    start = {
+        name: partial(_worker, options, _say(logs, "" if alone else f"{name}: "))
+        for name, options in settings.workers.items()
+    }
+    job_runner = JobRunner(store, clients, start)
     app[SERVICES] = Services(settings, store, clients, job_runner, logs)
     app[gallery.KNOWN] = {}
     app.router.add_get("/ws", websocket)
@@ -95,19 +104,29 @@ async def _living(app: web.Application) -> AsyncIterator[None]:
     logging.getLogger().addHandler(here.logs)
     conducting = asyncio.create_task(here.job_runner.run())
     # Before anybody asks for the worker, so that it is warm when they do.
-    starting = asyncio.create_task(pack_routes.ask_worker(here))
+    starting = [asyncio.create_task(pack_routes.ask_worker(here))]
+    starting += [asyncio.create_task(_start(member)) for member in list(here.job_runner.members)[1:]]
     yield
-    for task in (conducting, starting):
+    for task in (conducting, *starting):
         task.cancel()
-    await asyncio.gather(conducting, starting, return_exceptions=True)
+    await asyncio.gather(conducting, *starting, return_exceptions=True)
     await asyncio.gather(here.clients.close(), here.job_runner.close())
     logging.getLogger().removeHandler(here.logs)
 
 
-def _say(logs: Logs) -> Callable[[str], None]:
+async def _start(member: Member) -> None:
+    with contextlib.suppress(SluiceError):  # it is told again to who needs this worker
+        await member.worker.call("system")
+
+
+def _worker(options: Mapping[str, Any], say: Callable[[str], None], heard: OnMessage) -> Worker:
+    return Worker(options, heard, say)
+
+
+def _say(logs: Logs, before: str) -> Callable[[str], None]:
     def say(line: str) -> None:
-        print(line, flush=True)
-        logs.add(line)
+        print(before + line, flush=True)
+        logs.add(before + line)
 
     return say
 

@@ -1,4 +1,6 @@
-"""Takes jobs from the store, has the worker run them, writes down what came of them, and tells those who listen.
+"""Takes jobs from the store, has workers run them, writes down what came of them, and tells those who listen.
+
+Which job goes to which worker is decided in `assign.py`; here it is done.
 
 The order matters to clients: a result is in the history before `executing {node: null}` says that it is finished.
 
@@ -8,15 +10,19 @@ Does not know: HTTP, nodes, torch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import SluiceError
 from ..graph.prompt import name_of
-from ..workers.process import OnMessage, Worker, WorkerDied
+from ..workers.process import OnMessage, WorkerDied
 from ..workers.protocol import Message
+from .assign import Models, assign, next_look
 from .clients import Client, Clients, text
+from .members import Connection, Member, Members
 from .store import CANCELLED, COMPLETED, FAILED, CannotWrite, Job, Store, now
 
 log = logging.getLogger(__name__)
@@ -25,21 +31,40 @@ STATUS_SECONDS = 0.03  # in which several changes of the queue are told as one
 RETRY_SECONDS = 2.0  # between attempts to write a result on a full disk
 _STATUS = {"success": COMPLETED, "error": FAILED, "interrupted": CANCELLED}
 _TO_EVERYONE = {"execution_interrupted"}
-_MEMORY, _FREED = "sluice.memory.", "sluice.memory.freed"
+_NEWEST = 0.3  # share of the newest job in what a job with some models is expected to take
+
+Start = Callable[[OnMessage], Connection]
 
 
 class JobRunner:
-    """`running` is the job the worker has now. `last_events`: the newest event of each of our own kinds."""
+    """`members` are the workers, each with the job that it has now."""
 
-    def __init__(self, store: Store, clients: Clients, start: Callable[[OnMessage], Worker]) -> None:
+    def __init__(self, store: Store, clients: Clients, start: Mapping[str, Start]) -> None:
+        """start: the workers of this machine by name, each made when it is given who hears it."""
         self.store, self.clients = store, clients
-        self.worker = start(self.heard)
-        self.running: Job | None = None
-        self.last_events: dict[str, Any] = {}
+        self.members = Members()
+        for name, begin in start.items():
+            self.join(name, begin)
         self._wake = asyncio.Event()
-        self._telling = False
-        self._node: str | None = None
-        self._progress: dict[str, Any] = {}
+        self._telling = self._telling_workers = False
+        self._seconds: dict[Models, float] = {}  # that a job with these models took of late
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def join(self, name: str, start: Start) -> Member:
+        """A further worker. Raises KeyError if the name is taken."""
+        member: Member
+
+        def heard(message: Message, payload: bytes) -> None:
+            self.heard(member, message, payload)
+
+        member = Member(name, start(heard))
+        self.members.add(member)
+        return member
+
+    @property
+    def worker(self) -> Connection:
+        """The worker that answers questions."""
+        return self.members.first.worker
 
     # -- asked by routes ---------------------------------------------------------------------------------------------
 
@@ -50,21 +75,29 @@ class JobRunner:
         self.tell_status()
         return job
 
-    def interrupt(self, prompt_id: str | None = None) -> bool:
-        """Stop the running job (if it is this one) after its current block. Whether there was one.
+    def interrupt(self, prompt_id: str | None = None, client_id: str | None = None) -> bool:
+        """Stop a running job after its current block: this one, or all, or all of a client. Whether there was one."""
+        chosen = [
+            member
+            for member in self.members.busy
+            if member.running is not None
+            and prompt_id in (None, member.running.prompt_id)
+            and client_id in (None, member.running.request["client_id"])
+        ]
+        for member in chosen:
+            self._stop(member)
+        return bool(chosen)
 
-        That it is to be stopped is on disk before anything else happens: it is not run again after a restart.
-        """
-        if self.running is None or prompt_id not in (None, self.running.prompt_id):
-            return False
-        running = self.running.prompt_id
+    def _stop(self, member: Member) -> None:
+        """That a job is to be stopped is on disk before anything else happens: it is not run again after a restart."""
+        assert member.running is not None
+        running = member.running.prompt_id
         try:
             self.store.cancel(running)
         except CannotWrite as error:  # it is stopped all the same
             log.error("%s", error)
-        self.worker.tell("interrupt", prompt_id=running)
+        member.worker.tell("interrupt", prompt_id=running)
         self.clients.send("sluice.stopping", {"prompt_id": running})
-        return True
 
     def cancel(self, prompt_id: str) -> bool:
         """Take a waiting job out of the queue, or stop it if it is running."""
@@ -79,7 +112,7 @@ class JobRunner:
 
     @property
     def running_ids(self) -> list[str]:
-        return [] if self.running is None else [self.running.prompt_id]
+        return [member.running.prompt_id for member in self.members.busy if member.running is not None]
 
     @property
     def status(self) -> dict[str, Any]:
@@ -96,16 +129,27 @@ class JobRunner:
         self._telling = False
         self.clients.send("status", {"status": self.status})
 
+    def tell_workers(self) -> None:
+        """Tell everybody which worker has which job; changes that follow one another closely are told once."""
+        if not self._telling_workers:
+            self._telling_workers = True
+            asyncio.get_running_loop().call_later(STATUS_SECONDS, self._tell_workers)
+
+    def _tell_workers(self) -> None:
+        self._telling_workers = False
+        self.clients.send("sluice.workers", {"workers": [member.account for member in self.members]})
+
     def greet(self, client: Client) -> None:
         """Tell a new listener how things stand; one that comes back in the middle of its job, where that is."""
         client.put(text("status", {"status": self.status, "sid": client.id}))
-        if self.running is None or self.running.request.get("client_id") != client.id or self._node is None:
-            return
-        prompt_id = self.running.prompt_id
-        client.put(text("execution_start", {"prompt_id": prompt_id, "timestamp": now()}))
-        client.put(text("executing", {"node": self._node, "display_node": self._node, "prompt_id": prompt_id}))
-        if self._progress:
-            client.put(text("progress_state", self._progress))
+        for member in self.members.busy:
+            if member.running is None or member.running.request.get("client_id") != client.id or member.node is None:
+                continue
+            prompt_id = member.running.prompt_id
+            client.put(text("execution_start", {"prompt_id": prompt_id, "timestamp": now()}))
+            client.put(text("executing", {"node": member.node, "display_node": member.node, "prompt_id": prompt_id}))
+            if member.progress:
+                client.put(text("progress_state", member.progress))
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -114,43 +158,78 @@ class JobRunner:
         while True:
             self._wake.clear()
             try:
-                job = self.store.take()
+                again = self._start_jobs()
             except CannotWrite as error:
                 log.error("%s", error)
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            if job is None:
-                await self._wake.wait()
-                continue
-            try:
-                await self._one(job)
-            except Exception:  # a fault of ours must not stop the queue
-                log.exception("The job %s could not be brought to its end.", job.prompt_id)
-                await self._end(job, self._failed(job, SluiceError("The server could not note what came of this job.")))
+                again = RETRY_SECONDS
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), again)
+
+    def _start_jobs(self) -> float | None:
+        """Give out what can start now. Seconds until this may lead to something else by itself. Raises CannotWrite."""
+        places = [member.place for member in self.members]
+        free = sum(place.free for place in places)
+        if not free or not self.store.waiting:
+            return None
+        for given in assign(self.store.groups(free, self._seconds), places, time.time()):
+            job = self.store.take(given.prompt_id)
+            if job is not None:
+                self._begin(job, self.members[given.place], given.cold)
+        return next_look(self.store.groups(1, self._seconds), time.time())
+
+    def _begin(self, job: Job, member: Member, cold: bool) -> None:
+        member.begin(job, job.models, cold)
+        self.tell_status()
+        self.tell_workers()
+        task = asyncio.create_task(self._one(job, member))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """The running job waits again, the worker ends. `run` must have been cancelled."""
-        if self.running is not None:
-            self.store.release(self.running.prompt_id)
-        await self.worker.stop()
+        """Running jobs wait again, the workers end. `run` must have been cancelled."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for member in self.members.busy:
+            if member.running is not None:
+                self.store.release(member.running.prompt_id)
+        await asyncio.gather(*(member.worker.stop() for member in self.members))
 
-    async def _one(self, job: Job) -> None:
-        self.running, self._node, self._progress = job, None, {}
-        self.tell_status()
+    async def _one(self, job: Job, member: Member) -> None:
+        """A job from its start to its end."""
         request = job.request
         try:
-            done = await self.worker.run(job.prompt_id, request["prompt"], request["extra_data"], request["outputs"])
-        except WorkerDied as error:
-            done = self._failed(job, error)
-        await self._end(job, done)
+            try:
+                done = await member.worker.run(
+                    job.prompt_id, request["prompt"], request["extra_data"], request["outputs"]
+                )
+            except WorkerDied as error:
+                done = self._failed(job, member, error)
+                member.died()
+            await self._end(job, member, done)
+        except Exception:  # a fault of ours must not stop the queue
+            log.exception("The job %s could not be brought to its end.", job.prompt_id)
+            unnoted = SluiceError("The server could not note what came of this job.")
+            await self._end(job, member, self._failed(job, member, unnoted))
+        finally:
+            self._wake.set()
 
-    async def _end(self, job: Job, done: Message) -> None:
+    async def _end(self, job: Job, member: Member, done: Message) -> None:
         if done["status"] == "error":
             log.error("%s", _account(job, done["messages"]))
+        done["facts"]["worker"] = member.name
+        self._expect(job.models, done["facts"].get("seconds"))
         await self._write_down(job, done)
-        self.running = None
+        member.running = None
         self.tell_status()
+        self.tell_workers()
         self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, job.request["client_id"])
+
+    def _expect(self, models: Models, seconds: Any) -> None:
+        """A job has ended: those with the same models will take about as long."""
+        if isinstance(seconds, (int, float)):
+            before = self._seconds.get(models, seconds)
+            self._seconds[models] = before + _NEWEST * (seconds - before)
 
     async def _write_down(self, job: Job, done: Message) -> None:
         succeeded = done["status"] == "success"
@@ -162,18 +241,19 @@ class JobRunner:
         result = {"outputs": done["outputs"], "meta": done["meta"], "status": status, "facts": done["facts"]}
         while True:
             try:
-                return self.store.finish(job.prompt_id, _STATUS[done["status"]], result)
+                self.store.finish(job.prompt_id, _STATUS[done["status"]], result, job.attempts)
+                return
             except CannotWrite as error:  # the pictures are saved; their entry must not be lost for want of room
                 log.error("%s", error)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    def _failed(self, job: Job, error: SluiceError) -> Message:
+    def _failed(self, job: Job, member: Member, error: SluiceError) -> Message:
         """The account of a job that nobody else can give, because its worker did not live to do so."""
-        node = job.request["prompt"].get(self._node or "", {})
-        states = self._progress.get("nodes", {})
+        node = job.request["prompt"].get(member.node or "", {})
+        states = member.progress.get("nodes", {})
         data = {
             "prompt_id": job.prompt_id,
-            "node_id": self._node or "",
+            "node_id": member.node or "",
             "node_type": node.get("class_type", ""),
             "executed": [one for one, state in states.items() if state.get("state") == "finished"],
             "exception_message": str(error),
@@ -189,17 +269,12 @@ class JobRunner:
         messages = [["execution_error", data]]
         return {"status": "error", "outputs": {}, "meta": {}, "messages": messages, "facts": {}}
 
-    # -- heard from the worker ---------------------------------------------------------------------------------------
+    # -- heard from a worker -----------------------------------------------------------------------------------------
 
-    def _remember(self, event: str, data: Any) -> None:
-        if event == _FREED:  # what was told of memory before does not hold any more
-            self.last_events = {kind: told for kind, told in self.last_events.items() if not kind.startswith(_MEMORY)}
-        else:
-            self.last_events[event] = data
-
-    def heard(self, message: Message, payload: bytes) -> None:
-        """An event or a preview, on its way to who submitted the job; our own kinds go to everybody."""
-        client_id = None if self.running is None else self.running.request["client_id"]
+    def heard(self, member: Member, message: Message, payload: bytes) -> None:
+        """An event or a preview, on its way to who submitted the job; our own kinds go to everybody, with the worker's
+        name."""
+        client_id = None if member.running is None else member.running.request["client_id"]
         if "preview" in message:
             if client_id is not None:
                 self.clients.send_preview(message["preview"], message["image_type"], payload, client_id)
@@ -209,12 +284,12 @@ class JobRunner:
             return
         event, data = message["event"], message["data"]
         if event == "executing":
-            self._node = data["node"]
+            member.node = data["node"]
         elif event == "progress_state":
-            self._progress = data
+            member.progress = data
         if event.startswith("sluice."):
-            self._remember(event, data)
-            self.clients.send(event, data)
+            member.note(event, data)
+            self.clients.send(event, {**data, "worker": member.name})
         elif event in _TO_EVERYONE:
             self.clients.send(event, data)
         elif client_id is not None:

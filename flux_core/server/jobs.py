@@ -55,10 +55,10 @@ async def post_history(request: web.Request) -> web.Response:
 
 
 async def post_interrupt(request: web.Request) -> web.Response:
-    """{"prompt_id": id}, or nothing for whatever is running."""
+    """{"prompt_id": id} or {"client_id": id}, or nothing for whatever is running."""
     body = await json_object(request, {})
-    prompt_id = body.get("prompt_id")
-    services(request).job_runner.interrupt(prompt_id if isinstance(prompt_id, str) else None)
+    prompt_id, client_id = (body[key] if isinstance(body.get(key), str) else None for key in ("prompt_id", "client_id"))
+    services(request).job_runner.interrupt(prompt_id, client_id)
     return web.Response()
 
 
@@ -66,7 +66,8 @@ async def post_free(request: web.Request) -> web.Response:
     """{"unload_models": true, "free_memory": true}, done before the next job."""
     body = await json_object(request, {})
     wanted = {key: bool(body.get(key)) for key in ("unload_models", "free_memory")}
-    services(request).job_runner.worker.tell("free", **wanted)
+    for member in services(request).job_runner.members:
+        member.worker.tell("free", **wanted)
     return web.Response()
 
 

@@ -90,7 +90,10 @@ def _request(body: Json, found: Json) -> Json:
         raise WorkflowError("extra_pnginfo should be an object.")
     if client_id is not None:
         extra["client_id"] = client_id
-    return {"prompt": found["prompt"], "extra_data": extra, "outputs": list(found["outputs"]), "client_id": client_id}
+    return {
+        "prompt": found["prompt"], "extra_data": extra, "outputs": list(found["outputs"]), "client_id": client_id,
+        "models": found["models"],
+    }  # fmt: skip
 
 
 def _number(body: Json, here: Services) -> float:

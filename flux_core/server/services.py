@@ -37,7 +37,7 @@ class Settings:
     """What the command line says."""
 
     folders: Folders
-    worker_options: Mapping[str, Any]  # see flux_core/worker/main.py
+    workers: Mapping[str, Mapping[str, Any]]  # name of each -> its options, see flux_core/worker/main.py
     token: str | None = None
     hosts: tuple[str, ...] = ()  # names that are answered beside localhost
     argv: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class Services:
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)  # through the output folder
 
     def __post_init__(self) -> None:
-        if not self.settings.worker_options.get("node_packs"):
+        if not any(options.get("node_packs") for options in self.settings.workers.values()):
             self.packs_known.set()
 
     @property

@@ -12,50 +12,65 @@ from aiohttp import web
 from ..errors import InputError, WorkflowError
 from ..io import strict_json
 from ..io.saving import write_whole
-from .services import Route, json_object, refuse, services
+from .members import Member
+from .services import Json, Route, Services, json_object, refuse, services
 
 
-async def memory(request: web.Request) -> web.Response:
-    """The newest event of each kind, {name: data}, for a page that opened after they were sent."""
-    return web.json_response(services(request).job_runner.last_events)
+async def workers(request: web.Request) -> web.Response:
+    """Each worker as `sluice.workers` tells it, and "events": the newest of each kind, for a page that opened later."""
+    members = services(request).job_runner.members
+    return web.json_response([{**member.account, "events": member.last_events} for member in members])
 
 
 async def budget(request: web.Request) -> web.Response:
-    """{"vram": "8GB", "ram": "16GB"}, either may be left out: what the next step may use. Answers what holds now."""
+    """{"vram": "8GB", "ram": "16GB", "worker": name}, each may be left out: what the next step of this worker, or of
+    all, may use. Answers what holds now: {name: {"vram", "ram"}}."""
     body = await json_object(request)
     given = {key: body[key] for key in ("vram", "ram") if key in body}
     if not all(isinstance(value, (str, int, float)) and not isinstance(value, bool) for value in given.values()):
         return refuse(400, 'A budget is a number of bytes or a text like "8GB".')
     here = services(request)
-    worker = here.job_runner.worker
-    try:
-        allowed = await worker.call("budget", **given)
-    except InputError as error:
-        return refuse(400, str(error))
-    if given and allowed:
-        worker.options.update(allowed)  # a worker that takes this one's place keeps to it
-        _keep(budget_file(here.folders.user), allowed)
-        here.clients.send("sluice.budget", allowed)
-    return web.json_response(allowed)
+    members = list(here.job_runner.members)
+    chosen = [member for member in members if body.get("worker") in (None, member.name)]
+    if not chosen:
+        return refuse(404, f"There is no worker {str(body['worker'])[:100]!r}.")
+    told = {}
+    for member in chosen:
+        try:
+            told[member.name] = await member.worker.call("budget", **given)
+        except InputError as error:
+            return refuse(400, str(error) if len(members) == 1 else f"{member.name}: {error}")
+        if given and told[member.name]:
+            _set(here, member, told[member.name])
+    return web.json_response(told)
+
+
+def _set(here: Services, member: Member, allowed: dict[str, str]) -> None:
+    """A worker has another budget now: one that takes its place keeps to it, and so does the next server here."""
+    member.worker.options.update(allowed)
+    file = budget_file(here.folders.user)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, strict_json.dumps(_kept(here.folders.user) | {member.name: allowed}).encode())
+    here.clients.send("sluice.budget", {**allowed, "worker": member.name})
 
 
 def budget_file(user: Path) -> Path:
-    """Where budgets set in the page are kept for the next start."""
+    """Where budgets set in the page are kept for the next start: {name of the worker: {"vram", "ram"}}."""
     return user / "sluice" / "budget.json"
 
 
-def kept_budget(user: Path) -> dict[str, str]:
-    """What was set in the page when a server ran here last: {"vram", "ram"}, or nothing."""
-    try:
-        kept = strict_json.loads(budget_file(user).read_bytes(), "the budget")
-    except (OSError, WorkflowError):
-        return {}
+def kept_budget(user: Path, name: str) -> dict[str, str]:
+    """What was set in the page for a worker when a server ran here last: {"vram", "ram"}, or nothing."""
+    kept = _kept(user).get(name)
     return {key: kept[key] for key in ("vram", "ram") if isinstance(kept, dict) and isinstance(kept.get(key), str)}
 
 
-def _keep(file: Path, allowed: dict[str, str]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, strict_json.dumps(allowed).encode())
+def _kept(user: Path) -> Json:
+    try:
+        kept = strict_json.loads(budget_file(user).read_bytes(), "the budgets")
+    except (OSError, WorkflowError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
 
 
 async def missing(request: web.Request) -> web.Response:
@@ -72,7 +87,7 @@ async def packs(request: web.Request) -> web.Response:
 
 
 ROUTES: tuple[Route, ...] = (
-    ("GET", "/sluice/memory", memory),
+    ("GET", "/sluice/workers", workers),
     ("POST", "/sluice/budget", budget),
     ("POST", "/sluice/missing", missing),
     ("GET", "/sluice/packs", packs),

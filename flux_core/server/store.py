@@ -2,7 +2,7 @@
 
 One SQLite file (WAL) under the user directory. A job is written before its submitter hears of it, and its result before
 anyone hears that it is done. The file holds the truth; this class holds an index of the waiting jobs beside it, because
-`/queue` is asked for constantly and must not read the disk.
+`/queue` is asked for constantly and must not read the disk: a line for each job, and the whole text of the first ones.
 
 Does not know: HTTP, websockets, workers, nodes.
 """
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from bisect import insort
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,11 @@ from typing import Any
 
 from ..errors import SluiceError
 from ..io import strict_json
+from .assign import USUAL_SECONDS, Group, Models
 
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
 LONGEST_HISTORY = 10_000  # jobs that have ended; older ones are forgotten when the file is opened, as ComfyUI does
+LISTED_WHOLE = 100  # waiting jobs that `/queue` lists with their prompts
 ATTEMPTS = 3  # a job that was running when the server died is put back until it was tried this often, then reported
 
 _SCHEMA = """
@@ -35,7 +37,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     created   INTEGER NOT NULL,          -- milliseconds since 1970, as all times here
     started   INTEGER,
     ended     INTEGER,
-    request   TEXT NOT NULL,             -- JSON: prompt, extra_data, outputs, client_id
+    request   TEXT NOT NULL,             -- JSON: prompt, extra_data, outputs, client_id, models
     result    TEXT                       -- JSON: outputs, meta, status, facts
 );
 CREATE INDEX IF NOT EXISTS by_status ON jobs (status, number);
@@ -45,6 +47,9 @@ CREATE INDEX IF NOT EXISTS by_end ON jobs (ended);
 
 ENDED = (COMPLETED, FAILED, CANCELLED)
 _ENDED = ", ".join(f"'{status}'" for status in ENDED)
+
+
+_Entry = tuple[float, int, str]  # number, created, prompt_id of a waiting job; lists of them are sorted
 
 
 class CannotWrite(SluiceError):
@@ -70,6 +75,16 @@ class Job:
         """The job as `/queue` and `/history` list it: number, id, prompt, extra data, outputs to execute."""
         r = self.request
         return [self.number, self.prompt_id, r["prompt"], r["extra_data"], r["outputs"]]
+
+    @property
+    def line(self) -> list[Any]:
+        """`item` without what takes room: enough for a client that looks for its own job, and for its place."""
+        return [self.number, self.prompt_id, {}, {"client_id": self.request["client_id"]}, self.request["outputs"]]
+
+    @property
+    def models(self) -> Models:
+        """The model files that its prompt names."""
+        return frozenset(self.request.get("models", ()))
 
 
 @dataclass(frozen=True)
@@ -120,8 +135,11 @@ class Store:
             raise SluiceError(
                 f"The queue file {path} is damaged ({error}). Move it away to start with an empty queue."
             ) from error
-        self._waiting: list[tuple[float, int, str]] = []  # (number, created, prompt_id), sorted
-        self._items: dict[str, str] = {}  # prompt_id -> its queue item as JSON
+        self._waiting: list[_Entry] = []
+        self._groups: dict[Models, list[_Entry]] = {}  # the same entries by the models that the jobs need
+        self._models: dict[str, Models] = {}  # of waiting jobs, by prompt_id
+        self._lines: dict[str, str] = {}  # prompt_id -> its line as JSON, of waiting jobs
+        self._items: dict[str, str] = {}  # prompt_id -> its whole item as JSON, of those that were listed last
         self.put_back = self._put_back()
         self._forget_oldest()
         for job in self._select("status = ? ORDER BY number, created", PENDING):
@@ -157,29 +175,52 @@ class Store:
 
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def take(self) -> Job | None:
-        """The next job, now running. Raises CannotWrite."""
-        if not self._waiting:
+    def take(self, prompt_id: str | None = None) -> Job | None:
+        """A waiting job, by default the next one, now running; None if it is not waiting. Raises CannotWrite."""
+        if prompt_id is None and self._waiting:
+            prompt_id = self._waiting[0][2]
+        if prompt_id is None or prompt_id not in self._models:
             return None
-        prompt_id = self._waiting[0][2]
         with self._writing():
             self._db.execute(
                 "UPDATE jobs SET status = ?, started = ?, attempts = attempts + 1 WHERE prompt_id = ?",
                 (RUNNING, now(), prompt_id),
             )
-        self._waiting.pop(0)
-        return self.get(prompt_id)
+        job = self.get(prompt_id)
+        if job is not None:
+            self._drop((job.number, job.created, prompt_id))
+        return job
 
-    def finish(self, prompt_id: str, status: str, result: dict[str, Any]) -> None:
-        """Write what came of a job. Raises CannotWrite."""
+    def groups(self, starting: int, seconds: Mapping[Models, float]) -> list[Group]:
+        """The waiting jobs by the models they need. starting: how many could start now. seconds: that a job takes."""
+        return [
+            Group(
+                models,
+                [entry[2] for entry in entries[:starting]],
+                len(entries),
+                entries[0][0],
+                entries[0][1] / 1000,
+                seconds.get(models, USUAL_SECONDS),
+            )
+            for models, entries in self._groups.items()
+        ]
+
+    def finish(self, prompt_id: str, status: str, result: dict[str, Any], attempt: int | None = None) -> bool:
+        """Write what came of a job that is running; whether it counted. Raises CannotWrite.
+
+        A result counts once: not if the job has ended or waits again, or runs a later attempt than this one.
+        """
         ended = max(now(), self._ended + 1)  # no two at once, so that the history has one order
         with self._writing():
-            self._db.execute(
-                "UPDATE jobs SET status = ?, ended = ?, result = ? WHERE prompt_id = ?",
-                (status, ended, strict_json.dumps(result), prompt_id),
+            cursor = self._db.execute(
+                "UPDATE jobs SET status = ?, ended = ?, result = ? "
+                "WHERE prompt_id = ? AND status = ? AND attempts = COALESCE(?, attempts)",
+                (status, ended, strict_json.dumps(result), prompt_id, RUNNING, attempt),
             )
+        if not cursor.rowcount:
+            return False
         self._ended = ended
-        self._items.pop(prompt_id, None)
+        return True
 
     def cancel(self, prompt_id: str) -> None:
         """Note that a running job is to be stopped: whatever happens to this server, it is not run again."""
@@ -242,10 +283,19 @@ class Store:
         return len(self._waiting)
 
     def queue_json(self, running: Sequence[str]) -> str:
-        """The answer to `/queue`, put together from texts that were made when the jobs came in."""
-        pending = ", ".join(self._items[prompt_id] for _, _, prompt_id in self._waiting)
-        now_running = ", ".join(self._items[prompt_id] for prompt_id in running if prompt_id in self._items)
-        return f'{{"queue_running": [{now_running}], "queue_pending": [{pending}]}}'
+        """The answer to `/queue`: running jobs and the first waiting ones whole, the others without their prompts."""
+        whole = [entry[2] for entry in self._waiting[:LISTED_WHOLE]]
+        self._items = {
+            prompt_id: self._items.get(prompt_id) or self._item(prompt_id) for prompt_id in [*running, *whole]
+        }
+        listed = [self._items[prompt_id] for prompt_id in whole]
+        listed += [self._lines[entry[2]] for entry in self._waiting[LISTED_WHOLE:]]
+        now_running = [self._items[prompt_id] for prompt_id in running]
+        return f'{{"queue_running": [{_joined(now_running)}], "queue_pending": [{_joined(listed)}]}}'
+
+    def _item(self, prompt_id: str) -> str:
+        job = self.get(prompt_id)
+        return "" if job is None else json.dumps(job.item)
 
     def summaries(
         self, statuses: Iterable[str], limit: int = -1, offset: int = 0, oldest_first: bool = False
@@ -304,14 +354,14 @@ class Store:
 
     def delete_waiting(self, prompt_ids: Iterable[str] | None = None) -> list[str]:
         """Take jobs out of the queue before they run; None means all. Returns those that were there."""
-        waiting = {entry[2] for entry in self._waiting}
-        gone = list(waiting) if prompt_ids is None else [p for p in prompt_ids if p in waiting]
+        gone = list(self._models if prompt_ids is None else dict.fromkeys(p for p in prompt_ids if p in self._models))
         with self._writing():
             self._db.executemany("DELETE FROM jobs WHERE prompt_id = ?", [(p,) for p in gone])
-        left = waiting.difference(gone)
-        self._waiting = [entry for entry in self._waiting if entry[2] in left]
         for prompt_id in gone:
-            self._items.pop(prompt_id, None)
+            del self._models[prompt_id], self._lines[prompt_id]
+        self._waiting = [entry for entry in self._waiting if entry[2] in self._models]
+        left = {models: [e for e in entries if e[2] in self._models] for models, entries in self._groups.items()}
+        self._groups = {models: entries for models, entries in left.items() if entries}
         return gone
 
     def delete_history(self, prompt_ids: Iterable[str] | None = None) -> None:
@@ -326,8 +376,21 @@ class Store:
     # ----------------------------------------------------------------------------------------------------------------
 
     def _index(self, job: Job) -> None:
-        self._items[job.prompt_id] = json.dumps(job.item)
-        insort(self._waiting, (job.number, job.created, job.prompt_id))
+        entry = job.number, job.created, job.prompt_id
+        self._models[job.prompt_id] = job.models
+        self._lines[job.prompt_id] = json.dumps(job.line)
+        insort(self._waiting, entry)
+        insort(self._groups.setdefault(job.models, []), entry)
+
+    def _drop(self, entry: _Entry) -> None:
+        """A job does not wait any more."""
+        models = self._models.pop(entry[2])
+        del self._lines[entry[2]]
+        group = self._groups[models]
+        for entries in (self._waiting, group):
+            del entries[bisect_left(entries, entry)]
+        if not group:
+            del self._groups[models]
 
     def _select(self, where: str, *values: object) -> Iterator[Job]:
         for row in self._db.execute(
@@ -360,6 +423,10 @@ def _summary(row: tuple[Any, ...]) -> Summary:
     prompt_id, number, status, created, started, ended, workflow_id, outputs, last, facts = row
     unpacked = _loaded(outputs, {}), _loaded(last, None), _loaded(facts, {})
     return Summary(prompt_id, number, status, created, started, ended, workflow_id, *unpacked)
+
+
+def _joined(items: Iterable[str]) -> str:
+    return ", ".join(filter(None, items))
 
 
 def _loaded(text: str | None, otherwise: Any) -> Any:

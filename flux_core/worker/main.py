@@ -55,7 +55,8 @@ NO_DEVICE = "none"  # for packs that need no torch, and for measuring the server
 def main(options: str) -> None:
     """Serve until the server closes the connection. `options`, as JSON:
 
-    {"base", "models": [], "extra": [], "input", "output", "node_packs": [], "device", "dtype", "vram", "ram", "cache"}
+    {"base", "models": [], "extra": [], "input", "output", "node_packs": [], "device", "dtype", "vram", "ram", "cache",
+     "threads": how many a CPU computes with, by default as many as PyTorch chooses}
     """
     channel = _private_pipes()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -159,12 +160,15 @@ class Worker:
         """Import torch while the person is still looking at the page, and set the device up."""
         if self.options.get("device") == NO_DEVICE:
             return
+        import torch
         from PIL import Image
 
         from ..runtime import handles  # noqa: F401
         from ..runtime.device_notice import device_notice
 
         Image.init()
+        if self.options.get("threads"):
+            torch.set_num_threads(self.options["threads"])
         notice = device_notice(self.host.runtime)
         print(*(notice[key] for key in ("text", "warning") if notice[key]), sep="\n", file=sys.stderr)
         self.channel.send({"event": "sluice.device", "data": notice})
@@ -327,8 +331,8 @@ class Worker:
 
     def on_validate(self, message: Message) -> Any:
         """{"prompt", "targets"}: what may run of it, and what speaks against the rest."""
-        found = check_prompt(message["prompt"], self.classes, self.folders, message.get("targets")).found
-        return {**asdict(found), "problems": found.sentences}
+        checked = check_prompt(message["prompt"], self.classes, self.folders, message.get("targets"))
+        return {**asdict(checked.found), "problems": checked.found.sentences, "models": checked.models}
 
     def on_missing(self, message: Message) -> Any:
         """{"workflow"}: the model files it names that are nowhere, and the tokenizers that they need."""

@@ -18,10 +18,14 @@ from .required_tokenizers import Lacking, lacking_tokenizers, refused
 
 @dataclass(frozen=True)
 class Checked:
-    """A prompt with its model files named as they are listed, and what was found about it."""
+    """A prompt with its model files named as they are listed, and what was found about it.
+
+    `models`: the files that it needs in memory, as "category/name", each once.
+    """
 
     prompt: dict[str, Any]
     found: Validation
+    models: tuple[str, ...]
 
 
 def check_prompt(
@@ -35,7 +39,13 @@ def check_prompt(
     files = wanted_files(prompt, classes, folders)
     named = as_listed(prompt, files, folders)
     found = explained(validate(named, classes, targets, packs), files, folders)
-    return Checked(named, refused(found, lacking_tokenizers(named, classes, folders, files)))
+    listed = (
+        f"{wanted.category}/{named[wanted.node_id]['inputs'][wanted.input]}"
+        for wanted in files
+        if wanted.path is not None
+    )
+    models = tuple(dict.fromkeys(listed))
+    return Checked(named, refused(found, lacking_tokenizers(named, classes, folders, files)), models)
 
 
 def missing_files(prompt: Mapping[str, Any], classes: Classes, folders: Folders) -> tuple[list[Wanted], list[Lacking]]:

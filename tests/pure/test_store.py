@@ -63,6 +63,43 @@ def test_the_queue_lists_running_and_waiting_jobs_as_comfyui_does(store):
     assert listed["queue_pending"] == [[2.0, "b", request()["prompt"], {}, ["1"]]]
 
 
+def test_the_queue_lists_many_jobs_in_little_room_and_none_is_left_out(store):
+    long = request() | {"extra_data": {"note": "x" * 7000}}
+    for number in range(1000):
+        store.add(f"job {number}", number, long)
+    store.take("job 500")
+    listed = store.queue_json(["job 500"])
+    pending = json.loads(listed)["queue_pending"]
+    assert [item[1] for item in pending] == [f"job {number}" for number in range(1000) if number != 500]
+    assert pending[99][2:] == [long["prompt"], long["extra_data"], ["1"]]
+    assert pending[100] == [100.0, "job 100", {}, {"client_id": "c"}, ["1"]]
+    assert json.loads(listed)["queue_running"][0][3] == long["extra_data"]
+    assert len(listed) < 101 * 7200 + 900 * 80
+
+
+def test_waiting_jobs_are_grouped_by_their_models(store):
+    for number, models in enumerate((["a"], ["b", "a"], ["a"], [], ["a"])):
+        store.add(f"job {number}", number, request() | {"models": models})
+    groups = {group.models: group for group in store.groups(2, {frozenset("a"): 5.0})}
+    assert {key: (list(group.first), group.count) for key, group in groups.items()} == {
+        frozenset("a"): (["job 0", "job 2"], 3), frozenset("ab"): (["job 1"], 1), frozenset(): (["job 3"], 1)
+    }  # fmt: skip
+    assert groups[frozenset("a")].seconds == 5.0 and groups[frozenset("ab")].number == 1
+    store.take("job 0")
+    store.delete_waiting(["job 1", "job 3"])
+    assert [(group.first, group.count) for group in store.groups(9, {})] == [(["job 2", "job 4"], 2)]
+
+
+def test_a_result_counts_once_and_only_for_the_attempt_that_runs(store):
+    add(store, "a")
+    assert not store.finish("a", COMPLETED, RESULT)
+    job = store.take("a")
+    assert store.take("a") is None
+    assert not store.finish("a", COMPLETED, RESULT, job.attempts + 1)
+    assert store.finish("a", COMPLETED, RESULT, job.attempts)
+    assert not store.finish("a", FAILED, RESULT, job.attempts) and store.get("a").status == COMPLETED
+
+
 def test_a_reopened_store_has_every_job_and_puts_running_ones_back(tmp_path):
     store = Store(tmp_path / "q")
     for prompt_id in "abc":

@@ -170,15 +170,16 @@ class Door:
 
 
 class Server(Door):
-    """`sluice serve` on a free port, with the test packs and no device."""
+    """`sluice serve` on a free port, with the test packs and no device; a worker for each if several are named."""
 
     def __init__(
         self, command: list[str], base: Path, *arguments: str, packs: Path | None = PACKS, device: str = "none"
     ) -> None:
         given = ["--node-packs", str(packs)] if packs else []
+        chosen = ["--devices" if "," in device else "--device", device]
         self.base = base
         self.process = begun(
-            command, "serve", "--port", "0", "--base-directory", str(base), "--device", device, *given, *arguments
+            command, "serve", "--port", "0", "--base-directory", str(base), *chosen, *given, *arguments
         )
         self.lines: list[str] = []
         self._announced = threading.Event()

@@ -14,7 +14,7 @@ from sluice.flux_core.server.model_routes import send_page_part
 BARE_AND_API = [
     "/object_info/Number", "/settings", "/users", "/queue", "/history", "/jobs", "/extensions", "/models",
     "/embeddings", "/experiment/models", "/experiment/models/vae", "/system_stats", "/features", "/i18n",
-    "/workflow_templates", "/global_subgraphs", "/prompt", "/sluice/packs", "/sluice/gallery", "/sluice/memory",
+    "/workflow_templates", "/global_subgraphs", "/prompt", "/sluice/packs", "/sluice/gallery", "/sluice/workers",
     "/internal/logs", "/internal/logs/raw", "/internal/folder_paths", "/internal/files/output",
     "/templates/index.json", "/user.css",
 ]  # fmt: skip

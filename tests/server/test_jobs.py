@@ -193,7 +193,7 @@ def test_the_pace_is_told_to_all_and_inside_the_node(server):
     n = struct.unpack_from(">I", texts[-1], 4)[0]
     assert texts[-1][8 : 8 + n].decode() == prompt_id
     assert texts[-1][8 + n : 13 + n] == b"\0\0\0\x011" and b"s/it" in texts[-1]
-    assert server.get("/sluice/memory").json["sluice.step"]["prompt_id"] == prompt_id
+    assert server.get("/sluice/workers").json[0]["events"]["sluice.step"]["prompt_id"] == prompt_id
     listener.close()
     other.close()
 
@@ -202,7 +202,7 @@ def test_freed_memory_is_told_and_nothing_is_remembered_of_it(server):
     listener = server.listen()
     server.post("/free", {"unload_models": True, "free_memory": True})
     listener.until("sluice.memory.freed")
-    assert not [kind for kind in server.get("/sluice/memory").json if kind.startswith("sluice.memory.")]
+    assert not [kind for kind in server.get("/sluice/workers").json[0]["events"] if kind.startswith("sluice.memory.")]
     listener.close()
 
 

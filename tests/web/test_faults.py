@@ -49,6 +49,14 @@ def test_the_memory_tab_tells_of_every_model_and_budgets_are_answered_and_kept(
         assert scene("budget.mjs", server.url, size, palette) == {"ram": "3G", "elsewhere": []}
 
 
+def test_two_workers_stand_side_by_side_in_the_memory_tab_each_with_its_job(
+    serving: Any, scene: Any, tmp_path: Path
+) -> None:
+    with serving(tmp_path, "--devices", "cpu:0,cpu:1", "--ram", "2G,3G") as server:
+        seen = scene("devices.mjs", server.url, "1440x900", "dark")
+    assert seen["limits"] == ["2G", "3G"] and len(set(seen["jobs"])) == 2 and seen["elsewhere"] == []
+
+
 def test_the_shipped_workflows_fit_the_screen_and_the_sketch_is_shown(server: Any, scene: Any) -> None:
     files = sorted(WORKFLOWS.glob("*.png"))
     seen = scene("layout.mjs", server.url, "1440x900", "dark", *files)["boxes"]

@@ -16,11 +16,14 @@ export function listen(events, handler) {
   return () => calls.forEach(([event, call]) => api.removeEventListener(event, call));
 }
 
-/** The newest event of each kind, {name: data}, or null where nobody keeps them. */
-export const memory = () => ours("/sluice/memory");
+/** The workers, each with its job and the newest event of each kind, {name: data}; null where nobody keeps them. */
+export const workers = () => ours("/sluice/workers");
 
-/** Change budgets, {vram, ram}: "8G", "900M", "auto"; what is left out stays. Those in force, or null inside ComfyUI. */
-export const setBudget = (changes) => posted("/sluice/budget", changes, true);
+/**
+ * Change budgets of a worker, {vram, ram}: "8G", "900M", "auto"; what is left out stays. Those in force, {name: {vram,
+ * ram}}, or null inside ComfyUI.
+ */
+export const setBudget = (worker, changes) => posted("/sluice/budget", worker ? { ...changes, worker } : changes, true);
 
 /** The workflow for a first visit, or null inside ComfyUI. */
 export const defaultWorkflow = () => ours("/sluice/default_workflow");

@@ -7,8 +7,8 @@ import { budget } from "./live.mjs";
 
 const FIELDS = { vram: "VRAM", ram: "RAM" };
 
-/** {element, end}. Hidden as long as no budget is known. */
-export function budgetForm() {
+/** {element, end} for one worker. Hidden as long as its budget is not known. */
+export function budgetForm(worker) {
   const said = element("p", { class: "sluice-quiet", role: "status" });
   const inputs = Object.keys(FIELDS).map((name) =>
     element("input", { type: "text", name, autocomplete: "off", spellcheck: "false", size: "6", placeholder: "auto" }),
@@ -31,7 +31,7 @@ export function budgetForm() {
     event.preventDefault();
     button.disabled = true;
     try {
-      budget.set(await server.setBudget(Object.fromEntries(inputs.map((input) => [input.name, budgetWord(input.value)]))));
+      learn(await server.setBudget(worker, Object.fromEntries(inputs.map((input) => [input.name, budgetWord(input.value)]))));
       say("In force from the next step on.");
     } catch (error) {
       say(error.message, true);
@@ -45,14 +45,19 @@ export function budgetForm() {
   }
 
   function show() {
-    form.hidden = budget.value === null;
+    const known = budget.value[worker];
+    form.hidden = !known;
     for (const input of inputs) {
-      if (document.activeElement !== input) input.value = budget.value?.[input.name] ?? "auto";
+      if (document.activeElement !== input) input.value = known?.[input.name] ?? "auto";
     }
+  }
+
+  function learn(answer) {
+    if (answer) budget.set({ ...budget.value, ...answer });
   }
 
   say("Sizes like 8G or 900M, or auto.");
   show();
-  server.setBudget({}).then(budget.set, (error) => say(error.message, true));
+  server.setBudget(worker, {}).then(learn, (error) => say(error.message, true));
   return { element: form, end: budget.watch(show) };
 }

@@ -1,7 +1,8 @@
 // What is known now, kept outside of any element: the panels come and go, this stays. Draws nothing.
 
 import * as server from "./api.mjs";
-import { after, EMPTY, EVENTS } from "./memory_state.mjs";
+import { EVENTS } from "./memory_state.mjs";
+import { afterEvent, NOBODY } from "./workers_state.mjs";
 
 const ENDINGS = ["execution_start", "execution_success", "execution_error", "execution_interrupted"];
 
@@ -24,11 +25,11 @@ export function watched(value) {
   };
 }
 
-/** The state of memory, kept true by the events of the core. */
-export const memory = watched(EMPTY);
+/** The workers with their jobs and the state of their memory, kept true by the events of the core. */
+export const workers = watched(NOBODY);
 
-/** The budgets in force, {vram, ram} as they are typed; null where they cannot be changed from here. */
-export const budget = watched(null);
+/** The budgets in force, {name of the worker: {vram, ram}} as they are typed; none where they cannot be changed here. */
+export const budget = watched({});
 
 /** Files that the open workflow needs and that are nowhere: models and tokenizers. */
 export const missing = watched([]);
@@ -41,13 +42,18 @@ export const stopping = watched(false);
 
 /** Begin to listen. Events that came before are caught up on. Whether a server of our own answers, not ComfyUI. */
 export async function start() {
-  server.listen(EVENTS, (data, event) => memory.set(after(memory.value, event, data)));
-  server.listen(["sluice.budget"], budget.set);
+  const hear = (data, event) => workers.set(afterEvent(workers.value, event, data));
+  server.listen(["sluice.workers", ...EVENTS], hear);
+  server.listen(["sluice.budget"], ({ worker = "", ...allowed }) => budget.set({ ...budget.value, [worker]: allowed }));
   server.listen(["sluice.stopping"], () => stopping.set(true));
   server.listen(ENDINGS, () => stopping.set(false));
-  const known = await server.memory();
-  if (known && !memory.value.models.length) {
-    for (const event of EVENTS.filter((name) => known[name])) memory.set(after(memory.value, event, known[event]));
+  const known = await server.workers();
+  if (known) {
+    const heard = new Set(Object.keys(workers.value.states)); // since the page began to listen: newer than what follows
+    hear({ workers: known }, "sluice.workers");
+    for (const { name, events } of known.filter((worker) => !heard.has(worker.name))) {
+      for (const event of EVENTS.filter((kind) => events[kind])) hear({ ...events[event], worker: name }, event);
+    }
   }
   return known !== null;
 }

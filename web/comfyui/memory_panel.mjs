@@ -1,35 +1,59 @@
-// The memory panel: what the loaded models take, how fast a step is and why, and the budgets to change. Draws what
-// `live` knows; the budgets' form is made once and not redrawn, so that nobody's typing is lost.
+// The memory panel: what the loaded models take, how fast a step is and why, and the budgets to change; for several
+// workers side by side, each with its job. Draws what `live` knows; the forms of budgets are made once and not redrawn,
+// so that nobody's typing is lost.
 
 import { budgetForm } from "./budget_form.mjs";
 import { element, oncePerFrame, shape } from "./dom.mjs";
 import { bytes, plural, seconds } from "./format.mjs";
-import { memory, missing, problem, stopping } from "./live.mjs";
+import { missing, problem, stopping, workers } from "./live.mjs";
 import { memoryName, spending, verdict } from "./memory_state.mjs";
 import { missingList } from "./missing.mjs";
 import { problemCard } from "./problem.mjs";
 import { residencyMap } from "./residency_map.mjs";
+import { doing, drawn } from "./workers_state.mjs";
 
 const CHART = { width: 300, height: 56 };
 
 /** Draw into `root` and keep it true; returns the function that undoes it. */
 export function memoryPanel(root) {
-  const lacking = element("div", { class: "sluice-stack" }), live = element("div", { class: "sluice-stack" }), maps = element("div", { class: "sluice-stack" });
-  const form = budgetForm();
+  const lacking = element("div", { class: "sluice-stack" }), columns = element("div", { class: "sluice-workers" });
+  let shown = [];
   const draw = oncePerFrame(() => {
-    const state = memory.value;
+    const told = drawn(workers.value);
     lacking.replaceChildren(...problemCard(problem.value), ...missingList(missing.value));
-    const run = state.models.length || state.pace ? [stepCard(state), ...state.models.slice(0, 1).map(budgetCard)] : [nothingYet()];
-    live.replaceChildren(...deviceCard(state.device), ...run);
-    maps.replaceChildren(...state.models.map(modelCard));
+    if (told.map(({ name }) => name).join() !== shown.map(({ name }) => name).join()) {
+      shown.forEach(({ end }) => end());
+      shown = told.map(({ name }) => workerColumn(name));
+      columns.replaceChildren(...shown.map((column) => column.element));
+    }
+    told.forEach((worker, number) => shown[number].show(worker, told.length > 1));
   });
   root.classList.add("sluice-panel");
-  root.replaceChildren(heading("Memory"), element("div", { class: "sluice-body" }, lacking, live, form.element, maps));
-  const ends = [memory.watch(draw), missing.watch(draw), problem.watch(draw), stopping.watch(draw), form.end, draw.cancel];
+  root.replaceChildren(heading("Memory"), element("div", { class: "sluice-body" }, lacking, columns));
+  const ends = [workers.watch(draw), missing.watch(draw), problem.watch(draw), stopping.watch(draw), draw.cancel];
   draw();
   return () => {
     ends.forEach((end) => end());
+    shown.forEach(({ end }) => end());
     root.replaceChildren();
+  };
+}
+
+/** One worker: {name, element, show, end}. It is named and its job is told where there are several. */
+function workerColumn(name) {
+  const title = element("div", {}), live = element("div", { class: "sluice-stack" }), maps = element("div", { class: "sluice-stack" });
+  const form = budgetForm(name);
+  return {
+    name,
+    element: element("section", { class: "sluice-stack sluice-worker", "aria-label": name ? `Worker ${name}` : "Memory" }, title, live, form.element, maps),
+    end: form.end,
+    show(worker, several) {
+      const { state } = worker;
+      const run = state.models.length || state.pace ? [stepCard(state), ...state.models.slice(0, 1).map(budgetCard)] : [nothingYet()];
+      title.replaceChildren(...(several ? [element("h3", { class: "sluice-worker-name" }, name, element("span", { class: "sluice-quiet" }, doing(worker)))] : []));
+      live.replaceChildren(...deviceCard(state.device), ...run);
+      maps.replaceChildren(...state.models.map(modelCard));
+    },
   };
 }
 

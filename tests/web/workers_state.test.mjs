@@ -1,0 +1,30 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { afterEvent, doing, drawn, NOBODY } from "../../web/comfyui/workers_state.mjs";
+
+const TWO = { workers: [{ name: "cpu:0", job: "a", number: 4, taking: true }, { name: "cpu:1", job: null, number: null, taking: true }] };
+const STEP = (worker, step) => ["sluice.step", { worker, step, steps: 8, seconds_left: 1 }];
+const states = (known) => Object.fromEntries(drawn(known).map(({ name, state }) => [name, state.pace?.step ?? null]));
+const replay = (...events) => events.reduce((known, [event, data]) => afterEvent(known, event, data), NOBODY);
+
+test("each worker has a state of its own", () => {
+  const known = replay(["sluice.workers", TWO], STEP("cpu:0", 3), STEP("cpu:1", 5));
+  assert.deepEqual(states(known), { "cpu:0": 3, "cpu:1": 5 });
+});
+
+test("the end of a job ends the pace of the worker that ran it, and of no other", () => {
+  const known = replay(["sluice.workers", TWO], STEP("cpu:0", 3), STEP("cpu:1", 5), ["execution_error", { prompt_id: "a" }]);
+  assert.deepEqual(states(known), { "cpu:0": null, "cpu:1": 5 });
+  assert.deepEqual(states(afterEvent(known, "execution_error", { prompt_id: "of nobody" })), { "cpu:0": null, "cpu:1": 5 });
+});
+
+test("where nobody tells of workers there is one without a name", () => {
+  assert.deepEqual(states(NOBODY), { "": null });
+  assert.deepEqual(states(replay(STEP(undefined, 2))), { "": 2 });
+  assert.deepEqual(states(replay(STEP(undefined, 2), ["execution_start", { prompt_id: "x" }])), { "": null });
+});
+
+test("what a worker does is said in words", () => {
+  const [busy, idle] = drawn(replay(["sluice.workers", TWO]));
+  assert.deepEqual([busy, idle, { ...idle, taking: false }, { ...busy, number: -4 }].map(doing), ["job 4", "idle", "takes no more jobs", "job 4"]);
+});

@@ -1,0 +1,38 @@
+// What is known of each worker: its job and the state of its memory. Pure: a state and an event make the next state.
+//
+//   sluice.workers   {workers: [{name, job, number, client_id, models, taking}]}: job and number are null while it is idle
+//
+// Events about one worker carry its name in `worker`; inside ComfyUI there is one, without a name.
+
+import { after, EMPTY } from "./memory_state.mjs";
+
+const OF_A_JOB = ["execution_start", "execution_interrupted", "execution_error"];
+
+export const NOBODY = Object.freeze({ workers: Object.freeze([]), states: Object.freeze({}) });
+
+/** The state after one event. */
+export function afterEvent(known, event, data) {
+  if (event === "sluice.workers") return { ...known, workers: data.workers };
+  const name = nameOf(known, event, data);
+  if (name === null) return known;
+  return { ...known, states: { ...known.states, [name]: after(known.states[name] ?? EMPTY, event, data) } };
+}
+
+/** Whom an event is about; null if that is not known. Events of a job name no worker: it is the one that runs it. */
+function nameOf({ workers }, event, data) {
+  if (!OF_A_JOB.includes(event)) return data.worker ?? "";
+  if (workers.length > 1) return workers.find(({ job }) => job === data.prompt_id)?.name ?? null;
+  return workers[0]?.name ?? "";
+}
+
+/** The workers to be drawn, each with its state; one without a name where nobody tells of workers. */
+export function drawn({ workers, states }) {
+  const told = workers.length ? workers : [{ name: Object.keys(states)[0] ?? "", job: null, number: null, taking: true }];
+  return told.map((worker) => ({ ...worker, state: states[worker.name] ?? EMPTY }));
+}
+
+/** What a worker does, in a few words. */
+export function doing({ job, number, taking }) {
+  if (job !== null) return number === null ? "running a job" : `job ${Math.abs(number)}`;
+  return taking ? "idle" : "takes no more jobs";
+}
