@@ -59,8 +59,10 @@ def apply(
     settings: Iterable[str],
     seed: Seed | None,
     titles: Mapping[str, str] | None = None,
+    option: str = "--set ",
 ) -> JsonPrompt:
-    """A copy of the prompt with these values. `titles`: what the editor calls the nodes of a class.
+    """A copy of the prompt with these values. `titles`: what the editor calls the nodes of a class. `option`: how a
+    setting is introduced where it was written, for the messages.
 
     Raises PromptError naming every setting that fits nowhere.
     """
@@ -77,7 +79,7 @@ def apply(
             else:
                 _set(changed, interfaces, setting, titles or {})
         except _Unfit as unfit:
-            problems.append(f"--set {setting}: {unfit}")
+            problems.append(f"{option}{setting}: {unfit}")
     if problems:
         raise PromptError(problems)
     return changed
@@ -162,7 +164,7 @@ def _explain(
         return "; ".join(name_of(node_id, prompt[node_id]) for node_id in node_ids)
 
     if len(having) > 1:
-        return f"{named or input_name!r} may mean {listed(having)}. Name one: --set {having[0]}.{input_name}=..."
+        return f"{named or input_name!r} may mean {listed(having)}. Name one: {having[0]}.{input_name}=..."
     if not candidates:
         return f"there is no node {named!r}. There are: {listed(prompt)}."
     if not named:

@@ -250,7 +250,16 @@ def page(made: Plan, target: Target, job: Job, rows: Sequence[Row]) -> list[str]
     size = f"{job.width}x{job.height}" + (f", {job.batch} at a time" if job.batch > 1 else "")
     kind = "RAM" if target.cpu else "memory"
     title = f"{made.workload.name} · {size} · {target.label}, {format_size(target.memory)} of {kind}"
-    return [title, "", *residency_map(made), "", *_speed(made), "", *_memory(made, target), "", *_formats(rows)]
+    return [
+        title,
+        "",
+        *residency_map(made),
+        "",
+        *_speed(made),
+        "",
+        *_memory(made, target),
+        *(["", *_formats(rows)] if rows else []),
+    ]
 
 
 def residency_map(made: Plan) -> list[str]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingFileError, PromptError, SluiceError
 from ..graph.events import Emit
 from ..graph.execute import Executor, Result
-from ..graph.prompt import name_of, title_of
+from ..graph.prompt import JsonPrompt, name_of, title_of
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after
 from ..memory.budget import add_budget_arguments
@@ -206,7 +206,7 @@ def _made(job: Job, executor: Executor, bars: Bars, folders: Folders, quiet: boo
     finally:
         bars.close()
     if result.exception is not None:
-        raise _with_place(result, job)
+        raise with_place(result, job.prompt)
     pictures = [_path(image, folders) for shown in result.outputs.values() for image in shown.get("images", ())]
     if not quiet:
         for picture in pictures:
@@ -218,11 +218,11 @@ def _made(job: Job, executor: Executor, bars: Bars, folders: Folders, quiet: boo
     }
 
 
-def _with_place(result: Result, job: Job) -> Exception:
-    """What stopped the run, saying which node it was."""
+def with_place(result: Result, prompt: JsonPrompt) -> Exception:
+    """The exception that stopped a prompt, with the name of the node in which it happened."""
     assert result.exception is not None
     _, told = result.messages[-1]
-    node = job.prompt.get(str(told.get("node_id")))
+    node = prompt.get(str(told.get("node_id")))
     where = name_of(str(told["node_id"]), node) if node else "the workflow"
     error = result.exception
     if os.environ.get("SLUICE_DEBUG"):

@@ -86,6 +86,14 @@ class Folders:
         """Every folder searched for this category, in order. They need not exist."""
         return self.models.get(RENAMED.get(category, category), ())
 
+    def search_first(self, category: str, folder: Path) -> None:
+        """Search this folder for the category too, before all others."""
+        category = RENAMED.get(category, category)
+        places = self.directories(category)
+        if places[:1] != (folder,):
+            self.models[category] = (folder, *(place for place in places if place != folder))
+            self._lists = {key: found for key, found in self._lists.items() if key[0] != category}
+
     def filenames(self, category: str, endings: tuple[str, ...] = WEIGHT_FILES) -> list[str]:
         """Sorted names, relative to their folders, sub-folders written with "/". Re-read when a folder has changed.
 

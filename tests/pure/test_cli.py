@@ -99,7 +99,7 @@ def test_a_seed_is_set_wherever_there_is_one_also_behind_a_number_node() -> None
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("CLIPTextEncode.text=x", ["node 3", "node 4", "--set 3.text="]),
+        ("CLIPTextEncode.text=x", ["node 3", "node 4", "Name one: 3.text="]),
         ("text=x", ["node 3", "node 4"]),
         ("Nobody.text=x", ["no node 'Nobody'", 'node 3 "Prompt"']),
         ("6.colour=x", ["no input 'colour'", "sampler_name"]),

@@ -1,0 +1,118 @@
+"""Which files a pipeline is made of, and saving an image with its workflow."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..checkpoint.detect import detect, refuse
+from ..checkpoint.files import open_weights
+from ..checkpoint.kinds import KINDS, Detected
+from ..errors import MissingFileError, SluiceError
+from ..io.folders import WEIGHT_FILES, Folders, published
+from ..io.saving import write_whole
+from .text_to_image import Files
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CONTEXT, VECTOR = "txt_in.weight", "vector_in.in_layer.weight"  # the transformer's inputs from T5 and from CLIP
+ALL_IN_ONE = ("Comfy-Org/flux1-dev", "Comfy-Org/flux1-schnell")  # publish files for the checkpoints folder
+T5_TABLE, CLIP_TABLE = "shared.weight", "text_model.embeddings.token_embedding.weight"
+
+
+def located(folders: Folders, name: str, categories: Iterable[str]) -> tuple[str, str] | None:
+    """(category, listed name) of a model named with or without its ending, in the first category that has it."""
+    for category in categories:
+        for candidate in (name, *(name + ending for ending in WEIGHT_FILES)):
+            if folders.find(category, candidate) is not None:
+                return category, folders.listed(category, candidate)
+    return None
+
+
+def found_files(
+    folders: Folders, name: str, text_encoders: tuple[str, str] | None, vae: str | None
+) -> tuple[Files, Path, Detected]:
+    """The files to load for a model of this name, the transformer's file, and what was detected in it.
+
+    Encoders and autoencoder that are not named are those of the model folders whose sizes fit the transformer. Opens
+    headers only. Raises MissingFileError, FileFormatError.
+    """
+    place = located(folders, name, ("diffusion_models", "checkpoints"))
+    if place is None:
+        whole = published(name) in ALL_IN_ONE
+        raise MissingFileError(
+            f"There is no model {name!r} in the diffusion_models and checkpoints folders. "
+            + folders.explain_missing("checkpoints" if whole else "diffusion_models", name)
+        )
+    category, listed = place
+    path = folders.path(category, listed)
+    found = detect(open_weights(path))
+    if "flux" not in found.parts:
+        refuse(path, found, "flux")
+    if {"clip_l", "t5", "autoencoder"} <= found.parts.keys() and not (text_encoders or vae):
+        if category == "checkpoints":
+            return Files(checkpoint=listed), path, found
+    tensors = found.parts["flux"]
+    if text_encoders is None:
+        widths = {"t5": tensors[CONTEXT].shape[1], "clip_l": tensors[VECTOR].shape[1]}
+        text_encoders = (_fitting(folders, "t5", widths["t5"]), _fitting(folders, "clip_l", widths["clip_l"]))
+    if vae is None:
+        vae = _autoencoder(folders, shipped=path.is_relative_to(Path(__file__).parents[1]))
+    return Files(None, listed, text_encoders, vae), path, found
+
+
+def _fitting(folders: Folders, part: str, width: int) -> str:
+    """The first text encoder file whose embeddings are `width` numbers long, which the transformer takes."""
+    table = {"t5": T5_TABLE, "clip_l": CLIP_TABLE}[part]
+    for listed in folders.filenames("text_encoders"):
+        try:
+            tensors = detect(open_weights(folders.path("text_encoders", listed))).parts.get(part, {})
+        except SluiceError:
+            continue
+        if table in tensors and tensors[table].shape[1] == width:
+            return listed
+    noun, name = KINDS[part].noun, {"t5": "t5xxl_fp8_e4m3fn.safetensors", "clip_l": "clip_l.safetensors"}[part]
+    raise MissingFileError(
+        f"The model needs {noun} with embeddings of {width} numbers. " + folders.explain_missing("text_encoders", name)
+    )
+
+
+def _autoencoder(folders: Folders, shipped: bool) -> str:
+    """The first autoencoder file; that of the shipped model for the shipped model only."""
+    for listed in folders.filenames("vae"):
+        path = folders.path("vae", listed)
+        if path.is_relative_to(Path(__file__).parents[1]) != shipped:
+            continue
+        try:
+            if "autoencoder" in detect(open_weights(path)).parts:
+                return listed
+        except SluiceError:
+            continue
+    raise MissingFileError("The model needs FLUX.1's autoencoder. " + folders.explain_missing("vae", "ae.safetensors"))
+
+
+def save(image: Image.Image, path: str | os.PathLike[str]) -> Path:
+    """Write a PNG that carries the image's workflow, for the editor and for `sluice run`. Replaces the file atomically.
+
+    Raises SluiceError if the path does not end in .png or cannot be written.
+    """
+    from PIL import PngImagePlugin
+
+    target = Path(path)
+    if target.suffix.lower() != ".png":
+        raise SluiceError(f"The workflow is saved in PNG files: name the file {target.with_suffix('.png').name}.")
+    texts = PngImagePlugin.PngInfo()
+    for key in ("prompt", "workflow"):
+        if isinstance(image.info.get(key), str):
+            texts.add_text(key, image.info[key])
+    data = io.BytesIO()
+    image.save(data, "PNG", pnginfo=texts)
+    try:
+        write_whole(target, data.getvalue())
+    except OSError as error:
+        raise SluiceError(f"The image could not be saved as {target}: {error.strerror or error}.") from error
+    return target

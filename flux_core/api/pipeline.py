@@ -1,0 +1,193 @@
+"""A FLUX.1 model as a Python object: text in, images out, and the plan before anything is computed."""
+
+from __future__ import annotations
+
+import secrets
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..checkpoint.kinds import Detected
+from ..commands import plan as planning
+from ..errors import InputError, MissingFileError
+from ..io.folders import TINY_MODELS, WEIGHT_FILES
+from ..memory.budget import AUTO
+from ..memory.plan import Plan
+from ..models.flux_config import FluxConfig
+from ..runtime.settings import Settings
+from .files import found_files, located
+from .program import OnStep, PathLike, Program
+from .text_to_image import Files, Request, text_to_image
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LoraChoice = str | PathLike | tuple[str | PathLike, float]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model computes with if a call does not say."""
+
+    steps: int
+    guidance: float | None
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the memory manager intends for one image. Printed, it is the page of `sluice plan`."""
+
+    plan: Plan
+    text: str
+
+    @property
+    def seconds_per_step(self) -> float:
+        return self.plan.seconds
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.plan.peak_bytes
+
+    @property
+    def streamed_bytes_per_step(self) -> int:
+        return self.plan.streamed_bytes
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def load(
+    model: str | PathLike = "sluice-tiny",
+    *,
+    vram: str = "auto",
+    ram: str = "auto",
+    device: str | None = None,
+    dtype: str = "auto",
+    cache: str = "off",
+    text_encoders: tuple[str | PathLike, str | PathLike] | None = None,
+    vae: str | PathLike | None = None,
+    models: Sequence[PathLike] = (),
+) -> Pipeline:
+    """A pipeline for a model file, or for a name in the model folders (`flux1-dev-fp8`). Only headers are read here.
+
+    vram, ram: hard memory budgets such as "8G". device: "cpu", "cuda", "cuda:1". dtype: "auto", "fp32", "bf16", "fp16".
+    cache: "off", "fast" or "faster" (reuse the model's output where it changes little). text_encoders, vae: files or
+    names; without them, those of the model folders that fit. models: models folders laid out as ComfyUI's, beside
+    ./models. Raises MissingFileError, FileFormatError, InputError.
+    """
+    settings = Settings.parse(device, dtype, vram, ram, cache)
+    given = {"diffusion_models": [model], "text_encoders": list(text_encoders or ()), "vae": [vae] if vae else []}
+    beside = {
+        category: [Path(each).absolute().parent for each in names if _is_file(each)]
+        for category, names in given.items()
+    }
+    beside["checkpoints"] = beside["diffusion_models"]
+    program = Program(settings, models, extra=beside)
+    encoders = (_name(text_encoders[0]), _name(text_encoders[1])) if text_encoders else None
+    files, path, found = found_files(program.folders, _name(model), encoders, _name(vae) if vae else None)
+    return Pipeline(program, files, path, found)
+
+
+class Pipeline:
+    """A loaded model: call it with a text. Made by `load`."""
+
+    def __init__(self, program: Program, files: Files, path: Path, found: Detected) -> None:
+        self._program, self._files, self._path = program, files, path
+        tensors = found.parts["flux"]
+        config = FluxConfig.from_shapes({name: stored.shape for name, stored in tensors.items()})
+        shipped = path.is_relative_to(TINY_MODELS)
+        self._defaults = Defaults(
+            steps=12 if shipped else 20 if config.guidance else 4,
+            guidance=3.5 if config.guidance else None,
+            size=(128, 128) if shipped else (1024, 1024),
+        )
+
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        seed: int | None = None,
+        steps: int | None = None,
+        size: tuple[int, int] | None = None,
+        count: int = 1,
+        guidance: float | None = None,
+        loras: Sequence[LoraChoice] = (),
+        sampler: str = "euler",
+        scheduler: str = "simple",
+        on_step: OnStep | None = None,
+        progress: bool = True,
+    ) -> list[Image.Image]:
+        """RGB images for a prompt, each with the workflow that makes it again in `image.info` (see `sluice.save`).
+
+        seed: a new one for each call if it is not given. size: (width, height) in pixels, multiples of 16. count:
+        images at a time, from one noise. guidance: FLUX.1 dev's distilled guidance. loras: files or names, or pairs
+        with their strength. on_step: called after every step with a `Step`. progress: draw a bar.
+
+        Raises PromptError with every value that does not fit, BudgetTooSmall, and Interrupted after `cancel`.
+        """
+        width, height = size or self._defaults.size
+        if guidance is not None and self._defaults.guidance is None:
+            raise InputError(f"{self._path.name} takes no guidance (it is a schnell model): leave it out.")
+        request = Request(
+            text=prompt,
+            seed=secrets.randbelow(2**48) if seed is None else seed,
+            steps=self._defaults.steps if steps is None else steps,
+            width=width,
+            height=height,
+            count=count,
+            guidance=self._defaults.guidance if guidance is None else guidance,
+            sampler=sampler,
+            scheduler=scheduler,
+            loras=[self._lora(each) for each in loras],
+        )
+        checked, outputs = self._program.checked(text_to_image(self._files, request), "The request")
+        return self._program.run(checked, outputs, on_step=on_step, progress=progress)
+
+    def plan(self, size: tuple[int, int] | None = None, count: int = 1) -> Prediction:
+        """What a step will need and how long it will take, under the budgets of this pipeline; computes no image.
+
+        Raises BudgetTooSmall if the model cannot run under them.
+        """
+        width, height = size or self._defaults.size
+        from ..runtime.device import total_bytes
+
+        runtime = self._program.runtime
+        parser = ArgumentParser()
+        planning.add_arguments(parser)
+        words = [str(self._path), "--size", f"{width}x{height}", "--batch", str(count)]
+        budget = runtime.budget.words
+        if runtime.device.type == "cpu":
+            words += ["--card", "cpu"]
+            budget["ram"] = f"{total_bytes(runtime.device)}B" if budget["ram"] == AUTO else budget["ram"]
+        words += ["--vram", budget["vram"], "--ram", budget["ram"]]
+        args = parser.parse_args(words)
+        model, target = planning.open_model(args.model), planning.target_of(args)
+        job = planning.job_of(args, target)
+        made = planning.plan_for(model, target, job, 0)
+        return Prediction(made, "\n".join(planning.page(made, target, job, [])))
+
+    def cancel(self) -> None:
+        """Stop the running call within one block of the model; may be called from any thread."""
+        self._program.cancel()
+
+    def _lora(self, choice: LoraChoice) -> tuple[str, float]:
+        name, strength = choice if isinstance(choice, tuple) else (choice, 1.0)
+        if _is_file(name):
+            self._program.folders.search_first("loras", Path(name).absolute().parent)
+        place = located(self._program.folders, _name(name), ("loras",))
+        if place is None:
+            raise MissingFileError(self._program.folders.explain_missing("loras", _name(name)))
+        return place[1], float(strength)
+
+
+def _is_file(name: str | PathLike) -> bool:
+    path = Path(name)
+    return path.suffix.lower() in WEIGHT_FILES and path.is_file()
+
+
+def _name(name: str | PathLike) -> str:
+    """The name to look for in the folders: a file's own name, or a name as it is given."""
+    return Path(name).name if _is_file(name) else str(name)
