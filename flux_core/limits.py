@@ -35,4 +35,4 @@ def advice_after(error: BaseException) -> str:
     """The advice after this error; empty if it was not about memory."""
     if not is_out_of_memory(error):
         return ""
-    return "The memory did not suffice. Lower --vram or --ram, or choose a smaller picture, batch or model file."
+    return "The memory did not suffice. Lower --vram or --ram, or choose a smaller image, batch or model file."

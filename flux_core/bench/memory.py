@@ -321,7 +321,7 @@ def physical_limit(flux: ManagedFlux, setup: Setup) -> dict[str, float]:
     attention = max(plan.machine.attention, _best(rates.attention_rate, device, dtype, max(256, tokens)))
     uses = plan.workload.schedule
     compute = sum(use.products for use in uses) / gemm + sum(use.attention for use in uses) / attention
-    disk = max(plan.machine.disk, rates.disk_rate(flux.blocks.source.pieces))
+    disk = max(plan.machine.disk, rates.disk_rate(flux.blocks.source.weights))
     moved = plan.streamed_bytes / (plan.machine.link or disk)
     return {
         "limit_seconds": max(compute, moved, plan.disk_bytes / disk),

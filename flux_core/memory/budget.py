@@ -1,9 +1,7 @@
-"""How much memory a person allows: sizes as they are written, and what "auto" and "off" mean.
+"""Memory budgets as people write them: sizes, "auto" and "off".
 
-    8G  7.5G  800M  12GiB   that many bytes, in powers of 1024      auto  what is free      off  no management
-    8   the same as 8G      8589934592  bytes, as programs say it
-
-Knows no torch and no device.
+8G  7.5G  800M  12GiB   sizes in powers of 1024       auto  what is free      off  no memory management
+8   the same as 8G      8589934592  bytes
 """
 
 from __future__ import annotations
@@ -20,14 +18,14 @@ _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_size(text: str) -> int:
-    """ "8G" -> bytes. A number alone counts GiB if that can be meant, or else bytes. Raises InputError."""
+    """Bytes of a size like "8G". A number alone means GiB below 1024, else bytes. Raises InputError."""
     match = re.fullmatch(r"(\d+(?:[.,]\d+)?)\s*(?:([KMGT])(?:I?B)?|(B))?", text.strip().upper())
     if match:
         number = float(match[1].replace(",", "."))
         unit = match[2] or match[3] or ("G" if number < 1024 else "B")
         if match[2] or match[3] or not 1024 <= number < MiB:
             return int(number * _UNITS[unit])
-    raise InputError(f"{text!r} is no size. Write it like 8G, 7.5G or 800M.")
+    raise InputError(f"{text!r} is not a size. Write 8G, 7.5G or 800M, for example.")
 
 
 def format_size(nbytes: float) -> str:
@@ -40,7 +38,7 @@ def format_seconds(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What may be used of a device's memory and of RAM. None: as much as is free. `managed` False: no budget at all."""
+    """The budgets of device memory and of RAM in bytes. None: as much as is free. `managed` False: no budget."""
 
     vram: int | None = None
     ram: int | None = None
@@ -48,7 +46,7 @@ class Allowed:
 
     @classmethod
     def parse(cls, vram: str = AUTO, ram: str = AUTO) -> Allowed:
-        """From the words of a command line or a widget. Raises InputError."""
+        """Parse the texts of a command line or a widget. Raises InputError."""
         words = [(word or AUTO).strip().lower() for word in (vram, ram)]
         if words[1] == OFF:
             raise InputError("--ram takes a size or auto; --vram off switches memory management off.")
@@ -57,7 +55,7 @@ class Allowed:
 
     @property
     def words(self) -> dict[str, str]:
-        """As a person would write it."""
+        """The budgets as texts that `parse` reads."""
         vram = _word(self.vram) if self.managed else OFF
         return {"vram": vram, "ram": _word(self.ram)}
 
@@ -74,7 +72,7 @@ def _word(nbytes: int | None) -> str:
 
 
 def add_budget_arguments(parser: ArgumentParser) -> None:
-    """--vram and --ram, the same for every command."""
+    """Add --vram and --ram, which are the same for every command."""
     group = parser.add_argument_group("memory")
     group.add_argument("--vram", metavar="SIZE|auto|off", default=AUTO, help="GPU memory to stay below, e.g. 8G or 8")
     group.add_argument("--ram", metavar="SIZE|auto", default=AUTO, help="RAM to stay below, e.g. 16G")

@@ -1,8 +1,8 @@
-"""The CPU as a device: its memory is RAM under a budget, its link is the disk, and nothing is copied twice.
+"""The CPU as a device: its memory is RAM under a budget, weights are read from disk, and nothing is copied twice.
 
-Reads land in the slab itself; kernels run where they are called, so nothing is ever pending. Slabs are anonymous pages
-of their own, given back to the system the moment they are freed, whoever still looks at them: a budget on the
-resident set is kept by the page.
+Reads go straight into the slab. Kernels run at the moment they are called, so nothing is ever pending. Each slab has
+anonymous pages of its own, which return to the system as soon as the slab is freed, even if views of it exist. The
+resident set therefore follows the budget exactly.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ PAGE = mmap.PAGESIZE
 
 @dataclass
 class Pages:
-    """Anonymous memory: as bytes for reads to land in, and as a tensor."""
+    """Anonymous memory, as a mapping that files are read into and as a tensor of the same bytes."""
 
     map: mmap.mmap
     tensor: Tensor  # uint8
 
 
 def anonymous(nbytes: int) -> Pages:
-    """Zeroed private pages. On Linux in huge ones, where the system has them: fewer faults, faster direct reads."""
+    """Zeroed private pages. Linux uses huge pages where it has them: fewer page faults and faster direct reads."""
     length = -(-max(nbytes, 1) // PAGE) * PAGE
     if sys.platform != "win32" and hasattr(mmap, "MAP_PRIVATE"):
         map = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -47,14 +47,14 @@ def anonymous(nbytes: int) -> Pages:
         return Pages(map, torch.frombuffer(map, dtype=torch.uint8))
 
 
-def give_back(pages: Pages) -> None:
-    """Return the pages to the system: now (views that are still around read zeros), on Windows with the last view."""
+def release(pages: Pages) -> None:
+    """Return the pages to the system at once (views that still exist read zeros); on Windows with the last view."""
     if sys.platform != "win32" and hasattr(mmap, "MADV_DONTNEED"):
         pages.map.madvise(mmap.MADV_DONTNEED)
 
 
 class CpuDevice:
-    """RAM up to a limit, which may be changed at any time. Streams and events are the order of calls."""
+    """RAM up to a limit, which may change at any time. Commands run when they are called: events are not needed."""
 
     place = torch.device("cpu")
 
@@ -64,42 +64,42 @@ class CpuDevice:
 
     def allocate(self, nbytes: int) -> Slab:
         if self.used + nbytes > self.limit:
-            raise DeviceFull(f"{nbytes} bytes more than {self.used} of {self.limit} allowed")
+            raise DeviceFull(f"{nbytes} bytes were requested; {self.used} of {self.limit} allowed bytes are in use")
         try:
             pages = anonymous(nbytes)
         except (OSError, MemoryError) as error:
-            raise DeviceFull(f"the system has no {nbytes} bytes: {error}") from error
+            raise DeviceFull(f"the system cannot allocate {nbytes} bytes: {error}") from error
         self.used += nbytes
         self.peak = max(self.peak, self.used)
         return Slab(nbytes, pages)
 
     def free(self, slab: Slab) -> None:
-        give_back(slab.memory)
+        release(slab.memory)
         slab.memory = None
         self.used -= slab.nbytes
 
     def tensor(self, slab: Slab) -> Tensor:
-        """The slab as bytes."""
+        """The slab as a tensor, uint8 [bytes]."""
         tensor: Tensor = slab.memory.tensor
         return tensor
 
     def host_buffer(self, nbytes: int, pinned: bool) -> HostBuffer:
         if pinned:
-            raise PinRefused("nothing copies from the RAM of a CPU")
+            raise PinRefused("a CPU needs no page-locked memory")
         pages = anonymous(nbytes)
         return HostBuffer(nbytes, memoryview(pages.map)[:nbytes], pages, False)
 
     def free_host(self, buffer: HostBuffer) -> None:
-        give_back(buffer.memory)
+        release(buffer.memory)
 
-    def landing(self, slab: Slab, offset: int, nbytes: int) -> memoryview:
+    def host_view(self, slab: Slab, offset: int, nbytes: int) -> memoryview:
         return memoryview(slab.memory.map)[offset : offset + nbytes]
 
     def move(self, from_: memoryview, to: memoryview) -> Wait:
         return lambda: memmove(to, from_)
 
     def copy(self, slab: Slab, offset: int, buffer: HostBuffer, start: int, nbytes: int) -> None:
-        memmove(self.landing(slab, offset, nbytes), buffer.view[start : start + nbytes])
+        memmove(self.host_view(slab, offset, nbytes), buffer.view[start : start + nbytes])
 
     def event(self) -> None:
         return None
@@ -113,7 +113,7 @@ class CpuDevice:
     def finished(self, event: Any) -> None:
         return None
 
-    def moment(self) -> Callable[[], float]:
+    def completion(self) -> Callable[[], float]:
         now = time.perf_counter()
         return lambda: now
 
@@ -122,7 +122,7 @@ class CpuDevice:
 
 
 def memmove(to: memoryview, from_: memoryview) -> None:
-    """Copy without holding the interpreter: other threads go on."""
+    """Copy without Python's global lock, so that other threads continue."""
     target = (ctypes.c_char * len(to)).from_buffer(to)
     source = (ctypes.c_char * len(from_)).from_buffer(from_)
     ctypes.memmove(target, source, len(to))

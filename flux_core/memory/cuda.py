@@ -1,10 +1,10 @@
-"""A CUDA GPU, or an AMD one under ROCm, where PyTorch calls it by the same names.
+"""A CUDA GPU, or an AMD GPU under ROCm, for which PyTorch uses the same names.
 
-Kernels go to the current stream of the thread that queues them, copies to one stream of their own: there is one copy
-engine each way, and a second stream would only make it take turns. Slabs come from PyTorch's allocator, so that a
-limit on the process is a limit on them, and are freed only when both streams are idle; kernels that still use what one
-was made of are waited for by the first copy into it. Host memory is pinned at its exact size by registering pages of
-our own: PyTorch's pinned allocator rounds up to powers of two.
+Kernels run on the current stream of the thread that queues them. Copies run on one stream of their own: the GPU has one
+copy engine for each direction, so a second stream would not be faster. Slabs come from PyTorch's allocator, so that a
+limit on the process limits them too. A slab is freed only when both streams are idle. Memory of a new slab may still be
+in use by queued kernels; the first copy into the slab waits for those. Host memory is pinned at its exact size by
+registering pages of our own, because PyTorch's pinned allocator rounds sizes up to powers of two.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cpu import PAGE, anonymous, give_back, memmove
+from .cpu import PAGE, anonymous, memmove, release
 from .device import COPY, DeviceFull, HostBuffer, PinRefused, Slab, Wait
 
 REGISTER_BYTES = 256 << 20  # at a time: a refusal then costs no more than this
@@ -23,7 +23,7 @@ PORTABLE = 1  # cudaHostRegisterPortable: pinned for every GPU of the process
 
 
 class CudaDevice:
-    """One GPU. `limit`: bytes of slabs allowed, besides what the allocator itself refuses."""
+    """One GPU. `limit`: the most bytes of slabs; PyTorch's allocator has a limit of its own as well."""
 
     def __init__(self, device: torch.device, limit: int = 2**62) -> None:
         self.place, self.limit = device, limit
@@ -34,14 +34,14 @@ class CudaDevice:
 
     def allocate(self, nbytes: int) -> Slab:
         if self.used + nbytes > self.limit:
-            raise DeviceFull(f"{nbytes} bytes more than {self.used} of {self.limit} allowed")
+            raise DeviceFull(f"{nbytes} bytes were requested; {self.used} of {self.limit} allowed bytes are in use")
         memory = self._try_allocate(nbytes)
-        if memory is None:  # what was freed lies in the allocator's cache, cut up for other sizes
+        if memory is None:  # the allocator's cache holds freed memory in pieces of other sizes
             torch.cuda.empty_cache()
             memory = self._try_allocate(nbytes)
         if memory is None:
-            raise DeviceFull(f"{self.place} has no {nbytes} bytes")
-        self.copies.wait_stream(torch.cuda.current_stream(self.place))  # what it was may still be in use there
+            raise DeviceFull(f"{self.place} cannot allocate {nbytes} bytes")
+        self.copies.wait_stream(torch.cuda.current_stream(self.place))  # queued kernels may still use this memory
         self.used += nbytes
         self.peak = max(self.peak, self.used)
         return Slab(nbytes, memory)
@@ -64,18 +64,18 @@ class CudaDevice:
     def host_buffer(self, nbytes: int, pinned: bool) -> HostBuffer:
         pages = anonymous(nbytes)
         if pinned and not self._register(pages.tensor):
-            give_back(pages)
-            raise PinRefused(f"the system pins no {nbytes} bytes more")
+            release(pages)
+            raise PinRefused(f"the system refuses to pin another {nbytes} bytes")
         self.host_used += nbytes
         return HostBuffer(nbytes, memoryview(pages.map)[:nbytes], pages, pinned)
 
     def free_host(self, buffer: HostBuffer) -> None:
         if buffer.pinned:
             self._unregister(buffer.memory.tensor, buffer.memory.tensor.numel())
-        give_back(buffer.memory)
+        release(buffer.memory)
         self.host_used -= buffer.nbytes
 
-    def landing(self, slab: Slab, offset: int, nbytes: int) -> None:
+    def host_view(self, slab: Slab, offset: int, nbytes: int) -> None:
         return None
 
     def move(self, from_: memoryview, to: memoryview) -> Wait:
@@ -88,9 +88,9 @@ class CudaDevice:
                 there.copy_(buffer.memory.tensor[begin:end], non_blocking=True)
 
     def event(self) -> torch.cuda.Event:
-        return torch.cuda.Event(blocking=True)  # a thread that waits for one leaves its core to others
+        return torch.cuda.Event(blocking=True)  # a waiting thread sleeps instead of spinning
 
-    def moment(self) -> Callable[[], float]:
+    def completion(self) -> Callable[[], float]:
         event = torch.cuda.Event(enable_timing=True, blocking=True)
         event.record(torch.cuda.current_stream(self.place))
 
@@ -123,7 +123,7 @@ class CudaDevice:
         return self.copies if name == COPY else torch.cuda.current_stream(self.place)
 
     def _register(self, tensor: Tensor) -> bool:
-        """Page-lock memory of our own, in parts. After a refusal nothing of it stays locked."""
+        """Page-lock a tensor in parts. After a refusal no part of it stays locked. Returns whether it is locked."""
         runtime, total = torch.cuda.cudart(), tensor.numel()
         with torch.cuda.device(self.place):
             for begin, end in _parts(0, total):
@@ -139,7 +139,7 @@ class CudaDevice:
                 torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr() + begin)
 
     def _forget_error(self) -> None:
-        """A refused call leaves an error behind, which the next kernel to be started reports and clears."""
+        """A refused call leaves an error in the CUDA runtime; the next kernel launch reports it and clears it."""
         try:
             torch.zeros(1, device=self.place).add_(1)
         except RuntimeError:
@@ -147,7 +147,7 @@ class CudaDevice:
 
 
 def _parts(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """[start, end) cut where one registration ends and the next begins: no copy may cross that."""
+    """[start, end) divided at the boundaries between registrations, which no copy may cross."""
     while start < end:
         stop = min(end, (start // REGISTER_BYTES + 1) * REGISTER_BYTES)
         yield start, stop

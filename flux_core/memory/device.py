@@ -1,10 +1,11 @@
-"""What the executor asks of a device, and of whoever reads weights for it. Three devices answer: CPU, CUDA, simulated.
+"""The interfaces that the executor (stream.py) uses: a device, and a source of weights' bytes.
 
-A device has memory one allocates in slabs, one stream of copies and one of kernels, and events between them. Commands
-are queued and run later, those of one stream in order. The rules of events are CUDA's, and the executor is built on
-them: `wait` captures the last `record` made before it, and waits for nothing if there was none.
+There are three devices: CPU, CUDA, and a simulated one for tests. A device has memory, which is allocated in slabs, one
+stream of copies, one stream of kernels, and events between the two. Commands are queued and run later; those of one
+stream run in order. Events follow CUDA's rules, on which the executor depends: `wait` refers to the last `record` made
+before it, and waits for nothing if there was none.
 
-Nothing here blocks. What would block is returned as a Wait, to be called by a thread or to be watched by a simulator.
+No method blocks. One that would have to block returns a Wait, which a thread calls or a simulator watches.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from typing import Any, Protocol, TypeVar
 COPY, COMPUTE = "copy", "compute"
 
 Result = TypeVar("Result")
-Wait = Callable[[], None]  # blocks the calling thread until it is so
+Wait = Callable[[], None]  # blocks the calling thread until something has happened
 Steps = Generator[Wait | None, None, Result]  # None: another thread may run here
 
 
 class DeviceFull(MemoryError):
-    """The device has no room for a slab."""
+    """The device has too little free memory for a slab."""
 
 
 class PinRefused(Exception):
-    """The system grants no (more) page-locked memory."""
+    """The system refuses to lock (more) pages."""
 
 
 @dataclass
 class Slab:
-    """Device memory. `memory` is the device's own handle."""
+    """One allocation of device memory. `memory` is the device's own handle."""
 
     nbytes: int
     memory: Any
@@ -47,32 +48,32 @@ class HostBuffer:
 
 
 class Device(Protocol):
-    """One accelerator, or the CPU taken as one."""
+    """An accelerator, or the CPU with the same interface."""
 
     def allocate(self, nbytes: int) -> Slab:
         """Raises DeviceFull."""
         ...
 
     def free(self, slab: Slab) -> None:
-        """Only when no queued command touches it any more."""
+        """Free a slab that no queued command uses."""
         ...
 
     def host_buffer(self, nbytes: int, pinned: bool) -> HostBuffer:
-        """Raises PinRefused if it cannot be pinned, MemoryError if it cannot be had."""
+        """Raises PinRefused if the memory cannot be pinned, MemoryError if it cannot be allocated."""
         ...
 
     def free_host(self, buffer: HostBuffer) -> None: ...
 
-    def landing(self, slab: Slab, offset: int, nbytes: int) -> memoryview | None:
-        """The slab's bytes if the host can write them, so that a read lands there and no copy follows."""
+    def host_view(self, slab: Slab, offset: int, nbytes: int) -> memoryview | None:
+        """A view of the slab's bytes that files can be read into; None if the host cannot write there."""
         ...
 
     def move(self, from_: memoryview, to: memoryview) -> Wait:
-        """To copy within host memory, without holding up other threads."""
+        """A Wait that copies within host memory, while other threads continue."""
         ...
 
     def copy(self, slab: Slab, offset: int, buffer: HostBuffer, start: int, nbytes: int) -> None:
-        """Queue on the copy stream: host to device."""
+        """Queue a copy from host to device on the copy stream."""
         ...
 
     def event(self) -> Any: ...
@@ -82,37 +83,40 @@ class Device(Protocol):
     def wait(self, stream: str, event: Any) -> None: ...
 
     def finished(self, event: Any) -> Wait | None:
-        """To wait on the host for the last record of `event`; None where nothing is ever pending."""
+        """A Wait for the last record of `event`; None on a device where nothing is ever pending."""
         ...
 
     def idle(self) -> Wait | None:
-        """To wait on the host for both streams to be empty."""
+        """A Wait until both streams are empty; None on a device where nothing is ever pending."""
         ...
 
 
 class Source(Protocol):
-    """Where the bytes of weights come from. Weights are numbered as in the plan's workload."""
+    """Reads the bytes of weights. Weights are numbered as in the plan's workload."""
 
     def lead(self, weight: int) -> int:
-        """Bytes before the first one in a window that is read: files are read in whole blocks."""
+        """Bytes that `read` puts before the weight's own, because files are read in whole blocks."""
         ...
 
     def read(self, weight: int, start: int, nbytes: int, window: memoryview) -> Wait:
-        """To put bytes [start, start + nbytes) of the weight at window[lead:]; the window is `slack` longer."""
+        """A Wait that reads bytes [start, start + nbytes) of the weight to window[lead:].
+
+        The window has at least nbytes + slack bytes.
+        """
         ...
 
     def read_exact(self, weight: int, into: memoryview) -> Wait:
-        """To put the whole weight at into[0:]."""
+        """A Wait that reads the whole weight to into[0:]."""
         ...
 
     @property
     def slack(self) -> int:
-        """Bytes a window must have besides the data."""
+        """Bytes that a window must have beyond the data."""
         ...
 
 
 def drive(steps: Steps[Result]) -> Result:
-    """Run steps to their end, waiting on this thread; an error of a wait is raised inside the steps."""
+    """Run steps to their end on this thread. An error that a wait raises is raised inside the steps."""
     try:
         wait = next(steps)
         while True:

@@ -1,9 +1,9 @@
-"""Which weights are freed when something else needs their memory: decisions as data, carried out by `manager.py`.
+"""Decides which weights are freed when something else needs their memory. `manager.py` carries the decisions out.
 
-Holders are the models that keep weights on the device while they do not run. What a decision names is freed in that
-order; a model may free a little more than it is told to, because it frees whole groups of weights.
+A holder is a model that keeps weights on the device while it does not run. Evictions are carried out in order; a model
+may free a little more than an eviction demands, because it frees whole groups of weights.
 
-Knows no device, no file and no torch.
+Pure: no device, no file, no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .workload import Budget, Location, Machine, Workload
 
 @dataclass(frozen=True)
 class Holder:
-    """What one model keeps on the device. Of two that want the same memory, the higher priority gets it."""
+    """What one model keeps on the device. Of two that need the same memory, the one of higher priority gets it."""
 
     priority: int
     nbytes: int
@@ -25,14 +25,14 @@ class Holder:
 
 @dataclass(frozen=True)
 class Eviction:
-    """So many bytes are to be freed by one holder, given by its place in the list."""
+    """One holder, given by its index in the list, must free `nbytes` bytes."""
 
     holder: int
     nbytes: int
 
 
 def evictions(holders: Sequence[Holder], nbytes: int) -> list[Eviction]:
-    """Who frees `nbytes` bytes, or all there is: the lowest priority first, each no more than is still needed."""
+    """How to free `nbytes` bytes, or all there is: the lowest priority first, each no more than is still needed."""
     decided, needed = [], nbytes
     for number in sorted(range(len(holders)), key=lambda number: holders[number].priority):
         taken = min(needed, holders[number].nbytes)
@@ -43,7 +43,7 @@ def evictions(holders: Sequence[Holder], nbytes: int) -> list[Eviction]:
 
 
 def all_below(holders: Sequence[Holder], priority: int) -> list[Eviction]:
-    """Everything that holders of a lower priority keep."""
+    """Evictions of everything that holders of a lower priority keep."""
     return [Eviction(n, each.nbytes) for n, each in enumerate(holders) if each.priority < priority and each.nbytes]
 
 
@@ -52,8 +52,8 @@ def evictions_for(
 ) -> list[Eviction]:
     """What is freed before a model of this priority runs within `limit` bytes, beside these holders.
 
-    If not all of its weights fit, holders of a lower priority keep nothing. Of the others only so much is taken that
-    the model can stream: a transformer stays where it is while a text encoder streams through what it leaves.
+    If not all of its weights fit, holders of lower priority lose everything. The others lose only enough for the model
+    to stream: a transformer stays on the device while a text encoder streams through the remaining memory.
     """
     held = sum(holder.nbytes for holder in holders)
     decided: list[Eviction] = []
@@ -66,10 +66,10 @@ def evictions_for(
 
 
 def room_for(workload: Workload, machine: Machine, free: int, granted: int | None) -> int:
-    """Bytes of the device that a model may plan with, of `free` ones.
+    """Bytes of device memory that a model may plan with, of `free` bytes.
 
-    granted: bytes of weights that whoever else hands out the memory allows; None if there is nobody. What a model must
-    have to run at all it takes in any case.
+    granted: bytes of weights that an external allocator allows; None if there is none. A model always gets the smallest
+    amount with which it can run.
     """
     if granted is None:
         return free
@@ -77,7 +77,7 @@ def room_for(workload: Workload, machine: Machine, free: int, granted: int | Non
 
 
 def shrunk(current: Plan, nbytes: int) -> Plan | None:
-    """A plan for the same run with `nbytes` fewer bytes, or as many as possible. None if it cannot do with fewer."""
+    """A plan for the same run with `nbytes` fewer bytes, or as few as possible. None if it cannot use fewer."""
     if Location.DEVICE not in current.locations:
         return None
     room = max(current.peak_bytes - nbytes, smallest_budget(current.workload, current.machine))
@@ -86,10 +86,10 @@ def shrunk(current: Plan, nbytes: int) -> Plan | None:
 
 
 def all_bytes(workload: Workload, machine: Machine) -> int:
-    """Bytes of the device with which every weight could stay on it."""
+    """Bytes of device memory with which all weights are resident."""
     return workload.fixed_bytes + weight_bytes(workload, machine)
 
 
 def weight_bytes(workload: Workload, machine: Machine) -> int:
-    """Bytes of the device that all weights take."""
+    """Bytes of device memory for all weights."""
     return sum(machine.room(weight.nbytes) for weight in workload.weights)

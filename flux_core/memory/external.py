@@ -1,7 +1,7 @@
-"""Who else hands out a device's memory: inside ComfyUI its model management, in a program of our own nobody.
+"""The interface of an external allocator of device memory: in ComfyUI its model management; standalone there is none.
 
-A client is what one model has on a device. It is told to the allocator once, asks for room before it takes any, and
-gives some back when it is told to, at any moment between two steps. Knows no torch and no ComfyUI.
+A client is one model's weights on a device. It is registered once, requests memory before it allocates, and frees
+memory when the allocator calls `release`, at any moment between two steps.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ class Client(Protocol):
 
     @property
     def total_bytes(self) -> int:
-        """If all of it were on the device."""
+        """Bytes of all weights."""
         ...
 
     @property
     def held_bytes(self) -> int:
-        """Of the device, now."""
+        """Bytes of device memory in use now."""
         ...
 
     def release(self, nbytes: int) -> int:
-        """Give back at least so many bytes, or all there is. Returns how many."""
+        """Free at least `nbytes`, or everything. Returns how many bytes were freed."""
         ...
 
 
 class ExternalAllocator(Protocol):
-    """Keeps a ledger of who holds what, and takes from one what another needs."""
+    """Divides a device's memory among its clients: frees memory of some when others need it."""
 
     @property
     def device(self) -> str:
-        """Where models compute."""
+        """The device's name."""
         ...
 
     @property
     def spare_bytes(self) -> int:
-        """To be left free, for what nobody has told of."""
+        """Bytes to leave free for allocations that are not requested."""
         ...
 
     def admit(self, client: Client) -> Any:
-        """A allocation: the client keeps it as long as it lives. The allocator keeps neither of the two alive."""
+        """Register a client. It keeps the returned allocation as long as it exists; the allocator has no reference."""
         ...
 
     def make_room(self, allocation: Any, weights: int, working: int) -> int:
-        """Have others give way to so many bytes of weights in all, and of activations. Returns the bytes granted."""
+        """Free memory for `weights` bytes of weights in all and `working` of activations. Returns the bytes granted."""
         ...
 
     def free(self, nbytes: int) -> None:
-        """Have others give way to something that stays off the ledger, as far as they can."""
+        """Free memory, as far as possible, for something that is no client."""
         ...

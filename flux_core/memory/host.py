@@ -1,7 +1,7 @@
-"""Host memory beside a device with a link: staging buffers to copy from, and the arena of weights kept in RAM.
+"""Host memory for a device with a link: staging buffers to copy from, and the arena of weights that stay in RAM.
 
-Buffers have exactly the size they need, a group each, and are pinned as far as the system grants it: after the first
-refusal none is asked for again. Knows nothing of files but that they can be read.
+Each group of the arena has one buffer of exactly its size. Buffers are pinned until the system refuses once. Contains
+no file access: bytes come from a Source.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .workload import Location, Machine
 
 @dataclass(frozen=True)
 class Held:
-    """A weight in RAM."""
+    """Where a weight lies in RAM."""
 
     buffer: HostBuffer
     start: int
@@ -24,17 +24,17 @@ class Held:
 
 
 class Arena:
-    """Streamed weights that stay in RAM: written once, never copied back."""
+    """Streamed weights that stay in RAM. They are read once and never copied back from the device."""
 
     def __init__(self, device: Device, source: Source) -> None:
         self.device, self.source = device, source
-        self.filled: set[int] = set()  # weights whose bytes are there
+        self.filled: set[int] = set()  # weights that have been read
         self._buffers: dict[tuple[int, ...], HostBuffer] = {}
         self._held: dict[int, Held] = {}
         self._pin = True
 
     def adopt(self, locations: Mapping[tuple[int, ...], Location], sizes: Sequence[int]) -> None:
-        """Hold these groups, given by their weights, pinned or not. A group for which there is no RAM is not held."""
+        """Allocate buffers for exactly these groups, each given by its weights. A group stays out if RAM is short."""
         for group in [group for group in self._buffers if group not in locations]:
             self._drop(group)
         for group, location in locations.items():
@@ -51,7 +51,7 @@ class Arena:
 
     @property
     def used_bytes(self) -> int:
-        """Pinned memory is there from the start, other memory once it is written."""
+        """RAM in use: pinned memory from its allocation on, other memory once it has been written."""
         pinned = sum(buffer.nbytes for buffer in self._buffers.values() if buffer.pinned)
         return pinned + sum(held.nbytes for held in map(self._held.get, self.filled) if held and not held.buffer.pinned)
 
@@ -59,12 +59,12 @@ class Arena:
         return self._held.get(weight)
 
     def fill(self, weight: int) -> Wait:
-        """To have the weight's bytes in RAM. Whoever waited notes it in `filled`."""
+        """A Wait that reads the weight into RAM. The caller then adds the weight to `filled`."""
         held = self._held[weight]
         return self.source.read_exact(weight, held.buffer.view[held.start : held.start + held.nbytes])
 
     def read(self, weight: int, start: int, into: memoryview) -> Wait:
-        """To copy bytes from `start` of the weight."""
+        """A Wait that copies the weight's bytes from `start` on into a buffer."""
         held = self._held[weight]
         begin = held.start + start
         return self.device.move(held.buffer.view[begin : begin + len(into)], into)
@@ -89,7 +89,7 @@ class Arena:
 
 
 class Staging:
-    """A few buffers that are filled and copied from in turn, each with the event of its last copy."""
+    """A few host buffers, used in turn: filled, then copied to the device. Each has the event of its last copy."""
 
     def __init__(self, device: Device) -> None:
         self.device, self.nbytes = device, 0
@@ -106,7 +106,7 @@ class Staging:
         return sum(buffer.nbytes for buffer, _ in self._buffers)
 
     def turn(self) -> tuple[HostBuffer, Any]:
-        """The next buffer, free once its event is."""
+        """The next buffer and its event: the buffer may be filled when the event has happened."""
         self._turns += 1
         return self._buffers[self._turns % len(self._buffers)]
 

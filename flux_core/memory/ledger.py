@@ -1,9 +1,8 @@
-"""What the runtimes of one process hold on a device, so that each of them can tell its own share.
+"""How much each runtime of this process holds on a device, so that each can compute its own share.
 
-The resident set of a process and PyTorch's allocator know the process as a whole. A runtime that counts against its
-budget must leave out what the others hold, so each has an account that the others can read. One runtime alone finds
-nothing to leave out. This is bookkeeping about a device that all share, no setting: nobody can change anything for
-somebody else by it.
+A process's resident set and PyTorch's allocator measure the process as a whole. A runtime must subtract what the others
+hold before it compares with its budget, so each has an account that the others can read. These are measurements of a
+shared device, not settings: no runtime can change another one's behaviour through them.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ class Account:
     """One runtime's share of a device."""
 
     def __init__(self, ledger: Ledger, weights: Callable[[], int]) -> None:
-        """weights: bytes of weights it holds on the device now; called from any thread."""
+        """weights: returns the bytes of weights that the runtime holds on the device now; called from any thread."""
         self.ledger, self.weights = ledger, weights
         self.working = 0  # bytes of activations of the run in progress
-        self.limit = 0  # bytes it is allowed, as last computed
-        self.lasting = False  # whether the run in progress allocates the same things again and again
-        self.disturbed = False  # whether somebody else ran during this run
-        self.peak = 0  # of the whole process, as far as it was seen before somebody else reset it
+        self.limit = 0  # its budget in bytes, as last computed
+        self.lasting = False  # whether the run in progress allocates the same tensors in every step
+        self.disturbed = False  # whether another runtime ran during this run
+        self.peak = 0  # of the whole process, before another runtime reset it
 
     @property
     def others_weights(self) -> int:
@@ -33,14 +32,14 @@ class Account:
 
     @property
     def others_working(self) -> int:
-        """At most so many bytes of activations have the other accounts at the moment."""
+        """The most bytes of activations that the other accounts can have now."""
         return sum(other.working for other in self.ledger.others(self))
 
     def own_share(self, whole: int) -> int:
-        """What is left of `whole` bytes, which all runtimes have together besides their own weights.
+        """This account's share of `whole` bytes, which all runtimes use together besides this one's weights.
 
-        While others run it is not known how much of their activations is there: then at least what was found when
-        nobody else ran.
+        While others run, it is unknown how much of their activations is allocated; the share is then at least what was
+        measured when no other ran.
         """
         left = whole - self.others_weights - self.others_working
         if self.others_working:
@@ -49,12 +48,12 @@ class Account:
         return left
 
     def own_peak(self, whole: int) -> int:
-        """Of a peak of the process: what is left if the others had then what they have now."""
+        """This account's share of a peak of the process, if the others held then what they hold now."""
         return max(self.peak, whole) - self.others_weights - self.others_working
 
     @contextmanager
     def running(self, working: int, lasting: bool) -> Iterator[None]:
-        """A run that needs so many bytes besides weights. Inside another run of the same account it stands for both."""
+        """A context for a run that needs `working` bytes besides weights. A run within a run replaces its numbers."""
         before = self.working, self.lasting
         self.ledger.begin(self, max(1, working), lasting)
         try:
@@ -67,12 +66,12 @@ class Ledger:
     """The accounts of all runtimes of this process on one device."""
 
     def __init__(self) -> None:
-        self.quiet = 0  # bytes that one runtime had besides weights when nobody else ran
+        self.quiet = 0  # bytes that one runtime used besides weights when no other ran
         self._accounts: weakref.WeakSet[Account] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     def open(self, weights: Callable[[], int]) -> Account:
-        """A new account; it is closed when nobody holds it any more."""
+        """A new account. It ends when it is garbage-collected."""
         account = Account(self, weights)
         with self._lock:
             self._accounts.add(account)
@@ -83,7 +82,7 @@ class Ledger:
             return [other for other in self._accounts if other is not account]
 
     def begin(self, account: Account, working: int, lasting: bool) -> None:
-        """A run begins: whoever is running now disturbs it, and is disturbed by it."""
+        """A run begins. It and all runs in progress are marked as disturbed if there are any."""
         with self._lock:
             running = [other for other in self._accounts if other is not account and other.working]
             for other in running:
@@ -92,7 +91,7 @@ class Ledger:
             account.working, account.lasting = working, lasting
 
     def note_peak(self, nbytes: int) -> None:
-        """The peak of the process is about to be forgotten: runs in progress keep it."""
+        """Note the peak of the process for the runs in progress, before it is reset."""
         with self._lock:
             for account in self._accounts:
                 if account.working:
@@ -100,7 +99,7 @@ class Ledger:
 
     @property
     def lasting(self) -> bool:
-        """Whether any runtime allocates the same things again and again."""
+        """Whether any runtime is in a run that allocates the same tensors in every step."""
         with self._lock:
             return any(account.lasting for account in self._accounts)
 
@@ -109,5 +108,5 @@ _ledgers: dict[Hashable, Ledger] = {}
 
 
 def ledger_of(device: Hashable) -> Ledger:
-    """The ledger of a device of this process."""
+    """The ledger of this process for a device."""
     return _ledgers.setdefault(device, Ledger())

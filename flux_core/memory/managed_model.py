@@ -1,7 +1,7 @@
-"""A model under management: its weights, and the stream they come through.
+"""A model under memory management: its weights and the stream that brings them to the device.
 
-A model is open while its model runs, with a ring and a feeder. Otherwise it is parked: what stayed on the device stays
-there, for the next run, until somebody else needs the room. Decides nothing; `manager.py` does.
+A model is open while it runs: it has a ring and a feeder. Otherwise it is parked: its resident weights stay on the
+device for the next run until something else needs the memory. All decisions are made by `manager.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Tensors = Mapping[str, Stored]
 
 
 class ManagedModel:
-    """Weights of one module, which leave it and are streamed from now on."""
+    """The weights of one module. They are removed from the module, and streamed when it runs."""
 
     def __init__(
         self,
@@ -42,13 +42,13 @@ class ManagedModel:
         round_to: torch.dtype | None = None,
         group: Callable[[str], str] | None = None,
     ) -> None:
-        """names: of the matrices to stream, in order of first use. dtype: what products are computed in.
+        """names: the matrices to stream, in order of first use. dtype: the number type of products.
 
-        priority: of two models that need the same room, the higher one gets it. group: the name of the group that a
-        weight belongs to; None packs neighbours together. Raises FileFormatError for a matrix that is missing.
+        priority: of two models that need the same memory, the one of higher priority gets it. group: maps a weight's
+        name to its group's; None puts neighbours together. Raises FileFormatError for a matrix that is missing.
         """
         self.label, self.priority, self.device, self.dtype = label, priority, device, dtype
-        self.allocation: object = None  # from whoever else hands out the device's memory
+        self.allocation: object = None  # of the external allocator, if there is one
         self.stored = {name: tensors[name] for name in names if name in tensors}
         streamed = hold_matrices(module, tensors, {name: place for place, name in enumerate(names)}, round_to)
         self.source = FileSource([tensors[name] for name in names])
@@ -58,15 +58,15 @@ class ManagedModel:
 
     @property
     def file_name(self) -> str:
-        return self.source.pieces[0].file.path.name
+        return self.source.weights[0].file.path.name
 
     def decoded(self, name: str) -> bool:
-        """Whether numbers have to be made of what is stored before they are multiplied."""
+        """Whether a weight must be decoded before its product."""
         stored = self.stored[name]
         return PLAIN.get(stored.format) != self.dtype or not stored.encoding.as_is
 
     def workload(self, observed: Iterable[ObservedUse], fixed: Mapping[str, int]) -> Workload:
-        """One step of this model as it was observed, beside `fixed` bytes for other purposes."""
+        """The workload of one observed step of this model. `fixed`: bytes for other purposes."""
         return observed_workload(f"{self.label} of {self.file_name}", self.weights, observed, self._traffic, fixed)
 
     def _traffic(self, name: str) -> int:
@@ -74,7 +74,7 @@ class ManagedModel:
         return decode_traffic(stored.nbytes, prod(stored.shape), self.dtype.itemsize) if self.decoded(name) else 0
 
     def reserve_scratch(self) -> None:
-        """Have the memory that matrices are decoded into now, so that it is counted."""
+        """Allocate the scratch memory for decoding now, so that it is counted."""
         shapes = [stored.shape for name, stored in self.stored.items() if self.decoded(name)]
         if shapes:
             matrix_scratch(max(shapes, key=prod), self.dtype, self.device.place).view(torch.uint8).zero_()
@@ -89,32 +89,32 @@ class ManagedModel:
 
     @property
     def ready(self) -> bool:
-        """Whether it can run: every matrix is on the device or has a ring to come through."""
+        """Whether the model can run: each matrix is on the device, or there is a ring to stream it through."""
         plan = self._opened.plan
         return plan is not None and (plan.slots > 0 or set(plan.locations) == {Location.DEVICE})
 
     @property
     def total_bytes(self) -> int:
-        """If all of it were on the device."""
+        """Bytes of all weights."""
         return sum(stored.nbytes for stored in self.stored.values())
 
     @property
     def held_bytes(self) -> int:
-        """Of the device, now."""
+        """Bytes of device memory allocated for weights now."""
         return self._opened.held_bytes
 
     @property
     def filled_bytes(self) -> int:
-        """Of those, how many have been written."""
+        """Bytes of `held_bytes` that have been written to."""
         return self._opened.stream.held.filled_bytes if self._opened.stream else 0
 
     @property
     def ram_bytes(self) -> int:
-        """Of the machine's memory beside a GPU, now."""
+        """Bytes of RAM used for streaming to a GPU now."""
         return self._opened.stream.held.ram_bytes if self._opened.stream else 0
 
     def open(self, plan: Plan) -> Stream:
-        """Take over a plan; what is there already stays. Raises BudgetTooSmall if the device has not even the ring."""
+        """Follow a plan, keeping what is on the device. Raises BudgetTooSmall if there is no room for a ring."""
         opened = self._opened
         try:
             if opened.stream is None:
@@ -129,7 +129,7 @@ class ManagedModel:
         return opened.stream
 
     def park(self) -> None:
-        """Stop, and give back the ring."""
+        """Stop the feeder and free the ring."""
         plan = self._opened.plan
         if plan is None or self._opened.stream is None:
             return
@@ -139,7 +139,7 @@ class ManagedModel:
             self._change(replace(plan, slots=0, slot_bytes=0))
 
     def release(self, nbytes: int) -> int:
-        """Park, and give back at least so many bytes of what stays, as evenly over the step as it lies there."""
+        """Park, and free at least `nbytes` of the resident weights, evenly spread over the step. Returns the bytes."""
         self.park()
         plan = self._opened.plan
         if plan is None or nbytes <= 0:
@@ -168,7 +168,7 @@ class ManagedModel:
 
 
 class _Opened:
-    """What must be closed when a model goes."""
+    """What must be closed when a model is garbage-collected."""
 
     def __init__(self, streamed: Sequence[StreamedBytes]) -> None:
         self.streamed = streamed
@@ -193,6 +193,6 @@ class _Opened:
 def bind_rest(
     module: nn.Module, tensors: Tensors, device: torch.device, dtype: torch.dtype | None, round_to: torch.dtype | None
 ) -> None:
-    """Load what is not streamed: vectors, embeddings, small layers."""
+    """Load the tensors that are not streamed: vectors, embeddings, small layers."""
     rest = {name: tensors[name] for name, _ in module.named_parameters() if name in tensors}
     bind(module, rest, Resident(device, dtype, round_to=round_to))

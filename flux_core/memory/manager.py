@@ -1,10 +1,8 @@
-"""Who gets how much of a device: one budget for all models of a runtime.
+"""Divides one budget of device memory among all models of a runtime.
 
-The model that runs has a ring and as much memory for weights that stay as the budget leaves. The others are parked:
-they have no ring, and keep what stays of them until somebody needs its memory. `eviction.py` decides who gives up how
-much; here it is carried out.
-
-Knows no FLUX, no files and no sampling.
+The running model has a ring, and resident weights in what the budget leaves. The others are parked: they have no ring,
+and keep their resident weights until something needs that memory. `eviction.py` decides which weights are freed; this
+file carries it out.
 """
 
 from __future__ import annotations
@@ -26,41 +24,41 @@ from .eviction import Eviction, Holder, all_below, evictions, evictions_for, roo
 from .external import ExternalAllocator
 from .managed_model import ManagedModel
 from .plan import Plan, plan, smallest_budget
-from .report import Emit, JobReport, nobody
+from .report import Emit, JobReport, ignore
 from .source import BLOCK
 from .usage import CpuMemory, CudaMemory, Memory
 from .workload import Budget, GiB, Machine, MiB, Workload
 
 log = logging.getLogger(__name__)
 
-SMALL_BYTES = 128 * MiB  # of weights that are managed only under a budget that was asked for; FLUX.1's are more
-LASTING = 2  # the priority from which weights are used at every step
-DRIFT = 256 * MiB  # by which a budget may change, or a plan be wrong, before a run that is under way is planned again
+SMALL_BYTES = 128 * MiB  # models with fewer bytes are managed only under an explicit budget; FLUX.1 has more
+LASTING = 2  # models of this priority or a higher one use their weights at every step
+DRIFT = 256 * MiB  # a run is planned again if its budget changes, or its plan is wrong, by more than this
 
 
 class Manager:
     """The budget of one device."""
 
     def __init__(
-        self, device: torch.device, allowed: Allowed, external: ExternalAllocator | None = None, emit: Emit = nobody
+        self, device: torch.device, allowed: Allowed, external: ExternalAllocator | None = None, emit: Emit = ignore
     ) -> None:
-        """external: who else hands out the device's memory. emit: is told what runs do with theirs."""
+        """external: another allocator of the device's memory. emit: receives the events of runs."""
         self.device, self.allowed, self.external, self.emit = device, allowed, external, emit
-        self.slabs: CpuDevice | CudaDevice
+        self.allocator: CpuDevice | CudaDevice
         self.memory: Memory
         if device.type == "cuda":
-            self.slabs = CudaDevice(device)
-            self.memory = CudaMemory(self.slabs, external)
+            self.allocator = CudaDevice(device)
+            self.memory = CudaMemory(self.allocator, external)
         else:
-            self.slabs = CpuDevice(2**62)
-            self.memory = CpuMemory(self.slabs)
+            self.allocator = CpuDevice(2**62)
+            self.memory = CpuMemory(self.allocator)
         self.models: weakref.WeakSet[ManagedModel] = weakref.WeakSet()
         self._disk_rates: dict[object, float] = {}  # by file
         atexit.register(_close_all, weakref.ref(self))
 
     @property
     def limit(self) -> int:
-        """The budget in bytes, now."""
+        """The current budget in bytes."""
         return self.memory.allowed_bytes(self.allowed)
 
     def admit(self, model: ManagedModel) -> ManagedModel:
@@ -69,17 +67,17 @@ class Manager:
         return model
 
     def report(self, model: ManagedModel, plan: Plan) -> JobReport:
-        """The report of a run that begins under this plan."""
+        """A report for a run that begins under this plan."""
         return JobReport(model.label, plan, self.limit, self.emit)
 
     def machine(self, model: ManagedModel, tokens: int) -> Machine:
-        """This device's rates for a model, measured where they are not known yet."""
-        stored, dtype = model.source.pieces, model.dtype
-        hidden = min(rates.HIDDEN, max(piece.shape[1] for piece in stored if len(piece.shape) == 2))
+        """This device's rates for a model; those not measured before are measured now."""
+        stored, dtype = model.source.weights, model.dtype
+        hidden = min(rates.HIDDEN, max(each.shape[1] for each in stored if len(each.shape) == 2))
         tokens = rates.measured_tokens(self.device, tokens)
-        formats = [piece.format for piece in stored]
+        formats = [each.format for each in stored]
         common = max(formats, key=formats.count)
-        sample = max((piece for piece in stored if piece.format == common), key=lambda piece: piece.nbytes)
+        sample = max((each for each in stored if each.format == common), key=lambda each: each.nbytes)
         cuda = self.device.type == "cuda"
         return Machine(
             gemm=rates.gemm_rate(self.device, dtype, tokens, hidden),
@@ -92,18 +90,19 @@ class Manager:
         )
 
     def _disk_rate(self, model: ManagedModel) -> float:
-        file = model.source.pieces[0].file.identity
+        file = model.source.weights[0].file.identity
         if file not in self._disk_rates:
-            self._disk_rates[file] = rates.disk_rate(model.source.pieces)
+            self._disk_rates[file] = rates.disk_rate(model.source.weights)
         return self._disk_rates[file]
 
     @contextmanager
     def opened(
         self, model: ManagedModel, workload: Callable[[Mapping[str, int]], Workload], machine: Machine, activations: int
     ) -> Iterator[Plan]:
-        """Let a model run. `workload` makes its workload of what else is on the device, by purpose, in bytes.
+        """Plan and open a model for one run.
 
-        Raises BudgetTooSmall with the smallest budget that would do.
+        workload: makes the model's workload, given what else is on the device (purpose -> bytes). Raises BudgetTooSmall
+        with the smallest sufficient budget.
         """
         for each in self.models:
             each.park()
@@ -123,10 +122,10 @@ class Manager:
         activations: int,
         whole: bool = False,
     ) -> Plan:
-        """Make the plan of the model that runs, within what the budget is now, and bring it about. Others are evicted.
+        """Plan the running model for the current budget and apply the plan. Evicts weights of other models.
 
-        whole: clients of an external allocator are asked to give up memory for all weights, not only for what the model
-        must have. Raises BudgetTooSmall.
+        whole: request memory for all weights from an external allocator, not only for the smallest plan. Raises
+        BudgetTooSmall.
         """
         granted = self._granted(model, workload({"activations": _working(activations)}), machine, whole)
         limit = self.limit
@@ -141,10 +140,10 @@ class Manager:
         return made
 
     def evict(self, model: ManagedModel, nbytes: int) -> bool:
-        """Free about so many bytes while a model runs: it is out of memory, or the budget has become smaller.
+        """Free about `nbytes` while a model runs, because it is out of memory or its budget became smaller.
 
-        First parked models of a lower priority go, then what stays of the model itself, then other models. Returns
-        whether anything could be freed.
+        Parked models of lower priority lose all their weights first, then the model's own resident weights are reduced,
+        then those of other models. Returns whether anything was freed.
         """
         others = [other for other in self.models if other is not model]
         lower = all_below(_holders(others), model.priority)
@@ -157,7 +156,7 @@ class Manager:
         return self._carry_out(evictions(_holders(others), nbytes), others) > 0
 
     def reclaim(self, label: str, nbytes: int) -> None:
-        """Before something that is no model takes so many bytes: free weights for it. Raises BudgetTooSmall."""
+        """Free weights so that `nbytes` can be allocated for something other than a model. Raises BudgetTooSmall."""
         if nbytes:
             self.request_external(nbytes)
         models = list(self.models)
@@ -168,12 +167,12 @@ class Manager:
         if short > 0:
             raise BudgetTooSmall(
                 f"{label} needs at least {format_size(self.limit + short)}, and the budget is "
-                f"{format_size(self.limit)}. Allow more, or ask for less: a smaller picture, fewer or smaller LoRAs."
+                f"{format_size(self.limit)}. Allow more, or reduce the need: a smaller image, fewer or smaller LoRAs."
             )
 
     @contextmanager
     def reserved(self, label: str, nbytes: int) -> Iterator[None]:
-        """Room for something that is no model. Raises BudgetTooSmall."""
+        """`nbytes` are free for something other than a model while the context lasts. Raises BudgetTooSmall."""
         self.reclaim(label, nbytes)
         with self.memory.running(nbytes, False):
             self.memory.reset_peak()
@@ -181,7 +180,7 @@ class Manager:
             log.info("%s: peak %s of %s", label, format_size(self.memory.peak_bytes()), format_size(self.limit))
 
     def request_external(self, nbytes: int) -> None:
-        """Ask whoever else hands out this memory to free so many bytes for what is no model."""
+        """Request memory for something other than a model from an external allocator, if there is one."""
         if self.external is not None:
             self.external.free(nbytes)
 
@@ -194,18 +193,18 @@ class Manager:
         return self.external.make_room(model.allocation, weights, wanted.fixed_bytes)
 
     def available(self) -> int:
-        """Bytes that could be had if no weights were kept."""
+        """Bytes that would be free if no weights were on the device."""
         return self.limit - sum(self._fixed(0).values())
 
     def held_by_others(self, model: ManagedModel) -> int:
-        """Bytes that the other models hold: no plan but their own knows of them."""
+        """Bytes of weights of the other models, which this model's plan does not contain."""
         return sum(other.held_bytes for other in self.models if other is not model)
 
     def budget_drift(self, model: ManagedModel, counted_on: int) -> int:
-        """By how much the budget has changed under a model that runs: bytes it has to free, negative if it gains some.
+        """How much the budget has changed during a run: bytes that the model must free, or negative if it gains memory.
 
-        counted_on: the budget its plan was made for. 0 for changes that are too small to plan again. An external
-        allocator asks for memory by itself.
+        counted_on: the budget that the plan was made for. 0 for changes too small to plan again, and with an external
+        allocator, which requests memory by itself.
         """
         if self.external is not None or model.plan is None:
             return 0
@@ -217,20 +216,20 @@ class Manager:
         return max(0, model.plan.peak_bytes + self.held_by_others(model) - limit)
 
     def overrun(self, model: ManagedModel) -> int | None:
-        """Bytes by which the run so far took more than its plan says, negative for less.
+        """Bytes that the run has used beyond its plan so far, negative for less.
 
-        None if another runtime of the process ran meanwhile: then it cannot be told.
+        None if another runtime of the process ran at the same time: the two cannot be measured separately.
         """
         if model.plan is None or self.memory.disturbed:
             return None
         return self.memory.peak_bytes() - self.held_by_others(model) - model.plan.peak_bytes
 
     def _carry_out(self, decided: list[Eviction], models: list[ManagedModel]) -> int:
-        """Free what was decided. Returns the bytes freed."""
+        """Carry out evictions. Returns the bytes freed."""
         return sum(models[each.holder].release(each.nbytes) for each in decided)
 
     def _fixed(self, activations: int) -> dict[str, int]:
-        """What is on the device besides weights under management, by purpose, in bytes."""
+        """What is on the device besides managed weights: purpose -> bytes."""
         filled = sum(model.filled_bytes for model in self.models)
         return {
             "program and small weights": self.memory.other_bytes(filled),
@@ -239,9 +238,9 @@ class Manager:
         }
 
     def _host_room(self, model: ManagedModel) -> tuple[int, int]:
-        """RAM for the model's streamed weights, and how much of it may be pinned: never the last quarter.
+        """Bytes of RAM for the model's streamed weights, and how many of them may be pinned: never the last quarter.
 
-        What it has there already is its own: else a model would lose in every second run what it got in the first.
+        What the model has in RAM already counts as free for it: otherwise every second run would lose it again.
         """
         if self.device.type != "cuda":
             return 0, 0
@@ -256,7 +255,7 @@ class Manager:
 
 
 def _working(activations: int) -> int:
-    """Bytes of activations, and of what kernels take inside themselves."""
+    """Bytes of activations and of the kernels' own workspace."""
     return activations + max(128 * MiB, activations // 20)
 
 
@@ -265,7 +264,7 @@ def _holders(models: Sequence[ManagedModel]) -> list[Holder]:
 
 
 def _close_all(manager: weakref.ref[Manager]) -> None:
-    """Before the interpreter goes, no thread may be left that talks to a device."""
+    """End the feeder threads before the interpreter exits: a thread must not use a device after that."""
     living = manager()
     if living is not None:
         living.close()

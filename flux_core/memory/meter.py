@@ -1,7 +1,4 @@
-"""How much memory there is and how much this process has: RAM by the system's own count, containers included.
-
-Knows no torch; a GPU's memory is asked of its device.
-"""
+"""RAM: how much the machine or its container has, how much is free, how much this process uses. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,15 +10,15 @@ from pathlib import Path
 from .workload import GiB, MiB
 
 _CGROUP, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-_ACCOUNTS = (  # files of a control group, and what its memory.stat calls pages of files not looked at for a while
+_ACCOUNTS = (  # a control group's limit, its use, and memory.stat's line for cached file pages not used recently
     ("memory.max", "memory.current", "inactive_file "),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
 )
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of glibc's mallopt
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # options of glibc's mallopt
 
 
 def resident_bytes() -> int:
-    """This process's resident set."""
+    """The resident set of this process."""
     try:
         with open("/proc/self/statm", "rb") as stream:
             return int(stream.read().split()[1]) * mmap.PAGESIZE
@@ -32,7 +29,7 @@ def resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
-    """The most it ever was, or since `reset_peak` where the system can forget."""
+    """The largest resident set since `reset_peak`, or since the process started where that cannot be reset."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -50,7 +47,7 @@ def peak_resident_bytes() -> int:
 
 
 def reset_peak() -> None:
-    """Count the peak from now on; where the system cannot, it stays that of the whole process."""
+    """Measure the peak from now on. Has no effect on systems that cannot reset it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -58,16 +55,16 @@ def reset_peak() -> None:
 
 
 def return_freed() -> None:
-    """From now on large memory that is freed goes back to the system at once, in the whole process.
+    """From now on memory of 1 MiB or more returns to the system as soon as it is freed, in the whole process.
 
-    glibc keeps what it is given back below 32 MiB, in a heap for every thread: activations of one model would stay in
-    the resident set while the next one runs. Other C libraries are left as they are.
+    By default glibc keeps freed memory below 32 MiB, in one heap per thread: activations of one model would stay in the
+    resident set while the next one runs. Other C libraries are not changed.
     """
     _mallopt({_MMAP_THRESHOLD: MiB, _TRIM_THRESHOLD: MiB, _ARENA_MAX: 1})
 
 
 def keep_freed() -> None:
-    """From now on what is freed is kept for the next step: new pages for all activations cost a tenth of its time."""
+    """From now on freed memory is kept for the next step: new pages for its activations would take 10 % of its time."""
     _mallopt({_MMAP_THRESHOLD: GiB, _TRIM_THRESHOLD: GiB, _ARENA_MAX: 1})
 
 
@@ -81,7 +78,7 @@ def _mallopt(options: dict[int, int]) -> None:
 
 
 def trim() -> None:
-    """Give back what the C library keeps."""
+    """Return freed memory that the C library keeps to the system."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):
@@ -89,7 +86,7 @@ def trim() -> None:
 
 
 def available_ram() -> int:
-    """Bytes this process could still take: what the system calls available, within the limits of a container."""
+    """Bytes that this process could still allocate: what the system calls available, within a container's limits."""
     import psutil
 
     return min([int(psutil.virtual_memory().available), *_container_room()])
@@ -102,8 +99,10 @@ def total_ram() -> int:
 
 
 def automatic_ram() -> int:
-    """A budget for this process that leaves others room: an eighth of the RAM and at least one GiB, as far as there is
-    so much, but never more than half of what is free: on a busy machine something has to be left for us as well.
+    """The RAM budget "auto": what this process uses and what is free, less a reserve for other programs.
+
+    The reserve is an eighth of the RAM and at least 1 GiB, but never more than half of what is free, so that a busy
+    machine leaves something to use.
     """
     free = available_ram()
     return resident_bytes() + free - min(max(GiB, total_ram() // 8), free // 2)
@@ -114,10 +113,10 @@ def _container_room() -> list[int]:
 
 
 def _container_limits() -> list[tuple[int, int]]:
-    """(limit, used) of this process's control groups from its own up to the root, of version 2 or 1.
+    """(limit, used) of each control group (version 1 or 2) from this process's own up to the root.
 
-    Not counted as used are cached pages of files that nobody looks at: the system drops those when room is needed, and
-    after downloading a model they may be all there is.
+    Cached file pages that were not used recently do not count as used: the system drops them when memory is needed, and
+    after the download of a model they can fill the whole group.
     """
     found = []
     for group in _groups():

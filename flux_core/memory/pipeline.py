@@ -1,7 +1,7 @@
-"""How long a step takes when groups of weights have given locations: the executor's pipeline, with clocks for bytes.
+"""Predicts how long a step takes with given locations of the groups: `stream.py`'s pipeline, computed with times.
 
-The order of events is that of `stream.py`: a feeder reads ahead as far as slots and staging buffers are free, one copy
-engine, one queue of kernels, a host that runs ahead of both. Decides nothing.
+The order of events is that of `stream.py`: a feeder reads ahead as far as slots and staging buffers are free; there is
+one copy engine and one queue of kernels; the host runs ahead of both.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .schedule import OVERLAP, fetched, fewest_slots, itinerary, last_uses
+from .schedule import OVERLAP, fetched, fewest_slots, last_uses, turns_from
 from .workload import COMPUTE_BOUND, DISK_BOUND, LINK_BOUND, Group, Location, Machine, Workload
 
 NOTHING: frozenset[int] = frozenset()
@@ -18,18 +18,18 @@ NOTHING: frozenset[int] = frozenset()
 
 @dataclass(frozen=True)
 class _Event:
-    """One use of a streamed weight, as the clocks need it."""
+    """One use of a streamed weight, with the times and bytes that the simulation needs."""
 
     visit: int
     location: Location
-    nbytes: int  # to bring before it, 0 if they are there
-    before: float  # seconds of work with resident weights since the last one
-    own: float  # seconds of its work
+    nbytes: int  # to fetch before it, 0 if the weight is in the ring already
+    before: float  # seconds of work with resident weights since the previous event
+    own: float  # seconds of this use's work
     closes: bool
 
 
 class Timeline:
-    """Seconds and bytes of one workload on one machine, and what a set of locations makes of them.
+    """Seconds and bytes per step of one workload on one machine, for given locations.
 
     `split`: weights of one streamed group that stay on the device nevertheless.
     """
@@ -49,7 +49,7 @@ class Timeline:
         self.once = not workload.repeats and set(self.visited) <= {1}  # each weight is used and fetched once a step
 
     def _visits(self, streamed: Sequence[bool]) -> list[int]:
-        """How often each group comes in one step."""
+        """How often each group is visited in one step."""
         groups = self.streamed_groups(streamed)
         ends, counts = last_uses(groups), [0] * len(self.groups)
         for group, end in zip(groups, ends, strict=True):
@@ -62,7 +62,7 @@ class Timeline:
         return fewest_slots(groups, last_uses(groups))
 
     def streamed_groups(self, streamed: Sequence[bool], split: frozenset[int] = NOTHING) -> list[int | None]:
-        """Of each use the group, or None where its weight stays."""
+        """The group of each use, or None where the weight is resident."""
         group_of = [
             None if number in split or not streamed[weight.group] else weight.group
             for number, weight in enumerate(self.workload.weights)
@@ -70,7 +70,7 @@ class Timeline:
         return [group_of[weight] for weight in self.order]
 
     def moved(self, locations: Sequence[Location]) -> dict[Location, int]:
-        """Bytes that are brought in one step, by where they come from."""
+        """Bytes fetched in one step, by the location they come from."""
         moved = dict.fromkeys(Location, 0)
         times = None if self.once else self.fetches([location is not Location.DEVICE for location in locations])
         for group, location in zip(self.groups, locations, strict=True):
@@ -84,7 +84,7 @@ class Timeline:
         return moved
 
     def fetches(self, streamed: Sequence[bool]) -> Mapping[int, int]:
-        """How often each streamed weight is brought in one step."""
+        """How often each streamed weight is fetched in one step."""
         groups = self.streamed_groups(streamed)
         return fetched(self.order, groups, last_uses(groups))
 
@@ -97,7 +97,7 @@ class Timeline:
         return max(terms, key=lambda term: term[0])
 
     def seconds(self, locations: Sequence[Location], slots: int, split: frozenset[int] = NOTHING) -> float:
-        """Of one step in steady state, by walking the pipeline of `stream.py` with clocks instead of bytes."""
+        """Seconds of one step in steady state, by simulating the pipeline of `stream.py`."""
         events = list(self._events(locations, slots, split))
         if not events:
             return self.compute
@@ -114,7 +114,7 @@ class Timeline:
         groups = self.streamed_groups([location is not Location.DEVICE for location in locations], split)
         if all(group is None for group in groups):
             return
-        turns, done = itinerary(self.order, groups, min(OVERLAP, slots)), 0
+        turns, done = turns_from(self.order, groups, min(OVERLAP, slots)), 0
         for place, group in enumerate(groups):
             if group is None:
                 continue
@@ -127,19 +127,19 @@ class Timeline:
 
 
 class _Pipeline:
-    """Clocks of the feeder, the link, the kernels and the host's enqueueing, in the executor's own order of events."""
+    """Clocks of the feeder, the link, the kernels and the host, advanced in the executor's order of events."""
 
     def __init__(self, machine: Machine, slots: int, after: float) -> None:
         self.machine, self.slots, self.after = machine, slots, after
         self.feeder = self.copier = self.kernels = self.host = 0.0
-        self.visits = 0  # of the steps before
+        self.visits = 0  # in all previous steps
         self.enqueued: dict[int, float] = {}  # visit -> when the host had enqueued its last kernel
-        self.done: dict[int, float] = {}  # visit -> when that kernel was through
+        self.done: dict[int, float] = {}  # visit -> when that kernel had finished
         self.staged = [0.0] * machine.staging_buffers  # when each staging buffer is free again
         self.chunk = 0
 
     def step(self, events: Sequence[_Event]) -> float:
-        """One step; returns the seconds the kernels stood still."""
+        """One step. Returns the seconds that kernels waited."""
         stall = 0.0
         for event in events:
             visit = self.visits + event.visit
@@ -163,7 +163,7 @@ class _Pipeline:
         return stall
 
     def _copy(self, location: Location, nbytes: int, slot_free: float) -> float:
-        """When the weight has arrived."""
+        """The time at which the weight has arrived."""
         machine = self.machine
         if machine.link is None:
             self.feeder += nbytes / machine.disk

@@ -1,15 +1,15 @@
 """The plan: which weights stay on the device, which stream through it, how long a step takes, how much memory it needs.
 
-Pure arithmetic, made before a byte moves: the same question has the same answer, and the answer can be printed, drawn
-and compared with what is measured later. Knows no torch, no file, no thread and no model: a model is a list of weights
-and a schedule of their uses (workload.py), a machine is a handful of rates (`cards.py` has some).
+Pure arithmetic, done before any byte is read: equal inputs give equal plans, and a plan can be printed, drawn and
+compared with measurements. A model is a list of weights and a schedule of their uses (workload.py); a machine is a set
+of rates (`cards.py` has some). This file imports no torch and reads no file.
 
-    file ──disk──▶ RAM ──link──▶ ring of slots ──▶ kernels          group = weights that move and rest together
+    file ──disk──▶ RAM ──link──▶ ring of slots ──▶ kernels          group = weights that have one location
                                  resident slabs ──▶ kernels         V on the device · P pinned RAM · R RAM · D disk
 
-Why a fixed set and a ring, and never least-recently-used: a schedule is repeated, and so the least recently used group
-is always the next one needed: n groups in fewer than n places hit zero times. A fixed set of c plus r ring slots
-streams n - c groups a step; the offline optimum would save at most r of them and need all n in RAM.
+Why a fixed resident set and a ring, and not a least-recently-used cache: the schedule repeats, so the least recently
+used group is always the next one needed, and a cache of fewer than n groups never hits. A fixed set of c groups plus r
+ring slots streams n - c groups a step; the optimal cache would save at most r of them and need all n in RAM.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ..errors import BudgetTooSmall
 from .pipeline import Timeline
 from .workload import IN_RAM, Budget, Group, Location, Machine, MiB, Workload, groups_of
 
-SLOTS = 3  # one computes, one waits filled, one fills: a stalled copy of one group's time costs nothing
+SLOTS = 3  # one in use, one filled, one being filled: a copy may be late by one group's time without a stall
 MOST_SLOTS = 6
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Locations of all groups, the ring, and what to expect of them."""
+    """The locations of all groups, the ring, and the predicted time and memory."""
 
     workload: Workload
     machine: Machine
@@ -37,9 +37,9 @@ class Plan:
     slots: int
     slot_bytes: int
     host_bytes: int  # RAM for weights and staging
-    moved: tuple[tuple[Location, int], ...]  # bytes brought per step, by where they come from
+    moved: tuple[tuple[Location, int], ...]  # bytes fetched per step, by the location they come from
     seconds: float  # predicted, per step, steady state
-    limit: float  # what physics allows these locations: the largest of compute, link and disk time
+    limit: float  # lower bound with these locations: the largest of compute, link and disk time
     bound: str  # which of the three it is
 
     @property
@@ -48,12 +48,12 @@ class Plan:
 
     @property
     def streamed_bytes(self) -> int:
-        """Per step, over the link (or from disk, where there is no link)."""
+        """Bytes per step over the link (or from disk, without a link)."""
         return sum(nbytes for _, nbytes in self.moved)
 
     @property
     def disk_bytes(self) -> int:
-        """Per step, from disk."""
+        """Bytes per step from disk."""
         return dict(self.moved).get(Location.DISK, 0)
 
     @property
@@ -62,12 +62,12 @@ class Plan:
 
     @property
     def weight_bytes(self) -> int:
-        """Of the device, for resident groups and the ring."""
+        """Bytes of the device for resident groups and the ring."""
         return sum(group.room for group in self.at(Location.DEVICE)) + self.ring_bytes
 
     @property
     def peak_bytes(self) -> int:
-        """Of the device, everything included."""
+        """Bytes of the device for everything."""
         return self.workload.fixed_bytes + self.weight_bytes
 
     @cached_property
@@ -76,15 +76,15 @@ class Plan:
         return sum(self.machine.seconds(use, weights[use.weight].nbytes) for use in self.workload.schedule)
 
     def at(self, *locations: Location) -> list[Group]:
-        """The groups that are there."""
+        """The groups with one of these locations."""
         return [group for group, where in zip(self.groups, self.locations, strict=True) if where in locations]
 
 
 def plan(workload: Workload, budget: Budget, machine: Machine, slots: int = SLOTS) -> Plan:
     """The fastest plan within the budget; of equally fast ones, that with `slots` slots and the fewest bytes to move.
 
-    Candidates do not depend on the device budget, which only says which of them are allowed: so more memory is never
-    slower. Raises BudgetTooSmall with the smallest budget that would do.
+    The candidates do not depend on the device budget, which only decides which of them are allowed; so a larger budget
+    is never slower. Raises BudgetTooSmall with the smallest sufficient budget.
     """
     groups = groups_of(workload, machine)
     room = budget.device - workload.fixed_bytes
@@ -109,15 +109,15 @@ def plan(workload: Workload, budget: Budget, machine: Machine, slots: int = SLOT
 
 
 def smallest_budget(workload: Workload, machine: Machine) -> int:
-    """Bytes of device memory below which there is no plan."""
+    """The fewest bytes of device memory for which there is a plan."""
     return workload.fixed_bytes + _least_weights(Timeline(workload, machine, groups_of(workload, machine)))
 
 
 def spread(sizes: Sequence[int], seconds: Sequence[float], amount: float) -> list[bool]:
-    """Choose about `amount` bytes of the groups so that the chosen bytes follow the time: error diffusion.
+    """Choose groups of about `amount` bytes, spread evenly over compute time, by error diffusion.
 
-    Evenness counts in time, not in index: the text halves of FLUX have the bytes of the image halves and an eighth of
-    their compute time, and a copy hides only behind time.
+    Even in time, not by index: a text half of a FLUX block has as many bytes as an image half but an eighth of its
+    compute time, and it is compute time that hides a copy.
     """
     total = sum(seconds) or 1.0
     chosen, owed = [], 0.0
@@ -134,12 +134,12 @@ class _Candidate:
     limit: float
     locations: tuple[Location, ...]
     slots: int
-    split: frozenset[int]  # weights of one streamed group that stay: what is left of the budget after whole groups
+    split: frozenset[int]  # weights of one streamed group that are resident, in what whole groups leave of the budget
     moved: int  # bytes a step
 
 
 def _candidates(timeline: Timeline, room: int, budget: Budget, wanted: int) -> list[_Candidate]:
-    """What is allowed, the most promising first."""
+    """The allowed candidates, the most promising first."""
     found: list[_Candidate] = []
     for streamed in _streamed_sets(timeline):
         found += _with_rings(timeline, streamed, room, budget, wanted)
@@ -149,14 +149,14 @@ def _candidates(timeline: Timeline, room: int, budget: Budget, wanted: int) -> l
 def _with_rings(
     timeline: Timeline, streamed: tuple[bool, ...], room: int, budget: Budget, wanted: int
 ) -> Iterator[_Candidate]:
-    """These groups streamed, with every ring and every split that there is room for."""
+    """The candidates that stream these groups, with each ring and each split that fits."""
     groups, machine, weights = timeline.groups, timeline.machine, timeline.workload.weights
     resident = sum(group.room for group, moves in zip(groups, streamed, strict=True) if not moves)
     slot = max(group.room for group, moves in zip(groups, streamed, strict=True) if moves)
     fewest = timeline.fewest if timeline.once else timeline.slots_needed(streamed)
     if resident + fewest * slot > room:
         return
-    counts = range(max(2, fewest), max(MOST_SLOTS, wanted, fewest) + 1)  # one slot only if there is room for no more
+    counts = range(max(2, fewest), max(MOST_SLOTS, wanted, fewest) + 1)  # one slot only if no more fit
     locations = _host_locations(timeline, streamed, budget)
     moved, times = timeline.moved(locations), {} if timeline.once else timeline.fetches(streamed)
     for split in _splits(groups, streamed):
@@ -173,7 +173,7 @@ def _with_rings(
 
 
 def _splits(groups: Sequence[Group], streamed: Sequence[bool]) -> Iterator[frozenset[int]]:
-    """No weight; then the first and the last few of one streamed group in the middle of the step."""
+    """No split; then each prefix and each suffix of one streamed group in the middle of the step."""
     yield frozenset()
     moving = [group for group, moves in zip(groups, streamed, strict=True) if moves]
     weights = moving[len(moving) // 2].weights
@@ -185,7 +185,7 @@ def _splits(groups: Sequence[Group], streamed: Sequence[bool]) -> Iterator[froze
 def _divide(
     workload: Workload, locations: Sequence[Location], split: frozenset[int]
 ) -> tuple[Workload, tuple[Location, ...]]:
-    """The workload with the split group as two groups, one of them resident."""
+    """The workload in which the split group is two groups, one of them resident."""
     numbers: dict[tuple[int, bool], int] = {}
     weights, where = [], []
     for number, weight in enumerate(workload.weights):
@@ -198,10 +198,10 @@ def _divide(
 
 
 def _streamed_sets(timeline: Timeline) -> Iterator[tuple[bool, ...]]:
-    """Sets of groups to stream, from all to almost none, each spread evenly in time; they depend on no budget.
+    """Sets of groups to stream, from all to almost none, each spread evenly in time. They do not depend on the budget.
 
-    A group that comes more often in a step than others saves more for the same room by staying: so there are sets
-    without the most frequent ones too.
+    A group that is fetched several times in a step saves more if it is resident, so there are also sets without the
+    most frequent groups.
     """
     seen: set[tuple[bool, ...]] = set()
     for often in sorted(set(timeline.visited), reverse=True):
@@ -221,9 +221,10 @@ def _streamed_sets(timeline: Timeline) -> Iterator[tuple[bool, ...]]:
 
 
 def _host_locations(timeline: Timeline, streamed: Sequence[bool], budget: Budget) -> tuple[Location, ...]:
-    """Where the streamed groups wait: all in RAM if they fit, else the fewest from disk that make the rest fit.
+    """The locations of streamed groups: all in RAM if they fit, else as few as possible on disk.
 
-    Those are spread evenly in time for the same reason as the resident ones. Pinned first: it saves a copy by the CPU.
+    Those on disk are spread evenly in time, like the resident ones. Pinned RAM is used first: it saves a copy by the
+    CPU.
     """
     machine, groups = timeline.machine, timeline.groups
     if machine.link is None:
@@ -249,7 +250,7 @@ def _host_locations(timeline: Timeline, streamed: Sequence[bool], budget: Budget
 
 
 def _time_until_next(seconds: Sequence[float], streamed: Sequence[bool]) -> list[float]:
-    """Compute time from each streamed group to the next one: what there is to hide a copy behind."""
+    """The compute time from each streamed group to the next one, which can hide a copy."""
     starts = [number for number, moves in enumerate(streamed) if moves]
     ends = [*starts[1:], len(seconds)]
     times = [sum(seconds[start:end]) for start, end in zip(starts, ends, strict=True)]
@@ -281,7 +282,7 @@ def _finished(timeline: Timeline, locations: tuple[Location, ...], slots: int, s
 
 
 def _least_weights(timeline: Timeline) -> int:
-    """Bytes of the device for weights, with every one of them streamed (or all of them there, if that is less)."""
+    """Bytes of the device for weights if all are streamed (or all resident, if that is less)."""
     rooms = [group.room for group in timeline.groups]
     return min(timeline.fewest * max(rooms, default=0), sum(rooms))
 
@@ -295,7 +296,7 @@ def _too_small(timeline: Timeline, budget: int) -> str:
     parts = ", ".join([slots, *(f"{purpose} {size / MiB:.0f} MiB" for purpose, size in largest if size >= MiB)])
     return (
         f"{workload.name} needs at least {needed / MiB:.0f} MiB with every weight streamed, and the budget is "
-        f"{budget / MiB:.0f} MiB. Allow {needed / MiB:.0f} MiB or more, or lower the need: a smaller picture or batch "
+        f"{budget / MiB:.0f} MiB. Allow {needed / MiB:.0f} MiB or more, or reduce the need: a smaller image or batch "
         f"(fewer activations), a more strongly quantised file (smaller slots), fewer or smaller LoRAs. "
         f"The {needed / MiB:.0f} MiB are: {parts}."
     )

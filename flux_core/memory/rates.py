@@ -1,7 +1,7 @@
-"""What this machine can do, measured in a fraction of a second each: products, decoding, disk and link.
+"""The rates of this machine, each measured in a fraction of a second: products, attention, decoding, disk and link.
 
-The plan predicts with these numbers and the report compares against them, so they are taken with the very functions
-and sizes of a step. Every rate is measured once per process and kept.
+Plans predict from these rates and reports compare with the predictions, so the rates are measured with the functions
+and sizes of a real step. Each rate is measured once per process.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .cpu import anonymous
 from .source import FileSource
 from .workload import MiB
 
-HIDDEN, TOKENS = 3072, 1024  # the most that a CPU is measured with: larger products are no faster
-GPU_TOKENS, GPU_HEADS = 4096, 24  # a GPU: smaller ones do not fill it
-SAMPLE_BYTES = 192 * MiB  # read from disk, copied over the link
+HIDDEN, TOKENS = 3072, 1024  # the largest sizes measured on a CPU: larger products are no faster
+GPU_TOKENS, GPU_HEADS = 4096, 24  # sizes measured on a GPU: smaller products do not use all of it
+SAMPLE_BYTES = 192 * MiB  # bytes read from disk, or copied over the link
 
 
 def measured_tokens(device: torch.device, tokens: int) -> int:
-    """How many to measure with for steps of so many."""
+    """How many tokens to measure with, for steps of this many tokens."""
     return min(tokens, TOKENS if device.type == "cpu" else GPU_TOKENS)
 
 
@@ -64,13 +64,13 @@ def _decode_rate(device: torch.device, dtype: torch.dtype, encoding: Encoding, s
     return moved / best_time(lambda: decode_into(raw, out, encoding), device)
 
 
-def disk_rate(pieces: Sequence[Stored]) -> float:
+def disk_rate(weights: Sequence[Stored]) -> float:
     """Bytes/s of direct reads from this model's file, its first large matrices."""
-    source = FileSource(pieces)
-    room = max(stored.nbytes for stored in pieces) + source.slack
+    source = FileSource(weights)
+    room = max(stored.nbytes for stored in weights) + source.slack
     window = memoryview(anonymous(room).map)
     done, began = 0, time.perf_counter()
-    for number, stored in enumerate(pieces):
+    for number, stored in enumerate(weights):
         source.read(number, 0, stored.nbytes, window[: stored.nbytes + source.slack])()
         done += stored.nbytes
         if done >= SAMPLE_BYTES:
@@ -95,7 +95,7 @@ def host_copy_rate() -> float:
 
 
 def best_time(work: Callable[[], object], device: torch.device, seconds: float = 0.1) -> float:
-    """Seconds of one call: the fastest of as many as fit in `seconds`, at least three after a first that prepares."""
+    """Seconds of the fastest call, of as many as fit in `seconds` but at least three, after one unmeasured call."""
     best, spent, calls = float("inf"), 0.0, 0
     with torch.inference_mode():
         _seconds(work, device)
@@ -106,7 +106,7 @@ def best_time(work: Callable[[], object], device: torch.device, seconds: float =
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Of one call; on a GPU by its own clock, as waiting for it takes longer than many a kernel."""
+    """Seconds of one call. A GPU is timed by its own events, because waiting for it takes longer than many kernels."""
     if device.type != "cuda":
         began = time.perf_counter()
         work()

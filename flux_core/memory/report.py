@@ -1,7 +1,7 @@
-"""What a run did with its memory, beside what was predicted: one line for people, one record a step for programs.
+"""Reports what a run did with its memory, beside the prediction: one log line per job, one event per step.
 
-Listeners get a dict per step and per job; a log line ends each job, and another names the cause when a step took a
-quarter longer than predicted. Knows no device: it is told times and bytes.
+Listeners receive a dict per step and per job. A log line ends each job; a second one names the cause if steps took a
+quarter longer than predicted. Times and bytes are given by the caller.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .workload import COMPUTE_BOUND, IN_RAM, Location, letters
 
 log = logging.getLogger(__name__)
 
-GLANCE = 0.25  # seconds between two tellings of what is on its way: people see no more
-LATE, LATE_SECONDS = 1.25, 0.1  # actual over predicted, and beyond it, from which a cause is named
+RING_SECONDS = 0.25  # between two events about the ring: a person cannot follow more
+LATE, LATE_SECONDS = 1.25, 0.1  # a cause is named if actual / predicted and actual - predicted exceed these
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
 
 
 class Events:
-    """Passes each event of one runtime to everybody who listens."""
+    """Passes each event of one runtime to all listeners."""
 
     def __init__(self) -> None:
         self._listeners: list[Emit] = []
@@ -36,8 +36,8 @@ class Events:
         return lambda: self._listeners.remove(listener)
 
     @property
-    def heard(self) -> bool:
-        """Whether somebody listens."""
+    def has_listeners(self) -> bool:
+        """Whether there is a listener."""
         return bool(self._listeners)
 
     def emit(self, event: Event) -> None:
@@ -46,8 +46,8 @@ class Events:
             listener(event)
 
 
-def nobody(event: Event) -> None:
-    """A listener that ignores what it hears."""
+def ignore(event: Event) -> None:
+    """A listener that ignores all events."""
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
 
 
 def group_name(plan: Plan, number: int) -> str:
-    """What the names of a group's weights have in common."""
+    """The common beginning of the names of a group's weights."""
     names = [plan.workload.weights[weight].name.removesuffix(".weight") for weight in plan.groups[number].weights]
     common = names[0]
     for name in names[1:]:
@@ -92,7 +92,7 @@ def group_name(plan: Plan, number: int) -> str:
 
 @dataclass
 class Step:
-    """One pass through the model. `waited`: seconds the kernels' thread waited for weights."""
+    """One pass through the model. `waited`: seconds that the main thread waited for weights."""
 
     seconds: float
     waited: float
@@ -101,31 +101,31 @@ class Step:
 
 @dataclass
 class JobReport:
-    """A run of one model under one plan (or several, if the budget changed)."""
+    """The report of one run of a model, under one plan or, if the budget changed, several."""
 
     label: str
     plan: Plan
     limit: int
-    emit: Emit = nobody
+    emit: Emit = ignore
     steps: list[Step] = field(default_factory=list)
     peak: int = 0
     restarts: int = 0
-    _glanced: float = field(default=float("-inf"), repr=False)
+    _ring_reported: float = field(default=float("-inf"), repr=False)
 
     def __post_init__(self) -> None:
         self.follow(self.plan, self.limit)
 
     def follow(self, plan: Plan, limit: int) -> None:
-        """From here on this plan, under this budget."""
+        """The run continues with this plan and this budget."""
         self.plan, self.limit = plan, limit
         self.emit({"type": "memory.plan", "model": self.label, "plan": plan_record(plan), "limit_bytes": limit})
 
-    def glance(self, passing: Iterable[int]) -> None:
-        """Called between blocks: tells now and then which groups are in the ring."""
+    def report_ring(self, in_ring: Iterable[int]) -> None:
+        """Called between blocks: emits, not more often than every RING_SECONDS, which groups are in the ring."""
         now = time.monotonic()
-        if now - self._glanced >= GLANCE:
-            self._glanced = now
-            self.emit({"type": "memory.at", "model": self.label, "units": sorted(passing)})
+        if now - self._ring_reported >= RING_SECONDS:
+            self._ring_reported = now
+            self.emit({"type": "memory.at", "model": self.label, "units": sorted(in_ring)})
 
     def step(self, seconds: float, waited: float, read_bytes: int) -> None:
         self.steps.append(Step(seconds, waited, read_bytes))
@@ -137,7 +137,7 @@ class JobReport:
 
     @property
     def actual(self) -> float | None:
-        """Seconds of a step in steady state: the first one also fills what stays."""
+        """Seconds per step without the first one, which also reads the weights that stay on the device."""
         steady = self.steps[1:] or self.steps
         return sum(step.seconds for step in steady) / len(steady) if steady else None
 
@@ -169,20 +169,21 @@ class JobReport:
         return f"{self.label}: " + " · ".join(parts)
 
     def cause(self) -> str | None:
-        """Why steps took a quarter longer than predicted, if they did."""
+        """Why steps took a quarter longer than predicted; None if they did not."""
         actual, plan = self.actual, self.plan
         if actual is None or len(self.steps) < 2 or actual <= max(LATE * plan.seconds, plan.seconds + LATE_SECONDS):
             return None
         late = f"{self.label}: {format_seconds(actual)} a step where {format_seconds(plan.seconds)} were predicted. "
-        unseen = plan.machine.link is not None and plan.bound != COMPUTE_BOUND  # kernels wait there, not the host
+        # With a link, it is the GPU's kernels that wait for weights, and the host cannot see for how long.
+        unseen = plan.machine.link is not None and plan.bound != COMPUTE_BOUND
         if unseen or self.stall > (actual - plan.seconds) / 2:
             what = "disk" if Location.DISK in plan.locations or plan.machine.link is None else "link"
             rate = plan.streamed_bytes / actual
             return late + f"Weights came late: the {what} gave {format_size(rate)}/s. Other programs may be using it."
-        return late + "Weights came in time, the arithmetic was slower: other programs may be using the processor."
+        return late + "Weights came in time; the computation was slower. Other programs may be using the processor."
 
     def close(self) -> None:
-        """Say it."""
+        """Log and emit the result of the run."""
         log.info("%s", self.line())
         cause = self.cause()
         if cause:

@@ -1,6 +1,6 @@
-"""The memory a stream has on its device: slabs for groups that stay, slots for those that pass, and where weights lie.
+"""A stream's memory on its device: slabs of resident groups, slots of the ring, and where each weight lies in them.
 
-Takes over a plan, keeping what is there already. Knows nothing of threads, of order, or of bytes in files.
+A new plan is adopted without reading again what is already there.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from ..errors import BudgetTooSmall
 from .device import Device, DeviceFull, Slab, Source
 from .host import Arena, Staging
 from .plan import Plan
-from .schedule import OVERLAP, Turn, fewest_slots, itinerary, last_uses
+from .schedule import OVERLAP, Turn, fewest_slots, last_uses, turns_from
 from .workload import IN_RAM, Group, Location, MiB
 
 
 @dataclass
-class Place:
-    """Where a weight lies: `nbytes` bytes from `offset` of a slab."""
+class WeightSpan:
+    """Where a weight lies: `nbytes` bytes from `offset` on in a slab."""
 
     slab: Slab
     offset: int
@@ -28,16 +28,16 @@ class Place:
 
 @dataclass
 class Slot:
-    """One place of the ring, with the events of what comes and goes."""
+    """One slot of the ring, with its events."""
 
     slab: Slab
-    done: Any
-    arrived: list[Any]  # one for each weight of the group that is in it
+    done: Any  # the event after the last kernel of a visit
+    arrived: list[Any]  # the event after the copy of each weight of the group in the slot
 
 
 @dataclass
 class Resident:
-    """The slab of a group that stays, and which of its weights are there for good."""
+    """The slab of a resident group, the event after the copy of each weight, and the weights known to have arrived."""
 
     slab: Slab
     arrived: dict[int, Any]
@@ -45,26 +45,26 @@ class Resident:
 
 
 class Residency:
-    """Slabs, slots, RAM and staging of one stream."""
+    """The slabs, slots, RAM and staging buffers of one stream."""
 
     def __init__(self, plan: Plan, device: Device, source: Source) -> None:
         """Raises BudgetTooSmall as `adopt` does."""
         self.device, self.source = device, source
         self.weights = plan.workload.weights
         self.order = [use.weight for use in plan.workload.schedule]
-        self.lands = plan.machine.link is None  # reads end in the slab itself, in whole blocks of the file
+        self.reads_in_place = plan.machine.link is None  # files are read straight into the slab, in whole blocks
         self.slots: list[Slot] = []
-        self.resident: list[Resident | None] = []  # by weight; None: its group passes through the ring
+        self.resident: list[Resident | None] = []  # by weight; None: its group is streamed
         self.arena = Arena(device, source)
         self.staging = Staging(device)
-        self._slabs: dict[tuple[int, ...], Resident] = {}  # by the weights of the group: its number changes with plans
+        self._slabs: dict[tuple[int, ...], Resident] = {}  # by the group's weights: its number differs between plans
         self.adopt(plan)
 
     def adopt(self, plan: Plan) -> None:
-        """Allocate what the plan says, keep what is there already, free what is not wanted: a slab at a time.
+        """Free what the plan does not contain, keep what it contains, allocate the rest, one slab at a time.
 
-        If the device is full before all resident groups have slabs, the rest streams. Raises BudgetTooSmall, and holds
-        nothing any more, if there is no room for a ring.
+        If the device is full before all resident groups have slabs, the others are streamed. If there is no room for a
+        ring, frees everything and raises BudgetTooSmall.
         """
         self._map(plan)
         stay = {group.weights: group for group in plan.at(Location.DEVICE)}
@@ -75,7 +75,7 @@ class Residency:
             if plan.slots:
                 self._make_slots(plan.slots, plan.slot_bytes, self._fewest(plan))
             self._make_resident(plan, [group for weights, group in stay.items() if weights not in self._slabs])
-            if not self.lands:
+            if not self.reads_in_place:
                 placed = zip(plan.groups, plan.locations, strict=True)
                 self.arena.adopt(
                     {group.weights: where for group, where in placed if where in IN_RAM},
@@ -87,14 +87,14 @@ class Residency:
             raise
         self.resident = [self._slabs.get(plan.groups[number].weights) for number in self.group]
 
-    def itinerary(self, start: int) -> Iterator[Turn]:
-        """The turns from use `start` on, for what is here now."""
+    def turns_from(self, start: int) -> Iterator[Turn]:
+        """The turns from use `start` on, for the groups that are resident now."""
         groups = [None if self.resident[weight] is not None else self.group[weight] for weight in self.order]
         missing = frozenset(w for w, resident in enumerate(self.resident) if resident and w not in resident.here)
-        return itinerary(self.order, groups, min(OVERLAP, len(self.slots)), missing, start)
+        return turns_from(self.order, groups, min(OVERLAP, len(self.slots)), missing, start)
 
     def _map(self, plan: Plan) -> None:
-        """Where weights lie within their groups."""
+        """Compute where weights lie within their groups."""
         self.group = [weight.group for weight in plan.workload.weights]
         self.room = [plan.machine.room(weight.nbytes) for weight in plan.workload.weights]
         self.offset, self.index = [0] * len(self.group), [0] * len(self.group)
@@ -106,7 +106,7 @@ class Residency:
         self.most_weights = max(len(group.weights) for group in plan.groups)
 
     def _fewest(self, plan: Plan, also: Sequence[Group] = ()) -> int:
-        """Slots without which the ring would wait for itself, with `also` streamed."""
+        """The fewest slots with which the ring does not deadlock, if the groups `also` are streamed too."""
         stays = {group.number for group in plan.at(Location.DEVICE)} - {group.number for group in also}
         groups = [None if self.group[weight] in stays else self.group[weight] for weight in self.order]
         return fewest_slots(groups, last_uses(groups))
@@ -120,10 +120,10 @@ class Residency:
                 return
             self._slabs[group.weights] = Resident(slab, {weight: self.device.event() for weight in group.weights})
 
-    def _widen_ring(self, plan: Plan, homeless: list[Group]) -> None:
-        """Groups that were to stay must stream: the ring needs slots that take them, if need be in place of others."""
-        nbytes = max(plan.slot_bytes, max(group.room for group in homeless))
-        fewest = self._fewest(plan, homeless)
+    def _widen_ring(self, plan: Plan, unplaced: list[Group]) -> None:
+        """Stream groups that were planned as resident: make slots large enough, freeing resident groups if needed."""
+        nbytes = max(plan.slot_bytes, max(group.room for group in unplaced))
+        fewest = self._fewest(plan, unplaced)
         count = max(plan.slots, fewest)
         if len(self.slots) >= count and nbytes <= plan.slot_bytes:
             return
@@ -159,13 +159,13 @@ class Residency:
 
     @property
     def filled_bytes(self) -> int:
-        """Of the slabs, how many bytes have been read into them."""
+        """Bytes of slabs that have been written to."""
         here = [weight for resident in self._slabs.values() for weight in resident.here]
         return sum(self.room[weight] for weight in here) + sum(slot.slab.nbytes for slot in self.slots)
 
     @property
     def ram_bytes(self) -> int:
-        """Of RAM, as far as it is in use by now."""
+        """Bytes of RAM in use by now."""
         return self.arena.used_bytes + self.staging.used_bytes
 
     @property
@@ -180,6 +180,6 @@ class Residency:
         self.arena.close()
         self.staging.close()
 
-    def place(self, slab: Slab, weight: int) -> Place:
-        lead = self.source.lead(weight) if self.lands else 0
-        return Place(slab, self.offset[weight] + lead, self.weights[weight].nbytes)
+    def place(self, slab: Slab, weight: int) -> WeightSpan:
+        lead = self.source.lead(weight) if self.reads_in_place else 0
+        return WeightSpan(slab, self.offset[weight] + lead, self.weights[weight].nbytes)

@@ -1,7 +1,7 @@
-"""A model while it runs: its plan follows the budget, memory that runs out is freed, and every step is timed.
+"""A model while it runs: each step is timed, its plan follows the budget, and weights are freed when memory runs out.
 
-The manager lets a model run (`Manager.opened`) and decides; this file asks it between steps and in the middle of one.
-Knows no model's inputs: it is given work to do.
+The manager decides (`Manager.opened`, `evict`, `replan`); this file calls it between and within steps. The work of a
+step is given as a function.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .manager import DRIFT, Manager
 from .plan import Plan
 from .workload import Machine, MiB, Workload
 
-RETRIES = 3  # of work that ran out of memory
-FIRST_ROOM = 256 * MiB  # asked for before the first of them; twice as much before each of the others
+RETRIES = 3  # of work that runs out of memory
+FIRST_ROOM = 256 * MiB  # bytes freed before the first of them; twice as many before each following one
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a run asks of memory.
+    """The memory that a run needs.
 
-    workload      makes the workload of what else is on the device, by purpose, in bytes
-    activations   bytes that runs take beside weights, by key: as estimated, and once measured as measured
-    key           names this run among them
+    workload      makes the workload, given what else is on the device (purpose -> bytes)
+    activations   bytes of activations of runs, by key: first an estimate, later as measured
+    key           of this run
     """
 
     workload: Callable[[Mapping[str, int]], Workload]
@@ -40,13 +40,13 @@ class Demand:
 
     @property
     def bytes(self) -> int:
-        """Of activations."""
+        """Bytes of activations."""
         return self.activations[self.key]
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A step whose kernels may still be queued: when it began and ended, as functions that wait for it."""
+    """A step whose kernels may still be queued. `began` and `ended` wait for them and return seconds."""
 
     began: Callable[[], float]
     ended: Callable[[], float]
@@ -55,9 +55,9 @@ class _Step:
 
 
 class RunningModel:
-    """One model that the manager has opened, until its run ends.
+    """A model that the manager has opened, until its run ends.
 
-    Beside a GPU the host is one step ahead and no more: there is always work queued, and a cancel is soon noticed.
+    With a GPU the host is at most one step ahead: kernels are always queued, and a cancel is noticed soon.
     """
 
     def __init__(self, manager: Manager, model: ManagedModel, demand: Demand, plan: Plan) -> None:
@@ -69,23 +69,23 @@ class RunningModel:
 
     def step(self, work: Callable[[], Result]) -> Result:
         """One pass through the model, timed and reported, repeated if it runs out of memory."""
-        stream, source, device = self.model.stream, self.model.source, self.manager.slabs
+        stream, source, device = self.model.stream, self.model.source, self.manager.allocator
         assert stream is not None
-        began, waited, read = device.moment(), stream.waited, source.bytes_read
+        began, waited, read = device.completion(), stream.waited, source.bytes_read
         result = self.attempt(work)
-        self._queued.append(_Step(began, device.moment(), stream.waited - waited, source.bytes_read - read))
+        self._queued.append(_Step(began, device.completion(), stream.waited - waited, source.bytes_read - read))
         self._report_steps(left=0 if self.report.plan.machine.link is None else 1)
         self.report.restarts = stream.restarts
         return result
 
     def attempt(self, work: Callable[[], Result]) -> Result:
-        """Do it; out of memory, do it again with weights freed for it. Work must leave its inputs as they are."""
+        """Call `work`; if it runs out of memory, free weights and call it again. It must not change its inputs."""
         needed = FIRST_ROOM
         for _ in range(RETRIES):
             try:
                 return work()
             except torch.OutOfMemoryError:
-                pass  # outside this clause the tensors of what failed are gone
+                pass  # the failed call's tensors are freed only outside this clause
             if not self.manager.evict(self.model, needed):
                 break
             self._follow_plan(self.report.limit)
@@ -93,7 +93,7 @@ class RunningModel:
         return work()
 
     def follow_budget(self) -> None:
-        """Between two steps: the budget may have been changed, or others may have taken memory, or freed some."""
+        """Between two steps: plan again if the budget was changed, or other programs have taken or freed memory."""
         if self.manager.allowed is not self._allowed or not self.model.ready:
             self.replan()
             return
@@ -105,15 +105,15 @@ class RunningModel:
             self._follow_plan(self.manager.limit)
 
     def measure(self) -> None:
-        """After the first step: what it took is what later ones will take.
+        """After the first step: later steps will need the memory that it needed.
 
-        If that is more than estimated, room is made at once; if it is much less, weights get what is left over.
+        If that is more than was estimated, weights are freed at once; if it is much less, more weights stay.
         """
         if not self._unmeasured:
             return
         self._unmeasured = False
         over, plan = self.manager.overrun(self.model), self.report.plan
-        if over is None:  # the estimate has to do
+        if over is None:  # not measurable: keep the estimate
             return
         measured = max(0, self.demand.bytes + over + plan.workload.fixed["workspace"])
         self.demand.activations[self.demand.key] = measured
@@ -121,7 +121,7 @@ class RunningModel:
             self.replan()
 
     def replan(self) -> None:
-        """Plan again, for what the budget and the activations are now."""
+        """Plan again for the current budget and activations."""
         self._allowed = self.manager.allowed
         self.model.park()
         self._note_peak()
@@ -142,7 +142,7 @@ class RunningModel:
         self.report.peak = max(self.report.peak, self.manager.memory.peak_bytes())
 
     def _report_steps(self, left: int) -> None:
-        """Wait for all steps but the last `left`, and report them."""
+        """Wait for all queued steps except the last `left`, and report them."""
         while len(self._queued) > left:
             step = self._queued.popleft()
             self.report.step(step.ended() - step.began(), step.waited, step.read_bytes)
@@ -150,7 +150,7 @@ class RunningModel:
 
 @contextmanager
 def running(manager: Manager, model: ManagedModel, demand: Demand, machine: Machine) -> Iterator[RunningModel]:
-    """The model, planned and open for one run. Raises BudgetTooSmall with the smallest budget that would do."""
+    """The model, planned and open for one run. Raises BudgetTooSmall with the smallest sufficient budget."""
     with manager.opened(model, demand.workload, machine, demand.bytes) as plan:
         run = RunningModel(manager, model, demand, plan)
         try:

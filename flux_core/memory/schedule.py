@@ -1,16 +1,14 @@
-"""In which order weights come: visits of groups to the slots of the ring, from a schedule of uses.
+"""The order in which weights are fetched: from a schedule of uses to visits of groups in the slots of the ring.
 
-A group whose weights stream comes into a slot, is used there, and makes room for another: a visit. It lasts from one
-use of the group to another as long as few other groups come in between, so that
+A visit of a streamed group lasts from the moment it gets a slot until the slot is free for another group. Several uses
+of the group belong to one visit if few other groups are used in between:
 
-    the two halves of a double block, used in turn       are two visits that overlap
-    a block that is run forward and at once backward     is one visit: at the turn of a training step none is fetched
-    a block that is run backward long after forward      is two visits: it is fetched twice
+    the two halves of a double block, used in turn          are two visits that overlap
+    a block that runs forward and at once backward          is one visit: in training, the last blocks are fetched once
+    a block that runs forward, and backward much later      is two visits: it is fetched twice
 
-Slots are taken in turn: visit v has slot v modulo their number. So a visit must end before as many others have begun
-after it as there are slots; `last_uses` sees to that.
-
-Knows no bytes, no device and no thread.
+Slots are used in turn: visit v has slot v modulo their number. A visit must therefore end before as many others have
+begun after it as there are slots; `last_uses` ensures this.
 """
 
 from __future__ import annotations
@@ -18,32 +16,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-OVERLAP = 2  # groups that are in use at once, at most: the image's and the text's half of a double block
+OVERLAP = 2  # the most groups in use at once: the image half and the text half of a double block
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One use of a weight that is not on the device for good, or the bringing of one that is to be."""
+    """One use of a streamed weight, or the fetching of a weight that then stays on the device."""
 
-    number: int  # counts turns, whatever they are
-    use: int  # its place in the schedule
+    number: int  # counts all turns
+    use: int  # its index in the schedule
     weight: int
-    visit: int | None  # counts visits; None: the weight comes to stay
-    brings: bool = True  # the weight is not there yet
-    opens: bool = False  # its group comes into a slot
-    closes: bool = False  # its group is through with its slot
+    visit: int | None  # counts visits; None: the weight stays on the device
+    brings: bool = True  # the weight must be fetched
+    opens: bool = False  # its group gets a slot
+    closes: bool = False  # its group frees its slot
 
 
 def last_uses(groups: Sequence[int | None], overlap: int = OVERLAP) -> tuple[bool, ...]:
-    """For each use whether a visit ends with it. groups: that of each use, None for a group that stays.
+    """For each use, whether a visit ends with it. groups: the group of each use, None for a resident one.
 
-    From the beginning of a visit to its end fewer than `overlap` others begin.
+    Between the beginning and the end of a visit, fewer than `overlap` others begin.
     """
     ends = [False] * len(groups)
-    visit: dict[int, int] = {}  # of the groups that are in a slot
+    visit: dict[int, int] = {}  # group in a slot -> its visit
     last: dict[int, int] = {}
     begun = 0
-    for place, group in enumerate(groups):
+    for use, group in enumerate(groups):
         if group is None:
             continue
         if group in visit and begun - visit[group] > overlap:
@@ -51,14 +49,14 @@ def last_uses(groups: Sequence[int | None], overlap: int = OVERLAP) -> tuple[boo
             del visit[group]
         if group not in visit:
             visit[group], begun = begun, begun + 1
-        last[group] = place
-    for place in last.values():
-        ends[place] = True
+        last[group] = use
+    for use in last.values():
+        ends[use] = True
     return tuple(ends)
 
 
 def fewest_slots(groups: Sequence[int | None], ends: Sequence[bool]) -> int:
-    """How many visits are under way at once, counted from the oldest that is: a smaller ring would wait for itself."""
+    """The fewest slots without a deadlock of the ring: the most visits from the oldest open one to the newest."""
     visit: dict[int, int] = {}
     begun = most = 0
     for group, end in zip(groups, ends, strict=True):
@@ -73,7 +71,7 @@ def fewest_slots(groups: Sequence[int | None], ends: Sequence[bool]) -> int:
 
 
 def fetched(weights: Sequence[int], groups: Sequence[int | None], ends: Sequence[bool]) -> dict[int, int]:
-    """How often each weight is brought in one step: once in every visit that uses it. weights: that of each use."""
+    """How often each weight is fetched in one step: once per visit that uses it. weights: the weight of each use."""
     times: dict[int, int] = {}
     inside: dict[int, set[int]] = {}
     for weight, group, end in zip(weights, groups, ends, strict=True):
@@ -88,41 +86,41 @@ def fetched(weights: Sequence[int], groups: Sequence[int | None], ends: Sequence
     return times
 
 
-def itinerary(
+def turns_from(
     weights: Sequence[int],
     groups: Sequence[int | None],
     overlap: int = OVERLAP,
     missing: frozenset[int] = frozenset(),
     start: int = 0,
 ) -> Iterator[Turn]:
-    """Turns from use `start` on, step after step, for ever; it ends when nothing has to be brought any more.
+    """The turns from use `start` on, step after step, without end; ends only if nothing is left to fetch.
 
-    weights, groups: of each use. missing: weights of groups that stay which are not there yet; each has one turn.
+    weights, groups: of each use. missing: weights of resident groups that have not been read yet; each gets one turn.
     """
-    ends = [False] * start + list(last_uses(groups[start:], overlap))  # visits that began before `start` are no more
+    ends = [False] * start + list(last_uses(groups[start:], overlap))  # earlier visits do not count
     number = visits = 0
     left = set(missing.intersection(weights))
     visit: dict[int, int] = {}
     inside: dict[int, set[int]] = {}
-    place = start
+    use = start
     while left or any(group is not None for group in groups):
-        while place < len(weights):
-            weight, group = weights[place], groups[place]
+        while use < len(weights):
+            weight, group = weights[use], groups[use]
             if group is None:
                 if weight in left:
                     left.discard(weight)
-                    yield Turn(number, place, weight, None)
+                    yield Turn(number, use, weight, None)
                     number += 1
-                place += 1
+                use += 1
                 continue
             opens = group not in visit
             if opens:
                 visit[group], inside[group], visits = visits, set(), visits + 1
             brings = weight not in inside[group]
             inside[group].add(weight)
-            yield Turn(number, place, weight, visit[group], brings, opens, ends[place])
+            yield Turn(number, use, weight, visit[group], brings, opens, ends[use])
             number += 1
-            if ends[place]:
+            if ends[use]:
                 del visit[group]
-            place += 1
-        place, ends = 0, list(last_uses(groups, overlap))
+            use += 1
+        use, ends = 0, list(last_uses(groups, overlap))

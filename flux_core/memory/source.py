@@ -1,10 +1,9 @@
-"""Pieces out of weight files: positional reads that leave the page cache alone.
+"""Reads weights from their files at given offsets, without filling the page cache.
 
-The cache is of no use here. It keeps what was read last, and of a set larger than it that is walked through in a circle
-nothing is ever found again; meanwhile it pushes out what others need. So reads are direct where the system allows it,
-in whole blocks and straight into their destination, else cached pages are dropped behind.
-
-Knows no device and no plan.
+The page cache does not help here. It keeps what was read last; if a model larger than the cache is read again and again
+in the same order, every page is gone before it is needed again, and pages of other programs are gone too. So reads are
+direct where the system allows it: in whole blocks, straight into their destination. Elsewhere the cached pages are
+dropped after each read.
 """
 
 from __future__ import annotations
@@ -24,43 +23,43 @@ from .device import Wait
 
 BLOCK = 4096
 DIRECT = getattr(os, "O_DIRECT", 0) if POSITIONAL else 0
-CHUNK = 16 << 20  # of one read: larger ones are no faster, smaller ones cost
+CHUNK = 16 << 20  # bytes of one read: larger reads are no faster, smaller ones are slower
 
 
 class FileSource:
-    """`pieces[i]` is what the walk calls piece i. One descriptor a file, safe from any thread."""
+    """The weights of one model, numbered as in its schedule. One descriptor per file; any thread may read."""
 
     slack = 2 * BLOCK
 
-    def __init__(self, pieces: Sequence[Stored], direct: bool = True) -> None:
-        """direct=False reads through the page cache, for files that fit there with room to spare."""
-        self.pieces = tuple(pieces)
+    def __init__(self, weights: Sequence[Stored], direct: bool = True) -> None:
+        """direct=False reads through the page cache, for files that are much smaller than it."""
+        self.weights = tuple(weights)
         self.bytes_read = 0
         self._direct: dict[Path, int | None] = {}
-        self._cached: dict[Path, int] = {}  # to tell the cache what is not needed again
-        for file in {id(stored.file): stored.file for stored in self.pieces}.values():
+        self._cached: dict[Path, int] = {}  # descriptors for reads through the cache, and to drop cached pages
+        for file in {id(stored.file): stored.file for stored in self.weights}.values():
             for _, path, size, mtime_ns in file.files:
                 if path not in self._cached:
                     self._cached[path] = self._open(path, os.O_RDONLY, size, mtime_ns)
                     self._direct[path] = self._open_direct(path, size, mtime_ns) if direct and DIRECT else None
-        self._places = [self._place(stored) for stored in self.pieces]
+        self._places = [self._place(stored) for stored in self.weights]
 
-    def lead(self, piece: int) -> int:
-        place = self._places[piece]
+    def lead(self, weight: int) -> int:
+        place = self._places[weight]
         return 0 if place is None else place[1] % BLOCK
 
-    def read(self, piece: int, start: int, nbytes: int, window: memoryview) -> Wait:
-        place = self._places[piece]
+    def read(self, weight: int, start: int, nbytes: int, window: memoryview) -> Wait:
+        place = self._places[weight]
         if place is None:
-            return lambda: self._read_cached(piece, start, window[:nbytes])
+            return lambda: self._read_cached(weight, start, window[:nbytes])
         descriptor, offset = place
-        return lambda: self._read_blocks(piece, descriptor, offset + start, nbytes, window)
+        return lambda: self._read_blocks(weight, descriptor, offset + start, nbytes, window)
 
-    def read_exact(self, piece: int, into: memoryview) -> Wait:
-        return lambda: self._read_cached(piece, 0, into)
+    def read_exact(self, weight: int, into: memoryview) -> Wait:
+        return lambda: self._read_cached(weight, 0, into)
 
     def _place(self, stored: Stored) -> tuple[int, int] | None:
-        """Descriptor and offset for direct reads, if the piece lies in one part and its numbers stay aligned."""
+        """Descriptor and offset for direct reads, if the weight is one byte range whose values stay aligned."""
         path, offset = stored.file.locate(stored.ranges[0][0])
         descriptor = self._direct[path]
         if descriptor is None or len(stored.ranges) > 1 or offset % 8:
@@ -77,15 +76,15 @@ class FileSource:
         try:
             descriptor = os.open(openable(path), flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         except FileNotFoundError as error:
-            raise MissingFileError(f"{path} is gone since it was opened. Put it back and run again.") from error
+            raise MissingFileError(f"{path} was removed after it was opened. Put it back and run again.") from error
         weakref.finalize(self, os.close, descriptor)
         status = os.fstat(descriptor)
         if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
-            raise FileFormatError(f"{path} was replaced while it was in use. Run again, and it is loaded anew.")
+            raise FileFormatError(f"{path} was replaced while it was in use. Run again to load the new file.")
         return descriptor
 
-    def _read_blocks(self, piece: int, descriptor: int, offset: int, nbytes: int, window: memoryview) -> None:
-        """Whole blocks around [offset, offset + nbytes); the data begins at window[offset % BLOCK]."""
+    def _read_blocks(self, weight: int, descriptor: int, offset: int, nbytes: int, window: memoryview) -> None:
+        """Read the whole blocks around [offset, offset + nbytes); the data begin at window[offset % BLOCK]."""
         begin, lead = offset - offset % BLOCK, offset % BLOCK
         needed, done = lead + nbytes, 0
         end = -(-needed // BLOCK) * BLOCK
@@ -93,20 +92,20 @@ class FileSource:
             try:
                 count = read_at(descriptor, window[done : min(end, done + CHUNK)], begin + done)
             except OSError as error:
-                raise self._failed(piece, error) from error
+                raise self._failed(weight, error) from error
             if done + count < needed and count % BLOCK:
-                count -= count % BLOCK  # a block came in part: ask for it again
+                count -= count % BLOCK  # part of a block was read: read the block again
             if count == 0:
-                path = self.pieces[piece].file.path
+                path = self.weights[weight].file.path
                 raise FileFormatError(
-                    f"{path} ended while {self.pieces[piece].name} was read: it was cut short after it was opened. "
+                    f"{path} ended while {self.weights[weight].name} was read: it was cut short after it was opened. "
                     "Restore the file and run again."
                 )
             done += count
         self.bytes_read += nbytes
 
-    def _read_cached(self, piece: int, start: int, into: memoryview) -> None:
-        stored = self.pieces[piece]
+    def _read_cached(self, weight: int, start: int, into: memoryview) -> None:
+        stored = self.weights[weight]
         wanted, filled, skipped = len(into), 0, start
         for offset, nbytes in stored.ranges:
             if skipped >= nbytes:
@@ -126,8 +125,8 @@ class FileSource:
             path, local = stored.file.locate(offset)
             drop_cached(self._cached[path], local, nbytes)
 
-    def _failed(self, piece: int, error: OSError) -> SluiceError:
-        stored = self.pieces[piece]
+    def _failed(self, weight: int, error: OSError) -> SluiceError:
+        stored = self.weights[weight]
         return SluiceError(
             f"Reading {stored.name} from {stored.file.path} failed: {error.strerror or error}. Check the disk it is on."
         )

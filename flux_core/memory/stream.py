@@ -1,23 +1,23 @@
-"""Carries out a plan: brings every weight to the device before it is used. Decides nothing; `plan.py` did.
+"""Carries out a plan: brings each weight to the device before it is used.
 
     feeder   file or RAM ──▶ staging ──copy stream──▶ slot or slab        one weight after the other, by the schedule,
-    main     take(weight): kernels wait for the copy · give_back(weight)  step after step
+    main     take(weight): kernels wait for the copy · release(weight)    step after step
 
-Two streams and two threads need exactly this much agreement, and nothing of it can be left out:
+The two streams and the two threads synchronise by exactly these events and counters, each of which is necessary:
 
     arrived[slot][weight]  recorded after a copy, waited for by the kernels that use it
     done[slot]             recorded after the last kernel of a visit, waited for by the next copy into its slot
     staged[buffer]         recorded after a copy out of it, waited for (on the host) before it is filled again
-    fed, used              how many turns are queued, how many visits are through. A wait on an event that was not yet
-                           recorded waits for nothing: so main waits for `fed` before it queues a wait for `arrived`,
-                           and the feeder for `used` before one for `done`.
+    fed, used              the number of turns queued, and of visits finished. A wait for an event that was not recorded
+                           yet waits for nothing; so main waits for `fed` before it queues a wait for `arrived`, and the
+                           feeder waits for `used` before it queues one for `done`.
 
-The threads are written as generators that yield what they wait for. In the program a thread does the waiting; in the
-tests a simulator does, and runs this very code in thousands of orders. In steady state nothing is allocated and no
-host waits for a device, but the feeder for its own staging.
+The threads are written as generators that yield what they wait for. In the program a thread waits; in the tests a
+simulator does, and runs this same code in thousands of orders. In steady state nothing is allocated, and no thread
+waits for the device except the feeder for its staging buffers.
 
-What comes unexpected (a block run again, a run cancelled, a budget changed) is one thing: drain, then start again at
-the weight that is asked for. Weights are immutable, so nothing is ever lost by that but time.
+All unexpected events (a block run again, a cancelled run, a changed budget) are handled in one way: drain, then start
+again at the requested weight. Weights are immutable, so this costs only time.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from collections.abc import Callable, Iterator
 
 from .device import COMPUTE, COPY, Device, Slab, Source, Steps, Wait, drive
 from .plan import Plan
-from .residency import Place, Residency, Slot
+from .residency import Residency, Slot, WeightSpan
 from .schedule import Turn
 
 NOTHING = Turn(-1, -1, -1, None)
 
 
 class Until:
-    """Wait for something another thread of the same stream will make true."""
+    """Wait for a condition that another thread of the same stream will fulfil."""
 
     def __init__(self, changed: threading.Condition, ready: Callable[[], bool]) -> None:
         self.changed, self.ready = changed, ready
@@ -51,7 +51,7 @@ def start_thread(steps: Steps[None]) -> None:
 
 
 class Stream:
-    """One model's weights on one device. `take` and `give_back` belong to one thread, the one that queues kernels."""
+    """One model's weights on one device. `take` and `release` belong to one thread, the one that queues kernels."""
 
     def __init__(
         self,
@@ -61,57 +61,57 @@ class Stream:
         spawn: Callable[[Steps[None]], None] = start_thread,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Raises BudgetTooSmall if the device cannot even hold the ring. `spawn` runs the feeder."""
+        """spawn: runs the feeder. Raises BudgetTooSmall if the device has no room for the ring."""
         self.device, self.source, self.spawn, self.clock = device, source, spawn, clock
         self.weights = plan.workload.weights
         self.held = Residency(plan, device, source)
         self.waited = 0.0  # seconds the main thread has waited for the feeder
         self.restarts = 0
-        self.passing: tuple[int, ...] = ()  # groups that are in the ring, for people to look at: the feeder writes it
+        self.in_ring: tuple[int, ...] = ()  # groups in the ring, for display; written by the feeder
 
-        self._changed = threading.Condition()  # guards the five that both threads write
+        self._changed = threading.Condition()  # guards the five attributes that both threads write
         self._fed = self._used = 0
         self._feeding = self._stopping = False
         self._error: BaseException | None = None
 
-        self._taken = 0  # turns the main thread is through with, and what it knows of those to come
+        self._taken = 0  # turns that the main thread has taken; below, those to come
         self._upcoming: Iterator[Turn] = iter(())
         self._ahead: deque[Turn] = deque()
-        self._lent: dict[int, Turn] = {}  # the last turn of each weight whose group is in its slot
-        self._closed: set[int] = set()  # visits that are through before an earlier one
-        self._place = -1  # in the schedule: the last use that was taken, as far as the main thread follows it
+        self._in_ring: dict[int, Turn] = {}  # the last turn of each weight whose group is in a slot
+        self._closed: set[int] = set()  # visits that ended before an earlier one did
+        self._last_use = -1  # the last use in the schedule that was taken in order
 
     # --- the main thread ------------------------------------------------------------------------------------
 
-    def take(self, weight: int) -> Place:
-        """The weight on the device, valid for kernels queued on the compute stream before `give_back`."""
+    def take(self, weight: int) -> WeightSpan:
+        """Where the weight is on the device; valid for kernels queued on the compute stream before `release`."""
         resident = self.held.resident[weight]
         if resident is not None and weight in resident.here:
             return self.held.place(resident.slab, weight)
         return drive(self.taking(weight))
 
-    def give_back(self, weight: int) -> None:
+    def release(self, weight: int) -> None:
         """The kernels that use the weight are queued."""
-        turn = self._lent.get(weight)
+        turn = self._in_ring.get(weight)
         if turn is not None and turn.closes:
             self._close(turn)
 
     def change(self, plan: Plan) -> None:
-        """Take over another plan for the same schedule: between two steps, or between two blocks."""
+        """Follow another plan for the same schedule from now on, between two steps or between two blocks."""
         drive(self.changing(plan))
 
     def close(self) -> None:
-        """Give everything back. The stream is of no use afterwards."""
+        """Free all memory. The stream cannot be used afterwards."""
         drive(self.closing())
 
-    def taking(self, weight: int) -> Steps[Place]:
+    def taking(self, weight: int) -> Steps[WeightSpan]:
         resident = self.held.resident[weight]
         if resident is not None and weight in resident.here:
             return self.held.place(resident.slab, weight)
         if not self._is_next(weight):
-            lent = self._lent.get(weight)  # asked for again, while its group is in its slot
-            if lent is not None:
-                return self.held.place(self._slot(lent).slab, weight)
+            held_turn = self._in_ring.get(weight)  # used again while its group is in a slot
+            if held_turn is not None:
+                return self.held.place(self._slot(held_turn).slab, weight)
         turn = yield from self._turn_of(weight)
         if self._fed <= turn.number:
             began = self.clock()
@@ -123,12 +123,12 @@ class Stream:
             raise error or RuntimeError("the feeder ended without an error")
         self._ahead.popleft()
         self._taken += 1
-        self._place = turn.use
+        self._last_use = turn.use
         if resident is not None:
             self.device.wait(COMPUTE, resident.arrived[weight])
             resident.here.add(weight)
             return self.held.place(resident.slab, weight)
-        self._lent[weight] = turn
+        self._in_ring[weight] = turn
         slot = self._slot(turn)
         self.device.wait(COMPUTE, slot.arrived[self.held.index[weight]])
         return self.held.place(slot.slab, weight)
@@ -147,9 +147,9 @@ class Stream:
         return self._ahead[0].weight == weight
 
     def _turn_of(self, weight: int) -> Steps[Turn]:
-        """The next turn, if it is this weight's. Turns passed over are given back unused, if they are already here.
+        """The turn of this weight. Turns before it that have been fed are skipped; otherwise the stream starts again.
 
-        It stays the next one until it is taken: whoever waits for it may be interrupted.
+        The turn stays the next one until it is taken, because the thread that waits for it may be interrupted.
         """
         for passed in range(max(1, self._fed - self._taken)):
             while len(self._ahead) <= passed:
@@ -174,11 +174,11 @@ class Stream:
             self._close(turn)
 
     def _close(self, turn: Turn) -> None:
-        """All kernels of the visit are queued: its slot may be filled again after them."""
+        """All kernels of the visit are queued: after them its slot may be filled again."""
         assert turn.visit is not None
         self.device.record(COMPUTE, self._slot(turn).done)
-        for weight in [weight for weight, lent in self._lent.items() if lent.visit == turn.visit]:
-            del self._lent[weight]
+        for weight in [weight for weight, other in self._in_ring.items() if other.visit == turn.visit]:
+            del self._in_ring[weight]
         self._closed.add(turn.visit)
         used = self._used
         while used in self._closed:
@@ -222,8 +222,8 @@ class Stream:
                 yield self._used_to(turn.visit - len(self.held.slots))
                 if self._stopping:
                     return
-                self.passing = (*self.passing, self.held.group[weight])[-len(self.held.slots) :]
-        window = self.device.landing(slab, self.held.offset[weight], self.held.room[weight])
+                self.in_ring = (*self.in_ring, self.held.group[weight])[-len(self.held.slots) :]
+        window = self.device.host_view(slab, self.held.offset[weight], self.held.room[weight])
         if window is not None:
             if slot is not None and turn.opens:
                 yield self.device.finished(slot.done)
@@ -236,7 +236,7 @@ class Stream:
         self.device.record(COPY, arrived)
 
     def _copy(self, weight: int, slab: Slab) -> Steps[None]:
-        """Queue the copies of one weight: from its place in RAM, or through staging."""
+        """Queue the copies of one weight: directly from pinned RAM, or through staging buffers."""
         nbytes, offset = self.weights[weight].nbytes, self.held.offset[weight]
         held = self.held.arena.find(weight)
         if held is not None:
@@ -260,16 +260,16 @@ class Stream:
             self.device.record(COPY, staged)
             yield None
 
-    # --- starting, stopping, settling -----------------------------------------------------------------------
+    # --- starting and stopping ------------------------------------------------------------------------------
 
     def _begin(self, weight: int) -> None:
-        """Feed from a use of this weight on. Both threads follow the same itinerary, each at its own pace."""
+        """Start the feeder at a use of this weight. Both threads iterate over the same turns, each at its own pace."""
         if self.held.closed:
             raise RuntimeError("this stream was closed")
         self._error, self._stopping, self._feeding = None, False, True
         self.restarts += 1
-        self._place = self._nearest_use(weight)
-        self._upcoming, turns = (self.held.itinerary(self._place) for _ in range(2))
+        self._last_use = self._nearest_use(weight)
+        self._upcoming, turns = (self.held.turns_from(self._last_use) for _ in range(2))
         try:
             self.spawn(self._feed(turns))
         except BaseException:
@@ -277,9 +277,9 @@ class Stream:
             raise
 
     def _nearest_use(self, weight: int) -> int:
-        """The use of a weight nearest to what would come next: ahead of it, or behind it where a block is run again."""
+        """The use of a weight that is nearest to the expected one, ahead of it or behind (where a block runs again)."""
         order, count = self.held.order, len(self.held.order)
-        ahead = {(use - self._place - 1) % count: use for use in range(count) if order[use] == weight}
+        ahead = {(use - self._last_use - 1) % count: use for use in range(count) if order[use] == weight}
         return ahead[min(ahead, key=lambda distance: min(distance, count - distance))]
 
     def _draining(self) -> Steps[None]:
@@ -291,8 +291,8 @@ class Stream:
         yield self.device.idle()
         self._forget_turns()
         self._fed = self._used = self._taken = 0
-        self._lent.clear()
-        self.passing = ()
+        self._in_ring.clear()
+        self.in_ring = ()
         self._closed.clear()
 
     def _forget_turns(self) -> None:

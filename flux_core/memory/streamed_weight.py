@@ -1,7 +1,7 @@
-"""Weights of a module that come through a stream: their bytes are on the device for the length of a product.
+"""Weights of a module that are streamed: their bytes are on the device for the duration of one product.
 
-The bytes pass through the device as they are stored; how they become a product, quant/held.py knows. What is decoded
-first frees its slot before the product has begun. Knows no plan.
+The bytes arrive as they are stored; quant/held.py computes products from them. A weight that is decoded first frees its
+slot before the product begins.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from .stream import Stream
 
 
 class TorchDevice(Device, Protocol):
-    """A device whose slabs are tensors."""
+    """A device whose slabs can be viewed as tensors."""
 
     place: torch.device
 
     def tensor(self, slab: Slab) -> Tensor:
-        """The slab as bytes."""
+        """The slab, uint8 [bytes]."""
         ...
 
-    def moment(self) -> Callable[[], float]:
-        """When the kernels queued so far are through: called, it waits for that and tells the seconds on a clock."""
+    def completion(self) -> Callable[[], float]:
+        """A function that waits for the kernels queued so far, and returns the time of their end in seconds."""
         ...
 
 
 class StreamedBytes:
     """The bytes of one matrix, for each use: `with bytes() as raw`. `stream` is set while its model is open.
 
-    May be asked for any number of times in a pass. Out of the order of the stream that is right too, but slow: the
-    stream starts again there.
+    The bytes may be used any number of times in a pass. A use out of the order of the schedule is correct but slow,
+    because the stream starts again there.
     """
 
     def __init__(self, name: str, number: int) -> None:
-        """number: the matrix's number in the stream. name: for messages."""
+        """number: of the matrix in the stream. name: for messages."""
         self.name, self.number = name, number
         self.stream: Stream | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[Tensor]:
-        """uint8 [bytes] on the device; when the context ends, other bytes may take their place."""
+        """uint8 [bytes] on the device; after the context ends, the memory may hold another weight."""
         stream = self.stream
         if stream is None:
             raise RuntimeError(f"{self.name} was asked for while its model is not open")
@@ -61,16 +61,16 @@ class StreamedBytes:
         try:
             yield device.tensor(place.slab)[place.offset : place.offset + place.nbytes]
         finally:
-            stream.give_back(self.number)
+            stream.release(self.number)
 
 
 def hold_matrices(
     module: nn.Module, tensors: Mapping[str, Stored], numbers: Mapping[str, int], round_to: torch.dtype | None = None
 ) -> list[StreamedBytes]:
-    """Let the matrices named in `numbers` (name -> number in the stream) of a module on the meta device be streamed.
+    """Replace matrices of a module on the meta device by streamed ones. numbers: name -> number in the stream.
 
-    What remains are its small tensors, which `checkpoint.load.bind` fills. Raises FileFormatError for one that is
-    missing or of another shape.
+    The module's small tensors remain, for `checkpoint.load.bind` to fill. Raises FileFormatError for a matrix that is
+    missing or has another shape.
     """
     streamed = []
     for name, number in numbers.items():
@@ -90,7 +90,7 @@ def hold_matrices(
 
 
 def rounds(stored: Stored, to: torch.dtype | None) -> bool:
-    """Whether passing through `to` may change values: not for what is quantised, which is kept as it is."""
+    """Whether a conversion through the type `to` may change values. Quantised weights are never converted."""
     if to is None or not stored.encoding.as_is or stored.format not in (*PLAIN, *FP8):
         return False
     return (PLAIN.get(stored.format) or FP8[stored.format]) != to

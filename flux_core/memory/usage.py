@@ -1,7 +1,7 @@
-"""What a device's memory holds besides slabs: how much is allowed, how much is taken, and how much it was at most.
+"""Measures a device's memory: how much is allowed, how much is in use besides slabs, and the peak.
 
-RAM is counted by the resident set, a GPU by PyTorch's allocator and the driver. Other runtimes of the same process are
-left out (ledger.py). Knows no models and no plans.
+RAM is measured by the process's resident set, a GPU by PyTorch's allocator and the driver. What other runtimes of the
+same process hold is subtracted (ledger.py).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .external import ExternalAllocator
 from .ledger import ledger_of
 from .workload import MiB
 
-CONTEXT_BYTES = 450 * MiB  # of a CUDA process before its first tensor, if it cannot be measured
-HEADROOM_BYTES = 256 * MiB  # of a GPU, left to its driver and to other programs: full cards fail, or swap (Windows)
+CONTEXT_BYTES = 450 * MiB  # the most that a CUDA process takes before its first tensor
+HEADROOM_BYTES = 256 * MiB  # left free for the driver and other programs: a full card fails, or swaps (Windows)
 
 
 def process_peak(device: torch.device) -> int:
-    """The most bytes that this process had on a device since `reset_process_peak`, as the system counts them."""
+    """The most bytes that this process has had on a device since `reset_process_peak`."""
     return int(torch.cuda.max_memory_reserved(device)) if device.type == "cuda" else meter.peak_resident_bytes()
 
 
 def reset_process_peak(device: torch.device) -> None:
-    """Count the peak from now on. There is one for the process: runs in progress take note of it before it is lost."""
+    """Measure the peak from now on. The process has only one: it is first noted for the runs in progress."""
     ledger_of(device).note_peak(process_peak(device))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -40,18 +40,18 @@ def reset_process_peak(device: torch.device) -> None:
 
 
 class Memory(Protocol):
-    """What a manager must know of a device's memory besides slabs. All numbers are bytes."""
+    """What a manager needs to measure about a device's memory. All numbers are bytes."""
 
     def allowed_bytes(self, allowed: Allowed) -> int:
         """The budget."""
         ...
 
     def other_bytes(self, filled: int) -> int:
-        """What this runtime has on the device besides slabs, of which `filled` bytes have been written."""
+        """What this runtime uses on the device besides slabs, of which `filled` bytes have been written to."""
         ...
 
     def taken_bytes(self, nbytes: int) -> int:
-        """What a run takes whose tensors are at most so many bytes at once, if what is freed is kept."""
+        """Memory that a run with at most `nbytes` of tensors at once takes from the system if freed memory is kept."""
         ...
 
     def trim(self) -> None:
@@ -59,29 +59,31 @@ class Memory(Protocol):
         ...
 
     def peak_bytes(self) -> int:
-        """The most that was in use since `reset_peak`, slabs included. While others run it is an estimate."""
+        """The most in use since `reset_peak`, slabs included; an estimate while other runtimes run."""
         ...
 
     def reset_peak(self) -> None: ...
 
     @property
     def ram_of_others(self) -> int:
-        """RAM that weights of other runtimes of the process take."""
+        """RAM that the weights of the process's other runtimes take."""
         ...
 
     @property
     def disturbed(self) -> bool:
-        """Whether another runtime has run meanwhile, so that the peak is not this one's alone."""
+        """Whether another runtime ran during this run, so that the peak includes its memory."""
         ...
 
     def running(self, working: int, lasting: bool) -> AbstractContextManager[None]:
-        """While a run is in progress that takes `working` bytes besides weights. lasting: whether it allocates the same
-        things again and again, so that what is freed had better be kept."""
+        """A context for a run that takes `working` bytes besides weights.
+
+        lasting: the run allocates the same tensors in every step, so freed memory should be kept for the next step.
+        """
         ...
 
 
 class CpuMemory:
-    """RAM: the budget is on the resident set, Python and PyTorch included, other runtimes of the process not."""
+    """RAM: the budget limits the resident set, with Python and PyTorch but without other runtimes of the process."""
 
     def __init__(self, device: CpuDevice) -> None:
         self.account = ledger_of(device.place).open(lambda: device.used)
@@ -100,7 +102,9 @@ class CpuMemory:
         return max(0, self.account.own_share(meter.resident_bytes() - filled))
 
     def taken_bytes(self, nbytes: int) -> int:
-        return 2 * nbytes  # a heap that keeps what is freed has holes, as large again (512x512 to 1024x1024)
+        return (
+            2 * nbytes
+        )  # a heap that keeps freed memory has gaps of the same size again (measured at 512x512 to 1024x1024)
 
     def trim(self) -> None:
         meter.trim()
@@ -130,7 +134,7 @@ class CpuMemory:
             self._choose_heap()
 
     def _choose_heap(self) -> None:
-        """The heap is the process's: freed memory is kept as long as any runtime needs it again."""
+        """The process has one heap: freed memory is kept while any runtime will allocate it again."""
         if self.account.ledger.lasting:
             meter.keep_freed()
         else:
@@ -138,7 +142,7 @@ class CpuMemory:
 
 
 class CudaMemory:
-    """A GPU's memory, as PyTorch's allocator and the driver describe it."""
+    """A GPU's memory, as PyTorch's allocator and the driver report it."""
 
     def __init__(self, device: CudaDevice, external: ExternalAllocator | None = None) -> None:
         self.device, self.external = device, external
@@ -152,12 +156,12 @@ class CudaMemory:
     def allowed_bytes(self, allowed: Allowed) -> int:
         free, total = torch.cuda.mem_get_info(self.device.place)
         there = free + torch.cuda.memory_reserved(self.device.place) + self.context - self.account.others_weights
-        if self.external is not None:  # the allocator is not ours alone
+        if self.external is not None:  # others use PyTorch's allocator too: no limit is set on it
             return min(allowed.vram or total, there - max(HEADROOM_BYTES, self.external.spare_bytes))
         limit = self.account.limit = min(allowed.vram or total, there - HEADROOM_BYTES)
         others = sum(other.limit - self.context for other in self.account.ledger.others(self.account) if other.limit)
         share = min(1.0, max(0.0, (limit + others - self.context) / total))
-        torch.cuda.set_per_process_memory_fraction(share, self.device.place)  # the allocator refuses what is beyond
+        torch.cuda.set_per_process_memory_fraction(share, self.device.place)  # the allocator refuses more
         return limit
 
     def other_bytes(self, filled: int) -> int:

@@ -1,7 +1,7 @@
-"""What the planner is told: weights, the schedule by which they are used, a machine's rates, the bytes allowed.
+"""The planner's input: weights, the schedule of their uses, a machine's rates, the budget.
 
-A model is a list of weights and a list of their uses, which a dry run observes; a machine is a handful of rates
-(cards.py has some). Knows no torch, no file and no decision.
+A model is a list of weights and a list of their uses, which a dry run observes; a machine is a set of rates (cards.py
+has some). Pure data: no torch, no file.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 MiB, GiB = 2**20, 2**30
-SLOT_BYTES = 16 * MiB  # of a ring for weights that have no blocks to follow, or one weight if that is larger
+SLOT_BYTES = 16 * MiB  # bytes of a group for models without blocks; a larger weight is a group of its own
 
 COMPUTE_BOUND, LINK_BOUND, DISK_BOUND = "compute", "link", "disk"
 
 
 class Location(Enum):
-    """Where the weights of a group are between two uses. The letter stands for it in maps and records."""
+    """Where the weights of a group are between two uses. The letter is used in maps and records."""
 
     DEVICE = "V"  # they stay on the device
     PINNED = "P"  # page-locked RAM, copied from directly
@@ -26,7 +26,7 @@ class Location(Enum):
 
     @classmethod
     def of(cls, letters: str) -> tuple[Location, ...]:
-        """ "VVD" -> the locations these letters stand for."""
+        """The locations for letters like "VVD"."""
         return tuple(cls(letter) for letter in letters)
 
 
@@ -39,26 +39,26 @@ def letters(locations: Iterable[Location]) -> str:
 
 @dataclass(frozen=True)
 class Weight:
-    """One matrix, as it is stored and streamed."""
+    """One matrix, in its stored form."""
 
     name: str
-    group: int  # weights of one group are together: in one slab, or in one slot
+    group: int  # weights of one group are in one slab, or in one slot
     nbytes: int
 
 
 @dataclass(frozen=True)
 class Use:
-    """One use of a weight, and the work from it to the next use."""
+    """One use of a weight, and the work until the next use."""
 
     weight: int  # its number
     products: float = 0.0  # FLOP of matrix products
     attention: float = 0.0  # FLOP of attention
-    traffic: int = 0  # bytes of device memory moved to decode it, 0 when it is multiplied as stored
+    traffic: int = 0  # bytes of device memory read and written to decode it; 0 if it is multiplied as stored
 
 
 @dataclass(frozen=True)
 class ObservedUse:
-    """One use of a weight as a dry run observes it (runtime/dry_run.py): its name, and the FLOP up to the next use."""
+    """One use of a weight as observed by a dry run (runtime/dry_run.py): its name, and the FLOP until the next use."""
 
     name: str
     products: float
@@ -72,15 +72,15 @@ class Group:
     number: int
     weights: tuple[int, ...]
     nbytes: int  # sum of the stored weights
-    room: int  # bytes of a slab or slot that takes them, alignment included
+    room: int  # bytes they need in a slab or slot, with alignment
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One model at one picture size: its weights, how one step uses them, and what else must be on the device.
+    """One model at one image size: its weights, how a step uses them, and what else must be on the device.
 
-    The schedule is repeated step after step. A weight may occur in it more than once: shared by several layers, or
-    fetched again going backwards.
+    The schedule repeats every step. A weight may occur in it more than once: shared by several layers, or used again in
+    a backward pass.
     """
 
     name: str
@@ -100,13 +100,13 @@ class Workload:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the planner must know of a device. Rates in FLOP/s and bytes/s, as reached in practice."""
+    """A device's rates, in FLOP/s and bytes/s as reached in practice, and its alignment and staging."""
 
     gemm: float
     attention: float
-    memory: float  # traffic of the device's own memory
+    memory: float  # of the device's own memory
     disk: float
-    link: float | None = None  # pinned host memory to device; None: no link, disk reads land where they are used
+    link: float | None = None  # pinned host memory to device; None: no link, files are read straight into slabs
     host_copy: float = 6e9  # pageable RAM to a staging buffer
     latency: float = 2e-5  # of one copy
     alignment: int = 256  # of a weight in its slab
@@ -114,7 +114,7 @@ class Machine:
     staging_bytes: int = 64 * MiB
 
     def seconds(self, use: Use, nbytes: int) -> float:
-        """Of one use of a weight of so many stored bytes."""
+        """Seconds of one use of a weight of `nbytes` stored bytes."""
         product = use.products / self.gemm
         if use.traffic:
             product += use.traffic / self.memory
@@ -123,7 +123,7 @@ class Machine:
         return product + use.attention / self.attention
 
     def room(self, nbytes: int) -> int:
-        """Bytes a weight takes in a slab. Without a link it is read there in whole disk blocks, starting before it."""
+        """Bytes a weight needs in a slab. Without a link, whole disk blocks are read, from before its beginning."""
         slack = self.alignment if self.link is None else 0
         return -(-nbytes // self.alignment) * self.alignment + slack
 
@@ -138,7 +138,7 @@ class Budget:
 
 
 def groups_of(workload: Workload, machine: Machine) -> tuple[Group, ...]:
-    """The groups in order. Raises ValueError if they are not numbered 0, 1, 2, ... in the order of the weights."""
+    """The groups in order. Raises ValueError unless they are numbered 0, 1, 2, ... in the order of the weights."""
     members: dict[int, list[int]] = {}
     for number, weight in enumerate(workload.weights):
         members.setdefault(weight.group, []).append(number)
@@ -163,13 +163,13 @@ def observed_workload(
     traffic: Callable[[str], int],
     fixed: Mapping[str, int],
 ) -> Workload:
-    """The workload of a model that was observed. `traffic`: bytes moved to decode a weight, by its name.
+    """The workload of an observed step. traffic: bytes read and written to decode a weight, by its name.
 
-    Work with weights that are not streamed counts for the streamed one that was used before.
+    Work with weights that are not streamed is added to the streamed weight used before it.
     """
     numbers = {weight.name: number for number, weight in enumerate(weights)}
     schedule: list[Use] = []
-    products = attention = 0.0  # before the first use: it is done after the last one, as steps follow each other
+    products = attention = 0.0  # work before the first use follows the last use of the previous step
     for use in observed:
         if use.name in numbers:
             schedule.append(Use(numbers[use.name], use.products, use.attention, traffic(use.name)))
@@ -187,14 +187,14 @@ def _with_work(use: Use, products: float, attention: float) -> Use:
 
 
 def decode_traffic(nbytes: int, numel: int, itemsize: int) -> int:
-    """Bytes of device memory moved to decode a weight before its product: read it, write its numbers and read them."""
+    """Bytes of device memory that decoding moves: stored bytes read, then numbers written and read again."""
     return nbytes + 2 * itemsize * numel
 
 
 def grouped(sizes: Mapping[str, int], group: Callable[[str], str] | None = None) -> tuple[Weight, ...]:
-    """Weights by name and stored bytes, in groups. group: the name of the group of a weight.
+    """Weights in groups. sizes: name -> stored bytes. group: maps a weight's name to its group's.
 
-    Without it, as there are no blocks to follow, as many neighbours as fit in a small slot are a group.
+    Without `group`, each group has as many neighbouring weights as fit in SLOT_BYTES.
     """
     if group is not None:
         found: dict[str, int] = {}

@@ -48,7 +48,7 @@ class ManagedEncoder:
         self._observed: dict[Hashable, DryRun] = {}
         names = dry_run(self.module, lambda module: module(*sample)).order
         self.model = manager.admit(
-            ManagedModel(label, ENCODER, manager.slabs, self.module, tensors, names, dtype, holder.round_to)
+            ManagedModel(label, ENCODER, manager.allocator, self.module, tensors, names, dtype, holder.round_to)
         )
         bind_rest(self.module, tensors, manager.device, holder.dtype, holder.round_to)
         self.report: JobReport | None = None

@@ -112,7 +112,7 @@ class FluxModel:
         manager = self.runtime.manager(self.device, self.weights.nbytes)
         if manager is None:
             module = adapted(self.weights.module(self.device, self.dtype), self.loras, self.device, self.dtype)
-            if not self.runtime.events.heard:
+            if not self.runtime.events.has_listeners:
                 yield module
                 return
             with reported_flux(module, self.runtime, self.weights.tensors, run, self.dtype) as network:
@@ -190,7 +190,7 @@ class TextEncoders:
         if manager is not None:
             return _Managed(weights.managed(manager, dtype), loras, self.device, dtype)
         module = adapted(weights.module(self.device, dtype), loras, self.device, dtype)
-        if not self.runtime.events.heard:
+        if not self.runtime.events.has_listeners:
             return module
         label = "CLIP-L" if weights is self.clip_weights else "T5"
         return ReportedEncoder(label, module, self.runtime, self.device, weights.tensors, dtype)

@@ -54,5 +54,5 @@ def picture_size(text: str) -> tuple[int, int]:
     """ "1024x768" -> (1024, 768): width and height. Raises InputError."""
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise InputError(f"{text!r} is no size of a picture. Write it like 1024x768.")
+        raise InputError(f"{text!r} is not an image size. Write 1024x768, for example.")
     return int(width), int(height)

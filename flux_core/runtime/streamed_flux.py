@@ -55,7 +55,7 @@ class ManagedFlux:
             self.module = Flux(config)
         streamed = streamed_names(observe_blocks(self.module, smallest_inputs(config, dtype)))
         modulation = [f"{name}.weight" for name in modulation_linears(self.module)]
-        device, module = manager.slabs, self.module
+        device, module = manager.allocator, self.module
         self.blocks = manager.admit(
             ManagedModel("transformer", TRANSFORMER, device, module, tensors, streamed, dtype, round_to, half_block)
         )
@@ -123,5 +123,5 @@ class _StreamedNetwork:
         """A block leaves its inputs as they are, so it can be run again."""
         stream = self.model.model.stream
         assert stream is not None
-        self.model.report.glance(stream.passing)
+        self.model.report.report_ring(stream.in_ring)
         return self.model.attempt(lambda: block(*args))

@@ -234,7 +234,7 @@ def _obituary(code: int, last_lines: deque[str]) -> str:
     if code == _KILLED:
         return (
             "The worker process was killed. If nobody did so on purpose, the system ran out of memory: lower --ram, or "
-            f"choose a smaller picture or model file.{last}"
+            f"choose a smaller image or model file.{last}"
         )
     if code < 0:
         name = next((number.name for number in signal.Signals if number == -code), f"signal {-code}")

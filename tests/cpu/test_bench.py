@@ -54,7 +54,7 @@ def test_a_run_that_fails_is_not_measured(
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (["--ram", "6G", "much"], "'much' is no size"), (["--vram", "8 cards"], "'8 cards' is no size"),
+        (["--ram", "6G", "much"], "'much' is not a size"), (["--vram", "8 cards"], "'8 cards' is not a size"),
         (["--size", "256x256", "1024"], "Write it like 1024x768"), (["--device", "abacus"], "no device 'abacus'"),
     ],
 )  # fmt: skip

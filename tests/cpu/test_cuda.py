@@ -124,7 +124,7 @@ def test_what_cannot_all_be_locked_is_not_locked_at_all(driver, monkeypatch):
 
 def test_moments_are_those_of_the_card(driver):
     device = CudaDevice(CPU)
-    first, second = device.moment(), device.moment()
+    first, second = device.completion(), device.completion()
     assert second() - first() == 0.5
 
 
@@ -141,9 +141,9 @@ def test_every_matrix_arrives_from_wherever_it_is_kept(driver, tmp_path, homes):
     plan = with_locations(workload, machine, Location.of(homes), 2 if set(homes) != {"V"} else 0)
     stream = Stream(plan, device, source)
     for _ in range(3):
-        for piece, expected in enumerate(tensors.values()):
-            place = stream.take(piece)
+        for weight, expected in enumerate(tensors.values()):
+            place = stream.take(weight)
             assert torch.equal(device.tensor(place.slab)[place.offset : place.offset + place.nbytes], expected)
-            stream.give_back(piece)
+            stream.release(weight)
     stream.close()
     assert device.used == 0

@@ -316,7 +316,7 @@ def test_the_autoencoder_makes_the_transformer_give_way_and_takes_tiles_if_it_mu
     assert torch.equal(coder.decode_image(latent), tiled) and flux.blocks.held_bytes < before
     assert torch.equal(picture(model, seeded), expected)
     held.memory.budget = 10 * MiB
-    with pytest.raises(BudgetTooSmall, match="smaller picture"):
+    with pytest.raises(BudgetTooSmall, match="smaller image"):
         coder.decode_image(latent)
 
 
@@ -565,8 +565,8 @@ def test_one_line_tells_a_run_and_listeners_hear_each_step(flux_file, seeded, ca
     assert job["plan"]["bound"] in ("compute", "disk") and len(job["plan"]["units"]) >= 8
 
 
-def test_while_a_model_runs_listeners_hear_which_units_are_in_its_ring(flux_file, seeded, monkeypatch, runtime):
-    monkeypatch.setattr(report, "GLANCE", 0.0)
+def test_while_a_model_runs_listeners_receive_which_groups_are_in_its_ring(flux_file, seeded, monkeypatch, runtime):
+    monkeypatch.setattr(report, "RING_SECONDS", 0.0)
     model, events = handles.load_flux(runtime, flux_file), []
     budget(runtime, 8 * MiB)
     stop = runtime.events.listen(events.append)
@@ -583,7 +583,7 @@ def test_nothing_is_left_of_a_model_that_nobody_holds(flux_file, seeded, runtime
     held = budget(runtime, 1 << 40)
     model = handles.load_flux(runtime, flux_file)
     picture(model, seeded)
-    assert held.slabs.used > 0
+    assert held.allocator.used > 0
     del model
     gc.collect()
-    assert held.slabs.used == 0 and not list(held.models)
+    assert held.allocator.used == 0 and not list(held.models)

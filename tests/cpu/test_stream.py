@@ -360,25 +360,25 @@ def test_the_table_has_the_bits_of_the_plain_path_with_one_use_of_each_matrix(fi
             rows = modulations(lent, vectors)
             for vector, row in zip(vectors, rows, strict=True):
                 assert all(torch.equal(a, b) for a, b in zip(row, flux.modulations(vector), strict=True))
-        assert taken.pieces == list(range(len(names)))
+        assert taken.weights == list(range(len(names)))
 
 
 class Counting:
     """A stream that has everything, and notes what is taken."""
 
     def __init__(self, tensors: dict[str, Stored], names: list[str]) -> None:
-        self.tensors, self.names, self.pieces, self.device = tensors, names, [], CpuDevice(2**40)
+        self.tensors, self.names, self.weights, self.device = tensors, names, [], CpuDevice(2**40)
 
-    def take(self, piece: int):
-        from sluice.flux_core.memory.residency import Place
+    def take(self, weight: int):
+        from sluice.flux_core.memory.residency import WeightSpan
 
-        stored = self.tensors[self.names[piece]]
+        stored = self.tensors[self.names[weight]]
         slab = self.device.allocate(stored.nbytes)
-        FileSource([stored]).read_exact(0, self.device.landing(slab, 0, stored.nbytes))()
-        self.pieces.append(piece)
-        return Place(slab, 0, stored.nbytes)
+        FileSource([stored]).read_exact(0, self.device.host_view(slab, 0, stored.nbytes))()
+        self.weights.append(weight)
+        return WeightSpan(slab, 0, stored.nbytes)
 
-    def give_back(self, piece: int) -> None:
+    def release(self, weight: int) -> None:
         pass
 
 
@@ -425,7 +425,7 @@ def test_slabs_are_anonymous_pages_where_the_system_takes_no_advice_about_them(m
         monkeypatch.delattr(mmap, name)
     device = CpuDevice(4 << 20)
     slab = device.allocate(3 << 20)
-    device.landing(slab, 5, 3)[:] = b"abc"
+    device.host_view(slab, 5, 3)[:] = b"abc"
     assert device.tensor(slab)[4:9].tolist() == [0, *b"abc", 0] and device.used == 3 << 20
     device.free(slab)
     assert slab.memory is None and device.used == 0

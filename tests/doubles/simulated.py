@@ -181,7 +181,7 @@ class SimulatedDevice:
         buffer.view[:] = bytes([POISON]) * buffer.nbytes
         self.pinned -= buffer.nbytes if buffer.pinned else 0
 
-    def landing(self, slab: Slab, offset: int, nbytes: int) -> memoryview | None:
+    def host_view(self, slab: Slab, offset: int, nbytes: int) -> memoryview | None:
         return memoryview(slab.memory)[offset : offset + nbytes] if self.unified else None
 
     def move(self, from_: memoryview, to: memoryview) -> Wait:
@@ -281,30 +281,30 @@ class SimulatedSource:
     """Pieces as byte strings, read at a rate, and lying anywhere in the blocks of their file."""
 
     def __init__(
-        self, pieces: Sequence[bytes], disk: float, leads: Sequence[int] | None = None, slack: int = 0
+        self, weights: Sequence[bytes], disk: float, leads: Sequence[int] | None = None, slack: int = 0
     ) -> None:
-        self.pieces, self.disk, self.slack = pieces, disk, slack
-        self.leads = leads or [0] * len(pieces)
+        self.weights, self.disk, self.slack = weights, disk, slack
+        self.leads = leads or [0] * len(weights)
         self.faults = Faults()
         self.bytes_read = 0
 
-    def lead(self, piece: int) -> int:
-        return self.leads[piece]
+    def lead(self, weight: int) -> int:
+        return self.leads[weight]
 
-    def read(self, piece: int, start: int, nbytes: int, window: memoryview) -> Wait:
-        return self._task(piece, start, window[self.leads[piece] :][:nbytes])
+    def read(self, weight: int, start: int, nbytes: int, window: memoryview) -> Wait:
+        return self._task(weight, start, window[self.leads[weight] :][:nbytes])
 
-    def read_exact(self, piece: int, into: memoryview) -> Wait:
-        return self._task(piece, 0, into)
+    def read_exact(self, weight: int, into: memoryview) -> Wait:
+        return self._task(weight, 0, into)
 
-    def _task(self, piece: int, start: int, target: memoryview) -> Task:
-        data = memoryview(self.pieces[piece])[start : start + len(target)]
+    def _task(self, weight: int, start: int, target: memoryview) -> Task:
+        data = memoryview(self.weights[weight])[start : start + len(target)]
         self.bytes_read += len(target)
         task = torn_copy(data, target, len(target) / self.disk)
         if self.faults.strike("read"):
 
             def fail() -> None:
-                raise Fault(f"reading piece {piece} failed")
+                raise Fault(f"reading weight {weight} failed")
 
             task.end = fail
         return task

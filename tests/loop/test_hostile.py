@@ -237,7 +237,7 @@ def test_where_memory_fails_the_run_tells_what_to_do(
 
     monkeypatch.setattr("sluice.nodes.vae.VAEDecode.decode", fails)
     told = refused(text_to_image(), "--models", str(store))
-    assert "node 7 (VAEDecode) failed: The memory did not suffice." in told and "choose a smaller picture" in told
+    assert "node 7 (VAEDecode) failed: The memory did not suffice." in told and "choose a smaller image" in told
 
 
 def test_a_constant_in_place_of_a_model_is_told(refused: Told, store: Path) -> None:

@@ -94,7 +94,7 @@ class Program:
 
     def keeps_its_budget(self) -> bool:
         """What was planned is within it, and so are the weights that were really held beside the bare process."""
-        held = self.host.runtime.managers[CPU].slabs.peak
+        held = self.host.runtime.managers[CPU].allocator.peak
         planned = all(plan["plan"]["peak_bytes"] <= plan["limit_bytes"] <= self.budget for plan in self.plans)
         return planned and 0 < held <= self.budget - self.base
 

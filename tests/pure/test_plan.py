@@ -15,7 +15,7 @@ from doubles.published_flux import flux_workload
 from doubles.workloads import Pair, again, once, pair, repeated_order
 from sluice.flux_core.errors import BudgetTooSmall
 from sluice.flux_core.memory.plan import Plan, plan, smallest_budget, spread
-from sluice.flux_core.memory.schedule import fetched, fewest_slots, itinerary, last_uses
+from sluice.flux_core.memory.schedule import fetched, fewest_slots, last_uses, turns_from
 from sluice.flux_core.memory.workload import IN_RAM, Budget, GiB, Location, Machine, MiB, Workload, groups_of
 from sluice.flux_core.runtime.flux_needs import Job
 
@@ -149,7 +149,7 @@ def test_the_same_question_has_the_same_answer():
 def test_one_byte_below_the_smallest_budget_is_refused_by_name_and_the_smallest_is_enough():
     for _, workload, machine, low, _ in random_cases(500):
         assert plan(workload, Budget(low), machine).peak_bytes <= low
-        with pytest.raises(BudgetTooSmall, match="smaller picture"):
+        with pytest.raises(BudgetTooSmall, match="smaller image"):
             plan(workload, Budget(low - 1), machine)
 
 
@@ -211,7 +211,7 @@ def test_an_itinerary_brings_what_is_used_and_visits_end_in_time_for_their_slots
         slots, start = rng.randint(1, 4), rng.randrange(len(weights))
         ends = last_uses(moving, min(2, slots))
         assert fewest_slots(moving, ends) <= slots
-        turns, brought, ended = itinerary(weights, moving, min(2, slots), start=start), list[set[int]](), set()
+        turns, brought, ended = turns_from(weights, moving, min(2, slots), start=start), list[set[int]](), set()
         for begin in (start, 0):
             before = len(brought)
             for place in range(begin, len(weights)):

@@ -109,10 +109,10 @@ def block(case: Case, stream: Stream, weights) -> Iterator[object]:
     for weight in weights:
         place = yield from stream.taking(weight)
         try:
-            case.device.kernel(place.slab, place.offset, case.source.pieces[weight], seconds=case.rng.random())
+            case.device.kernel(place.slab, place.offset, case.source.weights[weight], seconds=case.rng.random())
             yield None
         finally:
-            stream.give_back(weight)
+            stream.release(weight)
         yield None
 
 
@@ -322,13 +322,13 @@ def test_a_run_cancelled_anywhere_leaves_nothing_behind_and_the_next_one_is_righ
                 yield from stream.closing()
 
             assert run(case, job()) == [], moment
-        if moment > 2 * case.steps * len(case.source.pieces):
+        if moment > 2 * case.steps * len(case.source.weights):
             return
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_budget_may_change_at_any_boundary(seed):
-    boundaries = make_case(seed).steps * len(make_case(seed).source.pieces)
+    boundaries = make_case(seed).steps * len(make_case(seed).source.weights)
     for boundary in range(boundaries + 1):
         case = make_case(seed)
         case.device.capacity = 99999
@@ -351,7 +351,7 @@ def test_weights_may_be_skipped_repeated_or_asked_for_in_any_order():
     for seed in range(300):
         case = make_case(seed)
         stream = case.stream()
-        count = len(case.source.pieces)
+        count = len(case.source.weights)
         walk = [case.rng.randrange(count) for _ in range(12)] + [*range(count)] + [*range(0, count, 2)] * 2
 
         def job(case=case, stream=stream, walk=walk):
@@ -435,11 +435,11 @@ def simulated_seconds(made: Plan, steps_run: int = 6) -> float:
             for weight, seconds in uses:
                 place = yield from stream.taking(weight)
                 device.kernel(place.slab, place.offset, data[weight], seconds)
-                if stream.held.lands:  # a CPU is through with a product before it goes on
+                if stream.held.reads_in_place:  # a CPU is through with a product before it goes on
                     through = device.event()
                     device.record(COMPUTE, through)
                     yield device.finished(through)
-                stream.give_back(weight)
+                stream.release(weight)
             through = device.event()  # as a sampler does that looks at the result
             device.record(COMPUTE, through)
             yield device.finished(through)

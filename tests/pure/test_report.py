@@ -22,7 +22,7 @@ def run(
     steps: int = 4,
     ram: int = 4 * GiB,
     card: Machine = CARD,
-    emit: report.Emit = report.nobody,
+    emit: report.Emit = report.ignore,
 ) -> report.JobReport:
     """A run in which every step takes `seconds` times what was predicted, of which it waited a part."""
     planned = plan(BLOCKS, Budget(GiB, ram), card)
@@ -53,7 +53,7 @@ def test_the_first_step_which_also_loads_is_not_held_against_a_run() -> None:
 
 
 def test_line_and_cause_are_told_once_and_alike_in_log_and_to_listeners(caplog: pytest.LogCaptureFixture) -> None:
-    """As no warnings: Python prints those by itself where nobody has set up a log, beside what `sluice run` prints."""
+    """As no warnings: Python prints those by itself where ignore has set up a log, beside what `sluice run` prints."""
     told: list[dict[str, Any]] = []
     made = run(3.0, emit=told.append)
     with caplog.at_level(logging.INFO):

@@ -57,7 +57,7 @@ def test_the_recorded_run_has_the_shape_of_what_the_core_tells() -> None:
     told: list[dict[str, Any]] = []
     planned = plan(flux_workload("flux1-dev-fp8"), Budget(6 << 30, 8 << 30), find_card("rtx4060").machine(2.5e9))
     made = report.JobReport("transformer", planned, 6 << 30, told.append)
-    made.glance([1])
+    made.report_ring([1])
     made.step(1.0, 0.0, 0)
     made.close()
     assert [event["type"] for event in told] == ["memory.plan", "memory.at", "memory.step", "memory.job"]
