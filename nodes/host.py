@@ -241,8 +241,10 @@ def _runtime_inside() -> Runtime:
     """Computes where ComfyUI computes, in the memory that ComfyUI grants, and tells the pages what it does."""
     from ..flux_core.runtime.runtime import Runtime
     from ..flux_core.runtime.settings import Settings
+    from ..flux_core.runtime.warning_events import emit_warnings
 
     memory = ComfyUIMemory()
     runtime = Runtime(Settings(memory.device), memory)
     runtime.events.listen(tell_the_page)
+    emit_warnings(runtime)
     return runtime

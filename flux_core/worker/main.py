@@ -112,11 +112,13 @@ class Worker:
     def _new_runtime(self) -> Runtime:
         """What models are loaded into. Raises InputError for options that nothing can be computed with."""
         from ..runtime.runtime import Runtime
+        from ..runtime.warning_events import emit_warnings
 
         runtime = Runtime(
             Settings.parse(*(self.options.get(name) for name in ("device", "dtype", "vram", "ram", "cache")))
         )
         runtime.events.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
+        emit_warnings(runtime)
         return runtime
 
     def _catalogue(self) -> tuple[dict[str, type[Any]], dict[str, str]]:

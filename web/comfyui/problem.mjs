@@ -23,6 +23,13 @@ export function start(standalone) {
     done();
     done = stopping.value ? notice("info", "Stopping", "The job ends after the block that is being computed.") : () => {};
   });
+  const warned = new Set(); // texts shown since the last job began
+  server.listen(["execution_start"], () => warned.clear());
+  server.listen(["sluice.warning"], ({ text }) => {
+    if (warned.has(text)) return;
+    warned.add(text);
+    notice("warn", "Warning", text, 15000);
+  });
   server.listen(["sluice.refused"], ({ problems }) => show("The workflow cannot run", problems.join("\n")));
   server.listen(["execution_error"], async (data) => {
     if (!isOurs(data) && !(await standalone)) return;

@@ -3,6 +3,7 @@
 
 import { app } from "../../scripts/app.js";
 import * as server from "./api.mjs";
+import * as finished from "./finished.mjs";
 import { galleryPanel } from "./gallery_panel.mjs";
 import * as live from "./live.mjs";
 import { memoryPanel } from "./memory_panel.mjs";
@@ -64,6 +65,7 @@ async function tellWhatIsMissing() {
 
 app.registerExtension({
   name: "sluice",
+  settings: finished.settings,
   init: useOurDefault,
   addCustomNodeDefs: offerSwap,
   setup() {
@@ -82,6 +84,7 @@ app.registerExtension({
     });
     const standalone = live.start();
     problem.start(standalone);
+    finished.start(standalone);
     return standalone;
   },
   afterConfigureGraph: tellWhatIsMissing,

@@ -26,8 +26,15 @@ await scene(`errors_${size}_${palette}`, await openEditor(size, palette), async 
   // With room enough both are gone.
   await editor.post("/sluice/budget", { ram: "auto" });
   if (small) await editor.tab("sluice-memory");
+  await page.evaluate(() => Object.defineProperty(document, "hidden", { get: () => true, configurable: true }));
   start = await editor.run();
   await editor.hear((message) => message.type === "execution_success", start);
+  await page.waitForFunction(() => /^✓ .*Sluice$/.test(document.title)); // the job ended in the background
+  await page.evaluate(() => {
+    delete document.hidden;
+    document.dispatchEvent(new Event("visibilitychange"));
+  });
+  await page.waitForFunction(() => /^[^✓]*Sluice$/.test(document.title));
   if (small) await editor.tab("sluice-memory");
   await page.locator(".sluice-problem").waitFor({ state: "detached" });
   await toast.waitFor({ state: "detached" });
@@ -36,6 +43,13 @@ await scene(`errors_${size}_${palette}`, await openEditor(size, palette), async 
   await editor.setValue("KSamplerSelect", "sampler_name", "nonsense");
   await editor.run();
   await toast.getByText("'nonsense' is not available").waitFor();
+
+  // A warning of the log is shown as a notice, once a job.
+  const warn = () => page.evaluate(() => window.comfyAPI.api.api.dispatchEvent(new CustomEvent("sluice.warning", { detail: { text: "2 of 3 tensors were not used." } })));
+  await warn();
+  await warn();
+  await toast.getByText("2 of 3 tensors were not used.").first().waitFor();
+  assert.equal(await toast.getByText("2 of 3 tensors were not used.").count(), 1);
 
   const logs = await page.evaluate(async () => (await window.comfyAPI.api.api.fetchApi("/internal/logs")).json());
   return { logs };
