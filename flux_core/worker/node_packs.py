@@ -6,8 +6,9 @@
     DIR/pack/requirements.txt               compared with what is installed; nothing is installed
 
 Packs find ComfyUI's modules by their names (flux_core/facade/), nobody else does. A pack that cannot be imported is
-reported and left out, as is a node whose declaration fails; the others work. Ids that are taken stay as they are. A
-pack's code runs with all the rights of this process: only what the person named is imported.
+reported and left out, as is a node whose declaration fails; the others work. Ids that are taken stay as they are, but
+for those that nodes/other_packs/ answers while the pack is missing. A pack's code runs with all the rights of this
+process: only what the person named is imported.
 
 Does not know: what the nodes do.
 """
@@ -64,7 +65,8 @@ class NodePacks:
     """The packs of one process. `engine`: what is around them; its tables get their nodes."""
 
     def __init__(self, engine: Engine) -> None:
-        engine.own = frozenset(engine.classes)
+        yielding = {key for key, one in engine.classes.items() if getattr(one, "YIELDS", False)}
+        engine.own = frozenset(engine.classes) - yielding
         engine.executor.prepare = wires.prepared
         use(engine)
         self.engine = engine
@@ -124,7 +126,7 @@ class NodePacks:
 
     def _load(self, path: Path) -> Pack:
         pack = Pack(name_of(path), str(path), missing=lacking(path))
-        before = set(_table(self.engine))
+        before = {*_table(self.engine), *self.engine.own}
         try:
             if not path.exists():
                 raise SluiceError(f"There is no folder {path}.")
@@ -146,7 +148,7 @@ class NodePacks:
         free: dict[str, Any] = {}
         left_out: dict[str, str] = {}
         for key, node_class in offered.items():
-            if key in classes:
+            if key in classes and not getattr(classes[key], "YIELDS", False):
                 continue
             try:
                 node_class.RELATIVE_PYTHON_MODULE = wires.PACK_MODULE + pack.name

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...nodes import NODE_CLASSES
 from ...nodes.binding import bound_to
+from ...nodes.other_packs.table import OTHER_CLASSES
 from ...nodes.sockets import OWN
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ Tables = tuple[dict[str, type[Any]], dict[str, str]]  # id -> class, id -> title
 def standalone_tables(host: Host) -> Tables:
     """Every class under ComfyUI's own id, so that its workflows run unchanged, and under our prefixed id.
 
-    They are bound to `host`, the program that offers them.
+    Beside them what is answered of other packs, under their ids alone. They are bound to `host`, the program that
+    offers them.
     """
     classes: dict[str, type[Any]] = {}
     titles: dict[str, str] = {}
@@ -29,6 +31,8 @@ def standalone_tables(host: Host) -> Tables:
         classes[plain] = classes[prefixed] = node_class
         titles[plain] = _title(plain, node_class)
         titles[prefixed] = f"{titles[plain]} (Sluice)"
+    for name, node_class in OTHER_CLASSES.items():
+        classes[name], titles[name] = node_class, _title(name, node_class)
     return bound_to(host, classes), titles
 
 

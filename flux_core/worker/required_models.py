@@ -1,6 +1,7 @@
 """Which model files a prompt asks for, and what to say about those that are missing.
 
-A node class says it with FILES = {input name: category of model files}. Opens no file.
+A node class says it with FILES = {input name: category of model files}, and with NO_FILE which values mean none. Opens
+no file.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ def wanted_files(prompt: Mapping[str, Any], classes: Classes, folders: Folders) 
     """The model files of a prompt, in its order. Names that come through links are not known before the run."""
     found = []
     for node_id, node in prompt.items():
-        for input_name, category in getattr(classes.get(node.get("class_type", "")), "FILES", {}).items():
+        node_class = classes.get(node.get("class_type", ""))
+        nothing = getattr(node_class, "NO_FILE", ())
+        for input_name, category in getattr(node_class, "FILES", {}).items():
             name = node.get("inputs", {}).get(input_name)
-            if isinstance(name, str):
+            if isinstance(name, str) and name not in nothing:
                 found.append(Wanted(node_id, input_name, category, name, folders.find(category, name)))
     return found
 

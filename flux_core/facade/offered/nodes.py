@@ -62,7 +62,9 @@ def _first_table() -> dict[str, Any]:
     for name, kept in special.items():
         if name in own:
             own[name] = type(name, (kept, own[name]), {"FUNCTION": "save_images"})
-    return Table({**engine.classes, **own})
+    # Packs see a ComfyUI without what is answered here of packs that are missing.
+    others = {name: one for name, one in engine.classes.items() if not getattr(one, "YIELDS", False)}
+    return Table({**others, **own})
 
 
 class Table(dict[str, Any]):

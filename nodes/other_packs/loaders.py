@@ -1,0 +1,316 @@
+"""Loaders under the ids of other packs: the same files through our own loaders, their settings read as hints.
+
+Placement on devices and offloading are decided by the memory manager here, within the budget.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..gguf import CLIPLoaderGGUF, DualCLIPLoaderGGUF, UnetLoaderGGUF, UnetLoaderGGUFAdvanced
+from ..loaders import (
+    CheckpointLoaderSimple,
+    CLIPLoader,
+    DualCLIPLoader,
+    FromFiles,
+    UNETLoader,
+    VAELoader,
+    load_text_encoders,
+    load_transformer,
+)
+from ..sockets import CLIP, MODEL, Inputs, choice
+from .declared import OfAnotherPack, decimal, flag, line, one_of, unused, whole
+
+# -- nunchaku ---------------------------------------------------------------------------------------------------------
+
+
+class NunchakuFluxDiTLoader(OfAnotherPack, FromFiles):
+    """Nunchaku's loader of transformers."""
+
+    PACK = "ComfyUI-nunchaku"
+    TITLE = "Nunchaku FLUX DiT Loader"
+    DESCRIPTION = (
+        "Loads a FLUX.1 transformer. Files in nunchaku's own format are told by name; every other format runs here. "
+        "GGUF Q4 needs about as much memory."
+    )
+    FUNCTION = "load_model"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model that denoises.",)
+    FILES = {"model_path": "diffusion_models"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        threshold = decimal("0 skips nothing; usual is 0.12. Sluice's own step cache is set.", 0, 0, 1, 0.001)
+        return {
+            "required": {
+                "model_path": cls.files("diffusion_models", "The transformer's file."),
+                "cache_threshold": threshold,
+                "attention": unused(one_of(("nunchaku-fp16", "flash-attention2"), "", "nunchaku-fp16")),
+                "cpu_offload": unused(one_of(("auto", "enable", "disable"), "", "auto")),
+                "device_id": unused(whole("", 0, 0, 63)),
+                "data_type": unused(one_of(("bfloat16", "float16"), "", "bfloat16")),
+            },
+            "optional": {"i2f_mode": unused(one_of(("enabled", "always"), "", "enabled"))},
+        }
+
+    def load_model(
+        self,
+        model_path: str,
+        cache_threshold: float,
+        attention: str,
+        cpu_offload: str,
+        device_id: int,
+        data_type: str,
+        i2f_mode: str = "enabled",
+    ) -> tuple[Any]:
+        from dataclasses import replace
+
+        from ...flux_core.sampling.step_cache import StepCache
+
+        model = load_transformer(self.host, model_path)
+        if cache_threshold > 0:
+            model = replace(model, own_step_cache=StepCache(0.5 * cache_threshold, 0.0, 1.0))
+        return (model,)
+
+
+class NunchakuTextEncoderLoaderV2(OfAnotherPack, FromFiles):
+    """Nunchaku's loader of text encoders."""
+
+    PACK = "ComfyUI-nunchaku"
+    TITLE = "Nunchaku Text Encoder Loader V2"
+    DESCRIPTION = "Loads CLIP-L and T5-XXL, in either order, and pads T5's text to a length."
+    FUNCTION = "load_text_encoder"
+    RETURN_TYPES = (CLIP,)
+    OUTPUT_TOOLTIPS = ("The text encoders.",)
+    FILES = {"text_encoder1": "text_encoders", "text_encoder2": "text_encoders"}
+    KINDS = ("flux.1",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "model_type": unused(one_of(cls.KINDS, "")),
+                "text_encoder1": cls.files("text_encoders", "One of the two: clip_l or t5xxl."),
+                "text_encoder2": cls.files("text_encoders", "The other one."),
+                "t5_min_length": whole("Length in tokens that T5's row is padded to.", 512, 256, 1024, step=128),
+            }
+        }
+
+    def load_text_encoder(
+        self, model_type: str, text_encoder1: str, text_encoder2: str, t5_min_length: int
+    ) -> tuple[Any]:
+        from dataclasses import replace
+
+        clip = load_text_encoders(self.host, [text_encoder1, text_encoder2])
+        return (replace(clip, options=replace(clip.options, min_length=t5_min_length)),)
+
+
+class NunchakuTextEncoderLoader(NunchakuTextEncoderLoaderV2):
+    """The older form, with a switch for a T5 in four bits."""
+
+    TITLE = "Nunchaku Text Encoder Loader (Deprecated)"
+    KINDS = ("flux",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                **super().INPUT_TYPES()["required"],
+                "use_4bit_t5": one_of(("disable", "enable"), "enable asks for nunchaku's own file, which is not read."),
+                "int4_model": line("The folder of that file; none here.", "none"),
+            }
+        }
+
+    def load_text_encoder(
+        self,
+        model_type: str,
+        text_encoder1: str,
+        text_encoder2: str,
+        t5_min_length: int,
+        use_4bit_t5: str = "disable",
+        int4_model: str = "none",
+    ) -> tuple[Any]:
+        from ...flux_core.errors import InputError
+
+        if use_4bit_t5 == "enable":
+            raise InputError(
+                f"The 4-bit T5 {int4_model!r} is in nunchaku's own format, which is not read here. Set use_4bit_t5 to "
+                "disable and choose another T5 file; GGUF files of four bits run."
+            )
+        return super().load_text_encoder(model_type, text_encoder1, text_encoder2, t5_min_length)
+
+
+# -- MultiGPU ---------------------------------------------------------------------------------------------------------
+
+
+def _placed(node_class: type[Any], **more: Any) -> type[Any]:
+    """A loader of ours with MultiGPU's placement inputs behind its own, which are hints without effect here."""
+    placement = {name: unused(declared) for name, declared in more.items()}
+    function = node_class.FUNCTION
+
+    class Placed(OfAnotherPack, node_class):  # type: ignore[misc]
+        PACK = "comfyui-multigpu"
+        TITLE = f"{getattr(node_class, 'TITLE', node_class.__name__)} (MultiGPU)"
+        DESCRIPTION = f"{node_class.DESCRIPTION} Where weights lie is decided by the memory manager."
+        CATEGORY = OfAnotherPack.CATEGORY
+
+        @classmethod
+        def INPUT_TYPES(cls) -> Inputs:
+            inputs = super().INPUT_TYPES()
+            return {**inputs, "optional": {**inputs.get("optional", {}), **placement}}
+
+    def load(self: Any, *given: Any, **inputs: Any) -> Any:
+        kept = {name: value for name, value in inputs.items() if name not in placement or name == "device"}
+        if not _names_a_place_for_text(node_class) or kept.get("device") not in ("default", "cpu", None):
+            kept.pop("device", None)
+        return getattr(super(Placed, self), function)(*given, **kept)
+
+    setattr(Placed, function, load)
+    Placed.__name__ = Placed.__qualname__ = f"{node_class.__name__}MultiGPU"
+    return Placed
+
+
+def _names_a_place_for_text(node_class: type[Any]) -> bool:
+    """Whether the loader itself can be told to encode on the processor."""
+    return node_class in (DualCLIPLoader, CLIPLoader)
+
+
+DEVICE = line("", "cuda:0")
+FIRST: dict[str, Any] = {
+    "device": DEVICE,
+    "virtual_vram_gb": decimal("", 4.0, 0.0, 1000.0, 0.1),
+    "use_other_vram": flag(False, ""),
+    "expert_mode_allocations": line(""),
+}
+SECOND: dict[str, Any] = {
+    "compute_device": DEVICE,
+    "virtual_vram_gb": decimal("", 4.0, 0.0, 1000.0, 0.1),
+    "donor_device": line("", "cpu"),
+    "expert_mode_allocations": line(""),
+    "high_precision_loras": flag(True, ""),
+    "eject_models": flag(True, ""),
+}
+
+UNETLoaderMultiGPU = _placed(UNETLoader, device=DEVICE)
+VAELoaderMultiGPU = _placed(VAELoader, device=DEVICE)
+CLIPLoaderMultiGPU = _placed(CLIPLoader, device=DEVICE)
+DualCLIPLoaderMultiGPU = _placed(DualCLIPLoader, device=DEVICE)
+CheckpointLoaderSimpleMultiGPU = _placed(CheckpointLoaderSimple, device=DEVICE)
+UnetLoaderGGUFMultiGPU = _placed(UnetLoaderGGUF, device=DEVICE)
+UnetLoaderGGUFAdvancedMultiGPU = _placed(UnetLoaderGGUFAdvanced, device=DEVICE)
+CLIPLoaderGGUFMultiGPU = _placed(CLIPLoaderGGUF, device=DEVICE)
+DualCLIPLoaderGGUFMultiGPU = _placed(DualCLIPLoaderGGUF, device=DEVICE)
+UnetLoaderGGUFDisTorchMultiGPU = _placed(UnetLoaderGGUF, **FIRST)
+CLIPLoaderGGUFDisTorchMultiGPU = _placed(CLIPLoaderGGUF, **FIRST)
+DualCLIPLoaderGGUFDisTorchMultiGPU = _placed(DualCLIPLoaderGGUF, **FIRST)
+UNETLoaderDisTorch2MultiGPU = _placed(UNETLoader, **SECOND)
+VAELoaderDisTorch2MultiGPU = _placed(VAELoader, **SECOND)
+DualCLIPLoaderDisTorch2MultiGPU = _placed(DualCLIPLoader, **SECOND)
+CheckpointLoaderSimpleDisTorch2MultiGPU = _placed(CheckpointLoaderSimple, **SECOND)
+UnetLoaderGGUFDisTorch2MultiGPU = _placed(UnetLoaderGGUF, **SECOND)
+DualCLIPLoaderGGUFDisTorch2MultiGPU = _placed(DualCLIPLoaderGGUF, **SECOND)
+
+
+# -- others -----------------------------------------------------------------------------------------------------------
+
+
+class LoaderGGUF(OfAnotherPack, FromFiles):
+    """The pack gguf's loader of transformers."""
+
+    PACK = "gguf"
+    TITLE = "GGUF Loader"
+    DESCRIPTION = "Loads a FLUX.1 transformer from a GGUF file."
+    FUNCTION = "load_model"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model that denoises.",)
+    FILES = {"gguf_name": "diffusion_models"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        found = [name for name in cls.host.filenames("diffusion_models") if name.lower().endswith(".gguf")]
+        return {"required": {"gguf_name": choice(found, "The transformer's file.")}}
+
+    def load_model(self, gguf_name: str) -> tuple[Any]:
+        return (load_transformer(self.host, gguf_name),)
+
+
+class DualClipLoaderGGUF(OfAnotherPack, DualCLIPLoader):
+    """The pack gguf's loader of text encoders."""
+
+    PACK = "gguf"
+    TITLE = "GGUF DualCLIP Loader"
+    CATEGORY = OfAnotherPack.CATEGORY
+
+
+class VaeGGUF(OfAnotherPack, VAELoader):
+    """The pack gguf's loader of autoencoders."""
+
+    PACK = "gguf"
+    TITLE = "GGUF VAE Loader"
+    CATEGORY = OfAnotherPack.CATEGORY
+
+
+class LoadDiffusionModel(OfAnotherPack, FromFiles):
+    """A transformer by its file alone, as API prompts of some programs ask for it."""
+
+    TITLE = "Load Diffusion Model (by name)"
+    DESCRIPTION = "Loads a FLUX.1 transformer."
+    FUNCTION = "load_model"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model that denoises.",)
+    FILES = {"unet_name": "diffusion_models"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"unet_name": cls.files("diffusion_models", "The transformer's file.")}}
+
+    def load_model(self, unet_name: str) -> tuple[Any]:
+        return (load_transformer(self.host, unet_name),)
+
+
+class CheckpointLoaderNF4(OfAnotherPack, CheckpointLoaderSimple):
+    """The NF4 pack's loader: the file itself says how its numbers are stored."""
+
+    PACK = "ComfyUI_bitsandbytes_NF4"
+    TITLE = "CheckpointLoaderNF4"
+    CATEGORY = OfAnotherPack.CATEGORY
+
+
+class UNETLoaderNF4(LoadDiffusionModel):
+    """The NF4 pack's loader of transformers."""
+
+    PACK = "ComfyUI_UNet_bitsandbytes_NF4"
+    TITLE = "UNETLoaderNF4"
+    FILES = {"unet_name": "diffusion_models"}
+
+
+class DiffusionModelLoaderKJ(OfAnotherPack, FromFiles):
+    """KJNodes' loader of transformers."""
+
+    PACK = "comfyui-kjnodes"
+    TITLE = "Diffusion Model Loader KJ"
+    DESCRIPTION = "Loads a FLUX.1 transformer. Number types and attention are chosen for the device."
+    FUNCTION = "load_model"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model that denoises.",)
+    FILES = {"model_name": "diffusion_models"}
+    TYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2", "fp16", "bf16", "fp32")
+    ATTENTION = ("disabled", "auto", "sageattn_qk_int8_pv_fp16_cuda", "sageattn_qk_int8_pv_fp16_triton")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "model_name": cls.files("diffusion_models", "The transformer's file."),
+                "weight_dtype": one_of(cls.TYPES, "fp8 halves bf16, with a small loss; the rest is as it is stored."),
+                "compute_dtype": unused(one_of(("default", "fp16", "bf16", "fp32"), "")),
+                "patch_cublaslinear": unused(flag(False, "")),
+                "sage_attention": unused(one_of(cls.ATTENTION, "")),
+                "enable_fp16_accumulation": unused(flag(False, "")),
+            },
+            "optional": {"extra_state_dict": unused(line(""))},
+        }
+
+    def load_model(self, model_name: str, weight_dtype: str, **settings: Any) -> tuple[Any]:
+        stored = weight_dtype if weight_dtype.startswith("fp8") else "default"
+        return (load_transformer(self.host, model_name, stored),)
