@@ -114,6 +114,16 @@ class Manager:
             finally:
                 model.park()
 
+    def foreseen(
+        self,
+        model: ManagedModel,
+        workload: Callable[[Mapping[str, int]], Workload],
+        machine: Machine,
+        activations: int,
+    ) -> Plan:
+        """The plan that the model would run by if no other held anything. Changes nothing. Raises BudgetTooSmall."""
+        return plan(workload(self._fixed(activations)), Budget(self.limit, *self._host_room(model)), machine)
+
     def replan(
         self,
         model: ManagedModel,

@@ -100,9 +100,15 @@ class Flux(nn.Module):
             both = run(block, both, next(mods), rope, mask)
             both = _add_residual(both, control.single, number, start=text)
 
+        return self.velocity(both, text, next(mods), height, width)
+
+    def velocity(self, both: Tensor, text: int, mods: Tensor, height: int, width: int) -> Tensor:
+        """What the last block gives, [B, L, D] with `text` tokens of text first, as a velocity [B, C, height, width].
+
+        mods: the rows of the final layer [B, 2, D].
+        """
         count = latents.patches(height) * latents.patches(width)
-        out = self.final_layer(both[:, text : text + count], next(mods))
-        return latents.unpack(out, height, width)
+        return latents.unpack(self.final_layer(both[:, text : text + count], mods), height, width)
 
     def blocks(self) -> Iterator[DoubleStreamBlock | SingleStreamBlock]:
         """The blocks in order of use: double, then single."""

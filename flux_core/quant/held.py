@@ -24,6 +24,7 @@ from .formats import PLAIN, decode_into
 from .fp8 import FP8, encode_fp8
 from .workspace import matrix_scratch, scratch
 
+ALIGNED = 16  # bytes: on a CPU a product of one row has other last bits for a matrix that begins elsewhere
 Fetch = Callable[[], AbstractContextManager[Tensor]]  # the stored bytes, uint8 [n], valid inside the context
 
 
@@ -105,7 +106,10 @@ class PlainWeight(StoredWeight):
                 yield weight
             return
         with self.fetch() as raw:
-            yield raw.view(dtype).view(self.shape)
+            weight = raw.view(dtype).view(self.shape)
+            if raw.device.type == "cpu" and raw.data_ptr() % ALIGNED:  # as it lies in its file
+                weight = matrix_scratch(self.shape, dtype, raw.device).copy_(weight)
+            yield weight
 
 
 # The class for each format that is not always decoded first.

@@ -23,7 +23,9 @@ from math import prod
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -68,7 +70,7 @@ def dry_run(module: Module, call: Callable[[Module], object], gradients: bool = 
     observer.ignore(weights_of(copy))
     if repeat and not gradients:
         _repeat_blocks(copy, observer)
-    with torch.enable_grad() if gradients else torch.inference_mode(), observer:
+    with torch.enable_grad() if gradients else torch.inference_mode(), _WholeAttention(observer), observer:
         result = call(copy)
         del result
     return DryRun(observer.peak, tuple(observer.uses()))
@@ -145,6 +147,10 @@ class _Observer(TorchDispatchMode):
         self._names.append(name)
         self._work.append([0.0, 0.0])
 
+    def attention(self, flop: float) -> None:
+        """Work that no operation shows."""
+        self._work[-1][1] += flop
+
     def uses(self) -> Iterator[ObservedUse]:
         """What was done before the first use counts for the last one: one step follows another."""
         first, *after = self._work
@@ -194,6 +200,42 @@ class _Observer(TorchDispatchMode):
     def _die(self, key: int, nbytes: int) -> None:
         self._known.discard(key)
         self.alive -= nbytes
+
+
+class _WholeAttention(TorchFunctionMode):
+    """With gradients, attention is taken apart on the meta device, as no processor does it: here it stays one operation
+    that keeps what a fused kernel keeps."""
+
+    def __init__(self, observer: _Observer) -> None:
+        super().__init__()
+        self.observer = observer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention and torch.is_grad_enabled():
+            query, key, value = args[:3]
+            return _FusedAttention.apply(query, key, value, self.observer)  # type: ignore[no-untyped-call]
+        return func(*args, **(kwargs or {}))
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Memory and work of attention by tiles (Dao et al. 2022): scores are computed again going backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, observer: _Observer) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.observer, ctx.flop = observer, 4.0 * query.numel() * key.shape[-2]
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        observer.attention(ctx.flop)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, _, _ = ctx.saved_tensors
+        ctx.observer.attention(2.5 * ctx.flop)
+        sums = torch.empty_like(query, dtype=torch.float32)  # of the gradient of the queries
+        slopes = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        del sums
+        return *slopes, None
 
 
 @dataclass(frozen=True)

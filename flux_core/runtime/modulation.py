@@ -63,7 +63,7 @@ def modulations(flux: Flux, vectors: Sequence[Tensor]) -> list[Rows]:
 
 def rows_like(flux: Flux, vec: Tensor) -> Rows:
     """Memory shaped as `flux.modulations(vec)` is, and uninitialised."""
-    counts = [sum(map(_count, _modulators(part))) for part in _parts(flux)]
+    counts = [sum(map(_count, modulators_of(part))) for part in _parts(flux)]
     return tuple(vec.new_empty(vec.shape[0], count, vec.shape[1]) for count in counts)
 
 
@@ -72,12 +72,17 @@ def with_branches(flux: Flux, rows: Rows, vec: Tensor) -> Rows:
 
     So another LoRA, or another strength, fetches no matrix. Only for branches: reweighings depend on the matrix.
     """
-    active = F.silu(vec)
-    return tuple(_adapted(part, row, active) for part, row in zip(_parts(flux), rows, strict=True))
+    return branches_on_rows(flux, rows, F.silu(vec))
+
+
+def branches_on_rows(module: Flux | Part, rows: Rows, active: Tensor) -> Rows:
+    """The rows of a model, or of one part of it, with what its side branches add. active: silu(vec) [B, D]."""
+    parts = _parts(module) if isinstance(module, Flux) else (module,)
+    return tuple(_adapted(part, row, active) for part, row in zip(parts, rows, strict=True))
 
 
 def _adapted(part: Part, row: Tensor, active: Tensor) -> Tensor:
-    linears = _modulators(part)
+    linears = modulators_of(part)
     if not any(linear.branches for linear in linears):
         return row
     rows = row.clone().split([_count(linear) for linear in linears], dim=1)
@@ -93,7 +98,7 @@ def modulation_linears(flux: Flux) -> dict[str, Linear]:
 
 def modulators(flux: Flux) -> Iterator[Linear]:
     """The adaLN layers in the order `modulations` uses them."""
-    return (linear for part in _parts(flux) for linear in _modulators(part))
+    return (linear for part in _parts(flux) for linear in modulators_of(part))
 
 
 def _parts(flux: Flux) -> Iterator[Part]:
@@ -103,7 +108,7 @@ def _parts(flux: Flux) -> Iterator[Part]:
     yield flux.final_layer
 
 
-def _modulators(part: Part) -> tuple[Linear, ...]:
+def modulators_of(part: Part) -> tuple[Linear, ...]:
     """In the order in which `part.modulate` joins their outputs."""
     if isinstance(part, DoubleStreamBlock):
         return part.img_mod.lin, part.txt_mod.lin
@@ -113,7 +118,7 @@ def _modulators(part: Part) -> tuple[Linear, ...]:
 
 
 def _outputs(part: Part, active: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    for linear in _modulators(part):
+    for linear in modulators_of(part):
         with linear.fetched(active[0].dtype) as layer:
             yield [_rows(layer, layer(one)) for one in active]
 

@@ -66,7 +66,7 @@ class RunRows:
         self.store, self.module, self.loras = store, module, loras
 
     def has(self, inputs: DenoiserInputs) -> bool:
-        return not self.store.table.missing([self.key(_call(inputs))])
+        return self.has_call(_call(inputs))
 
     def add(self, inputs: DenoiserInputs) -> None:
         """Compute what was not foreseen. The model itself must not be open."""
@@ -74,7 +74,18 @@ class RunRows:
 
     def of(self, inputs: DenoiserInputs) -> Rows:
         """Out of the table, with what the branches of the run's model add. Raises KeyError if it is not there."""
-        call = _call(inputs)
+        return self.of_call(_call(inputs))
+
+    def has_call(self, call: Call) -> bool:
+        return not self.store.table.missing([self.key(call)])
+
+    def expect(self, calls: Sequence[Call]) -> None:
+        """Compute what of these is missing, and keep them all. The model itself must not be open."""
+        self.store.table.expected = frozenset(self.key(call) for call in calls)
+        self.fill(calls)
+
+    def of_call(self, call: Call) -> Rows:
+        """As `of`, by what the rows depend on."""
         rows = self.store.table[self.key(call)]
         if self.loras or not any(linear.branches for linear in modulators(self.module)):
             return rows

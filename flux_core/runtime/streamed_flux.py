@@ -7,7 +7,7 @@ out of memory is run again, with resident weights freed for it. Knows no nodes a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,7 @@ from ..adapters.apply import adapted
 from ..adapters.lora import LoraUse
 from ..memory.managed_model import ManagedModel, Tensors, bind_rest
 from ..memory.manager import Manager
+from ..memory.plan import Plan
 from ..memory.report import JobReport
 from ..memory.running import Demand, RunningModel, running
 from ..memory.workload import Workload
@@ -76,18 +77,42 @@ class ManagedFlux:
         sample = heaviest_inputs(run, self.dtype)
         self.blocks.reserve_scratch()
         rows = self.rows.of_run(run, module, uses)
-        demand = self._demand(module, sample)
-        machine = self.manager.machine(self.blocks, tokens_of(sample))
-        with running(self.manager, self.blocks, demand, machine) as model:
-            self.report = model.report
+        key = shapes_of(sample), sample.reference_method, branch_shapes(module)
+        observed = self.observed(key, lambda: observe_blocks(module, sample))
+        with self._running(observed, key, tokens_of(sample)) as model:
             yield _StreamedNetwork(module, rows, model)
 
-    def _demand(self, module: Flux, sample: DenoiserInputs) -> Demand:
-        """What a run of `module`, LoRAs and all, with inputs like these will take and do."""
-        key = shapes_of(sample), sample.reference_method, branch_shapes(module)
+    @contextmanager
+    def walking(self, observed: DryRun, key: Hashable, tokens: int) -> Iterator[RunningModel]:
+        """The blocks' weights by another schedule than that of sampling, such as forward and then backward.
+
+        observed: one step of it, which `key` names. tokens: of one picture. Raises BudgetTooSmall.
+        """
+        self.blocks.reserve_scratch()
+        with self._running(observed, key, tokens) as model:
+            yield model
+
+    def foreseen(self, observed: DryRun, key: Hashable, tokens: int) -> Plan:
+        """The plan that `walking` would make if nothing else were loaded. Raises BudgetTooSmall."""
+        demand = self._demand(observed, key)
+        machine = self.manager.machine(self.blocks, tokens)
+        return self.manager.foreseen(self.blocks, demand.workload, machine, demand.bytes)
+
+    def observed(self, key: Hashable, observe: Callable[[], DryRun]) -> DryRun:
+        """What a step that `key` names does, observed once."""
         if key not in self._observed:
-            self._observed[key] = observe_blocks(module, sample)
-        observed = self._observed[key]
+            self._observed[key] = observe()
+        return self._observed[key]
+
+    @contextmanager
+    def _running(self, observed: DryRun, key: Hashable, tokens: int) -> Iterator[RunningModel]:
+        machine = self.manager.machine(self.blocks, tokens)
+        with running(self.manager, self.blocks, self._demand(observed, key), machine) as model:
+            self.report = model.report
+            yield model
+
+    def _demand(self, observed: DryRun, key: Hashable) -> Demand:
+        """What steps like the observed one will take and do."""
         if key not in self.activations:
             self.activations[key] = self.manager.memory.taken_bytes(observed.peak)
 

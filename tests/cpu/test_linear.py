@@ -13,7 +13,8 @@ from sluice.flux_core.adapters.branches import Dense, Reweighing
 from sluice.flux_core.adapters.branches import LowRank as LowRankOfFiles
 from sluice.flux_core.models.copies import shallow
 from sluice.flux_core.models.linear import Linear
-from sluice.flux_core.quant.held import DenseProducts
+from sluice.flux_core.quant.encoding import Encoding
+from sluice.flux_core.quant.held import DenseProducts, packed
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -206,3 +207,15 @@ def test_a_layer_fetches_its_matrix_once_for_several_products(layer, seeded):
 def test_names_are_those_of_checkpoints():
     assert set(Linear(3, 4).state_dict()) == {"weight", "bias"}
     assert set(Linear(3, 4, bias=False).state_dict()) == {"weight"}
+
+
+def test_a_matrix_gives_the_same_bits_wherever_it_begins_in_its_file() -> None:
+    """Products of one row too, for which the CPU reads sixteen bytes at a time."""
+    matrix, x = torch.randn(512, 256), torch.randn(1, 256)
+    raw = torch.empty(matrix.nbytes + 128, dtype=torch.uint8)
+    expected = F.linear(x, matrix)
+    for offset in (0, 4, 8, 16, 24, 60):
+        start = -raw.data_ptr() % 64 + offset
+        there = raw[start : start + matrix.nbytes]
+        there.copy_(matrix.view(torch.uint8).flatten())
+        assert torch.equal(packed(there, Encoding("F32"), matrix.shape).multiply(x, None), expected)

@@ -1,0 +1,238 @@
+"""A transformer made ready for training steps: loaded whole, or streamed under a budget by the walk's own schedule.
+
+Under a budget the step is observed on the meta device beforehand, as a sampling run is, and the same planner, ring and
+executor serve it: the schedule only visits weights twice. Modulation rows come out of the same table: which batches are
+coming is known, so one pass over the adaLN matrices serves many steps. Knows no data set and no optimiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...errors import BudgetTooSmall
+from ...memory.plan import Plan
+from ...memory.running import RunningModel
+from ...models.denoiser_inputs import DenoiserInputs
+from ...models.flux import Flux
+from ...models.tensor_trees import map_tensors, shapes_of
+from ...runtime.dry_run import META, DryRun, branch_shapes, dry_run, shape_of
+from ...runtime.flux_needs import tokens_of
+from ...runtime.handles import FluxModel
+from ...runtime.modulation import Rows, rows_like
+from ...runtime.modulation_rows import Call, RunRows
+from ...runtime.streamed_flux import ManagedFlux
+from .adapter import TrainedLora
+from .kept import DEVICE, DISK, RAM, Elsewhere, Kept, OnDevice, kept
+from .walk import Attempt, Batch, Gradients, Loss, Walk, at_once, squared
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Noisy pictures of one step.
+
+    x          [B, C, h, w] noisy scaled latents, float32 on the CPU as all of this
+    timesteps  [B]
+    context    [B, L, context_dim]
+    pooled     [B, vec_dim]
+    guidance   [B], or None
+    target     [B, C, h, w]
+    weights    [B, 1, h, w] in 0..1, or None
+    """
+
+    x: Tensor
+    timesteps: Tensor
+    context: Tensor
+    pooled: Tensor
+    guidance: Tensor | None
+    target: Tensor
+    weights: Tensor | None = None
+
+    @property
+    def call(self) -> Call:
+        """What their modulation rows depend on."""
+        return self.timesteps, self.pooled, self.guidance
+
+
+Upcoming = Callable[[], Sequence[Call]]  # those of this step and of steps to come
+
+
+def none_upcoming() -> Sequence[Call]:
+    return ()
+
+
+class Ready:
+    """Steps of one model with one LoRA."""
+
+    def __init__(self, bare: Flux, lora: TrainedLora, model: FluxModel, keeper: Kept, loss: Loss) -> None:
+        self.bare, self.lora, self.device, self.dtype = bare, lora, model.device, model.dtype
+        self.walk = Walk(lora.beside(bare), keeper, loss)
+        self._modulated = any("mod" in path for path in lora.shapes)
+
+    def step(self, pictures: Pictures, upcoming: Upcoming = none_upcoming) -> Gradients:
+        """Losses and gradients of the LoRA's copies, in the order of `walk.trained`."""
+        batch = self._batch(pictures, upcoming)
+        return self._run(lambda attempt: self.walk(batch, attempt))
+
+    def losses(self, pictures: Pictures, upcoming: Upcoming = none_upcoming) -> Tensor:
+        """The loss of each picture [B], without gradients."""
+        batch = self._batch(pictures, upcoming)
+        return self._run(lambda attempt: Gradients(self.walk.losses(batch, attempt), ())).losses
+
+    def _run(self, work: Callable[[Attempt], Gradients]) -> Gradients:
+        return work(at_once)
+
+    @torch.no_grad()
+    def _rows(self, call: Call, upcoming: Upcoming) -> Rows:
+        return self.bare.modulations(self.bare.vector(*call, self.dtype))
+
+    def _batch(self, pictures: Pictures, upcoming: Upcoming) -> Batch:
+        rows = tuple(row.clone() if row.is_inference() else row for row in self._rows(pictures.call, upcoming))
+        active = None
+        if self._modulated:
+            with torch.no_grad():
+                active = F.silu(self.bare.vector(*pictures.call, self.dtype))
+        there = map_tensors(pictures, lambda tensor: tensor.to(self.device, non_blocking=True))
+        inputs = DenoiserInputs(
+            there.x.to(self.dtype), there.timesteps, there.context.to(self.dtype), there.pooled, there.guidance
+        )
+        return Batch(inputs, rows, there.target, active, there.weights)
+
+
+class ReadyStreamed(Ready):
+    """Under a budget: every block may be run again, the plan follows the budget between steps."""
+
+    def __init__(
+        self, managed: ManagedFlux, lora: TrainedLora, model: FluxModel, keeper: Kept, loss: Loss,
+        running: RunningModel, tokens: int,
+    ) -> None:  # fmt: skip
+        """tokens: of the largest batch that will come, which is what the plan was made for."""
+        super().__init__(managed.module, lora, model, keeper, loss)
+        self.running, self.tokens = running, tokens
+        self._rows_of = RunRows(managed.rows, managed.module, ())
+
+    def step(self, pictures: Pictures, upcoming: Upcoming = none_upcoming) -> Gradients:
+        found = super().step(pictures, upcoming)
+        if _tokens(pictures) >= self.tokens:
+            self.running.measure()
+        return found
+
+    def _run(self, work: Callable[[Attempt], Gradients]) -> Gradients:
+        self.running.follow_budget()
+        return self.running.step(lambda: work(self._attempt))
+
+    def _attempt(self, work: Callable[[], object]) -> object:
+        stream = self.running.model.stream
+        assert stream is not None
+        self.running.report.glance(stream.passing)
+        return self.running.attempt(work)
+
+    def _rows(self, call: Call, upcoming: Upcoming) -> Rows:
+        if not self._rows_of.has_call(call):
+            self.running.model.park()
+            self._rows_of.expect([call, *upcoming()])
+            self.running.replan()
+        return self._rows_of.of_call(call)
+
+
+@contextmanager
+def ready(
+    model: FluxModel, lora: TrainedLora, heaviest: Pictures, place: str, folder: Path, loss: Loss = squared
+) -> Iterator[Ready]:
+    """The model with the LoRA, ready for steps with pictures up to the size of `heaviest`.
+
+    place: where block inputs wait (kept.py); folder: for those on disk. Raises BudgetTooSmall.
+    """
+    keeper = kept(place, model.device, folder)
+    managed = _managed(model)
+    if managed is None:
+        yield Ready(model.weights.module(model.device, model.dtype), lora, model, keeper, loss)
+        return
+    observed, key = _observed(managed, lora, heaviest, place, loss)
+    with managed.walking(observed, key, _tokens_of_one(heaviest)) as running:
+        yield ReadyStreamed(managed, lora, model, keeper, loss, running, _tokens(heaviest))
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a step will need, before a byte of it has moved."""
+
+    plan: Plan
+    place: str  # where block inputs wait
+    kept_bytes: int  # of block inputs
+
+
+def foreseen(model: FluxModel, lora: TrainedLora, heaviest: Pictures, loss: Loss = squared) -> Foreseen | None:
+    """The fastest plan within the budget, over the places for block inputs; None for a model that is loaded whole.
+
+    Raises BudgetTooSmall if there is none.
+    """
+    managed = _managed(model)
+    if managed is None:
+        return None
+    nbytes = kept_bytes(managed.module, lora, heaviest, model.dtype)
+    link = managed.manager.machine(managed.blocks, _tokens_of_one(heaviest)).link
+    found: list[Foreseen] = []
+    refused: Exception | None = None
+    for place in (DEVICE, RAM, DISK) if link is not None else (DEVICE, DISK):
+        observed, key = _observed(managed, lora, heaviest, place, loss)
+        try:
+            plan = managed.foreseen(observed, key, _tokens_of_one(heaviest))
+        except BudgetTooSmall as error:
+            refused = refused or error
+            continue
+        moved = {DEVICE: 0.0, RAM: 2 * nbytes / (link or 1), DISK: 2 * nbytes / plan.machine.disk}[place]
+        found.append(Foreseen(replace(plan, seconds=plan.seconds + moved), place, nbytes))
+    if not found:
+        assert refused is not None
+        raise refused
+    return min(found, key=lambda each: each.plan.seconds)
+
+
+def kept_bytes(flux: Flux, lora: TrainedLora, heaviest: Pictures, dtype: torch.dtype) -> int:
+    """Bytes of the block inputs that wait between the two halves of a step."""
+    first = Walk(lora.beside(flux)).first
+    blocks = flux.config.depth + flux.config.depth_single - first
+    return blocks * _tokens(heaviest) * flux.config.hidden * dtype.itemsize
+
+
+def observe_walk(flux: Flux, heaviest: Pictures, place: str, dtype: torch.dtype, loss: Loss = squared) -> DryRun:
+    """One training step of a model whose branches are trained, on the meta device."""
+    sample = map_tensors(heaviest, shape_of)
+    vector = torch.empty(sample.x.shape[0], flux.config.hidden, dtype=dtype, device=META)
+    inputs = DenoiserInputs(
+        sample.x.to(dtype), sample.timesteps, sample.context.to(dtype), sample.pooled, sample.guidance
+    )
+    batch = Batch(inputs, rows_like(flux, vector), sample.target, vector, sample.weights)
+
+    def step(copy: Flux) -> object:
+        return Walk(copy, OnDevice() if place == DEVICE else Elsewhere(), loss)(batch)
+
+    return dry_run(flux, step, gradients=True)
+
+
+def _observed(
+    managed: ManagedFlux, lora: TrainedLora, heaviest: Pictures, place: str, loss: Loss
+) -> tuple[DryRun, Hashable]:
+    module = lora.beside(managed.module)
+    key = "walk", shapes_of(heaviest), branch_shapes(module), place
+    return managed.observed(key, lambda: observe_walk(module, heaviest, place, managed.dtype, loss)), key
+
+
+def _managed(model: FluxModel) -> ManagedFlux | None:
+    manager = model.runtime.manager(model.device, model.weights.nbytes)
+    return None if manager is None else model.weights.managed(manager, model.dtype)
+
+
+def _tokens_of_one(pictures: Pictures) -> int:
+    return tokens_of(DenoiserInputs(pictures.x, pictures.timesteps, pictures.context, pictures.pooled))
+
+
+def _tokens(pictures: Pictures) -> int:
+    return _tokens_of_one(pictures) * pictures.x.shape[0]
