@@ -130,7 +130,7 @@ class ReadyStreamed(Ready):
     def _attempt(self, work: Callable[[], object]) -> object:
         stream = self.running.model.stream
         assert stream is not None
-        self.running.report.glance(stream.passing)
+        self.running.report.report_ring(stream.in_ring)
         return self.running.attempt(work)
 
     def _rows(self, call: Call, upcoming: Upcoming) -> Rows:
