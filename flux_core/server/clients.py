@@ -1,9 +1,9 @@
-"""The browsers and scripts that listen: one websocket each, what they are sent, in which form.
+"""The connected browsers and scripts: one websocket each, the messages they are sent, and in which form.
 
-A slow listener never slows anybody else: each has a queue of its own. When previews pile up in it they are left out;
-when messages do, the connection is ended, and a listener that comes back hears how things stand.
+A slow client does not slow down others, because each has a queue of its own. If the queue grows, previews are left out;
+if it is full, the connection is closed, and a client that connects again is sent the current state.
 
-Does not know: jobs, the worker, where messages come from.
+Contains nothing about jobs or the worker.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from aiohttp import WSMsgType, web
 from ..errors import WorkflowError
 from ..io import strict_json
 
-MAX_WAITING = 2000  # messages; a listener further behind than this is gone or stuck
+MAX_WAITING = 2000  # messages; a client further behind than this has gone or hangs
 MAX_WAITING_PREVIEWS = 4
-MAX_HEARD = 1 << 20  # bytes a listener may send in one message
-HEARTBEAT = 30.0  # seconds without a sign of life after which a listener counts as gone
+MAX_HEARD = 1 << 20  # bytes of one message from a client
+HEARTBEAT = 30.0  # seconds without an answer after which a client counts as gone
 
 _PREVIEW, _TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4
 _JPEG, _PNG = 1, 2
@@ -50,7 +50,7 @@ class Client:
         self._writing = asyncio.create_task(self._write())
 
     def understands(self, feature: str) -> bool:
-        """Whether the listener said so."""
+        """Whether the client declared this feature."""
         return bool(self.features.get(feature))
 
     def put(self, message: Message) -> None:
@@ -65,7 +65,7 @@ class Client:
             self.end()
 
     def end(self) -> None:
-        """Stop writing; with the writing the connection ends."""
+        """Stop writing, which closes the connection."""
         self._writing.cancel()
 
     async def _write(self) -> None:
@@ -90,7 +90,7 @@ class Clients:
         self._by_id: dict[str, Client] = {}
 
     async def serve(self, request: web.Request, greet: Callable[[Client], None]) -> web.WebSocketResponse:
-        """Answer `GET /ws`: greet, then listen until it closes. A new connection under a known id replaces the old."""
+        """Answer `GET /ws` until the connection closes. A new connection with a known id replaces the old one."""
         client_id = request.query.get("clientId") or uuid.uuid4().hex
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=MAX_HEARD, timeout=1.0)
         await socket.prepare(request)
@@ -111,7 +111,7 @@ class Clients:
         return socket
 
     def send(self, event: str, data: Any, client_id: str | None = None) -> None:
-        """A message to one client, or to all."""
+        """Send a message to one client, or to all."""
         receivers = self._receivers(client_id)
         if receivers:
             message = text(event, data)
@@ -119,7 +119,7 @@ class Clients:
                 client.put(message)
 
     def send_preview(self, ids: dict[str, Any], image_type: str, image: bytes, client_id: str | None) -> None:
-        """A preview: with its node's ids to those who said they understand, in the old form to the others."""
+        """Send a preview: with its node's ids to clients that declared the feature, in the old form to others."""
         metadata = json.dumps({**ids, "image_type": image_type}).encode()
         new = struct.pack(">II", _PREVIEW_WITH_METADATA, len(metadata)) + metadata + image
         old = struct.pack(">II", _PREVIEW, _PNG if image_type == "image/png" else _JPEG) + image
@@ -127,7 +127,7 @@ class Clients:
             client.put(new if client.understands("supports_preview_metadata") else old)
 
     def send_node_text(self, prompt_id: str, node_id: str, said: str, client_id: str | None) -> None:
-        """A line to be shown inside a node, for those who understand it: scripts take binary frames for pictures."""
+        """Send a line to show inside a node, only to clients that support it: scripts take binary frames for images."""
         prompt, node = prompt_id.encode(), node_id.encode()
         frame = struct.pack(">II", _TEXT, len(prompt)) + prompt + struct.pack(">I", len(node)) + node + said.encode()
         for client in self._receivers(client_id):
@@ -135,7 +135,7 @@ class Clients:
                 client.put(frame)
 
     def send_for_pack(self, event: Any, data: Any, payload: bytes, client_id: str | None) -> None:
-        """What a node pack says: a message with data, bytes under a number of ComfyUI's, or a line inside a node."""
+        """Send a node pack's message: data, bytes with one of ComfyUI's type numbers, or a line inside a node."""
         if event == _TEXT and isinstance(data, dict):
             self.send_node_text("", str(data.get("node_id")), str(data.get("text")), client_id)
         elif isinstance(event, int):
@@ -151,14 +151,14 @@ class Clients:
 
     @property
     def ids(self) -> set[str]:
-        """Who listens."""
+        """The ids of all clients."""
         return set(self._by_id)
 
     def __contains__(self, client_id: str) -> bool:
         return client_id in self._by_id
 
     async def close(self) -> None:
-        """Say goodbye to all."""
+        """Close all connections."""
         goodbye = b"The server is going down."
         goodbyes = [client.socket.close(code=1001, message=goodbye) for client in self._by_id.values()]
         with contextlib.suppress(asyncio.TimeoutError):
@@ -174,7 +174,7 @@ def text(event: str, data: Any) -> str:
 
 
 def _heard(client: Client, said: str) -> None:
-    """Listeners say one thing: which forms of messages they understand."""
+    """Handle a client's message; the only kind declares which features it supports."""
     try:
         message = strict_json.loads(said)
     except WorkflowError:

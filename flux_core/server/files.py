@@ -1,7 +1,4 @@
-"""Pictures going out (/view) and coming in (/upload), each inside one of three folders and never outside.
-
-Does not know: what the pictures are for.
-"""
+"""Routes that send image files (/view) and receive them (/upload), only inside the three folders for images."""
 
 from __future__ import annotations
 
@@ -30,9 +27,9 @@ from .services import MAX_UPLOAD, Route, Services, refuse, services
 
 KINDS = ("input", "output", "temp")
 MEDIA_FILES = (*PICTURE_FILES, ".mp4", ".webm", ".mov", ".mkv", ".mp3", ".wav", ".flac", ".ogg", ".opus", ".m4a")
-MAX_FIELD = 1 << 16  # bytes of a field that is no file
+MAX_FIELD = 1 << 16  # bytes of a field that is not a file
 _CHUNK = 1 << 18
-# The same on every machine: what Windows' registry or /etc/mime.types say is left out.
+# The same types on each machine: Windows' registry and /etc/mime.types are not used.
 _types = mimetypes.MimeTypes()
 for _ending, _type in (
     *((".jfif", "image/jpeg"), (".webp", "image/webp"), (".avif", "image/avif")),
@@ -43,19 +40,19 @@ for _ending, _type in (
 
 
 def root_of(here: Services, kind: str) -> Path:
-    """The folder behind a `type`. Raises HTTPBadRequest."""
+    """The folder of a `type`. Raises HTTPBadRequest."""
     if kind not in KINDS:
         raise web.HTTPBadRequest(text=f"There is no folder {kind[:50]!r}; type is one of {', '.join(KINDS)}.")
     return {"input": here.folders.input, "output": here.folders.output, "temp": here.folders.temp}[kind]
 
 
 def picture_path(here: Services, filename: str, kind: str, subfolder: str) -> Path:
-    """A file by what clients call it. Raises InputError (leads out), MissingFileError."""
+    """The path of a file as a client names it. Raises InputError if it is outside the folder, MissingFileError."""
     if filename.endswith(tuple(f"[{one}]" for one in KINDS)):
         filename, kind = annotated(filename)
     path = confined(root_of(here, kind), f"{subfolder.rstrip('/')}/{filename}" if subfolder else filename)
     if not is_file(path) and kind == "input" and not subfolder:
-        path = confined(TINY_INPUT, filename)  # what the shipped workflows begin with
+        path = confined(TINY_INPUT, filename)  # the input images of the shipped workflows
     if not is_file(path):
         raise MissingFileError(f"There is no file {filename!r} in the {kind} folder.")
     return path
@@ -65,7 +62,7 @@ def picture_path(here: Services, filename: str, kind: str, subfolder: str) -> Pa
 
 
 async def view(request: web.Request) -> web.StreamResponse:
-    """?filename&type&subfolder, &preview=webp;90 for a smaller file, &channel=rgb|a for a part of it."""
+    """?filename&type&subfolder: an image; &preview=webp;90 sends a smaller file, &channel=rgb|a one part of it."""
     asked = request.query
     if not asked.get("filename"):
         return refuse(400, "A filename is needed.")
@@ -92,7 +89,7 @@ async def _made(request: web.Request, kind: str, make: Callable[..., bytes], pat
 
 
 def send_file(path: Path) -> web.FileResponse:
-    """A file as it is. What a browser could run or render as a page is only offered for download."""
+    """A file unchanged. Types that a browser could run or show as a page are sent as downloads."""
     kind = _types.guess_type(path.name)[0] or ""
     shown = kind.startswith(("image/", "video/", "audio/")) and "svg" not in kind and "xml" not in kind
     headers = {
@@ -112,7 +109,7 @@ def _named(disposition: str, name: str) -> str:
 
 @dataclass
 class Upload:
-    """What a multipart request carried: its file, on the disk under a passing name, and its fields."""
+    """The content of a multipart request: its file, stored under a temporary name, and its fields."""
 
     path: Path | None = None
     name: str = ""
@@ -120,12 +117,12 @@ class Upload:
 
 
 async def upload_image(request: web.Request) -> web.Response:
-    """image, type, subfolder, overwrite -> {"name", "subfolder", "type"}: the name it can be loaded by."""
+    """Fields image, type, subfolder, overwrite -> {"name", "subfolder", "type"}: how to load the stored image."""
     return await _upload(request, None)
 
 
 async def upload_mask(request: web.Request) -> web.Response:
-    """As an image, with original_ref: {"filename", "subfolder", "type"}: its alpha is put into that picture."""
+    """Like `upload_image`, with original_ref: {"filename", "subfolder", "type"}, whose image gets this mask's alpha."""
     return await _upload(request, _painted)
 
 
@@ -150,7 +147,7 @@ async def _receive(request: web.Request, upload: Upload, folder: Path) -> None:
         parts = await request.multipart()
         while (part := await parts.next()) is not None:
             if not isinstance(part, BodyPartReader):
-                raise WorkflowError("The upload has parts within parts.")
+                raise WorkflowError("The upload has nested parts.")
             if part.name == "image" and part.filename and upload.path is None:
                 upload.name = part.filename
                 folder.mkdir(parents=True, exist_ok=True)
@@ -182,9 +179,9 @@ async def _bounded(part: BodyPartReader) -> bytes:
 
 
 def _store(here: Services, upload: Upload, make: Callable[[Services, Upload], bytes] | None) -> dict[str, str]:
-    """Give what came in its place and name. Runs in a thread."""
+    """Move an upload to its folder and name. Runs in a thread."""
     if upload.path is None:
-        raise WorkflowError("The upload has no file: it belongs into the field `image`.")
+        raise WorkflowError("The upload has no file. Send it in the field `image`.")
     kind, subfolder = upload.fields.get("type") or "input", upload.fields.get("subfolder", "").replace("\\", "/")
     root = root_of(here, kind)
     target = confined(root, f"{subfolder.rstrip('/')}/{upload.name}" if subfolder else upload.name)
@@ -212,13 +209,13 @@ def _check(name: str, path: Path) -> None:
     if not name.isprintable() or name.startswith("."):
         raise FileFormatError(f"A file cannot be called {name[:100]!r}.")
     if not name.lower().endswith(MEDIA_FILES):
-        raise FileFormatError(f"{name[:100]} is no picture, video or sound by its ending; nothing else is taken in.")
+        raise FileFormatError(f"{name[:100]} is not named like an image, video or sound file; others are not accepted.")
     if name.lower().endswith(PICTURE_FILES):
         images.size(path, name)
 
 
 def _free_name(target: Path, received: Path) -> Path:
-    """The name itself if it is free or its file has the same content, else "name (1).png" and so on."""
+    """The name if it is free or its file has the same content, else "name (1).png" and so on."""
     for number in range(1, 100_000):
         if not target.exists() or (target.is_file() and filecmp.cmp(target, received, shallow=False)):
             return target
@@ -230,7 +227,7 @@ def _free_name(target: Path, received: Path) -> Path:
 def _painted(here: Services, upload: Upload) -> bytes:
     reference = strict_json.loads(upload.fields.get("original_ref", ""), "original_ref")
     if not isinstance(reference, dict) or not isinstance(reference.get("filename"), str):
-        raise WorkflowError("original_ref should say which picture the mask is for: {filename, subfolder, type}.")
+        raise WorkflowError("original_ref should say which image the mask is for: {filename, subfolder, type}.")
     kind, subfolder = reference.get("type") or "output", reference.get("subfolder") or ""
     assert upload.path is not None
     return images.with_alpha_of(picture_path(here, reference["filename"], str(kind), str(subfolder)), upload.path)

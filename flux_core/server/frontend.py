@@ -1,10 +1,8 @@
-"""The editor's page: the files of the package comfyui-frontend-package, which is found but never imported.
+"""The editor's page: the files of the package comfyui-frontend-package, which is located but never imported.
 
-    index.html                  asked for again on every visit
-    assets/NAME-HASH.js         kept by browsers for ever: another content has another name
-    extensions/sluice/...       our own scripts, and those of node packs
-
-Does not know: what the page does.
+index.html                  requested again on each visit
+assets/NAME-HASH.js         cached by browsers without limit: other content has another name
+extensions/sluice/...       our own scripts, and those of node packs
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from .services import Route, refuse, services
 PACKAGE = "comfyui-frontend-package"
 HOW_TO_INSTALL = "The editor is not installed. Install it with: pip install 'sluice[app]'"
 _FOREVER = "public, max-age=31536000, immutable"
-# There is nothing to sign in to.
+# Hides the button for an account, which this server does not have.
 _STYLE = '[data-testid="login-button"] { display: none !important }\n'
 
 
@@ -39,14 +37,14 @@ def static() -> Path | None:
 
 
 def has(path: str) -> bool:
-    """Whether a file of the page lies under this path of the address."""
+    """Whether the page has a file at this path of the address."""
     folder = static()
     return folder is not None and (path == "/" or confined(folder, path.lstrip("/")).is_file())
 
 
 @cache
 def version() -> str | None:
-    """Of the installed package."""
+    """The version of the installed package."""
     try:
         return importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
@@ -54,7 +52,7 @@ def version() -> str | None:
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """The page itself, or what to do to get it."""
+    """The page, or instructions for installing it."""
     folder = static()
     if folder is None:
         text = f"<!doctype html><meta charset=utf-8><title>Sluice</title><p>{escape(HOW_TO_INSTALL)}</p>"
@@ -64,14 +62,14 @@ async def index(request: web.Request) -> web.StreamResponse:
 
 
 async def user_style(request: web.Request) -> web.Response:
-    """/user.css: our one rule and the user's own."""
+    """/user.css: our one rule, then the user's own."""
     own = services(request).profile / "user.css"
     text = own.read_text(encoding="utf-8", errors="replace") if own.is_file() else ""
     return web.Response(text=_STYLE + text, content_type="text/css", headers={"Cache-Control": "no-cache"})
 
 
 async def extension(request: web.Request) -> web.StreamResponse:
-    """A file of our extension or a pack's; what is not there may be one of the page's own."""
+    """A file of our extension or of a pack's, or else one of the page's own."""
     try:
         return await extension_file(request)
     except (FileNotFoundError, InputError):

@@ -1,9 +1,8 @@
-"""The finished pictures, newest first, each with what it was made from.
+"""The gallery: finished images, newest first, each with its prompt, seed and steps.
 
-The output folder is what counts, so pictures made by `sluice run` or ComfyUI are in it too: prompt, seed and steps come
-from the workflow inside the picture, time and memory from the job that made it, if it is in the history.
-
-Does not know: node classes. A prompt is read by the names its inputs go by.
+It lists the output folder, so images made by `sluice run` or ComfyUI are in it too. Prompt, seed and steps come from
+the workflow inside the image; time and memory come from the job that made it, if that is in the history. Prompts are
+read by the names of inputs, not by node classes.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from .gallery_changes import starred
 from .services import Json, Route, Services, flag, services, whole
 from .store import Store
 
-MOST_PICTURES = 20_000  # the newest that are looked at
+MOST_PICTURES = 20_000  # only the newest are listed
 _ENDINGS = (".png", ".webp", ".jpg", ".jpeg", ".avif")
-_TEXTS = ("t5xxl", "text", "prompt", "clip_l", "value", "string")  # where a prompt's words are, best first
+_TEXTS = ("t5xxl", "text", "prompt", "clip_l", "value", "string")  # inputs with a prompt's text, best first
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One file and what is written in it."""
+    """One file and the facts read from it."""
 
     path: Path
     written: int  # milliseconds since 1970
@@ -45,7 +44,7 @@ class Picture:
     has_workflow: bool
 
 
-# How the list may be ordered: functions of pictures that are the newest first.
+# The orders of the list: functions of a list whose newest image is first.
 SORTS: Mapping[str, Callable[[list[Picture]], list[Picture]]] = {
     "newest": lambda found: found,
     "oldest": lambda found: found[::-1],
@@ -57,7 +56,7 @@ KNOWN: web.AppKey[dict[Path, Picture]] = web.AppKey("pictures", dict)
 
 
 async def gallery(request: web.Request) -> web.Response:
-    """?text= words that must all be in the prompt or file name, &sort= one of SORTS, &starred=true, &offset= &limit="""
+    """?text= words that must all occur in prompt or file name, &sort= one of SORTS, &starred=true, &offset= &limit="""
     here = services(request)
     words = request.query.get("text", "").casefold().split()
     offset, limit = max(0, whole(request, "offset", 0) or 0), min(max(1, whole(request, "limit", 50) or 50), 500)
@@ -73,7 +72,7 @@ async def gallery(request: web.Request) -> web.Response:
 
 
 async def canvas(request: web.Request) -> web.Response:
-    """?filename&subfolder -> {"workflow", "prompt"}: what is inside a picture of the output folder."""
+    """?filename&subfolder -> {"workflow", "prompt"}: the metadata of an image in the output folder."""
     name = f"{request.query.get('subfolder', '')}/{request.query.get('filename', '')}".lstrip("/")
     path = confined(services(request).folders.output, name)
     embedded = await asyncio.to_thread(read_workflow, path)
@@ -110,7 +109,7 @@ def _told(picture: Picture, here: Services, stars: Collection[str]) -> Json:
 
 
 def _made_by(store: Store, picture: Picture, name: str, subfolder: str) -> Json:
-    """The job in the history that put this file out."""
+    """The job in the history that made this file."""
     for job in store.finished_about(picture.written):
         for output in job.outputs.values():
             listed = list(output.get("images", ())) if isinstance(output, dict) else []
@@ -126,7 +125,7 @@ def _made_by(store: Store, picture: Picture, name: str, subfolder: str) -> Json:
 
 
 def _matching(folder: Path, known: dict[Path, Picture], words: list[str]) -> list[Picture]:
-    """Newest first. `known` is brought up to date: only files that are new or have changed are opened."""
+    """Matching images, newest first. Updates `known`: only files that are new or changed are opened."""
     stats = sorted(_files(folder), key=lambda found: (-found[1].st_mtime_ns, found[0]))[:MOST_PICTURES]
     current = {}
     for path, stat in stats:
@@ -157,7 +156,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _read(path: Path, stat: os.stat_result) -> Picture:
-    """What a file holds; a damaged or foreign one is listed without prompt."""
+    """Read the facts from a file; a file that is damaged or has no workflow is listed without prompt."""
     try:
         prompt = read_workflow(path).prompt
         has_workflow = True
@@ -177,7 +176,7 @@ def _read(path: Path, stat: os.stat_result) -> Picture:
 
 
 def _words(prompt: Mapping[str, Any]) -> str:
-    """The text behind the first `positive` or `conditioning` input, or else the first text there is."""
+    """The text that leads to the first `positive` or `conditioning` input, or else the first text of the prompt."""
     starts: list[Any] = []
     for name in ("positive", "conditioning"):
         starts += [node["inputs"][name] for node in prompt.values() if name in node["inputs"]]
@@ -189,7 +188,7 @@ def _words(prompt: Mapping[str, Any]) -> str:
 
 
 def _number(prompt: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    """The first input of such a name, also when a primitive node gives it."""
+    """The first input with one of these names, also if a primitive node provides it."""
     for name in names:
         for node in prompt.values():
             value = node["inputs"].get(name)

@@ -1,9 +1,7 @@
-"""What a person does with finished pictures: star them, throw them away, take them back.
+"""Routes that change the gallery: star images, move them to the trash folder, restore them.
 
-    output/.trash/SUBFOLDER/FILE     what was thrown away; nobody empties it but the person
-    user/sluice/stars.json           the starred pictures, as paths below the output folder
-
-Does not know: what pictures hold.
+output/.trash/SUBFOLDER/FILE     images in the trash; this program never empties it
+user/sluice/stars.json           the starred images, as paths below the output folder
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ async def star(request: web.Request) -> web.Response:
     here, body = services(request), await json_object(request)
     name = _named(body)
     if not confined(here.folders.output, name).is_file():
-        raise MissingFileError(f"There is no picture {name!r} any more.")
+        raise MissingFileError(f"There is no image {name!r} any more.")
     async with here.looking:
         stars = starred(here.folders)
         stars = stars | {name} if body.get("starred") else stars - {name}
@@ -47,7 +45,7 @@ async def throw_away(request: web.Request) -> web.Response:
 
 
 async def take_back(request: web.Request) -> web.Response:
-    """{"trashed": [names that `throw_away` told]} -> {"restored": how many}"""
+    """{"trashed": [names that `throw_away` returned]} -> {"restored": how many}"""
     here, body = services(request), await json_object(request)
     names = [name for name in body.get("trashed", ()) if isinstance(name, str)]
     async with here.looking:
@@ -57,7 +55,7 @@ async def take_back(request: web.Request) -> web.Response:
 
 
 def starred(folders: Folders) -> frozenset[str]:
-    """The starred pictures, as paths below the output folder."""
+    """The starred images, as paths below the output folder."""
     try:
         kept = strict_json.loads(_file(folders).read_bytes(), "the stars")
     except (OSError, WorkflowError):
@@ -76,18 +74,18 @@ def _file(folders: Folders) -> Path:
 
 
 def _named(picture: Json) -> str:
-    """The path of a picture below the output folder. Raises WorkflowError."""
+    """The path of an image below the output folder. Raises WorkflowError."""
     filename, subfolder = picture.get("filename"), picture.get("subfolder", "")
     if not isinstance(filename, str) or not isinstance(subfolder, str) or not filename:
-        raise WorkflowError('A picture is named by {"filename", "subfolder"}.')
+        raise WorkflowError('An image is named by {"filename", "subfolder"}.')
     return f"{subfolder.strip('/')}/{filename}".lstrip("/")
 
 
 def _to_trash(output: Path, name: str) -> str:
-    """Move a file; its name in the trash. A second one of the same name gets a number. Raises MissingFileError."""
+    """Move a file to the trash, with a number if the name is taken. Returns its name there. Raises MissingFileError."""
     source = confined(output, name)
     if not source.is_file() or name.startswith(f"{TRASH}/"):
-        raise MissingFileError(f"There is no picture {name!r} any more.")
+        raise MissingFileError(f"There is no image {name!r} any more.")
     target = confined(output / TRASH, name)
     target.parent.mkdir(parents=True, exist_ok=True)
     number = 1
@@ -99,12 +97,12 @@ def _to_trash(output: Path, name: str) -> str:
 
 
 def _from_trash(output: Path, name: str) -> None:
-    """Raises MissingFileError if it is not in the trash, or if its place has been taken."""
+    """Restore a file. Raises MissingFileError if it is not in the trash, or if another file has its name now."""
     source, target = confined(output / TRASH, name), confined(output, name)
     if not source.is_file():
         raise MissingFileError(f"{name!r} is not in the trash any more.")
     if os.path.lexists(target):
-        raise MissingFileError(f"There is another picture {name!r} by now; the one thrown away stays in the trash.")
+        raise MissingFileError(f"Another image is called {name!r} now; this one stays in the trash.")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(source, target)
 

@@ -1,11 +1,9 @@
-"""Who may talk to the server, and what pages may load.
+"""Decides which requests are answered and what pages may load.
 
-A page on the internet must not be able to use a server on somebody's own machine: requests whose Host is not ours (DNS
-rebinding) or whose Origin is another site's (CSRF) are refused. Browsers too old to tell an Origin can change things
-only with a content type that no form can send. Beyond loopback a token is required. The content policy keeps the editor
-from contacting anybody else.
-
-Does not know: what is served.
+A page on the internet must not be able to use a server on a person's own machine. So requests with a foreign Host (DNS
+rebinding) or a foreign Origin (CSRF) are refused. Requests of old browsers, which send no Origin, can change something
+only with a content type that no form can send. Beyond loopback a token is required. The content policy prevents the
+editor from contacting any other host.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ POLICY = (
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name means this machine alone."""
+    """Whether an address or name is reachable only from this machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -40,9 +38,9 @@ def is_loopback(host: str) -> bool:
 
 
 def guard(token: str | None, hosts: Collection[str] = ()) -> Middleware:
-    """The middleware. `token`: what a request must show; None for a server that only its own machine reaches.
+    """The middleware. token: required in each request; None for a server that only its own machine can reach.
 
-    `hosts`: names by which such a server is reached as well, from a container or through a tunnel.
+    hosts: further names of such a server, for containers or tunnels.
     """
     allowed = frozenset(host.lower() for host in hosts)
 
@@ -87,7 +85,7 @@ def _is_foreign(request: web.Request, host: str) -> bool:
     if origin is not None:
         return origin.lower() not in (f"http://{host}", f"https://{host}")
     if request.method in ("GET", "HEAD"):
-        return False  # these change nothing, and what they answer is not shown to other sites
+        return False  # these change nothing, and browsers hide the answer from other sites
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         return True
     is_browser = request.headers.get("User-Agent", "").startswith("Mozilla/")

@@ -1,7 +1,6 @@
-"""What the server itself does with pixels: previews, single channels, masks put into pictures, sizes looked at.
+"""Image operations of the server: size, previews, single channels, masks written into images.
 
-Pillow is imported when a picture is first touched. Nothing is decoded before its size is known to be bearable.
-Does not know: HTTP, folders.
+Pillow is imported at the first use. No image is decoded before its size is known to be acceptable.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ..io.paths import openable
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_PIXELS = 100_000_000  # about the largest picture a camera makes; RGBA of it is 400 MB
+MAX_PIXELS = 100_000_000  # about the largest image a camera makes; RGBA of it is 400 MB
 FORMATS = {"webp": "image/webp", "jpeg": "image/jpeg"}
 CHANNELS = ("rgba", "rgb", "a")
 
@@ -32,7 +31,7 @@ def size(path: Path, called: str = "") -> tuple[int, int]:
 
 
 def preview(path: Path, form: str, quality: int) -> bytes:
-    """The picture as a smaller file. `form` is a key of FORMATS. Raises FileFormatError."""
+    """The image as a smaller file. `form` is a key of FORMATS. Raises FileFormatError."""
     buffer = BytesIO()
     with opened(path) as image:
         colours = "RGBA" if form == "webp" and _has_alpha(image) else "RGB"
@@ -41,7 +40,7 @@ def preview(path: Path, form: str, quality: int) -> bytes:
 
 
 def channel(path: Path, wanted: str) -> bytes:
-    """As PNG: the colours without the alpha channel, or the alpha channel on black. Raises FileFormatError."""
+    """The colours without the alpha channel, or the alpha channel on black, as PNG. Raises FileFormatError."""
     from PIL import Image
 
     buffer = BytesIO()
@@ -56,10 +55,10 @@ def channel(path: Path, wanted: str) -> bytes:
 
 
 def with_alpha_of(picture: Path, mask: Path) -> bytes:
-    """The picture with the alpha channel of a mask of the same size, its workflow kept, as PNG."""
+    """The image with the alpha channel of a mask of the same size, its workflow kept, as PNG."""
     with opened(picture) as image, opened(mask, "The mask") as other:
         if image.size != other.size:
-            raise FileFormatError(f"The mask is {_by(other.size)}, the picture {_by(image.size)}; they must be equal.")
+            raise FileFormatError(f"The mask is {_by(other.size)}, the image {_by(image.size)}; they must be equal.")
         painted = image.convert("RGBA")
         painted.putalpha(other.convert("RGBA").getchannel("A"))
     try:
@@ -72,9 +71,9 @@ def with_alpha_of(picture: Path, mask: Path) -> bytes:
 
 @contextmanager
 def opened(path: Path, called: str = "") -> Iterator[Image.Image]:
-    """A picture whose size is bearable, not yet decoded. Whatever Pillow finds amiss becomes FileFormatError.
+    """An image of acceptable size, not decoded yet. All errors of Pillow become FileFormatError.
 
-    `called`: what people know the file as, if not by its own name.
+    called: the name for messages, if it is not the file's own.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -83,7 +82,7 @@ def opened(path: Path, called: str = "") -> Iterator[Image.Image]:
         with Image.open(openable(path)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise FileFormatError(
-                    f"{name} is {_by(image.size)}; pictures may have at most {MAX_PIXELS // 10**6} million pixels."
+                    f"{name} is {_by(image.size)}; images may have at most {MAX_PIXELS // 10**6} million pixels."
                 )
             yield image
     except FileFormatError:
@@ -91,10 +90,10 @@ def opened(path: Path, called: str = "") -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         raise FileFormatError(f"{name} has too many pixels.") from None
     except UnidentifiedImageError:
-        wrong = "a picture of no known format" if path.stat().st_size else "empty"
+        wrong = "not an image of a known format" if path.stat().st_size else "empty"
         raise FileFormatError(f"{name} is {wrong}.") from None
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, OverflowError) as error:
-        raise FileFormatError(f"{name} cannot be read as a picture: {error}") from error
+        raise FileFormatError(f"{name} cannot be read as an image: {error}") from error
 
 
 def _has_alpha(image: Image.Image) -> bool:

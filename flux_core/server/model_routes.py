@@ -1,7 +1,4 @@
-"""What there is: node classes, model files, and the JavaScript of extensions.
-
-Does not know: what any of it does. Node classes are described by the worker.
-"""
+"""Routes that list node classes, model files and the JavaScript of extensions. The worker describes node classes."""
 
 from __future__ import annotations
 
@@ -22,19 +19,19 @@ from .services import Json, Route, Services, refuse, services
 WEB = Path(__file__).resolve().parents[2] / "web" / "comfyui"
 MAX_HEADER = 1 << 20  # bytes of a weight file's header that is read for its metadata
 OWN_EXTENSION = "sluice"
-_CONDITIONS = ("If-Modified-Since", "If-None-Match", "Range")  # aiohttp would put zlib's ending even after a 304
+_CONDITIONS = ("If-Modified-Since", "If-None-Match", "Range")  # aiohttp would append zlib's trailer to an empty 304
 
 
 # -- nodes -------------------------------------------------------------------------------------------------------------
 
 
 async def object_info(request: web.Request) -> web.Response:
-    """Every node class."""
+    """All node classes."""
     return web.json_response(await services(request).job_runner.worker.call("object_info"))
 
 
 async def object_info_of(request: web.Request) -> web.Response:
-    """One node class; {} if there is none of that name."""
+    """One node class; {} if there is none with this name."""
     name = request.match_info["name"]
     return web.json_response(await services(request).job_runner.worker.call("object_info", names=[name]))
 
@@ -62,7 +59,7 @@ async def model_places(request: web.Request) -> web.Response:
 
 
 async def model_details(request: web.Request) -> web.Response:
-    """The files of one kind, with their sizes and times."""
+    """The files of one kind, with sizes and times."""
     return web.json_response(await asyncio.to_thread(_details, services(request), _kind(request)))
 
 
@@ -86,16 +83,16 @@ def _kind(request: web.Request) -> str:
 
 
 async def embeddings(request: web.Request) -> web.Response:
-    """Textual inversions, as they are named in prompts: without their endings."""
+    """Textual inversions by their names in prompts, which have no file ending."""
     names = await asyncio.to_thread(services(request).folders.filenames, "embeddings")
     return web.json_response([name.rpartition(".")[0] for name in names])
 
 
 async def view_metadata(request: web.Request) -> web.Response:
-    """?filename= of a safetensors file: what its maker wrote into it."""
+    """?filename= of a safetensors file: the metadata in it."""
     path = services(request).folders.find(_kind(request), request.query.get("filename", ""))
     metadata = None if path is None else await asyncio.to_thread(_metadata, path)
-    return refuse(404, "That file holds no metadata.") if metadata is None else web.json_response(metadata)
+    return refuse(404, "The file has no metadata.") if metadata is None else web.json_response(metadata)
 
 
 def _metadata(path: Path) -> Any:
@@ -114,7 +111,7 @@ def _metadata(path: Path) -> Any:
 
 
 async def folder_paths(request: web.Request) -> web.Response:
-    """Every kind of file with its folders."""
+    """Each kind of file with its folders."""
     folders = services(request).folders
     places = {kind: [str(place) for place in folders.directories(kind)] for kind in CATEGORIES}
     own = {"input": folders.input, "output": folders.output, "temp": folders.temp}
@@ -125,7 +122,7 @@ async def folder_paths(request: web.Request) -> web.Response:
 
 
 async def extensions(request: web.Request) -> web.Response:
-    """The scripts that the editor should load: our own and those of node packs."""
+    """The scripts that the editor must load: our own and those of node packs."""
     here = services(request)
     await here.packs_known.wait()
     found = await asyncio.to_thread(_scripts, _places(here))
@@ -157,7 +154,7 @@ async def extension_file(request: web.Request) -> web.StreamResponse:
 
 
 def send_page_part(request: web.Request, path: Path) -> web.FileResponse:
-    """A file the page is made of: scripts and styles as such, always asked for again. Compressed for the network."""
+    """A script, style or other file of the page, revalidated at each use, compressed for other machines."""
     kinds = {
         ".js": "text/javascript",
         ".mjs": "text/javascript",

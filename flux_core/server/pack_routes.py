@@ -1,9 +1,7 @@
-"""Routes that node packs add: what is none of ours and matches one of theirs is answered by the worker.
+"""Routes that node packs add: a request that matches one of theirs and none of ours is answered by the worker.
 
-Our own routes come first; the editor's files, which are looked for under any path, come last. Each route of a pack is
-there with and without /api, as in ComfyUI. The guard has let the request through before.
-
-Does not know: what the routes do.
+Our own routes come first; the editor's files, which may have any path, come last. Each route of a pack exists with and
+without /api, as in ComfyUI. The guard has checked the request before.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from .services import MAX_UPLOAD, Services, refuse, services
 
 
 async def ask_worker(here: Services) -> None:
-    """Learn what became of the packs and which routes they have. What fails is told again to those who ask."""
+    """Ask the worker which packs were loaded and which routes they have. A failure is repeated at the next request."""
     worker = here.job_runner.worker
     try:
         with contextlib.suppress(SluiceError):
@@ -47,7 +45,7 @@ async def to_packs(request: web.Request, handler: Handler) -> web.StreamResponse
     if not any(pattern.fullmatch(path) for pattern in matches):
         return await handler(request)
     if (request.content_length or 0) > MAX_UPLOAD:
-        return refuse(413, f"A request to a node pack holds at most {MAX_UPLOAD >> 20} MiB.", "too_large")
+        return refuse(413, f"A request to a node pack has at most {MAX_UPLOAD >> 20} MiB.", "too_large")
     whole = path + (f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else "")
     headers = [(name, value) for name, value in request.headers.items()]
     asked = here.job_runner.worker.call_route(request.method, whole, headers, await request.read())

@@ -1,7 +1,4 @@
-"""The machine, what this server can do, and what it has been saying.
-
-Does not know: jobs, files.
-"""
+"""Routes that describe the machine and the server's features, and send its log."""
 
 from __future__ import annotations
 
@@ -17,13 +14,13 @@ from . import frontend
 from .clients import SERVER_FEATURES
 from .services import TERMINAL, Json, Route, Services, json_object, services
 
-# The protocol we speak is that of this release; clients compare it with what they need.
+# The release of ComfyUI whose protocol this server has; clients compare it with the release that they need.
 COMFYUI_VERSION = "0.3.64"
-PATIENCE = 2.0  # seconds the worker has to describe its devices
+PATIENCE = 2.0  # seconds to wait for the worker's description of its devices
 
 
 async def system_stats(request: web.Request) -> web.Response:
-    """Operating system, memory and devices. Devices are known once the worker is prepared."""
+    """Operating system, memory and devices. Devices are listed once the worker has imported torch."""
     here = services(request)
     memory = psutil.virtual_memory()
     found = await _worker_report(here)
@@ -52,7 +49,7 @@ async def _worker_report(here: Services) -> Json:
 
 
 async def features(request: web.Request) -> web.Response:
-    """What this server supports."""
+    """The features that this server supports."""
     return web.json_response(SERVER_FEATURES)
 
 
@@ -60,17 +57,17 @@ async def features(request: web.Request) -> web.Response:
 
 
 async def log_text(request: web.Request) -> web.Response:
-    """The last lines as one text."""
+    """The last lines of the log as one text."""
     return web.json_response("".join(f"{entry['t']} - {entry['m']}" for entry in services(request).logs.entries))
 
 
 async def log_entries(request: web.Request) -> web.Response:
-    """The last lines, each with its time."""
+    """The last lines of the log, each with its time."""
     return web.json_response({"entries": list(services(request).logs.entries), "size": TERMINAL})
 
 
 async def subscribe(request: web.Request) -> web.Response:
-    """{"enabled": bool, "clientId": id}: whether new lines are sent to this listener."""
+    """{"enabled": bool, "clientId": id}: whether new lines are sent to this client."""
     here, body = services(request), await json_object(request)
     client_id = body.get("clientId")
     here.logs.listeners.intersection_update(here.clients.ids)

@@ -1,7 +1,4 @@
-"""Workflows to begin with: ours in the editor's gallery, and those that node packs bring.
-
-Does not know: what a workflow means.
-"""
+"""Routes for workflow templates: ours in the editor's gallery, and those of node packs."""
 
 from __future__ import annotations
 
@@ -18,12 +15,12 @@ from ..io.folders import confined
 from .services import Json, Route, Services, services
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
-FIRST = "text_to_image"  # what a first visit shows
+FIRST = "text_to_image"  # the workflow that a first visit shows
 _PACK_FOLDERS = ("example_workflows", "workflows", "workflow", "templates", "examples")
 
 
 async def index(request: web.Request) -> web.Response:
-    """The gallery: one group with our workflows, in the form the editor expects of ComfyUI's own."""
+    """The list of templates: one group with our workflows, in the form that the editor expects from ComfyUI."""
     names = await asyncio.to_thread(_names, WORKFLOWS)
     names.sort(key=lambda name: (name != FIRST, name))
     group: Json = {"moduleName": "default", "category": "Sluice", "title": "FLUX.1", "type": "image"}
@@ -37,7 +34,7 @@ def _template(name: str) -> Json:
 
 
 async def template_file(request: web.Request) -> web.StreamResponse:
-    """NAME.json, or NAME-1.png, the picture that it makes."""
+    """NAME.json, or NAME-1.png, the image that it makes."""
     name = request.match_info["name"]
     stem, _, ending = name.rpartition(".")
     if ending == "json":
@@ -53,7 +50,7 @@ async def of_packs(request: web.Request) -> web.Response:
 
 
 async def pack_file(request: web.Request) -> web.StreamResponse:
-    """NAME.json or a picture beside it."""
+    """NAME.json or an image beside it."""
     place = _places(services(request)).get(request.match_info["pack"])
     if place is None:
         raise MissingFileError(f"There is no pack {request.match_info['pack'][:100]!r} with workflows.")
@@ -66,12 +63,12 @@ async def default_workflow(request: web.Request) -> web.Response:
 
 
 async def nothing(request: web.Request) -> web.Response:
-    """For what the editor asks and we have none of."""
+    """An empty answer, for lists that the editor requests and that have no entries here."""
     return web.json_response({})
 
 
 def _canvas(name: str) -> Any:
-    """One of our workflows: as it lies in its picture, where nodes have ComfyUI's names, or else in its JSON file."""
+    """The canvas of one of our workflows: from its image, where nodes have ComfyUI's names, or else its JSON file."""
     picture = confined(WORKFLOWS, f"{name}.png")
     if picture.is_file() and (workflow := read_workflow(picture).workflow) is not None:
         return workflow

@@ -1,7 +1,4 @@
-"""The page that asks a visitor for the token, where a program gets an error as JSON.
-
-Knows no token and no request.
-"""
+"""The page with a field for the token, which a browser is sent where a program gets an error as JSON."""
 
 from __future__ import annotations
 
@@ -24,8 +21,8 @@ _PAGE = """<!doctype html>
 </style>
 <main>
   <form method="get" action="/">
-    <h1>This Sluice asks for a token</h1>
-    <p>It stands at the end of the address that was printed when the server started, after <code>?token=</code>.</p>
+    <h1>This server needs a token</h1>
+    <p>It is at the end of the address that was printed when the server started, after <code>?token=</code>.</p>
     {wrong}
     <label for="token">Token</label>
     <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
@@ -37,6 +34,6 @@ _PAGE = """<!doctype html>
 
 
 def token_page(wrong: bool) -> str:
-    """HTML. `wrong`: whether a token was given, but another one."""
-    told = "That is not the token of this server."
+    """The page as HTML. wrong: whether a token was given that is not the server's."""
+    told = "This is not the token of this server."
     return _PAGE.format(wrong=f'<p class="wrong" role="alert">{escape(told)}</p>' if wrong else "")

@@ -1,6 +1,6 @@
-"""What the browser keeps on the server: settings and files, for the one user there is, where ComfyUI keeps them too.
+"""Routes for the settings and files that the editor stores on the server, in ComfyUI's places, for one user.
 
-Every write is whole or not at all. Does not know: what the settings and files mean.
+All writes are atomic.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .services import Json, Route, Services, flag, json_body, json_object, refus
 
 log = logging.getLogger(__name__)
 
-# What a browser is told before anybody has chosen: no first-visit dialogue, no question to others about new releases.
+# The default settings: no tutorial at the first visit, no request to another server about new releases.
 DEFAULTS: Json = {"Comfy.TutorialCompleted": True, "Comfy.Notification.ShowVersionUpdates": False}
 MAX_SETTINGS = 10_000
 MAX_FILE = 64 << 20  # bytes of one file
 
 
 async def get_users(request: web.Request) -> web.Response:
-    """There is one user, whose settings are kept here and not in the browser."""
+    """There is one user, whose settings are stored on the server and not in the browser."""
     return web.json_response({"storage": "server", "migrated": True})
 
 
@@ -37,27 +37,27 @@ async def get_users(request: web.Request) -> web.Response:
 
 
 async def get_settings(request: web.Request) -> web.Response:
-    """All of them."""
+    """All settings."""
     return web.json_response(DEFAULTS | _read(services(request)))
 
 
 async def get_setting(request: web.Request) -> web.Response:
-    """One of them, or null."""
+    """One setting, or null."""
     return web.json_response((DEFAULTS | _read(services(request))).get(request.match_info["id"]))
 
 
 async def post_settings(request: web.Request) -> web.Response:
-    """{id: value}: several at once."""
+    """{id: value}: change several settings."""
     return _keep(services(request), await json_object(request))
 
 
 async def post_setting(request: web.Request) -> web.Response:
-    """A value as JSON."""
+    """Change one setting to a JSON value."""
     return _keep(services(request), {request.match_info["id"]: await json_body(request)})
 
 
 def _keep(here: Services, changes: Json) -> web.Response:
-    """Nothing is awaited between reading and writing, so that no two changes meet."""
+    """Change settings. Awaits nothing between reading and writing, so that changes cannot overwrite each other."""
     settings = _read(here) | changes
     if len(settings) > MAX_SETTINGS:
         return refuse(413, f"There are more than {MAX_SETTINGS} settings.")
@@ -81,7 +81,7 @@ def _read(here: Services) -> Json:
         return {}
     except WorkflowError as error:
         aside = file.with_suffix(".damaged.json")
-        log.warning("%s It is kept as %s; settings start anew.", error, aside.name)
+        log.warning("%s It is kept as %s; settings start with their defaults.", error, aside.name)
         replace(file, aside)
         return {}
 
@@ -115,7 +115,7 @@ def _names(folder: Path, recurse: bool) -> Iterator[str]:
 
 
 async def get_file(request: web.Request) -> web.StreamResponse:
-    """The bytes, never as a page that a browser would run."""
+    """The bytes of a file, never of a type that a browser would run."""
     path = _existing(request)
     if isinstance(path, web.Response):
         return path
@@ -162,7 +162,7 @@ def _path(request: web.Request, which: str) -> Path:
 
 def _existing(request: web.Request) -> Path | web.Response:
     path = _path(request, "file")
-    return path if path.is_file() else refuse(404, "There is no such file.")
+    return path if path.is_file() else refuse(404, "There is no file of that name.")
 
 
 def _told(request: web.Request, path: Path) -> web.Response:

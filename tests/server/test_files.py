@@ -82,7 +82,7 @@ def test_an_upload_cannot_choose_a_name_that_leads_out(server):
 
 
 def test_files_that_lie_about_being_pictures_are_refused(server):
-    for data, name, wrong in ((b"<html>", "page.png", "of no known format"), (b"", "empty.png", "empty")):
+    for data, name, wrong in ((b"<html>", "page.png", "not an image of a known format"), (b"", "empty.png", "empty")):
         answer = upload(server, data, name)
         assert answer.status == 400
         assert answer.json["error"]["message"].startswith(name) and wrong in answer.json["error"]["message"]
