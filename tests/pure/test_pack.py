@@ -152,9 +152,9 @@ def shipped() -> list[str]:
 
 
 def opened_by_the_pack() -> set[str]:
-    """The files that ComfyUI's door imports, directly or through others, whether at once or when a node runs."""
-    found: set[str] = set()
-    waiting = ["__init__.py"]
+    """What ComfyUI's node tables import (the door itself offers the Python API too), at once or when a node runs."""
+    found = {"__init__.py"}
+    waiting = ["flux_core/worker/registry.py", "nodes/host.py"]
     while waiting:
         file = waiting.pop()
         if file not in found and (ROOT / file).is_file():
