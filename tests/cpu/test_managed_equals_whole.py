@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from cpu.conftest import fill_module
 from doubles import adapter_files, stored_formats
 from doubles.budgets import CPU, budget, no_budget
-from doubles.sampling_cases import CASES, Case, draw, picture, prompt, with_values
+from doubles.sampling_cases import CASES, Case, draw, prompt, with_values
 from doubles.sampling_runs import run_case
-from safetensors.torch import save_file
+from doubles.seeded import fill_module
+from safetensors.torch import load_file, save_file
 from sluice.flux_core.memory import workload
 from sluice.flux_core.memory.plan import smallest_budget
 from sluice.flux_core.memory.workload import Location
@@ -37,11 +37,8 @@ from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.sampling.inpaint import DifferentialDiffusion
 from torch import Tensor
 
-SMALL = FluxConfig(
-    in_channels=16, out_channels=16, hidden=128, heads=1, head_dim=128, mlp=256, depth=1, depth_single=3,
-    context_dim=12, vec_dim=9, guidance=True, axes_dim=(16, 56, 56),
-)  # fmt: skip
-OF_BLOCKS = replace(SMALL, hidden=256, heads=2, mlp=512)  # GGUF blocks and rotations need columns in multiples of 256
+SMALL = FluxConfig(**adapter_files.SIZES)
+OF_BLOCKS = replace(SMALL, hidden=256, heads=2, mlp=1024)  # GGUF blocks and rotations need columns in multiples of 256
 
 
 Change = Callable[[FluxModel], FluxModel]  # of a handle
@@ -124,29 +121,31 @@ def changed(before: Tensor, after: Tensor) -> bool:
 
 # -- adapters --------------------------------------------------------------------------------------------------------
 
-CONTROLLED = Case(positive=with_values(prompt("a", guidance=3.5), concat_latent_image=picture("depth")), steps=2)
-KOHYA = (".lora_up.weight", ".lora_down.weight")
-SEVERAL = {
-    "LoRA, DoRA, OFT and a difference": (("LoRA", 0.7), ("DoRA", 0.8), ("OFT", -0.5), ("difference", 1.0)),
-    "the same file twice": (("LoRA", 0.7), ("LoKr", 0.4), ("LoRA", -0.3)),
-    "control before others": (("control", 0.9), ("LoRA", 0.7), ("LoRA outside of blocks", 0.5)),
-    "control after others": (("LoRA outside of blocks", 0.5), ("LoHa", 0.4), ("control", 0.9)),
-}
 PLAIN = Case(steps=2)
-ADAPTERS = {kind: ((kind, 0.8),) for kind in adapter_files.KINDS} | SEVERAL
+KOHYA = (".lora_up.weight", ".lora_down.weight")
 
 
-@pytest.mark.parametrize("kind", ADAPTERS)
-def test_with_adapters(kind: str, models: Models, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, Tensor]:
+    return load_file(Path(__file__).parents[1] / "fixtures" / "adapters.safetensors")
+
+
+@pytest.mark.parametrize("name", adapter_files.CASES)
+def test_with_adapters(name: str, models: Models, recorded: dict[str, Tensor], tmp_path: Path) -> None:
+    """Equal to ComfyUI's numbers, too, where it reads such files."""
     model, state = models(SMALL), state_of(SMALL)
     files = [
-        (saved(tmp_path / f"{name}.safetensors", adapter_files.KINDS[name](state)), strength)
-        for name, strength in ADAPTERS[kind]
+        (saved(tmp_path / f"{kind}.safetensors", adapter_files.KINDS[kind](state)), strength)
+        for kind, strength in adapter_files.CASES[name]
     ]
-    case = CONTROLLED if "control" in kind else PLAIN
+    case = adapter_files.sampling_case(name)
     expected, *managed = model.latents(case, with_files(*files))
     assert all(torch.equal(latent, expected) for latent in managed)
     assert changed(run_case(case, model.whole)[0], expected)
+    if name in adapter_files.OURS_ALONE:
+        assert name not in recorded
+    else:
+        assert (expected - recorded[name]).abs().max() <= 2e-5 * recorded[name].abs().max()
 
 
 CLIP = ClipConfig(vocabulary=60, positions=77, width=64, mlp=128, layers=4, heads=2, eos_token_id=59)

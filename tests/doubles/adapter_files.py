@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .sampling_cases import Case, picture, prompt, with_values
 
 State = Mapping[str, Tensor]  # BFL name -> parameter of the transformer
 File = dict[str, Tensor]
@@ -126,13 +129,18 @@ def dora(state: State) -> File:
 
 
 def oft(state: State) -> File:
-    """LyCORIS' blocks of rows with a rescale, on a whole matrix and on a part of one."""
+    """LyCORIS' blocks of rows, on a whole matrix and on a part of one. An alpha of 0 is no limit."""
     hidden = state["img_in.weight"].shape[0]
     file: File = {}
-    for name in ("lycoris_double_blocks_0_img_attn_proj", "lycoris_single_transformer_blocks_0_attn_to_k"):
+    for name in ("lora_unet_double_blocks_0_img_attn_proj", "lycoris_single_transformer_blocks_0_attn_to_k"):
         file[f"{name}.oft_blocks"] = draw(name, 8, hidden // 8, hidden // 8, scale=0.05)
-    file["lycoris_double_blocks_0_img_attn_proj.rescale"] = 1 + draw("rescale", hidden, 1, scale=0.2)
+        file[f"{name}.alpha"] = torch.tensor(0.0)
     return file
+
+
+def oft_rescaled(state: State) -> File:
+    name = "lora_unet_double_blocks_0_img_attn_proj"
+    return oft(state) | {f"{name}.rescale": 1 + draw("rescale", state["img_in.weight"].shape[0], 1, scale=0.2)}
 
 
 def oft_kohya(state: State) -> File:
@@ -154,8 +162,12 @@ def oft_peft(state: State) -> File:
 
 
 def boft(state: State) -> File:
-    name, hidden = "lora_unet_double_blocks_0_txt_attn_proj.oft_blocks", state["img_in.weight"].shape[0]
-    return {name: draw(name, 3, hidden // 8, 8, 8, scale=0.1)}
+    name, hidden = "lora_unet_double_blocks_0_txt_attn_proj", state["img_in.weight"].shape[0]
+    return {
+        f"{name}.oft_blocks": draw(name, 3, hidden // 8, 8, 8, scale=0.1),
+        f"{name}.rescale": 1 + draw("rescale", hidden, 1, scale=0.2),
+        f"{name}.alpha": torch.tensor(0.0),
+    }
 
 
 def difference(state: State) -> File:
@@ -194,9 +206,40 @@ KINDS = {
     "LoKr": lokr,
     "DoRA": dora,
     "OFT": oft,
+    "OFT with a rescale": oft_rescaled,
     "OFT of kohya": oft_kohya,
     "OFT of PEFT": oft_peft,
     "BOFT": boft,
     "difference": difference,
     "control": control,
 }
+
+# A transformer that is large enough for every kind, and for streaming.
+SIZES: dict[str, Any] = {
+    "in_channels": 16, "out_channels": 16, "hidden": 128, "heads": 1, "head_dim": 128, "mlp": 512, "depth": 1,
+    "depth_single": 3, "context_dim": 12, "vec_dim": 9, "guidance": True, "axes_dim": (16, 56, 56),
+}  # fmt: skip
+
+# Files by kind, at their strengths, one after the other.
+Uses = tuple[tuple[str, float], ...]
+CASES: dict[str, Uses] = {kind: ((kind, 0.8),) for kind in KINDS} | {
+    "OFT": (("OFT", 1.0),),  # at other strengths ComfyUI's rotations are other ones (adapters/rotations.py)
+    "BOFT": (("BOFT", 1.0),),
+    "OFT at another strength": (("OFT", -0.5), ("BOFT", 0.4)),
+    "LoRA, DoRA and a difference": (("LoRA", 0.7), ("DoRA", 0.8), ("difference", 1.0)),
+    "DoRA after others": (("LoRA", 0.7), ("difference", 0.5), ("DoRA", 0.8)),
+    "OFT among others": (("LoRA", 0.7), ("OFT", 1.0), ("DoRA", -0.4), ("LoRA of diffusers", 0.6)),
+    "one file twice": (("LoRA", 0.7), ("LoKr", 0.4), ("LoRA", -0.3)),
+    "control before others": (("control", 0.9), ("LoRA", 0.7), ("LoHa", 0.5)),
+    "control after others": (("LoRA outside of blocks", 0.5), ("LoHa", 0.4), ("control", 0.9)),
+}
+# What ComfyUI 0.3.64 does not read, or does not follow.
+OURS_ALONE = {"LoRA of XLabs", "OFT of kohya", "OFT of PEFT", "OFT with a rescale", "OFT at another strength"}
+
+
+def sampling_case(name: str) -> Case:
+    """The run that shows what these adapters change: two steps, and a picture to follow for control LoRAs."""
+    positive = prompt("a", guidance=3.5)
+    if "control" in name:
+        positive = with_values(positive, concat_latent_image=picture("depth"))
+    return Case(positive=positive, steps=2)
