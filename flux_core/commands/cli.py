@@ -26,6 +26,7 @@ COMMANDS = {
     "swap": ("put Sluice's nodes into a workflow for ComfyUI, or ComfyUI's own back", ".swap"),
     "packs": ("tell which node packs of ComfyUI work here, and why others do not", ".packs"),
     "convert": ("put a model file into another format (fp8, int8, Q4_K, ...)", ".convert"),
+    "doctor": ("tell whether this machine is ready, and what to do where it is not", ".doctor"),
     "plan": ("predict memory and time for a model, before anything is downloaded", ".plan"),
     "train": ("train the small model that comes with Sluice", ".train"),
     "bench": ("measure this machine", ".bench"),

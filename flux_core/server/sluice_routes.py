@@ -86,9 +86,15 @@ async def packs(request: web.Request) -> web.Response:
     return web.json_response(here.packs)
 
 
+async def doctor(request: web.Request) -> web.Response:
+    """Whether this machine is ready, as `sluice doctor` says it: [{"subject", "text", "advice", "needed", "good"}]."""
+    return web.json_response(await services(request).job_runner.worker.call("doctor"))
+
+
 ROUTES: tuple[Route, ...] = (
     ("GET", "/sluice/workers", workers),
     ("POST", "/sluice/budget", budget),
     ("POST", "/sluice/missing", missing),
     ("GET", "/sluice/packs", packs),
+    ("GET", "/sluice/doctor", doctor),
 )

@@ -369,6 +369,12 @@ class Worker:
             self.jobs.put({"op": "fit"})
         return runtime.budget.words
 
+    def on_doctor(self, message: Message) -> Any:
+        """Whether this machine is ready, line by line. Takes a second or two, while a disk is measured."""
+        from ..doctor.examine import examine
+
+        return [finding.record() for finding in examine(self.folders, port=None)]
+
     def _can_compute(self) -> bool:
         return self.prepared.is_set() and not self.trouble and self.options.get("device") != NO_DEVICE
 

@@ -16,7 +16,7 @@ BARE_AND_API = [
     "/embeddings", "/experiment/models", "/experiment/models/vae", "/system_stats", "/features", "/i18n",
     "/workflow_templates", "/global_subgraphs", "/prompt", "/sluice/packs", "/sluice/gallery", "/sluice/workers",
     "/internal/logs", "/internal/logs/raw", "/internal/folder_paths", "/internal/files/output",
-    "/templates/index.json", "/user.css",
+    "/templates/index.json", "/user.css", "/sluice/doctor",
 ]  # fmt: skip
 
 

@@ -25,6 +25,9 @@ export const workers = () => ours("/sluice/workers");
  */
 export const setBudget = (worker, changes) => posted("/sluice/budget", worker ? { ...changes, worker } : changes, true);
 
+/** Whether the server's machine is ready: [{subject, text, advice, good}]; null inside ComfyUI. */
+export const doctor = () => ours("/sluice/doctor");
+
 /** The workflow for a first visit, or null inside ComfyUI. */
 export const defaultWorkflow = () => ours("/sluice/default_workflow");
 

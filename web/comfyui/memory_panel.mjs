@@ -3,6 +3,7 @@
 // so that nobody's typing is lost.
 
 import { budgetForm } from "./budget_form.mjs";
+import { doctorCard } from "./doctor_card.mjs";
 import { element, oncePerFrame, shape } from "./dom.mjs";
 import { bytes, plural, seconds } from "./format.mjs";
 import { missing, problem, stopping, workers } from "./live.mjs";
@@ -29,7 +30,7 @@ export function memoryPanel(root) {
     told.forEach((worker, number) => shown[number].show(worker, told.length > 1));
   });
   root.classList.add("sluice-panel");
-  root.replaceChildren(heading("Memory"), element("div", { class: "sluice-body" }, lacking, columns));
+  root.replaceChildren(heading("Memory"), element("div", { class: "sluice-body" }, lacking, columns, doctorCard()));
   const ends = [workers.watch(draw), missing.watch(draw), problem.watch(draw), stopping.watch(draw), draw.cancel];
   draw();
   return () => {

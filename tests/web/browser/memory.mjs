@@ -30,6 +30,11 @@ await scene(`memory_${size}_${palette}`, await openEditor(size, palette), async 
   await page.getByRole("img", { name: /^8 units of weights: 8 resident/ }).waitFor();
   await editor.shot(`memory_${size}_${palette}`);
 
+  // Whether the machine is ready is told where it is asked, with what to do.
+  await page.getByRole("button", { name: "Check this machine" }).click();
+  await page.locator(".sluice-findings li", { hasText: "only the small model that comes with Sluice" }).getByText("Download FLUX.1").waitFor();
+  await editor.shot(`machine_${size}_${palette}`);
+
   // Budgets that make no sense are answered, and nothing changes.
   const field = page.getByLabel("RAM", { exact: true }), set = page.getByRole("button", { name: "Set", exact: true });
   for (const [label, given, answer] of [
