@@ -58,6 +58,12 @@ def adapted(model: Module, uses: Sequence[LoraUse], device: torch.device, dtype:
     return with_parts(model, parts) if parts else model
 
 
+def reweighed(model: nn.Module) -> set[str]:
+    """The names of the matrices that a change of a LoRA depends on, in what `adapted` made."""
+    linears = ((name, part) for name, part in model.named_modules() if isinstance(part, Linear))
+    return {f"{name}.weight" for name, linear in linears if linear.reweighings}
+
+
 def _by_module(uses: Sequence[LoraUse]) -> dict[str, list[tuple[Change, LoraUse]]]:
     changes: dict[str, list[tuple[Change, LoraUse]]] = {}
     for use in uses:

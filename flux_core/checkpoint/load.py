@@ -24,6 +24,7 @@ from ..quant.encoding import Encoding
 from ..quant.formats import PLAIN, decode, stored_dtype
 from ..quant.fp8 import FP8, encode_fp8
 from ..quant.held import packed
+from ..quant.int8 import Integers, multiplied_as_integers
 from .reader import read_into
 from .stored import Stored
 
@@ -44,6 +45,7 @@ class Resident:
     dtype      the type of the parameters; None keeps the stored one (two bytes for fp8 and GGUF)
     round_to   the type every value passes through first, as if the file were stored in it
     packed     matrices of fp8 and GGUF stay as they are and are decoded at each use
+    integers   multiplies what is stored as integers; None: such matrices are decoded
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class Resident:
         *,
         round_to: torch.dtype | None = None,
         packed: bool = False,
+        integers: Integers | None = None,
     ) -> None:
         self.device, self.dtype, self.round_to, self.packed = device, dtype, round_to, packed
+        self.integers = integers
 
     def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldWeight:
         raw = raw.to(self.device)
@@ -67,6 +71,8 @@ class Resident:
                 return values.to(round_to).to(self.dtype or round_to)
             encoding = Encoding(_name_of(round_to))
             raw = encode_fp8(values, encoding.format)
+        if matrix and self.integers is not None and multiplied_as_integers(encoding, stored.shape):
+            return packed(raw, encoding, stored.shape, self.integers)
         numbers = PLAIN.get(encoding.format) if encoding.as_is else None
         if matrix and self.packed and numbers != (self.dtype or stored_dtype(encoding.format)):
             return packed(raw, encoding, stored.shape)

@@ -27,7 +27,7 @@ from ..graph.prompt import JsonPrompt, name_of, title_of
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after
 from ..memory.budget import add_budget_arguments
-from ..runtime.settings import CACHES, NUMBER_TYPES, Settings
+from ..runtime.settings import CACHES, COMPUTES, NUMBER_TYPES, Settings
 from . import overrides
 from .overrides import RANDOM
 from .prepare import Job, prepared
@@ -125,6 +125,13 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
         choices=NUMBER_TYPES,
         default="auto",
         help="numbers computed with; auto takes the fastest without visible loss",
+    )
+    parser.add_argument(
+        "--compute",
+        choices=COMPUTES,
+        default="auto",
+        help="products of the transformer: int8 multiplies what a file stores as 8-bit integers as such, 16bit decodes "
+        "it first; auto takes what is faster here (default: auto)",
     )
     parser.add_argument(
         "--cache",
@@ -266,7 +273,8 @@ def _new_runtime(args: argparse.Namespace) -> Runtime:
         from ..runtime.device_notice import budget_problem, device_notice
         from ..runtime.runtime import Runtime
 
-    runtime = Runtime(Settings.parse(args.device, args.dtype, args.vram, args.ram, args.cache))
+    settings = Settings.parse(args.device, args.dtype, args.vram, args.ram, args.cache, args.compute)
+    runtime = Runtime(settings)
     if not args.json:
         runtime.events.listen(_tell_memory)
         notice = device_notice(runtime)

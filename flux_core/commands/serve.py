@@ -144,6 +144,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         "device": args.device,
         "dtype": args.dtype,
         "cache": args.cache,
+        "compute": args.compute,
     }
     workers = {
         name: {**given, **_budget(name, given, folders.user)} for name, given in workers_of(args, options).items()

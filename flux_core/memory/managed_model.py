@@ -7,7 +7,7 @@ device for the next run until something else needs the memory. All decisions are
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -17,6 +17,7 @@ from torch import nn
 from ..checkpoint.load import Resident, bind
 from ..checkpoint.stored import Stored
 from ..quant.formats import PLAIN
+from ..quant.int8 import Integers, multiplied_as_integers
 from ..quant.workspace import matrix_scratch
 from .plan import Plan, spread
 from .source import FileSource
@@ -41,16 +42,20 @@ class ManagedModel:
         dtype: torch.dtype,
         round_to: torch.dtype | None = None,
         group: Callable[[str], str] | None = None,
+        integers: Integers | None = None,
     ) -> None:
         """names: the matrices to stream, in order of first use. dtype: the number type of products.
 
         priority: of two models that need the same memory, the one of higher priority gets it. group: maps a weight's
-        name to its group's; None puts neighbours together. Raises FileFormatError for a matrix that is missing.
+        name to its group's; None puts neighbours together. integers: multiplies what is stored as integers. Raises
+        FileFormatError for a matrix that is missing.
         """
         self.label, self.priority, self.device, self.dtype = label, priority, device, dtype
         self.allocation: object = None  # of the external allocator, if there is one
         self.stored = {name: tensors[name] for name in names if name in tensors}
-        streamed = hold_matrices(module, tensors, {name: place for place, name in enumerate(names)}, round_to)
+        self.integers = integers
+        numbers = {name: place for place, name in enumerate(names)}
+        streamed = hold_matrices(module, tensors, numbers, round_to, integers)
         self.source = FileSource([tensors[name] for name in names])
         self.weights = grouped({name: stored.nbytes for name, stored in self.stored.items()}, group)
         self._opened = _Opened(streamed)
@@ -63,7 +68,12 @@ class ManagedModel:
     def decoded(self, name: str) -> bool:
         """Whether a weight must be decoded before its product."""
         stored = self.stored[name]
-        return PLAIN.get(stored.format) != self.dtype or not stored.encoding.as_is
+        return not self.in_integers(name) and (PLAIN.get(stored.format) != self.dtype or not stored.encoding.as_is)
+
+    def in_integers(self, name: str) -> bool:
+        """Whether a matrix is multiplied in integers."""
+        stored = self.stored[name]
+        return self.integers is not None and multiplied_as_integers(stored.encoding, stored.shape)
 
     def workload(self, observed: Iterable[ObservedUse], fixed: Mapping[str, int]) -> Workload:
         """The workload of one observed step of this model. `fixed`: bytes for other purposes."""
@@ -73,9 +83,12 @@ class ManagedModel:
         stored = self.stored[name]
         return decode_traffic(stored.nbytes, prod(stored.shape), self.dtype.itemsize) if self.decoded(name) else 0
 
-    def reserve_scratch(self) -> None:
-        """Allocate the scratch memory for decoding now, so that it is counted."""
-        shapes = [stored.shape for name, stored in self.stored.items() if self.decoded(name)]
+    def reserve_scratch(self, changed: Collection[str] = ()) -> None:
+        """Allocate the scratch memory for decoding now, so that it is counted.
+
+        changed: names of matrices that are decoded also where they would be multiplied as integers.
+        """
+        shapes = [stored.shape for name, stored in self.stored.items() if self.decoded(name) or name in changed]
         if shapes:
             matrix_scratch(max(shapes, key=prod), self.dtype, self.device.place).view(torch.uint8).zero_()
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from ..checkpoint.stored import Stored
 from ..quant.encoding import Encoding
 from ..quant.formats import PLAIN, decode_into
+from ..quant.int8 import Integers, Operand
 from .cpu import anonymous
 from .source import FileSource
 from .workload import MiB
@@ -36,6 +37,16 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int
     x = torch.randn(tokens, hidden, device=device).to(dtype)
     weight = torch.randn(hidden, hidden, device=device).to(dtype).repeat(4, 1)
     return 2 * tokens * 4 * hidden * hidden / best_time(lambda: F.linear(x, weight), device)
+
+
+@cache
+def integer_rate(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> float:
+    """Operations/s of the same layer in 8-bit integers, for inputs and outputs of `dtype`."""
+    x = torch.randn(tokens, hidden, device=device).to(dtype)
+    codes = torch.randint(-127, 128, (hidden, hidden), dtype=torch.int8, device=device).repeat(4, 1)
+    operand, integers = Operand(codes, torch.ones(4 * hidden, device=device)), Integers()
+    seconds = best_time(lambda: integers.multiply(x, [operand], None), device)
+    return 2 * tokens * 4 * hidden * hidden / seconds
 
 
 @cache

@@ -110,6 +110,7 @@ class JobReport:
     steps: list[Step] = field(default_factory=list)
     peak: int = 0
     restarts: int = 0
+    note: str = ""  # what else is to be said of this run
     _ring_reported: float = field(default=float("-inf"), repr=False)
 
     def __post_init__(self) -> None:
@@ -166,6 +167,8 @@ class JobReport:
             if plan.slots:
                 parts.append(f"stall {format_seconds(self.stall)}")
         parts.append(f"peak {format_size(self.peak)} of {format_size(self.limit)}")
+        if self.note:
+            parts.append(self.note)
         return f"{self.label}: " + " · ".join(parts)
 
     def cause(self) -> str | None:

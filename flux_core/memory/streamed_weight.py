@@ -20,6 +20,7 @@ from ..models.linear import Linear
 from ..quant.formats import PLAIN
 from ..quant.fp8 import FP8
 from ..quant.held import stored_weight
+from ..quant.int8 import Integers
 from .device import Device, Slab
 from .stream import Stream
 
@@ -65,12 +66,16 @@ class StreamedBytes:
 
 
 def hold_matrices(
-    module: nn.Module, tensors: Mapping[str, Stored], numbers: Mapping[str, int], round_to: torch.dtype | None = None
+    module: nn.Module,
+    tensors: Mapping[str, Stored],
+    numbers: Mapping[str, int],
+    round_to: torch.dtype | None = None,
+    integers: Integers | None = None,
 ) -> list[StreamedBytes]:
     """Replace matrices of a module on the meta device by streamed ones. numbers: name -> number in the stream.
 
-    The module's small tensors remain, for `checkpoint.load.bind` to fill. Raises FileFormatError for a matrix that is
-    missing or has another shape.
+    integers: multiplies what is stored as integers. The module's small tensors remain, for `checkpoint.load.bind` to
+    fill. Raises FileFormatError for a matrix that is missing or has another shape.
     """
     streamed = []
     for name, number in numbers.items():
@@ -85,7 +90,8 @@ def hold_matrices(
         through = rounding(stored, round_to)
         streamed.append(StreamedBytes(name, number))
         through = through if rounds(stored, through) else None
-        linear.weight, linear.held = None, stored_weight(stored.encoding, stored.shape, streamed[-1], through)
+        linear.weight = None
+        linear.held = stored_weight(stored.encoding, stored.shape, streamed[-1], through, integers)
     return streamed
 
 

@@ -54,6 +54,7 @@ class Use:
     products: float = 0.0  # FLOP of matrix products
     attention: float = 0.0  # FLOP of attention
     traffic: int = 0  # bytes of device memory read and written to decode it; 0 if it is multiplied as stored
+    integers: float = 0.0  # operations of products in 8-bit integers
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class ObservedUse:
     name: str
     products: float
     attention: float
+    integers: float = 0.0  # operations of products in 8-bit integers
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,11 @@ class Machine:
     alignment: int = 256  # of a weight in its slab
     staging_buffers: int = 4
     staging_bytes: int = 64 * MiB
+    integers: float | None = None  # operations/s of products in 8-bit integers; None: as of other products
 
     def seconds(self, use: Use, nbytes: int) -> float:
         """Seconds of one use of a weight of `nbytes` stored bytes."""
-        product = use.products / self.gemm
+        product = use.products / self.gemm + use.integers / (self.integers or self.gemm)
         if use.traffic:
             product += use.traffic / self.memory
         else:
@@ -169,21 +172,26 @@ def observed_workload(
     """
     numbers = {weight.name: number for number, weight in enumerate(weights)}
     schedule: list[Use] = []
-    products = attention = 0.0  # work before the first use follows the last use of the previous step
+    before: list[ObservedUse] = []  # work before the first use follows the last use of the previous step
     for use in observed:
         if use.name in numbers:
-            schedule.append(Use(numbers[use.name], use.products, use.attention, traffic(use.name)))
+            schedule.append(Use(numbers[use.name], use.products, use.attention, traffic(use.name), use.integers))
         elif schedule:
-            schedule[-1] = _with_work(schedule[-1], use.products, use.attention)
+            schedule[-1] = _with_work(schedule[-1], use)
         else:
-            products, attention = products + use.products, attention + use.attention
-    if schedule:
-        schedule[-1] = _with_work(schedule[-1], products, attention)
+            before.append(use)
+    for use in before if schedule else ():
+        schedule[-1] = _with_work(schedule[-1], use)
     return Workload(name, tuple(weights), tuple(schedule), dict(fixed))
 
 
-def _with_work(use: Use, products: float, attention: float) -> Use:
-    return replace(use, products=use.products + products, attention=use.attention + attention)
+def _with_work(use: Use, more: ObservedUse) -> Use:
+    return replace(
+        use,
+        products=use.products + more.products,
+        attention=use.attention + more.attention,
+        integers=use.integers + more.integers,
+    )
 
 
 def decode_traffic(nbytes: int, numel: int, itemsize: int) -> int:

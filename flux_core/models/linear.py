@@ -141,6 +141,7 @@ def _reweighed(weight: Tensor, reweighings: Sequence[Reweighing]) -> Tensor:
 class _HeldProduct(torch.autograd.Function):
     """y = x W^T + b for a held weight, W changed by reweighings if there are any.
 
+    A product with gradients is computed from numbers, also where W is otherwise multiplied in integers.
     Keeps nothing of W: its memory is reused after the forward pass, so the backward pass fetches it again. Keeps x only
     if the tensors of a reweighing need gradients, which depend on it.
     """
@@ -151,7 +152,7 @@ class _HeldProduct(torch.autograd.Function):
     ) -> Tensor:
         ctx.held, ctx.reweighings = held, reweighings
         ctx.save_for_backward(x if any(ctx.needs_input_grad[4:]) else None)
-        if not reweighings:
+        if not reweighings and not any(ctx.needs_input_grad):
             return held.multiply(x, bias)
         with held.dense(x.dtype) as weight:
             return F.linear(x, _reweighed(weight, reweighings), bias)

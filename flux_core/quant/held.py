@@ -22,6 +22,7 @@ from ..models.linear import HeldWeight
 from .encoding import Encoding
 from .formats import PLAIN, decode_into
 from .fp8 import FP8, encode_fp8
+from .int8 import FEWEST_ROWS, Integers, multiplied_as_integers, operands_of
 from .workspace import matrix_scratch, scratch
 
 ALIGNED = 16  # bytes: on a CPU a product of one row has other last bits for a matrix that begins elsewhere
@@ -112,17 +113,61 @@ class PlainWeight(StoredWeight):
             yield weight
 
 
+class IntegerWeight(StoredWeight):
+    """Multiplied in integers: its bytes are the right side of the product as they are.
+
+    Decoded like any other for a few vectors, whose product is bound by reading it, and for whoever asks for numbers:
+    gradients, and changes that depend on the matrix.
+    """
+
+    def __init__(self, encoding: Encoding, shape: Sequence[int], fetch: Fetch, integers: Integers) -> None:
+        """integers: the products of the device that the bytes are on."""
+        super().__init__(encoding, shape, fetch)
+        self.integers = integers
+
+    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if x.shape[0] < FEWEST_ROWS:
+            return super().multiply(x, bias)
+        with self.fetch() as raw:
+            return self.integers.multiply(x, operands_of(raw, self.encoding, self.shape), bias)
+
+    @contextmanager
+    def fetched(self, dtype: torch.dtype) -> Iterator[HeldWeight]:
+        with self.dense(dtype) as matrix:
+            weight = _FetchedIntegers(self, matrix)
+            try:
+                yield weight
+            finally:
+                weight.matrix = None
+
+
+class _FetchedIntegers(Fetched):
+    """Has the numbers for a few vectors. More of them are multiplied in integers, as without it."""
+
+    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return self.origin.multiply(x, bias) if x.shape[0] >= FEWEST_ROWS else super().multiply(x, bias)
+
+
 # The class for each format that is not always decoded first.
 KINDS: Mapping[str, type[StoredWeight]] = dict.fromkeys(PLAIN, PlainWeight)
 
 
 def stored_weight(
-    encoding: Encoding, shape: Sequence[int], fetch: Fetch, round_to: torch.dtype | None = None
+    encoding: Encoding,
+    shape: Sequence[int],
+    fetch: Fetch,
+    round_to: torch.dtype | None = None,
+    integers: Integers | None = None,
 ) -> StoredWeight:
-    """The weight of this encoding with the bytes that `fetch` gives. shape and round_to as for StoredWeight."""
+    """The weight of this encoding with the bytes that `fetch` gives. shape and round_to as for StoredWeight.
+
+    integers: multiply it in integers, if it is stored so; None: decode it.
+    """
+    if integers is not None and round_to is None and multiplied_as_integers(encoding, shape):
+        return IntegerWeight(encoding, shape, fetch, integers)
     return KINDS.get(encoding.format, StoredWeight)(encoding, shape, fetch, round_to)
 
 
-def packed(raw: Tensor, encoding: Encoding, shape: Sequence[int]) -> StoredWeight:
+def packed(raw: Tensor, encoding: Encoding, shape: Sequence[int], integers: Integers | None = None) -> StoredWeight:
     """A weight whose bytes `raw` (uint8 [n]) stay where they are."""
-    return stored_weight(encoding, shape, lambda: nullcontext(raw))
+    return stored_weight(encoding, shape, lambda: nullcontext(raw), integers=integers)

@@ -34,7 +34,8 @@ from ..memory.workload import ObservedUse
 from ..models.copies import deep
 from ..models.linear import Linear
 from ..models.tensor_trees import map_tensors, shapes_of, tensors_of
-from ..quant.held import DenseProducts
+from ..quant.held import DenseProducts, IntegerWeight
+from ..quant.int8 import FEWEST_ROWS
 
 META = torch.device("meta")
 aten = torch.ops.aten
@@ -65,7 +66,8 @@ def dry_run(module: Module, call: Callable[[Module], object], gradients: bool = 
     copy = on_meta(module)
     for name, linear in copy.named_modules():
         if isinstance(linear, Linear):
-            linear.held = _Observed(f"{name}.weight", (linear.out_features, linear.in_features), observer)
+            shape, integers = (linear.out_features, linear.in_features), isinstance(linear.held, IntegerWeight)
+            linear.held = _Observed(f"{name}.weight", shape, observer, integers)
             linear.weight = None
     observer.ignore(weights_of(copy))
     if repeat and not gradients:
@@ -120,7 +122,8 @@ class _Observer(TorchDispatchMode):
         self._known: set[int] = set()
         self._uncounted = False
         self._names: list[str] = []
-        self._work: list[list[float]] = [[0.0, 0.0]]  # before the first use, then after each: products, attention
+        # before the first use, then after each: operations of products, of attention, of products in integers
+        self._work: list[list[float]] = [[0.0, 0.0, 0.0]]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -145,7 +148,11 @@ class _Observer(TorchDispatchMode):
     def use(self, name: str) -> None:
         """A weight is asked for: what follows is done with it."""
         self._names.append(name)
-        self._work.append([0.0, 0.0])
+        self._work.append([0.0, 0.0, 0.0])
+
+    def multiply_integers(self, operations: float) -> None:
+        """A product in integers was computed."""
+        self._work[-1][2] += operations
 
     def attention(self, flop: float) -> None:
         """Work that no operation shows."""
@@ -155,9 +162,9 @@ class _Observer(TorchDispatchMode):
         """What was done before the first use counts for the last one: one step follows another."""
         first, *after = self._work
         if after:
-            after[-1] = [first[0] + after[-1][0], first[1] + after[-1][1]]
-        for name, (products, attention) in zip(self._names, after, strict=True):
-            yield ObservedUse(name, products, attention)
+            after[-1] = [one + other for one, other in zip(first, after[-1], strict=True)]
+        for name, work in zip(self._names, after, strict=True):
+            yield ObservedUse(name, *work)
 
     def watch(self, run: Callable[[], Any], prefix: str) -> tuple[Any, _Observation]:
         """Run a part of the model; its result, and what it did beyond that."""
@@ -165,15 +172,15 @@ class _Observer(TorchDispatchMode):
         base = self.peak = self.alive
         result = run()
         extra, self.peak = self.peak - base, max(before, self.peak)
-        mine = [[self._work[uses][0] - work[0], self._work[uses][1] - work[1]], *self._work[uses + 1 :]]
+        mine = [[now - then for now, then in zip(self._work[uses], work, strict=True)], *self._work[uses + 1 :]]
         names = tuple(name.removeprefix(prefix) for name in self._names[uses:])
-        return result, _Observation(extra, names, tuple((products, attention) for products, attention in mine))
+        return result, _Observation(extra, names, tuple(map(tuple, mine)))
 
     def again(self, seen: _Observation, prefix: str) -> None:
         """As if the part were run once more, under another name."""
         self.peak = max(self.peak, self.alive + seen.extra)
-        (products, attention), *after = seen.work
-        self._work[-1] = [self._work[-1][0] + products, self._work[-1][1] + attention]
+        first, *after = seen.work
+        self._work[-1] = [now + more for now, more in zip(self._work[-1], first, strict=True)]
         self._names += [prefix + name for name in seen.names]
         self._work += [[*work] for work in after]
 
@@ -244,7 +251,7 @@ class _Observation:
 
     extra: int
     names: tuple[str, ...]  # within the part
-    work: tuple[tuple[float, float], ...]
+    work: tuple[tuple[float, ...], ...]
 
 
 def _repeat_blocks(model: nn.Module, observer: _Observer) -> None:
@@ -289,15 +296,27 @@ def _make_of(block: nn.Module) -> Hashable:
         settings = tuple((key, value) for key, value in vars(part).items() if isinstance(value, (int, float, str)))
         sizes = tuple((key, shapes_of(tensor)) for key, tensor in part._parameters.items())
         branches = (shapes_of(part.branches), shapes_of(part.reweighings)) if isinstance(part, Linear) else ()
-        parts.append((name, type(part), settings, sizes, branches))
+        held = part.held if isinstance(part, Linear) else None
+        integers = isinstance(held, _Observed) and held.integers
+        parts.append((name, type(part), settings, sizes, branches, integers))
     return tuple(parts)
 
 
 class _Observed(DenseProducts):
     """Stands for a weight: its shape, and a note of each use."""
 
-    def __init__(self, name: str, shape: tuple[int, int], observer: _Observer) -> None:
-        self.name, self.shape, self.observer = name, shape, observer
+    def __init__(self, name: str, shape: tuple[int, int], observer: _Observer, integers: bool) -> None:
+        """integers: it is multiplied in integers."""
+        self.name, self.shape, self.observer, self.integers = name, shape, observer, integers
+
+    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if not self.integers or x.shape[0] < FEWEST_ROWS:
+            return super().multiply(x, bias)
+        self.observer.use(self.name)
+        self.observer.multiply_integers(2.0 * x.numel() * self.shape[0])
+        out = x.new_empty(x.shape[0], self.shape[0])
+        torch.empty_like(x, dtype=torch.int8)  # the codes of x are there at the same time
+        return out
 
     @contextmanager
     def dense(self, dtype: torch.dtype) -> Iterator[Tensor]:

@@ -79,6 +79,7 @@ class FluxModel:
     mask_function: MaskFunction | None = None
     compute_dtype: torch.dtype | None = None  # None: the runtime's
     own_step_cache: StepCache | None = None  # None: the runtime's
+    own_compute: str | None = None  # a word of settings.COMPUTES; None: the runtime's
 
     @property
     def runtime(self) -> Runtime:
@@ -96,6 +97,10 @@ class FluxModel:
     def step_cache(self) -> StepCache | None:
         return self.own_step_cache or self.runtime.step_cache
 
+    @property
+    def compute(self) -> str:
+        return self.own_compute or self.runtime.compute
+
     def emit(self, event: dict[str, Any]) -> None:
         self.runtime.events.emit(event)
 
@@ -111,14 +116,15 @@ class FluxModel:
         self._check_room(*run.shape)
         manager = self.runtime.manager(self.device, self.weights.nbytes)
         if manager is None:
-            module = adapted(self.weights.module(self.device, self.dtype), self.loras, self.device, self.dtype)
+            loaded = self.weights.module(self.device, self.dtype, self.compute)
+            module = adapted(loaded, self.loras, self.device, self.dtype)
             if not self.runtime.events.has_listeners:
                 yield module
                 return
             with reported_flux(module, self.runtime, self.weights.tensors, run, self.dtype) as network:
                 yield network
             return
-        managed = self.weights.managed(manager, self.dtype)
+        managed = self.weights.managed(manager, self.dtype, self.compute)
         _reclaim(manager, self.loras, self.device, self.dtype)
         uses = [use for use in self.loras if use.strength]
         with managed.opened(run, uses) as network:

@@ -29,6 +29,7 @@ from ..sampling.guider import Network, Run
 from .device import total_bytes
 from .dry_run import DryRun, dry_run, shape_of
 from .flux_needs import half_block, heaviest_inputs, streamed_names, tokens_of
+from .integer_products import products_of
 from .runtime import Runtime
 
 Tensors = Mapping[str, Stored]
@@ -40,7 +41,8 @@ def reported_flux(module: Flux, runtime: Runtime, tensors: Tensors, run: Run, dt
     sample = heaviest_inputs(run, dtype)
     observed = dry_run(module, lambda copy: copy(sample))
     workload = _workload(tensors, streamed_names(observed), observed, dtype, half_block)
-    with _report("transformer", runtime, runtime.device, tensors, workload, tokens_of(sample), dtype) as told:
+    about = "transformer", runtime, runtime.device, tensors
+    with _report(*about, workload, tokens_of(sample), dtype, products_of(module)) as told:
 
         def reporting(inputs: DenoiserInputs) -> Tensor:
             velocity: Tensor = told(lambda: module(inputs))
@@ -78,9 +80,11 @@ def _workload(
 ) -> Callable[[Mapping[str, int]], Workload]:
     """What makes the workload of a model that was observed. names: of its matrices, in order of use."""
 
+    in_integers = {use.name for use in observed.uses if use.integers}
+
     def traffic(name: str) -> int:
         stored = tensors[name]
-        if PLAIN.get(stored.format) == dtype:
+        if PLAIN.get(stored.format) == dtype or name in in_integers:
             return 0
         return decode_traffic(stored.nbytes, prod(stored.shape), dtype.itemsize)
 
@@ -97,15 +101,15 @@ def _report(
     workload: Callable[[Mapping[str, int]], Workload],
     tokens: int,
     dtype: torch.dtype,
+    note: str = "",
 ) -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """A function that does a pass and reports it."""
+    """A function that does a pass and reports it. note: what else is to be said of the run."""
     weights = sum(weight.nbytes for weight in workload({}).weights)
     reset_process_peak(device)
-    machine = _machine(device, tensors, tokens, dtype)
-    made = plan(
-        workload({"program and small weights": max(0, _held(device) - weights)}), Budget(1 << 62, 0, 0), machine
-    )
-    report = JobReport(label, made, total_bytes(device), runtime.events.emit)
+    wanted = workload({"program and small weights": max(0, _held(device) - weights)})
+    machine = _machine(device, tensors, tokens, dtype, any(use.integers for use in wanted.schedule))
+    made = plan(wanted, Budget(1 << 62, 0, 0), machine)
+    report = JobReport(label, made, total_bytes(device), runtime.events.emit, note=note)
 
     def told(work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
@@ -122,8 +126,8 @@ def _report(
         report.close()
 
 
-def _machine(device: torch.device, tensors: Tensors, tokens: int, dtype: torch.dtype) -> Machine:
-    """The device's rates, as far as a model asks for them that is not streamed."""
+def _machine(device: torch.device, tensors: Tensors, tokens: int, dtype: torch.dtype, integers: bool) -> Machine:
+    """The device's rates, as far as a model asks for them that is not streamed. integers: some products are in them."""
     matrices = [stored for stored in tensors.values() if len(stored.shape) == 2]
     hidden = min(rates.HIDDEN, max(stored.shape[1] for stored in matrices))
     measured = rates.measured_tokens(device, tokens)
@@ -134,6 +138,7 @@ def _machine(device: torch.device, tensors: Tensors, tokens: int, dtype: torch.d
         memory=rates.decode_rate(device, dtype, sample),
         disk=1e9,
         link=None,
+        integers=rates.integer_rate(device, dtype, measured, hidden) if integers else None,
     )
 
 

@@ -4,7 +4,7 @@ Each door makes one and hands it down: `sluice run`, the worker, training, bench
 handles of models carry it (handles.py). Nothing below the doors is set for a whole process, so several runtimes can
 work at the same time, on several devices or on one, each in a thread of its own.
 
-    device, model_dtype ...    where models compute and in which numbers; fixed
+    device, model_dtype ...    where models compute, in which numbers, by which products; fixed
     budget                     how much memory they may use; may be changed at any time (memory/manager.py)
     external                   who else hands out the device's memory (memory/external.py)
     events                     told about every plan, step and job (memory/report.py)
@@ -70,6 +70,7 @@ class Runtime:
         self.autoencoder_dtype = autoencoder_dtype(self.model_dtype)
         self.text_dtype = TEXT_DTYPE
         self.step_cache = PRESETS[settings.cache]
+        self.compute = settings.compute
         self.external = external
         self.events = Events()
         self.managers: dict[torch.device, Manager] = {}

@@ -1,9 +1,17 @@
 """What a person chooses before anything is computed: a device, a number type, and how much memory may be used.
 
+Number types:
+
     fp32   the reference: equal to ComfyUI on a CPU
     bf16   what FLUX.1 was trained in; fast where the hardware multiplies it
     fp16   for GPUs from before bf16
     auto   the fastest of them without visible loss on the device that is there
+
+Products of the transformer:
+
+    16bit  everything is decoded to the number type
+    int8   what is stored as 8-bit integers is multiplied as integers
+    auto   the same, if it is faster on the device that is there
 
 Names and sizes only, so that the command line and the server can read them without importing torch. `runtime.py` makes
 the device and the number types of them.
@@ -18,23 +26,31 @@ from ..memory.budget import AUTO, Allowed
 
 NUMBER_TYPES = (AUTO, "fp32", "bf16", "fp16")
 CACHES = ("off", "fast", "faster")  # step caches, see sampling/step_cache.py
+INT8, SIXTEEN_BIT = "int8", "16bit"
+COMPUTES = (AUTO, INT8, SIXTEEN_BIT)  # how the transformer's matrices are multiplied
 
 
 @dataclass(frozen=True)
 class Settings:
-    """device: "cpu", "cuda", "cuda:1", or None or "auto" for the best there is. dtype, cache: NUMBER_TYPES, CACHES."""
+    """device: "cpu", "cuda", "cuda:1", or None or "auto" for the best there is.
+
+    dtype, cache, compute: words of NUMBER_TYPES, CACHES, COMPUTES.
+    """
 
     device: str | None = None
     dtype: str = AUTO
     budget: Allowed = Allowed()
     cache: str = "off"
+    compute: str = AUTO
 
     def __post_init__(self) -> None:
-        """Raises InputError for an unknown number type."""
+        """Raises InputError for an unknown word."""
         if self.dtype not in NUMBER_TYPES:
             raise InputError(f"There is no number type {self.dtype!r}; choose {', '.join(NUMBER_TYPES)}.")
         if self.cache not in CACHES:
             raise InputError(f"There is no step cache {self.cache!r}; choose {', '.join(CACHES)}.")
+        if self.compute not in COMPUTES:
+            raise InputError(f"There is no way to compute called {self.compute!r}; choose {', '.join(COMPUTES)}.")
 
     @classmethod
     def parse(
@@ -44,6 +60,8 @@ class Settings:
         vram: str | None = None,
         ram: str | None = None,
         cache: str | None = None,
+        compute: str | None = None,
     ) -> Settings:
         """From the words of a command line. None stands for the default. Raises InputError."""
-        return cls(device, dtype or AUTO, Allowed.parse(vram or AUTO, ram or AUTO), cache or "off")
+        budget = Allowed.parse(vram or AUTO, ram or AUTO)
+        return cls(device, dtype or AUTO, budget, cache or "off", compute or AUTO)

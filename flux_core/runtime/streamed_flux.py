@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..adapters.apply import adapted
+from ..adapters.apply import adapted, reweighed
 from ..adapters.lora import LoraUse
 from ..memory.managed_model import ManagedModel, Tensors, bind_rest
 from ..memory.manager import Manager
@@ -25,6 +25,7 @@ from ..models.denoiser_inputs import DenoiserInputs
 from ..models.flux import Flux
 from ..models.flux_config import FluxConfig
 from ..models.tensor_trees import shapes_of
+from ..quant.int8 import Integers
 from ..sampling.guider import Network, Run
 from .dry_run import DryRun, branch_shapes
 from .flux_needs import (
@@ -35,6 +36,7 @@ from .flux_needs import (
     streamed_names,
     tokens_of,
 )
+from .integer_products import products_of
 from .modulation import ModulationTable, modulation_linears
 from .modulation_rows import RowStore, RunRows
 
@@ -45,9 +47,18 @@ class ManagedFlux:
     """A FLUX transformer on one device, computing in one number type."""
 
     def __init__(
-        self, manager: Manager, config: FluxConfig, tensors: Tensors, dtype: torch.dtype, round_to: torch.dtype | None
+        self,
+        manager: Manager,
+        config: FluxConfig,
+        tensors: Tensors,
+        dtype: torch.dtype,
+        round_to: torch.dtype | None,
+        integers: Integers | None = None,
     ) -> None:
-        """Reads the small tensors only. Raises FileFormatError if the file is incomplete."""
+        """Reads the small tensors only. integers: multiplies the matrices of blocks that are stored as integers.
+
+        Raises FileFormatError if the file is incomplete.
+        """
         self.manager, self.dtype, self.config = manager, dtype, config
         self.activations: dict[Hashable, int] = {}  # by what was run: estimated, then as measured
         self.report: JobReport | None = None
@@ -58,7 +69,9 @@ class ManagedFlux:
         modulation = [f"{name}.weight" for name in modulation_linears(self.module)]
         device, module = manager.allocator, self.module
         self.blocks = manager.admit(
-            ManagedModel("transformer", TRANSFORMER, device, module, tensors, streamed, dtype, round_to, half_block)
+            ManagedModel(
+                "transformer", TRANSFORMER, device, module, tensors, streamed, dtype, round_to, half_block, integers
+            )
         )
         self.modulation = manager.admit(
             ManagedModel("modulation", MODULATION, device, module, tensors, modulation, dtype, round_to)
@@ -75,11 +88,12 @@ class ManagedFlux:
         """The network with the LoRAs of `uses`, ready for one run. Raises BudgetTooSmall."""
         module = adapted(self.module, uses, self.manager.device, self.dtype)
         sample = heaviest_inputs(run, self.dtype)
-        self.blocks.reserve_scratch()
+        self.blocks.reserve_scratch(reweighed(module))
         rows = self.rows.of_run(run, module, uses)
         key = shapes_of(sample), sample.reference_method, branch_shapes(module)
         observed = self.observed(key, lambda: observe_blocks(module, sample))
         with self._running(observed, key, tokens_of(sample)) as model:
+            model.report.note = products_of(module)
             yield _StreamedNetwork(module, rows, model)
 
     @contextmanager

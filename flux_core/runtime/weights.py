@@ -26,9 +26,12 @@ from ..models.flux import Flux
 from ..models.flux_config import FluxConfig
 from ..models.t5 import T5Config, T5Encoder
 from ..quant.fp8 import FP8
+from ..quant.int8 import Integers, multiplied_as_integers
 from .device import room
 from .encoder import ManagedEncoder
+from .integer_products import integers_for
 from .runtime import Runtime
+from .settings import SIXTEEN_BIT
 from .streamed_flux import ManagedFlux
 
 FILLED = 0.8  # share of the free memory that matrices, expanded to the type computed in, may take
@@ -44,8 +47,8 @@ class Weights(Generic[Module]):
     def __init__(self, runtime: Runtime, tensors: Tensors, identity: Hashable) -> None:
         """Raises FileFormatError if no such model has tensors of these shapes."""
         self.runtime, self.tensors, self.identity = runtime, tensors, identity
-        self._loaded: tuple[torch.device, torch.dtype, Module] | None = None
-        self._managed: tuple[Manager, torch.dtype, Any] | None = None
+        self._loaded: tuple[tuple[torch.device, torch.dtype, Integers | None], Module] | None = None
+        self._managed: tuple[tuple[Manager, torch.dtype, Integers | None], Any] | None = None
         self._lock = threading.RLock()  # making room for one may let go of another
         self._allocation: Any = None  # from whoever else hands out the device's memory
         self.config = self._read_config({name: stored.shape for name, stored in tensors.items()})
@@ -59,27 +62,35 @@ class Weights(Generic[Module]):
         """As stored."""
         return sum(stored.nbytes for stored in self.tensors.values())
 
-    def module(self, device: torch.device, dtype: torch.dtype) -> Module:
-        """The model on `device`, for computing in `dtype`. Raises FileFormatError if the file is incomplete."""
+    def module(self, device: torch.device, dtype: torch.dtype, compute: str = SIXTEEN_BIT) -> Module:
+        """The model on `device`, for computing in `dtype`. compute: a word of settings.COMPUTES, for the transformer.
+
+        Raises FileFormatError if the file is incomplete.
+        """
         with self._lock:
-            if self._loaded is None or self._loaded[:2] != (device, dtype):
+            key = device, dtype, self._integers(device, dtype, compute)
+            if self._loaded is None or self._loaded[0] != key:
                 self._loaded = None
                 self._give_up_managed()
                 self._ask_for_room()
                 with torch.device("meta"):
                     module = self._make()
-                bind(module, self.tensors, self._holder(device, dtype))
-                self._loaded = device, dtype, module
-            return self._loaded[2]
+                bind(module, self.tensors, self._holder(*key))
+                self._loaded = key, module
+            return self._loaded[1]
 
-    def managed(self, manager: Manager, dtype: torch.dtype) -> Any:
-        """The model with its matrices streamed by a manager, for computing in `dtype`. Only small tensors are read."""
+    def managed(self, manager: Manager, dtype: torch.dtype, compute: str = SIXTEEN_BIT) -> Any:
+        """The model with its matrices streamed by a manager, for computing in `dtype`. Only small tensors are read.
+
+        compute: as for `module`.
+        """
         with self._lock:
             self._loaded = None
-            if self._managed is None or self._managed[:2] != (manager, dtype):
+            key = manager, dtype, self._integers(manager.device, dtype, compute)
+            if self._managed is None or self._managed[0] != key:
                 self._give_up_managed()
-                self._managed = manager, dtype, self._manage(manager, dtype)
-            return self._managed[2]
+                self._managed = key, self._manage(*key)
+            return self._managed[1]
 
     def unload(self) -> None:
         """Let go of what was loaded; the next use loads it again."""
@@ -116,7 +127,7 @@ class Weights(Generic[Module]):
 
     def _give_up_managed(self) -> None:
         if self._managed is not None:
-            self._managed[2].close()
+            self._managed[1].close()
             self._managed = None
 
     @property
@@ -139,10 +150,14 @@ class Weights(Generic[Module]):
     def _make(self) -> Module:
         raise NotImplementedError
 
-    def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
+    def _integers(self, device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
+        """What multiplies matrices that are stored as integers; None: they are decoded."""
+        return None
+
+    def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None) -> Resident:
         raise NotImplementedError
 
-    def _manage(self, manager: Manager, dtype: torch.dtype) -> Any:
+    def _manage(self, manager: Manager, dtype: torch.dtype, integers: Integers | None) -> Any:
         raise NotImplementedError
 
 
@@ -161,13 +176,19 @@ class FluxWeights(Weights[Flux]):
     def _make(self) -> Flux:
         return Flux(self.config)
 
-    def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
+    def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None) -> Resident:
         """Expanded once if there is room for it, else each matrix at each use: the numbers are the same."""
         expanded = sum(stored.numel for stored in self.tensors.values()) * dtype.itemsize
-        return Resident(device, dtype, round_to=self.round_to, packed=expanded > FILLED * room(device))
+        packed = expanded > FILLED * room(device)
+        return Resident(device, dtype, round_to=self.round_to, packed=packed, integers=integers)
 
-    def _manage(self, manager: Manager, dtype: torch.dtype) -> ManagedFlux:
-        return ManagedFlux(manager, self.config, self.tensors, dtype, self.round_to)
+    def _manage(self, manager: Manager, dtype: torch.dtype, integers: Integers | None) -> ManagedFlux:
+        return ManagedFlux(manager, self.config, self.tensors, dtype, self.round_to, integers)
+
+    def _integers(self, device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
+        if not any(multiplied_as_integers(stored.encoding, stored.shape) for stored in self.tensors.values()):
+            return None
+        return integers_for(device, dtype, compute)
 
 
 class ClipWeights(Weights[ClipTextModel]):
@@ -181,10 +202,10 @@ class ClipWeights(Weights[ClipTextModel]):
     def _make(self) -> ClipTextModel:
         return ClipTextModel(self.config)
 
-    def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
+    def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None = None) -> Resident:
         return Resident(device, None, round_to=torch.float16, packed=True)
 
-    def _manage(self, manager: Manager, dtype: torch.dtype) -> ManagedEncoder:
+    def _manage(self, manager: Manager, dtype: torch.dtype, integers: Integers | None) -> ManagedEncoder:
         rows = torch.empty(1, self.config.positions, self.config.width, device="meta")
         sample = rows, torch.zeros(1, dtype=torch.int64, device="meta")
         holder = self._holder(manager.device, dtype)
@@ -202,14 +223,14 @@ class T5Weights(Weights[T5Encoder]):
     def _make(self) -> T5Encoder:
         return T5Encoder(self.config)
 
-    def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
+    def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None = None) -> Resident:
         norm = self.tensors["encoder.final_layer_norm.weight"]
         if norm.file.container == "GGUF":
             return Resident(device, None, packed=True)
         stored = {"BF16": torch.bfloat16, **FP8}.get(norm.format, torch.float16)
         return Resident(device, None, round_to=stored, packed=True)
 
-    def _manage(self, manager: Manager, dtype: torch.dtype) -> ManagedEncoder:
+    def _manage(self, manager: Manager, dtype: torch.dtype, integers: Integers | None) -> ManagedEncoder:
         sample = (torch.empty(1, 2, self.config.width, device="meta"),)
         holder = self._holder(manager.device, dtype)
         return ManagedEncoder(manager, "T5", self._make, self.tensors, dtype, holder, sample)
@@ -224,7 +245,7 @@ class AutoencoderWeights(Weights[Autoencoder]):
     def _make(self) -> Autoencoder:
         return Autoencoder(self.config)
 
-    def _holder(self, device: torch.device, dtype: torch.dtype) -> Resident:
+    def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None = None) -> Resident:
         return Resident(device, dtype)
 
     def module_on_meta(self, dtype: torch.dtype) -> Autoencoder:

@@ -49,13 +49,14 @@ if TYPE_CHECKING:
 
 NO_ROUTES: dict[str, Any] = {"routes": [], "on_prompt": False}
 ROUTES_AT_ONCE = 8  # requests to packs' routes being answered
+_SETTINGS = ("device", "dtype", "vram", "ram", "cache", "compute")  # of runtime/settings.py, in its order
 NO_DEVICE = "none"  # for packs that need no torch, and for measuring the server: nothing of ours can compute
 
 
 def main(options: str) -> None:
     """Serve until the server closes the connection. `options`, as JSON:
 
-    {"base", "models": [], "extra": [], "input", "output", "node_packs": [], "device", "dtype", "vram", "ram", "cache",
+    {"base", "models": [], "extra": [], "input", "output", "node_packs": [], the words of _SETTINGS, and
      "threads": how many a CPU computes with, by default as many as PyTorch chooses}
     """
     channel = _private_pipes()
@@ -114,9 +115,7 @@ class Worker:
         from ..runtime.runtime import Runtime
         from ..runtime.warning_events import emit_warnings
 
-        runtime = Runtime(
-            Settings.parse(*(self.options.get(name) for name in ("device", "dtype", "vram", "ram", "cache")))
-        )
+        runtime = Runtime(Settings.parse(*(self.options.get(name) for name in _SETTINGS)))
         runtime.events.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
         emit_warnings(runtime)
         return runtime

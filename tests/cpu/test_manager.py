@@ -34,7 +34,7 @@ from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.runtime import autoencoder, handles, modulation, streamed_flux, weights
 from sluice.flux_core.runtime.runtime import Runtime
-from sluice.flux_core.runtime.settings import Settings
+from sluice.flux_core.runtime.settings import INT8, SIXTEEN_BIT, Settings
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
 from sluice.flux_core.sampling.sample import Sampler, sample
 from sluice.flux_core.sampling.step_cache import StepCache
@@ -68,10 +68,12 @@ def conditioning(name: str, seeded, guidance: float | None = 3.5, **more):
     return [[seeded(name, (1, 9, 32)), values]]
 
 
-def picture(model, seeded, solver: str = "euler", cfg: float = 1.0, batch: int = 1, seed: int = 1, **more) -> Tensor:
+def picture(
+    model, seeded, solver: str = "euler", cfg: float = 1.0, batch: int = 1, seed: int = 1, width: int = 6, **more
+) -> Tensor:
     positive, negative = conditioning("positive", seeded, **more), conditioning("negative", seeded)
     guider = BasicGuider(model, positive) if cfg == 1 else CFGGuider(model, positive, negative, cfg)
-    noise = torch.randn(batch, 16, 8, 6, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(batch, 16, 8, width, generator=torch.Generator().manual_seed(seed))
     levels = torch.tensor([1.0, 0.8, 0.4, 0.0])
     return sample(guider, Sampler(solver), levels, torch.zeros_like(noise), noise, seed=seed)[0]
 
@@ -111,6 +113,7 @@ def test_quantised_files_give_the_same_picture_expanded_packed_and_streamed(
     flux_file, seeded, runtime, monkeypatch, tmp_path, words
 ):
     """Codes and what they are decoded with go through the stream together."""
+    runtime.compute = SIXTEEN_BIT
     name, rotated, path = words.split()[0], "--rotate" in words, tmp_path / "quantised"
     wanted, file = target(name, rotated), open_weights(flux_file)
     write(path, "flux", steps_of("flux", detect(file).parts["flux"], wanted), wanted, {})
@@ -126,6 +129,32 @@ def test_quantised_files_give_the_same_picture_expanded_packed_and_streamed(
     assert torch.equal(picture(model, seeded), expected)
     plan = model.weights.managed(runtime.managers[CPU], model.dtype).report.plan
     assert plan.slots and Location.DISK in plan.locations, "it streams"
+
+
+def test_integers_stream_as_the_operands_they_are(flux_file, seeded, runtime, tmp_path):
+    """One image resident and streamed, LoRA and all; nothing is decoded, and the plan knows of integer products."""
+    path, wanted, file = tmp_path / "int8.safetensors", target("int8", True), open_weights(flux_file)
+    write(path, "flux", steps_of("flux", detect(file).parts["flux"], wanted), wanted, {})
+    model = replace(handles.load_flux(runtime, path), loras=loras(seeded), own_compute=INT8)
+    no_budget(runtime)
+
+    def image(compute: str = INT8) -> Tensor:
+        """Of enough tokens of text and image to be multiplied in integers."""
+        return picture(replace(model, own_compute=compute), seeded, batch=2, width=16)
+
+    expected = image()
+    assert not torch.equal(image(SIXTEEN_BIT), expected)
+    stored = sum(one.nbytes for one in model.weights.tensors.values())
+    for nbytes in (3 * stored, stored // 2):
+        budget(runtime, nbytes)
+        assert torch.equal(image(), expected)
+        managed = model.weights.managed(runtime.managers[CPU], model.dtype, INT8)
+        report = managed.report
+        assert bool(report.plan.slots) == (nbytes < stored)
+        uses = report.plan.workload.schedule
+        assert all(use.integers and not use.traffic for use in uses) and report.plan.machine.integers
+        assert not any(managed.blocks.decoded(name) for name in managed.blocks.stored)
+        assert report.note == "int8 products (PyTorch) for 24 matrices"
 
 
 def test_skipped_evaluations_stream_nothing(flux_file, seeded, runtime):

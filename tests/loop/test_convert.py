@@ -74,7 +74,7 @@ def pictures(here: Path, capsys: pytest.CaptureFixture[str]) -> Picture:
             (here / f"{number}.json").write_text(json.dumps(nodes))
         workflows = [f"{number}.json" for number in range(len(unets))]
         capsys.readouterr()
-        code = cli.main(["run", *workflows, "--dtype", "fp32", "--device", "cpu"])
+        code = cli.main(["run", *workflows, "--dtype", "fp32", "--device", "cpu", "--compute", "16bit"])
         told = capsys.readouterr()
         assert code == 0, told.err
         names = told.out.splitlines()

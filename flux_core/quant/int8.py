@@ -1,0 +1,154 @@
+"""Products in 8-bit integers (W8A8): inputs and weights are codes of -127 to 127 with a scale for each row.
+
+    peak[m]   = max |x[m, :]|                      inputs, at every product, for each token m
+    X[m, k]   = round(x[m, k] * (127 / peak[m]))   to nearest, ties to even; s_x[m] = peak[m] / 127
+    S[m, n]   = sum over k of X[m, k] W[n, k]      exact: |S| <= 127^2 K, which int32 holds up to K = 133,152
+    y[m, n]   = S s_x[m] s_w[n] + b[n]             in float32, rounded once to the type of x
+
+If the columns of W were rotated (rotation.py), so are those of x before they are quantised. W is stored as it is
+multiplied, so nothing is decoded. What is not finite in a row of x makes the whole row of y not finite.
+
+The sums come from `torch._int_mm`. The passes around it are bound by memory: `TorchPasses` are few operations over
+chunks that stay in a cache; `int8_cuda.py` has a kernel for each of the two. Source: LLM.int8() (arXiv 2208.07339) for
+scales by row; ConvRot (arXiv 2512.03673) for the rotation.
+
+Does not know: files, where bytes are kept, whether integers are faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .encoding import Encoding
+from .rotation import root, rotate
+from .sides import codes_of, needed
+from .workspace import chunk_values, scratch
+
+LEVELS = 127
+SMALLEST = 1e-30  # the peak of a row of zeros: its codes are 0 whatever they are divided by
+MOST_COLUMNS = (2**31 - 1) // LEVELS**2  # of W, beyond which a sum may not fit in int32
+FEWEST_ROWS = 17  # of x: CUDA's product asks for it, and for a few vectors reading W is all the work
+MULTIPLE = 8  # rows and columns of W: what cuBLAS asks for
+SUMS = 1 << 22  # int32 numbers held at a time
+
+
+@dataclass(frozen=True)
+class Operand:
+    """The right side of a product, or some rows of it: codes int8 [N, K] and scales float32 [N]."""
+
+    codes: Tensor
+    scales: Tensor
+    rotation: int = 0
+
+
+class Passes(Protocol):
+    """What is done to inputs before the integer product, and to sums after it."""
+
+    name: str
+
+    def quantise(self, x: Tensor, rotation: int) -> tuple[Tensor, Tensor]:
+        """x [M, K] -> codes int8 [M, K] and scales float32 [M]; x is rotated first in groups of so many columns."""
+        ...
+
+    def finish(self, sums: Tensor, rows: Tensor, columns: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        """out [M, N], possibly strided = sums int32 [M, N] * rows [M] * columns [N] + bias [N], in float32."""
+        ...
+
+
+class TorchPasses:
+    """The two passes in PyTorch's operations."""
+
+    name = "PyTorch"
+
+    def quantise(self, x: Tensor, rotation: int) -> tuple[Tensor, Tensor]:
+        codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+        scales = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+        count = max(1, chunk_values(x.device) // x.shape[1])
+        for start in range(0, x.shape[0], count):
+            rows = slice(start, start + count)
+            floats = scratch("rows", tuple(x[rows].shape), torch.float32, x.device)
+            floats.copy_(x[rows])
+            if rotation:
+                rotate(floats, rotation)
+            magnitudes = torch.abs(floats, out=scratch("magnitudes", tuple(floats.shape), torch.float32, x.device))
+            peaks = magnitudes.amax(1).clamp_(min=SMALLEST)
+            codes[rows].copy_(floats.mul_((LEVELS / peaks)[:, None]).round_())
+            scales[rows] = peaks / (LEVELS * root(rotation) if rotation else LEVELS)
+        return codes, scales
+
+    def finish(self, sums: Tensor, rows: Tensor, columns: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        count = max(1, chunk_values(sums.device) // sums.shape[1])
+        for start in range(0, sums.shape[0], count):
+            part = slice(start, start + count)
+            floats = scratch("sums as floats", tuple(sums[part].shape), torch.float32, sums.device)
+            torch.mul(sums[part], rows[part, None], out=floats)
+            if bias is None:
+                torch.mul(floats, columns, out=out[part])
+            else:
+                torch.addcmul(bias, floats, columns, out=out[part])
+
+
+class Integers:
+    """Integer products on one device."""
+
+    def __init__(self, passes: Passes | None = None) -> None:
+        self.passes = passes or TorchPasses()
+
+    @property
+    def name(self) -> str:
+        return f"int8 products ({self.passes.name})"
+
+    def multiply(self, x: Tensor, operands: Sequence[Operand], bias: Tensor | None) -> Tensor:
+        """x [M, K] times the operands, which are one below the other -> [M, N] of x's type. bias [N]."""
+        out = x.new_empty(x.shape[0], sum(operand.codes.shape[0] for operand in operands))
+        bias = None if bias is None else bias.float()
+        quantised: dict[int, tuple[Tensor, Tensor]] = {}
+        begin = 0
+        for operand in operands:
+            if operand.rotation not in quantised:
+                quantised[operand.rotation] = self.passes.quantise(x, operand.rotation)
+            end = begin + operand.codes.shape[0]
+            part = None if bias is None else bias[begin:end]
+            self._product(*quantised[operand.rotation], operand, part, out[:, begin:end])
+            begin = end
+        return out
+
+    def _product(self, codes: Tensor, scales: Tensor, operand: Operand, bias: Tensor | None, out: Tensor) -> None:
+        """Some columns of the result at a time, so that their sums take little memory."""
+        width = max(MULTIPLE, SUMS // len(codes) // MULTIPLE * MULTIPLE)
+        for start in range(0, out.shape[1], width):
+            columns = slice(start, start + width)
+            weight = operand.codes[columns]
+            sums = scratch("sums", (len(codes), len(weight)), torch.int32, codes.device)
+            torch._int_mm(codes, weight.t(), out=sums)
+            part = None if bias is None else bias[columns]
+            self.passes.finish(sums, scales, operand.scales[columns], part, out[:, columns])
+
+
+def multiplied_as_integers(encoding: Encoding, shape: Sequence[int]) -> bool:
+    """Whether a tensor of this shape, stored like this, is a matrix [N, K] to be multiplied in integers as it is."""
+    if len(shape) != 2:
+        return False
+    if encoding.parts:
+        return all(multiplied_as_integers(part.encoding, (part.rows, shape[1])) for part in encoding.parts)
+    fits = shape[0] % MULTIPLE == 0 and shape[1] % MULTIPLE == 0 and shape[1] <= MOST_COLUMNS
+    plain = not encoding.swapped and not encoding.full_precision and encoding.scale is None
+    return encoding.format == "INT8" and fits and plain
+
+
+def operands_of(raw: Tensor, encoding: Encoding, shape: Sequence[int]) -> list[Operand]:
+    """The operands in the stored bytes of a matrix [N, K]; views of them. `multiplied_as_integers` must hold."""
+    if not encoding.parts:
+        codes = codes_of(raw, encoding).view(torch.int8).view(tuple(shape))
+        scales = needed(raw, encoding, "scale").reshape(-1).expand(shape[0])
+        return [Operand(codes, scales, encoding.rotation)]
+    operands, byte = [], 0
+    for part in encoding.parts:
+        operands += operands_of(raw[byte : byte + part.nbytes], part.encoding, (part.rows, shape[1]))
+        byte += part.nbytes
+    return operands

@@ -1,0 +1,87 @@
+"""Whether a device multiplies 8-bit integers right, with which passes, and whether that is faster than numbers.
+
+Right is checked once for each device, with the codes that sums are largest for: some libraries and processors saturate
+in between. Faster is measured in some 50 ms, because no property of a device tells it.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+
+import torch
+from torch import nn
+
+from ..memory import rates
+from ..models.flux import Flux
+from ..models.linear import Linear
+from ..quant.held import IntegerWeight
+from ..quant.int8 import LEVELS, Integers
+from .modulation import modulators
+from .settings import INT8, SIXTEEN_BIT
+
+log = logging.getLogger(__name__)
+
+GAIN = 1.1  # of int8 products over numbers, from which "auto" takes them
+PROBED = 256, 2048  # rows and columns of the inputs that are measured with
+
+
+def integers_for(device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
+    """What multiplies matrices that are stored as integers; None: they are decoded to `dtype`.
+
+    compute: a word of settings.COMPUTES. "auto" takes integers where they are faster, "int8" wherever they are exact.
+    """
+    if compute == SIXTEEN_BIT:
+        return None
+    found = _integers(device)
+    if found is None:
+        if compute == INT8:
+            log.warning("%s does not multiply 8-bit integers exactly: matrices of integers are decoded.", device)
+        return None
+    if compute == INT8 or gain(device, dtype) >= GAIN:
+        return found
+    log.info("8-bit integers are multiplied no faster than %s on %s: matrices of integers are decoded.", dtype, device)
+    return None
+
+
+def products_of(module: nn.Module) -> str:
+    """How many matrices of a model are multiplied in integers, for people; "" if none is.
+
+    Those of adaLN are not counted: they multiply one vector a step.
+    """
+    once = set(modulators(module)) if isinstance(module, Flux) else set()
+    linears = [part for part in module.modules() if isinstance(part, Linear) and part not in once]
+    kept = [(part, part.held.integers) for part in linears if isinstance(part.held, IntegerWeight)]
+    if not kept:
+        return ""
+    changed = sum(bool(part.reweighings) for part, _ in kept)
+    aside = f", {changed} decoded because a LoRA changes the matrix itself (DoRA)" if changed else ""
+    return f"{kept[0][1].name} for {len(kept) - changed} matrices{aside}"
+
+
+@cache
+def gain(device: torch.device, dtype: torch.dtype) -> float:
+    """How many times faster a layer is in integers, its inputs quantised and its sums scaled, than in `dtype`."""
+    return rates.integer_rate(device, dtype, *PROBED) / rates.gemm_rate(device, dtype, *PROBED)
+
+
+@cache
+def _integers(device: torch.device) -> Integers | None:
+    """The integer products of a device, if it has any and they are exact."""
+    return Integers() if _exact(device) else None
+
+
+def _exact(device: torch.device) -> bool:
+    """Compared with sums of int64, at the largest codes, for a long row and for odd sizes."""
+    for rows, columns, outputs in ((17, 64, 24), (33, 15360, 16)):
+        generator = torch.Generator().manual_seed(rows)
+        a = torch.randint(-LEVELS, LEVELS + 1, (rows, columns), dtype=torch.int8, generator=generator)
+        b = torch.randint(-LEVELS, LEVELS + 1, (outputs, columns), dtype=torch.int8, generator=generator)
+        a[0], b[0], a[1], b[1] = LEVELS, LEVELS, -LEVELS, LEVELS
+        try:
+            sums = torch._int_mm(a.to(device), b.to(device).t()).cpu()
+        except (RuntimeError, AttributeError):  # no such product on this device
+            return False
+        if not torch.equal(sums.long(), a.long() @ b.long().t()):
+            return False
+    return True
