@@ -44,7 +44,7 @@ _LAYOUTS = (_axes_reversed, _channels_last, _part_of_something_wider, _other_str
 
 
 @pytest.fixture(params=_LAYOUTS, ids=lambda layout: layout.__name__.strip("_"))
-def layout(request) -> Callable[[Tensor], Tensor]:
+def layout(request: pytest.FixtureRequest) -> Callable[[Tensor], Tensor]:
     """layout(x): the same numbers in memory of another order."""
 
     def change(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,9 @@ def image(seeded):
 
 
 @torch.no_grad()
-def test_latents_and_pictures_equal_those_of_comfyui(autoencoder, image, seeded):
+def test_latents_and_pictures_equal_those_of_comfyui(
+    autoencoder: Autoencoder, image, seeded: Callable[[str, Sequence[int]], Tensor]
+) -> None:
     mean = autoencoder.encode_image(image("image", 1, 43, 34, 3))  # cropped to 40 x 32, about the centre
     assert_close(mean, REFERENCE["mean"], rtol=1e-4, atol=1e-5)
     pixels = autoencoder.decode(seeded("latent", (1, 16, 3, 5)))
@@ -46,7 +49,9 @@ def test_latents_and_pictures_equal_those_of_comfyui(autoencoder, image, seeded)
 
 
 @torch.no_grad()
-def test_tiles_equal_those_of_comfyui(autoencoder, image, seeded):
+def test_tiles_equal_those_of_comfyui(
+    autoencoder: Autoencoder, image, seeded: Callable[[str, Sequence[int]], Tensor]
+) -> None:
     mean = autoencoder.encode_image_tiled(image("wide image", 1, 3, 80, 104).movedim(1, -1), tile=32, overlap=8)
     assert_close(mean, REFERENCE["tiled_mean"], rtol=1e-4, atol=1e-5)
     decoded = autoencoder.decode_image_tiled(seeded("wide latent", (1, 16, 10, 13)), tile=32, overlap=8)
@@ -56,7 +61,9 @@ def test_tiles_equal_those_of_comfyui(autoencoder, image, seeded):
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_strides_change_nothing(autoencoder, image, seeded, layout, dtype):
+def test_strides_change_nothing(
+    autoencoder: Autoencoder, image, seeded: Callable[[str, Sequence[int]], Tensor], layout, dtype: torch.dtype
+) -> None:
     """Whole and in tiles: a picture is often one of a batch, cut out, or turned, and lies in memory accordingly."""
     autoencoder.to(dtype)
     pictures = image("picture", 2, 35, 24, 4), image("one picture", 1, 8, 24, 3)
@@ -72,14 +79,18 @@ def test_strides_change_nothing(autoencoder, image, seeded, layout, dtype):
 
 @torch.no_grad()
 @pytest.mark.parametrize("asked, taken", [(0, 0), (16, 16), (24, 24), (32, 16), (4096, 16)])
-def test_encoding_takes_every_overlap_that_half_a_tile_allows(autoencoder, image, asked, taken):
+def test_encoding_takes_every_overlap_that_half_a_tile_allows(
+    autoencoder: Autoencoder, image, asked: int, taken: int
+) -> None:
     picture = image("wide image", 1, 3, 80, 104).movedim(1, -1)
     expected = three_tilings(picture.movedim(-1, 1) * 2 - 1, autoencoder.encode, 64, taken, 1 / 8)
     assert_close(autoencoder.encode_image_tiled(picture, tile=64, overlap=asked), expected)
 
 
 @torch.no_grad()
-def test_encoding_and_decoding_equal_diffusers(autoencoder, seeded):
+def test_encoding_and_decoding_equal_diffusers(
+    autoencoder: Autoencoder, seeded: Callable[[str, Sequence[int]], Tensor]
+) -> None:
     config = {
         "block_out_channels": [32, 64, 64, 128], "layers_per_block": 1, "latent_channels": 16, "norm_num_groups": 32,
         "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
@@ -96,13 +107,13 @@ def test_encoding_and_decoding_equal_diffusers(autoencoder, seeded):
 
 
 @torch.no_grad()
-def test_only_the_first_three_channels_of_a_picture_are_encoded(autoencoder, image):
+def test_only_the_first_three_channels_of_a_picture_are_encoded(autoencoder: Autoencoder, image) -> None:
     rgba = image("rgba", 1, 16, 16, 4)
     assert torch.equal(autoencoder.encode_image(rgba), autoencoder.encode_image(rgba[..., :3]))
 
 
 @torch.no_grad()
-def test_smaller_weights_compute_small_and_return_float32(autoencoder, image):
+def test_smaller_weights_compute_small_and_return_float32(autoencoder: Autoencoder, image) -> None:
     exact = autoencoder.encode_image(image("image", 1, 16, 16, 3))
     rounded = autoencoder.bfloat16().encode_image(image("image", 1, 16, 16, 3))
     assert rounded.dtype == torch.float32
@@ -110,7 +121,9 @@ def test_smaller_weights_compute_small_and_return_float32(autoencoder, image):
 
 
 @torch.no_grad()
-def test_each_tile_is_reported_with_the_number_of_all(autoencoder, seeded):
+def test_each_tile_is_reported_with_the_number_of_all(
+    autoencoder: Autoencoder, seeded: Callable[[str, Sequence[int]], Tensor]
+) -> None:
     for batch in (1, 2):
         seen = []
         latent = seeded("latent", (batch, 16, 5, 5))
@@ -125,12 +138,14 @@ def doubled(part: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("size", [(7, 9), (12, 5), (30, 31)])
 @pytest.mark.parametrize("overlap", [0, 1, 3])
-def test_a_function_of_single_cells_does_not_see_the_tiles(seeded, size, overlap):
+def test_a_function_of_single_cells_does_not_see_the_tiles(
+    seeded: Callable[[str, Sequence[int]], Tensor], size: tuple[int, int], overlap: int
+) -> None:
     x = seeded("x", (2, 3, *size))
     assert_close(three_tilings(x, doubled, 8, overlap, 2), doubled(x))
 
 
-def test_what_fits_into_one_tile_is_done_in_one_call():
+def test_what_fits_into_one_tile_is_done_in_one_call() -> None:
     calls = []
 
     def count(part: Tensor) -> Tensor:
@@ -141,7 +156,7 @@ def test_what_fits_into_one_tile_is_done_in_one_call():
     assert calls == [(1, 1, 6, 9)] * 2
 
 
-def test_tiles_cover_everything_are_no_larger_than_asked_and_blend_linearly():
+def test_tiles_cover_everything_are_no_larger_than_asked_and_blend_linearly() -> None:
     sizes = []
 
     def numbered(part: Tensor) -> Tensor:
@@ -161,14 +176,14 @@ def test_tiles_cover_everything_are_no_larger_than_asked_and_blend_linearly():
         AutoencoderConfig(3, 128, (1, 2, 4, 4), 2, 16),
     ],
 )
-def test_sizes_are_read_off_the_shapes(config):
+def test_sizes_are_read_off_the_shapes(config) -> None:
     with torch.device("meta"):
         autoencoder = Autoencoder(config)
     assert AutoencoderConfig.from_shapes(shapes(autoencoder)) == config
     assert autoencoder.compression == 2 ** (len(config.ch_mult) - 1)
 
 
-def test_the_released_autoencoder_has_244_tensors():
+def test_the_released_autoencoder_has_244_tensors() -> None:
     with torch.device("meta"):
         released = Autoencoder(AutoencoderConfig(3, 128, (1, 2, 4, 4), 2, 16))
     assert len(released.state_dict()) == 244
@@ -177,7 +192,7 @@ def test_the_released_autoencoder_has_244_tensors():
         AutoencoderConfig.from_shapes({"decoder.conv_in.weight": (512, 16, 3, 3)})
 
 
-def test_a_new_model_learns_from_the_first_steps(seeded):
+def test_a_new_model_learns_from_the_first_steps(seeded: Callable[[str, Sequence[int]], Tensor]) -> None:
     torch.manual_seed(0)
     autoencoder = Autoencoder(AutoencoderConfig(3, 32, (1, 1, 1, 1), 1, 16)).train()
     autoencoder.init_weights()

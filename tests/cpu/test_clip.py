@@ -36,7 +36,7 @@ def reference(model) -> CLIPTextModel:
 
 
 @torch.no_grad()
-def test_hidden_states_and_pooled_vector_equal_transformers(model, reference):
+def test_hidden_states_and_pooled_vector_equal_transformers(model: ClipTextModel, reference: CLIPTextModel) -> None:
     expected = reference(input_ids=IDS)
     hidden, pooled = model(IDS)
     assert_close(hidden, expected.last_hidden_state)
@@ -44,7 +44,7 @@ def test_hidden_states_and_pooled_vector_equal_transformers(model, reference):
 
 
 @torch.no_grad()
-def test_pooled_is_the_state_at_the_first_end_token_whatever_follows(model):
+def test_pooled_is_the_state_at_the_first_end_token_whatever_follows(model: ClipTextModel) -> None:
     changed = IDS.clone()
     changed[0, 5:] = torch.tensor([3, 59, 8])
     assert torch.equal(model(IDS)[1][0], model(changed)[1][0])
@@ -53,7 +53,7 @@ def test_pooled_is_the_state_at_the_first_end_token_whatever_follows(model):
 
 
 @torch.no_grad()
-def test_embeddings_go_in_where_ids_do(model):
+def test_embeddings_go_in_where_ids_do(model: ClipTextModel) -> None:
     hidden, pooled = model(model.embed(IDS), torch.tensor([4, 1]))
     assert torch.equal(hidden, model(IDS)[0]) and torch.equal(pooled, model(IDS)[1])
     with pytest.raises(ValueError, match="ends"):
@@ -62,7 +62,7 @@ def test_embeddings_go_in_where_ids_do(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_strides_change_nothing(model, layout, dtype):
+def test_strides_change_nothing(model: ClipTextModel, layout, dtype: torch.dtype) -> None:
     for ids in (IDS, IDS[:1]):
         embedded, ends = model.embed(ids, dtype), torch.full(ids.shape[:1], 4)
         for expected, got in zip(model(embedded, ends), model(layout(embedded), layout(ends)), strict=True):
@@ -72,13 +72,13 @@ def test_strides_change_nothing(model, layout, dtype):
 
 @torch.no_grad()
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
-def test_weights_stored_small_are_computed_in_float32(model, stored):
+def test_weights_stored_small_are_computed_in_float32(model: ClipTextModel, stored: torch.dtype) -> None:
     small = model.to(stored)
     hidden = small(IDS)[0]
     assert hidden.dtype == torch.float32 and torch.equal(hidden, small.float()(IDS)[0])
 
 
-def test_sizes_are_read_off_the_shapes(model):
+def test_sizes_are_read_off_the_shapes(model: ClipTextModel) -> None:
     assert ClipConfig.from_shapes(shapes(model), eos_token_id=59) == SIZES
     assert ClipConfig.from_shapes(shapes(model), heads=4).heads == 4
     with torch.device("meta"):
@@ -90,7 +90,7 @@ def test_sizes_are_read_off_the_shapes(model):
         ClipConfig.from_shapes({})
 
 
-def test_a_new_model_starts_at_a_scale_that_trains():
+def test_a_new_model_starts_at_a_scale_that_trains() -> None:
     model = ClipTextModel(SIZES)
     model.init_weights()
     hidden, pooled = model(IDS)

@@ -24,7 +24,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_parameter_is_asked_for_and_nothing_else(name):
+def test_every_parameter_is_asked_for_and_nothing_else(name: str) -> None:
     with torch.device("meta"):
         names = {key for key, _ in MODELS[name]().named_parameters()}
     kind = name.partition(" ")[0]

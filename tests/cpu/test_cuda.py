@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ class Queue:
 
 
 @pytest.fixture
-def driver(monkeypatch) -> Iterator[Driver]:
+def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     made = Driver()
     compute = Queue(made, "compute")
 
@@ -91,7 +92,7 @@ def driver(monkeypatch) -> Iterator[Driver]:
     assert made.locked == {}, "what was locked is unlocked again"
 
 
-def test_the_first_copy_into_a_slab_waits_for_kernels_that_use_what_it_was_made_of(driver):
+def test_the_first_copy_into_a_slab_waits_for_kernels_that_use_what_it_was_made_of(driver: Driver) -> None:
     device = CudaDevice(CPU)
     slab = device.allocate(100)
     assert driver.asked == ["copies waits for compute"]
@@ -99,7 +100,9 @@ def test_the_first_copy_into_a_slab_waits_for_kernels_that_use_what_it_was_made_
     assert (device.used, device.peak) == (0, 100)
 
 
-def test_a_copy_is_cut_where_registrations_meet_and_its_bytes_arrive(driver, monkeypatch):
+def test_a_copy_is_cut_where_registrations_meet_and_its_bytes_arrive(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device, copied = CudaDevice(CPU), []
     buffer = device.host_buffer(3 * PART + 5, pinned=True)
     assert sorted(driver.locked.values()) == [PAGE, PART, PART, PART]
@@ -113,7 +116,7 @@ def test_a_copy_is_cut_where_registrations_meet_and_its_bytes_arrive(driver, mon
     device.free_host(buffer)
 
 
-def test_what_cannot_all_be_locked_is_not_locked_at_all(driver, monkeypatch):
+def test_what_cannot_all_be_locked_is_not_locked_at_all(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     device, cleared = CudaDevice(CPU), []
     monkeypatch.setattr(cuda.CudaDevice, "_forget_error", lambda self: cleared.append(True))
     driver.left = 2 * PART
@@ -122,14 +125,14 @@ def test_what_cannot_all_be_locked_is_not_locked_at_all(driver, monkeypatch):
     assert driver.locked == {} and driver.left == 2 * PART and cleared == [True]
 
 
-def test_moments_are_those_of_the_card(driver):
+def test_moments_are_those_of_the_card(driver: Driver) -> None:
     device = CudaDevice(CPU)
     first, second = device.completion(), device.completion()
     assert second() - first() == 0.5
 
 
 @pytest.mark.parametrize("homes", ("VVVV", "PPPP", "RRRR", "DDDD", "VPRD", "DRPV"))
-def test_every_matrix_arrives_from_wherever_it_is_kept(driver, tmp_path, homes):
+def test_every_matrix_arrives_from_wherever_it_is_kept(driver: Driver, tmp_path: Path, homes: str) -> None:
     sizes = [3 * PART + 8, 40, 5 * PART, PART]
     tensors = {f"{n}.weight": (torch.arange(size) * (n + 3) % 251).to(torch.uint8) for n, size in enumerate(sizes)}
     save_file(tensors, tmp_path / "w.safetensors")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 from sluice.flux_core.adapters.apply import adapted
@@ -18,7 +20,7 @@ from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.models.tensor_trees import map_tensors
 from sluice.flux_core.runtime.dry_run import META, branch_shapes, dry_run, on_meta, shape_of
 from sluice.flux_core.runtime.flux_needs import Job, flux_needs, half_block, observe_blocks, streamed_names
-from torch import nn
+from torch import Tensor, nn
 
 SMALL = FluxConfig(16, 16, 128, 1, 128, 512, 3, 4, 24, 16, True, (16, 56, 56))
 DOUBLE = ("img_attn.qkv", "txt_attn.qkv", "img_attn.proj", "img_mlp.0", "img_mlp.2", "txt_attn.proj", "txt_mlp.0",
@@ -51,7 +53,7 @@ def lora(seeded) -> LoraUse:
     return LoraUse(Lora("a", changes, {}), 0.5)
 
 
-def test_weights_are_observed_in_the_order_in_which_blocks_document_them():
+def test_weights_are_observed_in_the_order_in_which_blocks_document_them() -> None:
     run = observe_blocks(meta_flux(), inputs())
     double = [f"double_blocks.{n}.{name}.weight" for n in range(3) for name in DOUBLE]
     single = [f"single_blocks.{n}.linear{layer}.weight" for n in range(4) for layer in (1, 2)]
@@ -60,7 +62,7 @@ def test_weights_are_observed_in_the_order_in_which_blocks_document_them():
     assert dict.fromkeys(map(half_block, double[:8])) == {"double_blocks.0.img": None, "double_blocks.0.txt": None}
 
 
-def test_the_work_of_a_step_is_counted_by_its_shapes():
+def test_the_work_of_a_step_is_counted_by_its_shapes() -> None:
     """24 N D^2 of products for each token and block, 4 N^2 D of attention for each block; small layers beside them."""
     run = flux_needs(flux1(), Job()).run
     tokens, width = 64 * 64 + 512, 3072
@@ -71,7 +73,7 @@ def test_the_work_of_a_step_is_counted_by_its_shapes():
     assert by_name["double_blocks.3.txt_attn.qkv.weight"].attention == 4 * tokens**2 * width
 
 
-def test_the_peak_of_a_step_is_that_of_a_single_block():
+def test_the_peak_of_a_step_is_that_of_a_single_block() -> None:
     """Per token 3 D + mlp out of linear1, the stream twice, and half of the queries and keys in float32 or so."""
     peak, tokens = flux_needs(flux1(), Job()).run.peak, 64 * 64 + 512
     assert 7 + 2 + 2 < peak / (tokens * 3072 * 2) < 7 + 2 + 5
@@ -79,7 +81,9 @@ def test_the_peak_of_a_step_is_that_of_a_single_block():
 
 
 @pytest.mark.parametrize("case", ["bare", "loras", "references", "control", "masked"])
-def test_blocks_of_one_make_are_run_once_and_nothing_else_is_observed(case, seeded):
+def test_blocks_of_one_make_are_run_once_and_nothing_else_is_observed(
+    case: str, seeded: Callable[[str, Sequence[int]], Tensor]
+) -> None:
     flux = meta_flux()
     more = {
         "references": {"references": (torch.empty(2, 16, 5, 3, device=META),)},
@@ -101,7 +105,7 @@ def test_blocks_of_one_make_are_run_once_and_nothing_else_is_observed(case, seed
     assert len(ran) == 14
 
 
-def test_other_models_are_observed_alike_with_and_without_repetition():
+def test_other_models_are_observed_alike_with_and_without_repetition() -> None:
     t5, clip = T5Config(64, 64, 64, 2, 128, 3), ClipConfig(60, 77, 64, 128, 3, 2)
     coder = AutoencoderConfig(channels=3, ch=32, ch_mult=(1, 2, 2, 4), num_res_blocks=2, z_channels=16)
     with META:
@@ -114,7 +118,9 @@ def test_other_models_are_observed_alike_with_and_without_repetition():
             assert dry_run(model, call) == dry_run(model, call, repeat=False)
 
 
-def test_a_dry_run_is_of_the_model_as_it_will_run_and_changes_nothing_of_it(fill, seeded):
+def test_a_dry_run_is_of_the_model_as_it_will_run_and_changes_nothing_of_it(
+    fill: Callable[[nn.Module], nn.Module], seeded: Callable[[str, Sequence[int]], Tensor]
+) -> None:
     """A control LoRA: 32 channels go in. The model itself has weights, on the CPU, and keeps them."""
     flux = fill(Flux(SMALL))
     wide = LowRank(seeded("wide", (4, 128)), seeded("up", (128, 4)), widens=True)
@@ -129,7 +135,7 @@ def test_a_dry_run_is_of_the_model_as_it_will_run_and_changes_nothing_of_it(fill
     assert branch_shapes(doubled) == branch_shapes(module), "another strength takes no other memory"
 
 
-def test_going_backward_weights_are_used_again_from_the_last_to_the_first():
+def test_going_backward_weights_are_used_again_from_the_last_to_the_first() -> None:
     """What a training step does: recorded by the same dry run, with gradients, for a branch in the first block."""
     flux = deep(meta_flux()).train()
     for parameter in flux.parameters():
@@ -154,7 +160,9 @@ def test_going_backward_weights_are_used_again_from_the_last_to_the_first():
     assert order == [f"single_blocks.{n}" for n in (3, 3, 2, 2, 1, 1, 0, 0)]
 
 
-def test_on_the_meta_device_a_model_has_shapes_and_no_memory(fill, seeded):
+def test_on_the_meta_device_a_model_has_shapes_and_no_memory(
+    fill: Callable[[nn.Module], nn.Module], seeded: Callable[[str, Sequence[int]], Tensor]
+) -> None:
     copy = on_meta(adapted(fill(Flux(SMALL)), [lora(seeded)], CPU, torch.float32))
     assert {tensor.device.type for tensor in copy.state_dict().values()} == {"meta"}
     branches = [branch for part in copy.modules() if isinstance(part, Linear) for branch in part.branches]

@@ -85,7 +85,7 @@ def runtime_in(house: House | None, managed: bool = True) -> Runtime:
     return Runtime(Settings("cpu", "fp32", allowed), house)
 
 
-def test_without_a_manager_the_weights_of_a_file_lodge_whole(flux_file, picture):
+def test_without_a_manager_the_weights_of_a_file_lodge_whole(flux_file: Path, picture: Callable[..., Tensor]) -> None:
     house = House()
     model = handles.load_flux(runtime_in(house, managed=False), flux_file)
     first = picture(model)
@@ -95,7 +95,7 @@ def test_without_a_manager_the_weights_of_a_file_lodge_whole(flux_file, picture)
     assert torch.equal(picture(model), first)
 
 
-def test_room_for_the_transformer_is_asked_before_it_is_taken(flux_file, picture):
+def test_room_for_the_transformer_is_asked_before_it_is_taken(flux_file: Path, picture: Callable[..., Tensor]) -> None:
     house = House()
     model = handles.load_flux(runtime_in(house), flux_file)
     picture(model)
@@ -107,7 +107,9 @@ def test_room_for_the_transformer_is_asked_before_it_is_taken(flux_file, picture
 
 
 @pytest.mark.parametrize("share", (0.6, 0.0))
-def test_what_is_granted_is_not_exceeded_but_by_what_must_be(flux_file, picture, share):
+def test_what_is_granted_is_not_exceeded_but_by_what_must_be(
+    flux_file: Path, picture: Callable[..., Tensor], share: float
+) -> None:
     expected = picture(handles.load_flux(runtime_in(None, managed=False), flux_file))
     house = House()
     model = handles.load_flux(runtime_in(house), flux_file)
@@ -119,7 +121,7 @@ def test_what_is_granted_is_not_exceeded_but_by_what_must_be(flux_file, picture,
     assert 0 < max(held) <= max(granted, 4 * least)
 
 
-def test_between_two_steps_everything_may_be_taken(flux_file, picture):
+def test_between_two_steps_everything_may_be_taken(flux_file: Path, picture: Callable[..., Tensor]) -> None:
     house = House()
     model = handles.load_flux(runtime_in(house), flux_file)
     expected = picture(model)

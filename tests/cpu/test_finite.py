@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,7 +19,7 @@ GOOD, BAD = torch.ones(3), torch.tensor([1.0, float("nan")])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_on_a_cpu_the_step_itself_is_told(bad):
+def test_on_a_cpu_the_step_itself_is_told(bad: float) -> None:
     check = FiniteCheck()
     check(GOOD)
     with pytest.raises(Diverged) as error:
@@ -43,7 +45,7 @@ class Slow:
 
 
 @pytest.mark.parametrize("late", [0, 1, 2])
-def test_elsewhere_it_is_told_when_it_is_known_and_no_step_waits(late):
+def test_elsewhere_it_is_told_when_it_is_known_and_no_step_waits(late: int) -> None:
     device = Slow(late)
     check = FiniteCheck(device)
     check(GOOD)
@@ -55,7 +57,7 @@ def test_elsewhere_it_is_told_when_it_is_known_and_no_step_waits(late):
     assert (error.value.step, steps, device.waited) == (2, 1 + late, 0)
 
 
-def test_the_end_of_the_run_waits_for_all_of_it():
+def test_the_end_of_the_run_waits_for_all_of_it() -> None:
     device = Slow(100)
     check = FiniteCheck(device)
     for numbers in (GOOD, GOOD, BAD, GOOD):
@@ -68,7 +70,7 @@ def test_the_end_of_the_run_waits_for_all_of_it():
     sound.finish(GOOD)
 
 
-def test_the_tensor_that_is_no_number_is_found_and_named(tmp_path):
+def test_the_tensor_that_is_no_number_is_found_and_named(tmp_path: Path) -> None:
     state = {"a": torch.ones(2, 2), "b": torch.ones(300, 300).bfloat16(), "c": torch.ones(4, dtype=torch.int32)}
     save_file(state, tmp_path / "good.safetensors")
     state["b"][200, 7] = float("inf")
@@ -80,6 +82,6 @@ def test_the_tensor_that_is_no_number_is_found_and_named(tmp_path):
         assert not found or "b in bad.safetensors" in str(told)
 
 
-def test_no_picture_is_made_of_what_is_no_number():
+def test_no_picture_is_made_of_what_is_no_number() -> None:
     with pytest.raises(NotFinite, match="NaN"):
         to_pil(torch.full((2, 2, 3), float("nan")))

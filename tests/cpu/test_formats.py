@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable, Sequence
 
 import gguf
 import numpy as np
@@ -49,7 +50,7 @@ def _reference(raw: Tensor, format: str) -> Tensor:
 
 
 @pytest.mark.parametrize("format", BLOCKS)
-def test_blocks_decode_as_in_the_gguf_package(format):
+def test_blocks_decode_as_in_the_gguf_package(format: str) -> None:
     raw = random_blocks(format, 1001)
     expected = reference(raw, format)
     for dtype in BITS:
@@ -57,7 +58,7 @@ def test_blocks_decode_as_in_the_gguf_package(format):
 
 
 @pytest.mark.parametrize("format", BLOCKS)
-def test_blocks_with_any_scale_decode_as_in_the_gguf_package(format):
+def test_blocks_with_any_scale_decode_as_in_the_gguf_package(format: str) -> None:
     """Infinities and NaN come out in the same places."""
     raw = torch.randint(0, 256, (4096, BLOCK[format][1]), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     with warnings.catch_warnings():
@@ -71,7 +72,7 @@ def test_blocks_with_any_scale_decode_as_in_the_gguf_package(format):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", BITS)
 @pytest.mark.parametrize("format", FP8)
-def test_every_pair_of_fp8_codes_decodes_as_pytorch_converts_it(format, dtype, threads):
+def test_every_pair_of_fp8_codes_decodes_as_pytorch_converts_it(format: str, dtype: torch.dtype, threads: int) -> None:
     codes = torch.arange(1 << 16).to(torch.uint16).view(torch.uint8)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -84,20 +85,22 @@ def test_every_pair_of_fp8_codes_decodes_as_pytorch_converts_it(format, dtype, t
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 255])
 @pytest.mark.parametrize("start", [0, 1])
-def test_fp8_of_any_length_and_place_decodes(count, start):
+def test_fp8_of_any_length_and_place_decodes(count: int, start: int) -> None:
     codes = torch.randint(0, 127, (300,), dtype=torch.uint8)[start : start + count]
     assert same_bits(decode(codes, Encoding("F8_E4M3"), (count,)), codes.view(torch.float8_e4m3fn).to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("format", FP8)
 @pytest.mark.parametrize("dtype", BITS)
-def test_values_are_encoded_as_pytorch_rounds_them(format, dtype):
+def test_values_are_encoded_as_pytorch_rounds_them(format: str, dtype: torch.dtype) -> None:
     values = torch.arange(1 << 16).to(torch.uint16).view(torch.bfloat16).to(dtype)
     assert torch.equal(encode_fp8(values, format), values.to(FP8[format]).view(torch.uint8))
 
 
 @pytest.mark.parametrize("format", [name for name, dtype in PLAIN.items() if dtype.is_floating_point])
-def test_plain_numbers_are_converted_and_left_alone_if_they_need_not_be(format, seeded):
+def test_plain_numbers_are_converted_and_left_alone_if_they_need_not_be(
+    format: str, seeded: Callable[[str, Sequence[int]], Tensor]
+) -> None:
     numbers = seeded("numbers", (7, 5)).to(PLAIN[format])
     raw = numbers.view(-1).view(torch.uint8)
     assert decode(raw, Encoding(format), (7, 5)).data_ptr() == raw.data_ptr()
@@ -105,14 +108,14 @@ def test_plain_numbers_are_converted_and_left_alone_if_they_need_not_be(format, 
         assert same_bits(decode(raw, Encoding(format), (7, 5), dtype), numbers.to(dtype))
 
 
-def test_a_scale_multiplies_the_decoded_values():
+def test_a_scale_multiplies_the_decoded_values() -> None:
     codes = torch.arange(127, dtype=torch.uint8)
     for dtype in BITS:
         expected = codes.view(torch.float8_e4m3fn).float() * torch.tensor(0.0173)
         assert same_bits(decode(codes, Encoding("F8_E4M3", 0.0173), (127,), dtype), expected.to(dtype))
 
 
-def test_parts_of_a_matrix_are_decoded_each_in_its_own_way(seeded):
+def test_parts_of_a_matrix_are_decoded_each_in_its_own_way(seeded: Callable[[str, Sequence[int]], Tensor]) -> None:
     top, middle, below = seeded("top", (2, 32)), random_blocks("Q8_0", 3), seeded("below", (1, 32)).bfloat16()
     parts = [
         (2, top.view(-1).view(torch.uint8), Encoding("F32")),
@@ -124,7 +127,7 @@ def test_parts_of_a_matrix_are_decoded_each_in_its_own_way(seeded):
     assert same_bits(got, torch.cat([top, reference(middle, "Q8_0"), below.float() * 0.5]))
 
 
-def test_the_half_that_is_stored_first_may_be_the_lower_one():
+def test_the_half_that_is_stored_first_may_be_the_lower_one() -> None:
     raw = random_blocks("Q4_0", 6)
     expected = reference(raw, "Q4_0")
     got = decode(raw.view(-1), Encoding("Q4_0", swapped=True), (6, 32), torch.float32)
@@ -132,7 +135,7 @@ def test_the_half_that_is_stored_first_may_be_the_lower_one():
 
 
 @pytest.mark.parametrize("format", [*PLAIN, *FP8, *BLOCKS])
-def test_matrices_larger_than_a_chunk_decode_like_their_parts(format, monkeypatch):
+def test_matrices_larger_than_a_chunk_decode_like_their_parts(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if format == "BOOL":
         raw = torch.ones(5000, dtype=torch.uint8)
     elif format in BLOCKS:
@@ -147,7 +150,7 @@ def test_matrices_larger_than_a_chunk_decode_like_their_parts(format, monkeypatc
 
 
 @pytest.mark.parametrize("format", ["F8_E4M3", "F16", *BLOCKS])
-def test_the_scratch_does_not_grow_with_the_matrix(format):
+def test_the_scratch_does_not_grow_with_the_matrix(format: str) -> None:
     """And is the same memory every time."""
     monitor: list[tuple[int, set[int]]] = []
 
@@ -168,19 +171,19 @@ def test_the_scratch_does_not_grow_with_the_matrix(format):
     assert monitor[0][0] <= 16 << 20
 
 
-def test_sizes_that_do_not_belong_together_are_an_error_of_the_caller():
+def test_sizes_that_do_not_belong_together_are_an_error_of_the_caller() -> None:
     with pytest.raises(ValueError, match="do not fill"):
         decode_into(torch.zeros(34, dtype=torch.uint8), torch.empty(31), Encoding("Q8_0"))
     with pytest.raises(ValueError, match="do not fill"):
         decode_into(torch.zeros(8, dtype=torch.uint8), torch.empty(2, 8)[:, ::2], Encoding("F8_E4M3"))
 
 
-def test_a_format_without_a_row_is_named():
+def test_a_format_without_a_row_is_named() -> None:
     with pytest.raises(FileFormatError, match="F6_E2M3"):
         decode(torch.zeros(3, dtype=torch.uint8), Encoding("F6_E2M3"), (4,))
 
 
-def test_packed_weights_are_decoded_into_the_same_memory_again():
+def test_packed_weights_are_decoded_into_the_same_memory_again() -> None:
     raw = random_blocks("Q4_K", 8).view(-1)
     weight = packed(raw, Encoding("Q4_K"), (8, 256))
     with weight.dense(torch.float32) as first:
@@ -189,14 +192,14 @@ def test_packed_weights_are_decoded_into_the_same_memory_again():
         assert second.data_ptr() == first.data_ptr()
 
 
-def test_plain_numbers_of_the_type_computed_in_are_multiplied_where_they_lie():
+def test_plain_numbers_of_the_type_computed_in_are_multiplied_where_they_lie() -> None:
     values = torch.randn(8, 16)
     weight = packed(values.view(torch.uint8).flatten(), Encoding("F32"), (8, 16))
     with weight.dense(torch.float32) as same, weight.dense(torch.bfloat16) as decoded:
         assert same.data_ptr() == values.data_ptr() and torch.equal(decoded, values.bfloat16())
 
 
-def test_scratch_taken_in_inference_mode_may_be_used_outside_it():
+def test_scratch_taken_in_inference_mode_may_be_used_outside_it() -> None:
     seen: list[np.ndarray] = []
 
     def work() -> None:

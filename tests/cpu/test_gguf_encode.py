@@ -27,7 +27,7 @@ def numbers(count: int, width: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("format", [format for format in ENCODED if format not in K_QUANTS])
-def test_blocks_of_32_are_those_of_the_gguf_package(format):
+def test_blocks_of_32_are_those_of_the_gguf_package(format: str) -> None:
     x = numbers(999, 32)
     expected = gguf.quantize(x.numpy(), gguf.GGMLQuantizationType[format])
     assert torch.equal(encode_blocks(x, format), torch.from_numpy(expected))
@@ -40,13 +40,13 @@ def lost(x: torch.Tensor, format: str) -> float:
 
 
 @pytest.mark.parametrize("format, plainer", [("Q4_K", "Q4_1"), ("Q5_K", "Q5_1"), ("Q6_K", "Q5_1")])
-def test_k_quants_lose_less_than_the_blocks_of_32_of_as_many_bits(format, plainer):
+def test_k_quants_lose_less_than_the_blocks_of_32_of_as_many_bits(format: str, plainer: str) -> None:
     x = torch.randn(600, 256, generator=torch.Generator().manual_seed(7))
     assert lost(x, format) < (0.6 if format == "Q6_K" else 0.99) * lost(x, plainer)
 
 
 @pytest.mark.parametrize("format", K_QUANTS)
-def test_k_quants_of_odd_numbers_stay_near_them(format):
+def test_k_quants_of_odd_numbers_stay_near_them(format: str) -> None:
     x = numbers(64, 256)
     got = decode(encode_blocks(x, format).flatten(), Encoding(format), x.shape, torch.float32)
     assert torch.isfinite(got).all() and torch.equal(got[0], x[0])

@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.sampling.conditions import Condition
 from sluice.flux_core.sampling.guider import Run
 from sluice.flux_core.sampling.schedule import FluxShift, LinearFlow
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 SMALL = FluxConfig(
@@ -99,7 +99,7 @@ def as_gguf(path: Path, state: State, kind: gguf.GGMLQuantizationType, arch: str
 
 
 @pytest.fixture
-def published(tmp_path) -> FluxTransformer2DModel:
+def published(tmp_path: Path) -> FluxTransformer2DModel:
     """A small FLUX of diffusers', saved as diffusers saves it: in shards."""
     torch.manual_seed(0)
     model = FluxTransformer2DModel(
@@ -110,7 +110,13 @@ def published(tmp_path) -> FluxTransformer2DModel:
     return model
 
 
-def test_a_diffusers_folder_in_shards_gives_what_diffusers_computes(published, tmp_path, look, seeded, runtime):
+def test_a_diffusers_folder_in_shards_gives_what_diffusers_computes(
+    published: FluxTransformer2DModel,
+    tmp_path: Path,
+    look: Callable[..., Tensor],
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    runtime: Runtime,
+) -> None:
     from sluice.flux_core.models import latents
 
     assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 2
@@ -125,7 +131,9 @@ def test_a_diffusers_folder_in_shards_gives_what_diffusers_computes(published, t
     assert_close(look(model), latents.unpack(tokens, 6, 4), rtol=1e-4, atol=2e-5)
 
 
-def test_bfl_diffusers_and_all_in_one_files_give_the_same_bits(published, tmp_path, look, runtime):
+def test_bfl_diffusers_and_all_in_one_files_give_the_same_bits(
+    published: FluxTransformer2DModel, tmp_path: Path, look: Callable[..., Tensor], runtime: Runtime
+) -> None:
     theirs = handles.load_flux(runtime, tmp_path / "transformer")
     state = tensors_of(theirs)
     assert state.keys() == Flux(SMALL).state_dict().keys()
@@ -139,7 +147,9 @@ def test_bfl_diffusers_and_all_in_one_files_give_the_same_bits(published, tmp_pa
     assert torch.equal(look(handles.load_checkpoint(runtime, packed)[0]), seen)
 
 
-def test_bfloat16_computes_with_the_stored_numbers(state, tmp_path, look):
+def test_bfloat16_computes_with_the_stored_numbers(
+    state: dict[str, Tensor], tmp_path: Path, look: Callable[..., Tensor]
+) -> None:
     runtime = Runtime(Settings("cpu", "bf16"))
     reference = Flux(SMALL).eval().bfloat16()
     reference.load_state_dict(state)
@@ -150,7 +160,14 @@ def test_bfloat16_computes_with_the_stored_numbers(state, tmp_path, look):
 
 
 @pytest.mark.parametrize("kind", [TYPE.F16, TYPE.BF16, TYPE.Q8_0, TYPE.Q5_1, TYPE.Q4_0])
-def test_gguf_gives_the_bits_of_its_dequantised_weights(state, tmp_path, look, kind, monkeypatch, runtime):
+def test_gguf_gives_the_bits_of_its_dequantised_weights(
+    state: dict[str, Tensor],
+    tmp_path: Path,
+    look: Callable[..., Tensor],
+    kind,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: Runtime,
+) -> None:
     path = as_gguf(tmp_path / "flux.gguf", state, kind)
     exact = {
         name: torch.from_numpy(gguf.dequantize(gguf.quantize(value.float().numpy(), kind), kind).copy())
@@ -183,7 +200,9 @@ def scaled(state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return stored, meant
 
 
-def test_scaled_fp8_gives_the_bits_of_its_scaled_weights(state, tmp_path, look, runtime):
+def test_scaled_fp8_gives_the_bits_of_its_scaled_weights(
+    state: dict[str, Tensor], tmp_path: Path, look: Callable[..., Tensor], runtime: Runtime
+) -> None:
     stored, meant = scaled(state)
     expected = look(handles.load_flux(runtime, saved(tmp_path / "meant.safetensors", meant)))
     assert torch.equal(look(handles.load_flux(runtime, saved(tmp_path / "scaled.safetensors", stored))), expected)
@@ -194,8 +213,14 @@ def test_scaled_fp8_gives_the_bits_of_its_scaled_weights(state, tmp_path, look, 
 @pytest.mark.parametrize("name", ["fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"])
 @pytest.mark.parametrize("room", [0.8, 0.0])
 def test_weight_dtype_rounds_all_parameters_whether_expanded_or_not(
-    state, tmp_path, look, monkeypatch, name, room, runtime
-):
+    state: dict[str, Tensor],
+    tmp_path: Path,
+    look: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    room: float,
+    runtime: Runtime,
+) -> None:
     rounded = {key: value.to(handles.WEIGHT_DTYPES[name]) for key, value in state.items()}
     expected = look(
         handles.load_flux(runtime, saved(tmp_path / "f.safetensors", {k: v.float() for k, v in rounded.items()}))
@@ -206,7 +231,13 @@ def test_weight_dtype_rounds_all_parameters_whether_expanded_or_not(
     assert not torch.equal(look(handles.load_flux(runtime, tmp_path / "bf16.safetensors")), expected)
 
 
-def test_weights_that_do_not_fit_expanded_give_the_same_bits(state, tmp_path, look, monkeypatch, runtime):
+def test_weights_that_do_not_fit_expanded_give_the_same_bits(
+    state: dict[str, Tensor],
+    tmp_path: Path,
+    look: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: Runtime,
+) -> None:
     path = saved(tmp_path / "bfl.safetensors", state)
     expected = look(handles.load_flux(runtime, path))
     monkeypatch.setattr(weights, "FILLED", 0.0)
@@ -216,7 +247,7 @@ def test_weights_that_do_not_fit_expanded_give_the_same_bits(state, tmp_path, lo
     assert model.weights.module(model.device, model.dtype).single_blocks[1].linear2.weight is None
 
 
-def test_the_model_says_what_it_was_made_for(state, tmp_path, runtime):
+def test_the_model_says_what_it_was_made_for(state: dict[str, Tensor], tmp_path: Path, runtime: Runtime) -> None:
     dev = handles.load_flux(runtime, saved(tmp_path / "dev.safetensors", state))
     assert (dev.sampling, dev.in_channels) == (FluxShift(1.15), 16)
     without = {name: value for name, value in state.items() if not name.startswith("guidance_in")}
@@ -228,7 +259,9 @@ def test_the_model_says_what_it_was_made_for(state, tmp_path, runtime):
 # -- sharing ---------------------------------------------------------------------------------------------------------
 
 
-def test_handles_of_one_file_share_weights_until_the_file_changes(state, tmp_path, runtime):
+def test_handles_of_one_file_share_weights_until_the_file_changes(
+    state: dict[str, Tensor], tmp_path: Path, runtime: Runtime
+) -> None:
     path = saved(tmp_path / "bfl.safetensors", state)
     first = handles.load_flux(runtime, path)
     assert handles.load_flux(runtime, str(path)).weights is first.weights
@@ -241,7 +274,9 @@ def test_handles_of_one_file_share_weights_until_the_file_changes(state, tmp_pat
         first.weights.module(first.device, torch.bfloat16)
 
 
-def test_what_nobody_holds_is_gone(state, tmp_path, look, runtime):
+def test_what_nobody_holds_is_gone(
+    state: dict[str, Tensor], tmp_path: Path, look: Callable[..., Tensor], runtime: Runtime
+) -> None:
     model = handles.load_flux(runtime, saved(tmp_path / "bfl.safetensors", state))
     look(model)
     module = weakref.ref(model.weights.module(model.device, model.dtype))
@@ -252,8 +287,14 @@ def test_what_nobody_holds_is_gone(state, tmp_path, look, runtime):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_runs_with_other_loras_share_one_module_at_the_same_time(
-    state, tmp_path, look, seeded, monkeypatch, packed, runtime
-):
+    state: dict[str, Tensor],
+    tmp_path: Path,
+    look: Callable[..., Tensor],
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    packed: bool,
+    runtime: Runtime,
+) -> None:
     """Each gives the numbers it gives alone, and the module that both share stays as it was.
 
     Products in bfloat16 may round differently on another thread (Xeons with AMX do), hence the small tolerance: 3 %
@@ -302,7 +343,9 @@ def test_runs_with_other_loras_share_one_module_at_the_same_time(
     assert torch.equal(look(model), plain)
 
 
-def test_only_headers_are_read_until_something_computes(state, tmp_path, monkeypatch, runtime):
+def test_only_headers_are_read_until_something_computes(
+    state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
     path = saved(tmp_path / "all.safetensors", state, "model.diffusion_model.")
     monkeypatch.setattr("sluice.flux_core.checkpoint.load.read_into", lambda *_: pytest.fail("a tensor was read"))
     model = handles.load_flux(runtime, path)
@@ -359,21 +402,39 @@ CLIP_NAMES = ("", "text_encoders.clip_l.transformer.", "cond.")
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("prefix", CLIP_NAMES)
 def test_float32_encoders_are_rounded_to_float16_first_in_either_order(
-    clip, t5, tmp_path, encode, order, prefix, runtime
-):
+    clip: dict[str, Tensor],
+    t5: dict[str, Tensor],
+    tmp_path: Path,
+    encode: Callable[[handles.TextEncoders], tuple[Tensor, Tensor]],
+    order: int,
+    prefix: str,
+    runtime: Runtime,
+) -> None:
     paths = [saved(tmp_path / "c.safetensors", clip, prefix), saved(tmp_path / "t.safetensors", t5)]
     text = handles.load_text(runtime, paths[::order])
     assert equal(encode(text), expected_text(rounded(clip, torch.float16), rounded(t5, torch.float16)))
 
 
-def test_t5_keeps_bfloat16_and_clip_becomes_float16(clip, t5, tmp_path, encode, runtime):
+def test_t5_keeps_bfloat16_and_clip_becomes_float16(
+    clip: dict[str, Tensor],
+    t5: dict[str, Tensor],
+    tmp_path: Path,
+    encode: Callable[[handles.TextEncoders], tuple[Tensor, Tensor]],
+    runtime: Runtime,
+) -> None:
     bf16_clip, bf16_t5 = rounded(clip, torch.bfloat16), rounded(t5, torch.bfloat16)
     paths = [saved(tmp_path / "c.safetensors", bf16_clip), saved(tmp_path / "t.safetensors", bf16_t5)]
     text = handles.load_text(runtime, paths)
     assert equal(encode(text), expected_text(rounded(bf16_clip, torch.float16), bf16_t5))
 
 
-def test_t5_keeps_fp8_and_scaled_fp8(clip, t5, tmp_path, encode, runtime):
+def test_t5_keeps_fp8_and_scaled_fp8(
+    clip: dict[str, Tensor],
+    t5: dict[str, Tensor],
+    tmp_path: Path,
+    encode: Callable[[handles.TextEncoders], tuple[Tensor, Tensor]],
+    runtime: Runtime,
+) -> None:
     path = saved(tmp_path / "c.safetensors", clip)
     fp8 = rounded(t5, torch.float8_e4m3fn)
     seen = encode(handles.load_text(runtime, [path, saved(tmp_path / "fp8.safetensors", fp8)]))
@@ -394,7 +455,13 @@ LLAMA = {
 }  # fmt: skip
 
 
-def test_t5_as_llama_cpp_names_it(clip, t5, tmp_path, encode, runtime):
+def test_t5_as_llama_cpp_names_it(
+    clip: dict[str, Tensor],
+    t5: dict[str, Tensor],
+    tmp_path: Path,
+    encode: Callable[[handles.TextEncoders], tuple[Tensor, Tensor]],
+    runtime: Runtime,
+) -> None:
     def named(name: str) -> str:
         for ours in sorted(LLAMA, key=len, reverse=True):
             name = name.replace(ours, LLAMA[ours])
@@ -406,7 +473,13 @@ def test_t5_as_llama_cpp_names_it(clip, t5, tmp_path, encode, runtime):
     assert equal(seen, expected_text(rounded(clip, torch.float16), halves))
 
 
-def test_a_token_embedding_under_its_other_name_is_found(clip, t5, tmp_path, encode, runtime):
+def test_a_token_embedding_under_its_other_name_is_found(
+    clip: dict[str, Tensor],
+    t5: dict[str, Tensor],
+    tmp_path: Path,
+    encode: Callable[[handles.TextEncoders], tuple[Tensor, Tensor]],
+    runtime: Runtime,
+) -> None:
     other = {k.replace("shared.weight", "encoder.embed_tokens.weight"): v for k, v in rounded(t5, torch.half).items()}
     text = handles.load_text(
         runtime, [saved(tmp_path / "t.safetensors", other), saved(tmp_path / "c.safetensors", clip)]
@@ -414,14 +487,18 @@ def test_a_token_embedding_under_its_other_name_is_found(clip, t5, tmp_path, enc
     assert equal(encode(text), expected_text(rounded(clip, torch.float16), rounded(t5, torch.half)))
 
 
-def test_one_encoder_is_not_enough_and_the_missing_one_is_named(clip, t5, tmp_path, runtime):
+def test_one_encoder_is_not_enough_and_the_missing_one_is_named(
+    clip: dict[str, Tensor], t5: dict[str, Tensor], tmp_path: Path, runtime: Runtime
+) -> None:
     with pytest.raises(FileFormatError, match="c.safetensors holds only CLIP-L. Choose a T5-XXL file"):
         handles.load_text(runtime, [saved(tmp_path / "c.safetensors", clip)])
     with pytest.raises(FileFormatError, match="hold only T5-XXL. Choose a CLIP-L file"):
         handles.load_text(runtime, [saved(tmp_path / f"{name}.safetensors", t5) for name in "ab"])
 
 
-def test_encoders_are_told_apart_by_file_device_and_adapters(clip, t5, tmp_path, runtime):
+def test_encoders_are_told_apart_by_file_device_and_adapters(
+    clip: dict[str, Tensor], t5: dict[str, Tensor], tmp_path: Path, runtime: Runtime
+) -> None:
     paths = [saved(tmp_path / "c.safetensors", clip), saved(tmp_path / "t.safetensors", t5)]
     text, again = handles.load_text(runtime, paths), handles.load_text(runtime, paths[::-1])
     assert (text.clip_identity, text.t5_identity) == (again.clip_identity, again.t5_identity)
@@ -434,7 +511,9 @@ def test_encoders_are_told_apart_by_file_device_and_adapters(clip, t5, tmp_path,
 # -- autoencoder -----------------------------------------------------------------------------------------------------
 
 
-def test_a_diffusers_autoencoder_gives_what_diffusers_computes(tmp_path, seeded, runtime):
+def test_a_diffusers_autoencoder_gives_what_diffusers_computes(
+    tmp_path: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+) -> None:
     torch.manual_seed(0)
     theirs = AutoencoderKL(
         block_out_channels=[32, 64, 64, 128], layers_per_block=1, latent_channels=16, norm_num_groups=32,
@@ -453,7 +532,13 @@ def test_a_diffusers_autoencoder_gives_what_diffusers_computes(tmp_path, seeded,
     assert torch.equal(bfl.decode_image(latent), ours.decode_image(latent))
 
 
-def test_a_picture_too_large_for_the_device_goes_through_in_tiles(fill, tmp_path, seeded, monkeypatch, runtime):
+def test_a_picture_too_large_for_the_device_goes_through_in_tiles(
+    fill: Callable[[nn.Module], nn.Module],
+    tmp_path: Path,
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: Runtime,
+) -> None:
     def full(*_: object) -> Tensor:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
@@ -469,7 +554,14 @@ def test_a_picture_too_large_for_the_device_goes_through_in_tiles(fill, tmp_path
 # -- what is not there, and what is wrong ----------------------------------------------------------------------------
 
 
-def test_what_a_checkpoint_does_not_hold_says_so_when_it_is_used(state, clip, t5, fill, tmp_path, runtime):
+def test_what_a_checkpoint_does_not_hold_says_so_when_it_is_used(
+    state: dict[str, Tensor],
+    clip: dict[str, Tensor],
+    t5: dict[str, Tensor],
+    fill: Callable[[nn.Module], nn.Module],
+    tmp_path: Path,
+    runtime: Runtime,
+) -> None:
     model, text, coder = handles.load_checkpoint(
         runtime, saved(tmp_path / "bare.safetensors", state, "model.diffusion_model.")
     )
@@ -490,13 +582,15 @@ def test_what_a_checkpoint_does_not_hold_says_so_when_it_is_used(state, clip, t5
     assert coder.decode_image(torch.zeros(1, 16, 2, 2)).shape == (1, 16, 16, 3)
 
 
-def test_a_transformer_that_lacks_tensors_is_said_to_be_incomplete(state, tmp_path, runtime):
+def test_a_transformer_that_lacks_tensors_is_said_to_be_incomplete(
+    state: dict[str, Tensor], tmp_path: Path, runtime: Runtime
+) -> None:
     del state["single_blocks.1.linear2.bias"]
     with pytest.raises(FileFormatError, match="part.safetensors is incomplete: .* 1 tensors .*single_blocks.1.lin"):
         handles.load_flux(runtime, saved(tmp_path / "part.safetensors", state))
 
 
-def test_a_tensor_of_another_shape_is_named(state, tmp_path, runtime):
+def test_a_tensor_of_another_shape_is_named(state: dict[str, Tensor], tmp_path: Path, runtime: Runtime) -> None:
     state["txt_in.bias"] = torch.zeros(7)
     model = handles.load_flux(runtime, saved(tmp_path / "odd.safetensors", state))
     with pytest.raises(FileFormatError, match=r"txt_in.bias has the shape \[7\].* it should be \[256\]"):
@@ -511,13 +605,15 @@ def test_a_tensor_of_another_shape_is_named(state, tmp_path, runtime):
         (lambda runtime, path: handles.load_text(runtime, [path]), "not a CLIP-L text encoder"),
     ],
 )
-def test_the_wrong_file_is_told_what_it_is(fill, tmp_path, load, words, runtime):
+def test_the_wrong_file_is_told_what_it_is(
+    fill: Callable[[nn.Module], nn.Module], tmp_path: Path, load, words: str, runtime: Runtime
+) -> None:
     path = saved(tmp_path / "ae.safetensors", fill(Autoencoder(CODER)).state_dict())
     with pytest.raises(FileFormatError, match=words):
         load(runtime, path)
 
 
-def test_a_name_that_is_not_there_and_a_weight_dtype_that_is_not_known(tmp_path, runtime):
+def test_a_name_that_is_not_there_and_a_weight_dtype_that_is_not_known(tmp_path: Path, runtime: Runtime) -> None:
     with pytest.raises(MissingFileError):
         handles.load_flux(runtime, tmp_path / "none.safetensors")
     with pytest.raises(InputError, match="fp8_e4m3fn"):
@@ -535,12 +631,12 @@ def test_a_name_that_is_not_there_and_a_weight_dtype_that_is_not_known(tmp_path,
         ("fp16", torch.float16, torch.float32),
     ],
 )
-def test_the_autoencoder_never_computes_in_float16(dtype, model, coder):
+def test_the_autoencoder_never_computes_in_float16(dtype: str, model: torch.dtype, coder: torch.dtype) -> None:
     chosen = Runtime(Settings("cpu", dtype))
     assert (chosen.model_dtype, chosen.autoencoder_dtype, chosen.text_dtype) == (model, coder, torch.float32)
 
 
-def test_auto_takes_bfloat16_where_the_cpu_multiplies_it(monkeypatch):
+def test_auto_takes_bfloat16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, dtype in (({"avx512_bf16"}, torch.bfloat16), ({"bf16"}, torch.bfloat16), ({"avx2"}, torch.float32)):
         monkeypatch.setattr(device, "_cpu_flags", lambda flags=flags: flags)
         assert Runtime(Settings("cpu")).model_dtype is dtype
@@ -549,12 +645,12 @@ def test_auto_takes_bfloat16_where_the_cpu_multiplies_it(monkeypatch):
 @pytest.mark.parametrize(
     ("device", "dtype"), [("tpu9", None), ("hpu", None), ("meta", None), ("cuda:99", None), ("cpu", "int8")]
 )
-def test_a_device_or_type_that_is_not_there_is_refused(device, dtype):
+def test_a_device_or_type_that_is_not_there_is_refused(device: str, dtype: str | None) -> None:
     with pytest.raises(InputError, match="[Cc]hoose|this machine has"):
         Runtime(Settings.parse(device, dtype))
 
 
-def test_the_device_is_reported_as_comfyui_does(runtime):
+def test_the_device_is_reported_as_comfyui_does(runtime: Runtime) -> None:
     (report,) = runtime.device_report()
     assert report["type"] == "cpu"
     assert 0 < report["vram_free"] <= report["vram_total"]

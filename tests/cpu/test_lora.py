@@ -1,5 +1,7 @@
 """A side branch gives what a patched matrix would give, for every family and key layout."""
 
+from __future__ import annotations
+
 import zlib
 
 import pytest
@@ -94,7 +96,9 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("alpha", [None, 2.0])
-def test_every_layout_adds_strength_times_alpha_over_rank_times_the_product(model, targets, layout, alpha):
+def test_every_layout_adds_strength_times_alpha_over_rank_times_the_product(
+    model, targets, layout: str, alpha: float | None
+) -> None:
     prefix, up, down = LAYOUTS[layout]
     tensors = {prefix + up: UP, prefix + down: DOWN} | (
         {} if alpha is None else {prefix + ".alpha": torch.tensor(alpha)}
@@ -111,7 +115,7 @@ def test_every_layout_adds_strength_times_alpha_over_rank_times_the_product(mode
         ("lora_transformer_single_transformer_blocks_0_attn_to_q", "single_blocks.0.linear1", 0),
     ],
 )
-def test_parts_of_fused_matrices_change_only_their_rows(model, targets, prefix, module, start):
+def test_parts_of_fused_matrices_change_only_their_rows(model, targets, prefix: str, module: str, start: int) -> None:
     tensors = {prefix + ".lora_up.weight": UP, prefix + ".lora_down.weight": DOWN}
     change = delta(model, targets, tensors, module)
     torch.testing.assert_close(change[start : start + D], UP @ DOWN)
@@ -119,14 +123,14 @@ def test_parts_of_fused_matrices_change_only_their_rows(model, targets, prefix, 
     assert torch.equal(change, torch.zeros_like(change))
 
 
-def test_the_final_modulation_of_diffusers_has_its_halves_exchanged(model, targets):
+def test_the_final_modulation_of_diffusers_has_its_halves_exchanged(model, targets) -> None:
     up = values("wide", 2 * D, 4)
     tensors = {"transformer.norm_out.linear.lora_A.weight": DOWN, "transformer.norm_out.linear.lora_B.weight": up}
     expected = (up @ DOWN).roll(D, 0)
     torch.testing.assert_close(delta(model, targets, tensors, "final_layer.adaLN_modulation.1"), expected)
 
 
-def test_what_a_lora_for_dev_says_of_guidance_is_left_out_on_schnell(model):
+def test_what_a_lora_for_dev_says_of_guidance_is_left_out_on_schnell(model) -> None:
     schnell = flux_targets({n: tuple(p.shape) for n, p in model.state_dict().items() if "guidance" not in n})
     name = "transformer.time_text_embed.guidance_embedder.linear_2"
     tensors = {name + ".lora_A.weight": DOWN, name + ".lora_B.weight": UP}
@@ -134,7 +138,7 @@ def test_what_a_lora_for_dev_says_of_guidance_is_left_out_on_schnell(model):
     assert not lora.changes and set(lora.unmatched) == tensors.keys()
 
 
-def test_hadamard_and_kronecker_products_and_full_differences(model, targets):
+def test_hadamard_and_kronecker_products_and_full_differences(model, targets) -> None:
     module, prefix = "double_blocks.0.txt_attn.proj", "lora_unet_double_blocks_0_txt_attn_proj"
     a, b, c, d = values("a", D, 3), values("b", 3, D), values("c", D, 3), values("d", 3, D)
     loha = dict(zip((".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b"), (a, b, c, d), strict=True))
@@ -152,7 +156,7 @@ def test_hadamard_and_kronecker_products_and_full_differences(model, targets):
 
 
 @pytest.mark.parametrize("shape", [(D, 1), (1, D)])
-def test_dora_rescales_towards_the_trained_magnitude(model, targets, shape):
+def test_dora_rescales_towards_the_trained_magnitude(model, targets, shape: tuple[int, int]) -> None:
     module, prefix = "double_blocks.0.img_attn.proj", "lora_unet_double_blocks_0_img_attn_proj"
     w, m = model.get_submodule(module).weight, values("m", *shape).abs()
     v = w + UP @ DOWN
@@ -162,7 +166,7 @@ def test_dora_rescales_towards_the_trained_magnitude(model, targets, shape):
 
 
 @pytest.mark.parametrize("dora_first", [True, False])
-def test_a_dora_sees_what_came_before_it_and_not_what_comes_after(model, targets, dora_first):
+def test_a_dora_sees_what_came_before_it_and_not_what_comes_after(model, targets, dora_first: bool) -> None:
     module, prefix = "double_blocks.0.img_attn.proj", "lora_unet_double_blocks_0_img_attn_proj"
     up, full, magnitude = values("u2", D, 3), values("full", D, D), values("m", 1, D).abs()
     dora = {prefix + ".lora_up.weight": UP, prefix + ".lora_down.weight": DOWN, prefix + ".dora_scale": magnitude}
@@ -180,7 +184,7 @@ def test_a_dora_sees_what_came_before_it_and_not_what_comes_after(model, targets
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_changes_that_do_not_fit_are_told_and_left_out(model, targets, caplog):
+def test_changes_that_do_not_fit_are_told_and_left_out(model, targets, caplog: pytest.LogCaptureFixture) -> None:
     good, wide = "lora_unet_double_blocks_0_img_attn_proj", "lora_unet_img_in"
     tensors = {
         good + ".lora_up.weight": UP,
@@ -198,7 +202,7 @@ def test_changes_that_do_not_fit_are_told_and_left_out(model, targets, caplog):
     assert len(caplog.records) == 3 and "does not fit" in caplog.text
 
 
-def test_a_lora_after_a_control_lora_has_to_be_as_wide(model, targets):
+def test_a_lora_after_a_control_lora_has_to_be_as_wide(model, targets) -> None:
     control = {
         "img_in.lora_A.weight": values("wide in", 4, 128),
         "img_in.lora_B.weight": UP,
@@ -210,7 +214,7 @@ def test_a_lora_after_a_control_lora_has_to_be_as_wide(model, targets):
         assert len(adapted(model, order, CPU, torch.float32).img_in.branches) == count
 
 
-def test_a_control_lora_widens_the_input_shifts_biases_and_replaces_norm_scales(model, targets):
+def test_a_control_lora_widens_the_input_shifts_biases_and_replaces_norm_scales(model, targets) -> None:
     wide, scale = values("wide in", 4, 128), values("scale", 32)
     tensors = {
         "img_in.lora_A.weight": wide,
@@ -230,7 +234,7 @@ def test_a_control_lora_widens_the_input_shifts_biases_and_replaces_norm_scales(
     assert not torch.equal(model.single_blocks[0].norm.key_norm.scale, scale)
 
 
-def test_many_loras_add_up_and_strength_zero_adds_nothing(model, targets):
+def test_many_loras_add_up_and_strength_zero_adds_nothing(model, targets) -> None:
     prefix = "lora_unet_single_blocks_1_linear2"
     one = {prefix + ".lora_up.weight": UP, prefix + ".lora_down.weight": values("d1", 4, D * 5)}
     two = {prefix + ".lora_up.weight": values("u2", D, 7), prefix + ".lora_down.weight": values("d2", 7, D * 5)}
@@ -244,7 +248,7 @@ def test_many_loras_add_up_and_strength_zero_adds_nothing(model, targets):
     assert adapted(model, [LoraUse(uses[0].lora, 0.0)], CPU, torch.float32) is model
 
 
-def test_a_model_with_loras_shares_everything_with_the_model_but_what_changes(model, targets):
+def test_a_model_with_loras_shares_everything_with_the_model_but_what_changes(model, targets) -> None:
     prefix, scale = "lora_unet_single_blocks_1_linear2", values("scale", 32)
     tensors = {
         prefix + ".lora_up.weight": UP,
@@ -278,7 +282,7 @@ ENCODER_NAMES = {
 
 
 @pytest.mark.parametrize("trainer", ENCODER_NAMES)
-def test_text_encoders_are_found_by_all_their_names(targets, trainer):
+def test_text_encoders_are_found_by_all_their_names(targets, trainer: str) -> None:
     prefix, path = ENCODER_NAMES[trainer]
     clip, t5 = text_targets([f"{CLIP_PATH}.weight"], [f"{T5_PATH}.weight"])
     tensors = {f"{prefix}{path}.lora_up.weight": UP, f"{prefix}{path}.lora_down.weight": DOWN}
@@ -288,13 +292,13 @@ def test_text_encoders_are_found_by_all_their_names(targets, trainer):
     assert not parse("a", tensors, targets).changes
 
 
-def test_clip_g_is_no_t5():
+def test_clip_g_is_no_t5() -> None:
     clip, t5 = text_targets([f"{CLIP_PATH}.weight"], [f"{T5_PATH}.weight"])
     tensors = {f"lora_te2_text_model_encoder_layers_31_mlp_fc1.lora_{part}.weight": UP for part in ("up", "down")}
     assert not parse("sdxl", tensors, t5).changes and not parse("sdxl", tensors, clip).changes
 
 
-def test_what_cannot_be_used_is_refused_with_its_reason(targets):
+def test_what_cannot_be_used_is_refused_with_its_reason(targets) -> None:
     with pytest.raises(InputError, match="not supported"):
         parse("glora", {"lora_unet_img_in.a1.weight": UP}, targets)
     with pytest.raises(InputError, match="square blocks"):
@@ -311,7 +315,7 @@ def test_what_cannot_be_used_is_refused_with_its_reason(targets):
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("which", ["lora_up.weight", "lora_down.weight", "alpha"])
-def test_a_number_that_is_none_is_told_with_its_tensor(targets, number, which):
+def test_a_number_that_is_none_is_told_with_its_tensor(targets, number: float, which: str) -> None:
     prefix = "lora_unet_double_blocks_0_img_attn_proj."
     tensors = {f"{prefix}lora_up.weight": UP.clone(), f"{prefix}lora_down.weight": DOWN.clone()}
     tensors |= {f"{prefix}alpha": torch.tensor(4.0)}
@@ -341,7 +345,7 @@ PROJ = "double_blocks.0.img_attn.proj"
 
 @pytest.mark.parametrize("strength", [1.0, 0.4, -0.5])
 @pytest.mark.parametrize("alpha", [None, 0.0, 0.01])
-def test_an_oft_turns_blocks_of_rows(model, targets, strength, alpha):
+def test_an_oft_turns_blocks_of_rows(model, targets, strength: float, alpha: float | None) -> None:
     blocks, rescale = values("blocks", 8, D // 8, D // 8), 1 + values("rescale", D, 1)
     tensors = {
         f"lycoris_{PROJ.replace('.', '_')}.oft_blocks": blocks,
@@ -355,7 +359,7 @@ def test_an_oft_turns_blocks_of_rows(model, targets, strength, alpha):
     assert torch.allclose(weight + delta(model, targets, tensors, PROJ, strength), expected, atol=1e-4)
 
 
-def test_an_oft_of_kohya_has_blocks_for_each_joined_matrix(model, targets):
+def test_an_oft_of_kohya_has_blocks_for_each_joined_matrix(model, targets) -> None:
     sizes, parts = (D, D, D, 256), []
     prefix, module = "oft_unet_single_blocks_1_linear1", "single_blocks.1.linear1"
     tensors = {f"{prefix}.alpha": torch.tensor(0.001)}
@@ -369,7 +373,7 @@ def test_an_oft_of_kohya_has_blocks_for_each_joined_matrix(model, targets):
     assert not parse("a", tensors, targets).unmatched
 
 
-def test_a_boft_turns_pairs_of_rows_ever_further_apart(model, targets):
+def test_a_boft_turns_pairs_of_rows_ever_further_apart(model, targets) -> None:
     levels, size = 3, 8
     blocks = values("boft", levels, D // size, size, size)
     weight = model.get_submodule(PROJ).weight
@@ -386,7 +390,7 @@ def test_a_boft_turns_pairs_of_rows_ever_further_apart(model, targets):
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_an_oft_of_peft_turns_the_inputs(model, targets, shared, scaled):
+def test_an_oft_of_peft_turns_the_inputs(model, targets, shared: bool, scaled: bool) -> None:
     size = 8
     upper = values("upper", 1 if shared else D // size, size * (size - 1) // 2, scale=0.05)
     used = upper / upper.shape[1] ** 0.5 if scaled else upper
@@ -404,7 +408,7 @@ def test_an_oft_of_peft_turns_the_inputs(model, targets, shared, scaled):
     assert not parse("a", tensors, targets).unmatched
 
 
-def test_an_oft_of_another_size_is_told_and_left_out(model, targets, caplog):
+def test_an_oft_of_another_size_is_told_and_left_out(model, targets, caplog: pytest.LogCaptureFixture) -> None:
     tensors = {f"lora_unet_{PROJ.replace('.', '_')}.oft_blocks": values("small", 4, 4, 4)}
     assert not delta(model, targets, tensors, PROJ).any()
     assert "does not fit and is left out" in caplog.text

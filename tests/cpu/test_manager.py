@@ -6,7 +6,7 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -38,7 +38,7 @@ from sluice.flux_core.runtime.settings import INT8, SIXTEEN_BIT, Settings
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
 from sluice.flux_core.sampling.sample import Sampler, sample
 from sluice.flux_core.sampling.step_cache import StepCache
-from torch import Tensor
+from torch import Tensor, nn
 
 SMALL = FluxConfig(
     in_channels=16, out_channels=16, hidden=256, heads=2, head_dim=128, mlp=1024, depth=2, depth_single=4,
@@ -56,7 +56,7 @@ def runtime() -> Iterator[Runtime]:
 
 
 @pytest.fixture
-def flux_file(fill, tmp_path) -> Path:
+def flux_file(fill, tmp_path: Path) -> Path:
     path = tmp_path / "flux.safetensors"
     save_file({name: value.bfloat16() for name, value in fill(Flux(SMALL)).state_dict().items()}, path)
     return path
@@ -92,7 +92,16 @@ def loras(seeded) -> tuple[LoraUse, ...]:
     [("euler", 1.0, 1, False, "fp32"), ("heun", 3.0, 2, True, "fp32"), ("dpm_2_ancestral", 1.0, 1, True, "bf16"),
      ("res_multistep_cfg_pp", 2.0, 1, False, "bf16")],
 )  # fmt: skip
-def test_a_picture_is_the_same_under_any_budget(flux_file, seeded, solver, cfg, batch, with_lora, dtype, weight_dtype):
+def test_a_picture_is_the_same_under_any_budget(
+    flux_file: Path,
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    solver: str,
+    cfg: float,
+    batch: int,
+    with_lora: bool,
+    dtype: str,
+    weight_dtype: str,
+) -> None:
     runtime = Runtime(Settings("cpu", dtype))
     model = handles.load_flux(runtime, flux_file, weight_dtype)
     if with_lora:
@@ -110,8 +119,13 @@ def test_a_picture_is_the_same_under_any_budget(flux_file, seeded, solver, cfg, 
 
 @pytest.mark.parametrize("words", ["int8 --rotate", "fp8", "Q4_K"])
 def test_quantised_files_give_the_same_picture_expanded_packed_and_streamed(
-    flux_file, seeded, runtime, monkeypatch, tmp_path, words
-):
+    flux_file: Path,
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    runtime: Runtime,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: str,
+) -> None:
     """Codes and what they are decoded with go through the stream together."""
     runtime.compute = SIXTEEN_BIT
     name, rotated, path = words.split()[0], "--rotate" in words, tmp_path / "quantised"
@@ -131,7 +145,9 @@ def test_quantised_files_give_the_same_picture_expanded_packed_and_streamed(
     assert plan.slots and Location.DISK in plan.locations, "it streams"
 
 
-def test_integers_stream_as_the_operands_they_are(flux_file, seeded, runtime, tmp_path):
+def test_integers_stream_as_the_operands_they_are(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime, tmp_path: Path
+) -> None:
     """One image resident and streamed, LoRA and all; nothing is decoded, and the plan knows of integer products."""
     path, wanted, file = tmp_path / "int8.safetensors", target("int8", True), open_weights(flux_file)
     write(path, "flux", steps_of("flux", detect(file).parts["flux"], wanted), wanted, {})
@@ -157,7 +173,9 @@ def test_integers_stream_as_the_operands_they_are(flux_file, seeded, runtime, tm
         assert report.note == "int8 products (PyTorch) for 24 matrices"
 
 
-def test_skipped_evaluations_stream_nothing(flux_file, seeded, runtime):
+def test_skipped_evaluations_stream_nothing(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+) -> None:
     """With a step cache the managed model runs for the computed evaluations alone, and the image is the same."""
     steps = torch.linspace(1, 0, 21)
     noise = torch.randn(1, 16, 8, 6, generator=torch.Generator().manual_seed(1))
@@ -180,7 +198,9 @@ def test_skipped_evaluations_stream_nothing(flux_file, seeded, runtime):
     assert report.plan.slots and len(report.steps) == reused["computed"]
 
 
-def test_a_control_lora_widens_a_managed_model_as_any_other(flux_file, seeded, runtime):
+def test_a_control_lora_widens_a_managed_model_as_any_other(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+) -> None:
     """FLUX.1-Depth-lora and Canny-lora: a plan is made for the model as it will run, which takes 32 channels then."""
     wide = LowRank(seeded("wide", (4, 128)), seeded("up", (256, 4)), 0.1, widens=True)
     changes = {"img_in": (wide,), "single_blocks.2.linear1": (LowRank(seeded("a", (4, 256)), seeded("b", (1792, 4))),)}
@@ -196,7 +216,9 @@ def test_a_control_lora_widens_a_managed_model_as_any_other(flux_file, seeded, r
         picture(plain, seeded)
 
 
-def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(flux_file, seeded, runtime):
+def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+) -> None:
     model = handles.load_flux(runtime, flux_file)
     held = budget(runtime, 2 * flux_file.stat().st_size)
     picture(model, seeded)
@@ -212,7 +234,9 @@ def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(f
     assert managed.modulation.source.bytes_read == 2 * before[1]  # the negative's rows, by one more pass
 
 
-def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(flux_file, seeded, runtime):
+def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+) -> None:
     """What LoRAs add to the rows is added beside them; only what cannot be is computed anew, and that is right too."""
     model, (on_rows,) = handles.load_flux(runtime, flux_file), loras(seeded)
     low_rank = LowRank(seeded("e", (4, 256)), seeded("f", (1536, 4)), 0.01)
@@ -237,7 +261,9 @@ def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(flu
         assert source.bytes_read - before == passes * all_of_it
 
 
-def test_the_table_keeps_a_run_and_little_of_those_before_it(flux_file, seeded, monkeypatch, runtime):
+def test_the_table_keeps_a_run_and_little_of_those_before_it(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
     model, held = handles.load_flux(runtime, flux_file), budget(runtime, 2 * flux_file.stat().st_size)
     managed = model.weights.managed(held, model.dtype)
     picture(model, seeded, cfg=2.0)
@@ -252,7 +278,9 @@ def test_the_table_keeps_a_run_and_little_of_those_before_it(flux_file, seeded, 
     assert managed.table.nbytes <= a_run
 
 
-def test_a_lora_that_nobody_holds_is_gone_though_rows_and_prompts_were_computed_with_it(flux_file, seeded, runtime):
+def test_a_lora_that_nobody_holds_is_gone_though_rows_and_prompts_were_computed_with_it(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+) -> None:
     model, held = handles.load_flux(runtime, flux_file), budget(runtime, 2 * flux_file.stat().st_size)
     uses = loras(seeded)
     changed = {"vector_in.out_layer": (LowRank(seeded("i", (4, 256)), seeded("j", (256, 4)), 0.1),)}
@@ -265,7 +293,9 @@ def test_a_lora_that_nobody_holds_is_gone_though_rows_and_prompts_were_computed_
     assert not any(lora() for lora in loras_of)
 
 
-def test_what_stays_gives_way_to_a_lora_before_it_is_there(flux_file, seeded, monkeypatch, runtime):
+def test_what_stays_gives_way_to_a_lora_before_it_is_there(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
     model = handles.load_flux(runtime, flux_file)
     held = budget(runtime, 12 * MiB)
     expected = picture(model, seeded)
@@ -284,14 +314,16 @@ def test_what_stays_gives_way_to_a_lora_before_it_is_there(flux_file, seeded, mo
         picture(replace(model, loras=(use,)), seeded)
 
 
-def test_without_a_budget_of_ones_own_all_parts_of_flux_are_managed_and_small_models_are_not(runtime):
+def test_without_a_budget_of_ones_own_all_parts_of_flux_are_managed_and_small_models_are_not(runtime: Runtime) -> None:
     clip_l, autoencoder, of_the_tiny_model = 246_144_152, 167_666_902, 10_500_832
     assert runtime.manager(CPU, of_the_tiny_model) is None
     assert runtime.manager(CPU, clip_l) is runtime.manager(CPU, autoencoder) is not None
 
 
 @pytest.mark.parametrize("solver", ("heun", "dpm_2", "dpmpp_sde", "res_multistep", "uni_pc", "ddim"))
-def test_the_levels_a_solver_will_look_at_are_known_before_it_starts(flux_file, seeded, solver, runtime):
+def test_the_levels_a_solver_will_look_at_are_known_before_it_starts(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], solver: str, runtime: Runtime
+) -> None:
     model = handles.load_flux(runtime, flux_file)
     held = budget(runtime, 2 * flux_file.stat().st_size)
     managed, filled = model.weights.managed(held, model.dtype), []
@@ -301,7 +333,13 @@ def test_the_levels_a_solver_will_look_at_are_known_before_it_starts(flux_file, 
     assert len(filled) == 1
 
 
-def test_text_encoders_stream_through_what_the_transformer_leaves(flux_file, fill, seeded, tmp_path, runtime):
+def test_text_encoders_stream_through_what_the_transformer_leaves(
+    flux_file: Path,
+    fill: Callable[[nn.Module], nn.Module],
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    tmp_path: Path,
+    runtime: Runtime,
+) -> None:
     save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
     save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
     text = handles.load_text(runtime, [tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
@@ -326,8 +364,12 @@ def test_text_encoders_stream_through_what_the_transformer_leaves(flux_file, fil
 
 
 def test_the_autoencoder_makes_the_transformer_give_way_and_takes_tiles_if_it_must(
-    flux_file, fill, seeded, tmp_path, runtime
-):
+    flux_file: Path,
+    fill: Callable[[nn.Module], nn.Module],
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    tmp_path: Path,
+    runtime: Runtime,
+) -> None:
     save_file(fill(Autoencoder(CODER)).state_dict(), tmp_path / "ae.safetensors")
     coder, model = handles.load_autoencoder(runtime, tmp_path / "ae.safetensors"), handles.load_flux(runtime, flux_file)
     latent, image = seeded("latent", (2, 16, 20, 24)), seeded("image", (1, 96, 80, 3)).sigmoid()
@@ -349,7 +391,13 @@ def test_the_autoencoder_makes_the_transformer_give_way_and_takes_tiles_if_it_mu
         coder.decode_image(latent)
 
 
-def test_an_autoencoder_out_of_memory_takes_smaller_and_smaller_tiles(fill, seeded, tmp_path, monkeypatch, runtime):
+def test_an_autoencoder_out_of_memory_takes_smaller_and_smaller_tiles(
+    fill: Callable[[nn.Module], nn.Module],
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: Runtime,
+) -> None:
     save_file(fill(Autoencoder(CODER)).state_dict(), tmp_path / "ae.safetensors")
     coder, latent = handles.load_autoencoder(runtime, tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 40, 40))
     no_budget(runtime)
@@ -371,15 +419,18 @@ def test_an_autoencoder_out_of_memory_takes_smaller_and_smaller_tiles(fill, seed
 
 
 def test_a_budget_that_shrinks_before_the_autoencoder_has_its_room_costs_a_size_of_tiles(
-    fill, seeded, tmp_path, runtime
-):
+    fill: Callable[[nn.Module], nn.Module],
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    tmp_path: Path,
+    runtime: Runtime,
+) -> None:
     save_file(fill(Autoencoder(CODER)).state_dict(), tmp_path / "ae.safetensors")
     coder, latent = handles.load_autoencoder(runtime, tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 20, 24))
     no_budget(runtime)
     tiled = coder.decode_image_tiled(latent, 128, 16)
     held, asked = budget(runtime, 1 << 40), []
 
-    def request_external(nbytes):
+    def request_external(nbytes) -> None:
         asked.append(nbytes)
         if len(asked) == 2:  # after it was decided that the whole picture fits
             held.memory.budget = 235 * MiB
@@ -388,7 +439,9 @@ def test_a_budget_that_shrinks_before_the_autoencoder_has_its_room_costs_a_size_
     assert torch.equal(coder.decode_image(latent), tiled)
 
 
-def test_a_budget_that_is_too_small_says_what_would_do_and_that_does(flux_file, seeded, runtime):
+def test_a_budget_that_is_too_small_says_what_would_do_and_that_does(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+) -> None:
     model = handles.load_flux(runtime, flux_file)
     no_budget(runtime)
     expected = picture(model, seeded)
@@ -410,7 +463,7 @@ def before_each_step(runtime, flux, act: Callable[[int], None]) -> Iterator[list
             act(next(steps))
         return forward(module, inputs, **more)
 
-    def listen(event):
+    def listen(event) -> None:
         if event["type"] == "memory.plan" and event["model"] == flux.blocks.label:
             streamed.append(event["plan"]["streamed_bytes_per_step"])
 
@@ -422,13 +475,15 @@ def before_each_step(runtime, flux, act: Callable[[int], None]) -> Iterator[list
         stop()
 
 
-def test_a_budget_changed_between_steps_is_followed_at_once(flux_file, seeded, runtime):
+def test_a_budget_changed_between_steps_is_followed_at_once(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+) -> None:
     model = handles.load_flux(runtime, flux_file)
     no_budget(runtime)
     expected = picture(model, seeded)
     held = budget(runtime, 1 << 40)
 
-    def change(step):
+    def change(step) -> None:
         if step == 0:
             held.memory.budget = 128 * MiB + 12 * MiB
             runtime.budget = Allowed(ram=1)
@@ -439,8 +494,8 @@ def test_a_budget_changed_between_steps_is_followed_at_once(flux_file, seeded, r
 
 
 def test_room_that_others_take_in_mid_run_is_given_and_taken_again_when_they_leave(
-    flux_file, seeded, monkeypatch, runtime
-):
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
     model = handles.load_flux(runtime, flux_file)
     no_budget(runtime)
     expected = picture(model, seeded)
@@ -452,7 +507,7 @@ def test_room_that_others_take_in_mid_run_is_given_and_taken_again_when_they_lea
     plenty, kept = flux.report.plan.peak_bytes + MiB // 2, []
     held.memory.budget = plenty
 
-    def others(step):
+    def others(step) -> None:
         held.memory.budget = (plenty - 6 * MiB, 2 * plenty, 0)[step]
         kept.append(flux.blocks.held_bytes)
 
@@ -462,7 +517,9 @@ def test_room_that_others_take_in_mid_run_is_given_and_taken_again_when_they_lea
     assert kept[0] - 12 * MiB < kept[1] <= kept[0] - 5 * MiB and kept[2] == kept[0]
 
 
-def test_room_that_a_step_did_not_take_goes_to_weights(flux_file, seeded, monkeypatch, runtime):
+def test_room_that_a_step_did_not_take_goes_to_weights(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
     model = handles.load_flux(runtime, flux_file)
     no_budget(runtime)
     expected = picture(model, seeded)
@@ -475,7 +532,13 @@ def test_room_that_a_step_did_not_take_goes_to_weights(flux_file, seeded, monkey
     assert estimated > measured + 3 * MiB
 
 
-def test_what_another_model_holds_is_not_taken_for_activations(flux_file, fill, seeded, tmp_path, runtime):
+def test_what_another_model_holds_is_not_taken_for_activations(
+    flux_file: Path,
+    fill: Callable[[nn.Module], nn.Module],
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    tmp_path: Path,
+    runtime: Runtime,
+) -> None:
     save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
     save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
     text = handles.load_text(runtime, [tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])
@@ -490,7 +553,9 @@ def test_what_another_model_holds_is_not_taken_for_activations(flux_file, fill, 
     assert others > 0 and measured == sum(flux.report.plan.workload.fixed.values())
 
 
-def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_picture(flux_file, seeded, runtime):
+def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_picture(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+) -> None:
     model = handles.load_flux(runtime, flux_file)
     no_budget(runtime)
     expected = picture(model, seeded)
@@ -514,7 +579,9 @@ def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_pictu
             del block.forward
 
 
-def test_out_of_memory_between_blocks_costs_residents_and_not_the_picture(flux_file, seeded, runtime):
+def test_out_of_memory_between_blocks_costs_residents_and_not_the_picture(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+) -> None:
     model = handles.load_flux(runtime, flux_file)
     no_budget(runtime)
     expected = picture(model, seeded)
@@ -534,7 +601,13 @@ def test_out_of_memory_between_blocks_costs_residents_and_not_the_picture(flux_f
 
 @pytest.mark.parametrize("failures", (1, 2))
 def test_out_of_memory_in_a_text_encoder_costs_residents_and_not_the_prompt(
-    flux_file, fill, seeded, tmp_path, failures, runtime):  # fmt: skip
+    flux_file: Path,
+    fill: Callable[[nn.Module], nn.Module],
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    tmp_path: Path,
+    failures: int,
+    runtime: Runtime,
+) -> None:
     """Those of the transformer, where its own are fewer than a ring would be."""
     save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
     save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
@@ -566,7 +639,9 @@ def test_out_of_memory_in_a_text_encoder_costs_residents_and_not_the_prompt(
     assert flux.blocks.held_bytes < stays
 
 
-def test_weights_a_model_has_in_ram_are_room_for_it_in_its_next_run(monkeypatch, runtime):
+def test_weights_a_model_has_in_ram_are_room_for_it_in_its_next_run(
+    monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
     """And not taken from it because they are in use: else every second run would read from disk."""
     held, ram = budget(runtime, 0), {"resident": 6, "available": 30}
     held.device, held.allowed = torch.device("cuda"), Allowed(ram=20 * GiB)
@@ -579,7 +654,9 @@ def test_weights_a_model_has_in_ram_are_room_for_it_in_its_next_run(monkeypatch,
     assert held._host_room(SimpleNamespace(ram_bytes=0)) == (2 * GiB, 2 * GiB)
 
 
-def test_one_line_tells_a_run_and_listeners_hear_each_step(flux_file, seeded, caplog, runtime):
+def test_one_line_tells_a_run_and_listeners_hear_each_step(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], caplog: pytest.LogCaptureFixture, runtime: Runtime
+) -> None:
     model, events = handles.load_flux(runtime, flux_file), []
     budget(runtime, 8 * MiB)
     stop = runtime.events.listen(events.append)
@@ -594,7 +671,9 @@ def test_one_line_tells_a_run_and_listeners_hear_each_step(flux_file, seeded, ca
     assert job["plan"]["bound"] in ("compute", "disk") and len(job["plan"]["units"]) >= 8
 
 
-def test_while_a_model_runs_listeners_receive_which_groups_are_in_its_ring(flux_file, seeded, monkeypatch, runtime):
+def test_while_a_model_runs_listeners_receive_which_groups_are_in_its_ring(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
     monkeypatch.setattr(report, "RING_SECONDS", 0.0)
     model, events = handles.load_flux(runtime, flux_file), []
     budget(runtime, 8 * MiB)
@@ -608,7 +687,9 @@ def test_while_a_model_runs_listeners_receive_which_groups_are_in_its_ring(flux_
     assert max(map(len, seen)) <= plan["ring"]["slots"]
 
 
-def test_nothing_is_left_of_a_model_that_nobody_holds(flux_file, seeded, runtime):
+def test_nothing_is_left_of_a_model_that_nobody_holds(
+    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+) -> None:
     held = budget(runtime, 1 << 40)
     model = handles.load_flux(runtime, flux_file)
     picture(model, seeded)

@@ -1,5 +1,7 @@
 """Previews cost less than 2 % of the time, whatever a step takes."""
 
+from __future__ import annotations
+
 import io
 
 import pytest
@@ -10,7 +12,7 @@ from sluice.flux_core.images.previews import SIZE, Throttle, jpeg
 class Clock:
     """Time that passes only when somebody works."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = 0.0
 
     def __call__(self):
@@ -18,7 +20,9 @@ class Clock:
 
 
 @pytest.mark.parametrize("step, cost, shown", [(1.0, 0.01, 100), (0.01, 0.01, 2), (0.1, 0.005, 34)])
-def test_previews_take_a_fiftieth_of_the_time_and_come_at_each_step_if_they_can(step, cost, shown):
+def test_previews_take_a_fiftieth_of_the_time_and_come_at_each_step_if_they_can(
+    step: float, cost: float, shown: int
+) -> None:
     clock = Clock()
     throttle = Throttle(clock)
     spent = made = 0.0
@@ -36,7 +40,7 @@ def test_previews_take_a_fiftieth_of_the_time_and_come_at_each_step_if_they_can(
     assert spent - cost <= clock.now / 50
 
 
-def test_a_preview_that_is_not_wanted_yet_is_not_made():
+def test_a_preview_that_is_not_wanted_yet_is_not_made() -> None:
     throttle = Throttle(Clock())
     clock = throttle._clock
 
@@ -48,7 +52,7 @@ def test_a_preview_that_is_not_wanted_yet_is_not_made():
     assert throttle.make(lambda: pytest.fail("made too early")) is None
 
 
-def test_previews_are_jpeg_of_the_pictures_size_as_far_as_they_fit_into_their_square():
+def test_previews_are_jpeg_of_the_pictures_size_as_far_as_they_fit_into_their_square() -> None:
     for size, fitted in (((2048, 1024), (SIZE, SIZE // 2)), ((256, 192), (SIZE, 384)), ((16, 12), (128, 96))):
         image = Image.open(io.BytesIO(jpeg(Image.new("RGBA", size, "red"))))
         assert image.format == "JPEG" and image.size == fitted

@@ -80,7 +80,7 @@ def turned_back(state: State) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_matrix_decodes_as_the_program_that_wrote_it_decodes_it(tmp_path, name):
+def test_a_matrix_decodes_as_the_program_that_wrote_it_decodes_it(tmp_path: Path, name: str) -> None:
     state = case(name)
     found, expected = stored(tmp_path, layer(state)), state["values"]
     assert found.format == FORMATS[name.partition("_")[0]]
@@ -96,7 +96,7 @@ def test_a_matrix_decodes_as_the_program_that_wrote_it_decodes_it(tmp_path, name
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_matrix_decodes_alike_in_chunks(tmp_path, monkeypatch, name):
+def test_a_matrix_decodes_alike_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     found = stored(tmp_path, layer(case(name)))
     whole = values(found)
     for module in (workspace, floats):
@@ -105,7 +105,7 @@ def test_a_matrix_decodes_alike_in_chunks(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if f"{name}/comfy_quant" in RECORDED])
-def test_the_header_may_say_it_in_place_of_tensors(tmp_path, name):
+def test_the_header_may_say_it_in_place_of_tensors(tmp_path: Path, name: str) -> None:
     state = case(name)
     conf = json.loads(bytes(state.pop("comfy_quant").tolist()))
     metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": {"img_in": conf}})}
@@ -114,7 +114,7 @@ def test_the_header_may_say_it_in_place_of_tensors(tmp_path, name):
     assert torch.equal(values(stored(tmp_path, layer(state), metadata)), values(stored(tmp_path, layer(case(name)))))
 
 
-def test_layers_named_without_the_files_prefix_are_found(tmp_path):
+def test_layers_named_without_the_files_prefix_are_found(tmp_path: Path) -> None:
     state, prefix = case("int8_rows"), "model.diffusion_model."
     conf = json.loads(bytes(state.pop("comfy_quant").tolist()))
     metadata = {"_quantization_metadata": json.dumps({"layers": {"img_in": conf}})}
@@ -124,7 +124,7 @@ def test_layers_named_without_the_files_prefix_are_found(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
-def test_scales_may_be_of_any_float_type(tmp_path, kind):
+def test_scales_may_be_of_any_float_type(tmp_path: Path, kind: torch.dtype) -> None:
     state = case("int8_rows")
     scale = state["weight_scale"].to(kind)
     found = stored(tmp_path, layer(state | {"weight_scale": scale}))
@@ -133,26 +133,28 @@ def test_scales_may_be_of_any_float_type(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float8_e4m3fn])
 @pytest.mark.parametrize("rows", [False, True])
-def test_fp8_may_be_stored_as_bytes_with_one_scale_or_one_for_each_row(tmp_path, kind, rows):
+def test_fp8_may_be_stored_as_bytes_with_one_scale_or_one_for_each_row(
+    tmp_path: Path, kind: torch.dtype, rows: bool
+) -> None:
     codes = torch.randint(0, 126, (24, 32), dtype=torch.uint8).view(torch.float8_e4m3fn)
     scale = torch.rand(24, 1) + 0.1 if rows else torch.tensor(0.0173)
     state = {"weight": codes.view(kind), "weight_scale": scale, "comfy_quant": said(format="float8_e4m3fn")}
     assert torch.equal(values(stored(tmp_path, layer(state))), codes.float() * scale)
 
 
-def test_inputs_that_the_file_wants_whole_are_noted(tmp_path):
+def test_inputs_that_the_file_wants_whole_are_noted(tmp_path: Path) -> None:
     state = case("int8") | {"comfy_quant": said(format="int8_tensorwise", full_precision_matrix_mult=True)}
     assert stored(tmp_path, layer(state)).encoding.full_precision
     assert not stored(tmp_path, layer(case("int8"))).encoding.full_precision
 
 
-def test_options_may_stand_below_params(tmp_path):
+def test_options_may_stand_below_params(tmp_path: Path) -> None:
     state = case("int8_rotated_64")
     nested = said(format="int8_tensorwise", params={"convrot": True, "convrot_groupsize": 64})
     assert torch.equal(values(stored(tmp_path, layer(state | {"comfy_quant": nested}))), turned_back(state))
 
 
-def test_a_factor_of_the_inputs_is_one_of_the_columns(tmp_path):
+def test_a_factor_of_the_inputs_is_one_of_the_columns(tmp_path: Path) -> None:
     state = case("nvfp4")
     factor = torch.rand(80) + 0.5
     got = values(stored(tmp_path, layer(state | {"pre_quant_scale": factor})))
@@ -160,7 +162,7 @@ def test_a_factor_of_the_inputs_is_one_of_the_columns(tmp_path):
 
 
 @pytest.mark.parametrize("codes", [torch.int8, torch.float8_e4m3fn])
-def test_quanto_keeps_codes_and_scales_below_the_weight(tmp_path, codes):
+def test_quanto_keeps_codes_and_scales_below_the_weight(tmp_path: Path, codes: torch.dtype) -> None:
     numbers = torch.randint(-100, 100, (24, 32)).to(codes)
     scale = torch.rand(24, 1).bfloat16()
     found = stored(tmp_path, {"img_in.weight._data": numbers, "img_in.weight._scale": scale})
@@ -168,7 +170,7 @@ def test_quanto_keeps_codes_and_scales_below_the_weight(tmp_path, codes):
 
 
 @pytest.mark.parametrize("name", ["nf4", "nf4_nested", "int8_rotated_64", "w4a8"])
-def test_parts_of_a_fused_matrix_keep_what_they_are_decoded_with(tmp_path, name):
+def test_parts_of_a_fused_matrix_keep_what_they_are_decoded_with(tmp_path: Path, name: str) -> None:
     state, parts = case(name), ("to_q", "to_k", "to_v")
     save_file(
         {
@@ -184,7 +186,7 @@ def test_parts_of_a_fused_matrix_keep_what_they_are_decoded_with(tmp_path, name)
 
 
 @pytest.mark.parametrize("name", ["nf4", "int8_rows", "nvfp4"])
-def test_diffusers_last_modulation_changes_halves_however_it_is_stored(tmp_path, name):
+def test_diffusers_last_modulation_changes_halves_however_it_is_stored(tmp_path: Path, name: str) -> None:
     state = case(name)
     save_file(layer(state, "norm_out.linear"), tmp_path / "m.safetensors")
     found = model_tensors(open_weights(tmp_path / "m.safetensors"), "", flux_diffusers)
@@ -193,7 +195,7 @@ def test_diffusers_last_modulation_changes_halves_however_it_is_stored(tmp_path,
 
 
 @pytest.mark.parametrize("group", [4, 16, 64, 256, 1024])
-def test_a_rotation_is_its_own_inverse_and_that_of_the_paper(group):
+def test_a_rotation_is_its_own_inverse_and_that_of_the_paper(group: int) -> None:
     h = hadamard(group, torch.device("cpu")) / root(group)
     assert torch.equal(h @ h, torch.eye(group)) and torch.equal(h, h.t())
     assert torch.equal(h.sum(0), torch.ones(group)), "a regular Hadamard matrix: all columns have one sum"
@@ -203,7 +205,7 @@ def test_a_rotation_is_its_own_inverse_and_that_of_the_paper(group):
     assert torch.equal(turned, (codes.unflatten(1, (2, group)) @ (h * root(group))).flatten(1))
 
 
-def test_rotations_are_of_powers_of_four():
+def test_rotations_are_of_powers_of_four() -> None:
     assert [size for size in range(2000) if rotates(size)] == [4, 16, 64, 256, 1024]
 
 
@@ -249,7 +251,7 @@ BAD: dict[str, tuple[str, dict[str, Any], type[FileFormatError], str]] = {
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_what_cannot_be_read_is_one_sentence_about_the_tensor(tmp_path, fault):
+def test_what_cannot_be_read_is_one_sentence_about_the_tensor(tmp_path: Path, fault: str) -> None:
     name, change, kind, words = BAD[fault]
     state = {key: value for key, value in (case(name) | change).items() if value is not None}
     with pytest.raises(kind) as refusal:
@@ -259,14 +261,14 @@ def test_what_cannot_be_read_is_one_sentence_about_the_tensor(tmp_path, fault):
     assert type(refusal.value) is kind
 
 
-def test_packed_integers_of_quanto_are_named(tmp_path):
+def test_packed_integers_of_quanto_are_named(tmp_path: Path) -> None:
     state = {"img_in.weight._data": torch.zeros(8, 4, dtype=torch.uint8), "img_in.weight._scale": torch.ones(8, 1),
              "img_in.weight._shift": torch.ones(8, 1)}  # fmt: skip
     with pytest.raises(UnreadableScheme, match="optimum-quanto"):
         stored(tmp_path, state)
 
 
-def test_side_tensors_may_lie_at_any_byte(tmp_path):
+def test_side_tensors_may_lie_at_any_byte(tmp_path: Path) -> None:
     """An odd number of codes puts what follows at an address where no float may be."""
     codes, scale = torch.randint(-127, 128, (3, 5), dtype=torch.int8), torch.rand(3)
     found = stored(
@@ -276,5 +278,5 @@ def test_side_tensors_may_lie_at_any_byte(tmp_path):
     assert torch.equal(values(found), codes.float() * scale[:, None])
 
 
-def test_an_encoding_counts_its_bytes():
+def test_an_encoding_counts_its_bytes() -> None:
     assert Encoding("NF4").nbytes((64, 64)) == 2048

@@ -224,7 +224,7 @@ def test_a_run_stops_when_the_callback_raises_and_the_network_is_let_go() -> Non
             events.append("open")
             return velocity
 
-        def __exit__(self, *error):
+        def __exit__(self, *error) -> None:
             events.append("close")
 
     class Model(NetworkModel):
@@ -232,7 +232,7 @@ def test_a_run_stops_when_the_callback_raises_and_the_network_is_let_go() -> Non
             assert run.shape == (1, 16, 4, 4) and run.timesteps[0] == 1.0 and len(run.conditions) == 1
             return Opened()
 
-    def callback(step, *rest):
+    def callback(step, *rest) -> None:
         events.append(f"step {step}")
         if step == 2:
             raise Stop

@@ -57,7 +57,7 @@ FORMATS = (*DTYPES, "scaled", "diffusers", *QUANTS)
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory) -> Callable[[str], Path]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """files(format): the file, made when it is first asked for."""
     folder, made = tmp_path_factory.mktemp("models"), {}
 
@@ -200,7 +200,9 @@ EVERY_WAY += [(format, torch.bfloat16) for format in ("F32", "BF16", "F8_E4M3", 
 
 
 @pytest.mark.parametrize(("format", "dtype"), EVERY_WAY, ids=str)
-def test_any_mix_of_resident_and_streamed_gives_the_same_bits(files, format, dtype):
+def test_any_mix_of_resident_and_streamed_gives_the_same_bits(
+    files: Callable[[str], Path], format: str, dtype: torch.dtype
+) -> None:
     expected = look(resident(files(format), dtype), dtype)
     assert expected.isfinite().all() and expected.std() > 0
     model = streamed(files(format), dtype)
@@ -213,13 +215,15 @@ def test_any_mix_of_resident_and_streamed_gives_the_same_bits(files, format, dty
 
 @pytest.mark.parametrize("round_to", (torch.float8_e4m3fn, torch.float8_e5m2, torch.float16), ids=str)
 @pytest.mark.parametrize("format", ("F32", "BF16", "F8_E4M3", "Q8_0"))
-def test_values_rounded_on_loading_are_rounded_on_streaming(files, format, round_to):
+def test_values_rounded_on_loading_are_rounded_on_streaming(
+    files: Callable[[str], Path], format: str, round_to: torch.dtype
+) -> None:
     expected = look(resident(files(format), torch.float32, round_to), torch.float32)
     with streamed(files(format), torch.float32, round_to).opened("D" * 8, 3) as (flux, _):
         assert torch.equal(look(flux, torch.float32), expected)
 
 
-def test_with_loras_and_a_batch_of_two_the_bits_are_the_same(files):
+def test_with_loras_and_a_batch_of_two_the_bits_are_the_same(files: Callable[[str], Path]) -> None:
     generator = torch.Generator().manual_seed(3)
 
     def low_rank(rows: int, columns: int) -> LowRank:
@@ -244,7 +248,9 @@ def test_with_loras_and_a_batch_of_two_the_bits_are_the_same(files):
 
 
 @pytest.mark.parametrize("format", ("F32", "F8_E4M3", "Q4_K"))
-def test_a_streamed_weight_may_be_used_in_any_order_and_any_number_of_times(files, format):
+def test_a_streamed_weight_may_be_used_in_any_order_and_any_number_of_times(
+    files: Callable[[str], Path], format: str
+) -> None:
     """Products and their gradients: late if a weight is not the next one, and right."""
     whole, model, rng = resident(files(format), torch.float32), streamed(files(format), torch.float32), random.Random(6)
     with model.opened("DVDDDDDV", 2) as (flux, _):
@@ -288,7 +294,9 @@ def gradients(flux: Flux, dtype: torch.dtype) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("format", "dtype"), EVERY_WAY, ids=str)
-def test_gradients_through_stored_weights_are_those_of_resident_parameters(files, format, dtype):
+def test_gradients_through_stored_weights_are_those_of_resident_parameters(
+    files: Callable[[str], Path], format: str, dtype: torch.dtype
+) -> None:
     """To the bit: packed, and streamed through a ring whose slots hold other matrices when gradients are asked for."""
     path = files(format)
     expected = gradients(resident(path, dtype), dtype)
@@ -303,14 +311,14 @@ def test_gradients_through_stored_weights_are_those_of_resident_parameters(files
             assert all(map(torch.equal, gradients(model, dtype), expected))
 
 
-def test_without_direct_reads_the_bits_are_the_same(files):
+def test_without_direct_reads_the_bits_are_the_same(files: Callable[[str], Path]) -> None:
     for format in ("BF16", "Q5_0", "diffusers"):
         expected = look(resident(files(format), torch.float32), torch.float32)
         with streamed(files(format), torch.float32, direct=False).opened("DVDDVDDD", 3) as (flux, _):
             assert torch.equal(look(flux, torch.float32), expected)
 
 
-def test_a_plan_may_change_between_blocks(files):
+def test_a_plan_may_change_between_blocks(files: Callable[[str], Path]) -> None:
     expected = look(resident(files("F8_E4M3"), torch.float32), torch.float32)
     model, rng = streamed(files("F8_E4M3"), torch.float32), random.Random(5)
     with model.opened("DDDDDDDD", 3) as (flux, stream):
@@ -328,7 +336,7 @@ def test_a_plan_may_change_between_blocks(files):
                 assert torch.equal(flux(inputs(torch.float32), run_block=run), expected)
 
 
-def test_a_block_that_failed_can_be_run_again(files):
+def test_a_block_that_failed_can_be_run_again(files: Callable[[str], Path]) -> None:
     expected = look(resident(files("BF16"), torch.float32), torch.float32)
     with streamed(files("BF16"), torch.float32).opened("DDVDDVDD", 2) as (flux, _):
         failing = iter([False, True, False, False, True, True] + [False] * 99)
@@ -343,7 +351,7 @@ def test_a_block_that_failed_can_be_run_again(files):
             assert torch.equal(flux(inputs(torch.float32), run_block=run), expected)
 
 
-def test_the_table_has_the_bits_of_the_plain_path_with_one_use_of_each_matrix(files):
+def test_the_table_has_the_bits_of_the_plain_path_with_one_use_of_each_matrix(files: Callable[[str], Path]) -> None:
     for format, dtype in (("BF16", torch.bfloat16), ("Q8_0", torch.float32)):
         flux = resident(files(format), dtype)
         tensors = tensors_of(files(format))
@@ -385,7 +393,9 @@ class Counting:
 # --- files that fail --------------------------------------------------------------------------------------------
 
 
-def test_a_file_cut_short_while_it_is_used_is_one_clear_error_and_no_thread_is_left(files, tmp_path):
+def test_a_file_cut_short_while_it_is_used_is_one_clear_error_and_no_thread_is_left(
+    files: Callable[[str], Path], tmp_path: Path
+) -> None:
     path = tmp_path / "cut.safetensors"
     path.write_bytes(files("BF16").read_bytes())
     model = streamed(path, torch.float32)
@@ -398,7 +408,7 @@ def test_a_file_cut_short_while_it_is_used_is_one_clear_error_and_no_thread_is_l
     assert not [thread for thread in threading.enumerate() if thread.name == "sluice-feeder"]
 
 
-def test_a_file_that_changed_since_its_header_was_read_is_refused(files, tmp_path):
+def test_a_file_that_changed_since_its_header_was_read_is_refused(files: Callable[[str], Path], tmp_path: Path) -> None:
     path = tmp_path / "changed.safetensors"
     path.write_bytes(files("BF16").read_bytes())
     tensors = tensors_of(path)
@@ -407,7 +417,7 @@ def test_a_file_that_changed_since_its_header_was_read_is_refused(files, tmp_pat
         FileSource(list(tensors.values()))
 
 
-def test_a_matrix_of_another_shape_is_refused_by_name(files):
+def test_a_matrix_of_another_shape_is_refused_by_name(files: Callable[[str], Path]) -> None:
     tensors = tensors_of(files("BF16"))
     name = "single_blocks.1.linear2.weight"
     tensors[name] = replace(tensors[name], shape=(1, 2))
@@ -420,7 +430,7 @@ def test_a_matrix_of_another_shape_is_refused_by_name(files):
 # --- what a run needs, without running it ---------------------------------------------------------------------
 
 
-def test_slabs_are_anonymous_pages_where_the_system_takes_no_advice_about_them(monkeypatch):
+def test_slabs_are_anonymous_pages_where_the_system_takes_no_advice_about_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAP_PRIVATE", "MADV_HUGEPAGE", "MADV_DONTNEED"):
         monkeypatch.delattr(mmap, name)
     device = CpuDevice(4 << 20)

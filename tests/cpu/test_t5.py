@@ -36,12 +36,12 @@ def reference(model) -> T5EncoderModel:
 
 
 @torch.no_grad()
-def test_hidden_states_equal_transformers_without_a_padding_mask(model, reference):
+def test_hidden_states_equal_transformers_without_a_padding_mask(model: T5Encoder, reference: T5EncoderModel) -> None:
     assert_close(model(IDS), reference(input_ids=IDS).last_hidden_state, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_an_earlier_block_gives_its_state_through_the_final_norm(model, reference):
+def test_an_earlier_block_gives_its_state_through_the_final_norm(model: T5Encoder, reference: T5EncoderModel) -> None:
     states = reference(input_ids=IDS, output_hidden_states=True).hidden_states
     for layer, state in ((0, states[1]), (-2, states[2])):
         assert_close(model(IDS, layer), reference.encoder.final_layer_norm(state), rtol=1e-4, atol=1e-5)
@@ -49,13 +49,13 @@ def test_an_earlier_block_gives_its_state_through_the_final_norm(model, referenc
 
 
 @torch.no_grad()
-def test_embeddings_go_in_where_ids_do(model):
+def test_embeddings_go_in_where_ids_do(model: T5Encoder) -> None:
     assert torch.equal(model(model.embed(IDS)), model(IDS))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_strides_change_nothing(model, layout, dtype):
+def test_strides_change_nothing(model: T5Encoder, layout, dtype: torch.dtype) -> None:
     for ids in (IDS[:, :9], IDS[:1, :9]):
         embedded = model.embed(ids.contiguous(), dtype)
         assert torch.equal(model(layout(embedded)), model(embedded))
@@ -64,14 +64,14 @@ def test_strides_change_nothing(model, layout, dtype):
 
 @torch.no_grad()
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
-def test_weights_stored_small_are_computed_in_float32(model, stored):
+def test_weights_stored_small_are_computed_in_float32(model: T5Encoder, stored: torch.dtype) -> None:
     small = model.to(stored)
     states = small(IDS)
     assert states.dtype == torch.float32 and torch.equal(states, small.float()(IDS))
 
 
 @torch.no_grad()
-def test_an_executor_may_own_the_loop(model):
+def test_an_executor_may_own_the_loop(model: T5Encoder) -> None:
     seen = []
 
     def run(block, *args):
@@ -82,7 +82,7 @@ def test_an_executor_may_own_the_loop(model):
     assert seen == list(model.blocks())
 
 
-def test_sizes_are_read_off_the_shapes(model):
+def test_sizes_are_read_off_the_shapes(model: T5Encoder) -> None:
     assert T5Config.from_shapes(shapes(model)) == SIZES
     with torch.device("meta"):
         xxl = T5Encoder(T5Config(32128, 4096, 4096, 64, 10240, 24))
@@ -91,7 +91,7 @@ def test_sizes_are_read_off_the_shapes(model):
         T5Config.from_shapes({k: v for k, v in shapes(model).items() if "relative" not in k})
 
 
-def test_a_new_model_starts_at_a_scale_that_trains():
+def test_a_new_model_starts_at_a_scale_that_trains() -> None:
     model = T5Encoder(SIZES)
     model.init_weights()
     states = model(IDS)

@@ -45,12 +45,12 @@ def pixels(file: Path) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB"), np.float32) / 255
 
 
-def test_all_of_it_is_smaller_than_16_megabytes():
+def test_all_of_it_is_smaller_than_16_megabytes() -> None:
     files = [file for folder in (TINY_MODELS, TINY_INPUT) for file in folder.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 16_000_000
 
 
-def test_prompts_give_the_figure_and_the_colour_they_name(tmp_path: Path):
+def test_prompts_give_the_figure_and_the_colour_they_name(tmp_path: Path) -> None:
     asked = prompts(40)
     table = measure(asked, make(main, asked, tmp_path, steps=12, models=None, device="cpu"))
     for part in ("digit", "shape", "colour", "position", "background"):
@@ -58,7 +58,7 @@ def test_prompts_give_the_figure_and_the_colour_they_name(tmp_path: Path):
         assert right >= 0.85 * of, (part, table)
 
 
-def test_words_it_has_never_seen_do_no_harm(tmp_path: Path):
+def test_words_it_has_never_seen_do_no_harm(tmp_path: Path) -> None:
     scene, said = Scene("heart", "red", "left", "white"), frozenset({"figure", "colour", "position", "background"})
     texts = ["a red heart on the left, white background", "A marvellous RED heart, on the left! White background."]
     asked = [Prompt(text, scene, said, seed=3) for text in texts]
@@ -67,7 +67,7 @@ def test_words_it_has_never_seen_do_no_harm(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_shipped_workflow_runs_and_its_picture_runs_again_to_the_same_pixels(name: str, run: Run):
+def test_a_shipped_workflow_runs_and_its_picture_runs_again_to_the_same_pixels(name: str, run: Run) -> None:
     shipped = WORKFLOWS / f"{name}.png"
     [once] = run(shipped)
     [again] = run(once)
@@ -76,7 +76,7 @@ def test_a_shipped_workflow_runs_and_its_picture_runs_again_to_the_same_pixels(n
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_twin_for_comfyui_is_the_same_workflow_with_our_ids(name: str, run: Run):
+def test_the_twin_for_comfyui_is_the_same_workflow_with_our_ids(name: str, run: Run) -> None:
     canvas = Canvas()
     ALL[name](canvas)
     twin = json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
@@ -87,12 +87,12 @@ def test_the_twin_for_comfyui_is_the_same_workflow_with_our_ids(name: str, run: 
     assert np.abs(pixels(picture) - pixels(WORKFLOWS / f"{name}.png")).mean() < 0.02
 
 
-def test_the_first_workflow_shows_what_its_prompt_says():
+def test_the_first_workflow_shows_what_its_prompt_says() -> None:
     seen = recognise(pixels(WORKFLOWS / "text_to_image.png"))
     assert (seen.figure, seen.colour, seen.position, seen.background) == ("star", "yellow", "centre", "navy")
 
 
-def test_the_autoencoder_gives_pictures_back():
+def test_the_autoencoder_gives_pictures_back() -> None:
     rng = np.random.default_rng(0)
     pictures = np.concatenate([draw([loose_scene(rng) for _ in range(8)]), *(collage(rng)[None] for _ in range(4))])
     codec = load_autoencoder(Runtime(), TINY_MODELS / "vae" / "sluice-tiny-ae.safetensors")

@@ -30,7 +30,7 @@ def training(folder: Path, recipe: Recipe) -> Training:
     return Training(recipe, folder, folder / "work", CPU, quiet=True)
 
 
-def test_the_loss_of_every_stage_falls(tmp_path: Path):
+def test_the_loss_of_every_stage_falls(tmp_path: Path) -> None:
     recipe = changed(quick(), ["flow.steps=30", "guidance.steps=6", "codec.steps=12", "save_every=1000"])
     losses = training(tmp_path, recipe).run(["flow", "guidance", "codec"])
     for stage in ("flow", "codec"):
@@ -43,7 +43,7 @@ class Stopped(Exception):
     pass
 
 
-def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path):
+def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
     recipe = replace(quick(), save_every=5)
     weights = []
     for folder, stop in ((tmp_path / "whole", None), (tmp_path / "halved", 8)):
@@ -73,7 +73,7 @@ def _stopping(loss, at):
     return stopped
 
 
-def test_the_command_writes_files_that_the_product_loads(tmp_path: Path):
+def test_the_command_writes_files_that_the_product_loads(tmp_path: Path) -> None:
     assert main(["train", "--quick", "--out", str(tmp_path), "--device", "cpu"]) == 0
     tensors = {part: load_file(tmp_path / path) for part, path in FILES.items()}
     shapes = {part: {name: tuple(value.shape) for name, value in held.items()} for part, held in tensors.items()}
@@ -93,13 +93,13 @@ def test_the_command_writes_files_that_the_product_loads(tmp_path: Path):
     assert find_t5(tmp_path / FILES["t5"], [], vocabulary=shapes["t5"]["shared.weight"][0]).length == 18
 
 
-def test_a_sample_sheet_and_a_checkpoint_lie_in_the_work_folder(tmp_path: Path):
+def test_a_sample_sheet_and_a_checkpoint_lie_in_the_work_folder(tmp_path: Path) -> None:
     run = training(tmp_path, quick())
     run.run(["flow"])
     assert {file.suffix for file in (tmp_path / "work").iterdir()} == {".pt", ".png"}
 
 
-def test_written_weights_are_read_back_bit_by_bit(tmp_path: Path):
+def test_written_weights_are_read_back_bit_by_bit(tmp_path: Path) -> None:
     tensors = {"b": torch.randn(3, 5).bfloat16(), "a": torch.randn(7).bfloat16(), "empty": torch.zeros(0).bfloat16()}
     write_safetensors(tmp_path / "x.safetensors", tensors)
     back = load_file(tmp_path / "x.safetensors")
@@ -107,20 +107,20 @@ def test_written_weights_are_read_back_bit_by_bit(tmp_path: Path):
 
 
 @pytest.mark.parametrize("shape", [(24, 64), (64, 24), (32, 32)])
-def test_muon_moves_every_direction_by_about_the_same_length(shape):
+def test_muon_moves_every_direction_by_about_the_same_length(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonal(matrix).float())
     assert 0.5 < values.min() and values.max() < 1.3
 
 
-def test_the_rate_rises_stays_and_falls_to_zero():
+def test_the_rate_rises_stays_and_falls_to_zero() -> None:
     phase = Phase(steps=100, batch=1, rate=1.0, warm_up=10, cool_down=0.2)
     rates = [rate_at(step, phase) for step in range(101)]
     assert rates[9] == rates[79] == 1.0 and rates[100] == 0.0
     assert rates[:10] == sorted(rates[:10]) and rates[80:] == sorted(rates[80:], reverse=True)
 
 
-def test_settings_change_the_recipe_and_mistakes_in_them_are_named():
+def test_settings_change_the_recipe_and_mistakes_in_them_are_named() -> None:
     recipe = changed(Recipe(), ["seed=7", "flow.steps=3", "sizes.codec_factors=1,2", "guidance_range=2,3"])
     assert (recipe.seed, recipe.flow.steps, recipe.sizes.codec_factors, recipe.guidance_range) == (7, 3, (1, 2), (2, 3))
     for wrong, said in (("flow.stepz=3", "stepz"), ("flow=3", "one single value"), ("seed=x", "expected int")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from sluice.flux_core.models.flux_blocks import sinusoids
 from sluice.flux_core.models.flux_config import FluxConfig, axes_of
 from sluice.flux_core.models.linear import Linear
 from sluice.flux_core.models.tensor_trees import map_tensors
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 SMALL = FluxConfig(
@@ -64,14 +65,21 @@ def extras(seeded) -> dict[str, dict]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("case", ["plain", "mask", "control", "refs_offset", "refs_index", "refs_uxo"])
-def test_velocity_equals_that_of_comfyui(flux, inputs, extras, case):
+def test_velocity_equals_that_of_comfyui(
+    flux: Flux, inputs: DenoiserInputs, extras: dict[str, dict], case: str
+) -> None:
     kind, _, method = case.partition("_")
     options = extras.get(kind, {}) | ({"reference_method": method} if method else {})
     assert_close(flux(replace(inputs, **options)), REFERENCE[case], rtol=1e-4, atol=2e-5)
 
 
 @torch.no_grad()
-def test_no_guidance_odd_sizes_and_other_families_equal_comfyui(flux, fill, inputs, seeded):
+def test_no_guidance_odd_sizes_and_other_families_equal_comfyui(
+    flux: Flux,
+    fill: Callable[[nn.Module], nn.Module],
+    inputs: DenoiserInputs,
+    seeded: Callable[[str, Sequence[int]], Tensor],
+) -> None:
     same = {"rtol": 1e-4, "atol": 2e-5}
     assert_close(flux(replace(inputs, guidance=None)), REFERENCE["no_guidance"], **same)
     one = map_tensors(inputs, lambda part: part[:1])
@@ -82,14 +90,14 @@ def test_no_guidance_odd_sizes_and_other_families_equal_comfyui(flux, fill, inpu
 
 
 @torch.no_grad()
-def test_bfloat16_differs_from_comfyuis_by_rounding_only(flux, inputs):
+def test_bfloat16_differs_from_comfyuis_by_rounding_only(flux: Flux, inputs: DenoiserInputs) -> None:
     """float32 is 80 % off here: bf16 guidance 3.5 means 3504, and that rule must hold for pictures to be the same."""
     velocity = flux.to(torch.bfloat16)(replace(inputs, x=inputs.x.bfloat16())).float()
     error = (velocity - REFERENCE["bf16"]).norm() / REFERENCE["bf16"].norm()
     assert error < 0.02
 
 
-def test_guidance_is_rounded_before_it_is_multiplied_and_the_time_is_not():
+def test_guidance_is_rounded_before_it_is_multiplied_and_the_time_is_not() -> None:
     exact = sinusoids(torch.tensor([3.504], dtype=torch.float64))
     assert_close(sinusoids(torch.tensor([3.5]).bfloat16()).float(), exact.float(), rtol=0, atol=4e-3)
     assert not torch.allclose(sinusoids(torch.tensor([3.5])), exact.float(), atol=0.1)
@@ -97,7 +105,9 @@ def test_guidance_is_rounded_before_it_is_multiplied_and_the_time_is_not():
 
 @torch.no_grad()
 @pytest.mark.parametrize("head_dim", [32, 64])
-def test_velocity_equals_that_of_diffusers(fill, seeded, head_dim):
+def test_velocity_equals_that_of_diffusers(
+    fill: Callable[[nn.Module], nn.Module], seeded: Callable[[str, Sequence[int]], Tensor], head_dim: int
+) -> None:
     hidden = head_dim * 3
     config = resized(hidden=hidden, heads=3, head_dim=head_dim, mlp=hidden * 4, depth=2, axes_dim=axes_of(head_dim))
     flux = fill(Flux(config))
@@ -116,14 +126,14 @@ def test_velocity_equals_that_of_diffusers(fill, seeded, head_dim):
 
 
 @torch.no_grad()
-def test_pictures_of_a_batch_do_not_know_each_other(flux, inputs):
+def test_pictures_of_a_batch_do_not_know_each_other(flux: Flux, inputs: DenoiserInputs) -> None:
     for item, velocity in enumerate(flux(inputs)):
         alone = flux(map_tensors(inputs, lambda part, item=item: part[item : item + 1]))
         assert_close(alone[0], velocity, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_a_modulation_table_takes_the_place_of_its_matrices(flux, inputs):
+def test_a_modulation_table_takes_the_place_of_its_matrices(flux: Flux, inputs: DenoiserInputs) -> None:
     expected = flux(inputs)
     table = flux.modulations(flux.vector(inputs.timesteps, inputs.pooled, inputs.guidance, inputs.x.dtype))
     assert [tuple(rows.shape) for rows in table] == [(2, 12, 128), (2, 3, 128), (2, 3, 128), (2, 2, 128)]
@@ -135,7 +145,9 @@ def test_a_modulation_table_takes_the_place_of_its_matrices(flux, inputs):
 
 
 @torch.no_grad()
-def test_an_executor_may_own_the_loop_and_run_a_block_again(flux, inputs, extras):
+def test_an_executor_may_own_the_loop_and_run_a_block_again(
+    flux: Flux, inputs: DenoiserInputs, extras: dict[str, dict]
+) -> None:
     """Without gradients blocks save memory, and still leave their inputs as they were: a block can be repeated."""
     seen = []
 
@@ -155,7 +167,14 @@ def test_an_executor_may_own_the_loop_and_run_a_block_again(flux, inputs, extras
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_strides_change_nothing(flux, inputs, extras, seeded, layout, dtype):
+def test_strides_change_nothing(
+    flux: Flux,
+    inputs: DenoiserInputs,
+    extras: dict[str, dict],
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    layout,
+    dtype: torch.dtype,
+) -> None:
     whole = replace(inputs, **extras["refs"], **extras["control"], attention_mask=seeded("mask", (2, 29, 29)))
     flux.to(dtype)
     for batch in (2, 1):
@@ -169,7 +188,7 @@ def test_strides_change_nothing(flux, inputs, extras, seeded, layout, dtype):
 
 
 @torch.no_grad()
-def test_blocks_use_their_matrices_in_the_documented_order(flux, inputs):
+def test_blocks_use_their_matrices_in_the_documented_order(flux: Flux, inputs: DenoiserInputs) -> None:
     used = []
     for name, module in flux.named_modules():
         if isinstance(module, Linear):
@@ -182,7 +201,9 @@ def test_blocks_use_their_matrices_in_the_documented_order(flux, inputs):
     assert used == ["img_in", "txt_in", *double, *single, "final_layer.linear"]
 
 
-def test_gradients_change_the_memory_used_and_not_the_numbers(flux, inputs, extras):
+def test_gradients_change_the_memory_used_and_not_the_numbers(
+    flux: Flux, inputs: DenoiserInputs, extras: dict[str, dict]
+) -> None:
     options = extras["refs"] | extras["control"]
     trained = flux.train()(replace(inputs, **options))
     with torch.inference_mode():
@@ -191,14 +212,14 @@ def test_gradients_change_the_memory_used_and_not_the_numbers(flux, inputs, extr
     assert all(parameter.grad.count_nonzero() for parameter in flux.parameters())
 
 
-def test_a_model_made_for_inference_refuses_gradients(flux, inputs):
+def test_a_model_made_for_inference_refuses_gradients(flux: Flux, inputs: DenoiserInputs) -> None:
     """It overwrites what it made itself: that is an error, and never a wrong gradient."""
     with pytest.raises(RuntimeError, match="differentiation"):
         flux(replace(inputs, x=inputs.x.requires_grad_())).sum().backward()
 
 
 @pytest.fixture(params=["cpu", "accelerator"])
-def form(request, monkeypatch) -> str:
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How pairs are turned: as on a CPU or as on an accelerator, here on the CPU."""
     if request.param == "accelerator":
         monkeypatch.setattr(attention, "_turn_on_cpu", attention._turn)
@@ -206,7 +227,9 @@ def form(request, monkeypatch) -> str:
 
 
 @pytest.mark.parametrize("heads", [1, 3])
-def test_pairs_of_channels_turn_by_position_times_frequency(seeded, form, heads):
+def test_pairs_of_channels_turn_by_position_times_frequency(
+    seeded: Callable[[str, Sequence[int]], Tensor], form, heads: int
+) -> None:
     """In place or not, and with gradients: as multiplying by complex numbers does."""
     ids, axes = torch.tensor([[0, 0, 0], [0, 1, 2], [1, 30, 7], [2, 255, 4000]]), (4, 14, 14)
     x = seeded("heads", (2, 4, heads, 32)).requires_grad_()
@@ -230,13 +253,19 @@ def test_pairs_of_channels_turn_by_position_times_frequency(seeded, form, heads)
 
 
 @torch.no_grad()
-def test_training_and_inference_turn_queries_and_keys_alike(flux, inputs, form):
+def test_training_and_inference_turn_queries_and_keys_alike(flux: Flux, inputs: DenoiserInputs, form) -> None:
     assert_close(flux(inputs), REFERENCE["plain"], rtol=1e-4, atol=2e-5)
     assert torch.equal(flux.train()(inputs), flux.eval()(inputs))
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])
-def test_blocks_compile_whole(fill, inputs, extras, seeded, train):
+def test_blocks_compile_whole(
+    fill: Callable[[nn.Module], nn.Module],
+    inputs: DenoiserInputs,
+    extras: dict[str, dict],
+    seeded: Callable[[str, Sequence[int]], Tensor],
+    train: bool,
+) -> None:
     """One graph each, with nothing left to the interpreter, and the same numbers."""
     given = replace(inputs, **extras["refs"], attention_mask=seeded("mask", (2, 29, 29)))
     compiled = {}
@@ -257,7 +286,9 @@ def test_blocks_compile_whole(fill, inputs, extras, seeded, train):
     assert len(compiled) == 2
 
 
-def test_gradients_are_right(fill, seeded):
+def test_gradients_are_right(
+    fill: Callable[[nn.Module], nn.Module], seeded: Callable[[str, Sequence[int]], Tensor]
+) -> None:
     flux = fill(Flux(resized(hidden=32, head_dim=32, mlp=48, depth_single=1, axes_dim=axes_of(32)))).double().train()
     x, context, y = (seeded(*of).double() for of in (("x", (1, 16, 2, 2)), ("c", (1, 2, 24)), ("y", (1, 16))))
     asked = DenoiserInputs(x, torch.tensor([0.5]), context, y, torch.tensor([3.5]))
@@ -277,7 +308,9 @@ def test_gradients_are_right(fill, seeded):
     assert_close((ahead - behind) / (2 * step), slope, rtol=2e-3, atol=2e-3)
 
 
-def test_a_new_model_predicts_zero_and_learns_from_the_first_steps(inputs, seeded):
+def test_a_new_model_predicts_zero_and_learns_from_the_first_steps(
+    inputs: DenoiserInputs, seeded: Callable[[str, Sequence[int]], Tensor]
+) -> None:
     torch.manual_seed(0)
     flux = Flux(SMALL).train()
     flux.init_weights()
@@ -293,7 +326,7 @@ def test_a_new_model_predicts_zero_and_learns_from_the_first_steps(inputs, seede
     assert losses[0] == target.square().mean() and losses[-1] < 0.9 * losses[0]
 
 
-def test_float16_overflow_is_brought_back_into_range(flux, inputs):
+def test_float16_overflow_is_brought_back_into_range(flux: Flux, inputs: DenoiserInputs) -> None:
     block = flux.single_blocks[0].half()
     block.linear2.weight.data.fill_(60000.0)
     x = torch.ones(1, 17, 128, dtype=torch.float16)
@@ -311,13 +344,13 @@ def test_float16_overflow_is_brought_back_into_range(flux, inputs):
         {"in_channels": 96, "depth": 12, "depth_single": 11},
     ],
 )
-def test_sizes_are_read_off_the_shapes(changes):
+def test_sizes_are_read_off_the_shapes(changes) -> None:
     with torch.device("meta"):
         flux = Flux(resized(**changes))
     assert FluxConfig.from_shapes(shapes(flux)) == flux.config
 
 
-def test_dev_has_the_tensors_of_the_released_checkpoint():
+def test_dev_has_the_tensors_of_the_released_checkpoint() -> None:
     with torch.device("meta"):
         dev = Flux(FluxConfig(16, 16, 3072, 24, 128, 12288, 19, 38, 4096, 768, True, (16, 56, 56)))
     assert len(dev.state_dict()) == 780
@@ -328,7 +361,7 @@ def test_dev_has_the_tensors_of_the_released_checkpoint():
     assert matrices["final_layer.adaLN_modulation.1.weight"] == (6144, 3072)
 
 
-def test_what_is_not_flux_is_said_to_be_something_else(flux, inputs):
+def test_what_is_not_flux_is_said_to_be_something_else(flux: Flux, inputs: DenoiserInputs) -> None:
     with pytest.raises(FileFormatError, match="img_in.weight"):
         FluxConfig.from_shapes({"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)})
     with pytest.raises(InputError, match="16 channels and was given one of 4"):

@@ -180,7 +180,9 @@ def shards_of(state: State, stem: str, count: int) -> Iterator[tuple[str, State]
         yield f"{stem}-{number + 1:05}-of-{count:05}.safetensors", {name: state[name] for name in names[number::count]}
 
 
-def test_a_sharded_folder_runs_by_whatever_name_it_has(flux, put, picture, inspected, here):
+def test_a_sharded_folder_runs_by_whatever_name_it_has(
+    flux: State, put: Put, picture: Picture, inspected: Callable[[Path], dict[str, Any]], here: Path
+) -> None:
     stem, state = "fine/diffusion_pytorch_model", as_diffusers(flux)
     expected = picture()
     where = {}
@@ -198,7 +200,9 @@ def test_a_sharded_folder_runs_by_whatever_name_it_has(flux, put, picture, inspe
     assert inspected(folder)["container"] == "3 shards of safetensors"
 
 
-def test_half_of_a_sharded_file_says_which_part_is_missing(t5, put, refused, capsys, here):
+def test_half_of_a_sharded_file_says_which_part_is_missing(
+    t5: State, put: Put, refused: Told, capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
     (name, first), _ = shards_of(t5, "model", 2)
     put("text_encoders", name, first)
     told = "has only 1 of the 2 files of this model; model-00002-of-00002.safetensors is missing"
@@ -212,7 +216,9 @@ def test_half_of_a_sharded_file_says_which_part_is_missing(t5, put, refused, cap
     ["encoder.final_layer_norm.weight", "shared.weight", "encoder.block.1.layer.1.DenseReluDense.wo.weight",
      "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
 )  # fmt: skip
-def test_an_encoder_without_one_tensor_is_incomplete_for_all(t5, put, refused, inspected, here, lost):
+def test_an_encoder_without_one_tensor_is_incomplete_for_all(
+    t5: State, put: Put, refused: Told, inspected: Callable[[Path], dict[str, Any]], here: Path, lost: str
+) -> None:
     name = put("text_encoders", "t5.safetensors", {key: value for key, value in t5.items() if key != lost})
     told = refused(t5=name)
     assert "t5.safetensors is incomplete" in told and f"the first is {lost}" in told
@@ -220,7 +226,9 @@ def test_an_encoder_without_one_tensor_is_incomplete_for_all(t5, put, refused, i
     assert "cannot be used" in facts["noun"] and lost in facts["refusals"]["t5"]
 
 
-def test_a_transformer_without_one_tensor_is_incomplete_for_all(flux, put, refused, capsys, here):
+def test_a_transformer_without_one_tensor_is_incomplete_for_all(
+    flux: State, put: Put, refused: Told, capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
     lost = "single_blocks.1.modulation.lin.bias"
     name = put("diffusion_models", "part.safetensors", {key: value for key, value in flux.items() if key != lost})
     assert f"the first is {lost}" in refused(unet=name)
@@ -233,7 +241,9 @@ def test_a_transformer_without_one_tensor_is_incomplete_for_all(flux, put, refus
 # -- text encoders ---------------------------------------------------------------------------------------------------
 
 
-def test_clip_in_openais_names_gives_the_same_picture(clip, put, picture, inspected, here):
+def test_clip_in_openais_names_gives_the_same_picture(
+    clip: State, put: Put, picture: Picture, inspected: Callable[[Path], dict[str, Any]], here: Path
+) -> None:
     ours = "text_model.encoder.layers."
     state = {
         "positional_embedding": clip["text_model.embeddings.position_embedding.weight"],
@@ -272,7 +282,9 @@ def said(**conf: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_the_scales_of_scaled_fp8_may_be_of_any_float_type(flux, put, picture, kind):
+def test_the_scales_of_scaled_fp8_may_be_of_any_float_type(
+    flux: State, put: Put, picture: Picture, kind: torch.dtype
+) -> None:
     stored, meant = dict(flux), dict(flux)
     for layer in matrices(flux):
         weight = flux[f"{layer}.weight"].float()
@@ -292,7 +304,9 @@ def rotated(weight: Tensor, group: int) -> Tensor:
     return (weight.unflatten(1, (-1, group)) @ (h / group**0.5)).flatten(1)
 
 
-def test_what_comfy_quant_says_is_done(flux, put, picture, inspected, here):
+def test_what_comfy_quant_says_is_done(
+    flux: State, put: Put, picture: Picture, inspected: Callable[[Path], dict[str, Any]], here: Path
+) -> None:
     """fp8 kept as bytes, and int8 with a rotation and one scale: both once gave noise without a word."""
     fp8, int8 = dict(flux), dict(flux)
     meant: dict[str, State] = {"fp8": dict(flux), "int8": dict(flux)}
@@ -315,7 +329,9 @@ def test_what_comfy_quant_says_is_done(flux, put, picture, inspected, here):
     assert "INT8, rotated by 64" in facts["formats"]
 
 
-def test_an_unknown_quantisation_is_named_by_all(flux, put, refused, capsys, here):
+def test_an_unknown_quantisation_is_named_by_all(
+    flux: State, put: Put, refused: Told, capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
     layer = next(matrices(flux))
     state = flux | {f"{layer}.comfy_quant": said(format="int3_magic")}
     name = put("diffusion_models", "q.safetensors", state)
@@ -327,7 +343,7 @@ def test_an_unknown_quantisation_is_named_by_all(flux, put, refused, capsys, her
         assert "'int3_magic'" in out.out + out.err
 
 
-def test_integers_without_a_word_are_refused(flux, put, refused):
+def test_integers_without_a_word_are_refused(flux: State, put: Put, refused: Told) -> None:
     state = dict(flux)
     for layer in matrices(flux):
         weight = flux[f"{layer}.weight"].float()
@@ -356,7 +372,15 @@ def in_nf4(state: State, prefix: str = "") -> tuple[State, State]:
     return stored, meant
 
 
-def test_nf4_runs_alone_and_all_in_one(flux, clip, t5, put, picture, inspected, here):
+def test_nf4_runs_alone_and_all_in_one(
+    flux: State,
+    clip: State,
+    t5: State,
+    put: Put,
+    picture: Picture,
+    inspected: Callable[[Path], dict[str, Any]],
+    here: Path,
+) -> None:
     stored, meant = in_nf4(flux)
     expected = picture(unet=put("diffusion_models", "meant.safetensors", meant))
     name = put("diffusion_models", "flux1-dev-bnb-nf4.safetensors", stored)
@@ -405,7 +429,9 @@ PREFIXES: dict[str, tuple[Callable[[str], str], str, str]] = {
 }  # fmt: skip
 
 
-def test_loras_run_under_every_prefix_and_inspect_says_so(put, picture, inspected, here):
+def test_loras_run_under_every_prefix_and_inspect_says_so(
+    put: Put, picture: Picture, inspected: Callable[[Path], dict[str, Any]], here: Path
+) -> None:
     expected = picture(lora=put("loras", "r.safetensors", as_lora(lambda m: f"transformer.{m}", *AB)))
     assert far(expected, picture()) > 20
     for number, (name, down, up) in enumerate(PREFIXES.values()):
@@ -415,8 +441,8 @@ def test_loras_run_under_every_prefix_and_inspect_says_so(put, picture, inspecte
 
 
 def test_a_lora_of_a_text_encoder_alone_runs_where_it_can_and_says_so_where_it_cannot(
-    clip, put, picture, refused, inspected, here
-):
+    clip: State, put: Put, picture: Picture, refused: Told, inspected: Callable[[Path], dict[str, Any]], here: Path
+) -> None:
     generator, made = torch.Generator().manual_seed(2), {}
     for name, value in clip.items():
         if name.endswith("_proj.weight"):
@@ -429,7 +455,9 @@ def test_a_lora_of_a_text_encoder_alone_runs_where_it_can_and_says_so_where_it_c
     assert inspected(here / "models/loras" / file)["facts"]["changes"] == "CLIP-L"
 
 
-def test_a_lora_for_another_family_is_told_by_both(put, refused, inspected, here):
+def test_a_lora_for_another_family_is_told_by_both(
+    put: Put, refused: Told, inspected: Callable[[Path], dict[str, Any]], here: Path
+) -> None:
     file = put("loras", "sdxl.safetensors", {"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": torch.zeros(4, 8)})
     assert "sdxl.safetensors is a LoRA for another model family" in refused(lora=file)
     assert "another model family" in inspected(here / "models/loras" / file)["noun"]
@@ -440,7 +468,7 @@ def test_a_lora_for_another_family_is_told_by_both(put, refused, inspected, here
 NAN = float("nan")
 
 
-def test_a_nan_in_a_lora_is_told_with_its_tensor(put, refused):
+def test_a_nan_in_a_lora_is_told_with_its_tensor(put: Put, refused: Told) -> None:
     made = as_lora(lambda m: f"transformer.{m}", *AB)
     made["transformer.transformer_blocks.0.attn.to_q.lora_B.weight"][0, 0] = NAN
     told = refused(lora=put("loras", "nan.safetensors", made))
@@ -452,7 +480,9 @@ def test_a_nan_in_a_lora_is_told_with_its_tensor(put, refused):
 @pytest.mark.parametrize(
     "tensor", ["img_in.weight", "single_blocks.1.linear2.bias", "double_blocks.1.img_mlp.0.weight"]
 )
-def test_a_nan_in_the_transformer_is_told_with_step_and_tensor(flux, put, refused, tensor):
+def test_a_nan_in_the_transformer_is_told_with_step_and_tensor(
+    flux: State, put: Put, refused: Told, tensor: str
+) -> None:
     state = flux | {tensor: flux[tensor].clone()}
     state[tensor].view(-1)[5] = NAN
     told = refused(unet=put("diffusion_models", "nan.safetensors", state))
@@ -461,7 +491,9 @@ def test_a_nan_in_the_transformer_is_told_with_step_and_tensor(flux, put, refuse
 
 
 @pytest.mark.parametrize("part", ["clip", "t5", "vae"])
-def test_a_nan_in_another_model_is_told_with_its_tensor(clip, t5, put, refused, part):
+def test_a_nan_in_another_model_is_told_with_its_tensor(
+    clip: State, t5: State, put: Put, refused: Told, part: str
+) -> None:
     state = {"clip": clip, "t5": t5, "vae": state_of("vae/sluice-tiny-ae.safetensors")}[part]
     tensor = {"clip": "text_model.final_layer_norm.bias", "t5": "encoder.block.0.layer.1.DenseReluDense.wo.weight",
               "vae": "decoder.conv_in.weight"}[part]  # fmt: skip
@@ -475,12 +507,14 @@ def test_a_nan_in_another_model_is_told_with_its_tensor(clip, t5, put, refused, 
     assert f"{tensor} in " in told and "not finite" in told
 
 
-def test_a_huge_prompt_weight_is_told(refused):
+def test_a_huge_prompt_weight_is_told(refused: Told) -> None:
     told = refused(text="(red:1e30) circle")
     assert "At step 1 of 2" in told and "look for a very large weight in the prompt" in told
 
 
-def test_a_huge_strength_is_told_to_be_one(put, refused, here, capsys):
+def test_a_huge_strength_is_told_to_be_one(
+    put: Put, refused: Told, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Finite numbers in every file, and a product that is not."""
     made = {key: value * 1e20 for key, value in as_lora(lambda m: f"transformer.{m}", *AB).items()}
     told = refused(lora=put("loras", "huge.safetensors", made))

@@ -100,7 +100,7 @@ KEPT = {
 }  # fmt: skip
 
 
-def test_from_bf16_to_every_format_to_a_picture_and_back(converted, pictures):
+def test_from_bf16_to_every_format_to_a_picture_and_back(converted: Convert, pictures: Picture) -> None:
     """A converted file gives the original's picture as nearly as the format allows; bf16 made of it, its numbers."""
     files = {words: converted(FLUX, "--to", *words.split()) for words in KEPT}
     exact, *shown = pictures([TINY, *(file.name for file in files.values())])
@@ -114,12 +114,12 @@ def test_from_bf16_to_every_format_to_a_picture_and_back(converted, pictures):
 
 
 @pytest.mark.parametrize("to", ["int8", "Q8_0", "fp16"])
-def test_a_text_encoder_is_converted_too(converted, pictures, to):
+def test_a_text_encoder_is_converted_too(converted: Convert, pictures: Picture, to: str) -> None:
     file = converted(T5, "--to", to, folder="text_encoders")
     assert psnr(*pictures([TINY], t5=file.name), *pictures([TINY])) > 26
 
 
-def test_converting_what_is_converted_decodes_it_first(converted):
+def test_converting_what_is_converted_decodes_it_first(converted: Convert) -> None:
     """int8 made of the rotated int8 is that of its numbers, not of its codes."""
     rotated = converted(converted(FLUX, "--to", "int8", "--rotate"), "--to", "fp32")
     plain, original = load_file(rotated), load_file(FLUX)
@@ -127,7 +127,7 @@ def test_converting_what_is_converted_decodes_it_first(converted):
         assert (plain[name] - value.float()).norm() <= 0.02 * value.float().norm() + 1e-6, name
 
 
-def test_other_libraries_read_the_files(converted):
+def test_other_libraries_read_the_files(converted: Convert) -> None:
     original = load_file(FLUX)
     int8 = load_file(converted(FLUX, "--to", "int8"))
     name = "double_blocks.0.img_attn.qkv"
@@ -149,7 +149,9 @@ def test_other_libraries_read_the_files(converted):
         assert tensors["img_in.bias"].tensor_type.name == "F32"
 
 
-def test_the_new_file_is_named_after_the_old_one_and_replaces_none(here, capsys):
+def test_the_new_file_is_named_after_the_old_one_and_replaces_none(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_file(load_file(FLUX), here / "flux.safetensors")
     for code, word in ((0, "flux-fp8.safetensors"), (1, "is there already")):
         assert cli.main(["convert", "flux.safetensors", "--to", "fp8"]) == code
@@ -167,19 +169,21 @@ def test_the_new_file_is_named_after_the_old_one_and_replaces_none(here, capsys)
         (["--to", "fp8", "--ram", "100M"], "MiB of RAM, and 100 are allowed"),
     ],
 )
-def test_what_cannot_be_done_is_told_and_leaves_nothing(here, capsys, options, told):
+def test_what_cannot_be_done_is_told_and_leaves_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str
+) -> None:
     assert cli.main(["convert", str(FLUX), "--out", "out.safetensors", *options]) == 1
     assert told in capsys.readouterr().err
     assert list(here.iterdir()) == []
 
 
-def test_a_lora_is_no_model_to_convert(here, capsys):
+def test_a_lora_is_no_model_to_convert(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"lora_unet_double_blocks_0_img_mlp_0.lora_down.weight": torch.zeros(4, 8)}, here / "l.safetensors")
     assert cli.main(["convert", "l.safetensors", "--to", "fp8"]) == 1
     assert "l.safetensors is a LoRA for FLUX.1" in capsys.readouterr().err
 
 
-def test_a_job_that_is_cancelled_leaves_no_file(here):
+def test_a_job_that_is_cancelled_leaves_no_file(here: Path) -> None:
     asked = iter(range(100))
 
     def stop() -> None:
@@ -191,7 +195,7 @@ def test_a_job_that_is_cancelled_leaves_no_file(here):
     assert next(asked) > 20 and list(here.iterdir()) == []
 
 
-def test_progress_ends_with_all_bytes(here, monkeypatch):
+def test_progress_ends_with_all_bytes(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[tuple[int, int]] = []
     write = convert.write
     monkeypatch.setattr(

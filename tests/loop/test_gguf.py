@@ -41,7 +41,7 @@ STEPS = {  # k-quants: where a block keeps its step and what is subtracted, and 
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, random_weights) -> Callable[[TYPE], Path]:
+def files(tmp_path_factory: pytest.TempPathFactory, random_weights) -> Callable[[TYPE], Path]:
     """files(kind): a models folder with a transformer and a T5 in this quantisation, and the same as safetensors."""
     flux, t5 = random_weights(Flux(FLUX), "flux"), random_weights(T5Encoder(T5), "t5")
 

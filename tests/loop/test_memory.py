@@ -187,7 +187,9 @@ def modulation(read: Read) -> set[str]:
     return {name for name in read.get(DEV, ()) if name.endswith((".lin.weight", "adaLN_modulation.1.weight"))}
 
 
-def test_where_everything_fits_another_seed_reads_nothing_and_another_prompt_only_what_depends_on_it(jobs, reads):
+def test_where_everything_fits_another_seed_reads_nothing_and_another_prompt_only_what_depends_on_it(
+    jobs: Jobs, reads: Callable[[], Read]
+) -> None:
     jobs.run()
     first = reads()
     assert first.keys() == {DEV, T5, CLIP} and matrices(first) and modulation(first)
@@ -200,7 +202,9 @@ def test_where_everything_fits_another_seed_reads_nothing_and_another_prompt_onl
     assert reads() == {}, "the first prompt is remembered"
 
 
-def test_where_little_fits_another_seed_reads_what_streams_and_another_prompt_the_encoders_as_well(jobs, reads):
+def test_where_little_fits_another_seed_reads_what_streams_and_another_prompt_the_encoders_as_well(
+    jobs: Jobs, reads: Callable[[], Read]
+) -> None:
     jobs.memory.budget = WORKSPACE + TIGHT
     jobs.run()
     first = reads()
@@ -215,7 +219,7 @@ def test_where_little_fits_another_seed_reads_what_streams_and_another_prompt_th
     assert matrices(again) == matrices(streams), "what stays has stayed"
 
 
-def test_another_text_for_t5_alone_reads_t5_and_what_streams(jobs, reads):
+def test_another_text_for_t5_alone_reads_t5_and_what_streams(jobs: Jobs, reads: Callable[[], Read]) -> None:
     """The rows of the modulation table depend on CLIP's vector only."""
     jobs.memory.budget = WORKSPACE + TIGHT
 
@@ -230,7 +234,9 @@ def test_another_text_for_t5_alone_reads_t5_and_what_streams(jobs, reads):
     assert again.keys() == {DEV, T5} and not modulation(again) and not torch.equal(first, second)
 
 
-def test_a_strength_is_changed_without_reading_the_lora_the_other_encoder_or_a_modulation_matrix(jobs, reads):
+def test_a_strength_is_changed_without_reading_the_lora_the_other_encoder_or_a_modulation_matrix(
+    jobs: Jobs, reads: Callable[[], Read]
+) -> None:
     jobs.memory.budget = WORKSPACE + TIGHT
     jobs.run(lora=(0.5, 0.5))
     assert reads().keys() == {LORA, T5, CLIP, DEV}
@@ -244,7 +250,7 @@ def test_a_strength_is_changed_without_reading_the_lora_the_other_encoder_or_a_m
     assert reads().keys() == {DEV}, "what this strength makes of the prompt is remembered"
 
 
-def test_two_models_and_a_model_with_and_without_a_lora_share_one_budget(jobs, reads):
+def test_two_models_and_a_model_with_and_without_a_lora_share_one_budget(jobs: Jobs, reads: Callable[[], Read]) -> None:
     """In one prompt: each picture is that of the model alone, however little room there is for all."""
     wanted: list[dict[str, Any]] = [{}, {"unet": "schnell"}, {"lora": (0.7, 0.7)}]
     apart = [jobs.run(**one)[0] for one in wanted]
@@ -259,7 +265,7 @@ def test_two_models_and_a_model_with_and_without_a_lora_share_one_budget(jobs, r
         assert 0 < jobs.held_bytes <= room
 
 
-def test_a_budget_that_shrinks_while_nothing_runs_is_kept_to_at_once(jobs):
+def test_a_budget_that_shrinks_while_nothing_runs_is_kept_to_at_once(jobs: Jobs) -> None:
     """As the panel sets it: `_set_budget` on one thread, `_fit` on the one that computes."""
     expected = jobs.run()
     before = jobs.held_bytes
@@ -272,7 +278,7 @@ def test_a_budget_that_shrinks_while_nothing_runs_is_kept_to_at_once(jobs):
     assert torch.equal(jobs.run()[0], expected[0])
 
 
-def test_the_panel_shows_what_a_node_has_set_and_the_last_word_holds(jobs):
+def test_the_panel_shows_what_a_node_has_set_and_the_last_word_holds(jobs: Jobs) -> None:
     prompt = workflow()
     prompt["budget"] = node("MemoryBudget", model=["unet", 0], vram="auto", ram="10G")
     prompt["sampler"]["inputs"]["model"] = ["budget", 0]

@@ -7,6 +7,7 @@ import json
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,19 +23,21 @@ from sluice.flux_core.runtime.published import COMPARED, published
 KEYS = {"seconds_per_step", "bound", "peak_bytes", "resident_bytes", "streamed_bytes_per_step", "units"}
 
 
-def answer(capsys, *words: str) -> str:
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     parser = argparse.ArgumentParser()
     plan.add_arguments(parser)
     assert plan.run(parser.parse_args(words)) == 0
     return capsys.readouterr().out
 
 
-def figures(capsys, *words: str) -> dict:
+def figures(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
     return json.loads(answer(capsys, *words, "--json"))
 
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
-def test_every_card_has_sensible_numbers_with_a_source_and_can_be_planned_for(card, capsys):
+def test_every_card_has_sensible_numbers_with_a_source_and_can_be_planned_for(
+    card, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert 4 <= card.vram <= 200 and 0 < card.attention < card.gemm < card.peak and card.link > 1
     assert card.source == GENERATIONS[card.generation][2]
     assert find_card(card.label) == card
@@ -42,14 +45,14 @@ def test_every_card_has_sensible_numbers_with_a_source_and_can_be_planned_for(ca
     assert told.keys() >= KEYS and told["peak_bytes"] <= card.vram * 2**30
 
 
-def test_cards_are_found_however_they_are_written():
+def test_cards_are_found_however_they_are_written() -> None:
     assert {find_card(name).name for name in ("rtx4060", "RTX 4060", "4060", "GeForce RTX-4060")} == {"rtx4060"}
     assert find_card("4060 Ti 16 GB").vram == 16 and find_card("RTX 2060 Super").name == "rtx2060s"
     with pytest.raises(InputError, match="rtx4060"):
         find_card("voodoo2")
 
 
-def test_the_published_model_has_its_published_size():
+def test_the_published_model_has_its_published_size() -> None:
     """11,901,408,320 weights, a quarter of them used on one vector a step; 76 equal groups."""
     needs = flux_needs(flux1(), Job())
     sizes = {name: rows * columns for name, (rows, columns) in needs.matrices.items()}
@@ -68,7 +71,7 @@ def test_the_published_model_has_its_published_size():
     assert files["flux1-dev-Q4_K_S"] == pytest.approx(6.7e9, rel=0.02)
 
 
-def test_an_8_gb_card_makes_a_step_in_the_time_its_arithmetic_takes(capsys):
+def test_an_8_gb_card_makes_a_step_in_the_time_its_arithmetic_takes(capsys: pytest.CaptureFixture[str]) -> None:
     for name in COMPARED:
         told = figures(capsys, f"flux1-dev-{name}", "--card", "rtx4060")
         assert told["bound"] == "compute" and 3.0 < told["seconds_per_step"] < 3.4
@@ -78,7 +81,7 @@ def test_an_8_gb_card_makes_a_step_in_the_time_its_arithmetic_takes(capsys):
         assert moved == told["streamed_bytes_per_step"]
 
 
-def test_a_page_shows_the_map_and_compares_all_formats(capsys):
+def test_a_page_shows_the_map_and_compares_all_formats(capsys: pytest.CaptureFixture[str]) -> None:
     page = answer(capsys, "flux1-schnell-fp8", "--vram", "6G", "--ram", "16G", "--size", "768x512", "--batch", "2")
     assert "double img" in page and "single" in page and "768x512, 2 at a time" in page
     assert all(f"flux1-schnell-{name}" in page for name in COMPARED)
@@ -86,7 +89,7 @@ def test_a_page_shows_the_map_and_compares_all_formats(capsys):
     assert [len(row) for row in rows] == [19, 19, 38]
 
 
-def test_a_file_is_planned_by_its_header_alone(tmp_path, capsys):
+def test_a_file_is_planned_by_its_header_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file that ends right after its header, sparse: nothing but the header is read."""
     with torch.device("meta"):
         shapes = {name: tuple(value.shape) for name, value in Flux(flux1()).state_dict().items()}
@@ -112,11 +115,11 @@ def test_a_file_is_planned_by_its_header_alone(tmp_path, capsys):
      ("flux1-dev-fp8.safetensors", "flux1-dev-fp8"), ("flux1-dev-Q8_0.gguf", "flux1-dev-Q8_0"),
      ("flux1-fill-dev.safetensors", "flux1-fill-bf16")],
 )  # fmt: skip
-def test_a_published_file_goes_by_its_file_name_too(named, meant):
+def test_a_published_file_goes_by_its_file_name_too(named: str, meant: str) -> None:
     assert published(named) == published(meant) is not None
 
 
-def test_a_lora_takes_room_from_what_stays(tmp_path, capsys):
+def test_a_lora_takes_room_from_what_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"
     header = {name: {"dtype": "F16", "shape": [400, 1024, 1024], "data_offsets": [0, 800 * 2**20]}}
     text = json.dumps(header).encode()
@@ -130,7 +133,7 @@ def test_a_lora_takes_room_from_what_stays(tmp_path, capsys):
     assert abs(moved - 800 * 2**20) < 2 * 108 * 2**20
 
 
-def test_slower_links_and_disks_show_in_the_bound(capsys):
+def test_slower_links_and_disks_show_in_the_bound(capsys: pytest.CaptureFixture[str]) -> None:
     slow = figures(capsys, "flux1-dev-bf16", "--card", "3070", "--link", "2", "--size", "512x512")
     assert slow["bound"] == "link" and slow["seconds_per_step"] > 4
     starved = figures(capsys, "flux1-dev-bf16", "--card", "3070", "--ram", "2G", "--disk", "0.5")
@@ -139,7 +142,7 @@ def test_slower_links_and_disks_show_in_the_bound(capsys):
     assert cpu["bound"] == "disk" and cpu["host_bytes"] == 0
 
 
-def test_what_makes_no_sense_is_told_in_one_sentence(tmp_path):
+def test_what_makes_no_sense_is_told_in_one_sentence(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     plan.add_arguments(parser)
 
@@ -173,11 +176,11 @@ def test_what_makes_no_sense_is_told_in_one_sentence(tmp_path):
      ("4096B", 4096), ("64K", 65536), ("1T", 2**40),
      ("8", 8 * 2**30), ("7.5", 7.5 * 2**30), ("8589934592", 8 * 2**30)],
 )  # fmt: skip
-def test_sizes_are_read_as_people_write_them(text, size):
+def test_sizes_are_read_as_people_write_them(text: str, size: float) -> None:
     assert parse_size(text) == size
 
 
-def test_budgets_are_a_size_or_a_word():
+def test_budgets_are_a_size_or_a_word() -> None:
     assert Allowed.parse("8G", "auto") == Allowed(8 * 2**30, None, True)
     assert not Allowed.parse("off").managed and not Allowed.parse().explicit
     for wrong in ("8Q", "-3G", "G", "eight", "1e9", "8000"):
@@ -186,12 +189,12 @@ def test_budgets_are_a_size_or_a_word():
 
 
 @pytest.mark.parametrize("words", [("8G", "7.7G"), ("900M", "auto"), ("off", "1500M"), ("auto", "123456789B")])
-def test_a_budget_is_written_as_it_was_read(words):
+def test_a_budget_is_written_as_it_was_read(words: tuple[str, str]) -> None:
     assert tuple(Allowed.parse(*words).words.values()) == words
     assert Allowed.parse("8192MB", "16 gib").words == {"vram": "8G", "ram": "16G"}
 
 
-def test_the_command_is_there_before_torch(prologue):
+def test_the_command_is_there_before_torch(prologue: str) -> None:
     """Its help and its refusals need none: torch is imported once it is clear what to plan for."""
     code = prologue + "from sluice.flux_core.commands import plan\n"
     code += "try: plan.open_model('flux9-dev')\nexcept Exception: sys.exit('torch' in sys.modules)\nsys.exit(2)"

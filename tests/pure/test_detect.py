@@ -194,13 +194,13 @@ RECOGNISED: dict[str, tuple[Shapes, str, str]] = {
 
 
 @pytest.mark.parametrize("case", RECOGNISED)
-def test_a_file_is_recognised_whatever_it_is_called(case):
+def test_a_file_is_recognised_whatever_it_is_called(case: str) -> None:
     shapes, kind, words = RECOGNISED[case]
     found = detect(holding(shapes, name="a_lora_flux_vae.safetensors"))
     assert (found.kind, words in found.noun) == (kind, True), found.noun
 
 
-def test_an_all_in_one_checkpoint_is_split_into_models_with_their_own_names():
+def test_an_all_in_one_checkpoint_is_split_into_models_with_their_own_names() -> None:
     parts = detect(holding(ALL_IN_ONE)).parts
     assert parts.keys() == {"flux", "clip_l", "t5", "autoencoder"}
     assert parts["flux"].keys() == flux().keys()
@@ -209,18 +209,18 @@ def test_an_all_in_one_checkpoint_is_split_into_models_with_their_own_names():
     assert all(name.startswith("text_model.") for name in parts["clip_l"])
 
 
-def test_sizes_are_counted():
+def test_sizes_are_counted() -> None:
     facts = detect(holding(flux(double=5, single=7))).facts
     assert (facts["double_blocks"], facts["single_blocks"], facts["hidden"]) == (5, 7, 128)
 
 
 @pytest.mark.parametrize("shape", [(64,), (0, 64), (64, 64, 1)])
-def test_a_model_with_impossible_shapes_is_a_damaged_file(shape):
+def test_a_model_with_impossible_shapes_is_a_damaged_file(shape: tuple[int, ...]) -> None:
     with pytest.raises(FileFormatError, match="should be a matrix"):
         detect(holding(flux() | {"img_in.weight": shape}))
 
 
-def test_an_attention_of_matrices_becomes_one_of_convolutions():
+def test_an_attention_of_matrices_becomes_one_of_convolutions() -> None:
     shapes = autoencoder() | {"decoder.mid.attn_1.q.weight": (128, 128)}
     assert detect(holding(shapes)).parts["autoencoder"]["decoder.mid.attn_1.q.weight"].shape == (128, 128, 1, 1)
 
@@ -241,17 +241,17 @@ def test_an_attention_of_matrices_becomes_one_of_convolutions():
         ),
     ],
 )
-def test_the_wrong_file_is_told_what_it_is_and_where_it_belongs(case, wanted, said):
+def test_the_wrong_file_is_told_what_it_is_and_where_it_belongs(case: str, wanted: str, said: str) -> None:
     with pytest.raises(FileFormatError) as refusal:
         refuse(Path("models/unet/x.safetensors"), detect(holding(RECOGNISED[case][0])), wanted)
     assert said in str(refusal.value)
 
 
-def test_every_kind_that_is_found_has_a_name_and_a_place():
+def test_every_kind_that_is_found_has_a_name_and_a_place() -> None:
     assert {kind for _, kind, _ in RECOGNISED.values()} <= KINDS.keys()
 
 
-def test_a_description_is_data_and_text(tmp_path):
+def test_a_description_is_data_and_text(tmp_path: Path) -> None:
     metadata = {"title": "x" * 1000, "half": "\ud800", "modelspec.trigger_phrase": "a\n\x1b[31m fox"}
     shapes, header, data = flux(), {"__metadata__": metadata}, b""
     for name, shape in shapes.items():
@@ -281,6 +281,6 @@ def test_a_description_is_data_and_text(tmp_path):
         (["lora_te_text_model_x.lora_up.weight", "lora_te2_encoder_x.lora_up.weight"], "transformer, CLIP-L, T5"),
     ],
 )
-def test_a_lora_tells_what_it_changes(names, changes):
+def test_a_lora_tells_what_it_changes(names, changes: str) -> None:
     shapes = dict.fromkeys(["lora_unet_double_blocks_0_img_mlp_0.lora_up.weight", *names], (8, 4))
     assert detect(holding(shapes)).facts["changes"] == changes

@@ -48,12 +48,12 @@ def write(path: Path, alignment: int | None = None) -> Path:
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory) -> Path:
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("gguf") / "all.gguf")
 
 
 @pytest.mark.parametrize("alignment", [None, 64, 256])
-def test_names_shapes_formats_and_bytes_are_those_the_package_reads(tmp_path, alignment):
+def test_names_shapes_formats_and_bytes_are_those_the_package_reads(tmp_path: Path, alignment: int | None) -> None:
     file = open_weights(write(tmp_path / "all.gguf", alignment))
     theirs = gguf.GGUFReader(file.path)
     assert list(file.entries) == [tensor.name for tensor in theirs.tensors]
@@ -68,7 +68,7 @@ def test_names_shapes_formats_and_bytes_are_those_the_package_reads(tmp_path, al
         assert bytes(buffer) == tensor.data.tobytes()
 
 
-def test_metadata_is_told_as_text_and_tokenizer_tables_are_left_out(everything):
+def test_metadata_is_told_as_text_and_tokenizer_tables_are_left_out(everything: Path) -> None:
     metadata = open_weights(everything).metadata
     assert metadata["general.architecture"] == "flux"
     assert metadata["general.name"] == "ein Fluß"
@@ -76,11 +76,11 @@ def test_metadata_is_told_as_text_and_tokenizer_tables_are_left_out(everything):
     assert not any(key.startswith("tokenizer") for key in metadata)
 
 
-def test_a_shape_that_ggml_could_not_hold_is_restored(everything):
+def test_a_shape_that_ggml_could_not_hold_is_restored(everything: Path) -> None:
     assert open_weights(everything).entries["reshaped"].shape == RESHAPED
 
 
-def test_block_sizes_are_ggmls():
+def test_block_sizes_are_ggmls() -> None:
     for format in TYPES.values():
         assert BLOCK[format] == tuple(gguf.GGML_QUANT_SIZES[TYPE[format]])
     assert {**TYPES, **UNREADABLE}.items() <= {kind.value: kind.name for kind in TYPE}.items()
@@ -140,7 +140,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_bad_file_is_refused_in_one_sentence_that_names_it_and_the_fault(tmp_path, case):
+def test_a_bad_file_is_refused_in_one_sentence_that_names_it_and_the_fault(tmp_path: Path, case: str) -> None:
     data, fault = HOSTILE[case]
     (tmp_path / "bad.gguf").write_bytes(data)
     with pytest.raises(FileFormatError, match="bad.gguf") as refusal:
@@ -148,7 +148,7 @@ def test_a_bad_file_is_refused_in_one_sentence_that_names_it_and_the_fault(tmp_p
     assert fault in str(refusal.value)
 
 
-def test_every_truncation_of_a_file_is_refused(everything, tmp_path):
+def test_every_truncation_of_a_file_is_refused(everything: Path, tmp_path: Path) -> None:
     whole = everything.read_bytes()
     assert open_weights(everything).entries
     for length in range(0, len(whole) - 32, 97):
@@ -159,7 +159,9 @@ def test_every_truncation_of_a_file_is_refused(everything, tmp_path):
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_whatever_the_header_says_nothing_but_a_refusal_comes_out(everything, tmp_path_factory, data):
+def test_whatever_the_header_says_nothing_but_a_refusal_comes_out(
+    everything, tmp_path_factory: pytest.TempPathFactory, data
+) -> None:
     whole = everything.read_bytes()
     at = data.draw(st.integers(4, 3500))
     spoiled = whole[:at] + data.draw(st.binary(max_size=9)) + whole[at + data.draw(st.integers(0, 9)) :]

@@ -1,5 +1,7 @@
 """Who is let in, and what every answer carries."""
 
+from __future__ import annotations
+
 import asyncio
 
 import pytest
@@ -26,7 +28,7 @@ def ask(method="GET", token=None, path="/", hosts=(), **headers):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8188", "localhost:8188", "localhost", "[::1]:8188", "127.5.5.5"])
-def test_names_of_this_machine_are_answered(host):
+def test_names_of_this_machine_are_answered(host: str) -> None:
     assert ask(Host=host)[0] == 200
 
 
@@ -34,35 +36,35 @@ FOREIGN = ["evil.example", "evil.example:8188", "localhost.evil.example", "0.0.0
 
 
 @pytest.mark.parametrize("host", FOREIGN)
-def test_other_names_are_not_so_that_a_rebound_name_gets_nothing(host):
+def test_other_names_are_not_so_that_a_rebound_name_gets_nothing(host: str) -> None:
     status, _, text = ask(Host=host)
     assert status in (400, 403) and "secret" not in text
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost", ""])
-def test_pages_of_other_sites_are_not_answered(method, origin):
+def test_pages_of_other_sites_are_not_answered(method: str, origin: str) -> None:
     assert ask(method, Host="127.0.0.1:8188", Origin=origin)[0] == 403
 
 
-def test_our_own_page_is_answered_whatever_it_sends():
+def test_our_own_page_is_answered_whatever_it_sends() -> None:
     status, _, _ = ask("POST", Host="localhost:8188", Origin="http://localhost:8188", Content_Type="text/plain")
     assert status == 200
 
 
-def test_programs_may_send_what_they_like():
+def test_programs_may_send_what_they_like() -> None:
     assert ask("POST", Host="127.0.0.1:8188", Content_Type="application/x-www-form-urlencoded")[0] == 200
 
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"])
-def test_browsers_that_hide_their_origin_may_not_send_forms(kind):
+def test_browsers_that_hide_their_origin_may_not_send_forms(kind: str) -> None:
     agent = "Mozilla/5.0 (an old one)"
     assert ask("POST", Host="127.0.0.1:8188", User_Agent=agent, Content_Type=kind)[0] == 403
     assert ask("POST", Host="127.0.0.1:8188", User_Agent=agent, Content_Type="application/json")[0] == 200
     assert ask("POST", Host="127.0.0.1:8188", Sec_Fetch_Site="cross-site", Content_Type="application/json")[0] == 403
 
 
-def test_a_token_is_asked_of_everybody_and_taken_in_three_places():
+def test_a_token_is_asked_of_everybody_and_taken_in_three_places() -> None:
     assert ask(token="t", Host="192.168.1.5:8188")[0] == 401
     assert ask(token="t", Host="192.168.1.5:8188", path="/?token=x")[0] == 401
     status, headers, _ = ask(token="t", Host="192.168.1.5:8188", path="/?token=t")
@@ -73,24 +75,24 @@ def test_a_token_is_asked_of_everybody_and_taken_in_three_places():
     assert ask("POST", token="t", Host="h", Cookie="sluice_token=t", Origin="http://evil.example")[0] == 403
 
 
-def test_every_answer_carries_the_policy():
+def test_every_answer_carries_the_policy() -> None:
     for path in ("/", "/nothing"):
         _, headers, _ = ask(Host="127.0.0.1", path=path)
         assert headers["Content-Security-Policy"] == POLICY and headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_policy_lets_the_page_talk_to_nobody_else():
+def test_the_policy_lets_the_page_talk_to_nobody_else() -> None:
     sources = {part.split()[0]: part.split()[1:] for part in POLICY.split("; ")}
     assert sources["connect-src"][0] == "'self'" and sources["default-src"] == ["'self'"]
     assert not any(source.startswith(("http", "ws", "*")) for listed in sources.values() for source in listed)
 
 
-def test_loopback():
+def test_loopback() -> None:
     assert all(map(is_loopback, ["127.0.0.1", "::1", "[::1]", "localhost", "LOCALHOST."]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.0.1", "example.com", "", "127.0.0.1.example.com"]))
 
 
-def test_a_name_can_be_allowed_and_only_that():
+def test_a_name_can_be_allowed_and_only_that() -> None:
     hosts = ["Host.Docker.Internal"]
     assert ask(hosts=hosts, Host="host.docker.internal:8188")[0] == 200
     assert ask(hosts=hosts, Host="evil.example")[0] == 403
@@ -100,7 +102,7 @@ def test_a_name_can_be_allowed_and_only_that():
     assert "--allow-host box.tailnet.example" in ask(Host="box.tailnet.example")[2]
 
 
-def test_a_browser_without_the_token_gets_a_page_with_a_field_and_a_program_an_error():
+def test_a_browser_without_the_token_gets_a_page_with_a_field_and_a_program_an_error() -> None:
     status, headers, text = ask(token="t", Host="h", Accept="text/html,*/*")
     assert status == 401 and headers["Content-Type"].startswith("text/html") and 'name="token"' in text
     assert headers["Content-Security-Policy"] == POLICY and "That is not" not in text and "secret" not in text

@@ -42,7 +42,7 @@ def at(file: WeightFile, *names: str) -> tuple[tuple[int, int], ...]:
     return tuple((file.entries[name].offset, file.entries[name].nbytes) for name in names)
 
 
-def test_a_fused_matrix_is_its_parts_in_the_order_of_the_model_wherever_they_lie():
+def test_a_fused_matrix_is_its_parts_in_the_order_of_the_model_wherever_they_lie() -> None:
     block = "single_transformer_blocks.7."
     file = laid_out(
         {
@@ -58,7 +58,7 @@ def test_a_fused_matrix_is_its_parts_in_the_order_of_the_model_wherever_they_lie
     assert stored.ranges == at(file, *(f"{part}.weight" for part in parts))
 
 
-def test_the_halves_of_the_last_modulation_change_places():
+def test_the_halves_of_the_last_modulation_change_places() -> None:
     file = laid_out({"other": (3,), "norm_out.linear.weight": (16, 8), "norm_out.linear.bias": (16,)})
     tensors = model_tensors(file, "", flux_diffusers)
     for name in ("weight", "bias"):
@@ -69,13 +69,13 @@ def test_the_halves_of_the_last_modulation_change_places():
 
 
 @pytest.mark.parametrize("missing", ["to_q", "to_k", "to_v"])
-def test_a_fused_matrix_without_one_of_its_parts_is_an_error_that_names_what_is_there(missing):
+def test_a_fused_matrix_without_one_of_its_parts_is_an_error_that_names_what_is_there(missing: str) -> None:
     names = [f"transformer_blocks.0.attn.{part}.weight" for part in ("to_q", "to_k", "to_v") if part != missing]
     with pytest.raises(FileFormatError, match=r"img_attn.qkv.weight it has only transformer_blocks.0.attn"):
         model_tensors(laid_out({name: (8, 8) for name in names}), "", flux_diffusers)
 
 
-def test_parts_in_different_formats_are_joined_as_they_are():
+def test_parts_in_different_formats_are_joined_as_they_are() -> None:
     names = [f"transformer_blocks.0.attn.{part}.weight" for part in ("to_q", "to_k", "to_v")]
     file = laid_out({name: (8, 32) for name in names}, {names[1]: "Q8_0"})
     stored = model_tensors(file, "", flux_diffusers)["double_blocks.0.img_attn.qkv.weight"]
@@ -84,7 +84,7 @@ def test_parts_in_different_formats_are_joined_as_they_are():
     assert parts == [(8, 512, "BF16"), (8, 272, "Q8_0"), (8, 512, "BF16")]
 
 
-def test_parts_of_different_widths_are_told():
+def test_parts_of_different_widths_are_told() -> None:
     names = [f"transformer_blocks.0.attn.{part}.weight" for part in ("to_q", "to_k", "to_v")]
     file = laid_out({name: (8, 32 + 8 * place) for place, name in enumerate(names)})
     with pytest.raises(FileFormatError, match="to_k.* belong to one matrix, .*qkv.weight, but are not equally wide"):
@@ -108,7 +108,7 @@ def written(path: Path, scales: dict[str, float], mark: str = "F8_E4M3") -> Path
     return path
 
 
-def test_fp8_scales_go_with_their_matrices_and_are_no_tensors_themselves(tmp_path):
+def test_fp8_scales_go_with_their_matrices_and_are_no_tensors_themselves(tmp_path: Path) -> None:
     file = open_weights(written(tmp_path / "scaled.safetensors", {"img_in": 0.5, "txt_in": 0.25}))
     tensors = model_tensors(file, "", flux_bfl)
     assert {name: stored.encoding.scale for name, stored in tensors.items()} == {
@@ -118,7 +118,7 @@ def test_fp8_scales_go_with_their_matrices_and_are_no_tensors_themselves(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["F64", "F32", "F16", "BF16"])
-def test_a_scale_may_be_of_any_float_type(tmp_path, kind):
+def test_a_scale_may_be_of_any_float_type(tmp_path: Path, kind: str) -> None:
     raw = {"F64": struct.pack("<d", 0.1), "F32": struct.pack("<f", 0.1), "F16": struct.pack("<e", 0.1),
            "BF16": struct.pack("<f", 0.1)[2:]}[kind]  # fmt: skip
     header = {"img_in.weight": {"dtype": "F8_E4M3", "shape": [2, 4], "data_offsets": [0, 8]},
@@ -131,7 +131,9 @@ def test_a_scale_may_be_of_any_float_type(tmp_path, kind):
 
 
 @pytest.mark.parametrize("mark, through", [("F8_E4M3", "F8_E4M3"), ("F8_E5M2", "F8_E5M2"), ("F32", "F8_E4M3")])
-def test_the_mark_of_a_scaled_file_names_what_its_linear_layers_pass_through(tmp_path, mark, through):
+def test_the_mark_of_a_scaled_file_names_what_its_linear_layers_pass_through(
+    tmp_path: Path, mark: str, through: str
+) -> None:
     modules = {"img_in": 0.5, "single_blocks.0.norm.query_norm": 1.0}
     file = open_weights(written(tmp_path / "scaled.safetensors", modules, mark))
     file.entries["single_blocks.0.norm.query_norm.scale"] = file.entries.pop("single_blocks.0.norm.query_norm.weight")
@@ -140,7 +142,7 @@ def test_the_mark_of_a_scaled_file_names_what_its_linear_layers_pass_through(tmp
     assert seen == {"img_in.weight": through, "single_blocks.0.norm.query_norm.scale": None}
 
 
-def test_parts_keep_their_scales(tmp_path):
+def test_parts_keep_their_scales(tmp_path: Path) -> None:
     modules = [f"transformer_blocks.0.attn.{part}" for part in ("to_q", "to_k", "to_v")]
     same = open_weights(written(tmp_path / "same.safetensors", dict.fromkeys(modules, 0.5)))
     qkv = "double_blocks.0.img_attn.qkv.weight"
@@ -150,7 +152,7 @@ def test_parts_keep_their_scales(tmp_path):
     assert [part.encoding.scale for part in parts] == [0.5, 0.5, 0.25]
 
 
-def test_only_what_stands_under_the_prefix_belongs_to_the_model():
+def test_only_what_stands_under_the_prefix_belongs_to_the_model() -> None:
     file = laid_out({"model.diffusion_model.img_in.weight": (4, 4), "img_in.weight": (2, 2), "vae.x": (1,)})
     assert model_tensors(file, "model.diffusion_model.", flux_bfl)["img_in.weight"].shape == (4, 4)
     assert model_tensors(file, "", flux_bfl).keys() == {"img_in.weight"}
@@ -171,11 +173,11 @@ def test_only_what_stands_under_the_prefix_belongs_to_the_model():
         ("controlnet_x_embedder", None),
     ],
 )
-def test_paths_of_diffusers_modules_are_found_in_bfl_names(theirs, ours):
+def test_paths_of_diffusers_modules_are_found_in_bfl_names(theirs: str, ours: tuple[str, int] | None) -> None:
     assert flux_module(theirs) == ours
 
 
-def test_every_part_of_a_fused_matrix_has_a_place_of_its_own():
+def test_every_part_of_a_fused_matrix_has_a_place_of_its_own() -> None:
     for family in ("transformer_blocks.0.", "single_transformer_blocks.0."):
         places: dict[str, list[int]] = {}
         for part in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
@@ -187,13 +189,13 @@ def test_every_part_of_a_fused_matrix_has_a_place_of_its_own():
             assert taken == list(range(FUSED[module.split(".", 2)[2]]))
 
 
-def test_norms_of_queries_and_keys_have_scales_not_weights():
+def test_norms_of_queries_and_keys_have_scales_not_weights() -> None:
     assert flux_diffusers("transformer_blocks.0.attn.norm_added_q.weight") == (
         "double_blocks.0.txt_attn.norm.query_norm.scale", 0,
     )  # fmt: skip
 
 
-def test_t5_of_llama_cpp_gets_transformers_names():
+def test_t5_of_llama_cpp_gets_transformers_names() -> None:
     assert t5_llama("token_embd.weight") == ("shared.weight", 0)
     assert t5_llama("enc.output_norm.weight") == ("encoder.final_layer_norm.weight", 0)
     assert t5_llama("enc.blk.11.ffn_gate.weight") == ("encoder.block.11.layer.1.DenseReluDense.wi_0.weight", 0)
@@ -203,14 +205,14 @@ def test_t5_of_llama_cpp_gets_transformers_names():
     assert t5_llama("dec.blk.0.attn_q.weight") is None
 
 
-def test_t5_has_one_token_embedding_under_whichever_name():
+def test_t5_has_one_token_embedding_under_whichever_name() -> None:
     assert t5_transformers(has_shared=False)("encoder.embed_tokens.weight") == ("shared.weight", 0)
     assert t5_transformers(has_shared=True)("encoder.embed_tokens.weight") is None
     assert t5_transformers(has_shared=True)("decoder.block.0.layer.0.SelfAttention.q.weight") is None
     assert t5_transformers(has_shared=True)("lm_head.weight") is None
 
 
-def test_clip_keeps_the_text_model_and_nothing_else():
+def test_clip_keeps_the_text_model_and_nothing_else() -> None:
     name = "encoder.layers.0.mlp.fc1.weight"
     assert clip_transformers(name) == (f"text_model.{name}", 0)
     assert clip_transformers("embeddings.position_ids") is None
@@ -231,5 +233,5 @@ def test_clip_keeps_the_text_model_and_nothing_else():
         ("decoder.conv_norm_out.weight", "decoder.norm_out.weight"),
     ],
 )
-def test_the_autoencoder_of_diffusers_gets_bfl_names_its_decoder_counted_from_below(theirs, ours):
+def test_the_autoencoder_of_diffusers_gets_bfl_names_its_decoder_counted_from_below(theirs: str, ours: str) -> None:
     assert autoencoder_diffusers(levels=4)(theirs) == (ours, 0)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doubles.published_flux import flux_workload
@@ -81,7 +82,7 @@ def random_cases(count: int, model: Callable[[random.Random], Workload] = random
 
 
 @pytest.mark.slow
-def test_no_plan_exceeds_its_budget_and_every_unit_has_one_home():
+def test_no_plan_exceeds_its_budget_and_every_unit_has_one_home() -> None:
     for rng, workload, machine, low, high in random_cases(2000):
         budget = Budget(rng.randint(low, high + MiB), rng.randint(0, high), rng.randint(0, high))
         made = plan(workload, budget, machine)
@@ -93,7 +94,7 @@ def test_no_plan_exceeds_its_budget_and_every_unit_has_one_home():
         assert machine.link or set(made.locations) <= {Location.DEVICE, Location.DISK}
 
 
-def test_host_memory_stays_below_its_budget_unless_staging_alone_exceeds_it():
+def test_host_memory_stays_below_its_budget_unless_staging_alone_exceeds_it() -> None:
     for rng, workload, machine, low, _ in random_cases(500):
         budget = Budget(low, rng.randint(0, 2 * low), rng.randint(0, low))
         made = plan(workload, budget, replace(machine, link=1e10))
@@ -104,7 +105,7 @@ def test_host_memory_stays_below_its_budget_unless_staging_alone_exceeds_it():
 
 
 @pytest.mark.slow
-def test_more_memory_is_never_slower():
+def test_more_memory_is_never_slower() -> None:
     for rng, workload, machine, low, high in random_cases(800):
         budgets = sorted(rng.randint(low, high) for _ in range(5))
         times = [plan(workload, Budget(budget, 2**50, GiB), machine).seconds for budget in budgets]
@@ -112,7 +113,7 @@ def test_more_memory_is_never_slower():
 
 
 @pytest.mark.slow
-def test_no_prediction_beats_physics():
+def test_no_prediction_beats_physics() -> None:
     for rng, workload, machine, low, high in random_cases(1000):
         made = plan(workload, Budget(rng.randint(low, high), rng.randint(0, high), rng.randint(0, high)), machine)
         moved = made.streamed_bytes / (machine.link or machine.disk)
@@ -121,7 +122,7 @@ def test_no_prediction_beats_physics():
 
 
 @pytest.mark.slow
-def test_with_a_fifth_of_slack_the_prediction_is_within_two_percent_of_the_limit():
+def test_with_a_fifth_of_slack_the_prediction_is_within_two_percent_of_the_limit() -> None:
     checked = 0
     for seed in range(700):
         rng = random.Random(seed)
@@ -140,27 +141,27 @@ def test_with_a_fifth_of_slack_the_prediction_is_within_two_percent_of_the_limit
     assert checked > 500
 
 
-def test_the_same_question_has_the_same_answer():
+def test_the_same_question_has_the_same_answer() -> None:
     for rng, workload, machine, low, high in random_cases(200):
         budget = Budget(rng.randint(low, high), rng.randint(0, high), rng.randint(0, high))
         assert plan(workload, budget, machine) == plan(workload, budget, machine)
 
 
-def test_one_byte_below_the_smallest_budget_is_refused_by_name_and_the_smallest_is_enough():
+def test_one_byte_below_the_smallest_budget_is_refused_by_name_and_the_smallest_is_enough() -> None:
     for _, workload, machine, low, _ in random_cases(500):
         assert plan(workload, Budget(low), machine).peak_bytes <= low
         with pytest.raises(BudgetTooSmall, match="smaller image"):
             plan(workload, Budget(low - 1), machine)
 
 
-def test_everything_stays_when_everything_fits():
+def test_everything_stays_when_everything_fits() -> None:
     for _, workload, machine, _, high in random_cases(200):
         made = plan(workload, Budget(high), machine)
         assert set(made.locations) == {Location.DEVICE} and made.streamed_bytes == made.slots == 0
         assert made.seconds == pytest.approx(made.compute_seconds)
 
 
-def test_streamed_bytes_follow_compute_time():
+def test_streamed_bytes_follow_compute_time() -> None:
     rng = random.Random(1)
     for _ in range(300):
         count = rng.randint(2, 80)
@@ -177,7 +178,7 @@ def test_streamed_bytes_follow_compute_time():
 
 
 @pytest.mark.slow
-def test_with_repeats_a_plan_holds_its_budget_and_says_what_it_moves():
+def test_with_repeats_a_plan_holds_its_budget_and_says_what_it_moves() -> None:
     for rng, workload, machine, low, high in random_cases(300, repeated_model):
         budget = Budget(rng.randint(low, high + MiB), rng.randint(0, high), rng.randint(0, high))
         made = plan(workload, budget, machine)
@@ -190,14 +191,14 @@ def test_with_repeats_a_plan_holds_its_budget_and_says_what_it_moves():
 
 
 @pytest.mark.slow
-def test_with_repeats_more_memory_is_never_slower_and_the_smallest_budget_is_enough():
+def test_with_repeats_more_memory_is_never_slower_and_the_smallest_budget_is_enough() -> None:
     for rng, workload, machine, low, high in random_cases(100, repeated_model):
         budgets = sorted([low, *(rng.randint(low, high) for _ in range(3))])
         times = [plan(workload, Budget(budget, 2**50, GiB), machine).seconds for budget in budgets]
         assert all(later <= sooner * (1 + 1e-9) for sooner, later in zip(times, times[1:], strict=False))
 
 
-def test_an_itinerary_brings_what_is_used_and_visits_end_in_time_for_their_slots():
+def test_an_itinerary_brings_what_is_used_and_visits_end_in_time_for_their_slots() -> None:
     """What the executor rests on: when a visit begins, the one that had its slot before has ended. From any start."""
     for seed in range(3000):
         rng = random.Random(seed)
@@ -230,7 +231,7 @@ def test_an_itinerary_brings_what_is_used_and_visits_end_in_time_for_their_slots
         assert sum(map(len, brought[before:])) == sum(fetched(weights, moving, ends).values())
 
 
-def test_going_forward_and_then_backward_everything_but_the_turn_is_fetched_twice():
+def test_going_forward_and_then_backward_everything_but_the_turn_is_fetched_twice() -> None:
     groups = [[2 * n, 2 * n + 1] for n in range(12)]
     forward = [weight for group in groups for weight in group]
     weights = forward + forward[::-1]
@@ -239,7 +240,7 @@ def test_going_forward_and_then_backward_everything_but_the_turn_is_fetched_twic
     assert [times[weight] for weight in forward] == [2] * 20 + [1] * 4
 
 
-def test_a_weight_that_many_layers_share_stays_first():
+def test_a_weight_that_many_layers_share_stays_first() -> None:
     pairs = [pair(f"{n}", n, 100 * MiB, 1e12) for n in range(12)]
     order = [0, *(weight for n in range(1, 12) for weight in (n, 0))]
     workload = again(once("shared", pairs), order, random.Random(0))
@@ -258,12 +259,12 @@ def policy_plan(row, modulation: bool):
 
 
 @pytest.mark.parametrize("row", POLICIES, ids=lambda row: f"{row['gemm']:g}TFLOPs-{row['model']}-{row['width']}")
-def test_whole_units_and_a_few_slots_come_within_two_percent_of_the_idealised_pipeline(row):
+def test_whole_units_and_a_few_slots_come_within_two_percent_of_the_idealised_pipeline(row: dict[str, Any]) -> None:
     assert policy_plan(row, modulation=True).seconds == pytest.approx(row["modulation_streamed"], rel=0.02)
     assert policy_plan(row, modulation=False).seconds == pytest.approx(row["modulation_tabled"], rel=0.02)
 
 
-def test_planning_needs_no_torch(prologue):
+def test_planning_needs_no_torch(prologue: str) -> None:
     code = prologue + "import sluice.flux_core.memory.plan, sluice.flux_core.runtime.published\n"
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

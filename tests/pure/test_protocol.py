@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doubles.published_flux import flux_workload
@@ -128,14 +129,14 @@ def run(case: Case, job: Iterator[object]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_in_no_order_of_events_a_kernel_reads_anything_but_its_weights():
+def test_in_no_order_of_events_a_kernel_reads_anything_but_its_weights() -> None:
     for seed in range(ORDERS):
         case = make_case(seed)
         assert run(case, whole_job(case, case.stream())) == [], seed
 
 
 @pytest.mark.slow
-def test_weights_may_be_used_more_than_once_in_a_step():
+def test_weights_may_be_used_more_than_once_in_a_step() -> None:
     """Forward and then backward, shared by several layers, or in any order: still no kernel reads anything else."""
     fetched = 0
     for seed in range(ORDERS * 2 // 3):
@@ -148,7 +149,7 @@ def test_weights_may_be_used_more_than_once_in_a_step():
 
 
 @pytest.mark.slow
-def test_a_step_with_repeats_may_be_cut_changed_and_run_again():
+def test_a_step_with_repeats_may_be_cut_changed_and_run_again() -> None:
     for seed in range(500):
         case = make_case(seed, make=repeated)
         case.device.capacity = 99999
@@ -218,7 +219,7 @@ def record_late(case: Case) -> type[Stream]:
         yield None
         record(on, event)
 
-    def record_or_later(on, event):
+    def record_or_later(on, event) -> None:
         if on == COPY and id(event) not in staged:
             case.simulation.spawn(later(on, event))
         else:
@@ -240,7 +241,7 @@ BROKEN = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-def test_leaving_out_any_part_of_the_protocol_is_found(broken):
+def test_leaving_out_any_part_of_the_protocol_is_found(broken) -> None:
     for make in (random_workload, repeated):
         found = 0
         for seed in range(200):
@@ -249,7 +250,7 @@ def test_leaving_out_any_part_of_the_protocol_is_found(broken):
         assert found > 0
 
 
-def test_where_reads_land_on_the_device_the_host_must_wait_for_its_kernels():
+def test_where_reads_land_on_the_device_the_host_must_wait_for_its_kernels() -> None:
     found = 0
     for seed in range(200):
         case = make_case(seed, unified=True)
@@ -261,7 +262,7 @@ def test_where_reads_land_on_the_device_the_host_must_wait_for_its_kernels():
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_out_of_memory_at_any_allocation_ends_in_right_weights_or_one_clear_error(seed):
+def test_out_of_memory_at_any_allocation_ends_in_right_weights_or_one_clear_error(seed: int) -> None:
     most = len(make_case(seed).plan.groups) + 8
     for call in range(1, most):
         for calls in ({call}, set(range(call, 99))):
@@ -275,7 +276,7 @@ def test_out_of_memory_at_any_allocation_ends_in_right_weights_or_one_clear_erro
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_a_failed_read_is_one_error_and_the_step_can_be_run_again(seed):
+def test_a_failed_read_is_one_error_and_the_step_can_be_run_again(seed: int) -> None:
     for call in range(1, 40):
         case = make_case(seed)
         case.source.faults = Faults(read=frozenset({call}))
@@ -298,7 +299,7 @@ def test_a_failed_read_is_one_error_and_the_step_can_be_run_again(seed):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_refused_pinning_falls_back_to_ordinary_memory(seed):
+def test_refused_pinning_falls_back_to_ordinary_memory(seed: int) -> None:
     for calls in (frozenset({1}), frozenset({2}), frozenset({3}), frozenset({5}), frozenset(range(1, 99))):
         case = make_case(seed, Faults(pin=calls), unified=False)
         assert run(case, whole_job(case, case.stream())) == []
@@ -306,7 +307,7 @@ def test_refused_pinning_falls_back_to_ordinary_memory(seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(15))
-def test_a_run_cancelled_anywhere_leaves_nothing_behind_and_the_next_one_is_right(seed):
+def test_a_run_cancelled_anywhere_leaves_nothing_behind_and_the_next_one_is_right(seed: int) -> None:
     for moment in range(200):
         for close in (True, False):
             case = make_case(seed)
@@ -327,7 +328,7 @@ def test_a_run_cancelled_anywhere_leaves_nothing_behind_and_the_next_one_is_righ
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_budget_may_change_at_any_boundary(seed):
+def test_the_budget_may_change_at_any_boundary(seed: int) -> None:
     boundaries = make_case(seed).steps * len(make_case(seed).source.weights)
     for boundary in range(boundaries + 1):
         case = make_case(seed)
@@ -347,7 +348,7 @@ def test_the_budget_may_change_at_any_boundary(seed):
         assert run(case, job()) == [], boundary
 
 
-def test_weights_may_be_skipped_repeated_or_asked_for_in_any_order():
+def test_weights_may_be_skipped_repeated_or_asked_for_in_any_order() -> None:
     for seed in range(300):
         case = make_case(seed)
         stream = case.stream()
@@ -361,7 +362,7 @@ def test_weights_may_be_skipped_repeated_or_asked_for_in_any_order():
         assert run(case, job()) == [], seed
 
 
-def test_a_block_that_is_run_again_gets_its_weights_again():
+def test_a_block_that_is_run_again_gets_its_weights_again() -> None:
     for seed in range(300):
         case = make_case(seed)
         stream = case.stream()
@@ -377,7 +378,7 @@ def test_a_block_that_is_run_again_gets_its_weights_again():
         assert run(case, job()) == [], seed
 
 
-def test_memory_of_the_host_is_counted_as_it_is_filled_and_kept_while_the_stream_is_parked():
+def test_memory_of_the_host_is_counted_as_it_is_filled_and_kept_while_the_stream_is_parked() -> None:
     filled = 0
     for seed in range(100):
         case = make_case(seed, unified=False)
@@ -458,7 +459,7 @@ POLICIES = json.loads((Path(__file__).parents[1] / "fixtures" / "memory_policies
 
 @pytest.mark.parametrize("modulation", (True, False), ids=("streamed", "tabled"))
 @pytest.mark.parametrize("row", POLICIES, ids=lambda row: f"{row['gemm']:g}TFLOPs-{row['model']}-{row['width']}")
-def test_the_executor_comes_within_two_percent_of_the_idealised_pipeline(row, modulation):
+def test_the_executor_comes_within_two_percent_of_the_idealised_pipeline(row: dict[str, Any], modulation: bool) -> None:
     machine = Machine(row["gemm"] * 1e12, row["attention"] * 1e12, row["memory"] * 1e9, 3e9, row["link"] * 1e9)
     workload = flux_workload(row["model"], Job(row["height"], row["width"]), modulation=modulation)
     made = plan(workload, Budget(int(row["weights_gib"] * GiB - 64_124_992 * 2), 2**50, 2**50), machine)
@@ -480,7 +481,7 @@ CARDS = [  # GEMM, attention TFLOP/s, link GB/s or None, memory GB/s, disk GB/s,
 
 
 @pytest.mark.parametrize("row", CARDS, ids=lambda row: f"{row[0]:g}TFLOPs-{row[9]}-{row[8]}-{row[6]}GiB")
-def test_the_executor_takes_the_time_the_plan_predicts(row):
+def test_the_executor_takes_the_time_the_plan_predicts(row) -> None:
     gemm, attention, link, memory, disk, room, host, pinned, side, name = row
     machine = Machine(gemm * 1e12, attention * 1e12, memory * 1e9, disk * 1e9, link and link * 1e9)
     workload = flux_workload(name, Job(side, side))
@@ -491,7 +492,7 @@ def test_the_executor_takes_the_time_the_plan_predicts(row):
 @pytest.mark.parametrize(
     "row", CARDS[:4] + CARDS[6:7], ids=lambda row: f"{row[0]:g}TFLOPs-{row[9]}-{row[8]}-{row[6]}GiB"
 )
-def test_going_forward_and_backward_it_takes_the_time_the_plan_predicts(row):
+def test_going_forward_and_backward_it_takes_the_time_the_plan_predicts(row) -> None:
     gemm, attention, link, memory, disk, room, host, pinned, _, name = row
     machine = Machine(gemm * 1e12, attention * 1e12, memory * 1e9, disk * 1e9, link and link * 1e9)
     forward = flux_workload(name, Job(512, 512))

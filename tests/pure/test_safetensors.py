@@ -57,7 +57,7 @@ def numbers(tmp_path: Path) -> Path:
     return path
 
 
-def test_names_shapes_and_bytes_are_those_the_library_reads(tmp_path):
+def test_names_shapes_and_bytes_are_those_the_library_reads(tmp_path: Path) -> None:
     arrays = {
         "half": np.arange(6, dtype=np.float16).reshape(2, 3),
         "scalar": np.array(7, dtype=np.int64),
@@ -110,7 +110,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_bad_file_is_refused_in_one_sentence_that_names_it_and_the_fault(tmp_path, case):
+def test_a_bad_file_is_refused_in_one_sentence_that_names_it_and_the_fault(tmp_path: Path, case: str) -> None:
     data, fault = HOSTILE[case]
     path = tmp_path / "bad.safetensors"
     path.write_bytes(data)
@@ -120,14 +120,14 @@ def test_a_bad_file_is_refused_in_one_sentence_that_names_it_and_the_fault(tmp_p
     assert len(str(refusal.value)) < 600
 
 
-def test_a_pytorch_zip_under_a_safetensors_name_is_refused(tmp_path):
+def test_a_pytorch_zip_under_a_safetensors_name_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "model.safetensors", "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
     with pytest.raises(FileFormatError, match="run code"):
         open_weights(tmp_path / "model.safetensors")
 
 
-def test_every_truncation_of_a_file_is_refused(numbers):
+def test_every_truncation_of_a_file_is_refused(numbers: Path) -> None:
     whole = numbers.read_bytes()
     for length in range(0, len(whole), 37):
         numbers.write_bytes(whole[:length])
@@ -137,7 +137,9 @@ def test_every_truncation_of_a_file_is_refused(numbers):
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_whatever_the_header_says_nothing_but_a_refusal_comes_out(tmp_path_factory, data):
+def test_whatever_the_header_says_nothing_but_a_refusal_comes_out(
+    tmp_path_factory: pytest.TempPathFactory, data
+) -> None:
     good = written({"a": line(0, 8), "b": line(8, 16, [2, 2], "F16")}, bytes(16))
     at = data.draw(st.integers(0, len(good)))
     spoiled = good[:at] + data.draw(st.binary(max_size=12)) + good[at + data.draw(st.integers(0, 12)) :]
@@ -165,7 +167,9 @@ LINES = st.fixed_dictionaries(
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.text(max_size=5), LINES | JSON, max_size=4), st.binary(max_size=40))
-def test_whatever_json_the_header_is_nothing_but_a_refusal_comes_out(tmp_path_factory, table, data):
+def test_whatever_json_the_header_is_nothing_but_a_refusal_comes_out(
+    tmp_path_factory: pytest.TempPathFactory, table, data
+) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
     path.write_bytes(written(table, data))
     try:
@@ -174,13 +178,13 @@ def test_whatever_json_the_header_is_nothing_but_a_refusal_comes_out(tmp_path_fa
         str(refusal).encode()
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path):
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="nowhere.safetensors"):
         open_weights(tmp_path / "nowhere.safetensors")
 
 
 @pytest.fixture(params=["one descriptor", "own handles"])
-def system(request, monkeypatch):
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     """system(read): `read(destination, how)` is asked for every read, on a system with preadv and on one without.
 
     `how(destination)` reads there and returns the number of bytes.
@@ -188,7 +192,7 @@ def system(request, monkeypatch):
     positional = request.param == "one descriptor"
     monkeypatch.setattr(descriptors, "POSITIONAL", positional)
 
-    def through(read):
+    def through(read) -> None:
         preadv = getattr(os, "preadv", None)
 
         class Handle(io.FileIO):
@@ -204,13 +208,13 @@ def system(request, monkeypatch):
     return through
 
 
-def test_short_reads_are_continued(numbers, system):
+def test_short_reads_are_continued(numbers: Path, system) -> None:
     system(lambda destination, how: how(destination[:7]))
     with safe_open(numbers, "np") as library:
         assert raw(numbers, "b") == library.get_tensor("b").tobytes()
 
 
-def test_a_file_that_ends_early_is_an_error_that_names_the_place(numbers, system):
+def test_a_file_that_ends_early_is_an_error_that_names_the_place(numbers: Path, system) -> None:
     file = open_weights(numbers)
     system(lambda destination, how: 0)
     place = file.entries["c"].offset
@@ -220,7 +224,9 @@ def test_a_file_that_ends_early_is_an_error_that_names_the_place(numbers, system
 
 @pytest.mark.parametrize("read_before", [False, True])
 @pytest.mark.parametrize("spoil", [lambda path: os.truncate(path, 700), lambda path: os.utime(path, ns=(1, 1))])
-def test_a_file_that_changed_since_its_header_was_read_is_refused(numbers, system, spoil, read_before):
+def test_a_file_that_changed_since_its_header_was_read_is_refused(
+    numbers: Path, system, spoil, read_before: bool
+) -> None:
     file = open_weights(numbers)
     tensor = whole(file, file.entries["a"])
     if read_before:
@@ -230,7 +236,7 @@ def test_a_file_that_changed_since_its_header_was_read_is_refused(numbers, syste
         read_into(tensor, memoryview(bytearray(400)))
 
 
-def test_a_file_that_was_replaced_is_read_on_as_it_was(numbers, tmp_path):
+def test_a_file_that_was_replaced_is_read_on_as_it_was(numbers: Path, tmp_path: Path) -> None:
     file = open_weights(numbers)
     tensor, before, after = whole(file, file.entries["a"]), bytearray(400), bytearray(400)
     read_into(tensor, memoryview(before))
@@ -240,8 +246,8 @@ def test_a_file_that_was_replaced_is_read_on_as_it_was(numbers, tmp_path):
     assert before == after
 
 
-def test_a_failing_disk_is_named_with_file_and_place(numbers, system):
-    def fail(*_):
+def test_a_failing_disk_is_named_with_file_and_place(numbers: Path, system) -> None:
+    def fail(*_) -> None:
         raise OSError(5, "Input/output error")
 
     file = open_weights(numbers)
@@ -250,7 +256,7 @@ def test_a_failing_disk_is_named_with_file_and_place(numbers, system):
         read_into(whole(file, file.entries["a"]), memoryview(bytearray(400)))
 
 
-def test_ranges_arrive_one_after_the_other_in_any_kind_of_buffer(numbers, system):
+def test_ranges_arrive_one_after_the_other_in_any_kind_of_buffer(numbers: Path, system) -> None:
     file = open_weights(numbers)
     joined = stack("abc", [whole(file, file.entries[name]) for name in "cab"])
     assert joined.shape == (30, 10)
@@ -262,7 +268,7 @@ def test_ranges_arrive_one_after_the_other_in_any_kind_of_buffer(numbers, system
         read_into(joined, memoryview(bytearray(1199)))
 
 
-def test_many_threads_may_read_one_file_at_once(numbers, system):
+def test_many_threads_may_read_one_file_at_once(numbers: Path, system) -> None:
     file = open_weights(numbers)
     with safe_open(numbers, "np") as library:
         expected = {name: library.get_tensor(name).tobytes() for name in "abc"}
@@ -284,7 +290,7 @@ def test_many_threads_may_read_one_file_at_once(numbers, system):
     assert not wrong
 
 
-def test_reads_wait_for_no_other_and_land_where_they_are_to_go(numbers, system):
+def test_reads_wait_for_no_other_and_land_where_they_are_to_go(numbers: Path, system) -> None:
     file, both = open_weights(numbers), threading.Barrier(2)
     buffers = [bytearray(400), bytearray(400)]
     landed = []
@@ -302,7 +308,7 @@ def test_reads_wait_for_no_other_and_land_where_they_are_to_go(numbers, system):
     assert [bytes(buffer) for buffer in buffers] == [raw_by_library(numbers, name) for name in "ab"]
 
 
-def test_files_are_closed_with_the_last_who_knows_them(numbers, system):
+def test_files_are_closed_with_the_last_who_knows_them(numbers: Path, system) -> None:
     def opened():
         return [one for one in psutil.Process().open_files() if one.path == str(numbers)]
 
@@ -315,7 +321,7 @@ def test_files_are_closed_with_the_last_who_knows_them(numbers, system):
     assert not opened()
 
 
-def test_a_folder_of_shards_reads_as_one_file(tmp_path):
+def test_a_folder_of_shards_reads_as_one_file(tmp_path: Path) -> None:
     arrays = {name: np.full((4, 4), number, np.float32) for number, name in enumerate("abcd")}
     save_file({name: arrays[name] for name in "ab"}, tmp_path / "m-00001-of-00002.safetensors")
     save_file({name: arrays[name] for name in "cd"}, tmp_path / "m-00002-of-00002.safetensors")
@@ -331,14 +337,14 @@ def test_a_folder_of_shards_reads_as_one_file(tmp_path):
 
 
 @pytest.mark.parametrize("named", ["m-00001-of-00003.safetensors", "m-00003-of-00003.safetensors", ""])
-def test_a_shard_that_is_missing_is_named(tmp_path, named):
+def test_a_shard_that_is_missing_is_named(tmp_path: Path, named: str) -> None:
     for number in (1, 3):
         save_file({f"t{number}": np.zeros(1)}, tmp_path / f"m-0000{number}-of-00003.safetensors")
     with pytest.raises(MissingFileError, match="only 2 of the 3 files of this model; m-00002-of-00003.safetensors is"):
         open_weights(tmp_path / named)
 
 
-def test_what_each_shard_says_of_its_layers_is_put_together(tmp_path):
+def test_what_each_shard_says_of_its_layers_is_put_together(tmp_path: Path) -> None:
     for number, layer in ((1, "a"), (2, "b")):
         said = {"_quantization_metadata": json.dumps({"layers": {layer: {"format": "nvfp4"}}}), "format": "pt"}
         save_file({layer: np.zeros(1)}, tmp_path / f"m-0000{number}-of-00002.safetensors", said)
@@ -348,13 +354,13 @@ def test_what_each_shard_says_of_its_layers_is_put_together(tmp_path):
 
 
 @pytest.mark.parametrize("index", ["[]", '{"weight_map": {"a": "../secret.safetensors"}}', "nonsense", "{}"])
-def test_an_index_that_names_no_files_of_its_folder_is_refused(tmp_path, index):
+def test_an_index_that_names_no_files_of_its_folder_is_refused(tmp_path: Path, index: str) -> None:
     (tmp_path / "m.safetensors.index.json").write_text(index)
     with pytest.raises(FileFormatError):
         open_weights(tmp_path)
 
 
-def test_a_folder_with_several_models_asks_for_one(tmp_path):
+def test_a_folder_with_several_models_asks_for_one(tmp_path: Path) -> None:
     for name in "ab":
         save_file({name: np.zeros(1)}, tmp_path / f"{name}.safetensors")
     with pytest.raises(FileFormatError, match="2 weight files"):

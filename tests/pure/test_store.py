@@ -1,8 +1,11 @@
 """What the store acknowledged is there after any kill, once, and in order."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from sluice.flux_core.errors import SluiceError
@@ -27,7 +30,7 @@ RESULT = {
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path: Path):
     store = Store(tmp_path / "queue.sqlite3")
     yield store
     store.close()
@@ -37,7 +40,7 @@ def add(store, prompt_id, number=None):
     return store.add(prompt_id, store.next_number() if number is None else number, request())
 
 
-def test_jobs_run_in_the_order_of_their_numbers_and_each_once(store):
+def test_jobs_run_in_the_order_of_their_numbers_and_each_once(store) -> None:
     for prompt_id in "abc":
         add(store, prompt_id)
     add(store, "first", number=-9)
@@ -47,14 +50,14 @@ def test_jobs_run_in_the_order_of_their_numbers_and_each_once(store):
     assert taken == ["first", "a", "b", "c"] and store.waiting == 0
 
 
-def test_an_id_is_taken_once(store):
+def test_an_id_is_taken_once(store) -> None:
     add(store, "a")
     with pytest.raises(KeyError):
         add(store, "a")
     assert store.waiting == 1
 
 
-def test_the_queue_lists_running_and_waiting_jobs_as_comfyui_does(store):
+def test_the_queue_lists_running_and_waiting_jobs_as_comfyui_does(store) -> None:
     for prompt_id in "ab":
         add(store, prompt_id)
     store.take()
@@ -63,7 +66,7 @@ def test_the_queue_lists_running_and_waiting_jobs_as_comfyui_does(store):
     assert listed["queue_pending"] == [[2.0, "b", request()["prompt"], {}, ["1"]]]
 
 
-def test_the_queue_lists_many_jobs_in_little_room_and_none_is_left_out(store):
+def test_the_queue_lists_many_jobs_in_little_room_and_none_is_left_out(store) -> None:
     long = request() | {"extra_data": {"note": "x" * 7000}}
     for number in range(1000):
         store.add(f"job {number}", number, long)
@@ -77,7 +80,7 @@ def test_the_queue_lists_many_jobs_in_little_room_and_none_is_left_out(store):
     assert len(listed) < 101 * 7200 + 900 * 80
 
 
-def test_waiting_jobs_are_grouped_by_their_models(store):
+def test_waiting_jobs_are_grouped_by_their_models(store) -> None:
     for number, models in enumerate((["a"], ["b", "a"], ["a"], [], ["a"])):
         store.add(f"job {number}", number, request() | {"models": models})
     groups = {group.models: group for group in store.groups(2, {frozenset("a"): 5.0})}
@@ -90,7 +93,7 @@ def test_waiting_jobs_are_grouped_by_their_models(store):
     assert [(group.first, group.count) for group in store.groups(9, {})] == [(["job 2", "job 4"], 2)]
 
 
-def test_a_result_counts_once_and_only_for_the_attempt_that_runs(store):
+def test_a_result_counts_once_and_only_for_the_attempt_that_runs(store) -> None:
     add(store, "a")
     assert not store.finish("a", COMPLETED, RESULT)
     job = store.take("a")
@@ -100,7 +103,7 @@ def test_a_result_counts_once_and_only_for_the_attempt_that_runs(store):
     assert not store.finish("a", FAILED, RESULT, job.attempts) and store.get("a").status == COMPLETED
 
 
-def test_a_reopened_store_has_every_job_and_puts_running_ones_back(tmp_path):
+def test_a_reopened_store_has_every_job_and_puts_running_ones_back(tmp_path: Path) -> None:
     store = Store(tmp_path / "q")
     for prompt_id in "abc":
         add(store, prompt_id)
@@ -115,7 +118,7 @@ def test_a_reopened_store_has_every_job_and_puts_running_ones_back(tmp_path):
     store.close()
 
 
-def test_a_job_that_keeps_killing_its_server_is_reported_not_tried_forever(tmp_path):
+def test_a_job_that_keeps_killing_its_server_is_reported_not_tried_forever(tmp_path: Path) -> None:
     add(store := Store(tmp_path / "q"), "a")
     for attempt in range(ATTEMPTS):
         assert store.take().attempts == attempt + 1
@@ -127,7 +130,7 @@ def test_a_job_that_keeps_killing_its_server_is_reported_not_tried_forever(tmp_p
     store.close()
 
 
-def test_history_windows(store):
+def test_history_windows(store) -> None:
     for prompt_id in "abcde":
         add(store, prompt_id)
         store.take()
@@ -149,7 +152,7 @@ def test_history_windows(store):
     assert window(None) == ""
 
 
-def test_entries_of_the_history_have_comfyuis_shape(store):
+def test_entries_of_the_history_have_comfyuis_shape(store) -> None:
     assert store.entry_json("a") == "{}"
     canvas = {"id": "w", "seed": 2**64 - 1, "text": "ü\u0000"}
     asked = request() | {"extra_data": {"extra_pnginfo": {"workflow": canvas}}}
@@ -163,7 +166,7 @@ def test_entries_of_the_history_have_comfyuis_shape(store):
     assert summary.workflow_id == "w" and summary.outputs == RESULT["outputs"] and summary.facts == {"seconds": 1.5}
 
 
-def test_a_job_stopped_with_the_server_does_not_count_as_tried(tmp_path):
+def test_a_job_stopped_with_the_server_does_not_count_as_tried(tmp_path: Path) -> None:
     add(store := Store(tmp_path / "q"), "a")
     for _ in range(ATTEMPTS + 1):
         assert store.take().attempts == 1
@@ -173,7 +176,7 @@ def test_a_job_stopped_with_the_server_does_not_count_as_tried(tmp_path):
     store.close()
 
 
-def test_a_full_disk_refuses_new_jobs_and_loses_no_old_one(tmp_path):
+def test_a_full_disk_refuses_new_jobs_and_loses_no_old_one(tmp_path: Path) -> None:
     store = Store(tmp_path / "q")
     add(store, "a")
     pages = store._db.execute("PRAGMA page_count").fetchone()[0]
@@ -189,7 +192,7 @@ def test_a_full_disk_refuses_new_jobs_and_loses_no_old_one(tmp_path):
     store.close()
 
 
-def test_a_history_that_is_too_long_loses_its_oldest(tmp_path, monkeypatch):
+def test_a_history_that_is_too_long_loses_its_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_HISTORY", 2)
     store = Store(tmp_path / "q")
     for prompt_id in "abcd":
@@ -203,7 +206,7 @@ def test_a_history_that_is_too_long_loses_its_oldest(tmp_path, monkeypatch):
     store.close()
 
 
-def test_deleting_touches_only_what_waits(store):
+def test_deleting_touches_only_what_waits(store) -> None:
     for prompt_id in "abc":
         add(store, prompt_id)
     store.take()
@@ -212,14 +215,14 @@ def test_deleting_touches_only_what_waits(store):
     assert store.get("a").status == RUNNING and store.get("b") is None
 
 
-def test_a_second_server_on_the_same_directory_is_refused(prologue, tmp_path, store):
+def test_a_second_server_on_the_same_directory_is_refused(prologue: str, tmp_path: Path, store) -> None:
     opens = "from pathlib import Path; from sluice.flux_core.server.store import Store; Store(Path(sys.argv[1]))"
     command = [sys.executable, "-c", prologue + opens, str(tmp_path / "queue.sqlite3")]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode != 0 and "Another Sluice server" in run.stderr
 
 
-def test_a_file_that_is_no_database_is_named(tmp_path):
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "q").write_bytes(b"not a database" * 100)
     with pytest.raises(SluiceError, match="damaged"):
         Store(tmp_path / "q")
@@ -236,7 +239,7 @@ for n in range(10_000):
 """
 
 
-def test_every_acknowledged_job_survives_kill_dash_nine(prologue, tmp_path):
+def test_every_acknowledged_job_survives_kill_dash_nine(prologue: str, tmp_path: Path) -> None:
     for turn in range(5):
         writer = subprocess.Popen(
             [sys.executable, "-c", prologue + WRITER, str(tmp_path / "q"), str(turn)], stdout=subprocess.PIPE, text=True
@@ -252,7 +255,7 @@ def test_every_acknowledged_job_survives_kill_dash_nine(prologue, tmp_path):
 
 
 @pytest.mark.parametrize("in_good_order", [True, False])
-def test_a_job_that_was_being_cancelled_is_not_run_again(tmp_path, in_good_order):
+def test_a_job_that_was_being_cancelled_is_not_run_again(tmp_path: Path, in_good_order: bool) -> None:
     add(store := Store(tmp_path / "q"), "a")
     store.take()
     store.cancel("a")
@@ -267,7 +270,7 @@ def test_a_job_that_was_being_cancelled_is_not_run_again(tmp_path, in_good_order
     store.close()
 
 
-def test_a_job_that_was_done_before_it_could_be_cancelled_has_its_result(store):
+def test_a_job_that_was_done_before_it_could_be_cancelled_has_its_result(store) -> None:
     add(store, "a")
     store.cancel("a")  # it only waits: nothing to stop
     assert store.get("a").result is None

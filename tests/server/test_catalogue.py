@@ -1,14 +1,18 @@
 """What there is: nodes, packs, models, extensions, templates, the page, the machine."""
 
+from __future__ import annotations
+
 import asyncio
 import gzip
 import json
 import re
 import struct
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from doubles.client import Server
 from sluice.flux_core.server.model_routes import send_page_part
 
 BARE_AND_API = [
@@ -21,13 +25,13 @@ BARE_AND_API = [
 
 
 @pytest.mark.parametrize("route", BARE_AND_API)
-def test_routes_exist_bare_and_below_api(server, route):
+def test_routes_exist_bare_and_below_api(server: Server, route: str) -> None:
     bare, api = server.get(route), server.get(f"/api{route}")
     assert bare.status == api.status == 200
     assert bare.headers["Content-Type"] == api.headers["Content-Type"]
 
 
-def test_node_classes_are_described(server):
+def test_node_classes_are_described(server: Server) -> None:
     every = server.get("/object_info").json
     assert {"KSampler", "SluiceKSampler", "SaveImage", "Number"} <= set(every)
     assert every["KSampler"]["python_module"] == "nodes" and "model" in every["KSampler"]["input"]["required"]
@@ -37,7 +41,7 @@ def test_node_classes_are_described(server):
     assert server.get("/object_info/nothing").json == {}
 
 
-def test_packs_tell_what_became_of_them(server):
+def test_packs_tell_what_became_of_them(server: Server) -> None:
     packs = {pack["name"]: pack for pack in server.get("/sluice/packs").json}
     broken = {"calls_absent", "gives_up", "needs_a_package", "no_pack"}
     assert set(packs) == {"test_nodes", "uses_comfyui", "with_schema", *broken}
@@ -49,7 +53,7 @@ def test_packs_tell_what_became_of_them(server):
     assert any("calls_absent is left out" in entry["m"] for entry in server.get("/internal/logs/raw").json["entries"])
 
 
-def test_scripts_of_ours_and_of_packs_are_served(server):
+def test_scripts_of_ours_and_of_packs_are_served(server: Server) -> None:
     listed = server.get("/extensions").json
     assert "/extensions/test_nodes/panel.js" in listed
     for script in listed:
@@ -59,14 +63,14 @@ def test_scripts_of_ours_and_of_packs_are_served(server):
     assert server.get("/extensions/nobody/none.js").status == 404
 
 
-def test_workflows_of_packs_are_offered(server):
+def test_workflows_of_packs_are_offered(server: Server) -> None:
     assert server.get("/workflow_templates").json == {"test_nodes": ["first"]}
     assert server.get("/api/workflow_templates/test_nodes/first.json").json == {"nodes": [], "links": []}
     assert server.get("/workflow_templates/test_nodes/none.json").status == 404
     assert server.get("/workflow_templates/nobody/first.json").status == 404
 
 
-def test_the_gallery_offers_our_workflows_and_the_first_visit_lacks_nothing(server):
+def test_the_gallery_offers_our_workflows_and_the_first_visit_lacks_nothing(server: Server) -> None:
     (group,) = server.get("/templates/index.json").json
     names = [template["name"] for template in group["templates"]]
     assert names[0] == "text_to_image" and group["moduleName"] == "default"
@@ -79,7 +83,7 @@ def test_the_gallery_offers_our_workflows_and_the_first_visit_lacks_nothing(serv
     assert server.get("/templates/none.json").status == 404
 
 
-def test_model_files_are_listed_with_their_metadata(server):
+def test_model_files_are_listed_with_their_metadata(server: Server) -> None:
     folder = server.base / "models" / "loras" / "sub"
     folder.mkdir(parents=True)
     header = json.dumps({"__metadata__": {"trigger": "fox"}}).encode()
@@ -93,7 +97,7 @@ def test_model_files_are_listed_with_their_metadata(server):
     assert str(server.base / "models" / "vae") in server.get("/internal/folder_paths").json["vae"]
 
 
-def test_missing_model_files_are_listed_with_where_to_get_them(server):
+def test_missing_model_files_are_listed_with_where_to_get_them(server: Server) -> None:
     values = ["flux1-dev.safetensors", "default"]
     inputs = dict(zip(["unet_name", "weight_dtype"], values, strict=True))
     prompt = {"7": {"class_type": "UNETLoader", "inputs": inputs}}
@@ -107,7 +111,7 @@ def test_missing_model_files_are_listed_with_where_to_get_them(server):
     assert server.post("/sluice/missing", {"neither": 1}).status >= 400
 
 
-def test_a_prompt_that_lacks_a_file_says_where_it_is_to_be_had(server):
+def test_a_prompt_that_lacks_a_file_says_where_it_is_to_be_had(server: Server) -> None:
     prompt = {
         "1": {"class_type": "VAELoader", "inputs": {"vae_name": "ae.safetensors"}},
         "2": {"class_type": "Show", "inputs": {"value": ["1", 0]}},
@@ -117,7 +121,7 @@ def test_a_prompt_that_lacks_a_file_says_where_it_is_to_be_had(server):
     assert "huggingface" in " ".join(answer.json["problems"]).lower().replace(" ", "")
 
 
-def test_the_page_is_asked_for_each_time_and_its_parts_are_kept(server):
+def test_the_page_is_asked_for_each_time_and_its_parts_are_kept(server: Server) -> None:
     page = server.get("/")
     assert page.status == 200 and page.headers["Cache-Control"] == "no-cache"
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]
@@ -131,7 +135,9 @@ def test_the_page_is_asked_for_each_time_and_its_parts_are_kept(server):
 
 
 @pytest.mark.parametrize(("visitor", "encoding"), [("192.0.2.7", "gzip"), ("2001:db8::7", "gzip"), ("127.0.0.1", None)])
-def test_parts_of_the_page_are_compressed_for_the_network_and_not_for_this_machine(tmp_path, visitor, encoding):
+def test_parts_of_the_page_are_compressed_for_the_network_and_not_for_this_machine(
+    tmp_path: Path, visitor: str, encoding: str | None
+) -> None:
     script = tmp_path / "editor.js"
     script.write_text("const a = 1;\n" * 10_000)
 
@@ -154,20 +160,20 @@ def test_parts_of_the_page_are_compressed_for_the_network_and_not_for_this_machi
     assert plain == (None, script.read_bytes()) and others == [(304, b""), (206, b"const"), (200, b"")]
 
 
-def test_head_tells_what_get_would(server):
+def test_head_tells_what_get_would(server: Server) -> None:
     for route in ("/", "/scripts/app.js", "/object_info/Number", "/queue"):
         told, got = server.ask("HEAD", route), server.get(route)
         assert told.status == 200 and told.body == b"" and told.headers["Content-Length"] == str(len(got.body))
 
 
-def test_the_machine_is_described(server):
+def test_the_machine_is_described(server: Server) -> None:
     stats = server.get("/system_stats").json
     assert stats["system"]["ram_total"] > 0 and stats["system"]["comfyui_version"]
     assert stats["system"]["required_frontend_version"].count(".") == 2
     assert server.get("/features").json["supports_preview_metadata"] is True
 
 
-def test_log_lines_reach_who_asks_for_them(server):
+def test_log_lines_reach_who_asks_for_them(server: Server) -> None:
     listener = server.listen()
     answer = server.ask("PATCH", "/internal/logs/subscribe", json={"enabled": True, "clientId": listener.client_id})
     assert answer.status == 200

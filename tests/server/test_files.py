@@ -1,5 +1,7 @@
 """Pictures in and out: names stay inside their folders, nothing foreign is rendered, sizes are bounded."""
 
+from __future__ import annotations
+
 import io
 import json
 import os
@@ -8,6 +10,7 @@ import zlib
 
 import aiohttp
 import pytest
+from doubles.client import Server
 from PIL import Image
 from sluice.flux_core.io.embedded import read_workflow_bytes
 from sluice.flux_core.io.png import encode
@@ -33,7 +36,7 @@ def opened(answer):
     return Image.open(io.BytesIO(answer.body))
 
 
-def test_an_upload_is_found_under_the_name_it_is_given(server):
+def test_an_upload_is_found_under_the_name_it_is_given(server: Server) -> None:
     answer = upload(server, picture("red"), "up.png")
     assert answer.json == {"name": "up.png", "subfolder": "", "type": "input"}
     assert server.get("/view?filename=up.png&type=input").body == picture("red")
@@ -53,7 +56,7 @@ OUTSIDE = ["../x.png", "/etc/x.png", "a/../../x.png", "..\\x.png", "C:\\x.png", 
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_no_name_leads_out_of_its_folder(server, name):
+def test_no_name_leads_out_of_its_folder(server: Server, name: str) -> None:
     (server.base / "output").mkdir(exist_ok=True)
     for folder in ("input", "output", "user/default"):
         link = server.base / folder / "link"
@@ -75,13 +78,13 @@ def test_no_name_leads_out_of_its_folder(server, name):
     assert server.get(f"/view_metadata/vae?filename={quoted}").status in (403, 404)
 
 
-def test_an_upload_cannot_choose_a_name_that_leads_out(server):
+def test_an_upload_cannot_choose_a_name_that_leads_out(server: Server) -> None:
     for name in ("../x.png", ".hidden.png", "a.html", "a.py", "a.svg", "a"):
         assert upload(server, picture(), name).status in (400, 403), name
     assert not (server.base / "input" / ".hidden.png").exists()
 
 
-def test_files_that_lie_about_being_pictures_are_refused(server):
+def test_files_that_lie_about_being_pictures_are_refused(server: Server) -> None:
     for data, name, wrong in ((b"<html>", "page.png", "not an image of a known format"), (b"", "empty.png", "empty")):
         answer = upload(server, data, name)
         assert answer.status == 400
@@ -90,7 +93,7 @@ def test_files_that_lie_about_being_pictures_are_refused(server):
     assert not (server.base / "input" / "page.png").exists()
 
 
-def test_pictures_too_large_to_decode_are_refused_by_their_header(server):
+def test_pictures_too_large_to_decode_are_refused_by_their_header(server: Server) -> None:
     big = encode(Image.new("L", (1, 1)))
     header = bytearray(big)
     header[16:24] = (20000).to_bytes(4, "big") * 2
@@ -101,7 +104,7 @@ def test_pictures_too_large_to_decode_are_refused_by_their_header(server):
     assert server.get("/view?filename=big.png&channel=rgb").status == 415
 
 
-def test_uploads_need_their_form(server):
+def test_uploads_need_their_form(server: Server) -> None:
     assert server.post("/upload/image", {"image": 1}).status == 415
     assert server.post("/upload/image", data=b"x", headers={"Content-Type": "multipart/form-data"}).status == 400
     form = aiohttp.FormData()
@@ -111,7 +114,7 @@ def test_uploads_need_their_form(server):
     assert upload(server, picture(), type="elsewhere").status == 400
 
 
-def test_view_makes_smaller_files_and_single_channels(server):
+def test_view_makes_smaller_files_and_single_channels(server: Server) -> None:
     place = server.base / "output"
     Image.new("RGBA", (40, 30), (200, 10, 10, 128)).save(place / "v.png")
     small = server.get("/view?filename=v.png&preview=webp;60")
@@ -132,7 +135,7 @@ def test_view_makes_smaller_files_and_single_channels(server):
 
 
 @pytest.mark.parametrize("name", ["a.html", "a.svg", "a.js", "a.css", "a.xhtml", "a.xml", "a"])
-def test_what_could_run_in_a_browser_is_only_offered_for_download(server, name):
+def test_what_could_run_in_a_browser_is_only_offered_for_download(server: Server, name: str) -> None:
     (server.base / "output" / name).write_text("<script>alert(1)</script>")
     answer = server.get(f"/view?filename={name}")
     assert answer.headers["Content-Type"] == "application/octet-stream"
@@ -140,7 +143,7 @@ def test_what_could_run_in_a_browser_is_only_offered_for_download(server, name):
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_a_mask_is_painted_into_its_picture_and_the_workflow_stays(server):
+def test_a_mask_is_painted_into_its_picture_and_the_workflow_stays(server: Server) -> None:
     (server.base / "output" / "m.png").write_bytes(encode(Image.new("RGB", (8, 6), "red"), PROMPT))
     reference = json.dumps({"filename": "m.png", "subfolder": "", "type": "output"})
     mask = picture((0, 0, 0, 77), mode="RGBA")
@@ -154,7 +157,7 @@ def test_a_mask_is_painted_into_its_picture_and_the_workflow_stays(server):
     assert upload(server, picture(size=(1, 1)), "p.png", "/upload/mask", original_ref=reference).status == 400
 
 
-def test_the_gallery_lists_pictures_with_what_they_were_made_from(server):
+def test_the_gallery_lists_pictures_with_what_they_were_made_from(server: Server) -> None:
     prompt = {
         "1": {"class_type": "Paint", "inputs": {"value": 1, "text": "a red fox in snow", "steps": 9}},
         "2": {"class_type": "Steps", "inputs": {"value": 5, "steps": 1, "seconds": 0.0}},
@@ -173,13 +176,13 @@ def test_the_gallery_lists_pictures_with_what_they_were_made_from(server):
     assert inside["prompt"] == prompt and inside["workflow"] == {"nodes": [], "links": []}
 
 
-def test_the_pictures_that_come_with_us_can_be_viewed(server):
+def test_the_pictures_that_come_with_us_can_be_viewed(server: Server) -> None:
     assert server.get("/view?filename=sketch.png&type=input").headers["Content-Type"] == "image/png"
     assert server.get("/view?filename=sketch.png&type=output").status == 404
     assert server.get("/view?filename=sketch.png&type=input&subfolder=x").status == 404
 
 
-def test_pictures_are_starred_sorted_thrown_away_and_taken_back(server):
+def test_pictures_are_starred_sorted_thrown_away_and_taken_back(server: Server) -> None:
     folder = server.base / "output" / "changes"
     folder.mkdir()
     for number, name in enumerate(["b.png", "a.png", "c.jpg"]):
@@ -209,7 +212,7 @@ def test_pictures_are_starred_sorted_thrown_away_and_taken_back(server):
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/etc/passwd", "none.png", "", ".trash/x.png"])
-def test_only_pictures_of_the_output_folder_can_be_thrown_away(server, name):
+def test_only_pictures_of_the_output_folder_can_be_thrown_away(server: Server, name: str) -> None:
     wrong = {"pictures": [{"filename": name, "subfolder": ""}]}
     assert server.post("/sluice/gallery/delete", wrong).status in (400, 403, 404)
     assert server.post("/sluice/gallery/star", {"filename": name, "starred": True}).status in (400, 403, 404)

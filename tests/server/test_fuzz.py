@@ -1,5 +1,7 @@
 """Whatever is sent to whatever route: an answer below 500, soon, and no file outside the folders meant for it."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import os
@@ -100,12 +102,12 @@ def outside(server):
 
 
 @pytest.mark.parametrize("method, path", ROUTES, ids=[f"{method} {path}" for method, path in ROUTES])
-def test_every_route_answers_whatever_it_is_asked(house, method, path):
+def test_every_route_answers_whatever_it_is_asked(house, method: str, path: str) -> None:
     before = outside(house)
 
     @settings(FAIR, max_examples=25)
     @given(st.data())
-    def ask(data):
+    def ask(data) -> None:
         asked = path
         while "{" in asked:
             start, end = asked.index("{"), asked.index("}")
@@ -151,12 +153,12 @@ nodes = st.fixed_dictionaries(
 graphs = st.dictionaries(ids | words, nodes | values, max_size=5)
 
 
-def test_any_graph_is_answered_and_whatever_is_taken_ends(house):
+def test_any_graph_is_answered_and_whatever_is_taken_ends(house) -> None:
     taken = []
 
     @settings(FAIR, max_examples=150)
     @given(graphs, objects)
-    def post(graph, more):
+    def post(graph, more) -> None:
         graph = {**graph, "show": {"class_type": "Show", "inputs": {"value": ["1", 0]}}}
         answer = house.post("/prompt", data=json.dumps({**more, "prompt": graph}).encode())
         assert answer.status in (200, 400, 409), answer.body
@@ -187,7 +189,7 @@ PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
     st.sampled_from(["/upload/image", "/upload/mask"]),
     st.booleans(),
 )
-def test_any_upload_is_answered_and_stays_inside(house, fields, name, content, route, ends):
+def test_any_upload_is_answered_and_stays_inside(house, fields, name, content, route, ends) -> None:
     before = outside(house)
     parts = [(f'name="image"; filename="{name}.png"', content)]
     parts += [(f'name="{key}"', value.encode("utf-8", "replace")) for key, value in fields]
@@ -203,8 +205,8 @@ def test_any_upload_is_answered_and_stays_inside(house, fields, name, content, r
 
 @FAIR
 @given(st.lists(words | values.map(json.dumps) | st.binary(max_size=100), max_size=4), words)
-def test_any_listener_is_heard_and_harms_nobody(house, said, client_id):
-    async def talk():
+def test_any_listener_is_heard_and_harms_nobody(house, said, client_id) -> None:
+    async def talk() -> None:
         async with house.session.ws_connect(f"{house.address}/ws?clientId={encoded(client_id)}") as talking:
             for message in said:
                 if isinstance(message, bytes):
@@ -224,7 +226,7 @@ def test_any_listener_is_heard_and_harms_nobody(house, said, client_id):
 @given(
     st.binary(max_size=300) | st.sampled_from([b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\r\n"])
 )
-def test_bytes_that_are_no_request_leave_the_server_as_it_was(house, said):
+def test_bytes_that_are_no_request_leave_the_server_as_it_was(house, said) -> None:
     port = int(house.address.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(said)

@@ -1,9 +1,12 @@
 """Queue, jobs, interruption, and what listeners hear: messages, previews in both forms, pace."""
 
+from __future__ import annotations
+
 import json
 import struct
 
 import pytest
+from doubles.client import Server
 
 UI_FEATURES = {"supports_preview_metadata": True, "supports_progress_text_metadata": True}
 
@@ -29,20 +32,20 @@ def busy(server):
     listener.close()
 
 
-def test_a_listener_is_greeted_and_told_what_the_server_can(server):
+def test_a_listener_is_greeted_and_told_what_the_server_can(server: Server) -> None:
     listener = server.listen("somebody", UI_FEATURES)
     assert listener.until("status") == {"status": {"exec_info": {"queue_remaining": 0}}, "sid": "somebody"}
     assert listener.until("feature_flags")["supports_preview_metadata"] is True
     listener.close()
 
 
-def test_a_listener_without_id_is_given_one(server):
+def test_a_listener_without_id_is_given_one(server: Server) -> None:
     listener = server.listen("")
     assert listener.until("status")["sid"]
     listener.close()
 
 
-def test_what_listeners_say_besides_is_ignored(server):
+def test_what_listeners_say_besides_is_ignored(server: Server) -> None:
     listener = server.listen()
     for said in ("x", 1, None, [], {"type": "feature_flags"}, {"type": "feature_flags", "data": 3}, {"data": {}}):
         listener.say(said)
@@ -51,7 +54,7 @@ def test_what_listeners_say_besides_is_ignored(server):
     listener.close()
 
 
-def test_a_new_connection_replaces_the_old_one_of_the_same_id(server):
+def test_a_new_connection_replaces_the_old_one_of_the_same_id(server: Server) -> None:
     old = server.listen("twin")
     new = server.listen("twin")
     server.until(lambda: old.closed, "closing")
@@ -60,7 +63,7 @@ def test_a_new_connection_replaces_the_old_one_of_the_same_id(server):
     new.close()
 
 
-def test_the_queue_lists_what_runs_and_what_waits(server, busy):
+def test_the_queue_lists_what_runs_and_what_waits(server: Server, busy) -> None:
     _, running = busy
     waiting = server.queue(short_prompt(server))
     queue = server.get("/queue").json
@@ -72,14 +75,14 @@ def test_the_queue_lists_what_runs_and_what_waits(server, busy):
     assert statuses == {running: "in_progress", waiting: "pending"}
 
 
-def test_front_goes_before_and_numbers_are_obeyed(server, busy):
+def test_front_goes_before_and_numbers_are_obeyed(server: Server, busy) -> None:
     last = server.queue(short_prompt(server))
     first = server.queue(short_prompt(server), front=True)
     middle = server.queue(short_prompt(server), number=0.5)
     assert [item[1] for item in server.get("/queue").json["queue_pending"]] == [first, middle, last]
 
 
-def test_waiting_jobs_can_be_taken_out(server, busy):
+def test_waiting_jobs_can_be_taken_out(server: Server, busy) -> None:
     ids = [server.queue(short_prompt(server)) for _ in range(4)]
     assert server.post("/queue", {"delete": [ids[0], "nobody", 3]}).status == 200
     assert server.post(f"/jobs/{ids[1]}/cancel").json == {"cancelled": True}
@@ -91,7 +94,7 @@ def test_waiting_jobs_can_be_taken_out(server, busy):
 
 
 @pytest.mark.parametrize("how", ["body", "empty", "cancel"])
-def test_a_running_job_can_be_stopped(server, how):
+def test_a_running_job_can_be_stopped(server: Server, how: str) -> None:
     listener = server.listen()
     prompt_id = server.queue(long_prompt(server), listener.client_id)
     listener.until("progress")
@@ -108,12 +111,12 @@ def test_a_running_job_can_be_stopped(server, how):
     listener.close()
 
 
-def test_interrupting_another_job_stops_nothing(server, busy):
+def test_interrupting_another_job_stops_nothing(server: Server, busy) -> None:
     server.post("/interrupt", {"prompt_id": "another"})
     busy[0].until("progress", lambda data: data["value"] >= 3)
 
 
-def test_an_id_of_ones_own_is_kept_and_taken_once(server):
+def test_an_id_of_ones_own_is_kept_and_taken_once(server: Server) -> None:
     listener = server.listen()
     body = {"prompt": short_prompt(server), "prompt_id": "my-own-id", "client_id": listener.client_id}
     assert server.post("/prompt", body).json["prompt_id"] == "my-own-id"
@@ -124,13 +127,13 @@ def test_an_id_of_ones_own_is_kept_and_taken_once(server):
     listener.close()
 
 
-def test_numbers_grow_also_over_refused_prompts(server):
+def test_numbers_grow_also_over_refused_prompts(server: Server) -> None:
     first = server.post("/prompt", {"prompt": short_prompt(server)}).json["number"]
     server.post("/prompt", {"prompt": {}})
     assert server.post("/prompt", {"prompt": short_prompt(server)}).json["number"] == first + 2
 
 
-def test_jobs_have_what_the_editors_list_needs(server):
+def test_jobs_have_what_the_editors_list_needs(server: Server) -> None:
     extra = {"extra_pnginfo": {"workflow": {"id": "the canvas", "nodes": []}}, "auth_token_comfy_org": "secret"}
     prompt = {"1": {"class_type": "Paint", "inputs": {"value": 1, "text": "a fox", "steps": 4}}}
     entry, _ = server.made(prompt, extra_data=extra)
@@ -147,7 +150,7 @@ def test_jobs_have_what_the_editors_list_needs(server):
     assert server.get("/jobs/nobody").status == 404
 
 
-def test_lists_of_jobs_have_pages(server):
+def test_lists_of_jobs_have_pages(server: Server) -> None:
     for _ in range(3):
         server.made(short_prompt(server))
     page = server.get("/jobs?status=completed&limit=2&offset=1").json
@@ -161,7 +164,7 @@ def test_lists_of_jobs_have_pages(server):
 # -- previews ----------------------------------------------------------------------------------------------------------
 
 
-def test_previews_come_in_the_form_each_listener_understands(server):
+def test_previews_come_in_the_form_each_listener_understands(server: Server) -> None:
     new, old = server.listen(features=UI_FEATURES), server.listen()
     new.until("feature_flags")
     for listener in (new, old):
@@ -181,7 +184,7 @@ def test_previews_come_in_the_form_each_listener_understands(server):
     old.close()
 
 
-def test_the_pace_is_told_to_all_and_inside_the_node(server):
+def test_the_pace_is_told_to_all_and_inside_the_node(server: Server) -> None:
     listener, other = server.listen(features=UI_FEATURES), server.listen()
     listener.until("feature_flags")
     prompt_id = server.queue(long_prompt(server, seconds=0.02, steps=4), listener.client_id)
@@ -198,7 +201,7 @@ def test_the_pace_is_told_to_all_and_inside_the_node(server):
     other.close()
 
 
-def test_freed_memory_is_told_and_nothing_is_remembered_of_it(server):
+def test_freed_memory_is_told_and_nothing_is_remembered_of_it(server: Server) -> None:
     listener = server.listen()
     server.post("/free", {"unload_models": True, "free_memory": True})
     listener.until("sluice.memory.freed")
@@ -206,7 +209,7 @@ def test_freed_memory_is_told_and_nothing_is_remembered_of_it(server):
     listener.close()
 
 
-def test_who_comes_back_in_the_middle_of_a_job_hears_where_it_is(server, busy):
+def test_who_comes_back_in_the_middle_of_a_job_hears_where_it_is(server: Server, busy) -> None:
     listener, prompt_id = busy
     back = server.listen(listener.client_id)
     assert back.until("executing")["node"] == "1"

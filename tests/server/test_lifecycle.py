@@ -1,5 +1,7 @@
 """Deaths, restarts and starts: nothing acknowledged is lost, nothing is left behind, each refusal is one sentence."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
@@ -7,9 +9,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
+from doubles.client import Server
 
 LONG = {"value": 1, "steps": 600, "seconds": 0.1}
 
@@ -32,7 +37,9 @@ DEATHS = [
 
 
 @pytest.mark.parametrize("how, said, also", DEATHS, ids=[case[0] for case in DEATHS])
-def test_a_job_whose_worker_dies_has_failed_with_the_reason_and_the_next_one_runs(server, how, said, also):
+def test_a_job_whose_worker_dies_has_failed_with_the_reason_and_the_next_one_runs(
+    server: Server, how: str, said: str, also: str
+) -> None:
     listener = server.listen()
     prompt = server.prompt_of(("Number", {"value": 3}), ("Die", {"value": 1, "how": how}))
     dying = server.queue(prompt, listener.client_id)
@@ -47,7 +54,7 @@ def test_a_job_whose_worker_dies_has_failed_with_the_reason_and_the_next_one_run
     listener.close()
 
 
-def test_running_out_of_memory_is_told_with_advice_and_the_worker_lives(server):
+def test_running_out_of_memory_is_told_with_advice_and_the_worker_lives(server: Server) -> None:
     pids = server.workers
     entry, events = server.made(server.prompt_of(("Die", {"value": 1, "how": "memory"})))
     message = dict(events)["execution_error"]["exception_message"]
@@ -55,14 +62,14 @@ def test_running_out_of_memory_is_told_with_advice_and_the_worker_lives(server):
     assert server.workers == pids and server.made(number(server))[0]["status"]["completed"]
 
 
-def test_a_worker_killed_while_idle_is_replaced_when_it_is_needed(server):
+def test_a_worker_killed_while_idle_is_replaced_when_it_is_needed(server: Server) -> None:
     (pid,) = server.workers
     psutil.Process(pid).kill()
     server.until(lambda: pid not in server.workers)
     assert server.made(number(server))[0]["status"]["completed"]
 
 
-def test_an_engine_error_does_not_stop_the_worker(server):
+def test_an_engine_error_does_not_stop_the_worker(server: Server) -> None:
     prompt = server.prompt_of(("Number", {"value": 1}))
     extra = {"extra_pnginfo": {"workflow": {"nested": json.loads("[" * 90 + "]" * 90)}}}
     assert server.made(prompt, extra_data=extra)[0]["status"]["completed"]
@@ -71,7 +78,7 @@ def test_an_engine_error_does_not_stop_the_worker(server):
 # -- the server dies ---------------------------------------------------------------------------------------------------
 
 
-def test_kill_dash_nine_loses_no_job_and_no_result(start):
+def test_kill_dash_nine_loses_no_job_and_no_result(start: Callable[..., Server]) -> None:
     first = start()
     done = [first.made(number(first, n))[0]["prompt"][1] for n in range(2)]
     listener = first.listen()
@@ -93,7 +100,7 @@ def test_kill_dash_nine_loses_no_job_and_no_result(start):
     assert all(ended(second, prompt_id)["status"]["completed"] for prompt_id in waiting)
 
 
-def test_a_hundred_jobs_and_five_deaths(start):
+def test_a_hundred_jobs_and_five_deaths(start: Callable[..., Server]) -> None:
     """Jobs come in while server and worker are killed in turns. Each acknowledged one ends, each once."""
     server = start()
     acknowledged = []
@@ -112,7 +119,7 @@ def test_a_hundred_jobs_and_five_deaths(start):
     assert len(failed) <= 2 and all("worker process" in json.dumps(entry["status"]) for entry in failed)
 
 
-def test_stopping_in_good_order_keeps_the_running_job_for_the_next_time(start):
+def test_stopping_in_good_order_keeps_the_running_job_for_the_next_time(start: Callable[..., Server]) -> None:
     first = start()
     listener = first.listen()
     running = first.queue(first.prompt_of(("Steps", LONG)), listener.client_id)
@@ -123,7 +130,7 @@ def test_stopping_in_good_order_keeps_the_running_job_for_the_next_time(start):
     assert second.get(f"/jobs/{running}").json["status"] == "in_progress"
 
 
-def test_a_cancel_is_told_at_once_and_outlives_a_kill(start):
+def test_a_cancel_is_told_at_once_and_outlives_a_kill(start: Callable[..., Server]) -> None:
     first = start()
     listener = first.listen()
     stubborn = first.queue(first.prompt_of(("Steps", LONG | {"seconds": 60.0})), listener.client_id)
@@ -140,7 +147,9 @@ def test_a_cancel_is_told_at_once_and_outlives_a_kill(start):
 
 
 @pytest.mark.parametrize("number_of_signal", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_leaves_nothing_behind_even_if_the_worker_hears_nothing(start, number_of_signal):
+def test_a_stop_leaves_nothing_behind_even_if_the_worker_hears_nothing(
+    start: Callable[..., Server], number_of_signal
+) -> None:
     server = start()
     listener = server.listen()
     server.queue(server.prompt_of(("Stuck", {"value": 1})), listener.client_id)
@@ -162,12 +171,14 @@ def refused(sluice, *arguments):
     return line
 
 
-def test_a_second_server_on_the_same_directory_is_refused(start, sluice, tmp_path):
+def test_a_second_server_on_the_same_directory_is_refused(
+    start: Callable[..., Server], sluice: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     start()
     assert "Another Sluice server" in refused(sluice, "--port", "0", "--base-directory", str(tmp_path))
 
 
-def test_a_port_in_use_is_refused(sluice, tmp_path):
+def test_a_port_in_use_is_refused(sluice: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -175,7 +186,7 @@ def test_a_port_in_use_is_refused(sluice, tmp_path):
         assert f"Port {port} is in use" in refused(sluice, "--port", port, "--base-directory", str(tmp_path))
 
 
-def test_what_cannot_be_used_is_refused_by_name(sluice, tmp_path):
+def test_what_cannot_be_used_is_refused_by_name(sluice: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     base = ["--port", "0", "--base-directory", str(tmp_path)]
     assert "folder" in refused(sluice, *base, "--output-directory", str(tmp_path / "file" / "out"))
@@ -188,21 +199,21 @@ def test_what_cannot_be_used_is_refused_by_name(sluice, tmp_path):
     assert "damaged" in refused(sluice, *base)
 
 
-def test_the_page_and_the_nodes_are_there_before_torch_is(start):
+def test_the_page_and_the_nodes_are_there_before_torch_is(start: Callable[..., Server]) -> None:
     server = start(packs=None, device="cpu")
     assert server.get("/").status == 200
     assert "KSampler" in server.get("/object_info").json
     assert server.until(lambda: server.get("/system_stats").json["devices"])[0]["type"] == "cpu"
 
 
-def test_the_server_imports_no_torch_and_stays_small(server):
+def test_the_server_imports_no_torch_and_stays_small(server: Server) -> None:
     server.made(number(server))
     assert psutil.Process(server.process.pid).memory_info().rss < 80e6
     with open(f"/proc/{server.process.pid}/maps") as maps:
         assert "torch" not in maps.read()
 
 
-def test_without_the_editors_package_the_page_says_how_to_get_it(prologue):
+def test_without_the_editors_package_the_page_says_how_to_get_it(prologue: str) -> None:
     code = (
         prologue + "sys.modules['comfyui_frontend_package'] = None\n"
         "from importlib import util\n"
@@ -215,7 +226,7 @@ def test_without_the_editors_package_the_page_says_how_to_get_it(prologue):
     assert told.startswith("None") and "pip install 'sluice[app]'" in told
 
 
-def test_a_visitor_from_elsewhere_needs_the_token(start):
+def test_a_visitor_from_elsewhere_needs_the_token(start: Callable[..., Server]) -> None:
     server = start("--host", "0.0.0.0", "--token", "a secret")
     assert server.url.endswith("?token=a%20secret")
     local = f"http://127.0.0.1:{server.address.rpartition(':')[2]}"
@@ -228,7 +239,7 @@ def test_a_visitor_from_elsewhere_needs_the_token(start):
     assert "a secret" not in json.dumps(server.get("/system_stats?token=a%20secret").json)
 
 
-def test_old_previews_are_removed_at_the_start(start, tmp_path):
+def test_old_previews_are_removed_at_the_start(start: Callable[..., Server], tmp_path: Path) -> None:
     (tmp_path / "temp").mkdir()
     for name, age in (("old.png", 3 * 86400), ("new.png", 60)):
         (tmp_path / "temp" / name).write_bytes(b"")

@@ -1,12 +1,16 @@
 """Node packs that live on ComfyUI's modules: what they see, what they can do, and that nobody else sees it."""
 
+from __future__ import annotations
+
 import ast
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from doubles.client import Server
 
 PACKS = Path(__file__).parent / "packs"
 
@@ -21,14 +25,14 @@ def said(server, what):
     return ast.literal_eval(entry["outputs"]["show"]["value"][0])
 
 
-def test_a_pack_that_imports_comfyui_loads_and_is_told_about(packs):
+def test_a_pack_that_imports_comfyui_loads_and_is_told_about(packs) -> None:
     pack = packs["uses_comfyui"]
     assert pack["error"] is None and set(pack["nodes"]) == {"Facts", "Grow", "Some", "Tell"}
     assert pack["missing"] == ["nobody-has-this-package==3"]
     assert pack["patches"] == ["comfy.ldm.modules.attention.attention_pytorch"]
 
 
-def test_what_is_not_offered_says_so_when_it_is_called(server, packs):
+def test_what_is_not_offered_says_so_when_it_is_called(server: Server, packs) -> None:
     told = packs["calls_absent"]["error"]
     assert "comfy.ldm.modules.attention.optimized_attention_for_device" in told and "ComfyUI" in told
     flux, mine, function, method = said(server, "absent")
@@ -37,14 +41,14 @@ def test_what_is_not_offered_says_so_when_it_is_called(server, packs):
     assert method.startswith("comfy.ldm.flux.model.Flux.forward is ")
 
 
-def test_probes_hear_what_is_there(server):
+def test_probes_hear_what_is_there(server: Server) -> None:
     assert said(server, "probes") == [
         *("no such module", True, False, False, None, False, 16384, False, True, "decode", "CLIPTextEncode"),
         *(("INT", "required"), False, True, True, True, None),
     ]
 
 
-def test_paths_are_those_of_this_program(server):
+def test_paths_are_those_of_this_program(server: Server) -> None:
     paths = said(server, "paths")
     assert paths.pop("kinds") == ["unet", "upscale_models", "vae"] and paths.pop("nowhere") is None
     assert paths.pop("outside") is None and paths.pop("user") == "user" and paths.pop("annotated") == "a.png"
@@ -55,21 +59,21 @@ def test_paths_are_those_of_this_program(server):
     assert "'nowhere.safetensors'" in said(server, "missing")
 
 
-def test_a_node_knows_which_call_of_which_prompt_it_is(server):
+def test_a_node_knows_which_call_of_which_prompt_it_is(server: Server) -> None:
     listener = server.listen()
     prompt = server.prompt_of(("Facts", {"what": "context"}))
     entry = listener.end_of(server.queue(prompt, listener.client_id))
     assert ast.literal_eval(entry["outputs"]["show"]["value"][0]) == [True, 0, listener.client_id, 1]
 
 
-def test_a_graph_that_a_node_builds_runs_in_its_place(server):
+def test_a_graph_that_a_node_builds_runs_in_its_place(server: Server) -> None:
     prompt = server.prompt_of(("Number", {"value": 5}), ("Grow", {"first": ["1", 0], "times": 4}))
     entry, events = server.made(prompt)
     assert entry["outputs"]["show"]["value"] == [20]
     assert any(data["node"] == "2.0.0.1" for kind, data in events if kind == "executing")
 
 
-def test_a_blocker_in_a_list_skips_its_own_item_alone(server):
+def test_a_blocker_in_a_list_skips_its_own_item_alone(server: Server) -> None:
     entry, _ = server.made(server.prompt_of(("Some", {"message": ""})))
     assert entry["outputs"]["show"]["value"] == [1, 3] and entry["status"]["completed"]
     entry, events = server.made(server.prompt_of(("Some", {"message": "not this one"})))
@@ -77,7 +81,7 @@ def test_a_blocker_in_a_list_skips_its_own_item_alone(server):
     assert ["not this one" in data["exception_message"] for kind, data in events if kind == "execution_error"] == [True]
 
 
-def test_messages_of_packs_reach_the_pages(server):
+def test_messages_of_packs_reach_the_pages(server: Server) -> None:
     asker, other = server.listen(), server.listen()
     prompt = {"1": {"class_type": "Tell", "inputs": {"text": "hello"}}}
     asker.end_of(server.queue(prompt, asker.client_id))
@@ -86,7 +90,7 @@ def test_messages_of_packs_reach_the_pages(server):
     assert not [data for kind, data in other.heard if kind == "uses_comfyui.mine"]
 
 
-def test_routes_of_packs_are_served(server):
+def test_routes_of_packs_are_served(server: Server) -> None:
     assert server.get("/uses_comfyui/me?q=1&q=%C3%A4").json == {"name": "me", "twice": ["1", "ä"]}
     assert server.get("/api/uses_comfyui/you").json == {"name": "you", "twice": []}
     body = bytes(range(256)) * 1000
@@ -98,23 +102,23 @@ def test_routes_of_packs_are_served(server):
     assert server.get("/uses_comfyui_nothing").status == 404
 
 
-def test_routes_of_packs_are_guarded_as_ours_are(server):
+def test_routes_of_packs_are_guarded_as_ours_are(server: Server) -> None:
     foreign = {"Origin": "http://elsewhere.example"}
     assert server.get("/uses_comfyui/me", headers=foreign).status == 403
     assert server.get("/uses_comfyui/me", headers={"Host": "elsewhere.example"}).status == 403
 
 
-def test_prompts_pass_packs_before_they_are_checked(server):
+def test_prompts_pass_packs_before_they_are_checked(server: Server) -> None:
     entry, _ = server.made(server.prompt_of(("Number", {"value": 98})))
     assert entry["outputs"]["show"]["value"] == [49]
 
 
-def test_scripts_of_such_packs_are_listed(server):
+def test_scripts_of_such_packs_are_listed(server: Server) -> None:
     assert "/extensions/uses_comfyui/uses.js" in server.get("/extensions").json
     assert server.get("/extensions/uses_comfyui/uses.js").status == 200
 
 
-def test_nodes_with_schemas_are_described_and_run(server, packs):
+def test_nodes_with_schemas_are_described_and_run(server: Server, packs) -> None:
     assert set(packs["with_schema"]["nodes"]) == {"SchemaJoin", "SchemaShow", "SchemaStop", "SchemaChange"}
     told = server.get("/object_info/SchemaJoin").json["SchemaJoin"]
     assert told["display_name"] == "Join" and told["output"] == ["STRING", "BOOLEAN"]
@@ -133,7 +137,7 @@ def test_nodes_with_schemas_are_described_and_run(server, packs):
     assert "seven is too many" in str(server.post("/prompt", {"prompt": prompt}).json)
 
 
-def test_a_node_with_a_schema_can_stop_what_follows(server):
+def test_a_node_with_a_schema_can_stop_what_follows(server: Server) -> None:
     prompt = {
         "1": {"class_type": "SchemaStop", "inputs": {}},
         "2": {"class_type": "SchemaShow", "inputs": {"value": ["1", 0]}},
@@ -144,7 +148,7 @@ def test_a_node_with_a_schema_can_stop_what_follows(server):
     )
 
 
-def test_inputs_of_schemas_may_come_and_go(server):
+def test_inputs_of_schemas_may_come_and_go(server: Server) -> None:
     told = server.get("/object_info/SchemaChange").json["SchemaChange"]
     assert told["output_matchtypes"] == ["kind"] and told["input"]["required"]["by"][0] == "COMFY_DYNAMICCOMBO_V3"
     assert "output_matchtypes" not in server.get("/object_info/SchemaJoin").json["SchemaJoin"]
@@ -154,7 +158,7 @@ def test_inputs_of_schemas_may_come_and_go(server):
     assert entry["outputs"]["show"]["value"] == [25]
 
 
-def test_nobody_else_sees_comfyuis_modules(prologue, tmp_path):
+def test_nobody_else_sees_comfyuis_modules(prologue: str, tmp_path: Path) -> None:
     """The pack's own file imports `folder_paths`; this process, its libraries and sys.modules know nothing of it."""
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "__init__.py").write_text(
@@ -188,7 +192,9 @@ def test_nobody_else_sees_comfyuis_modules(prologue, tmp_path):
     assert done.stdout.strip() == "unseen", done.stderr
 
 
-def test_the_command_line_tells_of_packs_and_runs_with_them(sluice, tmp_path):
+def test_the_command_line_tells_of_packs_and_runs_with_them(
+    sluice: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     listed = sluice("packs", "--json", str(PACKS), cwd=tmp_path, stderr=subprocess.DEVNULL)
     told = json.loads(listed.communicate(timeout=120)[0])
     assert listed.returncode == 1 and len(told["packs"]) == 7  # some of them do not load

@@ -1,5 +1,7 @@
 """From a prompt to a picture through everything: the model that comes with the program, in the worker, over HTTP."""
 
+from __future__ import annotations
+
 import io
 
 import pytest
@@ -45,7 +47,7 @@ def made(start):
     return make
 
 
-def test_a_picture_is_made_shown_found_and_made_again(made):
+def test_a_picture_is_made_shown_found_and_made_again(made) -> None:
     server, listener, entry, picture = made(prompt())
     embedded = read_workflow_bytes(picture)
     assert embedded.workflow == CANVAS and embedded.prompt == entry["prompt"][2]

@@ -1,9 +1,13 @@
 """Settings and files of the browser, kept whole."""
 
+from __future__ import annotations
+
 import json
 
+from doubles.client import Server
 
-def test_settings_have_useful_defaults_and_are_kept(server):
+
+def test_settings_have_useful_defaults_and_are_kept(server: Server) -> None:
     assert server.get("/users").json == {"storage": "server", "migrated": True}
     assert server.get("/settings").json["Comfy.TutorialCompleted"] is True
     assert server.get("/settings/Comfy.Notification.ShowVersionUpdates").json is False
@@ -19,14 +23,14 @@ def test_settings_have_useful_defaults_and_are_kept(server):
     assert server.post("/settings/x", data=b"{").status == 400
 
 
-def test_damaged_settings_are_put_aside(server):
+def test_damaged_settings_are_put_aside(server: Server) -> None:
     file = server.base / "user" / "default" / "comfy.settings.json"
     file.write_text("{ damaged")
     assert server.get("/settings").json["Comfy.TutorialCompleted"] is True
     assert file.with_suffix(".damaged.json").read_text() == "{ damaged"
 
 
-def test_files_are_written_listed_renamed_and_removed(server):
+def test_files_are_written_listed_renamed_and_removed(server: Server) -> None:
     route = "/userdata/workflows%2Fmine.json"
     told = server.post(f"{route}?overwrite=false&full_info=true", data=b'{"nodes": []}').json
     assert told["path"] == "workflows/mine.json" and told["size"] == 13 and told["modified"] > 1e12
@@ -49,7 +53,7 @@ def test_files_are_written_listed_renamed_and_removed(server):
     assert server.get("/userdata?dir=nowhere").status == 404 and server.get("/userdata").status == 400
 
 
-def test_files_are_never_pages(server):
+def test_files_are_never_pages(server: Server) -> None:
     server.post("/userdata/page.html", data=b"<script>1</script>")
     answer = server.get("/userdata/page.html")
     assert answer.headers["Content-Type"] == "application/octet-stream"

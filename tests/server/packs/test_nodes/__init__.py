@@ -1,5 +1,7 @@
 """A plain V1 pack for the tests: nodes that need no torch and do one odd thing each."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import signal
@@ -114,12 +116,12 @@ class Upset(Number):
     """Cannot even say whether it has changed."""
 
     @classmethod
-    def IS_CHANGED(cls, value):
+    def IS_CHANGED(cls, value) -> None:
         raise RuntimeError("do not ask")
 
 
 class Broken(Number):
-    def give(self, value):
+    def give(self, value) -> None:
         raise ValueError(f"{value} is not to my taste")
 
 
@@ -241,7 +243,7 @@ class Die(Number):
     def INPUT_TYPES(cls):
         return {"required": {"value": ("INT", {}), "how": (["kill", "exit", "crash", "memory"],)}}
 
-    def give(self, value, how):
+    def give(self, value, how) -> None:
         if how == "kill":
             psutil.Process().kill()
         if how == "exit":
@@ -255,7 +257,7 @@ class Die(Number):
 class Stuck(Number):
     """A step that never ends and hears nothing."""
 
-    def give(self, value):
+    def give(self, value) -> None:
         while True:
             time.sleep(0.1)
 
