@@ -1,8 +1,8 @@
-"""How a node class gets the host it runs in: the program around it, with its folders, progress and models.
+"""Binds node classes to a host, which gives them folders, progress and models.
 
-ComfyUI and our own engine make instances of node classes and call class methods of them (INPUT_TYPES, IS_CHANGED),
-and give neither of them anything to know the program by. So each door binds the classes to its host before it offers
-them: a bound class is a subclass with `host` set. Two programs in one process have two sets of classes.
+ComfyUI and our own engine create instances of node classes and call their class methods (INPUT_TYPES, IS_CHANGED)
+without passing the program on. So each front door binds the classes to its host before it offers them: a bound class is
+a subclass with `host` set. Two programs in one process have two sets of classes.
 
     class MyNode(HostedNode):
         @classmethod
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class HostedNode:
-    """A node that needs its host: `self.host` when it runs, `cls.host` in class methods."""
+    """A node that uses its host: `self.host` when it runs, `cls.host` in class methods."""
 
     host: ClassVar[Host]
 
 
 def bound_to(host: Host, classes: Mapping[str, type[Any]]) -> dict[str, type[Any]]:
-    """The table with every hosted class bound to `host`. One class under two ids stays one class."""
+    """The table with each hosted class bound to `host`. A class with two ids stays one class."""
     bound: dict[type[Any], type[Any]] = {}
     for node_class in classes.values():
         if node_class not in bound:

@@ -1,7 +1,7 @@
-"""Our guider in ComfyUI's own SamplerCustomAdvanced: its samplers, noise, masks, previews and interrupts, our model.
+"""Our guider for ComfyUI's own SamplerCustomAdvanced: ComfyUI's samplers, noise, masks, previews and interrupts.
 
-A `BridgedGuider` is a guider of ours (flux_core/sampling/guider.py) with the face of one of ComfyUI's. The picture D at
-a noisy state is ours to tell, everything else is done by ComfyUI.
+A `BridgedGuider` is a guider of ours (flux_core/sampling/guider.py) with the interface of ComfyUI's guiders. It
+evaluates the model, D(x, sigma); ComfyUI does everything else.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Tensor = torch.Tensor
 
 
 class _FluxSampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):  # type: ignore[misc]
-    """ComfyUI's samplers tell a rectified flow by CONST."""
+    """ComfyUI's samplers recognise a rectified flow by the base class CONST."""
 
 
 class _LinearSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):  # type: ignore[misc]
-    """The same without a shift that depends on the picture's size."""
+    """The same, with a shift that does not depend on the image's size."""
 
 
 def model_sampling(sampling: Sampling) -> Any:
-    """Our noise levels as ComfyUI's samplers ask for them."""
+    """Our noise levels with the interface that ComfyUI's samplers use."""
     if isinstance(sampling, FluxShift):
         flux = _FluxSampling()
         flux.set_parameters(shift=sampling.mu)
@@ -47,7 +47,7 @@ def model_sampling(sampling: Sampling) -> Any:
 
 
 class BridgedGuider:
-    """Both faces: `model`, `conditionings` and `combine` for our samplers, the rest for ComfyUI's."""
+    """Both interfaces: `model`, `conditionings` and `combine` for our samplers, the rest for ComfyUI's."""
 
     def __init__(self, guider: Guider) -> None:
         self.guider = guider
@@ -89,7 +89,7 @@ class BridgedGuider:
         disable_pbar: bool = False,
         seed: int | None = None,
     ) -> Tensor:
-        """One run of a sampler of ComfyUI's. Latents are as on wires; raises what the callback raises."""
+        """Run a sampler of ComfyUI. Latents are unscaled, as on links. Raises what the callback raises."""
         if len(sigmas) == 0:
             return latent_image
         model, latents = self.model, self.inner_model.latent_format
@@ -115,9 +115,9 @@ class BridgedGuider:
     def __call__(
         self, x: Tensor, sigma: Tensor, model_options: Mapping[str, Any] | None = None, seed: int | None = None
     ) -> Tensor:
-        """The picture D seen at x. CFG++ samplers come with a function that wants to know of U as well."""
+        """D(x, sigma). CFG++ samplers pass a function that also receives the unconditional estimate U."""
         if self._denoiser is None:
-            raise InputError("This guider was asked for a picture outside of a run. Use SamplerCustomAdvanced.")
+            raise InputError("This guider was called outside of a run. Use it with SamplerCustomAdvanced.")
         comfy.model_management.throw_exception_if_processing_interrupted()
         level, options = float(sigma.flatten()[0]), model_options or {}
         watchers = options.get("sampler_post_cfg_function", ())
@@ -146,7 +146,7 @@ class BridgedGuider:
 
 
 def run_sampler(guider: BridgedGuider, sampler: Any, noise: Any, sigmas: Tensor, latent: Any) -> tuple[Any, Any]:
-    """SamplerCustomAdvanced of ComfyUI's: (output, denoised output)."""
+    """ComfyUI's SamplerCustomAdvanced: (output, denoised output)."""
     from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
     done: tuple[Any, Any] = SamplerCustomAdvanced().sample(noise, guider, sampler, sigmas, latent)
@@ -154,13 +154,13 @@ def run_sampler(guider: BridgedGuider, sampler: Any, noise: Any, sigmas: Tensor,
 
 
 def _at_level(sampling: Any, x: Tensor, sigma: Tensor, noise: Tensor, latent_image: Tensor, **_: Any) -> Tensor:
-    """The original picture as noisy as x."""
+    """The original image with noise of x's level."""
     noisy: Tensor = sampling.noise_scaling(sigma.reshape(-1, *[1] * (noise.ndim - 1)), noise, latent_image)
     return noisy
 
 
 def _asked(sampler: Any, levels: tuple[float, ...], sampling: Sampling) -> tuple[float, ...]:
-    """Where a sampler will look, if it is one that we have too; else at the levels of the schedule."""
+    """The levels at which a sampler evaluates the model if we have the same one, else those of the schedule."""
     function = getattr(sampler, "sampler_function", None)
     method = SOLVERS.get(getattr(function, "__name__", "").removeprefix("sample_"))
     return levels[:-1] if method is None else method.evaluated(levels, sampling)

@@ -1,24 +1,20 @@
-"""Our weights on ComfyUI's ledger: ComfyUI as a allocator (flux_core/memory/external.py).
+"""ComfyUI's model management as the external allocator of our models (flux_core/memory/external.py).
 
-Every client gets a patcher that owns no weights. What ComfyUI asks of it before it decides, and what it then orders,
-goes on to the client. So ComfyUI sees how much we hold and takes it back as from its own models: under pressure, on
-/free, when a run is out of memory. Nothing of ComfyUI is changed, and nobody is thrown out by us.
+Each client is registered with a patcher that owns no weights and passes ComfyUI's calls on to the client
+(bridge_patcher.py). So ComfyUI sees how much memory we hold, and frees it like memory of its own models: when memory is
+short, on /free, when a run is out of memory. ComfyUI is not changed, and we do not unload its models ourselves.
 """
 
 from __future__ import annotations
 
 import sys
-import weakref
-from functools import cache
 from typing import Any
 
 from ..flux_core.memory.external import Client
 
-ENDLESS = 2**62  # bytes
-
 
 class ComfyUIMemory:
-    """ComfyUI's model management, asked for room."""
+    """ComfyUI's model management as an external allocator."""
 
     @property
     def device(self) -> str:
@@ -30,7 +26,9 @@ class ComfyUIMemory:
         return int(_management().extra_reserved_memory())
 
     def admit(self, client: Client) -> Any:
-        return _lease_class()(client)
+        from .bridge_patcher import MemoryPatcher
+
+        return MemoryPatcher(client)
 
     def make_room(self, allocation: Any, weights: int, working: int) -> int:
         allocation.wanted = weights
@@ -43,7 +41,7 @@ class ComfyUIMemory:
 
 
 def tell_the_page(event: dict[str, Any]) -> None:
-    """What our memory manager reports goes to the memory panel of every page that is open."""
+    """Send an event of our memory manager to the memory panel of all open pages."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is not None:
         server.send_sync(f"sluice.{event['type']}", event)
@@ -53,67 +51,3 @@ def _management() -> Any:
     import comfy.model_management
 
     return comfy.model_management
-
-
-@cache
-def _lease_class() -> Any:
-    import torch
-    from comfy.model_patcher import ModelPatcher
-
-    class Lease(ModelPatcher):  # type: ignore[misc]
-        """The entry of one client on the ledger."""
-
-        def __init__(self, client: Client) -> None:
-            self._lodger = weakref.ref(client)
-            self.wanted, self.granted = client.total_bytes, 0
-            named = type(f"Sluice_{client.label.replace(' ', '_')}", (torch.nn.Module,), {})  # for ComfyUI's log
-            management = _management()
-            super().__init__(named(), management.get_torch_device(), torch.device("cpu"), size=max(1, self.wanted))
-
-        # What ComfyUI asks before it decides
-
-        def model_size(self) -> int:
-            return max(self.wanted, self.loaded_size(), 1)
-
-        def loaded_size(self) -> int:
-            client = self._lodger()
-            return 0 if client is None else client.held_bytes
-
-        def current_loaded_device(self) -> Any:
-            return self.load_device if self.loaded_size() else self.offload_device
-
-        def model_dtype(self) -> Any:
-            return None
-
-        def lowvram_patch_counter(self) -> int:
-            return 0
-
-        def model_patches_to(self, device: Any) -> None:
-            pass
-
-        def model_patches_models(self) -> list[Any]:
-            return []
-
-        def clone(self, *args: Any, **kwargs: Any) -> Any:
-            raise TypeError("This stands for memory on ComfyUI's ledger; it is no model that could be patched.")
-
-        # What it then orders
-
-        def partially_load(self, device_to: Any, extra_memory: float = 0, *args: Any, **kwargs: Any) -> int:
-            """A promise: the weights come when they are used."""
-            self.granted = self.loaded_size() + int(min(extra_memory, ENDLESS))
-            return 0
-
-        def partially_unload(self, device_to: Any, memory_to_free: float = 0, *args: Any, **kwargs: Any) -> int:
-            client = self._lodger()
-            return 0 if client is None else client.release(int(min(memory_to_free, ENDLESS)))
-
-        def detach(self, unpatch_all: bool = True) -> Any:
-            if unpatch_all:
-                self.partially_unload(self.offload_device, ENDLESS)
-            return self.model
-
-        def __del__(self) -> None:
-            """There is nothing to unload."""
-
-    return Lease

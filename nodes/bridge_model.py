@@ -1,7 +1,7 @@
-"""Our model as one of ComfyUI's, for its KSampler and for nodes of other packs. An experiment: see what it refuses.
+"""Our model as a MODEL of ComfyUI, for its KSampler and for nodes of other packs. Experimental.
 
-Its weights stay ours and out of ComfyUI's sight: ComfyUI gets a body that passes calls on. What changes weights or
-blocks from outside (LoRAs, ControlNets, patches) cannot reach them and is refused.
+The weights stay in our model; ComfyUI gets a module without weights that passes calls on. Nodes that change weights or
+blocks from outside (LoRAs, ControlNets, patches) cannot reach them and are refused with an error.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Tensor = torch.Tensor
 
 
 class Body(torch.nn.Module):
-    """What ComfyUI calls as its diffusion model."""
+    """The module that ComfyUI calls as its diffusion model."""
 
     patch_size = 2
 
     def __init__(self, model: FluxModel) -> None:
         super().__init__()
-        self.model = model  # a handle, no module: nothing of it is registered
+        self.model = model  # a handle, not a module: PyTorch registers none of its weights
         self._run = ExitStack()
         self._network: Network | None = None
 
@@ -52,10 +52,10 @@ class Body(torch.nn.Module):
         transformer_options: Any = None,
         **more: Any,
     ) -> Tensor:
-        """Velocity [B, 16, h, w]. The first call of a run opens it."""
+        """The velocity [B, 16, h, w]. The first call opens a run."""
         options = transformer_options or {}
         if control is not None or any(options.get(key) for key in ("patches", "patches_replace")):
-            raise InputError("ControlNets and patches of blocks do not reach a model of Sluice. Remove that node.")
+            raise InputError("ControlNets and patches of blocks do not work with a model of Sluice. Remove that node.")
         if y is None:
             raise InputError("The conditioning has no pooled CLIP-L vector. Encode the prompt with both encoders.")
         inputs = DenoiserInputs(
@@ -78,7 +78,7 @@ class Body(torch.nn.Module):
 
 
 def _run(first: DenoiserInputs, options: Any) -> Run:
-    """What a run will ask for, as far as its first call and ComfyUI's options tell."""
+    """The description of a run, as far as its first call and ComfyUI's options determine it."""
     levels = options.get("sample_sigmas")
     timesteps = () if levels is None else tuple(levels.tolist()[:-1])
     batch, channels, height, width = first.x.shape
@@ -95,7 +95,7 @@ def _run(first: DenoiserInputs, options: Any) -> Run:
 
 
 class Patcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]
-    """A ModelPatcher with nothing to move: memory is on the ledger by our own leases. `clone` calls its constructor."""
+    """A ModelPatcher with nothing to move: bridge_memory.py registers the memory. `clone` calls its constructor."""
 
     def model_size(self) -> int:
         return 1
@@ -133,7 +133,7 @@ class Patcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]
 
 
 def as_comfy_model(model: FluxModel) -> Patcher:
-    """A MODEL of ComfyUI's around ours."""
+    """A MODEL of ComfyUI that evaluates our model."""
     config = model.weights.config
     family = comfy.supported_models.Flux if config.guidance else comfy.supported_models.FluxSchnell
     wanted = {

@@ -1,6 +1,7 @@
-"""What the program around the nodes gives them: files, progress, a way to stop. It and the bridges alone know ComfyUI.
+"""The host of nodes: it gives them files, progress and interruption. Only it and the bridges import ComfyUI.
 
-Each door makes one host and binds the node classes to it (binding.py). Inside ComfyUI, ComfyUI's own modules answer.
+Each front door creates one host and binds the node classes to it (binding.py). Inside ComfyUI, the host uses ComfyUI's
+own modules.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ if TYPE_CHECKING:
 
     from ..flux_core.runtime.runtime import Runtime
 
-Preview = Callable[[], "Image.Image"]  # made only when somebody looks
-Report = Callable[[int, int, "Preview | None"], None]  # (steps done, of how many, how it looks)
+Preview = Callable[[], "Image.Image"]  # called only if the preview is shown
+Report = Callable[[int, int, "Preview | None"], None]  # (steps done, number of steps, preview)
 
 
 class Host:
-    """The standalone program around the nodes.
+    """The host in the standalone program.
 
-    report         is called at every step
-    interrupted    is asked at every step whether to stop
-    send           gives a picture to whoever queued the job; the command line has nobody to give it to
-    make_runtime   makes the runtime of the models, when the first one is loaded
+    report         called at each step
+    interrupted    called at each step; returns whether to stop
+    send           sends an image to the client that queued the job; the command line has no client
+    make_runtime   creates the runtime of the models when the first one is loaded
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Host:
 
     @property
     def runtime(self) -> Runtime:
-        """What models are loaded into: device, number types, memory budget. Made when it is first asked for.
+        """The runtime that models are loaded into: device, number types, memory budget. Created at the first use.
 
         Raises InputError if the chosen device is not there.
         """
@@ -79,7 +80,7 @@ class Host:
         return self._folders.temp
 
     def filenames(self, category: str) -> list[str]:
-        """What a widget for model files offers."""
+        """The names that a widget for model files offers."""
         return self._folders.filenames(category)
 
     def directories(self, category: str) -> tuple[Path, ...]:
@@ -87,11 +88,11 @@ class Host:
         return self._folders.directories(category)
 
     def full_path(self, category: str, name: str) -> Path:
-        """A model file. Raises MissingFileError with the whole explanation."""
+        """The path of a model file. Raises MissingFileError with the full explanation."""
         return self._folders.path(category, name)
 
     def stamp(self, category: str, name: str) -> str:
-        """What is another when the file of this name is another. "" if there is none."""
+        """A text that changes when another file gets this name; "" if there is no such file."""
         try:
             path = self.full_path(category, name)
             status = path.stat()
@@ -100,18 +101,18 @@ class Host:
         return f"{path} {status.st_size} {status.st_mtime_ns}"
 
     def pictures(self) -> list[str]:
-        """The picture files that lie directly in the input folder, and those that come with us."""
+        """The image files directly in the input folder, and those that are shipped with Sluice."""
         return self.inputs(PICTURE_FILES)
 
     def inputs(self, endings: tuple[str, ...]) -> list[str]:
-        """The files with these endings that lie directly in the input folder, and those that come with us."""
+        """The files with these endings directly in the input folder, and those that are shipped with Sluice."""
         files = [file for folder in (self.input, TINY_INPUT) if folder.is_dir() for file in folder.iterdir()]
         return sorted({file.name for file in files if file.suffix.lower() in endings})
 
     def picture(self, name: str) -> Path:
-        """A file by its name in a workflow, which may end in [input], [output] or [temp].
+        """The path of a file named in a workflow; the name may end in [input], [output] or [temp].
 
-        Raises MissingFileError, or InputError for a name that leads out of its folder.
+        Raises MissingFileError, or InputError for a name outside the folder.
         """
         name, kind = annotated(name)
         folder = {"input": self.input, "output": self.output, "temp": self.temp}[kind]
@@ -123,40 +124,40 @@ class Host:
         return path
 
     def check_interrupted(self) -> None:
-        """Raise Interrupted if the person asked us to stop."""
+        """Raise Interrupted if the user has stopped the run."""
         if self._interrupted():
             raise Interrupted("The run was stopped.")
 
     def step(self, done: int, total: int, preview: Preview | None = None) -> None:
-        """Report a step of some longer work. Raises Interrupted if it is to stop."""
+        """Report a step of longer work. Raises Interrupted if it must stop."""
         self.check_interrupted()
         self._report(done, total, preview)
 
     def send(self, image: Image.Image, number: int, total: int) -> None:
-        """Give a picture, whole, to who queued the job: the `number`th (from 0) of `total`."""
+        """Send a full image to the client that queued the job: number `number` (from 0) of `total`."""
         self.check_interrupted()
         self._send(image, number, total)
 
     def guider(self, guider: Any) -> Any:
-        """What goes on a GUIDER wire."""
+        """The value of a GUIDER link."""
         return guider
 
     def model(self, model: Any) -> Any:
-        """What goes on a MODEL wire to nodes that are not ours."""
+        """The value of a MODEL link to other nodes than ours."""
         return model
 
     def run_foreign(self, sampler: Any, guider: Any, noise: Any, sigmas: Any, latent: Any) -> tuple[Any, Any]:
-        """Denoise with a sampler that is not ours: (output, denoised output), as SamplerCustomAdvanced."""
-        raise InputError(f"{type(sampler).__name__} is no sampler of Sluice. Choose one with KSamplerSelect.")
+        """Denoise with a sampler that is not ours. Returns (output, denoised output), as SamplerCustomAdvanced does."""
+        raise InputError(f"{type(sampler).__name__} is not a sampler of Sluice. Choose one with KSamplerSelect.")
 
 
 class ComfyUI(Host):
-    """ComfyUI around the nodes: its folders, its progress bar, its interrupt. The tiny model is there as well."""
+    """The host inside ComfyUI: ComfyUI's folders, progress bar and interrupt, and the tiny model."""
 
     def __init__(self) -> None:
         import folder_paths
 
-        self._paths: Any = folder_paths  # whose functions, not values, tell the current folders
+        self._paths: Any = folder_paths  # its functions give the current folders; its values may be old
         super().__init__(self._gathered(), make_runtime=_runtime_inside)
 
     @property
@@ -213,7 +214,7 @@ class ComfyUI(Host):
         return run_sampler(self.guider(guider), sampler, noise, sigmas, latent)
 
     def _refresh(self) -> None:
-        """Other packs may add model folders at any time."""
+        """Read the model folders again: other packs may add some at any time."""
         gathered = self._gathered()
         if gathered.models != self._folders.models:
             self._folders = gathered
@@ -227,7 +228,7 @@ class ComfyUI(Host):
 
 
 def pack_host() -> Host:
-    """The host for ComfyUI's door: ComfyUI, or the folders of the working directory if it is not there."""
+    """The host of the node pack: ComfyUI's, or one with the folders of the working directory without ComfyUI."""
     return ComfyUI() if INSIDE_COMFYUI else Host(standard_folders(Path.cwd()))
 
 
@@ -238,7 +239,7 @@ def _default_runtime() -> Runtime:
 
 
 def _runtime_inside() -> Runtime:
-    """Computes where ComfyUI computes, in the memory that ComfyUI grants, and tells the pages what it does."""
+    """A runtime with ComfyUI's device, in the memory that ComfyUI grants; its events go to the open pages."""
     from ..flux_core.runtime.runtime import Runtime
     from ..flux_core.runtime.settings import Settings
     from ..flux_core.runtime.warning_events import emit_warnings

@@ -1,7 +1,4 @@
-"""What a job takes: its time, its largest memory, the pace of its steps and the time that is left.
-
-Does not know: nodes, graphs, who is told.
-"""
+"""Measures a job: its time, its peak of memory, the time per step and the time that is left."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ from typing import Any
 
 import psutil
 
-_STEPS_A_SECOND = 10  # at most so often the pace is told
+_STEPS_A_SECOND = 10  # the pace is reported at most this often
 
 
 class Measure:
-    """What one job took, and how fast its steps are."""
+    """The measurements of one job."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -27,11 +24,11 @@ class Measure:
         _reset_peak()
 
     def look(self) -> None:
-        """Take note of the memory in use now."""
+        """Measure the memory in use now, for the peak."""
         self._peak_ram = max(self._peak_ram, self._process.memory_info().rss)
 
     def facts(self) -> dict[str, Any]:
-        """Seconds, and the largest memory in use (bytes; None for a card that is not there)."""
+        """The seconds, and the peaks of memory in bytes (None for a card that is not there)."""
         self.look()
         return {"seconds": time.monotonic() - self._start, "peak_ram": self._peak_ram, "peak_vram": _peak_vram()}
 
@@ -40,7 +37,7 @@ class Measure:
         self._node, self._first = node_id, (time.monotonic(), 0.0)
 
     def stepped(self, progress: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The pace after a step; None when it was told just before."""
+        """The pace after a step; None if it was reported shortly before."""
         now, value, maximum = time.monotonic(), float(progress["value"]), float(progress["max"])
         if progress["node"] != self._node:
             self.began(progress["node"])
@@ -60,7 +57,7 @@ class Measure:
 
 
 def release_memory() -> None:
-    """Give back what nothing refers to any more."""
+    """Return the memory of objects without references to the system."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

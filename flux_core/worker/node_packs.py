@@ -5,12 +5,10 @@
     DIR/pack/prestartup_script.py           run before
     DIR/pack/requirements.txt               compared with what is installed; nothing is installed
 
-Packs find ComfyUI's modules by their names (flux_core/facade/), nobody else does. A pack that cannot be imported is
-reported and left out, as is a node whose declaration fails; the others work. Ids that are taken stay as they are, but
-for those that nodes/other_packs/ answers while the pack is missing. A pack's code runs with all the rights of this
-process: only what the person named is imported.
-
-Does not know: what the nodes do.
+Only code of packs can import ComfyUI's modules by their names (flux_core/facade/). A pack that cannot be imported is
+reported and left out, as is a node whose declaration fails; the others work. An id that exists already keeps its class,
+except the ids that nodes/other_packs/ provides while the pack is missing. A pack's code runs with all rights of this
+process, so only the folders that the user names are imported.
 """
 
 from __future__ import annotations
@@ -47,22 +45,22 @@ _REQUIREMENT = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?\s*(
 
 @dataclass(frozen=True)
 class Pack:
-    """What became of one pack."""
+    """The result of importing one pack."""
 
     name: str
     path: str
     nodes: tuple[str, ...] = ()
-    taken: tuple[str, ...] = ()  # ids it has, but somebody had before
+    taken: tuple[str, ...] = ()  # ids of its nodes that existed before
     left_out: dict[str, str] = field(default_factory=dict)  # ids whose declaration fails -> why
     web: str | None = None  # folder of its JavaScript
-    extensions: dict[str, str] = field(default_factory=dict)  # more of them, by the names it has given
-    missing: tuple[str, ...] = ()  # of its requirements, those that are not installed
-    patches: tuple[str, ...] = ()  # names of ComfyUI's that it replaces
+    extensions: dict[str, str] = field(default_factory=dict)  # further folders of JavaScript by name
+    missing: tuple[str, ...] = ()  # requirements that are not installed
+    patches: tuple[str, ...] = ()  # names in ComfyUI's modules that it replaces
     error: str | None = None
 
 
 class NodePacks:
-    """The packs of one process. `engine`: what is around them; its tables get their nodes."""
+    """The packs of one process. engine: the program around them; their nodes are added to its tables."""
 
     def __init__(self, engine: Engine) -> None:
         yielding = {key for key, one in engine.classes.items() if getattr(one, "YIELDS", False)}
@@ -78,7 +76,7 @@ class NodePacks:
         self._packs: list[Pack] = []
 
     def load(self, places: Iterable[Path]) -> None:
-        """Import every pack in these folders and add its nodes to the tables."""
+        """Import all packs in these folders and add their nodes to the tables."""
         found = [path.absolute() for place in places for path in candidates(place)]
         self.isolation.install()
         for path in found:
@@ -94,25 +92,25 @@ class NodePacks:
 
     @property
     def packs(self) -> list[dict[str, Any]]:
-        """The account of each pack, as JSON. Packs may replace names of ComfyUI's at any time."""
+        """The result of each pack, as JSON. Read it late: packs may replace names of ComfyUI's at any time."""
         patches = self.offer.patches
         told = [replace(pack, patches=tuple(sorted(patches.get(pack.name, ())))) for pack in self._packs]
         return [asdict(pack) for pack in told]
 
     def start_routes(self) -> dict[str, Any]:
-        """Begin to answer packs' routes: {"routes": [{"method", "pattern"}], "on_prompt": do they see prompts}."""
+        """Start to answer packs' routes: {"routes": [{"method", "pattern"}], "on_prompt": whether they see prompts}."""
         server = self.engine.kept.get("PromptServer")
         if server is None:
             return {"routes": [], "on_prompt": False}
         return {"routes": server.pack_routes.start(), "on_prompt": bool(server.on_prompt_handlers)}
 
     def alter_prompt(self, request: Any) -> Any:
-        """What packs make of a request to run a prompt."""
+        """A request to run a prompt, as packs change it."""
         server = self.engine.kept.get("PromptServer")
         return request if server is None else server.trigger_on_prompt(request)
 
     def answer(self, method: str, path: str, headers: Sequence[Sequence[str]], body: bytes) -> Answer:
-        """One request to a pack's route. Raises SluiceError."""
+        """Answer one request to a pack's route. Raises SluiceError."""
         answer: Answer = self.engine.kept["PromptServer"].pack_routes.answer(method, path, headers, body)
         return answer
 
@@ -134,12 +132,12 @@ class NodePacks:
             offered, named = _declared(module)
             added = {key: value for key, value in _table(self.engine).items() if key not in before}
             if offered is None and not added:
-                reason = "It has no NODE_CLASS_MAPPINGS and no comfy_entrypoint, so it is no ComfyUI node pack."
+                reason = "It has neither NODE_CLASS_MAPPINGS nor comfy_entrypoint, so it is not a ComfyUI node pack."
                 return replace(pack, error=reason)
             return self._taken_in(pack, module, {**added, **(offered or {})}, named)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # a pack may do anything on import, sys.exit included
+        except BaseException as error:  # a pack may do anything on import, even sys.exit
             traceback.print_exc()
             return replace(pack, error=self._reason(error, pack))
 
@@ -179,7 +177,7 @@ class NodePacks:
 
 
 def load_packs(places: Iterable[Path], engine: Engine) -> NodePacks:
-    """The packs of these folders, imported. Raises MissingFileError for a folder that is not there."""
+    """Import the packs of these folders. Raises MissingFileError for a folder that does not exist."""
     places = [place.expanduser().absolute() for place in places]
     for place in places:
         if not place.exists():
@@ -194,14 +192,14 @@ def _told(error: BaseException) -> str:
 
 
 def name_of(path: Path) -> str:
-    """The name of a pack: that of its folder or file."""
+    """The name of a pack: the name of its folder or file."""
     return path.stem if path.is_file() else path.name
 
 
 def candidates(place: Path) -> list[Path]:
-    """What looks like a pack in a folder; or the folder itself, if it is one."""
+    """The entries of a folder that may be packs; or the folder itself, if it is one."""
     if (place / "__init__.py").is_file() or not place.is_dir():
-        return [place]  # what is not there is listed too, so that the person hears of it
+        return [place]  # a path that does not exist is listed too, so that it is reported
     entries = sorted(entry for entry in place.iterdir() if not entry.name.startswith((".", "_")))
     return [
         entry
@@ -229,9 +227,9 @@ def lacking(path: Path) -> tuple[str, ...]:
 
 def _tell(pack: Pack) -> None:
     if pack.error:
-        log.error("The node pack %s is left out: %s", pack.name, pack.error)
+        log.error("The node pack %s was not loaded: %s", pack.name, pack.error)
         return
-    log.info("The node pack %s brings %d nodes.", pack.name, len(pack.nodes))
+    log.info("The node pack %s has %d nodes.", pack.name, len(pack.nodes))
     if pack.left_out:
         reason = next(iter(pack.left_out.values()))
         log.warning("%s: %d nodes are left out (%s): %s", pack.name, len(pack.left_out), _listed(pack.left_out), reason)
@@ -243,13 +241,13 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _table(engine: Engine) -> dict[str, Any]:
-    """NODE_CLASS_MAPPINGS as packs see it; {} until one has looked."""
+    """NODE_CLASS_MAPPINGS as packs see it; {} until a pack has read it."""
     table: dict[str, Any] = engine.kept.get("nodes", {})
     return table
 
 
 def _declared(module: ModuleType) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
-    """(id -> class, id -> title) of a pack in either style; None for a module that is no pack."""
+    """(id -> class, id -> title) of a pack in either style; None for a module that is not a pack."""
     plain = getattr(module, "NODE_CLASS_MAPPINGS", None)
     if isinstance(plain, Mapping):
         return plain, dict(getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", None) or {})
@@ -273,7 +271,7 @@ async def _by_schema(entry: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _module_name(path: Path) -> str:
-    """A name that nothing else can have."""
+    """A unique module name."""
     return "sluice_pack_" + re.sub(r"\W", "_", str(path.absolute()))
 
 

@@ -1,4 +1,4 @@
-"""A prompt before it runs: model files by their listed names, everything that is wrong, everything that is missing.
+"""Checks a prompt before it runs: names model files as listed, and collects all errors and missing files.
 
 The command line and the worker ask the same question here. Opens headers of weight files, reads no weights.
 """
@@ -20,7 +20,7 @@ from .required_tokenizers import Lacking, lacking_tokenizers, refused
 class Checked:
     """A prompt with its model files named as they are listed, and what was found about it.
 
-    `models`: the files that it needs in memory, as "category/name", each once.
+    models: the files that it needs in memory, as "category/name", each once.
     """
 
     prompt: dict[str, Any]
@@ -49,7 +49,7 @@ def check_prompt(
 
 
 def missing_files(prompt: Mapping[str, Any], classes: Classes, folders: Folders) -> tuple[list[Wanted], list[Lacking]]:
-    """The model files of a prompt that are nowhere, and the tokenizers that its text encoders lack."""
+    """The model files of a prompt that were not found, and the tokenizers that its text encoders lack."""
     files = wanted_files(prompt, classes, folders)
     absent = [wanted for wanted in files if wanted.path is None]
     return absent, lacking_tokenizers(prompt, classes, folders, files)

@@ -1,4 +1,4 @@
-"""Which node classes are offered under which ids: all of them standalone, only our own kind inside ComfyUI."""
+"""Which node classes are offered under which ids: all of them standalone; inside ComfyUI those that use our models."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Tables = tuple[dict[str, type[Any]], dict[str, str]]  # id -> class, id -> title
 
 
 def standalone_tables(host: Host) -> Tables:
-    """Every class under ComfyUI's own id, so that its workflows run unchanged, and under our prefixed id.
+    """All classes, under ComfyUI's own ids, so that its workflows run unchanged, and under our prefixed ids.
 
-    Beside them what is answered of other packs, under their ids alone. They are bound to `host`, the program that
-    offers them.
+    Substitutes for nodes of other packs are offered under those packs' ids only. All classes are bound to `host`, the
+    program that offers them.
     """
     classes: dict[str, type[Any]] = {}
     titles: dict[str, str] = {}
@@ -37,12 +37,12 @@ def standalone_tables(host: Host) -> Tables:
 
 
 def second_ids(classes: Collection[str]) -> set[str]:
-    """The prefixed ids of classes that are there under ComfyUI's own ids too."""
+    """The prefixed ids of classes that also have ComfyUI's own ids."""
     return {name for name in classes if name.startswith(PREFIX) and name.removeprefix(PREFIX) in classes}
 
 
 def comfyui_tables(host: Host) -> Tables:
-    """The classes that touch our models, under prefixed ids, bound to `host`. For the rest ComfyUI's own nodes do."""
+    """The classes that use our models, under prefixed ids, bound to `host`. ComfyUI's own nodes do the rest."""
     all_ = bound_to(host, NODE_CLASSES)
     classes = {name: node_class for name, node_class in all_.items() if _touches_our_models(node_class)}
     titles = {name: f"{_title(name.removeprefix(PREFIX), cls)} (Sluice)" for name, cls in classes.items()}
@@ -54,7 +54,7 @@ def _title(plain: str, node_class: type[Any]) -> str:
 
 
 def _touches_our_models(node_class: type[Any]) -> bool:
-    if not OWN.isdisjoint(node_class.RETURN_TYPES):  # asked first, because the inputs of loaders list folders
+    if not OWN.isdisjoint(node_class.RETURN_TYPES):  # tested first, because loaders' inputs list folders
         return True
     if not getattr(node_class, "MODELS", True):
         return False

@@ -1,6 +1,6 @@
-"""Which model files a prompt asks for, and what to say about those that are missing.
+"""Which model files a prompt needs, and the explanation of those that are missing.
 
-A node class says it with FILES = {input name: category of model files}, and with NO_FILE which values mean none. Opens
+A node class declares them: FILES = {input name: category of model files}; NO_FILE: the values that mean no file. Opens
 no file.
 """
 
@@ -19,7 +19,7 @@ from ..io.folders import Folders
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file named by one node. `path` is None when it is nowhere."""
+    """One file that a node names. `path` is None if it was not found."""
 
     node_id: str
     input: str
@@ -29,7 +29,7 @@ class Wanted:
 
 
 def wanted_files(prompt: Mapping[str, Any], classes: Classes, folders: Folders) -> list[Wanted]:
-    """The model files of a prompt, in its order. Names that come through links are not known before the run."""
+    """The model files of a prompt, in its order. Names that come through links are unknown before the run."""
     found = []
     for node_id, node in prompt.items():
         node_class = classes.get(node.get("class_type", ""))
@@ -42,8 +42,10 @@ def wanted_files(prompt: Mapping[str, Any], classes: Classes, folders: Folders) 
 
 
 def as_listed(prompt: Mapping[str, Any], files: Iterable[Wanted], folders: Folders) -> dict[str, Any]:
-    """A copy in which models that exist are named as they are listed here: workflows from Windows write `sub\\file`,
-    and a model in several files may be named by its folder, its index or any of them."""
+    """A copy in which existing models have the names listed here.
+
+    Workflows from Windows write `sub\\file`; a model in several files may be named by its folder, its index or a file.
+    """
     copied = {node_id: {**node, "inputs": dict(node.get("inputs", {}))} for node_id, node in prompt.items()}
     for wanted in files:
         if wanted.path is not None:
@@ -52,7 +54,7 @@ def as_listed(prompt: Mapping[str, Any], files: Iterable[Wanted], folders: Folde
 
 
 def explained(found: Validation, files: Iterable[Wanted], folders: Folders) -> Validation:
-    """The validation with the whole explanation of every model file that is missing, in place of what it says."""
+    """The validation, with the full explanation of each missing model file in place of its own message."""
     missing = {(wanted.node_id, wanted.input): wanted for wanted in files if wanted.path is None}
 
     def about(problem: Problem) -> Problem:

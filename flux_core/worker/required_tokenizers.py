@@ -1,6 +1,6 @@
-"""Which tokenizers a prompt needs and cannot find: told with the missing model files, before anything is loaded.
+"""Which tokenizers a prompt needs and cannot find. They are reported with the missing model files, before loading.
 
-Of weight files only headers are read. Of those that are not there yet the published name says what they will be.
+Only the headers of weight files are read. A file that is missing is judged by its published name.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PRESUMED: tuple[tuple[str, str, tuple[Published, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Lacking:
-    """A tokenizer that a node's text encoder needs and that is nowhere. `folder`: where it should be put."""
+    """A tokenizer that a node's text encoder needs and that was not found. folder: where to put it."""
 
     node_id: str
     input: str
@@ -45,7 +45,7 @@ class Lacking:
 
     @property
     def text(self) -> str:
-        """What is missing, where it is published and where it belongs."""
+        """The message: what is missing, where it is published and where to put it."""
         wanted = self.published
         where = f"Put it into {self.folder}." if self.folder else "Put it into a tokenizers folder of your models."
         return (
@@ -57,7 +57,7 @@ class Lacking:
 def lacking_tokenizers(
     prompt: Mapping[str, Any], classes: Classes, folders: Folders, files: Iterable[Wanted]
 ) -> list[Lacking]:
-    """One for each tokenizer that cannot be found, with the first node that needs it. files: those of the prompt."""
+    """The tokenizers that cannot be found, each with the first node that needs it. files: those of the prompt."""
     found: dict[str, Lacking] = {}
     place = folders.place_for("tokenizers")
     for wanted in files:
@@ -70,8 +70,8 @@ def lacking_tokenizers(
 
 
 def refused(found: Validation, lacking: list[Lacking]) -> Validation:
-    """The validation of a prompt, which cannot run without these either."""
-    if not lacking or (found.error and not found.node_errors):  # of unknown nodes nothing can be said
+    """The validation of a prompt with an error for each missing tokenizer."""
+    if not lacking or (found.error and not found.node_errors):  # a prompt with unknown nodes is not examined further
         return found
     node_errors = dict(found.node_errors)
     for one in lacking:
@@ -91,7 +91,7 @@ def refused(found: Validation, lacking: list[Lacking]) -> Validation:
 
 
 def _missing(wanted: Wanted, folders: tuple[Path, ...]) -> Iterator[Published]:
-    """The tokenizers of a file that are nowhere."""
+    """The tokenizers of a file that were not found."""
     for published, vocabulary, length in _needed(wanted):
         try:
             if published is CLIP_L:
@@ -113,7 +113,7 @@ def _needed(wanted: Wanted) -> Iterator[tuple[Published, int, int]]:
     try:
         parts = detect(open_weights(wanted.path)).parts
     except SluiceError:
-        return  # the node that reads it says what is wrong with it
+        return  # the node that loads the file reports what is wrong with it
     if "clip_l" in parts:
         embeddings = "text_model.embeddings.{}_embedding.weight"
         tokens, positions = (parts["clip_l"][embeddings.format(name)].shape[0] for name in ("token", "position"))
@@ -123,7 +123,7 @@ def _needed(wanted: Wanted) -> Iterator[tuple[Published, int, int]]:
 
 
 def _read_by_others(prompt: Mapping[str, Any], wanted: Wanted, classes: Classes) -> bool:
-    """Whether some node takes the text encoders that this one loads."""
+    """Whether another node uses the text encoders that this one loads."""
     outputs = classes[prompt[wanted.node_id]["class_type"]].RETURN_TYPES
     slots = [slot for slot, kind in enumerate(outputs) if kind in _TEXT_OUTPUTS]
     links = (value for node in prompt.values() for value in node.get("inputs", {}).values() if is_link(value))

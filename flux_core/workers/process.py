@@ -1,14 +1,14 @@
-"""The worker process, seen from the server: started, asked, listened to, replaced when it dies.
+"""The worker process as the server uses it: started, called, read from, replaced after it dies.
 
-The worker imports torch and the nodes, the server neither. Nothing the worker does, its death included, can take the
-queue along: a running job then ends as failed, with the reason, and whatever is asked next starts a new worker.
+The worker imports torch and the nodes; the server imports neither. If the worker dies, the queue is not affected: the
+running job fails with the reason, and the next call starts a new worker.
 
-    event loop           asks and tells; never waits for the pipe
+    event loop           sends calls and messages; never waits for the pipe
     writing thread       queue -> worker's standard input
-    listening thread     worker's standard output -> event loop
+    reading thread       worker's standard output -> event loop
     relaying thread      worker's standard error -> log
 
-Does not know: HTTP, the queue, what a prompt means.
+Contains nothing about HTTP, the queue or the meaning of prompts.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
 from .process_tree import ProcessTree
 from .protocol import Channel, Message, frame_of
 
-START_SECONDS = 120.0  # a cold disk can make imports long; a worker that dies is noticed at once
+START_SECONDS = 120.0  # imports can take long from a cold disk; a worker that dies is noticed at once
 _KILLED = -getattr(signal, "SIGKILL", 9)
-STOP_SECONDS = 0.4  # between asking the process to end and ending it
+STOP_SECONDS = 0.4  # between requesting the process to end and killing it
 _LONGEST_LINE = 1 << 16
 _ENTRY = Path(__file__).resolve().parents[1] / "entry" / "worker.py"
 
-# What the worker raises on a question, raised here again.
+# Errors that the worker raises in a call are raised here again.
 _SAID = (WorkflowError, InputError, MissingFileError)
 _KINDS: Mapping[str, type[SluiceError]] = {kind.__name__: kind for kind in _SAID}
 OnMessage = Callable[[Message, bytes], None]
@@ -45,9 +45,9 @@ Log = Callable[[str], None]
 
 
 class WorkerDied(SluiceError):
-    """The worker process ended while something was asked of it. The text says how.
+    """The worker process ended during a call. The text says how.
 
-    `killed`: the system or somebody ended it by force, as happens when memory runs out.
+    killed: it was killed by the system or a user, for example because memory ran out.
     """
 
     def __init__(self, text: str, killed: bool = False) -> None:
@@ -56,22 +56,24 @@ class WorkerDied(SluiceError):
 
 
 class Worker:
-    """The worker, whichever process it is at the moment. All methods are for the event loop's thread."""
+    """The worker, in its current process. All methods must be called in the event loop's thread."""
 
     def __init__(self, options: Mapping[str, Any], on_message: OnMessage, log: Log) -> None:
-        """options: what the worker's own command line would say (see flux_core/worker/main.py), as JSON-able data.
-        on_message: hears events and previews. log: hears each line the worker prints."""
+        """options: of the worker (see flux_core/worker/main.py), as JSON-ready data.
+
+        on_message: receives events and previews. log: receives each line that the worker prints.
+        """
         self.options = dict(options)  # of the next process
         self._on_message, self._log = on_message, log
         self._process: _Process | None = None
 
     @property
     def pid(self) -> int | None:
-        """Of the process, while there is one."""
+        """The process's id; None without a process."""
         return None if self._process is None else self._process.popen.pid
 
     async def call(self, op: str, **arguments: Any) -> Any:
-        """Ask something and wait for the answer. Raises WorkerDied, or the SluiceError that the worker raised."""
+        """Send a call and wait for its answer. Raises WorkerDied, or the SluiceError that the worker raised."""
         process = await self._started()
         number = process.next_call()
         answer = await process.ask(number, {"op": op, "call": number, **arguments})
@@ -80,7 +82,7 @@ class Worker:
         return answer["result"]
 
     async def call_route(self, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> Any:
-        """Ask a node pack's route: ({"status", "headers"}, the body of the answer). Raises as `call`."""
+        """Send a request to a node pack's route: ({"status", "headers"}, body). Raises as `call`."""
         process = await self._started()
         number = process.next_call()
         message = {"op": "route", "call": number, "method": method, "path": path, "headers": headers}
@@ -96,12 +98,12 @@ class Worker:
         return await process.ask(prompt_id, message)
 
     def tell(self, op: str, **arguments: Any) -> None:
-        """Say something that has no answer. A worker that is not there need not hear it."""
+        """Send a message that has no answer. Does nothing without a worker."""
         if self._process is not None:
             self._process.say({"op": op, **arguments})
 
     async def stop(self) -> None:
-        """End the process and what it started, by force if need be."""
+        """End the process and all processes that it started, by force if necessary."""
         process, self._process = self._process, None
         if process is not None:
             await process.end()
@@ -119,7 +121,7 @@ class Worker:
 
 
 class _Process:
-    """One life of the worker."""
+    """One process of the worker."""
 
     def __init__(self, options: Mapping[str, Any], on_message: OnMessage, log: Log) -> None:
         self._loop = asyncio.get_running_loop()
@@ -135,8 +137,8 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8"},  # of what node packs print, as `_relay` reads it
-            start_new_session=True,  # Ctrl-C at the terminal is the server's to answer
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},  # for what node packs print; `_relay` reads UTF-8
+            start_new_session=True,  # Ctrl-C at the terminal goes to the server only
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         self._tree = ProcessTree(self.popen.pid)
@@ -144,12 +146,12 @@ class _Process:
             threading.Thread(target=thread, daemon=True).start()
 
     def next_call(self) -> int:
-        """A number no other call has."""
+        """A unique number for a call."""
         self._calls += 1
         return self._calls
 
     async def ask(self, key: int | str, message: Message, payload: bytes = b"") -> Message:
-        """Say something and wait for the message that answers it."""
+        """Send a message and wait for its answer."""
         if self.dead is not None:
             raise self.dead
         answer: asyncio.Future[Message] = self._loop.create_future()
@@ -161,11 +163,11 @@ class _Process:
             self._answers.pop(key, None)
 
     def say(self, message: Message, payload: bytes = b"") -> None:
-        """Without waiting. If nobody hears it any more, the listening thread notices."""
+        """Send a message without waiting. If the worker has died, the reading thread notices."""
         self._frames.put(frame_of(message, payload))
 
     async def end(self) -> None:
-        """Ask the process to end, then end it, with all it has started."""
+        """Request the process to end, then kill it with all processes that it started."""
         self._tree.terminate()
         for _ in range(20):
             if self.popen.poll() is not None:
@@ -201,7 +203,7 @@ class _Process:
         self._post(self._died, code)
 
     def _post(self, function: Callable[..., None], *arguments: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the server is going down
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server is shutting down
             self._loop.call_soon_threadsafe(function, *arguments)
 
     # -- back in the event loop --------------------------------------------------------------------------------------
@@ -220,20 +222,20 @@ class _Process:
             answer.set_result({**message, "payload": payload} if payload else message)
 
     def _died(self, code: int) -> None:
-        self.dead = WorkerDied(_obituary(code, self._last_lines), code == _KILLED)
+        self.dead = WorkerDied(_how_it_ended(code, self._last_lines), code == _KILLED)
         futures: list[asyncio.Future[Any]] = [*self._answers.values(), self.ready]
         for future in futures:
             if not future.done():
                 future.set_exception(self.dead)
-                future.exception()  # somebody may have stopped waiting; that is no error of its own
+                future.exception()  # marks the exception as retrieved: nothing may be waiting for it any more
 
 
-def _obituary(code: int, last_lines: deque[str]) -> str:
-    said = [line for line in last_lines if line.strip()]
-    last = f" Its last words: {said[-1]}" if said else ""
+def _how_it_ended(code: int, last_lines: deque[str]) -> str:
+    printed = [line for line in last_lines if line.strip()]
+    last = f" Its last line: {printed[-1]}" if printed else ""
     if code == _KILLED:
         return (
-            "The worker process was killed. If nobody did so on purpose, the system ran out of memory: lower --ram, or "
+            "The worker process was killed. Unless a user killed it, the system ran out of memory: lower --ram, or "
             f"choose a smaller image or model file.{last}"
         )
     if code < 0:

@@ -1,7 +1,7 @@
-"""A process together with everything that it starts: ended as a whole.
+"""Ends a process together with all processes that it has started.
 
-POSIX systems end the group that the process leads (`start_new_session=True` makes it one). Windows has no such groups:
-there the descendants are looked up while the process still lives, and each is ended.
+On POSIX systems the process is the leader of a group (`start_new_session=True`), which is ended as a whole. Windows has
+no such groups: the descendants are listed while the process still runs, and each is ended.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ GROUPS = hasattr(os, "killpg")
 
 
 class ProcessTree:
-    """The descendants of a process and itself. The process must not have been waited for when one is made."""
+    """A process and its descendants. Create it before the process has been waited for."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._members: dict[int, psutil.Process] = {}  # where there are no groups
+        self._members: dict[int, psutil.Process] = {}  # on systems without groups
 
     def terminate(self) -> None:
-        """Ask all to end. On Windows this is as final as `kill`."""
+        """Request all to end. On Windows this kills them."""
         if GROUPS:
             _end_group(self.pid, gently=True)
             return
@@ -33,7 +33,7 @@ class ProcessTree:
                 process.terminate()
 
     def kill(self) -> None:
-        """End all at once, also those whose parent has ended since `terminate`."""
+        """Kill all, also those whose parent has ended since `terminate`."""
         if GROUPS:
             _end_group(self.pid)
             return
@@ -42,7 +42,7 @@ class ProcessTree:
                 process.kill()
 
     def _look(self) -> list[psutil.Process]:
-        """Everyone seen until now, with the descendants that each has at this moment."""
+        """All processes found so far, with the descendants that each has now."""
         with contextlib.suppress(psutil.Error):
             self._members.setdefault(self.pid, psutil.Process(self.pid))
         for process in list(self._members.values()):
@@ -52,7 +52,7 @@ class ProcessTree:
 
 
 def end_own(code: int = 0) -> None:
-    """End this process and everything that it has started, at once. Does not return."""
+    """Kill this process and all that it has started. Does not return."""
     if GROUPS and _leads_a_group():
         _end_group(os.getpid())
     elif not GROUPS:

@@ -1,10 +1,10 @@
-"""What server and worker say to one another, and in which frames.
+"""The messages between server and worker, and their frames.
 
-A message is a JSON object, for pictures followed by bytes:
+A message is a JSON object, followed by bytes if it carries an image or a body:
 
     length of the JSON, length of the bytes (4 bytes each, big-endian) | JSON | bytes
 
-The frames travel over the worker's standard input and output, which are kept apart from what its code prints.
+The frames use the worker's standard input and output, which are separated from what its code prints.
 
     server -> worker   {"op": "run", "prompt_id", "prompt", "extra_data", "outputs"}
                        {"op": "interrupt", "prompt_id"}          {"op": "free", "unload_models", "free_memory"}
@@ -18,7 +18,6 @@ The frames travel over the worker's standard input and output, which are kept ap
                        {"done": prompt_id, "status", "outputs", "meta", "messages", "facts"}
                        {"reply": n, "result"} or {"reply": n, "error", "type"}, of a route + body
 
-Does not know: what any of it means.
 """
 
 from __future__ import annotations
@@ -34,21 +33,21 @@ _LENGTHS = struct.Struct(">II")
 
 
 class Channel:
-    """One end: frames in by `source`, out by `sink`. Sending is safe from any thread; receive in one."""
+    """One end of the connection. Any thread may send; one thread receives."""
 
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self._source, self._sink = source, sink
         self._lock = threading.Lock()
 
     def send(self, message: Message, payload: bytes = b"") -> None:
-        """Raises OSError or ValueError when the other end is gone, TypeError for what is not JSON."""
+        """Send a frame. Raises OSError or ValueError if the other end is closed, TypeError for what is not JSON."""
         frame = frame_of(message, payload)
         with self._lock:
             self._sink.write(frame)
             self._sink.flush()
 
     def receive(self) -> tuple[Message, bytes]:
-        """Raises EOFError when the other end is gone."""
+        """Receive a frame. Raises EOFError if the other end is closed."""
         text, payload = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
         return json.loads(self._exactly(text)), self._exactly(payload)
 
@@ -60,6 +59,6 @@ class Channel:
 
 
 def frame_of(message: Message, payload: bytes = b"") -> bytes:
-    """The bytes of one frame. Objects a node left in what it shows are told by their repr."""
+    """The bytes of one frame. Objects in a node's output that are not JSON are sent as their repr."""
     text = json.dumps(message, default=repr).encode()
     return _LENGTHS.pack(len(text), len(payload)) + text + payload
