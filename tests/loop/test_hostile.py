@@ -176,7 +176,7 @@ def test_a_file_in_place_of_the_output_folder_is_told_before_anything_runs(refus
     (here / "input").mkdir()
     (here / "out").touch()
     Image.new("RGB", (8, 8)).save(here / "input/p.png")
-    assert "out is no folder" in refused(picture_of(), "--out", "out", code=2)
+    assert "out is a file. Choose another --out." in refused(picture_of(), "--out", "out")
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "link/secret.png", "../secret.png [output]"])

@@ -193,7 +193,7 @@ def test_what_cannot_be_used_is_refused_by_name(sluice: Callable[..., subprocess
     assert "There is no folder" in refused(sluice, *base, "--models", str(tmp_path / "nowhere"))
     assert "does not exist" in refused(sluice, *base, "--node-packs", str(tmp_path / "nowhere"))
     assert "no address" in refused(sluice, *base, "--host", "host.invalid")
-    assert "no size" in refused(sluice, *base, "--vram", "plenty")
+    assert "not a size" in refused(sluice, *base, "--vram", "plenty")
     (tmp_path / "user" / "sluice").mkdir(parents=True, exist_ok=True)
     (tmp_path / "user" / "sluice" / "queue.sqlite3").write_bytes(b"no database " * 100)
     assert "damaged" in refused(sluice, *base)
