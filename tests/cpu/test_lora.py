@@ -3,46 +3,50 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 import pytest
 import torch
 import torch.nn.functional as F
+from doubles.modules import linear_at, matrix_of
 from sluice.flux_core.adapters.apply import adapted
 from sluice.flux_core.adapters.lora import LoraUse, parse
-from sluice.flux_core.adapters.lora_names import flux_targets, text_targets
+from sluice.flux_core.adapters.lora_names import Targets, flux_targets, text_targets
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
+from torch import Tensor
 
 CONFIG = FluxConfig(16, 16, 64, 2, 32, 256, 2, 2, 24, 16, True, (4, 14, 14))
 D = CONFIG.hidden
 CPU = torch.device("cpu")
 
 
-def values(name, *shape, scale=0.2):
+def values(name: str, *shape: int, scale: float = 0.2) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode()))) * scale
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> Flux:
     flux = Flux(CONFIG)
     flux.load_state_dict({name: values(name, *p.shape) for name, p in flux.state_dict().items()})
     return flux.requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
-def targets(model):
+def targets(model: Flux) -> Targets:
     return flux_targets({name: tuple(p.shape) for name, p in model.state_dict().items()})
 
 
-def effective(model, module):
+def effective(model: Flux, module: str) -> Tensor:
     """The matrix a module behaves as, found by feeding it the identity."""
-    linear = model.get_submodule(module)
+    linear = linear_at(model, module)
     width = max([linear.in_features, *(b.down.shape[1] for b in linear.branches if hasattr(b, "down"))])
-    return (linear(torch.eye(width)) - linear(torch.zeros(1, width))).T
+    difference: Tensor = linear(torch.eye(width)) - linear(torch.zeros(1, width))
+    return difference.T
 
 
-def delta(model, targets, tensors, module, strength=1.0):
+def delta(model: Flux, targets: Targets, tensors: Mapping[str, Tensor], module: str, strength: float = 1.0) -> Tensor:
     before = effective(model, module)
     during = effective(adapted(model, [LoraUse(parse("a", tensors, targets), strength)], CPU, torch.float32), module)
     assert torch.equal(effective(model, module), before), "the base is as it was"
@@ -97,7 +101,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("alpha", [None, 2.0])
 def test_every_layout_adds_strength_times_alpha_over_rank_times_the_product(
-    model, targets, layout: str, alpha: float | None
+    model: Flux, targets: Targets, layout: str, alpha: float | None
 ) -> None:
     prefix, up, down = LAYOUTS[layout]
     tensors = {prefix + up: UP, prefix + down: DOWN} | (
@@ -115,7 +119,9 @@ def test_every_layout_adds_strength_times_alpha_over_rank_times_the_product(
         ("lora_transformer_single_transformer_blocks_0_attn_to_q", "single_blocks.0.linear1", 0),
     ],
 )
-def test_parts_of_fused_matrices_change_only_their_rows(model, targets, prefix: str, module: str, start: int) -> None:
+def test_parts_of_fused_matrices_change_only_their_rows(
+    model: Flux, targets: Targets, prefix: str, module: str, start: int
+) -> None:
     tensors = {prefix + ".lora_up.weight": UP, prefix + ".lora_down.weight": DOWN}
     change = delta(model, targets, tensors, module)
     torch.testing.assert_close(change[start : start + D], UP @ DOWN)
@@ -123,14 +129,14 @@ def test_parts_of_fused_matrices_change_only_their_rows(model, targets, prefix: 
     assert torch.equal(change, torch.zeros_like(change))
 
 
-def test_the_final_modulation_of_diffusers_has_its_halves_exchanged(model, targets) -> None:
+def test_the_final_modulation_of_diffusers_has_its_halves_exchanged(model: Flux, targets: Targets) -> None:
     up = values("wide", 2 * D, 4)
     tensors = {"transformer.norm_out.linear.lora_A.weight": DOWN, "transformer.norm_out.linear.lora_B.weight": up}
     expected = (up @ DOWN).roll(D, 0)
     torch.testing.assert_close(delta(model, targets, tensors, "final_layer.adaLN_modulation.1"), expected)
 
 
-def test_what_a_lora_for_dev_says_of_guidance_is_left_out_on_schnell(model) -> None:
+def test_what_a_lora_for_dev_says_of_guidance_is_left_out_on_schnell(model: Flux) -> None:
     schnell = flux_targets({n: tuple(p.shape) for n, p in model.state_dict().items() if "guidance" not in n})
     name = "transformer.time_text_embed.guidance_embedder.linear_2"
     tensors = {name + ".lora_A.weight": DOWN, name + ".lora_B.weight": UP}
@@ -138,7 +144,7 @@ def test_what_a_lora_for_dev_says_of_guidance_is_left_out_on_schnell(model) -> N
     assert not lora.changes and set(lora.unmatched) == tensors.keys()
 
 
-def test_hadamard_and_kronecker_products_and_full_differences(model, targets) -> None:
+def test_hadamard_and_kronecker_products_and_full_differences(model: Flux, targets: Targets) -> None:
     module, prefix = "double_blocks.0.txt_attn.proj", "lora_unet_double_blocks_0_txt_attn_proj"
     a, b, c, d = values("a", D, 3), values("b", 3, D), values("c", D, 3), values("d", 3, D)
     loha = dict(zip((".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b"), (a, b, c, d), strict=True))
@@ -156,9 +162,9 @@ def test_hadamard_and_kronecker_products_and_full_differences(model, targets) ->
 
 
 @pytest.mark.parametrize("shape", [(D, 1), (1, D)])
-def test_dora_rescales_towards_the_trained_magnitude(model, targets, shape: tuple[int, int]) -> None:
+def test_dora_rescales_towards_the_trained_magnitude(model: Flux, targets: Targets, shape: tuple[int, int]) -> None:
     module, prefix = "double_blocks.0.img_attn.proj", "lora_unet_double_blocks_0_img_attn_proj"
-    w, m = model.get_submodule(module).weight, values("m", *shape).abs()
+    w, m = matrix_of(linear_at(model, module)), values("m", *shape).abs()
     v = w + UP @ DOWN
     v = v * m / (w.norm(dim=1, keepdim=True) if shape[1] == 1 else v.norm(dim=0, keepdim=True))
     tensors = {prefix + ".lora_up.weight": UP, prefix + ".lora_down.weight": DOWN, prefix + ".dora_scale": m}
@@ -166,16 +172,18 @@ def test_dora_rescales_towards_the_trained_magnitude(model, targets, shape: tupl
 
 
 @pytest.mark.parametrize("dora_first", [True, False])
-def test_a_dora_sees_what_came_before_it_and_not_what_comes_after(model, targets, dora_first: bool) -> None:
+def test_a_dora_sees_what_came_before_it_and_not_what_comes_after(
+    model: Flux, targets: Targets, dora_first: bool
+) -> None:
     module, prefix = "double_blocks.0.img_attn.proj", "lora_unet_double_blocks_0_img_attn_proj"
     up, full, magnitude = values("u2", D, 3), values("full", D, D), values("m", 1, D).abs()
     dora = {prefix + ".lora_up.weight": UP, prefix + ".lora_down.weight": DOWN, prefix + ".dora_scale": magnitude}
     plain = {prefix + ".lora_up.weight": up, prefix + ".lora_down.weight": values("d2", 3, D), prefix + ".diff": full}
     uses = [LoraUse(parse("dora", dora, targets), 0.7), LoraUse(parse("plain", plain, targets), 0.4)]
-    w = model.get_submodule(module).weight
+    w = matrix_of(linear_at(model, module))
     added = 0.4 * (up @ plain[prefix + ".lora_down.weight"] + full)
 
-    def reweighed(w):
+    def reweighed(w: Tensor) -> Tensor:
         v = w + UP @ DOWN
         return w + 0.7 * (v * magnitude / v.norm(dim=0, keepdim=True) - w)
 
@@ -184,7 +192,9 @@ def test_a_dora_sees_what_came_before_it_and_not_what_comes_after(model, targets
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_changes_that_do_not_fit_are_told_and_left_out(model, targets, caplog: pytest.LogCaptureFixture) -> None:
+def test_changes_that_do_not_fit_are_told_and_left_out(
+    model: Flux, targets: Targets, caplog: pytest.LogCaptureFixture
+) -> None:
     good, wide = "lora_unet_double_blocks_0_img_attn_proj", "lora_unet_img_in"
     tensors = {
         good + ".lora_up.weight": UP,
@@ -197,12 +207,12 @@ def test_changes_that_do_not_fit_are_told_and_left_out(model, targets, caplog: p
     before = effective(model, "img_in")
     changed = adapted(model, [LoraUse(parse("other", tensors, targets), 1.0)], CPU, torch.float32)
     assert torch.equal(effective(changed, "img_in"), before)
-    assert changed.single_blocks[0].norm.key_norm.scale.shape == (32,)
-    assert [type(b).__name__ for b in changed.double_blocks[0].img_attn.proj.branches] == ["LowRank"]
+    assert changed.get_parameter("single_blocks.0.norm.key_norm.scale").shape == (32,)
+    assert [type(b).__name__ for b in linear_at(changed, "double_blocks.0.img_attn.proj").branches] == ["LowRank"]
     assert len(caplog.records) == 3 and "does not fit" in caplog.text
 
 
-def test_a_lora_after_a_control_lora_has_to_be_as_wide(model, targets) -> None:
+def test_a_lora_after_a_control_lora_has_to_be_as_wide(model: Flux, targets: Targets) -> None:
     control = {
         "img_in.lora_A.weight": values("wide in", 4, 128),
         "img_in.lora_B.weight": UP,
@@ -214,7 +224,7 @@ def test_a_lora_after_a_control_lora_has_to_be_as_wide(model, targets) -> None:
         assert len(adapted(model, order, CPU, torch.float32).img_in.branches) == count
 
 
-def test_a_control_lora_widens_the_input_shifts_biases_and_replaces_norm_scales(model, targets) -> None:
+def test_a_control_lora_widens_the_input_shifts_biases_and_replaces_norm_scales(model: Flux, targets: Targets) -> None:
     wide, scale = values("wide in", 4, 128), values("scale", 32)
     tensors = {
         "img_in.lora_A.weight": wide,
@@ -227,28 +237,28 @@ def test_a_control_lora_widens_the_input_shifts_biases_and_replaces_norm_scales(
     x = values("x", 3, 128)
     changed = adapted(model, [LoraUse(lora, 0.5)], CPU, torch.float32)
     got = changed.img_in(x)
-    assert torch.equal(changed.single_blocks[0].norm.key_norm.scale, scale), "whatever the strength"
-    w = torch.cat((model.img_in.weight, torch.zeros(D, 64)), dim=1) + 0.5 * UP @ wide
+    assert torch.equal(changed.get_parameter("single_blocks.0.norm.key_norm.scale"), scale), "whatever the strength"
+    w = torch.cat((matrix_of(model.img_in), torch.zeros(D, 64)), dim=1) + 0.5 * UP @ wide
     expected = F.linear(x, w, model.img_in.bias + 0.5 * tensors["img_in.lora_B.bias"])
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
-    assert not torch.equal(model.single_blocks[0].norm.key_norm.scale, scale)
+    assert not torch.equal(model.get_parameter("single_blocks.0.norm.key_norm.scale"), scale)
 
 
-def test_many_loras_add_up_and_strength_zero_adds_nothing(model, targets) -> None:
+def test_many_loras_add_up_and_strength_zero_adds_nothing(model: Flux, targets: Targets) -> None:
     prefix = "lora_unet_single_blocks_1_linear2"
     one = {prefix + ".lora_up.weight": UP, prefix + ".lora_down.weight": values("d1", 4, D * 5)}
     two = {prefix + ".lora_up.weight": values("u2", D, 7), prefix + ".lora_down.weight": values("d2", 7, D * 5)}
     uses = [LoraUse(parse("one", one, targets), 0.5), LoraUse(parse("two", two, targets), -1.5)]
     before = effective(model, "single_blocks.1.linear2")
     changed = adapted(model, [*uses, LoraUse(parse("off", one, targets), 0.0)], CPU, torch.float32)
-    assert len(changed.single_blocks[1].linear2.branches) == 1, "one pair of products"
+    assert len(linear_at(changed, "single_blocks.1.linear2").branches) == 1, "one pair of products"
     during = effective(changed, "single_blocks.1.linear2")
     products = [t[prefix + ".lora_up.weight"] @ t[prefix + ".lora_down.weight"] for t in (one, two)]
     torch.testing.assert_close(during - before, 0.5 * products[0] - 1.5 * products[1], atol=1e-5, rtol=1e-4)
     assert adapted(model, [LoraUse(uses[0].lora, 0.0)], CPU, torch.float32) is model
 
 
-def test_a_model_with_loras_shares_everything_with_the_model_but_what_changes(model, targets) -> None:
+def test_a_model_with_loras_shares_everything_with_the_model_but_what_changes(model: Flux, targets: Targets) -> None:
     prefix, scale = "lora_unet_single_blocks_1_linear2", values("scale", 32)
     tensors = {
         prefix + ".lora_up.weight": UP,
@@ -282,7 +292,7 @@ ENCODER_NAMES = {
 
 
 @pytest.mark.parametrize("trainer", ENCODER_NAMES)
-def test_text_encoders_are_found_by_all_their_names(targets, trainer: str) -> None:
+def test_text_encoders_are_found_by_all_their_names(targets: Targets, trainer: str) -> None:
     prefix, path = ENCODER_NAMES[trainer]
     clip, t5 = text_targets([f"{CLIP_PATH}.weight"], [f"{T5_PATH}.weight"])
     tensors = {f"{prefix}{path}.lora_up.weight": UP, f"{prefix}{path}.lora_down.weight": DOWN}
@@ -298,7 +308,7 @@ def test_clip_g_is_no_t5() -> None:
     assert not parse("sdxl", tensors, t5).changes and not parse("sdxl", tensors, clip).changes
 
 
-def test_what_cannot_be_used_is_refused_with_its_reason(targets) -> None:
+def test_what_cannot_be_used_is_refused_with_its_reason(targets: Targets) -> None:
     with pytest.raises(InputError, match="not supported"):
         parse("glora", {"lora_unet_img_in.a1.weight": UP}, targets)
     with pytest.raises(InputError, match="square blocks"):
@@ -315,7 +325,7 @@ def test_what_cannot_be_used_is_refused_with_its_reason(targets) -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("which", ["lora_up.weight", "lora_down.weight", "alpha"])
-def test_a_number_that_is_none_is_told_with_its_tensor(targets, number: float, which: str) -> None:
+def test_a_number_that_is_none_is_told_with_its_tensor(targets: Targets, number: float, which: str) -> None:
     prefix = "lora_unet_double_blocks_0_img_attn_proj."
     tensors = {f"{prefix}lora_up.weight": UP.clone(), f"{prefix}lora_down.weight": DOWN.clone()}
     tensors |= {f"{prefix}alpha": torch.tensor(4.0)}
@@ -327,7 +337,7 @@ def test_a_number_that_is_none_is_told_with_its_tensor(targets, number: float, w
 # -- orthogonal adapters ---------------------------------------------------------------------------------------------
 
 
-def turned(blocks, most=0.0):
+def turned(blocks: Tensor, most: float = 0.0) -> Tensor:
     """B of Q = blocks - blocks^T, one block at a time."""
     skew = blocks - blocks.transpose(-1, -2)
     if most and skew.norm() > most:
@@ -336,7 +346,7 @@ def turned(blocks, most=0.0):
     return torch.stack([(one + q) @ torch.linalg.inv(one - q) for q in skew.flatten(0, -3)]).view(blocks.shape)
 
 
-def towards(blocks, strength):
+def towards(blocks: Tensor, strength: float) -> Tensor:
     return strength * blocks + (1 - strength) * torch.eye(blocks.shape[-1])
 
 
@@ -345,7 +355,7 @@ PROJ = "double_blocks.0.img_attn.proj"
 
 @pytest.mark.parametrize("strength", [1.0, 0.4, -0.5])
 @pytest.mark.parametrize("alpha", [None, 0.0, 0.01])
-def test_an_oft_turns_blocks_of_rows(model, targets, strength: float, alpha: float | None) -> None:
+def test_an_oft_turns_blocks_of_rows(model: Flux, targets: Targets, strength: float, alpha: float | None) -> None:
     blocks, rescale = values("blocks", 8, D // 8, D // 8), 1 + values("rescale", D, 1)
     tensors = {
         f"lycoris_{PROJ.replace('.', '_')}.oft_blocks": blocks,
@@ -353,13 +363,13 @@ def test_an_oft_turns_blocks_of_rows(model, targets, strength: float, alpha: flo
     }
     if alpha is not None:
         tensors[f"lycoris_{PROJ.replace('.', '_')}.alpha"] = torch.tensor(alpha)
-    weight = model.get_submodule(PROJ).weight
+    weight = matrix_of(linear_at(model, PROJ))
     whole = torch.block_diag(*towards(turned(blocks, (alpha or 0) * D), strength))
     expected = (1 + strength * (rescale - 1)) * (whole.T @ weight)
     assert torch.allclose(weight + delta(model, targets, tensors, PROJ, strength), expected, atol=1e-4)
 
 
-def test_an_oft_of_kohya_has_blocks_for_each_joined_matrix(model, targets) -> None:
+def test_an_oft_of_kohya_has_blocks_for_each_joined_matrix(model: Flux, targets: Targets) -> None:
     sizes, parts = (D, D, D, 256), []
     prefix, module = "oft_unet_single_blocks_1_linear1", "single_blocks.1.linear1"
     tensors = {f"{prefix}.alpha": torch.tensor(0.001)}
@@ -367,16 +377,16 @@ def test_an_oft_of_kohya_has_blocks_for_each_joined_matrix(model, targets) -> No
         blocks = values(f"part {number}", 4, size // 4, size // 4)
         tensors[f"{prefix}.oft_blocks.{number}"] = blocks
         parts.append(torch.block_diag(*turned(blocks, 0.001 * size)))
-    weight = model.get_submodule(module).weight
+    weight = matrix_of(linear_at(model, module))
     expected = torch.block_diag(*parts).T @ weight
     assert torch.allclose(weight + delta(model, targets, tensors, module), expected, atol=1e-4)
     assert not parse("a", tensors, targets).unmatched
 
 
-def test_a_boft_turns_pairs_of_rows_ever_further_apart(model, targets) -> None:
+def test_a_boft_turns_pairs_of_rows_ever_further_apart(model: Flux, targets: Targets) -> None:
     levels, size = 3, 8
     blocks = values("boft", levels, D // size, size, size)
-    weight = model.get_submodule(PROJ).weight
+    weight = matrix_of(linear_at(model, PROJ))
     expected = weight.clone()
     for level, factors in enumerate(turned(blocks)):
         apart = 2**level * size // 2
@@ -390,7 +400,7 @@ def test_a_boft_turns_pairs_of_rows_ever_further_apart(model, targets) -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_an_oft_of_peft_turns_the_inputs(model, targets, shared: bool, scaled: bool) -> None:
+def test_an_oft_of_peft_turns_the_inputs(model: Flux, targets: Targets, shared: bool, scaled: bool) -> None:
     size = 8
     upper = values("upper", 1 if shared else D // size, size * (size - 1) // 2, scale=0.05)
     used = upper / upper.shape[1] ** 0.5 if scaled else upper
@@ -400,7 +410,7 @@ def test_an_oft_of_peft_turns_the_inputs(model, targets, shared: bool, scaled: b
         q[torch.triu_indices(size, size, 1).unbind()] = numbers
         q = q - q.T
         rows.append(torch.eye(size) + 2 * q + 2 * q @ q + 2 * q @ q @ q + q @ q @ q @ q)
-    weight = model.get_submodule(PROJ).weight
+    weight = matrix_of(linear_at(model, PROJ))
     expected = weight @ torch.block_diag(*rows).T  # x B W^T
     name = "transformer.transformer_blocks.0.attn.to_out.0.oft_R"
     tensors = {f"{name}.weight": upper} | ({f"{name}.scaled_oft": torch.tensor(1)} if scaled else {})
@@ -408,7 +418,9 @@ def test_an_oft_of_peft_turns_the_inputs(model, targets, shared: bool, scaled: b
     assert not parse("a", tensors, targets).unmatched
 
 
-def test_an_oft_of_another_size_is_told_and_left_out(model, targets, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_oft_of_another_size_is_told_and_left_out(
+    model: Flux, targets: Targets, caplog: pytest.LogCaptureFixture
+) -> None:
     tensors = {f"lora_unet_{PROJ.replace('.', '_')}.oft_blocks": values("small", 4, 4, 4)}
     assert not delta(model, targets, tensors, PROJ).any()
     assert "does not fit and is left out" in caplog.text

@@ -42,7 +42,7 @@ def matrices(weights: dict[str, Tensor], modules: tuple[str, ...], seed: int) ->
 
 def kohya(flux: Matrices, clip: Matrices) -> dict[str, Tensor]:
     """Underscored paths, and an alpha for each."""
-    file = {}
+    file: dict[str, Tensor] = {}
     for prefix, parts in (("lora_unet", flux), ("lora_te1", clip)):
         for module, (down, up) in parts.items():
             name = f"{prefix}_{module.replace('.', '_')}"
@@ -53,7 +53,7 @@ def kohya(flux: Matrices, clip: Matrices) -> dict[str, Tensor]:
 
 def diffusers(flux: Matrices, clip: Matrices) -> dict[str, Tensor]:
     """Its own modules, of which some share a matrix in BFL's layout, and no alpha: the numbers carry it."""
-    file = {}
+    file: dict[str, Tensor] = {}
     for module, (down, up) in flux.items():
         start, names = 0, DIFFUSERS[module]
         for place, name in enumerate(names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Mapping
 
 import pytest
 from aiohttp import web
@@ -10,11 +11,13 @@ from aiohttp.test_utils import TestClient, TestServer
 from sluice.flux_core.server.guard import POLICY, guard, is_loopback
 
 
-def ask(method="GET", token=None, path="/", hosts=(), **headers):
+def ask(
+    method: str = "GET", token: str | None = None, path: str = "/", hosts: Collection[str] = (), **headers: str
+) -> tuple[int, Mapping[str, str], str]:
     """The answer of a guarded server to one request; "_" in names of headers stands for "-"."""
 
-    async def scenario():
-        async def handler(request):
+    async def scenario() -> tuple[int, Mapping[str, str], str]:
+        async def handler(request: web.Request) -> web.Response:
             return web.Response(text="secret")
 
         app = web.Application(middlewares=[guard(token, hosts)])

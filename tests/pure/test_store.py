@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sluice.flux_core.errors import SluiceError
 from sluice.flux_core.server import store as module
-from sluice.flux_core.server.store import ATTEMPTS, CANCELLED, COMPLETED, FAILED, PENDING, RUNNING, CannotWrite, Store
+from sluice.flux_core.server.store import (
+    ATTEMPTS,
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    PENDING,
+    RUNNING,
+    CannotWrite,
+    Job,
+    Store,
+)
 
 
-def request(n=0):
+def request(n: int = 0) -> dict[str, Any]:
     return {
         "prompt": {"1": {"class_type": "A", "inputs": {"n": n}}},
         "extra_data": {},
@@ -30,17 +42,30 @@ RESULT = {
 
 
 @pytest.fixture
-def store(tmp_path: Path):
+def store(tmp_path: Path) -> Iterator[Store]:
     store = Store(tmp_path / "queue.sqlite3")
     yield store
     store.close()
 
 
-def add(store, prompt_id, number=None):
+def add(store: Store, prompt_id: str, number: float | None = None) -> Job:
     return store.add(prompt_id, store.next_number() if number is None else number, request())
 
 
-def test_jobs_run_in_the_order_of_their_numbers_and_each_once(store) -> None:
+def taken(store: Store, prompt_id: str | None = None) -> Job:
+    """The job that runs next, or the named one."""
+    job = store.take(prompt_id)
+    assert job is not None
+    return job
+
+
+def got(store: Store, prompt_id: str) -> Job:
+    job = store.get(prompt_id)
+    assert job is not None
+    return job
+
+
+def test_jobs_run_in_the_order_of_their_numbers_and_each_once(store: Store) -> None:
     for prompt_id in "abc":
         add(store, prompt_id)
     add(store, "first", number=-9)
@@ -50,14 +75,14 @@ def test_jobs_run_in_the_order_of_their_numbers_and_each_once(store) -> None:
     assert taken == ["first", "a", "b", "c"] and store.waiting == 0
 
 
-def test_an_id_is_taken_once(store) -> None:
+def test_an_id_is_taken_once(store: Store) -> None:
     add(store, "a")
     with pytest.raises(KeyError):
         add(store, "a")
     assert store.waiting == 1
 
 
-def test_the_queue_lists_running_and_waiting_jobs_as_comfyui_does(store) -> None:
+def test_the_queue_lists_running_and_waiting_jobs_as_comfyui_does(store: Store) -> None:
     for prompt_id in "ab":
         add(store, prompt_id)
     store.take()
@@ -66,7 +91,7 @@ def test_the_queue_lists_running_and_waiting_jobs_as_comfyui_does(store) -> None
     assert listed["queue_pending"] == [[2.0, "b", request()["prompt"], {}, ["1"]]]
 
 
-def test_the_queue_lists_many_jobs_in_little_room_and_none_is_left_out(store) -> None:
+def test_the_queue_lists_many_jobs_in_little_room_and_none_is_left_out(store: Store) -> None:
     long = request() | {"extra_data": {"note": "x" * 7000}}
     for number in range(1000):
         store.add(f"job {number}", number, long)
@@ -80,7 +105,7 @@ def test_the_queue_lists_many_jobs_in_little_room_and_none_is_left_out(store) ->
     assert len(listed) < 101 * 7200 + 900 * 80
 
 
-def test_waiting_jobs_are_grouped_by_their_models(store) -> None:
+def test_waiting_jobs_are_grouped_by_their_models(store: Store) -> None:
     for number, models in enumerate((["a"], ["b", "a"], ["a"], [], ["a"])):
         store.add(f"job {number}", number, request() | {"models": models})
     groups = {group.models: group for group in store.groups(2, {frozenset("a"): 5.0})}
@@ -93,14 +118,14 @@ def test_waiting_jobs_are_grouped_by_their_models(store) -> None:
     assert [(group.first, group.count) for group in store.groups(9, {})] == [(["job 2", "job 4"], 2)]
 
 
-def test_a_result_counts_once_and_only_for_the_attempt_that_runs(store) -> None:
+def test_a_result_counts_once_and_only_for_the_attempt_that_runs(store: Store) -> None:
     add(store, "a")
     assert not store.finish("a", COMPLETED, RESULT)
-    job = store.take("a")
+    job = taken(store, "a")
     assert store.take("a") is None
     assert not store.finish("a", COMPLETED, RESULT, job.attempts + 1)
     assert store.finish("a", COMPLETED, RESULT, job.attempts)
-    assert not store.finish("a", FAILED, RESULT, job.attempts) and store.get("a").status == COMPLETED
+    assert not store.finish("a", FAILED, RESULT, job.attempts) and got(store, "a").status == COMPLETED
 
 
 def test_a_reopened_store_has_every_job_and_puts_running_ones_back(tmp_path: Path) -> None:
@@ -113,15 +138,15 @@ def test_a_reopened_store_has_every_job_and_puts_running_ones_back(tmp_path: Pat
     store.close()
     store = Store(tmp_path / "q")
     assert store.put_back == 1 and store.next_number() == 4
-    assert [store.take().prompt_id for _ in range(2)] == ["b", "c"]
-    assert store.get("a").result == RESULT
+    assert [taken(store).prompt_id for _ in range(2)] == ["b", "c"]
+    assert got(store, "a").result == RESULT
     store.close()
 
 
 def test_a_job_that_keeps_killing_its_server_is_reported_not_tried_forever(tmp_path: Path) -> None:
     add(store := Store(tmp_path / "q"), "a")
     for attempt in range(ATTEMPTS):
-        assert store.take().attempts == attempt + 1
+        assert taken(store).attempts == attempt + 1
         store.close()
         store = Store(tmp_path / "q")
     assert store.take() is None
@@ -130,13 +155,13 @@ def test_a_job_that_keeps_killing_its_server_is_reported_not_tried_forever(tmp_p
     store.close()
 
 
-def test_history_windows(store) -> None:
+def test_history_windows(store: Store) -> None:
     for prompt_id in "abcde":
         add(store, prompt_id)
         store.take()
         store.finish(prompt_id, COMPLETED, RESULT)
 
-    def window(*arguments):
+    def window(*arguments: int | None) -> str:
         return "".join(json.loads(store.history_json(*arguments)))
 
     assert window(None) == "abcde"
@@ -152,7 +177,7 @@ def test_history_windows(store) -> None:
     assert window(None) == ""
 
 
-def test_entries_of_the_history_have_comfyuis_shape(store) -> None:
+def test_entries_of_the_history_have_comfyuis_shape(store: Store) -> None:
     assert store.entry_json("a") == "{}"
     canvas = {"id": "w", "seed": 2**64 - 1, "text": "ü\u0000"}
     asked = request() | {"extra_data": {"extra_pnginfo": {"workflow": canvas}}}
@@ -169,7 +194,7 @@ def test_entries_of_the_history_have_comfyuis_shape(store) -> None:
 def test_a_job_stopped_with_the_server_does_not_count_as_tried(tmp_path: Path) -> None:
     add(store := Store(tmp_path / "q"), "a")
     for _ in range(ATTEMPTS + 1):
-        assert store.take().attempts == 1
+        assert taken(store).attempts == 1
         store.release("a")
         store.close()
         store = Store(tmp_path / "q")
@@ -188,7 +213,7 @@ def test_a_full_disk_refuses_new_jobs_and_loses_no_old_one(tmp_path: Path) -> No
     store._db.execute(f"PRAGMA max_page_count = {pages + 10_000}")
     assert store.waiting == 1 + refused and store.get(f"b{refused}") is None
     add(store, f"b{refused}")
-    assert store.take().prompt_id == "a"
+    assert taken(store).prompt_id == "a"
     store.close()
 
 
@@ -206,16 +231,16 @@ def test_a_history_that_is_too_long_loses_its_oldest(tmp_path: Path, monkeypatch
     store.close()
 
 
-def test_deleting_touches_only_what_waits(store) -> None:
+def test_deleting_touches_only_what_waits(store: Store) -> None:
     for prompt_id in "abc":
         add(store, prompt_id)
     store.take()
     assert store.delete_waiting(["a", "b", "nobody"]) == ["b"]
     assert store.delete_waiting() == ["c"]
-    assert store.get("a").status == RUNNING and store.get("b") is None
+    assert got(store, "a").status == RUNNING and store.get("b") is None
 
 
-def test_a_second_server_on_the_same_directory_is_refused(prologue: str, tmp_path: Path, store) -> None:
+def test_a_second_server_on_the_same_directory_is_refused(prologue: str, tmp_path: Path, store: Store) -> None:
     opens = "from pathlib import Path; from sluice.flux_core.server.store import Store; Store(Path(sys.argv[1]))"
     command = [sys.executable, "-c", prologue + opens, str(tmp_path / "queue.sqlite3")]
     run = subprocess.run(command, capture_output=True, text=True)
@@ -244,13 +269,14 @@ def test_every_acknowledged_job_survives_kill_dash_nine(prologue: str, tmp_path:
         writer = subprocess.Popen(
             [sys.executable, "-c", prologue + WRITER, str(tmp_path / "q"), str(turn)], stdout=subprocess.PIPE, text=True
         )
+        assert writer.stdout is not None
         for _ in range(20 + 7 * turn):
             writer.stdout.readline()
         writer.kill()
         acknowledged = 20 + 7 * turn + len(writer.stdout.read().splitlines())
         writer.wait()
         store = Store(tmp_path / "q")
-        assert all(store.get(f"{turn}-{n}").status == PENDING for n in range(acknowledged))
+        assert all(got(store, f"{turn}-{n}").status == PENDING for n in range(acknowledged))
         store.close()
 
 
@@ -270,11 +296,11 @@ def test_a_job_that_was_being_cancelled_is_not_run_again(tmp_path: Path, in_good
     store.close()
 
 
-def test_a_job_that_was_done_before_it_could_be_cancelled_has_its_result(store) -> None:
+def test_a_job_that_was_done_before_it_could_be_cancelled_has_its_result(store: Store) -> None:
     add(store, "a")
     store.cancel("a")  # it only waits: nothing to stop
-    assert store.get("a").result is None
+    assert got(store, "a").result is None
     store.take()
     store.cancel("a")
     store.finish("a", COMPLETED, RESULT)
-    assert (store.get("a").status, store.get("a").result) == (COMPLETED, RESULT)
+    assert (got(store, "a").status, got(store, "a").result) == (COMPLETED, RESULT)

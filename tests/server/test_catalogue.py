@@ -141,8 +141,8 @@ def test_parts_of_the_page_are_compressed_for_the_network_and_not_for_this_machi
     script = tmp_path / "editor.js"
     script.write_text("const a = 1;\n" * 10_000)
 
-    async def scenario():
-        async def handler(request):
+    async def scenario() -> tuple[list[tuple[str | None, bytes]], list[tuple[int, bytes]]]:
+        async def handler(request: web.Request) -> web.StreamResponse:
             return send_page_part(request.clone(remote=visitor), script)
 
         app = web.Application()

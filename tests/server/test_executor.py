@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from doubles.client import Server
 
+Events = list[tuple[str, Any]]  # kind and data
 
-def executed(events):
+
+def executed(events: Events) -> list[str]:
     return [data["node"] for kind, data in events if kind == "executing" and data["node"] is not None]
 
 
-def cached(events):
+def cached(events: Events) -> Any:
     return next(data["nodes"] for kind, data in events if kind == "execution_cached")
 
 
-def shown(entry):
+def shown(entry: Any) -> Any:
     return entry["outputs"]["show"]["value"]
 
 
-def sum_of(server, a, b):
+def sum_of(server: Server, a: Any, b: Any) -> dict[str, Any]:
     return server.prompt_of(("Number", {"value": a}), ("Number", {"value": b}), ("Add", {"a": ["1", 0], "b": ["2", 0]}))
 
 
@@ -162,7 +166,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("kind, node, name", REFUSED, ids=[case[0] for case in REFUSED])
-def test_what_is_refused_names_its_input(server: Server, kind: str, node, name: str) -> None:
+def test_what_is_refused_names_its_input(
+    server: Server, kind: str, node: tuple[str, dict[str, Any]], name: str
+) -> None:
     answer = server.post("/prompt", {"prompt": server.prompt_of(node)})
     assert answer.status == 400
     body = answer.json
@@ -199,7 +205,7 @@ def test_circles_are_refused(server: Server) -> None:
     ],
     ids=["nothing", "empty", "no output", "unknown class", "no class"],
 )
-def test_prompts_that_are_none(server: Server, body, kind: str) -> None:
+def test_prompts_that_are_none(server: Server, body: dict[str, Any], kind: str) -> None:
     answer = server.post("/prompt", body)
     assert answer.status == 400 and answer.json["error"]["type"] == kind
 

@@ -6,10 +6,12 @@ import asyncio
 import json
 import os
 import socket
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import pytest
+from doubles.client import Server
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sluice.flux_core.server import (
@@ -75,12 +77,12 @@ TYPES = [
 ]
 
 
-def encoded(text):
+def encoded(text: str) -> str:
     return quote(text, safe="", errors="surrogatepass")
 
 
 @pytest.fixture(scope="module")
-def house(server):
+def house(server: Server) -> Server:
     """The server, with secrets lying around its folders."""
     (server.base / "secret.txt").write_text(TREASURE)
     (server.base.parent / "secret.txt").write_text(TREASURE)
@@ -89,7 +91,7 @@ def house(server):
     return server
 
 
-def outside(server):
+def outside(server: Server) -> dict[str, tuple[int, int]]:
     """Every file around the folders that may be written to, with its size and time."""
     allowed = [str(server.base / folder) for folder in FOLDERS]
     found = {}
@@ -102,12 +104,12 @@ def outside(server):
 
 
 @pytest.mark.parametrize("method, path", ROUTES, ids=[f"{method} {path}" for method, path in ROUTES])
-def test_every_route_answers_whatever_it_is_asked(house, method: str, path: str) -> None:
+def test_every_route_answers_whatever_it_is_asked(house: Server, method: str, path: str) -> None:
     before = outside(house)
 
     @settings(FAIR, max_examples=25)
     @given(st.data())
-    def ask(data) -> None:
+    def ask(data: st.DataObject) -> None:
         asked = path
         while "{" in asked:
             start, end = asked.index("{"), asked.index("}")
@@ -153,12 +155,12 @@ nodes = st.fixed_dictionaries(
 graphs = st.dictionaries(ids | words, nodes | values, max_size=5)
 
 
-def test_any_graph_is_answered_and_whatever_is_taken_ends(house) -> None:
+def test_any_graph_is_answered_and_whatever_is_taken_ends(house: Server) -> None:
     taken = []
 
     @settings(FAIR, max_examples=150)
     @given(graphs, objects)
-    def post(graph, more) -> None:
+    def post(graph: dict[str, Any], more: dict[str, Any]) -> None:
         graph = {**graph, "show": {"class_type": "Show", "inputs": {"value": ["1", 0]}}}
         answer = house.post("/prompt", data=json.dumps({**more, "prompt": graph}).encode())
         assert answer.status in (200, 400, 409), answer.body
@@ -189,7 +191,9 @@ PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
     st.sampled_from(["/upload/image", "/upload/mask"]),
     st.booleans(),
 )
-def test_any_upload_is_answered_and_stays_inside(house, fields, name, content, route, ends) -> None:
+def test_any_upload_is_answered_and_stays_inside(
+    house: Server, fields: list[tuple[str, str]], name: str, content: bytes, route: str, ends: bool
+) -> None:
     before = outside(house)
     parts = [(f'name="image"; filename="{name}.png"', content)]
     parts += [(f'name="{key}"', value.encode("utf-8", "replace")) for key, value in fields]
@@ -205,7 +209,7 @@ def test_any_upload_is_answered_and_stays_inside(house, fields, name, content, r
 
 @FAIR
 @given(st.lists(words | values.map(json.dumps) | st.binary(max_size=100), max_size=4), words)
-def test_any_listener_is_heard_and_harms_nobody(house, said, client_id) -> None:
+def test_any_listener_is_heard_and_harms_nobody(house: Server, said: list[str | bytes], client_id: str) -> None:
     async def talk() -> None:
         async with house.session.ws_connect(f"{house.address}/ws?clientId={encoded(client_id)}") as talking:
             for message in said:
@@ -226,7 +230,7 @@ def test_any_listener_is_heard_and_harms_nobody(house, said, client_id) -> None:
 @given(
     st.binary(max_size=300) | st.sampled_from([b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\r\n"])
 )
-def test_bytes_that_are_no_request_leave_the_server_as_it_was(house, said) -> None:
+def test_bytes_that_are_no_request_leave_the_server_as_it_was(house: Server, said: bytes) -> None:
     port = int(house.address.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(said)

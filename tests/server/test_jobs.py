@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
-from doubles.client import Server
+from doubles.client import Listener, Server
 
 UI_FEATURES = {"supports_preview_metadata": True, "supports_progress_text_metadata": True}
 
 
-def long_prompt(server, seconds=0.1, steps=100):
+def long_prompt(server: Server, seconds: float = 0.1, steps: int = 100) -> dict[str, Any]:
     return server.prompt_of(("Steps", {"value": 1, "steps": steps, "seconds": seconds}))
 
 
-def short_prompt(server):
+def has_jpeg(frames: list[bytes]) -> bool:
+    return any(b"\xff\xd8\xff" in frame for frame in frames)
+
+
+def short_prompt(server: Server) -> dict[str, Any]:
     return server.prompt_of(("Number", {"value": 1}))
 
 
 @pytest.fixture
-def busy(server):
+def busy(server: Server) -> Iterator[tuple[Listener, str]]:
     """A server with a job that runs until it is interrupted: its listener and id."""
     listener = server.listen()
     prompt_id = server.queue(long_prompt(server), listener.client_id)
@@ -47,7 +54,16 @@ def test_a_listener_without_id_is_given_one(server: Server) -> None:
 
 def test_what_listeners_say_besides_is_ignored(server: Server) -> None:
     listener = server.listen()
-    for said in ("x", 1, None, [], {"type": "feature_flags"}, {"type": "feature_flags", "data": 3}, {"data": {}}):
+    odd: tuple[Any, ...] = (
+        "x",
+        1,
+        None,
+        [],
+        {"type": "feature_flags"},
+        {"type": "feature_flags", "data": 3},
+        {"data": {}},
+    )
+    for said in odd:
         listener.say(said)
     listener.say({"type": "feature_flags", "data": {}})
     listener.until("feature_flags")
@@ -63,7 +79,7 @@ def test_a_new_connection_replaces_the_old_one_of_the_same_id(server: Server) ->
     new.close()
 
 
-def test_the_queue_lists_what_runs_and_what_waits(server: Server, busy) -> None:
+def test_the_queue_lists_what_runs_and_what_waits(server: Server, busy: tuple[Listener, str]) -> None:
     _, running = busy
     waiting = server.queue(short_prompt(server))
     queue = server.get("/queue").json
@@ -75,14 +91,14 @@ def test_the_queue_lists_what_runs_and_what_waits(server: Server, busy) -> None:
     assert statuses == {running: "in_progress", waiting: "pending"}
 
 
-def test_front_goes_before_and_numbers_are_obeyed(server: Server, busy) -> None:
+def test_front_goes_before_and_numbers_are_obeyed(server: Server, busy: tuple[Listener, str]) -> None:
     last = server.queue(short_prompt(server))
     first = server.queue(short_prompt(server), front=True)
     middle = server.queue(short_prompt(server), number=0.5)
     assert [item[1] for item in server.get("/queue").json["queue_pending"]] == [first, middle, last]
 
 
-def test_waiting_jobs_can_be_taken_out(server: Server, busy) -> None:
+def test_waiting_jobs_can_be_taken_out(server: Server, busy: tuple[Listener, str]) -> None:
     ids = [server.queue(short_prompt(server)) for _ in range(4)]
     assert server.post("/queue", {"delete": [ids[0], "nobody", 3]}).status == 200
     assert server.post(f"/jobs/{ids[1]}/cancel").json == {"cancelled": True}
@@ -111,7 +127,7 @@ def test_a_running_job_can_be_stopped(server: Server, how: str) -> None:
     listener.close()
 
 
-def test_interrupting_another_job_stops_nothing(server: Server, busy) -> None:
+def test_interrupting_another_job_stops_nothing(server: Server, busy: tuple[Listener, str]) -> None:
     server.post("/interrupt", {"prompt_id": "another"})
     busy[0].until("progress", lambda data: data["value"] >= 3)
 
@@ -169,7 +185,7 @@ def test_previews_come_in_the_form_each_listener_understands(server: Server) -> 
     new.until("feature_flags")
     for listener in (new, old):
         prompt_id = server.queue(long_prompt(server, seconds=0.02, steps=3000), listener.client_id)
-        server.until(lambda heard=listener.bytes: any(b"\xff\xd8\xff" in frame for frame in heard), "a preview")
+        server.until(partial(has_jpeg, listener.bytes), "a preview")
         server.post("/interrupt")
         listener.end_of(prompt_id)
     previews = [frame for frame in new.bytes if struct.unpack_from(">I", frame)[0] == 4]
@@ -209,7 +225,7 @@ def test_freed_memory_is_told_and_nothing_is_remembered_of_it(server: Server) ->
     listener.close()
 
 
-def test_who_comes_back_in_the_middle_of_a_job_hears_where_it_is(server: Server, busy) -> None:
+def test_who_comes_back_in_the_middle_of_a_job_hears_where_it_is(server: Server, busy: tuple[Listener, str]) -> None:
     listener, prompt_id = busy
     back = server.listen(listener.client_id)
     assert back.until("executing")["node"] == "1"

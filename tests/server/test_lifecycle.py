@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,11 +21,11 @@ from doubles.client import Server
 LONG = {"value": 1, "steps": 600, "seconds": 0.1}
 
 
-def number(server, value=1):
+def number(server: Server, value: int = 1) -> dict[str, Any]:
     return server.prompt_of(("Number", {"value": value}))
 
 
-def ended(server, prompt_id):
+def ended(server: Server, prompt_id: str) -> Any:
     return server.until(lambda: server.get(f"/history/{prompt_id}").json.get(prompt_id), f"the end of {prompt_id}")
 
 
@@ -110,7 +112,7 @@ def test_a_hundred_jobs_and_five_deaths(start: Callable[..., Server]) -> None:
             server.kill()
             server = start()
         elif n in (30, 70):
-            (worker,) = server.until(lambda one=server: one.workers)
+            (worker,) = server.until(partial(getattr, server, "workers"))
             psutil.Process(worker).kill()
     server.until(lambda: server.get("/prompt").json["exec_info"]["queue_remaining"] == 0, "the end of all jobs")
     history = server.get("/history").json
@@ -148,7 +150,7 @@ def test_a_cancel_is_told_at_once_and_outlives_a_kill(start: Callable[..., Serve
 
 @pytest.mark.parametrize("number_of_signal", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_leaves_nothing_behind_even_if_the_worker_hears_nothing(
-    start: Callable[..., Server], number_of_signal
+    start: Callable[..., Server], number_of_signal: signal.Signals
 ) -> None:
     server = start()
     listener = server.listen()
@@ -162,7 +164,7 @@ def test_a_stop_leaves_nothing_behind_even_if_the_worker_hears_nothing(
 # -- the beginning -----------------------------------------------------------------------------------------------------
 
 
-def refused(sluice, *arguments):
+def refused(sluice: Callable[..., subprocess.Popen[str]], *arguments: str) -> str:
     """Both streams of a program that does not start: the one sentence."""
     process = sluice("serve", *arguments)
     said, _ = process.communicate(timeout=60)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doubles.client import Server
@@ -16,23 +17,23 @@ PACKS = Path(__file__).parent / "packs"
 
 
 @pytest.fixture(scope="module")
-def packs(server):
+def packs(server: Server) -> dict[str, Any]:
     return {pack["name"]: pack for pack in server.get("/sluice/packs").json}
 
 
-def said(server, what):
+def said(server: Server, what: str) -> Any:
     entry, _ = server.made(server.prompt_of(("Facts", {"what": what})))
     return ast.literal_eval(entry["outputs"]["show"]["value"][0])
 
 
-def test_a_pack_that_imports_comfyui_loads_and_is_told_about(packs) -> None:
+def test_a_pack_that_imports_comfyui_loads_and_is_told_about(packs: dict[str, Any]) -> None:
     pack = packs["uses_comfyui"]
     assert pack["error"] is None and set(pack["nodes"]) == {"Facts", "Grow", "Some", "Tell"}
     assert pack["missing"] == ["nobody-has-this-package==3"]
     assert pack["patches"] == ["comfy.ldm.modules.attention.attention_pytorch"]
 
 
-def test_what_is_not_offered_says_so_when_it_is_called(server: Server, packs) -> None:
+def test_what_is_not_offered_says_so_when_it_is_called(server: Server, packs: dict[str, Any]) -> None:
     told = packs["calls_absent"]["error"]
     assert "comfy.ldm.modules.attention.optimized_attention_for_device" in told and "ComfyUI" in told
     flux, mine, function, method = said(server, "absent")
@@ -118,7 +119,7 @@ def test_scripts_of_such_packs_are_listed(server: Server) -> None:
     assert server.get("/extensions/uses_comfyui/uses.js").status == 200
 
 
-def test_nodes_with_schemas_are_described_and_run(server: Server, packs) -> None:
+def test_nodes_with_schemas_are_described_and_run(server: Server, packs: dict[str, Any]) -> None:
     assert set(packs["with_schema"]["nodes"]) == {"SchemaJoin", "SchemaShow", "SchemaStop", "SchemaChange"}
     told = server.get("/object_info/SchemaJoin").json["SchemaJoin"]
     assert told["display_name"] == "Join" and told["output"] == ["STRING", "BOOLEAN"]
@@ -126,7 +127,7 @@ def test_nodes_with_schemas_are_described_and_run(server: Server, packs) -> None
     assert told["input"]["required"]["by"] == ["COMBO", {"default": "+", "options": ["-", "+"]}]
     assert told["input"]["required"]["share"] == ["FLOAT,INT", {"default": 0.5, "tooltip": "A number."}]
     assert told["input"]["optional"]["times"][1] == {"default": 2, "min": 1, "max": 9, "display": "slider"}
-    prompt = {
+    prompt: dict[str, Any] = {
         "1": {"class_type": "SchemaJoin", "inputs": {"first": "x", "by": "-", "times": 3, "share": 0.25}},
         "2": {"class_type": "SchemaShow", "inputs": {"value": ["1", 0]}},
         "3": {"class_type": "SchemaShow", "inputs": {"value": ["1", 1]}},

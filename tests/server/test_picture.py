@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from doubles.client import Listener, Server
 from PIL import Image
 from sluice.flux_core.io.embedded import read_workflow_bytes
 
 CANVAS = {"id": "a canvas", "nodes": [], "links": []}
 
+Make = Callable[[dict[str, Any]], tuple[Server, Listener, Any, bytes]]
 
-def prompt(seed=1, steps=4):
+
+def prompt(seed: int = 1, steps: int = 4) -> dict[str, Any]:
     return {
         "model": {"class_type": "UNETLoader", "inputs": {
             "unet_name": "sluice-tiny.safetensors", "weight_dtype": "default"}},
@@ -31,11 +36,11 @@ def prompt(seed=1, steps=4):
 
 
 @pytest.fixture
-def made(start):
+def made(start: Callable[..., Server]) -> Make:
     """made(prompt): its listener, its entry in the history, and its picture as bytes."""
     server = start("--dtype", "fp32", packs=None, device="cpu")
 
-    def make(prompt):
+    def make(prompt: dict[str, Any]) -> tuple[Server, Listener, Any, bytes]:
         listener = server.listen()
         body = {"extra_pnginfo": {"workflow": CANVAS}}
         entry = listener.end_of(server.queue(prompt, listener.client_id, extra_data=body))
@@ -47,7 +52,7 @@ def made(start):
     return make
 
 
-def test_a_picture_is_made_shown_found_and_made_again(made) -> None:
+def test_a_picture_is_made_shown_found_and_made_again(made: Make) -> None:
     server, listener, entry, picture = made(prompt())
     embedded = read_workflow_bytes(picture)
     assert embedded.workflow == CANVAS and embedded.prompt == entry["prompt"][2]
@@ -66,6 +71,7 @@ def test_a_picture_is_made_shown_found_and_made_again(made) -> None:
     assert sorted(kept) == ["clip", "empty", "model", "text", "vae"] and other != picture
 
     again = read_workflow_bytes(picture).prompt
+    assert again is not None
     again["save"]["inputs"]["filename_prefix"] = "again"
     _, _, _, same = made(again)
     assert Image.open(io.BytesIO(same)).tobytes() == Image.open(io.BytesIO(picture)).tobytes()
