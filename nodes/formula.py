@@ -11,10 +11,10 @@ from ..flux_core.errors import InputError, SluiceError
 MAX_EXPONENT = 4000
 
 
-def evaluate(expression: str, values: Mapping[str, Any]) -> float:
+def evaluate(expression: str, values: Mapping[str, Any], more: Mapping[str, Callable[..., Any]] | None = None) -> float:
     """A formula's number. Raises InputError for a wrong formula, SluiceError without the package.
 
-    The formula knows the values by their names, all of them as `values`, and the functions below.
+    The formula knows the values by their names, all of them as `values`, the functions below, and `more`.
     """
     try:
         from simpleeval import simple_eval
@@ -24,7 +24,7 @@ def evaluate(expression: str, values: Mapping[str, Any]) -> float:
         raise InputError("The formula is empty.")
     names = {**values, "values": list(values.values())}
     try:
-        result = simple_eval(expression, names=names, functions=FUNCTIONS)
+        result = simple_eval(expression, names=names, functions={**FUNCTIONS, **(more or {})})
     except Exception as error:  # whatever the formula came to
         raise InputError(f"The formula {expression!r} cannot be computed: {error}") from error
     if not isinstance(result, (int, float)):

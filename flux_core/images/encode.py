@@ -1,10 +1,11 @@
-"""One picture as the bytes of a file: PNG with 8 or 16 bits, OpenEXR, AVIF, each with the workflow inside.
+"""One picture as the bytes of a file: PNG with 8 or 16 bits, JPEG, WebP, OpenEXR, AVIF, each with the workflow inside.
 
 Pictures are [H, W, C] with 1 (grey), 3 or 4 channels. Values beyond 0..1 are kept by OpenEXR alone.
 """
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -22,6 +23,8 @@ from ..io.png import from_samples, with_workflow
 from .animations import texts
 from .files import to_pil
 
+log = logging.getLogger(__name__)
+
 Json = Mapping[str, Any] | None
 
 # Red, green, blue and white in CIE x and y: of BT.709 (sRGB) and BT.2020.
@@ -30,6 +33,7 @@ CHROMATICITIES = {
     "BT.2020": (0.708, 0.292, 0.170, 0.797, 0.131, 0.046, 0.3127, 0.3290),
 }
 MAX_CRF = 63
+JPEG_SEGMENT = 65_533  # bytes
 
 
 def png(image: Tensor, bits: int, prompt: Json, extra: Json) -> bytes:
@@ -100,3 +104,25 @@ def hlg_to_linear(light: Tensor) -> Tensor:
     """The inverse OETF of hybrid log-gamma (ITU-R BT.2100, table 5): scene light in 0..1."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     return torch.where(light <= 0.5, light**2 / 3, (((light.clamp(min=0.5) - c) / a).exp() + b) / 12)
+
+
+def as_file(image: Tensor, kind: str, quality: int, lossless: bool, prompt: Json = None, extra: Json = None) -> bytes:
+    """A picture as "png", "jpeg" or "webp", with the workflow. quality: 1 to 100, of JPEG and of lossy WebP."""
+    if kind == "png":
+        return encode_png(to_pil(image), prompt, extra)
+    from PIL import Image
+
+    exif = Image.Exif()
+    for tag, text in texts(prompt, extra):
+        exif[tag] = text
+    buffer = BytesIO()
+    picture = to_pil(image)
+    if kind == "jpeg":
+        carried = exif.tobytes()
+        if len(carried) > JPEG_SEGMENT:
+            log.warning("The workflow is too large for a JPEG and is left out; PNG and WebP hold it.")
+            carried = b""
+        picture.convert("RGB").save(buffer, "JPEG", quality=quality, exif=carried)
+    else:
+        picture.save(buffer, "WEBP", quality=quality, lossless=lossless, exif=exif)
+    return buffer.getvalue()

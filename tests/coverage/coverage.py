@@ -29,6 +29,7 @@ from sluice.flux_core.commands import workflows  # noqa: E402
 from sluice.flux_core.errors import SluiceError  # noqa: E402
 from sluice.flux_core.graph.interface import Classes  # noqa: E402
 from sluice.flux_core.graph.partial import runnable_part  # noqa: E402
+from sluice.flux_core.graph.templates import unfilled, with_defaults  # noqa: E402
 from sluice.flux_core.graph.validate import validate  # noqa: E402
 from sluice.flux_core.io.folders import standard_folders  # noqa: E402
 from sluice.flux_core.worker.registry import standalone_tables  # noqa: E402
@@ -55,7 +56,7 @@ def account(path: Path, classes: Classes, partial: bool) -> Account:
     told = Account(path.name, path.parent.name)
     try:
         read = workflows.read(path, classes)
-        prompt, packs = read.prompt, read.packs
+        (prompt, _), packs = with_defaults(read.prompt, classes), read.packs
     except SluiceError as error:
         told.error = str(error)
         return told
@@ -70,8 +71,9 @@ def account(path: Path, classes: Classes, partial: bool) -> Account:
         for error in node["errors"]
         if not _names_a_file(error, classes.get(node["class_type"]))
     ]
-    told.accepted = not unknown and not wrong and bool(found.outputs or found.node_errors)
-    told.problems = [] if told.accepted else list(found.sentences)
+    told.problems = unfilled(prompt)
+    told.accepted = not unknown and not wrong and not told.problems and bool(found.outputs or found.node_errors)
+    told.problems += [] if told.accepted else list(found.sentences)
     return told
 
 

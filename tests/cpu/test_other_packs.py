@@ -12,6 +12,7 @@ import torch
 from sluice.flux_core.graph.flatten import canvas_to_prompt
 from sluice.flux_core.graph.interface import Interface
 from sluice.flux_core.graph.validate import validate
+from sluice.flux_core.graph.widgets import default, is_widget
 from sluice.flux_core.io.folders import standard_folders
 from sluice.flux_core.worker.node_packs import load_packs
 from sluice.flux_core.worker.registry import comfyui_tables, standalone_tables
@@ -28,9 +29,9 @@ def called(name: str, /, **values: Any) -> Any:
     """What the node of this id gives, with its own defaults for what is not said."""
     node_class = CLASSES[name]
     defaults = {
-        one.name: one.options["default"]
+        one.name: default(one)
         for one in Interface(node_class).inputs()
-        if "default" in one.options and one.name not in values and one.category == "required"
+        if is_widget(one) and one.name not in values and one.category == "required"
     }
     return getattr(node_class(), node_class.FUNCTION)(**defaults, **values)
 

@@ -1,0 +1,467 @@
+"""Texts joined, replaced and shown under the ids of other packs."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from ..sockets import STRING, Inputs
+from .declared import Numbered, OfAnotherPack, anything, flag, in_order, line, lines, linked_text, one_of, whole
+
+
+class _Joins(OfAnotherPack):
+    """A text made of several."""
+
+    FUNCTION = "join"
+    RETURN_TYPES: tuple[str, ...] = (STRING,)
+    OUTPUT_TOOLTIPS: tuple[str, ...] = ("The text.",)
+    DESCRIPTION = "Puts texts one after the other."
+
+
+class WasTextConcatenate(_Joins):
+    """WAS's."""
+
+    PACK = "was-node-suite-comfyui"
+    TITLE = "Text Concatenate"
+    NAMES = ("text_a", "text_b", "text_c", "text_d")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "delimiter": line("What stands between them; \\n is a new line.", ", "),
+                "clean_whitespace": one_of(("true", "false"), "Take spaces off their ends."),
+            },
+            "optional": {name: linked_text("A text.") for name in cls.NAMES},
+        }
+
+    def join(self, delimiter: str, clean_whitespace: str, **texts: Any) -> tuple[str]:
+        parts = [texts[name] for name in sorted(texts) if isinstance(texts[name], str)]
+        parts = [part.strip() for part in parts] if clean_whitespace == "true" else parts
+        return (("\n" if delimiter == "\\n" else delimiter).join(filter(None, parts)),)
+
+
+class JpsTextConcatenate(_Joins):
+    """JPS'."""
+
+    PACK = "ComfyUI_JPS-Nodes"
+    TITLE = "Text Concatenate (JPS)"
+    BETWEEN = {"none": "", "space": " ", "comma": ", "}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        texts = {f"text{n}": linked_text("A text.") for n in range(1, 6)}
+        return {"required": {"delimiter": one_of(list(cls.BETWEEN), "What stands between them.")}, "optional": texts}
+
+    def join(self, delimiter: str, **texts: Any) -> tuple[str]:
+        return (self.BETWEEN[delimiter].join(filter(None, in_order(texts, "text"))),)
+
+
+class CRTextConcatenate(_Joins):
+    """Comfyroll's."""
+
+    PACK = "comfyroll"
+    TITLE = "CR Text Concatenate"
+    RETURN_TYPES = ("*", STRING)
+    RETURN_NAMES = ("STRING", "show_help")
+    OUTPUT_TOOLTIPS = ("The text.", "Empty here.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        texts = {"text1": linked_text("The first text."), "text2": linked_text("The second text.")}
+        return {"required": {}, "optional": {**texts, "separator": line("What stands between them.")}}
+
+    def join(self, text1: str = "", text2: str = "", separator: str = "") -> tuple[str, str]:
+        return text1 + separator + text2, ""
+
+
+class JoinStrings(_Joins):
+    """KJNodes' two texts."""
+
+    PACK = "comfyui-kjnodes"
+    TITLE = "Join Strings"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        texts = {"string1": linked_text("The first text."), "string2": linked_text("The second text.")}
+        return {"required": {"delimiter": line("What stands between them.", " ")}, "optional": texts}
+
+    def join(self, delimiter: str, string1: str = "", string2: str = "") -> tuple[str]:
+        return (string1 + delimiter + string2,)
+
+
+class JoinStringMulti(_Joins):
+    """KJNodes' any number of texts."""
+
+    PACK = "comfyui-kjnodes"
+    TITLE = "Join String Multi"
+    RETURN_NAMES = ("string",)
+    ACCEPT_ALL_INPUTS = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        second = {"string_2": linked_text("A text.")}
+        return {
+            "required": {
+                "inputcount": whole("How many of them count.", 2, 2, 1000),
+                "string_1": linked_text("The first text."),
+                "delimiter": line("What stands between them.", " "),
+                "return_list": flag(False, "Give a list instead of one text."),
+            },
+            "optional": Numbered("string_", linked_text("A text."), second),
+        }
+
+    def join(self, inputcount: int, delimiter: str, return_list: bool, **texts: Any) -> tuple[Any]:
+        parts = [str(texts["string_1"]), *filter(None, (texts.get(f"string_{n}") for n in range(2, inputcount + 1)))]
+        return (parts if return_list else delimiter.join(parts),)
+
+
+class EasyPromptConcat(_Joins):
+    """Easy-Use's."""
+
+    PACK = "comfyui-easy-use"
+    TITLE = "PromptConcat"
+    RETURN_NAMES = ("prompt",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        texts = {"prompt1": linked_text("The first text."), "prompt2": linked_text("The second text.")}
+        return {"required": {}, "optional": {**texts, "separator": line("What stands between them.")}}
+
+    def join(self, prompt1: Any = "", prompt2: Any = "", separator: Any = "") -> tuple[str]:
+        return (_flat(prompt1) + _flat(separator) + _flat(prompt2),)
+
+
+def _flat(value: Any) -> str:
+    return ", ".join(map(_flat, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+class ConcatTextO(_Joins):
+    """Quality of Life's."""
+
+    PACK = "qualityoflife"
+    TITLE = "Concat Text"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        texts = {"text1": lines("The first text."), "text2": lines("The second text.")}
+        return {"required": {**texts, "separator": line("What stands between them.", ",")}}
+
+    def join(self, text1: str, text2: str, separator: str) -> tuple[str]:
+        return (text1 + separator + text2,)
+
+
+class TextO(_Joins):
+    """Quality of Life's text, which ends with a space."""
+
+    PACK = "qualityoflife"
+    TITLE = "Text"
+    DESCRIPTION = "A text, with a space after it."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"text": lines("The text.")}}
+
+    def join(self, text: str) -> tuple[str]:
+        return (text + " ",)
+
+
+class ReplaceTextO(_Joins):
+    """Quality of Life's."""
+
+    PACK = "qualityoflife"
+    TITLE = "Replace Text"
+    DESCRIPTION = "Replaces every occurrence of a piece of text."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "text": lines("The text."),
+                "old": line("What is replaced."),
+                "new": line("What takes its place."),
+            }
+        }
+
+    def join(self, text: str, old: str, new: str) -> tuple[str]:
+        return (text.replace(old, new),)
+
+
+class StringConstantMultiline(_Joins):
+    """KJNodes' text of several lines."""
+
+    PACK = "comfyui-kjnodes"
+    TITLE = "String Constant Multiline"
+    DESCRIPTION = "A text, perhaps without its line ends."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"string": lines("The text."), "strip_newlines": flag(True, "Take the line ends out.")}}
+
+    def join(self, string: str, strip_newlines: bool) -> tuple[str]:
+        return (string.replace("\n", "").strip() if strip_newlines else string,)
+
+
+class WasTextMultiline(_Joins):
+    """WAS's text of several lines."""
+
+    PACK = "was-node-suite-comfyui"
+    TITLE = "Text Multiline"
+    DESCRIPTION = "A text. Lines that begin with # are left out."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"text": lines("The text.", dynamicPrompts=True)}}
+
+    def join(self, text: str) -> tuple[str]:
+        return ("\n".join(each for each in text.splitlines() if not each.strip().startswith("#")),)
+
+
+class WasTextString(_Joins):
+    """WAS's four texts."""
+
+    PACK = "was-node-suite-comfyui"
+    TITLE = "Text String"
+    DESCRIPTION = "Up to four texts."
+    RETURN_TYPES = (STRING,) * 4
+    RETURN_NAMES = ("TEXT", "TEXT_B", "TEXT_C", "TEXT_D")
+    OUTPUT_TOOLTIPS = ("The first.", "The second.", "The third.", "The fourth.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        more = {name: line("A text.") for name in ("text_b", "text_c", "text_d")}
+        return {"required": {"text": line("A text.")}, "optional": more}
+
+    def join(self, text: str = "", text_b: str = "", text_c: str = "", text_d: str = "") -> tuple[str, ...]:
+        return text, text_b, text_c, text_d
+
+
+class SomethingToString(_Joins):
+    """KJNodes' value as a text."""
+
+    PACK = "comfyui-kjnodes"
+    TITLE = "Something To String"
+    DESCRIPTION = "Any value as a text, with something before and after it."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        around = {"prefix": line("What stands before it."), "suffix": line("What stands after it.")}
+        return {"required": {"input": anything("The value.")}, "optional": around}
+
+    def join(self, input: Any, prefix: str = "", suffix: str = "") -> tuple[Any]:
+        if not isinstance(input, (int, float, str, list)):
+            return (input,)
+        text = ", ".join(map(str, input)) if isinstance(input, list) else str(input)
+        return (prefix + text + suffix,)
+
+
+class CRNumberToString(_Joins):
+    """Comfyroll's whole number as a text."""
+
+    PACK = "comfyroll"
+    TITLE = "CR Integer To String"
+    DESCRIPTION = "A number as a text."
+    RETURN_TYPES = (STRING, STRING)
+    RETURN_NAMES = ("STRING", "show_help")
+    OUTPUT_TOOLTIPS = ("The text.", "Empty here.")
+    INPUT, KIND = "int_", "INT"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {cls.INPUT: (cls.KIND, {"default": 0, "forceInput": True, "tooltip": "The number."})}}
+
+    def join(self, **number: Any) -> tuple[str, str]:
+        return str(number[self.INPUT]), ""
+
+
+class CRFloatToString(CRNumberToString):
+    """Comfyroll's number as a text."""
+
+    TITLE = "CR Float To String"
+    INPUT, KIND = "float_", "FLOAT"
+
+
+class StringFunction(OfAnotherPack):
+    """Custom-Scripts' joining and replacing."""
+
+    PACK = "comfyui-custom-scripts"
+    TITLE = "String Function"
+    DESCRIPTION = "Joins texts, or replaces one piece of text by another; /.../ is a regular expression."
+    FUNCTION = "make"
+    OUTPUT_NODE = True
+    RETURN_TYPES = (STRING,)
+    OUTPUT_TOOLTIPS = ("The text.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        texts = {name: lines("A text.", dynamicPrompts=False) for name in ("text_a", "text_b", "text_c")}
+        return {
+            "required": {
+                "action": one_of(
+                    ("append", "replace"), "Join the texts, or replace the second by the third in the first."
+                ),
+                "tidy_tags": one_of(("yes", "no"), "Put commas between them, and none twice."),
+            },
+            "optional": texts,
+        }
+
+    def make(
+        self, action: str, tidy_tags: str, text_a: str = "", text_b: str = "", text_c: str | None = ""
+    ) -> dict[str, Any]:
+        tidy = tidy_tags == "yes"
+        if action == "append":
+            text = (", " if tidy else "").join(filter(None, [text_a, text_b, text_c]))
+        elif len(text_b) > 1 and text_b.startswith("/") and text_b.endswith("/"):
+            text = re.sub(text_b[1:-1], text_c or "", text_a)
+        else:
+            text = text_a.replace(text_b, text_c or "")
+        if tidy:
+            text = re.sub(r"\s{2,}", " ", text).replace(" ,", ",")
+            text = re.sub(",{2,}", ",", text).strip()
+        return {"ui": {"text": (text,)}, "result": (text,)}
+
+
+# -- shown ------------------------------------------------------------------------------------------------------------
+
+
+class ShowText(OfAnotherPack):
+    """Custom-Scripts' text on the node."""
+
+    PACK = "comfyui-custom-scripts"
+    TITLE = "Show Text"
+    DESCRIPTION = "Shows a text, and passes it on."
+    FUNCTION = "show"
+    OUTPUT_NODE = True
+    INPUT_IS_LIST = True
+    OUTPUT_IS_LIST = (True,)
+    RETURN_TYPES = (STRING,)
+    OUTPUT_TOOLTIPS = ("The text.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"text": linked_text("The text.")}}
+
+    def show(self, text: list[str]) -> dict[str, Any]:
+        return {"ui": {"text": text}, "result": (text,)}
+
+
+class PreviewText(OfAnotherPack):
+    """AlekPet's text on the node."""
+
+    PACK = "comfyui_custom_nodes_alekpet"
+    TITLE = "Preview Text"
+    DESCRIPTION = "Shows a text, and passes it on."
+    FUNCTION = "show"
+    OUTPUT_NODE = True
+    RETURN_TYPES = (STRING,)
+    OUTPUT_TOOLTIPS = ("The text.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"text": linked_text("The text.")}}
+
+    def show(self, text: str) -> dict[str, Any]:
+        return {"ui": {"string": [text], "text": (text,)}, "result": (text,)}
+
+
+class DisplayAny(OfAnotherPack):
+    """rgthree's value on the node."""
+
+    PACK = "rgthree-comfy"
+    TITLE = "Display Any (rgthree)"
+    DESCRIPTION = "Shows any value as text."
+    FUNCTION = "show"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"source": anything("The value.")}}
+
+    def show(self, source: Any = None) -> dict[str, Any]:
+        return {"ui": {"text": (as_text(source),)}}
+
+
+class ShowAnything(OfAnotherPack):
+    """Easy-Use's value on the node."""
+
+    PACK = "comfyui-easy-use"
+    TITLE = "Show Any"
+    DESCRIPTION = "Shows any value as text, and passes it on."
+    FUNCTION = "show"
+    OUTPUT_NODE = True
+    INPUT_IS_LIST = True
+    RETURN_TYPES = ("*",)
+    RETURN_NAMES = ("output",)
+    OUTPUT_TOOLTIPS = ("The value.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {}, "optional": {"anything": anything("The value.")}}
+
+    def show(self, anything: list[Any] | None = None) -> dict[str, Any]:
+        values = anything or []
+        given = values[0] if len(values) == 1 else values
+        return {"ui": {"text": [as_text(value) for value in values]}, "result": (given,)}
+
+
+class ConsoleDebug(OfAnotherPack):
+    """Essentials' value in the log."""
+
+    PACK = "comfyui_essentials"
+    TITLE = "Debug to Console"
+    DESCRIPTION = "Writes any value into the log."
+    FUNCTION = "show"
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        before = {"prefix": line("What stands before it.", "Value:")}
+        return {"required": {"value": anything("The value.")}, "optional": before}
+
+    def show(self, value: Any, prefix: str = "Value:") -> dict[str, Any]:
+        self.tell(f"{prefix} {as_text(value)}")
+        return {}
+
+
+class PlaySound(OfAnotherPack):
+    """Custom-Scripts' sound, which only its page plays."""
+
+    PACK = "comfyui-custom-scripts"
+    TITLE = "PlaySound"
+    DESCRIPTION = "Passes its value on. The sound is played by the pack's own page only."
+    FUNCTION = "pass_on"
+    OUTPUT_NODE = True
+    INPUT_IS_LIST = True
+    OUTPUT_IS_LIST = (True,)
+    RETURN_TYPES = ("*",)
+    OUTPUT_TOOLTIPS = ("The value.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "any": anything("The value."),
+                "mode": one_of(("always", "on empty queue"), "Without effect here."),
+                "volume": (
+                    "FLOAT",
+                    {"default": 0.5, "min": 0, "max": 1, "step": 0.1, "tooltip": "Without effect here."},
+                ),
+                "file": line("Without effect here.", "notify.mp3"),
+            }
+        }
+
+    def pass_on(self, any: list[Any], mode: Any, volume: Any, file: Any) -> dict[str, Any]:
+        return {"ui": {"a": []}, "result": (any,)}
+
+
+def as_text(value: Any) -> str:
+    """Any value as a person reads it."""
+    if value is None or isinstance(value, (str, int, float)):
+        return str(value)
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)

@@ -1,0 +1,445 @@
+"""Numbers, switches and comparisons under the ids of other packs."""
+
+from __future__ import annotations
+
+import operator
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...flux_core.graph.calls import ExecutionBlocker
+from ..formula import evaluate
+from ..sockets import BOOLEAN, CLIP, CONDITIONING, FLOAT, IMAGE, INT, LATENT, MODEL, STRING, VAE, Declared, Inputs, wire
+from .declared import (
+    Numbered,
+    OfAnotherPack,
+    anything,
+    decimal,
+    flag,
+    in_order,
+    line,
+    lines,
+    linked_text,
+    one_of,
+    whole,
+)
+
+COMPARISONS = {
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+
+def constant(
+    pack: str, title: str, name: str, declared: Declared, outputs: Sequence[str] = (), more: Sequence[str] = ()
+) -> type[OfAnotherPack]:
+    """The class of a node that gives its one value, perhaps with names for it and for further outputs, which are ""."""
+    kind = declared[0]
+
+    class Constant(OfAnotherPack):
+        PACK, TITLE = pack, title
+        DESCRIPTION = "A value for one or several inputs."
+        FUNCTION = "give"
+        RETURN_TYPES = (kind, *(STRING for _ in more))
+        RETURN_NAMES = (*(outputs or (kind,)), *more)
+        OUTPUT_TOOLTIPS = ("The value.", *("Empty here." for _ in more))
+
+        @classmethod
+        def INPUT_TYPES(cls) -> Inputs:
+            return {"required": {name: declared}}
+
+        def give(self, **value: Any) -> tuple[Any, ...]:
+            return (value[name], *("" for _ in more))
+
+    Constant.__name__ = Constant.__qualname__ = title.replace(" ", "")
+    return Constant
+
+
+EASY, KJ, JW, LOGIC, QUALITY = (
+    "comfyui-easy-use",
+    "comfyui-kjnodes",
+    "comfyui-various",
+    "comfyui-logic",
+    "qualityoflife",
+)
+ESSENTIALS, IMPACT, SAVER, COMFYROLL = "comfyui_essentials", "comfyui-impact-pack", "comfy-image-saver", "comfyroll"
+NUMBER = "The number."
+TEXT = "The text."
+
+CONSTANTS: dict[str, type[Any]] = {
+    "easy int": constant(EASY, "Int", "value", whole(NUMBER, 0, -999999, 999999), ("int",)),
+    "easy float": constant(EASY, "Float", "value", decimal(NUMBER), ("float",)),
+    "easy boolean": constant(EASY, "Boolean", "value", flag(False, "Yes or no."), ("boolean",)),
+    "easy string": constant(EASY, "String", "value", line(TEXT), ("string",)),
+    "INTConstant": constant(KJ, "INT Constant", "value", whole(NUMBER), ("value",)),
+    "FloatConstant": constant(KJ, "Float Constant", "value", decimal(NUMBER, step=0.00001), ("value",)),
+    "BOOLConstant": constant(KJ, "BOOL Constant", "value", flag(True, "Yes or no."), ("value",)),
+    "StringConstant": constant(KJ, "String Constant", "string", line(TEXT)),
+    "JWInteger": constant(JW, "Integer", "value", whole(NUMBER)),
+    "JWFloat": constant(JW, "Float", "value", decimal(NUMBER)),
+    "JWString": constant(JW, "String", "text", line(TEXT)),
+    "ImpactInt": constant(IMPACT, "ImpactInt", "value", whole(NUMBER, 0, 0)),
+    "ImpactFloat": constant(IMPACT, "ImpactFloat", "value", decimal(NUMBER, 1.0)),
+    "ImpactBoolean": constant(IMPACT, "ImpactBoolean", "value", flag(False, "Yes or no.")),
+    "Int-🔬": constant(LOGIC, "Int", "value", whole(NUMBER)),
+    "Float-🔬": constant(LOGIC, "Float", "value", decimal(NUMBER)),
+    "Bool-🔬": constant(LOGIC, "Bool", "value", flag(False, "Yes or no.")),
+    "String-🔬": constant(LOGIC, "String", "value", lines(TEXT)),
+    "float _O": constant(QUALITY, "float", "float", decimal(NUMBER, 0.0, 0.0)),
+    "int _O": constant(QUALITY, "int", "int", whole(NUMBER, 0, 0)),
+    "String Literal": constant(SAVER, "String Literal", "string", lines(TEXT)),
+    "Int Literal": constant(SAVER, "Int Literal", "int", whole(NUMBER, 0, 0, 1000000)),
+    "Width/Height Literal": constant(SAVER, "Width/Height Literal", "int", whole("A side in pixels.", 512, 1, 16384)),
+    "Cfg Literal": constant(SAVER, "Cfg Literal", "float", decimal(NUMBER, 8.0, 0.0, 100.0)),
+    "Seed Generator": constant(
+        SAVER, "Seed Generator", "seed", whole("The seed.", 0, 0, 2**64 - 1, control_after_generate=True)
+    ),
+    "SeargePromptText": constant("SeargeSDXL", "Prompt text input", "prompt", lines(TEXT), ("prompt",)),
+    "CR Text": constant(COMFYROLL, "CR Text", "text", lines(TEXT), ("text",), ("show_help",)),
+    "CR Prompt Text": constant(COMFYROLL, "CR Prompt Text", "prompt", lines(TEXT), ("prompt",), ("show_help",)),
+    "Seed Everywhere": constant(
+        "cg-use-everywhere", "Seed Everywhere", "seed", whole("The seed.", 0, 0, 2**64 - 1, control_after_generate=True)
+    ),
+    "Simple String": constant("cg-use-everywhere", "Simple String", "string", line(TEXT)),
+    "SimpleMathInt+": constant(ESSENTIALS, "Simple Math Int", "value", whole(NUMBER)),
+    "SimpleMathFloat+": constant(ESSENTIALS, "Simple Math Float", "value", decimal(NUMBER, step=0.05)),
+}
+
+
+class RgthreeSeed(OfAnotherPack):
+    """rgthree's seed: -1 draws a new one for every run, -2 and -3 count on from the last in the editor."""
+
+    PACK = "rgthree-comfy"
+    TITLE = "Seed (rgthree)"
+    DESCRIPTION = "A seed for one or several nodes. -1 draws a new one for every run; it is written into the picture."
+    FUNCTION = "give"
+    RETURN_TYPES = (INT,)
+    RETURN_NAMES = ("SEED",)
+    OUTPUT_TOOLTIPS = ("The seed.",)
+    DRAWN = (-1, -2, -3)
+    HIGHEST = 1125899906842624
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {"seed": whole("The seed; -1 for a new one each time.", 0, -cls.HIGHEST, cls.HIGHEST)},
+            "hidden": {"prompt": "PROMPT", "unique_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, seed: int, prompt: Any = None, unique_id: Any = None) -> float:
+        return random.random() if seed in cls.DRAWN else float(seed)
+
+    def give(self, seed: int, prompt: Any = None, unique_id: Any = None) -> tuple[int]:
+        if seed not in self.DRAWN:
+            return (seed,)
+        drawn = random.randrange(self.HIGHEST)
+        self.tell(f"drew the seed {drawn}.")
+        node = prompt.get(unique_id) if isinstance(prompt, Mapping) else None
+        if isinstance(node, dict) and isinstance(node.get("inputs"), dict):
+            node["inputs"]["seed"] = drawn  # what is saved with the pictures says which seed made them
+        return (drawn,)
+
+
+class WasSeed(OfAnotherPack):
+    """WAS's seed, in four types."""
+
+    PACK = "was-node-suite-comfyui"
+    TITLE = "Seed"
+    DESCRIPTION = "A seed as several types of number."
+    FUNCTION = "give"
+    RETURN_TYPES = ("SEED", "NUMBER", FLOAT, INT)
+    RETURN_NAMES = ("seed", "number", "float", "int")
+    OUTPUT_TOOLTIPS = ("The seed as WAS's samplers take it.", "The seed.", "The seed.", "The seed.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"seed": whole("The seed.", 0, 0, 2**64 - 1, control_after_generate=True)}}
+
+    def give(self, seed: int) -> tuple[Any, ...]:
+        return {"seed": seed}, seed, float(seed), seed
+
+
+class ConstantNumber(OfAnotherPack):
+    """WAS's number."""
+
+    PACK = "was-node-suite-comfyui"
+    TITLE = "Constant Number"
+    DESCRIPTION = "A number, rounded or taken as yes or no."
+    FUNCTION = "give"
+    RETURN_TYPES = ("NUMBER", FLOAT, INT)
+    OUTPUT_TOOLTIPS = ("The number.", "The number.", "The number without its fraction.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "number_type": one_of(("integer", "float", "bool"), "What it is taken as."),
+                "number": decimal(NUMBER),
+            },
+            "optional": {"number_as_text": linked_text("The number as a text, in place of the other.")},
+        }
+
+    def give(self, number_type: str, number: float, number_as_text: str | None = None) -> tuple[Any, ...]:
+        value = float(number_as_text) if number_as_text else float(number)
+        kept: float = {"integer": int(value), "float": value, "bool": int(value > 0.5)}[number_type]
+        return kept, float(kept), int(kept)
+
+
+class NumberTo(OfAnotherPack):
+    """WAS's number as another type."""
+
+    PACK = "was-node-suite-comfyui"
+    TITLE = "Number to Text"
+    DESCRIPTION = "A number as another type."
+    FUNCTION = "convert"
+    RETURN_TYPES: tuple[str, ...] = (STRING,)
+    OUTPUT_TOOLTIPS = ("The number.",)
+    KIND: Any = str
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"number": wire("NUMBER", NUMBER)}}
+
+    def convert(self, number: Any) -> tuple[Any]:
+        return (self.KIND(number),)
+
+
+class NumberToInt(NumberTo):
+    """WAS's number as a whole one."""
+
+    TITLE = "Number to Int"
+    RETURN_TYPES = (INT,)
+    KIND = int
+
+
+class NumberToFloat(NumberTo):
+    """WAS's number as a fraction."""
+
+    TITLE = "Number to Float"
+    RETURN_TYPES = (FLOAT,)
+    KIND = float
+
+
+class SimpleMath(OfAnotherPack):
+    """Essentials' formula of a, b and c."""
+
+    PACK = ESSENTIALS
+    TITLE = "Simple Math"
+    DESCRIPTION = "Computes a formula of a, b and c. Of a picture a[0] is the number, a[1] the height, a[2] the width."
+    FUNCTION = "compute"
+    RETURN_TYPES: tuple[str, ...] = (INT, FLOAT)
+    OUTPUT_TOOLTIPS = ("The result, rounded.", "The result.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        values = {name: anything(f"The value of {name}.", default=0.0) for name in "abc"}
+        return {"required": {"value": line("The formula.")}, "optional": values}
+
+    def compute(self, value: str, a: Any = 0.0, b: Any = 0.0, c: Any = 0.0) -> tuple[int, float]:
+        made = evaluate(value, {name: _plain(each) for name, each in (("a", a), ("b", b), ("c", c))}, {"len": len})
+        return round(made), float(made)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as they are, texts read as numbers, pictures as their sizes."""
+    if hasattr(value, "shape"):
+        return [int(side) for side in value.shape]
+    return float(value) if isinstance(value, str) else value
+
+
+class SimpleMathBoolean(OfAnotherPack):
+    """Essentials' yes or no."""
+
+    PACK = ESSENTIALS
+    TITLE = "Simple Math Boolean"
+    DESCRIPTION = "Yes or no."
+    FUNCTION = "give"
+    RETURN_TYPES = (BOOLEAN,)
+    OUTPUT_TOOLTIPS = ("The value.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"value": flag(False, "Yes or no.")}}
+
+    def give(self, value: bool) -> tuple[bool]:
+        return (value,)
+
+
+class SimpleComparison(OfAnotherPack):
+    """Essentials' comparison."""
+
+    PACK = ESSENTIALS
+    TITLE = "Simple Comparison"
+    DESCRIPTION = "Tells whether two values are in a relation."
+    FUNCTION = "compare"
+    RETURN_TYPES = (BOOLEAN,)
+    OUTPUT_TOOLTIPS = ("Whether they are.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "a": anything("The first value.", default=0),
+                "b": anything("The second value.", default=0),
+                "comparison": one_of(list(COMPARISONS), "The relation."),
+            }
+        }
+
+    def compare(self, a: Any, b: Any, comparison: str) -> tuple[bool]:
+        return (bool(COMPARISONS[comparison](a, b)),)
+
+
+class SimpleCondition(OfAnotherPack):
+    """Essentials' choice of one of two values."""
+
+    PACK = ESSENTIALS
+    TITLE = "Simple Condition"
+    DESCRIPTION = "Gives one of two values. Without the second nothing runs that waits for it."
+    FUNCTION = "choose"
+    RETURN_TYPES = ("*",)
+    RETURN_NAMES = ("result",)
+    OUTPUT_TOOLTIPS = ("The chosen value.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "evaluate": anything("What decides.", default=0),
+                "on_true": anything("The value if it is true.", default=0),
+            },
+            "optional": {"on_false": anything("The value if it is false.")},
+        }
+
+    def choose(self, evaluate: Any, on_true: Any, on_false: Any = None) -> tuple[Any]:
+        if evaluate:
+            return (on_true,)
+        return (ExecutionBlocker(None) if on_false is None else on_false,)
+
+
+class AnySwitch(OfAnotherPack):
+    """rgthree's first value that is there."""
+
+    PACK = "rgthree-comfy"
+    TITLE = "Any Switch (rgthree)"
+    DESCRIPTION = "Gives the first of its inputs that has a value."
+    FUNCTION = "choose"
+    RETURN_TYPES = ("*",)
+    OUTPUT_TOOLTIPS = ("The first value.",)
+    ACCEPT_ALL_INPUTS = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {}, "optional": Numbered("any_", anything("A value."))}
+
+    def choose(self, **values: Any) -> tuple[Any]:
+        return (next((value for value in in_order(values, "any_") if not _empty(value)), None),)
+
+
+def _empty(value: Any) -> bool:
+    """Whether there is nothing: None, or a context in which everything is None."""
+    return value is None or (isinstance(value, Context_) and all(each is None for each in value.values()))
+
+
+class ImpactSwitch(OfAnotherPack):
+    """Impact's choice by a number."""
+
+    PACK = IMPACT
+    TITLE = "Switch (Any)"
+    DESCRIPTION = "Gives one of its inputs, by its number."
+    FUNCTION = "choose"
+    RETURN_TYPES = ("*", STRING, INT)
+    RETURN_NAMES = ("selected_value", "selected_label", "selected_index")
+    OUTPUT_TOOLTIPS = ("The chosen value.", "The name of its input.", "Its number.")
+    ACCEPT_ALL_INPUTS = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "select": whole("The number of the input.", 1, 1, 999999),
+                "sel_mode": flag(False, "Without effect here: the choice is made in the run."),
+            },
+            "optional": Numbered("input", anything("A value.", lazy=True), {"input1": anything("A value.", lazy=True)}),
+        }
+
+    def check_lazy_status(self, select: int, **values: Any) -> list[str]:
+        name = f"input{int(select)}"
+        return [name] if values.get(name) is None else []
+
+    def choose(self, select: int, sel_mode: bool = False, **values: Any) -> tuple[Any, str, int]:
+        name = f"input{int(select)}"
+        return values.get(name), name, select
+
+
+# -- values that belong together --------------------------------------------------------------------------------------
+
+
+class Context_(dict[str, Any]):
+    """rgthree's context: what a workflow needs in several places, by name."""
+
+
+PARTS: dict[str, str] = {
+    "model": MODEL, "clip": CLIP, "vae": VAE, "positive": CONDITIONING, "negative": CONDITIONING, "latent": LATENT,
+    "images": IMAGE, "seed": INT,
+}  # fmt: skip
+CONTEXT = "RGTHREE_CONTEXT"
+
+
+class Context(OfAnotherPack):
+    """rgthree's node that puts values into a context and takes them out."""
+
+    PACK = "rgthree-comfy"
+    TITLE = "Context (rgthree)"
+    DESCRIPTION = "Holds what a workflow needs in several places: values put in go on, and can be taken out."
+    FUNCTION = "convert"
+    RETURN_TYPES = (CONTEXT, *PARTS.values())
+    RETURN_NAMES = ("CONTEXT", *(name.upper() for name in PARTS))
+    OUTPUT_TOOLTIPS = ("The context.", *(f"Its {name}." for name in PARTS))
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        parts = {name: (kind, {"forceInput": True, "tooltip": f"Its {name}."}) for name, kind in PARTS.items()}
+        return {"required": {}, "optional": {"base_ctx": wire(CONTEXT, "A context to go on with."), **parts}}
+
+    def convert(self, base_ctx: Any = None, **values: Any) -> tuple[Any, ...]:
+        made = Context_(base_ctx or {})
+        made.update({name: value for name, value in values.items() if value is not None})
+        return (made, *(made.get(name) for name in PARTS))
+
+
+class CondPassThrough(OfAnotherPack):
+    """KJNodes' two conditions, passed on."""
+
+    PACK = KJ
+    TITLE = "CondPassThrough"
+    DESCRIPTION = "Passes its values on."
+    FUNCTION = "pass_on"
+    RETURN_TYPES: tuple[str, ...] = (CONDITIONING, CONDITIONING)
+    RETURN_NAMES: tuple[str, ...] = ("positive", "negative")
+    OUTPUT_TOOLTIPS: tuple[str, ...] = ("The first.", "The second.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        pairs = zip(cls.RETURN_NAMES, cls.RETURN_TYPES, strict=True)
+        return {"required": {}, "optional": {name: wire(kind, "A value.") for name, kind in pairs}}
+
+    def pass_on(self, **values: Any) -> tuple[Any, ...]:
+        return tuple(values.get(name) for name in self.RETURN_NAMES)
+
+
+class ModelPassThrough(CondPassThrough):
+    """KJNodes' model, passed on."""
+
+    TITLE = "ModelPass"
+    RETURN_TYPES = (MODEL,)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The model.",)
+
+
+class ImagePass(CondPassThrough):
+    """KJNodes' picture, passed on."""
+
+    TITLE = "ImagePass"
+    RETURN_TYPES = (IMAGE,)
+    RETURN_NAMES = ("image",)
+    OUTPUT_TOOLTIPS = ("The picture.",)
