@@ -22,6 +22,7 @@ from .other_flags import Parser
 COMMANDS = {
     "run": ("make the pictures of a workflow (PNG, WebP or JSON)", ".run"),
     "serve": ("open the ComfyUI editor in the browser", ".serve"),
+    "work": ("run jobs for a `sluice serve` on another machine", ".work"),
     "inspect": ("tell what is in a picture or a weight file", ".inspect"),
     "swap": ("put Sluice's nodes into a workflow for ComfyUI, or ComfyUI's own back", ".swap"),
     "packs": ("tell which node packs of ComfyUI work here, and why others do not", ".packs"),

@@ -31,6 +31,7 @@ from ..memory.budget import AUTO, Allowed, add_budget_arguments
 from ..server import frontend
 from ..server.app import build
 from ..server.guard import is_loopback
+from ..server.remote import LEASE_SECONDS
 from ..server.services import Settings
 from ..server.sluice_routes import kept_budget
 from ..server.store import Store
@@ -57,6 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="a name by which this server is reached besides localhost, e.g. host.docker.internal; may be repeated",
+    )
+    parser.add_argument(
+        "--remote-only", action="store_true", help="leave all jobs to machines that run `sluice work` for this server"
+    )
+    parser.add_argument(
+        "--lease",
+        type=_seconds,
+        default=LEASE_SECONDS,
+        metavar="SECONDS",
+        help=f"for which such a machine may be silent until another gets its job (default: {LEASE_SECONDS:.0f})",
     )
     parser.add_argument("--open", action="store_true", help="open the browser")
     parser.add_argument(
@@ -150,7 +161,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         name: {**given, **_budget(name, given, folders.user)} for name, given in workers_of(args, options).items()
     }
     token = args.token or (None if is_loopback(args.host) else secrets.token_urlsafe(16))
-    return Settings(folders, workers, token, tuple(args.allow_host), _argv(sys.argv[1:]))
+    return Settings(folders, workers, token, tuple(args.allow_host), _argv(sys.argv[1:]), args.remote_only, args.lease)
 
 
 def _budget(name: str, options: dict[str, Any], user: Path) -> dict[str, str]:
@@ -225,6 +236,16 @@ def _listen(host: str, port: int) -> socket.socket:
 def _address(host: str, port: int, token: str | None) -> str:
     name = socket.gethostname() if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86400.0:
+        raise argparse.ArgumentTypeError(f"a time is a number of seconds from 0.1 to 86400, not {text!r}")
+    return seconds
 
 
 def _port(text: str) -> int:

@@ -31,6 +31,7 @@ from . import (
     model_routes,
     pack_routes,
     prompts,
+    remote_routes,
     sluice_routes,
     system,
     templates,
@@ -45,7 +46,19 @@ from .store import CannotWrite, Store
 
 log = logging.getLogger(__name__)
 
-_ROOMS = (prompts, jobs, files, model_routes, user, templates, system, sluice_routes, gallery, gallery_changes)
+_ROOMS = (
+    prompts,
+    jobs,
+    files,
+    model_routes,
+    user,
+    templates,
+    system,
+    sluice_routes,
+    gallery,
+    gallery_changes,
+    remote_routes,
+)
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (WorkflowError, 400),
     (InputError, 403),
@@ -70,7 +83,10 @@ def build(settings: Settings, store: Store) -> web.Application:
         for name, options in settings.workers.items()
     }
     job_runner = JobRunner(store, clients, start)
+    for member in job_runner.members:
+        member.taking = not settings.remote_only
     app[SERVICES] = Services(settings, store, clients, job_runner, logs)
+    app[remote_routes.REMOTES] = remote_routes.Remotes(app[SERVICES])
     app[gallery.KNOWN] = {}
     app.router.add_get("/ws", websocket)
     app.router.add_get("/api/ws", websocket)

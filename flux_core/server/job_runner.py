@@ -13,17 +13,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from ..errors import SluiceError
 from ..graph.prompt import name_of
-from ..workers.process import OnMessage, WorkerDied
+from ..workers.process import LostContact, OnMessage, WorkerDied
 from ..workers.protocol import Message
 from .assign import Models, assign, next_look
 from .clients import Client, Clients, text
 from .members import Connection, Member, Members
-from .store import CANCELLED, COMPLETED, FAILED, CannotWrite, Job, Store, now
+from .store import ATTEMPTS, CANCELLED, COMPLETED, FAILED, CannotWrite, Job, Store, now
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,11 @@ class JobRunner:
         member = Member(name, start(heard))
         self.members.add(member)
         return member
+
+    def look(self) -> None:
+        """Workers have come, gone or changed: see what they can do, and tell it."""
+        self._wake.set()
+        self.tell_workers()
 
     @property
     def worker(self) -> Connection:
@@ -181,7 +186,22 @@ class JobRunner:
         member.begin(job, job.models, cold)
         self.tell_status()
         self.tell_workers()
-        task = asyncio.create_task(self._one(job, member))
+        self._go(self._one(job, member, member.worker.run))
+
+    def resume(self, member: Member, prompt_id: str, attempt: int, rest: Callable[..., Awaitable[Message]]) -> bool:
+        """A worker from elsewhere says that it runs a job. Whether it may go on; `rest` then waits for the result."""
+        if member.running is not None:
+            return (member.running.prompt_id, member.running.attempts) == (prompt_id, attempt)
+        job = self.store.resume(prompt_id, attempt)
+        if job is None:
+            return False
+        member.begin(job, job.models, cold=False)
+        self.tell_status()
+        self._go(self._one(job, member, rest))
+        return True
+
+    def _go(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -195,17 +215,30 @@ class JobRunner:
                 self.store.release(member.running.prompt_id)
         await asyncio.gather(*(member.worker.stop() for member in self.members))
 
-    async def _one(self, job: Job, member: Member) -> None:
+    async def _one(self, job: Job, member: Member, run: Callable[..., Awaitable[Message]]) -> None:
         """A job from its start to its end."""
         request = job.request
         try:
             try:
-                done = await member.worker.run(
-                    job.prompt_id, request["prompt"], request["extra_data"], request["outputs"]
+                done = await run(
+                    job.prompt_id,
+                    request["prompt"],
+                    request["extra_data"],
+                    request["outputs"],
+                    attempt=job.attempts,
+                    models=request.get("models", ()),
                 )
+            except LostContact as error:
+                member.died()
+                lost = self._lost(job, member, error)
+                if lost is None:
+                    return
+                done = lost
             except WorkerDied as error:
                 done = self._failed(job, member, error)
                 member.died()
+            except SluiceError as error:
+                done = self._failed(job, member, error)
             await self._end(job, member, done)
         except Exception:  # a fault of ours must not stop the queue
             log.exception("The job %s could not be brought to its end.", job.prompt_id)
@@ -247,6 +280,26 @@ class JobRunner:
                 log.error("%s", error)
                 await asyncio.sleep(RETRY_SECONDS)
 
+    def _lost(self, job: Job, member: Member, error: LostContact) -> Message | None:
+        """What came of a job whose worker is out of reach; None if it waits again."""
+        if self.store.is_cancelled(job.prompt_id):
+            return self._interrupted(job)
+        if error.counts and job.attempts >= ATTEMPTS:
+            return self._failed(job, member, SluiceError(f"{error} The job was tried {ATTEMPTS} times."))
+        log.warning("%s Its job waits for another worker.", error)
+        self.store.wait_again(job.prompt_id, error.counts)
+        member.running = None
+        self.tell_status()
+        self.tell_workers()
+        return None
+
+    def _interrupted(self, job: Job) -> Message:
+        """The account of a job that was to be stopped and whose worker cannot say that it has."""
+        data = {"prompt_id": job.prompt_id, "node_id": "", "node_type": "", "executed": [], "timestamp": now()}
+        self.clients.send("execution_interrupted", data)
+        messages = [["execution_interrupted", data]]
+        return {"status": "interrupted", "outputs": {}, "meta": {}, "messages": messages, "facts": {}}
+
     def _failed(self, job: Job, member: Member, error: SluiceError) -> Message:
         """The account of a job that nobody else can give, because its worker did not live to do so."""
         node = job.request["prompt"].get(member.node or "", {})
@@ -283,8 +336,12 @@ class JobRunner:
             self.clients.send_for_pack(message["tell"], message.get("data"), payload, message["client_id"])
             return
         event, data = message["event"], message["data"]
+        if event == "sluice.fetching":
+            member.fetching = data["text"]
+            self.tell_workers()
+            return
         if event == "executing":
-            member.node = data["node"]
+            member.node, member.fetching = data["node"], None
         elif event == "progress_state":
             member.progress = data
         if event.startswith("sluice."):

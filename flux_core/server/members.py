@@ -34,8 +34,10 @@ class Connection(Protocol):
     async def call_route(self, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> Any:
         """Ask a node pack's route: ({"status", "headers"}, the body of the answer). Raises as `call`."""
 
-    async def run(self, prompt_id: str, prompt: Any, extra_data: Any, outputs: list[str]) -> Message:
-        """Run a prompt to its end. Raises WorkerDied."""
+    async def run(
+        self, prompt_id: str, prompt: Any, extra_data: Any, outputs: list[str], attempt: int = 1, models: Any = ()
+    ) -> Message:
+        """Run a prompt to its end. Raises WorkerDied, LostContact; SluiceError if the worker cannot begin."""
 
     def tell(self, op: str, **arguments: Any) -> None:
         """Say something that has no answer."""
@@ -57,15 +59,17 @@ class Member:
     warm: Models = frozenset()
     changed: float = float("-inf")  # when it was last given other models; seconds since 1970
     taking: bool = True  # whether it takes further jobs
+    contact: bool = True  # whether it is heard; always true of processes of this machine
+    fetching: str | None = None  # the file that it fetches before its job, and how far that is
 
     @property
     def place(self) -> Place:
         """What matters for giving it a job."""
-        return Place(self.name, self.running is None and self.taking, self.warm, self.changed)
+        return Place(self.name, self.running is None and self.taking and self.contact, self.warm, self.changed)
 
     def begin(self, job: Job, models: Models, cold: bool) -> None:
         """It has a job now, and then the models of that job: results of older jobs are dropped when one begins."""
-        self.running, self.node, self.progress, self.warm = job, None, {}, models
+        self.running, self.node, self.progress, self.warm, self.fetching = job, None, {}, models, None
         if cold:
             self.changed = time.time()
 
@@ -83,11 +87,12 @@ class Member:
 
     @property
     def account(self) -> dict[str, Any]:
-        """For the page: {"name", "job", "number", "client_id", "models", "taking"}; of no job None."""
+        """For the page; what concerns a job is None while there is none."""
         job = self.running
         return {
             "name": self.name, "job": job and job.prompt_id, "number": job and job.number,
             "client_id": job and job.request["client_id"], "models": sorted(self.warm), "taking": self.taking,
+            "contact": self.contact, "fetching": self.fetching,
         }  # fmt: skip
 
 

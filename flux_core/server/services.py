@@ -22,6 +22,7 @@ from ..io import strict_json
 from ..io.folders import Folders
 from .clients import Clients
 from .job_runner import JobRunner
+from .remote import LEASE_SECONDS
 from .store import Store
 
 Json = dict[str, Any]
@@ -41,6 +42,8 @@ class Settings:
     token: str | None = None
     hosts: tuple[str, ...] = ()  # names that are answered beside localhost
     argv: tuple[str, ...] = ()
+    remote_only: bool = False  # whether the workers of this machine only answer questions
+    lease: float = LEASE_SECONDS
 
 
 class Logs(logging.Handler):

@@ -246,6 +246,33 @@ class Store:
                 (PENDING, prompt_id, RUNNING),
             )
 
+    def wait_again(self, prompt_id: str, counts: bool) -> None:
+        """A running job waits again, because its worker is gone. counts: whether that was one of its attempts."""
+        with self._writing():
+            self._db.execute(
+                "UPDATE jobs SET status = ?, started = NULL, attempts = attempts - ? "
+                "WHERE prompt_id = ? AND status = ?",
+                (PENDING, 0 if counts else 1, prompt_id, RUNNING),
+            )
+        job = self.get(prompt_id)
+        if job is not None and job.status == PENDING:
+            self._index(job)
+
+    def resume(self, prompt_id: str, attempt: int) -> Job | None:
+        """A waiting job that a worker says to be running, if this was its last attempt: it is running again."""
+        job = self.get(prompt_id) if prompt_id in self._models else None
+        if job is None or job.attempts != attempt:
+            return None
+        with self._writing():
+            self._db.execute("UPDATE jobs SET status = ?, started = ? WHERE prompt_id = ?", (RUNNING, now(), prompt_id))
+        self._drop((job.number, job.created, prompt_id))
+        return self.get(prompt_id)
+
+    def is_cancelled(self, prompt_id: str) -> bool:
+        """Whether a running job is to be stopped: see `cancel`."""
+        job = self.get(prompt_id)
+        return job is None or job.result is not None
+
     def _end_cancelled(self) -> None:
         """Running jobs with a result were cancelled: see `cancel`."""
         self._db.execute(

@@ -9,6 +9,7 @@ A door like the command line: it may import everything, and nothing imports it. 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -317,6 +318,13 @@ class Worker:
         from .registry import second_ids
 
         return object_info(chosen, self.titles, second_ids(self.classes))
+
+    def on_identity(self, message: Message) -> Any:
+        """{"version", "nodes"}: equal for two workers that run the same prompts to the same end."""
+        from ... import __version__
+
+        nodes = sorted(f"{name} {getattr(cls, 'RETURN_TYPES', ())}" for name, cls in self.classes.items())
+        return {"version": __version__, "nodes": hashlib.sha256("\n".join(nodes).encode()).hexdigest()[:16]}
 
     def on_packs(self, message: Message) -> Any:
         """What became of the node packs."""

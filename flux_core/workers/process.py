@@ -55,6 +55,14 @@ class WorkerDied(SluiceError):
         self.killed = killed
 
 
+class LostContact(WorkerDied):
+    """A worker on another machine is not heard any more. `counts`: as an attempt at its job; not if it said so."""
+
+    def __init__(self, text: str, counts: bool = True) -> None:
+        super().__init__(text)
+        self.counts = counts
+
+
 class Worker:
     """The worker, in its current process. All methods must be called in the event loop's thread."""
 
@@ -91,11 +99,20 @@ class Worker:
             raise SluiceError(answer["error"])
         return answer["result"], answer.get("payload", b"")
 
-    async def run(self, prompt_id: str, prompt: Any, extra_data: Any, outputs: list[str]) -> Message:
-        """Run a prompt to its end: {"status", "outputs", "meta", "messages", "facts"}. Raises WorkerDied."""
+    async def run(
+        self, prompt_id: str, prompt: Any, extra_data: Any, outputs: list[str], attempt: int = 1, models: Any = ()
+    ) -> Message:
+        """Run a prompt to its end: {"status", "outputs", "meta", "messages", "facts"}. Raises WorkerDied.
+
+        attempt, models: of no interest to a process of this machine.
+        """
         process = await self._started()
         message = {"op": "run", "prompt_id": prompt_id, "prompt": prompt, "extra_data": extra_data, "outputs": outputs}
         return await process.ask(prompt_id, message)
+
+    def is_running(self, prompt_id: str) -> bool:
+        """Whether it was given this prompt and has not brought it to an end."""
+        return self._process is not None and self._process.waits_for(prompt_id)
 
     def tell(self, op: str, **arguments: Any) -> None:
         """Send a message that has no answer. Does nothing without a worker."""
@@ -144,6 +161,10 @@ class _Process:
         self._tree = ProcessTree(self.popen.pid)
         for thread in (self._write, self._relay, self._listen):
             threading.Thread(target=thread, daemon=True).start()
+
+    def waits_for(self, key: int | str) -> bool:
+        """Whether an answer with this key is expected."""
+        return key in self._answers
 
     def next_call(self) -> int:
         """A unique number for a call."""

@@ -18,6 +18,15 @@ The frames use the worker's standard input and output, which are separated from 
                        {"done": prompt_id, "status", "outputs", "meta", "messages", "facts"}
                        {"reply": n, "result"} or {"reply": n, "error", "type"}, of a route + body
 
+A worker on another machine (`sluice work`) sends and is sent the same frames as messages of a WebSocket, and these:
+
+    worker -> server   {"hello": {"name", "session", "version", "nodes", "clock", "running": {"prompt_id", "attempt"}}}
+                       {"file": {"prompt_id", "attempt", "index", "type", "subfolder", "filename"}, "last"} + bytes
+                       {"died": prompt_id, "error", "killed"} or {"unable": prompt_id, "error"} in place of "done"
+                       {"drain": true} takes no further job      {"leave": true} and gives its job back
+    server -> worker   {"welcome": {"known": whether the session is, "keep": whether its job still counts, "warning"}}
+                       {"refused": sentence}                     {"op": "taken", "prompt_id", "attempt"}
+                       "run" has in addition "attempt" and "files" [{"folder", "name", "size", "sha256"}]
 """
 
 from __future__ import annotations
@@ -56,6 +65,19 @@ class Channel:
         if len(data) < count:
             raise EOFError
         return data
+
+
+def parsed(frame: bytes) -> tuple[Message, bytes]:
+    """The message and the bytes of one whole frame. Raises ValueError for anything else."""
+    if len(frame) < _LENGTHS.size:
+        raise ValueError("The frame is too short.")
+    text, payload = _LENGTHS.unpack_from(frame)
+    if len(frame) != _LENGTHS.size + text + payload:
+        raise ValueError("The lengths of the frame are wrong.")
+    message = json.loads(frame[_LENGTHS.size : _LENGTHS.size + text])
+    if not isinstance(message, dict):
+        raise ValueError("The message is no object.")
+    return message, frame[_LENGTHS.size + text :]
 
 
 def frame_of(message: Message, payload: bytes = b"") -> bytes:

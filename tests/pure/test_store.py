@@ -128,6 +128,27 @@ def test_a_result_counts_once_and_only_for_the_attempt_that_runs(store: Store) -
     assert not store.finish("a", FAILED, RESULT, job.attempts) and got(store, "a").status == COMPLETED
 
 
+def test_a_job_whose_worker_is_lost_waits_again_and_is_resumed_only_by_its_last_attempt(tmp_path: Path) -> None:
+    store = Store(tmp_path / "q")
+    add(store, "a")
+    add(store, "b")
+    assert store.take("a").attempts == 1
+    store.wait_again("a", counts=False)
+    assert store.take("a").attempts == 1
+    store.wait_again("a", counts=True)
+    assert store.take("a").attempts == 2 and store.waiting == 1
+    store.close()
+    store = Store(tmp_path / "q")  # the server died; the worker goes on
+    assert store.resume("a", 1) is None and store.resume("b", 1) is None and store.waiting == 2
+    job = store.resume("a", 2)
+    assert job is not None and (job.status, job.attempts, store.waiting) == (RUNNING, 2, 1)
+    assert store.resume("a", 2) is None
+    assert not store.is_cancelled("a")
+    store.cancel("a")
+    assert store.is_cancelled("a")
+    store.close()
+
+
 def test_a_reopened_store_has_every_job_and_puts_running_ones_back(tmp_path: Path) -> None:
     store = Store(tmp_path / "q")
     for prompt_id in "abc":

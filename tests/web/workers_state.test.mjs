@@ -26,5 +26,7 @@ test("where nobody tells of workers there is one without a name", () => {
 
 test("what a worker does is said in words", () => {
   const [busy, idle] = drawn(replay(["sluice.workers", TWO]));
+  const fetching = { ...busy, fetching: "fetching ae.safetensors: 3 of 300 MiB" };
+  assert.deepEqual([fetching, { ...fetching, contact: false }].map(doing), [fetching.fetching, "out of contact"]);
   assert.deepEqual([busy, idle, { ...idle, taking: false }, { ...busy, number: -4 }].map(doing), ["job 4", "idle", "takes no more jobs", "job 4"]);
 });

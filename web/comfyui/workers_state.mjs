@@ -1,6 +1,7 @@
 // What is known of each worker: its job and the state of its memory. Pure: a state and an event make the next state.
 //
-//   sluice.workers   {workers: [{name, job, number, client_id, models, taking}]}: job and number are null while it is idle
+//   sluice.workers   {workers: [{name, job, number, client_id, models, taking, contact, fetching}]}: job and number are
+//                    null while it is idle; contact, whether a worker on another machine is heard; fetching, a text
 //
 // Events about one worker carry its name in `worker`; inside ComfyUI there is one, without a name.
 
@@ -32,7 +33,9 @@ export function drawn({ workers, states }) {
 }
 
 /** What a worker does, in a few words. */
-export function doing({ job, number, taking }) {
+export function doing({ job, number, taking, contact, fetching }) {
+  if (contact === false) return "out of contact";
+  if (fetching) return fetching;
   if (job !== null) return number === null ? "running a job" : `job ${Math.abs(number)}`;
   return taking ? "idle" : "takes no more jobs";
 }

@@ -1,0 +1,192 @@
+"""A worker on another machine, as the server asks it: the same questions as a process of its own, over a WebSocket.
+
+    connected -> out of contact -> connected again        its job goes on all the while
+                        | the lease ends without a word
+                        v
+                       gone                               its job waits for another worker
+
+Does not know: HTTP, the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
+from ..workers.process import LostContact, OnMessage, WorkerDied
+from ..workers.protocol import Message, frame_of
+from .remote_files import NeededFiles, Results
+
+LEASE_SECONDS = 10.0  # for which a worker that is not heard keeps its job, unless the server says otherwise
+_KINDS: dict[str, type[SluiceError]] = {kind.__name__: kind for kind in (WorkflowError, InputError, MissingFileError)}
+
+Send = Callable[[bytes], None]
+
+
+class RemoteWorker:
+    """One worker elsewhere. `session` names one life of the program there. All methods are for the event loop."""
+
+    pid: int | None = None
+
+    def __init__(
+        self, name: str, session: str, on_message: OnMessage, needed: NeededFiles, results: Results,
+        on_gone: Callable[[], None], lease: float = LEASE_SECONDS,
+    ) -> None:  # fmt: skip
+        """on_message: hears events and previews. on_gone: called once, when nothing more is expected of it.
+
+        lease: seconds for which it may be out of contact.
+        """
+        self._seconds = lease
+        self.name, self.session = name, session
+        self.options: dict[str, Any] = {}
+        self._on_message, self._on_gone, self._needed, self._results = on_message, on_gone, needed, results
+        self._send: Send | None = None
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._calls = 0
+        self._job: tuple[str, int] | None = None
+        self._done: asyncio.Future[Message] | None = None
+        self._lease: asyncio.TimerHandle | None = None
+        self._gone = False
+
+    # -- the connection ----------------------------------------------------------------------------------------------
+
+    def connected(self, send: Send) -> None:
+        """It is heard (again); `send` takes frames for it and never waits."""
+        self._send = send
+        if self._lease is not None:
+            self._lease.cancel()
+            self._lease = None
+
+    def disconnected(self, send: Send) -> bool:
+        """A connection has ended. If it was the newest, it has some seconds to come back; whether it was."""
+        if self._send is not send:
+            return False
+        self._send = None
+        if not self._gone:
+            self._lease = asyncio.get_running_loop().call_later(self._seconds, self.lose)
+        return True
+
+    def lose(self, counts: bool = True) -> None:
+        """Nothing more is expected of it. counts: whether its job was tried by that."""
+        if self._gone:
+            return
+        self._gone, self._send = True, None
+        if self._lease is not None:
+            self._lease.cancel()
+        self._fail(LostContact(f"The worker {self.name} {'is out of reach' if counts else 'has left'}.", counts))
+        self._on_gone()
+
+    def _fail(self, error: WorkerDied) -> None:
+        for future in (*self._answers.values(), self._done):
+            if future is not None and not future.done():
+                future.set_exception(error)
+                future.exception()  # somebody may have stopped waiting; that is no error of its own
+
+    # -- asked -------------------------------------------------------------------------------------------------------
+
+    async def call(self, op: str, **arguments: Any) -> Any:
+        """Ask something and wait for the answer. Raises LostContact, or the SluiceError that the worker raised."""
+        self._calls += 1
+        number = self._calls
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._say({"op": op, "call": number, **arguments})
+            told = await answer
+        finally:
+            del self._answers[number]
+        if "error" in told:
+            raise _KINDS.get(told["type"], SluiceError)(told["error"])
+        return told["result"]
+
+    async def call_route(self, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> Any:
+        """Routes of node packs are answered by workers of the server's own machine."""
+        raise SluiceError("A worker on another machine answers no routes.")
+
+    async def run(
+        self, prompt_id: str, prompt: Any, extra_data: Any, outputs: list[str], attempt: int = 1, models: Any = ()
+    ) -> Message:
+        """Run a prompt to its end. Raises LostContact, WorkerDied; SluiceError if a file of it cannot be had."""
+        files = await asyncio.to_thread(self._needed.of, prompt, models)
+        message = {
+            "op": "run", "prompt_id": prompt_id, "attempt": attempt, "prompt": prompt, "extra_data": extra_data,
+            "outputs": outputs, "files": files,
+        }  # fmt: skip
+        return await self._result(prompt_id, attempt, message)
+
+    async def rest(
+        self, prompt_id: str, prompt: Any, extra_data: Any, outputs: list[str], attempt: int = 1, models: Any = ()
+    ) -> Message:
+        """As `run`, of a prompt that the worker is running already."""
+        return await self._result(prompt_id, attempt, None)
+
+    async def _result(self, prompt_id: str, attempt: int, message: Message | None) -> Message:
+        self._job, self._done = (prompt_id, attempt), asyncio.get_running_loop().create_future()
+        try:
+            if message is not None:
+                self._say(message)
+            return await self._done
+        finally:
+            self._job = self._done = None
+
+    def tell(self, op: str, **arguments: Any) -> None:
+        """Say something that has no answer. A job that is to be stopped out of reach has ended."""
+        if self._send is not None:
+            self._send(frame_of({"op": op, **arguments}))
+        elif op == "interrupt" and self._done is not None:
+            self._fail(LostContact(f"The worker {self.name} is out of reach."))
+
+    async def stop(self) -> None:
+        """The server ends. The worker goes on, and comes back with its result."""
+        self._send = None
+
+    def _say(self, message: Message) -> None:
+        if self._send is None:
+            raise LostContact(f"The worker {self.name} is out of reach.", counts=False)
+        self._send(frame_of(message))
+
+    # -- heard -------------------------------------------------------------------------------------------------------
+
+    async def received(self, message: Message, payload: bytes) -> None:
+        """A frame from it. Events and previews of a job count only while the job is its own."""
+        if "reply" in message:
+            answer = self._answers.get(message["reply"])
+            if answer is not None and not answer.done():
+                answer.set_result(message)
+        elif "file" in message:
+            await self._file(message, payload)
+        elif self._ends(message):
+            self._end(message)
+        elif "event" in message or "preview" in message or "tell" in message:
+            if message.get("event") == "executed":
+                message = {**message, "data": self._results.renamed(message["data"])}
+            if self._job is not None or str(message.get("event", "")).startswith("sluice."):
+                self._on_message(message, payload)
+
+    async def _file(self, message: Message, payload: bytes) -> None:
+        about = message["file"]
+        if self._job != (about["prompt_id"], about["attempt"]):
+            return  # of a job that was given to somebody else meanwhile
+        try:
+            await asyncio.to_thread(self._results.receive, about, bool(message["last"]), payload)
+        except SluiceError as error:
+            if self._done is not None and not self._done.done():
+                self._done.set_exception(error)
+
+    def _ends(self, message: Message) -> bool:
+        return any(kind in message for kind in ("done", "died", "unable"))
+
+    def _end(self, message: Message) -> None:
+        prompt_id = message.get("done") or message.get("died") or message.get("unable")
+        if self._send is not None:
+            self._send(frame_of({"op": "taken", "prompt_id": prompt_id, "attempt": message["attempt"]}))
+        if self._done is None or self._done.done() or self._job != (prompt_id, message["attempt"]):
+            return  # a late result: the job has ended, or another worker has it
+        if "died" in message:
+            self._done.set_exception(WorkerDied(message["error"], bool(message["killed"])))
+        elif "unable" in message:
+            self._done.set_exception(SluiceError(message["error"]))
+        else:
+            renamed = {key: self._results.renamed(message[key]) for key in ("outputs", "messages")}
+            self._done.set_result({**message, **renamed})

@@ -1,0 +1,79 @@
+"""--devices: lists of devices and budgets, each refused with one sentence when they do not fit."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from sluice.flux_core.commands import work
+from sluice.flux_core.commands.devices import budgets, device_names, workers_of
+from sluice.flux_core.errors import InputError
+
+
+def given(**options: str | None) -> argparse.Namespace:
+    return argparse.Namespace(**({"devices": None, "device": None, "vram": "auto", "ram": "auto"} | options))
+
+
+def test_devices_are_counted_or_named() -> None:
+    assert device_names("auto", lambda: 2) == ("cuda:0", "cuda:1") and device_names("auto", lambda: 0) == ("cpu",)
+    assert device_names("cuda:1, cpu:0", lambda: 0) == ("cuda:1", "cpu:0")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cpu:0,cpu:0", "cpu:0 is named twice"),
+        ("cuda,cuda:0", "cuda:0 is named twice"),
+        ("cuda:0+cuda:1", "joins devices for one picture"),
+        ("cuda:0,,cuda:1", "is no device"),
+        ("the fast one", "is no device"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        device_names(text)
+
+
+def test_each_device_has_its_budget_and_ram_is_divided() -> None:
+    assert budgets(("a", "b"), "6G,8G", "auto") == {
+        "a": {"vram": "6G", "ram": "auto"},
+        "b": {"vram": "8G", "ram": "auto"},
+    }
+    assert budgets(("a", "b"), "6G", "16G") == {name: {"vram": "6G", "ram": "8G"} for name in "ab"}
+    assert budgets(("a", "b"), "off", "auto")["b"]["vram"] == "off"
+    assert budgets(("a", "b"), "auto", "2G,3G")["b"]["ram"] == "3G"
+    with pytest.raises(InputError, match=r"--vram 1G,2G,3G gives 3 sizes for 2 devices \(a, b\)"):
+        budgets(("a", "b"), "1G,2G,3G", "auto")
+    with pytest.raises(InputError, match="is not a size"):
+        budgets(("a", "b"), "1G,much", "auto")
+
+
+def test_workers_have_devices_and_processors_share_threads() -> None:
+    assert workers_of(given(), {"base": "x"}) == {"auto": {"base": "x", "vram": "auto", "ram": "auto"}}
+    two = workers_of(given(devices="cpu:0,cpu:1", ram="2G,3G"), {})
+    assert [one["device"] for one in two.values()] == ["cpu", "cpu"] and two["cpu:1"]["ram"] == "3G"
+    assert two["cpu:0"]["threads"] == two["cpu:1"]["threads"] >= 1
+    mixed = workers_of(given(devices="cuda:1,cpu:0"), {})
+    assert mixed["cuda:1"]["device"] == "cuda:1" and "threads" not in mixed["cpu:0"]
+    with pytest.raises(InputError, match="give one of the two"):
+        workers_of(given(devices="cpu:0", device="cpu"), {})
+
+
+def test_the_examples_for_clusters_call_sluice_work_as_it_is() -> None:
+    folder = Path(__file__).parents[2] / "examples"
+    (deployment,) = yaml.safe_load_all((folder / "kubernetes.yaml").read_text())
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    slurm = (folder / "slurm.sh").read_text().replace("\\\n", " ")
+    called = re.search(r"exec srun (sluice work .*)", slurm)
+    assert called is not None
+    for command in (container["command"] + container["args"], shlex.split(called[1])):
+        parser = argparse.ArgumentParser()
+        work.add_arguments(parser)
+        assert command[:2] == ["sluice", "work"]
+        args = parser.parse_args(command[2:])
+        assert args.token and args.name and args.grace < pod["terminationGracePeriodSeconds"]
