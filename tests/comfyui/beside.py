@@ -229,8 +229,8 @@ def batches() -> Iterator[Outcome]:
     ]
     for size in (1, 2, 3, 10):
         for name, case in (("RebatchImages", {"images": images}), ("RebatchLatents", {"latents": latents})):
-            case["batch_size"] = [size]
-            yield f"{name} {size}", difference(our_result(name, **case)[0], their_result(name, **case)[0])
+            asked: dict[str, Any] = {**case, "batch_size": [size]}
+            yield f"{name} {size}", difference(our_result(name, **asked)[0], their_result(name, **asked)[0])
 
 
 def files(folder: Path) -> Iterator[Outcome]:

@@ -40,7 +40,7 @@ def install(base: Path) -> Path:
         shutil.copy(file, base / "input")
     source = base / "source"
     shutil.copytree(packs / "sluice", source)
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", package]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(package)]
     subprocess.run([*command, str(source)], check=True)
     (packs / "second").mkdir()
     (packs / "second" / "__init__.py").write_text(SECOND)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
-from doubles.seeded import fill_module, seeded_tensor
-from torch import Tensor, nn
+from doubles.seeded import Fill, Seeded, fill_module, seeded_tensor
+from torch import Tensor
 
 
 @pytest.fixture
-def seeded() -> Callable[[str, Sequence[int]], Tensor]:
+def seeded() -> Seeded:
     """seeded("any name", shape): standard normal numbers that follow from the name."""
     return seeded_tensor
 
 
 @pytest.fixture
-def fill() -> Callable[[nn.Module], nn.Module]:
+def fill() -> Fill:
     """fill(module): the module, with weights that follow from its keys."""
     return fill_module
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from doubles.seeded import Fill, Seeded
 from safetensors.torch import load_file
 from sluice.flux_core.errors import FileFormatError
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -26,20 +26,18 @@ def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture
-def autoencoder(fill) -> Autoencoder:
+def autoencoder(fill: Fill) -> Autoencoder:
     return fill(Autoencoder(SMALL))
 
 
 @pytest.fixture
-def image(seeded):
+def image(seeded: Seeded):
     """image(name, height, width): a picture [1, H, W, 3] in 0..1."""
     return lambda name, *size: seeded(name, size).mul(0.2).add(0.5).clamp(0, 1)
 
 
 @torch.no_grad()
-def test_latents_and_pictures_equal_those_of_comfyui(
-    autoencoder: Autoencoder, image, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_latents_and_pictures_equal_those_of_comfyui(autoencoder: Autoencoder, image, seeded: Seeded) -> None:
     mean = autoencoder.encode_image(image("image", 1, 43, 34, 3))  # cropped to 40 x 32, about the centre
     assert_close(mean, REFERENCE["mean"], rtol=1e-4, atol=1e-5)
     pixels = autoencoder.decode(seeded("latent", (1, 16, 3, 5)))
@@ -49,9 +47,7 @@ def test_latents_and_pictures_equal_those_of_comfyui(
 
 
 @torch.no_grad()
-def test_tiles_equal_those_of_comfyui(
-    autoencoder: Autoencoder, image, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_tiles_equal_those_of_comfyui(autoencoder: Autoencoder, image, seeded: Seeded) -> None:
     mean = autoencoder.encode_image_tiled(image("wide image", 1, 3, 80, 104).movedim(1, -1), tile=32, overlap=8)
     assert_close(mean, REFERENCE["tiled_mean"], rtol=1e-4, atol=1e-5)
     decoded = autoencoder.decode_image_tiled(seeded("wide latent", (1, 16, 10, 13)), tile=32, overlap=8)
@@ -61,9 +57,7 @@ def test_tiles_equal_those_of_comfyui(
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_strides_change_nothing(
-    autoencoder: Autoencoder, image, seeded: Callable[[str, Sequence[int]], Tensor], layout, dtype: torch.dtype
-) -> None:
+def test_strides_change_nothing(autoencoder: Autoencoder, image, seeded: Seeded, layout, dtype: torch.dtype) -> None:
     """Whole and in tiles: a picture is often one of a batch, cut out, or turned, and lies in memory accordingly."""
     autoencoder.to(dtype)
     pictures = image("picture", 2, 35, 24, 4), image("one picture", 1, 8, 24, 3)
@@ -88,9 +82,7 @@ def test_encoding_takes_every_overlap_that_half_a_tile_allows(
 
 
 @torch.no_grad()
-def test_encoding_and_decoding_equal_diffusers(
-    autoencoder: Autoencoder, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_encoding_and_decoding_equal_diffusers(autoencoder: Autoencoder, seeded: Seeded) -> None:
     config = {
         "block_out_channels": [32, 64, 64, 128], "layers_per_block": 1, "latent_channels": 16, "norm_num_groups": 32,
         "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
@@ -121,9 +113,7 @@ def test_smaller_weights_compute_small_and_return_float32(autoencoder: Autoencod
 
 
 @torch.no_grad()
-def test_each_tile_is_reported_with_the_number_of_all(
-    autoencoder: Autoencoder, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_each_tile_is_reported_with_the_number_of_all(autoencoder: Autoencoder, seeded: Seeded) -> None:
     for batch in (1, 2):
         seen = []
         latent = seeded("latent", (batch, 16, 5, 5))
@@ -138,9 +128,7 @@ def doubled(part: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("size", [(7, 9), (12, 5), (30, 31)])
 @pytest.mark.parametrize("overlap", [0, 1, 3])
-def test_a_function_of_single_cells_does_not_see_the_tiles(
-    seeded: Callable[[str, Sequence[int]], Tensor], size: tuple[int, int], overlap: int
-) -> None:
+def test_a_function_of_single_cells_does_not_see_the_tiles(seeded: Seeded, size: tuple[int, int], overlap: int) -> None:
     x = seeded("x", (2, 3, *size))
     assert_close(three_tilings(x, doubled, 8, overlap, 2), doubled(x))
 
@@ -192,7 +180,7 @@ def test_the_released_autoencoder_has_244_tensors() -> None:
         AutoencoderConfig.from_shapes({"decoder.conv_in.weight": (512, 16, 3, 3)})
 
 
-def test_a_new_model_learns_from_the_first_steps(seeded: Callable[[str, Sequence[int]], Tensor]) -> None:
+def test_a_new_model_learns_from_the_first_steps(seeded: Seeded) -> None:
     torch.manual_seed(0)
     autoencoder = Autoencoder(AutoencoderConfig(3, 32, (1, 1, 1, 1), 1, 16)).train()
     autoencoder.init_weights()

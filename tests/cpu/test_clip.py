@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from doubles.seeded import Fill
 from sluice.flux_core.errors import FileFormatError
 from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
 from torch.testing import assert_close
@@ -18,7 +19,7 @@ def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture
-def model(fill) -> ClipTextModel:
+def model(fill: Fill) -> ClipTextModel:
     return fill(ClipTextModel(SIZES))
 
 

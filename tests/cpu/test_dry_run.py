@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import pytest
 import torch
+from doubles.seeded import Fill, Seeded
 from sluice.flux_core.adapters.apply import adapted
 from sluice.flux_core.adapters.branches import Dense, LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
@@ -20,7 +19,7 @@ from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.models.tensor_trees import map_tensors
 from sluice.flux_core.runtime.dry_run import META, branch_shapes, dry_run, on_meta, shape_of
 from sluice.flux_core.runtime.flux_needs import Job, flux_needs, half_block, observe_blocks, streamed_names
-from torch import Tensor, nn
+from torch import nn
 
 SMALL = FluxConfig(16, 16, 128, 1, 128, 512, 3, 4, 24, 16, True, (16, 56, 56))
 DOUBLE = ("img_attn.qkv", "txt_attn.qkv", "img_attn.proj", "img_mlp.0", "img_mlp.2", "txt_attn.proj", "txt_mlp.0",
@@ -39,7 +38,7 @@ def inputs(channels: int = 16, batch: int = 2, **more) -> DenoiserInputs:
         return DenoiserInputs(x, torch.empty(batch), context, pooled, torch.empty(batch), **more)
 
 
-def lora(seeded) -> LoraUse:
+def lora(seeded: Seeded) -> LoraUse:
     """Branches on some blocks, and a matrix changed in another."""
     low_rank = LowRank(seeded("a", (4, 128)), seeded("b", (896, 4)))
     changes = {
@@ -81,9 +80,7 @@ def test_the_peak_of_a_step_is_that_of_a_single_block() -> None:
 
 
 @pytest.mark.parametrize("case", ["bare", "loras", "references", "control", "masked"])
-def test_blocks_of_one_make_are_run_once_and_nothing_else_is_observed(
-    case: str, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_blocks_of_one_make_are_run_once_and_nothing_else_is_observed(case: str, seeded: Seeded) -> None:
     flux = meta_flux()
     more = {
         "references": {"references": (torch.empty(2, 16, 5, 3, device=META),)},
@@ -118,9 +115,7 @@ def test_other_models_are_observed_alike_with_and_without_repetition() -> None:
             assert dry_run(model, call) == dry_run(model, call, repeat=False)
 
 
-def test_a_dry_run_is_of_the_model_as_it_will_run_and_changes_nothing_of_it(
-    fill: Callable[[nn.Module], nn.Module], seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_a_dry_run_is_of_the_model_as_it_will_run_and_changes_nothing_of_it(fill: Fill, seeded: Seeded) -> None:
     """A control LoRA: 32 channels go in. The model itself has weights, on the CPU, and keeps them."""
     flux = fill(Flux(SMALL))
     wide = LowRank(seeded("wide", (4, 128)), seeded("up", (128, 4)), widens=True)
@@ -160,9 +155,7 @@ def test_going_backward_weights_are_used_again_from_the_last_to_the_first() -> N
     assert order == [f"single_blocks.{n}" for n in (3, 3, 2, 2, 1, 1, 0, 0)]
 
 
-def test_on_the_meta_device_a_model_has_shapes_and_no_memory(
-    fill: Callable[[nn.Module], nn.Module], seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_on_the_meta_device_a_model_has_shapes_and_no_memory(fill: Fill, seeded: Seeded) -> None:
     copy = on_meta(adapted(fill(Flux(SMALL)), [lora(seeded)], CPU, torch.float32))
     assert {tensor.device.type for tensor in copy.state_dict().values()} == {"meta"}
     branches = [branch for part in copy.modules() if isinstance(part, Linear) for branch in part.branches]

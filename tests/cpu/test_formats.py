@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from doubles.seeded import Seeded
 from sluice.flux_core.errors import FileFormatError
 from sluice.flux_core.quant import workspace
 from sluice.flux_core.quant.encoding import Encoding, Part
@@ -98,9 +98,7 @@ def test_values_are_encoded_as_pytorch_rounds_them(format: str, dtype: torch.dty
 
 
 @pytest.mark.parametrize("format", [name for name, dtype in PLAIN.items() if dtype.is_floating_point])
-def test_plain_numbers_are_converted_and_left_alone_if_they_need_not_be(
-    format: str, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_plain_numbers_are_converted_and_left_alone_if_they_need_not_be(format: str, seeded: Seeded) -> None:
     numbers = seeded("numbers", (7, 5)).to(PLAIN[format])
     raw = numbers.view(-1).view(torch.uint8)
     assert decode(raw, Encoding(format), (7, 5)).data_ptr() == raw.data_ptr()
@@ -115,7 +113,7 @@ def test_a_scale_multiplies_the_decoded_values() -> None:
         assert same_bits(decode(codes, Encoding("F8_E4M3", 0.0173), (127,), dtype), expected.to(dtype))
 
 
-def test_parts_of_a_matrix_are_decoded_each_in_its_own_way(seeded: Callable[[str, Sequence[int]], Tensor]) -> None:
+def test_parts_of_a_matrix_are_decoded_each_in_its_own_way(seeded: Seeded) -> None:
     top, middle, below = seeded("top", (2, 32)), random_blocks("Q8_0", 3), seeded("below", (1, 32)).bfloat16()
     parts = [
         (2, top.view(-1).view(torch.uint8), Encoding("F32")),

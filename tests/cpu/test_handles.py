@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import gguf
 import pytest
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from doubles.seeded import Fill, Seeded
 from safetensors.torch import save_file
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
@@ -31,7 +32,7 @@ from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.sampling.conditions import Condition
 from sluice.flux_core.sampling.guider import Run
 from sluice.flux_core.sampling.schedule import FluxShift, LinearFlow
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
 SMALL = FluxConfig(
@@ -52,13 +53,13 @@ def runtime() -> Runtime:
 
 
 @pytest.fixture
-def state(fill) -> dict[str, Tensor]:
+def state(fill: Fill) -> dict[str, Tensor]:
     """A transformer as BFL would publish it."""
     return {name: value.bfloat16() for name, value in fill(Flux(SMALL)).state_dict().items()}
 
 
 @pytest.fixture
-def look(seeded) -> Callable[..., Tensor]:
+def look(seeded: Seeded) -> Callable[..., Tensor]:
     """look(model): what it sees of a fixed latent and prompt."""
 
     def velocity(model: handles.FluxModel) -> Tensor:
@@ -114,7 +115,7 @@ def test_a_diffusers_folder_in_shards_gives_what_diffusers_computes(
     published: FluxTransformer2DModel,
     tmp_path: Path,
     look: Callable[..., Tensor],
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    seeded: Seeded,
     runtime: Runtime,
 ) -> None:
     from sluice.flux_core.models import latents
@@ -290,7 +291,7 @@ def test_runs_with_other_loras_share_one_module_at_the_same_time(
     state: dict[str, Tensor],
     tmp_path: Path,
     look: Callable[..., Tensor],
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    seeded: Seeded,
     monkeypatch: pytest.MonkeyPatch,
     packed: bool,
     runtime: Runtime,
@@ -357,12 +358,12 @@ def test_only_headers_are_read_until_something_computes(
 
 
 @pytest.fixture
-def clip(fill) -> dict[str, Tensor]:
+def clip(fill: Fill) -> dict[str, Tensor]:
     return fill(ClipTextModel(CLIP)).state_dict()
 
 
 @pytest.fixture
-def t5(fill) -> dict[str, Tensor]:
+def t5(fill: Fill) -> dict[str, Tensor]:
     return fill(T5Encoder(T5)).state_dict()
 
 
@@ -512,7 +513,7 @@ def test_encoders_are_told_apart_by_file_device_and_adapters(
 
 
 def test_a_diffusers_autoencoder_gives_what_diffusers_computes(
-    tmp_path: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+    tmp_path: Path, seeded: Seeded, runtime: Runtime
 ) -> None:
     torch.manual_seed(0)
     theirs = AutoencoderKL(
@@ -533,9 +534,9 @@ def test_a_diffusers_autoencoder_gives_what_diffusers_computes(
 
 
 def test_a_picture_too_large_for_the_device_goes_through_in_tiles(
-    fill: Callable[[nn.Module], nn.Module],
+    fill: Fill,
     tmp_path: Path,
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    seeded: Seeded,
     monkeypatch: pytest.MonkeyPatch,
     runtime: Runtime,
 ) -> None:
@@ -558,7 +559,7 @@ def test_what_a_checkpoint_does_not_hold_says_so_when_it_is_used(
     state: dict[str, Tensor],
     clip: dict[str, Tensor],
     t5: dict[str, Tensor],
-    fill: Callable[[nn.Module], nn.Module],
+    fill: Fill,
     tmp_path: Path,
     runtime: Runtime,
 ) -> None:
@@ -605,9 +606,7 @@ def test_a_tensor_of_another_shape_is_named(state: dict[str, Tensor], tmp_path: 
         (lambda runtime, path: handles.load_text(runtime, [path]), "not a CLIP-L text encoder"),
     ],
 )
-def test_the_wrong_file_is_told_what_it_is(
-    fill: Callable[[nn.Module], nn.Module], tmp_path: Path, load, words: str, runtime: Runtime
-) -> None:
+def test_the_wrong_file_is_told_what_it_is(fill: Fill, tmp_path: Path, load, words: str, runtime: Runtime) -> None:
     path = saved(tmp_path / "ae.safetensors", fill(Autoencoder(CODER)).state_dict())
     with pytest.raises(FileFormatError, match=words):
         load(runtime, path)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from doubles.seeded import Seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.models import latents
-from torch import Tensor
 from torch.testing import assert_close
 
 sizes = st.integers(1, 9)
@@ -55,7 +54,7 @@ def test_noise_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_scaling_out_undoes_scaling_in(seeded: Callable[[str, Sequence[int]], Tensor]) -> None:
+def test_scaling_out_undoes_scaling_in(seeded: Seeded) -> None:
     x = seeded("x", (1, 16, 3, 3))
     assert_close(latents.process_out(latents.process_in(x)), x)
     assert_close(latents.process_in(torch.full((1,), 0.1159)), torch.zeros(1))

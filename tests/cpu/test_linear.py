@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 import torch
 import torch.nn.functional as F
+from doubles.seeded import Fill, Seeded
 from sluice.flux_core.adapters.branches import Dense, Reweighing
 from sluice.flux_core.adapters.branches import LowRank as LowRankOfFiles
 from sluice.flux_core.models.copies import shallow
@@ -59,20 +60,20 @@ class Doubled:
 
 
 @pytest.fixture
-def layer(fill) -> Linear:
+def layer(fill: Fill) -> Linear:
     return fill(Linear(12, 20))
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 def test_the_product_is_computed_in_the_inputs_dtype_from_the_values_as_stored(
-    layer: Linear, seeded: Callable[[str, Sequence[int]], Tensor], stored: torch.dtype
+    layer: Linear, seeded: Seeded, stored: torch.dtype
 ) -> None:
     x = seeded("x", (2, 3, 12))
     expected = F.linear(x, layer.weight.to(stored).float(), layer.bias.to(stored).float())
     assert_close(layer.to(stored)(x), expected, rtol=0, atol=0)
 
 
-def test_a_held_weight_is_used_for_one_product(layer: Linear, seeded: Callable[[str, Sequence[int]], Tensor]) -> None:
+def test_a_held_weight_is_used_for_one_product(layer: Linear, seeded: Seeded) -> None:
     x = seeded("x", (5, 12))
     expected = layer(x)
     layer.held, layer.weight = Held(layer.weight.half()), None
@@ -88,9 +89,7 @@ def test_a_use_of_a_held_weight_ends_when_the_product_fails(layer: Linear) -> No
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_side_branches_equal_a_changed_matrix(
-    layer: Linear, seeded: Callable[[str, Sequence[int]], Tensor], grad: bool
-) -> None:
+def test_side_branches_equal_a_changed_matrix(layer: Linear, seeded: Seeded, grad: bool) -> None:
     x = seeded("x", (2, 3, 12))
     down, up, part = seeded("down", (4, 12)), seeded("up", (20, 4)), seeded("part", (7, 4))
     changed = layer.weight.detach() + 0.5 * up @ down
@@ -101,9 +100,7 @@ def test_side_branches_equal_a_changed_matrix(
         assert_close(layer(x), expected)
 
 
-def test_side_branches_train_while_the_matrix_rests(
-    layer: Linear, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_side_branches_train_while_the_matrix_rests(layer: Linear, seeded: Seeded) -> None:
     layer.requires_grad_(False)
     down, up = (seeded(name, shape).requires_grad_() for name, shape in (("down", (4, 12)), ("up", (7, 4))))
     layer.branches = (LowRank(down, up, 1.0, (0, 7)),)
@@ -111,18 +108,14 @@ def test_side_branches_train_while_the_matrix_rests(
     assert down.grad.count_nonzero() and up.grad.count_nonzero() and layer.weight.grad is None
 
 
-def test_a_branch_may_take_more_columns_than_the_matrix_has(
-    layer: Linear, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_a_branch_may_take_more_columns_than_the_matrix_has(layer: Linear, seeded: Seeded) -> None:
     x, down, up = seeded("x", (2, 3, 15)), seeded("down", (4, 15)), seeded("up", (20, 4))
     layer.branches = (LowRank(down, up, 1.0),)
     padded = F.pad(layer.weight.detach(), (0, 3))
     assert_close(layer(x), F.linear(x, padded + up @ down, layer.bias))
 
 
-def test_a_reweighing_sees_the_matrix_wherever_it_lives(
-    layer: Linear, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_a_reweighing_sees_the_matrix_wherever_it_lives(layer: Linear, seeded: Seeded) -> None:
     x = seeded("x", (5, 12))
     expected = F.linear(x, 2 * layer.weight, layer.bias)
     layer.reweighings = (Doubled(),)
@@ -131,14 +124,12 @@ def test_a_reweighing_sees_the_matrix_wherever_it_lives(
     assert_close(layer(x), expected)
 
 
-def test_a_slice_of_something_wider_is_multiplied_as_its_copy_is(
-    layer: Linear, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_a_slice_of_something_wider_is_multiplied_as_its_copy_is(layer: Linear, seeded: Seeded) -> None:
     wide = seeded("wide", (2, 5, 30))
     assert_close(layer(wide[..., 7:19]), layer(wide[..., 7:19].contiguous()))
 
 
-def trained(seeded, dtype=torch.float32) -> tuple[tuple, tuple]:
+def trained(seeded: Seeded, dtype=torch.float32) -> tuple[tuple, tuple]:
     """Reweighings and branches in `dtype`, made of float32 tensors that are trained."""
 
     def parameter(name: str, *shape: int) -> Tensor:
@@ -158,7 +149,7 @@ def trained(seeded, dtype=torch.float32) -> tuple[tuple, tuple]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("inside", [False, True], ids=["branches", "with reweighings"])
 def test_gradients_through_a_held_weight_are_those_of_a_parameter(
-    layer: Linear, seeded: Callable[[str, Sequence[int]], Tensor], dtype: torch.dtype, inside: bool
+    layer: Linear, seeded: Seeded, dtype: torch.dtype, inside: bool
 ) -> None:
     """To the bit, although the weight's memory holds other numbers by the time they are asked for."""
     layer.requires_grad_(False)
@@ -176,7 +167,7 @@ def test_gradients_through_a_held_weight_are_those_of_a_parameter(
 
 @pytest.mark.parametrize("inside", [False, True], ids=["branches", "with reweighings"])
 def test_of_a_held_weight_nothing_is_kept_and_of_the_input_only_what_is_trained_with(
-    layer: Linear, seeded: Callable[[str, Sequence[int]], Tensor], inside: bool
+    layer: Linear, seeded: Seeded, inside: bool
 ) -> None:
     layer.requires_grad_(False)
     reweighings, _ = trained(seeded)
@@ -191,9 +182,7 @@ def test_of_a_held_weight_nothing_is_kept_and_of_the_input_only_what_is_trained_
     assert layer.held.calls == [("begin", torch.float32), ("end", None)] * 2
 
 
-def test_a_held_weight_that_nothing_is_learned_before_is_not_fetched_again(
-    layer: Linear, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_a_held_weight_that_nothing_is_learned_before_is_not_fetched_again(layer: Linear, seeded: Seeded) -> None:
     layer.requires_grad_(False)
     layer.held, layer.weight = Held(layer.weight), None
     _, layer.branches = trained(seeded)
@@ -202,9 +191,7 @@ def test_a_held_weight_that_nothing_is_learned_before_is_not_fetched_again(
     assert layer.held.calls == [("begin", torch.float32), ("end", None)]
 
 
-def test_a_layer_fetches_its_matrix_once_for_several_products(
-    layer: Linear, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_a_layer_fetches_its_matrix_once_for_several_products(layer: Linear, seeded: Seeded) -> None:
     inputs = [seeded(f"x{number}", (1, 12)) for number in range(3)]
     with layer.fetched(torch.float32) as same:
         assert same is layer

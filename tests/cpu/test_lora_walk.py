@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from doubles.seeded import Fill
 from doubles.simulated import SimulatedMemory
 from safetensors.torch import save_file
 from sluice.flux_core.checkpoint.detect import detect
@@ -31,7 +32,7 @@ from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.training.lora.adapter import TrainedLora, chosen_layers
 from sluice.flux_core.training.lora.kept import DEVICE, DISK, RAM
 from sluice.flux_core.training.lora.ready import Pictures, foreseen, observe_walk, ready
-from torch import Tensor, nn
+from torch import Tensor
 
 SMALL = FluxConfig(
     in_channels=16, out_channels=16, hidden=256, heads=2, head_dim=128, mlp=512, depth=1, depth_single=5,
@@ -42,7 +43,7 @@ Files = Callable[[str], Path]
 
 
 @pytest.fixture
-def files(fill: Callable[[nn.Module], nn.Module], tmp_path: Path) -> Files:
+def files(fill: Fill, tmp_path: Path) -> Files:
     """files(format): the model stored in it."""
     plain = tmp_path / "flux.safetensors"
     save_file({name: value.clone() for name, value in fill(Flux(SMALL)).state_dict().items()}, plain)

@@ -6,7 +6,7 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from doubles.budgets import CPU, budget, no_budget
+from doubles.seeded import Fill, Seeded
 from safetensors.torch import save_file
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
@@ -38,7 +39,7 @@ from sluice.flux_core.runtime.settings import INT8, SIXTEEN_BIT, Settings
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
 from sluice.flux_core.sampling.sample import Sampler, sample
 from sluice.flux_core.sampling.step_cache import StepCache
-from torch import Tensor, nn
+from torch import Tensor
 
 SMALL = FluxConfig(
     in_channels=16, out_channels=16, hidden=256, heads=2, head_dim=128, mlp=1024, depth=2, depth_single=4,
@@ -56,13 +57,13 @@ def runtime() -> Iterator[Runtime]:
 
 
 @pytest.fixture
-def flux_file(fill, tmp_path: Path) -> Path:
+def flux_file(fill: Fill, tmp_path: Path) -> Path:
     path = tmp_path / "flux.safetensors"
     save_file({name: value.bfloat16() for name, value in fill(Flux(SMALL)).state_dict().items()}, path)
     return path
 
 
-def conditioning(name: str, seeded, guidance: float | None = 3.5, **more):
+def conditioning(name: str, seeded: Seeded, guidance: float | None = 3.5, **more):
     values = {"pooled_output": seeded(name + "y", (1, 32)), **({} if guidance is None else {"guidance": guidance})}
     values |= more
     return [[seeded(name, (1, 9, 32)), values]]
@@ -78,7 +79,7 @@ def picture(
     return sample(guider, Sampler(solver), levels, torch.zeros_like(noise), noise, seed=seed)[0]
 
 
-def loras(seeded) -> tuple[LoraUse, ...]:
+def loras(seeded: Seeded) -> tuple[LoraUse, ...]:
     changes = {
         "single_blocks.0.linear1": (LowRank(seeded("a", (4, 256)), seeded("b", (1792, 4)), 0.01),),
         "double_blocks.0.img_mod.lin": (LowRank(seeded("c", (4, 256)), seeded("d", (1536, 4)), 0.01),),
@@ -94,7 +95,7 @@ def loras(seeded) -> tuple[LoraUse, ...]:
 )  # fmt: skip
 def test_a_picture_is_the_same_under_any_budget(
     flux_file: Path,
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    seeded: Seeded,
     solver: str,
     cfg: float,
     batch: int,
@@ -120,7 +121,7 @@ def test_a_picture_is_the_same_under_any_budget(
 @pytest.mark.parametrize("words", ["int8 --rotate", "fp8", "Q4_K"])
 def test_quantised_files_give_the_same_picture_expanded_packed_and_streamed(
     flux_file: Path,
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    seeded: Seeded,
     runtime: Runtime,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -146,7 +147,7 @@ def test_quantised_files_give_the_same_picture_expanded_packed_and_streamed(
 
 
 def test_integers_stream_as_the_operands_they_are(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime, tmp_path: Path
+    flux_file: Path, seeded: Seeded, runtime: Runtime, tmp_path: Path
 ) -> None:
     """One image resident and streamed, LoRA and all; nothing is decoded, and the plan knows of integer products."""
     path, wanted, file = tmp_path / "int8.safetensors", target("int8", True), open_weights(flux_file)
@@ -173,9 +174,7 @@ def test_integers_stream_as_the_operands_they_are(
         assert report.note == "int8 products (PyTorch) for 24 matrices"
 
 
-def test_skipped_evaluations_stream_nothing(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
-) -> None:
+def test_skipped_evaluations_stream_nothing(flux_file: Path, seeded: Seeded, runtime: Runtime) -> None:
     """With a step cache the managed model runs for the computed evaluations alone, and the image is the same."""
     steps = torch.linspace(1, 0, 21)
     noise = torch.randn(1, 16, 8, 6, generator=torch.Generator().manual_seed(1))
@@ -198,9 +197,7 @@ def test_skipped_evaluations_stream_nothing(
     assert report.plan.slots and len(report.steps) == reused["computed"]
 
 
-def test_a_control_lora_widens_a_managed_model_as_any_other(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
-) -> None:
+def test_a_control_lora_widens_a_managed_model_as_any_other(flux_file: Path, seeded: Seeded, runtime: Runtime) -> None:
     """FLUX.1-Depth-lora and Canny-lora: a plan is made for the model as it will run, which takes 32 channels then."""
     wide = LowRank(seeded("wide", (4, 128)), seeded("up", (256, 4)), 0.1, widens=True)
     changes = {"img_in": (wide,), "single_blocks.2.linear1": (LowRank(seeded("a", (4, 256)), seeded("b", (1792, 4))),)}
@@ -217,7 +214,7 @@ def test_a_control_lora_widens_a_managed_model_as_any_other(
 
 
 def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+    flux_file: Path, seeded: Seeded, runtime: Runtime
 ) -> None:
     model = handles.load_flux(runtime, flux_file)
     held = budget(runtime, 2 * flux_file.stat().st_size)
@@ -235,7 +232,7 @@ def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(
 
 
 def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+    flux_file: Path, seeded: Seeded, runtime: Runtime
 ) -> None:
     """What LoRAs add to the rows is added beside them; only what cannot be is computed anew, and that is right too."""
     model, (on_rows,) = handles.load_flux(runtime, flux_file), loras(seeded)
@@ -262,7 +259,7 @@ def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(
 
 
 def test_the_table_keeps_a_run_and_little_of_those_before_it(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+    flux_file: Path, seeded: Seeded, monkeypatch: pytest.MonkeyPatch, runtime: Runtime
 ) -> None:
     model, held = handles.load_flux(runtime, flux_file), budget(runtime, 2 * flux_file.stat().st_size)
     managed = model.weights.managed(held, model.dtype)
@@ -279,7 +276,7 @@ def test_the_table_keeps_a_run_and_little_of_those_before_it(
 
 
 def test_a_lora_that_nobody_holds_is_gone_though_rows_and_prompts_were_computed_with_it(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+    flux_file: Path, seeded: Seeded, runtime: Runtime
 ) -> None:
     model, held = handles.load_flux(runtime, flux_file), budget(runtime, 2 * flux_file.stat().st_size)
     uses = loras(seeded)
@@ -294,7 +291,7 @@ def test_a_lora_that_nobody_holds_is_gone_though_rows_and_prompts_were_computed_
 
 
 def test_what_stays_gives_way_to_a_lora_before_it_is_there(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+    flux_file: Path, seeded: Seeded, monkeypatch: pytest.MonkeyPatch, runtime: Runtime
 ) -> None:
     model = handles.load_flux(runtime, flux_file)
     held = budget(runtime, 12 * MiB)
@@ -322,7 +319,7 @@ def test_without_a_budget_of_ones_own_all_parts_of_flux_are_managed_and_small_mo
 
 @pytest.mark.parametrize("solver", ("heun", "dpm_2", "dpmpp_sde", "res_multistep", "uni_pc", "ddim"))
 def test_the_levels_a_solver_will_look_at_are_known_before_it_starts(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], solver: str, runtime: Runtime
+    flux_file: Path, seeded: Seeded, solver: str, runtime: Runtime
 ) -> None:
     model = handles.load_flux(runtime, flux_file)
     held = budget(runtime, 2 * flux_file.stat().st_size)
@@ -335,8 +332,8 @@ def test_the_levels_a_solver_will_look_at_are_known_before_it_starts(
 
 def test_text_encoders_stream_through_what_the_transformer_leaves(
     flux_file: Path,
-    fill: Callable[[nn.Module], nn.Module],
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    fill: Fill,
+    seeded: Seeded,
     tmp_path: Path,
     runtime: Runtime,
 ) -> None:
@@ -365,8 +362,8 @@ def test_text_encoders_stream_through_what_the_transformer_leaves(
 
 def test_the_autoencoder_makes_the_transformer_give_way_and_takes_tiles_if_it_must(
     flux_file: Path,
-    fill: Callable[[nn.Module], nn.Module],
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    fill: Fill,
+    seeded: Seeded,
     tmp_path: Path,
     runtime: Runtime,
 ) -> None:
@@ -392,8 +389,8 @@ def test_the_autoencoder_makes_the_transformer_give_way_and_takes_tiles_if_it_mu
 
 
 def test_an_autoencoder_out_of_memory_takes_smaller_and_smaller_tiles(
-    fill: Callable[[nn.Module], nn.Module],
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    fill: Fill,
+    seeded: Seeded,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     runtime: Runtime,
@@ -419,8 +416,8 @@ def test_an_autoencoder_out_of_memory_takes_smaller_and_smaller_tiles(
 
 
 def test_a_budget_that_shrinks_before_the_autoencoder_has_its_room_costs_a_size_of_tiles(
-    fill: Callable[[nn.Module], nn.Module],
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    fill: Fill,
+    seeded: Seeded,
     tmp_path: Path,
     runtime: Runtime,
 ) -> None:
@@ -440,7 +437,7 @@ def test_a_budget_that_shrinks_before_the_autoencoder_has_its_room_costs_a_size_
 
 
 def test_a_budget_that_is_too_small_says_what_would_do_and_that_does(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+    flux_file: Path, seeded: Seeded, runtime: Runtime
 ) -> None:
     model = handles.load_flux(runtime, flux_file)
     no_budget(runtime)
@@ -475,9 +472,7 @@ def before_each_step(runtime, flux, act: Callable[[int], None]) -> Iterator[list
         stop()
 
 
-def test_a_budget_changed_between_steps_is_followed_at_once(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
-) -> None:
+def test_a_budget_changed_between_steps_is_followed_at_once(flux_file: Path, seeded: Seeded, runtime: Runtime) -> None:
     model = handles.load_flux(runtime, flux_file)
     no_budget(runtime)
     expected = picture(model, seeded)
@@ -494,7 +489,7 @@ def test_a_budget_changed_between_steps_is_followed_at_once(
 
 
 def test_room_that_others_take_in_mid_run_is_given_and_taken_again_when_they_leave(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+    flux_file: Path, seeded: Seeded, monkeypatch: pytest.MonkeyPatch, runtime: Runtime
 ) -> None:
     model = handles.load_flux(runtime, flux_file)
     no_budget(runtime)
@@ -518,7 +513,7 @@ def test_room_that_others_take_in_mid_run_is_given_and_taken_again_when_they_lea
 
 
 def test_room_that_a_step_did_not_take_goes_to_weights(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+    flux_file: Path, seeded: Seeded, monkeypatch: pytest.MonkeyPatch, runtime: Runtime
 ) -> None:
     model = handles.load_flux(runtime, flux_file)
     no_budget(runtime)
@@ -534,8 +529,8 @@ def test_room_that_a_step_did_not_take_goes_to_weights(
 
 def test_what_another_model_holds_is_not_taken_for_activations(
     flux_file: Path,
-    fill: Callable[[nn.Module], nn.Module],
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    fill: Fill,
+    seeded: Seeded,
     tmp_path: Path,
     runtime: Runtime,
 ) -> None:
@@ -554,7 +549,7 @@ def test_what_another_model_holds_is_not_taken_for_activations(
 
 
 def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_picture(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+    flux_file: Path, seeded: Seeded, runtime: Runtime
 ) -> None:
     model = handles.load_flux(runtime, flux_file)
     no_budget(runtime)
@@ -580,7 +575,7 @@ def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_pictu
 
 
 def test_out_of_memory_between_blocks_costs_residents_and_not_the_picture(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
+    flux_file: Path, seeded: Seeded, runtime: Runtime
 ) -> None:
     model = handles.load_flux(runtime, flux_file)
     no_budget(runtime)
@@ -602,8 +597,8 @@ def test_out_of_memory_between_blocks_costs_residents_and_not_the_picture(
 @pytest.mark.parametrize("failures", (1, 2))
 def test_out_of_memory_in_a_text_encoder_costs_residents_and_not_the_prompt(
     flux_file: Path,
-    fill: Callable[[nn.Module], nn.Module],
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    fill: Fill,
+    seeded: Seeded,
     tmp_path: Path,
     failures: int,
     runtime: Runtime,
@@ -655,7 +650,7 @@ def test_weights_a_model_has_in_ram_are_room_for_it_in_its_next_run(
 
 
 def test_one_line_tells_a_run_and_listeners_hear_each_step(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], caplog: pytest.LogCaptureFixture, runtime: Runtime
+    flux_file: Path, seeded: Seeded, caplog: pytest.LogCaptureFixture, runtime: Runtime
 ) -> None:
     model, events = handles.load_flux(runtime, flux_file), []
     budget(runtime, 8 * MiB)
@@ -672,7 +667,7 @@ def test_one_line_tells_a_run_and_listeners_hear_each_step(
 
 
 def test_while_a_model_runs_listeners_receive_which_groups_are_in_its_ring(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+    flux_file: Path, seeded: Seeded, monkeypatch: pytest.MonkeyPatch, runtime: Runtime
 ) -> None:
     monkeypatch.setattr(report, "RING_SECONDS", 0.0)
     model, events = handles.load_flux(runtime, flux_file), []
@@ -687,9 +682,7 @@ def test_while_a_model_runs_listeners_receive_which_groups_are_in_its_ring(
     assert max(map(len, seen)) <= plan["ring"]["slots"]
 
 
-def test_nothing_is_left_of_a_model_that_nobody_holds(
-    flux_file: Path, seeded: Callable[[str, Sequence[int]], Tensor], runtime: Runtime
-) -> None:
+def test_nothing_is_left_of_a_model_that_nobody_holds(flux_file: Path, seeded: Seeded, runtime: Runtime) -> None:
     held = budget(runtime, 1 << 40)
     model = handles.load_flux(runtime, flux_file)
     picture(model, seeded)

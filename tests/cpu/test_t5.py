@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from doubles.seeded import Fill
 from sluice.flux_core.errors import FileFormatError
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from torch.testing import assert_close
@@ -19,7 +20,7 @@ def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture
-def model(fill) -> T5Encoder:
+def model(fill: Fill) -> T5Encoder:
     return fill(T5Encoder(SIZES))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from doubles.diffusers_names import diffusers_weights
+from doubles.seeded import Fill, Seeded
 from safetensors.torch import load_file
 from sluice.flux_core.errors import FileFormatError, InputError
 from sluice.flux_core.models import attention, latents
@@ -20,7 +20,7 @@ from sluice.flux_core.models.flux_blocks import sinusoids
 from sluice.flux_core.models.flux_config import FluxConfig, axes_of
 from sluice.flux_core.models.linear import Linear
 from sluice.flux_core.models.tensor_trees import map_tensors
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
 SMALL = FluxConfig(
@@ -42,19 +42,19 @@ def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture
-def flux(fill) -> Flux:
+def flux(fill: Fill) -> Flux:
     return fill(Flux(SMALL))
 
 
 @pytest.fixture
-def inputs(seeded) -> DenoiserInputs:
+def inputs(seeded: Seeded) -> DenoiserInputs:
     """Those of two pictures."""
     x, context, pooled = seeded("x", (2, 16, 8, 6)), seeded("context", (2, 5, 24)), seeded("y", (2, 16))
     return DenoiserInputs(x, TIME, context, pooled, GUIDANCE)
 
 
 @pytest.fixture
-def extras(seeded) -> dict[str, dict]:
+def extras(seeded: Seeded) -> dict[str, dict]:
     residuals = (seeded("control.input.0", (2, 12, 128)),), (None, seeded("control.output.1", (2, 12, 128)))
     return {
         "refs": {"references": (seeded("ref1", (2, 16, 4, 6)), seeded("ref2", (2, 16, 5, 3)))},
@@ -76,9 +76,9 @@ def test_velocity_equals_that_of_comfyui(
 @torch.no_grad()
 def test_no_guidance_odd_sizes_and_other_families_equal_comfyui(
     flux: Flux,
-    fill: Callable[[nn.Module], nn.Module],
+    fill: Fill,
     inputs: DenoiserInputs,
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    seeded: Seeded,
 ) -> None:
     same = {"rtol": 1e-4, "atol": 2e-5}
     assert_close(flux(replace(inputs, guidance=None)), REFERENCE["no_guidance"], **same)
@@ -105,9 +105,7 @@ def test_guidance_is_rounded_before_it_is_multiplied_and_the_time_is_not() -> No
 
 @torch.no_grad()
 @pytest.mark.parametrize("head_dim", [32, 64])
-def test_velocity_equals_that_of_diffusers(
-    fill: Callable[[nn.Module], nn.Module], seeded: Callable[[str, Sequence[int]], Tensor], head_dim: int
-) -> None:
+def test_velocity_equals_that_of_diffusers(fill: Fill, seeded: Seeded, head_dim: int) -> None:
     hidden = head_dim * 3
     config = resized(hidden=hidden, heads=3, head_dim=head_dim, mlp=hidden * 4, depth=2, axes_dim=axes_of(head_dim))
     flux = fill(Flux(config))
@@ -171,7 +169,7 @@ def test_strides_change_nothing(
     flux: Flux,
     inputs: DenoiserInputs,
     extras: dict[str, dict],
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    seeded: Seeded,
     layout,
     dtype: torch.dtype,
 ) -> None:
@@ -227,9 +225,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.mark.parametrize("heads", [1, 3])
-def test_pairs_of_channels_turn_by_position_times_frequency(
-    seeded: Callable[[str, Sequence[int]], Tensor], form, heads: int
-) -> None:
+def test_pairs_of_channels_turn_by_position_times_frequency(seeded: Seeded, form, heads: int) -> None:
     """In place or not, and with gradients: as multiplying by complex numbers does."""
     ids, axes = torch.tensor([[0, 0, 0], [0, 1, 2], [1, 30, 7], [2, 255, 4000]]), (4, 14, 14)
     x = seeded("heads", (2, 4, heads, 32)).requires_grad_()
@@ -260,10 +256,10 @@ def test_training_and_inference_turn_queries_and_keys_alike(flux: Flux, inputs: 
 
 @pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])
 def test_blocks_compile_whole(
-    fill: Callable[[nn.Module], nn.Module],
+    fill: Fill,
     inputs: DenoiserInputs,
     extras: dict[str, dict],
-    seeded: Callable[[str, Sequence[int]], Tensor],
+    seeded: Seeded,
     train: bool,
 ) -> None:
     """One graph each, with nothing left to the interpreter, and the same numbers."""
@@ -286,9 +282,7 @@ def test_blocks_compile_whole(
     assert len(compiled) == 2
 
 
-def test_gradients_are_right(
-    fill: Callable[[nn.Module], nn.Module], seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_gradients_are_right(fill: Fill, seeded: Seeded) -> None:
     flux = fill(Flux(resized(hidden=32, head_dim=32, mlp=48, depth_single=1, axes_dim=axes_of(32)))).double().train()
     x, context, y = (seeded(*of).double() for of in (("x", (1, 16, 2, 2)), ("c", (1, 2, 24)), ("y", (1, 16))))
     asked = DenoiserInputs(x, torch.tensor([0.5]), context, y, torch.tensor([3.5]))
@@ -308,9 +302,7 @@ def test_gradients_are_right(
     assert_close((ahead - behind) / (2 * step), slope, rtol=2e-3, atol=2e-3)
 
 
-def test_a_new_model_predicts_zero_and_learns_from_the_first_steps(
-    inputs: DenoiserInputs, seeded: Callable[[str, Sequence[int]], Tensor]
-) -> None:
+def test_a_new_model_predicts_zero_and_learns_from_the_first_steps(inputs: DenoiserInputs, seeded: Seeded) -> None:
     torch.manual_seed(0)
     flux = Flux(SMALL).train()
     flux.init_weights()

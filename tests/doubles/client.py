@@ -57,14 +57,14 @@ class Listener:
         self._new = threading.Condition()
         self.socket = door.wait(self._connect(features))
 
-    async def _connect(self, features: dict[str, Any] | None) -> aiohttp.ClientWebSocketResponse:
+    async def _connect(self, features: dict[str, Any] | None) -> aiohttp.ClientWebSocketResponse[bool]:
         socket = await self.door.session.ws_connect(f"{self.door.address}/ws?clientId={self.client_id}")
         if features is not None:
             await socket.send_json({"type": "feature_flags", "data": features})
         self._listening = asyncio.ensure_future(self._listen(socket))
         return socket
 
-    async def _listen(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _listen(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
         async for message in socket:
             with self._new:
                 if message.type is aiohttp.WSMsgType.BINARY:
@@ -128,7 +128,8 @@ class Door:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE + 5)
 
     def ask(self, method: str, path: str, **options: Any) -> Answer:
-        return self.wait(self._ask(method, path, options))
+        answer: Answer = self.wait(self._ask(method, path, options))
+        return answer
 
     async def _ask(self, method: str, path: str, options: dict[str, Any]) -> Answer:
         from yarl import URL

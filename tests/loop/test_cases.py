@@ -185,7 +185,7 @@ def test_a_sharded_folder_runs_by_whatever_name_it_has(
 ) -> None:
     stem, state = "fine/diffusion_pytorch_model", as_diffusers(flux)
     expected = picture()
-    where = {}
+    where: dict[str, str] = {}
     for name, part in shards_of(state, stem, 3):
         put("diffusion_models", name, part)
         where |= dict.fromkeys(part, name.rpartition("/")[2])
@@ -301,7 +301,8 @@ def rotated(weight: Tensor, group: int) -> Tensor:
     h = torch.ones(1, 1)
     while len(h) < group:
         h = torch.kron(h, four)
-    return (weight.unflatten(1, (-1, group)) @ (h / group**0.5)).flatten(1)
+    turned: Tensor = weight.unflatten(1, (-1, group)) @ (h / group**0.5)
+    return turned.flatten(1)
 
 
 def test_what_comfy_quant_says_is_done(
@@ -409,7 +410,7 @@ def changes(seed: int = 1) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def as_lora(name: Callable[[str], str], down: str, up: str) -> State:
-    made = {}
+    made: State = {}
     for module, (a, b) in changes().items():
         made |= {f"{name(module)}{down}": a, f"{name(module)}{up}": b}
     return made

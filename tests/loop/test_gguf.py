@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig, axes_of
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
-from torch import Tensor
+from torch import Tensor, nn
 
 TYPE = gguf.GGMLQuantizationType
 Run = Callable[..., list[Path]]
@@ -41,7 +41,9 @@ STEPS = {  # k-quants: where a block keeps its step and what is subtracted, and 
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory, random_weights) -> Callable[[TYPE], Path]:
+def files(
+    tmp_path_factory: pytest.TempPathFactory, random_weights: Callable[[nn.Module, str], dict[str, Tensor]]
+) -> Callable[[TYPE], Path]:
     """files(kind): a models folder with a transformer and a T5 in this quantisation, and the same as safetensors."""
     flux, t5 = random_weights(Flux(FLUX), "flux"), random_weights(T5Encoder(T5), "t5")
 

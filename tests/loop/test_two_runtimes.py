@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from sluice.flux_core.memory import meter
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.ledger import Ledger
 from sluice.flux_core.memory.workload import MiB
-from sluice.flux_core.models.flux import Flux, FluxConfig
+from sluice.flux_core.models.flux import Flux
+from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.worker.registry import standalone_tables
@@ -143,7 +145,7 @@ def test_two_runtimes_at_the_same_time_give_the_pictures_that_each_gives_alone(
             met[name] += 1
 
     programs = {
-        name: Program([wide, store], tmp_path / "both" / name, dtype, nbytes, lambda name=name: at_step(name))
+        name: Program([wide, store], tmp_path / "both" / name, dtype, nbytes, partial(at_step, name))
         for name, (dtype, nbytes) in kinds.items()
     }
 
@@ -177,7 +179,7 @@ def test_a_budget_set_in_one_program_is_not_that_of_the_other() -> None:
 
 def test_what_others_hold_is_left_out_and_what_they_may_hold_is_not_taken_for_free() -> None:
     ledger, weights = Ledger(), [0, 0]
-    ours, theirs = (ledger.open(lambda n=n: weights[n]) for n in range(2))
+    ours, theirs = (ledger.open(partial(weights.__getitem__, n)) for n in range(2))
     assert ours.own_share(500) == 500
     weights[1] = 200
     assert ours.own_share(700) == 500

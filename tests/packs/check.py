@@ -30,11 +30,12 @@ import conftest  # noqa: E402, F401  # this checkout as `sluice`
 sys.path.pop(0)  # the folders of tests have names that libraries look for
 
 import torch  # noqa: E402
+from sluice.flux_core.facade.engine import Engine  # noqa: E402
 from sluice.flux_core.graph.execute import Executor  # noqa: E402
 from sluice.flux_core.graph.interface import Interface  # noqa: E402
 from sluice.flux_core.graph.validate import validate  # noqa: E402
 from sluice.flux_core.io.folders import standard_folders  # noqa: E402
-from sluice.flux_core.worker.node_packs import Engine, load_packs  # noqa: E402
+from sluice.flux_core.worker.node_packs import load_packs  # noqa: E402
 from sluice.flux_core.worker.registry import standalone_tables  # noqa: E402
 from sluice.nodes.host import Host  # noqa: E402
 
@@ -147,7 +148,7 @@ def became(pack: dict[str, Any], node_id: str, classes: dict[str, Any], executor
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        result, told = None, error
+        told: BaseException | None = error
     else:
         told = result.exception
     if told is None:

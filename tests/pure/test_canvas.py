@@ -515,7 +515,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 PLACES = [place for place in places(FULL) if place]
-ODD_VALUES = st.one_of(
+ODD_VALUES: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from([None, True, -1, 0, 7, 38, 10**30, 0.5, "", "x", "38", SUBGRAPH, "workflow>G", "GetNode", [], {}]),
     st.lists(st.integers(-2, 40) | st.none(), max_size=6),
     st.dictionaries(st.sampled_from(["id", "type", "name", "link", "0"]), st.integers(-2, 40), max_size=3),

@@ -8,13 +8,14 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from sluice.flux_core.commands import plan
 from sluice.flux_core.errors import BudgetTooSmall, FileFormatError, InputError, MissingFileError
 from sluice.flux_core.memory.budget import Allowed, parse_size
-from sluice.flux_core.memory.cards import CARDS, GENERATIONS, find_card
+from sluice.flux_core.memory.cards import CARDS, GENERATIONS, Card, find_card
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import flux1
 from sluice.flux_core.runtime.flux_needs import Job, flux_needs
@@ -30,13 +31,14 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-def figures(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
-    return json.loads(answer(capsys, *words, "--json"))
+def figures(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(answer(capsys, *words, "--json"))
+    return told
 
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
 def test_every_card_has_sensible_numbers_with_a_source_and_can_be_planned_for(
-    card, capsys: pytest.CaptureFixture[str]
+    card: Card, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 4 <= card.vram <= 200 and 0 < card.attention < card.gemm < card.peak and card.link > 1
     assert card.source == GENERATIONS[card.generation][2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -174,7 +175,8 @@ def test_an_unchanged_canvas_is_passed_on_as_it_is() -> None:
 def test_a_canvas_that_cannot_say_the_same_is_dropped() -> None:
     after = canvas_prompt()
     after["2"]["inputs"]["steps"] = 8
-    for spoilt in ({"nodes": [], "links": []}, {"nodes": [{"id": 2, "type": "BasicScheduler"}], "links": []}):
+    no_sampler: dict[str, Any] = {"nodes": [{"id": 2, "type": "BasicScheduler"}], "links": []}
+    for spoilt in ({"nodes": [], "links": []}, no_sampler):
         assert overrides.canvas_saying(spoilt, canvas_prompt(), after, CLASSES) is None
 
 
@@ -294,7 +296,7 @@ def test_an_unexpected_error_is_one_line_unless_debugging(
         def run(args: argparse.Namespace) -> int:
             raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(cli.importlib, "import_module", lambda *_: Room)
+    monkeypatch.setattr(importlib, "import_module", lambda *_: Room)
     assert cli.main(["inspect"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "sluice: unexpected ZeroDivisionError: oh. SLUICE_DEBUG=1 shows where it happened."
@@ -377,7 +379,7 @@ def test_seeds_of_several_runs() -> None:
     assert used(None, 1) == [None] and used(None, 3) == [7, 8, 9]
     assert used(5, 1) == [5] and used(2**64 - 1, 2) == [2**64 - 1, 0]
     drawn = used("random", 3)
-    assert len(set(drawn)) == 3 and all(0 <= seed < 2**53 for seed in drawn)
+    assert len(set(drawn)) == 3 and all(seed is not None and 0 <= seed < 2**53 for seed in drawn)
 
 
 def test_a_number_node_that_feeds_two_samplers_is_counted_up_once() -> None:
@@ -427,12 +429,11 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_anything_is_l
 def test_a_plan_is_for_the_card_of_this_machine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from sluice.flux_core.commands import plan
 
     class Told:
         stdout = "NVIDIA GeForce RTX 3060, 12288\nNVIDIA GeForce RTX 3090, 24576\n"
 
-    monkeypatch.setattr(plan.subprocess, "run", lambda *_, **__: Told())
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: Told())
     assert cli.main(["plan", "flux1-dev-fp8"]) == 0
     told = capsys.readouterr().out
     assert "RTX 3060" in told and "12.00 GiB of memory" in told and "No card" not in told
@@ -440,6 +441,6 @@ def test_a_plan_is_for_the_card_of_this_machine(
     def nothing(*_: object, **__: object) -> None:
         raise FileNotFoundError("nvidia-smi")
 
-    monkeypatch.setattr(plan.subprocess, "run", nothing)
+    monkeypatch.setattr(subprocess, "run", nothing)
     assert cli.main(["plan", "flux1-dev-fp8"]) == 0
     assert "this plan is for RTX 4060" in capsys.readouterr().out

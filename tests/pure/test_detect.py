@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sluice.flux_core.checkpoint.complete import missing
 from sluice.flux_core.checkpoint.describe import as_text, describe
-from sluice.flux_core.checkpoint.detect import KINDS, detect, refuse
+from sluice.flux_core.checkpoint.detect import detect, refuse
+from sluice.flux_core.checkpoint.kinds import KINDS
 from sluice.flux_core.checkpoint.names import FLUX_DOUBLE, FLUX_SINGLE, FLUX_TOP
 from sluice.flux_core.checkpoint.stored import TensorEntry, WeightFile
 from sluice.flux_core.errors import FileFormatError
@@ -253,7 +255,8 @@ def test_every_kind_that_is_found_has_a_name_and_a_place() -> None:
 
 def test_a_description_is_data_and_text(tmp_path: Path) -> None:
     metadata = {"title": "x" * 1000, "half": "\ud800", "modelspec.trigger_phrase": "a\n\x1b[31m fox"}
-    shapes, header, data = flux(), {"__metadata__": metadata}, b""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    shapes, data = flux(), b""
     for name, shape in shapes.items():
         size = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [len(data), len(data) + size]}
@@ -281,6 +284,8 @@ def test_a_description_is_data_and_text(tmp_path: Path) -> None:
         (["lora_te_text_model_x.lora_up.weight", "lora_te2_encoder_x.lora_up.weight"], "transformer, CLIP-L, T5"),
     ],
 )
-def test_a_lora_tells_what_it_changes(names, changes: str) -> None:
-    shapes = dict.fromkeys(["lora_unet_double_blocks_0_img_mlp_0.lora_up.weight", *names], (8, 4))
+def test_a_lora_tells_what_it_changes(names: list[str], changes: str) -> None:
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
+        ["lora_unet_double_blocks_0_img_mlp_0.lora_up.weight", *names], (8, 4)
+    )
     assert detect(holding(shapes)).facts["changes"] == changes

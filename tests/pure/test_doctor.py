@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_little_room_and_folders_that_cannot_be_written_are_told(
 ) -> None:
     (good,) = storage.room_findings([tmp_path / "output", tmp_path / "output"])
     assert good.good and "free" in good.text
-    monkeypatch.setattr(storage.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     (refused,) = storage.room_findings([tmp_path / "output"])
     assert "cannot be written" in refused.advice
 

@@ -22,7 +22,8 @@ Canvas = dict[str, Any]
 def shipped() -> Canvas:
     canvas = read_workflow(WORKFLOW).workflow
     assert canvas is not None
-    return json.loads(json.dumps(canvas))
+    copy: Canvas = json.loads(json.dumps(canvas))
+    return copy
 
 
 def box(node_id: int, kind: str, **more: Any) -> dict[str, Any]:

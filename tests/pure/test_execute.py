@@ -260,7 +260,11 @@ class TestErrors:
             yield
             inside.append("out")
 
-        note = node_class(lambda self: (inside.append("node"),))
+        def noted(self: Any) -> tuple[None]:
+            inside.append("node")
+            return (None,)
+
+        note = node_class(noted)
         executor = Executor({"Note": note, "Show": SHOW}, around=around)
         executor.execute({"1": n("Note"), "9": n("Show", x=["1", 0])}, outputs=["9"])
         assert inside == ["in", "node", "out"]
@@ -374,7 +378,12 @@ class TestBlockers:
 
     def test_what_a_blocker_feeds_is_skipped_and_the_rest_runs(self) -> None:
         seen: list[Any] = []
-        see = node_class(lambda self, x: seen.append(x) or {"ui": {"x": [x]}}, (), "x", True)
+
+        def shown(self: Any, x: Any) -> dict[str, Any]:
+            seen.append(x)
+            return {"ui": {"x": [x]}}
+
+        see = node_class(shown, (), "x", True)
         run = Run(List=TestLists.LISTER, Block=self.BLOCK, See=see)
         numbers = n("List", value={"__value__": [1, 2, 3]})
         prompt = {"1": numbers, "2": n("Block", value=["1", 0]), "9": n("See", x=["2", 0])}
@@ -409,7 +418,12 @@ class TestGrowth:
 
     def test_nothing_of_it_is_run_again_until_something_changes(self) -> None:
         calls: list[str] = []
-        work = node_class(lambda self, a: (calls.append(a) or a,), inputs="a")
+
+        def called(self: Any, a: str) -> tuple[str]:
+            calls.append(a)
+            return (a,)
+
+        work = node_class(called, inputs="a")
 
         def grow(self: Any, a: str) -> Any:
             return {"expand": {"g1": n("Work", a="same"), "g2": n("Work", a=a)}, "result": (["g2", 0],)}

@@ -92,6 +92,6 @@ def test_memory_is_counted_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatc
         raise FileNotFoundError(2, "No such file or directory")
 
     monkeypatch.setattr(meter, "open", missing, raising=False)
-    monkeypatch.setattr(meter.Path, "read_text", missing)
+    monkeypatch.setattr(Path, "read_text", missing)
     held = psutil.Process().memory_info().rss
     assert held * 0.9 < meter.resident_bytes() < held * 1.1 and meter.peak_resident_bytes() >= held * 0.9

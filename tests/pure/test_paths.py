@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ class Busy:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tries: int, error: PermissionError) -> None:
         self.left, self.error, self.replace = tries, error, os.replace
         self.pauses: list[float] = []
-        monkeypatch.setattr(saving.time, "sleep", self.pauses.append)
+        monkeypatch.setattr(time, "sleep", self.pauses.append)
         monkeypatch.setattr(os, "replace", self)
 
     def __call__(self, source: str, target: str) -> None:

@@ -6,7 +6,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,9 @@ def repeated_model(rng: random.Random) -> Workload:
     return again(workload, repeated_order(list(groups.values()), rng), rng)
 
 
-def random_cases(count: int, model: Callable[[random.Random], Workload] = random_model):
+def random_cases(
+    count: int, model: Callable[[random.Random], Workload] = random_model
+) -> Iterator[tuple[random.Random, Workload, Machine, int, int]]:
     for seed in range(count):
         rng = random.Random(seed)
         workload, machine = model(rng), random_machine(rng)
@@ -223,6 +225,7 @@ def test_an_itinerary_brings_what_is_used_and_visits_end_in_time_for_their_slots
                 if turn.opens:
                     assert turn.visit == len(brought) and all(v in ended for v in range(len(brought) - slots + 1))
                     brought.append(set())
+                assert turn.visit is not None
                 assert turn.brings == (turn.weight not in brought[turn.visit]) and turn.visit not in ended
                 brought[turn.visit].add(turn.weight)
                 if turn.closes:
@@ -252,7 +255,7 @@ def test_a_weight_that_many_layers_share_stays_first() -> None:
 POLICIES = json.loads((Path(__file__).parents[1] / "fixtures" / "memory_policies.json").read_text())["rows"]
 
 
-def policy_plan(row, modulation: bool):
+def policy_plan(row: dict[str, Any], modulation: bool) -> Plan:
     machine = Machine(row["gemm"] * 1e12, row["attention"] * 1e12, row["memory"] * 1e9, 3e9, row["link"] * 1e9)
     workload = flux_workload(row["model"], Job(row["height"], row["width"]), modulation=modulation)
     return plan(workload, replace(PLENTY, device=int(row["weights_gib"] * GiB - 64_124_992 * 2)), machine)

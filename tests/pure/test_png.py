@@ -68,7 +68,7 @@ class TestWriting:
         texts, pixels = data[: data.index(b"IDAT")], data[data.index(b"IDAT") :]
         assert b"tEXtprompt\0" in texts and b"tEXtworkflow\0" in texts and b"tEXt" not in pixels
         assert texts[33:].isascii() or b"Gr\\u00fc\\u00dfe" in texts
-        assert json.loads(Image.open(io.BytesIO(data)).text["prompt"]) == PROMPT
+        assert json.loads(Image.open(io.BytesIO(data)).info["prompt"]) == PROMPT
 
     def test_numbers_that_javascript_cannot_read_become_null(self) -> None:
         prompt = {"1": {"class_type": "A", "inputs": {"x": float("nan"), "y": [float("inf"), 1.5]}}}
@@ -149,8 +149,8 @@ class TestReading:
 
     def test_nan_and_half_characters_from_other_writers_are_repaired(self) -> None:
         text = b'prompt\0{"1": {"class_type": "A", "inputs": {"x": NaN, "y": -Infinity, "z": 1e999, "t": "\\ud83d"}}}'
-        inputs = read(picture(chunk(b"tEXt", text))).prompt["1"]["inputs"]
-        assert inputs == {"x": None, "y": None, "z": None, "t": "\ufffd"}
+        prompt = read(picture(chunk(b"tEXt", text))).prompt
+        assert prompt is not None and prompt["1"]["inputs"] == {"x": None, "y": None, "z": None, "t": "\ufffd"}
 
     def test_other_programs_parameters_are_found_and_told(self) -> None:
         found = read(picture(chunk(b"tEXt", b"parameters\0a cat\nSteps: 20")))

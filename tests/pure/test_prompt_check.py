@@ -13,9 +13,10 @@ from sluice.flux_core.graph import canvas, problems
 from sluice.flux_core.graph.problems import MISSING_MODEL, MISSING_TOKENIZER, NO_OUTPUT, UNKNOWN_CLASS
 from sluice.flux_core.io.folders import Folders, standard_folders
 from sluice.flux_core.limits import is_out_of_memory
-from sluice.flux_core.worker import prompt_check
+from sluice.flux_core.worker import prompt_check, required_models
 from sluice.flux_core.worker.prompt_check import check_prompt
 from sluice.flux_core.worker.registry import standalone_tables
+from sluice.flux_core.worker.required_models import Wanted
 from sluice.nodes.host import pack_host
 
 CLASSES, TITLES = standalone_tables(pack_host())
@@ -90,11 +91,20 @@ def test_only_the_words_of_others_say_that_memory_ran_out() -> None:
 def test_a_workflow_is_read_once_and_its_files_are_looked_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads, searches = [], []
-    read_canvas, wanted_files = canvas.read_canvas, prompt_check.wanted_files
+    reads: list[Any] = []
+    searches: list[Any] = []
+
+    def read_canvas(document: Any) -> canvas.Workflow:
+        reads.append(document)
+        return canvas.read_canvas(document)
+
+    def wanted_files(*args: Any) -> list[Wanted]:
+        searches.append(args)
+        return required_models.wanted_files(*args)
+
     for module in (workflows, overrides):
-        monkeypatch.setattr(module, "read_canvas", lambda document: (reads.append(1), read_canvas(document))[1])
-    monkeypatch.setattr(prompt_check, "wanted_files", lambda *args: (searches.append(1), wanted_files(*args))[1])
+        monkeypatch.setattr(module, "read_canvas", read_canvas)
+    monkeypatch.setattr(prompt_check, "wanted_files", wanted_files)
     for file in sorted((ROOT / "workflows").glob("*.png")):
         reads.clear()
         searches.clear()

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from doubles.published_flux import flux_workload
-from doubles.simulated import Fault, Faults, SimulatedDevice, SimulatedSource, Simulation
+from doubles.simulated import Event, Fault, Faults, Pending, SimulatedDevice, SimulatedSource, Simulation
 from doubles.workloads import Pair, again, once, pair, repeated_order, with_locations
 from sluice.flux_core.errors import BudgetTooSmall
-from sluice.flux_core.memory.device import COMPUTE, COPY, HostBuffer
+from sluice.flux_core.memory.device import COMPUTE, COPY, HostBuffer, Steps
 from sluice.flux_core.memory.plan import Plan, plan, smallest_budget
+from sluice.flux_core.memory.residency import Residency
 from sluice.flux_core.memory.stream import Stream
 from sluice.flux_core.memory.workload import IN_RAM, Budget, GiB, Location, Machine, Workload, groups_of
 from sluice.flux_core.runtime.flux_needs import Job
@@ -100,13 +101,13 @@ def random_budget(rng: random.Random, workload: Workload, machine: Machine) -> B
     return Budget(rng.randint(low, high), rng.randint(0, 2 * high), rng.randint(0, 2 * high))
 
 
-def steps(case: Case, stream: Stream, count: int) -> Iterator[object]:
+def steps(case: Case, stream: Stream, count: int) -> Steps[None]:
     """What a sampler does: every use in order, some steps long."""
     for _ in range(count):
         yield from block(case, stream, case.order)
 
 
-def block(case: Case, stream: Stream, weights) -> Iterator[object]:
+def block(case: Case, stream: Stream, weights: Sequence[int]) -> Steps[None]:
     for weight in weights:
         place = yield from stream.taking(weight)
         try:
@@ -117,12 +118,12 @@ def block(case: Case, stream: Stream, weights) -> Iterator[object]:
         yield None
 
 
-def whole_job(case: Case, stream: Stream) -> Iterator[object]:
+def whole_job(case: Case, stream: Stream) -> Steps[None]:
     yield from steps(case, stream, case.steps)
     yield from stream.closing()
 
 
-def run(case: Case, job: Iterator[object]) -> list[str]:
+def run(case: Case, job: Steps[None]) -> list[str]:
     case.simulation.spawn(job)
     case.simulation.run()
     return case.verdict()
@@ -159,7 +160,15 @@ def test_a_step_with_repeats_may_be_cut_changed_and_run_again() -> None:
         cut, change = sorted(case.rng.randrange(len(walk)) for _ in range(2))
         back = case.rng.randint(max(0, cut - 5), cut)
 
-        def job(case=case, stream=stream, other=other, walk=walk, cut=cut, change=change, back=back):
+        def job(
+            case: Case = case,
+            stream: Stream = stream,
+            other: Plan = other,
+            walk: list[int] = walk,
+            cut: int = cut,
+            change: int = change,
+            back: int = back,
+        ) -> Steps[None]:
             yield from block(case, stream, walk[:cut])
             yield from block(case, stream, walk[back:change])
             yield from stream.changing(other)
@@ -173,8 +182,14 @@ def test_a_step_with_repeats_may_be_cut_changed_and_run_again() -> None:
 # --- each part of the protocol is needed --------------------------------------------------------------------
 
 
+def replace_methods(case: Case, **methods: Callable[..., object]) -> None:
+    """Give the device of this case methods other than its class has."""
+    vars(case.device).update(methods)
+
+
 def drop_waits(case: Case, stream: str) -> None:
-    case.device.wait = lambda on, event, wait=case.device.wait: None if on == stream else wait(on, event)
+    wait = case.device.wait
+    replace_methods(case, wait=lambda on, event: None if on == stream else wait(on, event))
 
 
 def no_copy_wait(case: Case) -> type[Stream]:
@@ -189,12 +204,12 @@ def no_done_wait(case: Case) -> type[Stream]:
 
 def no_done_record(case: Case) -> type[Stream]:
     record = case.device.record
-    case.device.record = lambda on, event: None if on == COMPUTE else record(on, event)
+    replace_methods(case, record=lambda on, event: None if on == COMPUTE else record(on, event))
     return Stream
 
 
 def no_stage_wait(case: Case) -> type[Stream]:
-    case.device.finished = lambda event: None
+    replace_methods(case, finished=lambda event: None)
     return Stream
 
 
@@ -211,26 +226,26 @@ def record_late(case: Case) -> type[Stream]:
     staged: set[int] = set()
     finished = case.device.finished
 
-    def note(event):
+    def note(event: Event) -> Pending:
         staged.add(id(event))
         return finished(event)
 
-    def later(on, event):
+    def later(on: str, event: Event) -> Steps[None]:
         yield None
         record(on, event)
 
-    def record_or_later(on, event) -> None:
+    def record_or_later(on: str, event: Event) -> None:
         if on == COPY and id(event) not in staged:
             case.simulation.spawn(later(on, event))
         else:
             record(on, event)
 
-    case.device.finished, case.device.record = note, record_or_later
+    replace_methods(case, finished=note, record=record_or_later)
     return Stream
 
 
 def free_early(case: Case) -> type[Stream]:
-    case.device.idle = lambda: None
+    replace_methods(case, idle=lambda: None)
     return Stream
 
 
@@ -241,7 +256,7 @@ BROKEN = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-def test_leaving_out_any_part_of_the_protocol_is_found(broken) -> None:
+def test_leaving_out_any_part_of_the_protocol_is_found(broken: Callable[[Case], type[Stream]]) -> None:
     for make in (random_workload, repeated):
         found = 0
         for seed in range(200):
@@ -280,9 +295,10 @@ def test_a_failed_read_is_one_error_and_the_step_can_be_run_again(seed: int) -> 
     for call in range(1, 40):
         case = make_case(seed)
         case.source.faults = Faults(read=frozenset({call}))
-        stream, errors = case.stream(), []
+        stream = case.stream()
+        errors: list[Fault] = []
 
-        def job(case=case, stream=stream, errors=errors):
+        def job(case: Case = case, stream: Stream = stream, errors: list[Fault] = errors) -> Steps[None]:
             done = 0
             while done < case.steps:
                 try:
@@ -313,7 +329,9 @@ def test_a_run_cancelled_anywhere_leaves_nothing_behind_and_the_next_one_is_righ
             case = make_case(seed)
             stream = case.stream()
 
-            def job(case=case, stream=stream, moment=moment, close=close):
+            def job(
+                case: Case = case, stream: Stream = stream, moment: int = moment, close: bool = close
+            ) -> Steps[None]:
                 first = steps(case, stream, case.steps)
                 for _, wait in zip(range(moment), first, strict=False):
                     yield wait
@@ -338,7 +356,13 @@ def test_the_budget_may_change_at_any_boundary(seed: int) -> None:
         stream = case.stream()
         walk = case.order * case.steps
 
-        def job(case=case, stream=stream, boundary=boundary, other=other, walk=walk):
+        def job(
+            case: Case = case,
+            stream: Stream = stream,
+            boundary: int = boundary,
+            other: Plan = other,
+            walk: list[int] = walk,
+        ) -> Steps[None]:
             yield from block(case, stream, walk[:boundary])
             yield from stream.changing(other)
             assert case.device.used <= other.weight_bytes
@@ -355,7 +379,7 @@ def test_weights_may_be_skipped_repeated_or_asked_for_in_any_order() -> None:
         count = len(case.source.weights)
         walk = [case.rng.randrange(count) for _ in range(12)] + [*range(count)] + [*range(0, count, 2)] * 2
 
-        def job(case=case, stream=stream, walk=walk):
+        def job(case: Case = case, stream: Stream = stream, walk: list[int] = walk) -> Steps[None]:
             yield from block(case, stream, walk)
             yield from stream.closing()
 
@@ -370,7 +394,9 @@ def test_a_block_that_is_run_again_gets_its_weights_again() -> None:
         cut = case.rng.randrange(len(walk))
         back = case.rng.randint(0, cut)
 
-        def job(case=case, stream=stream, walk=walk, cut=cut, back=back):
+        def job(
+            case: Case = case, stream: Stream = stream, walk: list[int] = walk, cut: int = cut, back: int = back
+        ) -> Steps[None]:
             yield from block(case, stream, walk[:cut])
             yield from block(case, stream, walk[back:])
             yield from stream.closing()
@@ -385,7 +411,9 @@ def test_memory_of_the_host_is_counted_as_it_is_filled_and_kept_while_the_stream
         stream = case.stream()
         made, holdings = case.plan, stream.held
 
-        def job(case=case, stream=stream, holdings=holdings, made=made):
+        def job(
+            case: Case = case, stream: Stream = stream, holdings: Residency = holdings, made: Plan = made
+        ) -> Steps[None]:
             buffers = [one for one in case.device.live.values() if isinstance(one, HostBuffer)]
             assert holdings.arena.used_bytes + holdings.staging.used_bytes == holdings.ram_bytes
             assert sum(one.nbytes for one in buffers if one.pinned) <= holdings.ram_bytes
@@ -431,7 +459,7 @@ def simulated_seconds(made: Plan, steps_run: int = 6) -> float:
     stream = Stream(shrunk, device, SimulatedSource(data, small.disk), simulation.spawn, simulation.clock)
     ends = []
 
-    def job():
+    def job() -> Steps[None]:
         for _ in range(steps_run):
             for weight, seconds in uses:
                 place = yield from stream.taking(weight)
@@ -468,7 +496,10 @@ def test_the_executor_comes_within_two_percent_of_the_idealised_pipeline(row: di
     assert seconds == pytest.approx(row["modulation_streamed" if modulation else "modulation_tabled"], rel=0.02)
 
 
-CARDS = [  # GEMM, attention TFLOP/s, link GB/s or None, memory GB/s, disk GB/s, GiB device, host, pinned, side, model
+Row = tuple[float, float, float | None, float, float, float, int, int, int, str]
+CARDS: list[
+    Row
+] = [  # GEMM, attention TFLOP/s, link GB/s or None, memory GB/s, disk GB/s, GiB device, host, pinned, side, model
     (25.0, 22.0, 12.8, 272, 3.0, 5.5, 16, 16, 1024, "flux1-dev-fp8"),
     (25.0, 22.0, 12.8, 272, 3.0, 5.5, 16, 0, 512, "flux1-dev-bf16"),
     (25.0, 22.0, 12.8, 272, 3.0, 5.5, 6, 2, 1024, "flux1-dev-bf16"),
@@ -481,7 +512,7 @@ CARDS = [  # GEMM, attention TFLOP/s, link GB/s or None, memory GB/s, disk GB/s,
 
 
 @pytest.mark.parametrize("row", CARDS, ids=lambda row: f"{row[0]:g}TFLOPs-{row[9]}-{row[8]}-{row[6]}GiB")
-def test_the_executor_takes_the_time_the_plan_predicts(row) -> None:
+def test_the_executor_takes_the_time_the_plan_predicts(row: Row) -> None:
     gemm, attention, link, memory, disk, room, host, pinned, side, name = row
     machine = Machine(gemm * 1e12, attention * 1e12, memory * 1e9, disk * 1e9, link and link * 1e9)
     workload = flux_workload(name, Job(side, side))
@@ -492,7 +523,7 @@ def test_the_executor_takes_the_time_the_plan_predicts(row) -> None:
 @pytest.mark.parametrize(
     "row", CARDS[:4] + CARDS[6:7], ids=lambda row: f"{row[0]:g}TFLOPs-{row[9]}-{row[8]}-{row[6]}GiB"
 )
-def test_going_forward_and_backward_it_takes_the_time_the_plan_predicts(row) -> None:
+def test_going_forward_and_backward_it_takes_the_time_the_plan_predicts(row: Row) -> None:
     gemm, attention, link, memory, disk, room, host, pinned, _, name = row
     machine = Machine(gemm * 1e12, attention * 1e12, memory * 1e9, disk * 1e9, link and link * 1e9)
     forward = flux_workload(name, Job(512, 512))

@@ -9,8 +9,10 @@ import os
 import pickle
 import threading
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -19,7 +21,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from sluice.flux_core.checkpoint import reader
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.reader import read_into
 from sluice.flux_core.checkpoint.stored import stack, whole
@@ -45,7 +46,8 @@ def raw(path: Path, name: str) -> bytes:
 
 def raw_by_library(path: Path, name: str) -> bytes:
     with safe_open(path, "np") as library:
-        return library.get_tensor(name).tobytes()
+        numbers: bytes = library.get_tensor(name).tobytes()
+        return numbers
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def numbers(tmp_path: Path) -> Path:
 
 
 def test_names_shapes_and_bytes_are_those_the_library_reads(tmp_path: Path) -> None:
-    arrays = {
+    arrays: dict[str, np.ndarray[Any, Any]] = {
         "half": np.arange(6, dtype=np.float16).reshape(2, 3),
         "scalar": np.array(7, dtype=np.int64),
         "empty": np.zeros((0, 4), np.float32),
@@ -138,7 +140,7 @@ def test_every_truncation_of_a_file_is_refused(numbers: Path) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_whatever_the_header_says_nothing_but_a_refusal_comes_out(
-    tmp_path_factory: pytest.TempPathFactory, data
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     good = written({"a": line(0, 8), "b": line(8, 16, [2, 2], "F16")}, bytes(16))
     at = data.draw(st.integers(0, len(good)))
@@ -168,7 +170,7 @@ LINES = st.fixed_dictionaries(
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.text(max_size=5), LINES | JSON, max_size=4), st.binary(max_size=40))
 def test_whatever_json_the_header_is_nothing_but_a_refusal_comes_out(
-    tmp_path_factory: pytest.TempPathFactory, table, data
+    tmp_path_factory: pytest.TempPathFactory, table: dict[str, Any], data: bytes
 ) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
     path.write_bytes(written(table, data))
@@ -183,8 +185,12 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
         open_weights(tmp_path / "nowhere.safetensors")
 
 
+Read = Callable[[memoryview, Callable[[memoryview], int]], int]
+System = Callable[[Read], None]
+
+
 @pytest.fixture(params=["one descriptor", "own handles"])
-def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> System:
     """system(read): `read(destination, how)` is asked for every read, on a system with preadv and on one without.
 
     `how(destination)` reads there and returns the number of bytes.
@@ -192,14 +198,14 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     positional = request.param == "one descriptor"
     monkeypatch.setattr(descriptors, "POSITIONAL", positional)
 
-    def through(read) -> None:
-        preadv = getattr(os, "preadv", None)
+    def through(read: Read) -> None:
+        preadv: Any = getattr(os, "preadv", None)
 
         class Handle(io.FileIO):
-            def readinto(self, buffer):
+            def readinto(self, buffer: Any) -> int:
                 return read(buffer, super().readinto)
 
-        monkeypatch.setattr(reader.io, "FileIO", Handle)
+        monkeypatch.setattr(io, "FileIO", Handle)
         if positional:
             monkeypatch.setattr(
                 os, "preadv", lambda fd, buffers, at: read(buffers[0], lambda part: preadv(fd, [part], at))
@@ -208,13 +214,13 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     return through
 
 
-def test_short_reads_are_continued(numbers: Path, system) -> None:
+def test_short_reads_are_continued(numbers: Path, system: System) -> None:
     system(lambda destination, how: how(destination[:7]))
     with safe_open(numbers, "np") as library:
         assert raw(numbers, "b") == library.get_tensor("b").tobytes()
 
 
-def test_a_file_that_ends_early_is_an_error_that_names_the_place(numbers: Path, system) -> None:
+def test_a_file_that_ends_early_is_an_error_that_names_the_place(numbers: Path, system: System) -> None:
     file = open_weights(numbers)
     system(lambda destination, how: 0)
     place = file.entries["c"].offset
@@ -225,7 +231,7 @@ def test_a_file_that_ends_early_is_an_error_that_names_the_place(numbers: Path, 
 @pytest.mark.parametrize("read_before", [False, True])
 @pytest.mark.parametrize("spoil", [lambda path: os.truncate(path, 700), lambda path: os.utime(path, ns=(1, 1))])
 def test_a_file_that_changed_since_its_header_was_read_is_refused(
-    numbers: Path, system, spoil, read_before: bool
+    numbers: Path, system: System, spoil: Callable[[Path], None], read_before: bool
 ) -> None:
     file = open_weights(numbers)
     tensor = whole(file, file.entries["a"])
@@ -246,8 +252,8 @@ def test_a_file_that_was_replaced_is_read_on_as_it_was(numbers: Path, tmp_path: 
     assert before == after
 
 
-def test_a_failing_disk_is_named_with_file_and_place(numbers: Path, system) -> None:
-    def fail(*_) -> None:
+def test_a_failing_disk_is_named_with_file_and_place(numbers: Path, system: System) -> None:
+    def fail(*_: object) -> int:
         raise OSError(5, "Input/output error")
 
     file = open_weights(numbers)
@@ -256,19 +262,19 @@ def test_a_failing_disk_is_named_with_file_and_place(numbers: Path, system) -> N
         read_into(whole(file, file.entries["a"]), memoryview(bytearray(400)))
 
 
-def test_ranges_arrive_one_after_the_other_in_any_kind_of_buffer(numbers: Path, system) -> None:
+def test_ranges_arrive_one_after_the_other_in_any_kind_of_buffer(numbers: Path, system: System) -> None:
     file = open_weights(numbers)
     joined = stack("abc", [whole(file, file.entries[name]) for name in "cab"])
     assert joined.shape == (30, 10)
     out = np.empty((30, 10), np.float32)
-    read_into(joined, memoryview(out))
+    read_into(joined, out.data)
     with safe_open(numbers, "np") as library:
         assert (out == np.concatenate([library.get_tensor(name) for name in "cab"])).all()
     with pytest.raises(ValueError, match="1200 bytes"):
         read_into(joined, memoryview(bytearray(1199)))
 
 
-def test_many_threads_may_read_one_file_at_once(numbers: Path, system) -> None:
+def test_many_threads_may_read_one_file_at_once(numbers: Path, system: System) -> None:
     file = open_weights(numbers)
     with safe_open(numbers, "np") as library:
         expected = {name: library.get_tensor(name).tobytes() for name in "abc"}
@@ -290,12 +296,12 @@ def test_many_threads_may_read_one_file_at_once(numbers: Path, system) -> None:
     assert not wrong
 
 
-def test_reads_wait_for_no_other_and_land_where_they_are_to_go(numbers: Path, system) -> None:
+def test_reads_wait_for_no_other_and_land_where_they_are_to_go(numbers: Path, system: System) -> None:
     file, both = open_weights(numbers), threading.Barrier(2)
     buffers = [bytearray(400), bytearray(400)]
     landed = []
 
-    def meet(destination, how):
+    def meet(destination: memoryview, how: Callable[[memoryview], int]) -> int:
         both.wait(20)  # breaks, and fails the read, unless two reads are on their way at the same time
         landed.append(destination.obj)
         return how(destination)
@@ -308,8 +314,8 @@ def test_reads_wait_for_no_other_and_land_where_they_are_to_go(numbers: Path, sy
     assert [bytes(buffer) for buffer in buffers] == [raw_by_library(numbers, name) for name in "ab"]
 
 
-def test_files_are_closed_with_the_last_who_knows_them(numbers: Path, system) -> None:
-    def opened():
+def test_files_are_closed_with_the_last_who_knows_them(numbers: Path, system: System) -> None:
+    def opened() -> list[Any]:
         return [one for one in psutil.Process().open_files() if one.path == str(numbers)]
 
     file = open_weights(numbers)
@@ -331,7 +337,7 @@ def test_a_folder_of_shards_reads_as_one_file(tmp_path: Path) -> None:
     for path in (tmp_path, index, *tmp_path.glob("*.safetensors")):
         file = open_weights(path)
         out = np.empty((16, 4), np.float32)
-        read_into(stack("all", [whole(file, file.entries[name]) for name in "dbca"]), memoryview(out))
+        read_into(stack("all", [whole(file, file.entries[name]) for name in "dbca"]), out.data)
         assert out[::4, 0].tolist() == [3, 1, 2, 0]
         assert file.locate(file.entries["c"].offset)[0].name.startswith("m-00002")
 

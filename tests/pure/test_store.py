@@ -171,7 +171,7 @@ def test_a_job_that_keeps_killing_its_server_is_reported_not_tried_forever(tmp_p
         store.close()
         store = Store(tmp_path / "q")
     assert store.take() is None
-    job = store.get("a")
+    job = got(store, "a")
     assert job.status == FAILED and "not tried again" in json.dumps(job.result)
     store.close()
 
@@ -182,8 +182,8 @@ def test_history_windows(store: Store) -> None:
         store.take()
         store.finish(prompt_id, COMPLETED, RESULT)
 
-    def window(*arguments: int | None) -> str:
-        return "".join(json.loads(store.history_json(*arguments)))
+    def window(count: int | None, offset: int = -1) -> str:
+        return "".join(json.loads(store.history_json(count, offset)))
 
     assert window(None) == "abcde"
     assert window(2) == "de"
@@ -209,6 +209,7 @@ def test_entries_of_the_history_have_comfyuis_shape(store: Store) -> None:
     entry = json.loads(store.entry_json("a"))["a"]
     assert entry == {"prompt": [1.0, "a", asked["prompt"], asked["extra_data"], ["1"]], **RESULT}
     summary = store.summary("a")
+    assert summary is not None
     assert summary.workflow_id == "w" and summary.outputs == RESULT["outputs"] and summary.facts == {"seconds": 1.5}
 
 
@@ -311,7 +312,7 @@ def test_a_job_that_was_being_cancelled_is_not_run_again(tmp_path: Path, in_good
     store.close()
     store = Store(tmp_path / "q")
     assert store.put_back == 0 and store.take() is None
-    job = store.get("a")
+    job = got(store, "a")
     assert job.status == CANCELLED and job.ended and "execution_interrupted" in json.dumps(job.result)
     assert "execution_interrupted" in store.entry_json("a")
     store.close()

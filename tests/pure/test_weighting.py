@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sluice.flux_core.conditioning.weighting import EmbeddingName, pieces, segments
 
 
-def read(prompt: str) -> list[tuple[str, float]]:
+def read(prompt: str) -> list[tuple[str, Any]]:
     return [(segment.text, pytest.approx(segment.weight)) for segment in segments(prompt)]
 
 

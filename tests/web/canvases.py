@@ -313,10 +313,10 @@ class Artist:
                 made["properties"]["proxyWidgets"] = [["-1", name] for name in promoted]
             for output, one in zip(made["outputs"], definition["outputs"], strict=True):
                 output["name"] = one["name"]
-            for slot, one in enumerate(definition["inputs"]):
+            for place, one in enumerate(definition["inputs"]):
                 fitting = [source for source in before if fits(source[2], one["type"])]
                 if fitting and self.chance(0.2 if one["widget"] else 0.8):
-                    self.connect(sheet, self.random.choice(fitting), made, slot)
+                    self.connect(sheet, self.random.choice(fitting), made, place)
 
     def promoted(self, definition: Json, one: Json) -> Any:
         """A value for a widget shown on the instance."""

@@ -27,7 +27,8 @@ HIDDEN: dict[Any, tuple[str, ...]] = {
     asyncio.unix_events._UnixSelectorEventLoop: ("add_signal_handler", "remove_signal_handler"),
 }
 
-for module in (subprocess, psutil, psutil._psposix, psutil._common, asyncio.unix_events):
+modules: tuple[Any, ...] = (subprocess, psutil, psutil._psposix, psutil._common, asyncio.unix_events)
+for module in modules:
     if hasattr(module, "signal"):
         module.signal = SimpleNamespace(**vars(signal))
     if hasattr(module, "os"):
