@@ -25,6 +25,15 @@ from .conditioning import (
     ConditioningSetTimestepRange,
     ConditioningZeroOut,
 )
+from .controlnet import (
+    ControlNetApply,
+    ControlNetApplyAdvanced,
+    ControlNetApplySD3,
+    ControlNetInpaintingAliMamaApply,
+    ControlNetLoader,
+    DiffControlNetLoader,
+    SetUnionControlNetType,
+)
 from .editing import (
     FluxKontextMultiReferenceLatentMethod,
     InpaintModelConditioning,
@@ -199,6 +208,13 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceInpaintModelConditioning": InpaintModelConditioning,
     "SluiceReferenceLatent": ReferenceLatent,
     "SluiceFluxKontextMultiReferenceLatentMethod": FluxKontextMultiReferenceLatentMethod,
+    "SluiceControlNetLoader": ControlNetLoader,
+    "SluiceDiffControlNetLoader": DiffControlNetLoader,
+    "SluiceSetUnionControlNetType": SetUnionControlNetType,
+    "SluiceControlNetApply": ControlNetApply,
+    "SluiceControlNetApplyAdvanced": ControlNetApplyAdvanced,
+    "SluiceControlNetApplySD3": ControlNetApplySD3,
+    "SluiceControlNetInpaintingAliMamaApply": ControlNetInpaintingAliMamaApply,
     "SluiceLoraLoader": LoraLoader,
     "SluiceLoraLoaderModelOnly": LoraLoaderModelOnly,
     "SluiceUnetLoaderGGUF": UnetLoaderGGUF,

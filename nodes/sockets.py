@@ -12,8 +12,9 @@ from typing import Any
 
 INSIDE_COMFYUI = "comfy.model_management" in sys.modules and "folder_paths" in sys.modules
 
-MODEL, CLIP, VAE = ("FLUX_MODEL", "FLUX_CLIP", "FLUX_VAE") if INSIDE_COMFYUI else ("MODEL", "CLIP", "VAE")
-OWN = frozenset({MODEL, CLIP, VAE})
+_PREFIX = "FLUX_" if INSIDE_COMFYUI else ""
+MODEL, CLIP, VAE, CONTROL_NET = (f"{_PREFIX}{kind}" for kind in ("MODEL", "CLIP", "VAE", "CONTROL_NET"))
+OWN = frozenset({MODEL, CLIP, VAE, CONTROL_NET})
 
 CONDITIONING, LATENT, IMAGE, MASK = "CONDITIONING", "LATENT", "IMAGE", "MASK"
 SIGMAS, NOISE, SAMPLER, GUIDER = "SIGMAS", "NOISE", "SAMPLER", "GUIDER"

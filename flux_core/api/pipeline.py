@@ -166,7 +166,7 @@ class Pipeline:
         args = parser.parse_args(words)
         model, target = planning.open_model(args.model), planning.target_of(args)
         job = planning.job_of(args, target)
-        made = planning.plan_for(model, target, job, 0)
+        made = planning.plan_for(model, target, job, planning.Beside())
         return Prediction(made, "\n".join(planning.page(made, target, job, [])))
 
     def cancel(self) -> None:

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from ..errors import FileFormatError
 from .complete import missing
+from .controlnet_files import controlnet
 from .kinds import KINDS, Detected, Facts
 from .matrix_parts import UnreadableScheme
 from .names import (
@@ -28,7 +29,7 @@ from .names import (
     t5_llama,
     t5_transformers,
 )
-from .other_files import controlnet, helpers, lora, other_models, quantised_by
+from .other_files import helpers, lora, other_models, quantised_by
 from .stored import Stored, WeightFile
 
 Shapes = Mapping[str, Stored]

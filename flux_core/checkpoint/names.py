@@ -112,6 +112,24 @@ def flux_bfl(name: str) -> tuple[str, int] | None:
     return (name, 0) if name.partition(".")[0] in FLUX_BFL else None
 
 
+# -- ControlNets for FLUX --------------------------------------------------------------------------------------------
+
+_CONTROLNET = {"pos_embed_input", "controlnet_blocks", "controlnet_single_blocks", "controlnet_mode_embedder",
+               "input_hint_block", "input_cond_block"}  # fmt: skip
+
+
+def controlnet_bfl(name: str) -> tuple[str, int] | None:
+    """Keep a tensor whose block is named as BFL names it; MistoLine calls one list otherwise."""
+    name = re.sub(r"^single_controlnet_blocks\.", "controlnet_single_blocks.", name)
+    return (name, 0) if name.partition(".")[0] in FLUX_BFL | _CONTROLNET else None
+
+
+def controlnet_diffusers(name: str) -> tuple[str, int] | None:
+    """Rename a tensor of a diffusers ControlNet for FLUX."""
+    name = re.sub(r"^controlnet_x_embedder\.", "pos_embed_input.", name)
+    return (name, 0) if name.partition(".")[0] in _CONTROLNET else flux_diffusers(name)
+
+
 # -- the autoencoder in diffusers' names -----------------------------------------------------------------------------
 
 _AE_PARTS = (
@@ -240,11 +258,11 @@ def model_tensors(file: WeightFile, prefix: str, rename: Rename) -> dict[str, St
             groups |= {own: {0: part} for own, part in zip(target.names, parts, strict=True)}
         else:
             groups.setdefault(target[0], {})[target[1]] = stored
-    if rename is flux_diffusers:
+    if rename in (flux_diffusers, controlnet_diffusers):
         return {name: _swapped(_fused(name, file, parts, _parts_of(name))) for name, parts in groups.items()}
     tensors = {name: _fused(name, file, parts, 1) for name, parts in groups.items()}
     mark = file.entries.get(prefix + MARK)
-    if mark is None or rename is not flux_bfl:
+    if mark is None or rename not in (flux_bfl, controlnet_bfl):
         return tensors
     through = mark.format if mark.format == "F8_E5M2" else "F8_E4M3"
     return {name: stored if name.endswith(".scale") else replace(stored, through=through)

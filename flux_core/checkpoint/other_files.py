@@ -1,4 +1,4 @@
-"""Weight files that are no FLUX.1 models: adapters, ControlNets, and models of other families as far as to name them.
+"""Weight files that are no FLUX.1 models: adapters, and models of other families as far as to name them.
 
 All judge by names alone. Does not know: FLUX's own files (detect.py).
 """
@@ -48,16 +48,6 @@ _HELPERS = (
     (r"^(emb_params|string_to_param\.?.*)$", "embedding", "a textual inversion embedding"),
     (r"^(model\.)?layers\.0\.self_attn\.q_proj\.weight$|^blk\.0\.attn_q\.weight$", "other_text", "a language model"),
 )
-
-
-def controlnet(file: WeightFile, names: Collection[str]) -> Detected | None:
-    if any(name.startswith(("control_model.", "controlnet_cond_embedding.")) for name in names):
-        return Detected("other", "a ControlNet for Stable Diffusion")
-    blocks = {"controlnet_blocks.0.weight", "controlnet_blocks.0.linear.weight"}
-    if not any(name.endswith(tuple(blocks)) for name in names):
-        return None
-    family = "InstantX or Shakker" if "controlnet_x_embedder.weight" in names else "XLabs or MistoLine"
-    return Detected("controlnet", f"a ControlNet for FLUX.1 ({family})", {}, {"family": family})
 
 
 def lora(file: WeightFile, names: Collection[str]) -> Detected | None:

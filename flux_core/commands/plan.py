@@ -8,9 +8,10 @@ memory, as it is for every run (runtime/dry_run.py), and so torch is imported on
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..memory.cards import Card, find_card
 from ..memory.plan import Plan, plan
 from ..memory.report import plan_record
 from ..memory.workload import Budget, GiB, Location, Machine, MiB
+from ..models.controlnet_config import ControlNetConfig, controlnet_key
 from ..models.flux_config import FluxConfig
 from ..runtime.published import COMPARED, MULTIPLIED_AS_STORED, Published, picture_size, published
 
@@ -36,6 +38,7 @@ HEADROOM = 256 * MiB  # left to the driver and to other programs
 PROGRAM = 400 * MiB  # of this program in RAM, PyTorch included
 UNKNOWN = "rtx4060"  # the card to plan for where none is named and none is found
 STEPS = 20  # rows of the modulation table that room is kept for
+_CONTROLNET = re.compile(r"(?:controlnets\.([^.]+)-[0-9a-f]{8}\.)?(.+)")
 BLOCK = 4096  # of a disk, where weights are read straight to where they are used
 
 
@@ -51,6 +54,23 @@ class Model:
     def file_bytes(self, needs: FluxNeeds) -> int:
         """Of all matrices."""
         return sum(self.nbytes(name, shape) for name, shape in needs.matrices.items())
+
+
+@dataclass(frozen=True)
+class ControlNetFile:
+    """A ControlNet that runs before the transformer at every step. key: its name in the plan."""
+
+    key: str
+    config: ControlNetConfig
+    tensors: Mapping[str, Stored]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What comes beside the transformer: bytes of LoRAs, and ControlNets."""
+
+    loras: int = 0
+    controlnets: tuple[ControlNetFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--size", default="1024x1024", metavar="WxH", help="of the picture (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at a time (default: %(default)s)")
     parser.add_argument("--lora", action="append", default=[], metavar="FILE", help="count this LoRA (may be repeated)")
+    parser.add_argument(
+        "--controlnet", action="append", default=[], metavar="FILE", help="count this ControlNet (may be repeated)"
+    )
     parser.add_argument(
         "--card", metavar="NAME", help="rtx4060, rtx3070, gtx1070, ... or cpu (default: the card of this machine)"
     )
@@ -94,9 +117,12 @@ def _rate(text: str) -> float:
 def run(args: Namespace) -> int:
     model, target = open_model(args.model), target_of(args)
     job = job_of(args, target)
-    loras = sum(lora_bytes(path) for path in args.lora)
-    made = plan_for(model, target, job, loras)
-    rows = compared(model, target, job, loras)
+    beside = Beside(sum(lora_bytes(path) for path in args.lora), tuple(map(open_controlnet, args.controlnet)))
+    for net in beside.controlnets:
+        if net.config.body.hidden != model.config.hidden:
+            raise InputError(f"{net.key} was made for a transformer of another width than {model.name}.")
+    made = plan_for(model, target, job, beside)
+    rows = compared(model, target, job, beside)
     if args.json:
         print(json.dumps(plan_record(made) | {"card": target.label, "formats": [row.record() for row in rows]}))
         return 0
@@ -128,8 +154,13 @@ def open_model(name: str) -> Model:
         file.path.name,
         FluxConfig.from_shapes({key: stored.shape for key, stored in tensors.items()}),
         lambda key, _: tensors[key].nbytes,
-        lambda key: tensors[key].format not in MULTIPLIED_AS_STORED or not tensors[key].encoding.as_is,
+        lambda key: decodes(tensors[key]),
     )
+
+
+def decodes(stored: Stored) -> bool:
+    """Whether a matrix is not multiplied as it is stored."""
+    return stored.format not in MULTIPLIED_AS_STORED or not stored.encoding.as_is
 
 
 def of_published(known: Published) -> Model:
@@ -155,6 +186,17 @@ def lora_bytes(path: str) -> int:
     if found.kind != "lora":
         refuse(file.path, found, "lora")
     return sum(2 * prod(entry.shape) for entry in file.entries.values())
+
+
+def open_controlnet(path: str) -> ControlNetFile:
+    """Raises MissingFileError, and FileFormatError for a file that is none."""
+    file = open_weights(path)
+    found = detect(file)
+    if "controlnet" not in found.parts:
+        refuse(file.path, found, "controlnet")
+    tensors = found.parts["controlnet"]
+    config = ControlNetConfig.from_shapes({name: stored.shape for name, stored in tensors.items()})
+    return ControlNetFile(controlnet_key(file.path), config, tensors)
 
 
 def job_of(args: Namespace, target: Target) -> Job:
@@ -183,12 +225,17 @@ def target_of(args: Namespace) -> Target:
     return Target(card.label, machine, memory, ram, card.itemsize, False, guessed=found is None)
 
 
-def plan_for(model: Model, target: Target, job: Job, loras: int) -> Plan:
+def plan_for(model: Model, target: Target, job: Job, beside: Beside) -> Plan:
     """Raises BudgetTooSmall."""
-    from ..runtime.flux_needs import flux_needs
+    from ..runtime.flux_needs import controlnet_tensors, flux_needs
 
-    needs = flux_needs(model.config, job)
-    decoded = [prod(shape) for name, shape in needs.matrices.items() if model.decoded(name)]
+    needs = flux_needs(model.config, job, tuple((net.key, net.config) for net in beside.controlnets))
+    others = controlnet_tensors({net.key: net.tensors for net in beside.controlnets})
+
+    def is_decoded(name: str) -> bool:
+        return decodes(others[name]) if name in others else model.decoded(name)
+
+    decoded = [prod(shape) for name, shape in needs.matrices.items() if is_decoded(name)]
     fixed = {
         "program" if target.cpu else "context and driver": PROGRAM if target.cpu else CONTEXT + HEADROOM,
         "small weights": needs.small * job.itemsize,
@@ -196,13 +243,13 @@ def plan_for(model: Model, target: Target, job: Job, loras: int) -> Plan:
         "workspace": max(128 * MiB, needs.run.peak // 20),
         "decoding": max(decoded, default=0) * job.itemsize,
         "modulation table": STEPS * needs.row_bytes(job),
-        "LoRA": loras,
+        "LoRA": beside.loras,
     }
 
     def nbytes(name: str) -> int:
-        return model.nbytes(name, needs.matrices[name])
+        return others[name].nbytes if name in others else model.nbytes(name, needs.matrices[name])
 
-    workload = needs.workload(model.name, nbytes, model.decoded, job.itemsize, fixed)
+    workload = needs.workload(model.name, nbytes, is_decoded, job.itemsize, fixed)
     room = max(0, target.ram - PROGRAM)
     pinned = min(room, max(0, target.ram - max(4 * GiB, target.ram // 4)))
     return plan(workload, Budget(target.memory, 0 if target.cpu else room, 0 if target.cpu else pinned), target.machine)
@@ -227,7 +274,7 @@ class Row:
         }  # fmt: skip
 
 
-def compared(model: Model, target: Target, job: Job, loras: int) -> list[Row]:
+def compared(model: Model, target: Target, job: Job, beside: Beside) -> list[Row]:
     """The published formats of the same model."""
     from ..runtime.flux_needs import flux_needs
 
@@ -238,8 +285,9 @@ def compared(model: Model, target: Target, job: Job, loras: int) -> list[Row]:
         assert known is not None
         other = of_published(known)
         size = other.file_bytes(flux_needs(other.config, job))
+        fitting = tuple(net for net in beside.controlnets if net.config.body.hidden == other.config.hidden)
         try:
-            rows.append(Row(other.name, size, plan_for(other, target, job, loras)))
+            rows.append(Row(other.name, size, plan_for(other, target, job, replace(beside, controlnets=fitting))))
         except BudgetTooSmall:
             rows.append(Row(other.name, size, None))
     return rows
@@ -267,8 +315,10 @@ def residency_map(made: Plan) -> list[str]:
     rows: dict[str, str] = {}
     last: dict[str, str] = {}
     for group, location in zip(made.groups, made.locations, strict=True):
-        family, number, *rest = made.workload.weights[group.weights[0]].name.split(".")
+        net, own = _CONTROLNET.match(made.workload.weights[group.weights[0]].name).groups()  # type: ignore[union-attr]
+        family, number, *rest = own.split(".")
         label = {"double_blocks": f"double {rest[0][:3]}", "single_blocks": "single"}.get(family, family)
+        label = f"{net[:24]} {label}" if net else label
         letter = location.value
         if last.get(label) == number:  # a group in two places is shown by the part that moves
             letter = letter if location is not Location.DEVICE else rows[label][-1]

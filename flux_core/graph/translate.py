@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import WorkflowError
 
 PREFIX = "Sluice"
-KINDS = {"MODEL": "FLUX_MODEL", "CLIP": "FLUX_CLIP", "VAE": "FLUX_VAE"}
+KINDS = {kind: f"FLUX_{kind}" for kind in ("MODEL", "CLIP", "VAE", "CONTROL_NET")}
 EITHER = {*KINDS, *KINDS.values()}
 TABLE = Path(__file__).parents[2] / "web" / "comfyui" / "swap_nodes.json"
 

@@ -81,12 +81,11 @@ def plan_record(plan: Plan) -> dict[str, Any]:
 
 
 def group_name(plan: Plan, number: int) -> str:
-    """The common beginning of the names of a group's weights."""
+    """What the names of most of a group's weights have in common."""
     names = [plan.workload.weights[weight].name.removesuffix(".weight") for weight in plan.groups[number].weights]
     common = names[0]
-    for name in names[1:]:
-        while not name.startswith(common):
-            common = common[:-1]
+    while 2 * sum(name.startswith(common) for name in names) <= len(names):
+        common = common[:-1]
     return common.rstrip("._") or names[0]
 
 

@@ -19,11 +19,28 @@ class ControlResiduals:
     """What ControlNets add to the image tokens: entry k is added after block k.
 
     Each entry is [B, T, hidden] and is added to the first T image tokens. None, or a tuple that ends early, adds
-    nothing. The sum of several ControlNets is one of these.
+    nothing.
     """
 
     double: tuple[Tensor | None, ...] = ()  # after the double-stream blocks
     single: tuple[Tensor | None, ...] = ()  # after the single-stream blocks
+
+
+@dataclass(frozen=True)
+class ControlInput:
+    """A picture that one ControlNet follows.
+
+    net        which ControlNet: its name in `Flux.controlnets`
+    hint       [B or 1, 16 or 17, h, w] a scaled latent (and a mask), or [B or 1, 3, 8h, 8w] a picture in 0..1: see
+               `ControlNetConfig`
+    strength   what its residuals are multiplied by
+    modes      for a union ControlNet: numbers of the kinds of pictures this is
+    """
+
+    net: str
+    hint: Tensor
+    strength: float
+    modes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,11 +58,12 @@ class DenoiserInputs:
     reference_method  where their tokens are placed: see `latents.place_references`
     attention_mask  [B, T, T] or broadcastable, added to the attention's logits; T counts text tokens, then those of the
                     image, then those of the references
-    control         residuals of ControlNets, or None
+    control         residuals of ControlNets that were computed before, or None
+    controls        pictures that ControlNets of the model follow
 
-    x, context, references, attention_mask and control are on the device that computes. timesteps, pooled and guidance
-    may be on the CPU wherever the others are: a table of modulation rows can then be asked for them without waiting for
-    a GPU.
+    x, context, references, attention_mask, control and controls are on the device that computes. timesteps, pooled and
+    guidance may be on the CPU wherever the others are: a table of modulation rows can then be asked for them without
+    waiting for a GPU.
     """
 
     x: Tensor
@@ -57,3 +75,4 @@ class DenoiserInputs:
     reference_method: str = "offset"
     attention_mask: Tensor | None = None
     control: ControlResiduals | None = None
+    controls: tuple[ControlInput, ...] = ()

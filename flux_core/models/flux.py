@@ -8,7 +8,7 @@ Does not know: devices, storage formats, offloading, LoRA, guiders, solvers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,68 +18,60 @@ from torch import Tensor, nn
 from ..cancel import check_cancelled
 from ..errors import InputError
 from . import latents
-from .attention import rotations
+from .copies import shallow
 from .denoiser_inputs import ControlResiduals, DenoiserInputs
-from .flux_blocks import (
-    SINUSOIDS,
-    DoubleStreamBlock,
-    Embedder,
-    FinalLayer,
-    Modulation,
-    Scale,
-    SingleStreamBlock,
-    finite,
-    sinusoids,
-)
+from .flux_blocks import FinalLayer, Modulation, Scale, finite
+from .flux_body import FluxBody
 from .flux_config import FluxConfig
 from .linear import Linear
 from .strides import row_major
 from .tensor_trees import map_tensors
 
 
-class Flux(nn.Module):
+class Flux(FluxBody):
     """Velocity of a noisy latent. The estimate of the clean latent is x - sigma * velocity.
+
+    A run that follows ControlNets has them in its copy of the model, by name, in `controlnets`.
 
     Made for inference. `train()` makes it differentiable; beside runs that use the same module, it is to be called on
     a copy (`copies.deep`).
     """
 
     def __init__(self, config: FluxConfig) -> None:
-        super().__init__()
-        self.config = config
-        c = config
-        self.img_in = Linear(c.in_channels * 4, c.hidden)
-        self.time_in = Embedder(SINUSOIDS, c.hidden)
-        if c.guidance:
-            self.guidance_in = Embedder(SINUSOIDS, c.hidden)
-        self.vector_in = Embedder(c.vec_dim, c.hidden)
-        self.txt_in = Linear(c.context_dim, c.hidden)
-        self.double_blocks = nn.ModuleList(DoubleStreamBlock(c.hidden, c.heads, c.mlp) for _ in range(c.depth))
-        self.single_blocks = nn.ModuleList(SingleStreamBlock(c.hidden, c.heads, c.mlp) for _ in range(c.depth_single))
+        super().__init__(config)
+        self.config = c = config
         self.final_layer = FinalLayer(c.hidden, c.out_channels * 4)
+        self.controlnets = nn.ModuleDict()
         self.eval()
+
+    @property
+    def sizes(self) -> FluxConfig:
+        return self.config
 
     def forward(
         self,
         inputs: DenoiserInputs,
         *,
         modulation: Sequence[Tensor] | None = None,
+        control_rows: Mapping[str, Sequence[Tensor]] | None = None,
         run_block: Callable[..., object] | None = None,
     ) -> Tensor:
         """Velocity [B, out_channels, h, w] of the scaled latent, computed in the number type of `inputs.x`.
 
         modulation   what `modulations` returns, if it was computed before: then timesteps, pooled and guidance are not
                      used
+        control_rows what `modulations` of each ControlNet returns, by its name
         run_block    called as run_block(block, *args) in place of block(*args), in the order of `blocks()`
         """
         inputs = map_tensors(inputs, row_major)
-        x, control = inputs.x, inputs.control or ControlResiduals()
+        x = inputs.x
         height, width = x.shape[-2:]
         if modulation is not None:
             rows = tuple(map(row_major, modulation))
         else:
             rows = self.modulations(self.vector(inputs.timesteps, inputs.pooled, inputs.guidance, x.dtype))
         run: Callable[..., Any] = run_block or _call
+        control = self._residuals(inputs, control_rows or {}, run_block)
         references = [latent.to(x.dtype) for latent in inputs.references]
 
         img = self.img_in(self.tokens(x, references))  # [B, Li, D]
@@ -91,14 +83,14 @@ class Flux(nn.Module):
         for number, block in enumerate(self.double_blocks):
             check_cancelled()
             img, txt = run(block, img, txt, next(mods), rope, mask)
-            img = _add_residual(img, control.double, number)
+            img = _add_residuals(img, [part.double for part in control], number)
         text = txt.shape[1]
         both = torch.cat((txt, finite(img)), dim=1)  # [B, Lt + Li, D]
         del img, txt
         for number, block in enumerate(self.single_blocks):
             check_cancelled()
             both = run(block, both, next(mods), rope, mask)
-            both = _add_residual(both, control.single, number, start=text)
+            both = _add_residuals(both, [part.single for part in control], number, start=text)
 
         return self.velocity(both, text, next(mods), height, width)
 
@@ -110,37 +102,23 @@ class Flux(nn.Module):
         count = latents.patches(height) * latents.patches(width)
         return latents.unpack(self.final_layer(both[:, text : text + count], mods), height, width)
 
-    def blocks(self) -> Iterator[DoubleStreamBlock | SingleStreamBlock]:
-        """The blocks in order of use: double, then single."""
-        yield from cast("Iterable[DoubleStreamBlock]", self.double_blocks)
-        yield from cast("Iterable[SingleStreamBlock]", self.single_blocks)
-
-    def vector(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """What all modulation depends on, [B, D]: time [B], guidance [B] and pooled text [B, vec_dim].
-
-        The guidance is rounded to `dtype` before it is multiplied by 1000 (3.5 becomes 3504 in bf16) and the time is
-        not: the reference does so, and images depend on it.
-        """
-        bias = self.time_in.in_layer.bias
-        assert bias is not None
-
-        def there(values: Tensor, dtype: torch.dtype) -> Tensor:
-            return values.to(bias.device, dtype, non_blocking=True)
-
-        vec = self.time_in(sinusoids(there(timesteps, torch.float32)).to(dtype))
-        if self.config.guidance and guidance is not None:
-            vec = vec + self.guidance_in(sinusoids(there(guidance, dtype)))
-        out: Tensor = vec + self.vector_in(there(pooled[:, : self.config.vec_dim], dtype))
-        return out
-
     def modulations(self, vec: Tensor) -> tuple[Tensor, ...]:
-        """The adaLN rows of every block in order of use, then of the final layer. vec [B, D].
+        """The adaLN rows of every block in order of use, then of the final layer: [B, 2, D] (shift, scale)."""
+        return (*super().modulations(vec), self.final_layer.modulate(F.silu(vec)))
 
-        One tensor each: double [B, 12, D] (image, then text: shift, scale, gate for attention, the same for the MLP),
-        single [B, 3, D] (shift, scale, gate), final layer [B, 2, D] (shift, scale).
-        """
-        active = F.silu(vec)
-        return (*(block.modulate(active) for block in self.blocks()), self.final_layer.modulate(active))
+    def _residuals(
+        self,
+        inputs: DenoiserInputs,
+        rows: Mapping[str, Sequence[Tensor]],
+        run_block: Callable[..., object] | None,
+    ) -> list[ControlResiduals]:
+        """Those that were given, then those of each ControlNet. They are added up block by block: a ControlNet gives
+        the same tensor for several blocks, a sum for each block would take many times the memory."""
+        made = [] if inputs.control is None else [inputs.control]
+        for control in inputs.controls:
+            net = self.controlnets[control.net]
+            made.append(net(inputs, control, modulation=rows.get(control.net), run_block=run_block))
+        return made
 
     def tokens(self, x: Tensor, references: Sequence[Tensor] = ()) -> Tensor:
         """Patches of the latent, then of the references: [B, Li, 4 * in_channels]."""
@@ -154,17 +132,6 @@ class Flux(nn.Module):
                     "control picture, and all of them latents of the FLUX autoencoder."
                 )
         return torch.cat(packed, dim=1) if references else packed[0]
-
-    def rope(self, x: Tensor, text: int, refs: Sequence[Tensor] = (), ref_method: str = "offset") -> Tensor:
-        """Rotations of all tokens (see attention.rotations): text at the origin, then image, then references."""
-        height, width = x.shape[-2:]
-        sizes = [(ref.shape[-2], ref.shape[-1]) for ref in refs]
-        ids = [torch.zeros(text, 3, dtype=x.dtype), latents.image_ids(height, width, dtype=x.dtype)]
-        for size, (index, top, left) in zip(
-            sizes, latents.place_references(height, width, sizes, ref_method), strict=True
-        ):
-            ids.append(latents.image_ids(*size, index=index, top=top, left=left, dtype=x.dtype))
-        return rotations(torch.cat(ids).to(x.device, non_blocking=True), self.config.axes_dim, self.config.theta)
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -186,11 +153,22 @@ class Flux(nn.Module):
         nn.init.zeros_(self.final_layer.linear.own_weight)
 
 
-def _add_residual(stream: Tensor, residuals: Sequence[Tensor | None], number: int, start: int = 0) -> Tensor:
-    """stream [B, L, D] with residual `number` added to the tokens from `start` on, in place."""
-    residual = residuals[number] if number < len(residuals) else None
-    if residual is not None:
-        stream[:, start : start + residual.shape[1]] += residual
+def with_controlnets(flux: Flux, nets: Mapping[str, nn.Module]) -> Flux:
+    """A copy of the transformer with ControlNets, by their names. All weights are shared."""
+    made = shallow(flux)
+    made.controlnets = nn.ModuleDict(dict(nets))
+    return made
+
+
+def _add_residuals(stream: Tensor, given: Sequence[Sequence[Tensor | None]], number: int, start: int = 0) -> Tensor:
+    """stream [B, L, D] with the sum of all residuals `number` added to the tokens from `start` on, in place."""
+    parts = [residuals[number] for residuals in given if number < len(residuals)]
+    present = [part for part in parts if part is not None]
+    if present:
+        total = present[0]
+        for part in present[1:]:
+            total = total + part
+        stream[:, start : start + total.shape[1]] += total
     return stream
 
 

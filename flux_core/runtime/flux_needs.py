@@ -6,16 +6,22 @@ for a published name. How weights are grouped for the ring is said here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
+from typing import cast
 
 import torch
 
+from ..checkpoint.stored import Stored
 from ..memory.workload import Workload, decode_traffic, grouped, observed_workload
-from ..models.denoiser_inputs import DenoiserInputs
-from ..models.flux import Flux
+from ..models.controlnet import ControlNet
+from ..models.controlnet_config import ControlNetConfig
+from ..models.denoiser_inputs import ControlInput, DenoiserInputs
+from ..models.flux import Flux, with_controlnets
+from ..models.flux_body import FluxBody
 from ..models.flux_config import FluxConfig
 from ..models.latents import CELL, patches
 from ..models.linear import Linear
@@ -25,6 +31,11 @@ from .dry_run import META, DryRun, dry_run, shape_of
 from .modulation import modulation_linears, rows_like
 
 TEXT_TOKENS = 512
+_STREAMED = re.compile(
+    r"(controlnets\.[^.]+\.)?(double_blocks|single_blocks|controlnet_blocks|controlnet_single_blocks)\."
+)
+_CONTROLNET = re.compile(r"^controlnets\.[^.]+\.")
+_BEHIND = {"controlnet_blocks": "double_blocks", "controlnet_single_blocks": "single_blocks"}
 
 
 @dataclass(frozen=True)
@@ -74,18 +85,21 @@ class FluxNeeds:
 
 
 @lru_cache(maxsize=8)
-def flux_needs(config: FluxConfig, job: Job) -> FluxNeeds:
-    """Of a transformer of these sizes without LoRAs, given latents of all its channels."""
+def flux_needs(config: FluxConfig, job: Job, controlnets: tuple[tuple[str, ControlNetConfig], ...] = ()) -> FluxNeeds:
+    """Of a transformer of these sizes without LoRAs, given latents of all its channels, with ControlNets by key."""
     with torch.device(META):
-        flux = Flux(config)
+        flux = with_controlnets(Flux(config), {key: ControlNet(sizes).to(job.dtype) for key, sizes in controlnets})
         x = torch.empty(job.batch, config.in_channels, job.height // CELL, job.width // CELL, dtype=job.dtype)
         context = torch.empty(job.batch, job.text_tokens, config.context_dim, dtype=job.dtype)
         one, pooled = torch.empty(job.batch), torch.empty(job.batch, config.vec_dim, dtype=job.dtype)
     inputs = DenoiserInputs(x, one, context, pooled, one)
+    inputs = replace(inputs, controls=tuple(control_inputs(key, sizes, inputs) for key, sizes in controlnets))
     run = observe_blocks(flux, inputs)
     modules = {name: part for name, part in flux.named_modules() if isinstance(part, Linear)}
     matrices = {f"{name}.weight": (part.out_features, part.in_features) for name, part in modules.items()}
-    streamed, modulation = streamed_names(run), tuple(f"{name}.weight" for name in modulation_linears(flux))
+    bodies = {"": flux, **{f"controlnets.{key}.": cast(FluxBody, net) for key, net in flux.controlnets.items()}}
+    streamed = streamed_names(run)
+    modulation = tuple(f"{at}{name}.weight" for at, body in bodies.items() for name in modulation_linears(body))
     small = sum(parameter.numel() for parameter in flux.parameters())
     small -= sum(prod(matrices[name]) for name in (*streamed, *modulation))
     return FluxNeeds(run, matrices, streamed, modulation, small)
@@ -95,19 +109,24 @@ def observe_blocks(flux: Flux, inputs: DenoiserInputs) -> DryRun:
     """One step of a transformer, LoRAs and all, with its modulation rows out of a table. inputs: on the meta device."""
     vector = inputs.x.new_empty(inputs.x.shape[0], flux.config.hidden)
     rows = rows_like(flux, vector)
-    return dry_run(flux, lambda module: module(inputs, modulation=rows))
+    control_rows = {name: rows_like(cast(FluxBody, net), vector) for name, net in flux.controlnets.items()}
+    return dry_run(flux, lambda module: module(inputs, modulation=rows, control_rows=control_rows))
 
 
 def streamed_names(run: DryRun) -> tuple[str, ...]:
     """The weights that stream, in order of first use: those of the blocks. The others are small."""
-    return tuple(name for name in run.order if name.startswith(("double_blocks.", "single_blocks.")))
+    return tuple(name for name in run.order if _STREAMED.match(name))
 
 
 def half_block(name: str) -> str:
     """The group of a weight: the image's or the text's half of a double block, or a single block. All are equal in
-    size, and so a slot of the ring takes any of them."""
-    parts = name.split(".")
-    return ".".join(parts[:2]) + (f".{parts[2][:3]}" if parts[0] == "double_blocks" else "")
+    size, and so a slot of the ring takes any of them. A ControlNet's layer behind a block goes with that block."""
+    own = _CONTROLNET.sub("", name)
+    family, number, part, *_ = own.split(".")
+    if family in _BEHIND:
+        family, part = _BEHIND[family], "img"
+    half = f".{part[:3]}" if family == "double_blocks" else ""
+    return f"{name.removesuffix(own)}{family}.{number}{half}"
 
 
 def heaviest_inputs(run: Run, dtype: torch.dtype) -> DenoiserInputs:
@@ -123,6 +142,19 @@ def smallest_inputs(config: FluxConfig, dtype: torch.dtype) -> DenoiserInputs:
     x = torch.empty(1, config.in_channels, 2, 2, dtype=dtype, device=META)
     context, pooled = x.new_empty(1, 1, config.context_dim), x.new_empty(1, config.vec_dim)
     return DenoiserInputs(x, x.new_empty(1), context, pooled)
+
+
+def control_inputs(key: str, config: ControlNetConfig, inputs: DenoiserInputs) -> ControlInput:
+    """A picture for a ControlNet, of the size that `inputs` have."""
+    height, width = inputs.x.shape[-2:]
+    if config.takes_latent:
+        return ControlInput(key, inputs.x.new_empty(1, config.hint_channels, height, width), 1.0)
+    return ControlInput(key, inputs.x.new_empty(1, 3, height * CELL, width * CELL), 1.0)
+
+
+def controlnet_tensors(nets: Mapping[str, Mapping[str, Stored]]) -> dict[str, Stored]:
+    """The tensors of ControlNets, by key, under the names that they have in a transformer."""
+    return {f"controlnets.{key}.{name}": stored for key, tensors in nets.items() for name, stored in tensors.items()}
 
 
 def tokens_of(inputs: DenoiserInputs) -> int:

@@ -40,6 +40,7 @@ from ..errors import FileFormatError, InputError, NotFinite
 from ..limits import check_room
 from ..memory.manager import Manager
 from ..models.autoencoder import Autoencoder as AutoencoderModule
+from ..models.flux import with_controlnets
 from ..models.latents import CELL, patches
 from ..sampling.guider import Network, Run
 from ..sampling.inpaint import MaskFunction
@@ -48,10 +49,11 @@ from ..sampling.step_cache import StepCache
 from .autoencoder import Conversion, ManagedAutoencoder
 from .device import total_bytes
 from .encoder import ManagedEncoder
+from .flux_needs import controlnet_tensors
 from .loaded_whole import ReportedEncoder, reported_flux
 from .runtime import Runtime
 from .sound import unsound
-from .weights import AutoencoderWeights, ClipWeights, FluxWeights, T5Weights
+from .weights import AutoencoderWeights, ClipWeights, ControlNetWeights, FluxWeights, T5Weights
 
 log = logging.getLogger(__name__)
 
@@ -114,21 +116,39 @@ class FluxModel:
     def open(self, run: Run) -> Iterator[Network]:
         """The network, ready for one run. Raises InputError for a picture that no memory here could hold."""
         self._check_room(*run.shape)
-        manager = self.runtime.manager(self.device, self.weights.nbytes)
+        nets = self._controlnets(run)
+        nbytes = self.weights.nbytes + sum(net.nbytes for net in nets)
+        manager = self.runtime.manager(self.device, nbytes)
         if manager is None:
             loaded = self.weights.module(self.device, self.dtype, self.compute)
             module = adapted(loaded, self.loras, self.device, self.dtype)
+            if nets:
+                parts = {net.key: net.module(self.device, self.dtype, self.compute) for net in nets}
+                module = with_controlnets(module, parts)
             if not self.runtime.events.has_listeners:
                 yield module
                 return
-            with reported_flux(module, self.runtime, self.weights.tensors, run, self.dtype) as network:
+            tensors = {**self.weights.tensors, **controlnet_tensors({net.key: net.tensors for net in nets})}
+            with reported_flux(module, self.runtime, tensors, run, self.dtype) as network:
                 yield network
             return
         managed = self.weights.managed(manager, self.dtype, self.compute)
         _reclaim(manager, self.loras, self.device, self.dtype)
         uses = [use for use in self.loras if use.strength]
-        with managed.opened(run, uses) as network:
+        with managed.opened(run, uses, [net.managed(manager, self.dtype, self.compute) for net in nets]) as network:
             yield network
+
+    def _controlnets(self, run: Run) -> list[ControlNetWeights]:
+        """The ControlNets of a run, in the order in which they are applied. Raises InputError for one that is too wide
+        or too narrow for this transformer."""
+        nets = list(dict.fromkeys(control.weights for c in run.conditions for control in c.controls))
+        for net in nets:
+            if net.config.body.hidden != self.weights.config.hidden:
+                raise InputError(
+                    f"{net.path.name} was made for a transformer {net.config.body.hidden} wide, and "
+                    f"{self.weights.path.name} is {self.weights.config.hidden} wide. Choose a ControlNet for it."
+                )
+        return nets
 
     def unsound(self) -> str | None:
         """What of the transformer's file is no number, looked for in it."""

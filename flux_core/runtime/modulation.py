@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..memory.workload import MiB
-from ..models.flux import Flux
 from ..models.flux_blocks import DoubleStreamBlock, FinalLayer, SingleStreamBlock
+from ..models.flux_body import FluxBody
 from ..models.linear import Linear
 
-Rows = tuple[Tensor, ...]  # what Flux.modulations returns
+Rows = tuple[Tensor, ...]  # what `modulations` of a transformer or ControlNet returns
 Part = DoubleStreamBlock | SingleStreamBlock | FinalLayer  # whatever is modulated
 KEPT_BYTES = 192 * MiB  # of rows of earlier runs: four prompts of 20 steps; those used longest ago go first
 
@@ -36,7 +36,7 @@ class ModulationTable:
     def missing(self, keys: Sequence[Hashable]) -> list[Hashable]:
         return [key for key in dict.fromkeys(keys) if key not in self._rows]
 
-    def fill(self, flux: Flux, vectors: dict[Hashable, Tensor]) -> None:
+    def fill(self, flux: FluxBody, vectors: dict[Hashable, Tensor]) -> None:
         """Compute rows for these vectors [B, D], fetching each matrix once."""
         for key, rows in zip(vectors, modulations(flux, list(vectors.values())), strict=True):
             self._rows[key] = rows
@@ -54,20 +54,20 @@ class ModulationTable:
         return sum(map(_nbytes, self._rows.values()))
 
 
-def modulations(flux: Flux, vectors: Sequence[Tensor]) -> list[Rows]:
+def modulations(flux: FluxBody, vectors: Sequence[Tensor]) -> list[Rows]:
     """`flux.modulations(vec)` for each vec [B, D], bit for bit, with one use of every matrix."""
     active = [F.silu(vec) for vec in vectors]
     by_part = [[torch.cat(rows, dim=1) for rows in zip(*_outputs(part, active), strict=True)] for part in _parts(flux)]
     return [tuple(rows) for rows in zip(*by_part, strict=True)]
 
 
-def rows_like(flux: Flux, vec: Tensor) -> Rows:
+def rows_like(flux: FluxBody, vec: Tensor) -> Rows:
     """Memory shaped as `flux.modulations(vec)` is, and uninitialised."""
     counts = [sum(map(_count, modulators_of(part))) for part in _parts(flux)]
     return tuple(vec.new_empty(vec.shape[0], count, vec.shape[1]) for count in counts)
 
 
-def with_branches(flux: Flux, rows: Rows, vec: Tensor) -> Rows:
+def with_branches(flux: FluxBody, rows: Rows, vec: Tensor) -> Rows:
     """`flux.modulations(vec)`, bit for bit, from the rows of the same model without its side branches.
 
     So another LoRA, or another strength, fetches no matrix. Only for branches: reweighings depend on the matrix.
@@ -75,9 +75,9 @@ def with_branches(flux: Flux, rows: Rows, vec: Tensor) -> Rows:
     return branches_on_rows(flux, rows, F.silu(vec))
 
 
-def branches_on_rows(module: Flux | Part, rows: Rows, active: Tensor) -> Rows:
+def branches_on_rows(module: FluxBody | Part, rows: Rows, active: Tensor) -> Rows:
     """The rows of a model, or of one part of it, with what its side branches add. active: silu(vec) [B, D]."""
-    parts = _parts(module) if isinstance(module, Flux) else (module,)
+    parts = _parts(module) if isinstance(module, FluxBody) else (module,)
     return tuple(_adapted(part, row, active) for part, row in zip(parts, rows, strict=True))
 
 
@@ -90,22 +90,24 @@ def _adapted(part: Part, row: Tensor, active: Tensor) -> Tensor:
     return torch.cat(made, dim=1)
 
 
-def modulation_linears(flux: Flux) -> dict[str, Linear]:
+def modulation_linears(flux: FluxBody) -> dict[str, Linear]:
     """The adaLN layers by name, in the order `modulations` uses them."""
     names = {module: name for name, module in flux.named_modules() if isinstance(module, Linear)}
     return {names[linear]: linear for linear in modulators(flux)}
 
 
-def modulators(flux: Flux) -> Iterator[Linear]:
+def modulators(flux: FluxBody) -> Iterator[Linear]:
     """The adaLN layers in the order `modulations` uses them."""
     return (linear for part in _parts(flux) for linear in modulators_of(part))
 
 
-def _parts(flux: Flux) -> Iterator[Part]:
+def _parts(flux: FluxBody) -> Iterator[Part]:
     for block in flux.blocks():
         assert isinstance(block, (DoubleStreamBlock, SingleStreamBlock))
         yield block
-    yield flux.final_layer
+    final = getattr(flux, "final_layer", None)  # a ControlNet has none
+    if final is not None:
+        yield final
 
 
 def modulators_of(part: Part) -> tuple[Linear, ...]:

@@ -17,7 +17,7 @@ from ..memory.managed_model import ManagedModel
 from ..memory.manager import Manager
 from ..memory.workload import Workload
 from ..models.denoiser_inputs import DenoiserInputs
-from ..models.flux import Flux
+from ..models.flux_body import FluxBody
 from ..sampling.guider import Run
 from .dry_run import META, dry_run
 from .modulation import ModulationTable, Rows, modulations, modulators, with_branches
@@ -30,12 +30,12 @@ Call = tuple[Tensor, Tensor, Tensor | None]  # timesteps [B], pooled [B, vec], g
 class RowStore:
     """The table of one model, and the matrices that it is filled from."""
 
-    def __init__(self, manager: Manager, weights: ManagedModel, bare: Flux) -> None:
+    def __init__(self, manager: Manager, weights: ManagedModel, bare: FluxBody) -> None:
         """bare: the model without LoRAs."""
         self.manager, self.weights, self.bare = manager, weights, bare
         self.table = ModulationTable()
 
-    def of_run(self, run: Run, module: Flux, uses: Sequence[LoraUse]) -> RunRows:
+    def of_run(self, run: Run, module: FluxBody, uses: Sequence[LoraUse]) -> RunRows:
         """Rows for a run of `module`, which has the LoRAs of `uses`. All that the run will ask for are in the table."""
         rows = RunRows(self, module, _inseparable(module, uses))
         calls = _calls(run, self.weights.dtype)
@@ -43,10 +43,10 @@ class RowStore:
         rows.fill(calls)
         return rows
 
-    def compute(self, module: Flux, vectors: dict[Hashable, Tensor]) -> None:
+    def compute(self, module: FluxBody, vectors: dict[Hashable, Tensor]) -> None:
         """Put the rows of these vectors [B, D] into the table, by one pass over the matrices. Raises BudgetTooSmall."""
         weights, count = self.weights, sum(vector.shape[0] for vector in vectors.values())
-        everything = torch.empty(count, module.config.hidden, dtype=weights.dtype, device=META)
+        everything = torch.empty(count, module.sizes.hidden, dtype=weights.dtype, device=META)
         observed = dry_run(module, lambda copy: modulations(copy, [everything]))
 
         def workload(fixed: Mapping[str, int]) -> Workload:
@@ -61,7 +61,7 @@ class RowStore:
 class RunRows:
     """What one run asks of the table."""
 
-    def __init__(self, store: RowStore, module: Flux, loras: Hashable) -> None:
+    def __init__(self, store: RowStore, module: FluxBody, loras: Hashable) -> None:
         """loras: names those whose part cannot be added to rows later, and is in the table; empty for none."""
         self.store, self.module, self.loras = store, module, loras
 
@@ -108,7 +108,7 @@ class RunRows:
         return self.loras, timesteps.shape[0], guidance is None, bits
 
 
-def _inseparable(module: Flux, uses: Sequence[LoraUse]) -> Hashable:
+def _inseparable(module: FluxBody, uses: Sequence[LoraUse]) -> Hashable:
     """Names the LoRAs whose part in the table cannot be added to it later; empty, as nearly always, for none.
 
     Those change what all rows depend on, or look at a matrix themselves (DoRA, OFT).

@@ -9,26 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..adapters.apply import adapted, reweighed
 from ..adapters.lora import LoraUse
+from ..checkpoint.stored import Stored
 from ..memory.managed_model import ManagedModel, Tensors, bind_rest
 from ..memory.manager import Manager
 from ..memory.plan import Plan
 from ..memory.report import JobReport
 from ..memory.running import Demand, RunningModel, running
 from ..memory.workload import Workload
+from ..models.copies import deep
 from ..models.denoiser_inputs import DenoiserInputs
-from ..models.flux import Flux
+from ..models.flux import Flux, with_controlnets
 from ..models.flux_config import FluxConfig
 from ..models.tensor_trees import shapes_of
+from ..quant.fp8 import FP8
 from ..quant.int8 import Integers
 from ..sampling.guider import Network, Run
 from .dry_run import DryRun, branch_shapes
 from .flux_needs import (
+    control_inputs,
+    controlnet_tensors,
     half_block,
     heaviest_inputs,
     observe_blocks,
@@ -37,10 +43,11 @@ from .flux_needs import (
     tokens_of,
 )
 from .integer_products import products_of
+from .managed_controlnet import MODULATION, ManagedControlNet
 from .modulation import ModulationTable, modulation_linears
 from .modulation_rows import RowStore, RunRows
 
-TRANSFORMER, MODULATION = 2, 0  # priorities: of two models that need the same room, the higher one gets it
+TRANSFORMER = 2  # priority: of two models that need the same room, the higher one gets it
 
 
 class ManagedFlux:
@@ -65,14 +72,11 @@ class ManagedFlux:
         self._observed: dict[Hashable, DryRun] = {}
         with torch.device("meta"):
             self.module = Flux(config)
-        streamed = streamed_names(observe_blocks(self.module, smallest_inputs(config, dtype)))
+        self._file = tensors, round_to, integers
+        self.controlnets: tuple[ManagedControlNet, ...] = ()  # those whose blocks are streamed with the transformer's
+        self.blocks, self._streamed = self._stream_blocks()
         modulation = [f"{name}.weight" for name in modulation_linears(self.module)]
         device, module = manager.allocator, self.module
-        self.blocks = manager.admit(
-            ManagedModel(
-                "transformer", TRANSFORMER, device, module, tensors, streamed, dtype, round_to, half_block, integers
-            )
-        )
         self.modulation = manager.admit(
             ManagedModel("modulation", MODULATION, device, module, tensors, modulation, dtype, round_to)
         )
@@ -84,17 +88,22 @@ class ManagedFlux:
         return self.rows.table
 
     @contextmanager
-    def opened(self, run: Run, uses: Sequence[LoraUse] = ()) -> Iterator[Network]:
-        """The network with the LoRAs of `uses`, ready for one run. Raises BudgetTooSmall."""
-        module = adapted(self.module, uses, self.manager.device, self.dtype)
+    def opened(
+        self, run: Run, uses: Sequence[LoraUse] = (), controlnets: Sequence[ManagedControlNet] = ()
+    ) -> Iterator[Network]:
+        """The network with the LoRAs of `uses` and these ControlNets, ready for one run. Raises BudgetTooSmall."""
+        self._follow(tuple(controlnets))
+        module = adapted(self._streamed, uses, self.manager.device, self.dtype)
         sample = heaviest_inputs(run, self.dtype)
         self.blocks.reserve_scratch(reweighed(module))
         rows = self.rows.of_run(run, module, uses)
-        key = shapes_of(sample), sample.reference_method, branch_shapes(module)
+        control_rows = {net.key: net.rows.of_run(_of_net(run, net.key), net.module, ()) for net in self.controlnets}
+        controls = tuple((control.net, control.modes) for control in sample.controls)
+        key = shapes_of(sample), sample.reference_method, branch_shapes(module), controls
         observed = self.observed(key, lambda: observe_blocks(module, sample))
         with self._running(observed, key, tokens_of(sample)) as model:
             model.report.note = products_of(module)
-            yield _StreamedNetwork(module, rows, model)
+            yield _StreamedNetwork(module, rows, control_rows, model)
 
     @contextmanager
     def walking(self, observed: DryRun, key: Hashable, tokens: int) -> Iterator[RunningModel]:
@@ -102,15 +111,47 @@ class ManagedFlux:
 
         observed: one step of it, which `key` names. tokens: of one picture. Raises BudgetTooSmall.
         """
+        self._follow(())
         self.blocks.reserve_scratch()
         with self._running(observed, key, tokens) as model:
             yield model
 
     def foreseen(self, observed: DryRun, key: Hashable, tokens: int) -> Plan:
         """The plan that `walking` would make if nothing else were loaded. Raises BudgetTooSmall."""
+        self._follow(())
         demand = self._demand(observed, key)
         machine = self.manager.machine(self.blocks, tokens)
         return self.manager.foreseen(self.blocks, demand.workload, machine, demand.bytes)
+
+    def _follow(self, controlnets: tuple[ManagedControlNet, ...]) -> None:
+        """Stream the blocks of these ControlNets with the transformer's: one ring, one plan, in the order of use.
+
+        What other ControlNets, or none, left on the device goes.
+        """
+        if controlnets != self.controlnets:
+            self.blocks.close()
+            self.controlnets = controlnets
+            self.blocks, self._streamed = self._stream_blocks()
+
+    def _stream_blocks(self) -> tuple[ManagedModel, Flux]:
+        """The blocks under management, and the module they are those of: a copy with ControlNets, if there are any."""
+        manager, (tensors, round_to, integers) = self.manager, self._file
+        module, inputs = self.module, smallest_inputs(self.config, self.dtype)
+        if self.controlnets:
+            nets = {net.key: deep(net.module) for net in self.controlnets}
+            module = with_controlnets(deep(self.module), nets)
+            inputs = replace(inputs, controls=tuple(
+                control_inputs(net.key, net.module.config, inputs) for net in self.controlnets
+            ))  # fmt: skip
+            tensors = _together(tensors, round_to, {net.key: net.tensors for net in self.controlnets})
+            round_to = None
+            integers = next((net.integers for net in self.controlnets if net.integers is not None), integers)
+        names = streamed_names(observe_blocks(module, inputs))
+        blocks = ManagedModel(
+            "transformer", TRANSFORMER, manager.allocator, module, tensors, names, self.dtype, round_to, half_block,
+            integers,
+        )  # fmt: skip
+        return manager.admit(blocks), module
 
     def observed(self, key: Hashable, observe: Callable[[], DryRun]) -> DryRun:
         """What a step that `key` names does, observed once."""
@@ -144,17 +185,26 @@ class ManagedFlux:
 class _StreamedNetwork:
     """What a guider calls: rows out of the table, then the forward of the run's model, block by block."""
 
-    def __init__(self, module: Flux, rows: RunRows, model: RunningModel) -> None:
-        self.module, self.rows, self.model = module, rows, model
+    def __init__(self, module: Flux, rows: RunRows, control_rows: Mapping[str, RunRows], model: RunningModel) -> None:
+        self.module, self.rows, self.control_rows, self.model = module, rows, control_rows, model
 
     def __call__(self, inputs: DenoiserInputs) -> Tensor:
-        if not self.rows.has(inputs):
+        active = {control.net: self.control_rows[control.net] for control in inputs.controls}
+        unforeseen = [rows for rows in (self.rows, *active.values()) if not rows.has(inputs)]
+        if unforeseen:
             self.model.model.park()
-            self.rows.add(inputs)
+            for rows in unforeseen:
+                rows.add(inputs)
             self.model.replan()
-        rows = self.rows.of(inputs)
+        table = self.rows.of(inputs)
+        control_rows = {net: rows.of(inputs) for net, rows in active.items()}
         self.model.follow_budget()
-        out: Tensor = self.model.step(lambda: self.module(inputs, modulation=rows, run_block=self._run_block))
+
+        def step() -> Tensor:
+            out: Tensor = self.module(inputs, modulation=table, control_rows=control_rows, run_block=self._run_block)
+            return out
+
+        out = self.model.step(step)
         self.model.measure()
         return out
 
@@ -164,3 +214,16 @@ class _StreamedNetwork:
         assert stream is not None
         self.model.report.report_ring(stream.in_ring)
         return self.model.attempt(lambda: block(*args))
+
+
+def _together(tensors: Tensors, round_to: torch.dtype | None, nets: Mapping[str, Tensors]) -> dict[str, Stored]:
+    """The transformer's tensors, which pass through `round_to`, and those of ControlNets, which do not."""
+    through = next((name for name, dtype in FP8.items() if dtype == round_to), "")
+    own = {name: replace(stored, through=stored.through or through) for name, stored in tensors.items()}
+    return own | controlnet_tensors(nets)
+
+
+def _of_net(run: Run, key: str) -> Run:
+    """The part of a run that a ControlNet takes part in."""
+    mine = tuple(c for c in run.conditions if any(control.weights.key == key for control in c.controls))
+    return replace(run, conditions=mine)

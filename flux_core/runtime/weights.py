@@ -22,6 +22,8 @@ from ..errors import FileFormatError
 from ..memory.manager import Manager
 from ..models.autoencoder import Autoencoder, AutoencoderConfig
 from ..models.clip_text import ClipConfig, ClipTextModel
+from ..models.controlnet import ControlNet
+from ..models.controlnet_config import ControlNetConfig, controlnet_key
 from ..models.flux import Flux
 from ..models.flux_config import FluxConfig
 from ..models.t5 import T5Config, T5Encoder
@@ -30,6 +32,7 @@ from ..quant.int8 import Integers, multiplied_as_integers
 from .device import room
 from .encoder import ManagedEncoder
 from .integer_products import integers_for
+from .managed_controlnet import ManagedControlNet
 from .runtime import Runtime
 from .settings import SIXTEEN_BIT
 from .streamed_flux import ManagedFlux
@@ -177,18 +180,38 @@ class FluxWeights(Weights[Flux]):
         return Flux(self.config)
 
     def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None) -> Resident:
-        """Expanded once if there is room for it, else each matrix at each use: the numbers are the same."""
-        expanded = sum(stored.numel for stored in self.tensors.values()) * dtype.itemsize
-        packed = expanded > FILLED * room(device)
-        return Resident(device, dtype, round_to=self.round_to, packed=packed, integers=integers)
+        return _expanded(self.tensors, device, dtype, self.round_to, integers)
 
     def _manage(self, manager: Manager, dtype: torch.dtype, integers: Integers | None) -> ManagedFlux:
         return ManagedFlux(manager, self.config, self.tensors, dtype, self.round_to, integers)
 
     def _integers(self, device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
-        if not any(multiplied_as_integers(stored.encoding, stored.shape) for stored in self.tensors.values()):
-            return None
-        return integers_for(device, dtype, compute)
+        return _integers_of(self.tensors, device, dtype, compute)
+
+
+class ControlNetWeights(Weights[ControlNet]):
+    """A ControlNet. Its key names it among those of a run."""
+
+    config: ControlNetConfig
+
+    @property
+    def key(self) -> str:
+        return controlnet_key(self.path)
+
+    def _config(self, shapes: dict[str, tuple[int, ...]]) -> ControlNetConfig:
+        return ControlNetConfig.from_shapes(shapes)
+
+    def _make(self) -> ControlNet:
+        return ControlNet(self.config)
+
+    def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None) -> Resident:
+        return _expanded(self.tensors, device, dtype, None, integers)
+
+    def _manage(self, manager: Manager, dtype: torch.dtype, integers: Integers | None) -> ManagedControlNet:
+        return ManagedControlNet(manager, self.key, self.config, self.tensors, dtype, integers)
+
+    def _integers(self, device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
+        return _integers_of(self.tensors, device, dtype, compute)
 
 
 class ClipWeights(Weights[ClipTextModel]):
@@ -255,3 +278,22 @@ class AutoencoderWeights(Weights[Autoencoder]):
 
     def loaded_bytes(self, dtype: torch.dtype) -> int:
         return sum(stored.numel for stored in self.tensors.values()) * dtype.itemsize
+
+
+def _expanded(
+    tensors: Tensors,
+    device: torch.device,
+    dtype: torch.dtype,
+    round_to: torch.dtype | None,
+    integers: Integers | None,
+) -> Resident:
+    """Expanded once if there is room for it, else each matrix at each use: the numbers are the same."""
+    expanded = sum(stored.numel for stored in tensors.values()) * dtype.itemsize
+    return Resident(device, dtype, round_to=round_to, packed=expanded > FILLED * room(device), integers=integers)
+
+
+def _integers_of(tensors: Tensors, device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
+    """What multiplies matrices that are stored as integers, if there are any."""
+    if not any(multiplied_as_integers(stored.encoding, stored.shape) for stored in tensors.values()):
+        return None
+    return integers_for(device, dtype, compute)

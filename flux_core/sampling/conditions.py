@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..conditioning.controls import ControlUse
 from ..conditioning.entries import Conditioning
 from ..errors import InputError
 from ..images.masks import layers
 from ..images.resize import repeat_to_batch, resize
 from ..models.denoiser_inputs import DenoiserInputs
 from ..models.latents import CELL, CHANNELS, patches, process_in
+from .controls import Control, control_of
 from .schedule import Sampling
 
 DEFAULT_GUIDANCE = 3.5  # what a guidance-distilled model is told when the conditioning does not say
@@ -28,7 +30,6 @@ FEATHER = 8  # cells over which the inner edges of an area fade
 
 # What other nodes may put into a conditioning and this sampler would otherwise drop without a word.
 UNSUPPORTED = {
-    "control": "a ControlNet",
     "gligen": "GLIGEN boxes",
     "hooks": "hooks",
     "default": "the mark of a default conditioning",
@@ -85,6 +86,9 @@ class Condition:
     weight: Tensor | float = 1.0  # how much it counts where; a tensor is [b, 1, h, w], of the area if there is one
     start: float = math.inf  # active while end <= sigma <= start
     end: float = -math.inf
+    control: ControlUse | None = None  # before the pictures are fitted (controls.py), and afterwards in `controls`
+    control_for_others: bool = False  # conditionings of the same guider get it too, if they have none
+    controls: tuple[Control, ...] = ()
 
     def active(self, sigma: float) -> bool:
         return self.end <= sigma <= self.start
@@ -94,8 +98,10 @@ class Condition:
         """Whether it counts fully in every cell."""
         return self.area is None and isinstance(self.weight, float) and self.weight == 1.0
 
-    def inputs(self, x: Tensor, timestep: float, dtype: torch.dtype) -> DenoiserInputs:
+    def inputs(self, x: Tensor, timestep: float, dtype: torch.dtype, sigma: float | None = None) -> DenoiserInputs:
         """The network's inputs for this condition at a state x [B, 16, h, w], of its area if it has one.
+
+        sigma: the noise level, which decides the ControlNets that are active; None: all of them.
 
         x and what it is concatenated with are in `dtype`. timesteps, pooled and guidance are on the CPU.
         """
@@ -112,6 +118,7 @@ class Condition:
             references=tuple(repeat_to_batch(reference, batch) for reference in self.references),
             reference_method=self.reference_method,
             attention_mask=None if mask is None else repeat_to_batch(mask, batch),
+            controls=tuple(control.input(batch) for control in self.controls if control.active(sigma)),
         )
 
 
@@ -131,7 +138,8 @@ def equal_areas(lists: Sequence[list[Condition]]) -> None:
                 match = _surrounding(condition.area, other)
                 if match is not None and match.area != condition.area:
                     c = condition
-                    other.append(replace(match, area=c.area, weight=c.weight, start=c.start, end=c.end))
+                    where = replace(match, area=c.area, weight=c.weight, start=c.start, end=c.end)
+                    other.append(replace(where, control=c.control, control_for_others=c.control_for_others))
 
 
 def _surrounding(area: Area | None, conditions: Sequence[Condition]) -> Condition | None:
@@ -162,6 +170,8 @@ def _condition(tokens: Tensor, values: Mapping[str, Any], canvas: Canvas, sampli
         weight=_weight(values, mask, area, canvas),
         start=_level(sampling, values["start_percent"]) if "start_percent" in values else math.inf,
         end=_level(sampling, values["end_percent"]) if "end_percent" in values else -math.inf,
+        control=control_of(values),
+        control_for_others=bool(values.get("control_apply_to_uncond")),
     )
 
 

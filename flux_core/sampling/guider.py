@@ -182,7 +182,7 @@ class Denoiser:
 
     def _denoised(self, key: Hashable, condition: Condition, x: Tensor, sigma: float, timestep: float) -> Tensor:
         """D of one condition in fp32, of its area if it has one. key: names the condition in this run."""
-        inputs = condition.inputs(x, timestep, self.dtype)
+        inputs = condition.inputs(x, timestep, self.dtype, sigma)
         if self.cache is None or self.cache.setting.keeps == "denoised":
             velocity = self.network(inputs).float()
         else:

@@ -20,6 +20,7 @@ from ..images.latents import Latent
 from ..images.resize import repeat_to_batch
 from ..models import latents
 from .conditions import Canvas, Condition, equal_areas, prepare
+from .controls import fit_controls, share_with_others
 from .finite import Diverged, FiniteCheck
 from .flow import Denoise
 from .guider import CFGGuider, Denoiser, Guider, Model, Run, cached_evaluations
@@ -102,6 +103,8 @@ def sample(
     canvas = Canvas(batch, height, width, model.in_channels, model.device, model.dtype, mask)
     conditions = [prepare(conditioning, canvas, model.sampling) for conditioning in guider.conditionings]
     equal_areas(conditions)
+    share_with_others(conditions)
+    conditions = fit_controls(conditions, canvas, model.sampling)
     watch = _Watch(callback, steps=len(levels) - 1)
     evaluated = sampler.method.evaluated(levels, model.sampling, **sampler.options)
     timesteps = tuple(model.sampling.timestep(level) for level in evaluated)

@@ -37,6 +37,7 @@ FILE_LISTS = {
     "lora_name",
     "image",
     "latent",
+    "control_net_name",
 }
 
 

@@ -175,7 +175,15 @@ RECOGNISED: dict[str, tuple[Shapes, str, str]] = {
         {"controlnet_blocks.0.weight": (8, 8), "controlnet_x_embedder.weight": (8, 8)} | flux_of_diffusers(),
         "controlnet", "InstantX",
     ),
-    "ControlNet by XLabs": ({"controlnet_blocks.0.weight": (8, 8)} | flux(), "controlnet", "XLabs"),
+    "ControlNet by XLabs": (
+        {"controlnet_blocks.0.weight": (8, 8), "input_hint_block.0.weight": (16, 3, 3, 3)} | flux(),
+        "controlnet", "XLabs",
+    ),
+    "ControlNet by MistoLine": ({"controlnet_blocks.0.linear.weight": (8, 8)} | flux(), "controlnet", "MistoLine"),
+    "ControlNet for Qwen-Image": (
+        {"controlnet_blocks.0.weight": (8, 8), "transformer_blocks.0.img_mod.1.weight": (8, 8)},
+        "other", "another model family",
+    ),
     "Redux": ({"redux_up.weight": (8, 8), "redux_down.weight": (8, 8)}, "redux", "Redux"),
     "SigLIP": ({"vision_model.embeddings.patch_embedding.weight": (8, 3, 14, 14)}, "clip_vision", "vision"),
     "embedding": ({"clip_l": (4, 768), "t5xxl": (4, 4096)}, "embedding", "textual inversion"),

@@ -41,6 +41,12 @@ test("a unit that is divided between two homes stays one cell, and the rows stay
   assert.deepEqual(drawn[0].cells[0], halves);
 });
 
+test("the blocks of a ControlNet have rows of their own, named after its file", () => {
+  const names = ["controlnets.union-0a1b2c3d.double_blocks.0.img", "controlnets.union-0a1b2c3d.single_blocks.0.linear", "single_blocks.0.linear"];
+  const drawn = rows(names.map((name) => ({ name, class: "D", bytes: 1 })));
+  assert.deepEqual(drawn.map(({ label }) => label), ["union · double · image", "union · single", "single"]);
+});
+
 test("models of other kinds are grouped by what their units are called", () => {
   const units = ["encoder.block.0", "encoder.block.1", "embeddings"].map((name) => ({ name, class: "D", bytes: 1 }));
   assert.deepEqual(rows(units).map(({ label, cells }) => [label, cells.length]), [["encoder", 2], ["embeddings", 1]]);

@@ -141,6 +141,8 @@ export function rows(units) {
 }
 
 function groupOf(name) {
+  const [, net, own] = CONTROLNET.exec(name) ?? [];
+  if (net) return `${net} · ${groupOf(own)}`;
   const [room, , part] = name.split(".");
   if (room === "double_blocks") return part?.startsWith("txt") ? "double · text" : "double · image";
   if (room === "single_blocks") return "single";
@@ -148,7 +150,10 @@ function groupOf(name) {
 }
 
 /** What the halves of a divided unit have in common. */
-const placeOf = (name) => /^(double_blocks\.\d+\.(img|txt)|single_blocks\.\d+)/.exec(name)?.[0] ?? name;
+const placeOf = (name) => /^(controlnets\.[^.]+\.)?(double_blocks\.\d+\.(img|txt)|single_blocks\.\d+)/.exec(name)?.[0] ?? name;
+
+/** A unit of a ControlNet: the file's name without the number that tells it from others, and the name it has in there. */
+const CONTROLNET = /^controlnets\.([^.]+)-[0-9a-f]{8}\.(.+)$/;
 
 function inRows(label, cells, columns) {
   const out = [];

@@ -1,0 +1,174 @@
+"""ControlNets for FLUX.1: a few blocks like the transformer's, which also see a picture to follow, and what they add.
+
+A ControlNet (Zhang et al. 2023) is evaluated before the transformer with the same latent, text and time. The image
+stream after each of its blocks goes through a layer of its own and is added to the transformer's after several blocks.
+Three families, told by their tensors:
+
+    latent      InstantX, Shakker, alimama: the picture comes as a latent; alimama's has a mask as 17th channel; "union"
+                models have an embedding for each kind of picture, which becomes the first text token
+    picture     XLabs: the picture comes in pixels, through convolutions that make a latent of it
+    mistoline   MistoLine: as XLabs, with other convolutions, and an activation behind the layer of each block
+
+Attribute names are the keys of the files, those of the blocks BFL's. Does not know: devices, storage formats, where the
+picture comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..cancel import check_cancelled
+from ..errors import InputError
+from . import latents
+from .controlnet_config import ControlNetConfig
+from .denoiser_inputs import ControlInput, ControlResiduals, DenoiserInputs
+from .flux_blocks import finite, sinusoids
+from .flux_body import FluxBody
+from .flux_config import FluxConfig
+from .linear import Linear
+from .strides import row_major
+
+DOUBLE_BLOCKS, SINGLE_BLOCKS = 19, 38  # of the transformer that the residuals are spread over
+_STRIDES = {"picture": (1, 1, 2, 1, 2, 1, 2, 1), "mistoline": (1, 1, 1, 2, 1, 2, 1, 2, 1, 1)}  # of the convolutions
+_POINTWISE = {"picture": (), "mistoline": (1, 8)}  # which of them see one pixel; the others see 3 x 3
+
+
+class ControlNet(FluxBody):
+    """What one picture to follow adds to the image tokens of the transformer."""
+
+    def __init__(self, config: ControlNetConfig) -> None:
+        super().__init__(config.body)
+        self.config = config
+        hidden = config.body.hidden
+        self.pos_embed_input = Linear(config.hint_channels * 4, hidden)
+        layer = _ActiveLinear if config.kind == "mistoline" else Linear
+        self.controlnet_blocks = nn.ModuleList(layer(hidden, hidden) for _ in range(config.body.depth))
+        self.controlnet_single_blocks = nn.ModuleList(layer(hidden, hidden) for _ in range(config.body.depth_single))
+        if config.modes:
+            self.controlnet_mode_embedder = nn.Embedding(config.modes, hidden)
+        if config.kind == "picture":
+            self.input_hint_block = _convolutions("picture")
+        if config.kind == "mistoline":
+            self.input_cond_block = _Encoder()
+        self.eval()
+
+    @property
+    def sizes(self) -> FluxConfig:
+        return self.config.body
+
+    def forward(
+        self,
+        inputs: DenoiserInputs,
+        control: ControlInput,
+        *,
+        modulation: Sequence[Tensor] | None = None,
+        run_block: Callable[..., object] | None = None,
+    ) -> ControlResiduals:
+        """What to add to the image tokens, computed in the number type of `inputs.x`, already times the strength.
+
+        modulation, run_block: as for `Flux.forward`.
+        """
+        run: Callable[..., Any] = run_block or (lambda block, *args: block(*args))
+        x = inputs.x[:, : self.sizes.in_channels]
+        if modulation is None:
+            modulation = self.modulations(self.vector(inputs.timesteps, inputs.pooled, inputs.guidance, x.dtype))
+        mods = iter(map(row_major, modulation))
+
+        img = self.img_in(latents.pack(x)) + self.pos_embed_input(self._hint_tokens(control.hint.to(x.dtype), x))
+        txt = self._with_modes(self.txt_in(inputs.context.to(x.dtype)), control.modes)
+        text = txt.shape[1]
+        rope = self.rope(x, text)
+
+        double, single = [], []
+        for block, layer in zip(self.double_blocks, self.controlnet_blocks, strict=True):
+            check_cancelled()
+            img, txt = run(block, img, txt, next(mods), rope)
+            double.append(layer(img) * control.strength)
+        if len(self.single_blocks):
+            both = torch.cat((txt, finite(img)), dim=1)
+            for block, layer in zip(self.single_blocks, self.controlnet_single_blocks, strict=True):
+                check_cancelled()
+                both = run(block, both, next(mods), rope)
+                single.append(layer(both[:, text:]) * control.strength)
+        each = self.config.takes_latent
+        return ControlResiduals(_spread(double, DOUBLE_BLOCKS, each), _spread(single, SINGLE_BLOCKS, each))
+
+    def vector(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """As `FluxBody.vector`, but here the time too is rounded to `dtype` before it is multiplied."""
+        return self._vector(sinusoids(self._placed(timesteps, dtype)), pooled, guidance, dtype)
+
+    def _hint_tokens(self, hint: Tensor, x: Tensor) -> Tensor:
+        """Patches of the picture, [B, T, 4 * hint_channels], of a latent or of what the convolutions make of pixels."""
+        if not self.config.takes_latent:
+            stem = self.input_hint_block if self.config.kind == "picture" else self.input_cond_block
+            hint = stem(hint * 2.0 - 1.0)
+        if hint.shape[1] != self.config.hint_channels:
+            raise InputError(
+                f"This ControlNet takes {self.config.hint_channels} channels and was given {hint.shape[1]}. Connect "
+                "the autoencoder of FLUX.1 to the node that applies it."
+            )
+        assert hint.shape[-2:] == x.shape[-2:], (hint.shape, x.shape)
+        return latents.pack(hint)
+
+    def _with_modes(self, txt: Tensor, modes: tuple[int, ...]) -> Tensor:
+        """txt [B, L, D] with the tokens of these kinds of pictures before it."""
+        if not self.config.modes or not modes:
+            return txt
+        if max(modes) >= self.config.modes:
+            raise InputError(
+                f"This union ControlNet knows the kinds of pictures 0 to {self.config.modes - 1} and was asked for "
+                f"{max(modes)}. Choose another type in SetUnionControlNetType, or auto."
+            )
+        rows = self.controlnet_mode_embedder(torch.tensor(modes, device=txt.device)).to(txt.dtype)
+        return torch.cat((rows.expand(txt.shape[0], -1, -1), txt), dim=1)
+
+
+class _ActiveLinear(nn.Module):
+    """Linear, SiLU."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = Linear(in_features, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.linear(x))
+
+
+class _Encoder(nn.Module):
+    """MistoLine's convolutions, under the name they have in its file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = _convolutions("mistoline")
+
+    def forward(self, picture: Tensor) -> Tensor:
+        out: Tensor = self.encoder(picture)
+        return out
+
+
+def _convolutions(kind: str) -> nn.Sequential:
+    """Pixels [B, 3, 8h, 8w] to [B, 16, h, w], with SiLU between the convolutions."""
+    parts: list[nn.Module] = []
+    for number, stride in enumerate(_STRIDES[kind]):
+        size = 1 if number in _POINTWISE[kind] else 3
+        parts += [nn.Conv2d(3 if number == 0 else 16, 16, size, stride, padding=size // 2), nn.SiLU()]
+    return nn.Sequential(*parts[:-1])
+
+
+def _spread(outputs: Iterable[Tensor], count: int, each: bool) -> tuple[Tensor, ...]:
+    """Outputs for `count` blocks of the transformer: one after the other, each several times, or again and again."""
+    made = list(outputs)
+    if not made:
+        return ()
+    times = -(-count // len(made))
+    return tuple([out for out in made for _ in range(times)] if each else made * times)[:count]
+
+
+def as_linear(layer: nn.Module) -> Linear:
+    """The layer behind a block, whichever family it is of."""
+    return layer if isinstance(layer, Linear) else cast(Linear, layer.linear)

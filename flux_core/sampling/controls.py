@@ -1,0 +1,94 @@
+"""ControlNets of conditions, fitted to one run: the picture to the latent's size, the range to noise levels.
+
+Knows no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..conditioning.controls import ControlUse
+from ..errors import InputError
+from ..images.resize import repeat_to_batch
+from ..models.denoiser_inputs import ControlInput
+from .schedule import Sampling
+
+if TYPE_CHECKING:
+    from .conditions import Canvas, Condition
+
+
+@dataclass(frozen=True)
+class Control:
+    """One ControlNet of a condition, ready for a run. weights: names the network; hint: on the device."""
+
+    weights: Any
+    modes: tuple[int, ...]
+    hint: Tensor
+    strength: float
+    start: float  # active while end <= sigma <= start
+    end: float
+
+    def active(self, sigma: float | None) -> bool:
+        """At this noise level; None: at any."""
+        return sigma is None or self.end <= sigma <= self.start
+
+    def input(self, batch: int) -> ControlInput:
+        hint = self.hint if self.hint.shape[0] == 1 else repeat_to_batch(self.hint, batch)
+        return ControlInput(self.weights.key, hint, self.strength, self.modes)
+
+
+def control_of(values: Mapping[str, Any]) -> ControlUse | None:
+    """The ControlNets of one entry. Raises InputError for one of another program."""
+    use = values.get("control")
+    if use is None or isinstance(use, ControlUse):
+        return use
+    raise InputError(
+        "The conditioning carries a ControlNet that was loaded by another program, which this sampler cannot apply. "
+        "Load and apply it with the nodes of Sluice."
+    )
+
+
+def share_with_others(lists: Sequence[list[Condition]]) -> None:
+    """Give ControlNets of the first list to the others, in place, where the node that applied them says so.
+
+    A list that has ControlNets itself gets none. Entries with an area neither give nor get any.
+    """
+    given = [c.control for c in lists[0] if c.area is None and c.control is not None and c.control_for_others]
+    for other in lists[1:]:
+        whole = [number for number, c in enumerate(other) if c.area is None]
+        if not given or not whole or any(other[number].control is not None for number in whole):
+            continue
+        for turn, control in enumerate(given):
+            number = whole[turn % len(whole)]
+            other[number] = replace(other[number], control=control)
+
+
+def fit_controls(lists: Sequence[list[Condition]], canvas: Canvas, sampling: Sampling) -> list[list[Condition]]:
+    """The conditions with their ControlNets ready. Each picture is fitted, and encoded, once for each size."""
+    hints: dict[Hashable, Tensor] = {}
+
+    def fitted(condition: Condition) -> Condition:
+        if condition.control is None:
+            return condition
+        area = condition.area
+        size = (canvas.height, canvas.width) if area is None else (area.height, area.width)
+        ready = [_ready(use, size, canvas, sampling, hints) for use in condition.control.chain()]
+        return replace(condition, control=None, controls=tuple(ready))
+
+    return [[fitted(condition) for condition in conditions] for conditions in lists]
+
+
+def _ready(
+    use: ControlUse, size: tuple[int, int], canvas: Canvas, sampling: Sampling, hints: dict[Hashable, Tensor]
+) -> Control:
+    key = use.network.weights, id(use.picture), id(use.mask), id(use.autoencoder), size
+    if key not in hints:
+        hint = use.network.hint(use.picture, use.mask, use.autoencoder, *size)
+        hints[key] = hint.to(canvas.device, canvas.dtype)
+    level: Callable[[float], float] = lambda share: torch.tensor(sampling.percent_to_sigma(share)).item()  # noqa: E731
+    return Control(use.network.weights, use.network.modes, hints[key], use.strength, level(use.start), level(use.end))
