@@ -1,7 +1,7 @@
-"""The catalogue of nodes. A node translates: sockets in, one call into flux_core, sockets out.
+"""The table of nodes. A node converts its inputs, makes one call into flux_core, and converts the result.
 
-Ids are ComfyUI's own with our prefix, so that both can stand side by side inside ComfyUI; the standalone program knows
-the classes without the prefix as well (worker/registry.py). The table is literal: others read it without running it.
+Ids are ComfyUI's own with our prefix, so that both exist side by side inside ComfyUI; the standalone program offers
+the classes without the prefix as well (worker/registry.py). Tools read the table, a literal, without running it.
 """
 
 from typing import Any

@@ -11,10 +11,10 @@ Latent = dict[str, Any]
 
 
 class RebatchImages:
-    """Pictures in batches of another size."""
+    """Divide images into batches of another size."""
 
     TITLE = "Rebatch Images"
-    DESCRIPTION = "Cuts batches of pictures into batches of a size; what follows runs once for each."
+    DESCRIPTION = "Divides images into batches of this size. The nodes after it run once for each batch."
     CATEGORY = "image/batch"
     FUNCTION = "cut"
     INPUT_IS_LIST = True
@@ -24,8 +24,8 @@ class RebatchImages:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        size = integer(1, 1, 4096, "Pictures in a batch.")
-        return {"required": {"images": wire(IMAGE, "The pictures."), "batch_size": size}}
+        size = integer(1, 1, 4096, "Images per batch.")
+        return {"required": {"images": wire(IMAGE, "The images."), "batch_size": size}}
 
     def cut(self, images: list[Any], batch_size: list[int]) -> tuple[list[Any]]:
         from ..flux_core.images.batches import cut_images
@@ -34,10 +34,10 @@ class RebatchImages:
 
 
 class RebatchLatents:
-    """Latents in batches of another size."""
+    """Divide latents into batches of another size."""
 
     TITLE = "Rebatch Latents"
-    DESCRIPTION = "Cuts batches of latents into batches of a size; what follows runs once for each."
+    DESCRIPTION = "Divides latents into batches of this size. The nodes after it run once for each batch."
     CATEGORY = "latent/batch"
     FUNCTION = "cut"
     INPUT_IS_LIST = True
@@ -47,7 +47,7 @@ class RebatchLatents:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        size = integer(1, 1, 4096, "Latents in a batch.")
+        size = integer(1, 1, 4096, "Latents per batch.")
         return {"required": {"latents": wire(LATENT, "The latents."), "batch_size": size}}
 
     def cut(self, latents: list[Latent], batch_size: list[int]) -> tuple[list[Latent]]:
@@ -57,18 +57,18 @@ class RebatchLatents:
 
 
 class BatchImagesNode:
-    """Pictures in one batch."""
+    """Join images in one batch."""
 
     TITLE = "Batch Images"
-    DESCRIPTION = "Puts pictures into one batch. All take the size of the first."
+    DESCRIPTION = "Joins images in one batch. All are resized to the size of the first."
     CATEGORY = "image"
     FUNCTION = "join"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("All pictures.",)
+    OUTPUT_TOOLTIPS = ("All images.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"images": growing(IMAGE, "image", "The pictures.", most=50)}}
+        return {"required": {"images": growing(IMAGE, "image", "The images.", most=50)}}
 
     def join(self, images: dict[str, Any]) -> tuple[Any]:
         from ..flux_core.images.batches import join_images
@@ -77,10 +77,10 @@ class BatchImagesNode:
 
 
 class BatchMasksNode:
-    """Masks in one batch."""
+    """Join masks in one batch."""
 
     TITLE = "Batch Masks"
-    DESCRIPTION = "Puts masks into one batch. All take the size of the first."
+    DESCRIPTION = "Joins masks in one batch. All are resized to the size of the first."
     CATEGORY = "mask"
     FUNCTION = "join"
     RETURN_TYPES = (MASK,)
@@ -97,10 +97,10 @@ class BatchMasksNode:
 
 
 class BatchLatentsNode:
-    """Latents in one batch."""
+    """Join latents in one batch."""
 
     TITLE = "Batch Latents"
-    DESCRIPTION = "Puts latents into one batch. All take the size of the first; each keeps its noise."
+    DESCRIPTION = "Joins latents in one batch. All are resized to the size of the first; each keeps its noise."
     CATEGORY = "latent"
     FUNCTION = "join"
     RETURN_TYPES = (LATENT,)
@@ -117,10 +117,10 @@ class BatchLatentsNode:
 
 
 class BatchImagesMasksLatentsNode:
-    """Pictures, masks or latents in one batch."""
+    """Join images, masks or latents in one batch."""
 
     TITLE = "Batch Images/Masks/Latents"
-    DESCRIPTION = "Puts pictures, masks or latents into one batch. All take the size of the first."
+    DESCRIPTION = "Joins images, masks or latents in one batch. All are resized to the size of the first."
     CATEGORY = "utils"
     FUNCTION = "join"
     RETURN_TYPES = ("COMFY_MATCHTYPE_V3",)
@@ -131,7 +131,7 @@ class BatchImagesMasksLatentsNode:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         matched = {"template_id": "input", "allowed_types": "IMAGE,MASK,LATENT"}
-        inputs = growing("COMFY_MATCHTYPE_V3", "input", "Pictures, masks or latents.", most=50, template=matched)
+        inputs = growing("COMFY_MATCHTYPE_V3", "input", "Images, masks or latents.", most=50, template=matched)
         return {"required": {"inputs": inputs}}
 
     def join(self, inputs: dict[str, Any]) -> tuple[Any]:

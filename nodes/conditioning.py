@@ -1,4 +1,4 @@
-"""Texts combined, and said where and when they count: areas, masks, ranges of the denoising."""
+"""Combine encoded prompts, and limit them to areas, masks or ranges of the denoising."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from .sockets import CONDITIONING, MASK, Inputs, choice, number, pixels, wire
 
 Conditioning = list[list[Any]]
 
-STRENGTH = number(1.0, 0.0, 10.0, 0.01, "How much this text counts where several overlap.")
+STRENGTH = number(1.0, 0.0, 10.0, 0.01, "Weight of this prompt where several overlap.")
 
 
 class ConditioningZeroOut:
-    """No text at all."""
+    """Replace a prompt by zeros."""
 
     TITLE = "ConditioningZeroOut"
-    DESCRIPTION = "Sets the text to zeros: a negative prompt that asks for nothing, cheaper than an empty text."
+    DESCRIPTION = "Replaces the encoded prompt by zeros: a negative prompt without content that needs no encoding."
     CATEGORY = "advanced/conditioning"
     FUNCTION = "zero_out"
     RETURN_TYPES = (CONDITIONING,)
-    OUTPUT_TOOLTIPS = ("Zeros in the shape of the text.",)
+    OUTPUT_TOOLTIPS = ("Zeros in the shape of the encoded prompt.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"conditioning": wire(CONDITIONING, "The encoded text.")}}
+        return {"required": {"conditioning": wire(CONDITIONING, "The encoded prompt.")}}
 
     def zero_out(self, conditioning: Conditioning) -> tuple[Conditioning]:
         from ..flux_core.conditioning.entries import zero_out
@@ -32,10 +32,10 @@ class ConditioningZeroOut:
 
 
 class ConditioningCombine:
-    """Two texts side by side."""
+    """Combine two prompts."""
 
     TITLE = "Conditioning (Combine)"
-    DESCRIPTION = "Denoises with both texts and averages what they predict. Every text costs a pass of its own."
+    DESCRIPTION = "Denoises with both prompts and averages the predictions. Each prompt needs an evaluation of its own."
     CATEGORY = "conditioning"
     FUNCTION = "combine"
     RETURN_TYPES = (CONDITIONING,)
@@ -55,21 +55,21 @@ class ConditioningCombine:
 
 
 class ConditioningConcat:
-    """One text after another."""
+    """Concatenate two prompts."""
 
     TITLE = "Conditioning (Concat)"
-    DESCRIPTION = "Appends the tokens of one text to those of another; the summary vector of the first stays."
+    DESCRIPTION = "Appends the tokens of one prompt to those of another. The pooled vector of the first is kept."
     CATEGORY = "conditioning"
     FUNCTION = "concat"
     RETURN_TYPES = (CONDITIONING,)
-    OUTPUT_TOOLTIPS = ("The longer text.",)
+    OUTPUT_TOOLTIPS = ("The longer prompt.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning_to": wire(CONDITIONING, "The text that comes first."),
-                "conditioning_from": wire(CONDITIONING, "The text to append (its first entry)."),
+                "conditioning_to": wire(CONDITIONING, "The first prompt."),
+                "conditioning_from": wire(CONDITIONING, "The prompt to append (its first entry)."),
             }
         }
 
@@ -80,10 +80,10 @@ class ConditioningConcat:
 
 
 class ConditioningAverage:
-    """A blend of two texts."""
+    """Average two prompts."""
 
     TITLE = "ConditioningAverage"
-    DESCRIPTION = "Blends two encoded texts, token by token. Costs a single pass."
+    DESCRIPTION = "Averages two encoded prompts, token by token. Needs only one evaluation per step."
     CATEGORY = "conditioning"
     FUNCTION = "average"
     RETURN_TYPES = (CONDITIONING,)
@@ -94,8 +94,8 @@ class ConditioningAverage:
         return {
             "required": {
                 "conditioning_to": wire(CONDITIONING, "One text."),
-                "conditioning_from": wire(CONDITIONING, "The other text (its first entry)."),
-                "conditioning_to_strength": number(1.0, 0.0, 1.0, 0.01, "Share of the first text."),
+                "conditioning_from": wire(CONDITIONING, "The other prompt (its first entry)."),
+                "conditioning_to_strength": number(1.0, 0.0, 1.0, 0.01, "Share of the first prompt."),
             }
         }
 
@@ -108,20 +108,20 @@ class ConditioningAverage:
 
 
 class ConditioningSetArea:
-    """Let a text count in a rectangle only."""
+    """Limit a prompt to a rectangle."""
 
     TITLE = "Conditioning (Set Area)"
-    DESCRIPTION = "Limits a text to a rectangle, in pixels. Combine it with a text for the rest of the picture."
+    DESCRIPTION = "Limits a prompt to a rectangle in pixels. Combine it with a prompt for the rest of the image."
     CATEGORY = "conditioning"
     FUNCTION = "set_area"
     RETURN_TYPES = (CONDITIONING,)
-    OUTPUT_TOOLTIPS = ("The text with its area.",)
+    OUTPUT_TOOLTIPS = ("The prompt with its area.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The encoded text."),
+                "conditioning": wire(CONDITIONING, "The encoded prompt."),
                 "width": pixels(64, "Width of the area in pixels.", low=64, step=8),
                 "height": pixels(64, "Height of the area in pixels.", low=64, step=8),
                 "x": pixels(0, "Left edge in pixels.", step=8),
@@ -140,22 +140,22 @@ class ConditioningSetArea:
 
 
 class ConditioningSetAreaPercentage:
-    """Let a text count in a part of the picture, whatever its size."""
+    """Limit a prompt to a rectangle given in shares of the image."""
 
     TITLE = "Conditioning (Set Area with Percentage)"
-    DESCRIPTION = "Limits a text to a rectangle, given as shares of the picture."
+    DESCRIPTION = "Limits a prompt to a rectangle, given as shares of the image."
     CATEGORY = "conditioning"
     FUNCTION = "set_area"
     RETURN_TYPES = (CONDITIONING,)
-    OUTPUT_TOOLTIPS = ("The text with its area.",)
+    OUTPUT_TOOLTIPS = ("The prompt with its area.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The encoded text."),
-                "width": number(1.0, 0, 1.0, 0.01, "Width of the area, as a share of the picture's."),
-                "height": number(1.0, 0, 1.0, 0.01, "Height of the area, as a share of the picture's."),
+                "conditioning": wire(CONDITIONING, "The encoded prompt."),
+                "width": number(1.0, 0, 1.0, 0.01, "Width of the area, as a share of the image's width."),
+                "height": number(1.0, 0, 1.0, 0.01, "Height of the area, as a share of the image's height."),
                 "x": number(0, 0, 1.0, 0.01, "Left edge, as a share of the width."),
                 "y": number(0, 0, 1.0, 0.01, "Top edge, as a share of the height."),
                 "strength": STRENGTH,
@@ -172,18 +172,18 @@ class ConditioningSetAreaPercentage:
 
 
 class ConditioningSetAreaStrength:
-    """Say how much a text counts."""
+    """Set a prompt's weight."""
 
     TITLE = "ConditioningSetAreaStrength"
-    DESCRIPTION = "Sets how much a text counts where several overlap."
+    DESCRIPTION = "Sets the weight of a prompt where several overlap."
     CATEGORY = "conditioning"
     FUNCTION = "set_strength"
     RETURN_TYPES = (CONDITIONING,)
-    OUTPUT_TOOLTIPS = ("The text with its strength.",)
+    OUTPUT_TOOLTIPS = ("The prompt with its strength.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"conditioning": wire(CONDITIONING, "The encoded text."), "strength": STRENGTH}}
+        return {"required": {"conditioning": wire(CONDITIONING, "The encoded prompt."), "strength": STRENGTH}}
 
     def set_strength(self, conditioning: Conditioning, strength: float) -> tuple[Conditioning]:
         from ..flux_core.conditioning.entries import with_values
@@ -192,24 +192,24 @@ class ConditioningSetAreaStrength:
 
 
 class ConditioningSetMask:
-    """Let a text count where a mask is white."""
+    """Limit a prompt to a mask."""
 
     TITLE = "Conditioning (Set Mask)"
-    DESCRIPTION = "Limits a text to a mask. With mask bounds only the masked part is denoised, which saves time."
+    DESCRIPTION = "Limits a prompt to a mask. With mask bounds only the mask's bounding box is evaluated: faster."
     CATEGORY = "conditioning"
     FUNCTION = "set_mask"
     RETURN_TYPES = (CONDITIONING,)
-    OUTPUT_TOOLTIPS = ("The text with its mask.",)
+    OUTPUT_TOOLTIPS = ("The prompt with its mask.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The encoded text."),
-                "mask": wire(MASK, "Where the text counts: 1 is fully, 0 not at all."),
+                "conditioning": wire(CONDITIONING, "The encoded prompt."),
+                "mask": wire(MASK, "Where the prompt applies: 1 fully, 0 not at all."),
                 "strength": STRENGTH,
                 "set_cond_area": choice(
-                    ["default", "mask bounds"], "Denoise everything, or only the mask's bounding box."
+                    ["default", "mask bounds"], "Evaluate the whole image, or only the mask's bounding box."
                 ),
             }
         }
@@ -225,22 +225,22 @@ class ConditioningSetMask:
 
 
 class ConditioningSetTimestepRange:
-    """Let a text count for a part of the denoising."""
+    """Limit a prompt to a part of the denoising."""
 
     TITLE = "ConditioningSetTimestepRange"
-    DESCRIPTION = "Uses a text only for a part of the denoising: 0 is pure noise, 1 the finished picture."
+    DESCRIPTION = "Uses a prompt only for a part of the denoising: 0 is pure noise, 1 the finished image."
     CATEGORY = "advanced/conditioning"
     FUNCTION = "set_range"
     RETURN_TYPES = (CONDITIONING,)
-    OUTPUT_TOOLTIPS = ("The text with its range.",)
+    OUTPUT_TOOLTIPS = ("The prompt with its range.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The encoded text."),
-                "start": number(0.0, 0.0, 1.0, 0.001, "Where the text begins to count."),
-                "end": number(1.0, 0.0, 1.0, 0.001, "Where it ceases to count."),
+                "conditioning": wire(CONDITIONING, "The encoded prompt."),
+                "start": number(0.0, 0.0, 1.0, 0.001, "Where the prompt begins to apply."),
+                "end": number(1.0, 0.0, 1.0, 0.001, "Where it stops."),
             }
         }
 

@@ -1,4 +1,4 @@
-"""ControlNets: a picture whose edges, depth or poses the model follows."""
+"""ControlNets: an image whose edges, depth or poses the model follows."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class DiffControlNetLoader(ControlNetLoader):
 
 
 class SetUnionControlNetType:
-    """Which kind of picture a union ControlNet is shown."""
+    """Which kind of image a union ControlNet is shown."""
 
     TITLE = "SetUnionControlNetType"
     DESCRIPTION = (
-        "Tells a union ControlNet which kind of picture it follows. As in ComfyUI, a name stands for the number that "
+        "Tells a union ControlNet which kind of image it follows. As in ComfyUI, a name stands for the number that "
         "SDXL's union model gives it: 0 openpose, 1 depth, 2 hed, 3 canny, 4 normal, 5 segment, 6 tile, 7 repaint. "
         "Union models for FLUX.1 have other numbers: 0 canny, 1 tile, 2 depth, 3 blur, 4 pose, 5 gray, 6 low quality."
     )
@@ -89,14 +89,14 @@ class SetUnionControlNetType:
 
 
 def _strength() -> Any:
-    return number(1.0, 0.0, 10.0, 0.01, "How closely the picture is followed; 0 leaves the ControlNet out.")
+    return number(1.0, 0.0, 10.0, 0.01, "How closely the image is followed; 0 leaves the ControlNet out.")
 
 
 def _range() -> dict[str, Any]:
     """From when to when."""
     return {
-        "start_percent": number(0.0, 0.0, 1.0, 0.001, "From here on, of the way from noise to picture."),
-        "end_percent": number(1.0, 0.0, 1.0, 0.001, "Up to here, of the way from noise to picture."),
+        "start_percent": number(0.0, 0.0, 1.0, 0.001, "From here on, of the way from noise to image."),
+        "end_percent": number(1.0, 0.0, 1.0, 0.001, "Up to here, of the way from noise to image."),
     }
 
 
@@ -105,7 +105,7 @@ class ControlNetApply:
 
     TITLE = "Apply ControlNet (OLD)"
     DESCRIPTION = (
-        "Has the model follow a picture. For ControlNets that see pixels (XLabs); others need the node with vae."
+        "Has the model follow an image. For ControlNets that see pixels (XLabs); others need the node with vae."
     )
     CATEGORY = "conditioning/controlnet"
     DEPRECATED = True
@@ -119,7 +119,7 @@ class ControlNetApply:
             "required": {
                 "conditioning": wire(CONDITIONING, "The prompt. The negative one gets the ControlNet as well."),
                 "control_net": wire(CONTROL_NET, "The ControlNet."),
-                "image": wire(IMAGE, "The picture to follow."),
+                "image": wire(IMAGE, "The image to follow."),
                 "strength": _strength(),
             }
         }
@@ -136,7 +136,7 @@ class ControlNetApplyAdvanced:
     """Prompt and negative prompt with a ControlNet."""
 
     TITLE = "Apply ControlNet"
-    DESCRIPTION = "Has the model follow a picture: its edges, depth or poses. Several may follow one another."
+    DESCRIPTION = "Makes the model follow an image: its edges, depth or poses. Chain several nodes for several images."
     CATEGORY = "conditioning/controlnet"
     FUNCTION = "apply"
     RETURN_TYPES = (CONDITIONING, CONDITIONING)
@@ -148,11 +148,11 @@ class ControlNetApplyAdvanced:
         return {
             "required": {
                 **_prompts(),
-                "image": wire(IMAGE, "The picture to follow."),
+                "image": wire(IMAGE, "The image to follow."),
                 "strength": _strength(),
                 **_range(),
             },
-            "optional": {"vae": wire(VAE, "The autoencoder, for ControlNets that see the picture as a latent.")},
+            "optional": {"vae": wire(VAE, "The autoencoder, for ControlNets that see the image as a latent.")},
         }
 
     def apply(
@@ -186,8 +186,8 @@ class ControlNetApplySD3(ControlNetApplyAdvanced):
         return {
             "required": {
                 **_prompts(),
-                "vae": wire(VAE, "The autoencoder, for ControlNets that see the picture as a latent."),
-                "image": wire(IMAGE, "The picture to follow."),
+                "vae": wire(VAE, "The autoencoder, for ControlNets that see the image as a latent."),
+                "image": wire(IMAGE, "The image to follow."),
                 "strength": _strength(),
                 **_range(),
             }
@@ -198,7 +198,7 @@ class ControlNetInpaintingAliMamaApply(ControlNetApplyAdvanced):
     """A ControlNet for inpainting, with the mask of what to paint."""
 
     TITLE = "ControlNetInpaintingAliMamaApply"
-    DESCRIPTION = "Has alimama's inpainting ControlNet paint what is masked so that it fits the rest of the picture."
+    DESCRIPTION = "Has alimama's inpainting ControlNet paint what is masked so that it fits the rest of the image."
     FUNCTION = "apply_inpaint"
 
     @classmethod
@@ -207,8 +207,8 @@ class ControlNetInpaintingAliMamaApply(ControlNetApplyAdvanced):
             "required": {
                 **_prompts(),
                 "vae": wire(VAE, "The autoencoder."),
-                "image": wire(IMAGE, "The picture."),
-                "mask": wire(MASK, "What to paint anew."),
+                "image": wire(IMAGE, "The image."),
+                "mask": wire(MASK, "The part to repaint."),
                 "strength": _strength(),
                 **_range(),
             }

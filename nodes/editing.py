@@ -1,4 +1,4 @@
-"""Pictures that steer: reference pictures (Kontext), structure (Canny, Depth), the rest of a picture (Fill)."""
+"""Conditioning by images: references (Kontext), structure (Canny, Depth), inpainting (Fill)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Latent = dict[str, Any]
 
 
 class InstructPixToPixConditioning:
-    """A control picture beside the noise: FLUX.1-Canny, FLUX.1-Depth."""
+    """Add a control image for FLUX.1-Canny or FLUX.1-Depth."""
 
-    DESCRIPTION = "Gives the model a picture to follow: edges for FLUX.1-Canny, a depth map for FLUX.1-Depth."
+    DESCRIPTION = "Gives the model an image to follow: edges for FLUX.1-Canny, a depth map for FLUX.1-Depth."
     CATEGORY = "conditioning/instructpix2pix"
     FUNCTION = "encode"
     RETURN_TYPES = (CONDITIONING, CONDITIONING, LATENT)
     RETURN_NAMES = ("positive", "negative", "latent")
-    OUTPUT_TOOLTIPS = ("The prompt with the picture.", "The negative prompt with the picture.", "An empty latent.")
+    OUTPUT_TOOLTIPS = ("The prompt with the image.", "The negative prompt with the image.", "An empty latent.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -27,7 +27,7 @@ class InstructPixToPixConditioning:
                 "positive": wire(CONDITIONING, "The prompt."),
                 "negative": wire(CONDITIONING, "The negative prompt; unused at cfg 1."),
                 "vae": wire(VAE, "The autoencoder."),
-                "pixels": wire(IMAGE, "The picture to follow."),
+                "pixels": wire(IMAGE, "The image to follow."),
             }
         }
 
@@ -44,15 +44,15 @@ class InstructPixToPixConditioning:
 
 
 class InpaintModelConditioning:
-    """The kept part of a picture and the mask: FLUX.1-Fill."""
+    """Add the image and the mask for FLUX.1-Fill."""
 
     TITLE = "InpaintModelConditioning"
-    DESCRIPTION = "Gives FLUX.1-Fill the picture and the mask of what to paint anew."
+    DESCRIPTION = "Gives FLUX.1-Fill the image and the mask of the part to repaint."
     CATEGORY = "conditioning/inpaint"
     FUNCTION = "encode"
     RETURN_TYPES = (CONDITIONING, CONDITIONING, LATENT)
     RETURN_NAMES = ("positive", "negative", "latent")
-    OUTPUT_TOOLTIPS = ("The prompt with the picture.", "The negative prompt with the picture.", "The picture's latent.")
+    OUTPUT_TOOLTIPS = ("The prompt with the image.", "The negative prompt with the image.", "The image's latent.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -61,8 +61,8 @@ class InpaintModelConditioning:
                 "positive": wire(CONDITIONING, "The prompt."),
                 "negative": wire(CONDITIONING, "The negative prompt; unused at cfg 1."),
                 "vae": wire(VAE, "The autoencoder."),
-                "pixels": wire(IMAGE, "The picture."),
-                "mask": wire(MASK, "What to paint anew."),
+                "pixels": wire(IMAGE, "The image."),
+                "mask": wire(MASK, "The part to repaint."),
                 "noise_mask": switch(True, "Also keep everything outside the mask exactly as it is."),
             }
         }
@@ -84,9 +84,9 @@ class InpaintModelConditioning:
 
 
 class ReferenceLatent:
-    """A picture to edit or to take things from: FLUX.1-Kontext."""
+    """Add a reference image for FLUX.1-Kontext."""
 
-    DESCRIPTION = "Shows the model a picture to work from (FLUX.1-Kontext). Several may follow one another."
+    DESCRIPTION = "Gives the model a reference image (FLUX.1-Kontext). Chain several nodes for several images."
     CATEGORY = "advanced/conditioning/edit_models"
     FUNCTION = "append"
     RETURN_TYPES = (CONDITIONING,)
@@ -96,7 +96,7 @@ class ReferenceLatent:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {"conditioning": wire(CONDITIONING, "The prompt.")},
-            "optional": {"latent": wire(LATENT, "The encoded picture.")},
+            "optional": {"latent": wire(LATENT, "The encoded image.")},
         }
 
     def append(self, conditioning: Conditioning, latent: Latent | None = None) -> tuple[Conditioning]:
@@ -108,9 +108,9 @@ class ReferenceLatent:
 
 
 class FluxKontextMultiReferenceLatentMethod:
-    """How several reference pictures are laid out."""
+    """Set how several reference images are positioned."""
 
-    DESCRIPTION = "Says where the model finds several reference pictures. offset is Kontext's own way."
+    DESCRIPTION = "Sets the positions of several reference images. offset is what Kontext was trained with."
     CATEGORY = "advanced/conditioning/flux"
     EXPERIMENTAL = True
     FUNCTION = "set_method"
@@ -119,7 +119,7 @@ class FluxKontextMultiReferenceLatentMethod:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        tip = "offset: side by side on one sheet. index: a sheet each. uxo/uno: along the picture's diagonal."
+        tip = "offset: side by side. index: each with an index of its own. uxo/uno: along the image's diagonal."
         return {
             "required": {
                 "conditioning": wire(CONDITIONING, "The prompt."),

@@ -1,4 +1,4 @@
-"""Schedules that ask no model for its levels: by formulas of other kinds of models, and by published lists."""
+"""Schedules that do not depend on the model: formulas of other kinds of models, and published lists."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PolyexponentialScheduler:
                 "steps": integer(20, 1, 10000, STEPS_TIP),
                 "sigma_max": number(14.614642, 0.0, 5000.0, 0.01, "The first level; 1 for FLUX.1.", round=False),
                 "sigma_min": number(0.0291675, 0.0, 5000.0, 0.01, "The last level before 0.", round=False),
-                "rho": number(1.0, 0.0, 100.0, 0.01, "Larger takes more steps at low noise.", round=False),
+                "rho": number(1.0, 0.0, 100.0, 0.01, "A larger value takes more steps at low noise.", round=False),
             }
         }
 
@@ -36,10 +36,10 @@ class PolyexponentialScheduler:
 
 
 class LaplaceScheduler:
-    """Levels as a Laplace distribution has them."""
+    """Levels by a Laplace distribution."""
 
     TITLE = "LaplaceScheduler"
-    DESCRIPTION = "Noise levels by a Laplace distribution of their logarithm, dense about its middle."
+    DESCRIPTION = "Noise levels whose logarithm follows a Laplace distribution: dense around its mean."
     CATEGORY = "sampling/custom_sampling/schedulers"
     FUNCTION = "schedule"
     RETURN_TYPES = (SIGMAS,)
@@ -52,8 +52,8 @@ class LaplaceScheduler:
                 "steps": integer(20, 1, 10000, STEPS_TIP),
                 "sigma_max": number(14.614642, 0.0, 5000.0, 0.01, "The largest level; 1 for FLUX.1.", round=False),
                 "sigma_min": number(0.0291675, 0.0, 5000.0, 0.01, "The smallest level.", round=False),
-                "mu": number(0.0, -10.0, 10.0, 0.1, "The logarithm of the level in the middle.", round=False),
-                "beta": number(0.5, 0.0, 10.0, 0.1, "How far the levels spread about it.", round=False),
+                "mu": number(0.0, -10.0, 10.0, 0.1, "The mean of the logarithm of the levels.", round=False),
+                "beta": number(0.5, 0.0, 10.0, 0.1, "The scale of the distribution.", round=False),
             }
         }
 
@@ -64,7 +64,7 @@ class LaplaceScheduler:
 
 
 class VPScheduler:
-    """Levels as variance-preserving models have them."""
+    """Levels of variance-preserving diffusion models."""
 
     TITLE = "VPScheduler"
     DESCRIPTION = "The noise levels of a variance-preserving diffusion. They begin far above FLUX.1's 1."
@@ -78,8 +78,8 @@ class VPScheduler:
         return {
             "required": {
                 "steps": integer(20, 1, 10000, STEPS_TIP),
-                "beta_d": number(19.9, 0.0, 5000.0, 0.01, "How quickly noise comes in as time goes on.", round=False),
-                "beta_min": number(0.1, 0.0, 5000.0, 0.01, "How quickly noise comes in at first.", round=False),
+                "beta_d": number(19.9, 0.0, 5000.0, 0.01, "Growth of the noise rate over time.", round=False),
+                "beta_min": number(0.1, 0.0, 5000.0, 0.01, "Noise rate at the beginning.", round=False),
                 "eps_s": number(0.001, 0.0, 1.0, 0.0001, "The time of the last level.", round=False),
             }
         }
@@ -91,9 +91,9 @@ class VPScheduler:
 
 
 class AlignYourStepsScheduler:
-    """Levels found for other models."""
+    """Levels optimised for other models."""
 
-    DESCRIPTION = "Noise levels found by Align Your Steps for Stable Diffusion. They begin far above FLUX.1's 1."
+    DESCRIPTION = "Noise levels optimised by Align Your Steps for Stable Diffusion. They begin far above FLUX.1's 1."
     CATEGORY = "sampling/custom_sampling/schedulers"
     FUNCTION = "schedule"
     RETURN_TYPES = (SIGMAS,)
@@ -103,7 +103,7 @@ class AlignYourStepsScheduler:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model_type": choice(["SD1", "SDXL", "SVD"], "The model the levels were found for."),
+                "model_type": choice(["SD1", "SDXL", "SVD"], "The model that the levels were optimised for."),
                 "steps": integer(10, 1, 10000, STEPS_TIP),
                 "denoise": number(1.0, 0.0, 1.0, 0.01, DENOISE_TIP),
             }
@@ -116,9 +116,9 @@ class AlignYourStepsScheduler:
 
 
 class OptimalStepsScheduler:
-    """Levels found for few steps."""
+    """Levels optimised for few steps."""
 
-    DESCRIPTION = "Noise levels found by OptimalSteps, for FLUX.1 as well: made for about ten steps."
+    DESCRIPTION = "Noise levels optimised by OptimalSteps, also for FLUX.1, for about ten steps."
     CATEGORY = "sampling/custom_sampling/schedulers"
     FUNCTION = "schedule"
     RETURN_TYPES = (SIGMAS,)
@@ -128,7 +128,7 @@ class OptimalStepsScheduler:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model_type": choice(["FLUX", "Wan", "Chroma"], "The model the levels were found for."),
+                "model_type": choice(["FLUX", "Wan", "Chroma"], "The model that the levels were optimised for."),
                 "steps": integer(20, 3, 1000, STEPS_TIP),
                 "denoise": number(1.0, 0.0, 1.0, 0.01, DENOISE_TIP),
             }

@@ -1,4 +1,4 @@
-"""Formulas of named numbers, computed by the package simpleeval, which runs no code of theirs."""
+"""Formulas of named numbers, evaluated by the package simpleeval, which cannot run other code."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MAX_EXPONENT = 4000
 
 
 def evaluate(expression: str, values: Mapping[str, Any], more: Mapping[str, Callable[..., Any]] | None = None) -> float:
-    """A formula's number. Raises InputError for a wrong formula, SluiceError without the package.
+    """The value of a formula. Raises InputError for a wrong formula, SluiceError without the package.
 
-    The formula knows the values by their names, all of them as `values`, the functions below, and `more`.
+    The formula can use the values by name, all of them as `values`, the functions below, and `more`.
     """
     try:
         from simpleeval import simple_eval
@@ -25,10 +25,10 @@ def evaluate(expression: str, values: Mapping[str, Any], more: Mapping[str, Call
     names = {**values, "values": list(values.values())}
     try:
         result = simple_eval(expression, names=names, functions={**FUNCTIONS, **(more or {})})
-    except Exception as error:  # whatever the formula came to
+    except Exception as error:  # any error of the formula
         raise InputError(f"The formula {expression!r} cannot be computed: {error}") from error
     if not isinstance(result, (int, float)):
-        raise InputError(f"The formula {expression!r} gives {result!r}, which is no number.")
+        raise InputError(f"The formula {expression!r} gives {result!r}, which is not a number.")
     try:
         finite = math.isfinite(float(result))
     except OverflowError:

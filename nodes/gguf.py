@@ -1,4 +1,4 @@
-"""Loaders under the names that GGUF workflows use. Our other loaders read GGUF as well: the file says what it is."""
+"""Loaders under the names that GGUF workflows use. Our other loaders read GGUF files as well."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class UnetLoaderGGUF(FromFiles):
 
 
 class UnetLoaderGGUFAdvanced(UnetLoaderGGUF):
-    """The same. Its settings are about sparing memory, which is managed here."""
+    """The same. Its settings have no effect, because memory is managed here."""
 
     TITLE = "Unet Loader (GGUF/Advanced)"
-    DESCRIPTION = "The same as Unet Loader (GGUF): how blocks and LoRAs are computed is not set by hand here."
+    DESCRIPTION = "The same as Unet Loader (GGUF). The additional settings have no effect here."
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -42,12 +42,12 @@ class UnetLoaderGGUFAdvanced(UnetLoaderGGUF):
             "required": {
                 **super().INPUT_TYPES()["required"],
                 "dequant_dtype": choice(
-                    NUMBERS, "Without effect here: blocks are decoded exactly and rounded once.", default="default"
+                    NUMBERS, "No effect here: blocks are decoded exactly and rounded once.", default="default"
                 ),
                 "patch_dtype": choice(
-                    NUMBERS, "Without effect here: LoRAs are computed beside the weights.", default="default"
+                    NUMBERS, "No effect here: LoRAs are computed as side branches.", default="default"
                 ),
-                "patch_on_device": switch(False, "Without effect here: LoRAs are where the model computes."),
+                "patch_on_device": switch(False, "No effect here: LoRAs are on the model's device."),
             }
         }
 
@@ -58,7 +58,7 @@ class UnetLoaderGGUFAdvanced(UnetLoaderGGUF):
 
 
 class CLIPLoaderGGUF(FromFiles):
-    """One file with text encoders, of any kind."""
+    """Load one file with both text encoders, of any format."""
 
     TITLE = "CLIPLoader (GGUF)"
     DESCRIPTION = "Loads one file with both text encoders of FLUX.1. For two files use DualCLIPLoader (GGUF)."
@@ -73,7 +73,7 @@ class CLIPLoaderGGUF(FromFiles):
         return {
             "required": {
                 "clip_name": cls.files("text_encoders", "The file."),
-                "type": choice(SINGLE_TYPES, "Without effect here: the file itself says what it holds."),
+                "type": choice(SINGLE_TYPES, "No effect here: the type is read from the file."),
             }
         }
 
@@ -82,7 +82,7 @@ class CLIPLoaderGGUF(FromFiles):
 
 
 class DualCLIPLoaderGGUF(FromFiles):
-    """Both text encoders, of which either may be a GGUF file."""
+    """Load both text encoders from two files, each of any format."""
 
     TITLE = "DualCLIPLoader (GGUF)"
     DESCRIPTION = "Loads CLIP-L and T5-XXL, in either order, each from a safetensors or a GGUF file. The type is flux."
@@ -96,9 +96,9 @@ class DualCLIPLoaderGGUF(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "clip_name1": cls.files("text_encoders", "One of the two: clip_l or t5xxl."),
-                "clip_name2": cls.files("text_encoders", "The other one."),
-                "type": choice(DUAL_TYPES, "flux; the others are for models that do not run here."),
+                "clip_name1": cls.files("text_encoders", "One of the two files: clip_l or t5xxl."),
+                "clip_name2": cls.files("text_encoders", "The other file."),
+                "type": choice(DUAL_TYPES, "flux; the other types are for models that Sluice does not run."),
             }
         }
 

@@ -1,4 +1,4 @@
-"""What a denoising is made of: noise, an algorithm, and a guider, which is a model with its prompts."""
+"""The parts of a denoising run: noise, a sampler, and a guider, which is a model with its prompts."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ SAMPLERS = (
     "uni_pc",
     "uni_pc_bh2",
 )
-SAMPLER_TIP = "The algorithm. euler asks the model once a step; heun, dpm_2 and dpmpp_sde twice."
-CFG_TIP = "Guidance by a negative prompt. 1 is off and twice as fast: FLUX.1 brings its own guidance."
+SAMPLER_TIP = "The sampler. euler evaluates the model once per step; heun, dpm_2 and dpmpp_sde twice."
+CFG_TIP = "Guidance by a negative prompt. 1 is off and twice as fast: FLUX.1 has guidance built in."
 NEGATIVE_TIP = "What to avoid; unused at cfg 1."
 
 
@@ -66,7 +66,7 @@ class BasicGuider(HostedNode):
     """A model and one prompt."""
 
     TITLE = "BasicGuider"
-    DESCRIPTION = "Steers the model by one prompt. All that FLUX.1 needs: its guidance is in the prompt."
+    DESCRIPTION = "Guides the model by one prompt. This is enough for FLUX.1, whose guidance is part of the prompt."
     CATEGORY = "sampling/custom_sampling/guiders"
     FUNCTION = "guide"
     RETURN_TYPES = (GUIDER,)
@@ -77,7 +77,7 @@ class BasicGuider(HostedNode):
         return {
             "required": {
                 "model": wire(MODEL, "The model that denoises."),
-                "conditioning": wire(CONDITIONING, "What the picture should show."),
+                "conditioning": wire(CONDITIONING, "What the image should show."),
             }
         }
 
@@ -91,7 +91,7 @@ class CFGGuider(HostedNode):
     """A model, a prompt and a negative prompt."""
 
     TITLE = "CFGGuider"
-    DESCRIPTION = "Steers the model by a prompt and a negative prompt. Twice the time, unless cfg is 1."
+    DESCRIPTION = "Guides the model by a prompt and a negative prompt. Twice the time, unless cfg is 1."
     CATEGORY = "sampling/custom_sampling/guiders"
     FUNCTION = "guide"
     RETURN_TYPES = (GUIDER,)
@@ -102,7 +102,7 @@ class CFGGuider(HostedNode):
         return {
             "required": {
                 "model": wire(MODEL, "The model that denoises."),
-                "positive": wire(CONDITIONING, "What the picture should show."),
+                "positive": wire(CONDITIONING, "What the image should show."),
                 "negative": wire(CONDITIONING, NEGATIVE_TIP),
                 "cfg": cfg(),
             }
@@ -118,7 +118,7 @@ class DualCFGGuider(HostedNode):
     """A model, two prompts and a negative prompt."""
 
     TITLE = "DualCFGGuider"
-    DESCRIPTION = "Steers the model by two prompts of separate strength and a negative one. Three times the time."
+    DESCRIPTION = "Guides the model by two prompts with separate strengths and a negative prompt. Three times the time."
     CATEGORY = "sampling/custom_sampling/guiders"
     FUNCTION = "guide"
     RETURN_TYPES = (GUIDER,)
@@ -130,11 +130,11 @@ class DualCFGGuider(HostedNode):
             "required": {
                 "model": wire(MODEL, "The model that denoises."),
                 "cond1": wire(CONDITIONING, "The main prompt."),
-                "cond2": wire(CONDITIONING, "The prompt it is set off against."),
+                "cond2": wire(CONDITIONING, "The second prompt."),
                 "negative": wire(CONDITIONING, "What to avoid."),
                 "cfg_conds": cfg(),
                 "cfg_cond2_negative": cfg(),
-                "style": choice(["regular", "nested"], "How the three are combined."),
+                "style": choice(["regular", "nested"], "How the three predictions are combined."),
             }
         }
 
@@ -155,10 +155,10 @@ class DualCFGGuider(HostedNode):
 
 
 class KSamplerSelect:
-    """A sampler by its name."""
+    """Choose a sampler by its name."""
 
     TITLE = "KSamplerSelect"
-    DESCRIPTION = "Picks the algorithm that steps from noise to picture."
+    DESCRIPTION = "Chooses the sampler: the algorithm that goes from noise to an image."
     CATEGORY = "sampling/custom_sampling/samplers"
     FUNCTION = "select"
     RETURN_TYPES = (SAMPLER,)
@@ -178,7 +178,7 @@ class RandomNoise:
     """Noise from a seed."""
 
     TITLE = "RandomNoise"
-    DESCRIPTION = "The noise a picture starts from."
+    DESCRIPTION = "The random noise that denoising starts from."
     CATEGORY = "sampling/custom_sampling/noise"
     FUNCTION = "make"
     RETURN_TYPES = (NOISE,)
@@ -198,7 +198,7 @@ class DisableNoise:
     """No noise."""
 
     TITLE = "DisableNoise"
-    DESCRIPTION = "No noise at the start, for a second sampler that goes on where another stopped."
+    DESCRIPTION = "No noise at the start, for a second sampler that continues where another stopped."
     CATEGORY = "sampling/custom_sampling/noise"
     FUNCTION = "make"
     RETURN_TYPES = (NOISE,)

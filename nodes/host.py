@@ -100,7 +100,7 @@ class Host:
             return ""
         return f"{path} {status.st_size} {status.st_mtime_ns}"
 
-    def pictures(self) -> list[str]:
+    def images(self) -> list[str]:
         """The image files directly in the input folder, and those that are shipped with Sluice."""
         return self.inputs(PICTURE_FILES)
 
@@ -109,7 +109,7 @@ class Host:
         files = [file for folder in (self.input, TINY_INPUT) if folder.is_dir() for file in folder.iterdir()]
         return sorted({file.name for file in files if file.suffix.lower() in endings})
 
-    def picture(self, name: str) -> Path:
+    def file(self, name: str) -> Path:
         """The path of a file named in a workflow; the name may end in [input], [output] or [temp].
 
         Raises MissingFileError, or InputError for a name outside the folder.

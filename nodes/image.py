@@ -1,4 +1,4 @@
-"""Pictures: resized, batched, inverted, padded, laid over one another. Files are in image_files.py."""
+"""Resize, batch, invert, pad and composite images. Files are in image_files.py."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any
 from .sockets import IMAGE, MASK, Inputs, choice, integer, number, pixels, switch, wire
 
 METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
-METHOD_TIP = "How values between pixels are found. lanczos keeps most detail when a picture becomes smaller."
+METHOD_TIP = "The interpolation method. lanczos keeps the most detail when an image becomes smaller."
 CROP = ("disabled", "center")
 
 
 class ImageScale:
-    """Another size."""
+    """Resize to a size."""
 
     TITLE = "Upscale Image"
-    DESCRIPTION = "Resizes a picture."
+    DESCRIPTION = "Resizes an image."
     CATEGORY = "image/upscaling"
     FUNCTION = "upscale"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The resized picture.",)
+    OUTPUT_TOOLTIPS = ("The resized image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The picture."),
+                "image": wire(IMAGE, "The image."),
                 "upscale_method": choice(METHODS, METHOD_TIP),
-                "width": pixels(512, "Width in pixels. 0 follows the height."),
-                "height": pixels(512, "Height in pixels. 0 follows the width."),
-                "crop": choice(CROP, "center cuts the longer side first, so that nothing is stretched."),
+                "width": pixels(512, "Width in pixels. 0 keeps the aspect ratio."),
+                "height": pixels(512, "Height in pixels. 0 keeps the aspect ratio."),
+                "crop": choice(CROP, "center crops the longer side first, so that nothing is distorted."),
             }
         }
 
@@ -40,20 +40,20 @@ class ImageScale:
 
 
 class ImageScaleBy:
-    """A multiple of the size."""
+    """Resize by a factor."""
 
     TITLE = "Upscale Image By"
-    DESCRIPTION = "Resizes a picture by a factor."
+    DESCRIPTION = "Resizes an image by a factor."
     CATEGORY = "image/upscaling"
     FUNCTION = "upscale"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The resized picture.",)
+    OUTPUT_TOOLTIPS = ("The resized image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The picture."),
+                "image": wire(IMAGE, "The image."),
                 "upscale_method": choice(METHODS, METHOD_TIP),
                 "scale_by": number(1.0, 0.01, 8.0, 0.01, "Factor for both sides."),
             }
@@ -67,19 +67,19 @@ class ImageScaleBy:
 
 
 class ImageScaleToTotalPixels:
-    """As many pixels as the model likes."""
+    """Resize to a number of pixels."""
 
-    DESCRIPTION = "Resizes a picture to a number of megapixels and keeps its shape. FLUX.1 likes about one."
+    DESCRIPTION = "Resizes an image to a number of megapixels and keeps its aspect ratio. About one is best for FLUX.1."
     CATEGORY = "image/upscaling"
     FUNCTION = "upscale"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The resized picture.",)
+    OUTPUT_TOOLTIPS = ("The resized image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The picture."),
+                "image": wire(IMAGE, "The image."),
                 "upscale_method": choice(METHODS, METHOD_TIP),
                 "megapixels": number(1.0, 0.01, 16.0, 0.01, "Size in units of 1024 x 1024 pixels."),
             },
@@ -94,17 +94,17 @@ class ImageScaleToTotalPixels:
 
 
 class FluxKontextImageScale:
-    """A size FLUX.1-Kontext was trained on."""
+    """Resize to a size that FLUX.1-Kontext was trained on."""
 
-    DESCRIPTION = "Resizes and crops a picture to the nearest size FLUX.1-Kontext was trained on."
+    DESCRIPTION = "Resizes and crops an image to the nearest size FLUX.1-Kontext was trained on."
     CATEGORY = "advanced/conditioning/flux"
     FUNCTION = "scale"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The resized picture.",)
+    OUTPUT_TOOLTIPS = ("The resized image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": wire(IMAGE, "The picture.")}}
+        return {"required": {"image": wire(IMAGE, "The image.")}}
 
     def scale(self, image: Any) -> tuple[Any]:
         from ..flux_core.images.resize import kontext_size, resize_image
@@ -114,21 +114,21 @@ class FluxKontextImageScale:
 
 
 class ImageBatch:
-    """Two pictures in one batch."""
+    """Two images in one batch."""
 
     TITLE = "Batch Images"
-    DESCRIPTION = "Puts two pictures into one batch. The second takes the size of the first."
+    DESCRIPTION = "Joins two images in one batch. The second is resized to the size of the first."
     CATEGORY = "image"
     FUNCTION = "batch"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("Both pictures.",)
+    OUTPUT_TOOLTIPS = ("Both images.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image1": wire(IMAGE, "The first picture."),
-                "image2": wire(IMAGE, "The second picture."),
+                "image1": wire(IMAGE, "The first image."),
+                "image2": wire(IMAGE, "The second image."),
             }
         }
 
@@ -143,10 +143,10 @@ class ImageBatch:
 
 
 class ImageInvert:
-    """The negative."""
+    """Invert the colours."""
 
     TITLE = "Invert Image"
-    DESCRIPTION = "Turns light into dark and every colour into its opposite."
+    DESCRIPTION = "Inverts an image: light becomes dark, and each colour its complement."
     CATEGORY = "image"
     FUNCTION = "invert"
     RETURN_TYPES = (IMAGE,)
@@ -154,21 +154,21 @@ class ImageInvert:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": wire(IMAGE, "The picture.")}}
+        return {"required": {"image": wire(IMAGE, "The image.")}}
 
     def invert(self, image: Any) -> tuple[Any]:
         return (1.0 - image,)
 
 
 class EmptyImage:
-    """One colour everywhere."""
+    """An image of one colour."""
 
     TITLE = "EmptyImage"
-    DESCRIPTION = "A picture of one colour."
+    DESCRIPTION = "An image of one colour."
     CATEGORY = "image"
     FUNCTION = "generate"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The picture.",)
+    OUTPUT_TOOLTIPS = ("The image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -176,7 +176,7 @@ class EmptyImage:
             "required": {
                 "width": pixels(512, "Width in pixels.", low=1),
                 "height": pixels(512, "Height in pixels.", low=1),
-                "batch_size": integer(1, 1, 4096, "How many pictures."),
+                "batch_size": integer(1, 1, 4096, "Number of images."),
                 "color": integer(0, 0, 0xFFFFFF, "The colour as one number, 0xRRGGBB.", step=1, display="color"),
             }
         }
@@ -186,31 +186,31 @@ class EmptyImage:
 
         from ..flux_core.limits import check_room
 
-        check_room(f"{batch_size} pictures of {width}x{height} pixels", batch_size * width * height * 12)
+        check_room(f"{batch_size} images of {width}x{height} pixels", batch_size * width * height * 12)
         colour = torch.tensor([color >> 16, color >> 8 & 255, color & 255]) / 255
         return (colour.expand(batch_size, height, width, 3).contiguous(),)
 
 
 class ImagePadForOutpaint:
-    """Room around a picture, for the model to fill."""
+    """Enlarge the canvas around an image."""
 
     TITLE = "Pad Image for Outpainting"
-    DESCRIPTION = "Enlarges the canvas and gives the mask of what is new, for Fill and other inpainting."
+    DESCRIPTION = "Enlarges the canvas and returns the mask of the new area, for Fill and other inpainting."
     CATEGORY = "image"
     FUNCTION = "pad"
     RETURN_TYPES = (IMAGE, MASK)
-    OUTPUT_TOOLTIPS = ("The larger picture, grey where it is new.", "What is new.")
+    OUTPUT_TOOLTIPS = ("The larger image, with grey in the new area.", "The new area.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The picture."),
+                "image": wire(IMAGE, "The image."),
                 "left": pixels(0, "Pixels to add on the left.", step=8),
                 "top": pixels(0, "Pixels to add at the top.", step=8),
                 "right": pixels(0, "Pixels to add on the right.", step=8),
                 "bottom": pixels(0, "Pixels to add at the bottom.", step=8),
-                "feathering": pixels(40, "Over how many pixels of the old picture the mask fades out."),
+                "feathering": pixels(40, "Pixels of the old image over which the mask fades out."),
             }
         }
 
@@ -221,26 +221,26 @@ class ImagePadForOutpaint:
 
 
 class ImageCompositeMasked:
-    """One picture laid over another."""
+    """Composite one image on another."""
 
     TITLE = "ImageCompositeMasked"
-    DESCRIPTION = "Lays one picture over another, where the mask (if there is one) is 1."
+    DESCRIPTION = "Places one image on another, where the mask (if there is one) is 1."
     CATEGORY = "image"
     FUNCTION = "composite"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The two in one.",)
+    OUTPUT_TOOLTIPS = ("The combined result.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "destination": wire(IMAGE, "The picture underneath."),
-                "source": wire(IMAGE, "The picture on top."),
+                "destination": wire(IMAGE, "The image below."),
+                "source": wire(IMAGE, "The image on top."),
                 "x": pixels(0, "Its left edge in pixels."),
                 "y": pixels(0, "Its top edge in pixels."),
-                "resize_source": switch(False, "Stretch it to the size of the one underneath."),
+                "resize_source": switch(False, "Resize it to the size of the one below."),
             },
-            "optional": {"mask": wire(MASK, "Where the upper picture covers the lower.")},
+            "optional": {"mask": wire(MASK, "Where the upper image covers the lower one.")},
         }
 
     def composite(

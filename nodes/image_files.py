@@ -1,4 +1,4 @@
-"""Pictures from files and into files."""
+"""Images from files and into files."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 
 class LoadImage(HostedNode):
-    """A picture of the input folder."""
+    """Load an image from the input folder."""
 
-    MODELS = False  # on none of its wires; said here, because to list its inputs is to list a folder
+    MODELS = False  # none on its links; declared here, because listing its inputs lists a folder
     TITLE = "Load Image"
-    DESCRIPTION = "Loads a picture and the mask that its transparency makes. Several frames become a batch."
+    DESCRIPTION = "Loads an image, and its transparency as a mask. Several frames become a batch."
     CATEGORY = "image"
     FUNCTION = "load"
     RETURN_TYPES = (IMAGE, MASK)
-    OUTPUT_TOOLTIPS = ("The picture.", "What is transparent in it.")
+    OUTPUT_TOOLTIPS = ("The image.", "1 where the image is transparent.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": _input_pictures(cls.host)}}
+        return {"required": {"image": _input_images(cls.host)}}
 
     @classmethod
     def IS_CHANGED(cls, image: str) -> str:
@@ -41,24 +41,24 @@ class LoadImage(HostedNode):
     def load(self, image: str) -> tuple[Any, Any]:
         from ..flux_core.images.files import load
 
-        return load(self.host.picture(image))
+        return load(self.host.file(image))
 
 
 class LoadImageMask(HostedNode):
-    """One channel of a picture of the input folder."""
+    """Load one channel of an image from the input folder."""
 
-    MODELS = False  # on none of its wires; said here, because to list its inputs is to list a folder
+    MODELS = False  # none on its links; declared here, because listing its inputs lists a folder
     TITLE = "Load Image (as Mask)"
-    DESCRIPTION = "Loads one channel of a picture as a mask."
+    DESCRIPTION = "Loads one channel of an image as a mask."
     CATEGORY = "mask"
     FUNCTION = "load"
     RETURN_TYPES = (MASK,)
-    OUTPUT_TOOLTIPS = ("The channel. Alpha counts inverted: 1 is transparent.",)
+    OUTPUT_TOOLTIPS = ("The channel. Alpha is inverted: 1 is transparent.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        channel = choice(["alpha", "red", "green", "blue"], "Which channel becomes the mask.")
-        return {"required": {"image": _input_pictures(cls.host), "channel": channel}}
+        channel = choice(["alpha", "red", "green", "blue"], "The channel that becomes the mask.")
+        return {"required": {"image": _input_images(cls.host), "channel": channel}}
 
     @classmethod
     def IS_CHANGED(cls, image: str, channel: str) -> str:
@@ -71,26 +71,26 @@ class LoadImageMask(HostedNode):
     def load(self, image: str, channel: str) -> tuple[Any]:
         from ..flux_core.images.files import load_channel
 
-        return (load_channel(self.host.picture(image), channel),)
+        return (load_channel(self.host.file(image), channel),)
 
 
 class LoadImageOutput(HostedNode):
-    """A picture of the output folder."""
+    """Load an image from the output folder."""
 
     MODELS = False
     TITLE = "Load Image (from Outputs)"
-    DESCRIPTION = "Loads a picture of the output folder. The button beside its name chooses the newest one."
+    DESCRIPTION = "Loads an image from the output folder. The button beside its name chooses the newest one."
     CATEGORY = "image"
     EXPERIMENTAL = True
     FUNCTION = "load"
     RETURN_TYPES = (IMAGE, MASK)
-    OUTPUT_TOOLTIPS = ("The picture.", "What is transparent in it.")
+    OUTPUT_TOOLTIPS = ("The image.", "1 where the image is transparent.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         newest = {"route": "/internal/files/output", "refresh_button": True, "control_after_refresh": "first"}
         options = {"image_upload": True, "image_folder": "output", "remote": newest}
-        return {"required": {"image": ("COMBO", {**options, "tooltip": "A picture of the output folder."})}}
+        return {"required": {"image": ("COMBO", {**options, "tooltip": "An image of the output folder."})}}
 
     @classmethod
     def IS_CHANGED(cls, image: str) -> str:
@@ -103,27 +103,27 @@ class LoadImageOutput(HostedNode):
     def load(self, image: str) -> tuple[Any, Any]:
         from ..flux_core.images.files import load
 
-        return load(self.host.picture(image))
+        return load(self.host.file(image))
 
 
 class SaveImage(HostedNode):
-    """Pictures into the output folder, with their workflow inside."""
+    """Save images in the output folder, with their workflow inside."""
 
     TITLE = "Save Image"
-    DESCRIPTION = "Saves pictures as PNG files that carry the workflow: drop one on the editor to open it again."
+    DESCRIPTION = "Saves images as PNG files with the workflow inside: drop one on the editor to open it again."
     CATEGORY = "image"
     FUNCTION = "save"
     OUTPUT_NODE = True
     RETURN_TYPES = (IMAGE,)
     RETURN_NAMES = ("images",)
-    OUTPUT_TOOLTIPS = ("The same pictures.",)
+    OUTPUT_TOOLTIPS = ("The same images.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        tip = "Beginning of the file names. Slashes make folders; %width% %height% %year% %month% %day% are filled in."
+        tip = "Beginning of the file names. Slashes create folders; %width% %height% %year% %month% %day% are replaced."
         return {
             "required": {
-                "images": wire(IMAGE, "The pictures to save."),
+                "images": wire(IMAGE, "The images to save."),
                 "filename_prefix": (STRING, {"default": "ComfyUI", "tooltip": tip}),
             },
             "hidden": HIDDEN,
@@ -136,38 +136,38 @@ class SaveImage(HostedNode):
     def save(
         self, images: Any, filename_prefix: str = "ComfyUI", prompt: Any = None, extra_pnginfo: Any = None
     ) -> dict[str, Any]:
-        saved = save_pictures(images, filename_prefix, self.host.output, "output", 4, prompt, extra_pnginfo)
+        saved = save_pngs(images, filename_prefix, self.host.output, "output", 4, prompt, extra_pnginfo)
         return {"ui": {"images": saved}, "result": (images,)}
 
 
 class PreviewImage(HostedNode):
-    """Pictures to look at, not to keep."""
+    """Images to look at, not to keep."""
 
     TITLE = "Preview Image"
-    DESCRIPTION = "Shows pictures without keeping them: they are saved in the folder for temporary files."
+    DESCRIPTION = "Shows images without keeping them: they are saved in the folder for temporary files."
     CATEGORY = "image"
     FUNCTION = "save"
     OUTPUT_NODE = True
     RETURN_TYPES = (IMAGE,)
     RETURN_NAMES = ("images",)
-    OUTPUT_TOOLTIPS = ("The same pictures.",)
+    OUTPUT_TOOLTIPS = ("The same images.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"images": wire(IMAGE, "The pictures to show.")}, "hidden": HIDDEN}
+        return {"required": {"images": wire(IMAGE, "The images to show.")}, "hidden": HIDDEN}
 
     def __init__(self) -> None:
         self.mark = os.urandom(3).hex()  # two previews never share names
 
     def save(self, images: Any, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
-        saved = save_pictures(images, f"ComfyUI_temp_{self.mark}", self.host.temp, "temp", 1, prompt, extra_pnginfo)
+        saved = save_pngs(images, f"ComfyUI_temp_{self.mark}", self.host.temp, "temp", 1, prompt, extra_pnginfo)
         return {"ui": {"images": saved}, "result": (images,)}
 
 
 class SaveImageWebsocket(HostedNode):
-    """Pictures to whoever queued the job, without a file."""
+    """Send images to the client that queued the job, without a file."""
 
-    DESCRIPTION = "Sends pictures over the websocket to the program that queued the job. Nothing is saved."
+    DESCRIPTION = "Sends images over the websocket to the program that queued the job. Nothing is saved."
     CATEGORY = "api/image"
     FUNCTION = "send"
     OUTPUT_NODE = True
@@ -175,11 +175,11 @@ class SaveImageWebsocket(HostedNode):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"images": wire(IMAGE, "The pictures to send.")}}
+        return {"required": {"images": wire(IMAGE, "The images to send.")}}
 
     @classmethod
     def IS_CHANGED(cls, images: Any) -> float:
-        return time.time()  # a picture from the cache would reach nobody
+        return time.time()  # a cached result would not be sent
 
     def send(self, images: Any) -> dict[str, Any]:
         from ..flux_core.images.files import to_pil
@@ -189,10 +189,10 @@ class SaveImageWebsocket(HostedNode):
         return {}
 
 
-def save_pictures(
+def save_pngs(
     images: Any, prefix: str, folder: os.PathLike[str], kind: str, compress_level: int, prompt: Any, extra: Any
 ) -> list[dict[str, str]]:
-    """Every picture of a batch as a PNG with its workflow: what clients are told of the files."""
+    """Save each image of a batch as a PNG with its workflow. Returns the files as clients are told of them."""
     from ..flux_core.images.files import to_pil
     from ..flux_core.io.png import encode
     from ..flux_core.io.saving import place
@@ -206,7 +206,7 @@ def save_pictures(
 
 
 def prefix_problem(host: Host, filename_prefix: str | None) -> bool | str:
-    """What is wrong with a file name prefix, told before anything runs; True if nothing. None: a link will give it."""
+    """What is wrong with a file name prefix, for VALIDATE_INPUTS; True if nothing. None: a link provides it."""
     from ..flux_core.errors import SluiceError
     from ..flux_core.io.saving import check_prefix
 
@@ -217,8 +217,8 @@ def prefix_problem(host: Host, filename_prefix: str | None) -> bool | str:
     return True
 
 
-def _input_pictures(host: Host) -> tuple[list[str], dict[str, Any]]:
-    return host.pictures(), {"image_upload": True, "tooltip": "A picture of the input folder."}
+def _input_images(host: Host) -> tuple[list[str], dict[str, Any]]:
+    return host.images(), {"image_upload": True, "tooltip": "An image of the input folder."}
 
 
 def missing_problem(host: Host, image: str) -> bool | str:
@@ -228,14 +228,14 @@ def missing_problem(host: Host, image: str) -> bool | str:
     if not isinstance(image, str):
         return f"{image!r} is not the name of a file"
     try:
-        host.picture(image)
+        host.file(image)
     except SluiceError as error:
         return str(error)
     return True
 
 
 def fingerprint_of(host: Host, image: str) -> str:
-    """What is another when the content of an input file is another."""
+    """A text that changes when the content of an input file changes."""
     from ..flux_core.images.files import fingerprint
 
-    return fingerprint(host.picture(image))
+    return fingerprint(host.file(image))

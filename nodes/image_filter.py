@@ -1,4 +1,4 @@
-"""Pictures blurred, sharpened, blended, and reduced to their edges."""
+"""Blur, sharpen and blend images, and find their edges."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from .sockets import IMAGE, Inputs, choice, integer, number, wire
 
 BLEND_MODES = ("normal", "multiply", "screen", "overlay", "soft_light", "difference")
-PICTURE = wire(IMAGE, "The picture.")
+SOURCE = wire(IMAGE, "The image.")
 
 
 class ImageBlend:
-    """Two pictures through one another."""
+    """Blend two images."""
 
-    DESCRIPTION = "Mixes two pictures. The second takes the size of the first."
+    DESCRIPTION = "Blends two images. The second is resized to the size of the first."
     CATEGORY = "image/postprocessing"
     FUNCTION = "blend"
     RETURN_TYPES = (IMAGE,)
@@ -23,10 +23,10 @@ class ImageBlend:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image1": wire(IMAGE, "The picture underneath."),
-                "image2": wire(IMAGE, "The picture on top."),
-                "blend_factor": number(0.5, 0.0, 1.0, 0.01, "Share of the result; 0 leaves the first picture."),
-                "blend_mode": choice(BLEND_MODES, "How the two are mixed."),
+                "image1": wire(IMAGE, "The image below."),
+                "image2": wire(IMAGE, "The image on top."),
+                "blend_factor": number(0.5, 0.0, 1.0, 0.01, "Share of the result; 0 leaves the first image."),
+                "blend_mode": choice(BLEND_MODES, "How the two are blended."),
             }
         }
 
@@ -37,21 +37,21 @@ class ImageBlend:
 
 
 class ImageBlur:
-    """Softer."""
+    """Blur an image."""
 
-    DESCRIPTION = "Blurs a picture."
+    DESCRIPTION = "Blurs an image."
     CATEGORY = "image/postprocessing"
     FUNCTION = "blur"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The blurred picture.",)
+    OUTPUT_TOOLTIPS = ("The blurred image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": PICTURE,
-                "blur_radius": integer(1, 1, 31, "Pixels around each that count.", step=1),
-                "sigma": number(1.0, 0.1, 10.0, 0.1, "How much the far ones count: 10 as much as the near."),
+                "image": SOURCE,
+                "blur_radius": integer(1, 1, 31, "Radius in pixels.", step=1),
+                "sigma": number(1.0, 0.1, 10.0, 0.1, "Width of the Gaussian; 10 is almost a plain average."),
             }
         }
 
@@ -62,21 +62,21 @@ class ImageBlur:
 
 
 class ImageSharpen:
-    """Crisper."""
+    """Sharpen an image."""
 
-    DESCRIPTION = "Sharpens a picture."
+    DESCRIPTION = "Sharpens an image."
     CATEGORY = "image/postprocessing"
     FUNCTION = "sharpen"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The sharpened picture.",)
+    OUTPUT_TOOLTIPS = ("The sharpened image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": PICTURE,
-                "sharpen_radius": integer(1, 1, 31, "Pixels around each that count.", step=1),
-                "sigma": number(1.0, 0.1, 10.0, 0.01, "How much the far ones count: 10 as much as the near."),
+                "image": SOURCE,
+                "sharpen_radius": integer(1, 1, 31, "Radius in pixels.", step=1),
+                "sigma": number(1.0, 0.1, 10.0, 0.01, "Width of the Gaussian; 10 is almost a plain average."),
                 "alpha": number(1.0, 0.0, 5.0, 0.01, "How much to sharpen."),
             }
         }
@@ -88,9 +88,9 @@ class ImageSharpen:
 
 
 class Canny:
-    """Edges, for the control models."""
+    """Find edges, for the control models."""
 
-    DESCRIPTION = "Finds the edges of a picture: what FLUX.1-Canny and its LoRA are steered by."
+    DESCRIPTION = "Finds the edges of an image, which FLUX.1-Canny and its LoRA follow."
     CATEGORY = "image/preprocessors"
     FUNCTION = "find"
     RETURN_TYPES = (IMAGE,)
@@ -100,9 +100,9 @@ class Canny:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": PICTURE,
-                "low_threshold": number(0.4, 0.01, 0.99, 0.01, "Weaker edges are left out. Lower finds more."),
-                "high_threshold": number(0.8, 0.01, 0.99, 0.01, "Only edges joined to one as strong as this are kept."),
+                "image": SOURCE,
+                "low_threshold": number(0.4, 0.01, 0.99, 0.01, "Weaker edges are discarded. A lower value finds more."),
+                "high_threshold": number(0.8, 0.01, 0.99, 0.01, "Weak edges are kept only beside an edge this strong."),
             }
         }
 

@@ -1,4 +1,4 @@
-"""Pictures cut, turned, set beside one another, picked out of a batch, measured."""
+"""Crop, flip, rotate, stitch and measure images, and select images of a batch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 from .sockets import IMAGE, INT, Inputs, choice, integer, pixels, switch, wire
 
 METHODS = ("area", "lanczos", "bilinear", "nearest-exact", "bilinear", "bicubic")
-METHOD_TIP = "How values between pixels are found. lanczos keeps most detail when a picture becomes smaller."
+METHOD_TIP = "The interpolation method. lanczos keeps the most detail when an image becomes smaller."
 ROTATIONS = ("none", "90 degrees", "180 degrees", "270 degrees")
 FLIPS = ("x-axis: vertically", "y-axis: horizontally")
-PICTURE = wire(IMAGE, "The picture.")
+SOURCE = wire(IMAGE, "The image.")
 
 
 class ImageCrop:
-    """A part of a picture."""
+    """Crop an image."""
 
     TITLE = "Image Crop"
-    DESCRIPTION = "Cuts a rectangle out of a picture."
+    DESCRIPTION = "Crops an image to a rectangle."
     CATEGORY = "image/transform"
     FUNCTION = "crop"
     RETURN_TYPES = (IMAGE,)
@@ -27,7 +27,7 @@ class ImageCrop:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": PICTURE,
+                "image": SOURCE,
                 "width": pixels(512, "Width of the part in pixels.", low=1),
                 "height": pixels(512, "Height of the part in pixels.", low=1),
                 "x": pixels(0, "Its left edge in pixels."),
@@ -42,37 +42,37 @@ class ImageCrop:
 
 
 class ImageFlip:
-    """A mirror."""
+    """Mirror it."""
 
     TITLE = "ImageFlip"
-    DESCRIPTION = "Mirrors a picture."
+    DESCRIPTION = "Mirrors an image."
     CATEGORY = "image/transform"
     FUNCTION = "flip"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The mirrored picture.",)
+    OUTPUT_TOOLTIPS = ("The mirrored image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        tip = "Upside down, or left for right."
-        return {"required": {"image": PICTURE, "flip_method": choice(FLIPS, tip)}}
+        tip = "Vertically (upside down) or horizontally (left and right exchanged)."
+        return {"required": {"image": SOURCE, "flip_method": choice(FLIPS, tip)}}
 
     def flip(self, image: Any, flip_method: str) -> tuple[Any]:
         return (image.flip(1 if flip_method.startswith("x") else 2),)
 
 
 class ImageRotate:
-    """Quarter turns."""
+    """Rotate by quarter turns."""
 
     TITLE = "ImageRotate"
-    DESCRIPTION = "Turns a picture to the right by quarters."
+    DESCRIPTION = "Rotates an image clockwise by multiples of 90 degrees."
     CATEGORY = "image/transform"
     FUNCTION = "rotate"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The turned picture.",)
+    OUTPUT_TOOLTIPS = ("The rotated image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": PICTURE, "rotation": choice(ROTATIONS, "How far, clockwise.")}}
+        return {"required": {"image": SOURCE, "rotation": choice(ROTATIONS, "The angle, clockwise.")}}
 
     def rotate(self, image: Any, rotation: str) -> tuple[Any]:
         from ..flux_core.images.layout import turns
@@ -81,20 +81,20 @@ class ImageRotate:
 
 
 class ImageScaleToMaxDimension:
-    """As large as its longer side may be."""
+    """Resize to a length of the longer side."""
 
     TITLE = "ImageScaleToMaxDimension"
-    DESCRIPTION = "Resizes a picture so that its longer side has a number of pixels, and keeps its shape."
+    DESCRIPTION = "Resizes an image so that its longer side has this length. Keeps the aspect ratio."
     CATEGORY = "image/upscaling"
     FUNCTION = "upscale"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The resized picture.",)
+    OUTPUT_TOOLTIPS = ("The resized image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": PICTURE,
+                "image": SOURCE,
                 "upscale_method": choice(METHODS, METHOD_TIP),
                 "largest_size": pixels(512, "Length of the longer side in pixels."),
             }
@@ -107,23 +107,23 @@ class ImageScaleToMaxDimension:
 
 
 class ResizeAndPadImage:
-    """A given size, and nothing cut off."""
+    """Resize to fit into a size, and pad."""
 
     TITLE = "ResizeAndPadImage"
-    DESCRIPTION = "Resizes a picture until it fits into a size, and fills the rest with black or white."
+    DESCRIPTION = "Resizes an image to fit into a size, and fills the rest with black or white."
     CATEGORY = "image/transform"
     FUNCTION = "fit"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The picture on its ground.",)
+    OUTPUT_TOOLTIPS = ("The padded image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": PICTURE,
+                "image": SOURCE,
                 "target_width": pixels(512, "Width in pixels.", low=1),
                 "target_height": pixels(512, "Height in pixels.", low=1),
-                "padding_color": choice(["white", "black"], "What is around the picture."),
+                "padding_color": choice(["white", "black"], "The colour of the padding."),
                 "interpolation": choice(["area", "bicubic", "nearest-exact", "bilinear", "lanczos"], METHOD_TIP),
             }
         }
@@ -137,27 +137,27 @@ class ResizeAndPadImage:
 
 
 class ImageStitch:
-    """Two pictures as one."""
+    """Join two images side by side."""
 
     TITLE = "Image Stitch"
-    DESCRIPTION = "Sets two pictures beside one another, for instance as the reference of FLUX.1-Kontext."
+    DESCRIPTION = "Places two images side by side, for example as the reference of FLUX.1-Kontext."
     CATEGORY = "image/transform"
     FUNCTION = "stitch"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("Both pictures in one.",)
+    OUTPUT_TOOLTIPS = ("Both images in one.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         colours = ["white", "black", "red", "green", "blue"]
         return {
             "required": {
-                "image1": wire(IMAGE, "The first picture."),
-                "direction": choice(["right", "down", "left", "up"], "Where the second goes.", default="right"),
+                "image1": wire(IMAGE, "The first image."),
+                "direction": choice(["right", "down", "left", "up"], "The side for the second image.", default="right"),
                 "match_image_size": switch(True, "Resize the second to the height or width of the first."),
                 "spacing_width": integer(0, 0, 1024, "Pixels between them.", step=2),
-                "spacing_color": choice(colours, "What is between them.", default="white"),
+                "spacing_color": choice(colours, "The colour between them.", default="white"),
             },
-            "optional": {"image2": wire(IMAGE, "The second picture; without it the first stays as it is.")},
+            "optional": {"image2": wire(IMAGE, "The second image; without it the first stays as it is.")},
         }
 
     def stitch(
@@ -177,14 +177,14 @@ class ImageStitch:
 
 
 class ImageFromBatch:
-    """A part of a batch."""
+    """Select a part of a batch."""
 
     TITLE = "ImageFromBatch"
-    DESCRIPTION = "Picks pictures out of a batch."
+    DESCRIPTION = "Selects images of a batch."
     CATEGORY = "image/batch"
     FUNCTION = "pick"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The picked pictures.",)
+    OUTPUT_TOOLTIPS = ("The selected images.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -202,10 +202,10 @@ class ImageFromBatch:
 
 
 class RepeatImageBatch:
-    """The same picture several times."""
+    """Repeat an image."""
 
     TITLE = "RepeatImageBatch"
-    DESCRIPTION = "Repeats pictures."
+    DESCRIPTION = "Repeats images."
     CATEGORY = "image/batch"
     FUNCTION = "repeat"
     RETURN_TYPES = (IMAGE,)
@@ -218,24 +218,24 @@ class RepeatImageBatch:
     def repeat(self, image: Any, amount: int) -> tuple[Any]:
         from ..flux_core.limits import check_room
 
-        check_room(f"{amount * len(image)} pictures", amount * image.nbytes)
+        check_room(f"{amount * len(image)} images", amount * image.nbytes)
         return (image.repeat(amount, 1, 1, 1),)
 
 
 class GetImageSize:
-    """The size, to drive other nodes."""
+    """Return the size, for other nodes."""
 
     TITLE = "Get Image Size"
-    DESCRIPTION = "Width and height of a picture, and how many there are."
+    DESCRIPTION = "Returns width, height and number of images."
     CATEGORY = "image"
     FUNCTION = "measure"
     RETURN_TYPES = (INT, INT, INT)
     RETURN_NAMES = ("width", "height", "batch_size")
-    OUTPUT_TOOLTIPS = ("Width in pixels.", "Height in pixels.", "Number of pictures.")
+    OUTPUT_TOOLTIPS = ("Width in pixels.", "Height in pixels.", "Number of images.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": PICTURE}, "hidden": {"unique_id": "UNIQUE_ID"}}
+        return {"required": {"image": SOURCE}, "hidden": {"unique_id": "UNIQUE_ID"}}
 
     def measure(self, image: Any, unique_id: str | None = None) -> tuple[int, int, int]:
         batch, height, width, _ = image.shape

@@ -1,4 +1,4 @@
-"""Pictures saved in other ways than SaveImage's: moving, or two side by side to compare."""
+"""Save images in other formats and as animations, and compare two images."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from .binding import HostedNode
-from .image_files import HIDDEN, prefix_problem, save_pictures
+from .image_files import HIDDEN, prefix_problem, save_pngs
 from .sockets import IMAGE, STRING, Declared, Inputs, choice, integer, number, switch, wire
 
 if TYPE_CHECKING:
     from .host import Host
 
-PREFIX_TIP = "Beginning of the file names. Slashes make folders; %width% %height% %year% %month% %day% are filled in."
+PREFIX_TIP = "Beginning of the file names. Slashes create folders; %width% %height% %year% %month% %day% are replaced."
 
 
 def prefix() -> Declared:
@@ -20,27 +20,27 @@ def prefix() -> Declared:
 
 
 def fps() -> Declared:
-    return number(6.0, 0.01, 1000.0, 0.01, "Pictures a second.")
+    return number(6.0, 0.01, 1000.0, 0.01, "Images per second.")
 
 
 class SaveImageAdvanced(HostedNode):
-    """Pictures as files of a chosen format."""
+    """Images as files of a chosen format."""
 
     TITLE = "Save Image (Advanced)"
-    DESCRIPTION = "Saves pictures as PNG with 8 or 16 bits, as EXR with linear light, or as AVIF, with their workflow."
+    DESCRIPTION = "Saves images as PNG with 8 or 16 bits, as EXR with linear light, or as AVIF, with their workflow."
     CATEGORY = "image"
     FUNCTION = "save"
     OUTPUT_NODE = True
     RETURN_TYPES = (IMAGE,)
     RETURN_NAMES = ("images",)
-    OUTPUT_TOOLTIPS = ("The same pictures.",)
+    OUTPUT_TOOLTIPS = ("The same images.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         options = [{"key": key, "inputs": {"required": inputs}} for key, inputs in _formats().items()]
         return {
             "required": {
-                "images": wire(IMAGE, "The pictures to save."),
+                "images": wire(IMAGE, "The images to save."),
                 "filename_prefix": prefix(),
                 "format": ("COMFY_DYNAMICCOMBO_V3", {"options": options, "tooltip": "The kind of file."}),
             },
@@ -78,27 +78,27 @@ def _formats() -> dict[str, dict[str, Declared]]:
     def space(options: list[str], tip: str) -> Declared:
         return choice(options, tip, default="sRGB", advanced=True)
 
-    looping = integer(0, 0, 1000, "How often it is repeated; 0 is for ever.", advanced=True)
+    looping = integer(0, 0, 1000, "Number of repetitions; 0 means endless.", advanced=True)
     modes = [
         {"key": "still images", "inputs": {"required": {}}},
         {"key": "animated", "inputs": {"required": {"fps": fps(), "loop_count": looping}}},
     ]
     return {
         "png": {
-            "bit_depth": choice(["8-bit", "16-bit"], "Bits of a channel.", default="8-bit", advanced=True),
-            "input_color_space": space(["sRGB"], "The colours of the pictures."),
+            "bit_depth": choice(["8-bit", "16-bit"], "Bits per channel.", default="8-bit", advanced=True),
+            "input_color_space": space(["sRGB"], "The colour space of the images."),
         },
         "exr": {
-            "bit_depth": choice(["32-bit float"], "Numbers of a channel.", default="32-bit float", advanced=True),
-            "input_color_space": space(["sRGB", "HDR", "linear"], "The colours of the pictures; HDR is BT.2100 HLG."),
+            "bit_depth": choice(["32-bit float"], "Numbers per channel.", default="32-bit float", advanced=True),
+            "input_color_space": space(["sRGB", "HDR", "linear"], "The images' colour space; HDR is BT.2100 HLG."),
         },
         "avif": {
             "bit_depth": choice(
-                ["auto", "8-bit YUV420", "10-bit YUV420"], "Bits of a channel; 8 here.", default="auto", advanced=True
+                ["auto", "8-bit YUV420", "10-bit YUV420"], "Bits per channel; 8 here.", default="auto", advanced=True
             ),
-            "input_color_space": space(["sRGB", "HDR", "HDR PQ"], "The colours of the pictures; sRGB here."),
-            "crf": integer(18, 1, 63, "Lower is better and larger.", advanced=True),
-            "save_mode": ("COMFY_DYNAMICCOMBO_V3", {"options": modes, "tooltip": "One file for each, or one moving."}),
+            "input_color_space": space(["sRGB", "HDR", "HDR PQ"], "The colour space of the images; sRGB here."),
+            "crf": integer(18, 1, 63, "A lower value gives a better and larger file.", advanced=True),
+            "save_mode": ("COMFY_DYNAMICCOMBO_V3", {"options": modes, "tooltip": "A file per image, or an animation."}),
         },
     }
 
@@ -115,10 +115,10 @@ def _encoded(batch: Any, format: dict[str, Any], prompt: Any, extra: Any) -> byt
 
 
 class SaveAnimatedWEBP(HostedNode):
-    """A moving WebP."""
+    """Save an animated WebP."""
 
     TITLE = "SaveAnimatedWEBP"
-    DESCRIPTION = "Saves a batch of pictures as one moving WebP that carries the workflow."
+    DESCRIPTION = "Saves a batch of images as one animated WebP with the workflow inside."
     CATEGORY = "image/animation"
     FUNCTION = "save"
     OUTPUT_NODE = True
@@ -128,12 +128,12 @@ class SaveAnimatedWEBP(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "images": wire(IMAGE, "The pictures, one after the other."),
+                "images": wire(IMAGE, "The images, one after the other."),
                 "filename_prefix": prefix(),
                 "fps": fps(),
-                "lossless": switch(True, "Keep every pixel as it is; quality then only sets the effort."),
-                "quality": integer(80, 0, 100, "More is larger and better."),
-                "method": choice(["default", "fastest", "slowest"], "Slower makes smaller files."),
+                "lossless": switch(True, "Keep each pixel exactly; quality then only sets the effort."),
+                "quality": integer(80, 0, 100, "A higher value gives a larger and better file."),
+                "method": choice(["default", "fastest", "slowest"], "Slower methods give smaller files."),
             },
             "hidden": HIDDEN,
         }
@@ -160,10 +160,10 @@ class SaveAnimatedWEBP(HostedNode):
 
 
 class SaveAnimatedPNG(HostedNode):
-    """A moving PNG."""
+    """Save an animated PNG."""
 
     TITLE = "SaveAnimatedPNG"
-    DESCRIPTION = "Saves a batch of pictures as one moving PNG that carries the workflow."
+    DESCRIPTION = "Saves a batch of images as one animated PNG with the workflow inside."
     CATEGORY = "image/animation"
     FUNCTION = "save"
     OUTPUT_NODE = True
@@ -173,10 +173,10 @@ class SaveAnimatedPNG(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "images": wire(IMAGE, "The pictures, one after the other."),
+                "images": wire(IMAGE, "The images, one after the other."),
                 "filename_prefix": prefix(),
                 "fps": fps(),
-                "compress_level": integer(4, 0, 9, "More is smaller and slower; the pixels are the same."),
+                "compress_level": integer(4, 0, 9, "Higher values give smaller files and take longer."),
             },
             "hidden": HIDDEN,
         }
@@ -201,10 +201,10 @@ class SaveAnimatedPNG(HostedNode):
 
 
 class ImageCompare(HostedNode):
-    """Two pictures under a slider."""
+    """Compare two images with a slider."""
 
     TITLE = "Image Compare"
-    DESCRIPTION = "Shows two pictures one over the other, with a slider between them."
+    DESCRIPTION = "Shows two images on top of each other, with a slider between them."
     CATEGORY = "image"
     EXPERIMENTAL = True
     FUNCTION = "show"
@@ -214,10 +214,10 @@ class ImageCompare(HostedNode):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
-            "required": {"compare_view": ("IMAGECOMPARE", {"socketless": True, "tooltip": "The two pictures."})},
+            "required": {"compare_view": ("IMAGECOMPARE", {"socketless": True, "tooltip": "The two images."})},
             "optional": {
-                "image_a": wire(IMAGE, "The picture on the left."),
-                "image_b": wire(IMAGE, "The picture on the right."),
+                "image_a": wire(IMAGE, "The image on the left."),
+                "image_b": wire(IMAGE, "The image on the right."),
             },
             "hidden": HIDDEN,
         }
@@ -237,13 +237,13 @@ class ImageCompare(HostedNode):
         for side, images in (("a", image_a), ("b", image_b)):
             name = f"comfy.compare.{side}_temp_{self.mark}"
             shown[f"{side}_images"] = (
-                [] if images is None else save_pictures(images, name, self.host.temp, "temp", 1, prompt, extra_pnginfo)
+                [] if images is None else save_pngs(images, name, self.host.temp, "temp", 1, prompt, extra_pnginfo)
             )
         return {"ui": shown}
 
 
 def _saved(host: Host, data: bytes, suffix: str, prefix: str, images: Any) -> dict[str, Any]:
-    """One file in the output folder, and what the editor is told of it."""
+    """A new file in the output folder. Returns it as the editor is told of it."""
     from ..flux_core.io.saving import place
 
     target = place(prefix, host.output, width=images.shape[2], height=images.shape[1])

@@ -1,4 +1,4 @@
-"""Latents: empty ones, their size, their batch, their mask."""
+"""Latents: empty ones, sizes, batches and noise masks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .sockets import LATENT, MASK, Inputs, choice, integer, number, pixels, swit
 Latent = dict[str, Any]
 
 METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
-METHOD_TIP = "How values between cells are found. bislerp turns channel vectors instead of averaging them."
+METHOD_TIP = "The interpolation method. bislerp rotates channel vectors instead of averaging them."
 
 
 class EmptyLatentImage:
     """An empty latent of four channels, widened by the sampler to what the model has."""
 
     TITLE = "Empty Latent Image"
-    DESCRIPTION = "An empty latent to start from: its size is the size of the picture."
+    DESCRIPTION = "An empty latent to start from. It determines the size of the image."
     CATEGORY = "latent"
     FUNCTION = "generate"
     RETURN_TYPES = (LATENT,)
@@ -26,9 +26,9 @@ class EmptyLatentImage:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "width": pixels(512, "Width of the picture in pixels.", low=16, step=8),
-                "height": pixels(512, "Height of the picture in pixels.", low=16, step=8),
-                "batch_size": integer(1, 1, 4096, "Pictures made at once."),
+                "width": pixels(512, "Width of the image in pixels.", low=16, step=8),
+                "height": pixels(512, "Height of the image in pixels.", low=16, step=8),
+                "batch_size": integer(1, 1, 4096, "Number of images in the batch."),
             }
         }
 
@@ -41,7 +41,7 @@ class EmptyLatentImage:
 class EmptySD3LatentImage:
     """An empty latent of sixteen channels, as FLUX.1 has."""
 
-    DESCRIPTION = "An empty latent of 16 channels to start from: its size is the size of the picture."
+    DESCRIPTION = "An empty latent of 16 channels to start from. It determines the size of the image."
     CATEGORY = "latent/sd3"
     FUNCTION = "generate"
     RETURN_TYPES = (LATENT,)
@@ -51,9 +51,9 @@ class EmptySD3LatentImage:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "width": pixels(1024, "Width of the picture in pixels.", low=16, step=16),
-                "height": pixels(1024, "Height of the picture in pixels.", low=16, step=16),
-                "batch_size": integer(1, 1, 4096, "Pictures made at once."),
+                "width": pixels(1024, "Width of the image in pixels.", low=16, step=16),
+                "height": pixels(1024, "Height of the image in pixels.", low=16, step=16),
+                "batch_size": integer(1, 1, 4096, "Number of images in the batch."),
             }
         }
 
@@ -64,10 +64,10 @@ class EmptySD3LatentImage:
 
 
 class LatentUpscale:
-    """Another size."""
+    """Resize to a size."""
 
     TITLE = "Upscale Latent"
-    DESCRIPTION = "Resizes a latent to a picture size. Denoise it again afterwards (0.5 to 0.7) to bring back detail."
+    DESCRIPTION = "Resizes a latent to an image size. Denoise it again afterwards (0.5 to 0.7) to restore detail."
     CATEGORY = "latent"
     FUNCTION = "upscale"
     RETURN_TYPES = (LATENT,)
@@ -79,10 +79,10 @@ class LatentUpscale:
             "required": {
                 "samples": wire(LATENT, "The latent to resize."),
                 "upscale_method": choice(METHODS, METHOD_TIP),
-                "width": pixels(512, "Width of the picture in pixels. 0 follows the height.", step=8),
-                "height": pixels(512, "Height of the picture in pixels. 0 follows the width.", step=8),
+                "width": pixels(512, "Width of the image in pixels. 0 keeps the aspect ratio.", step=8),
+                "height": pixels(512, "Height of the image in pixels. 0 keeps the aspect ratio.", step=8),
                 "crop": choice(
-                    ["disabled", "center"], "center cuts the longer side first, so that nothing is stretched."
+                    ["disabled", "center"], "center crops the longer side first, so that nothing is distorted."
                 ),
             }
         }
@@ -94,10 +94,10 @@ class LatentUpscale:
 
 
 class LatentUpscaleBy:
-    """A multiple of the size."""
+    """Resize by a factor."""
 
     TITLE = "Upscale Latent By"
-    DESCRIPTION = "Resizes a latent by a factor. Denoise it again afterwards (0.5 to 0.7) to bring back detail."
+    DESCRIPTION = "Resizes a latent by a factor. Denoise it again afterwards (0.5 to 0.7) to restore detail."
     CATEGORY = "latent"
     FUNCTION = "upscale"
     RETURN_TYPES = (LATENT,)
@@ -120,14 +120,14 @@ class LatentUpscaleBy:
 
 
 class LatentFromBatch:
-    """A part of a batch."""
+    """Select a part of a batch."""
 
     TITLE = "Latent From Batch"
-    DESCRIPTION = "Picks latents out of a batch. They keep their noise, so one good picture of many can be made again."
+    DESCRIPTION = "Selects latents of a batch. They keep their noise, so that one image of a batch can be made again."
     CATEGORY = "latent/batch"
     FUNCTION = "pick"
     RETURN_TYPES = (LATENT,)
-    OUTPUT_TOOLTIPS = ("The picked latents.",)
+    OUTPUT_TOOLTIPS = ("The selected latents.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -146,10 +146,10 @@ class LatentFromBatch:
 
 
 class RepeatLatentBatch:
-    """The same latents several times."""
+    """Repeat a latent."""
 
     TITLE = "Repeat Latent Batch"
-    DESCRIPTION = "Repeats a latent, each time with noise of its own: several variations of one picture."
+    DESCRIPTION = "Repeats a latent, each time with different noise: several variations of one image."
     CATEGORY = "latent/batch"
     FUNCTION = "repeat"
     RETURN_TYPES = (LATENT,)
@@ -171,10 +171,10 @@ class RepeatLatentBatch:
 
 
 class SetLatentNoiseMask:
-    """Denoise only where a mask is white."""
+    """Denoise only within a mask."""
 
     TITLE = "Set Latent Noise Mask"
-    DESCRIPTION = "Denoises only where the mask is 1; the rest of the picture stays as it is."
+    DESCRIPTION = "Denoises only where the mask is 1; the rest of the image does not change."
     CATEGORY = "latent/inpaint"
     FUNCTION = "set_mask"
     RETURN_TYPES = (LATENT,)
@@ -184,8 +184,8 @@ class SetLatentNoiseMask:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "samples": wire(LATENT, "The latent of a picture."),
-                "mask": wire(MASK, "What to paint anew."),
+                "samples": wire(LATENT, "The latent of an image."),
+                "mask": wire(MASK, "The part to repaint."),
             }
         }
 
@@ -196,26 +196,26 @@ class SetLatentNoiseMask:
 
 
 class LatentCompositeMasked:
-    """One latent laid over another."""
+    """Composite one latent on another."""
 
     TITLE = "LatentCompositeMasked"
-    DESCRIPTION = "Lays one latent over another, where the mask (if there is one) is 1."
+    DESCRIPTION = "Places one latent on another, where the mask (if there is one) is 1."
     CATEGORY = "latent"
     FUNCTION = "composite"
     RETURN_TYPES = (LATENT,)
-    OUTPUT_TOOLTIPS = ("The two in one.",)
+    OUTPUT_TOOLTIPS = ("The combined result.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "destination": wire(LATENT, "The latent underneath."),
+                "destination": wire(LATENT, "The latent below."),
                 "source": wire(LATENT, "The latent on top."),
                 "x": pixels(0, "Its left edge in pixels.", step=8),
                 "y": pixels(0, "Its top edge in pixels.", step=8),
-                "resize_source": switch(False, "Stretch it to the size of the one underneath."),
+                "resize_source": switch(False, "Resize it to the size of the one below."),
             },
-            "optional": {"mask": wire(MASK, "Where the upper latent covers the lower.")},
+            "optional": {"mask": wire(MASK, "Where the upper latent covers the lower one.")},
         }
 
     def composite(

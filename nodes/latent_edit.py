@@ -1,4 +1,4 @@
-"""Latents cut, turned, mixed, joined to a batch, calculated with."""
+"""Crop, flip, rotate, blend, batch, add and subtract latents."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from .sockets import LATENT, Inputs, choice, number, pixels, wire
 
 Latent = dict[str, Any]
 
-ONE, TWO = wire(LATENT, "The first latent."), wire(LATENT, "The second latent; it takes the size of the first.")
+ONE, TWO = wire(LATENT, "The first latent."), wire(LATENT, "The second latent; it is resized to the size of the first.")
 
 
 class LatentComposite:
-    """One latent laid over another, with soft edges."""
+    """Composite one latent on another, with soft edges."""
 
     TITLE = "Latent Composite"
-    DESCRIPTION = "Lays one latent over another."
+    DESCRIPTION = "Places one latent on another."
     CATEGORY = "latent"
     FUNCTION = "composite"
     RETURN_TYPES = (LATENT,)
-    OUTPUT_TOOLTIPS = ("The two in one.",)
+    OUTPUT_TOOLTIPS = ("The combined result.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "samples_to": wire(LATENT, "The latent underneath."),
+                "samples_to": wire(LATENT, "The latent below."),
                 "samples_from": wire(LATENT, "The latent on top."),
                 "x": pixels(0, "Its left edge in pixels.", step=8),
                 "y": pixels(0, "Its top edge in pixels.", step=8),
@@ -41,10 +41,10 @@ class LatentComposite:
 
 
 class LatentBlend:
-    """A blend of two latents."""
+    """Blend two latents."""
 
     TITLE = "Latent Blend"
-    DESCRIPTION = "Mixes two latents."
+    DESCRIPTION = "Blends two latents."
     CATEGORY = "_for_testing"
     FUNCTION = "blend"
     RETURN_TYPES = (LATENT,)
@@ -56,7 +56,7 @@ class LatentBlend:
             "required": {
                 "samples1": ONE,
                 "samples2": TWO,
-                "blend_factor": number(0.5, 0, 1, 0.01, "Share of the first."),
+                "blend_factor": number(0.5, 0, 1, 0.01, "Share of the first latent."),
             }
         }
 
@@ -70,10 +70,10 @@ class LatentBlend:
 
 
 class LatentCrop:
-    """A part of a latent."""
+    """Crop a latent."""
 
     TITLE = "Crop Latent"
-    DESCRIPTION = "Cuts a rectangle out of a latent."
+    DESCRIPTION = "Crops a latent to a rectangle."
     CATEGORY = "latent/transform"
     FUNCTION = "crop"
     RETURN_TYPES = (LATENT,)
@@ -98,10 +98,10 @@ class LatentCrop:
 
 
 class LatentFlip:
-    """A mirror."""
+    """Mirror it."""
 
     TITLE = "Flip Latent"
-    DESCRIPTION = "Mirrors a latent. The decoder then paints a slightly different picture."
+    DESCRIPTION = "Mirrors a latent. The decoded image differs slightly from a mirrored image."
     CATEGORY = "latent/transform"
     FUNCTION = "flip"
     RETURN_TYPES = (LATENT,)
@@ -109,7 +109,7 @@ class LatentFlip:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        tip = "Upside down, or left for right."
+        tip = "Vertically (upside down) or horizontally (left and right exchanged)."
         return {"required": {"samples": wire(LATENT, "The latent."), "flip_method": choice(FLIPS, tip)}}
 
     def flip(self, samples: Latent, flip_method: str) -> tuple[Latent]:
@@ -117,18 +117,18 @@ class LatentFlip:
 
 
 class LatentRotate:
-    """Quarter turns."""
+    """Rotate by quarter turns."""
 
     TITLE = "Rotate Latent"
-    DESCRIPTION = "Turns a latent to the right by quarters."
+    DESCRIPTION = "Rotates a latent clockwise by multiples of 90 degrees."
     CATEGORY = "latent/transform"
     FUNCTION = "rotate"
     RETURN_TYPES = (LATENT,)
-    OUTPUT_TOOLTIPS = ("The turned latent.",)
+    OUTPUT_TOOLTIPS = ("The rotated latent.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        tip = "How far, clockwise."
+        tip = "The angle, clockwise."
         return {"required": {"samples": wire(LATENT, "The latent."), "rotation": choice(ROTATIONS, tip)}}
 
     def rotate(self, samples: Latent, rotation: str) -> tuple[Latent]:
@@ -140,7 +140,7 @@ class LatentRotate:
 class LatentBatch:
     """Two latents in one batch."""
 
-    DESCRIPTION = "Puts two latents into one batch; each keeps its noise."
+    DESCRIPTION = "Joins two latents in one batch; each keeps its noise."
     CATEGORY = "latent/batch"
     FUNCTION = "batch"
     RETURN_TYPES = (LATENT,)
@@ -157,17 +157,17 @@ class LatentBatch:
 
 
 class LatentBatchSeedBehavior:
-    """The same noise for a whole batch, or not."""
+    """Set whether a batch shares its noise."""
 
-    DESCRIPTION = "Gives all pictures of a batch the same noise, or each its own."
+    DESCRIPTION = "Gives all images of a batch the same noise, or different noise."
     CATEGORY = "latent/advanced"
     FUNCTION = "choose"
     RETURN_TYPES = (LATENT,)
-    OUTPUT_TOOLTIPS = ("The latent with its rule.",)
+    OUTPUT_TOOLTIPS = ("The latent with this setting.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        rule = choice(["random", "fixed"], "fixed: the noise of the first for all.", default="fixed")
+        rule = choice(["random", "fixed"], "fixed: all have the noise of the first one.", default="fixed")
         return {"required": {"samples": wire(LATENT, "The batch."), "seed_behavior": rule}}
 
     def choose(self, samples: Latent, seed_behavior: str) -> tuple[Latent]:
@@ -178,7 +178,7 @@ class LatentBatchSeedBehavior:
 
 
 class LatentAdd:
-    """The sum."""
+    """Add two latents."""
 
     DESCRIPTION = "Adds two latents."
     CATEGORY = "latent/advanced"
@@ -197,7 +197,7 @@ class LatentAdd:
 
 
 class LatentSubtract:
-    """The difference."""
+    """Subtract two latents."""
 
     DESCRIPTION = "Subtracts the second latent from the first."
     CATEGORY = "latent/advanced"
@@ -216,7 +216,7 @@ class LatentSubtract:
 
 
 class LatentMultiply:
-    """A multiple."""
+    """Multiply a latent by a number."""
 
     DESCRIPTION = "Multiplies a latent by a number."
     CATEGORY = "latent/advanced"
@@ -234,9 +234,9 @@ class LatentMultiply:
 
 
 class LatentInterpolate:
-    """A blend by direction and length."""
+    """Interpolate direction and length of two latents."""
 
-    DESCRIPTION = "Blends two latents: the directions of their channel vectors and their lengths by themselves."
+    DESCRIPTION = "Blends two latents, interpolating directions and lengths of their channel vectors separately."
     CATEGORY = "latent/advanced"
     FUNCTION = "interpolate"
     RETURN_TYPES = (LATENT,)
@@ -248,7 +248,7 @@ class LatentInterpolate:
             "required": {
                 "samples1": ONE,
                 "samples2": TWO,
-                "ratio": number(1.0, 0.0, 1.0, 0.01, "Share of the first."),
+                "ratio": number(1.0, 0.0, 1.0, 0.01, "Share of the first latent."),
             }
         }
 

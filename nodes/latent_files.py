@@ -1,4 +1,4 @@
-"""Latents into files and out of them."""
+"""Save and load latents."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 
 class SaveLatent(HostedNode):
-    """A latent into the output folder, with its workflow inside."""
+    """Save a latent in the output folder, with its workflow inside."""
 
     TITLE = "SaveLatent"
-    DESCRIPTION = "Saves a latent as a file, to go on from there later. Put it into the input folder to load it."
+    DESCRIPTION = "Saves a latent as a file. Move the file to the input folder to load it later."
     CATEGORY = "_for_testing"
     FUNCTION = "save"
     OUTPUT_NODE = True
@@ -23,7 +23,7 @@ class SaveLatent(HostedNode):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        tip = "Beginning of the file name. Slashes make folders; %year% %month% %day% are filled in."
+        tip = "Beginning of the file name. Slashes create folders; %year% %month% %day% are replaced."
         return {
             "required": {
                 "samples": wire(LATENT, "The latent to save."),
@@ -34,7 +34,7 @@ class SaveLatent(HostedNode):
 
     @classmethod
     def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
-        """Told before anything runs. None: another node will give it."""
+        """Checked before anything runs. None: a link provides the value."""
         from .image_files import prefix_problem
 
         return prefix_problem(cls.host, filename_prefix)
@@ -51,9 +51,9 @@ class SaveLatent(HostedNode):
 
 
 class LoadLatent(HostedNode):
-    """A latent of the input folder."""
+    """Load a latent from the input folder."""
 
-    MODELS = False  # on none of its wires; said here, because to list its inputs is to list a folder
+    MODELS = False  # none on its links; declared here, because listing its inputs lists a folder
     TITLE = "LoadLatent"
     DESCRIPTION = "Loads a latent that SaveLatent has saved, from the input folder."
     CATEGORY = "_for_testing"
@@ -63,7 +63,7 @@ class LoadLatent(HostedNode):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"latent": (cls.host.inputs((".latent",)), {"tooltip": "A latent of the input folder."})}}
+        return {"required": {"latent": (cls.host.inputs((".latent",)), {"tooltip": "A file in the input folder."})}}
 
     @classmethod
     def IS_CHANGED(cls, latent: str) -> str:
@@ -80,4 +80,4 @@ class LoadLatent(HostedNode):
     def load(self, latent: str) -> tuple[Latent]:
         from ..flux_core.images.latent_files import decode
 
-        return (decode(self.host.picture(latent)),)
+        return (decode(self.host.file(latent)),)

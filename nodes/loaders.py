@@ -1,4 +1,4 @@
-"""Model files -> handles. Nothing of a file but its header is read before something computes with it."""
+"""Model files -> handles. Only a file's header is read until something computes with the model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SINGLE_TYPES = (
 
 
 class FromFiles(HostedNode):
-    """A node that makes its outputs of model files. It runs again when one of them has been replaced."""
+    """A node whose outputs depend on model files. It runs again when one of them has been replaced."""
 
     FILES: Mapping[str, str] = {}  # input -> category
 
@@ -46,12 +46,12 @@ class FromFiles(HostedNode):
 
     @classmethod
     def files(cls, category: str, tip: str) -> Any:
-        """A widget that offers the files of a category."""
+        """A widget that lists the files of a category."""
         return choice(cls.host.filenames(category), tip)
 
 
 class UNETLoader(FromFiles):
-    """A transformer."""
+    """Load a transformer."""
 
     TITLE = "Load Diffusion Model"
     DESCRIPTION = "Loads a FLUX.1 transformer: safetensors in BFL's or diffusers' layout, or GGUF."
@@ -67,7 +67,7 @@ class UNETLoader(FromFiles):
             "required": {
                 "unet_name": cls.files("diffusion_models", "The transformer's file."),
                 "weight_dtype": choice(
-                    WEIGHT_DTYPES, "default takes the weights as they are stored. fp8 halves bf16, with a small loss."
+                    WEIGHT_DTYPES, "default uses the weights as stored. fp8 takes half of bf16, with a small loss."
                 ),
             }
         }
@@ -77,7 +77,7 @@ class UNETLoader(FromFiles):
 
 
 class DualCLIPLoader(FromFiles):
-    """Both text encoders."""
+    """Load both text encoders from two files."""
 
     TITLE = "DualCLIPLoader"
     DESCRIPTION = "Loads the two text encoders of FLUX.1, CLIP-L and T5-XXL, in either order. The type is flux."
@@ -91,12 +91,12 @@ class DualCLIPLoader(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "clip_name1": cls.files("text_encoders", "One of the two: clip_l or t5xxl."),
-                "clip_name2": cls.files("text_encoders", "The other one."),
-                "type": choice(DUAL_TYPES, "flux; the others are for models that do not run here."),
+                "clip_name1": cls.files("text_encoders", "One of the two files: clip_l or t5xxl."),
+                "clip_name2": cls.files("text_encoders", "The other file."),
+                "type": choice(DUAL_TYPES, "flux; the other types are for models that Sluice does not run."),
             },
             "optional": {
-                "device": choice(TEXT_DEVICES, "cpu encodes on the processor: slower, no video memory.", advanced=True),
+                "device": choice(TEXT_DEVICES, "cpu encodes on the processor: slower, no GPU memory.", advanced=True),
             },
         }
 
@@ -106,7 +106,7 @@ class DualCLIPLoader(FromFiles):
 
 
 class CLIPLoader(FromFiles):
-    """A single text encoder."""
+    """Load both text encoders from one file."""
 
     TITLE = "Load CLIP"
     DESCRIPTION = "Loads one file with both text encoders of FLUX.1. For two files use DualCLIPLoader."
@@ -121,10 +121,10 @@ class CLIPLoader(FromFiles):
         return {
             "required": {
                 "clip_name": cls.files("text_encoders", "The file."),
-                "type": choice(SINGLE_TYPES, "Without effect here: the file itself says what it holds."),
+                "type": choice(SINGLE_TYPES, "No effect here: the type is read from the file."),
             },
             "optional": {
-                "device": choice(TEXT_DEVICES, "cpu encodes on the processor: slower, no video memory.", advanced=True),
+                "device": choice(TEXT_DEVICES, "cpu encodes on the processor: slower, no GPU memory.", advanced=True),
             },
         }
 
@@ -133,10 +133,10 @@ class CLIPLoader(FromFiles):
 
 
 class VAELoader(FromFiles):
-    """An autoencoder."""
+    """Load an autoencoder."""
 
     TITLE = "Load VAE"
-    DESCRIPTION = "Loads the autoencoder that turns latents into pictures and back (ae.safetensors)."
+    DESCRIPTION = "Loads the autoencoder that converts latents to images and back (ae.safetensors)."
     CATEGORY = "loaders"
     FUNCTION = "load"
     RETURN_TYPES = (VAE,)
@@ -154,10 +154,10 @@ class VAELoader(FromFiles):
 
 
 class CheckpointLoaderSimple(FromFiles):
-    """Everything out of one file."""
+    """Load all models from one file."""
 
     TITLE = "Load Checkpoint"
-    DESCRIPTION = "Loads transformer, text encoders and autoencoder out of one file."
+    DESCRIPTION = "Loads transformer, text encoders and autoencoder from one file."
     CATEGORY = "loaders"
     FUNCTION = "load"
     RETURN_TYPES = (MODEL, CLIP, VAE)
@@ -183,7 +183,7 @@ def load_transformer(host: Host, name: str, weight_dtype: str = "default") -> An
 
 
 def load_text_encoders(host: Host, names: Sequence[str], device: str = "default") -> Any:
-    """Both text encoders out of files in `text_encoders`. device: "default" or "cpu"."""
+    """Both text encoders from files in `text_encoders`. device: "default" or "cpu"."""
     from ..flux_core.runtime.handles import load_text
 
     paths = [host.full_path("text_encoders", name) for name in names]
@@ -191,7 +191,7 @@ def load_text_encoders(host: Host, names: Sequence[str], device: str = "default"
 
 
 def check_family(type: str) -> None:
-    """Raise InputError unless the text encoders are said to be FLUX.1's."""
+    """Raise InputError unless the type of the text encoders is flux."""
     from ..flux_core.errors import InputError
 
     if type != "flux":
@@ -199,5 +199,5 @@ def check_family(type: str) -> None:
 
 
 def _text_folders(host: Host) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Where tokenizers and textual inversions are."""
+    """The folders of tokenizers and textual inversions."""
     return host.directories("tokenizers"), host.directories("embeddings")

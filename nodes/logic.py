@@ -1,4 +1,4 @@
-"""Choices within a workflow: one of two branches, conditions, an option of a list of one's own, numbers computed."""
+"""Logic in workflows: switches, conditions, custom lists of options, formulas."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from typing import Any
 from .sockets import BOOLEAN, FLOAT, INT, STRING, Declared, Inputs, choice, integer, number, wire
 
 PLACE = "logic"
-ABSENT: Any = object()  # an input that nothing is linked to; None is one that has not delivered yet
+ABSENT: Any = object()  # an input without a link; None is an input whose value is not computed yet
 
 
 def same(template: str, tip: str, allowed: str = "*", **more: Any) -> Declared:
-    """A socket that takes whatever kind the others of its template take."""
+    """A socket of the same type as the others of its template, whatever they are linked to."""
     matched = {"template_id": template, "allowed_types": allowed}
     return "COMFY_MATCHTYPE_V3", {"template": matched, **more, "tooltip": tip}
 
 
 def growing(kind: str, prefix: str, tip: str, most: int = 10, **options: Any) -> Declared:
-    """As many sockets as are linked: prefix0, prefix1, ... They reach the node as one dict."""
+    """A growing number of sockets prefix0, prefix1, ..., which the node receives as one dict."""
     inner = {"required": {prefix: (kind, {**options, "forceInput": True} if kind in (INT, FLOAT, STRING) else options)}}
     template = {"input": inner, "prefix": prefix, "min": 1, "max": most}
     return "COMFY_AUTOGROW_V3", {"template": template, "tooltip": tip}
 
 
 class ComfySwitchNode:
-    """One of two branches."""
+    """Choose one of two branches."""
 
     TITLE = "If/Else Switch"
-    DESCRIPTION = "Passes on one of two values; what only the other needs is not computed."
+    DESCRIPTION = "Passes on one of two values. What only the other one needs is not computed."
     CATEGORY = PLACE
     EXPERIMENTAL = True
     FUNCTION = "pick"
     RETURN_TYPES = ("COMFY_MATCHTYPE_V3",)
     RETURN_NAMES = ("output",)
     OUTPUT_MATCHTYPES = ("switch",)
-    OUTPUT_TOOLTIPS = ("The value of the branch that is on.",)
+    OUTPUT_TOOLTIPS = ("The value of the chosen branch.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
-            "required": {"switch": (BOOLEAN, {"tooltip": "Which of the two."})},
+            "required": {"switch": (BOOLEAN, {"tooltip": "Which of the two values to pass on."})},
             "optional": {
-                "on_false": same("switch", "What is passed on while the switch is off.", lazy=True),
-                "on_true": same("switch", "What is passed on while the switch is on.", lazy=True),
+                "on_false": same("switch", "The value if the switch is off.", lazy=True),
+                "on_true": same("switch", "The value if the switch is on.", lazy=True),
             },
         }
 
@@ -56,10 +56,10 @@ class ComfySwitchNode:
 
 
 class ComfyNotNode:
-    """The opposite."""
+    """Negate a value."""
 
     TITLE = "Not"
-    DESCRIPTION = "Turns yes into no. Numbers other than 0 and texts that are not empty count as yes."
+    DESCRIPTION = "Returns the opposite. Numbers other than 0 and non-empty texts count as true."
     CATEGORY = PLACE
     FUNCTION = "turn"
     RETURN_TYPES = (BOOLEAN,)
@@ -74,14 +74,14 @@ class ComfyNotNode:
 
 
 class ComfyAndNode:
-    """All of several."""
+    """Whether all values are true."""
 
     TITLE = "And"
-    DESCRIPTION = "Tells whether all values are yes. Numbers other than 0 and texts that are not empty count as yes."
+    DESCRIPTION = "Returns whether all values are true. Numbers other than 0 and non-empty texts count as true."
     CATEGORY = PLACE
     FUNCTION = "ask"
     RETURN_TYPES = (BOOLEAN,)
-    OUTPUT_TOOLTIPS = ("Whether all are.",)
+    OUTPUT_TOOLTIPS = ("Whether all are true.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -92,14 +92,14 @@ class ComfyAndNode:
 
 
 class ComfyOrNode:
-    """One of several."""
+    """Whether any value is true."""
 
     TITLE = "Or"
-    DESCRIPTION = "Tells whether any value is yes. Numbers other than 0 and texts that are not empty count as yes."
+    DESCRIPTION = "Returns whether any value is true. Numbers other than 0 and non-empty texts count as true."
     CATEGORY = PLACE
     FUNCTION = "ask"
     RETURN_TYPES = (BOOLEAN,)
-    OUTPUT_TOOLTIPS = ("Whether any is.",)
+    OUTPUT_TOOLTIPS = ("Whether any is true.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -110,10 +110,10 @@ class ComfyOrNode:
 
 
 class ComfyPassOrNoneNode:
-    """A value, or another where there is none."""
+    """A value, or a substitute if there is none."""
 
     TITLE = "Pass or None"
-    DESCRIPTION = "Passes on a value, or another if there is none."
+    DESCRIPTION = "Passes on a value, or a substitute if there is none."
     CATEGORY = PLACE
     FUNCTION = "pass_on"
     RETURN_TYPES = ("COMFY_MATCHTYPE_V3", BOOLEAN)
@@ -127,7 +127,7 @@ class ComfyPassOrNoneNode:
             "required": {},
             "optional": {
                 "anything": same("value", "The value."),
-                "default": same("value", "What takes its place if there is none."),
+                "default": same("value", "The substitute if there is none."),
             },
         }
 
@@ -137,12 +137,12 @@ class ComfyPassOrNoneNode:
 
 
 class CustomCombo:
-    """An option of a list that the workflow brings along."""
+    """Choose an option of a list that is part of the workflow."""
 
     ACCEPT_ALL_INPUTS = True  # the editor adds index, option1, option2, ...
     EDITOR_WIDGETS = ("index", "option{}")  # saved after those declared here
     TITLE = "Custom Combo"
-    DESCRIPTION = "Gives one of the options that are written into the node, and its number."
+    DESCRIPTION = "Returns one of the options that are entered in the node, and its number."
     CATEGORY = "utils"
     EXPERIMENTAL = True
     FUNCTION = "give"
@@ -155,17 +155,17 @@ class CustomCombo:
 
     @classmethod
     def VALIDATE_INPUTS(cls, choice: Any = None, **options: Any) -> bool:
-        return True  # the options are the workflow's own
+        return True  # the options come from the workflow
 
     def give(self, choice: str, index: int = 0, **options: Any) -> tuple[str, int]:
         return choice, index
 
 
 class ComfyMathExpression:
-    """A formula."""
+    """Compute a formula."""
 
     TITLE = "Math Expression"
-    DESCRIPTION = "Computes a formula of the values a, b, c, ... as in Python: (a // 32) * 32, max(a, b)."
+    DESCRIPTION = "Computes a formula of the values a, b, c, ... in Python's notation: (a // 32) * 32, max(a, b)."
     CATEGORY = "utils"
     FUNCTION = "compute"
     RETURN_TYPES = (FLOAT, INT, BOOLEAN)
@@ -187,10 +187,10 @@ class ComfyMathExpression:
 
 
 class ResolutionSelector:
-    """A size of a shape."""
+    """Compute a size from an aspect ratio."""
 
     TITLE = "Resolution Selector"
-    DESCRIPTION = "Gives the width and height of a picture by its shape and its size in megapixels."
+    DESCRIPTION = "Computes width and height from the aspect ratio and the size in megapixels."
     CATEGORY = "utils"
     FUNCTION = "give"
     RETURN_TYPES = (INT, INT)
@@ -210,7 +210,7 @@ class ResolutionSelector:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         shape = choice(list(cls.SHAPES), "Width to height.", default="1:1 (Square)")
-        megapixels = number(1.0, 0.1, 16.0, 0.1, "Size in units of 1024 x 1024 pixels. FLUX.1 likes about one.")
+        megapixels = number(1.0, 0.1, 16.0, 0.1, "Size in units of 1024 x 1024 pixels. FLUX.1 is best with about one.")
         multiple = integer(8, 8, 128, "Both sides become multiples of this.", step=4)
         return {
             "required": {"aspect_ratio": shape, "megapixels": megapixels},

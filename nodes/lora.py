@@ -1,4 +1,4 @@
-"""LoRAs: a handle with one more side branch."""
+"""LoRA nodes: they return a handle with one more side branch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from .sockets import CLIP, MODEL, Inputs, number, wire
 
 
 class LoraLoader(FromFiles):
-    """A LoRA for transformer and text encoders."""
+    """Add a LoRA to transformer and text encoders."""
 
     TITLE = "Load LoRA"
-    DESCRIPTION = "Adds a LoRA. Any number can be chained; changing a strength reloads nothing, and 0 costs nothing."
+    DESCRIPTION = "Adds a LoRA. Any number can be chained. A changed strength reloads nothing; 0 costs nothing."
     CATEGORY = "loaders"
     FUNCTION = "load_lora"
     RETURN_TYPES = (MODEL, CLIP)
     OUTPUT_TOOLTIPS = ("The model with the LoRA.", "The text encoders with the LoRA.")
     FILES = {"lora_name": "loras"}
-    kept: Any = None  # what was read, so that another strength reads nothing
+    kept: Any = None  # the file's content, so that another strength reads nothing
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -44,10 +44,10 @@ class LoraLoader(FromFiles):
 
 
 class LoraLoaderModelOnly(FromFiles):
-    """A LoRA for the transformer."""
+    """Add a LoRA to the transformer."""
 
     TITLE = "LoraLoaderModelOnly"
-    DESCRIPTION = "Adds a LoRA to the transformer alone."
+    DESCRIPTION = "Adds a LoRA to the transformer only."
     CATEGORY = "loaders"
     FUNCTION = "load_lora_model_only"
     RETURN_TYPES = (MODEL,)

@@ -1,4 +1,4 @@
-"""Masks: made, inverted, grown, faded, turned into pictures and back."""
+"""Create, invert, grow and feather masks; convert them to images and back."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ CHANNELS = ("red", "green", "blue", "alpha")
 
 
 class MaskToImage:
-    """A mask to look at."""
+    """Convert a mask to an image."""
 
     TITLE = "Convert Mask to Image"
-    DESCRIPTION = "Shows a mask as a grey picture."
+    DESCRIPTION = "Converts a mask to a grey image."
     CATEGORY = "mask"
     FUNCTION = "convert"
     RETURN_TYPES = (IMAGE,)
@@ -30,10 +30,10 @@ class MaskToImage:
 
 
 class ImageToMask:
-    """One channel of a picture as a mask."""
+    """Convert a channel of an image to a mask."""
 
     TITLE = "Convert Image to Mask"
-    DESCRIPTION = "Takes one colour channel of a picture as a mask."
+    DESCRIPTION = "Returns one colour channel of an image as a mask."
     CATEGORY = "mask"
     FUNCTION = "convert"
     RETURN_TYPES = (MASK,)
@@ -41,26 +41,26 @@ class ImageToMask:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": wire(IMAGE, "The picture."), "channel": choice(CHANNELS, "Which channel.")}}
+        return {"required": {"image": wire(IMAGE, "The image."), "channel": choice(CHANNELS, "Which channel.")}}
 
     def convert(self, image: Any, channel: str) -> tuple[Any]:
         from ..flux_core.errors import InputError
 
         index = CHANNELS.index(channel)
         if index >= image.shape[-1]:
-            raise InputError(f"The picture has {image.shape[-1]} channels, so there is no {channel} channel.")
+            raise InputError(f"The image has {image.shape[-1]} channels, so there is no {channel} channel.")
         return (image[..., index],)
 
 
 class InvertMask:
-    """What was not masked."""
+    """Invert a mask."""
 
     TITLE = "InvertMask"
     DESCRIPTION = "Exchanges 0 and 1."
     CATEGORY = "mask"
     FUNCTION = "invert"
     RETURN_TYPES = (MASK,)
-    OUTPUT_TOOLTIPS = ("The other part.",)
+    OUTPUT_TOOLTIPS = ("The inverted mask.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -71,7 +71,7 @@ class InvertMask:
 
 
 class SolidMask:
-    """The same value everywhere."""
+    """A mask of one value."""
 
     TITLE = "SolidMask"
     DESCRIPTION = "A mask with one value everywhere."
@@ -97,7 +97,7 @@ class SolidMask:
 
 
 class GrowMask:
-    """A larger or smaller mask."""
+    """Grow or shrink a mask."""
 
     TITLE = "GrowMask"
     DESCRIPTION = "Grows a mask by some pixels, or shrinks it if the number is negative."
@@ -112,7 +112,7 @@ class GrowMask:
             "required": {
                 "mask": wire(MASK, "The mask."),
                 "expand": integer(0, -MAX_SIZE, MAX_SIZE, "Pixels to grow by.", step=1),
-                "tapered_corners": switch(True, "Cut the corners, so that a point grows into a diamond."),
+                "tapered_corners": switch(True, "Grow without corners: a point becomes a diamond instead of a square."),
             }
         }
 
@@ -123,10 +123,10 @@ class GrowMask:
 
 
 class FeatherMask:
-    """Soft edges towards the sides."""
+    """Fade a mask towards the sides."""
 
     TITLE = "FeatherMask"
-    DESCRIPTION = "Fades a mask towards the sides of the picture."
+    DESCRIPTION = "Fades a mask towards the sides of the image."
     CATEGORY = "mask"
     FUNCTION = "feather"
     RETURN_TYPES = (MASK,)

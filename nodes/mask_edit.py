@@ -1,4 +1,4 @@
-"""Masks cut, combined, made of colours, split from pictures and joined to them."""
+"""Threshold, combine and crop masks; make them from colours and transparency."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ OPERATIONS = ("multiply", "add", "subtract", "and", "or", "xor")
 
 
 class ThresholdMask:
-    """Hard edges."""
+    """Apply a threshold to a mask."""
 
     TITLE = "ThresholdMask"
-    DESCRIPTION = "Makes a mask hard: 1 above a value, 0 elsewhere."
+    DESCRIPTION = "Makes a mask binary: 1 above a threshold, 0 elsewhere."
     CATEGORY = "mask"
     FUNCTION = "cut"
     RETURN_TYPES = (MASK,)
-    OUTPUT_TOOLTIPS = ("The hard mask.",)
+    OUTPUT_TOOLTIPS = ("The binary mask.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
                 "mask": wire(MASK, "The mask."),
-                "value": number(0.5, 0.0, 1.0, 0.01, "What has to be exceeded."),
+                "value": number(0.5, 0.0, 1.0, 0.01, "The threshold."),
             }
         }
 
@@ -34,24 +34,24 @@ class ThresholdMask:
 
 
 class MaskComposite:
-    """Two masks in one."""
+    """Combine two masks."""
 
     TITLE = "MaskComposite"
-    DESCRIPTION = "Lays one mask over another."
+    DESCRIPTION = "Combines one mask with another."
     CATEGORY = "mask"
     FUNCTION = "combine"
     RETURN_TYPES = (MASK,)
-    OUTPUT_TOOLTIPS = ("The two in one.",)
+    OUTPUT_TOOLTIPS = ("The combined result.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "destination": wire(MASK, "The mask underneath."),
+                "destination": wire(MASK, "The mask below."),
                 "source": wire(MASK, "The mask on top."),
                 "x": pixels(0, "Its left edge in pixels."),
                 "y": pixels(0, "Its top edge in pixels."),
-                "operation": choice(OPERATIONS, "What becomes of the two."),
+                "operation": choice(OPERATIONS, "How the two are combined."),
             }
         }
 
@@ -62,10 +62,10 @@ class MaskComposite:
 
 
 class CropMask:
-    """A part of a mask."""
+    """Crop a mask."""
 
     TITLE = "CropMask"
-    DESCRIPTION = "Cuts a rectangle out of a mask."
+    DESCRIPTION = "Crops a mask to a rectangle."
     CATEGORY = "mask"
     FUNCTION = "crop"
     RETURN_TYPES = (MASK,)
@@ -90,20 +90,20 @@ class CropMask:
 
 
 class ImageColorToMask:
-    """One colour of a picture."""
+    """Make a mask of one colour."""
 
     TITLE = "ImageColorToMask"
-    DESCRIPTION = "Masks what has exactly one colour."
+    DESCRIPTION = "Masks all pixels of exactly one colour."
     CATEGORY = "mask"
     FUNCTION = "find"
     RETURN_TYPES = (MASK,)
-    OUTPUT_TOOLTIPS = ("Where the colour is.",)
+    OUTPUT_TOOLTIPS = ("1 where the image has the colour.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The picture."),
+                "image": wire(IMAGE, "The image."),
                 "color": integer(0, 0, 0xFFFFFF, "The colour as one number, 0xRRGGBB.", step=1, display="color"),
             }
         }
@@ -115,18 +115,18 @@ class ImageColorToMask:
 
 
 class SplitImageWithAlpha:
-    """Colours and transparency apart."""
+    """Separate colours and transparency."""
 
     TITLE = "Split Image with Alpha"
-    DESCRIPTION = "Takes the transparency off a picture, as a mask: 1 is transparent."
+    DESCRIPTION = "Separates the transparency of an image as a mask: 1 is transparent."
     CATEGORY = "mask/compositing"
     FUNCTION = "split"
     RETURN_TYPES = (IMAGE, MASK)
-    OUTPUT_TOOLTIPS = ("The colours.", "What is transparent; nothing, if the picture has no transparency.")
+    OUTPUT_TOOLTIPS = ("The colours.", "1 where the image is transparent; 0 everywhere without transparency.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": wire(IMAGE, "The picture.")}}
+        return {"required": {"image": wire(IMAGE, "The image.")}}
 
     def split(self, image: Any) -> tuple[Any, Any]:
         alpha = image[..., 3] if image.shape[-1] > 3 else image[..., 0].new_ones(image.shape[:3])
@@ -134,21 +134,21 @@ class SplitImageWithAlpha:
 
 
 class JoinImageWithAlpha:
-    """Colours and transparency together."""
+    """Join colours and transparency."""
 
     TITLE = "Join Image with Alpha"
-    DESCRIPTION = "Makes a picture transparent where a mask is 1."
+    DESCRIPTION = "Makes an image transparent where a mask is 1."
     CATEGORY = "mask/compositing"
     FUNCTION = "join"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The picture with its transparency.",)
+    OUTPUT_TOOLTIPS = ("The image with its transparency.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The picture."),
-                "alpha": wire(MASK, "What is to be transparent."),
+                "image": wire(IMAGE, "The image."),
+                "alpha": wire(MASK, "1 where the image becomes transparent."),
             }
         }
 
@@ -163,10 +163,10 @@ class JoinImageWithAlpha:
 
 
 class MaskPreview(PreviewImage):
-    """A mask to look at, not to keep."""
+    """Show a mask without saving it."""
 
     TITLE = "MaskPreview"
-    DESCRIPTION = "Shows a mask in grey without keeping it."
+    DESCRIPTION = "Shows a mask as a grey image without saving it."
     CATEGORY = "mask"
     FUNCTION = "show"
     RETURN_TYPES = (MASK,)

@@ -1,4 +1,4 @@
-"""What may be changed about a model: a copy of its handle with another setting. The weights are never touched."""
+"""Settings of a model: each node returns a copy of the handle. The weights are never changed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from .binding import HostedNode
 from .sockets import MODEL, STRING, Inputs, choice, number, pixels, wire
 
-SHIFT_TIP = "1 leaves the levels evenly spread; more spends more steps on high noise. schnell has 1."
+SHIFT_TIP = "1 spreads the levels evenly; a higher value spends more steps on high noise. schnell uses 1."
 
 
 class ModelSamplingFlux:
-    """The shift of the noise levels, by the size of the picture."""
+    """Shift the noise levels by the size of the image."""
 
     TITLE = "ModelSamplingFlux"
-    DESCRIPTION = "Spends more steps on high noise for larger pictures. The usual values change nothing at 1024x1024."
+    DESCRIPTION = "Spends more steps on high noise for larger images. The usual values change nothing at 1024x1024."
     CATEGORY = "advanced/model"
     FUNCTION = "patch"
     RETURN_TYPES = (MODEL,)
@@ -26,10 +26,10 @@ class ModelSamplingFlux:
         return {
             "required": {
                 "model": wire(MODEL, "The model."),
-                "max_shift": number(1.15, 0.0, 100.0, 0.01, "The shift of a 1024x1024 picture."),
-                "base_shift": number(0.5, 0.0, 100.0, 0.01, "The shift of a 256x256 picture."),
-                "width": pixels(1024, "Width of the picture in pixels.", low=16, step=8),
-                "height": pixels(1024, "Height of the picture in pixels.", low=16, step=8),
+                "max_shift": number(1.15, 0.0, 100.0, 0.01, "The shift of a 1024x1024 image."),
+                "base_shift": number(0.5, 0.0, 100.0, 0.01, "The shift of a 256x256 image."),
+                "width": pixels(1024, "Width of the image in pixels.", low=16, step=8),
+                "height": pixels(1024, "Height of the image in pixels.", low=16, step=8),
             }
         }
 
@@ -40,11 +40,11 @@ class ModelSamplingFlux:
 
 
 class ModelSamplingSD3:
-    """The shift of Stable Diffusion 3."""
+    """Shift the noise levels as Stable Diffusion 3 does."""
 
     TITLE = "ModelSamplingSD3"
     DESCRIPTION = (
-        "Shifts noise levels as Stable Diffusion 3 does, and tells the model times 1000 times as large, which is not "
+        "Shifts noise levels as Stable Diffusion 3 does, and gives the model times multiplied by 1000, which is not "
         "what FLUX.1 was trained with. ModelSamplingAuraFlow has the same shift and the right times."
     )
     CATEGORY = "advanced/model"
@@ -64,10 +64,10 @@ class ModelSamplingSD3:
 
 
 class ModelSamplingAuraFlow:
-    """A shift by one number."""
+    """Shift the noise levels by one number."""
 
     TITLE = "ModelSamplingAuraFlow"
-    DESCRIPTION = "Shifts noise levels by one number, whatever the size of the picture."
+    DESCRIPTION = "Shifts noise levels by one number, whatever the size of the image."
     CATEGORY = "advanced/model"
     FUNCTION = "patch"
     RETURN_TYPES = (MODEL,)
@@ -85,19 +85,19 @@ class ModelSamplingAuraFlow:
 
 
 class DifferentialDiffusion:
-    """A mask that says when, not whether."""
+    """Use the grey values of a mask as starting steps."""
 
     TITLE = "Differential Diffusion"
-    DESCRIPTION = "Lets the grey of a noise mask say from which step on a place is denoised: soft changes, no seams."
+    DESCRIPTION = "The grey values of a noise mask set from which step on a place is denoised: no seams."
     CATEGORY = "_for_testing"
     EXPERIMENTAL = True
     FUNCTION = "patch"
     RETURN_TYPES = (MODEL,)
-    OUTPUT_TOOLTIPS = ("The model with this reading of masks.",)
+    OUTPUT_TOOLTIPS = ("The model with this use of masks.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        strength = number(1.0, 0.0, 1.0, 0.01, "1 reads the mask by steps, 0 as it is.")
+        strength = number(1.0, 0.0, 1.0, 0.01, "1 uses grey values as steps, 0 uses the mask unchanged.")
         return {"required": {"model": wire(MODEL, "The model.")}, "optional": {"strength": strength}}
 
     def patch(self, model: Any, strength: float = 1.0) -> tuple[Any]:
@@ -107,10 +107,10 @@ class DifferentialDiffusion:
 
 
 class ModelComputeDtype:
-    """Other numbers to compute in."""
+    """Set the number type of a model's computation."""
 
     TITLE = "ModelComputeDtype"
-    DESCRIPTION = "Computes the model in other numbers than the program does: fp32 is exact, bf16 and fp16 are fast."
+    DESCRIPTION = "Computes the model in another number type than the program: fp32 is exact, bf16 and fp16 are fast."
     CATEGORY = "advanced/debug/model"
     FUNCTION = "patch"
     RETURN_TYPES = (MODEL,)
@@ -118,7 +118,7 @@ class ModelComputeDtype:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        tip = "default computes as the whole program does."
+        tip = "default uses the number type of the program."
         return {
             "required": {
                 "model": wire(MODEL, "The model."),
@@ -133,7 +133,7 @@ class ModelComputeDtype:
 
 
 class FluxToModel(HostedNode):
-    """Over the bridge to ComfyUI's own sampling nodes."""
+    """Convert the model for ComfyUI's own sampling nodes."""
 
     ALONE = True  # ComfyUI has no node of this kind
     TITLE = "FLUX model to MODEL"
@@ -146,7 +146,7 @@ class FluxToModel(HostedNode):
     FUNCTION = "convert"
     RETURN_TYPES = ("MODEL",)
     RETURN_NAMES = ("MODEL",)
-    OUTPUT_TOOLTIPS = ("The model as ComfyUI's nodes take it.",)
+    OUTPUT_TOOLTIPS = ("The model for ComfyUI's nodes.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -157,7 +157,7 @@ class FluxToModel(HostedNode):
 
 
 class MemoryBudget:
-    """How much memory models may use from here on."""
+    """Set how much memory models may use from now on."""
 
     ALONE = True  # ComfyUI has no node of this kind
     TITLE = "Memory budget"

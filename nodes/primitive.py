@@ -1,4 +1,4 @@
-"""Plain values as nodes, to drive several inputs from one place."""
+"""Single values as nodes, for several inputs at once."""
 
 from __future__ import annotations
 
@@ -77,17 +77,17 @@ class PrimitiveStringMultiline:
 
 
 class PrimitiveBoolean:
-    """Yes or no."""
+    """True or false."""
 
     TITLE = "Boolean"
-    DESCRIPTION = "Yes or no for one or several inputs."
+    DESCRIPTION = "True or false for one or several inputs."
     CATEGORY = "utils/primitive"
     FUNCTION = "give"
     RETURN_TYPES = (BOOLEAN,)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"value": (BOOLEAN, {"tooltip": "Yes or no."})}}
+        return {"required": {"value": (BOOLEAN, {"tooltip": "True or false."})}}
 
     def give(self, value: bool) -> tuple[bool]:
         return (value,)

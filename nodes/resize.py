@@ -1,4 +1,4 @@
-"""Another size, by any of several rules."""
+"""Resize by one of several rules."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Sections = dict[str, dict[str, Declared]]
 
 
 def _options() -> dict[str, Sections]:
-    """How the new size is said -> what has to be known for it."""
-    side = "{} in pixels. The other side follows."
-    crop = choice(CROP, "center cuts the longer side first, so that nothing is stretched.", default="center")
-    match = wire("IMAGE,MASK", "The picture or mask whose size is taken.")
+    """Rule for the new size -> the inputs that it needs."""
+    side = "{} in pixels. The other side keeps the aspect ratio."
+    crop = choice(CROP, "center crops the longer side first, so that nothing is distorted.", default="center")
+    match = wire("IMAGE,MASK", "The image or mask whose size is used.")
     multiple = integer(1, 1, 16384, "Both sides become multiples of this.", step=1)
     options: dict[str, dict[str, Declared]] = {
         "scale dimensions": {
-            "width": pixels(512, "Width in pixels. 0 follows the height."),
-            "height": pixels(512, "Height in pixels. 0 follows the width."),
+            "width": pixels(512, "Width in pixels. 0 keeps the aspect ratio."),
+            "height": pixels(512, "Height in pixels. 0 keeps the aspect ratio."),
             "crop": crop,
         },
         "scale by multiplier": {"multiplier": number(1.0, 0.01, 8.0, 0.01, "Factor for both sides.")},
@@ -39,25 +39,25 @@ def _options() -> dict[str, Sections]:
 
 
 class ResizeImageMaskNode:
-    """Another size for a picture or a mask."""
+    """Resize an image or a mask."""
 
     TITLE = "Resize Image/Mask"
-    DESCRIPTION = "Resizes a picture or a mask: to a size, by a factor, to so many pixels, to the size of another."
+    DESCRIPTION = "Resizes an image or a mask: to a size, by a factor, to a pixel count, or to another image's size."
     CATEGORY = "image/transform"
     FUNCTION = "resize"
     RETURN_TYPES = ("COMFY_MATCHTYPE_V3",)
     RETURN_NAMES = ("resized",)
     OUTPUT_MATCHTYPES = ("input_type",)
-    OUTPUT_TOOLTIPS = ("The resized picture or mask.",)
+    OUTPUT_TOOLTIPS = ("The resized image or mask.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         options = [{"key": key, "inputs": inputs} for key, inputs in _options().items()]
-        tip = "How values between pixels are found. lanczos keeps most detail when a picture becomes smaller."
+        tip = "The interpolation method. lanczos keeps the most detail when an image becomes smaller."
         return {
             "required": {
-                "input": same("input_type", "The picture or mask.", "IMAGE,MASK"),
-                "resize_type": ("COMFY_DYNAMICCOMBO_V3", {"options": options, "tooltip": "How the new size is said."}),
+                "input": same("input_type", "The image or mask.", "IMAGE,MASK"),
+                "resize_type": ("COMFY_DYNAMICCOMBO_V3", {"options": options, "tooltip": "The rule for the new size."}),
                 "scale_method": choice(METHODS, tip, default="area"),
             }
         }

@@ -1,4 +1,4 @@
-"""Samplers with their options: what KSamplerSelect picks by name, as nodes with the numbers of the algorithm."""
+"""Samplers with their options: the samplers of KSamplerSelect, as nodes with the algorithm's parameters."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from .sockets import MODEL, SAMPLER, Declared, Inputs, choice, integer, number, switch, wire
 
 PLACE = "sampling/custom_sampling/samplers"
-ETA_TIP = "How much of each step is replaced by fresh noise: 0 adds none."
-NOISE_TIP = "Size of the noise that is added; 1 is what the theory says."
+ETA_TIP = "How much of each step is replaced by new noise: 0 adds none."
+NOISE_TIP = "Scale of the added noise; 1 is the theoretical value."
 
 
 def eta(tip: str = ETA_TIP, default: float = 1.0, high: float = 100.0) -> Declared:
@@ -20,21 +20,21 @@ def s_noise(high: float = 100.0) -> Declared:
 
 
 def where_drawn() -> Declared:
-    return choice(["gpu", "cpu"], "Where its noise is drawn. cpu gives the same picture on every machine.")
+    return choice(["gpu", "cpu"], "The device that draws the noise. cpu gives the same image on all machines.")
 
 
 def sampler(name: str, **options: Any) -> tuple[Any]:
-    """What goes on a SAMPLER wire: an algorithm by its name, with its options."""
+    """The value of a SAMPLER link: an algorithm by its name, with its options."""
     from ..flux_core.sampling.sample import Sampler
 
     return (Sampler(name, options),)
 
 
 class SamplerEulerAncestral:
-    """Euler with fresh noise."""
+    """Euler with new noise at each step."""
 
     TITLE = "SamplerEulerAncestral"
-    DESCRIPTION = "The sampler euler_ancestral with its options: a straight step, then fresh noise."
+    DESCRIPTION = "The sampler euler_ancestral with its options: an Euler step, then new noise."
     CATEGORY = PLACE
     FUNCTION = "make"
     RETURN_TYPES = (SAMPLER,)
@@ -52,7 +52,7 @@ class SamplerEulerAncestralCFGPP:
     """The same for CFG++."""
 
     TITLE = "SamplerEulerAncestralCFG++"
-    DESCRIPTION = "The sampler euler_ancestral_cfg_pp with its options. It asks the model twice a step."
+    DESCRIPTION = "The sampler euler_ancestral_cfg_pp with its options. It evaluates the model twice per step."
     CATEGORY = PLACE
     FUNCTION = "make"
     RETURN_TYPES = (SAMPLER,)
@@ -67,10 +67,10 @@ class SamplerEulerAncestralCFGPP:
 
 
 class SamplerEulerCFGpp:
-    """CFG++ in two readings."""
+    """CFG++ in two forms."""
 
     TITLE = "SamplerEulerCFG++"
-    DESCRIPTION = "The sampler euler_cfg_pp, or an older form of it. It asks the model twice a step."
+    DESCRIPTION = "The sampler euler_cfg_pp, or an older form of it. It evaluates the model twice per step."
     CATEGORY = "_for_testing"
     EXPERIMENTAL = True
     FUNCTION = "make"
@@ -79,7 +79,7 @@ class SamplerEulerCFGpp:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        tip = "regular is the published form; alternative takes off again what guidance has added."
+        tip = "regular is the published form; alternative removes again what guidance added."
         return {"required": {"version": choice(["regular", "alternative"], tip)}}
 
     def make(self, version: str) -> tuple[Any]:
@@ -98,17 +98,17 @@ class SamplerLMS:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"order": integer(4, 1, 100, "How many directions are remembered.")}}
+        return {"required": {"order": integer(4, 1, 100, "Number of previous directions used.")}}
 
     def make(self, order: int) -> tuple[Any]:
         return sampler("lms", order=order)
 
 
 class SamplerDPMPP_2S_Ancestral:
-    """Two looks a step, then fresh noise."""
+    """Two evaluations per step, then new noise."""
 
     TITLE = "SamplerDPMPP_2S_Ancestral"
-    DESCRIPTION = "The sampler dpmpp_2s_ancestral with its options. It asks the model twice a step."
+    DESCRIPTION = "The sampler dpmpp_2s_ancestral with its options. It evaluates the model twice per step."
     CATEGORY = PLACE
     FUNCTION = "make"
     RETURN_TYPES = (SAMPLER,)
@@ -123,10 +123,10 @@ class SamplerDPMPP_2S_Ancestral:
 
 
 class SamplerDPMPP_SDE:
-    """Stochastic, two looks a step."""
+    """Stochastic, two evaluations per step."""
 
     TITLE = "SamplerDPMPP_SDE"
-    DESCRIPTION = "The sampler dpmpp_sde with its options. It asks the model twice a step."
+    DESCRIPTION = "The sampler dpmpp_sde with its options. It evaluates the model twice per step."
     CATEGORY = PLACE
     FUNCTION = "make"
     RETURN_TYPES = (SAMPLER,)
@@ -134,7 +134,7 @@ class SamplerDPMPP_SDE:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        r = number(0.5, 0.0, 100.0, 0.01, "Share of the step at which the second look is taken.", round=False)
+        r = number(0.5, 0.0, 100.0, 0.01, "Share of the step at which the second evaluation is.", round=False)
         return {"required": {"eta": eta(), "s_noise": s_noise(), "r": r, "noise_device": where_drawn()}}
 
     def make(self, eta: float, s_noise: float, r: float, noise_device: str) -> tuple[Any]:
@@ -143,7 +143,7 @@ class SamplerDPMPP_SDE:
 
 
 class SamplerDPMPP_2M_SDE:
-    """Stochastic, one look a step."""
+    """Stochastic, one evaluation per step."""
 
     TITLE = "SamplerDPMPP_2M_SDE"
     DESCRIPTION = "The sampler dpmpp_2m_sde with its options."
@@ -154,7 +154,7 @@ class SamplerDPMPP_2M_SDE:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        kind = choice(["midpoint", "heun"], "How the change since the last step is weighed.")
+        kind = choice(["midpoint", "heun"], "How the change since the previous step is weighted.")
         return {
             "required": {"solver_type": kind, "eta": eta(), "s_noise": s_noise(), "noise_device": where_drawn()},
         }
@@ -165,7 +165,7 @@ class SamplerDPMPP_2M_SDE:
 
 
 class SamplerDPMPP_3M_SDE:
-    """Stochastic, of third order, one look a step."""
+    """Stochastic, of third order, one evaluation per step."""
 
     TITLE = "SamplerDPMPP_3M_SDE"
     DESCRIPTION = "The sampler dpmpp_3m_sde with its options."
@@ -183,10 +183,10 @@ class SamplerDPMPP_3M_SDE:
 
 
 class SamplerDPMAdaptative:
-    """Steps as long as they may be."""
+    """Adaptive steps."""
 
     TITLE = "SamplerDPMAdaptative"
-    DESCRIPTION = "The sampler dpm_adaptive with its options: it chooses its own steps, by the error of each."
+    DESCRIPTION = "The sampler dpm_adaptive with its options: it chooses its own steps by their error."
     CATEGORY = PLACE
     FUNCTION = "make"
     RETURN_TYPES = (SAMPLER,)
@@ -199,14 +199,14 @@ class SamplerDPMAdaptative:
 
         return {
             "required": {
-                "order": integer(3, 2, 3, "Looks at the model for each attempt."),
-                "rtol": option(0.05, "Error allowed for each unit of the picture."),
-                "atol": option(0.0078, "Error allowed in any case."),
+                "order": integer(3, 2, 3, "Evaluations of the model per attempt."),
+                "rtol": option(0.05, "Relative error allowed."),
+                "atol": option(0.0078, "Absolute error allowed."),
                 "h_init": option(0.05, "Length of the first step, in the logarithm of the noise level."),
-                "pcoeff": option(0.0, "How much the change of the error counts for the next step's length."),
-                "icoeff": option(1.0, "How much the error itself counts for it."),
-                "dcoeff": option(0.0, "How much the change of its change counts for it."),
-                "accept_safety": option(0.81, "A step is taken again if it should have been shorter than this share."),
+                "pcoeff": option(0.0, "The proportional coefficient of the step size controller."),
+                "icoeff": option(1.0, "The integral coefficient of the step size controller."),
+                "dcoeff": option(0.0, "The derivative coefficient of the step size controller."),
+                "accept_safety": option(0.81, "A step is repeated if it should have been shorter than this share."),
                 "eta": eta(default=0.0),
                 "s_noise": s_noise(),
             }
@@ -241,10 +241,10 @@ class SamplerDPMAdaptative:
 
 
 class SamplerER_SDE:
-    """An extended reverse-time equation."""
+    """The extended reverse-time SDE."""
 
     TITLE = "SamplerER_SDE"
-    DESCRIPTION = "The sampler er_sde with its options, or the plain reverse-time equation, with noise or without."
+    DESCRIPTION = "The sampler er_sde with its options, or the plain reverse-time equation, with or without noise."
     CATEGORY = PLACE
     FUNCTION = "make"
     RETURN_TYPES = (SAMPLER,)
@@ -270,10 +270,10 @@ class SamplerER_SDE:
 
 
 class SamplerSASolver:
-    """Predictor and corrector."""
+    """A stochastic predictor-corrector method."""
 
     TITLE = "SamplerSASolver"
-    DESCRIPTION = "The sampler sa_solver with its options: it predicts a step, looks, corrects it, and goes on."
+    DESCRIPTION = "The sampler sa_solver with its options: it predicts each step and then corrects it."
     CATEGORY = PLACE
     FUNCTION = "make"
     RETURN_TYPES = (SAMPLER,)
@@ -283,15 +283,15 @@ class SamplerSASolver:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model whose sampling counts."),
+                "model": wire(MODEL, "The model whose noise levels are used."),
                 "eta": eta(high=10.0),
                 "sde_start_percent": number(0.2, 0.0, 1.0, 0.001, "Share of the denoising after which noise is added."),
                 "sde_end_percent": number(0.8, 0.0, 1.0, 0.001, "Share of the denoising up to which noise is added."),
                 "s_noise": s_noise(),
-                "predictor_order": integer(3, 1, 6, "Looks that a prediction rests on."),
-                "corrector_order": integer(4, 0, 6, "Looks that a correction rests on; 0 corrects nothing."),
-                "use_pece": switch(None, "Look at the corrected state as well: twice the time."),
-                "simple_order_2": switch(None, "Use shorter formulas wherever two looks count."),
+                "predictor_order": integer(3, 1, 6, "Evaluations that a prediction uses."),
+                "corrector_order": integer(4, 0, 6, "Evaluations that a correction uses; 0 means no correction."),
+                "use_pece": switch(None, "Evaluate the corrected state as well: twice the time."),
+                "simple_order_2": switch(None, "Use simpler formulas where two evaluations are used."),
             }
         }
 

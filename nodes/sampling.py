@@ -1,4 +1,4 @@
-"""Denoising: the nodes that take a latent from noise to picture."""
+"""Denoising: the nodes that sample a latent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Latent = dict[str, Any]
 
 
 class KSampler(HostedNode):
-    """Schedule, noise and denoising in one."""
+    """Schedule, noise and denoising in one node."""
 
     TITLE = "KSampler"
     DESCRIPTION = "Denoises a latent with a model and two prompts. For FLUX.1 set cfg to 1."
@@ -54,9 +54,9 @@ class KSampler(HostedNode):
                 "cfg": cfg(),
                 "sampler_name": choice(SAMPLERS, SAMPLER_TIP),
                 "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
-                "positive": wire(CONDITIONING, "What the picture should show."),
+                "positive": wire(CONDITIONING, "What the image should show."),
                 "negative": wire(CONDITIONING, NEGATIVE_TIP),
-                "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
+                "latent_image": wire(LATENT, "The latent to denoise. It determines the size of the image."),
                 "denoise": number(1.0, 0.0, 1.0, 0.01, DENOISE_TIP),
             }
         }
@@ -94,7 +94,7 @@ class KSampler(HostedNode):
 
 
 class KSamplerAdvanced(HostedNode):
-    """Some of the steps."""
+    """Denoise a part of the steps."""
 
     TITLE = "KSampler (Advanced)"
     DESCRIPTION = "Denoises from one step to another, for two samplers in a row. For FLUX.1 set cfg to 1."
@@ -109,20 +109,20 @@ class KSamplerAdvanced(HostedNode):
             "required": {
                 "model": wire(MODEL, "The model that denoises."),
                 "add_noise": choice(
-                    ["enable", "disable"], "Disable it in a second sampler: the noise is there already."
+                    ["enable", "disable"], "Disable it in a second sampler, whose latent is noisy already."
                 ),
                 "noise_seed": seed(),
                 "steps": integer(20, 1, 10000, STEPS_TIP),
                 "cfg": cfg(),
                 "sampler_name": choice(SAMPLERS, SAMPLER_TIP),
                 "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
-                "positive": wire(CONDITIONING, "What the picture should show."),
+                "positive": wire(CONDITIONING, "What the image should show."),
                 "negative": wire(CONDITIONING, NEGATIVE_TIP),
-                "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
+                "latent_image": wire(LATENT, "The latent to denoise. It determines the size of the image."),
                 "start_at_step": integer(0, 0, 10000, "The first step taken."),
                 "end_at_step": integer(10000, 0, 10000, "The step to stop before."),
                 "return_with_leftover_noise": choice(
-                    ["disable", "enable"], "Enable it when stopping early, if another sampler goes on from there."
+                    ["disable", "enable"], "Enable it if another sampler continues from the last step."
                 ),
             }
         }
@@ -167,7 +167,7 @@ class KSamplerAdvanced(HostedNode):
 
 
 class SamplerCustom(HostedNode):
-    """A sampler and a schedule of one's own, with two prompts."""
+    """Denoise with any sampler and schedule, with two prompts."""
 
     TITLE = "SamplerCustom"
     DESCRIPTION = "Denoises with any sampler along any schedule. For FLUX.1 set cfg to 1."
@@ -175,7 +175,7 @@ class SamplerCustom(HostedNode):
     FUNCTION = "sample"
     RETURN_TYPES = (LATENT, LATENT)
     RETURN_NAMES = ("output", "denoised_output")
-    OUTPUT_TOOLTIPS = ("The latent after the last step.", "The picture as seen in the last step.")
+    OUTPUT_TOOLTIPS = ("The latent after the last step.", "The model's estimate of the image in the last step.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -185,11 +185,11 @@ class SamplerCustom(HostedNode):
                 "add_noise": switch(True, "Add noise at the start."),
                 "noise_seed": seed(),
                 "cfg": cfg(),
-                "positive": wire(CONDITIONING, "What the picture should show."),
+                "positive": wire(CONDITIONING, "What the image should show."),
                 "negative": wire(CONDITIONING, NEGATIVE_TIP),
                 "sampler": wire(SAMPLER, "The algorithm."),
                 "sigmas": wire(SIGMAS, "The noise levels."),
-                "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
+                "latent_image": wire(LATENT, "The latent to denoise. It determines the size of the image."),
             }
         }
 
@@ -213,25 +213,25 @@ class SamplerCustom(HostedNode):
 
 
 class SamplerCustomAdvanced(HostedNode):
-    """Noise, guider, sampler and schedule, each a node."""
+    """Denoise with noise, guider, sampler and schedule from nodes of their own."""
 
     TITLE = "SamplerCustomAdvanced"
-    DESCRIPTION = "Denoises with parts that are nodes of their own: noise, guider, sampler, schedule."
+    DESCRIPTION = "Denoises with separate nodes for noise, guider, sampler and schedule."
     CATEGORY = "sampling/custom_sampling"
     FUNCTION = "sample"
     RETURN_TYPES = (LATENT, LATENT)
     RETURN_NAMES = ("output", "denoised_output")
-    OUTPUT_TOOLTIPS = ("The latent after the last step.", "The picture as seen in the last step.")
+    OUTPUT_TOOLTIPS = ("The latent after the last step.", "The model's estimate of the image in the last step.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "noise": wire(NOISE, "Where the noise comes from."),
+                "noise": wire(NOISE, "The source of the noise."),
                 "guider": wire(GUIDER, "Model and prompts."),
                 "sampler": wire(SAMPLER, "The algorithm."),
                 "sigmas": wire(SIGMAS, "The noise levels."),
-                "latent_image": wire(LATENT, "The latent to denoise; its size is the picture's."),
+                "latent_image": wire(LATENT, "The latent to denoise. It determines the size of the image."),
             }
         }
 
@@ -240,10 +240,10 @@ class SamplerCustomAdvanced(HostedNode):
 
 
 class AddNoise:
-    """Noise on a latent, without denoising."""
+    """Add noise to a latent, without denoising."""
 
     TITLE = "AddNoise"
-    DESCRIPTION = "Adds noise to a latent, as much as the schedule's first level says."
+    DESCRIPTION = "Adds noise of the schedule's first level to a latent."
     CATEGORY = "_for_testing/custom_sampling/noise"
     FUNCTION = "add"
     RETURN_TYPES = (LATENT,)
@@ -253,7 +253,7 @@ class AddNoise:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model the noise is for."),
+                "model": wire(MODEL, "The model whose scaling is used."),
                 "noise": wire(NOISE, "The noise."),
                 "sigmas": wire(SIGMAS, "The noise levels."),
                 "latent_image": wire(LATENT, "The latent."),
@@ -275,7 +275,7 @@ def _run(host: Host, noise: Any, guider: Any, sampler: Any, sigmas: Any, latent:
 
 
 def report(host: Host) -> Callable[[int, Any, Any, int], None]:
-    """A callback for sampling: every step is reported with the picture as seen from there."""
+    """A callback for sampling: each step is reported with a preview of the estimated image."""
     return lambda step, D, x, steps: host.step(step + 1, steps, lambda: _look(D[0]))
 
 

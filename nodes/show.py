@@ -1,4 +1,4 @@
-"""Values shown in the editor."""
+"""Show values in the editor."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .sockets import STRING, Inputs
 
 
 class PreviewAny:
-    """Any value as text."""
+    """Show a value as text."""
 
-    MODELS = False  # it takes them, and shows no more than their name
+    MODELS = False  # it accepts them, and shows only their name
     TITLE = "Preview Any"
     DESCRIPTION = "Shows any value as text."
     CATEGORY = "utils"

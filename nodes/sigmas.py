@@ -1,4 +1,4 @@
-"""Noise levels: schedules of steps, and schedules cut, turned or changed."""
+"""Noise levels: schedules of steps, and nodes that split, reverse or change schedules."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SCHEDULERS = (
     "linear_quadratic",
     "kl_optimal",
 )
-SCHEDULER_TIP = "How noise levels are spread over the steps. simple and normal are FLUX.1's usual ones."
-STEPS_TIP = "Passes of the model. 20 to 30 for dev, 4 for schnell."
-DENOISE_TIP = "How much of the picture is made anew: 1 is everything, 0.5 keeps its large shapes."
+SCHEDULER_TIP = "How noise levels are spread over the steps. simple and normal are usual for FLUX.1."
+STEPS_TIP = "Number of steps. 20 to 30 for dev, 4 for schnell."
+DENOISE_TIP = "How much of the image is replaced: 1 is everything, 0.5 keeps large shapes."
 
 
 class BasicScheduler:
@@ -36,7 +36,7 @@ class BasicScheduler:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model whose sampling counts."),
+                "model": wire(MODEL, "The model whose noise levels are used."),
                 "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
                 "steps": integer(20, 1, 10000, STEPS_TIP),
                 "denoise": number(1.0, 0.0, 1.0, 0.01, DENOISE_TIP),
@@ -57,16 +57,16 @@ class BetaSamplingScheduler:
     CATEGORY = "sampling/custom_sampling/schedulers"
     FUNCTION = "schedule"
     RETURN_TYPES = (SIGMAS,)
-    OUTPUT_TOOLTIPS = ("The noise levels. Steps that coincide are taken once.",)
+    OUTPUT_TOOLTIPS = ("The noise levels. Equal levels are used once.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model whose sampling counts."),
+                "model": wire(MODEL, "The model whose noise levels are used."),
                 "steps": integer(20, 1, 10000, STEPS_TIP),
-                "alpha": number(0.6, 0.0, 50.0, 0.01, "Smaller: more steps at high noise.", round=False),
-                "beta": number(0.6, 0.0, 50.0, 0.01, "Smaller: more steps at low noise.", round=False),
+                "alpha": number(0.6, 0.0, 50.0, 0.01, "A smaller value takes more steps at high noise.", round=False),
+                "beta": number(0.6, 0.0, 50.0, 0.01, "A smaller value takes more steps at low noise.", round=False),
             }
         }
 
@@ -77,7 +77,7 @@ class BetaSamplingScheduler:
 
 
 class KarrasScheduler:
-    """Equal strides in a root of sigma."""
+    """Equal steps in a root of sigma."""
 
     TITLE = "KarrasScheduler"
     DESCRIPTION = "Noise levels by Karras et al. between two numbers. FLUX.1's levels lie between 1 and 0."
@@ -93,7 +93,7 @@ class KarrasScheduler:
                 "steps": integer(20, 1, 10000, STEPS_TIP),
                 "sigma_max": number(14.614642, 0.0, 5000.0, 0.01, "The first level; 1 for FLUX.1.", round=False),
                 "sigma_min": number(0.0291675, 0.0, 5000.0, 0.01, "The last level before 0.", round=False),
-                "rho": number(7.0, 0.0, 100.0, 0.01, "Larger takes more steps at low noise.", round=False),
+                "rho": number(7.0, 0.0, 100.0, 0.01, "A larger value takes more steps at low noise.", round=False),
             }
         }
 
@@ -104,7 +104,7 @@ class KarrasScheduler:
 
 
 class ExponentialScheduler:
-    """Equal strides in the logarithm of sigma."""
+    """Equal steps in the logarithm of sigma."""
 
     TITLE = "ExponentialScheduler"
     DESCRIPTION = "Noise levels by equal ratios between two numbers. FLUX.1's levels lie between 1 and 0."
@@ -130,15 +130,15 @@ class ExponentialScheduler:
 
 
 class SplitSigmas:
-    """Two schedules out of one, at a step."""
+    """Split a schedule at a step."""
 
     TITLE = "SplitSigmas"
-    DESCRIPTION = "Cuts a schedule in two, for two samplers one after the other."
+    DESCRIPTION = "Splits a schedule in two, for two samplers in a row."
     CATEGORY = "sampling/custom_sampling/sigmas"
     FUNCTION = "split"
     RETURN_TYPES = (SIGMAS, SIGMAS)
     RETURN_NAMES = ("high_sigmas", "low_sigmas")
-    OUTPUT_TOOLTIPS = ("The steps before.", "The steps from there on.")
+    OUTPUT_TOOLTIPS = ("The first steps.", "The remaining steps.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -156,15 +156,15 @@ class SplitSigmas:
 
 
 class SplitSigmasDenoise:
-    """Two schedules out of one, by a share."""
+    """Split a schedule by a share."""
 
     TITLE = "SplitSigmasDenoise"
-    DESCRIPTION = "Cuts a schedule in two so that the second part denoises by the given share."
+    DESCRIPTION = "Splits a schedule in two so that the second part has the given share of the steps."
     CATEGORY = "sampling/custom_sampling/sigmas"
     FUNCTION = "split"
     RETURN_TYPES = (SIGMAS, SIGMAS)
     RETURN_NAMES = ("high_sigmas", "low_sigmas")
-    OUTPUT_TOOLTIPS = ("The steps before.", "The steps from there on.")
+    OUTPUT_TOOLTIPS = ("The first steps.", "The remaining steps.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -178,14 +178,14 @@ class SplitSigmasDenoise:
 
 
 class FlipSigmas:
-    """A schedule backwards."""
+    """Reverse a schedule."""
 
     TITLE = "FlipSigmas"
-    DESCRIPTION = "Turns a schedule round: from picture to noise."
+    DESCRIPTION = "Reverses a schedule: from image to noise."
     CATEGORY = "sampling/custom_sampling/sigmas"
     FUNCTION = "flip"
     RETURN_TYPES = (SIGMAS,)
-    OUTPUT_TOOLTIPS = ("The schedule from its end to its beginning.",)
+    OUTPUT_TOOLTIPS = ("The reversed schedule.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -198,7 +198,7 @@ class FlipSigmas:
 
 
 class SetFirstSigma:
-    """Another first level."""
+    """Replace the first level."""
 
     TITLE = "SetFirstSigma"
     DESCRIPTION = "Replaces the first noise level of a schedule."
@@ -219,10 +219,10 @@ class SetFirstSigma:
 
 
 class ExtendIntermediateSigmas:
-    """More steps between the steps."""
+    """Insert steps."""
 
     TITLE = "ExtendIntermediateSigmas"
-    DESCRIPTION = "Cuts the steps of a schedule, or those within a range of levels, into more steps."
+    DESCRIPTION = "Divides the steps of a schedule, or those within a range of levels, into more steps."
     CATEGORY = "sampling/custom_sampling/sigmas"
     FUNCTION = "extend"
     RETURN_TYPES = (SIGMAS,)
@@ -233,14 +233,14 @@ class ExtendIntermediateSigmas:
         return {
             "required": {
                 "sigmas": wire(SIGMAS, "The schedule."),
-                "steps": integer(2, 1, 100, "Steps made of one."),
+                "steps": integer(2, 1, 100, "Number of steps that replace one step."),
                 "start_at_sigma": number(
-                    -1.0, -1.0, 20000.0, 0.01, "Steps from higher levels stay whole; -1 cuts them all.", round=False
+                    -1.0, -1.0, 20000.0, 0.01, "Steps from higher levels are not divided; -1 divides all.", round=False
                 ),
                 "end_at_sigma": number(
-                    12.0, 0.0, 20000.0, 0.01, "Steps from lower levels stay whole; at most 1 for FLUX.1.", round=False
+                    12.0, 0.0, 20000.0, 0.01, "Steps from lower levels stay; at most 1 for FLUX.1.", round=False
                 ),
-                "spacing": choice(["linear", "cosine", "sine"], "How the new levels lie within the step."),
+                "spacing": choice(["linear", "cosine", "sine"], "How the new levels are spread within the step."),
             }
         }
 
@@ -251,9 +251,9 @@ class ExtendIntermediateSigmas:
 
 
 class ManualSigmas:
-    """A schedule written down."""
+    """Enter a schedule by hand."""
 
-    DESCRIPTION = "Noise levels as you write them, from 1 down to 0."
+    DESCRIPTION = "Noise levels as you enter them, from 1 down to 0."
     CATEGORY = "sampling/custom_sampling/sigmas"
     EXPERIMENTAL = True
     FUNCTION = "read"
@@ -262,7 +262,7 @@ class ManualSigmas:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        tip = "The levels, with anything between them that is no number. The last is usually 0."
+        tip = "The levels, separated by anything that is not a number. The last is usually 0."
         return {"required": {"sigmas": (STRING, {"default": "1, 0.5", "multiline": False, "tooltip": tip})}}
 
     def read(self, sigmas: str) -> tuple[Any]:
@@ -272,10 +272,10 @@ class ManualSigmas:
 
 
 class SamplingPercentToSigma:
-    """The noise level at a share of the way."""
+    """The noise level at a share of the denoising."""
 
     TITLE = "SamplingPercentToSigma"
-    DESCRIPTION = "Tells the noise level at a share of the denoising: 0 is pure noise, 1 the finished picture."
+    DESCRIPTION = "Returns the noise level at a share of the denoising: 0 is pure noise, 1 the finished image."
     CATEGORY = "sampling/custom_sampling/sigmas"
     FUNCTION = "level"
     RETURN_TYPES = (FLOAT,)
@@ -286,9 +286,9 @@ class SamplingPercentToSigma:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model whose sampling counts."),
+                "model": wire(MODEL, "The model whose noise levels are used."),
                 "sampling_percent": number(0.0, 0.0, 1.0, 0.0001, "Share of the denoising."),
-                "return_actual_sigma": switch(False, "At the ends give the model's own levels, not beyond them."),
+                "return_actual_sigma": switch(False, "At the ends return the model's own first and last level."),
             }
         }
 

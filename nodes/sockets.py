@@ -1,4 +1,4 @@
-"""The names of sockets, and how an input is declared. Names only: what the values are is written in flux_core/.
+"""The names of sockets, and functions that declare inputs. flux_core/ defines the values.
 
 Inside ComfyUI our models are not its models, so their wires have names of their own: linking one to a node that cannot
 take it is then refused at the socket instead of failing deep inside. All other kinds of wire are shared.
@@ -33,7 +33,7 @@ def wire(kind: str, tip: str) -> Declared:
 
 
 def integer(default: int, low: int, high: int, tip: str, **more: Any) -> Declared:
-    """A whole number between `low` and `high`. `more`: step, and what else the frontend knows."""
+    """A whole number between `low` and `high`. more: step and other options of the frontend."""
     return INT, {"default": default, "min": low, "max": high, **more, "tooltip": tip}
 
 
@@ -48,7 +48,7 @@ def choice(options: Sequence[str], tip: str, **more: Any) -> Declared:
 
 
 def switch(default: bool | None, tip: str) -> Declared:
-    """On or off; None where ComfyUI says neither, which the editor takes for off."""
+    """On or off; None where ComfyUI declares no default, which the editor takes as off."""
     return BOOLEAN, {"tooltip": tip} if default is None else {"default": default, "tooltip": tip}
 
 
@@ -57,8 +57,8 @@ def prompt(tip: str) -> Declared:
     return STRING, {"multiline": True, "dynamicPrompts": True, "tooltip": tip}
 
 
-def seed(tip: str = "The number the noise is drawn from: the same seed gives the same picture.") -> Declared:
-    """A seed, with the editor's companion that changes it after every run."""
+def seed(tip: str = "The seed of the noise: the same seed gives the same image.") -> Declared:
+    """A seed, with the editor's widget that changes it after each run."""
     return integer(0, 0, MAX_SEED, tip, control_after_generate=True)
 
 

@@ -26,7 +26,7 @@ def _cached(model: Any, threshold: float, start: float, end: float, **more: Any)
 
 
 class _Cache:
-    """What EasyCache and LazyCache have in common."""
+    """The common parts of EasyCache and LazyCache."""
 
     CATEGORY = "advanced/debug/model"
     EXPERIMENTAL = True
@@ -74,7 +74,7 @@ class LazyCache(_Cache):
 
 
 class StepCache:
-    """Sluice's own: keeps the velocity."""
+    """Sluice's own step cache: keeps the velocity."""
 
     TITLE = "Step Cache"
     DESCRIPTION = (
@@ -102,7 +102,7 @@ class StepCache:
 
 
 class _ElsewhereCache:
-    """A cache of another pack, answered by Sluice's own: `RATIO` times its threshold skips about as many steps."""
+    """A cache of another pack, replaced by Sluice's own: `RATIO` times its threshold skips about as many steps."""
 
     CATEGORY = "advanced/model"
     FUNCTION = "patch"
@@ -114,7 +114,7 @@ class _ElsewhereCache:
     TITLE = ""
 
     def _own(self, model: Any, threshold: float, start: float, end: float) -> tuple[Any]:
-        log.info("%s is answered by Sluice's step cache with threshold %.3f.", self.TITLE, self.RATIO * threshold)
+        log.info("%s is replaced by Sluice's step cache with threshold %.3f.", self.TITLE, self.RATIO * threshold)
         return _cached(model, self.RATIO * threshold, start, end)
 
 
@@ -131,7 +131,7 @@ class ApplyFBCacheOnModel(_ElsewhereCache):
             "required": {
                 "model": wire(MODEL, "The model."),
                 "object_to_patch": (STRING, {"default": "diffusion_model", "tooltip": "Not used."}),
-                "residual_diff_threshold": number(0.0, 0.0, 1.0, 0.001, "0 skips nothing; usual is 0.12."),
+                "residual_diff_threshold": number(0.0, 0.0, 1.0, 0.001, "0 skips nothing; 0.12 is usual."),
                 "start": number(0.0, 0.0, 1.0, 0.01, START_TIP),
                 "end": number(1.0, 0.0, 1.0, 0.01, END_TIP),
                 "max_consecutive_cache_hits": number(-1, -1, 100, 1, "Not used."),
@@ -162,13 +162,13 @@ class TeaCache(_ElsewhereCache):
         return {
             "required": {
                 "model": wire(MODEL, "The model."),
-                "model_type": (STRING, {"default": "flux", "tooltip": "Not used: the model tells it."}),
+                "model_type": (STRING, {"default": "flux", "tooltip": "Not used: it is read from the model."}),
                 "rel_l1_thresh": number(0.4, 0.0, 10.0, 0.01, "0 skips nothing; 0.25 to 0.8 is usual."),
             },
             "optional": {
                 "start_percent": number(0.0, 0.0, 1.0, 0.01, START_TIP),
                 "end_percent": number(1.0, 0.0, 1.0, 0.01, END_TIP),
-                "cache_device": choice(["cuda", "cpu"], "Not used: what is kept is small."),
+                "cache_device": choice(["cuda", "cpu"], "Not used: the cache is small."),
             },
         }
 
@@ -202,7 +202,7 @@ class MagCache(_ElsewhereCache):
         return {
             "required": {
                 "model": wire(MODEL, "The model."),
-                "model_type": (STRING, {"default": "flux", "tooltip": "Not used: the model tells it."}),
+                "model_type": (STRING, {"default": "flux", "tooltip": "Not used: it is read from the model."}),
                 "magcache_thresh": number(0.24, 0.0, 0.3, 0.01, "0 skips nothing."),
                 "retention_ratio": number(0.1, 0.0, 0.3, 0.01, START_TIP),
                 "magcache_K": number(5, 0, 6, 1, "Not used."),

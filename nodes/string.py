@@ -1,4 +1,4 @@
-"""Texts put together, cut, compared and searched. Prompts are in text.py."""
+"""Join, cut, compare and search texts. Prompts are in text.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PLACE = "utils/string"
 
 
 def string(tip: str) -> Declared:
-    """A text of several lines, taken as it stands."""
+    """A text of several lines, used without changes."""
     return STRING, {"multiline": True, "tooltip": tip}
 
 
@@ -21,24 +21,24 @@ def _flags(case_insensitive: bool, multiline: bool, dotall: bool) -> int:
 
 def _pattern_options() -> dict[str, Declared]:
     return {
-        "case_insensitive": switch(True, "Take capital and small letters for the same."),
-        "multiline": switch(False, "Let ^ and $ match at every line."),
+        "case_insensitive": switch(True, "Ignore the difference of capital and small letters."),
+        "multiline": switch(False, "Let ^ and $ match at each line."),
         "dotall": switch(False, "Let the dot match line ends as well."),
     }
 
 
 class StringConcatenate:
-    """One text after another."""
+    """Join two texts."""
 
     TITLE = "Concatenate"
-    DESCRIPTION = "Puts two texts one after the other."
+    DESCRIPTION = "Joins two texts."
     CATEGORY = PLACE
     FUNCTION = "join"
     RETURN_TYPES = (STRING,)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        between = STRING, {"default": "", "multiline": False, "tooltip": "What stands between them."}
+        between = STRING, {"default": "", "multiline": False, "tooltip": "The text between them."}
         return {
             "required": {
                 "string_a": string("The first text."),
@@ -52,10 +52,10 @@ class StringConcatenate:
 
 
 class StringSubstring:
-    """A part of a text."""
+    """Cut a part out of a text."""
 
     TITLE = "Substring"
-    DESCRIPTION = "Cuts a part out of a text. Negative places count from its end."
+    DESCRIPTION = "Returns a part of a text. Negative positions count from its end."
     CATEGORY = PLACE
     FUNCTION = "cut"
     RETURN_TYPES = (STRING,)
@@ -75,7 +75,7 @@ class StringSubstring:
 
 
 class StringLength:
-    """How long a text is."""
+    """The length of a text."""
 
     TITLE = "Length"
     DESCRIPTION = "Counts the characters of a text."
@@ -93,7 +93,7 @@ class StringLength:
 
 
 class CaseConverter:
-    """Capital and small letters."""
+    """Change capital and small letters."""
 
     TITLE = "Case Converter"
     DESCRIPTION = "Writes a text in capital or small letters."
@@ -112,10 +112,10 @@ class CaseConverter:
 
 
 class StringTrim:
-    """A text without the space around it."""
+    """Remove the space around a text."""
 
     TITLE = "Trim"
-    DESCRIPTION = "Takes spaces and line ends off the ends of a text."
+    DESCRIPTION = "Removes spaces and line ends from the ends of a text."
     CATEGORY = PLACE
     FUNCTION = "trim"
     RETURN_TYPES = (STRING,)
@@ -129,10 +129,10 @@ class StringTrim:
 
 
 class StringReplace:
-    """One piece of text for another."""
+    """Replace text."""
 
     TITLE = "Replace"
-    DESCRIPTION = "Replaces every occurrence of a piece of text."
+    DESCRIPTION = "Replaces all occurrences of a text."
     CATEGORY = PLACE
     FUNCTION = "replace_all"
     RETURN_TYPES = (STRING,)
@@ -142,8 +142,8 @@ class StringReplace:
         return {
             "required": {
                 "string": string("The text."),
-                "find": string("What is replaced."),
-                "replace": string("What takes its place."),
+                "find": string("The text to replace."),
+                "replace": string("The text to insert."),
             }
         }
 
@@ -152,10 +152,10 @@ class StringReplace:
 
 
 class StringContains:
-    """Whether a text holds another."""
+    """Whether a text contains another."""
 
     TITLE = "Contains"
-    DESCRIPTION = "Tells whether a text contains another."
+    DESCRIPTION = "Returns whether a text contains another."
     CATEGORY = PLACE
     FUNCTION = "look"
     RETURN_TYPES = (BOOLEAN,)
@@ -166,8 +166,8 @@ class StringContains:
         return {
             "required": {
                 "string": string("The text."),
-                "substring": string("What is looked for."),
-                "case_sensitive": switch(True, "Tell capital from small letters."),
+                "substring": string("The text to search for."),
+                "case_sensitive": switch(True, "Distinguish capital and small letters."),
             }
         }
 
@@ -176,10 +176,10 @@ class StringContains:
 
 
 class StringCompare:
-    """Two texts side by side."""
+    """Compare two texts."""
 
     TITLE = "Compare"
-    DESCRIPTION = "Tells whether two texts are equal, or one begins or ends with the other."
+    DESCRIPTION = "Returns whether two texts are equal, or whether one begins or ends with the other."
     CATEGORY = PLACE
     FUNCTION = "compare"
     RETURN_TYPES = (BOOLEAN,)
@@ -189,9 +189,9 @@ class StringCompare:
         return {
             "required": {
                 "string_a": string("The text."),
-                "string_b": string("What it is compared with."),
-                "mode": choice(["Starts With", "Ends With", "Equal"], "What is asked."),
-                "case_sensitive": switch(True, "Tell capital from small letters."),
+                "string_b": string("The text to compare with."),
+                "mode": choice(["Starts With", "Ends With", "Equal"], "The comparison."),
+                "case_sensitive": switch(True, "Distinguish capital and small letters."),
             }
         }
 
@@ -203,10 +203,10 @@ class StringCompare:
 
 
 class RegexMatch:
-    """Whether a pattern fits."""
+    """Whether a pattern matches."""
 
     TITLE = "Regex Match"
-    DESCRIPTION = "Tells whether a regular expression matches anywhere in a text. One that is wrong matches nowhere."
+    DESCRIPTION = "Returns whether a regular expression matches anywhere in a text. An invalid one matches nowhere."
     CATEGORY = PLACE
     FUNCTION = "match"
     RETURN_TYPES = (BOOLEAN,)
@@ -214,7 +214,7 @@ class RegexMatch:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        pattern = string("The regular expression, as Python reads it.")
+        pattern = string("The regular expression, in Python's syntax.")
         return {"required": {"string": string("The text."), "regex_pattern": pattern, **_pattern_options()}}
 
     def match(
@@ -227,24 +227,24 @@ class RegexMatch:
 
 
 class RegexExtract:
-    """What a pattern finds."""
+    """Find a pattern in a text."""
 
     TITLE = "Regex Extract"
-    DESCRIPTION = "Gives what a regular expression finds in a text, several finds in lines. A wrong one finds nothing."
+    DESCRIPTION = "Returns the matches of a regular expression in a text, one per line. An invalid one matches nothing."
     CATEGORY = PLACE
     FUNCTION = "extract"
     RETURN_TYPES = (STRING,)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        modes = choice(["First Match", "All Matches", "First Group", "All Groups"], "What is given.")
+        modes = choice(["First Match", "All Matches", "First Group", "All Groups"], "What to return.")
         return {
             "required": {
                 "string": string("The text."),
-                "regex_pattern": string("The regular expression, as Python reads it."),
+                "regex_pattern": string("The regular expression, in Python's syntax."),
                 "mode": modes,
                 **_pattern_options(),
-                "group_index": integer(1, 0, 100, "Which group of the expression; 0 is all of it."),
+                "group_index": integer(1, 0, 100, "The group of the expression; 0 is the whole match."),
             }
         }
 
@@ -270,22 +270,22 @@ class RegexExtract:
 
 
 class RegexReplace:
-    """A pattern for a text."""
+    """Replace matches of a pattern."""
 
     TITLE = "Regex Replace"
-    DESCRIPTION = "Replaces what a regular expression finds in a text."
+    DESCRIPTION = "Replaces the matches of a regular expression in a text."
     CATEGORY = PLACE
     FUNCTION = "replace_found"
     RETURN_TYPES = (STRING,)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        count = integer(0, 0, 100, "How many finds are replaced; 0 replaces all.")
+        count = integer(0, 0, 100, "The number of matches to replace; 0 replaces all.")
         return {
             "required": {
                 "string": string("The text."),
-                "regex_pattern": string("The regular expression, as Python reads it."),
-                "replace": string("What takes its place; \\1 stands for the first group."),
+                "regex_pattern": string("The regular expression, in Python's syntax."),
+                "replace": string("The text to insert; \\1 stands for the first group."),
             },
             "optional": {**_pattern_options(), "count": count},
         }
@@ -306,4 +306,4 @@ class RegexReplace:
             flags = _flags(case_insensitive, multiline, dotall)
             return (re.sub(regex_pattern, replace, string, count=count, flags=flags),)
         except re.error as error:
-            raise InputError(f"{regex_pattern!r} is no regular expression: {error}.") from error
+            raise InputError(f"{regex_pattern!r} is not a regular expression: {error}.") from error

@@ -1,4 +1,4 @@
-"""Prompts, and how closely to follow them."""
+"""Prompts and guidance."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ Conditioning = list[list[Any]]
 
 
 def guidance() -> Declared:
-    return number(3.5, 0.0, 100.0, 0.1, "How closely to follow the text. Higher is more literal, lower more natural.")
+    return number(3.5, 0.0, 100.0, 0.1, "How closely to follow the prompt: higher is more literal, lower more natural.")
 
 
 class CLIPTextEncode:
     """Prompt -> conditioning, both encoders reading the same text."""
 
     TITLE = "CLIP Text Encode (Prompt)"
-    DESCRIPTION = "Reads a prompt with both text encoders (CLIP-L and T5-XXL). The result steers the denoising."
+    DESCRIPTION = "Encodes a prompt with both text encoders (CLIP-L and T5-XXL)."
     CATEGORY = "conditioning"
     FUNCTION = "encode"
     RETURN_TYPES = (CONDITIONING,)
-    OUTPUT_TOOLTIPS = ("The encoded text.",)
+    OUTPUT_TOOLTIPS = ("The encoded prompt.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        tip = "What the picture should show. (word:1.2) weighs a word, embedding:name inserts one."
+        tip = "What the image should show. (word:1.2) weights a word; embedding:name inserts a textual inversion."
         return {"required": {"text": prompt(tip), "clip": wire(CLIP, "The text encoders.")}}
 
     def encode(self, text: str, clip: Any) -> tuple[Conditioning]:
@@ -39,20 +39,20 @@ class CLIPTextEncodeFlux:
 
     DESCRIPTION = (
         "Gives CLIP-L and T5-XXL a text each. CLIP-L contributes one summary vector, T5 every detail; "
-        "guidance says how closely the picture should follow."
+        "guidance says how closely the image should follow."
     )
     CATEGORY = "advanced/conditioning/flux"
     FUNCTION = "encode"
     RETURN_TYPES = (CONDITIONING,)
-    OUTPUT_TOOLTIPS = ("The encoded texts with their guidance.",)
+    OUTPUT_TOOLTIPS = ("The encoded prompt with its guidance.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
                 "clip": wire(CLIP, "The text encoders."),
-                "clip_l": prompt("The text CLIP-L summarises: a few words are enough."),
-                "t5xxl": prompt("The text T5 reads in full: sentences, lettering, positions."),
+                "clip_l": prompt("The text for CLIP-L, which summarises it: a few words are enough."),
+                "t5xxl": prompt("The text for T5, which uses all of it: sentences, lettering, positions."),
                 "guidance": guidance(),
             }
         }
@@ -65,10 +65,10 @@ class CLIPTextEncodeFlux:
 
 
 class CLIPSetLastLayer:
-    """Stop reading the T5 encoder early."""
+    """Use an earlier layer of T5."""
 
     TITLE = "CLIP Set Last Layer"
-    DESCRIPTION = "Takes the text from an earlier layer of T5. -1 is the last layer; FLUX.1 was trained with it."
+    DESCRIPTION = "Uses the output of an earlier layer of T5. -1 is the last layer, which FLUX.1 was trained with."
     CATEGORY = "conditioning"
     FUNCTION = "set_last_layer"
     RETURN_TYPES = (CLIP,)
@@ -90,9 +90,9 @@ class CLIPSetLastLayer:
 
 
 class T5TokenizerOptions:
-    """Change how T5's row is padded."""
+    """Change the padding of T5's tokens."""
 
-    DESCRIPTION = "Sets how far the T5 text is padded. FLUX.1 pads to 256 tokens unless this says otherwise."
+    DESCRIPTION = "Sets the length to which T5's tokens are padded. The default for FLUX.1 is 256 tokens."
     CATEGORY = "_for_testing/conditioning"
     EXPERIMENTAL = True
     FUNCTION = "set_options"
@@ -104,8 +104,8 @@ class T5TokenizerOptions:
         return {
             "required": {
                 "clip": wire(CLIP, "The text encoders."),
-                "min_padding": integer(0, 0, 10000, "Padding tokens always added at the end.", step=1),
-                "min_length": integer(0, 0, 10000, "Length the row is padded to.", step=1),
+                "min_padding": integer(0, 0, 10000, "Number of padding tokens always added at the end.", step=1),
+                "min_length": integer(0, 0, 10000, "The length to pad to.", step=1),
             }
         }
 
@@ -116,20 +116,20 @@ class T5TokenizerOptions:
 
 
 class FluxGuidance:
-    """Say how closely to follow the prompt."""
+    """Set how closely to follow the prompt."""
 
     DESCRIPTION = (
-        "Sets the guidance the model was distilled with: 3.5 is usual for dev, 30 for Fill, Canny and Depth, "
+        "Sets the built-in guidance of distilled models: 3.5 is usual for dev, 30 for Fill, Canny and Depth, "
         "2.5 for Kontext. It costs nothing, unlike cfg. schnell ignores it."
     )
     CATEGORY = "advanced/conditioning/flux"
     FUNCTION = "append"
     RETURN_TYPES = (CONDITIONING,)
-    OUTPUT_TOOLTIPS = ("The text with its guidance.",)
+    OUTPUT_TOOLTIPS = ("The prompt with its guidance.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"conditioning": wire(CONDITIONING, "The encoded text."), "guidance": guidance()}}
+        return {"required": {"conditioning": wire(CONDITIONING, "The encoded prompt."), "guidance": guidance()}}
 
     def append(self, conditioning: Conditioning, guidance: float) -> tuple[Conditioning]:
         from ..flux_core.conditioning.entries import with_values
@@ -138,17 +138,17 @@ class FluxGuidance:
 
 
 class FluxDisableGuidance:
-    """Leave the guidance embedding out altogether."""
+    """Leave the guidance embedding out."""
 
-    DESCRIPTION = "Skips the guidance embedding: not the same as any number, for models trained without it."
+    DESCRIPTION = "Leaves the guidance embedding out, which differs from any value, for models trained without it."
     CATEGORY = "advanced/conditioning/flux"
     FUNCTION = "append"
     RETURN_TYPES = (CONDITIONING,)
-    OUTPUT_TOOLTIPS = ("The text without guidance.",)
+    OUTPUT_TOOLTIPS = ("The prompt without guidance.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"conditioning": wire(CONDITIONING, "The encoded text.")}}
+        return {"required": {"conditioning": wire(CONDITIONING, "The encoded prompt.")}}
 
     def append(self, conditioning: Conditioning) -> tuple[Conditioning]:
         from ..flux_core.conditioning.entries import with_values

@@ -1,4 +1,4 @@
-"""Between pictures and latents."""
+"""Convert images to latents and back."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ Latent = dict[str, Any]
 
 
 class VAEEncode:
-    """A picture as a latent."""
+    """Encode an image."""
 
     TITLE = "VAE Encode"
-    DESCRIPTION = "Encodes a picture, to denoise it further. Its sides are cut to multiples of 8."
+    DESCRIPTION = "Encodes an image as a latent. Its sides are cropped to multiples of 8."
     CATEGORY = "latent"
     FUNCTION = "encode"
     RETURN_TYPES = (LATENT,)
-    OUTPUT_TOOLTIPS = ("The latent of the picture.",)
+    OUTPUT_TOOLTIPS = ("The latent of the image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"pixels": wire(IMAGE, "The picture."), "vae": wire(VAE, "The autoencoder.")}}
+        return {"required": {"pixels": wire(IMAGE, "The image."), "vae": wire(VAE, "The autoencoder.")}}
 
     def encode(self, pixels: Any, vae: Any) -> tuple[Latent]:
         return ({"samples": vae.encode_image(pixels)},)
 
 
 class VAEDecode:
-    """A latent as a picture."""
+    """Decode a latent."""
 
     TITLE = "VAE Decode"
-    DESCRIPTION = "Decodes a latent into a picture."
+    DESCRIPTION = "Decodes a latent into an image."
     CATEGORY = "latent"
     FUNCTION = "decode"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The picture.",)
+    OUTPUT_TOOLTIPS = ("The image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -47,20 +47,20 @@ class VAEDecode:
 
 
 class VAEEncodeTiled(HostedNode):
-    """A large picture as a latent, piece by piece."""
+    """Encode an image in tiles."""
 
     TITLE = "VAE Encode (Tiled)"
-    DESCRIPTION = "Encodes a picture in tiles: slower, but memory depends on the tile and not on the picture."
+    DESCRIPTION = "Encodes an image in tiles: slower, but the memory depends only on the size of a tile."
     CATEGORY = "_for_testing"
     FUNCTION = "encode"
     RETURN_TYPES = (LATENT,)
-    OUTPUT_TOOLTIPS = ("The latent of the picture.",)
+    OUTPUT_TOOLTIPS = ("The latent of the image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "pixels": wire(IMAGE, "The picture."),
+                "pixels": wire(IMAGE, "The image."),
                 "vae": wire(VAE, "The autoencoder."),
                 **_tiles(step=64),
             }
@@ -73,14 +73,14 @@ class VAEEncodeTiled(HostedNode):
 
 
 class VAEDecodeTiled(HostedNode):
-    """A large latent as a picture, piece by piece."""
+    """Decode a latent in tiles."""
 
     TITLE = "VAE Decode (Tiled)"
-    DESCRIPTION = "Decodes a latent in tiles: slower, but memory depends on the tile and not on the picture."
+    DESCRIPTION = "Decodes a latent in tiles: slower, but the memory depends only on the size of a tile."
     CATEGORY = "_for_testing"
     FUNCTION = "decode"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("The picture.",)
+    OUTPUT_TOOLTIPS = ("The image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -105,10 +105,10 @@ class VAEDecodeTiled(HostedNode):
 
 
 class VAEEncodeForInpaint:
-    """A picture with a hole, as a latent."""
+    """Encode an image with a mask for inpainting."""
 
     TITLE = "VAE Encode (for Inpainting)"
-    DESCRIPTION = "Encodes a picture with grey where the mask is, and denoises only there. Use denoise 1 with it."
+    DESCRIPTION = "Encodes an image with grey in the masked part, and denoises only there. Use denoise 1 with it."
     CATEGORY = "latent/inpaint"
     FUNCTION = "encode"
     RETURN_TYPES = (LATENT,)
@@ -118,10 +118,10 @@ class VAEEncodeForInpaint:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "pixels": wire(IMAGE, "The picture."),
+                "pixels": wire(IMAGE, "The image."),
                 "vae": wire(VAE, "The autoencoder."),
-                "mask": wire(MASK, "What to paint anew."),
-                "grow_mask_by": integer(6, 0, 64, "Pixels to grow the mask by, so that no seam is left.", step=1),
+                "mask": wire(MASK, "The part to repaint."),
+                "grow_mask_by": integer(6, 0, 64, "Pixels by which the mask grows, to avoid a seam.", step=1),
             }
         }
 
@@ -135,10 +135,10 @@ class VAEEncodeForInpaint:
 
 
 def _tiles(step: int) -> dict[str, Any]:
-    video = "For video models; without effect here."
+    video = "For video models; no effect here."
     return {
-        "tile_size": integer(512, 64, 4096, "Length of a tile in pixels. Smaller needs less memory.", step=step),
-        "overlap": integer(64, 0, 4096, "Pixels by which tiles overlap. More hides the seams better.", step=32),
+        "tile_size": integer(512, 64, 4096, "Size of a tile in pixels. Smaller tiles need less memory.", step=step),
+        "overlap": integer(64, 0, 4096, "Pixels by which tiles overlap. A larger overlap hides seams better.", step=32),
         "temporal_size": integer(64, 8, 4096, video, step=4),
         "temporal_overlap": integer(8, 4, 4096, video, step=4),
     }

@@ -60,7 +60,7 @@ def _page(name: str, title: str, node_class: type[Any]) -> str:
     parts = [f"# {title}", node_class.DESCRIPTION]
     plain = name.removeprefix(PREFIX)
     if not getattr(node_class, "ALONE", False):
-        parts.append(f"Takes the place of `{plain}`: same inputs, same values.")
+        parts.append(f"Replaces `{plain}`: same inputs, same values.")
     if getattr(node_class, "EXPERIMENTAL", False):
         parts.append("Experimental.")
     inputs = [

@@ -1,6 +1,6 @@
 """Nodes that make a model faster elsewhere: what they mean here.
 
-Compiling, other attention kernels, loading orders and clearing of memory change no picture, so the model passes
+Compiling, other attention kernels, loading orders and clearing of memory change no image, so the model passes
 through; the memory manager and the products of this program do what they are for. Caches of steps set Sluice's own.
 """
 

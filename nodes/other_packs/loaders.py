@@ -90,8 +90,8 @@ class NunchakuTextEncoderLoaderV2(OfAnotherPack, FromFiles):
         return {
             "required": {
                 "model_type": unused(one_of(cls.KINDS, "")),
-                "text_encoder1": cls.files("text_encoders", "One of the two: clip_l or t5xxl."),
-                "text_encoder2": cls.files("text_encoders", "The other one."),
+                "text_encoder1": cls.files("text_encoders", "One of the two files: clip_l or t5xxl."),
+                "text_encoder2": cls.files("text_encoders", "The other file."),
                 "t5_min_length": whole("Length in tokens that T5's row is padded to.", 512, 256, 1024, step=128),
             }
         }

@@ -12,7 +12,7 @@ ESSENTIALS, KJ = "comfyui_essentials", "comfyui-kjnodes"
 PICTURE = wire(IMAGE, "The image.")
 WIDTH, HEIGHT = "Width in pixels.", "Height in pixels."
 METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
-METHOD_TIP = "How values between pixels are found. lanczos keeps most detail when an image becomes smaller."
+METHOD_TIP = "The interpolation method. lanczos keeps the most detail when an image becomes smaller."
 
 
 class ImageResizePlus(OfAnotherPack):
@@ -103,7 +103,7 @@ class GetImageSizePlus(OfAnotherPack):
     FUNCTION = "measure"
     RETURN_TYPES = (INT, INT, INT)
     RETURN_NAMES = ("width", "height", "count")
-    OUTPUT_TOOLTIPS = (WIDTH, HEIGHT, "How many images.")
+    OUTPUT_TOOLTIPS = (WIDTH, HEIGHT, "Number of images.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -122,7 +122,7 @@ class GetImageSizeAndCount(OfAnotherPack):
     FUNCTION = "measure"
     RETURN_TYPES = (IMAGE, INT, INT, INT)
     RETURN_NAMES = ("image", "width", "height", "count")
-    OUTPUT_TOOLTIPS = ("The same image.", WIDTH, HEIGHT, "How many images.")
+    OUTPUT_TOOLTIPS = ("The same image.", WIDTH, HEIGHT, "Number of images.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -134,7 +134,7 @@ class GetImageSizeAndCount(OfAnotherPack):
 
 
 class _Flips(OfAnotherPack):
-    """A mirror."""
+    """Mirror it."""
 
     PACK = ESSENTIALS
     TITLE = "Image Flip"
@@ -421,7 +421,7 @@ class ImageConcatenate(OfAnotherPack):
             "required": {
                 "image1": wire(IMAGE, "The first image."),
                 "image2": wire(IMAGE, "The second image."),
-                "direction": one_of(("right", "down", "left", "up"), "Where the second goes."),
+                "direction": one_of(("right", "down", "left", "up"), "The side for the second image."),
                 "match_image_size": flag(True, "Resize the second to the height or width of the first."),
             }
         }

@@ -1,4 +1,4 @@
-"""Pictures saved under the ids of other packs, as PNG, JPEG or WebP with their workflow inside.
+"""Images saved under the ids of other packs, as PNG, JPEG or WebP with their workflow inside.
 
 What other packs write beside it (settings as text, watermarks, lists of files) is left out and told.
 """
@@ -16,7 +16,7 @@ ENDINGS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 
 
 class _Saves(OfAnotherPack, HostedNode):
-    """A node that saves pictures in the output folder."""
+    """A node that saves images in the output folder."""
 
     FUNCTION = "save"
     OUTPUT_NODE = True
@@ -36,7 +36,7 @@ class _Saves(OfAnotherPack, HostedNode):
         prompt: Any = None,
         extra: Any = None,
     ) -> list[dict[str, str]]:
-        """Every picture as a file; what clients are told of it. kind: png, jpeg or webp."""
+        """Every image as a file; what clients are told of it. kind: png, jpeg or webp."""
         from ...flux_core.images.encode import as_file
         from ...flux_core.io.saving import place
 

@@ -42,7 +42,7 @@ class SDXLEmptyLatentSizePicker(_Latents):
         return {
             "required": {
                 "resolution": one_of(cls.SIZES, "Width, height and their ratio.", "1024x1024 (1.0)"),
-                "batch_size": integer(1, 1, 4096, "Images made at once."),
+                "batch_size": integer(1, 1, 4096, "Number of images in the batch."),
                 "width_override": pixels(0, "A width in place of it; 0 for none.", step=8),
                 "height_override": pixels(0, "A height in place of it; 0 for none.", step=8),
             }
@@ -78,7 +78,7 @@ class SDXLEmptyLatentImage(_Latents):
             "required": {
                 "dimensions": one_of(cls.SIZES, "Width and height.", "1024 x 1024  (square)"),
                 "clip_scale": number(2.0, 1.0, 10.0, 0.5, "What the second and third output are multiplied by."),
-                "batch_size": integer(1, 1, 64, "Images made at once."),
+                "batch_size": integer(1, 1, 64, "Number of images in the batch."),
             }
         }
 
@@ -116,7 +116,7 @@ class CRAspectRatio(_Latents):
                 "swap_dimensions": one_of(("Off", "On"), "Take the width for the height."),
                 "upscale_factor": number(1.0, 0.1, 100.0, 0.1, "Passed on."),
                 "prescale_factor": number(1.0, 0.1, 100.0, 0.1, "Both sides are multiplied by this."),
-                "batch_size": integer(1, 1, 64, "Images made at once."),
+                "batch_size": integer(1, 1, 64, "Number of images in the batch."),
             }
         }
 

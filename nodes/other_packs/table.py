@@ -107,7 +107,7 @@ OTHER_CLASSES: dict[str, type[Any]] = {
     "Display Any (rgthree)": texts.DisplayAny,
     "easy showAnything": texts.ShowAnything,
     "ConsoleDebug+": texts.ConsoleDebug,
-    # Pictures and masks
+    # Images and masks
     "ImageResize+": pictures.ImageResizePlus,
     "ImageCrop+": pictures.ImageCropPlus,
     "ImageFlip+": pictures.ImageFlipPlus,

@@ -52,7 +52,7 @@ class JpsTextConcatenate(_Joins):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         texts = {f"text{n}": linked_text("A text.") for n in range(1, 6)}
-        return {"required": {"delimiter": one_of(list(cls.BETWEEN), "What stands between them.")}, "optional": texts}
+        return {"required": {"delimiter": one_of(list(cls.BETWEEN), "The text between them.")}, "optional": texts}
 
     def join(self, delimiter: str, **texts: Any) -> tuple[str]:
         return (self.BETWEEN[delimiter].join(filter(None, in_order(texts, "text"))),)
@@ -70,7 +70,7 @@ class CRTextConcatenate(_Joins):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         texts = {"text1": linked_text("The first text."), "text2": linked_text("The second text.")}
-        return {"required": {}, "optional": {**texts, "separator": line("What stands between them.")}}
+        return {"required": {}, "optional": {**texts, "separator": line("The text between them.")}}
 
     def join(self, text1: str = "", text2: str = "", separator: str = "") -> tuple[str, str]:
         return text1 + separator + text2, ""
@@ -85,7 +85,7 @@ class JoinStrings(_Joins):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         texts = {"string1": linked_text("The first text."), "string2": linked_text("The second text.")}
-        return {"required": {"delimiter": line("What stands between them.", " ")}, "optional": texts}
+        return {"required": {"delimiter": line("The text between them.", " ")}, "optional": texts}
 
     def join(self, delimiter: str, string1: str = "", string2: str = "") -> tuple[str]:
         return (string1 + delimiter + string2,)
@@ -106,7 +106,7 @@ class JoinStringMulti(_Joins):
             "required": {
                 "inputcount": whole("How many of them count.", 2, 2, 1000),
                 "string_1": linked_text("The first text."),
-                "delimiter": line("What stands between them.", " "),
+                "delimiter": line("The text between them.", " "),
                 "return_list": flag(False, "Give a list instead of one text."),
             },
             "optional": Numbered("string_", linked_text("A text."), second),
@@ -127,7 +127,7 @@ class EasyPromptConcat(_Joins):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         texts = {"prompt1": linked_text("The first text."), "prompt2": linked_text("The second text.")}
-        return {"required": {}, "optional": {**texts, "separator": line("What stands between them.")}}
+        return {"required": {}, "optional": {**texts, "separator": line("The text between them.")}}
 
     def join(self, prompt1: Any = "", prompt2: Any = "", separator: Any = "") -> tuple[str]:
         return (_flat(prompt1) + _flat(separator) + _flat(prompt2),)
@@ -146,7 +146,7 @@ class ConcatTextO(_Joins):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         texts = {"text1": lines("The first text."), "text2": lines("The second text.")}
-        return {"required": {**texts, "separator": line("What stands between them.", ",")}}
+        return {"required": {**texts, "separator": line("The text between them.", ",")}}
 
     def join(self, text1: str, text2: str, separator: str) -> tuple[str]:
         return (text1 + separator + text2,)
@@ -172,15 +172,15 @@ class ReplaceTextO(_Joins):
 
     PACK = "qualityoflife"
     TITLE = "Replace Text"
-    DESCRIPTION = "Replaces every occurrence of a piece of text."
+    DESCRIPTION = "Replaces all occurrences of a text."
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
                 "text": lines("The text."),
-                "old": line("What is replaced."),
-                "new": line("What takes its place."),
+                "old": line("The text to replace."),
+                "new": line("The text to insert."),
             }
         }
 

@@ -68,21 +68,21 @@ TEXT = "The text."
 CONSTANTS: dict[str, type[Any]] = {
     "easy int": constant(EASY, "Int", "value", whole(NUMBER, 0, -999999, 999999), ("int",)),
     "easy float": constant(EASY, "Float", "value", decimal(NUMBER), ("float",)),
-    "easy boolean": constant(EASY, "Boolean", "value", flag(False, "Yes or no."), ("boolean",)),
+    "easy boolean": constant(EASY, "Boolean", "value", flag(False, "True or false."), ("boolean",)),
     "easy string": constant(EASY, "String", "value", line(TEXT), ("string",)),
     "INTConstant": constant(KJ, "INT Constant", "value", whole(NUMBER), ("value",)),
     "FloatConstant": constant(KJ, "Float Constant", "value", decimal(NUMBER, step=0.00001), ("value",)),
-    "BOOLConstant": constant(KJ, "BOOL Constant", "value", flag(True, "Yes or no."), ("value",)),
+    "BOOLConstant": constant(KJ, "BOOL Constant", "value", flag(True, "True or false."), ("value",)),
     "StringConstant": constant(KJ, "String Constant", "string", line(TEXT)),
     "JWInteger": constant(JW, "Integer", "value", whole(NUMBER)),
     "JWFloat": constant(JW, "Float", "value", decimal(NUMBER)),
     "JWString": constant(JW, "String", "text", line(TEXT)),
     "ImpactInt": constant(IMPACT, "ImpactInt", "value", whole(NUMBER, 0, 0)),
     "ImpactFloat": constant(IMPACT, "ImpactFloat", "value", decimal(NUMBER, 1.0)),
-    "ImpactBoolean": constant(IMPACT, "ImpactBoolean", "value", flag(False, "Yes or no.")),
+    "ImpactBoolean": constant(IMPACT, "ImpactBoolean", "value", flag(False, "True or false.")),
     "Int-🔬": constant(LOGIC, "Int", "value", whole(NUMBER)),
     "Float-🔬": constant(LOGIC, "Float", "value", decimal(NUMBER)),
-    "Bool-🔬": constant(LOGIC, "Bool", "value", flag(False, "Yes or no.")),
+    "Bool-🔬": constant(LOGIC, "Bool", "value", flag(False, "True or false.")),
     "String-🔬": constant(LOGIC, "String", "value", lines(TEXT)),
     "float _O": constant(QUALITY, "float", "float", decimal(NUMBER, 0.0, 0.0)),
     "int _O": constant(QUALITY, "int", "int", whole(NUMBER, 0, 0)),
@@ -110,7 +110,7 @@ class RgthreeSeed(OfAnotherPack):
 
     PACK = "rgthree-comfy"
     TITLE = "Seed (rgthree)"
-    DESCRIPTION = "A seed for one or several nodes. -1 draws a new one for every run; it is written into the picture."
+    DESCRIPTION = "A seed for one or several nodes. -1 draws a new one for every run; it is written into the image."
     FUNCTION = "give"
     RETURN_TYPES = (INT,)
     RETURN_NAMES = ("SEED",)
@@ -136,7 +136,7 @@ class RgthreeSeed(OfAnotherPack):
         self.tell(f"drew the seed {drawn}.")
         node = prompt.get(unique_id) if isinstance(prompt, Mapping) else None
         if isinstance(node, dict) and isinstance(node.get("inputs"), dict):
-            node["inputs"]["seed"] = drawn  # what is saved with the pictures says which seed made them
+            node["inputs"]["seed"] = drawn  # what is saved with the images says which seed made them
         return (drawn,)
 
 
@@ -225,7 +225,7 @@ class SimpleMath(OfAnotherPack):
 
     PACK = ESSENTIALS
     TITLE = "Simple Math"
-    DESCRIPTION = "Computes a formula of a, b and c. Of a picture a[0] is the number, a[1] the height, a[2] the width."
+    DESCRIPTION = "Computes a formula of a, b and c. Of an image a[0] is the number, a[1] the height, a[2] the width."
     FUNCTION = "compute"
     RETURN_TYPES: tuple[str, ...] = (INT, FLOAT)
     OUTPUT_TOOLTIPS = ("The result, rounded.", "The result.")
@@ -241,7 +241,7 @@ class SimpleMath(OfAnotherPack):
 
 
 def _plain(value: Any) -> Any:
-    """Numbers as they are, texts read as numbers, pictures as their sizes."""
+    """Numbers as they are, texts read as numbers, images as their sizes."""
     if hasattr(value, "shape"):
         return [int(side) for side in value.shape]
     return float(value) if isinstance(value, str) else value
@@ -252,14 +252,14 @@ class SimpleMathBoolean(OfAnotherPack):
 
     PACK = ESSENTIALS
     TITLE = "Simple Math Boolean"
-    DESCRIPTION = "Yes or no."
+    DESCRIPTION = "True or false."
     FUNCTION = "give"
     RETURN_TYPES = (BOOLEAN,)
     OUTPUT_TOOLTIPS = ("The value.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"value": flag(False, "Yes or no.")}}
+        return {"required": {"value": flag(False, "True or false.")}}
 
     def give(self, value: bool) -> tuple[bool]:
         return (value,)
@@ -437,9 +437,9 @@ class ModelPassThrough(CondPassThrough):
 
 
 class ImagePass(CondPassThrough):
-    """KJNodes' picture, passed on."""
+    """KJNodes' image, passed on."""
 
     TITLE = "ImagePass"
     RETURN_TYPES = (IMAGE,)
     RETURN_NAMES = ("image",)
-    OUTPUT_TOOLTIPS = ("The picture.",)
+    OUTPUT_TOOLTIPS = ("The image.",)

@@ -28,17 +28,17 @@ def around(tmp_path: Path) -> host.Host:
 
 
 def test_pictures_are_those_of_the_input_folder(around: host.Host) -> None:
-    ours = [name for name in around.pictures() if (around.input / name).exists()]
+    ours = [name for name in around.images() if (around.input / name).exists()]
     assert ours == ["a.JPG", "b.png"]
-    assert around.picture("b.png") == around.input / "b.png"
-    assert around.picture("made.png [output]") == around.output / "made.png"
+    assert around.file("b.png") == around.input / "b.png"
+    assert around.file("made.png [output]") == around.output / "made.png"
 
 
 def test_a_picture_that_is_elsewhere_or_nowhere_is_refused(around: host.Host) -> None:
     with pytest.raises(MissingFileError, match=r"'c\.png' is not in the input folder"):
-        around.picture("c.png")
+        around.file("c.png")
     with pytest.raises(InputError, match="leads out"):
-        around.picture("../output/made.png")
+        around.file("../output/made.png")
 
 
 def test_steps_are_reported_until_the_run_is_stopped(tmp_path: Path) -> None:
