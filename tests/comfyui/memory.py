@@ -78,7 +78,7 @@ def core_model(card: Card, nbytes: int) -> Any:
     import torch
     from comfy.model_patcher import ModelPatcher
 
-    class Core(ModelPatcher):
+    class Core(ModelPatcher):  # type: ignore[misc]  # ComfyUI has no types
         def loaded_size(self) -> int:
             return card.core.get("core", 0)
 

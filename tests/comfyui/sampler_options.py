@@ -51,10 +51,8 @@ def main() -> None:
 
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
 
-    class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
-        pass
-
-    sampling = Sampling()
+    bases = (comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST)
+    sampling: Any = type("Sampling", bases, {})()
     noise = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(42))
     stride = len(sampling.sigmas) / 8
     sigmas = torch.tensor([float(sampling.sigmas[-(1 + int(j * stride))]) for j in range(8)] + [0.0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,13 +104,19 @@ def test_the_first_copy_into_a_slab_waits_for_kernels_that_use_what_it_was_made_
 def test_a_copy_is_cut_where_registrations_meet_and_its_bytes_arrive(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device, copied = CudaDevice(CPU), []
+    device = CudaDevice(CPU)
+    copied: list[torch.Tensor] = []
     buffer = device.host_buffer(3 * PART + 5, pinned=True)
     assert sorted(driver.locked.values()) == [PAGE, PART, PART, PART]
     buffer.memory.tensor.copy_(torch.arange(buffer.memory.tensor.numel()) % 251)
     slab = device.allocate(2 * PART)
     copy = torch.Tensor.copy_
-    monkeypatch.setattr(torch.Tensor, "copy_", lambda to, of, **how: copied.append(of) or copy(to, of, **how))
+
+    def noted(to: torch.Tensor, of: torch.Tensor, **how: Any) -> torch.Tensor:
+        copied.append(of)
+        return copy(to, of, **how)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", noted)
     device.copy(slab, 3, buffer, 7, 2 * PART - 3)
     assert [part.numel() for part in copied] == [PART - 7, PART, 4]
     assert torch.equal(slab.memory[3:], buffer.memory.tensor[7 : 2 * PART + 4])

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from doubles.network import NetworkModel
+from doubles.sampling_cases import Conditioning
+from doubles.typed import present, tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluice.flux_core.models import latents
 from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
 from sluice.flux_core.sampling.conditions import Area, Canvas, Condition, equal_areas, prepare
-from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider, Denoiser, DualCFGGuider
+from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider, Denoiser, DualCFGGuider, Guider
 from sluice.flux_core.sampling.inpaint import DifferentialDiffusion, Inpaint
 from sluice.flux_core.sampling.schedule import FluxShift
 from torch import Tensor
@@ -22,7 +25,7 @@ FLUX = FluxShift()
 HEIGHT, WIDTH = 12, 10
 
 
-def entry(value: float = 0.0, length: int = 3, **values) -> list:
+def entry(value: float = 0.0, length: int = 3, **values: Any) -> Conditioning:
     """A conditioning whose text is one number."""
     return [[torch.full((1, length, 4), value), {"pooled_output": torch.zeros(1, 5), **values}]]
 
@@ -31,7 +34,7 @@ def canvas(batch: int = 1, in_channels: int = 16, noise_mask: Tensor | None = No
     return Canvas(batch, HEIGHT, WIDTH, in_channels, torch.device("cpu"), torch.float32, noise_mask)
 
 
-def fit(conditioning: list, **changes) -> list[Condition]:
+def fit(conditioning: Conditioning, **changes: Any) -> list[Condition]:
     return prepare(conditioning, canvas(**changes), FLUX)
 
 
@@ -40,14 +43,29 @@ def network_of_text(inputs: DenoiserInputs) -> Tensor:
     return inputs.x[:, :16] * 0 - inputs.context.mean(dim=(1, 2)).reshape(-1, 1, 1, 1)
 
 
-def seen(conditionings: Sequence[list], guider=None, sigma: float = 1.0, uncond: bool = False, **changes):
-    """D (and U) over a canvas of zeros."""
+def view_of(conditionings: Sequence[Conditioning], guider: Guider | None, **changes: Any) -> Denoiser:
     guider = guider or BasicGuider(NetworkModel(network_of_text, FLUX), conditionings[0])
     lists = [fit(conditioning, **changes) for conditioning in conditionings]
     equal_areas(lists)
-    view = Denoiser(guider, network_of_text, lists, torch.float32)
-    x = torch.zeros(changes.get("batch", 1), 16, HEIGHT, WIDTH)
-    return view.with_uncond(x, sigma) if uncond else view(x, sigma)
+    return Denoiser(guider, network_of_text, lists, torch.float32)
+
+
+def seen(
+    conditionings: Sequence[Conditioning], guider: Guider | None = None, sigma: float = 1.0, **changes: Any
+) -> Tensor:
+    """D over a canvas of zeros."""
+    return view_of(conditionings, guider, **changes)(zeros(**changes), sigma)
+
+
+def seen_with_uncond(
+    conditionings: Sequence[Conditioning], guider: Guider | None = None, sigma: float = 1.0, **changes: Any
+) -> tuple[Tensor, Tensor]:
+    """D and U over a canvas of zeros."""
+    return view_of(conditionings, guider, **changes).with_uncond(zeros(**changes), sigma)
+
+
+def zeros(batch: int = 1, **changes: Any) -> Tensor:
+    return torch.zeros(batch, 16, HEIGHT, WIDTH)
 
 
 def cfg(scale: float) -> CFGGuider:
@@ -64,13 +82,13 @@ def dual(a: float, b: float, style: str = "regular") -> DualCFGGuider:
 @given(c=st.floats(-2, 2), u=st.floats(-2, 2), scale=st.floats(0, 10))
 @settings(deadline=None, max_examples=30)
 def test_cfg_goes_from_the_negative_through_the_positive(c: float, u: float, scale: float) -> None:
-    D, U = seen([entry(c), entry(u)], cfg(scale), uncond=True)
+    D, U = seen_with_uncond([entry(c), entry(u)], cfg(scale))
     torch.testing.assert_close(D, torch.full_like(D, u + scale * (c - u)), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(U, torch.full_like(U, u))
 
 
 def test_cfg_plus_plus_sees_nothing_where_there_is_no_negative() -> None:
-    D, U = seen([entry(0.5)], uncond=True)
+    D, U = seen_with_uncond([entry(0.5)])
     assert (D == 0.5).all() and not U.any()
 
 
@@ -130,14 +148,16 @@ def test_strength_weighs() -> None:
     strength=st.floats(0.1, 5),
 )
 @settings(deadline=None, max_examples=40)
-def test_an_area_counts_inside_only_and_an_agreeing_one_changes_nothing(area: tuple, strength: float) -> None:
-    where = {"area": area, "strength": strength}
+def test_an_area_counts_inside_only_and_an_agreeing_one_changes_nothing(
+    area: tuple[int, int, int, int], strength: float
+) -> None:
+    where: dict[str, Any] = {"area": area, "strength": strength}
     agreeing = seen([entry(2.0) + entry(2.0, **where)])
     torch.testing.assert_close(agreeing, torch.full_like(agreeing, 2.0))
 
     (condition,) = fit(entry(**where))
     inside = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
-    condition.area.of(inside).fill_(True)
+    present(condition.area).of(inside).fill_(True)
     D = seen([entry(2.0) + entry(4.0, **where)])
     assert ((D > 2) == inside).all() and (D < 4).all()
     alone = seen([entry(4.0, **where)])
@@ -146,12 +166,14 @@ def test_an_area_counts_inside_only_and_an_agreeing_one_changes_nothing(area: tu
 
 def test_an_area_fades_to_its_inner_edges_only() -> None:
     (condition,) = fit(entry(area=(8, 4, 0, 3)))
-    rows = condition.weight[0, 0, :, 1]
+    rows = tensor(condition.weight)[0, 0, :, 1]
     assert rows.tolist() == [1, 1, 1, 1, 1, 1, 1, 0.5]  # the upper edge is the picture's
-    columns = fit(entry(area=(HEIGHT, 8, 0, 1)))[0].weight[0, 0, 5]
+    columns = tensor(fit(entry(area=(HEIGHT, 8, 0, 1)))[0].weight)[0, 0, 5]
     assert columns.tolist() == [0.5, 1, 1, 1, 1, 1, 1, 0.5]
     wide = prepare(entry(area=(50, 60, 0, 0)), Canvas(1, 50, 80, 16, torch.device("cpu"), torch.float32), FLUX)
-    assert wide[0].weight[0, 0, 0, -8:].tolist() == pytest.approx([1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert tensor(wide[0].weight)[0, 0, 0, -8:].tolist() == pytest.approx(
+        [1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+    )
 
 
 def test_percentages_are_of_the_latent() -> None:
@@ -173,7 +195,8 @@ def test_a_mask_may_bound_the_area_to_at_least_8_cells() -> None:
     mask[:, 2:12, 1:3] = 1
     (condition,) = fit(entry(mask=mask, set_area_to_bounds=True))
     assert condition.area == Area(10, 8, 2, 1)
-    assert condition.weight.shape == (1, 1, 10, 8) and condition.weight.sum() == mask.sum()
+    weight = tensor(condition.weight)
+    assert weight.shape == (1, 1, 10, 8) and weight.sum() == mask.sum()
 
 
 def test_an_area_on_one_side_gets_a_counterpart_on_the_other() -> None:
@@ -222,17 +245,18 @@ def test_a_missing_control_picture_is_black_in_the_autoencoders_scale() -> None:
 def test_a_fill_mask_has_a_channel_for_each_pixel_of_a_cell() -> None:
     mask = torch.rand(1, 1, HEIGHT * 8, WIDTH * 8)
     (condition,) = fit(entry(concat_mask=mask), in_channels=96)
-    assert condition.concat.shape == (1, 80, HEIGHT, WIDTH)
+    concat = present(condition.concat)
+    assert concat.shape == (1, 80, HEIGHT, WIDTH)
     for dy, dx, row, column in [(0, 0, 0, 0), (3, 5, 2, 7), (7, 7, HEIGHT - 1, WIDTH - 1)]:
-        assert condition.concat[0, 16 + dy * 8 + dx, row, column] == mask[0, 0, row * 8 + dy, column * 8 + dx]
+        assert concat[0, 16 + dy * 8 + dx, row, column] == mask[0, 0, row * 8 + dy, column * 8 + dx]
 
 
 def test_without_a_mask_of_its_own_fill_takes_the_samplers_and_without_that_all() -> None:
-    whole = fit(entry(), in_channels=96)[0].concat[:, 16:]
+    whole = present(fit(entry(), in_channels=96)[0].concat)[:, 16:]
     assert (whole == 1).all()
     half = torch.zeros(1, 1, HEIGHT, WIDTH)
     half[..., :5] = 1
-    taken = fit(entry(), in_channels=96, noise_mask=half)[0].concat[:, 16:]
+    taken = present(fit(entry(), in_channels=96, noise_mask=half)[0].concat)[:, 16:]
     assert (taken[..., :4] == 1).all() and (taken[..., 6:] == 0).all()
 
 
@@ -243,14 +267,14 @@ def test_without_a_mask_of_its_own_fill_takes_the_samplers_and_without_that_all(
 def test_pictures_are_spread_over_the_batch(have: int, batch: int, picks: list[int]) -> None:
     pictures = torch.arange(have).float().reshape(have, 1, 1, 1).expand(have, 16, HEIGHT, WIDTH)
     (condition,) = fit(entry(concat_latent_image=pictures), in_channels=32, batch=batch)
-    torch.testing.assert_close(condition.concat[:, 0, 0, 0], latents.process_in(torch.tensor(picks).float()))
+    torch.testing.assert_close(present(condition.concat)[:, 0, 0, 0], latents.process_in(torch.tensor(picks).float()))
 
 
 def test_an_attention_mask_is_stretched_over_the_image_tokens_only() -> None:
     text, tokens = 3, (HEIGHT // 2) * (WIDTH // 2)
     mask = torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15.0]])
     (condition,) = fit(entry(attention_mask=mask, attention_mask_img_shape=(1, 1)))
-    stretched = condition.attention_mask
+    stretched = present(condition.attention_mask)
     assert stretched.shape == (1, text + tokens, text + tokens)
     repeats = torch.tensor([1] * text + [tokens])
     torch.testing.assert_close(stretched[0], mask.repeat_interleave(repeats, 0).repeat_interleave(repeats, 1))
@@ -260,7 +284,8 @@ def test_an_attention_mask_that_forbids_stays_forbidding() -> None:
     mask = torch.zeros(4, 4)
     mask[0, 3] = -math.inf
     (condition,) = fit(entry(attention_mask=mask.half(), attention_mask_img_shape=(1, 1)))
-    assert (condition.attention_mask[0, 0, 3:] < -1e30).all() and not condition.attention_mask.isnan().any()
+    forbidding = present(condition.attention_mask)
+    assert (forbidding[0, 0, 3:] < -1e30).all() and not forbidding.isnan().any()
 
 
 def test_only_what_an_entry_has_is_handed_to_the_network() -> None:
@@ -296,7 +321,7 @@ def test_what_names_a_step_stays_on_the_cpu_wherever_the_picture_is() -> None:
         torch.zeros(1, 16, HEIGHT, WIDTH, device="meta"), 1.0
     )
     assert (got[0].x.device.type, got[0].context.device.type) == ("meta", "meta")
-    assert {each.device.type for each in (got[0].timesteps, got[0].pooled, got[0].guidance)} == {"cpu"}
+    assert {each.device.type for each in (got[0].timesteps, got[0].pooled, present(got[0].guidance))} == {"cpu"}
 
 
 # Inpainting.

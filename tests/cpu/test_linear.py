@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from doubles.seeded import Fill, Seeded
+from doubles.typed import matrix_of, present
 from sluice.flux_core.adapters.branches import Dense, Reweighing
 from sluice.flux_core.adapters.branches import LowRank as LowRankOfFiles
 from sluice.flux_core.models.copies import shallow
@@ -24,7 +25,8 @@ class Held(DenseProducts):
     """A held weight that counts its uses, in memory that is overwritten when a use ends."""
 
     def __init__(self, matrix: Tensor) -> None:
-        self.matrix, self.calls = matrix.detach(), []
+        self.matrix = matrix.detach()
+        self.calls: list[tuple[str, torch.dtype | None]] = []
         self.memory = torch.empty(matrix.numel() + 8, dtype=torch.float64)
 
     @contextmanager
@@ -69,30 +71,31 @@ def test_the_product_is_computed_in_the_inputs_dtype_from_the_values_as_stored(
     layer: Linear, seeded: Seeded, stored: torch.dtype
 ) -> None:
     x = seeded("x", (2, 3, 12))
-    expected = F.linear(x, layer.weight.to(stored).float(), layer.bias.to(stored).float())
+    expected = F.linear(x, matrix_of(layer).to(stored).float(), present(layer.bias).to(stored).float())
     assert_close(layer.to(stored)(x), expected, rtol=0, atol=0)
 
 
 def test_a_held_weight_is_used_for_one_product(layer: Linear, seeded: Seeded) -> None:
     x = seeded("x", (5, 12))
     expected = layer(x)
-    layer.held, layer.weight = Held(layer.weight.half()), None
+    held = Held(matrix_of(layer).half())
+    layer.held, layer.weight = held, None
     assert_close(layer(x), expected, rtol=1e-3, atol=1e-3)
-    assert layer.held.calls == [("begin", torch.float32), ("end", None)]
+    assert held.calls == [("begin", torch.float32), ("end", None)]
 
 
 def test_a_use_of_a_held_weight_ends_when_the_product_fails(layer: Linear) -> None:
-    layer.held = Held(torch.zeros(20, 11))
+    layer.held = held = Held(torch.zeros(20, 11))
     with pytest.raises(RuntimeError):
         layer(torch.zeros(5, 12))
-    assert layer.held.calls[-1] == ("end", None)
+    assert held.calls[-1] == ("end", None)
 
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_side_branches_equal_a_changed_matrix(layer: Linear, seeded: Seeded, grad: bool) -> None:
     x = seeded("x", (2, 3, 12))
     down, up, part = seeded("down", (4, 12)), seeded("up", (20, 4)), seeded("part", (7, 4))
-    changed = layer.weight.detach() + 0.5 * up @ down
+    changed = matrix_of(layer).detach() + 0.5 * up @ down
     changed[3:10] += -2.0 * part @ down
     expected = F.linear(x, changed, layer.bias)
     layer.branches = (LowRank(down, up, 0.5), LowRank(down, part, -2.0, (3, 10)))
@@ -105,22 +108,23 @@ def test_side_branches_train_while_the_matrix_rests(layer: Linear, seeded: Seede
     down, up = (seeded(name, shape).requires_grad_() for name, shape in (("down", (4, 12)), ("up", (7, 4))))
     layer.branches = (LowRank(down, up, 1.0, (0, 7)),)
     layer(seeded("x", (5, 12))).square().sum().backward()
-    assert down.grad.count_nonzero() and up.grad.count_nonzero() and layer.weight.grad is None
+    assert present(down.grad).count_nonzero() and present(up.grad).count_nonzero()
+    assert matrix_of(layer).grad is None
 
 
 def test_a_branch_may_take_more_columns_than_the_matrix_has(layer: Linear, seeded: Seeded) -> None:
     x, down, up = seeded("x", (2, 3, 15)), seeded("down", (4, 15)), seeded("up", (20, 4))
     layer.branches = (LowRank(down, up, 1.0),)
-    padded = F.pad(layer.weight.detach(), (0, 3))
+    padded = F.pad(matrix_of(layer).detach(), (0, 3))
     assert_close(layer(x), F.linear(x, padded + up @ down, layer.bias))
 
 
 def test_a_reweighing_sees_the_matrix_wherever_it_lives(layer: Linear, seeded: Seeded) -> None:
     x = seeded("x", (5, 12))
-    expected = F.linear(x, 2 * layer.weight, layer.bias)
+    expected = F.linear(x, 2 * matrix_of(layer), layer.bias)
     layer.reweighings = (Doubled(),)
     assert_close(layer(x), expected)
-    layer.held, layer.weight = Held(layer.weight), None
+    layer.held, layer.weight = Held(matrix_of(layer)), None
     assert_close(layer(x), expected)
 
 
@@ -129,7 +133,9 @@ def test_a_slice_of_something_wider_is_multiplied_as_its_copy_is(layer: Linear, 
     assert_close(layer(wide[..., 7:19]), layer(wide[..., 7:19].contiguous()))
 
 
-def trained(seeded: Seeded, dtype=torch.float32) -> tuple[tuple, tuple]:
+def trained(
+    seeded: Seeded, dtype: torch.dtype = torch.float32
+) -> tuple[tuple[Dense | Reweighing, ...], tuple[LowRankOfFiles, ...]]:
     """Reweighings and branches in `dtype`, made of float32 tensors that are trained."""
 
     def parameter(name: str, *shape: int) -> Tensor:
@@ -143,7 +149,8 @@ def trained(seeded: Seeded, dtype=torch.float32) -> tuple[tuple, tuple]:
         LowRankOfFiles(parameter("down", 4, 12), parameter("up", 20, 4), 0.5),
         LowRankOfFiles(parameter("part down", 2, 12), parameter("part up", 7, 2), -2.0, (3, 10)),
     )
-    return tuple(tuple(change.to(torch.device("cpu"), dtype) for change in part) for part in (inside, beside))
+    cpu = torch.device("cpu")
+    return tuple(change.to(cpu, dtype) for change in inside), tuple(change.to(cpu, dtype) for change in beside)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
@@ -153,14 +160,16 @@ def test_gradients_through_a_held_weight_are_those_of_a_parameter(
 ) -> None:
     """To the bit, although the weight's memory holds other numbers by the time they are asked for."""
     layer.requires_grad_(False)
-    layer.bias.requires_grad_(True)
-    reweighings, layer.branches = trained(seeded, dtype)
-    layer.reweighings = reweighings if inside else ()
+    present(layer.bias).requires_grad_(True)
+    reweighings, branches = trained(seeded, dtype)
+    layer.reweighings, layer.branches = (reweighings if inside else ()), branches
     held = shallow(layer)
-    held.held, held.weight = Held(layer.weight), None
+    held.held, held.weight = Held(matrix_of(layer)), None
     x, direction = seeded("x", (2, 5, 12)).to(dtype).requires_grad_(), seeded("direction", (2, 5, 20))
-    tensors = [tensor for change in (*layer.reweighings, *layer.branches) for tensor in change.tensors]
-    results = [torch.autograd.grad((one(x) * direction).sum(), (x, layer.bias, *tensors)) for one in (layer, held)]
+    tensors = [tensor for change in (*(reweighings if inside else ()), *branches) for tensor in change.tensors]
+    results = [
+        torch.autograd.grad((one(x) * direction).sum(), (x, present(layer.bias), *tensors)) for one in (layer, held)
+    ]
     for wanted, got in zip(*results, strict=True):
         assert got.isfinite().all() and got.count_nonzero() and torch.equal(got, wanted)
 
@@ -172,30 +181,39 @@ def test_of_a_held_weight_nothing_is_kept_and_of_the_input_only_what_is_trained_
     layer.requires_grad_(False)
     reweighings, _ = trained(seeded)
     layer.reweighings = reweighings if inside else ()
-    layer.held, layer.weight = Held(layer.weight), None
-    x, kept = seeded("x", (5, 12)).requires_grad_(), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+    held = Held(matrix_of(layer))
+    layer.held, layer.weight = held, None
+    x = seeded("x", (5, 12)).requires_grad_()
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         y = layer(x)
     assert [tensor.data_ptr() for tensor in kept] == [x.data_ptr()] * inside
-    assert layer.held.calls == [("begin", torch.float32), ("end", None)]
+    assert held.calls == [("begin", torch.float32), ("end", None)]
     y.sum().backward()
-    assert layer.held.calls == [("begin", torch.float32), ("end", None)] * 2
+    assert held.calls == [("begin", torch.float32), ("end", None)] * 2
 
 
 def test_a_held_weight_that_nothing_is_learned_before_is_not_fetched_again(layer: Linear, seeded: Seeded) -> None:
     layer.requires_grad_(False)
-    layer.held, layer.weight = Held(layer.weight), None
-    _, layer.branches = trained(seeded)
+    held = Held(matrix_of(layer))
+    layer.held, layer.weight = held, None
+    _, branches = trained(seeded)
+    layer.branches = branches
     layer(seeded("x", (5, 12))).sum().backward()
-    assert layer.branches[0].down.grad.count_nonzero()
-    assert layer.held.calls == [("begin", torch.float32), ("end", None)]
+    assert present(branches[0].down.grad).count_nonzero()
+    assert held.calls == [("begin", torch.float32), ("end", None)]
 
 
 def test_a_layer_fetches_its_matrix_once_for_several_products(layer: Linear, seeded: Seeded) -> None:
     inputs = [seeded(f"x{number}", (1, 12)) for number in range(3)]
     with layer.fetched(torch.float32) as same:
         assert same is layer
-    held = Held(layer.weight)
+    held = Held(matrix_of(layer))
     layer.held, layer.weight = held, None
     expected = [layer(x) for x in inputs]
     held.calls.clear()

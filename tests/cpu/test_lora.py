@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 import torch.nn.functional as F
-from doubles.modules import linear_at, matrix_of
+from doubles.typed import linear_at, matrix_of
 from sluice.flux_core.adapters.apply import adapted
 from sluice.flux_core.adapters.lora import LoraUse, parse
 from sluice.flux_core.adapters.lora_names import Targets, flux_targets, text_targets

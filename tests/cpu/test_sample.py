@@ -6,6 +6,7 @@ small function `velocity` in the place of the network (fixtures/record/sampling.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import torch
 from doubles.network import NetworkModel
 from doubles.sampling_cases import CASES, HEIGHT, SEED, WIDTH, A, B, Case, picture, prompt, velocity
 from doubles.sampling_runs import run_case
+from doubles.typed import present
 from safetensors.torch import load_file
 from sluice.flux_core.conditioning.entries import with_values
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.models import latents
 from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
 from sluice.flux_core.sampling import schedule
-from sluice.flux_core.sampling.guider import BasicGuider
+from sluice.flux_core.sampling.guider import BasicGuider, Network, Run
 from sluice.flux_core.sampling.inpaint import DifferentialDiffusion
 from sluice.flux_core.sampling.sample import (
     DisableNoise,
@@ -94,11 +96,12 @@ def test_at_cfg_1_the_negative_is_never_asked(cfg: float, calls: int) -> None:
 
 
 def test_guidance_is_rounded_to_the_compute_dtype_and_time_is_not() -> None:
-    seen: list[tuple] = []
+    seen: list[tuple[Any, ...]] = []
 
     def network(inputs: DenoiserInputs) -> Tensor:
-        kinds = (each.dtype for each in (inputs.x, inputs.timesteps, inputs.context, inputs.pooled, inputs.guidance))
-        seen.append((*kinds, inputs.guidance.item()))
+        guidance = present(inputs.guidance)
+        kinds = (each.dtype for each in (inputs.x, inputs.timesteps, inputs.context, inputs.pooled, guidance))
+        seen.append((*kinds, guidance.item()))
         return torch.zeros_like(inputs.x)
 
     model = NetworkModel(network, schedule.FluxShift(), dtype=torch.bfloat16)
@@ -136,7 +139,12 @@ def test_a_picture_does_not_depend_on_what_else_is_in_the_batch() -> None:
 
 def test_an_empty_latent_is_not_shifted_and_four_channels_are_widened() -> None:
     seen: list[Tensor] = []
-    model = NetworkModel(lambda inputs: seen.append(inputs.x) or torch.zeros_like(inputs.x), schedule.FluxShift())
+
+    def network(inputs: DenoiserInputs) -> Tensor:
+        seen.append(inputs.x)
+        return torch.zeros_like(inputs.x)
+
+    model = NetworkModel(network, schedule.FluxShift())
     sigmas = torch.tensor([0.5, 0.0])
     sample_custom_advanced(
         DisableNoise(), BasicGuider(model, A), Sampler("euler"), sigmas, {"samples": torch.zeros(1, 4, 4, 4)}
@@ -147,7 +155,7 @@ def test_an_empty_latent_is_not_shifted_and_four_channels_are_widened() -> None:
 def test_steps_may_be_run_in_two_parts() -> None:
     """Leaving the noise in and going on without new noise is the same as never having stopped."""
     model, empty = model_of(Case()), {"samples": torch.zeros(1, 16, HEIGHT, WIDTH)}
-    settings = dict(steps=7, cfg=2.0, sampler_name="euler", scheduler="normal", positive=A, negative=B)
+    settings: dict[str, Any] = dict(steps=7, cfg=2.0, sampler_name="euler", scheduler="normal", positive=A, negative=B)
     whole = ksampler_advanced(model, True, SEED, latent=empty, **settings)
     first = ksampler_advanced(
         model, True, SEED, latent=empty, end_at_step=3, return_with_leftover_noise=True, **settings
@@ -220,19 +228,19 @@ def test_a_run_stops_when_the_callback_raises_and_the_network_is_let_go() -> Non
     events: list[str] = []
 
     class Opened:
-        def __enter__(self):
+        def __enter__(self) -> Network:
             events.append("open")
             return velocity
 
-        def __exit__(self, *error) -> None:
+        def __exit__(self, *error: object) -> None:
             events.append("close")
 
     class Model(NetworkModel):
-        def open(self, run):
+        def open(self, run: Run) -> AbstractContextManager[Network]:
             assert run.shape == (1, 16, 4, 4) and run.timesteps[0] == 1.0 and len(run.conditions) == 1
             return Opened()
 
-    def callback(step, *rest) -> None:
+    def callback(step: int, *rest: object) -> None:
         events.append(f"step {step}")
         if step == 2:
             raise Stop
@@ -280,7 +288,7 @@ def test_flipped_levels_turn_a_picture_into_finite_noise() -> None:
         ({"area": (4, 4, 40, 0)}, "y=320"),
     ],
 )
-def test_what_cannot_be_applied_is_said(values: dict, words: str) -> None:
+def test_what_cannot_be_applied_is_said(values: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         run_plain(positive=with_values(A, **values))
 

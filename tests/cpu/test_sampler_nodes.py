@@ -55,7 +55,8 @@ def test_samplers_with_options_equal_comfyui(key: str) -> None:
 
 def test_an_order_or_share_that_is_no_step_is_refused() -> None:
     x, levels = torch.zeros(1, 16, 4, 4), [0.9, 0.5, 0.0]
-    for name, options in (("dpmpp_sde", {"r": 0.0}), ("dpm_adaptive", {"h_init": 0.0})):
+    cases: list[tuple[str, dict[str, Any]]] = [("dpmpp_sde", {"r": 0.0}), ("dpm_adaptive", {"h_init": 0.0})]
+    for name, options in cases:
         with pytest.raises(InputError, match="above 0"):
             Sampler(name).method(Toy(), x, levels, sampling=FluxShift(), seed=1, **options)
 

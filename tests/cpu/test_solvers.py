@@ -7,8 +7,10 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from safetensors import safe_open
 from sluice.flux_core.errors import InputError, SluiceError
 from sluice.flux_core.models import latents
 from sluice.flux_core.sampling import schedule, step_noise
+from sluice.flux_core.sampling.flow import Sigmas, StepNoise
 from sluice.flux_core.sampling.multistep import lagrange_integrals
 from sluice.flux_core.sampling.schedule import FluxShift, LinearFlow
 from sluice.flux_core.sampling.solvers import SOLVERS, UNLISTED, solver
@@ -29,7 +32,8 @@ class Field:
     """A Denoise made of a function (x, sigma) -> (D, U); `calls` are the sigmas it was asked at."""
 
     def __init__(self, function: Callable[[Tensor, float], tuple[Tensor, Tensor]]) -> None:
-        self.function, self.calls = function, []
+        self.function = function
+        self.calls: list[float] = []
 
     def with_uncond(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         self.calls.append(sigma)
@@ -53,7 +57,8 @@ SCHEDULES = {
 def test_solvers_evaluate_at_the_levels_they_declare(name: str, levels: list[float]) -> None:
     method = solver(name)
     known = inspect.signature(method.function).parameters.keys() - method.options.keys()
-    for options in ({}, {"eta": 0.6}, {"r": 0.4}, {"order": 2, "h_init": 0.1}):
+    tried: list[dict[str, Any]] = [{}, {"eta": 0.6}, {"r": 0.4}, {"order": 2, "h_init": 0.1}]
+    for options in tried:
         if not options.keys() <= known:
             continue
         field = Field(lambda x, sigma: (0.5 * x, 0.25 * x))
@@ -128,7 +133,7 @@ FORGETFUL = {"lcm"}  # takes the mean of all pictures for the picture
 CFG_PP = {name for name in SOLVERS if name.endswith("_cfg_pp")}
 STOCHASTIC = {name for name, method in SOLVERS.items() if method.noise is not None} - CFG_PP
 STOPS_ABOVE_0 = {"dpm_fast", "dpm_adaptive"}
-SETTINGS = {"sampling": FluxShift(), "seed": 42}
+SETTINGS: dict[str, Any] = {"sampling": FluxShift(), "seed": 42}
 
 
 def deviation(s: float) -> float:
@@ -148,8 +153,8 @@ def flown(x: Tensor, s: float, s_to: float) -> Tensor:
 
 def levels(steps: int, first: float = 0.95, last: float = 0.15) -> Tensor:
     """Equal steps in lambda."""
-    ends = torch.tensor([first, last], dtype=torch.float64).logit()
-    return torch.linspace(*ends.tolist(), steps + 1, dtype=torch.float64).sigmoid()
+    start, end = torch.tensor([first, last], dtype=torch.float64).logit().tolist()
+    return torch.linspace(start, end, steps + 1, dtype=torch.float64).sigmoid()
 
 
 def error(name: str, steps: int) -> float:
@@ -279,25 +284,30 @@ def test_other_solvers_know_no_chance(name: str) -> None:
         ("ddim", {}, "euler"),
     ],
 )
-def test_solvers_without_their_speciality_are_simpler_ones(name: str, options: dict, plain: str) -> None:
+def test_solvers_without_their_speciality_are_simpler_ones(name: str, options: dict[str, Any], plain: str) -> None:
     x, sigmas = latents.noise(1, SHAPE), torch.linspace(0.9, 0.1, 5)  # even steps, for ipndm
-    extra = {"order": 2} if plain == "ipndm_v" else {}
+    extra: dict[str, Any] = {"order": 2} if plain == "ipndm_v" else {}
     got = solver(name)(Field(gaussian), x, sigmas, **SETTINGS, **options)
     expected = solver(plain)(Field(gaussian), x, sigmas, **SETTINGS, **extra)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
+def note_mean(steps: list[tuple[int, float]], i: int, D: Tensor, x: Tensor) -> None:
+    steps.append((i, D.mean().item()))
+
+
 def test_every_step_is_reported_once_with_what_was_seen() -> None:
     sigmas = schedule.schedule("simple", FluxShift(), 6)
     for name in SOLVERS.keys() - STOPS_ABOVE_0:
-        steps, field = [], Field(lambda x, s: (x * 0 + s, x * 0))
+        steps: list[tuple[int, float]] = []
+        field = Field(lambda x, s: (x * 0 + s, x * 0))
         method = solver(name)
         method(
             field,
             latents.noise(1, SHAPE),
             sigmas,
             **SETTINGS,
-            on_step=lambda i, D, x, steps=steps: steps.append((i, D.mean().item())),
+            on_step=partial(note_mean, steps),
         )
         seen = [
             s if s < 1 or not method.below_one else FluxShift().percent_to_sigma(1e-4) for s in sigmas[:-1].tolist()
@@ -336,7 +346,7 @@ def test_a_brownian_path_is_comfyuis() -> None:
 
 
 @pytest.mark.parametrize("kind", [step_noise.brownian, step_noise.brownian_on_device])
-def test_increments_of_a_path_add_up(kind: Callable) -> None:
+def test_increments_of_a_path_add_up(kind: Callable[[Tensor, int, Sigmas], StepNoise]) -> None:
     draw = kind(torch.zeros(1, 16, 16, 16), 7, [1.0, 0.1, 0.0])
     stops = [0.95, 0.6, 0.35, 0.2]
     parts = sum(draw(a, b) * math.sqrt(a - b) for a, b in pairwise(stops))

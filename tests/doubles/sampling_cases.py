@@ -26,7 +26,7 @@ def velocity(inputs: Any) -> Tensor:
     inputs: what an evaluation is given (models/denoiser_inputs.py), or anything with the same fields.
     """
     image, extra = inputs.x[:, :16], inputs.x[:, 16:]
-    v = torch.tanh(0.8 * image + 0.3 * image.roll(1, -1) - 0.2 * image.roll(1, -2))
+    v: Tensor = torch.tanh(0.8 * image + 0.3 * image.roll(1, -1) - 0.2 * image.roll(1, -2))
     v = v + 0.5 * _per_item(inputs.timesteps) * image
     v = v + _per_item(inputs.context.mean(dim=(1, 2)) + inputs.pooled.mean(dim=1))
     if inputs.guidance is not None:

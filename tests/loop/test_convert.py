@@ -197,10 +197,12 @@ def test_a_job_that_is_cancelled_leaves_no_file(here: Path) -> None:
 
 def test_progress_ends_with_all_bytes(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[tuple[int, int]] = []
-    write = convert.write
-    monkeypatch.setattr(
-        convert, "write", lambda *args: write(*args[:-1], lambda done, total: heard.append((done, total)))
-    )
+    write: Callable[..., Any] = convert.write
+
+    def hear(done: int, total: int) -> None:
+        heard.append((done, total))
+
+    monkeypatch.setattr(convert, "write", lambda *args: write(*args[:-1], hear))
     monkeypatch.setattr("sluice.flux_core.commands.convert._Bar.close", lambda self: None)
     assert cli.main(["convert", str(FLUX), "--to", "int8", "--out", "out.safetensors"]) == 0
     done = [count for count, _ in heard]

@@ -30,7 +30,10 @@ class Value:
 
 
 class Join:
-    INPUT_TYPES = classmethod(lambda cls: {"required": {}, "optional": {"a": ("*",), "b": ("*",), "word": ("STRING",)}})
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}, "optional": {"a": ("*",), "b": ("*",), "word": ("STRING",)}}
+
     RETURN_TYPES, FUNCTION = ("*", "*"), "run"
     made: list[weakref.ref[Thing]] = []
 
@@ -41,7 +44,9 @@ class Join:
 
 
 class Named(Join):
-    INPUT_TYPES = classmethod(lambda cls: Join.INPUT_TYPES() | {"hidden": {"own": "UNIQUE_ID"}})
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return Join.INPUT_TYPES() | {"hidden": {"own": "UNIQUE_ID"}}
 
 
 class Clock(Value):

@@ -175,8 +175,9 @@ def test_an_unchanged_canvas_is_passed_on_as_it_is() -> None:
 def test_a_canvas_that_cannot_say_the_same_is_dropped() -> None:
     after = canvas_prompt()
     after["2"]["inputs"]["steps"] = 8
-    no_sampler: dict[str, Any] = {"nodes": [{"id": 2, "type": "BasicScheduler"}], "links": []}
-    for spoilt in ({"nodes": [], "links": []}, no_sampler):
+    one_node: list[dict[str, Any]] = [{"id": 2, "type": "BasicScheduler"}]
+    for nodes in ([], one_node):
+        spoilt = {"nodes": nodes, "links": []}
         assert overrides.canvas_saying(spoilt, canvas_prompt(), after, CLASSES) is None
 
 

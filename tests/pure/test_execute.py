@@ -339,7 +339,12 @@ class TestInterruption:
 
     def test_nothing_starts_after_a_cancel(self) -> None:
         run = Run()
-        run.executor.classes = {"Show": SHOW, "Work": node_class(lambda self: (run.executor.cancel(),))}
+
+        def cancel(self: Any) -> tuple[None]:
+            run.executor.cancel()
+            return (None,)
+
+        run.executor.classes = {"Show": SHOW, "Work": node_class(cancel)}
         result = run(self.PROMPT)
         assert result.status == "interrupted" and result.executed == ("1",)
 

@@ -38,7 +38,7 @@ def write(path: Path, alignment: int | None = None) -> Path:
     for format in TYPES.values():
         values, nbytes = BLOCK[format]
         rows = generator.integers(0, 256, (4, 2 * nbytes), dtype=np.uint8)
-        writer.add_tensor(f"blocks.{format}.weight", rows, raw_dtype=TYPE[format])
+        writer.add_tensor(f"blocks.{format}.weight", rows, raw_dtype=getattr(TYPE, format))
     writer.add_tensor("reshaped", generator.standard_normal((3, 10), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -82,7 +82,7 @@ def test_a_shape_that_ggml_could_not_hold_is_restored(everything: Path) -> None:
 
 def test_block_sizes_are_ggmls() -> None:
     for format in TYPES.values():
-        assert BLOCK[format] == tuple(gguf.GGML_QUANT_SIZES[TYPE[format]])
+        assert BLOCK[format] == tuple(gguf.GGML_QUANT_SIZES[getattr(TYPE, format)])
     assert {**TYPES, **UNREADABLE}.items() <= {kind.value: kind.name for kind in TYPE}.items()
 
 
@@ -160,7 +160,7 @@ def test_every_truncation_of_a_file_is_refused(everything: Path, tmp_path: Path)
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_whatever_the_header_says_nothing_but_a_refusal_comes_out(
-    everything, tmp_path_factory: pytest.TempPathFactory, data
+    everything: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     whole = everything.read_bytes()
     at = data.draw(st.integers(4, 3500))

@@ -231,7 +231,7 @@ class TestHostileFiles:
         block = bytearray(exif("<", *[b"x" * 8] * 100) + text)
         for i in range(100):
             struct.pack_into("<II", block, 10 + 12 * i + 4, len(text), len(block) - len(text))
-        assert sum(len(text) for _, text in exif_file.texts(bytes(block))) <= png.MAX_TEXT
+        assert sum(len(text) for _, text in exif_file.texts(bytes(block))) <= exif_file.MAX_TEXT
 
     @settings(max_examples=150, deadline=None)
     @given(st.binary(max_size=200), st.sampled_from([b"prompt", b"workflow", b"parameters"]), st.integers(0, 3))

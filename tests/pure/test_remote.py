@@ -242,7 +242,7 @@ def test_a_lease_outlives_a_short_silence_and_ends_after_a_long_one(folders: Fol
         assert box.worker.disconnected(box.send) and not box.worker.disconnected(box.send)
         box.worker.connected(box.send)
         await asyncio.sleep(0.1)
-        assert not job.done() and not box.gone
+        assert (job.done(), box.gone) == (False, 0)
         box.worker.disconnected(box.send)
         with pytest.raises(LostContact, match="box is out of reach") as lost:
             await job

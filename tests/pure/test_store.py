@@ -132,11 +132,11 @@ def test_a_job_whose_worker_is_lost_waits_again_and_is_resumed_only_by_its_last_
     store = Store(tmp_path / "q")
     add(store, "a")
     add(store, "b")
-    assert store.take("a").attempts == 1
+    assert taken(store, "a").attempts == 1
     store.wait_again("a", counts=False)
-    assert store.take("a").attempts == 1
+    assert taken(store, "a").attempts == 1
     store.wait_again("a", counts=True)
-    assert store.take("a").attempts == 2 and store.waiting == 1
+    assert taken(store, "a").attempts == 2 and store.waiting == 1
     store.close()
     store = Store(tmp_path / "q")  # the server died; the worker goes on
     assert store.resume("a", 1) is None and store.resume("b", 1) is None and store.waiting == 2

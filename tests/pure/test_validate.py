@@ -78,8 +78,13 @@ class TestConversion:
         prompt = {"1": n("L", l={"__value__": ["a", 1]}, i={"__value__": "4"}), "2": save()}
         checked = validate(prompt, classes)
         assert checked.prompt["1"]["inputs"] == {"l": {"__value__": ["a", 1]}, "i": 4}
-        seen = []
-        classes["L"].run = lambda self, **inputs: seen.append(inputs) or ("img",)
+        seen: list[dict[str, Any]] = []
+
+        def run(self: Any, **inputs: Any) -> tuple[str]:
+            seen.append(inputs)
+            return ("img",)
+
+        classes["L"].run = run
         Executor(classes).execute(checked.prompt, outputs=checked.outputs)
         assert seen == [{"l": ["a", 1], "i": 4}]
 
@@ -223,12 +228,13 @@ class TestShapes:
         prompt = {"1": image(), "2": save(), "3": image(width=0), "4": save("3")}
         assert validate(prompt, CLASSES, targets=["2"]).sentences == ()
         nothing = validate(prompt, CLASSES, targets=[])
+        assert nothing.error is not None
         assert nothing.outputs == () and nothing.error["type"] == "prompt_no_outputs"
 
     def test_a_shared_fault_lists_every_output_that_needs_it(self) -> None:
         found = validate({"1": image(width=0), "2": save(), "3": n("Mix", a=["1", 0]), "4": save("3")}, CLASSES)
         assert found.node_errors["1"]["dependent_outputs"] == ["2", "4"] and found.outputs == ()
-        assert found.error["type"] == "prompt_outputs_failed_validation"
+        assert found.error is not None and found.error["type"] == "prompt_outputs_failed_validation"
 
     def test_lists_of_over_twenty_choices_are_counted_not_sent(self) -> None:
         found = validate({"1": n("Load", name="x", kind="y"), "3": n("Mix", a=["1", 0]), "2": save("3")}, CLASSES)
@@ -260,7 +266,8 @@ class TestOwnChecks:
         return CLASSES | {"Own": node}
 
     def run(self, check: Any, **inputs: Any) -> tuple[str, ...]:
-        prompt = {"0": image(), "1": n("Own", **({"file": "a.png", "size": 5} | inputs)), "2": save()}
+        given: dict[str, Any] = {"file": "a.png", "size": 5, **inputs}
+        prompt = {"0": image(), "1": n("Own", **given), "2": save()}
         return problems(prompt, self.classes(check))
 
     def test_an_input_it_names_is_not_checked_by_us(self) -> None:
@@ -274,7 +281,7 @@ class TestOwnChecks:
     def test_one_that_takes_anything_covers_every_input_and_sees_links_as_nothing(self) -> None:
         seen = []
 
-        def check(cls: Any, **inputs: Any) -> bool:
+        def check(cls: type[Any], /, **inputs: Any) -> bool:
             seen.append(inputs)
             return True
 

@@ -1,9 +1,23 @@
-"""Parts of a network by their names, with their types."""
+"""What a test knows and a type leaves open: that something is there, and of which class it is."""
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from sluice.flux_core.models.linear import Linear
 from torch import Tensor, nn
+
+Value = TypeVar("Value")
+
+
+def present(value: Value | None) -> Value:
+    assert value is not None
+    return value
+
+
+def tensor(value: object) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
 
 
 def linear_at(model: nn.Module, name: str) -> Linear:
@@ -15,5 +29,4 @@ def linear_at(model: nn.Module, name: str) -> Linear:
 
 def matrix_of(layer: Linear) -> Tensor:
     """The matrix that a layer owns itself."""
-    assert layer.weight is not None
-    return layer.weight
+    return present(layer.weight)
