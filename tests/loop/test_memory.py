@@ -18,7 +18,8 @@ from sluice.flux_core.memory.manager import Manager
 from sluice.flux_core.memory.workload import MiB
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
-from sluice.flux_core.worker.main import Worker
+from sluice.flux_core.worker.calls import Calls
+from sluice.flux_core.worker.worker import Worker
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -270,7 +271,7 @@ def test_a_budget_that_shrinks_while_nothing_runs_is_kept_to_at_once(jobs: Jobs)
     expected = jobs.run()
     before = jobs.held_bytes
     jobs.memory.budget = WORKSPACE + before // 2
-    assert jobs.worker.on_budget({"ram": "9G"}) == {"vram": "auto", "ram": "9G"}
+    assert Calls(jobs.worker).on_budget({"ram": "9G"}) == {"vram": "auto", "ram": "9G"}
     assert jobs.worker.jobs.get_nowait() == {"op": "fit"}
     jobs.worker._fit()
     assert 0 < jobs.held_bytes <= before // 2
@@ -283,10 +284,10 @@ def test_the_panel_shows_what_a_node_has_set_and_the_last_word_holds(jobs: Jobs)
     prompt["budget"] = node("MemoryBudget", model=["unet", 0], vram="auto", ram="10G")
     prompt["sampler"]["inputs"]["model"] = ["budget", 0]
     jobs.latents(prompt)
-    assert jobs.worker.on_budget({}) == {"vram": "auto", "ram": "10G"}
-    assert jobs.worker.on_budget({"ram": "11G"})["ram"] == "11G"
+    assert Calls(jobs.worker).on_budget({}) == {"vram": "auto", "ram": "10G"}
+    assert Calls(jobs.worker).on_budget({"ram": "11G"})["ram"] == "11G"
     jobs.latents(prompt)
-    assert jobs.worker.on_budget({})["ram"] == "11G", "the node has not changed, and does not run again"
+    assert Calls(jobs.worker).on_budget({})["ram"] == "11G", "the node has not changed, and does not run again"
     prompt["budget"]["inputs"]["ram"] = "12G"
     jobs.latents(prompt)
-    assert jobs.worker.on_budget({})["ram"] == "12G"
+    assert Calls(jobs.worker).on_budget({})["ram"] == "12G"

@@ -1,0 +1,169 @@
+"""Reads the server's messages and answers its calls, beside the thread that runs jobs (worker.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import queue
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+from ..errors import InputError, SluiceError
+from ..graph.flatten import to_prompt
+from ..graph.object_info import object_info
+from ..io.embedded import read_workflow_bytes
+from ..io.folders import published
+from ..memory.budget import Allowed
+from ..workers.process_tree import end_own
+from ..workers.protocol import Message
+from .prompt_check import check_prompt, missing_files
+from .required_tokenizers import Lacking
+from .worker import NO_DEVICE, Worker
+
+ROUTES_AT_ONCE = 8  # requests to packs' routes that are answered at the same time
+
+
+class Calls:
+    """The calls of the server to one worker. Each `on_NAME` answers the call of that name."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.pending: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.route_threads = ThreadPoolExecutor(ROUTES_AT_ONCE, "pack route")
+
+    def read(self) -> None:
+        """Read messages and queue them, until the server closes the connection."""
+        try:
+            while True:
+                message, payload = self.worker.channel.receive()
+                if message["op"] == "route":
+                    self.route_threads.submit(self._answer_page, message, payload)
+                elif message["op"] in ("run", "free"):
+                    self.worker.jobs.put(message)
+                elif message["op"] == "interrupt":
+                    self.worker.executor.cancel(message.get("prompt_id"))
+                else:
+                    self.pending.put(message)
+        except (EOFError, OSError):
+            end_own()  # the server has stored all results on disk
+
+    def answer(self) -> None:
+        """Answer calls without end."""
+        while True:
+            message = self.pending.get()
+            try:
+                result = getattr(self, f"on_{message['op']}")(message)
+                self.worker.channel.send({"reply": message["call"], "result": result})
+            except (BrokenPipeError, EOFError):
+                return
+            except Exception as error:
+                if not isinstance(error, SluiceError):
+                    traceback.print_exc()
+                text = str(error) if isinstance(error, SluiceError) else f"{type(error).__name__}: {error}"
+                self.worker.channel.send({"reply": message["call"], "error": text, "type": type(error).__name__})
+
+    def _answer_page(self, message: Message, payload: bytes) -> None:
+        """Answer a request to a pack's route."""
+        try:
+            assert self.worker.packs is not None
+            answer = self.worker.packs.answer(message["method"], message["path"], message["headers"], payload)
+            reply: Message = {"result": {"status": answer.status, "headers": answer.headers}}
+        except Exception as error:
+            reply, answer = {"error": str(error), "type": type(error).__name__}, None
+        self.worker.channel.send({"reply": message["call"], **reply}, answer.body if answer else b"")
+
+    def on_object_info(self, message: Message) -> Any:
+        """{"names"?}: descriptions of node classes for the editor."""
+        names = message.get("names")
+        from .registry import second_ids
+
+        classes = self.worker.classes
+        chosen = classes if names is None else {name: classes[name] for name in names if name in classes}
+        return object_info(chosen, self.worker.titles, second_ids(classes))
+
+    def on_identity(self, message: Message) -> Any:
+        """{"version", "nodes"}: equal for two workers that give the same results for all prompts."""
+        from ... import __version__
+
+        nodes = sorted(f"{name} {getattr(cls, 'RETURN_TYPES', ())}" for name, cls in self.worker.classes.items())
+        return {"version": __version__, "nodes": hashlib.sha256("\n".join(nodes).encode()).hexdigest()[:16]}
+
+    def on_packs(self, message: Message) -> Any:
+        """The results of importing the node packs."""
+        return self.worker.packs.packs if self.worker.packs else []
+
+    def on_pack_routes(self, message: Message) -> Any:
+        """{"routes": [{"method", "pattern"}], "on_prompt": whether packs change prompts before they are queued}."""
+        return self.worker.routes
+
+    def on_alter_prompt(self, message: Message) -> Any:
+        """{"request"}: a request to run a prompt, as packs change it."""
+        return self.worker.packs.alter_prompt(message["request"]) if self.worker.packs else message["request"]
+
+    def on_validate(self, message: Message) -> Any:
+        """{"prompt", "targets"}: which outputs can run, and the problems of the others."""
+        checked = check_prompt(message["prompt"], self.worker.classes, self.worker.folders, message.get("targets"))
+        return {**asdict(checked.found), "problems": checked.found.sentences, "models": checked.models}
+
+    def on_missing(self, message: Message) -> Any:
+        """{"workflow"}: the model files that it names and that were not found, and missing tokenizers."""
+        embedded = read_workflow_bytes(json.dumps(message["workflow"]).encode(), "the workflow")
+        prompt = to_prompt(embedded, self.worker.classes, choose=lambda options: options[0])
+        models, tokenizers = missing_files(prompt, self.worker.classes, self.worker.folders)
+        files = [self._lacking(wanted.name, wanted.category, wanted.node_id, wanted.input) for wanted in models]
+        return files + [_tokenizer(one) for one in tokenizers]
+
+    def _lacking(self, name: str, category: str, node_id: str, input_name: str) -> dict[str, Any]:
+        repository, folder = published(name), self.worker.folders.place_for(category)
+        return {
+            "name": name, "category": category, "folder": str(folder or ""), "node_id": node_id, "input": input_name,
+            "source": repository and f"https://huggingface.co/{repository}",
+            "message": self.worker.folders.explain_missing(category, name),
+        }  # fmt: skip
+
+    def on_budget(self, message: Message) -> Any:
+        """{"vram"?, "ram"?}: set budgets, as on the command line or in bytes. Returns those in force."""
+        if not self._can_compute():
+            return {}
+        from ..runtime.device_notice import budget_problem
+
+        runtime = self.worker.host.runtime
+        given = {key: str(message[key]) for key in ("vram", "ram") if key in message}
+        if given:
+            allowed = Allowed.parse(**(runtime.budget.words | given))
+            problem = budget_problem(runtime, allowed)
+            if problem:
+                raise InputError(problem)
+            runtime.budget = allowed
+            self.worker.jobs.put({"op": "fit"})
+        return runtime.budget.words
+
+    def on_doctor(self, message: Message) -> Any:
+        """Whether this machine is ready, line by line. Takes a second or two, because a disk is measured."""
+        from ..doctor.examine import examine
+
+        return [finding.record() for finding in examine(self.worker.folders, port=None)]
+
+    def _can_compute(self) -> bool:
+        return (
+            self.worker.prepared.is_set() and not self.worker.trouble and self.worker.options.get("device") != NO_DEVICE
+        )
+
+    def on_system(self, message: Message) -> Any:
+        """The devices; {} while torch is being imported, because the page calls this then."""
+        if not self._can_compute():
+            return {}
+        import torch
+
+        return {"torch": torch.__version__, "devices": self.worker.host.runtime.device_report()}
+
+
+def _tokenizer(lacking: Lacking) -> dict[str, Any]:
+    published = lacking.published
+    return {
+        "name": f"{published.title} tokenizer ({published.files})", "category": "tokenizers",
+        "folder": str(lacking.folder or ""), "node_id": lacking.node_id, "input": lacking.input,
+        "source": published.address, "message": lacking.text,
+    }  # fmt: skip

@@ -1,0 +1,202 @@
+"""The worker's main thread: the tables of nodes, the graph engine, and the jobs that run one after another."""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..cancel import cancellable
+from ..errors import SluiceError
+from ..graph.execute import Executor, Result
+from ..io import strict_json
+from ..io.folders import Folders, standard_folders
+from ..limits import advice_after, is_out_of_memory
+from ..runtime.settings import Settings
+from ..workers.protocol import Channel, Message
+from .measure import Measure, release_memory
+from .reports import Reports
+
+if TYPE_CHECKING:
+    from ...nodes.host import Host
+    from ..runtime.runtime import Runtime
+    from .node_packs import NodePacks
+
+NO_ROUTES: dict[str, Any] = {"routes": [], "on_prompt": False}
+SETTINGS = ("device", "dtype", "vram", "ram", "cache", "compute")  # of runtime/settings.py, in its order
+NO_DEVICE = "none"  # for packs that need no torch, and to measure the server: our models cannot run
+
+
+class Worker:
+    """Runs jobs. Calls and messages of the server arrive in other threads (calls.py)."""
+
+    def __init__(self, channel: Channel, options: Mapping[str, Any]) -> None:
+        self.channel, self.options = channel, options
+        self.jobs: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.prepared = threading.Event()
+        self.trouble: str | None = None  # why nothing can be computed
+        self.reports = Reports(channel)
+        self.folders = _folders(options)
+        self.host = self._new_host()
+        self.classes, self.titles = self._tables()
+        self.executor = Executor(self.classes, emit=self.reports.emit, around=self._around, after_failure=advice_after)
+        self.reports.executor = self.executor
+        self.packs = self._packs()
+        self.routes = self.packs.start_routes() if self.packs else NO_ROUTES
+
+    @contextmanager
+    def _around(self) -> Iterator[None]:
+        """The context of each job: long computations check in it whether the job was cancelled."""
+        computing = nullcontext if self.options.get("device") == NO_DEVICE else _inference_mode
+        with computing(), cancellable(self.executor.check_interrupted):
+            yield
+
+    def _new_host(self) -> Host:
+        from ...nodes.host import Host
+
+        return Host(
+            self.folders, self.reports.progressed, self.reports.interrupted, self.reports.send, self._new_runtime
+        )
+
+    def _new_runtime(self) -> Runtime:
+        """The runtime that models are loaded into. Raises InputError for options that cannot be used."""
+        from ..runtime.runtime import Runtime
+        from ..runtime.warning_events import emit_warnings
+
+        runtime = Runtime(Settings.parse(*(self.options.get(name) for name in SETTINGS)))
+        runtime.events.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
+        emit_warnings(runtime)
+        return runtime
+
+    def _tables(self) -> tuple[dict[str, type[Any]], dict[str, str]]:
+        from .registry import standalone_tables
+
+        return standalone_tables(self.host)
+
+    def _packs(self) -> NodePacks | None:
+        places = [Path(place) for place in self.options.get("node_packs", ())]
+        if not places:
+            return None
+        from ..facade.engine import Engine
+        from .node_packs import load_packs
+
+        engine = Engine(
+            self.host, self.folders, self.classes, self.titles, self.executor,
+            tell=self.reports.tell, preview=self.reports.previewed, free=self.free_soon,
+        )  # fmt: skip
+        return load_packs(places, engine)
+
+    def work(self) -> None:
+        """Run jobs without end."""
+        try:
+            self._prepare()
+        except SluiceError as error:
+            self.trouble = str(error)
+            print(self.trouble, file=sys.stderr)
+        self.prepared.set()
+        while True:
+            job = self.jobs.get()
+            if job["op"] == "run":
+                self._run(job)
+            elif job["op"] == "fit":
+                self._fit()
+            else:
+                self._free(job)
+
+    def _prepare(self) -> None:
+        """Import torch and prepare the device, while the user still looks at the page."""
+        if self.options.get("device") == NO_DEVICE:
+            return
+        import torch
+        from PIL import Image
+
+        from ..runtime import handles  # noqa: F401
+        from ..runtime.device_notice import device_notice
+
+        Image.init()
+        if self.options.get("threads"):
+            torch.set_num_threads(self.options["threads"])
+        notice = device_notice(self.host.runtime)
+        print(*(notice[key] for key in ("text", "warning") if notice[key]), sep="\n", file=sys.stderr)
+        self.channel.send({"event": "sluice.device", "data": notice})
+
+    def _run(self, job: Message) -> None:
+        self.reports.measure = Measure()
+        try:
+            if self.trouble:
+                raise SluiceError(self.trouble)
+            result = self.executor.execute(job["prompt"], job["prompt_id"], job["extra_data"], job["outputs"])
+            done = _as_json(result)
+        except Exception as error:  # an error of the engine; errors of nodes are in the result
+            traceback.print_exc()
+            result, done = None, self._engine_failed(job, error)
+        self.channel.send({"done": job["prompt_id"], **done, "facts": self.reports.measure.facts()})
+        if result is not None and result.exception is not None and is_out_of_memory(result.exception):
+            self._free({"free_memory": True})
+
+    def _engine_failed(self, job: Message, error: Exception) -> Message:
+        data = {
+            "prompt_id": job["prompt_id"],
+            "node_id": "",
+            "node_type": "",
+            "executed": [],
+            "exception_message": str(error),
+            "exception_type": type(error).__name__,
+            "traceback": [],
+            "current_inputs": {},
+            "current_outputs": [],
+            "timestamp": int(time.time() * 1000),
+        }
+        self.reports.emit("execution_error", data)
+        return {"status": "error", "outputs": {}, "meta": {}, "messages": [["execution_error", data]]}
+
+    def _fit(self) -> None:
+        """Between jobs: free weights at once if the budget has become smaller."""
+        self.host.runtime.shrink_to_budget()
+        release_memory()
+
+    def _free(self, wanted: Message) -> None:
+        if wanted.get("unload_models") or wanted.get("free_memory"):
+            self.executor.forget()
+            release_memory()
+            self.channel.send({"event": "sluice.memory.freed", "data": {}})
+
+    def free_soon(self) -> None:
+        """Free models and results after the running job, at a pack's request."""
+        self.jobs.put({"op": "free", "unload_models": True})
+
+
+def _as_json(result: Result) -> Message:
+    """The result of a run as JSON. It is checked here so that a node's output cannot stop the worker."""
+    done = {
+        "status": result.status,
+        "outputs": result.outputs,
+        "meta": result.meta,
+        "messages": list(result.messages),
+    }
+    checked: Message = json.loads(strict_json.dumps(json.loads(json.dumps(done, default=repr))))
+    return checked
+
+
+def _folders(options: Mapping[str, Any]) -> Folders:
+    def paths(key: str) -> list[Path]:
+        return [Path(place) for place in options.get(key, ())]
+
+    def path(key: str) -> Path | None:
+        return Path(options[key]) if options.get(key) else None
+
+    base = Path(options["base"])
+    return standard_folders(base, paths("models"), extra=paths("extra"), input=path("input"), output=path("output"))
+
+
+def _inference_mode() -> AbstractContextManager[Any]:
+    import torch
+
+    return torch.inference_mode()
