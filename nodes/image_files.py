@@ -167,6 +167,7 @@ class PreviewImage(HostedNode):
 class SaveImageWebsocket(HostedNode):
     """Send images to the client that queued the job, without a file."""
 
+    TITLE = "SaveImageWebsocket"
     DESCRIPTION = "Sends images over the websocket to the program that queued the job. Nothing is saved."
     CATEGORY = "api/image"
     FUNCTION = "send"
