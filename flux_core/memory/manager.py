@@ -87,7 +87,9 @@ class Manager:
             link=rates.link_rate(self.device) if cuda else None,
             host_copy=rates.host_copy_rate() if cuda else 6e9,
             alignment=256 if cuda else BLOCK,
-            integers=rates.integer_rate(self.device, dtype, tokens, hidden) if model.integers else None,
+            integers=(
+                rates.integer_rate(model.integers, self.device, dtype, tokens, hidden) if model.integers else None
+            ),
         )
 
     def _disk_rate(self, model: ManagedModel) -> float:

@@ -40,11 +40,11 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int
 
 
 @cache
-def integer_rate(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> float:
+def integer_rate(integers: Integers, device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> float:
     """Operations/s of the same layer in 8-bit integers, for inputs and outputs of `dtype`."""
     x = torch.randn(tokens, hidden, device=device).to(dtype)
     codes = torch.randint(-127, 128, (hidden, hidden), dtype=torch.int8, device=device).repeat(4, 1)
-    operand, integers = Operand(codes, torch.ones(4 * hidden, device=device)), Integers()
+    operand = Operand(codes, torch.ones(4 * hidden, device=device))
     seconds = best_time(lambda: integers.multiply(x, [operand], None), device)
     return 2 * tokens * 4 * hidden * hidden / seconds
 

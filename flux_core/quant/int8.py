@@ -68,6 +68,9 @@ class TorchPasses:
     def quantise(self, x: Tensor, rotation: int) -> tuple[Tensor, Tensor]:
         codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
         scales = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+        # as tensors, because PyTorch makes products of quotients with a Python number, which round differently
+        levels = scales.new_full((), LEVELS)
+        divisor = levels * root(rotation) if rotation else levels
         count = max(1, chunk_values(x.device) // x.shape[1])
         for start in range(0, x.shape[0], count):
             rows = slice(start, start + count)
@@ -77,8 +80,8 @@ class TorchPasses:
                 rotate(floats, rotation)
             magnitudes = torch.abs(floats, out=scratch("magnitudes", tuple(floats.shape), torch.float32, x.device))
             peaks = magnitudes.amax(1).clamp_(min=SMALLEST)
-            codes[rows].copy_(floats.mul_((LEVELS / peaks)[:, None]).round_())
-            scales[rows] = peaks / (LEVELS * root(rotation) if rotation else LEVELS)
+            codes[rows].copy_(floats.mul_((levels / peaks)[:, None]).round_())
+            scales[rows] = peaks / divisor
         return codes, scales
 
     def finish(self, sums: Tensor, rows: Tensor, columns: Tensor, bias: Tensor | None, out: Tensor) -> None:

@@ -17,6 +17,7 @@ from ..models.flux import Flux
 from ..models.linear import Linear
 from ..quant.held import IntegerWeight
 from ..quant.int8 import LEVELS, Integers
+from ..quant.int8_cuda import kernel_passes
 from .modulation import modulators
 from .settings import INT8, SIXTEEN_BIT
 
@@ -38,7 +39,7 @@ def integers_for(device: torch.device, dtype: torch.dtype, compute: str) -> Inte
         if compute == INT8:
             log.warning("%s does not multiply 8-bit integers exactly: matrices of integers are decoded.", device)
         return None
-    if compute == INT8 or gain(device, dtype) >= GAIN:
+    if compute == INT8 or gain(found, device, dtype) >= GAIN:
         return found
     log.info("8-bit integers are multiplied no faster than %s on %s: matrices of integers are decoded.", dtype, device)
     return None
@@ -59,16 +60,24 @@ def products_of(module: nn.Module) -> str:
     return f"{kept[0][1].name} for {len(kept) - changed} matrices{aside}"
 
 
+def integers_of(module: nn.Module) -> Integers | None:
+    """What multiplies a model's matrices of integers; None if it has none."""
+    held = (part.held for part in module.modules() if isinstance(part, Linear))
+    return next((weight.integers for weight in held if isinstance(weight, IntegerWeight)), None)
+
+
 @cache
-def gain(device: torch.device, dtype: torch.dtype) -> float:
+def gain(integers: Integers, device: torch.device, dtype: torch.dtype) -> float:
     """How many times faster a layer is in integers, its inputs quantised and its sums scaled, than in `dtype`."""
-    return rates.integer_rate(device, dtype, *PROBED) / rates.gemm_rate(device, dtype, *PROBED)
+    return rates.integer_rate(integers, device, dtype, *PROBED) / rates.gemm_rate(device, dtype, *PROBED)
 
 
 @cache
 def _integers(device: torch.device) -> Integers | None:
     """The integer products of a device, if it has any and they are exact."""
-    return Integers() if _exact(device) else None
+    if not _exact(device):
+        return None
+    return Integers(kernel_passes(device) if device.type == "cuda" else None)
 
 
 def _exact(device: torch.device) -> bool:

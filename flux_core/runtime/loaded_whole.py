@@ -25,11 +25,12 @@ from ..models.denoiser_inputs import DenoiserInputs
 from ..models.flux import Flux
 from ..models.tensor_trees import map_tensors
 from ..quant.formats import PLAIN
+from ..quant.int8 import Integers
 from ..sampling.guider import Network, Run
 from .device import total_bytes
 from .dry_run import DryRun, dry_run, shape_of
 from .flux_needs import half_block, heaviest_inputs, streamed_names, tokens_of
-from .integer_products import products_of
+from .integer_products import integers_of, products_of
 from .runtime import Runtime
 
 Tensors = Mapping[str, Stored]
@@ -42,7 +43,7 @@ def reported_flux(module: Flux, runtime: Runtime, tensors: Tensors, run: Run, dt
     observed = dry_run(module, lambda copy: copy(sample))
     workload = _workload(tensors, streamed_names(observed), observed, dtype, half_block)
     about = "transformer", runtime, runtime.device, tensors
-    with _report(*about, workload, tokens_of(sample), dtype, products_of(module)) as told:
+    with _report(*about, workload, tokens_of(sample), dtype, products_of(module), integers_of(module)) as told:
 
         def reporting(inputs: DenoiserInputs) -> Tensor:
             velocity: Tensor = told(lambda: module(inputs))
@@ -102,12 +103,16 @@ def _report(
     tokens: int,
     dtype: torch.dtype,
     note: str = "",
+    integers: Integers | None = None,
 ) -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """A function that does a pass and reports it. note: what else is to be said of the run."""
+    """A function that does a pass and reports it. note: what else is to be said of the run.
+
+    integers: what multiplies integers in it.
+    """
     weights = sum(weight.nbytes for weight in workload({}).weights)
     reset_process_peak(device)
     wanted = workload({"program and small weights": max(0, _held(device) - weights)})
-    machine = _machine(device, tensors, tokens, dtype, any(use.integers for use in wanted.schedule))
+    machine = _machine(device, tensors, tokens, dtype, integers)
     made = plan(wanted, Budget(1 << 62, 0, 0), machine)
     report = JobReport(label, made, total_bytes(device), runtime.events.emit, note=note)
 
@@ -126,8 +131,10 @@ def _report(
         report.close()
 
 
-def _machine(device: torch.device, tensors: Tensors, tokens: int, dtype: torch.dtype, integers: bool) -> Machine:
-    """The device's rates, as far as a model asks for them that is not streamed. integers: some products are in them."""
+def _machine(
+    device: torch.device, tensors: Tensors, tokens: int, dtype: torch.dtype, integers: Integers | None
+) -> Machine:
+    """The device's rates, as far as a model asks for them that is not streamed."""
     matrices = [stored for stored in tensors.values() if len(stored.shape) == 2]
     hidden = min(rates.HIDDEN, max(stored.shape[1] for stored in matrices))
     measured = rates.measured_tokens(device, tokens)
@@ -138,7 +145,7 @@ def _machine(device: torch.device, tensors: Tensors, tokens: int, dtype: torch.d
         memory=rates.decode_rate(device, dtype, sample),
         disk=1e9,
         link=None,
-        integers=rates.integer_rate(device, dtype, measured, hidden) if integers else None,
+        integers=rates.integer_rate(integers, device, dtype, measured, hidden) if integers else None,
     )
 
 
