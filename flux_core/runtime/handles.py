@@ -114,8 +114,23 @@ class FluxModel:
 
     @contextmanager
     def open(self, run: Run) -> Iterator[Network]:
-        """The network, ready for one run. Raises InputError for a picture that no memory here could hold."""
+        """The network, ready for one run; in a job that can be paused its evaluations are kept on disk.
+
+        Raises InputError for a picture that no memory here could hold.
+        """
         self._check_room(*run.shape)
+        log = self.runtime.evaluations
+        with self._opened(run) as network:
+            if log is None:
+                yield network
+                return
+            loras = tuple(use.identity for use in self.loras if use.strength)
+            depends_on = self.weights.identity, loras, self.dtype, self.compute, self.device.type
+            with log.recorded(network, run, depends_on) as recorded:
+                yield recorded
+
+    @contextmanager
+    def _opened(self, run: Run) -> Iterator[Network]:
         nets = self._controlnets(run)
         nbytes = self.weights.nbytes + sum(net.nbytes for net in nets)
         manager = self.runtime.manager(self.device, nbytes)

@@ -10,6 +10,7 @@ work at the same time, on several devices or on one, each in a thread of its own
     events                     told about every plan, step and job (memory/report.py)
     weights                    loaded files, shared by all handles of a file (weights.py)
     encodings, activations     what has been computed and need not be again
+    evaluations                the same of the running job, on disk (evaluation_log.py)
 
 What stays common to all runtimes of a process is what belongs to the machine or to a file and not to a person's choice:
 measured rates (memory/rates.py), tokenizers by their path, and each thread's scratch memory (quant/workspace.py), which
@@ -36,6 +37,7 @@ from ..memory.manager import SMALL_BYTES, Manager
 from ..memory.report import Events
 from ..sampling.step_cache import PRESETS
 from .device import TEXT_DTYPE, autoencoder_dtype, device_report, find_device, model_dtype
+from .evaluation_log import EvaluationLog
 from .settings import Settings
 
 Value = TypeVar("Value")
@@ -78,6 +80,7 @@ class Runtime:
         self.loras: Shared[Any] = Shared()
         self.encodings = Cache()  # of prompts
         self.activations: dict[Hashable, int] = {}  # bytes of activations found by dry runs, by shape
+        self.evaluations: EvaluationLog | None = None  # of the running job, if it can be paused
         self._budget = settings.budget
         self._lock = threading.Lock()
 
