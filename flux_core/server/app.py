@@ -82,7 +82,7 @@ def build(settings: Settings, store: Store) -> web.Application:
         name: partial(_worker, options, _say(logs, "" if alone else f"{name}: "))
         for name, options in settings.workers.items()
     }
-    job_runner = JobRunner(store, clients, start)
+    job_runner = JobRunner(store, clients, start, settings.folders.user)
     for member in job_runner.members:
         member.taking = not settings.remote_only
     app[SERVICES] = Services(settings, store, clients, job_runner, logs)

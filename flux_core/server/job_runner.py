@@ -14,22 +14,25 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import SluiceError
 from ..graph.prompt import name_of
 from ..workers.process import LostContact, OnMessage, WorkerDied
 from ..workers.protocol import Message
+from ..workers.unfinished import forget, forget_others
 from .assign import Models, assign, next_look
 from .clients import Client, Clients, text
 from .members import Connection, Member, Members
-from .store import ATTEMPTS, CANCELLED, COMPLETED, FAILED, CannotWrite, Job, Store, now
+from .store import ATTEMPTS, CANCELLED, COMPLETED, FAILED, PAUSED, CannotWrite, Job, Store, now
 
 log = logging.getLogger(__name__)
 
 STATUS_SECONDS = 0.03  # in which several changes of the queue are told as one
 RETRY_SECONDS = 2.0  # between attempts to write a result on a full disk
 _STATUS = {"success": COMPLETED, "error": FAILED, "interrupted": CANCELLED}
+PAUSED_ALREADY: Message = {"status": "interrupted", "paused": True}  # of a job whose worker died while it was stopping
 _TO_EVERYONE = {"execution_interrupted"}
 _NEWEST = 0.3  # share of the newest job in what a job with some models is expected to take
 
@@ -39,9 +42,11 @@ Start = Callable[[OnMessage], Connection]
 class JobRunner:
     """`members` are the workers, each with the job that it has now."""
 
-    def __init__(self, store: Store, clients: Clients, start: Mapping[str, Start]) -> None:
-        """start: the workers of this machine by name, each made when it is given who hears it."""
-        self.store, self.clients = store, clients
+    def __init__(self, store: Store, clients: Clients, start: Mapping[str, Start], user: Path) -> None:
+        """start: the workers of this machine by name, each made when it is given who hears it. user: the folder with
+        what unfinished jobs have computed."""
+        self.store, self.clients, self.user = store, clients, user
+        forget_others(user, store.unfinished_ids())
         self.members = Members()
         for name, begin in start.items():
             self.join(name, begin)
@@ -98,6 +103,8 @@ class JobRunner:
         assert member.running is not None
         running = member.running.prompt_id
         try:
+            if self.store.is_paused(running):  # it is stopping already, and was to go on later
+                self.clear([running])
             self.store.cancel(running)
         except CannotWrite as error:  # it is stopped all the same
             log.error("%s", error)
@@ -108,11 +115,50 @@ class JobRunner:
         """Take a waiting job out of the queue, or stop it if it is running."""
         return bool(self.clear([prompt_id])) or self.interrupt(prompt_id)
 
+    def pause(self, prompt_id: str | None = None) -> list[str]:
+        """Pause a waiting or running job, or all running ones; those that were paused. Raises CannotWrite.
+
+        A running one stops after its current block and gives its memory back; what it has computed is kept.
+        """
+        paused = [one for one in (self.running_ids if prompt_id is None else [prompt_id]) if self.store.pause(one)]
+        for one in paused:
+            member = self.members.running(one)
+            if member is not None:
+                member.worker.tell("pause", prompt_id=one)
+                self.clients.send("sluice.stopping", {"prompt_id": one})
+        self._tell_paused()
+        return paused
+
+    def resume(self, prompt_id: str | None = None) -> list[str]:
+        """Have a paused job go on, or all of them; those that were paused. Raises CannotWrite."""
+        known = [job["prompt_id"] for job in self.paused] if prompt_id is None else [prompt_id]
+        stopped = [one for one in known if one not in self.running_ids]  # one that is still stopping stays paused
+        resumed = [one for one in stopped if self.store.unpause(one)]
+        self._wake.set()
+        self._tell_paused()
+        return resumed
+
+    @property
+    def paused(self) -> list[dict[str, Any]]:
+        """The paused jobs as pages are told: prompt_id, number, when they were made, whether they still run."""
+        found, _ = self.store.summaries([PAUSED], oldest_first=True)
+        return [
+            {"prompt_id": one.prompt_id, "number": one.number, "created": one.created,
+             "stopping": one.prompt_id in self.running_ids}
+            for one in found
+        ]  # fmt: skip
+
+    def _tell_paused(self) -> None:
+        self.tell_status()
+        self.clients.send("sluice.paused", {"jobs": self.paused})
+
     def clear(self, prompt_ids: list[str] | None = None) -> list[str]:
         """Take waiting jobs out of the queue; None means all. Those that were there."""
         gone = self.store.delete_waiting(prompt_ids)
+        for prompt_id in gone:
+            forget(self.user, prompt_id)
         if gone:
-            self.tell_status()
+            self._tell_paused()
         return gone
 
     @property
@@ -235,8 +281,8 @@ class JobRunner:
                     return
                 done = lost
             except WorkerDied as error:
-                done = self._failed(job, member, error)
                 member.died()
+                done = PAUSED_ALREADY if self.store.is_paused(job.prompt_id) else self._failed(job, member, error)
             except SluiceError as error:
                 done = self._failed(job, member, error)
             await self._end(job, member, done)
@@ -248,11 +294,18 @@ class JobRunner:
             self._wake.set()
 
     async def _end(self, job: Job, member: Member, done: Message) -> None:
+        if done.get("paused"):
+            member.running = None
+            self._tell_paused()
+            self.tell_workers()
+            self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, job.request["client_id"])
+            return
         if done["status"] == "error":
             log.error("%s", _account(job, done["messages"]))
         done["facts"]["worker"] = member.name
         self._expect(job.models, done["facts"].get("seconds"))
         await self._write_down(job, done)
+        forget(self.user, job.prompt_id)
         member.running = None
         self.tell_status()
         self.tell_workers()

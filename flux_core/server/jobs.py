@@ -8,10 +8,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from .services import Json, Route, json_object, refuse, services, texts, whole
-from .store import ENDED, FAILED, PENDING, RUNNING, Summary
+from .store import ENDED, FAILED, PAUSED, PENDING, RUNNING, Summary
 
 MOST_JOBS = 1000  # in one answer
-_ALL = (PENDING, RUNNING, *ENDED)
+_ALL = (PENDING, RUNNING, *ENDED)  # that ComfyUI's clients know; paused ones are listed when they are asked for
 _SHOWN_KINDS = {"images": "images", "gifs": "video", "video": "video", "audio": "audio"}
 
 
@@ -77,9 +77,9 @@ async def post_free(request: web.Request) -> web.Response:
 async def get_jobs(request: web.Request) -> web.Response:
     """?status=a,b&limit=&offset=&sort_order=asc"""
     statuses = [one for one in request.query.get("status", "").split(",") if one] or list(_ALL)
-    unknown = [one for one in statuses if one not in _ALL]
+    unknown = [one for one in statuses if one not in (*_ALL, PAUSED)]
     if unknown:
-        return refuse(400, f"There is no status {unknown[0][:50]!r}; choose among {', '.join(_ALL)}.")
+        return refuse(400, f"There is no status {unknown[0][:50]!r}; choose among {', '.join((*_ALL, PAUSED))}.")
     limit, offset = whole(request, "limit", MOST_JOBS) or MOST_JOBS, max(0, whole(request, "offset", 0) or 0)
     limit = min(max(limit, 1), MOST_JOBS)
     ascending = request.query.get("sort_order") == "asc"

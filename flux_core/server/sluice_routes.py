@@ -86,6 +86,27 @@ async def packs(request: web.Request) -> web.Response:
     return web.json_response(here.packs)
 
 
+async def paused(request: web.Request) -> web.Response:
+    """The paused jobs: [{"prompt_id", "number", "created", "stopping"}]."""
+    return web.json_response(services(request).job_runner.paused)
+
+
+async def pause(request: web.Request) -> web.Response:
+    """{"prompt_id": id} of a waiting or running job, or nothing for all that run. Answers {"paused": [ids]}."""
+    return web.json_response({"paused": services(request).job_runner.pause(await _one_job(request))})
+
+
+async def resume(request: web.Request) -> web.Response:
+    """{"prompt_id": id}, or nothing for all paused jobs. Answers {"resumed": [ids]}; a job that is still stopping stays
+    paused."""
+    return web.json_response({"resumed": services(request).job_runner.resume(await _one_job(request))})
+
+
+async def _one_job(request: web.Request) -> str | None:
+    prompt_id = (await json_object(request, {})).get("prompt_id")
+    return prompt_id if isinstance(prompt_id, str) else None
+
+
 async def doctor(request: web.Request) -> web.Response:
     """Whether this machine is ready, as `sluice doctor` says it: [{"subject", "text", "advice", "needed", "good"}]."""
     return web.json_response(await services(request).job_runner.worker.call("doctor"))
@@ -97,4 +118,7 @@ ROUTES: tuple[Route, ...] = (
     ("POST", "/sluice/missing", missing),
     ("GET", "/sluice/packs", packs),
     ("GET", "/sluice/doctor", doctor),
+    ("GET", "/sluice/paused", paused),
+    ("POST", "/sluice/pause", pause),
+    ("POST", "/sluice/resume", resume),
 )

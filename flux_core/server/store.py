@@ -24,6 +24,7 @@ from ..io import strict_json
 from .assign import USUAL_SECONDS, Group, Models
 
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
+PAUSED = "paused"  # neither waits nor runs, until it is resumed or cancelled
 LONGEST_HISTORY = 10_000  # jobs that have ended; older ones are forgotten when the file is opened, as ComfyUI does
 LISTED_WHOLE = 100  # waiting jobs that `/queue` lists with their prompts
 ATTEMPTS = 3  # a job that was running when the server died is put back until it was tried this often, then reported
@@ -214,8 +215,8 @@ class Store:
         with self._writing():
             cursor = self._db.execute(
                 "UPDATE jobs SET status = ?, ended = ?, result = ? "
-                "WHERE prompt_id = ? AND status = ? AND attempts = COALESCE(?, attempts)",
-                (status, ended, strict_json.dumps(result), prompt_id, RUNNING, attempt),
+                "WHERE prompt_id = ? AND status IN (?, ?) AND attempts + (status = ?) = COALESCE(?, attempts)",
+                (status, ended, strict_json.dumps(result), prompt_id, RUNNING, PAUSED, PAUSED, attempt),
             )
         if not cursor.rowcount:
             return False
@@ -272,6 +273,45 @@ class Store:
         """Whether a running job is to be stopped: see `cancel`."""
         job = self.get(prompt_id)
         return job is None or job.result is not None
+
+    def pause(self, prompt_id: str) -> bool:
+        """A waiting or running job is paused, also over restarts; whether it was one of them. Raises CannotWrite.
+
+        A running one counts as if it had not been taken. If it completes before it has stopped, it has ended.
+        """
+        with self._writing():
+            cursor = self._db.execute(
+                "UPDATE jobs SET attempts = attempts - (status = ?), status = ? "
+                "WHERE prompt_id = ? AND status IN (?, ?) AND result IS NULL",
+                (RUNNING, PAUSED, prompt_id, PENDING, RUNNING),
+            )
+        if prompt_id in self._models:
+            job = self.get(prompt_id)
+            assert job is not None
+            self._drop((job.number, job.created, prompt_id))
+        return bool(cursor.rowcount)
+
+    def unpause(self, prompt_id: str) -> bool:
+        """A paused job waits in its old place of the queue; whether it was paused. Raises CannotWrite."""
+        with self._writing():
+            cursor = self._db.execute(
+                "UPDATE jobs SET status = ?, started = NULL WHERE prompt_id = ? AND status = ?",
+                (PENDING, prompt_id, PAUSED),
+            )
+        if cursor.rowcount:
+            job = self.get(prompt_id)
+            assert job is not None
+            self._index(job)
+        return bool(cursor.rowcount)
+
+    def is_paused(self, prompt_id: str) -> bool:
+        """Whether a job is paused, or is to stop for that."""
+        found = self._db.execute("SELECT 1 FROM jobs WHERE prompt_id = ? AND status = ?", (prompt_id, PAUSED))
+        return found.fetchone() is not None
+
+    def unfinished_ids(self) -> list[str]:
+        """The jobs that have not ended."""
+        return [row[0] for row in self._db.execute(f"SELECT prompt_id FROM jobs WHERE status NOT IN ({_ENDED})")]
 
     def _end_cancelled(self) -> None:
         """Running jobs with a result were cancelled: see `cancel`."""
@@ -380,16 +420,19 @@ class Store:
     # -- deleting --------------------------------------------------------------------------------------------------
 
     def delete_waiting(self, prompt_ids: Iterable[str] | None = None) -> list[str]:
-        """Take jobs out of the queue before they run; None means all. Returns those that were there."""
-        gone = list(self._models if prompt_ids is None else dict.fromkeys(p for p in prompt_ids if p in self._models))
+        """Take jobs out of the queue before they run, also paused ones; None means all that wait. Those that were
+        there."""
+        asked = list(self._models if prompt_ids is None else dict.fromkeys(prompt_ids))
+        gone = [prompt_id for prompt_id in asked if prompt_id in self._models]
+        paused = [prompt_id for prompt_id in asked if prompt_id not in self._models and self.is_paused(prompt_id)]
         with self._writing():
-            self._db.executemany("DELETE FROM jobs WHERE prompt_id = ?", [(p,) for p in gone])
+            self._db.executemany("DELETE FROM jobs WHERE prompt_id = ?", [(p,) for p in [*gone, *paused]])
         for prompt_id in gone:
             del self._models[prompt_id], self._lines[prompt_id]
         self._waiting = [entry for entry in self._waiting if entry[2] in self._models]
         left = {models: [e for e in entries if e[2] in self._models] for models, entries in self._groups.items()}
         self._groups = {models: entries for models, entries in left.items() if entries}
-        return gone
+        return [*gone, *paused]
 
     def delete_history(self, prompt_ids: Iterable[str] | None = None) -> None:
         """Forget ended jobs; None means all. Pictures stay."""

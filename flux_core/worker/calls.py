@@ -44,6 +44,8 @@ class Calls:
                     self.worker.jobs.put(message)
                 elif message["op"] == "interrupt":
                     self.worker.executor.cancel(message.get("prompt_id"))
+                elif message["op"] == "pause":
+                    self.worker.pause(message["prompt_id"])
                 else:
                     self.pending.put(message)
         except (EOFError, OSError):

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..cancel import cancellable
 from ..errors import SluiceError
-from ..graph.execute import Executor, Result
+from ..graph.execute import Executor, Result, current_call
 from ..io import strict_json
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after, is_out_of_memory
 from ..runtime.settings import Settings
 from ..workers.protocol import Channel, Message
+from ..workers.unfinished import forget, unfinished
 from .measure import Measure, release_memory
 from .reports import Reports
 
@@ -42,6 +43,7 @@ class Worker:
         self.jobs: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.prepared = threading.Event()
         self.trouble: str | None = None  # why nothing can be computed
+        self.pausing: set[str] = set()  # jobs that are to stop and go on later
         self.reports = Reports(channel)
         self.folders = _folders(options)
         self.host = self._new_host()
@@ -129,6 +131,8 @@ class Worker:
 
     def _run(self, job: Message) -> None:
         self.reports.measure = Measure()
+        prompt_id = job["prompt_id"]
+        self._keep_evaluations(prompt_id)
         try:
             if self.trouble:
                 raise SluiceError(self.trouble)
@@ -137,9 +141,29 @@ class Worker:
         except Exception as error:  # an error of the engine; errors of nodes are in the result
             traceback.print_exc()
             result, done = None, self._engine_failed(job, error)
-        self.channel.send({"done": job["prompt_id"], **done, "facts": self.reports.measure.facts()})
+        paused = prompt_id in self.pausing and done["status"] == "interrupted"
+        self.pausing.discard(prompt_id)
+        if paused:  # the memory is free before the server hears of it
+            self._free({"free_memory": True})
+        else:
+            forget(self.folders.user, prompt_id)
+        self.channel.send({"done": prompt_id, **done, "paused": paused, "facts": self.reports.measure.facts()})
         if result is not None and result.exception is not None and is_out_of_memory(result.exception):
             self._free({"free_memory": True})
+
+    def _keep_evaluations(self, prompt_id: str) -> None:
+        """What the job computes is kept until it ends, so that it can be paused, and goes on after a crash."""
+        if self.trouble or self.options.get("device") == NO_DEVICE:
+            return
+        from ..runtime.evaluation_log import EvaluationLog
+
+        folder = unfinished(self.folders.user, prompt_id)
+        self.host.runtime.evaluations = EvaluationLog(folder, lambda: repr(current_call.get()))
+
+    def pause(self, prompt_id: str) -> None:
+        """Stop a job, now or when it begins, and keep what it has computed. Called by another thread."""
+        self.pausing.add(prompt_id)
+        self.executor.cancel(prompt_id)
 
     def _engine_failed(self, job: Message, error: Exception) -> Message:
         data = {

@@ -7,7 +7,8 @@ A message is a JSON object, followed by bytes if it carries an image or a body:
 The frames use the worker's standard input and output, which are separated from what its code prints.
 
     server -> worker   {"op": "run", "prompt_id", "prompt", "extra_data", "outputs"}
-                       {"op": "interrupt", "prompt_id"}          {"op": "free", "unload_models", "free_memory"}
+                       {"op": "interrupt", "prompt_id"}          {"op": "pause", "prompt_id"}
+                       {"op": "free", "unload_models", "free_memory"}
                        {"op": ..., "call": n, ...}               answered by {"reply": n, ...}:
                            "object_info" "validate" "system" "packs" "missing" "budget" "default_workflow"
                            "pack_routes" "alter_prompt", and "route" {"method", "path", "headers"} + body
@@ -15,7 +16,7 @@ The frames use the worker's standard input and output, which are separated from 
                        {"event": name, "data", "prompt_id"}      as ComfyUI's websocket names them, or "sluice...."
                        {"preview": {ids}, "image_type"} + bytes
                        {"tell": name, "data", "client_id"}       a node pack to the pages, or a number + bytes
-                       {"done": prompt_id, "status", "outputs", "meta", "messages", "facts"}
+                       {"done": prompt_id, "status", "outputs", "meta", "messages", "paused", "facts"}
                        {"reply": n, "result"} or {"reply": n, "error", "type"}, of a route + body
 
 A worker on another machine (`sluice work`) sends and is sent the same frames as messages of a WebSocket, and these:

@@ -72,7 +72,9 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(model: FluxModel, tmp
 
 
 def test_a_step_cache_reuses_the_same_steps(model: FluxModel, tmp_path: Path) -> None:
-    cached = replace(model, own_step_cache=replace(PRESETS["faster"], threshold=10.0, start_percent=0.0))
+    preset = PRESETS["faster"]
+    assert preset is not None
+    cached = replace(model, own_step_cache=replace(preset, threshold=10.0, start_percent=0.0))
     alone = run(cached, "euler", None)
     assert not torch.equal(alone, run(model, "euler", None))
     with pytest.raises(Interrupted):

@@ -50,7 +50,9 @@ def test_packs_tell_what_became_of_them(server: Server) -> None:
     assert good["error"] is None and "Number" in good["nodes"] and good["taken"] == ["KSampler"]
     assert "torch_of_the_future" in packs["needs_a_package"]["error"]
     assert "SystemExit" in packs["gives_up"]["error"] and "NODE_CLASS_MAPPINGS" in packs["no_pack"]["error"]
-    assert any("calls_absent is left out" in entry["m"] for entry in server.get("/internal/logs/raw").json["entries"])
+    assert any(
+        "calls_absent was not loaded" in entry["m"] for entry in server.get("/internal/logs/raw").json["entries"]
+    )
 
 
 def test_scripts_of_ours_and_of_packs_are_served(server: Server) -> None:

@@ -28,6 +28,19 @@ export const setBudget = (worker, changes) => posted("/sluice/budget", worker ? 
 /** Whether the server's machine is ready: [{subject, text, advice, good}]; null inside ComfyUI. */
 export const doctor = () => ours("/sluice/doctor");
 
+/** The paused jobs: [{prompt_id, number, created, stopping}]; null inside ComfyUI. */
+export const pausedJobs = () => ours("/sluice/paused");
+
+/** Pause a running job, or have a paused one go on. */
+export const pauseJob = (prompt_id) => posted("/sluice/pause", { prompt_id });
+export const resumeJob = (prompt_id) => posted("/sluice/resume", { prompt_id });
+
+/** Drop a job that waits or is paused. */
+export const dropJob = async (prompt_id) => {
+  const headers = { "Content-Type": "application/json" };
+  await api.fetchApi("/queue", { method: "POST", headers, body: JSON.stringify({ delete: [prompt_id] }) });
+};
+
 /** The workflow for a first visit, or null inside ComfyUI. */
 export const defaultWorkflow = () => ours("/sluice/default_workflow");
 

@@ -20,7 +20,7 @@ export function doctorCard() {
       told.scrollIntoView({ block: "nearest" });
     }
   }
-  return element("section", { class: "sluice-card" }, element("h3", {}, element("span", { class: "sluice-grow" }, "Machine"), button), told);
+  return element("section", { class: "sluice-card" }, element("h3", {}, "Machine"), element("p", {}, button), told);
 }
 
 const lines = (findings) =>

@@ -40,6 +40,9 @@ export const problem = watched(null);
 /** Whether the running job was asked to stop and has not done so yet. */
 export const stopping = watched(false);
 
+/** The paused jobs, oldest first: [{prompt_id, number, created, stopping}]. */
+export const paused = watched([]);
+
 /** Begin to listen. Events that came before are caught up on. Whether a server of our own answers, not ComfyUI. */
 export async function start() {
   const hear = (data, event) => workers.set(afterEvent(workers.value, event, data));
@@ -47,6 +50,7 @@ export async function start() {
   server.listen(["sluice.budget"], ({ worker = "", ...allowed }) => budget.set({ ...budget.value, [worker]: allowed }));
   server.listen(["sluice.stopping"], () => stopping.set(true));
   server.listen(ENDINGS, () => stopping.set(false));
+  server.listen(["sluice.paused"], ({ jobs }) => paused.set(jobs));
   const known = await server.workers();
   if (known) {
     const heard = new Set(Object.keys(workers.value.states)); // since the page began to listen: newer than what follows
@@ -55,5 +59,6 @@ export async function start() {
       for (const event of EVENTS.filter((kind) => events[kind])) hear({ ...events[event], worker: name }, event);
     }
   }
+  if (known) paused.set((await server.pausedJobs()) ?? []);
   return known !== null;
 }

@@ -6,9 +6,10 @@ import { budgetForm } from "./budget_form.mjs";
 import { doctorCard } from "./doctor_card.mjs";
 import { element, oncePerFrame, shape } from "./dom.mjs";
 import { bytes, plural, seconds } from "./format.mjs";
-import { missing, problem, stopping, workers } from "./live.mjs";
+import { missing, paused, problem, stopping, workers } from "./live.mjs";
 import { memoryName, spending, verdict } from "./memory_state.mjs";
 import { missingList } from "./missing.mjs";
+import { pauseButton, pausedCard } from "./paused_jobs.mjs";
 import { problemCard } from "./problem.mjs";
 import { residencyMap } from "./residency_map.mjs";
 import { doing, drawn } from "./workers_state.mjs";
@@ -21,7 +22,7 @@ export function memoryPanel(root) {
   let shown = [];
   const draw = oncePerFrame(() => {
     const told = drawn(workers.value);
-    lacking.replaceChildren(...problemCard(problem.value), ...missingList(missing.value));
+    lacking.replaceChildren(...problemCard(problem.value), ...missingList(missing.value), ...pausedCard(paused.value));
     if (told.map(({ name }) => name).join() !== shown.map(({ name }) => name).join()) {
       shown.forEach(({ end }) => end());
       shown = told.map(({ name }) => workerColumn(name));
@@ -31,7 +32,7 @@ export function memoryPanel(root) {
   });
   root.classList.add("sluice-panel");
   root.replaceChildren(heading("Memory"), element("div", { class: "sluice-body" }, lacking, columns, doctorCard()));
-  const ends = [workers.watch(draw), missing.watch(draw), problem.watch(draw), stopping.watch(draw), draw.cancel];
+  const ends = [workers.watch(draw), missing.watch(draw), problem.watch(draw), stopping.watch(draw), paused.watch(draw), draw.cancel];
   draw();
   return () => {
     ends.forEach((end) => end());
@@ -50,7 +51,7 @@ function workerColumn(name) {
     end: form.end,
     show(worker, several) {
       const { state } = worker;
-      const run = state.models.length || state.pace ? [stepCard(state), ...state.models.slice(0, 1).map(budgetCard)] : [nothingYet()];
+      const run = state.models.length || state.pace ? [stepCard(state, worker.job), ...state.models.slice(0, 1).map(budgetCard)] : [nothingYet()];
       title.replaceChildren(...(several ? [element("h3", { class: "sluice-worker-name" }, name, element("span", { class: "sluice-quiet" }, doing(worker)))] : []));
       live.replaceChildren(...deviceCard(state.device), ...run);
       maps.replaceChildren(...state.models.map(modelCard));
@@ -92,7 +93,7 @@ function card(title, beside, ...children) {
   );
 }
 
-function stepCard(state) {
+function stepCard(state, job) {
   const { models, steps, pace } = state, last = steps.at(-1), plan = models[0]?.plan, told = verdict(state);
   const predicted = last?.predicted_seconds ?? plan?.seconds_per_step;
   return card(
@@ -108,6 +109,7 @@ function stepCard(state) {
     ),
     steps.length > 1 ? chart(steps, predicted) : null,
     told && element("p", { class: `sluice-verdict sluice-${told.tone}` }, told.text),
+    job && !stopping.value ? element("p", {}, pauseButton(job)) : null,
   );
 }
 

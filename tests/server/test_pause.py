@@ -1,0 +1,113 @@
+"""Paused jobs: other jobs pass, they outlive kills, and they go on with the bits of a job that was never stopped."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from doubles.client import Server
+from PIL import Image
+
+Begin = Callable[..., Server]
+
+
+def prompt(seed: int = 1, steps: int = 24) -> dict[str, Any]:
+    """The shipped model with a solver that has a history and noise of its own."""
+    loader = {"clip_name1": "sluice-tiny-clip_l.safetensors", "clip_name2": "sluice-tiny-t5xxl.safetensors"}
+    return {
+        "model": {"class_type": "UNETLoader", "inputs": {
+            "unet_name": "sluice-tiny.safetensors", "weight_dtype": "default"}},
+        "clip": {"class_type": "DualCLIPLoader", "inputs": {**loader, "type": "flux", "device": "default"}},
+        "vae": {"class_type": "VAELoader", "inputs": {"vae_name": "sluice-tiny-ae.safetensors"}},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["clip", 0], "text": "a red circle on the left"}},
+        "empty": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
+        "sampler": {"class_type": "KSampler", "inputs": {
+            "model": ["model", 0], "positive": ["text", 0], "negative": ["text", 0], "latent_image": ["empty", 0],
+            "seed": seed, "steps": steps, "cfg": 1.0, "sampler_name": "dpmpp_2m_sde", "scheduler": "simple",
+            "denoise": 1.0}},
+        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0], "vae": ["vae", 0]}},
+        "save": {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "tiny"}},
+    }  # fmt: skip
+
+
+def begin(start: Begin) -> Server:
+    return start("--dtype", "fp32", packs=None, device="cpu")
+
+
+def entry_of(server: Server, prompt_id: str) -> Any:
+    return server.until(lambda: server.get(f"/history/{prompt_id}").json.get(prompt_id), f"the end of {prompt_id}")
+
+
+def pixels(server: Server, prompt_id: str) -> bytes:
+    entry = entry_of(server, prompt_id)
+    assert entry["status"]["completed"], entry["status"]
+    (image,) = entry["outputs"]["save"]["images"]
+    with Image.open(server.base / "output" / image["subfolder"] / image["filename"]) as opened:
+        plain: bytes = opened.convert("RGB").tobytes()
+        return plain
+
+
+def evaluations(server: Server) -> list[Any]:
+    return [file for file in (server.base / "user/sluice/unfinished").glob("*/*.evaluations") if file.stat().st_size]
+
+
+def paused(server: Server) -> list[str]:
+    return [job["prompt_id"] for job in server.get("/sluice/paused").json if not job["stopping"]]
+
+
+def test_paused_killed_restarted_and_resumed_gives_the_same_pixels(start: Begin) -> None:
+    server = begin(start)
+    expected = pixels(server, server.queue(prompt()))
+    moments = random.Random(1)
+    for kill in (False, True):
+        server.post("/free", {"free_memory": True})
+        listener = server.listen()
+        stop_after = moments.randint(1, 20)
+        job = server.queue(prompt(), listener.client_id)
+        listener.until("progress", lambda data: data["value"] >= stop_after and data["prompt_id"] == job)  # noqa: B023
+        assert server.post("/sluice/pause", {"prompt_id": job}).json == {"paused": [job]}
+        if not kill:
+            server.until(lambda: paused(server) == [job], "the pause")  # noqa: B023
+            assert server.get("/queue").json == {"queue_running": [], "queue_pending": []}
+            other = server.queue(prompt(seed=2, steps=2), listener.client_id)
+            assert pixels(server, other) != expected and evaluations(server)
+        else:
+            server.kill()
+            server = begin(start)
+            assert paused(server) == [job] and server.get(f"/history/{job}").json == {}
+        assert server.post("/sluice/resume", {"prompt_id": job}).json == {"resumed": [job]}
+        assert pixels(server, job) == expected
+        server.until(lambda: not evaluations(server), "what was kept to go")  # noqa: B023
+        assert server.get("/sluice/paused").json == []
+
+
+def test_a_killed_job_goes_on_where_it_was(start: Begin) -> None:
+    server = begin(start)
+    expected = pixels(server, server.queue(prompt()))
+    server.post("/free", {"free_memory": True})
+    listener = server.listen()
+    job = server.queue(prompt(), listener.client_id)
+    listener.until("progress", lambda data: data["value"] >= 5 and data["prompt_id"] == job)
+    server.kill()
+    (kept,) = evaluations(server)
+    assert kept.stat().st_size > 4 * 16 * 16 * 16 * 4
+    assert pixels(begin(start), job) == expected
+
+
+def test_waiting_jobs_can_be_paused_and_paused_ones_cancelled(start: Begin) -> None:
+    server = begin(start)
+    running = server.queue(prompt(steps=400))
+    first, second = server.queue(prompt(seed=3, steps=1)), server.queue(prompt(seed=4, steps=1))
+    assert server.post("/sluice/pause", {"prompt_id": first}).json == {"paused": [first]}
+    assert [item[1] for item in server.get("/queue").json["queue_pending"]] == [second]
+    server.post("/sluice/pause")  # all that run
+    assert entry_of(server, second)["status"]["completed"]
+    assert paused(server) == [running, first] or paused(server) == [first, running]
+    assert {job["id"] for job in server.get("/jobs?status=paused").json["jobs"]} == {running, first}
+    assert server.post("/sluice/pause", {"prompt_id": "nobody"}).json == {"paused": []}
+    server.post("/queue", {"delete": [running]})
+    assert paused(server) == [first]
+    assert server.post("/sluice/resume").json == {"resumed": [first]}
+    assert pixels(server, first)
+    assert server.post("/sluice/resume", {"prompt_id": running}).json == {"resumed": []}

@@ -1,0 +1,37 @@
+// Pausing: the button beside a running job, and the list of jobs that are paused.
+
+import { dropJob, pauseJob, resumeJob } from "./api.mjs";
+import { element } from "./dom.mjs";
+
+/** Pauses the job: it stops after the block that is being computed, gives its memory back and goes on later. */
+export const pauseButton = (job) =>
+  element("button", { class: "sluice-button", type: "button", title: "Stop after the current block and go on later with the same result", onclick: once(() => pauseJob(job)) }, "Pause");
+
+/** A card with the paused jobs; nothing if there are none. */
+export function pausedCard(jobs) {
+  if (!jobs.length) return [];
+  const rows = jobs.map(({ prompt_id, number, created, stopping }) => {
+    const name = `Job ${Math.abs(number)}`;
+    return element(
+      "li",
+      { class: "sluice-line sluice-paused" },
+      element("span", { class: "sluice-grow" }, name, element("span", { class: "sluice-quiet" }, stopping ? " · stopping" : ` · ${new Date(created).toLocaleTimeString()}`)),
+      element("button", { class: "sluice-button", type: "button", disabled: stopping, "aria-label": `Resume ${name}`, onclick: once(() => resumeJob(prompt_id)) }, "Resume"),
+      element("button", { class: "sluice-button", type: "button", "aria-label": `Remove ${name}`, onclick: once(() => dropJob(prompt_id)) }, "Remove"),
+    );
+  });
+  return [element("section", { class: "sluice-card", "aria-label": "Paused jobs" }, element("h3", {}, "Paused"), element("ul", { class: "sluice-stack" }, rows))];
+}
+
+/** A handler that acts once; what is shown next comes from the server. */
+function once(act) {
+  return async ({ currentTarget: button }) => {
+    button.disabled = true;
+    try {
+      await act();
+    } catch (error) {
+      button.disabled = false;
+      button.title = error.message;
+    }
+  };
+}
