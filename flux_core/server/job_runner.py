@@ -129,7 +129,7 @@ class JobRunner:
         self._tell_paused()
         return paused
 
-    def resume(self, prompt_id: str | None = None) -> list[str]:
+    def unpause(self, prompt_id: str | None = None) -> list[str]:
         """Have a paused job go on, or all of them; those that were paused. Raises CannotWrite."""
         known = [job["prompt_id"] for job in self.paused] if prompt_id is None else [prompt_id]
         stopped = [one for one in known if one not in self.running_ids]  # one that is still stopping stays paused

@@ -99,7 +99,7 @@ async def pause(request: web.Request) -> web.Response:
 async def resume(request: web.Request) -> web.Response:
     """{"prompt_id": id}, or nothing for all paused jobs. Answers {"resumed": [ids]}; a job that is still stopping stays
     paused."""
-    return web.json_response({"resumed": services(request).job_runner.resume(await _one_job(request))})
+    return web.json_response({"resumed": services(request).job_runner.unpause(await _one_job(request))})
 
 
 async def _one_job(request: web.Request) -> str | None:
