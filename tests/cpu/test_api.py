@@ -131,8 +131,8 @@ def test_files_may_lie_anywhere(tmp_path: Path, pipe: sluice.Pipeline) -> None:
         shutil.copytree(TINY_MODELS / "tokenizers" / kind, tmp_path / "tokenizers" / kind)
     vae = TINY_MODELS / "vae/sluice-tiny-ae.safetensors"
     own = sluice.load(model, device="cpu", dtype="fp32", text_encoders=(t5, clip), vae=vae)
-    arguments = {"seed": 7, "steps": 1, "size": (128, 128)}
-    assert pixels(own(PROMPT, progress=False, **arguments)) == pixels(pipe(PROMPT, progress=False, **arguments))
+    made, expected = (each(PROMPT, seed=7, steps=1, size=(128, 128), progress=False) for each in (own, pipe))
+    assert pixels(made) == pixels(expected)
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
