@@ -48,14 +48,15 @@ def flux_targets(parameters: Mapping[str, tuple[int, ...]]) -> Targets:
         found[path if kind == "weight" else name] = Target(name)
         if kind == "weight":
             found[path.replace(".", "_")] = Target(name)
-    for diffusers, target in _diffusers(parameters, hidden):
+    for diffusers, target in diffusers_targets(parameters):
         found[diffusers] = found[diffusers.replace(".", "_")] = target
     found |= _xlabs(parameters, hidden)
     return Targets(found, transformer_key)
 
 
-def _diffusers(parameters: Mapping[str, tuple[int, ...]], hidden: int) -> Iterator[tuple[str, Target]]:
-    """diffusers module path -> target, for the whole model."""
+def diffusers_targets(parameters: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Target]]:
+    """diffusers module path -> target, for the whole model. parameters: BFL name -> shape."""
+    hidden = parameters["img_in.weight"][0]
     families = (
         ("transformer_blocks", "double_blocks", FLUX_DOUBLE),
         ("single_transformer_blocks", "single_blocks", FLUX_SINGLE),

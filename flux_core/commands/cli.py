@@ -29,9 +29,12 @@ COMMANDS = {
     "convert": ("put a model file into another format (fp8, int8, Q4_K, ...)", ".convert"),
     "doctor": ("tell whether this machine is ready, and what to do where it is not", ".doctor"),
     "plan": ("predict memory and time for a model, before anything is downloaded", ".plan"),
-    "train": ("train the small model that comes with Sluice", ".train"),
+    "train": ("train the small model that comes with Sluice, or a LoRA (`train lora FOLDER`)", ".train"),
     "bench": ("measure this machine", ".bench"),
 }
+
+# a command's second word that opens a room of its own
+ROOMS = {("train", "lora"): ("train a LoRA on a folder of pictures", ".train_lora")}
 
 EXAMPLES = """
 examples:
@@ -104,11 +107,12 @@ def _dispatch(argv: list[str]) -> int:
     if name not in COMMANDS:
         _front_page(argv).parse_args(argv or ["--help"])
         return 0
-    does, module = COMMANDS[name]
-    parser = Parser(argv, prog=f"sluice {name}", description=f"{does[0].upper()}{does[1:]}.")
+    words = argv[:2] if tuple(argv[:2]) in ROOMS else argv[:1]
+    does, module = ROOMS[(words[0], words[1])] if len(words) == 2 else COMMANDS[name]
+    parser = Parser(argv, prog=f"sluice {' '.join(words)}", description=f"{does[0].upper()}{does[1:]}.")
     room = importlib.import_module(module, __package__)
     room.add_arguments(parser)
-    return int(room.run(parser.parse_args(argv[1:])))
+    return int(room.run(parser.parse_args(argv[len(words) :])))
 
 
 def _front_page(argv: list[str]) -> Parser:

@@ -112,16 +112,16 @@ class ManagedFlux:
         observed: one step of it, which `key` names. tokens: of one picture. Raises BudgetTooSmall.
         """
         self._follow(())
-        self.blocks.reserve_scratch()
+        self.blocks.reserve_scratch([name for name in self.blocks.stored if self.blocks.in_integers(name)])
         with self._running(observed, key, tokens) as model:
             yield model
 
-    def foreseen(self, observed: DryRun, key: Hashable, tokens: int) -> Plan:
-        """The plan that `walking` would make if nothing else were loaded. Raises BudgetTooSmall."""
+    def foreseen(self, observed: DryRun, key: Hashable, tokens: int, beside: int = 0) -> Plan:
+        """The plan that `walking` would make with `beside` bytes and nothing else loaded. Raises BudgetTooSmall."""
         self._follow(())
         demand = self._demand(observed, key)
         machine = self.manager.machine(self.blocks, tokens)
-        return self.manager.foreseen(self.blocks, demand.workload, machine, demand.bytes)
+        return self.manager.foreseen(self.blocks, demand.workload, machine, demand.bytes + beside)
 
     def _follow(self, controlnets: tuple[ManagedControlNet, ...]) -> None:
         """Stream the blocks of these ControlNets with the transformer's: one ring, one plan, in the order of use.

@@ -168,10 +168,13 @@ class Foreseen:
     kept_bytes: int  # of block inputs
 
 
-def foreseen(model: FluxModel, lora: TrainedLora, heaviest: Pictures, loss: Loss = squared) -> Foreseen | None:
+def foreseen(
+    model: FluxModel, lora: TrainedLora, heaviest: Pictures, loss: Loss = squared, beside: int = 0
+) -> Foreseen | None:
     """The fastest plan within the budget, over the places for block inputs; None for a model that is loaded whole.
 
-    Raises BudgetTooSmall if there is none.
+    lora: may be on the meta device. beside: bytes that will be on the device and are not yet. Raises BudgetTooSmall if
+    there is no plan.
     """
     managed = _managed(model)
     if managed is None:
@@ -183,7 +186,7 @@ def foreseen(model: FluxModel, lora: TrainedLora, heaviest: Pictures, loss: Loss
     for place in (DEVICE, RAM, DISK) if link is not None else (DEVICE, DISK):
         observed, key = _observed(managed, lora, heaviest, place, loss)
         try:
-            plan = managed.foreseen(observed, key, _tokens_of_one(heaviest))
+            plan = managed.foreseen(observed, key, _tokens_of_one(heaviest), beside)
         except BudgetTooSmall as error:
             refused = refused or error
             continue

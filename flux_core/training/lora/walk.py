@@ -22,8 +22,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ...cancel import check_cancelled
 from ...models.copies import deep
@@ -32,6 +32,7 @@ from ...models.flux import Flux
 from ...models.flux_blocks import DoubleStreamBlock, SingleStreamBlock, finite
 from ...models.linear import HeldWeight, Linear
 from ...models.tensor_trees import tensors_of
+from ...quant.held import DenseProducts
 from ...runtime.modulation import branches_on_rows, modulators_of
 from .kept import Kept, OnDevice
 
@@ -86,8 +87,8 @@ class Walk:
 
         Raises ValueError if nothing requires gradients, or what is no part of a block does.
         """
-        self.flux, self.kept, self.loss = flux, kept or OnDevice(), loss
-        self.graph = deep(flux).train()
+        self.flux, self.kept, self.loss = _with_numbers(flux), kept or OnDevice(), loss
+        self.graph = deep(self.flux).train()
         self.blocks: list[Block] = list(self.graph.blocks())
         self.by_block = [list(_trained(block)) for block in self.blocks]
         self.trained = [tensor for tensors in self.by_block for tensor in tensors]
@@ -203,47 +204,74 @@ def _trained(module: nn.Module) -> Iterator[Tensor]:
             yield from (tensor for tensor in tensors_of(part.branches) if tensor.requires_grad)
 
 
+def _with_numbers(flux: Flux) -> Flux:
+    """A copy whose held matrices are multiplied as numbers, also where they could be multiplied as integers: gradients
+    are of such products, and so the losses must be too."""
+    copy = deep(flux)
+    for part in copy.modules():
+        if isinstance(part, Linear) and part.held is not None:
+            part.held = _Numbers(part.held)
+    return copy
+
+
+class _Numbers(DenseProducts):
+    """A held matrix, decoded for every product."""
+
+    def __init__(self, held: HeldWeight) -> None:
+        self.held = held
+
+    def dense(self, dtype: torch.dtype) -> AbstractContextManager[Tensor]:
+        return self.held.dense(dtype)
+
+
 def _leave_out_last_products(block: Block) -> None:
     """Let the last layers of a block of the training copy give gradients and no values, where the values go nowhere.
 
-    They are used where the gate has a gradient: if its adaLN layer is trained. In float16 the output is made finite,
-    and what was not is remembered.
+    They are used where the gate has a gradient: if its adaLN layer is trained.
     """
     if any(tensor.requires_grad for linear in modulators_of(block) for tensor in tensors_of(linear.branches)):
         return
     for path in LAST_PRODUCTS[type(block)]:
+        parent, _, name = path.rpartition(".")
         linear = block.get_submodule(path)
         assert isinstance(linear, Linear)
         if not linear.reweighings:
-            linear.held = _GradientOnly(linear)
+            block.get_submodule(parent)._modules[name] = _GradientOnly(linear)
 
 
-class _GradientOnly:
-    """A layer's matrix whose product is not needed, but whose gradient is."""
+class _GradientOnly(nn.Module):
+    """A layer whose own product is not needed, but its gradient is, and those of its side branches."""
 
     def __init__(self, linear: Linear) -> None:
-        self.held, self.weight, self.outputs = linear.held, linear.weight, linear.out_features
+        super().__init__()
+        self.linear = linear
 
-    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Memory that nobody reads; computed after all for float16."""
-        if x.dtype != torch.float16:
-            return x.new_empty(*x.shape[:-1], self.outputs)
-        if self.held is not None:
-            return self.held.multiply(x, bias)
-        assert self.weight is not None
-        return F.linear(x, self.weight.to(x.dtype), bias)
+    def forward(self, x: Tensor) -> Tensor:
+        """In float16 it is needed: blocks cut what is infinite there, and remember where."""
+        if x.dtype == torch.float16:
+            whole: Tensor = self.linear(x)
+            return whole
+        apply: Callable[..., Tensor] = _NoValues.apply
+        return self.linear.add_branches(apply(x, self.linear), x)
 
-    def multiply_transposed(self, grad: Tensor) -> Tensor:
-        if self.held is not None:
-            return self.held.multiply_transposed(grad)
-        assert self.weight is not None
-        return grad @ self.weight.to(grad.dtype)
 
-    def dense(self, dtype: torch.dtype) -> AbstractContextManager[Tensor]:
-        raise NotImplementedError("only for layers that nothing changes the matrix of")
+class _NoValues(torch.autograd.Function):
+    """x [..., in] -> memory [..., out] that nobody reads."""
 
-    def fetched(self, dtype: torch.dtype) -> AbstractContextManager[HeldWeight]:
-        raise NotImplementedError("each product fetches for itself")
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, linear: Linear) -> Tensor:
+        ctx.linear = linear
+        return x.new_empty(*x.shape[:-1], linear.out_features)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
+        rows, linear = grad.flatten(0, -2), ctx.linear
+        if linear.held is not None:
+            found: Tensor = linear.held.multiply_transposed(rows)
+        else:
+            found = rows @ linear.own_weight.to(grad.dtype)
+        return found.unflatten(0, grad.shape[:-1]), None
 
 
 def mean_of(gradients: Sequence[Gradients]) -> Gradients:

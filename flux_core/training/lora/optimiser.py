@@ -1,0 +1,82 @@
+"""AdamW (Loshchilov & Hutter 2019) for the masters of a LoRA, its rate at each step, and its state as tensors.
+
+With moments in 8 bits if a library that has them is installed (bitsandbytes). Tensors are updated one by one, so that
+no more than one is in memory twice. Knows no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from .settings import LoraSettings
+
+BETAS = (0.9, 0.999)
+
+
+def optimiser_for(settings: LoraSettings, masters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """Raises InputError if 8-bit moments are wanted and no library has them."""
+    options: dict[str, Any] = {"lr": settings.rate, "betas": BETAS, "weight_decay": settings.weight_decay}
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(list(masters), foreach=False, **options)
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise InputError(
+            "8-bit moments need bitsandbytes, which is not installed: pip install bitsandbytes, or take "
+            "--optimiser adamw, whose moments take 8 bytes a number instead of 2."
+        ) from None
+    made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(list(masters), **options)
+    return made
+
+
+def rate_at(settings: LoraSettings, step: int) -> float:
+    """The rate of the step with this number, from 0."""
+    rising = min(1.0, (step + 1) / max(1, settings.warm_up))
+    left = 1 - step / max(1, settings.steps)
+    falling = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 + math.cos(math.pi * (1 - left)))}
+    return settings.rate * rising * max(0.0, falling[settings.schedule])
+
+
+def update(optimiser: torch.optim.Optimizer, masters: Sequence[Tensor], rate: float, clip: float) -> float:
+    """One step with the gradients that the masters have. Returns their norm before it was clipped."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    norm = float(torch.nn.utils.clip_grad_norm_(list(masters), clip if clip > 0 else float("inf"), foreach=False))
+    if math.isfinite(norm):
+        optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return norm
+
+
+def state_of(optimiser: torch.optim.Optimizer, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Its state: tensors by name of what they belong to, and other values."""
+    tensors: dict[str, Tensor] = {}
+    others: dict[str, Any] = {}
+    for index, state in optimiser.state_dict()["state"].items():
+        for key, value in state.items():
+            name = f"{names[index]}/{key}"
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            else:
+                others[name] = value
+    return tensors, others
+
+
+def load_state(
+    optimiser: torch.optim.Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor], others: Mapping[str, Any]
+) -> None:
+    """Take over what `state_of` gave."""
+    state: dict[int, dict[str, Any]] = {}
+    for index, name in enumerate(names):
+        prefix = f"{name}/"
+        parts = {**tensors, **others}
+        found = {key.removeprefix(prefix): value for key, value in parts.items() if key.startswith(prefix)}
+        if found:
+            state[index] = found
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -1,0 +1,144 @@
+"""Sample pictures while a LoRA trains: each is a workflow picture with the LoRA file of its step.
+
+They are made by the program's own nodes, so a picture dropped into the editor, or given to `sluice run`, is made again
+as it is. One row of the sheet is one step, one column a prompt; seeds are the same in every row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from ...graph.execute import Executor
+from ...graph.prompt import JsonPrompt
+from ...io.saving import write_whole
+from .settings import LoraSettings
+
+LABEL = 18  # pixels above a row of the sheet
+LARGEST = 320  # pixels of a picture's longer side on the sheet
+MOST_ROWS = 40
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """Files as loaders name them. checkpoint: `model` is an all-in-one file, and the others are in it."""
+
+    model: str
+    text: tuple[str, str] = ("", "")
+    vae: str = ""
+    checkpoint: bool = False
+    guidance: bool = True  # dev and its kind; schnell has none
+
+
+def workflow(names: ModelNames, settings: LoraSettings, lora: str | None, prefix: str, number: int) -> dict[str, Any]:
+    """The picture of one of the prompts. lora: as LoraLoaderModelOnly names it. prefix: of the file."""
+    size = settings.size
+    if names.checkpoint:
+        nodes = {"base": _node("CheckpointLoaderSimple", ckpt_name=names.model)}
+        model, clip, vae = ["base", 0], ["base", 1], ["base", 2]
+    else:
+        first, second = names.text
+        nodes = {
+            "base": _node("UNETLoader", unet_name=names.model, weight_dtype="default"),
+            "clip": _node("DualCLIPLoader", clip_name1=first, clip_name2=second, type="flux"),
+            "vae": _node("VAELoader", vae_name=names.vae),
+        }
+        model, clip, vae = ["base", 0], ["clip", 0], ["vae", 0]
+    if lora is not None:
+        nodes["lora"] = _node("LoraLoaderModelOnly", model=model, lora_name=lora, strength_model=1.0)
+        model = ["lora", 0]
+    if names.guidance:
+        nodes["shift"] = _node(
+            "ModelSamplingFlux", model=model, max_shift=1.15, base_shift=0.5, width=size, height=size
+        )
+        model = ["shift", 0]
+    nodes |= {
+        "solver": _node("KSamplerSelect", sampler_name="euler"),
+        "sigmas": _node("BasicScheduler", model=model, scheduler="simple", steps=settings.sample_steps, denoise=1.0),
+        "empty": _node("EmptySD3LatentImage", width=size, height=size, batch_size=1),
+    }
+    told = ["text", 0]
+    nodes["text"] = _node("CLIPTextEncode", text=settings.prompts[number], clip=clip)
+    if names.guidance:
+        nodes["told"] = _node("FluxGuidance", conditioning=told, guidance=settings.sample_guidance)
+        told = ["told", 0]
+    return nodes | {
+        "guider": _node("BasicGuider", model=model, conditioning=told),
+        "noise": _node("RandomNoise", noise_seed=settings.seed + number),
+        "latent": _node(
+            "SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=["solver", 0],
+            sigmas=["sigmas", 0], latent_image=["empty", 0],
+        ),
+        "pixels": _node("VAEDecode", samples=["latent", 0], vae=vae),
+        "file": _node("SaveImage", images=["pixels", 0], filename_prefix=prefix),
+    }  # fmt: skip
+
+
+class WorkflowSampler:
+    """Makes the samples of a training with executors whose output folder is `folder`."""
+
+    def __init__(
+        self,
+        make_executor: Callable[[], Executor],
+        names: ModelNames,
+        settings: LoraSettings,
+        folder: Path,
+        loras: Path,
+        note: Callable[[str], None],
+    ) -> None:
+        """loras: the folder that LoRA files are named in."""
+        self.make_executor, self.names, self.settings = make_executor, names, settings
+        self.folder, self.loras, self.note = folder, loras, note
+
+    def __call__(self, lora: Path | None, step: int) -> None:
+        """Raises what stopped the workflow."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        prefix = f"step-{step:06}"
+        for old in self.folder.glob(f"{prefix}-*.png"):
+            old.unlink()
+        name = None if lora is None else lora.relative_to(self.loras).as_posix()
+        executor = self.make_executor()  # a new one each time: what it keeps of its nodes makes way for the training
+        for number in range(len(self.settings.prompts)):
+            prompt: JsonPrompt = workflow(self.names, self.settings, name, f"{prefix}-{number}", number)
+            result = executor.execute(prompt, prefix, {}, ["file"])
+            if result.exception is not None:
+                raise result.exception
+        self.note(f"Sample pictures of step {step}: {write_sheet(self.folder, self.settings.prompts)}")
+
+
+def write_sheet(folder: Path, prompts: Sequence[str]) -> Path:
+    """All samples in one picture, sheet.png beside their folder, a row for each step."""
+    from PIL import Image, ImageDraw
+
+    rows: dict[int, dict[int, Path]] = {}
+    for path in sorted(folder.glob("step-*.png")):
+        match = re.match(r"step-(\d+)-(\d+)_", path.name)
+        if match:
+            rows.setdefault(int(match[1]), {})[int(match[2])] = path
+    steps = sorted(rows)
+    if len(steps) > MOST_ROWS:
+        steps = [steps[round(place * (len(steps) - 1) / (MOST_ROWS - 1))] for place in range(MOST_ROWS)]
+    with Image.open(next(iter(rows[steps[0]].values()))) as first:
+        scale = min(1.0, LARGEST / max(first.size))
+        width, height = (max(1, round(side * scale)) for side in first.size)
+    sheet = Image.new("RGB", (width * len(prompts), (height + LABEL) * len(steps)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, step in enumerate(steps):
+        top = row * (height + LABEL)
+        draw.text((4, top + 3), f"step {step}", fill="black")
+        for column, path in rows[step].items():
+            with Image.open(path) as picture:
+                sheet.paste(picture.convert("RGB").resize((width, height)), (column * width, top + LABEL))
+    path = folder.parent / "sheet.png"
+    buffer = BytesIO()
+    sheet.save(buffer, "PNG")
+    write_whole(path, buffer.getvalue())
+    return path
+
+
+def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}

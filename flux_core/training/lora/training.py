@@ -1,0 +1,305 @@
+"""One LoRA training from its folder to its file: phases, checkpoints, samples; it goes on where it was stopped.
+
+    read captions and pictures -> encode captions -> encode pictures -> train -> NAME.safetensors
+
+Everything of it lies in one folder:
+
+    settings.json   what was asked for                          loss.csv, loss.svg ...   curve.py
+    state/          checkpoints (checkpoint.py)                 samples/                 pictures of the prompts
+    cache/          latents and embeddings (cache.py)           NAME-000250.safetensors  usable LoRAs on the way
+
+Knows no command line and no node: a `Watcher` is told what happens, a `Sampler` makes pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from ...cancel import check_cancelled
+from ...errors import InputError, SluiceError
+from ...io.saving import write_whole
+from ...models.flux import Flux
+from ...runtime.handles import Autoencoder, FluxModel, TextEncoders
+from .adapter import TrainedLora, chosen_layers, parameter_count
+from .batches import Example, TrainingSet, shapes
+from .buckets import bucket_for, buckets
+from .cache import Cache, PictureCache, TextCache, digest_of_weights
+from .checkpoint import Checkpoints
+from .folder import TrainingFolder, read_folder
+from .ready import Foreseen, Pictures, foreseen
+from .settings import LoraSettings, differences, settings_from
+from .walk import Loss, squared
+
+LOSS_FUNCTIONS: dict[str, Loss] = {
+    "l2": squared,
+    "l1": lambda velocity, target: (velocity - target).abs(),
+    "huber": lambda velocity, target: F.huber_loss(velocity, target, reduction="none"),
+}
+
+
+class Watcher(Protocol):
+    """Is told how a training goes."""
+
+    def phase(self, name: str, total: int, done: int = 0) -> None: ...
+    def advance(self, count: int = 1, told: str = "") -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def phase(self, name: str, total: int, done: int = 0) -> None: ...
+    def advance(self, count: int = 1, told: str = "") -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+Sampler = Callable[[Path | None, int], None]  # a LoRA file (None: without one) and the step: make the sample pictures
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The frozen models."""
+
+    model: FluxModel
+    text: TextEncoders
+    autoencoder: Autoencoder
+
+
+@dataclass
+class Found:
+    """What a folder was found to hold, and what a training on it will be."""
+
+    folder: TrainingFolder
+    examples: list[Example]
+    unreadable: list[str]
+    small: int  # pictures that have to be enlarged
+    texts: TextCache
+    pictures: PictureCache
+    layers: dict[str, tuple[int, int]]
+    foreseen: Foreseen | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Pictures by bucket, "512x512"."""
+        counted = Counter(f"{each.bucket.width}x{each.bucket.height}" for each in self.examples)
+        return dict(sorted(counted.items()))
+
+    @property
+    def views(self) -> int:
+        """Pictures an epoch, repeats counted."""
+        return sum(example.picture.repeats for example in self.examples)
+
+
+class LoraTraining:
+    """Settings, models and a folder of pictures on their way to a LoRA file."""
+
+    def __init__(
+        self, settings: LoraSettings, parts: Parts, source: Path, out: Path, watcher: Watcher | None = None,
+        sampler: Sampler | None = None,
+    ) -> None:  # fmt: skip
+        """out: the folder of this training. Raises InputError for models that cannot be trained so."""
+        self.settings, self.parts, self.source, self.out = settings, parts, source, out
+        self.watcher, self.sampler = watcher or Silent(), sampler
+        self.going_on = True  # False: what was trained under this name before is of no interest
+        self.checkpoints = Checkpoints(out / "state")
+        self.loss = LOSS_FUNCTIONS[settings.loss]
+        check_model(parts.model)
+
+    # -- before anything is computed -----------------------------------------------------------------------------------
+
+    def look(self) -> Found:
+        """Read names, captions and headers, and plan. Writes nothing, reads no weights.
+
+        Raises InputError, BudgetTooSmall and what `read_folder` raises.
+        """
+        settings, parts = self.settings, self.parts
+        folder = read_folder(self.source, settings.trigger, settings.repeats)
+        self._check_before()
+        seen = digest_of_weights(dict(parts.autoencoder.weights.tensors))
+        cache = Cache(self.out / "cache")
+        pictures = PictureCache(cache, parts.autoencoder, seen)
+        examples, unreadable, small = self._sorted(folder, pictures)
+        if not examples:
+            raise InputError(
+                f"None of the {len(folder.pictures)} pictures in {folder.path} can be read: {unreadable[0]}"
+            )
+        used = [example.picture for example in examples]
+        captions = ["", *dict.fromkeys(caption for picture in used for caption in picture.captions)]
+        read = {**parts.text.clip_weights.tensors, **parts.text.t5_weights.tensors}
+        texts = TextCache(cache, parts.text, digest_of_weights(read), captions, kept_type(parts.model.dtype))
+        with torch.device("meta"):
+            layers = chosen_layers(Flux(parts.model.weights.config), settings.layers)
+        found = Found(folder, examples, unreadable, small, texts, pictures, layers)
+        found.foreseen = plan_of(parts.model, settings, layers, self.heaviest(found), self.loss)
+        found.notes = list(self._notes(found))
+        self._check_disk(found)
+        return found
+
+    def heaviest(self, found: Found) -> Pictures:
+        """The shapes of the largest batch."""
+        config = self.parts.model.weights.config
+        bucket = max((example.bucket for example in found.examples), key=lambda each: each.tokens)
+        masked = any(example.picture.mask for example in found.examples)
+        return shapes(
+            self.settings, bucket, found.texts.length, config.context_dim, config.vec_dim, config.in_channels,
+            config.guidance, masked,
+        )  # fmt: skip
+
+    def _sorted(self, folder: TrainingFolder, pictures: PictureCache) -> tuple[list[Example], list[str], int]:
+        """Pictures with their buckets, what cannot be read, and how many are smaller than their bucket."""
+        from PIL import Image, ImageOps
+
+        among, examples, unreadable, small = buckets(self.settings.size), [], [], 0
+        for picture in folder.pictures:
+            try:
+                with Image.open(picture.path) as image:
+                    image.load()
+                    width, height = ImageOps.exif_transpose(image).size
+            except Exception as error:  # Pillow's readers raise whatever their format's parser met
+                unreadable.append(f"{picture.path.name}: {error}")
+                continue
+            bucket = bucket_for(width, height, among)
+            small += width < bucket.width or height < bucket.height
+            examples.append(Example(picture, bucket, pictures.key(picture, bucket)))
+        return examples, unreadable, small
+
+    def _check_before(self) -> None:
+        """Settings that differ from those of the checkpoint. Raises InputError."""
+        path = self.out / "settings.json"
+        if not self.going_on or not path.is_file() or not self.checkpoints.generations():
+            return
+        try:
+            before = settings_from(json.loads(path.read_text("utf-8")))
+        except (ValueError, OSError) as error:
+            raise InputError(f"{path} cannot be read ({error}). Begin anew with --fresh, or another --name.") from error
+        different = differences(before, self.settings)
+        if different:
+            raise InputError(
+                f"The training in {self.out} was begun with other settings: {'; '.join(different)}. Give the same "
+                "again to go on with it, --fresh to begin anew, or another --name."
+            )
+
+    def _notes(self, found: Found) -> Iterator[str]:
+        settings = self.settings
+        if found.unreadable:
+            yield f"{len(found.unreadable)} pictures cannot be read and are left out: {'; '.join(found.unreadable[:3])}"
+        if found.small:
+            yield f"{found.small} pictures are smaller than {settings.size}x{settings.size} and will be enlarged."
+        if not self.parts.model.weights.config.guidance:
+            yield "This is a schnell model, distilled to a few steps: a LoRA trained on it may undo some of that."
+        elif settings.guidance != 1:
+            yield f"Guidance {settings.guidance:g}: at another value than 1 a LoRA also learns to undo the guidance."
+
+    def _check_disk(self, found: Found) -> None:
+        """Raise SluiceError if there is no room for what will be written."""
+        numbers = parameter_count(found.layers.values(), self.settings.rank)
+        files = self.settings.steps // self.settings.save_every + 2
+        needed = 3 * 12 * numbers + files * 2 * numbers
+        there = next(place for place in (self.out, *self.out.parents) if place.is_dir())
+        free = shutil.disk_usage(there).free
+        if free < needed:
+            raise SluiceError(
+                f"{there} has room for {free / 1e9:.2f} GB, and this training will write {needed / 1e9:.2f} GB: "
+                f"checkpoints, and a LoRA every {self.settings.save_every} steps. Make room, save more rarely "
+                "(--save-every), or choose a smaller --rank."
+            )
+
+    # -- the training --------------------------------------------------------------------------------------------------
+
+    def run(self, found: Found | None = None) -> Path:
+        """Train to the end; the path of the LoRA file.
+
+        Raises Interrupted if the person stopped it, with a checkpoint of all steps that were done; NotFinite if the
+        loss became infinite.
+        """
+        from .steps import Steps
+
+        found = found or self.look()
+        if not self.going_on:
+            for old in ("state", "samples"):
+                shutil.rmtree(self.out / old, ignore_errors=True)
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_whole(self.out / "settings.json", self.settings.to_json().encode())
+        self._encode(found)
+        training_set = TrainingSet(
+            self.settings, found.examples, found.pictures, found.texts, self.parts.model.weights.config.guidance
+        )
+        Steps(self, found, training_set).run()
+        return self.final
+
+    @property
+    def final(self) -> Path:
+        return self.out / f"{self.settings.name}.safetensors"
+
+    def early(self, step: int) -> Path:
+        """The LoRA file of a step on the way."""
+        return self.out / f"{self.settings.name}-{step:06}.safetensors"
+
+    def _encode(self, found: Found) -> None:
+        """Fill the caches, one encoder after the other, and let go of the encoders."""
+        captions = ["", *dict.fromkeys(c for example in found.examples for c in example.picture.captions)]
+        missing = [caption for caption in captions if not found.texts.cache.has(found.texts.key(caption))]
+        if missing:
+            self.watcher.phase("encode captions", len(missing))
+            for caption in missing:
+                check_cancelled()
+                found.texts.get(caption)
+                self.watcher.advance()
+        self.parts.text.clip_weights.unload()
+        self.parts.text.t5_weights.unload()
+        self.parts.text.encodings.clear()
+        left = [example for example in found.examples if not found.pictures.cache.has(example.key)]
+        if left:
+            self.watcher.phase("encode pictures", len(left))
+            for example in left:
+                check_cancelled()
+                found.pictures.get(example.picture, example.bucket, example.key)
+                self.watcher.advance()
+        self.parts.autoencoder.weights.unload()
+
+
+def check_model(model: FluxModel) -> None:
+    """Raise InputError for a transformer whose input is more than a picture."""
+    config = model.weights.config
+    if config.in_channels != config.out_channels:
+        raise InputError(
+            f"{model.weights.path.name} takes {config.in_channels} channels and gives {config.out_channels}: it is a "
+            "Fill, Canny or Depth model, which needs more than pictures and captions. Train on flux1-dev; the LoRA may "
+            "then be used with those too."
+        )
+    if model.loras:
+        raise InputError("The model has LoRAs already. Train on the model without them.")
+
+
+def kept_type(dtype: torch.dtype) -> torch.dtype:
+    """What embeddings are kept in for a model that computes in `dtype`."""
+    return torch.float32 if dtype == torch.float32 else torch.bfloat16
+
+
+def plan_of(
+    model: FluxModel,
+    settings: LoraSettings,
+    layers: dict[str, tuple[int, int]],
+    heaviest: Pictures,
+    loss: Loss = squared,
+) -> Foreseen | None:
+    """What steps will need, with everything that training keeps. Raises BudgetTooSmall with what would do."""
+    lora = TrainedLora(layers, settings.rank, settings.scale_alpha, torch.device("meta"), model.dtype)
+    numbers = parameter_count(layers.values(), settings.rank)
+    return foreseen(model, lora, heaviest, loss, numbers * bytes_a_number(settings.optimiser, model.dtype))
+
+
+def bytes_a_number(optimiser: str, dtype: torch.dtype) -> int:
+    """Of a LoRA in training, beside its gradients: the master, two moments, and the copy that computes."""
+    moments = 2 if optimiser == "adamw8bit" else 8
+    return 4 + moments + (0 if dtype == torch.float32 else dtype.itemsize)

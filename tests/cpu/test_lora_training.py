@@ -1,0 +1,262 @@
+"""From a folder of images to a LoRA file: what is read, what is drawn, what is kept, and that a kill costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from doubles.simulated import SimulatedMemory
+from PIL import Image
+from sluice.flux_core.adapters.lora import parse
+from sluice.flux_core.adapters.lora_names import flux_targets
+from sluice.flux_core.checkpoint.files import open_weights
+from sluice.flux_core.checkpoint.whole_files import read_tensors
+from sluice.flux_core.errors import BudgetTooSmall, FileFormatError, InputError, NotFinite, SluiceError
+from sluice.flux_core.io.folders import TINY_MODELS
+from sluice.flux_core.memory.budget import Allowed
+from sluice.flux_core.memory.manager import Manager
+from sluice.flux_core.memory.workload import MiB
+from sluice.flux_core.runtime.handles import load_autoencoder, load_flux, load_text
+from sluice.flux_core.runtime.runtime import Runtime
+from sluice.flux_core.runtime.settings import Settings
+from sluice.flux_core.training.lora import checkpoint, steps
+from sluice.flux_core.training.lora.buckets import Bucket, bucket_for, buckets
+from sluice.flux_core.training.lora.checkpoint import Checkpoints, Saved
+from sluice.flux_core.training.lora.folder import read_folder, tag_frequency
+from sluice.flux_core.training.lora.lora_file import lora_tensors
+from sluice.flux_core.training.lora.settings import LoraSettings, settings_from
+from sluice.flux_core.training.lora.training import LoraTraining, Parts
+
+CPU = torch.device("cpu")
+QUICK = LoraSettings(
+    name="q", trigger="blorp", steps=6, rank=2, size=64, rate=1e-2, save_every=2, sample_every=4, validate=2,
+    validate_every=3, warm_up=2,
+)  # fmt: skip
+
+
+def runtime_of(budget: int | None = None) -> Runtime:
+    """budget: bytes beside what the workspace is thought to take, so that the model streams."""
+    runtime = Runtime(Settings("cpu", "fp32"))
+    if budget is not None:
+        runtime.budget = Allowed(ram=budget)
+        manager = runtime.managers[CPU] = Manager(CPU, runtime.budget)
+        manager.memory = SimulatedMemory(budget + 128 * MiB)
+    return runtime
+
+
+def parts_of(runtime: Runtime) -> Parts:
+    """The small model."""
+    text = [TINY_MODELS / "text_encoders" / f"sluice-tiny-{name}.safetensors" for name in ("clip_l", "t5xxl")]
+    return Parts(
+        load_flux(runtime, TINY_MODELS / "diffusion_models" / "sluice-tiny.safetensors"),
+        load_text(runtime, text, tokenizers=[TINY_MODELS / "tokenizers"]),
+        load_autoencoder(runtime, TINY_MODELS / "vae" / "sluice-tiny-ae.safetensors"),
+    )
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three, one of them wide, one with a mask, one that is no image."""
+    folder = tmp_path / "images"
+    (folder / "masks").mkdir(parents=True)
+    for number, (colour, size) in enumerate((("red", (64, 64)), ("green", (70, 35)), ("blue", (65, 66)))):
+        Image.new("RGB", size, colour).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a {colour} thing\n")
+    Image.new("L", (32, 32), 128).save(folder / "masks" / "2.png")
+    (folder / "3.png").write_bytes(b"none")
+    return folder
+
+
+def training(images: Path, out: Path, settings: LoraSettings = QUICK, budget: int | None = None) -> LoraTraining:
+    return LoraTraining(settings, parts_of(runtime_of(budget)), images, out)
+
+
+# --- what people have -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_read_as_people_have_it(tmp_path: Path) -> None:
+    nested = tmp_path / "10_grey_cat"
+    nested.mkdir()
+    for name in (
+        "a.png",
+        "b.JPG",
+        "10_grey_cat/c.webp",
+        "d.png",
+        "e.png",
+        "_latent_cache.png",
+        "a-masklabel.png",
+        "f.png",
+    ):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "a.txt").write_bytes("﻿ein Bär, {rot|blau}\n\n[trigger] im Wald\n".encode())
+    (tmp_path / "d.caption").write_text("d of xyz\n")
+    (tmp_path / "e.json").write_text('{"caption": "long e", "caption_short": "e"}')
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "f.png", "text": ["one", "two"]}\n')
+    found = read_folder(tmp_path, "xyz", repeats=2)
+    told = {picture.path.name: picture.captions for picture in found.pictures}
+    assert told == {
+        "c.webp": ("xyz, grey cat",), "a.png": ("xyz, ein Bär, rot", "xyz, ein Bär, blau", "xyz im Wald"),
+        "b.JPG": ("xyz",), "d.png": ("d of xyz",), "e.png": ("xyz, long e", "xyz, e"),
+        "f.png": ("xyz, one", "xyz, two"),
+    }  # fmt: skip
+    assert {picture.path.name: picture.repeats for picture in found.pictures}["c.webp"] == 20
+    assert {picture.path.name for picture in found.pictures if picture.mask} == {"a.png"}
+    assert found.without_caption == 2, "that of the folder's name is not its own"
+    assert next(iter(tag_frequency(found.pictures, "xyz").items())) == ("xyz", 30)
+
+
+def test_bad_folders_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        read_folder(tmp_path / "none")
+    with pytest.raises(InputError, match="no pictures in .*Put some there"):
+        read_folder(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"No picture .* has a caption.*--trigger"):
+        read_folder(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text('{"text": "x"}')
+    with pytest.raises(FileFormatError, match="line 1, does not name a picture"):
+        read_folder(tmp_path)
+
+
+def test_buckets_have_one_area_and_the_shapes_of_images() -> None:
+    made = buckets(512)
+    assert (
+        Bucket(512, 512) in made and Bucket(384, 640) in made and all(b.width % 64 == b.height % 64 == 0 for b in made)
+    )
+    assert all(0.8 * 512**2 < b.width * b.height <= 512**2 for b in made)
+    assert bucket_for(3000, 2000, made) == Bucket(640, 384) and bucket_for(10, 1000, made) == min(made)
+    with pytest.raises(InputError, match="multiple of 64"):
+        buckets(500)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"rank": 0}, "at least 1"), ({"rank": 4096}, "up to 512"), ({"rate": 0.0}, "1e-4"), ({"keys": "x"}, "kohya"),
+     ({"name": "a/b"}, "name of a file"), ({"shift": "-1"}, "above 0"), ({"dropout": 1.0}, "share")],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        settings_from({**json.loads(QUICK.to_json()), **wrong})
+
+
+# --- the training ---------------------------------------------------------------------------------------------------
+
+
+def test_stopped_and_gone_on_streamed_or_whole_the_file_has_the_same_bytes(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = training(images, tmp_path / "whole")
+    found = whole.look()
+    assert found.foreseen is None and [note.split()[0] for note in found.notes] == ["1", "1"], "unreadable, and small"
+    assert found.sizes == {"64x64": 2, "80x48": 1}
+    assert not (tmp_path / "whole").exists(), "to look writes nothing"
+    expected = whole.run(found).read_bytes()
+    names = sorted(path.name for path in whole.out.iterdir())
+    assert names == ["cache", "loss.csv", "loss.png", "loss.svg", "q-000002.safetensors", "q-000004.safetensors",
+                     "q.safetensors", "settings.json", "state", "validation.csv"]  # fmt: skip
+    losses = [float(line.split(",")[1]) for line in (whole.out / "validation.csv").read_text().splitlines()[1:]]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+
+    shutil.copytree(whole.out / "cache", tmp_path / "stopped" / "cache")  # so the budget need not hold encoders
+    stopped = training(images, tmp_path / "stopped", budget=6 * MiB)
+    seen = stopped.look().foreseen
+    assert seen is not None and seen.plan.slots and seen.plan.workload.repeats
+    monkeypatch.setattr(steps, "LOOK_AHEAD", 2)
+    count = 0
+
+    def stops(count: int = 0, told: str = "") -> None:
+        nonlocal taken
+        taken += told != ""
+        if taken == 3:
+            raise KeyboardInterrupt
+
+    taken = count
+    monkeypatch.setattr(stopped.watcher, "advance", stops)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    assert Checkpoints(stopped.out / "state").newest().step == 3  # type: ignore[union-attr]
+    again = training(images, tmp_path / "stopped")  # whole this time
+    assert again.run().read_bytes() == expected
+    assert (again.out / "q-000002.safetensors").read_bytes() == (whole.out / "q-000002.safetensors").read_bytes()
+
+
+def test_other_settings_other_images_or_an_infinite_loss_are_told(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = replace(QUICK, steps=2, validate=0)
+    training(images, tmp_path / "out", short).run()
+    with pytest.raises(InputError, match=r"rank 2, now 3.*--fresh"):
+        training(images, tmp_path / "out", replace(short, rank=3)).look()
+    assert training(images, tmp_path / "out", replace(short, steps=3)).run().is_file(), "more steps may be asked for"
+    Image.new("RGB", (32, 32), "pink").save(images / "0.png")
+    with pytest.raises(InputError, match="begun with other pictures"):
+        training(images, tmp_path / "out", short).run()
+    wild = training(images, tmp_path / "wild", replace(short, rate=0.9, clip=0.0, steps=9, save_every=1))
+    monkeypatch.setattr(wild, "loss", lambda velocity, target: (velocity - target).exp() * 1e38)
+    with pytest.raises(NotFinite, match=r"not a finite number at step \d.*--rate 0\.3"):
+        wild.run()
+    with pytest.raises(BudgetTooSmall, match=r"needs at least \d+ MiB"):
+        training(images, tmp_path / "tight", replace(short, rank=400), budget=4 * MiB).look()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(SluiceError, match="has room for 0.00 GB"):
+        training(images, tmp_path / "full", short).look()
+
+
+def test_both_kinds_of_names_mean_the_same_change_and_the_header_says_what_it_is(images: Path, tmp_path: Path) -> None:
+    made = training(images, tmp_path / "out", replace(QUICK, layers="all", alpha=1.0, steps=2, validate=0))
+    file = open_weights(made.run())
+    shapes = {name: stored.shape for name, stored in made.parts.model.weights.tensors.items()}
+    targets = flux_targets(shapes)
+    kohya = parse("kohya", read_tensors(made.final), targets)
+    masters = Checkpoints(made.out / "state").newest().lora  # type: ignore[union-attr]
+    peft = parse("peft", lora_tensors(masters, 1.0, "peft", shapes, torch.bfloat16), targets)
+    assert not kohya.unmatched and not peft.unmatched and kohya.changes.keys() == peft.changes.keys()
+    assert "double_blocks.0.img_mod.lin" in kohya.changes
+    for path, (change,) in kohya.changes.items():
+        parts = sorted(peft.changes[path], key=lambda part: part.rows or (0, 0))
+        joined = torch.cat([part.matrix() for part in parts])  # type: ignore[union-attr]
+        torch.testing.assert_close(joined, change.matrix(), rtol=0.02, atol=1e-6)  # type: ignore[union-attr]
+        assert change.matrix().count_nonzero()  # type: ignore[union-attr]
+    assert file.metadata["modelspec.trigger_phrase"] == "blorp" and file.metadata["ss_network_dim"] == "2"
+    assert "blorp" in json.loads(file.metadata["ss_tag_frequency"])["images"]
+    assert file.metadata["modelspec.architecture"] == "flux-1-dev/lora"
+
+
+def test_of_two_generations_a_damaged_one_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        kept.save(Saved(step, {"a": torch.full((2,), float(step))}, {}, {}, {}))
+    assert [path.name for path in kept.generations()] == ["step-000002", "step-000003"]
+    (tmp_path / "step-000003" / "lora.safetensors").write_bytes(b"cut")
+    assert kept.newest().step == 2  # type: ignore[union-attr]
+    monkeypatch.setattr(checkpoint, "write_whole", lambda path, data: (_ for _ in ()).throw(OSError(28, "No space")))
+    with pytest.raises(SluiceError, match=r"step 4 could not be written.*No space"):
+        kept.save(Saved(4, {}, {}, {}, {}))
+    assert kept.newest().step == 2  # type: ignore[union-attr]
+
+
+def test_a_killed_program_goes_on_and_ends_in_the_same_bytes(command: list[str], images: Path, tmp_path: Path) -> None:
+    words = ["train", "lora", str(images), *"--size 32 --steps 12 --rank 2 --save-every 2 --validate 0".split()]
+    words += "--device cpu --dtype fp32 --trigger blorp --rate 1e-2".split()
+
+    def run(folder: Path, kill_at: str = "") -> int:
+        process = subprocess.Popen([*command, *words, "--out", str(folder)], stdout=-3, stderr=-3)
+        while kill_at and process.poll() is None and not (folder / "images" / "state" / kill_at).exists():
+            time.sleep(0.005)
+        if kill_at:
+            process.send_signal(signal.SIGKILL)
+        return process.wait()
+
+    assert run(tmp_path / "killed", "step-000004") in (-signal.SIGKILL, 0)
+    assert run(tmp_path / "killed") == 0 == run(tmp_path / "whole")
+    files = [tmp_path / name / "images" / "images.safetensors" for name in ("killed", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not [name for name in os.listdir(files[0].parent / "state") if name.startswith(".sluice")]
