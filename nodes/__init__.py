@@ -130,6 +130,7 @@ from .model import (
     ModelSamplingSD3,
 )
 from .primitive import PrimitiveBoolean, PrimitiveFloat, PrimitiveInt, PrimitiveString, PrimitiveStringMultiline
+from .redux import CLIPVisionEncode, CLIPVisionLoader, StyleModelApply, StyleModelLoader
 from .resize import ResizeImageMaskNode
 from .samplers import (
     SamplerDPMAdaptative,
@@ -215,6 +216,10 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceControlNetApplyAdvanced": ControlNetApplyAdvanced,
     "SluiceControlNetApplySD3": ControlNetApplySD3,
     "SluiceControlNetInpaintingAliMamaApply": ControlNetInpaintingAliMamaApply,
+    "SluiceCLIPVisionLoader": CLIPVisionLoader,
+    "SluiceCLIPVisionEncode": CLIPVisionEncode,
+    "SluiceStyleModelLoader": StyleModelLoader,
+    "SluiceStyleModelApply": StyleModelApply,
     "SluiceLoraLoader": LoraLoader,
     "SluiceLoraLoaderModelOnly": LoraLoaderModelOnly,
     "SluiceUnetLoaderGGUF": UnetLoaderGGUF,

@@ -13,8 +13,9 @@ from typing import Any
 INSIDE_COMFYUI = "comfy.model_management" in sys.modules and "folder_paths" in sys.modules
 
 _PREFIX = "FLUX_" if INSIDE_COMFYUI else ""
-MODEL, CLIP, VAE, CONTROL_NET = (f"{_PREFIX}{kind}" for kind in ("MODEL", "CLIP", "VAE", "CONTROL_NET"))
-OWN = frozenset({MODEL, CLIP, VAE, CONTROL_NET})
+_MODELS = ("MODEL", "CLIP", "VAE", "CONTROL_NET", "CLIP_VISION", "STYLE_MODEL")
+MODEL, CLIP, VAE, CONTROL_NET, CLIP_VISION, STYLE_MODEL = (f"{_PREFIX}{kind}" for kind in _MODELS)
+OWN = frozenset({MODEL, CLIP, VAE, CONTROL_NET, CLIP_VISION, STYLE_MODEL})
 
 CONDITIONING, LATENT, IMAGE, MASK = "CONDITIONING", "LATENT", "IMAGE", "MASK"
 SIGMAS, NOISE, SAMPLER, GUIDER = "SIGMAS", "NOISE", "SAMPLER", "GUIDER"

@@ -248,7 +248,41 @@ def _as_convolution(stored: Stored) -> Stored:
     return replace(stored, shape=(*stored.shape, 1, 1))
 
 
-_COMPONENTS = {"clip_l": _clip, "t5": _t5, "autoencoder": _autoencoder}
+# -- pictures as prompts ---------------------------------------------------------------------------------------------
+
+_VISION = ("vision_model.embeddings.", "vision_model.encoder.", "vision_model.post_layernorm.",
+           "vision_model.pre_layrnorm.", "visual_projection.")  # fmt: skip
+
+
+def _vision(file: WeightFile, names: Collection[str]) -> Component | None:
+    if "vision_model.embeddings.patch_embedding.weight" not in names:
+        return None
+    return _component("clip_vision", lambda: _vision_of(model_tensors(file, "", _only_vision)))
+
+
+def _vision_of(tensors: Shapes) -> Component:
+    kind = "CLIP" if "vision_model.embeddings.class_embedding" in tensors else "SigLIP"
+    facts: Facts = {"family": kind, "layers": _blocks(tensors, "vision_model.encoder.layers.")}
+    return Component("clip_vision", f"{KINDS['clip_vision'].noun} ({kind})", tensors, facts)
+
+
+def _only_vision(name: str) -> tuple[str, int] | None:
+    return (name, 0) if name.startswith(_VISION) and not name.endswith("position_ids") else None
+
+
+def _redux(file: WeightFile, names: Collection[str]) -> Component | None:
+    if "redux_down.weight" not in names:
+        return None
+    return _component(
+        "redux", lambda: Component("redux", KINDS["redux"].noun, model_tensors(file, "", _only_redux), {})
+    )
+
+
+def _only_redux(name: str) -> tuple[str, int] | None:
+    return (name, 0) if name.startswith("redux_") else None
+
+
+_COMPONENTS = {"clip_l": _clip, "t5": _t5, "autoencoder": _autoencoder, "clip_vision": _vision, "redux": _redux}
 
 
 def _prefix(names: Collection[str], anchors: tuple[str, ...]) -> str | None:

@@ -43,7 +43,6 @@ _OTHER_MODELS = (  # (a name only such a file has, kind, noun)
     (r"(^|\.)blocks\.0\.cross_attn\.k\.weight", "other_model", "a Wan video transformer"),
 )  # fmt: skip
 _HELPERS = (
-    (r"^redux_down\.weight$", "redux", "a FLUX.1 Redux style model"),
     (r"^(image_proj|ip_adapter|ip_adapter_proj_model)\.", "other", "an IP-Adapter"),
     (r"^(emb_params|string_to_param\.?.*)$", "embedding", "a textual inversion embedding"),
     (r"^(model\.)?layers\.0\.self_attn\.q_proj\.weight$|^blk\.0\.attn_q\.weight$", "other_text", "a language model"),
@@ -111,9 +110,6 @@ def other_models(file: WeightFile, names: Collection[str]) -> Detected | None:
 
 
 def helpers(file: WeightFile, names: Collection[str]) -> Detected | None:
-    vision = [name for name in names if name.startswith("vision_model.")]
-    if vision and not _any(r"(^|\.)encoder\.layers\.0\.mlp\.fc1", set(names).difference(vision)):
-        return Detected("clip_vision", KINDS["clip_vision"].noun)
     if names and set(names) <= {"clip_l", "clip_g", "t5xxl"}:
         return Detected("embedding", KINDS["embedding"].noun)
     return _first(_HELPERS, names)

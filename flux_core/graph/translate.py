@@ -22,7 +22,8 @@ from typing import Any
 from ..errors import WorkflowError
 
 PREFIX = "Sluice"
-KINDS = {kind: f"FLUX_{kind}" for kind in ("MODEL", "CLIP", "VAE", "CONTROL_NET")}
+_MODELS = ("MODEL", "CLIP", "VAE", "CONTROL_NET", "CLIP_VISION", "STYLE_MODEL")
+KINDS = {kind: f"FLUX_{kind}" for kind in _MODELS}
 EITHER = {*KINDS, *KINDS.values()}
 TABLE = Path(__file__).parents[2] / "web" / "comfyui" / "swap_nodes.json"
 

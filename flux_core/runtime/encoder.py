@@ -1,4 +1,4 @@
-"""A text encoder under a budget: streamed whole, through whatever room there is, each time a new prompt is encoded.
+"""An encoder under a budget: streamed whole, through whatever room there is, each time something new is encoded.
 
 Knows no tokenizer and no prompt.
 """
@@ -53,14 +53,15 @@ class ManagedEncoder:
         bind_rest(self.module, tensors, manager.device, holder.dtype, holder.round_to)
         self.report: JobReport | None = None
 
-    def run(self, *args: Any, module: nn.Module | None = None) -> Any:
+    def run(self, *args: Any, module: nn.Module | None = None, tokens: int | None = None) -> Any:
         """What the encoder makes of these arguments. Out of memory, it runs again with less beside it.
 
-        module: a copy of `self.module` to run instead, with LoRAs. Raises BudgetTooSmall.
+        module: a copy of `self.module` to run instead, with LoRAs. tokens: how many there are, if the first argument's
+        first two sides do not say so. Raises BudgetTooSmall.
         """
         module = module or self.module
         self.model.reserve_scratch()
-        machine = self.manager.machine(self.model, prod(args[0].shape[:2]))
+        machine = self.manager.machine(self.model, tokens or prod(args[0].shape[:2]))
         with running(self.manager, self.model, self._demand(module, args), machine) as model:
             self.report = model.report
             return model.step(lambda: module(*args))

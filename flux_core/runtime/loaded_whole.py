@@ -53,12 +53,12 @@ def reported_flux(module: Flux, runtime: Runtime, tensors: Tensors, run: Run, dt
 
 
 class ReportedEncoder:
-    """A text encoder that tells of its passes."""
+    """An encoder that tells of its passes."""
 
     def __init__(
         self, label: str, encoder: Any, runtime: Runtime, device: torch.device, tensors: Tensors, dtype: torch.dtype
     ) -> None:
-        self.config, self.embed = encoder.config, encoder.embed
+        self.config, self.embed = encoder.config, getattr(encoder, "embed", None)  # a text encoder's, of its tokens
         self._encoder, self._about = encoder, (label, runtime, device, tensors)
         self._dtype = dtype
 

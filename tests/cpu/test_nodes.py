@@ -38,6 +38,7 @@ FILE_LISTS = {
     "image",
     "latent",
     "control_net_name",
+    "style_model_name",
 }
 
 

@@ -26,8 +26,8 @@ __all__ = [
 COMPUTED = ("EXTENSION_WEB_DIRS", "LOADED_MODULE_DIRS", "NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS")
 MAX_RESOLUTION = 16384
 _ABSENT_LOADERS = (
-    *("TripleCLIPLoader", "QuadrupleCLIPLoader", "DiffControlNetLoader", "DiffusersLoader", "GLIGENLoader"),
-    *("ControlNetLoader", "CLIPVisionLoader", "StyleModelLoader", "UpscaleModelLoader", "unCLIPCheckpointLoader"),
+    *("TripleCLIPLoader", "QuadrupleCLIPLoader", "DiffusersLoader", "GLIGENLoader", "unCLIPCheckpointLoader"),
+    "UpscaleModelLoader",
 )
 
 

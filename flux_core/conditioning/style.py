@@ -1,0 +1,51 @@
+"""Tokens of pictures beside those of text (FLUX.1 Redux), and how much the others look at them.
+
+Knows no network.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .entries import Conditioning
+
+
+def with_style(conditioning: Conditioning, tokens: Tensor, strength: float, as_bias: bool) -> Conditioning:
+    """Every entry with the tokens [1, n, context_dim] of a picture behind its own.
+
+    as_bias: text and image attend to them with ln(strength) added to the logits; else they are multiplied by it. An
+    entry that has an attention mask keeps it, with room for the new tokens.
+    """
+    if not as_bias:
+        tokens = tokens * strength
+    bias = torch.log(torch.tensor(strength if as_bias else 1.0)).item()  # of 0: minus infinity
+
+    def applied(text: Tensor, values: dict[str, Any]) -> list[Any]:
+        joined = torch.cat((text, tokens.to(text).expand(text.shape[0], -1, -1)), dim=1)
+        if values.get("attention_mask") is None and (not as_bias or strength == 1.0):
+            return [joined, dict(values)]
+        size = values.get("attention_mask_img_shape", (1, 1))
+        mask = _widened(values.get("attention_mask"), text.shape, tokens.shape[1], size[0] * size[1], bias)
+        return [joined, {**values, "attention_mask": mask.to(text.device), "attention_mask_img_shape": size}]
+
+    return [applied(text, values) for text, values in conditioning]
+
+
+def _widened(mask: Tensor | None, text: torch.Size, new: int, image: int, bias: float) -> Tensor:
+    """A mask [b, n, n] over text and image tokens with `new` tokens between them, which the others see with `bias`.
+
+    A mask of truth values becomes one that is added to the logits.
+    """
+    batch, count = text[0], text[1]
+    if mask is None:
+        mask = torch.zeros(batch, count + image, count + image, dtype=torch.float16)
+    if mask.dtype == torch.bool:
+        mask = torch.log(mask.to(torch.float16))
+    wide = torch.zeros(batch, count + new + image, count + new + image, dtype=torch.float16)
+    old = torch.cat((torch.arange(count), torch.arange(count + new, count + new + image)))
+    wide[:, old[:, None], old[None, :]] = mask.to(wide)
+    wide[:, old, count : count + new] = bias
+    return wide

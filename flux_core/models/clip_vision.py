@@ -1,0 +1,220 @@
+"""Vision encoders as CLIP and SigLIP have them (Radford et al. 2021, Zhai et al. 2023): a picture to tokens.
+
+    SigLIP   no class token; the last hidden state goes through the final norm: what FLUX.1 Redux reads
+    CLIP     a class token; its final state is projected into the space that texts share: what IP-Adapters read
+
+Attribute names are Hugging Face's keys. Activations are float32; weights may be stored in any number type. Knows no
+files, and of a picture's size only what the encoder needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..cancel import check_cancelled
+from ..errors import FileFormatError
+from .attention import attention
+from .clip_text import Embedding, LayerNorm
+from .flux_blocks import gelu
+from .linear import Linear
+from .strides import row_major
+
+_HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16, 1664: 16}  # by width, of the published ones
+_MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's pictures
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The sizes of one vision encoder. size: pixels of a side; projection: width of the shared space, 0 for none."""
+
+    width: int
+    mlp: int
+    layers: int
+    heads: int
+    patch: int
+    size: int
+    siglip: bool
+    activation: str  # "tanh", "quick" or "exact": which GELU
+    projection: int = 0
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> VisionConfig:
+        """Read every size off a Hugging Face state dict. Raises FileFormatError if it is not one."""
+        try:
+            width, _, patch, _ = shapes["vision_model.embeddings.patch_embedding.weight"]
+            positions = shapes["vision_model.embeddings.position_embedding.weight"][0]
+            mlp = shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0]
+        except (KeyError, ValueError) as missing:
+            raise FileFormatError(
+                f"This is not a vision encoder: it has no usable tensor named {missing}. "
+                "Choose a file like sigclip_vision_patch14_384.safetensors."
+            ) from None
+        siglip = "vision_model.embeddings.class_embedding" not in shapes
+        prefix = "vision_model.encoder.layers."
+        layers = len({name[len(prefix) :].split(".", 1)[0] for name in shapes if name.startswith(prefix)})
+        cells = isqrt(positions if siglip else positions - 1)
+        size = 384 if siglip and (cells, patch) == (27, 14) else cells * patch  # 6 of its 384 pixels are left over
+        heads = _HEADS.get(width, width // (64 if width % 64 == 0 else 16))
+        activation = "tanh" if siglip else "quick" if layers < 30 else "exact"
+        projection = shapes.get("visual_projection.weight", (0,))[0]
+        return cls(width, mlp, layers, heads, patch, size, siglip, activation, projection)
+
+    @property
+    def tokens(self) -> int:
+        """Of one picture."""
+        return (self.size // self.patch) ** 2 + (0 if self.siglip else 1)
+
+
+class VisionEncoder(nn.Module):
+    """Pixels to hidden states, and to one vector where there is a projection."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision_model = VisionTransformer(config)
+        if config.projection:
+            self.visual_projection = Linear(config.width, config.projection, bias=False)
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised pixels [B, 3, size, size] -> last hidden state [B, T, D], the one before [B, T, D], embedding.
+
+        The embedding is [B, projection] of the class token, or what there is in its place: [B, D] of the class token,
+        [B, T, D] of SigLIP.
+        """
+        last, before, pooled = self.vision_model(row_major(pixels))
+        return last, before, self.visual_projection(pooled) if self.config.projection else pooled
+
+
+class VisionTransformer(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.siglip = config.siglip
+        self.embeddings = PatchEmbeddings(config)
+        if not config.siglip:
+            self.pre_layrnorm = LayerNorm(config.width)  # spelt so in the files
+        self.encoder = Encoder(config)
+        self.post_layernorm = LayerNorm(config.width)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = before = self.embeddings(pixels)
+        if not self.siglip:
+            x = self.pre_layrnorm(x)
+        for layer in self.encoder.layers:
+            check_cancelled()
+            before, x = x, layer(x)
+        if self.siglip:
+            x = self.post_layernorm(x)
+            return x, before, x
+        return x, before, self.post_layernorm(x[:, 0])
+
+
+class PatchEmbeddings(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.patch_embedding = Patches(config.width, config.patch, bias=config.siglip)
+        if not config.siglip:
+            self.class_embedding = nn.Parameter(torch.empty(config.width))
+        self.position_embedding = Embedding(config.tokens, config.width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.patch_embedding(pixels).flatten(2).mT  # [B, T, D]
+        if hasattr(self, "class_embedding"):
+            x = torch.cat((self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x), dim=1)
+        out: Tensor = x + self.position_embedding.weight.to(x.dtype)
+        return out
+
+
+class Patches(nn.Module):
+    """A convolution whose windows do not overlap, in the number type of its input."""
+
+    def __init__(self, width: int, patch: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, 3, patch, patch))
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", nn.Parameter(torch.empty(width)) if bias else None)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(pixels.dtype)
+        return F.conv2d(pixels, self.weight.to(pixels.dtype), bias, stride=self.weight.shape[-1])
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+
+
+class Layer(nn.Module):
+    """Pre-norm transformer layer."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = LayerNorm(config.width)
+        self.self_attn = SelfAttention(config)
+        self.layer_norm2 = LayerNorm(config.width)
+        self.mlp = Mlp(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x))
+        out: Tensor = x + self.mlp(self.layer_norm2(x))
+        return out
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.q_proj = Linear(config.width, config.width)
+        self.k_proj = Linear(config.width, config.width)
+        self.v_proj = Linear(config.width, config.width)
+        self.out_proj = Linear(config.width, config.width)
+        self.heads = config.heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, -1))  # [B, L, H, d]
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        out: Tensor = self.out_proj(attention(q, k, v))
+        return out
+
+
+class Mlp(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.fc1 = Linear(config.width, config.mlp)
+        self.fc2 = Linear(config.mlp, config.width)
+        self.activation = config.activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        if self.activation == "quick":
+            x = x * torch.sigmoid(1.702 * x)
+        else:
+            x = gelu(x) if self.activation == "tanh" else F.gelu(x)
+        out: Tensor = self.fc2(x)
+        return out
+
+
+def pixels_for(image: Tensor, config: VisionConfig, crop: bool) -> Tensor:
+    """A picture [B, H, W, C >= 3] in 0..1 as an encoder wants it: [B, 3, size, size], normalised.
+
+    crop: keep the shape and cut out the middle; else squash. Resized with antialiasing, in steps of 1/255.
+    """
+    planes, size = image[..., :3].movedim(-1, 1).float(), config.size
+    height, width = planes.shape[-2:]
+    if (height, width) != (size, size):
+        scale = size / min(height, width)
+        fitted = (round(scale * height), round(scale * width)) if crop else (size, size)
+        planes = F.interpolate(planes, size=fitted, mode="bicubic", antialias=True)
+        top, left = ((side - size) // 2 for side in fitted)
+        planes = planes[..., top : top + size, left : left + size]
+    planes = (255.0 * planes).clamp(0, 255).round() / 255.0
+    mean, deviation = ((0.5,) * 3, (0.5,) * 3) if config.siglip else (_MEAN, _DEVIATION)
+    return (planes - planes.new_tensor(mean)[:, None, None]) / planes.new_tensor(deviation)[:, None, None]

@@ -1,0 +1,168 @@
+"""Pictures as prompts: vision encoders and Redux, from files to ready models.
+
+    load_vision, load_style     path -> handle; only headers are read
+    VisionModel                 what travels on CLIP_VISION wires
+    VisionOutput                what travels on CLIP_VISION_OUTPUT wires, under ComfyUI's names
+    StyleModel                  what travels on STYLE_MODEL wires
+
+Both are small beside the transformer and run once for a picture: under a budget they stream through the room that the
+transformer leaves, as text encoders do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.detect import detect, refuse
+from ..checkpoint.files import open_weights
+from ..checkpoint.load import Resident
+from ..errors import InputError, NotFinite
+from ..memory.manager import Manager
+from ..models.clip_vision import VisionConfig, VisionEncoder, pixels_for
+from ..models.redux import Redux, ReduxConfig
+from ..quant.int8 import Integers
+from .encoder import ManagedEncoder
+from .loaded_whole import ReportedEncoder
+from .runtime import Runtime
+from .sound import unsound
+from .weights import Weights
+
+COMPUTED = torch.float32  # both, whatever they are stored in
+
+
+class VisionWeights(Weights[VisionEncoder]):
+    """A vision encoder, stored in float16 whatever the file has, as ComfyUI does."""
+
+    config: VisionConfig
+
+    def _config(self, shapes: dict[str, tuple[int, ...]]) -> VisionConfig:
+        return VisionConfig.from_shapes(shapes)
+
+    def _make(self) -> VisionEncoder:
+        return VisionEncoder(self.config)
+
+    def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None = None) -> Resident:
+        return Resident(device, None, round_to=torch.float16, packed=True)
+
+    def _manage(self, manager: Manager, dtype: torch.dtype, integers: Integers | None) -> ManagedEncoder:
+        sample = (torch.empty(1, 3, self.config.size, self.config.size, device="meta"),)
+        holder = self._holder(manager.device, dtype)
+        return ManagedEncoder(manager, "vision encoder", self._make, self.tensors, dtype, holder, sample)
+
+
+class ReduxWeights(Weights[Redux]):
+    """Redux, as it is stored."""
+
+    config: ReduxConfig
+
+    def _config(self, shapes: dict[str, tuple[int, ...]]) -> ReduxConfig:
+        return ReduxConfig.from_shapes(shapes)
+
+    def _make(self) -> Redux:
+        return Redux(self.config)
+
+    def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None = None) -> Resident:
+        return Resident(device, None, packed=True)
+
+    def _manage(self, manager: Manager, dtype: torch.dtype, integers: Integers | None) -> ManagedEncoder:
+        sample = (torch.empty(1, 2, self.config.width, device="meta"),)
+        holder = self._holder(manager.device, dtype)
+        return ManagedEncoder(manager, "Redux", self._make, self.tensors, dtype, holder, sample)
+
+
+@dataclass(frozen=True, eq=False)
+class VisionOutput:
+    """What a vision encoder makes of pictures, float32 on the CPU; see `VisionEncoder.forward`."""
+
+    last_hidden_state: Tensor
+    penultimate_hidden_states: Tensor
+    image_embeds: Tensor
+    mm_projected: None = None
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+
+@dataclass(frozen=True)
+class VisionModel:
+    """A vision encoder's file."""
+
+    weights: VisionWeights
+
+    def encode(self, image: Tensor, crop: bool = True) -> VisionOutput:
+        """Pictures [B, H, W, C >= 3] in 0..1, one after the other. crop: cut out the middle, else squash.
+
+        Raises BudgetTooSmall, and NotFinite for a file with numbers that are none.
+        """
+        pixels = pixels_for(image, self.weights.config, crop)
+        count = self.weights.config.tokens
+        parts = [_run(self.weights, "vision encoder", one, count) for one in pixels.split(1)]
+        last, before, embedding = (torch.cat(each) for each in zip(*parts, strict=True))
+        _check_finite(self.weights, "vision encoder", last)
+        return VisionOutput(last, before, embedding)
+
+
+@dataclass(frozen=True)
+class StyleModel:
+    """A Redux file."""
+
+    weights: ReduxWeights
+
+    def tokens(self, seen: Any) -> Tensor:
+        """[1, B * T, context_dim] of the pictures that a vision encoder has seen. Raises InputError, BudgetTooSmall."""
+        states: Tensor = seen.last_hidden_state
+        if states.shape[-1] != self.weights.config.width:
+            raise InputError(
+                f"{self.weights.path.name} reads tokens {self.weights.config.width} wide, and this vision encoder "
+                f"makes them {states.shape[-1]} wide. Load sigclip_vision_patch14_384 with Load CLIP Vision."
+            )
+        made: Tensor = _run(self.weights, "Redux", states.float(), states.shape[0] * states.shape[1])
+        _check_finite(self.weights, "Redux model", made)
+        return made.flatten(0, 1)[None]
+
+
+def load_vision(runtime: Runtime, path: str | Path) -> VisionModel:
+    """The vision encoder of a file, SigLIP's or CLIP's. Raises MissingFileError and FileFormatError."""
+    file = open_weights(path)
+    found = detect(file)
+    if "clip_vision" not in found.parts:
+        refuse(file.path, found, "clip_vision")
+    tensors, identity = found.parts["clip_vision"], (file.identity, "clip_vision")
+    return VisionModel(runtime.weights.get(identity, lambda: VisionWeights(runtime, tensors, identity)))
+
+
+def load_style(runtime: Runtime, path: str | Path) -> StyleModel:
+    """The Redux model of a file. Raises MissingFileError and FileFormatError."""
+    file = open_weights(path)
+    found = detect(file)
+    if "redux" not in found.parts:
+        refuse(file.path, found, "redux")
+    tensors, identity = found.parts["redux"], (file.identity, "redux")
+    return StyleModel(runtime.weights.get(identity, lambda: ReduxWeights(runtime, tensors, identity)))
+
+
+@torch.no_grad()
+def _run(weights: VisionWeights | ReduxWeights, label: str, x: Tensor, tokens: int) -> Any:
+    """What the model makes of x, on the CPU: under the budget if there is one."""
+    runtime, device = weights.runtime, weights.runtime.device
+    manager = runtime.manager(device, weights.nbytes)
+    if manager is not None:
+        managed: ManagedEncoder = weights.managed(manager, COMPUTED)
+        made = managed.run(x.to(device), tokens=tokens)
+    else:
+        module: Any = weights.module(device, COMPUTED)
+        if runtime.events.has_listeners:
+            module = ReportedEncoder(label, module, runtime, device, weights.tensors, COMPUTED)
+        made = module(x.to(device))
+    return tuple(part.cpu() for part in made) if isinstance(made, tuple) else made.cpu()
+
+
+def _check_finite(weights: Weights[Any], noun: str, made: Tensor) -> None:
+    if not torch.isfinite(made).all():
+        reason = unsound(weights.tensors) or "Look at the picture that goes in."
+        raise NotFinite(f"The {noun} made numbers that are not finite (NaN or infinity). {reason}")

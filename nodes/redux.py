@@ -1,0 +1,113 @@
+"""Images as prompts: FLUX.1 Redux."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .loaders import FromFiles
+from .sockets import CLIP_VISION, CONDITIONING, IMAGE, STYLE_MODEL, Inputs, choice, number, wire
+
+Conditioning = list[list[Any]]
+OUTPUT = "CLIP_VISION_OUTPUT"
+
+
+class CLIPVisionLoader(FromFiles):
+    """A vision encoder."""
+
+    TITLE = "Load CLIP Vision"
+    DESCRIPTION = (
+        "Loads the encoder that looks at images: SigLIP (sigclip_vision_patch14_384) for FLUX.1 Redux, or CLIP's."
+    )
+    CATEGORY = "loaders"
+    FUNCTION = "load"
+    RETURN_TYPES = (CLIP_VISION,)
+    OUTPUT_TOOLTIPS = ("The vision encoder.",)
+    FILES = {"clip_name": "clip_vision"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"clip_name": cls.files("clip_vision", "The vision encoder's file.")}}
+
+    def load(self, clip_name: str) -> tuple[Any]:
+        from ..flux_core.runtime.vision import load_vision
+
+        return (load_vision(self.host.runtime, self.host.full_path("clip_vision", clip_name)),)
+
+
+class CLIPVisionEncode:
+    """A image, looked at."""
+
+    TITLE = "CLIP Vision Encode"
+    DESCRIPTION = "Looks at a image, for the model to take its content and style from."
+    CATEGORY = "conditioning"
+    FUNCTION = "encode"
+    RETURN_TYPES = (OUTPUT,)
+    OUTPUT_TOOLTIPS = ("What was seen.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "clip_vision": wire(CLIP_VISION, "The vision encoder."),
+                "image": wire(IMAGE, "The image."),
+                "crop": choice(
+                    ("center", "none"), "center looks at the middle square, none at the image squashed to one."
+                ),
+            }
+        }
+
+    def encode(self, clip_vision: Any, image: Any, crop: str) -> tuple[Any]:
+        return (clip_vision.encode(image, crop == "center"),)
+
+
+class StyleModelLoader(FromFiles):
+    """FLUX.1 Redux."""
+
+    TITLE = "Load Style Model"
+    DESCRIPTION = "Loads FLUX.1 Redux, which makes prompts of images (flux1-redux-dev)."
+    CATEGORY = "loaders"
+    FUNCTION = "load"
+    RETURN_TYPES = (STYLE_MODEL,)
+    OUTPUT_TOOLTIPS = ("The style model.",)
+    FILES = {"style_model_name": "style_models"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {"required": {"style_model_name": cls.files("style_models", "The Redux model's file.")}}
+
+    def load(self, style_model_name: str) -> tuple[Any]:
+        from ..flux_core.runtime.vision import load_style
+
+        return (load_style(self.host.runtime, self.host.full_path("style_models", style_model_name)),)
+
+
+class StyleModelApply:
+    """A prompt with a image behind it."""
+
+    TITLE = "Apply Style Model"
+    DESCRIPTION = "Puts what was seen in a image behind the words of the prompt. Several images may follow one another."
+    CATEGORY = "conditioning/style_model"
+    FUNCTION = "apply"
+    RETURN_TYPES = (CONDITIONING,)
+    OUTPUT_TOOLTIPS = ("The prompt with the image.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        kinds = "multiply weakens what was seen; attn_bias changes how much the new image attends to it."
+        return {
+            "required": {
+                "conditioning": wire(CONDITIONING, "The prompt."),
+                "style_model": wire(STYLE_MODEL, "The style model."),
+                "clip_vision_output": wire(OUTPUT, "What was seen."),
+                "strength": number(1.0, 0.0, 10.0, 0.001, "How much the image counts."),
+                "strength_type": choice(("multiply", "attn_bias"), kinds),
+            }
+        }
+
+    def apply(
+        self, conditioning: Conditioning, style_model: Any, clip_vision_output: Any, strength: float, strength_type: str
+    ) -> tuple[Conditioning]:
+        from ..flux_core.conditioning.style import with_style
+
+        tokens = style_model.tokens(clip_vision_output)
+        return (with_style(conditioning, tokens, strength, strength_type == "attn_bias"),)
