@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from ..cancel import check_cancelled
 from ..errors import FileFormatError
 from ..models.linear import HeldWeight, Linear
-from ..quant.encoding import Encoding
+from ..quant.encoding import Encoding, multiplied_as_integers
 from ..quant.formats import PLAIN, decode, stored_dtype
 from ..quant.fp8 import FP8, encode_fp8
 from ..quant.held import packed
-from ..quant.int8 import Integers, multiplied_as_integers
+from ..quant.int8 import Integers
 from .reader import read_into
 from .stored import Stored
 

@@ -28,7 +28,10 @@ from ..memory.report import plan_record
 from ..memory.workload import Budget, GiB, Location, Machine, MiB
 from ..models.controlnet_config import ControlNetConfig, controlnet_key
 from ..models.flux_config import FluxConfig
+from ..quant.encoding import multiplied_as_integers
 from ..runtime.published import COMPARED, MULTIPLIED_AS_STORED, Published, picture_size, published
+from ..runtime.settings import COMPUTES, INT8, SIXTEEN_BIT
+from .plan_images import images, lines
 
 if TYPE_CHECKING:
     from ..runtime.flux_needs import FluxNeeds, Job
@@ -50,6 +53,7 @@ class Model:
     config: FluxConfig
     nbytes: Callable[[str, tuple[int, int]], int]  # stored bytes of a matrix, by name and shape
     decoded: Callable[[str], bool]  # whether a matrix is not multiplied as stored
+    integers: Callable[[str], bool] = lambda name: False  # whether it is stored as 8-bit integers to be multiplied so
 
     def file_bytes(self, needs: FluxNeeds) -> int:
         """Of all matrices."""
@@ -84,6 +88,7 @@ class Target:
     itemsize: int
     cpu: bool
     guessed: bool = False
+    compute: str = AUTO  # a word of settings.COMPUTES
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -97,7 +102,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--card", metavar="NAME", help="rtx4060, rtx3070, gtx1070, ... or cpu (default: the card of this machine)"
     )
-    parser.add_argument("--compute", type=_rate, metavar="TFLOPS", help="of matrix products, in place of the card's")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="of an image (default: %(default)s)")
+    parser.add_argument(
+        "--compute",
+        type=_compute,
+        default=AUTO,
+        metavar="WORD|TFLOPS",
+        help=f"{', '.join(COMPUTES)}: as for sluice run; or a number: the rate of products, in place of the card's",
+    )
     parser.add_argument("--link", type=_rate, metavar="GB/s", help="from RAM to the card")
     parser.add_argument("--disk", type=_rate, default=3.0, metavar="GB/s", help="of the disk (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -114,6 +126,10 @@ def _rate(text: str) -> float:
     return rate
 
 
+def _compute(text: str) -> str | float:
+    return text if text in COMPUTES else _rate(text)
+
+
 def run(args: Namespace) -> int:
     model, target = open_model(args.model), target_of(args)
     job = job_of(args, target)
@@ -123,10 +139,14 @@ def run(args: Namespace) -> int:
             raise InputError(f"{net.key} was made for a transformer of another width than {model.name}.")
     made = plan_for(model, target, job, beside)
     rows = compared(model, target, job, beside)
+    if args.steps < 1:
+        raise InputError("An image takes at least one step.")
+    ways = images(made.seconds, args.steps)
     if args.json:
-        print(json.dumps(plan_record(made) | {"card": target.label, "formats": [row.record() for row in rows]}))
+        told = {"card": target.label, "formats": [row.record() for row in rows], "images": [w.record() for w in ways]}
+        print(json.dumps(plan_record(made) | told))
         return 0
-    print("\n".join(page(made, target, job, rows)))
+    print("\n".join([*page(made, target, job, rows), "", *lines(ways)]))
     if not args.card and target.guessed:
         print(
             f"\nNo card of the table was found on this machine: this plan is for {target.label}. "
@@ -155,6 +175,7 @@ def open_model(name: str) -> Model:
         FluxConfig.from_shapes({key: stored.shape for key, stored in tensors.items()}),
         lambda key, _: tensors[key].nbytes,
         lambda key: decodes(tensors[key]),
+        lambda key: key in tensors and multiplied_as_integers(tensors[key].encoding, tensors[key].shape),
     )
 
 
@@ -164,7 +185,10 @@ def decodes(stored: Stored) -> bool:
 
 
 def of_published(known: Published) -> Model:
-    return Model(known.name, known.config, lambda _, shape: known.nbytes(shape), lambda _: known.decoded)
+    integers = known.format == "INT8"
+    return Model(
+        known.name, known.config, lambda _, shape: known.nbytes(shape), lambda _: known.decoded, lambda _: integers
+    )
 
 
 def card_of_this_machine() -> Card | None:
@@ -210,19 +234,20 @@ def job_of(args: Namespace, target: Target) -> Job:
 
 def target_of(args: Namespace) -> Target:
     disk, ram = args.disk * 1e9, 16 * GiB if args.ram == AUTO else parse_size(args.ram)
+    rate, word = (None, args.compute) if isinstance(args.compute, str) else (args.compute, AUTO)
     if (args.card or "").lower() == "cpu":
-        compute = (args.compute or 0.5) * 1e12
+        compute = (rate or 0.5) * 1e12
         machine = Machine(compute, compute / 2, 40e9, disk, alignment=BLOCK)
-        return Target(f"CPU with {compute / 1e12:g} TFLOP/s", machine, ram, ram, 2, True)
+        return Target(f"CPU with {compute / 1e12:g} TFLOP/s", machine, ram, ram, 2, True, compute=word)
     found = find_card(args.card) if args.card else card_of_this_machine()
     card = found or find_card(UNKNOWN)
     machine = card.machine(disk)
-    if args.compute:
-        machine = replace(machine, gemm=args.compute * 1e12, attention=args.compute * 0.7e12)
+    if rate:
+        machine = replace(machine, gemm=rate * 1e12, attention=rate * 0.7e12, integers=None)
     if args.link:
         machine = replace(machine, link=args.link * 1e9)
     memory = int(card.vram * GiB) if args.vram in (AUTO, OFF) else parse_size(args.vram)
-    return Target(card.label, machine, memory, ram, card.itemsize, False, guessed=found is None)
+    return Target(card.label, machine, memory, ram, card.itemsize, False, found is None, word)
 
 
 def plan_for(model: Model, target: Target, job: Job, beside: Beside) -> Plan:
@@ -235,12 +260,20 @@ def plan_for(model: Model, target: Target, job: Job, beside: Beside) -> Plan:
     def is_decoded(name: str) -> bool:
         return decodes(others[name]) if name in others else model.decoded(name)
 
-    decoded = [prod(shape) for name, shape in needs.matrices.items() if is_decoded(name)]
+    def in_integers(name: str) -> bool:
+        if name in others or name not in needs.streamed or target.compute == SIXTEEN_BIT:
+            return False
+        return model.integers(name) and (target.compute == INT8 or target.machine.integers is not None)
+
+    decoded = [prod(shape) for name, shape in needs.matrices.items() if is_decoded(name) and not in_integers(name)]
+    products = {use.name: use.products for use in needs.run.uses}
+    codes = [int(products[name] / (2 * needs.matrices[name][0])) for name in needs.streamed if in_integers(name)]
     fixed = {
         "program" if target.cpu else "context and driver": PROGRAM if target.cpu else CONTEXT + HEADROOM,
         "small weights": needs.small * job.itemsize,
         "activations": needs.run.peak,
         "workspace": max(128 * MiB, needs.run.peak // 20),
+        "inputs as integers": max(codes, default=0),
         "decoding": max(decoded, default=0) * job.itemsize,
         "modulation table": STEPS * needs.row_bytes(job),
         "LoRA": beside.loras,
@@ -249,7 +282,7 @@ def plan_for(model: Model, target: Target, job: Job, beside: Beside) -> Plan:
     def nbytes(name: str) -> int:
         return others[name].nbytes if name in others else model.nbytes(name, needs.matrices[name])
 
-    workload = needs.workload(model.name, nbytes, is_decoded, job.itemsize, fixed)
+    workload = needs.workload(model.name, nbytes, is_decoded, job.itemsize, fixed, in_integers)
     room = max(0, target.ram - PROGRAM)
     pinned = min(room, max(0, target.ram - max(4 * GiB, target.ram // 4)))
     return plan(workload, Budget(target.memory, 0 if target.cpu else room, 0 if target.cpu else pinned), target.machine)

@@ -16,8 +16,9 @@ from torch import nn
 
 from ..checkpoint.load import Resident, bind
 from ..checkpoint.stored import Stored
+from ..quant.encoding import multiplied_as_integers
 from ..quant.formats import PLAIN
-from ..quant.int8 import Integers, multiplied_as_integers
+from ..quant.int8 import Integers
 from ..quant.workspace import matrix_scratch
 from .plan import Plan, spread
 from .source import FileSource

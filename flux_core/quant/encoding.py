@@ -12,6 +12,10 @@ from math import prod
 
 from .sizes import BLOCK
 
+LEVELS = 127  # the largest code of 8-bit integers that are multiplied (int8.py)
+MOST_COLUMNS = (2**31 - 1) // LEVELS**2  # of such a matrix, beyond which a sum may not fit in 32 bits
+MULTIPLE = 8  # its rows and columns: what cuBLAS asks for
+
 
 @dataclass(frozen=True)
 class Side:
@@ -85,3 +89,14 @@ class Part:
     rows: int
     nbytes: int
     encoding: Encoding
+
+
+def multiplied_as_integers(encoding: Encoding, shape: Sequence[int]) -> bool:
+    """Whether a tensor of this shape, stored like this, is a matrix [N, K] to be multiplied in integers as it is."""
+    if len(shape) != 2:
+        return False
+    if encoding.parts:
+        return all(multiplied_as_integers(part.encoding, (part.rows, shape[1])) for part in encoding.parts)
+    fits = shape[0] % MULTIPLE == 0 and shape[1] % MULTIPLE == 0 and shape[1] <= MOST_COLUMNS
+    plain = not encoding.swapped and not encoding.full_precision and encoding.scale is None
+    return encoding.format == "INT8" and fits and plain

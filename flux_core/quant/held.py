@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.linear import HeldWeight
-from .encoding import Encoding
+from .encoding import Encoding, multiplied_as_integers
 from .formats import PLAIN, decode_into
 from .fp8 import FP8, encode_fp8
-from .int8 import FEWEST_ROWS, Integers, multiplied_as_integers, operands_of
+from .int8 import FEWEST_ROWS, Integers, operands_of
 from .workspace import matrix_scratch, scratch
 
 ALIGNED = 16  # bytes: on a CPU a product of one row has other last bits for a matrix that begins elsewhere

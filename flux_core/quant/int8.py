@@ -24,16 +24,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .encoding import Encoding
+from .encoding import LEVELS, MULTIPLE, Encoding
 from .rotation import root, rotate
 from .sides import codes_of, needed
 from .workspace import chunk_values, scratch
 
-LEVELS = 127
 SMALLEST = 1e-30  # the peak of a row of zeros: its codes are 0 whatever they are divided by
-MOST_COLUMNS = (2**31 - 1) // LEVELS**2  # of W, beyond which a sum may not fit in int32
 FEWEST_ROWS = 17  # of x: CUDA's product asks for it, and for a few vectors reading W is all the work
-MULTIPLE = 8  # rows and columns of W: what cuBLAS asks for
 SUMS = 1 << 22  # int32 numbers held at a time
 
 
@@ -131,17 +128,6 @@ class Integers:
             torch._int_mm(codes, weight.t(), out=sums)
             part = None if bias is None else bias[columns]
             self.passes.finish(sums, scales, operand.scales[columns], part, out[:, columns])
-
-
-def multiplied_as_integers(encoding: Encoding, shape: Sequence[int]) -> bool:
-    """Whether a tensor of this shape, stored like this, is a matrix [N, K] to be multiplied in integers as it is."""
-    if len(shape) != 2:
-        return False
-    if encoding.parts:
-        return all(multiplied_as_integers(part.encoding, (part.rows, shape[1])) for part in encoding.parts)
-    fits = shape[0] % MULTIPLE == 0 and shape[1] % MULTIPLE == 0 and shape[1] <= MOST_COLUMNS
-    plain = not encoding.swapped and not encoding.full_precision and encoding.scale is None
-    return encoding.format == "INT8" and fits and plain
 
 
 def operands_of(raw: Tensor, encoding: Encoding, shape: Sequence[int]) -> list[Operand]:

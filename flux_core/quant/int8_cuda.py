@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .int8 import LEVELS, SMALLEST, TorchPasses
+from .encoding import LEVELS
+from .int8 import SMALLEST, TorchPasses
 from .rotation import root
 
 log = logging.getLogger(__name__)

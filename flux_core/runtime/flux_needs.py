@@ -70,14 +70,28 @@ class FluxNeeds:
         decoded: Callable[[str], bool],
         itemsize: int,
         fixed: Mapping[str, int] | None = None,
+        integers: Callable[[str], bool] = lambda name: False,
     ) -> Workload:
-        """One step. nbytes: stored bytes of a matrix; decoded: whether it is not multiplied as stored."""
+        """One step. nbytes: stored bytes of a matrix; decoded: whether it is not multiplied as stored.
+
+        integers: whether it is multiplied in 8-bit integers. Then inputs are quantised (read twice, written once) and
+        sums are scaled (read once, written once).
+        """
+        products = {use.name: use.products for use in self.run.uses}
 
         def traffic(name: str) -> int:
-            return decode_traffic(nbytes(name), prod(self.matrices[name]), itemsize) if decoded(name) else 0
+            outputs, inputs = self.matrices[name]
+            if integers(name):
+                rows = products[name] / (2 * outputs * inputs)
+                return int(rows * (inputs * (2 * itemsize + 1) + outputs * (4 + itemsize)))
+            return decode_traffic(nbytes(name), outputs * inputs, itemsize) if decoded(name) else 0
+
+        uses = [
+            replace(use, products=0.0, integers=use.products) if integers(use.name) else use for use in self.run.uses
+        ]
 
         weights = grouped({name: nbytes(name) for name in self.streamed}, half_block)
-        return observed_workload(name, weights, self.run.uses, traffic, fixed or {})
+        return observed_workload(name, weights, uses, traffic, fixed or {})
 
     def row_bytes(self, job: Job) -> int:
         """Of the modulation rows of one step."""

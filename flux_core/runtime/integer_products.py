@@ -15,8 +15,9 @@ from torch import nn
 from ..memory import rates
 from ..models.flux import Flux
 from ..models.linear import Linear
+from ..quant.encoding import LEVELS
 from ..quant.held import IntegerWeight
-from ..quant.int8 import LEVELS, Integers
+from ..quant.int8 import Integers
 from ..quant.int8_cuda import kernel_passes
 from .modulation import modulators
 from .settings import INT8, SIXTEEN_BIT

@@ -11,10 +11,10 @@ from ..models.flux_config import FluxConfig, flux1
 from ..quant.sizes import BLOCK, nbytes_of
 
 MULTIPLIED_AS_STORED = {"F32", "F16", "BF16"}
-COMPARED = ("bf16", "fp8", "Q8_0", "Q4_K_S")
+COMPARED = ("bf16", "fp8", "int8", "Q8_0", "Q4_K_S")
 CHANNELS = {"fill": 96, "canny": 32, "depth": 32}  # of the latent with what is concatenated to it; 16 of the others
-_FORMATS = {"bf16": "BF16", "fp16": "F16", "fp8": "F8_E4M3"}
-_KNOWN = "bf16, fp16, fp8, Q8_0, Q6_K, Q5_K_S, Q5_0, Q5_1, Q4_K_S, Q4_0, Q4_1, Q3_K_S, Q2_K"
+_FORMATS = {"bf16": "BF16", "fp16": "F16", "fp8": "F8_E4M3", "int8": "INT8"}
+_KNOWN = "bf16, fp16, fp8, int8, Q8_0, Q6_K, Q5_K_S, Q5_0, Q5_1, Q4_K_S, Q4_0, Q4_1, Q3_K_S, Q2_K"
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,19 @@ class Published:
     def nbytes(self, shape: Sequence[int]) -> int:
         """Stored bytes of a matrix. Rows that do not divide into blocks are kept in two bytes a number."""
         values, _ = BLOCK[self.format]
+        if self.format == "INT8":
+            return int8_bytes(shape)
         return nbytes_of("F16" if shape[-1] % values else self.format, shape)
 
     @property
     def decoded(self) -> bool:
         """Whether numbers have to be made of what is stored before they are multiplied."""
         return self.format not in MULTIPLIED_AS_STORED
+
+
+def int8_bytes(shape: Sequence[int]) -> int:
+    """Of a matrix [out, in] as 8-bit integers with a scale for each row."""
+    return nbytes_of("INT8", shape) + 4 * shape[0]
 
 
 def published(name: str) -> Published | None:

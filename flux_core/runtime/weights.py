@@ -27,8 +27,9 @@ from ..models.controlnet_config import ControlNetConfig, controlnet_key
 from ..models.flux import Flux
 from ..models.flux_config import FluxConfig
 from ..models.t5 import T5Config, T5Encoder
+from ..quant.encoding import multiplied_as_integers
 from ..quant.fp8 import FP8
-from ..quant.int8 import Integers, multiplied_as_integers
+from ..quant.int8 import Integers
 from .device import room
 from .encoder import ManagedEncoder
 from .integer_products import integers_for

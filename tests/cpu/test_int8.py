@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.memory import rates
 from sluice.flux_core.models.linear import Linear
+from sluice.flux_core.quant import encoding as encoding_of
 from sluice.flux_core.quant import formats, int8, workspace
-from sluice.flux_core.quant.encoding import Encoding, Part, Side
+from sluice.flux_core.quant.encoding import Encoding, Part, Side, multiplied_as_integers
 from sluice.flux_core.quant.formats import decode
 from sluice.flux_core.quant.held import IntegerWeight, stored_weight
-from sluice.flux_core.quant.int8 import FEWEST_ROWS, Integers, TorchPasses, multiplied_as_integers
+from sluice.flux_core.quant.int8 import FEWEST_ROWS, Integers, TorchPasses
 from sluice.flux_core.quant.rotation import root, rotate
 from sluice.flux_core.runtime import integer_products
 from sluice.flux_core.runtime.integer_products import integers_for
@@ -154,7 +155,7 @@ def test_only_what_is_stored_as_integers_and_fits_is_multiplied_so(seeded: Seede
     assert not multiplied_as_integers(replace(encoding, full_precision=True), (24, 64))
     assert not multiplied_as_integers(replace(encoding, swapped=True), (24, 64))
     assert not multiplied_as_integers(Encoding("F8_E4M3"), (24, 64))
-    assert not multiplied_as_integers(encoding, (8, int8.MOST_COLUMNS // 8 * 8 + 8))
+    assert not multiplied_as_integers(encoding, (8, encoding_of.MOST_COLUMNS // 8 * 8 + 8))
 
 
 def layer_of(weight: IntegerWeight) -> Linear:
