@@ -26,6 +26,7 @@ from .flux_config import FluxConfig
 from .linear import Linear
 from .strides import row_major
 from .tensor_trees import map_tensors
+from .token_share import Sharing, TokenShare
 
 
 class Flux(FluxBody):
@@ -55,6 +56,7 @@ class Flux(FluxBody):
         modulation: Sequence[Tensor] | None = None,
         control_rows: Mapping[str, Sequence[Tensor]] | None = None,
         run_block: Callable[..., object] | None = None,
+        sharing: Sharing | None = None,
     ) -> Tensor:
         """Velocity [B, out_channels, h, w] of the scaled latent, computed in the number type of `inputs.x`.
 
@@ -62,6 +64,7 @@ class Flux(FluxBody):
                      used
         control_rows what `modulations` of each ControlNet returns, by its name
         run_block    called as run_block(block, *args) in place of block(*args), in the order of `blocks()`
+        sharing      of the tokens among several devices, which are all given the same inputs and return the same
         """
         inputs = map_tensors(inputs, row_major)
         x = inputs.x
@@ -74,24 +77,31 @@ class Flux(FluxBody):
         control = self._residuals(inputs, control_rows or {}, run_block)
         references = [latent.to(x.dtype) for latent in inputs.references]
 
-        img = self.img_in(self.tokens(x, references))  # [B, Li, D]
-        txt = self.txt_in(inputs.context.to(x.dtype))  # [B, Lt, D]
-        rope = self.rope(x, txt.shape[1], references, inputs.reference_method)
+        tokens, context = self.tokens(x, references), inputs.context.to(x.dtype)
+        rope = self.rope(x, context.shape[1], references, inputs.reference_method)
+        share = None if sharing is None else sharing(context.shape[1], tokens.shape[1])
+        if share is not None:
+            tokens, context, rope = share.image(tokens), share.text(context), share.positions(rope)
+        attend = () if share is None else (share.attention,)
+        img, txt = self.img_in(tokens), self.txt_in(context)  # [B, Li, D], [B, Lt, D]
         mask = None if inputs.attention_mask is None else inputs.attention_mask.to(x.dtype)
 
         mods = iter(rows)
         for number, block in enumerate(self.double_blocks):
             check_cancelled()
-            img, txt = run(block, img, txt, next(mods), rope, mask)
-            img = _add_residuals(img, [part.double for part in control], number)
+            img, txt = run(block, img, txt, next(mods), rope, mask, *attend)
+            img = _add_residuals(img, [part.double for part in control], number, share)
         text = txt.shape[1]
         both = torch.cat((txt, finite(img)), dim=1)  # [B, Lt + Li, D]
         del img, txt
         for number, block in enumerate(self.single_blocks):
             check_cancelled()
-            both = run(block, both, next(mods), rope, mask)
-            both = _add_residuals(both, [part.single for part in control], number, start=text)
+            both = run(block, both, next(mods), rope, mask, *attend)
+            both = _add_residuals(both, [part.single for part in control], number, share, start=text)
 
+        if share is not None:
+            image = share.whole_image(self.final_layer(both[:, text:], next(mods)))
+            return latents.unpack(image[:, : latents.patches(height) * latents.patches(width)], height, width)
         return self.velocity(both, text, next(mods), height, width)
 
     def velocity(self, both: Tensor, text: int, mods: Tensor, height: int, width: int) -> Tensor:
@@ -160,14 +170,22 @@ def with_controlnets(flux: Flux, nets: Mapping[str, nn.Module]) -> Flux:
     return made
 
 
-def _add_residuals(stream: Tensor, given: Sequence[Sequence[Tensor | None]], number: int, start: int = 0) -> Tensor:
-    """stream [B, L, D] with the sum of all residuals `number` added to the tokens from `start` on, in place."""
+def _add_residuals(
+    stream: Tensor,
+    given: Sequence[Sequence[Tensor | None]],
+    number: int,
+    share: TokenShare | None = None,
+    start: int = 0,
+) -> Tensor:
+    """stream [B, L, D] with the sum of all residuals `number`, or this device's share of it, added to the tokens from
+    `start` on, in place."""
     parts = [residuals[number] for residuals in given if number < len(residuals)]
     present = [part for part in parts if part is not None]
     if present:
         total = present[0]
         for part in present[1:]:
             total = total + part
+        total = total if share is None else share.image(total)
         stream[:, start : start + total.shape[1]] += total
     return stream
 

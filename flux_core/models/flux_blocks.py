@@ -15,6 +15,7 @@ Each block uses its matrices in a fixed order, which is the order in which they 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,9 +46,18 @@ class DoubleStreamBlock(nn.Module):
         return torch.cat((self.img_mod(active), self.txt_mod(active)), dim=1)
 
     def forward(
-        self, img: Tensor, txt: Tensor, mods: Tensor, rope: Tensor, mask: Tensor | None = None
+        self,
+        img: Tensor,
+        txt: Tensor,
+        mods: Tensor,
+        rope: Tensor,
+        mask: Tensor | None = None,
+        attend: Callable[..., Tensor] = attention,
     ) -> tuple[Tensor, Tensor]:
-        """img [B, Li, D], txt [B, Lt, D], mods [B, 12, D] -> both, one block later. Inputs are not changed."""
+        """img [B, Li, D], txt [B, Lt, D], mods [B, 12, D] -> both, one block later. Inputs are not changed.
+
+        attend: called as `attention` is, where the tokens are not all here.
+        """
         img_a, img_m, txt_a, txt_m = (Mods(*part.split(1, dim=1)) for part in mods.split(3, dim=1))
 
         txt_rope, img_rope = rope.split([txt.shape[1], img.shape[1]])
@@ -55,7 +65,7 @@ class DoubleStreamBlock(nn.Module):
         txt_heads = self.txt_attn(txt_a.apply(txt), txt_rope)
         q, k, v = (torch.cat(pair, dim=1) for pair in zip(txt_heads, img_heads, strict=True))  # [B, Lt+Li, H, d]
         del img_heads, txt_heads
-        out = attention(q, k, v, mask)  # [B, Lt+Li, D]
+        out = attend(q, k, v, mask)  # [B, Lt+Li, D]
         del q, k, v
         txt_out, img_out = out.split([txt.shape[1], img.shape[1]], dim=1)
 
@@ -82,14 +92,21 @@ class SingleStreamBlock(nn.Module):
         out: Tensor = self.modulation(active)
         return out
 
-    def forward(self, x: Tensor, mods: Tensor, rope: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [B, Lt+Li, D], mods [B, 3, D] -> x, one block later. The input is not changed."""
+    def forward(
+        self,
+        x: Tensor,
+        mods: Tensor,
+        rope: Tensor,
+        mask: Tensor | None = None,
+        attend: Callable[..., Tensor] = attention,
+    ) -> Tensor:
+        """x [B, Lt+Li, D], mods [B, 3, D] -> x, one block later. The input is not changed. attend: as above."""
         mod = Mods(*mods.split(1, dim=1))
         hidden = x.shape[-1]
         both = self.linear1(mod.apply(x))  # [B, L, 3D + mlp]
         qkv, wide = both.split([3 * hidden, both.shape[-1] - 3 * hidden], dim=-1)
         q, k, v = self.norm(qkv, self.heads, rope)
-        out = attention(q, k, v, mask)  # [B, L, D]
+        out = attend(q, k, v, mask)  # [B, L, D]
         if self.training:
             out = torch.cat((out, gelu(wide)), dim=-1)
         else:  # v is not needed any more: the attention's output takes its columns, and no wide tensor is copied

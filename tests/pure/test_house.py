@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 RANKS = (
     *("errors", "limits", "cancel", "io", "graph", "workers", "server"),
     *("models", "quant", "checkpoint", "convert"),
-    *("images", "conditioning", "adapters", "memory", "sampling", "runtime", "doctor"),
+    *("images", "conditioning", "adapters", "memory", "sampling", "parallel", "runtime", "doctor"),
     *("nodes", "facade", "worker", "training", "commands", "api", "bench", "entry", "."),
 )
 TORCH_FREE = ("errors", "io", "graph", "workers", "server")  # and so they may not import the rooms of tensors

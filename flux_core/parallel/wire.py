@@ -1,0 +1,130 @@
+"""How the devices of a group talk: four verbs, and the transport for processes of one machine.
+
+    exchange   everybody gives everybody something of its own       gather   everybody gets what everybody has
+    reduce     everybody gets the sum, the same bits everywhere     shift    to the next one, from the one before
+
+`GlooWire` goes through PyTorch's gloo. What lies on a GPU is copied through the host's memory, which needs neither NCCL
+nor access of one card to another. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from math import prod
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Shape = tuple[int, ...]
+_PATTERN = 1009  # numbers in a message of the test of each pair
+
+
+class Wire(Protocol):
+    """One device's end. `sent`: payload bytes that have left it, by verb."""
+
+    rank: int
+    size: int
+    sent: dict[str, int]
+
+    def exchange(self, out: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        """out[r] goes to device r; what comes from device r has shapes[r]."""
+        ...
+
+    def gather(self, own: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        """Everybody's tensor, in order; their shapes may differ."""
+        ...
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """The sum over the devices."""
+        ...
+
+    def shift(self, parts: Sequence[Tensor], shapes: Sequence[Shape]) -> Callable[[], list[Tensor]]:
+        """Begin to send to the next device and to receive from the one before; call the result to wait for it."""
+        ...
+
+
+class GlooWire:
+    """A group of processes. Raises RuntimeError from any verb when one of them has ended or is not heard in time."""
+
+    def __init__(self, store: Any, name: str, rank: int, size: int, seconds: float) -> None:
+        """store: a torch.distributed.Store that all processes share; name: of this group; seconds: until a process
+        that is silent counts as lost. A group of its own: it is not the process's default group."""
+        self.rank, self.size = rank, size
+        self.sent: dict[str, int] = {}
+        torchs: Any = dist  # whose annotations lack some of what it has
+        options = torchs.ProcessGroupGloo._Options()
+        options._devices = [torchs.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+        options._timeout = timedelta(seconds=seconds)
+        self._group: Any = torchs.ProcessGroupGloo(torchs.PrefixStore(name, store), rank, size, options)
+
+    def exchange(self, out: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        if out[0].device.type == "meta":
+            return [out[0].new_empty(shape) for shape in shapes]
+        self._count("exchange", sum(part.nbytes for rank, part in enumerate(out) if rank != self.rank))
+        flat = torch.cat([_here(part).flatten() for part in out])
+        sizes = [prod(shape) for shape in shapes]
+        got = flat.new_empty(sum(sizes))
+        given = [part.numel() for part in out]
+        self._group.alltoall_base(got, flat, sizes, given, dist.AllToAllOptions()).wait()
+        return [part.view(shape).to(out[0].device) for part, shape in zip(got.split(sizes), shapes, strict=True)]
+
+    def gather(self, own: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        if own.device.type == "meta":
+            return [own.new_empty(shape) for shape in shapes]
+        self._count("gather", own.nbytes * (self.size - 1))
+        most = max(prod(shape) for shape in shapes)
+        padded = _here(own).new_zeros(most)  # gloo gathers equal sizes only
+        padded[: own.numel()] = _here(own).flatten()
+        into = [torch.empty_like(padded) for _ in shapes]
+        self._group.allgather([into], [padded]).wait()
+        return [part[: prod(shape)].view(shape).to(own.device) for part, shape in zip(into, shapes, strict=True)]
+
+    def reduce(self, x: Tensor) -> Tensor:
+        if x.device.type == "meta":
+            return x.clone()
+        self._count("reduce", 2 * x.nbytes * (self.size - 1) // self.size)
+        total = _here(x).clone()
+        self._group.allreduce([total]).wait()
+        return total.to(x.device)
+
+    def shift(self, parts: Sequence[Tensor], shapes: Sequence[Shape]) -> Callable[[], list[Tensor]]:
+        if parts[0].device.type == "meta":
+            return lambda: [parts[0].new_empty(shape) for shape in shapes]
+        self._count("shift", sum(part.nbytes for part in parts))
+        out = [_here(part) for part in parts]
+        into = [part.new_empty(shape) for part, shape in zip(out, shapes, strict=True)]
+        after, before = (self.rank + 1) % self.size, (self.rank - 1) % self.size
+        work = [self._group.send([part], after, number) for number, part in enumerate(out)]
+        work += [self._group.recv([part], before, number) for number, part in enumerate(into)]
+
+        def wait() -> list[Tensor]:
+            for one in work:
+                one.wait()
+            return [part.to(parts[0].device) for part in into]
+
+        return wait
+
+    def _count(self, verb: str, nbytes: int) -> None:
+        self.sent[verb] = self.sent.get(verb, 0) + nbytes
+
+
+def _here(x: Tensor) -> Tensor:
+    """On the CPU, contiguous."""
+    return x.cpu().contiguous()
+
+
+def wrong_partners(wire: Wire, device: torch.device) -> list[int]:
+    """The devices whose messages do not arrive as they were sent: each pair sends a pattern of its own first.
+
+    On some machines copies between cards silently give zeros.
+    """
+
+    def pattern(source: int, target: int) -> Tensor:
+        return torch.arange(_PATTERN, dtype=torch.float32, device=device) + _PATTERN * (source * wire.size + target + 1)
+
+    out = [pattern(wire.rank, other) for other in range(wire.size)]
+    got = wire.exchange(out, [(_PATTERN,)] * wire.size)
+    return [other for other in range(wire.size) if not torch.equal(got[other], pattern(other, wire.rank))]
