@@ -130,6 +130,14 @@ class Workflow:
         }
 
 
+def pack_names(document: Any) -> dict[str, str]:
+    """As `Workflow.pack_names`, of what may be a canvas or anything else."""
+    try:
+        return read_canvas(document).pack_names()
+    except WorkflowError:
+        return {}
+
+
 def read_canvas(document: Any) -> Workflow:
     """A workflow file's content as records. Raises WorkflowError when it is not one."""
     if not isinstance(document, Mapping) or not isinstance(document.get("nodes"), list):

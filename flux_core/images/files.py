@@ -60,6 +60,26 @@ def load_channel(path: Path, channel: str) -> Tensor:
     return (1 - values if channel == "alpha" else values)[None]
 
 
+def from_bytes(data: bytes, name: str = "the image") -> Tensor:
+    """The content of a file as [1, H, W, C] in 0..1, C as in the file: 1 (grey), 3, or 4. Raises FileFormatError."""
+    from io import BytesIO
+
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(BytesIO(data)) as file:
+            check_room(f"{name} ({file.size[0]}x{file.size[1]} pixels)", file.size[0] * file.size[1] * 16)
+            seen = file if file.mode in ("L", "RGB", "RGBA") else file.convert("RGBA" if "A" in file.mode else "RGB")
+            values = _values(seen)
+    except SluiceError:
+        raise
+    except UnidentifiedImageError:
+        raise FileFormatError(f"{name} is of no known format.") from None
+    except Exception as error:  # Pillow's readers raise whatever their format's parser met
+        raise FileFormatError(f"{name} cannot be read: {error}") from error
+    return (values[..., None] if values.ndim == 2 else values)[None]
+
+
 def to_pil(image: Tensor) -> Image.Image:
     """One picture [H, W, C] as 8-bit PIL image: values are cut to 0..1 and truncated to 256 steps. C 1 is grey.
 

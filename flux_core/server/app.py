@@ -23,6 +23,7 @@ from aiohttp.typedefs import Handler
 from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
 from ..workers.process import OnMessage, Worker, WorkerDied
 from . import (
+    exchange,
     files,
     frontend,
     gallery,
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 _ROOMS = (
     prompts,
     jobs,
+    exchange,
     files,
     model_routes,
     user,

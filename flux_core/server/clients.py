@@ -118,13 +118,22 @@ class Clients:
             for client in receivers:
                 client.put(message)
 
-    def send_preview(self, ids: dict[str, Any], image_type: str, image: bytes, client_id: str | None) -> None:
-        """Send a preview: with its node's ids to clients that declared the feature, in the old form to others."""
+    def send_preview(
+        self, ids: dict[str, Any], image_type: str, image: bytes, client_id: str | None, asked: bool = False
+    ) -> None:
+        """Send an image: with its node's ids to clients that declared the feature, in the old form to others.
+
+        The others get PNGs alone, which nodes send as results, unless they `asked` for previews with their job:
+        previews of steps are JPEGs, and scripts that do not know of them take them for results.
+        """
         metadata = json.dumps({**ids, "image_type": image_type}).encode()
         new = struct.pack(">II", _PREVIEW_WITH_METADATA, len(metadata)) + metadata + image
         old = struct.pack(">II", _PREVIEW, _PNG if image_type == "image/png" else _JPEG) + image
         for client in self._receivers(client_id):
-            client.put(new if client.understands("supports_preview_metadata") else old)
+            if client.understands("supports_preview_metadata"):
+                client.put(new)
+            elif asked or image_type == "image/png":
+                client.put(old)
 
     def send_node_text(self, prompt_id: str, node_id: str, said: str, client_id: str | None) -> None:
         """Send a line to show inside a node, only to clients that support it: scripts take binary frames for images."""

@@ -101,7 +101,9 @@ def send_file(path: Path) -> web.FileResponse:
 
 
 def _named(disposition: str, name: str) -> str:
-    return f"{disposition}; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
+    """A Content-Disposition in both forms: clients that know the older one alone look for filename="..."."""
+    plain = name.encode("ascii", "replace").decode().translate({ord('"'): "_", ord("\\"): "_", ord("?"): "_"})
+    return f"{disposition}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
 
 
 # -- in ----------------------------------------------------------------------------------------------------------------

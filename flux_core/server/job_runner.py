@@ -33,6 +33,7 @@ STATUS_SECONDS = 0.03  # in which several changes of the queue are told as one
 RETRY_SECONDS = 2.0  # between attempts to write a result on a full disk
 _STATUS = {"success": COMPLETED, "error": FAILED, "interrupted": CANCELLED}
 PAUSED_ALREADY: Message = {"status": "interrupted", "paused": True}  # of a job whose worker died while it was stopping
+_PREVIEWS = ("auto", "latent2rgb", "taesd")  # as clients ask for them; "default" and "none" do not
 _TO_EVERYONE = {"execution_interrupted"}
 _NEWEST = 0.3  # share of the newest job in what a job with some models is expected to take
 
@@ -382,8 +383,9 @@ class JobRunner:
         name."""
         client_id = None if member.running is None else member.running.request["client_id"]
         if "preview" in message:
-            if client_id is not None:
-                self.clients.send_preview(message["preview"], message["image_type"], payload, client_id)
+            if member.running is not None and client_id is not None:
+                asked = member.running.request["extra_data"].get("preview_method") in _PREVIEWS
+                self.clients.send_preview(message["preview"], message["image_type"], payload, client_id, asked)
             return
         if "tell" in message:
             self.clients.send_for_pack(message["tell"], message.get("data"), payload, message["client_id"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from .services import Json, Route, json_object, refuse, services, texts, whole
-from .store import ENDED, FAILED, PAUSED, PENDING, RUNNING, Summary
+from .store import ENDED, FAILED, PAUSED, PENDING, RUNNING, Summary, plain_number
 
 MOST_JOBS = 1000  # in one answer
 _ALL = (PENDING, RUNNING, *ENDED)  # that ComfyUI's clients know; paused ones are listed when they are asked for
@@ -124,7 +124,7 @@ def _summary(job: Summary) -> Json:
         "id": job.prompt_id,
         "status": job.status,
         "create_time": job.created,
-        "priority": job.number,
+        "priority": plain_number(job.number),
         "outputs_count": len(shown),
         "previewable_outputs_count": len(shown),
     }

@@ -19,6 +19,11 @@ from .services import Json, Route, Services, refuse, services
 WEB = Path(__file__).resolve().parents[2] / "web" / "comfyui"
 MAX_HEADER = 1 << 20  # bytes of a weight file's header that is read for its metadata
 OWN_EXTENSION = "sluice"
+# Kinds that ComfyUI has and nothing here reads; clients list them all.
+ELSEWHERE = (
+    *("audio_encoders", "classifiers", "configs", "custom_nodes", "diffusers", "gligen", "hypernetworks"),
+    *("latent_upscale_models", "model_patches", "photomaker", "upscale_models"),
+)
 _CONDITIONS = ("If-Modified-Since", "If-None-Match", "Range")  # aiohttp would append zlib's trailer to an empty 304
 
 
@@ -77,7 +82,7 @@ def _details(here: Services, kind: str) -> list[Json]:
 
 def _kind(request: web.Request) -> str:
     kind = request.match_info["kind"]
-    if RENAMED.get(kind, kind) not in CATEGORIES:
+    if RENAMED.get(kind, kind) not in CATEGORIES and kind not in ELSEWHERE:
         raise web.HTTPNotFound(text=f"There is no kind of model file called {kind[:100]!r}.")
     return kind
 

@@ -1,7 +1,7 @@
 """Routes that node packs add: a request that matches one of theirs and none of ours is answered by the worker.
 
-Our own routes come first; the editor's files, which may have any path, come last. Each route of a pack exists with and
-without /api, as in ComfyUI. The guard has checked the request before.
+Our own routes come first; last come the editor's files, which may have any path, and what stands in for a pack. Each
+route of a pack exists with and without /api, as in ComfyUI. The guard has checked the request before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from ..errors import SluiceError
-from . import frontend
+from . import exchange, frontend
 from .services import MAX_UPLOAD, Services, refuse, services
 
 
@@ -36,7 +36,8 @@ async def to_packs(request: web.Request, handler: Handler) -> web.StreamResponse
     """The middleware."""
     here = services(request)
     found = request.match_info
-    ours = found.http_exception is None and found.handler not in (frontend.part, frontend.extension)
+    yielding = (frontend.part, frontend.extension, *exchange.HANDLERS)
+    ours = found.http_exception is None and found.handler not in yielding
     if ours or frontend.has(request.path):
         return await handler(request)
     await here.packs_known.wait()

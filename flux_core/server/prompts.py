@@ -17,6 +17,7 @@ from ..errors import WorkflowError
 from ..io.embedded import clean_prompt
 from ..workers.process import WorkerDied
 from .services import Json, Route, Services, json_object, refuse, services, texts
+from .store import plain_number
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ async def post_prompt(request: web.Request) -> web.Response:
         return refuse(400, f"A prompt_id is a printable text of at most {LONGEST_ID} characters.", "invalid_prompt_id")
     if "prompt" not in body:
         return refuse(400, "No prompt provided", "no_prompt")
+    if _is_canvas(body["prompt"]):
+        body = await _converted(here, body)
     found = await _validated(here, clean_prompt(body["prompt"]), body)
     if found["error"]:
         _tell_refusal(here, body, found["problems"])
@@ -52,7 +55,25 @@ async def post_prompt(request: web.Request) -> web.Response:
     except KeyError:
         return refuse(409, f"There is a job with the id {prompt_id} already.", "prompt_id_taken")
     node_errors = found["node_errors"]
-    return web.json_response({"prompt_id": job.prompt_id, "number": _plain(number), "node_errors": node_errors})
+    return web.json_response({"prompt_id": job.prompt_id, "number": plain_number(number), "node_errors": node_errors})
+
+
+def _is_canvas(prompt: Any) -> bool:
+    """Whether it is what the editor saves instead of what it sends."""
+    return isinstance(prompt, dict) and isinstance(prompt.get("nodes"), list)
+
+
+def _dict(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+async def _converted(here: Services, body: Json) -> Json:
+    """The request with the prompt that the editor would send of its canvas, which is kept for the images."""
+    canvas = body["prompt"]
+    prompt = await _answered(here, "flatten", workflow=canvas)
+    extra = _dict(body.get("extra_data"))
+    info = _dict(extra.get("extra_pnginfo"))
+    return {**body, "prompt": prompt, "extra_data": {**extra, "extra_pnginfo": {"workflow": canvas, **info}}}
 
 
 def _tell_refusal(here: Services, body: Json, problems: Sequence[str]) -> None:
@@ -65,7 +86,8 @@ def _tell_refusal(here: Services, body: Json, problems: Sequence[str]) -> None:
 
 async def _validated(here: Services, prompt: Json, body: Json) -> Json:
     targets = body.get("partial_execution_targets")
-    arguments = {"prompt": prompt, "targets": None if targets is None else texts(targets)}
+    canvas = _dict(_dict(body.get("extra_data")).get("extra_pnginfo")).get("workflow")  # says where its nodes come from
+    arguments = {"prompt": prompt, "targets": None if targets is None else texts(targets), "workflow": canvas}
     found: Json = await _answered(here, "validate", **arguments)
     return found
 
@@ -103,10 +125,6 @@ def _number(body: Json, here: Services) -> float:
     if isinstance(asked, (int, float)) and not isinstance(asked, bool) and abs(asked) < 1e15:
         return float(asked)
     return -own if body.get("front") else own
-
-
-def _plain(number: float) -> Any:
-    return int(number) if number.is_integer() else number
 
 
 ROUTES: tuple[Route, ...] = (("GET", "/prompt", get_prompt), ("POST", "/prompt", post_prompt))

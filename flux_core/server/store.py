@@ -57,6 +57,11 @@ class CannotWrite(SluiceError):
     """The disk took nothing more. What was acknowledged before is safe; this was not."""
 
 
+def plain_number(number: float) -> float:
+    """A place in the queue as clients expect it: whole numbers without a fraction."""
+    return int(number) if float(number).is_integer() else number
+
+
 @dataclass(frozen=True)
 class Job:
     """One submitted prompt and, once it has ended, what came of it."""
@@ -75,12 +80,18 @@ class Job:
     def item(self) -> list[Any]:
         """The job as `/queue` and `/history` list it: number, id, prompt, extra data, outputs to execute."""
         r = self.request
-        return [self.number, self.prompt_id, r["prompt"], r["extra_data"], r["outputs"]]
+        return [plain_number(self.number), self.prompt_id, r["prompt"], r["extra_data"], r["outputs"]]
 
     @property
     def line(self) -> list[Any]:
         """`item` without what takes room: enough for a client that looks for its own job, and for its place."""
-        return [self.number, self.prompt_id, {}, {"client_id": self.request["client_id"]}, self.request["outputs"]]
+        return [
+            plain_number(self.number),
+            self.prompt_id,
+            {},
+            {"client_id": self.request["client_id"]},
+            self.request["outputs"],
+        ]
 
     @property
     def models(self) -> Models:
@@ -408,7 +419,8 @@ class Store:
     def _entries(self, where: str, *values: object) -> str:
         """History entries, put together by SQLite from the texts it holds."""
         rows = self._db.execute(
-            "SELECT json_object(prompt_id, json_object('prompt', json_array(number, prompt_id, "
+            "SELECT json_object(prompt_id, json_object('prompt', json_array("
+            "CASE WHEN number = CAST(number AS INTEGER) THEN CAST(number AS INTEGER) ELSE number END, prompt_id, "
             "json_extract(request, '$.prompt'), json_extract(request, '$.extra_data'), "
             "json_extract(request, '$.outputs')), 'outputs', json_extract(result, '$.outputs'), "
             "'status', json_extract(result, '$.status'), 'meta', json_extract(result, '$.meta'))) "

@@ -33,6 +33,12 @@ async def get_users(request: web.Request) -> web.Response:
     return web.json_response({"storage": "server", "migrated": True})
 
 
+async def post_users(request: web.Request) -> web.Response:
+    """{"username"}: there is one user, whoever asks for another one."""
+    await json_object(request)
+    return web.json_response("default")
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
@@ -103,6 +109,28 @@ async def list_files(request: web.Request) -> web.Response:
     if flag(request, "split"):
         return web.json_response([[name, *name.split("/")] for name in names])
     return web.json_response(names)
+
+
+async def list_tree(request: web.Request) -> web.Response:
+    """?path= below the user's folder: [{"name", "path", "type": "file" or "directory", "size"?, "modified"?}]."""
+    here = services(request)
+    asked = request.query.get("path", "")
+    folder = confined(here.profile, asked) if asked.strip("/") else here.profile
+    if not folder.is_dir():
+        return refuse(404, f"There is no folder {asked!r}.") if asked else web.json_response([])
+    return web.json_response(await asyncio.to_thread(lambda: [*_entries(folder, here.profile)]))
+
+
+def _entries(folder: Path, root: Path) -> Iterator[Json]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((".", TEMPORARY_PREFIX)):
+            continue
+        told: Json = {"name": path.name, "path": path.relative_to(root).as_posix()}
+        if path.is_dir():
+            yield {**told, "type": "directory"}
+        elif path.is_file():
+            stat = path.stat()
+            yield {**told, "type": "file", "size": stat.st_size, "modified": int(stat.st_mtime * 1000)}
 
 
 def _names(folder: Path, recurse: bool) -> Iterator[str]:
@@ -184,6 +212,8 @@ def _below(path: Path, root: Path) -> str:
 
 ROUTES: tuple[Route, ...] = (
     ("GET", "/users", get_users),
+    ("POST", "/users", post_users),
+    ("GET", "/v2/userdata", list_tree),
     ("GET", "/settings", get_settings),
     ("GET", "/settings/{id}", get_setting),
     ("POST", "/settings", post_settings),

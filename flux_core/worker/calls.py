@@ -11,7 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import InputError, SluiceError
-from ..graph.flatten import to_prompt
+from ..graph.canvas import pack_names
+from ..graph.editor_only import without_editor_nodes
+from ..graph.flatten import canvas_to_prompt, to_prompt
 from ..graph.object_info import object_info
 from ..io.embedded import read_workflow_bytes
 from ..io.folders import published
@@ -106,8 +108,20 @@ class Calls:
 
     def on_validate(self, message: Message) -> Any:
         """{"prompt", "targets"}: which outputs can run, and the problems of the others."""
-        checked = check_prompt(message["prompt"], self.worker.classes, self.worker.folders, message.get("targets"))
+        classes = self.worker.classes
+        prompt, packs = without_editor_nodes(message["prompt"], classes), pack_names(message.get("workflow"))
+        checked = check_prompt(prompt, classes, self.worker.folders, message.get("targets"), packs)
         return {**asdict(checked.found), "problems": checked.found.sentences, "models": checked.models}
+
+    def on_flatten(self, message: Message) -> Any:
+        """{"workflow"}: the prompt that the editor would send for a canvas."""
+        return canvas_to_prompt(message["workflow"], self.worker.classes)
+
+    def on_model_info(self, message: Message) -> Any:
+        """{"kind", "names"}: the base model of each of these files."""
+        from .model_info import model_info
+
+        return model_info(self.worker.folders, message["kind"], message["names"])
 
     def on_missing(self, message: Message) -> Any:
         """{"workflow"}: the model files that it names and that were not found, and missing tokenizers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import accelerators, loaders, loras, masks, pictures, saving, sizes, texts, values
+from . import accelerators, krita, loaders, loras, masks, pictures, saving, sizes, texts, values
 
 OTHER_CLASSES: dict[str, type[Any]] = {
     # Loaders
@@ -133,6 +133,33 @@ OTHER_CLASSES: dict[str, type[Any]] = {
     "SDXL Resolutions (JPS)": sizes.SDXLResolutions,
     "CM_NearestSDXLExtendedResolution": sizes.NearestSDXLExtendedResolution,
     "Image Comparer (rgthree)": pictures.ImageComparer,
+    # What the Krita plugin asks for
+    "ETN_LoadImageCache": krita.LoadImageCache,
+    "ETN_SaveImageCache": krita.SaveImageCache,
+    "ETN_LoadImageBase64": krita.LoadImageBase64,
+    "ETN_LoadMaskBase64": krita.LoadMaskBase64,
+    "ETN_SendImageWebSocket": krita.SendImageWebSocket,
+    "ETN_ApplyMaskToImage": krita.ApplyMaskToImage,
+    "ETN_Translate": krita.Translate,
+    "ETN_TileLayout": krita.CreateTileLayout,
+    "ETN_ExtractImageTile": krita.ExtractImageTile,
+    "ETN_ExtractMaskTile": krita.ExtractMaskTile,
+    "ETN_GenerateTileMask": krita.GenerateTileMask,
+    "ETN_MergeImageTile": krita.MergeImageTile,
+    "INPAINT_MaskedFill": krita.MaskedFill,
+    "INPAINT_MaskedBlur": krita.MaskedBlur,
+    "INPAINT_ExpandMask": krita.ExpandMask,
+    "INPAINT_ShrinkMask": krita.ShrinkMask,
+    "INPAINT_StabilizeMask": krita.StabilizeMask,
+    "INPAINT_DenoiseToCompositingMask": krita.DenoiseToCompositingMask,
+    "INPAINT_ColorMatch": krita.ColorMatch,
+    "INPAINT_MaskBoundingBox": krita.MaskBoundingBox,
+    "INPAINT_VAEEncodeInpaintConditioning": krita.VAEEncodeInpaintConditioning,
+    "INPAINT_LoadFooocusInpaint": krita.LoadFooocusInpaint,
+    "InpaintPreprocessor": krita.InpaintPreprocessor,
+    "DepthAnythingV2Preprocessor": krita.DepthAnythingV2Preprocessor,
+    "IPAdapterModelLoader": krita.IPAdapterModelLoader,
+    "IPAdapter": krita.IPAdapter,
     # Saving
     "SaveImagePlus": saving.SaveImagePlus,
     "LayerUtility: SaveImagePlus": saving.LayerSaveImagePlus,

@@ -283,7 +283,7 @@ class TestFiles:
             result = Executor(classes).execute(checked.prompt, "a", {}, ("2",))
             assert result.exception is None, result.exception
             (told,) = result.outputs["2"]["images"]
-            return tmp_path / "output" / told["subfolder"] / told["filename"]
+            return Path(tmp_path, "output", told["subfolder"], told["filename"])
 
         return save
 

@@ -184,7 +184,8 @@ def test_previews_come_in_the_form_each_listener_understands(server: Server) -> 
     new, old = server.listen(features=UI_FEATURES), server.listen()
     new.until("feature_flags")
     for listener in (new, old):
-        prompt_id = server.queue(long_prompt(server, seconds=0.02, steps=3000), listener.client_id)
+        prompt = long_prompt(server, seconds=0.02, steps=3000)
+        prompt_id = server.queue(prompt, listener.client_id, extra_data={"preview_method": "auto"})
         server.until(partial(has_jpeg, listener.bytes), "a preview")
         server.post("/interrupt")
         listener.end_of(prompt_id)

@@ -42,7 +42,7 @@ def made(start: Callable[..., Server]) -> Make:
 
     def make(prompt: dict[str, Any]) -> tuple[Server, Listener, Any, bytes]:
         listener = server.listen()
-        body = {"extra_pnginfo": {"workflow": CANVAS}}
+        body = {"extra_pnginfo": {"workflow": CANVAS}, "preview_method": "latent2rgb"}
         entry = listener.end_of(server.queue(prompt, listener.client_id, extra_data=body))
         assert entry["status"]["completed"], entry["status"]
         (image,) = entry["outputs"]["save"]["images"]
