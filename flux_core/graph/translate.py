@@ -66,7 +66,7 @@ def _swap(made: Json, graph: _Canvas | _Prompt) -> Swapped:
         reasons = [reason for vertex in nodes if (reason := graph.reason(vertex))]
         if twins and reasons:
             names = ", ".join(f"{vertex[-1]} {graph.types[vertex]}" for vertex in twins)
-            left.append(f"Left as it is: {names}. {'; '.join(reasons)}.")
+            left.append(f"Not changed: {names}. {'; '.join(reasons)}.")
         elif twins:
             changed += len(twins)
             graph.change(group)

@@ -158,8 +158,8 @@ def test_what_holds_a_node_without_a_twin_is_left_alone_and_told() -> None:
     made = swap(blocked(), read_table())
     assert made.workflow == blocked() and made.changed == 0
     assert made.left == (
-        "Left as it is: 1 UNETLoader, 3 KSampler. 6 FreeU has no twin.",
-        "Left as it is: 5 DualCLIPLoader. 5 DualCLIPLoader has the type sdxl, not flux.",
+        "Not changed: 1 UNETLoader, 3 KSampler. 6 FreeU has no twin.",
+        "Not changed: 5 DualCLIPLoader. 5 DualCLIPLoader has the type sdxl, not flux.",
     )
 
 
@@ -170,8 +170,8 @@ def test_api_prompts_change_by_what_their_links_carry() -> None:
     expected["1"]["class_type"], expected["2"]["class_type"] = "SluiceUNETLoader", "SluiceKSampler"
     assert after == expected
     assert made.left == (
-        "Left as it is: 4 DualCLIPLoader. 4 DualCLIPLoader has the type sdxl, not flux.",
-        "Left as it is: 5 VAELoader. 6 SomebodysDecode has no twin.",
+        "Not changed: 4 DualCLIPLoader. 4 DualCLIPLoader has the type sdxl, not flux.",
+        "Not changed: 5 VAELoader. 6 SomebodysDecode has no twin.",
     )
 
 

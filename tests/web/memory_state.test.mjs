@@ -103,7 +103,7 @@ test("a pass is worth a warning, with its cause, only when it took a quarter lon
   };
   assert.equal(told(1.2).tone, "good");
   assert.deepEqual(told(1.5, 0.4), { tone: "warning", text: "50 % slower than predicted: weights came late" });
-  assert.deepEqual(told(1.5, 0.1), { tone: "warning", text: "50 % slower than predicted: the arithmetic was slower" });
+  assert.deepEqual(told(1.5, 0.1), { tone: "warning", text: "50 % slower than predicted: the computation was slower" });
   const data = { ...of("job")[0], warning: "The disk gave 0.20 GB/s." };
   assert.deepEqual(verdict(replay([RUN[0], { event: "sluice.memory.job", data }])), { tone: "warning", text: data.warning });
 });

@@ -1,26 +1,26 @@
-// The only file that talks to the server. Both doors are the same from here on: what only the standalone server has is
-// answered with null inside ComfyUI.
+// The only file that calls the server. Routes that only the standalone server has return null inside ComfyUI, so that
+// all other files are the same for both.
 
 import { api } from "../../scripts/api.js";
 import { filtered, galleryOf, sorted } from "./facts.mjs";
 
-const HISTORY = 200; // jobs asked of a ComfyUI at once
+const HISTORY = 200; // jobs requested from ComfyUI's history
 
-/** What the server said when it did not do what it was asked. The message can be shown. */
+/** The server refused a request. The message can be shown. */
 export class Refused extends Error {}
 
-/** Call `handler(data, event)` on these websocket events; returns the function that ends it. */
+/** Call `handler(data, event)` for these websocket events. Returns a function that ends this. */
 export function listen(events, handler) {
   const calls = events.map((event) => [event, ({ detail }) => handler(detail, event)]);
   for (const [event, call] of calls) api.addEventListener(event, call);
   return () => calls.forEach(([event, call]) => api.removeEventListener(event, call));
 }
 
-/** The workers, each with its job and the newest event of each kind, {name: data}; null where nobody keeps them. */
+/** The workers, each with its job and the newest event of each kind, {name: data}; null inside ComfyUI. */
 export const workers = () => ours("/sluice/workers");
 
 /**
- * Change budgets of a worker, {vram, ram}: "8G", "900M", "auto"; what is left out stays. Those in force, {name: {vram,
+ * Change budgets of a worker, {vram, ram}: "8G", "900M", "auto". Returns those in force of all workers, {name: {vram,
  * ram}}, or null inside ComfyUI.
  */
 export const setBudget = (worker, changes) => posted("/sluice/budget", worker ? { ...changes, worker } : changes, true);
@@ -41,18 +41,18 @@ export const dropJob = async (prompt_id) => {
   await api.fetchApi("/queue", { method: "POST", headers, body: JSON.stringify({ delete: [prompt_id] }) });
 };
 
-/** The workflow for a first visit, or null inside ComfyUI. */
+/** The workflow of a first visit, or null inside ComfyUI. */
 export const defaultWorkflow = () => ours("/sluice/default_workflow");
 
-/** Model files that a prompt names and that are nowhere: [{name, folder, source, message}]. */
+/** Model files that a prompt names and that were not found: [{name, folder, source, message}]. */
 export async function missingFiles(prompt) {
   const answer = await posted("/sluice/missing", prompt, true);
   return answer ?? [];
 }
 
 /**
- * Finished pictures whose facts contain the words of `text`: {pictures, total, editable}. What is not `editable` can be
- * neither starred nor thrown away, because a ComfyUI keeps it.
+ * Finished images whose facts contain the words of `text`: {pictures, total, editable}. Images that are not `editable`
+ * belong to ComfyUI and can be neither starred nor deleted.
  */
 export async function gallery({ text, limit, sort, starred }) {
   const answer = await ours(`/sluice/gallery?${new URLSearchParams({ text, limit, sort, starred })}`);
@@ -62,25 +62,25 @@ export async function gallery({ text, limit, sort, starred }) {
   return { pictures: found.slice(0, limit), total: found.length, editable: false };
 }
 
-/** Star a picture, or take its star away. */
+/** Add or remove an image's star. */
 export const star = ({ filename, subfolder }, starred) => posted("/sluice/gallery/star", { filename, subfolder, starred });
 
-/** Move pictures into the trash folder: {trashed, folder}; `restore(trashed)` takes them back. */
+/** Move images to the trash folder: {trashed, folder}; `restore(trashed)` restores them. */
 export const throwAway = (pictures) =>
   posted("/sluice/gallery/delete", { pictures: pictures.map(({ filename, subfolder }) => ({ filename, subfolder })) });
 export const restore = (trashed) => posted("/sluice/gallery/restore", { trashed });
 
-/** Where a picture is to be had; `preview` asks for a smaller copy. */
+/** The address of an image; `preview`: of a smaller copy. */
 export function pictureUrl({ filename, subfolder, type }, preview = false) {
   const query = new URLSearchParams({ filename, subfolder: subfolder ?? "", type: type ?? "output" });
   if (preview) query.set("preview", "webp;80");
   return api.apiURL(`/view?${query}`);
 }
 
-/** The file of a picture, with the workflow it carries. */
+/** The file of an image, with its workflow. */
 export async function pictureFile(picture) {
   const response = await fetch(pictureUrl(picture));
-  if (!response.ok) throw new Refused(`${picture.filename} is not there any more.`);
+  if (!response.ok) throw new Refused(`${picture.filename} does not exist any more.`);
   const data = await response.blob();
   return new File([data], picture.filename, { type: data.type });
 }

@@ -1,4 +1,4 @@
-// Two fields and a button: the budgets, changed while a picture is being made.
+// The form for the budgets: two fields and a button. It works while a job runs.
 
 import * as server from "./api.mjs";
 import { element } from "./dom.mjs";
@@ -7,7 +7,7 @@ import { budget } from "./live.mjs";
 
 const FIELDS = { vram: "VRAM", ram: "RAM" };
 
-/** {element, end} for one worker. Hidden as long as its budget is not known. */
+/** {element, end} for one worker. Hidden until its budget is known. */
 export function budgetForm(worker) {
   const said = element("p", { class: "sluice-quiet", role: "status" });
   const inputs = Object.keys(FIELDS).map((name) =>

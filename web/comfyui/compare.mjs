@@ -1,8 +1,8 @@
-// Two pictures in one frame and a slider between them. Draws into a dialog of its own and takes it away again.
+// Two images in one frame with a slider between them, in a dialog that is removed when it is closed.
 
 import { element } from "./dom.mjs";
 
-/** Show two pictures {url, title, facts}, one to the left of the slider and one to the right of it. */
+/** Show two images {url, title, facts}, to the left and to the right of the slider. */
 export function compare(left, right) {
   const frame = element("div", { class: "sluice-frame" });
   const slider = element("input", {
@@ -12,13 +12,13 @@ export function compare(left, right) {
     step: "0.1",
     value: "50",
     class: "sluice-slider",
-    "aria-label": "How much of the left picture is seen",
+    "aria-label": "Visible part of the left image",
     oninput: () => frame.style.setProperty("--sluice-cut", `${slider.value}%`),
   });
   frame.append(picture(left, "sluice-left"), picture(right, "sluice-right"), element("span", { class: "sluice-cut" }), slider);
   const dialog = element(
     "dialog",
-    { class: "sluice-compare", "aria-label": "Two pictures compared", onclose: () => dialog.remove() },
+    { class: "sluice-compare", "aria-label": "Comparison of two images", onclose: () => dialog.remove() },
     element("form", { method: "dialog" }, element("button", { class: "sluice-button", "aria-label": "Close" }, "Close")),
     frame,
     element("div", { class: "sluice-captions" }, caption(left), caption(right)),

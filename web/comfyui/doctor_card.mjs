@@ -1,4 +1,4 @@
-// "Check this machine": what `sluice doctor` says of the server's machine, line by line, when it is asked for.
+// "Check this machine": the findings of `sluice doctor` about the server's machine.
 
 import { doctor } from "./api.mjs";
 import { element } from "./dom.mjs";
@@ -9,7 +9,7 @@ export function doctorCard() {
   const button = element("button", { class: "sluice-button", type: "button", onclick: check }, "Check this machine");
   async function check() {
     button.disabled = true;
-    told.replaceChildren(element("p", { class: "sluice-quiet" }, "Looking at the card, PyTorch, disks and model files …"));
+    told.replaceChildren(element("p", { class: "sluice-quiet" }, "Checking the card, PyTorch, disks and model files …"));
     try {
       const findings = await doctor();
       told.replaceChildren(findings ? lines(findings) : element("p", { class: "sluice-quiet" }, "Inside ComfyUI: run sluice doctor in a terminal."));

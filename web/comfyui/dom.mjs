@@ -1,8 +1,8 @@
-// Elements from plain data. Text is only ever set as text: whatever a workflow contains, it cannot become markup.
+// Creates elements from plain data. Text is always set as text, so nothing in a workflow can become markup.
 
 /**
  * element("button", { class: "x", onclick: act, "aria-label": "Close" }, "Close")
- * Functions become listeners, false and null leave an attribute out; children are nodes, strings or null.
+ * Functions become event listeners; false and null omit an attribute; children are nodes, strings or null.
  */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -11,7 +11,7 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** The same for the shapes of a drawing. */
+/** The same for SVG elements. */
 export function shape(tag, attributes = {}, ...children) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   assign(made, attributes);
@@ -26,7 +26,7 @@ function assign(made, attributes) {
   }
 }
 
-/** Calls `draw` once per frame at most, however often it is asked; `cancel` drops what is outstanding. */
+/** A function that calls `draw` at most once per frame; its `cancel` drops a pending call. */
 export function oncePerFrame(draw) {
   let frame = 0;
   const ask = () => {

@@ -1,13 +1,13 @@
-// What a picture was made with, read from the prompt that made it: the same few facts the standalone server keeps, for
-// a ComfyUI that only has its history. Pure.
+// The facts of an image, read from its prompt: the same as the standalone server's gallery has, for a ComfyUI that only
+// has its history. Pure.
 
 import { bytes, plural, seconds } from "./format.mjs";
 
 const TEXT_INPUTS = ["text", "t5xxl", "clip_l", "prompt", "value"];
 const SEED_INPUTS = ["seed", "noise_seed"];
-const TRIES = 1000; // nodes looked at; graphs have no cycles, prompts written by hand may
+const TRIES = 1000; // most nodes visited: a prompt written by hand may have a cycle
 
-/** Pictures of ComfyUI's GET /history, newest first, in the shape of GET /sluice/gallery's. */
+/** The images in ComfyUI's GET /history, newest first, in the form of GET /sluice/gallery. */
 export function galleryOf(history) {
   const items = Object.entries(history).flatMap(([promptId, entry]) => picturesOf(promptId, entry));
   return items.sort((a, b) => b.time - a.time);
@@ -28,7 +28,7 @@ function picturesOf(promptId, { prompt, outputs, status }) {
   );
 }
 
-/** {text, seed, steps, width, height} of what node `output` of a prompt shows; null for what cannot be told. */
+/** {text, seed, steps, width, height} of the output of node `output`; null for unknown values. */
 export function factsOf(graph, output) {
   const upstream = upstreamOf(graph, output);
   const size = upstream.find((inputs) => Number.isInteger(inputs.width) && Number.isInteger(inputs.height)) ?? {};
@@ -41,7 +41,7 @@ export function factsOf(graph, output) {
   };
 }
 
-/** Inputs of all nodes above one, the nearest first. What is only there to be avoided is left out. */
+/** The inputs of all nodes upstream of one, nearest first, without negative prompts. */
 function upstreamOf(graph, output) {
   const found = [], seen = new Set();
   let waiting = [output];
@@ -69,7 +69,7 @@ const ORDERS = {
   largest: (one, other) => other.width * other.height - one.width * one.height,
 };
 
-/** Pictures in one of the orders of the gallery; the newest first if it is no other. */
+/** Images in an order of the gallery; by default the newest first. */
 export const sorted = (pictures, order) => (ORDERS[order] ? [...pictures].sort(ORDERS[order]) : pictures);
 
 /** "seed 42 · 2 of 4 · 20 steps · 1024 × 1024 · 31.2 s · peak 7.4 GiB" */
@@ -85,7 +85,7 @@ export function factsLine({ seed, batch, steps, width, height, seconds: time, pe
   return known.filter(Boolean).join(" · ");
 }
 
-/** Pictures whose prompt, file name or seed contain every word of `text`, whatever the case. */
+/** Images whose prompt, file name or seed contain each word of `text`, ignoring case. */
 export function filtered(pictures, text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const known = (picture) => `${picture.text} ${picture.filename} ${picture.seed}`.toLowerCase();

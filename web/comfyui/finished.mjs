@@ -22,7 +22,7 @@ export const settings = [
   },
 ];
 
-/** Begin to listen. `standalone`, a promise: whether the page belongs to our own server. */
+/** Start to listen. `standalone`, a promise: whether the page belongs to our own server. */
 export async function start(standalone) {
   const state = { ended: null, standalone: await standalone };
   const show = () => {

@@ -1,8 +1,8 @@
-// Numbers and words: bytes, seconds and budgets as people read and write them. Knows no page.
+// Formats bytes, seconds and counts, and reads budgets. Pure.
 
 const KiB = 1024, MiB = KiB ** 2, GiB = KiB ** 3;
 
-/** 1536 -> "1.5 KiB"; three digits are enough for anybody. */
+/** 1536 -> "1.5 KiB", with three digits. */
 export function bytes(count) {
   if (!Number.isFinite(count)) return "–";
   const [size, unit] = count >= GiB ? [GiB, "GiB"] : count >= MiB ? [MiB, "MiB"] : count >= KiB ? [KiB, "KiB"] : [1, "B"];
@@ -22,7 +22,7 @@ export function seconds(time) {
 /** "20 steps", "1 step". */
 export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
-/** What somebody typed as a budget, as the server reads it: nothing means auto, a bare number GiB. */
+/** A typed budget in the server's form: nothing means auto, a bare number means GiB. */
 export function budgetWord(text) {
   const written = text.trim();
   return /^\d+([.,]\d+)?$/.test(written) ? `${written}G` : written || "auto";

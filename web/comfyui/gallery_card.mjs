@@ -1,17 +1,17 @@
-// One picture in the gallery's list: enlarged by a click, starred, chosen for comparison. Draws, decides nothing.
+// One image in the gallery's list: a click enlarges it; it can be starred and selected for comparison.
 
 import * as server from "./api.mjs";
 import { element } from "./dom.mjs";
 import { factsLine } from "./facts.mjs";
 
-/** Whether two records are about the same file in the same state. */
+/** Whether two records describe the same file in the same state. */
 export const same = (one, other) =>
   one.filename === other.filename && one.subfolder === other.subfolder && one.time === other.time;
 
-/** {picture, item, thumb, is, mark, star}: `is(other)` whether it shows this, `mark(chosen)` and `star(on)` change it. */
+/** {picture, item, thumb, is, mark, star}: `is(other)`: whether it shows this image; `mark` and `star` change it. */
 export function card(picture, { editable, choose, enlarge, star }) {
   const label = picture.text || picture.filename, written = JSON.stringify(picture);
-  const box = element("input", { type: "checkbox", onchange: () => choose(picture), "aria-label": `Choose for comparison: ${label}` });
+  const box = element("input", { type: "checkbox", onchange: () => choose(picture), "aria-label": `Select for comparison: ${label}` });
   const thumb = element(
     "button",
     { type: "button", class: "sluice-thumb", title: "Enlarge", onclick: () => enlarge(picture) },

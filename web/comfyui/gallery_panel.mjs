@@ -1,4 +1,4 @@
-// The gallery: finished pictures with what they were made with; filtered, sorted, enlarged, opened, starred, compared.
+// The gallery: finished images with their facts. They can be filtered, sorted, enlarged, opened, starred and compared.
 
 import * as server from "./api.mjs";
 import { compare } from "./compare.mjs";
@@ -9,11 +9,11 @@ import { card, same } from "./gallery_card.mjs";
 import { copyText, lightbox } from "./lightbox.mjs";
 import { heading } from "./memory_panel.mjs";
 
-const PAGE = 60; // pictures asked for at once
-const SETTLED = 250; // ms after the last key or the last sign of a finished job
+const PAGE = 60; // images requested at once
+const SETTLED = 250; // ms after the last key or the last finished job
 const SORTS = { newest: "Newest first", oldest: "Oldest first", name: "By name", seed: "By seed", largest: "Largest first" };
 
-/** Draw into `root`; `open(file)` opens a picture's workflow in the editor. Returns the function that undoes it. */
+/** Draw into `root`; `open(file)` opens an image's workflow in the editor. Returns a function that removes the panel. */
 export function galleryPanel(root, open) {
   let pictures = [], cards = [], total = 0, editable = false, chosen = [], trashed = null, timer = 0, asked = 0;
   const count = element("span", { class: "sluice-quiet", role: "status" });
@@ -22,15 +22,15 @@ export function galleryPanel(root, open) {
     type: "search",
     class: "sluice-filter",
     placeholder: "Prompt, seed or name",
-    "aria-label": "Filter pictures by words of the prompt, seed or file name",
+    "aria-label": "Filter images by words of the prompt, seed or file name",
     oninput: () => soon(),
   });
   const sort = element(
     "select",
-    { class: "sluice-filter", "aria-label": "Order of the pictures", onchange: () => load(PAGE) },
+    { class: "sluice-filter", "aria-label": "Order of the images", onchange: () => load(PAGE) },
     Object.entries(SORTS).map(([value, text]) => element("option", { value }, text)),
   );
-  const onlyStarred = element("button", { type: "button", class: "sluice-button", "aria-pressed": "false", title: "Show starred pictures only", onclick: toggleStarred }, "Starred");
+  const onlyStarred = element("button", { type: "button", class: "sluice-button", "aria-pressed": "false", title: "Show starred images only", onclick: toggleStarred }, "Starred");
   const comparing = element("button", { type: "button", class: "sluice-button", onclick: compareChosen }, "Compare");
   const more = element("button", { type: "button", class: "sluice-button", onclick: () => load(pictures.length + PAGE) }, "Show more");
   const said = element("p", { class: "sluice-empty", role: "status" });
@@ -40,7 +40,7 @@ export function galleryPanel(root, open) {
     const question = ++asked, starred = onlyStarred.getAttribute("aria-pressed") === "true";
     try {
       const answer = await server.gallery({ text: filter.value, limit: wanted, sort: sort.value, starred });
-      if (question !== asked) return; // a newer question is on its way
+      if (question !== asked) return; // a newer request has been sent
       said.textContent = answer.pictures.length ? "" : emptyText(filter.value, starred);
       show(answer);
     } catch (error) {
@@ -48,19 +48,19 @@ export function galleryPanel(root, open) {
     }
   }
 
-  /** What is already shown stays as it is, with its focus; new pictures take their places between the others. */
+  /** Cards that are shown already stay, with their focus; new images are inserted between them. */
   function show(answer) {
     ({ total, editable } = answer);
     const known = cards;
     pictures = answer.pictures;
     cards = pictures.map((picture) => {
-      const kept = known.find((one) => one.is(picture)); // the same picture with the same facts
+      const kept = known.find((one) => one.is(picture)); // the same image with the same facts
       return kept ?? card(picture, { editable, choose, enlarge, star });
     });
     const wanted = new Set(cards.map(({ item }) => item));
     for (const item of [...list.children]) if (!wanted.has(item)) item.remove();
     cards.forEach(({ item }, place) => list.children[place] !== item && list.insertBefore(item, list.children[place] ?? null));
-    count.textContent = plural(total, "picture");
+    count.textContent = plural(total, "image");
     more.hidden = pictures.length >= total;
     onlyStarred.hidden = !editable;
     mark();
@@ -69,10 +69,10 @@ export function galleryPanel(root, open) {
   function mark() {
     for (const one of cards) one.mark(chosen.some((other) => same(other, one.picture)));
     comparing.disabled = chosen.length !== 2;
-    comparing.title = chosen.length === 2 ? "Compare the two pictures" : "Choose two pictures to compare";
+    comparing.title = chosen.length === 2 ? "Compare the two images" : "Select two images to compare";
   }
 
-  /** Two at most: a third takes the place of the one chosen first. */
+  /** At most two: a third one replaces the one that was selected first. */
   function choose(picture) {
     const others = chosen.filter((one) => !same(one, picture));
     chosen = others.length < chosen.length ? others : [...chosen, picture].slice(-2);
@@ -139,7 +139,7 @@ export function galleryPanel(root, open) {
     load(PAGE);
   }
 
-  /** Arrow keys go from picture to picture, as the eye does; Delete throws away. */
+  /** Arrow keys move between images by their positions; Delete moves an image to the trash. */
   function key(event) {
     const thumbs = cards.map(({ thumb }) => thumb), at = thumbs.indexOf(document.activeElement);
     if (at < 0) return;
@@ -174,8 +174,8 @@ export function galleryPanel(root, open) {
 }
 
 function emptyText(filter, starred) {
-  if (filter.trim()) return "No picture has all these words.";
-  return starred ? "No picture is starred." : "Finished pictures appear here. Press Run to make the first.";
+  if (filter.trim()) return "No image has all these words.";
+  return starred ? "No image is starred." : "Finished images appear here. Press Run to make the first one.";
 }
 
 const described = (picture) => ({ url: server.pictureUrl(picture), title: picture.text || picture.filename, facts: factsLine(picture) });

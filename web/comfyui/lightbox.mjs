@@ -1,12 +1,12 @@
-// One picture as large as the window allows, with what can be done with it. Draws into a dialog of its own.
+// One image as large as the window allows, with its actions, in a dialog of its own.
 
 import * as server from "./api.mjs";
 import { element } from "./dom.mjs";
 import { factsLine } from "./facts.mjs";
 
 /**
- * Show `pictures[at]`, the others by arrow keys. `acts`: {open, star, remove, copy}, each called with the picture;
- * star and remove are null where pictures cannot be changed. Returns the dialog.
+ * Show `pictures[at]`; arrow keys show the others. `acts`: {open, star, remove, copy}, each called with the image; star
+ * and remove are null where images cannot be changed. Returns the dialog.
  */
 export function lightbox(pictures, at, acts) {
   const image = element("img", { class: "sluice-large" });
@@ -14,12 +14,12 @@ export function lightbox(pictures, at, acts) {
   const said = element("p", { class: "sluice-quiet", role: "status" });
   const box = element(
     "dialog",
-    { class: "sluice-lightbox", "aria-label": "Picture", onclose: () => box.remove(), onkeydown: key, onclick: outside },
+    { class: "sluice-lightbox", "aria-label": "Image", onclose: () => box.remove(), onkeydown: key, onclick: outside },
     element(
       "div",
       { class: "sluice-large-bar" },
-      button("Previous picture", "pi-chevron-left", () => move(-1)),
-      button("Next picture", "pi-chevron-right", () => move(1)),
+      button("Previous image", "pi-chevron-left", () => move(-1)),
+      button("Next image", "pi-chevron-right", () => move(1)),
       element("span", { class: "sluice-grow" }),
       button("Close", "pi-times", () => box.close()),
     ),
@@ -41,7 +41,7 @@ export function lightbox(pictures, at, acts) {
         { class: "sluice-acts" },
         element(
           "button",
-          { class: "sluice-button", disabled: !hasWorkflow, title: hasWorkflow ? null : "This picture carries no workflow", onclick: () => (box.close(), acts.open(picture)) },
+          { class: "sluice-button", disabled: !hasWorkflow, title: hasWorkflow ? null : "This image has no workflow", onclick: () => (box.close(), acts.open(picture)) },
           "Open workflow",
         ),
         element("a", { class: "sluice-button", href: server.pictureUrl(picture), download: picture.filename }, "Download"),
@@ -56,7 +56,7 @@ export function lightbox(pictures, at, acts) {
   }
 
   async function tell(done, text) {
-    said.textContent = (await done) ? text : "The browser does not allow copying here.";
+    said.textContent = (await done) ? text : "The browser does not allow copying on this page.";
   }
 
   function move(by) {
@@ -68,7 +68,7 @@ export function lightbox(pictures, at, acts) {
     if (event.key === "ArrowRight") move(1);
     else if (event.key === "ArrowLeft") move(-1);
     else if (event.key === "Delete" && acts.remove) box.close(), acts.remove(pictures[at]);
-    else return event.stopPropagation(); // the editor's own shortcuts are not meant here
+    else return event.stopPropagation(); // these keys must not reach the editor
     event.preventDefault();
     event.stopPropagation();
   }
@@ -86,7 +86,7 @@ export function lightbox(pictures, at, acts) {
 const button = (label, icon, onclick) =>
   element("button", { type: "button", class: "sluice-button", "aria-label": label, title: label, onclick }, element("i", { class: `pi ${icon}`, "aria-hidden": "true" }));
 
-/** Put a text on the clipboard; whether it could be done. */
+/** Copy a text to the clipboard. Returns whether that was possible. */
 export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -96,7 +96,7 @@ export async function copyText(text) {
     field.value = text;
     (document.querySelector("dialog[open]") ?? document.body).append(field);
     field.select();
-    const done = document.execCommand("copy"); // pages without https have no other way
+    const done = document.execCommand("copy"); // the only way on pages without https
     field.remove();
     return done;
   }

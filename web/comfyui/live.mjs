@@ -1,4 +1,4 @@
-// What is known now, kept outside of any element: the panels come and go, this stays. Draws nothing.
+// The current state, which all panels share and which outlives them.
 
 import * as server from "./api.mjs";
 import { EVENTS } from "./memory_state.mjs";
@@ -6,7 +6,7 @@ import { afterEvent, NOBODY } from "./workers_state.mjs";
 
 const ENDINGS = ["execution_start", "execution_success", "execution_error", "execution_interrupted"];
 
-/** A value that can be watched. */
+/** A value with listeners. */
 export function watched(value) {
   const watchers = new Set();
   return {
@@ -17,7 +17,7 @@ export function watched(value) {
       value = next;
       for (const tell of watchers) tell();
     },
-    /** Call `tell` on every change; returns the function that ends it. */
+    /** Call `tell` at each change. Returns a function that ends this. */
     watch(tell) {
       watchers.add(tell);
       return () => watchers.delete(tell);
@@ -25,25 +25,25 @@ export function watched(value) {
   };
 }
 
-/** The workers with their jobs and the state of their memory, kept true by the events of the core. */
+/** The workers with their jobs and the state of their memory, updated by events. */
 export const workers = watched(NOBODY);
 
-/** The budgets in force, {name of the worker: {vram, ram}} as they are typed; none where they cannot be changed here. */
+/** The budgets in force, {name of the worker: {vram, ram}} as typed; none where they cannot be changed here. */
 export const budget = watched({});
 
-/** Files that the open workflow needs and that are nowhere: models and tokenizers. */
+/** Files that the open workflow needs and that were not found: models and tokenizers. */
 export const missing = watched([]);
 
-/** What stopped the last job, {title, text}, if it was about memory; else null. */
+/** The error of the last job, {title, text}, if it was about memory; else null. */
 export const problem = watched(null);
 
-/** Whether the running job was asked to stop and has not done so yet. */
+/** Whether the running job is being stopped. */
 export const stopping = watched(false);
 
 /** The paused jobs, oldest first: [{prompt_id, number, created, stopping}]. */
 export const paused = watched([]);
 
-/** Begin to listen. Events that came before are caught up on. Whether a server of our own answers, not ComfyUI. */
+/** Start to listen, and fetch earlier events. Returns whether the server is our own, not ComfyUI. */
 export async function start() {
   const hear = (data, event) => workers.set(afterEvent(workers.value, event, data));
   server.listen(["sluice.workers", ...EVENTS], hear);
@@ -53,7 +53,7 @@ export async function start() {
   server.listen(["sluice.paused"], ({ jobs }) => paused.set(jobs));
   const known = await server.workers();
   if (known) {
-    const heard = new Set(Object.keys(workers.value.states)); // since the page began to listen: newer than what follows
+    const heard = new Set(Object.keys(workers.value.states)); // received since the page listens: newer than the following
     hear({ workers: known }, "sluice.workers");
     for (const { name, events } of known.filter((worker) => !heard.has(worker.name))) {
       for (const event of EVENTS.filter((kind) => events[kind])) hear({ ...events[event], worker: name }, event);

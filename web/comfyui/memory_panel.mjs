@@ -1,6 +1,6 @@
-// The memory panel: what the loaded models take, how fast a step is and why, and the budgets to change; for several
-// workers side by side, each with its job. Draws what `live` knows; the forms of budgets are made once and not redrawn,
-// so that nobody's typing is lost.
+// The memory panel: the memory of loaded models, the time of a step and what limits it, and the budgets; several workers
+// are shown one below the other, each with its job. Draws the state of `live`. The forms of budgets are created once and
+// not drawn again, so that typed text is kept.
 
 import { budgetForm } from "./budget_form.mjs";
 import { doctorCard } from "./doctor_card.mjs";
@@ -16,7 +16,7 @@ import { doing, drawn } from "./workers_state.mjs";
 
 const CHART = { width: 300, height: 56 };
 
-/** Draw into `root` and keep it true; returns the function that undoes it. */
+/** Draw into `root` and keep it up to date. Returns a function that removes the panel. */
 export function memoryPanel(root) {
   const lacking = element("div", { class: "sluice-stack" }), columns = element("div", { class: "sluice-workers" });
   let shown = [];
@@ -41,7 +41,7 @@ export function memoryPanel(root) {
   };
 }
 
-/** One worker: {name, element, show, end}. It is named and its job is told where there are several. */
+/** One worker: {name, element, show, end}. Its name and job are shown if there are several workers. */
 function workerColumn(name) {
   const title = element("div", {}), live = element("div", { class: "sluice-stack" }), maps = element("div", { class: "sluice-stack" });
   const form = budgetForm(name);
@@ -59,7 +59,7 @@ function workerColumn(name) {
   };
 }
 
-/** The line every panel begins with, as the editor's own panels do. */
+/** The heading of a panel, as in the editor's own panels. */
 export const heading = (title, ...beside) =>
   element("header", { class: "sluice-heading" }, element("h2", {}, title), ...beside);
 
@@ -67,11 +67,11 @@ function nothingYet() {
   return element(
     "p",
     { class: "sluice-empty" },
-    "No model is in memory yet. Press Run: its map appears here, with the time a step should take before the first one is done.",
+    "No model is in memory yet. Press Run: its map appears here, with the predicted time of a step.",
   );
 }
 
-/** What computes, in which numbers, with how much memory. */
+/** The device, its number type and its memory. */
 function deviceCard(device) {
   if (!device) return [];
   return [
@@ -118,7 +118,7 @@ const progress = ({ step, steps, seconds_left: left }) =>
 
 const figure = (name, value) => element("div", {}, element("dt", {}, name), element("dd", {}, value));
 
-/** A bar for every step, its stall in another colour, and a line where the prediction lies. */
+/** A bar for each step, its stall in another colour, and a line for the prediction. */
 function chart(steps, predicted) {
   const top = Math.max(predicted ?? 0, ...steps.map((step) => step.seconds)) * 1.1 || 1;
   const wide = CHART.width / Math.max(steps.length, 12), tall = (time) => (CHART.height * time) / top;
@@ -194,5 +194,5 @@ function meter(name, used, { parts, limit, whole, peak }) {
 function modelCard({ model, plan, moving }) {
   const total = plan.units.reduce((sum, unit) => sum + unit.bytes, 0);
   const file = plan.model && plan.model !== model ? `${model} · ${plan.model}` : model;
-  return card(file, `${plural(plan.units.length, "unit")} · ${bytes(total)}`, residencyMap(plan.units, moving));
+  return card(file, `${plural(plan.units.length, "group")} · ${bytes(total)}`, residencyMap(plan.units, moving));
 }

@@ -1,20 +1,20 @@
-// What is known about memory, from the events that the core emits. Pure: a state and an event make the next state.
+// The state of memory, computed from the events of the core. Pure: a state and an event give the next state.
 //
-//   sluice.memory.plan    a plan comes into force: {model, limit_bytes, plan: {seconds_per_step, bound, peak_bytes,
+//   sluice.memory.plan    a plan takes effect: {model, limit_bytes, plan: {seconds_per_step, bound, peak_bytes,
 //                         resident_bytes, streamed_bytes_per_step, disk_bytes_per_step, ring: {slots, slot_bytes},
 //                         host_bytes, fixed: {purpose: bytes}, units: [{name, class: "V" | "P" | "R" | "D", bytes}]}}
-//   sluice.memory.at      units on their way just now: {model, units: [their numbers]}
+//   sluice.memory.at      groups in the ring now: {model, units: [their numbers]}
 //   sluice.memory.step    one pass through the model: {model, step, seconds, predicted_seconds, waited_seconds, homes}
-//   sluice.memory.job     the model has done its work: {model, plan, limit_bytes, peak_bytes, stall_seconds, warning}
-//   sluice.memory.freed   nothing is in memory any more: {}
-//   sluice.device         what is computed on: {name, type, dtype, total_bytes, free_bytes, ram_bytes, text, warning}
+//   sluice.memory.job     the model's run has ended: {model, plan, limit_bytes, peak_bytes, stall_seconds, warning}
+//   sluice.memory.freed   all memory was freed: {}
+//   sluice.device         the device: {name, type, dtype, total_bytes, free_bytes, ram_bytes, text, warning}
 //   sluice.budget         the budgets have been changed: {vram, ram}
 //   sluice.step           a node's step, of which each may be several passes: {step, steps, seconds_per_step, seconds_left}
 //
 // All sizes are bytes, all times seconds.
 
 const RUN_EVENTS = ["sluice.memory.plan", "sluice.memory.at", "sluice.memory.step", "sluice.memory.job", "sluice.memory.freed"];
-const ENDS = ["execution_start", "execution_interrupted", "execution_error"]; // what the figures of a run end with
+const ENDS = ["execution_start", "execution_interrupted", "execution_error"]; // events that end the figures of a run
 export const EVENTS = [...RUN_EVENTS, "sluice.step", "sluice.device", "sluice.budget", ...ENDS];
 export const EMPTY = Object.freeze({ models: Object.freeze([]), steps: Object.freeze([]), pace: null, device: null });
 export const CLASSES = Object.freeze({
@@ -26,12 +26,12 @@ export const CLASSES = Object.freeze({
 
 const REMEMBERED_STEPS = 60;
 const COLUMNS = 19;
-const LATE = 1.25, LATE_SECONDS = 0.1; // over what was predicted, from which it is worth a word: the core's own measure
+const LATE = 1.25, LATE_SECONDS = 0.1; // actual over predicted from which a step is called slow, as in the core
 
 /**
- * The state after one event: `models` as {model, plan, limit, peak, warning, moving, stale}, the one that ran last
- * first; `steps`, its passes so far; `pace`, how the node comes along that runs it; `device`, what computes. Figures of
- * a run under budgets that do not hold any more are `stale`.
+ * The state after one event. `models`: {model, plan, limit, peak, warning, moving, stale}, the one that ran last first;
+ * `steps`: its passes; `pace`: the progress of its node; `device`: the device. Figures of a run under budgets that have
+ * changed since are `stale`.
  */
 export function after(state, event, data) {
   switch (event) {
@@ -64,16 +64,16 @@ export function after(state, event, data) {
   }
 }
 
-const FRESH = { warning: null, moving: [], done: false, stale: false }; // what a new plan says nothing of
+const FRESH = { warning: null, moving: [], done: false, stale: false }; // values that a new plan resets
 
-/** The state with news of a model, which comes to the front. Of a model without a plan nothing can be shown. */
+/** The state with changes of a model, which becomes the first one. A model without a plan is not shown. */
 function inFront(state, model, news) {
   const known = state.models.find((one) => one.model === model) ?? { model, peak: null, warning: null, moving: [] };
   if (!known.plan && !news.plan) return state;
   return { ...state, models: [{ ...known, ...news }, ...state.models.filter((one) => one.model !== model)] };
 }
 
-/** Homes may have changed without a new plan: what was to stay had to stream. */
+/** Locations can change without a new plan, if a resident group had to be streamed. */
 function withStep(state, data) {
   const steps = data.step > (state.steps.at(-1)?.step ?? 0) && state.models[0]?.model === data.model ? state.steps : [];
   const known = state.models.find((one) => one.model === data.model);
@@ -82,9 +82,9 @@ function withStep(state, data) {
   return { ...next, steps: [...steps, data].slice(-REMEMBERED_STEPS) };
 }
 
-const WORKING = ["activations", "workspace"]; // what is known after a run, as the rest of what was measured
+const WORKING = ["activations", "workspace"]; // known after a run, as the rest of the measured peak
 
-/** How the budget is spent: parts {what, bytes} that sum up to the measured peak, or to the predicted one before it. */
+/** The use of the budget: parts {what, bytes} whose sum is the measured peak, or before it the predicted one. */
 export function spending({ plan, limit, peak }) {
   const weights = [
     { what: "resident weights", bytes: plan.resident_bytes },
@@ -96,7 +96,7 @@ export function spending({ plan, limit, peak }) {
   return { parts, planned, peak, limit, whole: Math.max(limit, planned, peak ?? 0) };
 }
 
-/** The same parts as far as they are certain; activations are what is left of the peak, and what exceeds it is cut. */
+/** The parts after a run: those that are known, and activations as the rest of the peak. */
 function measured(weights, fixed, peak) {
   const certain = [...weights, ...fixed.filter(({ what }) => !WORKING.includes(what))];
   let left = peak;
@@ -110,10 +110,10 @@ function measured(weights, fixed, peak) {
 
 const total = (parts) => parts.reduce((sum, part) => sum + part.bytes, 0);
 
-/** Without staging in RAM weights are read straight into the device's memory: then that memory is RAM. */
+/** Without staging buffers in RAM, files are read straight into the device's memory: the device is a CPU. */
 export const memoryName = (plan) => (plan.host_bytes > 0 ? "VRAM" : "RAM");
 
-/** Units by class, in the order of CLASSES: {V: {count, bytes}, ...}, only those that occur. */
+/** Groups by location, in the order of CLASSES: {V: {count, bytes}, ...}, only those that occur. */
 export function tally(units) {
   const letters = [...new Set([...Object.keys(CLASSES), ...units.map((unit) => unit.class)])];
   const counted = letters.map((letter) => {
@@ -125,8 +125,8 @@ export function tally(units) {
 
 /**
  * Rows of the residency map: one for the image halves and one for the text halves of the double blocks, the single
- * blocks in rows of the same length, everything else in rows per group. A row is {label, cells}, a cell its
- * units: more than one where a block's weights are divided between two homes.
+ * blocks in rows of the same length, all others in rows by name. A row is {label, cells}, a cell its
+ * units: more than one where a block's weights are divided between two locations.
  */
 export function rows(units) {
   const groups = new Map();
@@ -149,7 +149,7 @@ function groupOf(name) {
   return /^[a-z_]+/i.exec(room)?.[0].replaceAll("_", " ") ?? "rest";
 }
 
-/** What the halves of a divided unit have in common. */
+/** The common name of the halves of a divided group. */
 const placeOf = (name) => /^(controlnets\.[^.]+\.)?(double_blocks\.\d+\.(img|txt)|single_blocks\.\d+)/.exec(name)?.[0] ?? name;
 
 /** A unit of a ControlNet: the file's name without the number that tells it from others, and the name it has in there. */
@@ -163,7 +163,7 @@ function inRows(label, cells, columns) {
   return out;
 }
 
-/** What the last pass says in one sentence: {tone: "good" | "warning", text}, or null before the first. */
+/** A verdict on the last pass: {tone: "good" | "warning", text}, or null before the first one. */
 export function verdict({ models, steps }) {
   const last = steps.at(-1), warning = models[0]?.warning;
   if (warning) return { tone: "warning", text: warning };
@@ -172,6 +172,6 @@ export function verdict({ models, steps }) {
   if (ratio <= LATE) return { tone: "good", text: "As predicted" };
   if (last.seconds <= last.predicted_seconds + LATE_SECONDS) return { tone: "good", text: "Steps too short to judge" };
   const late = last.waited_seconds > (last.seconds - last.predicted_seconds) / 2;
-  const cause = late ? "weights came late" : "the arithmetic was slower";
+  const cause = late ? "weights came late" : "the computation was slower";
   return { tone: "warning", text: `${Math.round((ratio - 1) * 100)} % slower than predicted: ${cause}` };
 }

@@ -1,18 +1,18 @@
-// Files that the open workflow needs and that are nowhere, models and tokenizers: asked of the server, listed with where to get them.
+// Files that the open workflow needs and that were not found, models and tokenizers, with where to get them.
 
 import * as server from "./api.mjs";
 import { element } from "./dom.mjs";
 import { plural } from "./format.mjs";
 import { missing } from "./live.mjs";
 
-/** Ask about a prompt and remember the answer; returns it. A prompt that cannot be asked about lacks nothing. */
+/** Request the missing files of a prompt and store them. Returns them; none if the request fails. */
 export async function look(prompt) {
   const found = await server.missingFiles(prompt).catch(() => []);
   missing.set(found);
   return found;
 }
 
-/** What to show of them: nothing, or one section. */
+/** The section that shows them; [] without missing files. */
 export function missingList(files) {
   if (!files.length) return [];
   const items = files.map((file) =>
@@ -21,7 +21,7 @@ export function missingList(files) {
       {},
       element("strong", {}, file.name),
       file.source ? element("a", { href: file.source, target: "_blank", rel: "noreferrer noopener" }, shortly(file.source)) : null,
-      element("p", {}, file.source && file.folder ? `Put it into ${file.folder}` : file.message),
+      element("p", {}, file.source && file.folder ? `Put it in ${file.folder}` : file.message),
     ),
   );
   return [

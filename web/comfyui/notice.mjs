@@ -1,8 +1,8 @@
-// The editor's notices in the corner of the page, by whichever way its release offers.
+// The editor's notices in the corner of the page, for all releases of the editor.
 
 import { app } from "../../scripts/app.js";
 
-/** Show a notice (error, warn, info, success) until it is closed, or for `life` milliseconds; returns the function that takes it away. */
+/** Show a notice (error, warn, info, success) until it is closed, or for `life` milliseconds. Returns a function that removes it. */
 export function notice(severity, summary, detail, life) {
   const toasts = app.extensionManager.toast;
   if (typeof toasts.dismiss === "function") {

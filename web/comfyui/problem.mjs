@@ -1,4 +1,4 @@
-// What stopped a job, or is about to, in the words of the error itself: a notice on the page, and a card in the Memory tab if it was memory.
+// Shows errors of jobs and warnings: as notices on the page, and errors about memory in the Memory tab too.
 
 import { app } from "../../scripts/app.js";
 import * as server from "./api.mjs";
@@ -7,7 +7,7 @@ import { problem, stopping } from "./live.mjs";
 import { notice } from "./notice.mjs";
 import { isOurs, read } from "./problem_text.mjs";
 
-/** Begin to listen. `standalone`, a promise: whether every error is ours to show, or only those of our own nodes. */
+/** Start to listen. `standalone`, a promise: whether to show all errors, or only those of our own nodes. */
 export function start(standalone) {
   let hide = () => {};
   const show = (summary, detail) => {
@@ -39,7 +39,7 @@ export function start(standalone) {
   });
 }
 
-/** What to show of it in the Memory tab: nothing, or one section. */
+/** The section that shows an error in the Memory tab; [] without one. */
 export function problemCard(told) {
   if (!told) return [];
   return [

@@ -1,10 +1,10 @@
-// The residency map: a cell for every unit of a model, coloured and lettered by where it lives. Draws, knows nothing else.
+// The residency map: a cell for each group of a model's weights, with the colour and letter of its location.
 
 import { element } from "./dom.mjs";
 import { bytes, plural } from "./format.mjs";
 import { CLASSES, rows, tally } from "./memory_state.mjs";
 
-/** The map of a model's units with its legend. `moving`: the numbers of those that are on their way. */
+/** The map of a model's groups with its legend. `moving`: the numbers of those in the ring. */
 export function residencyMap(units, moving) {
   const now = new Set(moving.map((number) => units[number]));
   return element(
@@ -65,5 +65,5 @@ function legend(units, now) {
 
 function summary(units) {
   const parts = Object.entries(tally(units)).map(([letter, { count }]) => `${count} ${CLASSES[letter] ?? letter}`);
-  return `${plural(units.length, "unit")} of weights: ${parts.join(", ")}.`;
+  return `${plural(units.length, "group")} of weights: ${parts.join(", ")}.`;
 }

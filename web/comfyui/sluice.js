@@ -1,5 +1,5 @@
-// The one extension, for both doors: ComfyUI loads it from the node pack, the standalone server serves it itself.
-// It registers what the other files draw.
+// The extension of the editor. ComfyUI loads it from the node pack; the standalone server serves it itself.
+// It registers the parts that the other files implement.
 
 import { app } from "../../scripts/app.js";
 import * as server from "./api.mjs";
@@ -15,8 +15,8 @@ import { offerSwap } from "./swap_menu.mjs";
 const drawn = new WeakMap(); // element of the sidebar -> {panel, undo}, of the panel that is in it
 
 /**
- * A sidebar tab from a panel. The editor may render again into the same element, into another before the end, and one
- * tab into the element of the other without a word to that one.
+ * A sidebar tab from a panel. The editor may render again into the same element, into another one before `destroy`, and
+ * one tab into the element of another without calling that one's `destroy`.
  */
 function tab(panel, description) {
   let shown = null;
@@ -45,7 +45,7 @@ function dress() {
   document.head.append(sheet);
 }
 
-/** Where the server brings a workflow for the first visit, it takes the place of the editor's own. */
+/** If the server has a workflow for the first visit, use it in place of the editor's own. */
 async function useOurDefault() {
   const editors = globalThis.comfyAPI?.defaultGraph?.defaultGraph;
   const workflow = editors && (await server.defaultWorkflow());
@@ -59,7 +59,7 @@ async function tellWhatIsMissing() {
   const files = await look(output);
   if (!files.length) return;
   const names = files.map((file) => file.name).join(", ");
-  const detail = `${names}. The Memory tab says where to get ${files.length === 1 ? "it" : "them"}.`;
+  const detail = `${names}. The Memory tab shows where to get ${files.length === 1 ? "it" : "them"}.`;
   notice("warn", "Files are missing", detail, 6000);
 }
 
@@ -74,13 +74,13 @@ app.registerExtension({
       id: "sluice-memory",
       icon: "pi pi-microchip",
       title: "Memory",
-      tooltip: "Where the models are, and how fast",
+      tooltip: "Where the models are, and how fast they run",
     });
     tab((root) => galleryPanel(root, (file) => app.handleFile(file)), {
       id: "sluice-gallery",
       icon: "pi pi-images",
       title: "Gallery",
-      tooltip: "Finished pictures, their prompts and seeds",
+      tooltip: "Finished images, their prompts and seeds",
     });
     const standalone = live.start();
     problem.start(standalone);

@@ -1,12 +1,12 @@
-// A workflow's core nodes for ours, and back, on the canvas's format. The same as flux_core/swap.py, which says how; both
-// go by swap_nodes.json. Touches neither page nor server.
+// Replaces ComfyUI's own nodes in a canvas by ours, and back: the same rules as in Python, by the same table,
+// swap_nodes.json. Pure.
 
 const PREFIX = "Sluice";
 const KINDS = Object.fromEntries(["MODEL", "CLIP", "VAE", "CONTROL_NET", "CLIP_VISION", "STYLE_MODEL"].map((kind) => [kind, `FLUX_${kind}`]));
 const BACK = Object.fromEntries(Object.entries(KINDS).map(([core, ours]) => [ours, core]));
 const EITHER = new Set(Object.entries(KINDS).flat());
 
-/** {workflow, changed, left}: a new workflow, how many nodes changed, a sentence for everything that had to stay. */
+/** {workflow, changed, left}: a new workflow, the number of changed nodes, a sentence for each part that did not change. */
 export function swap(workflow, table, back = false) {
   const made = structuredClone(workflow);
   const names = new Names(table, back);
@@ -19,7 +19,7 @@ export function swap(workflow, table, back = false) {
     const reasons = nodes.map((vertex) => canvas.reason(vertex)).filter(Boolean);
     if (twins.length && reasons.length) {
       const told = twins.map((vertex) => canvas.told(vertex)).join(", ");
-      left.push(`Left as it is: ${told}. ${reasons.join("; ")}.`);
+      left.push(`Not changed: ${told}. ${reasons.join("; ")}.`);
     } else if (twins.length) {
       changed += twins.length;
       canvas.change(group);
@@ -53,7 +53,7 @@ class Names {
   }
 }
 
-/** What is wired together, in the order it was met. */
+/** Connected parts, in the order of the canvas. */
 class Groups {
   parents = new Map();
 
@@ -128,7 +128,7 @@ class Canvas {
     return slotAt(this.nodes.get(this.vertex(key, id))?.[side], place)?.type;
   }
 
-  /** Where a link ends: at a node, or at a subgraph's boundary, seen from inside or from outside. */
+  /** The end of a link: a node, or a subgraph's boundary, from inside or outside. */
   end(key, id, slot, side) {
     const sheet = this.sheets.get(key);
     if (key && id === sheet.inputNode?.id) return this.boundary("input", key, slot);
@@ -183,7 +183,7 @@ class Canvas {
     }
   }
 
-  /** A slot of a subgraph, in its definition and on every instance. */
+  /** A slot of a subgraph, in its definition and in all instances. */
   changeBoundary({ side, key, slot }) {
     const instances = [...this.nodes.values()].filter((node) => String(node.type) === key);
     for (const owner of [this.sheets.get(key), ...instances]) {

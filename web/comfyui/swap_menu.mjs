@@ -1,4 +1,4 @@
-// "Use Sluice for FLUX" in ComfyUI's menus: the open workflow with our nodes in it, or with ComfyUI's own again.
+// "Use Sluice for FLUX" in ComfyUI's menus: replaces nodes of the open workflow by ours, or by ComfyUI's own again.
 
 import { app } from "../../scripts/app.js";
 import { notice } from "./notice.mjs";
@@ -13,14 +13,14 @@ async function change(back) {
   const response = await fetch(new URL("./swap_nodes.json", import.meta.url));
   const { workflow, changed, left } = swap(app.graph.serialize(), await response.json(), back);
   if (changed) await app.loadGraphData(workflow, true, false, app.extensionManager.workflow?.activeWorkflow ?? null);
-  const summary = changed ? `${changed} nodes changed` : "There was nothing to change";
+  const summary = changed ? `${changed} nodes changed` : "Nothing to change";
   const severity = left.length ? "warn" : "info";
   notice(severity, summary, left.join("\n"), left.length ? 20000 : 5000);
 }
 
 const items = () => [null, ...COMMANDS.map(({ label, back }) => ({ content: label, callback: () => change(back) }))];
 
-/** Frontends in which extensions cannot add to the canvas's menu are told the way they know. */
+/** Adds the commands to the canvas's menu in frontends without a function for that. */
 function addToOldMenu() {
   const canvas = globalThis.LGraphCanvas?.prototype;
   if (!canvas || typeof app.collectCanvasMenuItems === "function") return;
@@ -30,7 +30,7 @@ function addToOldMenu() {
   };
 }
 
-/** Given the definitions of all nodes: where ours have ids and wires of their own, offer to change places. */
+/** From the definitions of all nodes: offer the commands where our nodes have ids of their own (in ComfyUI). */
 export function offerSwap(definitions) {
   if (definitions.SluiceUNETLoader?.output?.[0] !== "FLUX_MODEL") return;
   app.registerExtension({

@@ -1,7 +1,7 @@
-// What is known of each worker: its job and the state of its memory. Pure: a state and an event make the next state.
+// The state of each worker: its job and its memory. Pure: a state and an event give the next state.
 //
 //   sluice.workers   {workers: [{name, job, number, client_id, models, taking, contact, fetching}]}: job and number are
-//                    null while it is idle; contact, whether a worker on another machine is heard; fetching, a text
+//                    null while it is idle; contact: whether a worker on another machine answers; fetching: a text
 //
 // Events about one worker carry its name in `worker`; inside ComfyUI there is one, without a name.
 
@@ -19,20 +19,20 @@ export function afterEvent(known, event, data) {
   return { ...known, states: { ...known.states, [name]: after(known.states[name] ?? EMPTY, event, data) } };
 }
 
-/** Whom an event is about; null if that is not known. Events of a job name no worker: it is the one that runs it. */
+/** The worker of an event; null if it is unknown. Events of a job name no worker: it is the one that runs the job. */
 function nameOf({ workers }, event, data) {
   if (!OF_A_JOB.includes(event)) return data.worker ?? "";
   if (workers.length > 1) return workers.find(({ job }) => job === data.prompt_id)?.name ?? null;
   return workers[0]?.name ?? "";
 }
 
-/** The workers to be drawn, each with its state; one without a name where nobody tells of workers. */
+/** The workers to draw, each with its state; one without a name inside ComfyUI. */
 export function drawn({ workers, states }) {
   const told = workers.length ? workers : [{ name: Object.keys(states)[0] ?? "", job: null, number: null, taking: true }];
   return told.map((worker) => ({ ...worker, state: states[worker.name] ?? EMPTY }));
 }
 
-/** What a worker does, in a few words. */
+/** A worker's activity in a few words. */
 export function doing({ job, number, taking, contact, fetching }) {
   if (contact === false) return "out of contact";
   if (fetching) return fetching;

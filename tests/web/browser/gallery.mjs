@@ -46,17 +46,17 @@ await scene(`gallery_${size}_${palette}`, await openEditor(size, palette), async
   // A picture without workflow cannot change what is open; a JPEG is there too.
   const filter = page.getByRole("searchbox");
   await filter.fill("plain.png");
-  await page.getByText("1 picture", { exact: true }).waitFor();
+  await page.getByText("1 image", { exact: true }).waitFor();
   await thumbs.nth(0).click();
   assert.ok(await box.getByRole("button", { name: "Open workflow" }).isDisabled());
   await page.keyboard.press("Escape");
   assert.equal(await nodes(), total);
   await filter.fill("photo.jpg");
-  await page.getByText("1 picture", { exact: true }).waitFor();
+  await page.getByText("1 image", { exact: true }).waitFor();
 
   // Copy, star, sort.
   await filter.fill("41 star");
-  await page.getByText("2 pictures", { exact: true }).waitFor();
+  await page.getByText("2 images", { exact: true }).waitFor();
   await thumbs.nth(0).click();
   await box.getByRole("button", { name: "Copy prompt" }).click();
   await box.getByText("Prompt copied").waitFor();
@@ -69,9 +69,9 @@ await scene(`gallery_${size}_${palette}`, await openEditor(size, palette), async
   await page.keyboard.press("Escape");
   await filter.fill("");
   await page.getByRole("button", { name: "Starred" }).click();
-  await page.getByText("1 picture", { exact: true }).waitFor();
+  await page.getByText("1 image", { exact: true }).waitFor();
   await page.getByRole("button", { name: "Starred" }).click();
-  await page.getByLabel("Order of the pictures").selectOption("name");
+  await page.getByLabel("Order of the images").selectOption("name");
   await page.waitForFunction(() => document.querySelector(".sluice-prompt")?.textContent === "copy_00.png");
 
   // By keyboard alone: on to the next picture, away with it, and back.

@@ -27,7 +27,7 @@ await scene(`memory_${size}_${palette}`, await openEditor(size, palette), async 
   const figures = await page.locator(".sluice-figures dd").allInnerTexts();
   const models = await page.locator(".sluice-map").evaluateAll((maps) =>
     maps.map((map) => map.closest("section").querySelector("h3 span").textContent.split(" · ")[0]));
-  await page.getByRole("img", { name: /^8 units of weights: 8 resident/ }).waitFor();
+  await page.getByRole("img", { name: /^8 groups of weights: 8 resident/ }).waitFor();
   await editor.shot(`memory_${size}_${palette}`);
 
   // Whether the machine is ready is told where it is asked, with what to do.

@@ -69,7 +69,7 @@ try {
   await page.waitForTimeout(700);
   await editor.shot("8_gallery_dark");
   seen.gallery = await page.evaluate(() => document.body.innerText.includes("navy background"));
-  assert.ok(seen.gallery, "the gallery tells the prompt of the picture");
+  assert.ok(seen.gallery, "the gallery shows the prompt of the image");
   await editor.tab("sluice-gallery");
 
   // Drop the result again, change the seed, run again: only what depends on the seed runs.
@@ -99,13 +99,13 @@ try {
   await editor.until(() => document.querySelectorAll(".sluice-gallery input[type=checkbox]").length === 2);
   const filter = page.locator("input.sluice-filter");
   await filter.fill("purple elephant");
-  await page.getByText("No picture has all these words.").waitFor();
+  await page.getByText("No image has all these words.").waitFor();
   await filter.fill("STAR navy");
   await boxes.nth(1).waitFor();
   await boxes.nth(0).check();
   await boxes.nth(1).check();
   await page.getByRole("button", { name: "Compare", exact: true }).click();
-  const slider = page.getByRole("slider", { name: "How much of the left picture is seen" });
+  const slider = page.getByRole("slider", { name: "Visible part of the left image" });
   const cut = () => page.locator(".sluice-frame").evaluate((frame) => getComputedStyle(frame).getPropertyValue("--sluice-cut"));
   await slider.fill("30");
   seen.cut = await cut();
@@ -153,12 +153,14 @@ try {
   await editor.drop(workflow);
   await page.locator(".sluice-missing").waitFor({ state: "detached" });
 
-  // A large model in a small card, as the core reports it: every unit of it is in the map.
+  // A large model in a small card, as the core reports it: each group of it is in the map.
+  const worker = await page.evaluate(async () => (await (await window.comfyAPI.api.api.fetchApi("/sluice/workers")).json())[0].name);
   for (const { event, data } of RECORDED) {
-    await page.evaluate(([name, detail]) => window.comfyAPI.api.api.dispatchEvent(new CustomEvent(name, { detail })), [event, data]);
+    const detail = { ...data, worker };
+    await page.evaluate(([name, detail]) => window.comfyAPI.api.api.dispatchEvent(new CustomEvent(name, { detail })), [event, detail]);
     if (event === "sluice.memory.at") await page.locator(".sluice-legend .sluice-moving").waitFor();
   }
-  const map = page.getByRole("img", { name: /^76 units of weights: 43 resident, / });
+  const map = page.getByRole("img", { name: /^76 groups of weights: 43 resident, / });
   await map.waitFor();
   seen.cells = await map.locator(".sluice-cell").count();
   await page.waitForTimeout(500);
