@@ -69,6 +69,6 @@ def _refusal(found: Validation, part: Part, classes: Classes) -> list[str]:
     told = [f"  {sentence}" for sentence in found.sentences]
     if any(problem.kind == MISSING_MODEL for problem in found.problems):
         told.append("  Model files that lie elsewhere are found with --models DIR.")
-    if part.lost and validate(part.prompt, classes).outputs:
+    if found.outputs or (part.lost and validate(part.prompt, classes).outputs):
         told.append("  The other outputs can be made: add --partial.")
     return told

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import WorkflowError
 from ..graph.canvas import Workflow, read_canvas
-from ..graph.disagreement import differences
+from ..graph.disagreement import completed, differences
 from ..graph.flatten import flatten, to_prompt
 from ..graph.interface import Classes
 from ..io.embedded import Embedded, read_workflow
@@ -49,6 +49,8 @@ def read(file: Path, classes: Classes, as_made: bool = False) -> WorkflowFile:
         if canvas is not None and found:
             prompt = flatten(canvas, classes)
             notes += (_disagreement(file.name, found),)
+        elif canvas is not None:
+            prompt = completed(prompt, canvas, classes)
     return WorkflowFile(file, embedded, canvas, _titled(prompt, canvas), notes)
 
 

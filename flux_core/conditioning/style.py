@@ -5,11 +5,14 @@ Knows no network.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import InputError
 from .entries import Conditioning
 
 
@@ -49,3 +52,17 @@ def _widened(mask: Tensor | None, text: torch.Size, new: int, image: int, bias: 
     wide[:, old[:, None], old[None, :]] = mask.to(wide)
     wide[:, old, count : count + new] = bias
     return wide
+
+
+def thinned(tokens: Tensor, size: int, mode: str, weight: float = 1.0) -> Tensor:
+    """Tokens [1, n, context_dim] of one image, which lie in a square, resampled to a square of `size` tokens a side.
+
+    Fewer tokens count for less beside those of the text. mode: an interpolation of PyTorch.
+    """
+    side = math.isqrt(tokens.shape[1])
+    if side * side != tokens.shape[1]:
+        raise InputError(f"{tokens.shape[1]} tokens of an image are no square; give one image at a time.")
+    if not 1 <= size < side:
+        return tokens * weight
+    square = tokens.reshape(1, side, side, -1).movedim(-1, 1)
+    return F.interpolate(square, size=(size, size), mode=mode).flatten(2).mT * weight

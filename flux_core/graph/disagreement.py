@@ -12,7 +12,7 @@ from .canvas import Workflow
 from .dynamic import find
 from .editor_only import NEVER_SENT
 from .flatten import flatten
-from .interface import Classes, Interfaces
+from .interface import Classes, Interface, Interfaces
 from .prompt import is_link, name_of
 
 Prompt = Mapping[str, Mapping[str, Any]]
@@ -25,6 +25,33 @@ def differences(prompt: Prompt, canvas: Workflow, classes: Classes) -> list[str]
     first = flatten(canvas, classes, choose=lambda options: options[0])
     last = flatten(canvas, classes, choose=lambda options: options[-1])
     return [*_nodes(prompt, first, classes), *_values(prompt, first, last, classes)]
+
+
+def completed(prompt: Prompt, canvas: Workflow, classes: Classes) -> dict[str, Any]:
+    """A copy in which values that a node has got since the prompt was written are those of the canvas.
+
+    An input that is there stays, and so does a link that is not. Raises WorkflowError.
+    """
+    drawn, interfaces = flatten(canvas, classes, choose=lambda options: options[0]), Interfaces(classes)
+    made: dict[str, Any] = {}
+    for node_id, node in prompt.items():
+        other, class_type = drawn.get(node_id), node.get("class_type", "")
+        more: dict[str, Any] = {}
+        if other is not None and other.get("class_type") == class_type and class_type in interfaces:
+            more = {
+                name: value
+                for name, value in other["inputs"].items()
+                if name not in node.get("inputs", {})
+                and not is_link(value)
+                and _is_required(interfaces[class_type], name)
+            }
+        made[node_id] = {**node, "inputs": {**node.get("inputs", {}), **more}} if more else dict(node)
+    return made
+
+
+def _is_required(interface: Interface, name: str) -> bool:
+    declared = find(interface, name)
+    return declared is not None and declared.category == "required"
 
 
 def _nodes(prompt: Prompt, drawn: Prompt, classes: Classes) -> Iterator[str]:

@@ -12,8 +12,10 @@ from typing import Any
 
 from .dynamic import find
 from .interface import Classes, Interfaces
+from .pack_names import likely_pack
 from .prompt import is_link, name_of
 
+_BRING = "Packs are brought along with --node-packs FOLDER."
 _MANY = 20  # choices beyond this are not listed
 # Kinds of problems for which ComfyUI has no error type.
 UNKNOWN_CLASS, NO_OUTPUT = "unknown_class", "no_output"
@@ -107,7 +109,9 @@ def _unknown_class(node_id: str, node: Mapping[str, Any], classes: Classes, pack
     pack = meta.get("cnr_id") or meta.get("aux_id") or packs.get(class_type)
     text = f"{place_of(node_id, node)} cannot run: there is no node class {class_type!r} here."
     if pack and pack != "comfy-core":
-        return f"{text} It comes from the node pack {pack}."
+        return f"{text} It comes from the node pack {pack}. {_BRING}"
+    if likely := likely_pack(class_type):
+        return f"{text} It is probably from the node pack {likely}. {_BRING}"
     one_id_each = {node_class: name for name, node_class in reversed([*classes.items()])}
     return text + _similar(class_type, one_id_each.values())
 

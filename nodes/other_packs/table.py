@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import accelerators, krita, loaders, loras, masks, pictures, saving, sizes, texts, values
+from . import accelerators, krita, loaders, loras, masks, pictures, redux, saving, sizes, texts, values
 
 OTHER_CLASSES: dict[str, type[Any]] = {
     # Loaders
@@ -160,6 +160,8 @@ OTHER_CLASSES: dict[str, type[Any]] = {
     "DepthAnythingV2Preprocessor": krita.DepthAnythingV2Preprocessor,
     "IPAdapterModelLoader": krita.IPAdapterModelLoader,
     "IPAdapter": krita.IPAdapter,
+    "StyleModelApplySimple": redux.StyleModelApplySimple,
+    "ReduxAdvanced": redux.ReduxAdvanced,
     # Saving
     "SaveImagePlus": saving.SaveImagePlus,
     "LayerUtility: SaveImagePlus": saving.LayerSaveImagePlus,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from doubles.simulated import SimulatedMemory
 from safetensors.torch import load_file, save_file
-from sluice.flux_core.conditioning.style import with_style
+from sluice.flux_core.conditioning.style import thinned, with_style
 from sluice.flux_core.errors import FileFormatError, InputError
 from sluice.flux_core.memory import workload
 from sluice.flux_core.memory.budget import Allowed
@@ -23,6 +23,7 @@ from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.runtime.vision import load_style, load_vision
 from sluice.nodes import redux as nodes
+from sluice.nodes.other_packs.redux import StyleModelApplySimple
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -167,3 +168,25 @@ def test_a_whole_clip_has_a_vision_encoder_too(runtime: Runtime, folder: Path, f
     text = fill(ClipTextModel(ClipConfig(60, 77, 32, 48, 2, 2))).state_dict()
     save_file(text | load_file(folder / "clip"), folder / "whole")
     assert load_vision(runtime, folder / "whole").weights.config == CLIP
+
+
+@pytest.mark.parametrize(
+    ("strength", "count"), [("highest", 36), ("high", 9), ("medium", 4), ("low", 1), ("lowest", 1)]
+)
+def test_redux_is_weakened_by_fewer_tokens(strength: str, count: int, seeded: Seeded) -> None:
+    class Style:
+        def tokens(self, seen: Any) -> Tensor:
+            return seeded("tokens", (1, 36, 24))
+
+    prompt = [[seeded("prompt", (1, 7, 24)), {}]]
+    ((joined, _),) = StyleModelApplySimple().apply(prompt, Style(), None, strength)[0]
+    assert joined.shape == (1, 7 + count, 24)
+    square = seeded("tokens", (1, 36, 24)).reshape(6, 6, 24)
+    if strength == "medium":  # the mean of 3 x 3 tokens each
+        assert_close(joined[0, 7], square[:3, :3].mean((0, 1)))
+        assert_close(joined[0, 8], square[:3, 3:].mean((0, 1)))
+
+
+def test_tokens_of_several_images_are_no_square() -> None:
+    with pytest.raises(InputError, match="one image at a time"):
+        thinned(torch.zeros(1, 50, 8), 2, "area")

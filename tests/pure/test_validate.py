@@ -184,8 +184,8 @@ class TestSentences:
     def test_an_unknown_class_names_the_pack_it_came_from(self) -> None:
         prompt = {"1": n("Alien") | {"_meta": {"cnr_id": "comfyui-alien"}}, "2": n("Other"), "3": save()}
         first, second = problems(prompt, packs={"Other": "someone/else"})
-        assert first.endswith("It comes from the node pack comfyui-alien.")
-        assert second.endswith("It comes from the node pack someone/else.")
+        assert first.endswith("from the node pack comfyui-alien. Packs are brought along with --node-packs FOLDER.")
+        assert second.endswith("from the node pack someone/else. Packs are brought along with --node-packs FOLDER.")
 
     def test_long_values_are_cut(self) -> None:
         assert len(problems({"1": image(width="9" * 5000), "2": save()})[0]) < 200
@@ -348,3 +348,18 @@ class TestObjectInfo:
 
     def test_every_description_is_strict_json(self) -> None:
         json.dumps(object_info(CLASSES), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("class_type", "pack"),
+    [
+        ("Power Puter (rgthree)", "rgthree-comfy"),
+        ("easy fullLoader", "comfyui-easy-use"),
+        ("LayerUtility: ImageBlend", "comfyui_layerstyle"),
+        ("KSamplerVariationsWithNoise+", "comfyui_essentials"),
+        ("ClownsharKSampler_Beta", "RES4LYF"),
+    ],
+)
+def test_an_id_that_nobody_explains_is_told_with_its_likely_pack(class_type: str, pack: str) -> None:
+    found = validate({"1": {"class_type": class_type, "inputs": {}}}, {})
+    assert f"probably from the node pack {pack}." in found.sentences[0] and "--node-packs" in found.sentences[0]

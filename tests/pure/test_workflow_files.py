@@ -65,6 +65,15 @@ class TestCanvasAndPrompt:
         made = workflows.read(file, CLASSES, as_made=True)
         assert made.prompt[loader]["inputs"]["unet_name"] == "flux1-dev.safetensors" and made.notes == ()
 
+    def test_inputs_that_a_node_has_got_since_take_the_values_of_the_canvas(
+        self, carried: tuple[Prompt, Prompt], tmp_path: Path
+    ) -> None:
+        prompt, canvas = carried
+        loader = of_class(prompt, "UNETLoader")
+        del prompt[loader]["inputs"]["weight_dtype"]
+        read = workflows.read(picture(tmp_path / "a.png", prompt, canvas), CLASSES)
+        assert read.prompt[loader]["inputs"]["weight_dtype"] == "default" and read.notes == ()
+
     def test_what_a_canvas_cannot_tell_is_no_difference(self, carried: tuple[Prompt, Prompt]) -> None:
         prompt, canvas = carried
         text = of_class(prompt, "CLIPTextEncode")

@@ -223,3 +223,17 @@ class TestScripts:
         (file,) = server.get("/v2/userdata?path=workflows").json
         assert file["path"] == "workflows/a.json" and file["size"] == len(json.dumps({"nodes": []}))
         assert server.get("/v2/userdata?path=..%2F..").status in (400, 403, 404)
+
+    def test_a_backslash_in_a_prefix_makes_a_folder_and_every_image_is_shown(self, server: Server) -> None:
+        shown = []
+        for prefix, colour in (("FLUX\\img", 255), ("FLUX/img", 65280)):
+            prompt = {
+                "1": node("EmptyImage", width=16, height=16, batch_size=1, color=colour),
+                "2": node("SaveImage", images=["1", 0], filename_prefix=prefix),
+            }
+            (told,) = server.made(prompt)[0]["outputs"]["2"]["images"]
+            place = server.base / "output" / told["subfolder"] / told["filename"]
+            answer = server.get(f"/view?filename={told['filename']}&subfolder={told['subfolder']}&type={told['type']}")
+            assert told["subfolder"] == "FLUX" and answer.body == place.read_bytes()
+            shown.append(place)
+        assert shown[0] != shown[1] and shown[0].read_bytes() != shown[1].read_bytes()

@@ -1,0 +1,87 @@
+"""Which node pack a class id comes from, for ids whose workflow does not say it: by how packs name their nodes.
+
+Names are those of ComfyUI's registry where there is one, else of the repository. Nobody's list: the few packs that
+FLUX.1 workflows name most, by the marks that they put on their ids.
+"""
+
+from __future__ import annotations
+
+import re
+
+_MARKS: tuple[tuple[str, str], ...] = (
+    (r" \(rgthree\)$", "rgthree-comfy"),
+    (r"\|pysssss$", "comfyui-custom-scripts"),
+    (r" \(mtb\)$", "comfy-mtb"),
+    (r" \(JPS\)$", "ComfyUI_JPS-Nodes"),
+    (r"//Inspire$", "comfyui-inspire-pack"),
+    (r" _O$", "ComfyUI-QualityOfLifeSuit_Omar92"),
+    (r"-🔬$", "ComfyUI-Logic"),
+    (r" \[Crystools\]$", "comfyui-crystools"),
+    (r"\(LoraManager\)$", "comfyui-lora-manager"),
+    (r"^(LayerUtility|LayerMask|LayerColor|LayerStyle|LayerFilter): ", "comfyui_layerstyle"),
+    (r"^easy ", "comfyui-easy-use"),
+    (r"^ttN ", "comfyui_tinyterranodes"),
+    (r"^CR ", "ComfyUI_Comfyroll_CustomNodes"),
+    (r"^DF_", "derfuu_comfyui_moddednodes"),
+    (r"^CM_", "comfymath"),
+    (r"^TTP_", "comfyui_ttp_toolset"),
+    (r"^JW[A-Z]", "comfyui-various"),
+    (r"^FL_", "comfyui_fill-nodes"),
+    (r"^VHS_", "comfyui-videohelpersuite"),
+    (r"^(ETN_)", "comfyui-tooling-nodes"),
+    (r"^INPAINT_", "comfyui-inpaint-nodes"),
+    (r"^Impact|(Detailer|BasicPipe|SEGS)", "comfyui-impact-pack"),
+    (r"^UltralyticsDetector", "comfyui-impact-subpack"),
+    (r"^Nunchaku", "ComfyUI-nunchaku"),
+    (r"MultiGPU$", "comfyui-multigpu"),
+    (r"GGUF", "ComfyUI-GGUF"),
+    (r"^(Clown|Shark|ReFlux|Sigmas )", "RES4LYF"),
+    (r"^(Apply|Load)?Pulid|PulidFlux", "ComfyUI-PuLID-Flux"),
+    (r"^ACEPlus", "ACE_plus"),
+    (r"^IPAdapter", "comfyui_ipadapter_plus"),
+    (r"^Xlabs|FluxControlNet|FluxIPAdapter|FluxLora", "x-flux-comfyui"),
+    (r"^(Apply|Load)TheMisto|TheMisto$", "ComfyUI-MistoControlNet-Flux-dev"),
+    (r"^ReActor", "comfyui-reactor"),
+    (r"Florence2", "comfyui-florence2"),
+    (r"^InpaintCrop|^InpaintStitch|^InpaintResize|^InpaintExtend", "comfyui-inpaint-cropandstitch"),
+    (r"^UltimateSDUpscale", "comfyui_ultimatesdupscale"),
+    (r"^(DetailDaemon|LyingSigma|MultiplySigmas)", "ComfyUI-Detail-Daemon"),
+    (r"^Ollama", "comfyui-ollama"),
+    (r"^FluxTrain|^TrainDataset|^InitFluxLoRA|^OptimizerConfig|^VisualizeLoss", "ComfyUI-FluxTrainer"),
+    (r"^DeepTranslator|^Argos|^GoogleTranslate", "comfyui_custom_nodes_alekpet"),
+    (r"^(FluxAttn|FlowEdit|Flux(Forward|Reverse|Inverse)|InFlux|OutFlux|ConfigureModifiedFlux)", "ComfyUI-Fluxtapoz"),
+    (r"(Preprocessor|Preprocessor_aux)$|^HintImageEnchance$|^PixelPerfectResolution$", "comfyui_controlnet_aux"),
+    (r"\+$", "comfyui_essentials"),
+    (r"Slider$|^OutputGet|^SplitVec|^SamplerParameter|^(Resolution|Configurable|Text)[A-Z]", "ComfyUI-Flux-Continuum"),
+)
+_NAMED: dict[str, str] = {
+    **dict.fromkeys(("ReduxAdvanced", "StyleModelApplySimple"), "ComfyUI_AdvancedRefluxControl"),
+    **dict.fromkeys(("ColorMatch", "AddLabel", "CustomSigmas", "WidgetToString"), "comfyui-kjnodes"),
+    **dict.fromkeys(("GrowMaskWithBlur", "ImageResizeKJv2", "ImageGridComposite2x2"), "comfyui-kjnodes"),
+    **dict.fromkeys(("KSampler (Efficient)", "Efficient Loader", "LoRA Stacker"), "efficiency-nodes-comfyui"),
+    **dict.fromkeys(("AdaptiveGuidance",), "ComfyUI-Adaptive-Guidance"),
+    **dict.fromkeys(("Skimmed CFG",), "Skimmed_CFG"),
+    **dict.fromkeys(("DynamicThresholdingFull",), "sd-dynamic-thresholding"),
+    **dict.fromkeys(("SDXLPromptStyler", "SDXLPromptStylerAll"), "sdxl_prompt_styler"),
+    **dict.fromkeys(("SeamlessTile", "MakeCircularVAE"), "ComfyUI-seamless-tiling"),
+    **dict.fromkeys(("AddMaskForICLora", "CreateContextWindow"), "Comfyui-In-Context-Lora-Utils"),
+    **dict.fromkeys(("RegionAttention", "FluxRegionBBOX"), "ComfyUI-FluxRegionAttention"),
+    **dict.fromkeys(("DualCLIPLoaderT5Base",), "DistillT5ComfyUI"),
+    **dict.fromkeys(("FluxLoader", "VAEEncodeAdvanced", "ModelSamplingAdvancedResolution"), "RES4LYF"),
+    **dict.fromkeys(("PrepForUnsampling", "SetImageSize", "MaskEdge", "Image Repeat Tile To Size"), "RES4LYF"),
+    **dict.fromkeys(("FluxDeGuidance", "PrepareAttnBank", "FluxNoiseMixer", "ApplyRegionalConds"), "ComfyUI-Fluxtapoz"),
+    **dict.fromkeys(("PreviewBridge", "PreviewBridgeLatent", "ImageListToImageBatch"), "comfyui-impact-pack"),
+    **dict.fromkeys(("FluxSimpleInpainting", "FluxGuffInpainting", "FluxVAELoader"), "ComfyUI-Flux-Inpainting"),
+    **dict.fromkeys(("FluxTransformerInpainting",), "ComfyUI-Flux-Inpainting"),
+    **dict.fromkeys(("LoraLoaderFromURL", "HFHubLoraLoader", "MultiLoraLoader-70bf3d77"), "ComfyUI-glifnodes"),
+    **dict.fromkeys(("ImageAndMaskResizeNode",), "comfyui-inpainteasy"),
+    **dict.fromkeys(("Image Save", "Image Overlay", "Random Number", "Text String Truncate"), "was-node-suite-comfyui"),
+}
+_COMPILED = tuple((re.compile(pattern), pack) for pattern, pack in _MARKS)
+
+
+def likely_pack(class_type: str) -> str | None:
+    """The pack that an id is most likely of; None if it carries no mark."""
+    if class_type in _NAMED:
+        return _NAMED[class_type]
+    return next((pack for pattern, pack in _COMPILED if pattern.search(class_type)), None)

@@ -1,0 +1,112 @@
+"""FLUX.1 Redux with fewer tokens, as ComfyUI_AdvancedRefluxControl weakens what it sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..redux import OUTPUT
+from ..sockets import CLIP_VISION, CONDITIONING, IMAGE, MASK, STYLE_MODEL, Inputs, number, wire
+from .declared import OfAnotherPack, one_of
+
+PACK = "ComfyUI_AdvancedRefluxControl"
+Conditioning = list[list[Any]]
+
+
+class StyleModelApplySimple(OfAnotherPack):
+    """Five strengths."""
+
+    PACK = PACK
+    TITLE = "Apply style model (simple)"
+    DESCRIPTION = "Puts what was seen in an image behind the words of the prompt, with fewer tokens to weaken it."
+    FUNCTION = "apply"
+    RETURN_TYPES = (CONDITIONING,)
+    OUTPUT_TOOLTIPS = ("The prompt with the image.",)
+    STRENGTHS = ("highest", "high", "medium", "low", "lowest")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "conditioning": wire(CONDITIONING, "The prompt."),
+                "style_model": wire(STYLE_MODEL, "The style model."),
+                "clip_vision_output": wire(OUTPUT, "What was seen."),
+                "image_strength": one_of(cls.STRENGTHS, "How much the image counts.", "medium"),
+            }
+        }
+
+    def apply(
+        self, conditioning: Conditioning, style_model: Any, clip_vision_output: Any, image_strength: str
+    ) -> tuple[Conditioning]:
+        import math
+
+        from ...flux_core.conditioning.style import thinned, with_style
+
+        factor = self.STRENGTHS.index(image_strength) + 1
+        tokens = style_model.tokens(clip_vision_output)
+        size = math.isqrt(tokens.shape[1]) // factor
+        if factor > 1:
+            tokens = thinned(tokens, size, "area" if factor == 3 else "bicubic")
+        return (with_style(conditioning, tokens, 1.0, False),)
+
+
+class ReduxAdvanced(OfAnotherPack):
+    """A factor of one's own, and a weight."""
+
+    PACK = PACK
+    TITLE = "Apply Redux model (advanced)"
+    DESCRIPTION = "Looks at the middle square of an image and puts it behind the words of the prompt, weakened."
+    FUNCTION = "apply"
+    RETURN_TYPES = (CONDITIONING, IMAGE, MASK)
+    OUTPUT_TOOLTIPS = ("The prompt with the image.", "The image.", "The mask.")
+    SQUARE = "center crop (square)"
+    LIMIT = f"only the mode {SQUARE!r} without a mask is offered here; name the folder of {PACK} with --node-packs"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        ways = ("nearest", "bilinear", "bicubic", "area", "nearest-exact")
+        modes = (cls.SQUARE, "keep aspect ratio", "autocrop with mask")
+        return {
+            "required": {
+                "conditioning": wire(CONDITIONING, "The prompt."),
+                "style_model": wire(STYLE_MODEL, "The style model."),
+                "clip_vision": wire(CLIP_VISION, "The vision encoder."),
+                "image": wire(IMAGE, "The image."),
+                "downsampling_factor": number(3.0, 1.0, 9.0, 0.1, "By how much its tokens are fewer on each side."),
+                "downsampling_function": one_of(ways, "How tokens between tokens are found.", "area"),
+                "mode": one_of(modes, "What of it is looked at; only the middle square here.", cls.SQUARE),
+                "weight": number(1.0, 0.0, 1.0, 0.01, "How much the image counts; its square multiplies the tokens."),
+            },
+            "optional": {
+                "mask": wire(MASK, "Not offered: what of the image counts."),
+                "autocrop_margin": number(0.1, 0.0, 1.0, 0.01, "Without effect here."),
+            },
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, mode: str) -> bool | str:
+        return mode == cls.SQUARE or cls.LIMIT
+
+    def apply(
+        self,
+        conditioning: Conditioning,
+        style_model: Any,
+        clip_vision: Any,
+        image: Any,
+        downsampling_factor: float,
+        downsampling_function: str,
+        mode: str,
+        weight: float,
+        mask: Any = None,
+        autocrop_margin: float = 0.1,
+    ) -> tuple[Conditioning, Any, Any]:
+        import math
+
+        from ...flux_core.conditioning.style import thinned, with_style
+        from ...flux_core.errors import InputError
+
+        if mode != self.SQUARE or mask is not None:
+            raise InputError(self.LIMIT)
+        tokens = style_model.tokens(clip_vision.encode(image, True))
+        size = round(math.isqrt(tokens.shape[1]) / downsampling_factor)
+        tokens = thinned(tokens, size, downsampling_function, weight * weight)
+        return with_style(conditioning, tokens, 1.0, False), image, None
