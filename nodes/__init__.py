@@ -182,6 +182,7 @@ from .text import (
     FluxGuidance,
     T5TokenizerOptions,
 )
+from .upscale import ImageUpscaleWithModel, UpscaleModelLoader
 from .vae import VAEDecode, VAEDecodeTiled, VAEEncode, VAEEncodeForInpaint, VAEEncodeTiled
 
 NODE_CLASSES: dict[str, type[Any]] = {
@@ -271,6 +272,8 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceVAEEncodeTiled": VAEEncodeTiled,
     "SluiceVAEDecodeTiled": VAEDecodeTiled,
     "SluiceVAEEncodeForInpaint": VAEEncodeForInpaint,
+    "SluiceUpscaleModelLoader": UpscaleModelLoader,
+    "SluiceImageUpscaleWithModel": ImageUpscaleWithModel,
     "SluiceImageScale": ImageScale,
     "SluiceImageScaleBy": ImageScaleBy,
     "SluiceImageScaleToTotalPixels": ImageScaleToTotalPixels,

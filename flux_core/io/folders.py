@@ -33,6 +33,7 @@ CATEGORIES = (
     "loras",
     "style_models",
     "text_encoders",
+    "upscale_models",
     "vae",
     "vae_approx",
 )
@@ -40,6 +41,8 @@ _KINDS = (*CATEGORIES, "tokenizers")  # these are folders, not files, so no widg
 RENAMED = {"unet": "diffusion_models", "clip": "text_encoders"}
 WEIGHT_FILES = (".safetensors", ".sft", ".gguf")
 PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
+# Nearly all upscale models are published as pickles. They are read by an unpickler that makes tensors and runs no code.
+ENDINGS = {"upscale_models": (".safetensors", ".sft", ".pth", ".pt", ".ckpt")}
 PICTURE_FILES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
 # File name pattern -> the repository on Hugging Face that publishes it. First match wins.
@@ -65,6 +68,8 @@ PUBLISHED: tuple[tuple[str, str], ...] = (
     ("flux*controlnet-union*", "InstantX/FLUX.1-dev-Controlnet-Union"),
     ("flux*controlnet-inpainting-beta*", "alimama-creative/FLUX.1-dev-Controlnet-Inpainting-Beta"),
     ("flux-*-controlnet*", "XLabs-AI/flux-controlnet-collections"),
+    ("realesrgan_x?plus*", "Comfy-Org/Real-ESRGAN_repackaged"),
+    ("4x-ultrasharp*", "Kim2091/UltraSharp"),
     ("ae.*", "black-forest-labs/FLUX.1-schnell"),
     ("t5-v1_1-xxl-encoder*.gguf", "city96/t5-v1_1-xxl-encoder-gguf"),
     ("t5xxl*", "comfyanonymous/flux_text_encoders"),
@@ -100,11 +105,13 @@ class Folders:
             self.models[category] = (folder, *(place for place in places if place != folder))
             self._lists = {key: found for key, found in self._lists.items() if key[0] != category}
 
-    def filenames(self, category: str, endings: tuple[str, ...] = WEIGHT_FILES) -> list[str]:
+    def filenames(self, category: str, endings: tuple[str, ...] | None = None) -> list[str]:
         """Sorted names, relative to their folders, sub-folders written with "/". Re-read when a folder has changed.
 
-        A model in several files is listed by the first of them; links to nowhere are left out.
+        endings: of files; None for those of the category. A model in several files is listed by the first of them;
+        links to nowhere are left out.
         """
+        endings = ENDINGS.get(category, WEIGHT_FILES) if endings is None else endings
         key = (RENAMED.get(category, category), endings)
         stamps, names = self._lists.get(key, ({}, []))
         if not stamps or any(_stamp(place) != stamp for place, stamp in stamps.items()):
@@ -150,7 +157,7 @@ class Folders:
         category = RENAMED.get(category, category)
         places = [str(place) for place in self.directories(category) if not place.is_relative_to(TINY_MODELS)]
         text = [f"{name!r} is in none of the {category} folders ({', '.join(places) or 'none is set'})."]
-        if name.lower().endswith(PICKLES):
+        if name.lower().endswith(PICKLES) and category not in ENDINGS:
             text.append("Only .safetensors, .sft and .gguf files are read: the others may run code when opened.")
         elsewhere = [c for c in self.models if c != category and self.find(c, name)]
         if elsewhere:

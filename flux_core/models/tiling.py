@@ -27,7 +27,7 @@ def three_tilings(
     `tile` and `overlap` are in cells of x. on_tile(done, total) is called after each tile.
     """
     sizes = [(tile, tile), (tile * 2, tile // 2), (tile // 2, tile * 2)]
-    total = x.shape[0] * sum(len(list(_corners(x, size, overlap))) for size in sizes)
+    total = x.shape[0] * sum(tiles(x, size, overlap) for size in sizes)
     done = itertools.count(1)
 
     def counted(part: Tensor) -> Tensor:
@@ -38,6 +38,11 @@ def three_tilings(
 
     first, *others = (tiled(x, counted, size, overlap, scale) for size in sizes)
     return sum(others, first) / 3
+
+
+def tiles(x: Tensor, tile: Size, overlap: int) -> int:
+    """How many tiles one item of x [B, C, h, w] has."""
+    return len(list(_corners(x, tile, overlap)))
 
 
 def tiled(x: Tensor, function: Callable[[Tensor], Tensor], tile: Size, overlap: int, scale: float) -> Tensor:

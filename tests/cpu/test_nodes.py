@@ -39,6 +39,7 @@ FILE_LISTS = {
     "latent",
     "control_net_name",
     "style_model_name",
+    "model_name",
 }
 
 

@@ -35,7 +35,7 @@ REFERENCE = load_file(Path(__file__).parents[1] / "fixtures" / "redux.safetensor
 SIGLIP = VisionConfig(width=32, mlp=48, layers=3, heads=2, patch=7, size=28, siglip=True, activation="tanh")
 CLIP = VisionConfig(32, 48, 3, 2, 7, 28, siglip=False, activation="quick", projection=16)
 REDUX = ReduxConfig(32, 72, 24)
-EXACT = {"rtol": 1e-4, "atol": 1e-5}
+EXACT: Any = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ filename_list_cache: dict[str, Any] = {}
 # Kinds that only packs read here: the folder of that name below each models folder.
 _FOR_PACKS = (
     *("audio_encoders", "classifiers", "configs", "diffusers", "gligen", "hypernetworks", "model_patches"),
-    *("photomaker", "upscale_models"),
+    "photomaker",
 )
 _ENDINGS = {"configs": {".yaml"}, "diffusers": {"folder"}, "classifiers": {""}}
 

@@ -27,7 +27,6 @@ COMPUTED = ("EXTENSION_WEB_DIRS", "LOADED_MODULE_DIRS", "NODE_CLASS_MAPPINGS", "
 MAX_RESOLUTION = 16384
 _ABSENT_LOADERS = (
     *("TripleCLIPLoader", "QuadrupleCLIPLoader", "DiffusersLoader", "GLIGENLoader", "unCLIPCheckpointLoader"),
-    "UpscaleModelLoader",
 )
 
 

@@ -1,0 +1,63 @@
+"""The library spandrel, which knows the networks of upscale models: imported where it is installed, as an extra.
+
+It needs torchvision for two of its forty architectures, in three functions that upscaling never calls. On machines that
+have a PyTorch of their own, a torchvision that fits is not always to be had, so where there is none those functions are
+stood in for while spandrel is imported; whoever calls them is told.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, NoReturn
+
+from ..errors import InputError
+
+INSTALL = (
+    "Upscale models need the package spandrel: pip install spandrel, or pip install 'sluice[upscale]'. Where pip would "
+    "replace your PyTorch for the sake of torchvision: pip install --no-deps spandrel einops safetensors."
+)
+_PLACE = "torchvision.transforms.functional"
+
+
+@cache
+def spandrel() -> Any:
+    """The module, with the architectures of spandrel_extra_arches if those are installed too.
+
+    Raises InputError that says how to install what is missing.
+    """
+    try:
+        with _torchvision():
+            import spandrel as found
+    except ImportError as error:
+        raise InputError(f"{INSTALL} ({error})") from error
+    if find_spec("spandrel_extra_arches") is not None:
+        with _torchvision():
+            from spandrel_extra_arches import EXTRA_REGISTRY
+        found.MAIN_REGISTRY.add(*EXTRA_REGISTRY)
+    return found
+
+
+@contextmanager
+def _torchvision() -> Iterator[None]:
+    """Within this block the names that spandrel imports of torchvision are there, whether it is installed or not."""
+    if find_spec("torchvision") is not None:
+        yield
+        return
+    made = {name: ModuleType(name) for name in ("torchvision", "torchvision.transforms", _PLACE)}
+    for name in ("InterpolationMode", "rotate", "normalize"):
+        setattr(made[_PLACE], name, _missing)
+    sys.modules.update(made)
+    try:
+        yield
+    finally:
+        for name in made:
+            sys.modules.pop(name, None)
+
+
+def _missing(*args: Any, **named: Any) -> NoReturn:
+    raise InputError("This model needs the package torchvision, which is not installed: pip install torchvision.")

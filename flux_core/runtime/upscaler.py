@@ -1,0 +1,156 @@
+"""Upscale models (ESRGAN and its relatives) from files to ready models: pictures through them in tiles, one at a time.
+
+Which networks there are, and what their files look like, is spandrel's knowledge. A model is small and stays in RAM; on
+the device it is only while it works, with tiles as large as there is room for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..cancel import check_cancelled
+from ..errors import BudgetTooSmall, FileFormatError
+from ..memory.workload import MiB
+from ..models.tiling import tiled, tiles
+from .autoencoder import KERNELS
+from .dry_run import META, dry_run
+from .runtime import Runtime
+from .spandrel import spandrel
+
+log = logging.getLogger(__name__)
+
+TILES = (512, 256, 128)  # pixels a side, tried in this order
+OVERLAP = 32
+BYTES_A_PIXEL = 384 * 4 * 3  # and factor of enlargement, where the network cannot be observed (ComfyUI's estimate)
+OnTile = Callable[[int, int], None] | None
+
+
+class Network:
+    """One loaded file."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises InputError where spandrel is missing, FileFormatError for a file that it does not know."""
+        library = spandrel()
+        try:
+            self.found = library.ModelLoader(device="cpu").load_from_file(str(path))
+        except library.UnsupportedModelError as error:
+            raise FileFormatError(
+                f"{path.name} is no upscale model that spandrel {library.__version__} knows. Choose another file, such "
+                "as 4x-UltraSharp, RealESRGAN_x4plus or 4x_NMKD-Siax_200k."
+            ) from error
+        except Exception as error:  # whatever unpicklers and readers of other people's formats raise
+            raise FileFormatError(
+                f"{path.name} cannot be read as an upscale model: {error}. Fetch it again."
+            ) from error
+        if not isinstance(self.found, library.ImageModelDescriptor) or self.found.input_channels != 3:
+            raise FileFormatError(f"{path.name} is a {self.found.purpose} model for other inputs than one RGB picture.")
+        self.found.eval()
+        self.name, self.scale = path.name, int(self.found.scale)
+        self._made: dict[int, int] = {}  # bytes that a tile takes beside the weights, by its side
+
+    @property
+    def module(self) -> nn.Module:
+        module: nn.Module = self.found.model
+        return module
+
+    @property
+    def nbytes(self) -> int:
+        """Of its weights."""
+        return sum(part.nbytes for part in (*self.module.parameters(), *self.module.buffers()))
+
+    def tile_bytes(self, tile: int) -> int:
+        """What one tile takes beside the weights, found on the meta device, or estimated."""
+        if tile not in self._made:
+            sample = torch.empty(1, 3, tile, tile, device=META)
+            try:
+                self._made[tile] = dry_run(self.module, lambda copy: copy(sample), repeat=False).peak
+            except Exception:  # some networks look at values, which there are none of
+                self._made[tile] = tile * tile * BYTES_A_PIXEL * max(1, self.scale)
+        return self._made[tile]
+
+
+@dataclass(frozen=True)
+class Upscaler:
+    """What travels on UPSCALE_MODEL wires."""
+
+    runtime: Runtime
+    network: Network
+
+    @torch.no_grad()
+    def enlarge(self, image: Tensor, on_tile: OnTile = None) -> Tensor:
+        """Pictures [B, H, W, C >= 3] in 0..1 -> [B, scale * H, scale * W, 3], float32 on the CPU.
+
+        Raises BudgetTooSmall if there is not even room for the smallest tile, and Interrupted.
+        """
+        planes = image[..., :3].movedim(-1, 1).float()
+        for tile in self._sizes(planes):
+            try:
+                return self._enlarged(planes, tile, on_tile)
+            except (torch.OutOfMemoryError, BudgetTooSmall):
+                if tile == TILES[-1]:
+                    raise
+                log.warning("Tiles of %d pixels were too much for the device; smaller ones are tried.", tile)
+        raise AssertionError("there is a smallest tile")
+
+    def _enlarged(self, planes: Tensor, tile: int, on_tile: OnTile) -> Tensor:
+        runtime, network = self.runtime, self.network
+        manager = runtime.manager(runtime.device, network.nbytes)
+        if manager is None:
+            return self._through(planes, tile, on_tile)
+        with manager.reserved(f"The upscale model {network.name}", self._needed(planes, tile)):
+            return self._through(planes, tile, on_tile)
+
+    def _through(self, planes: Tensor, tile: int, on_tile: OnTile) -> Tensor:
+        """The model is on the device meanwhile, and in RAM before and after."""
+        device, found, done = self.runtime.device, self.network.found, 0
+        total = planes.shape[0] * tiles(planes, (tile, tile), OVERLAP)
+
+        def one(part: Tensor) -> Tensor:
+            nonlocal done
+            check_cancelled()
+            made: Tensor = found(part.to(device)).float().cpu()
+            done += 1
+            if on_tile is not None:
+                on_tile(done, total)
+            return made
+
+        try:
+            found.to(device)
+            made = tiled(planes, one, (tile, tile), OVERLAP, self.network.scale)
+        finally:
+            found.to("cpu")
+        return made.movedim(1, -1).clamp(0, 1)
+
+    def _sizes(self, planes: Tensor) -> Iterator[int]:
+        """Tiles that the budget has room for, the largest first, and the smallest in any case."""
+        manager = self.runtime.manager(self.runtime.device, self.network.nbytes)
+        if manager is None:
+            yield from TILES
+            return
+        manager.request_external(self._needed(planes, TILES[0]))
+        room = manager.available()
+        yield from (tile for tile in TILES if tile == TILES[-1] or self._needed(planes, tile) <= room)
+
+    def _needed(self, planes: Tensor, tile: int) -> int:
+        """Bytes on the device: the weights, what a tile makes, and on a CPU the pictures too."""
+        device = self.runtime.device.type
+        side = min(tile, max(planes.shape[-2:]))
+        made = int(self.network.tile_bytes(tile if side == tile else -(-side // 64) * 64) * KERNELS.get(device, 1.0))
+        if device != "cpu":
+            return self.network.nbytes + made + 64 * MiB
+        return made + 2 * planes.nbytes * self.network.scale**2 + 64 * MiB
+
+
+def load_upscaler(runtime: Runtime, path: str | Path) -> Upscaler:
+    """The upscale model of a file. Raises MissingFileError, InputError, FileFormatError, BudgetTooSmall."""
+    path = Path(path)
+    status = path.stat()
+    runtime.make_room_in_ram(f"The upscale model {path.name}", 2 * status.st_size)
+    identity = "upscale model", path, status.st_size, status.st_mtime_ns
+    return Upscaler(runtime, runtime.weights.get(identity, lambda: Network(path)))
