@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..commands import overrides, workflows
 from ..errors import PromptError
 from ..graph.prompt import JsonPrompt, is_link, name_of
+from ..graph.templates import unfilled, with_defaults
 from ..runtime.settings import Settings
 from .program import OnStep, PathLike, Program
 
@@ -48,6 +49,7 @@ class Workflow:
         *,
         seed: int | None = None,
         set: Mapping[str, Any] | None = None,
+        values: Sequence[str] = (),
         on_step: OnStep | None = None,
         progress: bool = True,
         **inputs: Any,
@@ -56,14 +58,18 @@ class Workflow:
 
         prompt: the text that leads to the sampler's positive input. seed: for every seed of the workflow. set: values
         by "NODE.INPUT", the node being a number, a title or a class. Other keywords are inputs that only one node
-        has (`steps=8`). Raises PromptError with everything that does not fit, and Interrupted after `cancel`.
+        has (`steps=8`); values: the same as texts, "NODE.INPUT=VALUE", as on the command line. Raises PromptError with
+        everything that does not fit, and Interrupted after `cancel`.
         """
-        values = {**(set or {}), **inputs}
-        settings = [f"{name}={_word(value)}" for name, value in values.items()]
+        named = {**(set or {}), **inputs}
+        settings = [*values, *(f"{name}={_word(value)}" for name, value in named.items())]
         before = self._read.prompt
         with_text = before if prompt is None else _with_text(before, prompt)
         fixed = None if seed is None else lambda old: seed
         after = overrides.apply(with_text, self._program.classes, settings, fixed, self._program.titles, option="")
+        after, _ = with_defaults(after, self._program.classes)
+        if left := unfilled(after):
+            raise PromptError([f"{self._read.path.name} is a template:", *left])
         checked, outputs = self._program.checked(after, self._read.path.name)
         canvas = self._read.embedded.workflow
         if canvas:

@@ -29,6 +29,7 @@ COMMANDS = {
     "convert": ("put a model file into another format (fp8, int8, Q4_K, ...)", ".convert"),
     "doctor": ("tell whether this machine is ready, and what to do where it is not", ".doctor"),
     "plan": ("predict memory and time for a model, before anything is downloaded", ".plan"),
+    "compare": ("put two or more settings side by side: time, memory, likeness, blind votes", "..compare.command"),
     "train": ("train the small model that comes with Sluice, or a LoRA (`train lora FOLDER`)", ".train"),
     "bench": ("measure this machine", ".bench"),
 }

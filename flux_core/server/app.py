@@ -23,6 +23,7 @@ from aiohttp.typedefs import Handler
 from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
 from ..workers.process import OnMessage, Worker, WorkerDied
 from . import (
+    compare_routes,
     exchange,
     files,
     frontend,
@@ -60,6 +61,7 @@ _ROOMS = (
     gallery,
     gallery_changes,
     remote_routes,
+    compare_routes,
 )
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (WorkflowError, 400),

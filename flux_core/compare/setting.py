@@ -1,0 +1,75 @@
+"""One side of a comparison: a workflow and the options it runs with, written as the rest of a `sluice run` line.
+
+"dev.png"                        "fast: dev.png --cache fast"                "schnell.png --set steps=4 --dtype bf16"
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from ..commands.run import add_device_arguments
+from ..errors import InputError
+from ..memory.budget import add_budget_arguments
+from ..runtime.settings import Settings
+
+_NAMED = re.compile(r"(?P<name>[^\s/\\:][^/\\:]{0,39}):\s+(?P<words>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`values`: NODE.INPUT=VALUE, as for `sluice run --set`."""
+
+    name: str
+    words: str
+    workflow: Path
+    settings: Settings
+    values: tuple[str, ...]
+
+
+def parse(text: str) -> Setting:
+    """Raises InputError for what is no such line."""
+    named = _NAMED.fullmatch(text.strip())
+    words = named["words"] if named else text.strip()
+    try:
+        given = _parser(text).parse_args(shlex.split(words))
+    except ValueError as error:  # a quotation mark without its other half
+        raise InputError(f"{text!r} cannot be read: {error}.") from None
+    chosen = Settings.parse(given.device, given.dtype, given.vram, given.ram, given.cache, given.compute)
+    name = named["name"] if named else " ".join([given.workflow.stem, *words.split()[1:]])
+    return Setting(name, words, given.workflow, chosen, tuple(given.values))
+
+
+def parse_all(texts: Sequence[str]) -> list[Setting]:
+    """Raises InputError if two have the same name."""
+    settings = [parse(text) for text in texts]
+    names = [setting.name for setting in settings]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f'Two settings are called {twice!r}: give each a name, for example "fast: dev.png --cache fast".'
+        )
+    return settings
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, text: str) -> None:
+        super().__init__(prog="", add_help=False)
+        self._text = text
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f'{self._text!r} is no setting: {message}. Write it like "fast: dev.png --cache fast".')
+
+
+def _parser(text: str) -> argparse.ArgumentParser:
+    parser = _Parser(text)
+    parser.add_argument("workflow", type=Path)
+    parser.add_argument("--set", action="append", default=[], dest="values")
+    add_device_arguments(parser)
+    add_budget_arguments(parser)
+    return parser

@@ -1,0 +1,79 @@
+// Blind votes: asks the server for a pair, shows it without names, sends the choice. Nothing here knows which is which.
+
+const at = (id) => document.getElementById(id);
+let pair = null;
+
+async function ask(address, body) {
+  const options = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const response = await fetch(address, options), told = await response.json().catch(() => null);
+  if (!response.ok) throw new Error(told?.error?.message ?? told?.error ?? `The server answered ${response.status}.`);
+  return told;
+}
+
+const chosen = () => encodeURIComponent(at("comparison").value);
+
+async function next() {
+  pair = await ask("/sluice/comparisons/draw", { comparison: at("comparison").value, voter: at("voter").value });
+  at("voting").hidden = pair.pair === undefined;
+  at("told").textContent = pair.pair === undefined ? `All pairs are judged: ${pair.judged} by you. Thank you.` : `${pair.judged} judged so far`;
+  if (pair.pair === undefined) return;
+  at("prompt").textContent = pair.prompt;
+  at("left").src = pair.left;
+  at("right").src = pair.right;
+}
+
+async function choose(choice) {
+  if (pair?.pair === undefined) return;
+  const { pair: number } = pair;
+  pair = null; // a second press before the next pair is shown counts for nothing
+  await told(async () => {
+    await ask("/sluice/comparisons/vote", { pair: number, choice });
+    await next();
+  });
+}
+
+async function show() {
+  const { settings, voters } = await ask(`/sluice/comparisons/${chosen()}/votes`);
+  const share = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)} %`);
+  const lines = [["setting", "preferred", "95 % interval", "wins", "ties", "losses"], ...settings.map((one) => [
+    one.name, share(one.rate), `${share(one.low)} to ${share(one.high)}`, one.wins, one.ties, one.losses,
+  ])];
+  at("table").replaceChildren(...lines.map((cells, number) => {
+    const row = document.createElement("tr");
+    row.append(...cells.map((text) => Object.assign(document.createElement(number ? "td" : "th"), { textContent: text })));
+    return row;
+  }));
+  at("table").hidden = false;
+  at("told").textContent = `Votes of ${voters.length} ${voters.length === 1 ? "person" : "people"}.`;
+}
+
+async function told(work) {
+  try {
+    await work();
+  } catch (error) {
+    at("told").textContent = error.message;
+  }
+}
+
+at("begin").addEventListener("submit", (event) => {
+  event.preventDefault();
+  localStorage.setItem("sluice.voter", at("voter").value);
+  at("results").hidden = false;
+  at("table").hidden = true;
+  at("page").href = `/sluice/comparisons/${chosen()}/files/index.html`;
+  at("csv").href = `/sluice/comparisons/${chosen()}/votes.csv`;
+  told(next);
+});
+at("show").addEventListener("click", () => told(show));
+for (const button of document.querySelectorAll("[data-choice]")) button.addEventListener("click", () => choose(button.dataset.choice));
+addEventListener("keydown", ({ key, target }) => {
+  const choice = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "same" }[key];
+  if (choice && !["INPUT", "SELECT"].includes(target.tagName)) choose(choice);
+});
+
+at("voter").value = localStorage.getItem("sluice.voter") ?? "";
+told(async () => {
+  const known = await ask("/sluice/comparisons");
+  at("comparison").replaceChildren(...known.map(({ name, settings, votes }) => new Option(`${settings.join(" · ")} (${votes} votes)`, name)));
+  if (!known.length) at("told").textContent = "There is no comparison yet: make one with sluice compare.";
+});
