@@ -132,6 +132,37 @@ class ModelComputeDtype:
         return (replace(model, compute_dtype=DTYPES.get(dtype)),)
 
 
+class ModelProducts:
+    """Set how a model's matrices are multiplied."""
+
+    ALONE = True  # ComfyUI has no node of this kind
+    TITLE = "Model Products"
+    DESCRIPTION = (
+        "Multiplies the model's matrices in 8-bit integers (faster on most cards) or in 16 bits. Images in integers "
+        "differ slightly; LoRAs stay exact."
+    )
+    CATEGORY = "advanced/model"
+    FUNCTION = "patch"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model with this setting.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        tip = (
+            "default: as the program was started. int8: a file of any format is made into integers while it is loaded. "
+            "16bit: integers are decoded. auto: integers where the file stores them and that is faster."
+        )
+        return {
+            "required": {
+                "model": wire(MODEL, "The model."),
+                "products": choice(["default", "auto", "int8", "16bit"], tip),
+            }
+        }
+
+    def patch(self, model: Any, products: str) -> tuple[Any]:
+        return (replace(model, own_compute=None if products == "default" else products),)
+
+
 class FluxToModel(HostedNode):
     """Convert the model for ComfyUI's own sampling nodes."""
 

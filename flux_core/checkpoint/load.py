@@ -10,7 +10,7 @@ Does not know: which model it loads, where files come from.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from ..quant.formats import PLAIN, decode, stored_dtype
 from ..quant.fp8 import FP8, encode_fp8
 from ..quant.held import packed
 from ..quant.int8 import Integers
+from .integers import as_integers, quantised
 from .reader import read_into
 from .stored import Stored
 
@@ -46,6 +47,7 @@ class Resident:
     round_to   the type every value passes through first, as if the file were stored in it
     packed     matrices of fp8 and GGUF stay as they are and are decoded at each use
     integers   multiplies what is stored as integers; None: such matrices are decoded
+    quantised  names of matrices that become integers first, if they are stored otherwise
     """
 
     def __init__(
@@ -56,14 +58,20 @@ class Resident:
         round_to: torch.dtype | None = None,
         packed: bool = False,
         integers: Integers | None = None,
+        quantised: Collection[str] = (),
     ) -> None:
         self.device, self.dtype, self.round_to, self.packed = device, dtype, round_to, packed
-        self.integers = integers
+        self.integers, self.quantised = integers, quantised
 
     def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldWeight:
         raw = raw.to(self.device)
         encoding = stored.encoding
         round_to = rounding(stored, self.round_to)
+        if matrix and self.integers is not None and stored.name in self.quantised:
+            wanted = as_integers(stored)
+            if wanted is not stored:
+                through = round_to if round_to is not None and _rounds(stored, round_to) else None
+                return packed(quantised(stored, raw, through), wanted.encoding, stored.shape, self.integers)
         if round_to is not None and _rounds(stored, round_to):
             exact = torch.float32 if stored.format not in PLAIN else PLAIN[stored.format]
             values = decode(raw, encoding, stored.shape, exact)

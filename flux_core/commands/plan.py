@@ -29,7 +29,7 @@ from ..memory.workload import Budget, GiB, Location, Machine, MiB
 from ..models.controlnet_config import ControlNetConfig, controlnet_key
 from ..models.flux_config import FluxConfig
 from ..quant.encoding import multiplied_as_integers
-from ..runtime.published import COMPARED, MULTIPLIED_AS_STORED, Published, picture_size, published
+from ..runtime.published import COMPARED, MULTIPLIED_AS_STORED, Published, int8_bytes, picture_size, published
 from ..runtime.settings import COMPUTES, INT8, SIXTEEN_BIT
 from .plan_images import images, lines
 
@@ -137,7 +137,7 @@ def run(args: Namespace) -> int:
     for net in beside.controlnets:
         if net.config.body.hidden != model.config.hidden:
             raise InputError(f"{net.key} was made for a transformer of another width than {model.name}.")
-    made = plan_for(model, target, job, beside)
+    made = plan_for(as_computed(model, target), target, job, beside)
     rows = compared(model, target, job, beside)
     if args.steps < 1:
         raise InputError("An image takes at least one step.")
@@ -182,6 +182,22 @@ def open_model(name: str) -> Model:
 def decodes(stored: Stored) -> bool:
     """Whether a matrix is not multiplied as it is stored."""
     return stored.format not in MULTIPLIED_AS_STORED or not stored.encoding.as_is
+
+
+def as_computed(model: Model, target: Target) -> Model:
+    """The model with its blocks quantised while it is loaded, if that is asked for."""
+    if target.compute != INT8:
+        return model
+
+    def nbytes(name: str, shape: tuple[int, int]) -> int:
+        return int8_bytes(shape) if in_blocks(name) and not model.integers(name) else model.nbytes(name, shape)
+
+    return replace(model, nbytes=nbytes, integers=lambda name: model.integers(name) or in_blocks(name))
+
+
+def in_blocks(name: str) -> bool:
+    """Whether a matrix of this name multiplies all tokens of a step."""
+    return name.startswith(("double_blocks.", "single_blocks.")) and ".lin." not in name
 
 
 def of_published(known: Published) -> Model:

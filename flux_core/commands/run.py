@@ -130,8 +130,9 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
         "--compute",
         choices=COMPUTES,
         default="auto",
-        help="products of the transformer: int8 multiplies what a file stores as 8-bit integers as such, 16bit decodes "
-        "it first; auto takes what is faster here (default: auto)",
+        help="products of the transformer: int8 multiplies 8-bit integers, which any file is made into while it is "
+        "loaded; 16bit decodes; auto multiplies integers where the file stores them and that is faster here "
+        "(default: auto)",
     )
     parser.add_argument(
         "--cache",

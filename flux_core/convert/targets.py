@@ -23,13 +23,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..quant.encoding import rotates
 from ..quant.gguf_encode import ENCODED, FALLBACKS, encode_blocks
-from ..quant.rotation import root, rotate
+from ..quant.int8_encode import group_of, quantise
 from ..quant.sizes import BLOCK, nbytes_of
 from .rows import Rows
 
-LARGEST_GROUP = 256  # of rotated columns
 NUMBERS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 ALIGNMENT = 8  # bytes, so that what lies behind a small tensor is where its numbers may be
 
@@ -120,8 +118,7 @@ class Int8:
         return {"format": "int8_tensorwise", **rotation}
 
     def _group(self, columns: int) -> int:
-        sizes = [size for size in (LARGEST_GROUP, 64, 16) if rotates(size) and columns % size == 0]
-        return sizes[0] if sizes and self.rotated else 0
+        return group_of(columns) if self.rotated else 0
 
     def outline(self, name: str, shape: tuple[int, ...]) -> list[Written]:
         scale = Written(_beside(name, "weight_scale"), "F32", (shape[0], 1))
@@ -130,12 +127,9 @@ class Int8:
     def data(self, rows: Rows) -> Iterator[Tensor]:
         group, scales = self._group(rows.shape[1]), []
         for chunk in rows:
-            if group:
-                rotate(chunk, group)
-                chunk.div_(root(group))
-            scale = (chunk.abs().amax(1, keepdim=True) / 127).clamp(min=1e-30)
+            codes, scale = quantise(chunk, group)
             scales.append(scale)
-            yield _bytes((chunk / scale).round_().clamp_(-127, 127).to(torch.int8))
+            yield _bytes(codes)
         yield _bytes(torch.cat(scales))
         yield _padded(self._conf(rows.shape[1]), prod(rows.shape) + 4 * rows.shape[0])
 

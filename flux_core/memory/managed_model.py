@@ -14,6 +14,7 @@ from math import prod
 import torch
 from torch import nn
 
+from ..checkpoint.integers import as_integers
 from ..checkpoint.load import Resident, bind
 from ..checkpoint.stored import Stored
 from ..quant.encoding import multiplied_as_integers
@@ -21,6 +22,7 @@ from ..quant.formats import PLAIN
 from ..quant.int8 import Integers
 from ..quant.workspace import matrix_scratch
 from .plan import Plan, spread
+from .quantising import QuantisingSource
 from .source import FileSource
 from .stream import Stream
 from .streamed_weight import StreamedBytes, TorchDevice, hold_matrices
@@ -48,23 +50,26 @@ class ManagedModel:
         """names: the matrices to stream, in order of first use. dtype: the number type of products.
 
         priority: of two models that need the same memory, the one of higher priority gets it. group: maps a weight's
-        name to its group's; None puts neighbours together. integers: multiplies what is stored as integers. Raises
-        FileFormatError for a matrix that is missing.
+        name to its group's; None puts neighbours together. integers: multiplies what is stored as integers or, if
+        it quantises, becomes integers when it is read. Raises FileFormatError for a matrix that is missing.
         """
         self.label, self.priority, self.device, self.dtype = label, priority, device, dtype
         self.allocation: object = None  # of the external allocator, if there is one
-        self.stored = {name: tensors[name] for name in names if name in tensors}
+        quantises = integers is not None and integers.quantises
+        there = {name: tensors[name] for name in names if name in tensors}
+        self.stored = {name: as_integers(stored) for name, stored in there.items()} if quantises else there
         self.integers = integers
         numbers = {name: place for place, name in enumerate(names)}
-        streamed = hold_matrices(module, tensors, numbers, round_to, integers)
-        self.source = FileSource([tensors[name] for name in names])
+        streamed = hold_matrices(module, self.stored, numbers, round_to, integers)
+        wanted = [there[name] for name in names]
+        self.source = QuantisingSource(wanted, round_to) if quantises else FileSource(wanted)
         self.weights = grouped({name: stored.nbytes for name, stored in self.stored.items()}, group)
         self._opened = _Opened(streamed)
         weakref.finalize(self, self._opened.close)
 
     @property
     def file_name(self) -> str:
-        return self.source.weights[0].file.path.name
+        return self.source.stored[0].file.path.name
 
     def decoded(self, name: str) -> bool:
         """Whether a weight must be decoded before its product."""
@@ -78,6 +83,8 @@ class ManagedModel:
 
     def workload(self, observed: Iterable[ObservedUse], fixed: Mapping[str, int]) -> Workload:
         """The workload of one observed step of this model. `fixed`: bytes for other purposes."""
+        if isinstance(self.source, QuantisingSource) and self.device.place.type == "cpu":
+            fixed = {**fixed, "quantising": self.source.working_bytes}
         return observed_workload(f"{self.label} of {self.file_name}", self.weights, observed, self._traffic, fixed)
 
     def _traffic(self, name: str) -> int:

@@ -72,7 +72,7 @@ class Manager:
 
     def machine(self, model: ManagedModel, tokens: int) -> Machine:
         """This device's rates for a model; those not measured before are measured now."""
-        stored, dtype = model.source.weights, model.dtype
+        stored, dtype = model.source.stored, model.dtype
         hidden = min(rates.HIDDEN, max(each.shape[1] for each in stored if len(each.shape) == 2))
         tokens = rates.measured_tokens(self.device, tokens)
         formats = [each.format for each in stored]
@@ -93,9 +93,9 @@ class Manager:
         )
 
     def _disk_rate(self, model: ManagedModel) -> float:
-        file = model.source.weights[0].file.identity
+        file = model.source.stored[0].file.identity
         if file not in self._disk_rates:
-            self._disk_rates[file] = rates.disk_rate(model.source.weights)
+            self._disk_rates[file] = rates.disk_rate(model.source.stored)
         return self._disk_rates[file]
 
     @contextmanager

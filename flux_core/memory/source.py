@@ -33,7 +33,7 @@ class FileSource:
 
     def __init__(self, weights: Sequence[Stored], direct: bool = True) -> None:
         """direct=False reads through the page cache, for files that are much smaller than it."""
-        self.weights = tuple(weights)
+        self.weights = self.stored = tuple(weights)
         self.bytes_read = 0
         self._direct: dict[Path, int | None] = {}
         self._cached: dict[Path, int] = {}  # descriptors for reads through the cache, and to drop cached pages

@@ -94,10 +94,13 @@ class TorchPasses:
 
 
 class Integers:
-    """Integer products on one device."""
+    """Integer products on one device.
 
-    def __init__(self, passes: Passes | None = None) -> None:
-        self.passes = passes or TorchPasses()
+    quantises: also of matrices that are stored otherwise, which become integers when they are loaded.
+    """
+
+    def __init__(self, passes: Passes | None = None, quantises: bool = False) -> None:
+        self.passes, self.quantises = passes or TorchPasses(), quantises
 
     @property
     def name(self) -> str:

@@ -176,7 +176,7 @@ def kernel_passes(device: torch.device) -> CudaPasses | None:
             passes = CudaPasses(*(_compiled(name) for name in ("quantise_rows", "finish_sums")))
             problem = difference(passes, device)
     except Exception as error:  # noqa: BLE001  a private function, a library that is loaded by name, a driver
-        problem, passes = f"{type(error).__name__}: {error}", None  # type: ignore[assignment]
+        problem, passes = f"{type(error).__name__}: {error}", None
     if problem:
         log.info("The kernels around int8 products are not used: %s. PyTorch's operations take their place.", problem)
         return None
@@ -207,7 +207,7 @@ def difference(passes: CudaPasses, device: torch.device) -> str:
 
 
 def _compiled(name: str) -> Kernel:
-    compile_kernel: Any = torch.cuda._compile_kernel  # type: ignore[attr-defined]
+    compile_kernel: Any = torch.cuda._compile_kernel
     kernel: Kernel = compile_kernel(SOURCE, name)
     return kernel
 

@@ -7,12 +7,17 @@ in between. Faster is measured in some 50 ms, because no property of a device te
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import cache
 
 import torch
 from torch import nn
 
-from ..memory import rates
+from ..checkpoint.integers import as_integers
+from ..checkpoint.stored import Stored
+from ..memory import meter, rates
+from ..memory.budget import format_size
+from ..memory.manager import Manager
 from ..models.flux import Flux
 from ..models.linear import Linear
 from ..quant.encoding import LEVELS
@@ -35,7 +40,7 @@ def integers_for(device: torch.device, dtype: torch.dtype, compute: str) -> Inte
     """
     if compute == SIXTEEN_BIT:
         return None
-    found = _integers(device)
+    found = _integers(device, compute == INT8)
     if found is None:
         if compute == INT8:
             log.warning("%s does not multiply 8-bit integers exactly: matrices of integers are decoded.", device)
@@ -44,6 +49,40 @@ def integers_for(device: torch.device, dtype: torch.dtype, compute: str) -> Inte
         return found
     log.info("8-bit integers are multiplied no faster than %s on %s: matrices of integers are decoded.", dtype, device)
     return None
+
+
+def block_matrices(tensors: Mapping[str, Stored]) -> tuple[str, ...]:
+    """The names of the matrices that a step multiplies with all tokens: those of blocks, without adaLN's."""
+    return tuple(
+        name
+        for name, stored in tensors.items()
+        if name.startswith(("double_blocks.", "single_blocks.")) and len(stored.shape) == 2 and ".lin." not in name
+    )
+
+
+def within_ram(integers: Integers | None, manager: Manager, tensors: Mapping[str, Stored]) -> Integers | None:
+    """`integers`, if what it has to quantise may stay in memory: else a step would quantise what comes from the disk.
+
+    Then it is told, and what the file stores as integers is still multiplied so.
+    """
+    if integers is None or not integers.quantises:
+        return integers
+    names = block_matrices(tensors)
+    if not any(as_integers(tensors[name]) is not tensors[name] for name in names):
+        return integers
+    needed = sum(as_integers(tensors[name]).nbytes for name in names)
+    allowed = manager.limit
+    if manager.device.type == "cuda":
+        allowed += meter.automatic_ram() if manager.allowed.ram is None else manager.allowed.ram
+    if needed <= allowed:
+        return integers
+    file = next(iter(tensors.values())).file.path.name
+    log.warning(
+        "%s takes %s as 8-bit integers, and %s of memory are allowed: it is not quantised while it is loaded. "
+        "`sluice convert %s --to int8 --rotate` makes a file that streams as integers.",
+        *(file, format_size(needed), format_size(allowed), file),
+    )
+    return _integers(manager.device)
 
 
 def products_of(module: nn.Module) -> str:
@@ -74,8 +113,11 @@ def gain(integers: Integers, device: torch.device, dtype: torch.dtype) -> float:
 
 
 @cache
-def _integers(device: torch.device) -> Integers | None:
+def _integers(device: torch.device, quantises: bool = False) -> Integers | None:
     """The integer products of a device, if it has any and they are exact."""
+    if quantises:
+        plain = _integers(device)
+        return plain and Integers(plain.passes, quantises=True)
     if not _exact(device):
         return None
     return Integers(kernel_passes(device) if device.type == "cuda" else None)

@@ -10,8 +10,8 @@ Number types:
 Products of the transformer:
 
     16bit  everything is decoded to the number type
-    int8   what is stored as 8-bit integers is multiplied as integers
-    auto   the same, if it is faster on the device that is there
+    int8   matrices of blocks are multiplied as 8-bit integers; what is stored otherwise is quantised while it is loaded
+    auto   what is stored as 8-bit integers is multiplied as such, if that is faster on the device that is there
 
 Names and sizes only, so that the command line and the server can read them without importing torch. `runtime.py` makes
 the device and the number types of them.

@@ -32,10 +32,10 @@ from ..quant.fp8 import FP8
 from ..quant.int8 import Integers
 from .device import room
 from .encoder import ManagedEncoder
-from .integer_products import integers_for
+from .integer_products import block_matrices, integers_for, within_ram
 from .managed_controlnet import ManagedControlNet
 from .runtime import Runtime
-from .settings import SIXTEEN_BIT
+from .settings import INT8, SIXTEEN_BIT
 from .streamed_flux import ManagedFlux
 
 FILLED = 0.8  # share of the free memory that matrices, expanded to the type computed in, may take
@@ -184,7 +184,8 @@ class FluxWeights(Weights[Flux]):
         return _expanded(self.tensors, device, dtype, self.round_to, integers)
 
     def _manage(self, manager: Manager, dtype: torch.dtype, integers: Integers | None) -> ManagedFlux:
-        return ManagedFlux(manager, self.config, self.tensors, dtype, self.round_to, integers)
+        allowed = within_ram(integers, manager, self.tensors)
+        return ManagedFlux(manager, self.config, self.tensors, dtype, self.round_to, allowed)
 
     def _integers(self, device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
         return _integers_of(self.tensors, device, dtype, compute)
@@ -290,11 +291,14 @@ def _expanded(
 ) -> Resident:
     """Expanded once if there is room for it, else each matrix at each use: the numbers are the same."""
     expanded = sum(stored.numel for stored in tensors.values()) * dtype.itemsize
-    return Resident(device, dtype, round_to=round_to, packed=expanded > FILLED * room(device), integers=integers)
+    quantised = block_matrices(tensors) if integers is not None and integers.quantises else ()
+    packed = expanded > FILLED * room(device)
+    return Resident(device, dtype, round_to=round_to, packed=packed, integers=integers, quantised=quantised)
 
 
 def _integers_of(tensors: Tensors, device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
     """What multiplies matrices that are stored as integers, if there are any."""
-    if not any(multiplied_as_integers(stored.encoding, stored.shape) for stored in tensors.values()):
+    stored_so = any(multiplied_as_integers(stored.encoding, stored.shape) for stored in tensors.values())
+    if not stored_so and compute != INT8:
         return None
     return integers_for(device, dtype, compute)

@@ -22,6 +22,7 @@ from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
 from sluice.flux_core.checkpoint.detect import detect
 from sluice.flux_core.checkpoint.files import open_weights
+from sluice.flux_core.checkpoint.integers import as_integers
 from sluice.flux_core.convert.convert import steps_of, write
 from sluice.flux_core.convert.targets import target
 from sluice.flux_core.errors import BudgetTooSmall
@@ -34,6 +35,7 @@ from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.runtime import autoencoder, handles, modulation, streamed_flux, weights
+from sluice.flux_core.runtime.integer_products import block_matrices, integers_for, within_ram
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import INT8, SIXTEEN_BIT, Settings
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
@@ -172,6 +174,35 @@ def test_integers_stream_as_the_operands_they_are(
         assert all(use.integers and not use.traffic for use in uses) and report.plan.machine.integers
         assert not any(managed.blocks.decoded(name) for name in managed.blocks.stored)
         assert report.note == "int8 products (PyTorch) for 24 matrices"
+
+
+def test_a_file_is_quantised_while_it_is_loaded_whole_or_streamed(flux_file, seeded, runtime, tmp_path, caplog):
+    """Nearly as the converted file computes, whose adaLN is int8 too; not where memory does not suffice for it."""
+    path, wanted, file = tmp_path / "int8.safetensors", target("int8", True), open_weights(flux_file)
+    write(path, "flux", steps_of("flux", detect(file).parts["flux"], wanted), wanted, {})
+
+    def image(file: Path) -> Tensor:
+        model = replace(handles.load_flux(runtime, file), own_compute=INT8)
+        return picture(model, seeded, batch=2, width=16)
+
+    no_budget(runtime)
+    expected = image(flux_file)
+    assert 0 < (image(path) - expected).norm() < 0.02 * expected.norm()
+    model = handles.load_flux(runtime, flux_file)
+    integers = sum(as_integers(model.weights.tensors[name]).nbytes for name in block_matrices(model.weights.tensors))
+    working = 120 * MiB
+    for share in (1.0, 0.6):
+        budget(runtime, working + int(share * integers))
+        assert torch.equal(image(flux_file), expected)
+        report = model.weights.managed(runtime.managers[CPU], model.dtype, INT8).report
+        assert bool(report.plan.slots) == (share < 1) and report.note.startswith("int8 products")
+        working = sum(report.plan.workload.fixed.values()) - report.plan.workload.fixed["workspace"]
+        assert working > report.plan.workload.fixed["quantising"] > 0
+    quantising, small = integers_for(CPU, torch.float32, INT8), budget(runtime, integers - 1 - 128 * MiB)
+    with caplog.at_level("WARNING"):
+        without = within_ram(quantising, small, model.weights.tensors)
+    assert quantising is not None and quantising.quantises and without is not None and not without.quantises
+    assert "`sluice convert flux.safetensors --to int8 --rotate` makes a file that streams" in caplog.text
 
 
 def test_skipped_evaluations_stream_nothing(flux_file: Path, seeded: Seeded, runtime: Runtime) -> None:

@@ -100,6 +100,15 @@ def test_seconds_of_an_image_in_integers_with_a_cache_and_in_few_steps(
     assert exact["seconds_per_step"] > 1.4 * told[0]["seconds"] / 20
 
 
+def test_a_file_that_is_quantised_while_it_is_loaded_takes_the_memory_of_integers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    of_bf16 = figures(capsys, "flux1-dev", "--card", "rtx4060", "--compute", "int8")
+    of_int8 = figures(capsys, "flux1-dev-int8", "--card", "rtx4060")
+    assert sum(row["bytes"] for row in of_bf16["units"]) == sum(row["bytes"] for row in of_int8["units"])
+    assert of_bf16["seconds_per_step"] == pytest.approx(of_int8["seconds_per_step"], rel=0.02)
+
+
 def test_integers_on_published_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """GTX 1070, 768x1024: 8.1 s a step (sd-webui-forge-classic, pull request 1466), within 15 %."""
     told = figures(capsys, "flux1-dev-int8", "--card", "gtx1070", "--size", "768x1024")

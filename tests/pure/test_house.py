@@ -129,7 +129,7 @@ def test_rooms_without_torch_start_without_it() -> None:
 
 def test_headers_and_plans_are_read_without_torch() -> None:
     plan = [name for name in names_in("memory") if name.endswith(".plan")]
-    headers = [name for name in names_in("checkpoint") if not name.endswith((".load", ".whole_files"))]
+    headers = [name for name in names_in("checkpoint") if not name.endswith((".load", ".integers", ".whole_files"))]
     assert plan and "torch" not in loaded_by([*headers, *plan])
 
 
