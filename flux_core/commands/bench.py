@@ -3,13 +3,13 @@
     sluice bench              the two quick ones, run and transformer
     sluice bench run          a whole `sluice run`, and where its time goes
     sluice bench transformer  a transformer step in bf16, ours beside diffusers
-    sluice bench quality      what each faster setting costs in pixels, against the exact image of the same seed
+    sluice bench quality      the difference of each faster setting from the exact image of the same seed
     sluice bench memory       a full-size model streamed under memory budgets; on a GPU the peers beside it
     sluice bench gpu          the same on a GPU, beside other programs: correctness, peaks and times against targets
-    sluice bench server       a thousand jobs by twenty clients, and kills that must lose none
+    sluice bench server       a thousand jobs of twenty clients, and kills after which no job may be lost
 
-A measurement is a module with `add_arguments(parser)` and `measure(args) -> JSON-ready data`; it prints what it found
-on stdout and how far it is on stderr.
+A measurement is a module with `add_arguments(parser)` and `measure(args) -> JSON-ready data`; it prints its results
+on stdout and its progress on stderr.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any
 MEASUREMENTS = {
     "run": ("a whole `sluice run`, and where its time goes", "..bench.run"),
     "transformer": ("a transformer step, ours beside diffusers", "..bench.transformer"),
-    "quality": ("what each faster setting costs in pixels", "..bench.quality"),
+    "quality": ("the difference of each faster setting from the exact image", "..bench.quality"),
     "memory": ("a full-size model streamed under memory budgets", "..bench.memory"),
-    "gpu": ("full-size models on a GPU under a cap, beside other programs", "..bench.gpu"),
-    "server": ("a thousand jobs by twenty clients, and kills that must lose none", "..bench.server"),
+    "gpu": ("full-size models on a GPU with a limit, beside other programs", "..bench.gpu"),
+    "server": ("a thousand jobs of twenty clients, and kills after which no job may be lost", "..bench.server"),
 }
 QUICK = ("run", "transformer")
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and tell everything again as one line of JSON. 1 if a measurement has targets that were not met."""
+    """Measure, and print all results again as one line of JSON. Returns 1 if a measurement missed a target."""
     names = [args.measurement] if args.measurement else QUICK
     results: dict[str, Any] = {name: _measure(name, args.options) for name in names}
     print(json.dumps({**results, "machine": _machine()}))

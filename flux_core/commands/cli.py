@@ -1,6 +1,6 @@
-"""The command line: `sluice COMMAND ...`. Each command is a room of its own, opened only when it is called.
+"""The command line: `sluice COMMAND ...`. Each command is a module of its own, imported only when it is called.
 
-A room has `add_arguments(parser)` and `run(args) -> exit code`. What goes wrong is one sentence on stderr and an exit
+A module has `add_arguments(parser)` and `run(args) -> exit code`. An error is one sentence on stderr and an exit
 code: 2 for a command line or workflow that cannot be run, 1 for everything else, 130 after Ctrl-C. With SLUICE_DEBUG=1
 errors keep their traceback.
 """
@@ -20,14 +20,14 @@ from .other_flags import Parser
 
 # name -> (what it does, module with add_arguments and run)
 COMMANDS = {
-    "run": ("make the pictures of a workflow (PNG, WebP or JSON)", ".run"),
+    "run": ("make the images of a workflow (PNG, WebP or JSON)", ".run"),
     "serve": ("open the ComfyUI editor in the browser", ".serve"),
     "work": ("run jobs for a `sluice serve` on another machine", ".work"),
-    "inspect": ("tell what is in a picture or a weight file", ".inspect"),
-    "swap": ("put Sluice's nodes into a workflow for ComfyUI, or ComfyUI's own back", ".swap"),
-    "packs": ("tell which node packs of ComfyUI work here, and why others do not", ".packs"),
-    "convert": ("put a model file into another format (fp8, int8, Q4_K, ...)", ".convert"),
-    "doctor": ("tell whether this machine is ready, and what to do where it is not", ".doctor"),
+    "inspect": ("describe an image or a weight file", ".inspect"),
+    "swap": ("replace ComfyUI's nodes in a workflow by Sluice's, or back", ".swap"),
+    "packs": ("list which node packs of ComfyUI work here, and why others do not", ".packs"),
+    "convert": ("convert a model file to another format (fp8, int8, Q4_K, ...)", ".convert"),
+    "doctor": ("check whether this machine is ready, and what to do if it is not", ".doctor"),
     "plan": ("predict memory and time for a model, before anything is downloaded", ".plan"),
     "compare": ("put two or more settings side by side: time, memory, likeness, blind votes", "..compare.command"),
     "train": ("train the small model that comes with Sluice, or a LoRA (`train lora FOLDER`)", ".train"),
@@ -35,7 +35,7 @@ COMMANDS = {
 }
 
 # a command's second word that opens a room of its own
-ROOMS = {("train", "lora"): ("train a LoRA on a folder of pictures", ".train_lora")}
+ROOMS = {("train", "lora"): ("train a LoRA on a folder of images", ".train_lora")}
 
 EXAMPLES = """
 examples:
@@ -45,25 +45,26 @@ examples:
   sluice inspect picture.png
   sluice COMMAND --help
 
-A picture made by ComfyUI or Sluice carries its workflow: give it to `run` to make it again. Model files are looked for
+An image made by ComfyUI or Sluice contains its workflow: give it to `run` to make it again. Model files are searched
 in ./models, in the folders given with --models, and in those of ./extra_model_paths.yaml.
 """
 
 
 def program() -> NoReturn:
-    """The `sluice` program: end with the exit code of the command line.
+    """The `sluice` program: exit with the exit code of the command line.
 
-    Python would spend another half second on taking torch apart. All that has to be finished is finished by then.
+    Exits without Python's cleanup, which would take another half second with torch; everything is finished by then.
 
-    Threads that compute wait for each other asleep: spinning, OpenMP's default, makes a step 4 to 40 times slower as
-    soon as other programs use the same cores. OpenMP reads this when torch is loaded; the server's worker inherits it.
+    OpenMP's threads sleep while they wait for each other. By default they spin, which makes a step 4 to 40 times
+    slower as soon as other programs use the same cores. OpenMP reads this setting when torch is loaded; the server's
+    worker inherits it.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code = main()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # a reader that has gone
+        except OSError:  # the reader of the output has gone
             code = code or 1
     os._exit(code)
 
@@ -71,13 +72,13 @@ def program() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: the program's own) and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    _print_what_can_be_printed()
+    _replace_unprintable()
     try:
         return _dispatch(argv)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read our output has gone
+    except BrokenPipeError:  # the reader of the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except SluiceError as error:
@@ -96,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _print_what_can_be_printed() -> None:
-    """A character that the encoding of the output lacks becomes a question mark: Windows redirects into cp1252."""
+def _replace_unprintable() -> None:
+    """Print a question mark for a character that the output's encoding lacks: Windows redirects in cp1252."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -1,6 +1,6 @@
-"""`sluice convert FILE --to FORMAT`: the same model in another format, in a file that ComfyUI reads too.
+"""`sluice convert FILE --to FORMAT`: writes a model in another format, in a file that ComfyUI reads too.
 
-Works tensor by tensor, so a model of any size is converted in little memory; the new file is there when it is whole.
+Converts one tensor at a time, so a model of any size needs little memory. The new file appears when it is complete.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..memory.budget import AUTO, format_size, parse_size
 if TYPE_CHECKING:
     from ..checkpoint.kinds import Detected
 
-ORDER = ("flux", "t5", "clip_l", "autoencoder")  # of a file with several models the first of these is converted
+ORDER = ("flux", "t5", "clip_l", "autoencoder")  # of a file with several models, the first of these is converted
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -32,12 +32,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="bf16, fp16, fp32, fp8, int8 (safetensors) or Q8_0, Q6_K, Q5_K, Q4_K, Q5_1, Q5_0, Q4_1, Q4_0 (GGUF)",
     )  # fmt: skip
     parser.add_argument(
-        "--rotate", action="store_true", help="int8: rotate columns first, which halves the loss where few stand out"
+        "--rotate", action="store_true", help="int8: rotate columns first; halves the loss where few columns are large"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the new file (default: beside the old one)")
     parser.add_argument("--ram", default=AUTO, metavar="SIZE", help="do not use more memory than this")
     parser.add_argument("--part", choices=ORDER, help="of a file with several models, the one to convert")
-    parser.add_argument("--json", action="store_true", help="tell the result as JSON on the last line")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on the last line")
 
 
 def run(args: Namespace) -> int:
@@ -79,7 +79,7 @@ def _part(path: Path, found: Detected, chosen: str | None) -> str:
 
 
 class _Bar:
-    """Progress in bytes on stderr, where somebody watches."""
+    """A progress bar in bytes on stderr, if that is a terminal."""
 
     def __init__(self, title: str) -> None:
         self._title, self._done = title, 0

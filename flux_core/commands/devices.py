@@ -59,7 +59,7 @@ def device_names(text: str, count: Any = count_gpus) -> tuple[str, ...]:
     for name in names:
         if "+" in name:
             raise InputError(
-                f"{name!r} joins devices for one picture, which a worker cannot do. Separate them by commas."
+                f"{name!r} joins devices for one image, which a worker cannot do. Separate them by commas."
             )
         if not _NAME.fullmatch(name):
             raise InputError(f"{name!r} is no device. Write a list like cuda:0,cuda:1 or cpu:0,cpu:1, or auto.")

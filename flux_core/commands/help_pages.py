@@ -1,6 +1,6 @@
-"""What the editor is told of our nodes in files: a help page for each, and the table by which workflows are swapped.
+"""Files about our nodes for the editor: a help page for each, and the table for swapping workflows.
 
-Made from what the nodes declare, by `python -m sluice.flux_core.commands.help_pages`; a test holds the files to it.
+Made from the nodes' declarations by `python -m sluice.flux_core.commands.help_pages`; a test compares them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ COMFYUIS = {own: kind for kind in KINDS for own in (kind, KINDS[kind]) if own in
 
 
 def help_pages() -> dict[str, str]:
-    """File name -> Markdown, for every node that is offered inside ComfyUI."""
+    """File name -> Markdown, for all nodes that are offered inside ComfyUI."""
     classes, titles = comfyui_tables(pack_host())
     return {f"{name}.md": _page(name, titles[name], node_class) for name, node_class in classes.items()}
 
 
 def swap_rows() -> dict[str, dict[str, Any]]:
-    """Core id -> which of its sockets carry models, for every node of ours that has a twin."""
+    """Core id -> its sockets for models, for all nodes of ours that have a counterpart."""
     rows = {}
     for name, node_class in comfyui_tables(pack_host())[0].items():
         if getattr(node_class, "ALONE", False):
@@ -34,7 +34,7 @@ def swap_rows() -> dict[str, dict[str, Any]]:
             "outputs": [COMFYUIS.get(kind) for kind in node_class.RETURN_TYPES],
         }
         for position, (key, kind, _) in enumerate(_inputs(node_class)):
-            if key == "type" and "flux" in kind:  # asks which family; before it there are only widgets
+            if key == "type" and "flux" in kind:  # chooses the model family; only widgets precede it
                 row["only"] = {"input": key, "position": position, "value": "flux"}
         rows[name.removeprefix(PREFIX)] = row
     return rows
@@ -46,7 +46,7 @@ def swap_table() -> str:
 
 
 def write() -> None:
-    """Bring the files up to date."""
+    """Write the files."""
     pages = help_pages()
     DOCS.mkdir(parents=True, exist_ok=True)
     for stale in {path.name for path in DOCS.glob("*.md")} - pages.keys():
@@ -90,7 +90,7 @@ def _is_own(kind: Any) -> bool:
 
 
 def _kind(kind: Any) -> str:
-    """As it is called inside ComfyUI."""
+    """The name of a type inside ComfyUI."""
     return "choice" if isinstance(kind, list) else KINDS[COMFYUIS[kind]] if _is_own(kind) else str(kind)
 
 

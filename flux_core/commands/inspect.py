@@ -1,4 +1,4 @@
-"""`sluice inspect`: what is in a file. For a picture its workflow, for a weight file what the header says."""
+"""`sluice inspect`: describes a file: the workflow of an image, the header of a weight file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ TOLD = ("steps", "cfg", "guidance", "sampler_name", "scheduler", "denoise", "wei
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice inspect`."""
-    parser.add_argument("file", type=Path, help="a picture, a workflow as JSON, or a weight file")
-    parser.add_argument("--json", action="store_true", help="tell it as JSON")
+    parser.add_argument("file", type=Path, help="an image, a workflow as JSON, or a weight file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what is in the file."""
+    """Print the description of the file."""
     name = args.file.name.lower()
     if args.file.is_dir() or name.endswith((*WEIGHT_FILES, *PICKLES, ".index.json")):
         from ..checkpoint.describe import as_text, describe
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def workflow_facts(file: Path, folders: Folders) -> dict[str, Any]:
-    """What a workflow file tells, as JSON-ready data. Raises WorkflowError, MissingFileError."""
+    """The description of a workflow file, as JSON-ready data. Raises WorkflowError, MissingFileError."""
     from ...nodes.host import Host
     from ..worker.registry import standalone_tables
 
@@ -69,7 +69,7 @@ def workflow_facts(file: Path, folders: Folders) -> dict[str, Any]:
 
 
 def _texts(prompt: Mapping[str, Any], classes: Classes) -> Iterator[dict[str, Any]]:
-    """The texts of several lines: prompts."""
+    """The texts with several lines, which are prompts."""
     interfaces = Interfaces(classes)
     for node_id, node in prompt.items():
         for name, value in node["inputs"].items():
@@ -87,7 +87,7 @@ def _values(prompt: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[dict[
 
 
 def _sizes(prompt: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The sizes pictures start from."""
+    """The sizes of the empty latents."""
     for node_id, node in prompt.items():
         if "Latent" in node["class_type"] and {"width", "height", "batch_size"} <= node["inputs"].keys():
             values = {key: _constant(prompt, node["inputs"][key]) for key in ("width", "height", "batch_size")}
@@ -95,7 +95,7 @@ def _sizes(prompt: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _constant(prompt: Mapping[str, Any], value: Any) -> Any:
-    """A value, or that of the number node it comes from."""
+    """A value, or the value of the number node that it comes from."""
     if is_link(value):
         value = prompt.get(value[0], {}).get("inputs", {}).get("value")
     return None if is_link(value) else value
@@ -113,7 +113,7 @@ def _node(node_id: str, prompt: Mapping[str, Any], classes: Classes) -> dict[str
 
 
 def _in_order(prompt: Mapping[str, Any]) -> list[str]:
-    """Nodes after those they are linked to; those of a circle in the order of the file."""
+    """The nodes, each after those it depends on; nodes of a cycle in the order of the file."""
     order: dict[str, None] = {}
     entered: set[str] = set()
     for root in prompt:
@@ -136,7 +136,7 @@ def _in_order(prompt: Mapping[str, Any]) -> list[str]:
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     name = Path(facts["path"]).name
     if "nodes" not in facts:
-        yield f"{name}: generation parameters of another program, no workflow"
+        yield f"{name}: generation parameters of another program, but no workflow"
         yield str(facts["parameters"])
         return
     yield f"{name}: a workflow of {len(facts['nodes'])} nodes ({' and '.join(facts['carries'])})"

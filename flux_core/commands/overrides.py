@@ -1,7 +1,7 @@
 """Values given on the command line, put into a prompt: `--set NODE.INPUT=VALUE`, `--set "{{GAP}}=VALUE"`, `--seed N`,
 `--count N`.
 
-A node is named by its id, its title or its class, as long as only one can be meant. Knows no particular node class.
+A node is named by its id, its title or its class, if the name is unambiguous. Contains no particular node class.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def apply(
 
 
 class _Unfit(Exception):
-    """Why a setting cannot be applied."""
+    """A setting that cannot be applied. The text is the reason."""
 
 
 def _filled(prompt: JsonPrompt, interfaces: Interfaces, gap: str, value: str) -> JsonPrompt:
@@ -116,7 +116,7 @@ def _set(prompt: JsonPrompt, interfaces: Interfaces, setting: str, titles: Mappi
 
 
 def _named(prompt: JsonPrompt, name: str, titles: Mapping[str, str]) -> list[str]:
-    """The nodes meant by a name: the one with this id, else those so titled, else those of this class or its title."""
+    """The nodes of a name: that with this id, else those with this title, else those of this class or its title."""
     if name in prompt:
         return [name]
     wanted = name.casefold()
@@ -140,7 +140,7 @@ def _declared(node: Mapping[str, Any], interfaces: Interfaces, input_name: str) 
 
 
 def _value(text: str, kind: Any) -> Any:
-    """The text itself for a STRING or an option of a combo, else what it is as JSON, else the text."""
+    """The text for a STRING or an option of a combo, else the text as JSON, else the text."""
     if kind == "STRING" or (isinstance(kind, list) and text in kind):
         return text
     try:
@@ -202,9 +202,9 @@ def _number(value: Any) -> int:
 def canvas_saying(
     workflow: Any, before: JsonPrompt, after: JsonPrompt, classes: Classes, canvas: Workflow | None = None
 ) -> Any | None:
-    """The canvas with the widgets changed that differ between two prompts; None if it cannot be made to say the same.
+    """The canvas with the widgets changed that differ between two prompts; None if it cannot give the second prompt.
 
-    A picture shows its canvas when it is dropped on the editor, so the canvas must not tell another story.
+    When an image is dropped on the editor, its canvas is shown. So the canvas must give the prompt that was run.
     """
     if before == after:
         return workflow
@@ -238,7 +238,7 @@ def _set_widget(box: dict[str, Any], interface: Interface, name: str, value: Any
         mark, old = object(), widget_values(interface, values).get(name)
         for position, at in enumerate(values):
             marked = [*values[:position], mark, *values[position + 1 :]]
-            # A mark where the editor keeps what a seed does next moves all that follow it: then the values differ.
+            # The editor saves an extra value after a seed. A mark in its place would shift the values that follow.
             if at == old and widget_values(interface, marked).get(name) is mark:
                 values[position] = value
                 return

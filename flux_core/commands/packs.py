@@ -1,6 +1,6 @@
-"""`sluice packs`: which node packs of a folder load, what each brings, what it lacks, and why the others do not load.
+"""`sluice packs`: lists which node packs of a folder load, their nodes, what they lack, and why others do not load.
 
-Loading a pack runs its code, as `sluice serve --node-packs` does. Nothing is installed and nothing is run.
+Loading a pack runs its code, as `sluice serve --node-packs` does. Nothing is installed, and no workflow is run.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ..graph.execute import Executor
 from ..io.folders import standard_folders
 from .run import add_folder_arguments
 
-_SHOWN = 8  # nodes that are named
+_SHOWN = 8  # nodes listed by name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice packs`."""
     parser.add_argument("folder", nargs="+", type=Path, help="a folder of node packs (custom_nodes), or one pack")
-    parser.add_argument("--json", action="store_true", help="tell everything as JSON")
-    parser.add_argument("--verbose", action="store_true", help="also what packs print, and whole tracebacks")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--verbose", action="store_true", help="also print what packs print, and full tracebacks")
     add_folder_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """List the packs. 0 if all of them loaded, else 1."""
+    """List the packs. Returns 0 if all of them were loaded, else 1."""
     from ...nodes.host import Host
     from ..facade.engine import Engine
     from ..worker.node_packs import load_packs
@@ -71,13 +71,13 @@ def _lines(packs: list[dict[str, Any]]) -> Iterable[str]:
 
 def _remarks(pack: dict[str, Any]) -> Iterable[str]:
     if pack["taken"]:
-        yield f"    already there under these ids, and kept as they were: {_named(pack['taken'])}"
+        yield f"    not replaced, because these ids exist already: {_named(pack['taken'])}"
     for node, reason in pack["left_out"].items():
         yield f"    left out: {node}: {reason}"
     if pack["missing"]:
         yield f"    requirements that are not installed: {', '.join(pack['missing'])}"
     if pack["patches"]:
-        yield f"    changes ComfyUI's own program, without effect on Sluice's: {', '.join(pack['patches'])}"
+        yield f"    changes ComfyUI's own program, which has no effect on Sluice: {', '.join(pack['patches'])}"
 
 
 def _named(names: list[str]) -> str:

@@ -1,7 +1,7 @@
-"""`sluice plan MODEL`: what a model will need and how fast it will be, before anything is downloaded.
+"""`sluice plan MODEL`: predicts the memory and time that a model needs, before anything is downloaded.
 
 MODEL is a file, or the name of a published one: flux1-dev, flux1-dev-fp8, flux1-dev-Q8_0, flux1-dev-Q4_K_S.gguf,
-flux1-schnell-fp8.safetensors and so on. Of files only headers are read. What a step does is observed on a model without
+flux1-schnell-fp8.safetensors and so on. Of files only headers are read. A step is observed on a model without weights,
 memory, as it is for every run (runtime/dry_run.py), and so torch is imported once it is clear what to plan for.
 """
 
@@ -40,14 +40,14 @@ CONTEXT = 450 * MiB  # of a process on a GPU before its first tensor
 HEADROOM = 256 * MiB  # left to the driver and to other programs
 PROGRAM = 400 * MiB  # of this program in RAM, PyTorch included
 UNKNOWN = "rtx4060"  # the card to plan for where none is named and none is found
-STEPS = 20  # rows of the modulation table that room is kept for
+STEPS = 20  # rows of the modulation table that are planned for
 _CONTROLNET = re.compile(r"(?:controlnets\.([^.]+)-[0-9a-f]{8}\.)?(.+)")
-BLOCK = 4096  # of a disk, where weights are read straight to where they are used
+BLOCK = 4096  # of a disk, for a CPU
 
 
 @dataclass(frozen=True)
 class Model:
-    """What can be planned for: a file's transformer, or a published one."""
+    """The model to plan for: a file's transformer, or a published one."""
 
     name: str
     config: FluxConfig
@@ -56,7 +56,7 @@ class Model:
     integers: Callable[[str], bool] = lambda name: False  # whether it is stored as 8-bit integers to be multiplied so
 
     def file_bytes(self, needs: FluxNeeds) -> int:
-        """Of all matrices."""
+        """Bytes of all matrices."""
         return sum(self.nbytes(name, shape) for name, shape in needs.matrices.items())
 
 
@@ -93,8 +93,8 @@ class Target:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", help="a file, or a published name like flux1-dev-fp8")
-    parser.add_argument("--size", default="1024x1024", metavar="WxH", help="of the picture (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at a time (default: %(default)s)")
+    parser.add_argument("--size", default="1024x1024", metavar="WxH", help="of the image (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time (default: %(default)s)")
     parser.add_argument("--lora", action="append", default=[], metavar="FILE", help="count this LoRA (may be repeated)")
     parser.add_argument(
         "--controlnet", action="append", default=[], metavar="FILE", help="count this ControlNet (may be repeated)"
@@ -156,7 +156,7 @@ def run(args: Namespace) -> int:
 
 
 def open_model(name: str) -> Model:
-    """Raises MissingFileError or InputError for what is neither a file nor a name, FileFormatError for other files."""
+    """A file's or a published model. Raises MissingFileError or InputError for other names, FileFormatError."""
     if not Path(name).exists():
         known = published(name)
         if known is None:
@@ -220,7 +220,7 @@ def card_of_this_machine() -> Card | None:
 
 
 def lora_bytes(path: str) -> int:
-    """On the device, in two bytes a number. Raises FileFormatError for a file that is none."""
+    """Bytes of a LoRA on the device, with two bytes per number. Raises FileFormatError for other files."""
     file = open_weights(path)
     found = detect(file)
     if found.kind != "lora":
@@ -306,7 +306,7 @@ def plan_for(model: Model, target: Target, job: Job, beside: Beside) -> Plan:
 
 @dataclass(frozen=True)
 class Row:
-    """One published format on this card; without a plan it does not fit, for this reason."""
+    """One published format on this card. Without a plan it does not fit."""
 
     name: str
     file_bytes: int
@@ -343,7 +343,7 @@ def compared(model: Model, target: Target, job: Job, beside: Beside) -> list[Row
 
 
 def page(made: Plan, target: Target, job: Job, rows: Sequence[Row]) -> list[str]:
-    """The whole answer for people."""
+    """The output for people, as lines."""
     size = f"{job.width}x{job.height}" + (f", {job.batch} at a time" if job.batch > 1 else "")
     kind = "RAM" if target.cpu else "memory"
     title = f"{made.workload.name} · {size} · {target.label}, {format_size(target.memory)} of {kind}"
@@ -360,7 +360,7 @@ def page(made: Plan, target: Target, job: Job, rows: Sequence[Row]) -> list[str]
 
 
 def residency_map(made: Plan) -> list[str]:
-    """One letter a group, in rows as the model has them."""
+    """One letter per group, in the model's rows."""
     rows: dict[str, str] = {}
     last: dict[str, str] = {}
     for group, location in zip(made.groups, made.locations, strict=True):
@@ -369,7 +369,7 @@ def residency_map(made: Plan) -> list[str]:
         label = {"double_blocks": f"double {rest[0][:3]}", "single_blocks": "single"}.get(family, family)
         label = f"{net[:24]} {label}" if net else label
         letter = location.value
-        if last.get(label) == number:  # a group in two places is shown by the part that moves
+        if last.get(label) == number:  # a divided group is shown by its streamed part
             letter = letter if location is not Location.DEVICE else rows[label][-1]
             rows[label] = rows[label][:-1]
         rows[label], last[label] = rows.get(label, "") + letter, number

@@ -1,4 +1,4 @@
-"""A workflow file made ready to run: read, changed as the command line says, checked. Imports nothing heavy."""
+"""Prepares a workflow file to run: reads it, applies the command line, checks it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from . import overrides, workflows
 
 @dataclass(frozen=True)
 class Job:
-    """A workflow that has been found fit to run."""
+    """A workflow that can run."""
 
     file: Path
     prompt: dict[str, Any]
     outputs: tuple[str, ...]
     canvas: Any | None
-    notes: tuple[str, ...] = ()  # what a person should know of it, in sentences
+    notes: tuple[str, ...] = ()  # remarks for the user, in sentences
 
 
 def prepared(
@@ -65,10 +65,10 @@ def prepared(
 
 
 def _refusal(found: Validation, part: Part, classes: Classes) -> list[str]:
-    """Everything that is wrong, and what helps."""
+    """All problems, and what helps."""
     told = [f"  {sentence}" for sentence in found.sentences]
     if any(problem.kind == MISSING_MODEL for problem in found.problems):
-        told.append("  Model files that lie elsewhere are found with --models DIR.")
+        told.append("  Name further folders of model files with --models DIR.")
     if found.outputs or (part.lost and validate(part.prompt, classes).outputs):
         told.append("  The other outputs can be made: add --partial.")
     return told

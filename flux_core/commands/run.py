@@ -1,7 +1,7 @@
-"""`sluice run`: workflows in, pictures out.
+"""`sluice run`: runs workflows and saves their images.
 
-Every workflow of the call is read and checked before anything heavy is imported or any weight is read; then they run
-one after another and share what they have in common: models, encoded prompts.
+All workflows of the call are read and checked before torch is imported or any weight is read; then they run one
+after another and share models and encoded prompts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice run`."""
-    parser.add_argument("workflow", nargs="+", type=Path, help="a picture with its workflow inside, or JSON")
+    parser.add_argument("workflow", nargs="+", type=Path, help="an image with its workflow inside, or JSON")
     parser.add_argument(
         "--set",
         action="append",
@@ -65,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--as-made",
         action="store_true",
-        help="of an image whose canvas shows something else, run what it was made with",
+        help="if an image's canvas differs from what the image was made with, run the latter",
     )
-    parser.add_argument("--json", action="store_true", help="tell the result as JSON on the last line")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on the last line")
     add_folder_arguments(parser)
     add_pack_arguments(parser)
     add_device_arguments(parser)
@@ -75,12 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where model files and pictures are."""
+    """Where model files and images are."""
     parser.add_argument(
-        "--out", "--output-directory", type=Path, metavar="DIR", help="where pictures go (default: ./output)"
+        "--out", "--output-directory", type=Path, metavar="DIR", help="where images go (default: ./output)"
     )
     parser.add_argument(
-        "--input", "--input-directory", type=Path, metavar="DIR", help="where LoadImage looks (default: ./input)"
+        "--input", "--input-directory", type=Path, metavar="DIR", help="the folder of LoadImage (default: ./input)"
     )
     add_model_arguments(parser)
 
@@ -118,13 +118,13 @@ def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """What computes, and in which numbers."""
+    """Device and number types."""
     parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
     parser.add_argument(
         "--dtype",
         choices=NUMBER_TYPES,
         default="auto",
-        help="numbers computed with; auto takes the fastest without visible loss",
+        help="number type of the computation; auto takes the fastest without visible loss",
     )
     parser.add_argument(
         "--compute",
@@ -144,7 +144,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, listen: Emit = lambda event, data: None) -> int:
-    """Make the pictures. Errors are told by the caller; with --json also as JSON. `listen` hears what happens."""
+    """Run the workflows. The caller prints errors, with --json as JSON too. `listen` gets all events."""
     try:
         done = _run(args, listen)
     except SluiceError as error:
@@ -187,7 +187,7 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
     jobs = [prepared(file, classes, titles, folders, seed=seed, **asked) for file, seed in seeds]
     for note in dict.fromkeys(note for job in jobs for note in job.notes):
         print(note, file=sys.stderr)
-    _ = host.runtime  # before anything runs: a device that is not there is an error of the command line
+    _ = host.runtime  # before anything runs: an unknown device is an error of the command line
     return [_made(job, executor, bars, folders, quiet=args.json) for job in jobs]
 
 
@@ -204,11 +204,11 @@ def _check_output(folder: Path) -> None:
 
 
 def _made(job: Job, executor: Executor, bars: Bars, folders: Folders, quiet: bool) -> dict[str, Any]:
-    """Run one job and tell where its pictures are. Raises what stopped it, with the node that it happened in."""
+    """Run one job and print the paths of its images. Raises the error that stopped it, with the node's name."""
     began = time.monotonic()
     extra = {"extra_pnginfo": {"workflow": job.canvas}} if job.canvas else {}
     bars.titles = {node_id: title_of(node) for node_id, node in job.prompt.items()}
-    executor.cache.forget_shown()  # a workflow that is named twice is saved twice
+    executor.cache.forget_shown()  # a workflow that is given twice is saved twice
     try:
         result = executor.execute(job.prompt, str(job.file), extra, job.outputs)
     finally:
@@ -249,7 +249,7 @@ def _path(image: Mapping[str, str], folders: Folders) -> Path:
 
 
 def _short(path: Path) -> Path:
-    """Relative to where we are, if it lies below."""
+    """Relative to the working directory, if it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
@@ -268,7 +268,7 @@ def _seed(text: str) -> int | str:
 
 
 def _new_runtime(args: argparse.Namespace) -> Runtime:
-    """What models are loaded into. Raises InputError for a device or a size that cannot be."""
+    """The runtime that models are loaded into. Raises InputError for an unknown device or a wrong size."""
     with first_import():
         from ..runtime import handles  # noqa: F401
         from ..runtime.device_notice import budget_problem, device_notice
@@ -286,9 +286,9 @@ def _new_runtime(args: argparse.Namespace) -> Runtime:
 
 @contextmanager
 def first_import() -> Iterator[None]:
-    """Import torch, and what needs it, without looking for garbage among a million objects that all stay (0.2 s).
+    """Import torch without garbage collection among a million objects that all stay (saves 0.2 s).
 
-    Ctrl-C ends the process at once: torch would swallow the exception while it is being imported, or crash over it.
+    Ctrl-C ends the process at once: while torch is being imported it would suppress the exception or crash.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield
@@ -324,7 +324,7 @@ def _inference_mode() -> AbstractContextManager[Any]:
 
 
 class Bars:
-    """A progress bar for each sampler, on stderr: steps, time left, seconds per step. One line where nobody watches."""
+    """A progress bar for each sampler on stderr: steps, time left, seconds per step. One line without a terminal."""
 
     FORM = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 
@@ -345,7 +345,7 @@ class Bars:
             self._done = data["value"]
 
     def close(self) -> None:
-        """The node is done, or has been stopped."""
+        """The node has finished or was stopped."""
         if self._bar is None:
             return
         self._bar.close()

@@ -1,6 +1,6 @@
 """`sluice serve`: the ComfyUI editor in the browser, on a server of our own.
 
-    arguments -> folders, socket, queue file (each refused with one sentence) -> serve until Ctrl-C -> nothing is left
+    arguments -> folders, socket, queue file (each error is one sentence) -> serve until Ctrl-C -> everything is closed
 
 Does not know: what is served.
 """
@@ -39,7 +39,7 @@ from .devices import add_devices_argument, workers_of
 from .run import add_device_arguments, add_folder_arguments, add_pack_arguments
 
 PORT = 8188
-_KEEP_PREVIEWS = 86400.0  # seconds; older files of the folder for temporary files are removed at the start
+_KEEP_PREVIEWS = 86400.0  # seconds; older temporary files are removed at the start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,16 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="address to listen on (default: this machine only); anything else asks visitors for a token",
+        help="address to listen on (default: this machine only); any other address requires a token",
     )
     parser.add_argument("--port", type=_port, default=PORT, help=f"default: {PORT}; 0 takes a free one")
-    parser.add_argument("--token", metavar="TEXT", help="what visitors must show; made up for --host if not given")
+    parser.add_argument("--token", metavar="TEXT", help="the token of visitors (default with --host: a random one)")
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="a name by which this server is reached besides localhost, e.g. host.docker.internal; may be repeated",
+        help="another name of this server besides localhost, e.g. host.docker.internal; may be repeated",
     )
     parser.add_argument(
         "--remote-only", action="store_true", help="leave all jobs to machines that run `sluice work` for this server"
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until stopped. Raises SluiceError for what is in the way."""
+    """Serve until stopped. Raises SluiceError if the server cannot start."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     settings = _settings(args)
@@ -122,7 +122,7 @@ async def _serve(settings: Settings, store: Store, listening: socket.socket, arg
 
 
 def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, stopped: asyncio.Event) -> None:
-    """Set `stopped` at a signal."""
+    """Set `stopped` when the signal arrives."""
     try:
         loop.add_signal_handler(number, stopped.set)
     except NotImplementedError:  # Windows
@@ -165,7 +165,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 def _budget(name: str, options: dict[str, Any], user: Path) -> dict[str, str]:
-    """What the command line says, or else what was set in the page when a server ran here last. Raises InputError."""
+    """The budgets of the command line, or else those set in the page of the last server here. Raises InputError."""
     said = {key: options[key] for key in ("vram", "ram")}
     kept = kept_budget(user, name)
     if set(said.values()) != {AUTO} or not kept:
@@ -180,7 +180,7 @@ def _budget(name: str, options: dict[str, Any], user: Path) -> dict[str, str]:
 
 
 def _argv(argv: list[str]) -> tuple[str, ...]:
-    """The command line as others may see it."""
+    """The command line without secrets."""
     return tuple("..." if before == "--token" else one for before, one in zip(["", *argv], argv, strict=False))
 
 
@@ -192,19 +192,19 @@ def _existing_folder(place: Path) -> Path:
 
 
 def _make_folders(folders: Folders) -> None:
-    """The folders to write into, found writable now rather than after the first picture."""
+    """Create the folders to write to, and check now that they are writable."""
     for place in (folders.input, folders.output, folders.temp, folders.user / "default" / "workflows"):
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SluiceError(f"The folder {place} cannot be made: {error.strerror}.") from error
         if not os.access(place, os.W_OK | os.X_OK):
-            raise SluiceError(f"The folder {place} cannot be written to. Choose another, or see to its permissions.")
+            raise SluiceError(f"The folder {place} cannot be written to. Choose another, or change its permissions.")
     _remove_old(folders.temp)
 
 
 def _remove_old(temp: Path) -> None:
-    """Previews of the last days; those of jobs that are still in the queue panel stay."""
+    """Remove old previews; those of the last day stay, because jobs in the queue panel show them."""
     for file in temp.iterdir():
         with contextlib.suppress(OSError):
             if file.is_file() and time.time() - file.lstat().st_mtime > _KEEP_PREVIEWS:
@@ -212,7 +212,7 @@ def _remove_old(temp: Path) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket nobody else has. Raises SluiceError."""
+    """A socket that listens at this address. Raises SluiceError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)

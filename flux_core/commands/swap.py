@@ -1,4 +1,4 @@
-"""`sluice swap`: a workflow for ComfyUI with our nodes in the place of its own, or the other way."""
+"""`sluice swap`: replaces ComfyUI's nodes in a workflow by ours, or back."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..io.saving import write_whole
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice swap`."""
-    parser.add_argument("file", type=Path, help="a workflow as JSON (canvas or API), or a picture that carries one")
-    parser.add_argument("--back", action="store_true", help="ComfyUI's own nodes in the place of ours")
+    parser.add_argument("file", type=Path, help="a workflow as JSON (canvas or API), or an image that contains one")
+    parser.add_argument("--back", action="store_true", help="replace our nodes by ComfyUI's own")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the JSON (default: standard output)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the workflow; tell on standard error what changed and what had to stay."""
+    """Write the workflow; print on standard error what changed and what did not."""
     embedded = read_workflow(args.file)
     workflow = embedded.workflow or embedded.prompt
     if workflow is None:
-        raise WorkflowError(f"{args.file.name} carries no workflow.")
+        raise WorkflowError(f"{args.file.name} contains no workflow.")
     swapped = swap(workflow, read_table(), args.back)
     text = strict_json.dumps(swapped.workflow, indent=2) + "\n"
     if args.out is None:

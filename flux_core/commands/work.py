@@ -1,6 +1,6 @@
-"""`sluice work URL --token T`: this machine's devices at the service of a `sluice serve` elsewhere.
+"""`sluice work URL --token T`: this machine's devices run jobs of a `sluice serve` on another machine.
 
-It dials out and needs no open port. Model files and pictures that a job needs and this machine lacks are fetched from
+It connects to the server and needs no open port. Model files and images that this machine lacks are fetched from
 the server, below ./work/. SIGTERM, as spot machines send it, and Ctrl-C let the running job end; a second signal, or
 the end of --grace, gives it back.
 """
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice work`."""
     parser.add_argument("url", help="the server's address, e.g. http://192.168.1.5:8188")
     parser.add_argument("--token", metavar="TEXT", help="the token that the server printed when it started")
-    parser.add_argument("--name", metavar="TEXT", help="what this machine is called (default: its host name)")
+    parser.add_argument("--name", metavar="TEXT", help="the name of this machine (default: its host name)")
     parser.add_argument(
         "--grace", type=float, default=30.0, metavar="SECONDS", help="for the running job after SIGTERM (default: 30)"
     )
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Work until stopped. Raises SluiceError for what is in the way."""
+    """Work until stopped. Raises SluiceError if it cannot start."""
     url = _address(args.url)
     base = (args.base_directory or Path.cwd()).expanduser().absolute()
     place = base / "work" / re.sub(r"[^A-Za-z0-9.-]", "_", urlsplit(url).netloc)
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _address(text: str) -> str:
     if not _ADDRESS.fullmatch(text.rstrip("/")):
-        raise InputError(f"{text!r} is no address of a server. Write it like http://192.168.1.5:8188.")
+        raise InputError(f"{text!r} is not an address of a server. Write http://192.168.1.5:8188, for example.")
     return text.rstrip("/")
 
 

@@ -1,4 +1,4 @@
-"""Workflow files as the commands use them: the prompt, with its nodes named as the person named them."""
+"""Reads workflow files for the commands: the prompt, with its nodes' titles."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ SHOWN = 3  # differences in one sentence
 
 @dataclass(frozen=True)
 class WorkflowFile:
-    """A file that has been read once: what it carries, its canvas as records if it has one, and its API prompt."""
+    """A file that has been read: its metadata, its canvas as records if it has one, and its API prompt."""
 
     path: Path
     embedded: Embedded
     canvas: Workflow | None
     prompt: dict[str, Any]
-    notes: tuple[str, ...] = ()  # what a person should know of the reading, in sentences
+    notes: tuple[str, ...] = ()  # remarks for the user, in sentences
 
     @property
     def packs(self) -> dict[str, str]:
-        """Class id -> the node pack it came from, as far as the canvas says."""
+        """Class id -> the node pack that it comes from, if the canvas names it."""
         return self.canvas.pack_names() if self.canvas else {}
 
 
 def read(file: Path, classes: Classes, as_made: bool = False) -> WorkflowFile:
-    """The workflow of a file. Where a picture's canvas and prompt differ the canvas counts, as it does in the editor.
+    """The workflow of a file. Where an image's canvas and prompt differ the canvas counts, as it does in the editor.
 
-    as_made: the prompt counts, which the picture was made with. Raises MissingFileError, WorkflowError.
+    as_made: the prompt counts, which the image was made with. Raises MissingFileError, WorkflowError.
     """
     embedded = read_workflow(file)
     canvas = _canvas(embedded)
@@ -58,7 +58,7 @@ def _disagreement(name: str, found: Sequence[str]) -> str:
     shown = "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
     return (
         f"{name} was not made with what its canvas shows: {shown}. The canvas is taken, as the editor does; "
-        "--as-made takes what the picture was made with."
+        "--as-made takes what the image was made with."
     )
 
 
@@ -75,7 +75,7 @@ def _canvas(embedded: Embedded) -> Workflow | None:
 
 
 def _titled(prompt: Mapping[str, Any], canvas: Workflow | None) -> dict[str, Any]:
-    """Older pictures have their titles on the canvas only."""
+    """Add titles from the canvas: older images have none in the prompt."""
     titles = {box.id: box.title for box in canvas.boxes()} if canvas else {}
     return {
         node_id: node if "_meta" in node or not titles.get(node_id) else {**node, "_meta": {"title": titles[node_id]}}

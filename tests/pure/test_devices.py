@@ -28,7 +28,7 @@ def test_devices_are_counted_or_named() -> None:
     [
         ("cpu:0,cpu:0", "cpu:0 is named twice"),
         ("cuda,cuda:0", "cuda:0 is named twice"),
-        ("cuda:0+cuda:1", "joins devices for one picture"),
+        ("cuda:0+cuda:1", "joins devices for one image"),
         ("cuda:0,,cuda:1", "is no device"),
         ("the fast one", "is no device"),
     ],
