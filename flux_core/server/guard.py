@@ -88,7 +88,9 @@ def _is_foreign(request: web.Request, host: str) -> bool:
         return False  # these change nothing, and browsers hide the answer from other sites
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         return True
-    is_browser = request.headers.get("User-Agent", "").startswith("Mozilla/")
+    if request.method != "POST":
+        return False  # no form sends these, and browsers name the origin of scripts that do
+    is_browser = request.headers.get("User-Agent", "").startswith("Mozilla/")  # or Qt
     return is_browser and request.content_type in _FORM_TYPES
 
 

@@ -112,3 +112,10 @@ def test_a_browser_without_the_token_gets_a_page_with_a_field_and_a_program_an_e
     assert "That is not the token" in ask(token="t", path="/?token=<x>", Host="h", Accept="text/html")[2]
     assert ask(token="t", Host="h")[1]["Content-Type"].startswith("application/json")
     assert ask("POST", token="t", Host="h", Accept="text/html")[1]["Content-Type"].startswith("application/json")
+
+
+def test_programs_that_call_themselves_mozilla_may_put_and_delete() -> None:
+    qt = {"Host": "127.0.0.1:8188", "User_Agent": "Mozilla/5.0"}
+    assert ask("PUT", **qt, Content_Type="text/plain")[0] == 200 and ask("DELETE", **qt)[0] == 200
+    assert ask("PUT", **qt, Origin="https://evil.example")[0] == 403
+    assert ask("POST", **qt, Content_Type="text/plain")[0] == 403
