@@ -108,8 +108,8 @@ def test_a_name_can_be_allowed_and_only_that() -> None:
 def test_a_browser_without_the_token_gets_a_page_with_a_field_and_a_program_an_error() -> None:
     status, headers, text = ask(token="t", Host="h", Accept="text/html,*/*")
     assert status == 401 and headers["Content-Type"].startswith("text/html") and 'name="token"' in text
-    assert headers["Content-Security-Policy"] == POLICY and "That is not" not in text and "secret" not in text
-    assert "That is not the token" in ask(token="t", path="/?token=<x>", Host="h", Accept="text/html")[2]
+    assert headers["Content-Security-Policy"] == POLICY and "This is not" not in text and "secret" not in text
+    assert "This is not the token" in ask(token="t", path="/?token=<x>", Host="h", Accept="text/html")[2]
     assert ask(token="t", Host="h")[1]["Content-Type"].startswith("application/json")
     assert ask("POST", token="t", Host="h", Accept="text/html")[1]["Content-Type"].startswith("application/json")
 
