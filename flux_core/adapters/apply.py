@@ -3,7 +3,7 @@
 The base weights are never changed: `adapted` makes a copy of the model that has the branches and shares the weights.
 So any number of runs with other LoRAs and strengths use one set of weights, at the same time too.
 
-Does not know: files, where weights are kept.
+Independent of: files, where weights are kept.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A branch is a small function of the layer's input. LoHa (Hadamard of two low-rank products) is a low-rank product of
 rank r^2, LoKr a Kronecker product; only what depends on W itself (DoRA) has to see the matrix.
 
-Does not know: files, names, where W lives.
+Independent of: files, names, where W lives.
 """
 
 from __future__ import annotations

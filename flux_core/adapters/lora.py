@@ -2,7 +2,7 @@
 
 Nothing here is at a strength: handles carry a `LoraUse`, and apply.py puts it beside a model.
 
-Does not know: nodes, models as modules, the names themselves (lora_names.py), what a family computes
+Independent of: nodes, models as modules, the names themselves (lora_names.py), what a family computes
 (lora_families.py).
 """
 

@@ -3,7 +3,7 @@
 One function for each family; `changes_of` asks them in turn. Understood are LoRA, LoHa, LoKr, DoRA, OFT, BOFT, full
 differences and the FLUX.1 control LoRAs, as kohya, diffusers/PEFT, BFL, LyCORIS, OneTrainer and XLabs write them.
 
-Does not know: which matrix a name means (lora_names.py), models, where weights are kept.
+Independent of: which matrix a name means (lora_names.py), models, where weights are kept.
 """
 
 from __future__ import annotations

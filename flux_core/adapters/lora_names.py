@@ -5,7 +5,7 @@ on neither: kohya writes BFL paths with underscores, diffusers its own module na
 XLabs names of its own, and each puts something around them that checkpoint/lora_keys.py takes off. `Targets` lists
 every path that is understood for a model; the suffixes are in `lora_families.py`.
 
-Does not know: tensors, files, arithmetic.
+Independent of: tensors, files, arithmetic.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 Files hold no orthogonal matrices but what skew-symmetric ones are made of, Q: B = (I + Q) (I - Q)^-1 (Cayley). A
 strength goes from I to B, which at 1 is B itself; ComfyUI applies it twice for OFT.
 
-Does not know: files, names, where W is kept.
+Independent of: files, names, where W is kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the processes of `sluice bench gpu` measure, each one part. Every finding is told as soon as it is there.
 
 On a CPU the same code runs, so that it can be tried without a GPU: the budget is then on RAM, sleeps are the threads'
-own, and a block is told that it is out of memory. Knows nothing of the order of parts, of targets, of files.
+own, and a block is told that it is out of memory. Independent of the order of parts, of targets, of files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What `sluice bench gpu` found, as a person reads it: tables for LOG.md, and the targets, met or not.
 
-A target that could not be measured is not met. Knows no device and no torch.
+A target that could not be measured is not met. Uses no device and no torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which tensors a model needs, by the number of its blocks: so that a header alone shows that some are missing.
 
 Names are those of the model (BFL's and Hugging Face's). The autoencoder is not listed: its blocks are told by its
-shapes. Knows no torch.
+shapes. Uses no torch.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     InstantX, Shakker, alimama   blocks in diffusers' names, or in BFL's once somebody has converted them
     XLabs, MistoLine             blocks in BFL's names
 
-Knows no torch.
+Uses no torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What `inspect` tells about a weight file: facts as data, and the same as text.
 
-Does not know: how the file was read, the command line.
+Independent of: how the file was read, the command line.
 """
 
 from __future__ import annotations

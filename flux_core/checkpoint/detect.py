@@ -3,7 +3,7 @@
 A file has one `kind` and may have several parts (an all-in-one checkpoint holds four models); each part is given under
 the model's own names. Files of other families are recognised as far as needed to say what they are and where they go.
 
-Does not know: how to build a model, torch, nodes beyond their names in a sentence.
+Independent of: how to build a model, torch, nodes beyond their names in a sentence.
 """
 
 from __future__ import annotations

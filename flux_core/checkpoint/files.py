@@ -1,6 +1,6 @@
 """From a path to a checked `WeightFile`: safetensors or GGUF by their first bytes, one file or several shards of one.
 
-Does not know: what a model is.
+Independent of: what a model is.
 """
 
 from __future__ import annotations

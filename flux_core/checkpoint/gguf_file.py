@@ -8,7 +8,7 @@
 Strings are u64 length + UTF-8. ComfyUI's FLUX files flatten shapes that ggml cannot hold and keep the real one under
 `comfy.gguf.orig_shape.<tensor>`. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 
-Does not know: what the tensors mean, how blocks decode.
+Independent of: what the tensors mean, how blocks decode.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stored matrices as 8-bit integers: what they are once they have been quantised while they were loaded.
 
-Does not know: when that is done, where the bytes go.
+Independent of: when that is done, where the bytes go.
 """
 
 from __future__ import annotations

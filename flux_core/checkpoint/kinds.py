@@ -1,6 +1,6 @@
 """Kinds of weight files, and what detecting one finds out.
 
-Does not know: how a kind is recognised.
+Independent of: how a kind is recognised.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A module is made on the meta device, where it has shapes and no memory. `bind` w
 `Holder` for each: the holder answers with a tensor, which becomes the parameter, or, for the matrix of a `Linear`, with
 a `HeldWeight` that makes its products. `Resident` is the holder that puts everything on one device.
 
-Does not know: which model it loads, where files come from.
+Independent of: which model it loads, where files come from.
 """
 
 from __future__ import annotations

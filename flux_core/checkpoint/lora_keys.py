@@ -6,7 +6,7 @@
 
 What remains is a path in BFL's, diffusers' or Hugging Face's names, with dots or underscores, and a suffix.
 
-Does not know: tensors, which paths a model has (adapters/lora_names.py).
+Independent of: tensors, which paths a model has (adapters/lora_names.py).
 """
 
 from __future__ import annotations

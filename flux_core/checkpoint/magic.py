@@ -1,6 +1,6 @@
 """What a file seems to be, judged by its first bytes: the half of an error message that helps.
 
-Does not know: any format's contents.
+Independent of: any format's contents.
 """
 
 from __future__ import annotations

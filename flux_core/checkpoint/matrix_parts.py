@@ -3,7 +3,7 @@
 Every side tensor is checked against the shape of the codes. Small ones are read here: single numbers, and what a file
 says of itself in JSON.
 
-Does not know: which quantisations there are.
+Independent of: which quantisations there are.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Models here carry the names of the original publications: FLUX and its autoencod
 encoders as Hugging Face does. A `Rename` turns a name of a file into (name in the model, position among the parts that
 are fused into it). Layout conversion moves no byte: a fused matrix is a list of ranges, a swap is their order.
 
-Does not know: which file is what (`detect.py`), formats, torch.
+Independent of: which file is what (`detect.py`), formats, torch.
 """
 
 from __future__ import annotations

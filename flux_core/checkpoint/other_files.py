@@ -1,6 +1,6 @@
 """Weight files that are no FLUX.1 models: adapters, and models of other families as far as to name them.
 
-All judge by names alone. Does not know: FLUX's own files (detect.py).
+All judge by names alone. Independent of: FLUX's own files (detect.py).
 """
 
 from __future__ import annotations

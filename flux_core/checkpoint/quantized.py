@@ -8,7 +8,7 @@ an order of codes cannot be seen. What is named and not understood is refused by
     bitsandbytes     `L.weight.quant_state.bitsandbytes__nf4` (JSON as bytes) and statistics beside it
     quanto           `L.weight._data` and `L.weight._scale`
 
-Does not know: models, how values are decoded (quant/).
+Independent of: models, how values are decoded (quant/).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ descriptor per file; elsewhere (Windows) each read takes a handle that no other 
 handle has one position. All are closed when the `WeightFile` is dropped. Whoever owns the buffer decides where bytes
 live.
 
-Does not know: formats, tensors, devices.
+Independent of: formats, tensors, devices.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 A header that contradicts itself or the file's size is refused with a sentence that says where. Nothing is executed,
 nothing is mapped, only the header is read. Format: https://huggingface.co/docs/safetensors.
 
-Does not know: what the tensors mean.
+Independent of: what the tensors mean.
 """
 
 from __future__ import annotations

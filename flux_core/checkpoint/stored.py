@@ -3,7 +3,7 @@
 Nothing here has read a tensor: a `TensorEntry` is a line of a file's header, a `Stored` is one tensor of a model
 together with the byte ranges that hold it. `reader.read_into` fetches the bytes, `quant/formats.py` decodes them.
 
-Does not know: torch, models, devices, or how any file format writes its header.
+Independent of: torch, models, devices, or how any file format writes its header.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Seconds of an image, for `sluice plan`: of all steps, with step caches, with few-step LoRAs, and what each rests on.
 
-Knows no model and no memory: it is given the seconds of a step.
+Uses no model and no memory: it is given the seconds of a step.
 """
 
 from __future__ import annotations

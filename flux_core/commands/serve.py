@@ -2,7 +2,7 @@
 
     arguments -> folders, socket, queue file (each error is one sentence) -> serve until Ctrl-C -> everything is closed
 
-Does not know: what is served.
+Independent of: what is served.
 """
 
 from __future__ import annotations

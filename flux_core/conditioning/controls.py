@@ -1,6 +1,6 @@
 """ControlNets as a CONDITIONING carries them: under `control`, the one applied last, which knows those before it.
 
-Knows no network, no noise schedule and no latent size: sampling/controls.py fits the pictures to them.
+Uses no network, no noise schedule and no latent size: sampling/controls.py fits the pictures to them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Textual inversion: the vectors behind an `embedding:name`, read from .safetensors files.
 
 Finds a name in the embeddings folders and picks the tensor meant for one encoder. Pickled files (.pt, .bin) may run
-code when opened, so they are refused by name. Knows no tokenizer, no encoder and no prompt.
+code when opened, so they are refused by name. Uses no tokenizer, no encoder and no prompt.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tokens of pictures beside those of text (FLUX.1 Redux), and how much the others look at them.
 
-Knows no network.
+Uses no network.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Prompts to conditioning: tokens through both encoders, prompt weights, and a cache that spares the next run.
 
 FLUX.1 takes T5's hidden states as its text and CLIP-L's pooled vector as a summary. T5's padding is part of the text:
-there is no attention mask. Knows rows of tokens and the two encoders; knows no file, no device and no node.
+there is no attention mask. Knows rows of tokens and the two encoders; uses no file, no device and no node.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Prompts to token rows: CLIP's in chunks of 77, T5's in one row of at least 256.
 
 All special ids come with the vocabulary (`vocabulary.py` reads it), so that a small one works like a large one. Knows
-the row layout; knows no files, no encoder, no weights arithmetic and no torch.
+the row layout; uses no files, no encoder, no weights arithmetic and no torch.
 """
 
 from __future__ import annotations

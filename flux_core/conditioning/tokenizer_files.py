@@ -3,7 +3,7 @@
 Looked for in this order: a folder beside the weight file that is named like it, the weight file itself (GGUF files of
 T5 carry theirs), the `tokenizers` folder of its store, Hugging Face's layout around it, the stores given and a ComfyUI
 around them; then other ComfyUI installations, the Hugging Face cache, and a package that carries CLIP's byte-pair list.
-Nothing is downloaded. Knows no rows and no encoder.
+Nothing is downloaded. Uses no rows and no encoder.
 """
 
 from __future__ import annotations

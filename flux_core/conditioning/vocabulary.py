@@ -3,7 +3,7 @@
     CLIP   tokenizer.json | vocab.json and merges.txt | OpenAI's byte-pair list, as packages carry it
     T5     tokenizer.json | spiece.model (SentencePiece) | the tables in the header of a GGUF file
 
-Does not know: where files lie, rows, encoders.
+Independent of: where files lie, rows, encoders.
 """
 
 from __future__ import annotations

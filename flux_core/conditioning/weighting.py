@@ -4,7 +4,7 @@ r"""Prompt syntax: emphasis in parentheses, escapes, and `embedding:` names.
 
 A group multiplies the weight around it by 1.1, or, with a number after its last colon, has that weight whatever lies
 around it. Square brackets mean nothing. The rules are ComfyUI's, its handling of unbalanced parentheses included, so
-that a prompt says the same in both. Knows no tokenizer and no encoder: text in, text with weights out.
+that a prompt says the same in both. Uses no tokenizer and no encoder: text in, text with weights out.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     safetensors   BFL's names for the transformer, Hugging Face's for text encoders: what ComfyUI's loaders take
     GGUF          the same for the transformer, llama.cpp's for T5
 
-Does not know: how a number is stored (targets.py), the command line.
+Independent of: how a number is stored (targets.py), the command line.
 """
 
 from __future__ import annotations

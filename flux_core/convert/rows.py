@@ -1,6 +1,6 @@
 """The rows of a stored matrix as float32, a few at a time and as often as they are asked for.
 
-Does not know: what becomes of them.
+Independent of: what becomes of them.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 Only matrices inside blocks are quantised, as in published files: vectors, embedders and the last layer are 1 % of the
 bytes.
 
-Does not know: files, the order of tensors in them.
+Independent of: files, the order of tensors in them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A file appears under its name complete or not at all.
 
-Does not know: what the tensors mean.
+Independent of: what the tensors mean.
 """
 
 from __future__ import annotations

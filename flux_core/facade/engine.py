@@ -3,7 +3,7 @@
     use(Engine(folders=..., ...))   the worker, or the command line
     current()                       asked by flux_core/facade/offered/, whose functions are module-level
 
-Does not know: packs, torch.
+Independent of: packs, torch.
 """
 
 from __future__ import annotations

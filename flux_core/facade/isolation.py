@@ -7,7 +7,7 @@ whoever looks whether ComfyUI is there, it is not.
     sys.path_hooks                          one hook, which answers only for folders below packs
     importlib.util.spec_from_file_location  takes the same loader for files below packs, which load their parts by it
 
-Does not know: what the modules offer.
+Independent of: what the modules offer.
 """
 
 from __future__ import annotations

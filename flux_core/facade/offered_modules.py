@@ -5,7 +5,7 @@
     hasattr(comfy.utils, "something")    False for what is absent: packs then go the way they have prepared for that
     comfy.samplers.sample = mine         noted as a patch by that pack; it reaches other packs, never our engine
 
-Does not know: who may see these modules (isolation.py).
+Independent of: who may see these modules (isolation.py).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A request travels as plain data; here it is spoken as HTTP over a pair of sockets that nobody else has, to an aiohttp
 application that holds the packs' routes. Answers come back whole: no websockets, no streams.
 
-Does not know: which pack a route is of, how requests reach this process.
+Independent of: which pack a route is of, how requests reach this process.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
      "definitions": {"subgraphs": [{"id", "nodes", "links", "inputs", "outputs", "inputNode", "outputNode"}]}}
 
 Files of all ages are about: lists may be null, absent or hold nulls, ids are numbers or texts. What has the wrong shape
-in a way that loses meaning raises WorkflowError. Knows no node class; flatten.py gives the records their meaning.
+in a way that loses meaning raises WorkflowError. Uses no node class; flatten.py gives the records their meaning.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     COMFY_MATCHTYPE_V3      any of IMAGE and MASK                ->  the same input of the type "IMAGE,MASK"
 
 In a prompt they stand by these dotted names; a node is called with one dict for each that it declared:
-{"resize_type": {"resize_type": "scale by multiplier", "multiplier": 2.0}}. Knows no particular node class.
+{"resize_type": {"resize_type": "scale by multiplier", "multiplier": 2.0}}. Uses no particular node class.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Nodes that exist in the editor only: it draws them and sends nothing of them.
 
 Notes and marks, switches that mute or bypass others, and the broadcasting nodes, whose links broadcasts.py draws. Some
-programs keep them in API prompts all the same. Knows names only.
+programs keep them in API prompts all the same. Uses names only.
 """
 
 from __future__ import annotations

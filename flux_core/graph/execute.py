@@ -4,7 +4,7 @@
     progress_state, at the end: execution_success | execution_error | execution_interrupted
 
 The closing `executing {"node": null}` is sent by the owner of the queue, because it must follow the entry in the
-history. Knows no node class, no image, no network, no torch.
+history. Uses no node class, no image, no network, no torch.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 INPUT_TYPES() = {"required": {name: (type, options)}, "optional": {...}, "hidden": {name: "UNIQUE_ID" ...}}, and the
 class attributes RETURN_TYPES, FUNCTION, OUTPUT_NODE, INPUT_IS_LIST, OUTPUT_IS_LIST. A type is a name ("INT", "IMAGE",
-"A,B", "*") or the list of a combo's options. Knows no particular class.
+"A,B", "*") or the list of a combo's options. Uses no particular class.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     {"3": {"class_type": "KSampler", "inputs": {"steps": 20, "model": ["4", 0]}, "_meta": {"title": "Sampler"}}}
 
 An input is a constant or a link [node id, output slot]. Constants that are lists travel as {"__value__": [...]}, since
-a bare list means a link. Knows no node class.
+a bare list means a link. Uses no node class.
 """
 
 from __future__ import annotations

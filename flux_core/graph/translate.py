@@ -7,7 +7,7 @@ by the table web/comfyui/swap_nodes.json:
 
     {core id: {"inputs": {name: kind}, "outputs": [kind or null], "only"?: {"input", "position", "value"}}}
 
-Knows no node class and no torch.
+Uses no node class and no torch.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     every output node's ancestors, inputs first:  links fit, constants convert, lie within bounds and among the options
     -> outputs that may run | node_errors and error, as POST /prompt answers | the same as sentences
 
-Nothing is executed except the nodes' own VALIDATE_INPUTS. Knows no particular node class.
+Nothing is executed except the nodes' own VALIDATE_INPUTS. Uses no particular node class.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Picture files <-> tensors: RGB [B, H, W, 3] in 0..1 and masks [B, H, W], where 1 is transparent.
 
-Reading is ComfyUI's: camera rotation applied, several frames become a batch, alpha becomes the mask. Knows no folders.
+Reading is ComfyUI's: camera rotation applied, several frames become a batch, alpha becomes the mask. Uses no folders.
 """
 
 from __future__ import annotations

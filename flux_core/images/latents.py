@@ -1,6 +1,6 @@
 """What flows on a LATENT wire: a dict with `samples` [B, C, h, w], perhaps `noise_mask` and `batch_index`.
 
-Every function returns a new dict and carries unknown keys along. Knows nothing of sampling.
+Every function returns a new dict and carries unknown keys along. Independent of sampling.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A preview is a projection of the latent and a small JPEG of it. Between two of them passes fifty times as long as the
 last one took, so that they cost less than 2 % of the time: with real models that is one at every step.
 
-Does not know: latents, models, who looks.
+Independent of: latents, models, who looks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sizes of pictures: resizing, cropping, padding, blending. ComfyUI's rules, so that its workflows give its pixels.
 
-A picture here is [B, H, W, C] with values 0..1, a plane [B, C, H, W]. Knows no files, no nodes and no models.
+A picture here is [B, H, W, C] with values 0..1, a plane [B, C, H, W]. Uses no files, no nodes and no models.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SHA-256 of files, read once for each version of a file. Knows no formats.
+"""SHA-256 of files, read once for each version of a file. Uses no formats.
 
 A file counts as unchanged while its size and its time of modification are.
 """

@@ -5,7 +5,7 @@
     around either       {"prompt": ...}, {"input": {"workflow": ...}}, {"output": ..., "workflow": ...}, an entry of the
                         history: bodies of requests and answers
 
-Trusts nothing: of an API prompt only `class_type`, `inputs` and the names in `_meta` survive. Knows no node class.
+Trusts nothing: of an API prompt only `class_type`, `inputs` and the names in `_meta` survive. Uses no node class.
 """
 
 from __future__ import annotations

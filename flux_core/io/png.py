@@ -3,7 +3,7 @@
     89 'PNG' 0D 0A 1A 0A | IHDR | tEXt "prompt" NUL json | tEXt "workflow" NUL json | IDAT ... | IEND
     each chunk: length (4, big endian), type (4), data (length), CRC (4)
 
-Reading walks the chunks with limits and never decodes a pixel. Knows nothing of folders, file names or nodes.
+Reading walks the chunks with limits and never decodes a pixel. Independent of folders, file names or nodes.
 """
 
 from __future__ import annotations

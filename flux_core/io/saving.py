@@ -3,7 +3,7 @@
     output/{subfolders}/{name}_{counter:05}_.png        counter = 1 + the highest number found, then the next free one
 
 A complete file gets its final name by one hard link from a temporary file beside it: a killed process leaves at most
-a `.sluice-*.tmp`, which is never counted or read, and two processes never overwrite each other's images. Knows no
+a `.sluice-*.tmp`, which is never counted or read, and two processes never overwrite each other's images. Uses no
 images and no nodes.
 """
 

@@ -1,6 +1,6 @@
 """Models in several files: `NAME-00001-of-00003.safetensors` (Hugging Face) and the same with .gguf (llama.cpp).
 
-Whichever shard is named, all of them are meant. Knows names only.
+Whichever shard is named, all of them are meant. Uses names only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """JSON as both Python and JavaScript read it: bounded in size and depth, without NaN, in plain ASCII.
 
 Everything read from an image or from the network passes through `loads`, everything written into one through `dumps`.
-Knows no images, workflows or nodes.
+Uses no images, workflows or nodes.
 """
 
 from __future__ import annotations

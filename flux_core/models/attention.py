@@ -1,6 +1,6 @@
 """Attention over heads, and the rotary positions of FLUX (Su et al. 2021, over three axes).
 
-Knows tensors only: no model, no weights.
+Uses tensors only: no model, no weights.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Attribute names are BFL's keys. Convolutions run in the dtype of the weights; images and latents are passed in and
 returned as float32. The encoder computes in channels-last memory, as images are kept, the decoder in channels-first, as
-latents are. Latents here are unscaled; see latents.process_in. Knows no node and no sampler.
+latents are. Latents here are unscaled; see latents.process_in. Uses no node and no sampler.
 """
 
 from __future__ import annotations

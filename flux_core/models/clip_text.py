@@ -1,7 +1,7 @@
 """The text half of CLIP (Radford et al. 2021), as FLUX uses it: one pooled vector for a prompt.
 
 Attribute names are Hugging Face's keys under `text_model.`. Activations are float32 unless embeddings of another
-dtype are passed in; weights may be stored in any number type. Knows no tokenizer and no prompt weights.
+dtype are passed in; weights may be stored in any number type. Uses no tokenizer and no prompt weights.
 """
 
 from __future__ import annotations

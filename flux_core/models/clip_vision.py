@@ -3,7 +3,7 @@
     SigLIP   no class token; the last hidden state goes through the final norm: what FLUX.1 Redux reads
     CLIP     a class token; its final state is projected into the space that texts share: what IP-Adapters read
 
-Attribute names are Hugging Face's keys. Activations are float32; weights may be stored in any number type. Knows no
+Attribute names are Hugging Face's keys. Activations are float32; weights may be stored in any number type. Uses no
 files, and of a picture's size only what the encoder needs.
 """
 

@@ -9,8 +9,8 @@ Three families, told by their tensors:
     picture     XLabs: the picture comes in pixels, through convolutions that make a latent of it
     mistoline   MistoLine: as XLabs, with other convolutions, and an activation behind the layer of each block
 
-Attribute names are the keys of the files, those of the blocks BFL's. Does not know: devices, storage formats, where the
-picture comes from.
+Attribute names are the keys of the files, those of the blocks BFL's.
+Independent of: devices, storage formats, where the picture comes from.
 """
 
 from __future__ import annotations

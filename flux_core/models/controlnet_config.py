@@ -1,4 +1,4 @@
-"""The sizes of one ControlNet for FLUX.1, read off the shapes of its file. Knows no torch: a header is enough."""
+"""The sizes of one ControlNet for FLUX.1, read off the shapes of its file. Uses no torch: a header is enough."""
 
 from __future__ import annotations
 

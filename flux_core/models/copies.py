@@ -4,7 +4,7 @@ A copy of a module has its own attributes and its own table of parameters and su
 weights and the submodules in those tables are the same objects. So the copy takes almost no memory, and setting an
 attribute of it does not change the original.
 
-Knows no model.
+Uses no model.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Guiders make it, streamed networks, caches and several devices pass it on, and t
 comes beside the latent (text, references, ControlNet residuals, tokens of image adapters) is a field here, so that
 nothing on the way has to know which of them there are: the functions of tensor_trees.py follow all of them.
 
-Knows no conditioning, no noise schedule and no device.
+Uses no conditioning, no noise schedule and no device.
 """
 
 from __future__ import annotations

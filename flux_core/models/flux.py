@@ -3,7 +3,7 @@
 Attribute names are the keys of BFL checkpoints. A caller may run the blocks itself (`run_block`) and may pass in the
 modulation rows (`modulation`), if it has computed them before.
 
-Does not know: devices, storage formats, offloading, LoRA, guiders, solvers.
+Independent of: devices, storage formats, offloading, LoRA, guiders, solvers.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Attribute names are the keys of BFL checkpoints. A block leaves its inputs uncha
 `eval()` it reuses the memory of its own intermediate results; in `train()` it does not, so that it can be
 differentiated. The numbers are the same.
 
-Does not know: where modulation rows come from, which blocks are before and after.
+Independent of: where modulation rows come from, which blocks are before and after.
 
 Each block uses its matrices in a fixed order, which is the order in which they can be streamed:
   double  img_attn.qkv, txt_attn.qkv, (attention),

@@ -1,6 +1,6 @@
 """What the FLUX.1 transformer and its ControlNets have in common: embedders, blocks, positions, modulation.
 
-Attribute names are the keys of BFL checkpoints. Does not know: what comes out of the blocks.
+Attribute names are the keys of BFL checkpoints. Independent of: what comes out of the blocks.
 """
 
 from __future__ import annotations

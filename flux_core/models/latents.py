@@ -1,7 +1,7 @@
 """FLUX latents: their scaling, the noise they start from, their patches and positions, and a fast preview.
 
 A latent is [B, 16, h, w], one cell per 8x8 pixels. Outside the sampler it has the autoencoder's scale; inside, the
-transformer's (`process_in`). Knows no autoencoder, no transformer and no solver.
+transformer's (`process_in`). Uses no autoencoder, no transformer and no solver.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The encoder of T5 v1.1 (Raffel et al. 2020; gated GELU), as FLUX uses it: one vector per token of a prompt.
 
 Attribute names are Hugging Face's keys. Activations are float32 unless embeddings of another dtype are passed in;
-weights may be stored in any number type. Padding is attended to, as FLUX was trained. Knows no tokenizer.
+weights may be stored in any number type. Padding is attended to, as FLUX was trained. Uses no tokenizer.
 """
 
 from __future__ import annotations

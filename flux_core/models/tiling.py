@@ -1,6 +1,6 @@
 """Process an image in overlapping tiles and blend them, so that memory depends on the tile, not on the image.
 
-Knows neither images nor models: a function maps [1, C, h, w] to [1, C', h * scale, w * scale].
+Uses neither images nor models: a function maps [1, C, h, w] to [1, C', h * scale, w * scale].
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     sp   each device has some of the tokens and all of the weights (sequence parallel)
     tp   each device has some rows of every matrix and all tokens (tensor parallel)
 
-The devices of one tp group are neighbours: device = sp_rank * tp + tp_rank. Knows no torch.
+The devices of one tp group are neighbours: device = sp_rank * tp + tp_rank. Uses no torch.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     reduce     everybody gets the sum, the same bits everywhere     shift    to the next one, from the one before
 
 `GlooWire` goes through PyTorch's gloo. What lies on a GPU is copied through the host's memory, which needs neither NCCL
-nor access of one card to another. Knows no model.
+nor access of one card to another. Uses no model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How one matrix is encoded in bytes: the format of its codes, and where its scales and tables lie behind them.
 
 The raw bytes of a matrix are its codes and after them its side tensors, in the order of `sides`. `formats.decode`
-makes numbers of them. Knows no torch, so that headers can be read without it.
+makes numbers of them. Uses no torch, so that headers can be read without it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
 
 Sources: bitsandbytes 0.50 (functional.py), ComfyUI (comfy/quant_ops.py), OCP Microscaling Formats 1.0.
 
-Does not know: files.
+Independent of: files.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 One row per format of codes; an `Encoding` names the row and says where its side tensors lie. What a row gives is exact:
 the stored number, rounded once to the type asked for.
 
-Does not know: where bytes come from, what matrices are used for.
+Independent of: where bytes come from, what matrices are used for.
 """
 
 from __future__ import annotations

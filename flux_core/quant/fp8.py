@@ -8,7 +8,7 @@ included, comes out bit for bit as `tensor.to` gives it. On an accelerator the p
     e4m3fn   s eeee mmm    bias 7, no infinity, 0x7f and 0xff are NaN     (Micikevicius et al. 2022)
     e5m2     s eeeee mm    bias 15, infinities and NaN as IEEE 754: the upper byte of a float16
 
-Does not know: files, scales, matrices.
+Independent of: files, scales, matrices.
 """
 
 from __future__ import annotations

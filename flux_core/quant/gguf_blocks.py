@@ -9,7 +9,7 @@ A drawing lists the fields in order; numbers are little-endian. Bits are moved i
 to an integer where groups interleave: a CPU has no vector instruction for rows of 32 bytes, and takes ten times as long
 with them.
 
-Does not know: files, chunks, output types.
+Independent of: files, chunks, output types.
 Format: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h.
 """
 

@@ -4,7 +4,7 @@ Blocks of 32 are made as ggml and its `gguf` package make them, bit for bit. For
 the search for good scales open; here a few candidates are tried for each group, and the one with the least squared
 error is kept.
 
-Does not know: files, shapes, chunks.
+Independent of: files, shapes, chunks.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ through a ring of slots).
 Another format that is decoded first needs a row in formats.py and nothing here; one that is multiplied in another way
 (integers, four bits, a shard of a matrix) is a class and a row in KINDS.
 
-Knows no files and no devices.
+Uses no files and no devices.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ The sums come from `torch._int_mm`. The passes around it are bound by memory: `T
 chunks that stay in a cache; `int8_cuda.py` has a kernel for each of the two. Source: LLM.int8() (arXiv 2208.07339) for
 scales by row; ConvRot (arXiv 2512.03673) for the rotation.
 
-Does not know: files, where bytes are kept, whether integers are faster.
+Independent of: files, where bytes are kept, whether integers are faster.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@
 Where an encoding names a rotation, the columns were rotated before they were quantised. Turning back is done on whole
 numbers, which is exact, and the scale comes last: one rounding in float32.
 
-Does not know: files, how integers are multiplied without becoming floats.
+Independent of: files, how integers are multiplied without becoming floats.
 """
 
 from __future__ import annotations

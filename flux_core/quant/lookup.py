@@ -1,6 +1,6 @@
 """Values out of tables: several neighbouring codes are one index, and what it finds is as many values at once.
 
-Knows no format.
+Uses no format.
 """
 
 from __future__ import annotations

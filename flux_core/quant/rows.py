@@ -1,6 +1,6 @@
 """The rows of a stored matrix as float32, some at a time, so that a whole matrix of numbers is seldom needed.
 
-Does not know: where bytes come from, what becomes of the numbers.
+Independent of: where bytes come from, what becomes of the numbers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Codes and side tensors out of the raw bytes of a matrix.
 
-Does not know: what a role means.
+Independent of: what a role means.
 """
 
 from __future__ import annotations

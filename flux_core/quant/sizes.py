@@ -1,4 +1,4 @@
-"""How many bytes each stored format takes. Knows no torch, so that headers can be read without it."""
+"""How many bytes each stored format takes. Uses no torch, so that headers can be read without it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Decoders work in chunks that fit into the processor's cache, so their scratch does not grow with the matrix. The matrix
 itself is decoded into scratch that all matrices of a thread share.
 
-Does not know: formats.
+Independent of: formats.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """ControlNet files to ready models: the handle that travels on CONTROL_NET wires.
 
-Does not know: nodes, solvers, and where the weights of a ControlNet are while it runs.
+Independent of: nodes, solvers, and where the weights of a ControlNet are while it runs.
 """
 
 from __future__ import annotations

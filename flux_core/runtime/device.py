@@ -2,7 +2,7 @@
 
 Text encoders always compute in float32, as ComfyUI's do: their cost is small and their errors are not.
 
-Does not know: models, files, budgets.
+Independent of: models, files, budgets.
 """
 
 from __future__ import annotations

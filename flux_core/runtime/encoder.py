@@ -1,6 +1,6 @@
 """An encoder under a budget: streamed whole, through whatever room there is, each time something new is encoded.
 
-Knows no tokenizer and no prompt.
+Uses no tokenizer and no prompt.
 """
 
 from __future__ import annotations

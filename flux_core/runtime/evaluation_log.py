@@ -10,7 +10,7 @@ of a file, one evaluation after another; a run that finds such a file answers fr
 A record that is cut off (the process was killed while writing) or that belongs to other inputs ends what is used of the
 file. One evaluation of a 1024x1024 image takes 131,072 bytes.
 
-Does not know: solvers, jobs, nodes.
+Independent of: solvers, jobs, nodes.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ all handles of the same file in the same state, is read at first use, and goes w
 
 Each belongs to the runtime (runtime.py) that its file was loaded into: its device, number types and memory budget.
 
-Does not know: nodes, prompts, solvers, and how bytes become parameters.
+Independent of: nodes, prompts, solvers, and how bytes become parameters.
 """
 
 from __future__ import annotations

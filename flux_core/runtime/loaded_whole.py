@@ -1,7 +1,7 @@
 """Models that are loaded whole report as managed ones do: a plan, a prediction, the time of each pass.
 
 The plan has every matrix on the device. Its prediction rests on the same dry run and the same rates; nothing is
-streamed, so neither disk nor link is measured. Knows no budget and frees nothing.
+streamed, so neither disk nor link is measured. Uses no budget and frees nothing.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A file is read once, as long as somebody holds what came of it. The handles get it at a strength; nothing else about
 them changes, and no weight is read or touched.
 
-Does not know: nodes, how a branch computes, which names mean what.
+Independent of: nodes, how a branch computes, which names mean what.
 """
 
 from __future__ import annotations

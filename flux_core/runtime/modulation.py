@@ -4,7 +4,7 @@ A quarter of FLUX.1's weights turn one vector per step into shifts, scales and g
 level, the guidance and the pooled text, which are known before the first step: so each matrix is fetched once,
 multiplied with the vectors of all steps one after the other, and not needed again. What is kept is 2 MB a step.
 
-One vector at a time, as the plain path has it: the same product gives the same bits. Knows no device and no budget.
+One vector at a time, as the plain path has it: the same product gives the same bits. Uses no device and no budget.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models by their published names, so that a plan can be made before anything is downloaded. Knows no torch."""
+"""Models by their published names, so that a plan can be made before anything is downloaded. Uses no torch."""
 
 from __future__ import annotations
 

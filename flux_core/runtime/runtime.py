@@ -16,7 +16,7 @@ What stays common to all runtimes of a process is what belongs to the machine or
 measured rates (memory/rates.py), tokenizers by their path, and each thread's scratch memory (quant/workspace.py), which
 is only in use during one product.
 
-Does not know: files, models, nodes.
+Independent of: files, models, nodes.
 """
 
 from __future__ import annotations

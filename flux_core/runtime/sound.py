@@ -1,6 +1,6 @@
 """Which tensor of a model's files is no number: looked for once a run has gone wrong, so that the message can name it.
 
-Does not know: what a model computes.
+Independent of: what a model computes.
 """
 
 from __future__ import annotations

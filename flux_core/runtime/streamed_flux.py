@@ -2,7 +2,7 @@
 
 Before a run the table is filled, the run is observed on the meta device and a plan made of what was seen; then the
 plain forward of the model runs, which knows of none of this. The loop over the blocks is owned here: a block that runs
-out of memory is run again, with resident weights freed for it. Knows no nodes and no solver.
+out of memory is run again, with resident weights freed for it. Uses no nodes and no solver.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A `Weights` knows its tensors and its config without having read a byte. `module
 type and keeps the result for as long as somebody holds the `Weights`; asked for another device or type it loads again,
 from the file, which is the only ground truth. `managed` is the same under a memory budget.
 
-Does not know: handles, nodes, sampling.
+Independent of: handles, nodes, sampling.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From CONDITIONING entries to the inputs of the network, fitted to one latent size.
 
 An entry says what conditions the picture (text, guidance, reference pictures, a concatenated picture), where (area,
-mask, strength) and when (a range of noise levels). Knows no network and no guidance formula.
+mask, strength) and when (a range of noise levels). Uses no network and no guidance formula.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """ControlNets of conditions, fitted to one run: the picture to the latent's size, the range to noise levels.
 
-Knows no network.
+Uses no network.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 On a CPU the answer is there at once. On a GPU it is copied to the host beside the computation and looked at when it has
 arrived, a step or two later: no step waits for it, only the end of the run does.
 
-Does not know: models, files, solvers.
+Independent of: models, files, solvers.
 """
 
 from __future__ import annotations

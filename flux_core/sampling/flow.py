@@ -8,7 +8,7 @@
     l   lambda = ln(alpha / s), half the log signal-to-noise ratio
     h   the length of a step in lambda or in t = -ln s, whichever the solver counts in
 
-A solver calls `denoise` and returns the state at the last level. It knows no network, no latent format and no seed.
+A solver calls `denoise` and returns the state at the last level. It uses no network, no latent format and no seed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Guiders: with which conditionings a model is evaluated, and how the results are combined into one denoised picture D.
 
 `Denoiser` evaluates the network once for each active condition, weighs overlapping areas, and turns velocity into D.
-Knows no solver, no noise and no latent scale.
+Uses no solver, no noise and no latent scale.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The run itself: noise in, a solver that evaluates a guider, latent out. ComfyUI's four sampling nodes as functions.
 
-Latents on wires are as the autoencoder makes them; inside a run they are scaled. Knows no files, no progress bars and
+Latents on wires are as the autoencoder makes them; inside a run they are scaled. Uses no files, no progress bars and
 no nodes; a callback sees every step and may stop the run by raising.
 """
 

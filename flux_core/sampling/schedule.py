@@ -1,7 +1,7 @@
 """Noise schedules: a model's table of noise levels, nine ways to choose steps from it, and how to split the result.
 
 A sigma is the share of noise in a latent, x = sigma * noise + (1 - sigma) * image, from 1 down to 0. Schedules are
-1-D fp32 tensors on the CPU, one longer than the number of steps. Knows no latents, no solver and no network.
+1-D fp32 tensors on the CPU, one longer than the number of steps. Uses no latents, no solver and no network.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ evaluation returns is the choice of `keeps`:
     difference   x + (v_i - x_i)   EasyCache of ComfyUI
     denoised     x + (D_i - x_i)   LazyCache of ComfyUI: around the whole guider, for the result of all conditions
 
-Off unless a node or `--cache` asks for it. A skipped evaluation streams no weights. Knows no network and no model.
+Off unless a node or `--cache` asks for it. A skipped evaluation streams no weights. Uses no network and no model.
 """
 
 from __future__ import annotations

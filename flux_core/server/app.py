@@ -1,10 +1,10 @@
-"""The web application: all routes, each also below /api, behind the guard, with errors answered as sentences.
+"""The web application: all routes, each also below /api, behind the guard. Errors are answered as sentences.
 
-    prompts jobs      what is to be run             files pictures     what goes in and comes out
-    catalogue own     what there is                 user               what the browser keeps here
-    templates page    what the browser loads        system             the machine and its log
+    prompts jobs      running prompts               files images       images in and out
+    model_routes      nodes and model files         user               the browser's settings and files
+    templates frontend   the page                   system             the machine and its log
 
-Does not know: what the routes do.
+Independent of: what the routes do.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def build(settings: Settings, store: Store) -> web.Application:
         for method, path, handler in room.ROUTES:
             _add(app, method, path, handler)
             _add(app, method, f"/api{path}", handler)
-    for method, path, handler in frontend.ROUTES:  # last: they catch what is left
+    for method, path, handler in frontend.ROUTES:  # last: they match any path
         _add(app, method, path, handler)
     app.cleanup_ctx.append(_living)
     return app
@@ -106,7 +106,7 @@ def build(settings: Settings, store: Store) -> web.Application:
 
 def _add(app: web.Application, method: str, path: str, handler: Handler) -> None:
     if method == "GET":
-        app.router.add_get(path, handler)  # which answers HEAD as well
+        app.router.add_get(path, handler)  # answers HEAD too
     else:
         app.router.add_route(method, path, handler)
 
@@ -123,7 +123,7 @@ async def _living(app: web.Application) -> AsyncIterator[None]:
     here = app[SERVICES]
     logging.getLogger().addHandler(here.logs)
     conducting = asyncio.create_task(here.job_runner.run())
-    # Before anybody asks for the worker, so that it is warm when they do.
+    # Started early, so that the worker is ready for the first request.
     starting = [asyncio.create_task(pack_routes.ask_worker(here))]
     starting += [asyncio.create_task(_start(member)) for member in list(here.job_runner.members)[1:]]
     yield
@@ -135,7 +135,7 @@ async def _living(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _start(member: Member) -> None:
-    with contextlib.suppress(SluiceError):  # it is told again to who needs this worker
+    with contextlib.suppress(SluiceError):  # the next request to this worker reports it again
         await member.worker.call("system")
 
 
@@ -153,7 +153,7 @@ def _say(logs: Logs, before: str) -> Callable[[str], None]:
 
 @web.middleware
 async def errors_as_sentences(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """What goes wrong is answered as JSON that says what it was; what nobody foresaw is also logged in full."""
+    """Errors are answered as JSON with a sentence; unexpected ones are also logged in full."""
     try:
         return await handler(request)
     except (web.HTTPException, asyncio.CancelledError, ConnectionError):
@@ -172,4 +172,4 @@ async def errors_as_sentences(request: web.Request, handler: Handler) -> web.Str
         return refuse(500, f"The system refused: {error.strerror}.", "system_error")
     except Exception as error:
         log.exception("%s %s", request.method, request.path)
-        return refuse(500, f"Unexpected: {type(error).__name__}. The server's log tells more.", "unexpected")
+        return refuse(500, f"Unexpected: {type(error).__name__}. The server's log has more.", "unexpected")

@@ -1,15 +1,15 @@
-"""Which waiting job goes to which free worker, decided as data: `assign` is a pure function, `job_runner.py` acts.
+"""Decides which waiting job goes to which free worker: `assign` is a pure function; `job_runner.py` carries it out.
 
-A worker that has a job's models in memory ("warm") starts it at once; another one has to load them first. So a job
-waits up to three seconds for a warm worker, a worker that becomes free takes jobs of its own models first, and a worker
-is given other models where the queue would take longest to become empty. Serving the oldest job first instead, after
-any fixed time, was simulated too: as soon as the queue is longer than that time, every worker loads models for every
+A worker that has a job's models in memory ("warm") can start it at once; another one must load them first. So a job
+waits up to three seconds for a warm worker, a free worker takes jobs with its own models first, and a worker gets
+other models where the queue would otherwise take longest. Serving the oldest job first instead, after any fixed time,
+was simulated too: as soon as the queue is longer than that time, all workers load models for each job.
 job.
 
-With one worker there is nothing to choose, and jobs start strictly in the order of their numbers. With several, the
-order holds among jobs of the same models, and jobs that were put in front of the queue start first.
+With one worker, jobs start strictly in the order of their numbers. With several, the order is kept among jobs with the
+same models, and jobs that were put in front of the queue start first.
 
-Does not know: the queue file, processes, clocks.
+Independent of: the queue file, processes, clocks.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Models = frozenset[str]  # names of model files
 
 PATIENCE = 3.0  # seconds for which a job waits for a warm worker
 STEADY = 120.0  # seconds for which a worker keeps its models while jobs for them are waiting
-LONGEST = 60.0  # seconds after which jobs that no worker is warm for come before a worker's own
-USUAL_SECONDS = 20.0  # of a job, as long as none with its models has ended
-_HARDLY_ONE = 0.2  # workers; stands for none where the time to drain is asked for
+LONGEST = 60.0  # seconds after which jobs without a warm worker come before a worker's own jobs
+USUAL_SECONDS = 20.0  # of a job, until one with its models has ended
+_HARDLY_ONE = 0.2  # workers; used in place of 0 in a division
 
 
 @dataclass(frozen=True)
 class Group:
-    """The waiting jobs that need the same models. `first`: as many ids as could start now, in order, at least one.
+    """The waiting jobs that need the same models. first: the ids that could start now, in order, at least one.
 
-    `number` and `since` are the first one's: its place in the queue, and when it came (seconds).
+    number and since: of the first one: its position in the queue, and its time of arrival (seconds).
     """
 
     models: Models
@@ -38,14 +38,14 @@ class Group:
     count: int
     number: float
     since: float
-    seconds: float = USUAL_SECONDS  # that one of them takes
+    seconds: float = USUAL_SECONDS  # of one of these jobs
 
 
 @dataclass(frozen=True)
 class Place:
-    """One worker: its name, whether it can take a job now, what it has in memory, when it was last given other models.
+    """One worker: its name, whether it can take a job now, its models, and when it last got other models.
 
-    `speed`: how many jobs it does while another does one.
+    speed: the number of jobs it does while a worker of speed 1 does one.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A job and the worker that runs it. `cold`: the worker has to load models for it."""
+    """A job and the worker that runs it. cold: the worker must load models for it."""
 
     prompt_id: str
     place: str
@@ -65,24 +65,24 @@ class Assignment:
 
 
 def assign(groups: Iterable[Group], places: Iterable[Place], now: float) -> list[Assignment]:
-    """The jobs that start now; none if it is better to wait. Each worker and each job occurs once at most."""
+    """The jobs that start now; none if it is better to wait. Each worker and each job occurs at most once."""
     return _Round(list(groups), list(places), now).decide()
 
 
 def next_look(groups: Iterable[Group], now: float) -> float | None:
-    """Seconds until `assign` may decide otherwise although nothing happened; None if only an event changes anything."""
+    """Seconds until `assign` may decide differently without an event; None if only an event can change it."""
     times = (group.since + PATIENCE - now for group in groups)
     return min((left for left in times if left > 0), default=None)
 
 
 class _Round:
-    """One decision: what is left of groups and workers while jobs are given out."""
+    """One decision: the groups and workers that are left while jobs are assigned."""
 
     def __init__(self, groups: list[Group], places: list[Place], now: float) -> None:
         self._groups, self._places, self._now = groups, places, now
         self._given = [0] * len(groups)
         self._free = [place for place in places if place.free]
-        self._free.sort(key=lambda place: -place.speed)  # of equals the first named, as sorting is stable
+        self._free.sort(key=lambda place: -place.speed)  # equal ones stay in their order
         self._warm = [sum(group.models <= place.warm for place in places) for group in groups]
         self._made: list[Assignment] = []
 
@@ -107,7 +107,7 @@ class _Round:
         return self._made
 
     def _in_front(self) -> None:
-        """Jobs that were put in front of the queue wait for nobody."""
+        """Assign jobs that were put in front of the queue, which do not wait."""
         for i in sorted(self._left(), key=lambda i: self._groups[i].number):
             if self._groups[i].number < 0 and self._free:
                 self._give(i, max(self._free, key=lambda place: self._spare(i, place)))
@@ -122,20 +122,20 @@ class _Round:
         return self._now - self._groups[i].since
 
     def _is_ripe(self, i: int) -> bool:
-        """Whether the group may have a worker that has to load its models."""
+        """Whether the group may get a worker that must load its models."""
         return not self._warm[i] or self._waited(i) >= PATIENCE
 
     def _drain(self, i: int) -> float:
-        """Seconds until the workers that have its models would have done all jobs of a group."""
+        """Seconds until the workers with its models would have finished all jobs of a group."""
         group = self._groups[i]
         return (group.count - self._given[i]) * group.seconds / max(self._warm[i], _HARDLY_ONE)
 
     def _best(self, candidates: Iterable[int]) -> int | None:
-        """The group that would take longest; of equals the one whose first job came first."""
+        """The group that would take longest; of equal ones, that whose first job came first."""
         return max(candidates, key=lambda i: (self._drain(i), -self._groups[i].number), default=None)
 
     def _rather_others(self, place: Place, own: int) -> bool:
-        """Whether a worker with jobs of its own models is needed more elsewhere."""
+        """Whether a worker with jobs for its own models is needed more for other models."""
         if self._now - place.changed < STEADY:
             return False
         others = [i for i in self._left() if not self._is_warm(i, place) and self._waited(i) >= PATIENCE]
@@ -144,7 +144,7 @@ class _Round:
         return any(self._drain(i) > 3 * self._drain(own) + USUAL_SECONDS for i in others)
 
     def _spare(self, i: int, place: Place) -> tuple[bool, bool, float, float]:
-        """How little is lost when this worker takes a job of that group: warm for it, empty, one of many, slow."""
+        """How suitable a worker is for a job of a group: warm for it, empty, one of many, slow."""
         same = sum(other.warm == place.warm for other in self._places)
         waiting = sum(self._groups[k].count for k in self._left() if self._is_warm(k, place))
         return self._is_warm(i, place), not place.warm, same - waiting, -place.speed

@@ -1,10 +1,10 @@
-"""Takes jobs from the store, has workers run them, writes down what came of them, and tells those who listen.
+"""Takes jobs from the store, runs them on workers, stores the results, and informs the clients.
 
-Which job goes to which worker is decided in `assign.py`; here it is done.
+`assign.py` decides which job goes to which worker.
 
-The order matters to clients: a result is in the history before `executing {node: null}` says that it is finished.
+Clients depend on the order: a result is in the history before `executing {node: null}` reports the end of the job.
 
-Does not know: HTTP, nodes, torch.
+Independent of: HTTP, nodes, torch.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .store import ATTEMPTS, CANCELLED, COMPLETED, FAILED, PAUSED, CannotWrite, 
 
 log = logging.getLogger(__name__)
 
-STATUS_SECONDS = 0.03  # in which several changes of the queue are told as one
+STATUS_SECONDS = 0.03  # changes of the queue within this time are sent as one message
 RETRY_SECONDS = 2.0  # between attempts to write a result on a full disk
 _STATUS = {"success": COMPLETED, "error": FAILED, "interrupted": CANCELLED}
 PAUSED_ALREADY: Message = {"status": "interrupted", "paused": True}  # of a job whose worker died while it was stopping
 _PREVIEWS = ("auto", "latent2rgb", "taesd")  # as clients ask for them; "default" and "none" do not
 _TO_EVERYONE = {"execution_interrupted"}
-_NEWEST = 0.3  # share of the newest job in what a job with some models is expected to take
+_NEWEST = 0.3  # weight of the newest job in the expected time of a job with the same models
 
 Start = Callable[[OnMessage], Connection]
 
@@ -53,11 +53,11 @@ class JobRunner:
             self.join(name, begin)
         self._wake = asyncio.Event()
         self._telling = self._telling_workers = False
-        self._seconds: dict[Models, float] = {}  # that a job with these models took of late
+        self._seconds: dict[Models, float] = {}  # recent time of a job with these models
         self._tasks: set[asyncio.Task[None]] = set()
 
     def join(self, name: str, start: Start) -> Member:
-        """A further worker. Raises KeyError if the name is taken."""
+        """Add a worker. Raises KeyError if the name is taken."""
         member: Member
 
         def heard(message: Message, payload: bytes) -> None:
@@ -68,16 +68,16 @@ class JobRunner:
         return member
 
     def look(self) -> None:
-        """Workers have come, gone or changed: see what they can do, and tell it."""
+        """Called when workers were added, removed or changed: assign jobs again, and inform the clients."""
         self._wake.set()
         self.tell_workers()
 
     @property
     def worker(self) -> Connection:
-        """The worker that answers questions."""
+        """The worker that answers calls."""
         return self.members.first.worker
 
-    # -- asked by routes ---------------------------------------------------------------------------------------------
+    # -- called by routes --------------------------------------------------------------------------------------------
 
     def add(self, prompt_id: str, number: float, request: dict[str, Any]) -> Job:
         """Queue a job; it is on disk when this returns. Raises KeyError if the id is taken, CannotWrite."""
@@ -87,7 +87,7 @@ class JobRunner:
         return job
 
     def interrupt(self, prompt_id: str | None = None, client_id: str | None = None) -> bool:
-        """Stop a running job after its current block: this one, or all, or all of a client. Whether there was one."""
+        """Stop running jobs after the current block: this one, all, or a client's. Returns whether there was one."""
         chosen = [
             member
             for member in self.members.busy
@@ -100,14 +100,14 @@ class JobRunner:
         return bool(chosen)
 
     def _stop(self, member: Member) -> None:
-        """That a job is to be stopped is on disk before anything else happens: it is not run again after a restart."""
+        """Stop a running job. This is stored first, so that the job does not run again after a restart."""
         assert member.running is not None
         running = member.running.prompt_id
         try:
             if self.store.is_paused(running):  # it is stopping already, and was to go on later
                 self.clear([running])
             self.store.cancel(running)
-        except CannotWrite as error:  # it is stopped all the same
+        except CannotWrite as error:  # stop it in any case
             log.error("%s", error)
         member.worker.tell("interrupt", prompt_id=running)
         self.clients.send("sluice.stopping", {"prompt_id": running})
@@ -154,7 +154,7 @@ class JobRunner:
         self.clients.send("sluice.paused", {"jobs": self.paused})
 
     def clear(self, prompt_ids: list[str] | None = None) -> list[str]:
-        """Take waiting jobs out of the queue; None means all. Those that were there."""
+        """Take waiting jobs out of the queue; None means all. Returns those that were there."""
         gone = self.store.delete_waiting(prompt_ids)
         for prompt_id in gone:
             forget(self.user, prompt_id)
@@ -168,11 +168,11 @@ class JobRunner:
 
     @property
     def status(self) -> dict[str, Any]:
-        """How many jobs are to be done, as clients are told."""
+        """The number of jobs left, in the form for clients."""
         return {"exec_info": {"queue_remaining": self.store.waiting + len(self.running_ids)}}
 
     def tell_status(self) -> None:
-        """Tell everybody how many jobs are to be done; changes that follow one another closely are told once."""
+        """Send the number of jobs left to all clients; several changes within a short time are sent once."""
         if not self._telling:
             self._telling = True
             asyncio.get_running_loop().call_later(STATUS_SECONDS, self._tell_status)
@@ -182,7 +182,7 @@ class JobRunner:
         self.clients.send("status", {"status": self.status})
 
     def tell_workers(self) -> None:
-        """Tell everybody which worker has which job; changes that follow one another closely are told once."""
+        """Send the workers and their jobs to all clients; several changes within a short time are sent once."""
         if not self._telling_workers:
             self._telling_workers = True
             asyncio.get_running_loop().call_later(STATUS_SECONDS, self._tell_workers)
@@ -192,7 +192,7 @@ class JobRunner:
         self.clients.send("sluice.workers", {"workers": [member.account for member in self.members]})
 
     def greet(self, client: Client) -> None:
-        """Tell a new listener how things stand; one that comes back in the middle of its job, where that is."""
+        """Send a new client the current state, and a client whose job is running the progress of that job."""
         client.put(text("status", {"status": self.status, "sid": client.id}))
         for member in self.members.busy:
             if member.running is None or member.running.request.get("client_id") != client.id or member.node is None:
@@ -218,7 +218,7 @@ class JobRunner:
                 await asyncio.wait_for(self._wake.wait(), again)
 
     def _start_jobs(self) -> float | None:
-        """Give out what can start now. Seconds until this may lead to something else by itself. Raises CannotWrite."""
+        """Start the jobs that can start. Returns seconds until more may start without an event. Raises CannotWrite."""
         places = [member.place for member in self.members]
         free = sum(place.free for place in places)
         if not free or not self.store.waiting:
@@ -236,7 +236,7 @@ class JobRunner:
         self._go(self._one(job, member, member.worker.run))
 
     def resume(self, member: Member, prompt_id: str, attempt: int, rest: Callable[..., Awaitable[Message]]) -> bool:
-        """A worker from elsewhere says that it runs a job. Whether it may go on; `rest` then waits for the result."""
+        """A remote worker reports that it runs a job. Returns whether it may; `rest` then waits for the result."""
         if member.running is not None:
             return (member.running.prompt_id, member.running.attempts) == (prompt_id, attempt)
         job = self.store.resume(prompt_id, attempt)
@@ -253,7 +253,7 @@ class JobRunner:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Running jobs wait again, the workers end. `run` must have been cancelled."""
+        """Return running jobs to the queue and stop the workers. `run` must have been cancelled."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -263,7 +263,7 @@ class JobRunner:
         await asyncio.gather(*(member.worker.stop() for member in self.members))
 
     async def _one(self, job: Job, member: Member, run: Callable[..., Awaitable[Message]]) -> None:
-        """A job from its start to its end."""
+        """Run one job from its start to its end."""
         request = job.request
         try:
             try:
@@ -287,9 +287,9 @@ class JobRunner:
             except SluiceError as error:
                 done = self._failed(job, member, error)
             await self._end(job, member, done)
-        except Exception:  # a fault of ours must not stop the queue
-            log.exception("The job %s could not be brought to its end.", job.prompt_id)
-            unnoted = SluiceError("The server could not note what came of this job.")
+        except Exception:  # an error of ours must not stop the queue
+            log.exception("The job %s could not be finished.", job.prompt_id)
+            unnoted = SluiceError("The server could not store the result of this job.")
             await self._end(job, member, self._failed(job, member, unnoted))
         finally:
             self._wake.set()
@@ -313,7 +313,7 @@ class JobRunner:
         self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, job.request["client_id"])
 
     def _expect(self, models: Models, seconds: Any) -> None:
-        """A job has ended: those with the same models will take about as long."""
+        """Update the expected time of jobs with the same models after a job has ended."""
         if isinstance(seconds, (int, float)):
             before = self._seconds.get(models, seconds)
             self._seconds[models] = before + _NEWEST * (seconds - before)
@@ -330,12 +330,12 @@ class JobRunner:
             try:
                 self.store.finish(job.prompt_id, _STATUS[done["status"]], result, job.attempts)
                 return
-            except CannotWrite as error:  # the pictures are saved; their entry must not be lost for want of room
+            except CannotWrite as error:  # the images are saved: wait until their entry can be written
                 log.error("%s", error)
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _lost(self, job: Job, member: Member, error: LostContact) -> Message | None:
-        """What came of a job whose worker is out of reach; None if it waits again."""
+        """The result of a job whose worker cannot be reached; None if the job waits again."""
         if self.store.is_cancelled(job.prompt_id):
             return self._interrupted(job)
         if error.counts and job.attempts >= ATTEMPTS:
@@ -348,14 +348,14 @@ class JobRunner:
         return None
 
     def _interrupted(self, job: Job) -> Message:
-        """The account of a job that was to be stopped and whose worker cannot say that it has."""
+        """The result of a job that was being stopped and whose worker has gone."""
         data = {"prompt_id": job.prompt_id, "node_id": "", "node_type": "", "executed": [], "timestamp": now()}
         self.clients.send("execution_interrupted", data)
         messages = [["execution_interrupted", data]]
         return {"status": "interrupted", "outputs": {}, "meta": {}, "messages": messages, "facts": {}}
 
     def _failed(self, job: Job, member: Member, error: SluiceError) -> Message:
-        """The account of a job that nobody else can give, because its worker did not live to do so."""
+        """The result of a job whose worker has died."""
         node = job.request["prompt"].get(member.node or "", {})
         states = member.progress.get("nodes", {})
         data = {
@@ -376,11 +376,10 @@ class JobRunner:
         messages = [["execution_error", data]]
         return {"status": "error", "outputs": {}, "meta": {}, "messages": messages, "facts": {}}
 
-    # -- heard from a worker -----------------------------------------------------------------------------------------
+    # -- received from a worker --------------------------------------------------------------------------------------
 
     def heard(self, member: Member, message: Message, payload: bytes) -> None:
-        """An event or a preview, on its way to who submitted the job; our own kinds go to everybody, with the worker's
-        name."""
+        """Pass an event or a preview on to the client of the job; our own events go to all, with its name."""
         client_id = None if member.running is None else member.running.request["client_id"]
         if "preview" in message:
             if member.running is not None and client_id is not None:
@@ -411,7 +410,7 @@ class JobRunner:
 
 
 def _account(job: Job, messages: list[Any]) -> str:
-    """A failed job as one line for the terminal and the log panel: in which node, and what went wrong."""
+    """A failed job as one line for the terminal and the log panel: the node and the error."""
     told = messages[-1][1] if messages else {}
     node_id = str(told.get("node_id", ""))
     node = job.request["prompt"].get(node_id)

@@ -1,6 +1,6 @@
-"""The queue, the history, and the jobs in them: looked at, cancelled, forgotten. ComfyUI's two families of routes.
+"""Routes for the queue, the history and their jobs: list, cancel, delete. Both families of ComfyUI's routes.
 
-Does not know: how jobs come in or are run.
+Independent of: how jobs come in or are run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ async def get_queue(request: web.Request) -> web.Response:
 
 
 async def post_queue(request: web.Request) -> web.Response:
-    """{"clear": true} or {"delete": [ids]}: jobs leave the queue before they run."""
+    """{"clear": true} or {"delete": [ids]}: remove jobs that have not started from the queue."""
     here, body = services(request), await json_object(request)
     if body.get("clear"):
         here.job_runner.clear()
@@ -45,7 +45,7 @@ async def get_entry(request: web.Request) -> web.Response:
 
 
 async def post_history(request: web.Request) -> web.Response:
-    """{"clear": true} or {"delete": [ids]}: entries are forgotten, pictures stay."""
+    """{"clear": true} or {"delete": [ids]}: delete entries; images stay."""
     here, body = services(request), await json_object(request)
     if body.get("clear"):
         here.store.delete_history()
@@ -55,7 +55,7 @@ async def post_history(request: web.Request) -> web.Response:
 
 
 async def post_interrupt(request: web.Request) -> web.Response:
-    """{"prompt_id": id} or {"client_id": id}, or nothing for whatever is running."""
+    """{"prompt_id": id} or {"client_id": id}, or nothing for all running jobs."""
     body = await json_object(request, {})
     prompt_id, client_id = (body[key] if isinstance(body.get(key), str) else None for key in ("prompt_id", "client_id"))
     services(request).job_runner.interrupt(prompt_id, client_id)
@@ -89,7 +89,7 @@ async def get_jobs(request: web.Request) -> web.Response:
 
 
 async def get_job(request: web.Request) -> web.Response:
-    """Everything about one job, its workflow included."""
+    """One job with all details and its workflow."""
     here = services(request)
     job = here.store.get(request.match_info["id"])
     found = here.store.summary(request.match_info["id"])
@@ -118,7 +118,7 @@ async def cancel_jobs(request: web.Request) -> web.Response:
 
 
 def _summary(job: Summary) -> Json:
-    """A job as the frontend's list reads it. It checks all entries at once, so none may be amiss."""
+    """A job in the form of the frontend's list. The frontend rejects the whole list if one entry is wrong."""
     shown = [(node, kind, item) for node, kind, item in _shown(job.outputs)]
     told: Json = {
         "id": job.prompt_id,
@@ -141,7 +141,7 @@ def _summary(job: Summary) -> Json:
 
 
 def _shown(outputs: Json) -> list[tuple[str, str, Json]]:
-    """(node, kind, file) of everything that nodes have put out as files."""
+    """(node, kind, file) of all files that nodes have returned."""
     return [
         (node, _SHOWN_KINDS[kind], item)
         for node, output in outputs.items()

@@ -1,6 +1,6 @@
-"""The workers as the server knows them: what each is doing, what it has in memory, what it said last.
+"""The server's records of its workers: the job of each, its models in memory, its last events.
 
-Does not know: the queue, HTTP, how a worker is reached.
+Independent of: the queue, HTTP, how a worker is reached.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ _MEMORY, _FREED = "sluice.memory.", "sluice.memory.freed"
 
 
 class Connection(Protocol):
-    """A worker that can be asked: a process of this server, or one on another machine."""
+    """A worker: a process of this server, or one on another machine."""
 
     @property
     def pid(self) -> int | None:
-        """Of the process, if it is one of this server's and lives."""
+        """The process's id, if it is a running process of this server."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the next process is started with."""
+        """The options of the next process."""
 
     async def call(self, op: str, **arguments: Any) -> Any:
-        """Ask something and wait for the answer. Raises WorkerDied, or the SluiceError that the worker raised."""
+        """Send a call and wait for its answer. Raises WorkerDied, or the SluiceError that the worker raised."""
 
     async def call_route(self, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> Any:
-        """Ask a node pack's route: ({"status", "headers"}, the body of the answer). Raises as `call`."""
+        """Send a request to a node pack's route: ({"status", "headers"}, body). Raises as `call`."""
 
     async def run(
         self, prompt_id: str, prompt: Any, extra_data: Any, outputs: list[str], attempt: int = 1, models: Any = ()
@@ -40,7 +40,7 @@ class Connection(Protocol):
         """Run a prompt to its end. Raises WorkerDied, LostContact; SluiceError if the worker cannot begin."""
 
     def tell(self, op: str, **arguments: Any) -> None:
-        """Say something that has no answer."""
+        """Send a message that has no answer."""
 
     async def stop(self) -> None:
         """End the process, or the connection."""
@@ -48,7 +48,7 @@ class Connection(Protocol):
 
 @dataclass(eq=False)
 class Member:
-    """One worker. `running`: its job; `node`, `progress`: where that is. `last_events`: the newest of each kind."""
+    """One worker. running: its job; node, progress: of that job. last_events: the newest event of each kind."""
 
     name: str
     worker: Connection
@@ -57,37 +57,37 @@ class Member:
     progress: dict[str, Any] = field(default_factory=dict)
     last_events: dict[str, Any] = field(default_factory=dict)
     warm: Models = frozenset()
-    changed: float = float("-inf")  # when it was last given other models; seconds since 1970
+    changed: float = float("-inf")  # when it last got other models; seconds since 1970
     taking: bool = True  # whether it takes further jobs
-    contact: bool = True  # whether it is heard; always true of processes of this machine
-    fetching: str | None = None  # the file that it fetches before its job, and how far that is
+    contact: bool = True  # whether it can be reached; always true for processes of this machine
+    fetching: str | None = None  # the file that it fetches before its job, with the progress
 
     @property
     def place(self) -> Place:
-        """What matters for giving it a job."""
+        """The worker as `assign` needs it."""
         return Place(self.name, self.running is None and self.taking and self.contact, self.warm, self.changed)
 
     def begin(self, job: Job, models: Models, cold: bool) -> None:
-        """It has a job now, and then the models of that job: results of older jobs are dropped when one begins."""
+        """A job starts: the worker then has that job's models, because results of older jobs are dropped."""
         self.running, self.node, self.progress, self.warm, self.fetching = job, None, {}, models, None
         if cold:
             self.changed = time.time()
 
     def note(self, event: str, data: Any) -> None:
-        """Remember an event about this worker."""
-        if event == _FREED:  # what was told of memory before does not hold any more
+        """Store an event of this worker."""
+        if event == _FREED:  # earlier events about memory are outdated
             self.warm = frozenset()
             self.last_events = {kind: told for kind, told in self.last_events.items() if not kind.startswith(_MEMORY)}
         else:
             self.last_events[event] = data
 
     def died(self) -> None:
-        """Its process has ended, and with it all that was in memory."""
+        """The process has ended; its memory is empty."""
         self.note(_FREED, {})
 
     @property
     def account(self) -> dict[str, Any]:
-        """For the page; what concerns a job is None while there is none."""
+        """The worker as JSON for the page; entries about a job are None without one."""
         job = self.running
         return {
             "name": self.name, "job": job and job.prompt_id, "number": job and job.number,
@@ -97,7 +97,7 @@ class Member:
 
 
 class Members:
-    """All workers by name. The first one answers questions: what nodes there are, whether a prompt is fit to run."""
+    """All workers by name. The first one answers calls: which nodes exist, whether a prompt can run."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Member] = {}
@@ -109,7 +109,7 @@ class Members:
         self._by_name[member.name] = member
 
     def remove(self, member: Member) -> None:
-        """It is gone for good."""
+        """Remove a worker."""
         self._by_name.pop(member.name, None)
 
     def __iter__(self) -> Iterator[Member]:
@@ -127,9 +127,9 @@ class Members:
 
     @property
     def busy(self) -> list[Member]:
-        """Those with a job."""
+        """The workers with a job."""
         return [member for member in self if member.running is not None]
 
     def running(self, prompt_id: str) -> Member | None:
-        """The one that runs this job."""
+        """The worker that runs this job."""
         return next((member for member in self.busy if member.running and member.running.prompt_id == prompt_id), None)

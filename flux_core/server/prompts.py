@@ -1,6 +1,6 @@
-"""POST /prompt: a graph comes in, is checked by the worker, and is in the queue when the answer says so.
+"""POST /prompt: the worker checks a graph; it is stored in the queue before the request is answered.
 
-Does not know: how graphs are checked or run.
+Independent of: how graphs are checked or run.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .store import plain_number
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # of one question
+ATTEMPTS = 3  # of one call
 LONGEST_ID = 200
-_SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")  # the frontend sends them to servers that resell services
+_SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")  # the frontend sends them for paid services; never stored
 
 
 async def get_prompt(request: web.Request) -> web.Response:
-    """How many jobs are to be done."""
+    """The number of jobs left."""
     return web.json_response(services(request).job_runner.status)
 
 
 async def post_prompt(request: web.Request) -> web.Response:
-    """Check a prompt and queue it. Refused prompts use up a number as well, as they do in ComfyUI."""
+    """Check a prompt and queue it. Refused prompts use a number too, as in ComfyUI."""
     here = services(request)
     body = await json_object(request)
     if here.packs_see_prompts:
@@ -77,7 +77,7 @@ async def _converted(here: Services, body: Json) -> Json:
 
 
 def _tell_refusal(here: Services, body: Json, problems: Sequence[str]) -> None:
-    """The sentences go to the page too, which of the answer shows only kinds of problems, and into the log."""
+    """Send the sentences to the page, which shows only the problems' kinds from the answer, and to the log."""
     log.error("A workflow was not queued: %s", " ".join(problems))
     client_id = body.get("client_id")
     if isinstance(client_id, str):
@@ -93,7 +93,7 @@ async def _validated(here: Services, prompt: Json, body: Json) -> Json:
 
 
 async def _answered(here: Services, question: str, **arguments: Any) -> Any:
-    """What the worker says to a question that may be asked again: it dies with jobs that have nothing to do with it."""
+    """The worker's answer to a call, which is repeated if the worker dies because of a job."""
     for _ in range(ATTEMPTS - 1):
         with suppress(WorkerDied):
             return await here.job_runner.worker.call(question, **arguments)
@@ -101,7 +101,7 @@ async def _answered(here: Services, question: str, **arguments: Any) -> Any:
 
 
 def _request(body: Json, found: Json) -> Json:
-    """What is kept of a request: enough to run it at any time."""
+    """The stored part of a request: enough to run it at any time."""
     client_id = body.get("client_id")
     client_id = client_id if isinstance(client_id, str) else None
     extra = body.get("extra_data")
@@ -119,7 +119,7 @@ def _request(body: Json, found: Json) -> Json:
 
 
 def _number(body: Json, here: Services) -> float:
-    """The place in the queue: as asked, at its front, or behind the others."""
+    """The position in the queue: as requested, at the front, or at the end."""
     own = here.store.next_number()
     asked = body.get("number")
     if isinstance(asked, (int, float)) and not isinstance(asked, bool) and abs(asked) < 1e15:

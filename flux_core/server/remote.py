@@ -1,11 +1,11 @@
-"""A worker on another machine, as the server asks it: the same questions as a process of its own, over a WebSocket.
+"""A worker on another machine: the same interface as a process of the server, over a WebSocket.
 
-    connected -> out of contact -> connected again        its job goes on all the while
-                        | the lease ends without a word
+    connected -> out of contact -> connected again        its job continues
+                        | the lease ends
                         v
                        gone                               its job waits for another worker
 
-Does not know: HTTP, the queue.
+Independent of: HTTP, the queue.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ..workers.process import LostContact, OnMessage, WorkerDied
 from ..workers.protocol import Message, frame_of
 from .remote_files import NeededFiles, Results
 
-LEASE_SECONDS = 10.0  # for which a worker that is not heard keeps its job, unless the server says otherwise
+LEASE_SECONDS = 10.0  # an unreachable worker keeps its job for this time, unless the server sets another
 _KINDS: dict[str, type[SluiceError]] = {kind.__name__: kind for kind in (WorkflowError, InputError, MissingFileError)}
 
 Send = Callable[[bytes], None]
 
 
 class RemoteWorker:
-    """One worker elsewhere. `session` names one life of the program there. All methods are for the event loop."""
+    """One remote worker. session: identifies one process of the program there. Use in the event loop only."""
 
     pid: int | None = None
 
@@ -34,7 +34,7 @@ class RemoteWorker:
         self, name: str, session: str, on_message: OnMessage, needed: NeededFiles, results: Results,
         on_gone: Callable[[], None], lease: float = LEASE_SECONDS,
     ) -> None:  # fmt: skip
-        """on_message: hears events and previews. on_gone: called once, when nothing more is expected of it.
+        """on_message: receives events and previews. on_gone: called once, when the worker has gone for good.
 
         lease: seconds for which it may be out of contact.
         """

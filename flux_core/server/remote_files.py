@@ -4,7 +4,7 @@ Inputs are found by their names in the prompt: any text that is the name of a fi
 temporary files. Results get their names and numbers here, because the folder they go to is here; a job that is run
 again writes the same files again.
 
-Does not know: connections, the queue.
+Independent of: connections, the queue.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Both are behind the guard: whoever connects has shown the token, if the server has one.
 
-Does not know: how jobs are given out.
+Independent of: how jobs are given out.
 """
 
 from __future__ import annotations

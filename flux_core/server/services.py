@@ -1,6 +1,6 @@
-"""What the routes share: the settings of this server and the few things that live as long as it does.
+"""What all routes share: the settings of the server and its long-lived objects.
 
-Does not know: any route.
+Independent of: any route.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ Route = tuple[str, str, Any]  # method, path, handler
 
 MAX_UPLOAD = 100 << 20  # bytes of one file
 LOG_LINES = 500
-AT_ONCE = 2  # pictures being decoded
+AT_ONCE = 2  # images that are decoded at the same time
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says."""
+    """The settings from the command line."""
 
     folders: Folders
     workers: Mapping[str, Mapping[str, Any]]  # name of each -> its options, see flux_core/worker/main.py
     token: str | None = None
-    hosts: tuple[str, ...] = ()  # names that are answered beside localhost
+    hosts: tuple[str, ...] = ()  # names of this server besides localhost
     argv: tuple[str, ...] = ()
-    remote_only: bool = False  # whether the workers of this machine only answer questions
+    remote_only: bool = False  # whether this machine's workers only answer calls
     lease: float = LEASE_SECONDS
 
 
 class Logs(logging.Handler):
-    """The last lines that server and worker said, for the editor's console panel."""
+    """The last lines of the log of server and workers, for the editor's console panel."""
 
     def __init__(self, clients: Clients) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Logs(logging.Handler):
         self.add(self.format(record))
 
     def add(self, line: str) -> None:
-        """Keep a line and pass it to those who watch."""
+        """Store a line and send it to subscribers."""
         entry = {"t": time.strftime("%Y-%m-%dT%H:%M:%S"), "m": line + "\n"}
         self.entries.append(entry)
         for client_id in self.listeners:
@@ -71,20 +71,20 @@ TERMINAL = {"cols": 120, "rows": 40}
 
 @dataclass
 class Services:
-    """Everything a route may need."""
+    """All objects that routes use."""
 
     settings: Settings
     store: Store
     clients: Clients
     job_runner: JobRunner
     logs: Logs
-    packs: list[Json] = field(default_factory=list)  # what became of the node packs, once the worker has told
+    packs: list[Json] = field(default_factory=list)  # results of importing node packs, once they are known
     pack_routes: list[tuple[str, re.Pattern[str]]] = field(default_factory=list)  # method and path of each of theirs
     packs_see_prompts: bool = False
-    packs_known: asyncio.Event = field(default_factory=asyncio.Event)  # set at once where there are none
+    packs_known: asyncio.Event = field(default_factory=asyncio.Event)  # set at once without packs
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
-    storing: asyncio.Lock = field(default_factory=asyncio.Lock)  # two uploads must not choose one name
-    looking: asyncio.Lock = field(default_factory=asyncio.Lock)  # through the output folder
+    storing: asyncio.Lock = field(default_factory=asyncio.Lock)  # two uploads must not choose the same name
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)  # one scan of the output folder at a time
 
     def __post_init__(self) -> None:
         if not any(options.get("node_packs") for options in self.settings.workers.values()):
@@ -96,7 +96,7 @@ class Services:
 
     @property
     def profile(self) -> Path:
-        """The folder of the one user there is, where ComfyUI has it as well."""
+        """The folder of the single user, in ComfyUI's place."""
         return self.folders.user / "default"
 
 
@@ -104,18 +104,18 @@ SERVICES = web.AppKey("services", Services)
 
 
 def services(request: web.Request) -> Services:
-    """Those of the server that answers this request."""
+    """The services of the server that answers this request."""
     return request.app[SERVICES]
 
 
 def refuse(status: int, message: str, kind: str = "invalid_request") -> web.Response:
-    """An error in the shape clients know from POST /prompt."""
+    """An error in the form of POST /prompt."""
     error = {"type": kind, "message": message, "details": "", "extra_info": {}}
     return web.json_response({"error": error, "node_errors": {}}, status=status)
 
 
 async def json_body(request: web.Request, otherwise: Any = None) -> Any:
-    """The JSON a request carries; `otherwise` for an empty body. Raises WorkflowError, HTTPRequestEntityTooLarge."""
+    """The JSON of a request; `otherwise` for an empty body. Raises WorkflowError, HTTPRequestEntityTooLarge."""
     if (request.content_length or 0) > strict_json.MAX_BYTES:
         raise web.HTTPRequestEntityTooLarge(strict_json.MAX_BYTES, request.content_length or 0)
     body = await request.read()
@@ -125,7 +125,7 @@ async def json_body(request: web.Request, otherwise: Any = None) -> Any:
 
 
 async def json_object(request: web.Request, otherwise: Json | None = None) -> Json:
-    """As `json_body`, for bodies that are objects."""
+    """Like `json_body`, for objects."""
     body = await json_body(request, otherwise)
     if not isinstance(body, dict):
         raise WorkflowError("The body of the request should be a JSON object.")
@@ -133,12 +133,12 @@ async def json_object(request: web.Request, otherwise: Json | None = None) -> Js
 
 
 def texts(value: Any) -> list[str]:
-    """The texts in a list of a request; anything else is nothing."""
+    """The texts in a list of a request; [] for anything else."""
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def whole(request: web.Request, name: str, otherwise: int | None = None) -> int | None:
-    """A whole number of the query. Raises HTTPBadRequest for anything else."""
+    """A whole number of the query. Raises HTTPBadRequest for other values."""
     given = request.query.get(name, "")
     if not given:
         return otherwise
@@ -149,5 +149,5 @@ def whole(request: web.Request, name: str, otherwise: int | None = None) -> int 
 
 
 def flag(request: web.Request, name: str) -> bool:
-    """A yes or no of the query."""
+    """A true or false of the query."""
     return request.query.get(name, "").lower() in ("true", "1", "yes")

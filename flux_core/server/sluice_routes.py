@@ -1,6 +1,6 @@
-"""Routes of our own, for the panels in web/comfyui: memory, budgets, missing model files, node packs.
+"""Our own routes, for the panels in web/comfyui: memory, budgets, missing model files, node packs.
 
-Does not know: how memory is managed; it passes on what the core said last.
+Independent of: how memory is managed; it passes on what the core said last.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .services import Json, Route, Services, json_object, refuse, services
 
 
 async def workers(request: web.Request) -> web.Response:
-    """Each worker as `sluice.workers` tells it, and "events": the newest of each kind, for a page that opened later."""
+    """Each worker as in `sluice.workers`, with "events": the newest of each kind, for a page that opened later."""
     members = services(request).job_runner.members
     return web.json_response([{**member.account, "events": member.last_events} for member in members])
 
 
 async def budget(request: web.Request) -> web.Response:
-    """{"vram": "8GB", "ram": "16GB", "worker": name}, each may be left out: what the next step of this worker, or of
-    all, may use. Answers what holds now: {name: {"vram", "ram"}}."""
+    """{"vram": "8GB", "ram": "16GB", "worker": name}, each optional: the budgets of this worker's next step, or of
+    all workers'. Answers those in force: {name: {"vram", "ram"}}."""
     body = await json_object(request)
     given = {key: body[key] for key in ("vram", "ram") if key in body}
     if not all(isinstance(value, (str, int, float)) and not isinstance(value, bool) for value in given.values()):
@@ -46,7 +46,7 @@ async def budget(request: web.Request) -> web.Response:
 
 
 def _set(here: Services, member: Member, allowed: dict[str, str]) -> None:
-    """A worker has another budget now: one that takes its place keeps to it, and so does the next server here."""
+    """Store a worker's new budget for processes that replace it, and for the next server here."""
     member.worker.options.update(allowed)
     file = budget_file(here.folders.user)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -55,12 +55,12 @@ def _set(here: Services, member: Member, allowed: dict[str, str]) -> None:
 
 
 def budget_file(user: Path) -> Path:
-    """Where budgets set in the page are kept for the next start: {name of the worker: {"vram", "ram"}}."""
+    """The file of budgets set in the page, for the next start: {name of the worker: {"vram", "ram"}}."""
     return user / "sluice" / "budget.json"
 
 
 def kept_budget(user: Path, name: str) -> dict[str, str]:
-    """What was set in the page for a worker when a server ran here last: {"vram", "ram"}, or nothing."""
+    """The budgets set in the page for a worker of the last server here: {"vram", "ram"}, or {}."""
     kept = _kept(user).get(name)
     return {key: kept[key] for key in ("vram", "ram") if isinstance(kept, dict) and isinstance(kept.get(key), str)}
 
@@ -74,13 +74,13 @@ def _kept(user: Path) -> Json:
 
 
 async def missing(request: web.Request) -> web.Response:
-    """A workflow (canvas or prompt) -> the model files it names that are not here, and where to get and put them."""
+    """A workflow (canvas or prompt) -> the missing model files that it names, with where to get and put them."""
     body = await json_object(request)
     return web.json_response(await services(request).job_runner.worker.call("missing", workflow=body))
 
 
 async def packs(request: web.Request) -> web.Response:
-    """Node packs: name, nodes, and for those that could not be loaded the reason."""
+    """Node packs: name, nodes, and the reason if one could not be loaded."""
     here = services(request)
     here.packs = await here.job_runner.worker.call("packs")
     return web.json_response(here.packs)
@@ -108,7 +108,7 @@ async def _one_job(request: web.Request) -> str | None:
 
 
 async def doctor(request: web.Request) -> web.Response:
-    """Whether this machine is ready, as `sluice doctor` says it: [{"subject", "text", "advice", "needed", "good"}]."""
+    """The findings of `sluice doctor` for this machine: [{"subject", "text", "advice", "needed", "good"}]."""
     return web.json_response(await services(request).job_runner.worker.call("doctor"))
 
 

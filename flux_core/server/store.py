@@ -1,10 +1,10 @@
-"""The queue and the history, on disk: what was acknowledged survives any kill of any process.
+"""The queue and the history on disk: acknowledged jobs and results survive the death of any process.
 
-One SQLite file (WAL) under the user directory. A job is written before its submitter hears of it, and its result before
-anyone hears that it is done. The file holds the truth; this class holds an index of the waiting jobs beside it, because
-`/queue` is asked for constantly and must not read the disk: a line for each job, and the whole text of the first ones.
+One SQLite file (WAL) in the user directory. A job is written before its request is answered, and its result before any
+client is informed. This class also has an index of the waiting jobs in memory, because `/queue` is requested constantly
+and must not read the disk: a line for each job, and the full text of the first ones.
 
-Does not know: HTTP, websockets, workers, nodes.
+Independent of: HTTP, websockets, workers, nodes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .assign import USUAL_SECONDS, Group, Models
 
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
 PAUSED = "paused"  # neither waits nor runs, until it is resumed or cancelled
-LONGEST_HISTORY = 10_000  # jobs that have ended; older ones are forgotten when the file is opened, as ComfyUI does
+LONGEST_HISTORY = 10_000  # jobs that have ended; older ones are deleted when the file is opened, as in ComfyUI
 LISTED_WHOLE = 100  # waiting jobs that `/queue` lists with their prompts
-ATTEMPTS = 3  # a job that was running when the server died is put back until it was tried this often, then reported
+ATTEMPTS = 3  # a job that was running when the server died is queued again up to this number of attempts
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -54,7 +54,7 @@ _Entry = tuple[float, int, str]  # number, created, prompt_id of a waiting job; 
 
 
 class CannotWrite(SluiceError):
-    """The disk took nothing more. What was acknowledged before is safe; this was not."""
+    """Nothing can be written to the disk. Jobs acknowledged before are safe; this one was not stored."""
 
 
 def plain_number(number: float) -> float:
@@ -64,7 +64,7 @@ def plain_number(number: float) -> float:
 
 @dataclass(frozen=True)
 class Job:
-    """One submitted prompt and, once it has ended, what came of it."""
+    """One submitted prompt and, once it has ended, its result."""
 
     prompt_id: str
     number: float
@@ -84,7 +84,7 @@ class Job:
 
     @property
     def line(self) -> list[Any]:
-        """`item` without what takes room: enough for a client that looks for its own job, and for its place."""
+        """`item` without its large parts: enough for a client to find its own job and position."""
         return [
             plain_number(self.number),
             self.prompt_id,
@@ -101,7 +101,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Summary:
-    """What lists of jobs show, read without unpacking their workflows."""
+    """A job for lists, read without parsing its workflow."""
 
     prompt_id: str
     number: float
@@ -124,7 +124,7 @@ class Store:
     """Jobs by id, in order of their number. Use from one thread."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file. Raises SluiceError if it cannot be used or another server holds it."""
+        """Open or create the file. Raises SluiceError if it cannot be used or another server uses it."""
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,13 +161,13 @@ class Store:
         ).fetchone()
 
     def close(self) -> None:
-        """Nothing may be asked afterwards."""
+        """Close the file. The store cannot be used afterwards."""
         self._db.close()
 
     # -- submitting ------------------------------------------------------------------------------------------------
 
     def next_number(self) -> float:
-        """Numbers only grow, also over rejected prompts and restarts."""
+        """The next number. Numbers only increase, also for rejected prompts and across restarts."""
         self._last += 1
         return float(self._last)
 
@@ -188,7 +188,7 @@ class Store:
     # -- running ---------------------------------------------------------------------------------------------------
 
     def take(self, prompt_id: str | None = None) -> Job | None:
-        """A waiting job, by default the next one, now running; None if it is not waiting. Raises CannotWrite."""
+        """Mark a waiting job, by default the next one, as running. None if it is not waiting. Raises CannotWrite."""
         if prompt_id is None and self._waiting:
             prompt_id = self._waiting[0][2]
         if prompt_id is None or prompt_id not in self._models:
@@ -204,7 +204,7 @@ class Store:
         return job
 
     def groups(self, starting: int, seconds: Mapping[Models, float]) -> list[Group]:
-        """The waiting jobs by the models they need. starting: how many could start now. seconds: that a job takes."""
+        """The waiting jobs by the models they need. starting: how many could start now. seconds: the time of a job."""
         return [
             Group(
                 models,
@@ -218,11 +218,11 @@ class Store:
         ]
 
     def finish(self, prompt_id: str, status: str, result: dict[str, Any], attempt: int | None = None) -> bool:
-        """Write what came of a job that is running; whether it counted. Raises CannotWrite.
+        """Store the result of a running job. Returns whether it counted. Raises CannotWrite.
 
-        A result counts once: not if the job has ended or waits again, or runs a later attempt than this one.
+        A result counts once: not if the job has ended, waits again, or runs in a later attempt.
         """
-        ended = max(now(), self._ended + 1)  # no two at once, so that the history has one order
+        ended = max(now(), self._ended + 1)  # unique, so that the history has a fixed order
         with self._writing():
             cursor = self._db.execute(
                 "UPDATE jobs SET status = ?, ended = ?, result = ? "
@@ -235,7 +235,7 @@ class Store:
         return True
 
     def cancel(self, prompt_id: str) -> None:
-        """Note that a running job is to be stopped: whatever happens to this server, it is not run again."""
+        """Store that a running job is being stopped, so that it never runs again."""
         told = {"prompt_id": prompt_id, "node_id": "", "node_type": "", "executed": [], "timestamp": now()}
         status = {"status_str": "error", "completed": False, "messages": [["execution_interrupted", told]]}
         result = {"outputs": {}, "meta": {}, "status": status, "facts": {}}
@@ -246,7 +246,7 @@ class Store:
             )
 
     def release(self, prompt_id: str) -> None:
-        """The server is going down in good order: a running job waits again, as if it had not been taken.
+        """At a regular end of the server: a running job waits again, as if it had not been taken.
 
         One that was cancelled has ended.
         """
@@ -259,7 +259,7 @@ class Store:
             )
 
     def wait_again(self, prompt_id: str, counts: bool) -> None:
-        """A running job waits again, because its worker is gone. counts: whether that was one of its attempts."""
+        """A running job waits again because its worker has gone. counts: whether this was one of its attempts."""
         with self._writing():
             self._db.execute(
                 "UPDATE jobs SET status = ?, started = NULL, attempts = attempts - ? "
@@ -271,7 +271,7 @@ class Store:
             self._index(job)
 
     def resume(self, prompt_id: str, attempt: int) -> Job | None:
-        """A waiting job that a worker says to be running, if this was its last attempt: it is running again."""
+        """Mark a waiting job as running that a worker reports as running, if this was its last attempt."""
         job = self.get(prompt_id) if prompt_id in self._models else None
         if job is None or job.attempts != attempt:
             return None
@@ -281,7 +281,7 @@ class Store:
         return self.get(prompt_id)
 
     def is_cancelled(self, prompt_id: str) -> bool:
-        """Whether a running job is to be stopped: see `cancel`."""
+        """Whether a running job is being stopped: see `cancel`."""
         job = self.get(prompt_id)
         return job is None or job.result is not None
 
@@ -331,7 +331,7 @@ class Store:
         )
 
     def _put_back(self) -> int:
-        """What was running when the last server died waits again; what has been tried too often has failed."""
+        """Jobs that were running when the last server died wait again; after too many attempts they have failed."""
         message = "This job was running each time the server died, three times. It is not tried again."
         result = {"outputs": {}, "meta": {}, "status": {"status_str": "error", "completed": False, "messages": []}}
         result["status"]["messages"] = [["execution_error", {"exception_message": message, "exception_type": "Crash"}]]
@@ -361,7 +361,7 @@ class Store:
         return len(self._waiting)
 
     def queue_json(self, running: Sequence[str]) -> str:
-        """The answer to `/queue`: running jobs and the first waiting ones whole, the others without their prompts."""
+        """The answer to `/queue`: running jobs and the first waiting ones in full, the others without their prompts."""
         whole = [entry[2] for entry in self._waiting[:LISTED_WHOLE]]
         self._items = {
             prompt_id: self._items.get(prompt_id) or self._item(prompt_id) for prompt_id in [*running, *whole]
@@ -378,7 +378,7 @@ class Store:
     def summaries(
         self, statuses: Iterable[str], limit: int = -1, offset: int = 0, oldest_first: bool = False
     ) -> tuple[list[Summary], int]:
-        """Jobs of these states, waiting ones in order before ended ones newest first; and how many there are."""
+        """Jobs of these states: waiting ones in order, then ended ones, newest first; and their number."""
         wanted = list(statuses)
         marks = ", ".join("?" * len(wanted))
         total = self._db.execute(f"SELECT COUNT(*) FROM jobs WHERE status IN ({marks})", wanted).fetchone()[0]
@@ -390,7 +390,7 @@ class Store:
         return next(iter(self._summaries("WHERE prompt_id = ?", prompt_id)), None)
 
     def finished_about(self, time: int, tolerance: int = 2000) -> list[Summary]:
-        """Completed jobs that were running at a moment, give or take (milliseconds), soonest ended first."""
+        """Completed jobs that were running at a time, within a tolerance (milliseconds), earliest end first."""
         where = "WHERE status = ? AND ended >= ? AND started <= ? ORDER BY ended LIMIT 20"
         return self._summaries(where, COMPLETED, time - tolerance, time + tolerance)
 
@@ -417,7 +417,7 @@ class Store:
         return self._entries(f"WHERE prompt_id = ? AND status IN ({_ENDED})", prompt_id)
 
     def _entries(self, where: str, *values: object) -> str:
-        """History entries, put together by SQLite from the texts it holds."""
+        """History entries, built by SQLite from the stored texts."""
         rows = self._db.execute(
             "SELECT json_object(prompt_id, json_object('prompt', json_array("
             "CASE WHEN number = CAST(number AS INTEGER) THEN CAST(number AS INTEGER) ELSE number END, prompt_id, "
@@ -447,7 +447,7 @@ class Store:
         return [*gone, *paused]
 
     def delete_history(self, prompt_ids: Iterable[str] | None = None) -> None:
-        """Forget ended jobs; None means all. Pictures stay."""
+        """Delete ended jobs; None means all. Images stay."""
         with self._writing():
             if prompt_ids is None:
                 self._db.execute(f"DELETE FROM jobs WHERE status IN ({_ENDED})")
@@ -465,7 +465,7 @@ class Store:
         insort(self._groups.setdefault(job.models, []), entry)
 
     def _drop(self, entry: _Entry) -> None:
-        """A job does not wait any more."""
+        """Remove a job from the index of waiting jobs."""
         models = self._models.pop(entry[2])
         del self._lines[entry[2]]
         group = self._groups[models]
@@ -485,7 +485,7 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """One transaction: all of it is on the disk when the block ends, or nothing. Raises CannotWrite."""
+        """One transaction: when the block ends, all of it is on disk, or nothing. Raises CannotWrite."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield

@@ -2,11 +2,11 @@
 
     server <- WebSocket -> Dialer <- pipes -> worker process
 
-The worker process is the one that `sluice serve` has too, and knows nothing of the distance. The Dialer dials out, so
+The worker process is the one that `sluice serve` has too, and is independent of the distance. The Dialer dials out, so
 this machine needs no open port; it fetches the files of a job, passes frames on, sends results, and dials again when
 the connection breaks. A job goes on meanwhile, and its result is kept until the server has taken it.
 
-Does not know: nodes, the queue.
+Independent of: nodes, the queue.
 """
 
 from __future__ import annotations

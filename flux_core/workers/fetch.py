@@ -3,7 +3,7 @@
 A file that is here under the right name and with the right content stays where it is. Others are fetched into the
 folder of the server they come from, which is searched first.
 
-Does not know: jobs, workers.
+Independent of: jobs, workers.
 """
 
 from __future__ import annotations
