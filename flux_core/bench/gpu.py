@@ -1,6 +1,7 @@
 """`sluice bench gpu`: everything that can only be shown on a GPU, by one command, in a few minutes.
 
     correctness  streamed, partly resident and resident give the same bits, whatever the streams' pace and memory do
+    products     rates and differences of products in numbers and in 8-bit integers, for all shapes of the model
     fraction     peak and step time of the full size under a cap of the allocator, for both formats and three sizes
     resident     the same with everything on the card: the time of the arithmetic alone, and the same bits
     peers        the same step by diffusers and accelerate under the same cap
@@ -36,11 +37,13 @@ from ..runtime.device import find_device
 from ..runtime.published import picture_size
 from . import gpu_parts, random_model
 from .gpu_parts import Part, Tell
+from .gpu_products import products
 from .gpu_table import markdown, targets
 from .memory import FORMATS, FULL, Setup, path_of, written
 from .peers import GROUPS, NEEDED, PEERS, measure_peer
 
-PARTS = ("correctness", "fraction", "resident", "peers", "ballast")
+ONCE = ("correctness", "products")  # parts that need no full-size file
+PARTS = (*ONCE, "fraction", "resident", "peers", "ballast")
 SMALL = (2, 3)  # blocks of the model whose bits are compared
 STORED = {**{name: FORMATS[name] for name in ("bf16", "fp8")}, "Q8_0": "Q8_0"}
 IN_RAM = Path("/dev/shm")
@@ -122,9 +125,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         with written(folder, files, args.keep), _noting("correctness", results):
             small = replace(setup, steps=3)
             carry_out("correctness", gpu_parts.correctness, replace(plain, setup=small, files=tuple(files)))
+    if "products" in args.parts:
+        carry_out("products", products, replace(plain, hidden=args.hidden))
     for format in args.format:
         name = f"flux-{format}"
-        wanted = [part for part in args.parts if part in PARTS[1:] and (part != "peers" or format == "bf16")]
+        wanted = [part for part in args.parts if part not in ONCE and (part != "peers" or format == "bf16")]
         if not wanted:
             continue
         file = {name: (partial(random_model.flux, args.depth[0], args.depth[1], args.hidden), STORED[format])}

@@ -59,6 +59,7 @@ class Part:
     seed: int
     cap: int | None = None  # bytes; None: none
     ballast: bool = False  # another process leaves no more free, and the budget is what is free
+    hidden: int = 3072  # width of the model
 
 
 def machine(part: Part, tell: Tell) -> None:

@@ -114,7 +114,7 @@ def markdown(told: Mapping[str, Any]) -> str:
         out[-1] += f"; the card with one idle process: {idle} of {card}"
     out += ["", "| target | met | found |", "|---|---|---|"]
     out += [f"| {each['target']} | {'yes' if each['met'] else 'NO'} | {each['found']} |" for each in told["targets"]]
-    out += ["", *_correctness(records), *_steps(records), *_peers(records)]
+    out += ["", *_correctness(records), *_products(records), *_steps(records), *_peers(records)]
     for record in records:
         if "error" in record:
             where = f"{record['part']} {', '.join(record.get('files', ()))}"
@@ -130,6 +130,17 @@ def _correctness(records: Sequence[Record]) -> Iterator[str]:
     for each in cases:
         row = (each["file"], "yes" if each["lora"] else "no", each["case"], each["homes"])
         yield _row(*row, format_size(each["streamed_bytes"]), "yes" if each["equal"] else "NO")
+    yield ""
+
+
+def _products(records: Sequence[Record]) -> Iterator[str]:
+    found = [each for each in records if "way" in each]
+    if found:
+        yield "| matrix | tokens | product | 10^12 operations/s | relative difference from float32 |"
+        yield "|---|---|---|---|---|"
+    for each in found:
+        matrix = f"{each['outputs']}x{each['inputs']}"
+        yield _row(matrix, str(each["tokens"]), each["way"], f"{each['rate'] / 1e12:.2f}", f"{each['difference']:.4f}")
     yield ""
 
 

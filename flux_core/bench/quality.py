@@ -1,6 +1,6 @@
 """`sluice bench quality`: what each faster setting costs, in pixels: PSNR against the exact image of the same seed.
 
-    sluice bench quality                     the shipped model, 16 prompts, 20 steps: every step cache
+    sluice bench quality                     the shipped model, 16 prompts, 20 steps: every step cache, and int8
     sluice bench quality --workflow dev.png --seeds 8
 
 The exact images are made first, then those of each setting, in the same process and with the same seeds. PSNR is over
@@ -14,7 +14,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -27,10 +27,18 @@ from ...nodes.host import pack_host
 from ..commands import workflows
 from ..commands.cli import main
 from ..errors import SluiceError
-from ..runtime.settings import CACHES
 from ..training.evaluate import prompts, workflow
 from ..worker.registry import standalone_tables
 from .table import table
+
+# The exact images first. What a file stores as integers is decoded for them.
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "off": ("--compute", "16bit"),
+    "fast": ("--cache", "fast", "--compute", "16bit"),
+    "faster": ("--cache", "faster", "--compute", "16bit"),
+    "int8": ("--compute", "int8"),
+    "int8, fast": ("--compute", "int8", "--cache", "fast"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,13 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """The images of every setting beside the exact ones. Returns seconds and PSNR by setting."""
     rows, exact = {}, None
-    for cache in CACHES:
+    for setting, options in SETTINGS.items():
         with tempfile.TemporaryDirectory() as folder:
-            seconds, log, images = _images(args, cache, Path(folder))
+            seconds, log, images = _images(args, options, Path(folder))
         exact = exact or images
         found = [psnr(one, other) for one, other in zip(images, exact, strict=True)]
         finite = [value for value in found if value != float("inf")]
-        rows[cache] = {
+        rows[setting] = {
             "seconds": seconds,
             "computed": _evaluations(log) or None,
             "psnr_median": statistics.median(finite) if finite else None,
@@ -61,9 +69,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "images": len(images),
         }
     lines: list[tuple[str, ...]] = [("setting", "seconds", "evaluations", "PSNR median", "PSNR worst")]
-    for cache, row in rows.items():
+    for setting, row in rows.items():
         numbers = (row["computed"], row["psnr_median"], row["psnr_worst"])
-        lines.append((cache, f"{row['seconds']:.1f}", *("-" if n is None else f"{n:.1f}" for n in numbers)))
+        lines.append((setting, f"{row['seconds']:.1f}", *("-" if n is None else f"{n:.1f}" for n in numbers)))
     print(table(lines))
     return {"settings": rows}
 
@@ -74,12 +82,14 @@ def psnr(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def _images(args: argparse.Namespace, cache: str, folder: Path) -> tuple[float, str, list[np.ndarray[Any, Any]]]:
+def _images(
+    args: argparse.Namespace, setting: Sequence[str], folder: Path
+) -> tuple[float, str, list[np.ndarray[Any, Any]]]:
     """Seconds, what the program said, and the images in order."""
     out, said = folder / "images", StringIO()
     began = time.perf_counter()
     for command in _commands(args, folder):
-        options = ["--out", str(out), "--cache", cache, "--dtype", args.dtype]
+        options = ["--out", str(out), *setting, "--dtype", args.dtype]
         options += ["--device", args.device] if args.device else []
         options += ["--models", str(args.models)] if args.models else []
         with redirect_stderr(said), redirect_stdout(StringIO()):

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoint.load import Resident, Tensors, bind
+from ..checkpoint.stored import Stored
 from ..errors import FileFormatError
 from ..memory.manager import Manager
 from ..models.autoencoder import Autoencoder, AutoencoderConfig
@@ -26,6 +27,7 @@ from ..models.controlnet import ControlNet
 from ..models.controlnet_config import ControlNetConfig, controlnet_key
 from ..models.flux import Flux
 from ..models.flux_config import FluxConfig
+from ..models.linear import HeldWeight
 from ..models.t5 import T5Config, T5Encoder
 from ..quant.encoding import multiplied_as_integers
 from ..quant.fp8 import FP8
@@ -261,6 +263,16 @@ class T5Weights(Weights[T5Encoder]):
         return ManagedEncoder(manager, "T5", self._make, self.tensors, dtype, holder, sample)
 
 
+class _ChannelsLast(Resident):
+    """Convolutions of 16-bit numbers as processors and tensor cores read them best: twice as fast on CPUs with bf16."""
+
+    def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldWeight:
+        value = super().__call__(stored, raw, matrix)
+        if isinstance(value, Tensor) and value.ndim == 4 and value.dtype.itemsize == 2:
+            return value.contiguous(memory_format=torch.channels_last)
+        return value
+
+
 class AutoencoderWeights(Weights[Autoencoder]):
     config: AutoencoderConfig
 
@@ -271,7 +283,7 @@ class AutoencoderWeights(Weights[Autoencoder]):
         return Autoencoder(self.config)
 
     def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None = None) -> Resident:
-        return Resident(device, dtype)
+        return _ChannelsLast(device, dtype)
 
     def module_on_meta(self, dtype: torch.dtype) -> Autoencoder:
         """Without weights, on the meta device."""

@@ -25,6 +25,9 @@ def test_one_command_measures_compares_and_writes_down_everything(tmp_path: Path
     cases = [each for each in told["records"] if each["part"] == "correctness"]
     assert {each["file"] for each in cases} == {"small-bf16", "small-fp8", "small-Q8_0"}
     assert len(cases) == 21 and all(each["equal"] for each in cases)
+    ways = [each for each in told["records"] if each["part"] == "products"]
+    assert len(ways) == 18 and {each["way"] for each in ways} == {"numbers", "few passes", "few passes, rotated"}
+    assert all(each["difference"] < (0.01 if each["way"] == "numbers" else 0.2) for each in ways)
     steps = [each for each in told["records"] if each["part"] in ("fraction", "resident", "ballast")]
     assert len({each["picture"] for each in steps}) == 1 and len(steps) == 3
     assert ran.returncode == (0 if all(each["met"] for each in told["targets"]) else 1)

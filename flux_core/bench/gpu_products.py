@@ -1,0 +1,69 @@
+"""How fast each way to multiply is on this device, and how far from float32, for the six shapes of FLUX's blocks.
+
+    numbers     F.linear in bfloat16
+    few passes  int8 with PyTorch's operations around the integer product
+    kernels     int8 with kernels of our own around it, where they compile and agree
+
+Inputs are random, with three columns thirty times larger than the others, as activations have. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..memory.rates import best_time
+from ..quant.int8 import Integers, Operand
+from ..quant.int8_cuda import kernel_passes
+from ..quant.int8_encode import group_of, quantise
+from ..runtime.device import find_device
+from .gpu_parts import Part, Tell
+
+MULTIPLES = ((3, 1), (1, 1), (4, 1), (1, 4), (7, 1), (1, 5))  # of the hidden width: outputs and inputs
+TOKENS = 4608  # of 1024x1024 and 512 of text
+ODD, LARGER = 3, 30.0  # columns that are so many times larger
+
+
+def products(part: Part, tell: Tell) -> None:
+    """One record for each shape and way."""
+    device = find_device(part.setup.device)
+    tokens = TOKENS if device.type == "cuda" else 64
+    kernels = kernel_passes(device) if device.type == "cuda" else None
+    for outputs, inputs in MULTIPLES:
+        hidden = part.hidden
+        for record in _measured(device, tokens, outputs * hidden, inputs * hidden, kernels):
+            tell(record)
+
+
+def _measured(device: torch.device, tokens: int, outputs: int, inputs: int, kernels: Any) -> Iterator[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(outputs + inputs)
+    x = torch.randn(tokens, inputs, generator=generator)
+    x[:, torch.randperm(inputs, generator=generator)[:ODD]] *= LARGER
+    matrix = torch.randn(outputs, inputs, generator=generator).to(device) * inputs**-0.5
+    x = x.to(device, torch.bfloat16)
+    exact = F.linear(x.float(), matrix)
+    weight, bias = matrix.bfloat16(), torch.zeros(outputs, device=device, dtype=torch.bfloat16)
+    ways: list[tuple[str, Callable[[], Tensor]]] = [("numbers", lambda: F.linear(x, weight, bias))]
+    for rotation in (0, group_of(inputs)):
+        codes, scales = quantise(matrix.clone(), rotation)
+        operand = Operand(codes, scales[:, 0].contiguous(), rotation)
+        for name, integers in (("few passes", Integers()), ("kernels", Integers(kernels) if kernels else None)):
+            if integers is not None:
+                ways.append((f"{name}{', rotated' if rotation else ''}", _way(integers, x, operand, bias)))
+    for way, multiply in ways:
+        seconds = best_time(multiply, device)
+        difference = float((multiply().float() - exact).norm() / exact.norm())
+        rate = 2 * tokens * outputs * inputs / seconds
+        yield {
+            "way": way, "outputs": outputs, "inputs": inputs, "tokens": tokens, "seconds": seconds, "rate": rate,
+            "difference": difference,
+            "line": f"{outputs}x{inputs}, {way}: {rate / 1e12:.2f} T/s, off by {difference:.4f}",
+        }  # fmt: skip
+
+
+def _way(integers: Integers, x: Tensor, operand: Operand, bias: Tensor) -> Callable[[], Tensor]:
+    return lambda: integers.multiply(x, [operand], bias)
