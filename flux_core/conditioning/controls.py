@@ -41,6 +41,7 @@ class ControlUse:
     start, end      active from `start` to `end` of the way from noise to picture, 0..1
     autoencoder     encodes the picture, for networks that take a latent
     mask            [B, 1, H', W'], 1 = keep the picture; for networks that take one
+    levels          the same as noise levels, the higher one first, in place of start and end
     previous        another one, which is added to it
     """
 
@@ -51,6 +52,7 @@ class ControlUse:
     end: float = 1.0
     autoencoder: Any = None
     mask: Tensor | None = None
+    levels: tuple[float, float] | None = None
     previous: ControlUse | None = None
 
     def chain(self) -> list[ControlUse]:

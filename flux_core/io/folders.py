@@ -22,7 +22,8 @@ from .shards import INDEX, ShardName, first_of_each, shard_name
 SUBFOLDERS: Mapping[str, tuple[str, ...]] = {
     "diffusion_models": ("unet", "diffusion_models"),
     "text_encoders": ("text_encoders", "clip"),
-    "controlnet": ("controlnet", "t2i_adapter"),
+    "controlnet": ("controlnet", "t2i_adapter", "xlabs/controlnets"),
+    "loras": ("loras", "xlabs/loras"),
 }
 CATEGORIES = (
     "checkpoints",

@@ -5,7 +5,7 @@ Uses no network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -90,5 +90,12 @@ def _ready(
     if key not in hints:
         hint = use.network.hint(use.picture, use.mask, use.autoencoder, *size)
         hints[key] = hint.to(canvas.device, canvas.dtype)
-    level: Callable[[float], float] = lambda share: torch.tensor(sampling.percent_to_sigma(share)).item()  # noqa: E731
-    return Control(use.network.weights, use.network.modes, hints[key], use.strength, level(use.start), level(use.end))
+    network, levels = use.network, use.levels
+    if levels is None:
+        levels = _level(sampling, use.start), _level(sampling, use.end)
+    return Control(network.weights, network.modes, hints[key], use.strength, *levels)
+
+
+def _level(sampling: Sampling, share: float) -> float:
+    """In float32, like the levels it is compared with."""
+    return torch.tensor(sampling.percent_to_sigma(share)).item()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import accelerators, krita, loaders, loras, masks, pictures, redux, saving, sizes, texts, values
+from . import accelerators, krita, loaders, loras, masks, pictures, redux, saving, sizes, texts, values, xlabs
 
 OTHER_CLASSES: dict[str, type[Any]] = {
     # Loaders
@@ -46,6 +46,11 @@ OTHER_CLASSES: dict[str, type[Any]] = {
     "CR Apply LoRA Stack": loras.CRApplyLoRAStack,
     "easy loraStack": loras.EasyLoraStack,
     "LoRA Stacker": loras.LoRAStacker,
+    # XLabs' sampler and ControlNets
+    "LoadFluxControlNet": xlabs.LoadFluxControlNet,
+    "ApplyFluxControlNet": xlabs.ApplyFluxControlNet,
+    "ApplyAdvancedFluxControlNet": xlabs.ApplyAdvancedFluxControlNet,
+    "XlabsSampler": xlabs.XlabsSampler,
     # What makes models faster elsewhere
     "TorchCompileModel": accelerators.TorchCompileModel,
     "TorchCompileModelFluxAdvanced": accelerators.TorchCompileModelFluxAdvanced,

@@ -1,0 +1,154 @@
+"""XLabs' nodes (x-flux-comfyui): their sampler, and ControlNets on wires of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..loaders import FromFiles
+from ..sampling import report
+from ..sockets import CONDITIONING, IMAGE, LATENT, MODEL, Inputs, integer, number, seed, wire
+from .declared import OfAnotherPack, one_of, unused
+
+PACK = "x-flux-comfyui"
+CONTROL_NET, CONDITION = "FluxControlNet", "ControlNetCondition"
+Conditioning = list[list[Any]]
+Latent = dict[str, Any]
+
+
+class LoadFluxControlNet(OfAnotherPack, FromFiles):
+    """XLabs' loader of a ControlNet."""
+
+    PACK = PACK
+    TITLE = "Load Flux ControlNet"
+    DESCRIPTION = "Loads a ControlNet by XLabs. Its file may lie in controlnet or in xlabs/controlnets."
+    FUNCTION = "load"
+    RETURN_TYPES = (CONTROL_NET,)
+    RETURN_NAMES = ("ControlNet",)
+    OUTPUT_TOOLTIPS = ("The ControlNet.",)
+    FILES = {"controlnet_path": "controlnet"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        models = ("flux-dev", "flux-dev-fp8", "flux-schnell")
+        return {
+            "required": {
+                "model_name": unused(one_of(models, "")),
+                "controlnet_path": cls.files("controlnet", "The ControlNet's file."),
+            }
+        }
+
+    def load(self, controlnet_path: str, model_name: str = "flux-dev") -> tuple[Any]:
+        from ...flux_core.runtime.controlnets import load_controlnet
+
+        return (load_controlnet(self.host.runtime, self.host.full_path("controlnet", controlnet_path)),)
+
+
+def _inputs(**more: Any) -> Inputs:
+    return {
+        "required": {
+            "controlnet": wire(CONTROL_NET, "The ControlNet."),
+            "image": wire(IMAGE, "The image to follow. It is squashed to the size of the latent."),
+            "strength": number(1.0, 0.0, 10.0, 0.01, "How closely the image is followed."),
+            **more,
+        },
+        "optional": {"controlnet_condition": wire(CONDITION, "ControlNets that are applied before.")},
+    }
+
+
+class ApplyFluxControlNet(OfAnotherPack):
+    """A ControlNet with its image."""
+
+    PACK = PACK
+    TITLE = "Apply Flux ControlNet"
+    DESCRIPTION = "Makes XLabs' sampler follow an image. Chain several nodes for several images."
+    FUNCTION = "apply"
+    RETURN_TYPES = (CONDITION,)
+    RETURN_NAMES = ("controlnet_condition",)
+    OUTPUT_TOOLTIPS = ("For XLabs' sampler.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return _inputs()
+
+    def apply(
+        self,
+        controlnet: Any,
+        image: Any,
+        strength: float,
+        start: float = 0.0,
+        end: float = 1.0,
+        controlnet_condition: Any = None,
+    ) -> tuple[list[Any]]:
+        from ...flux_core.sampling.xlabs import ControlCondition
+
+        return ([*(controlnet_condition or ()), ControlCondition(controlnet, image, strength, start, end)],)
+
+
+class ApplyAdvancedFluxControlNet(ApplyFluxControlNet):
+    """The same in a part of the steps."""
+
+    TITLE = "Apply Advanced Flux ControlNet"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return _inputs(
+            start=number(0.0, 0.0, 1.0, 0.01, "From this share of the steps on."),
+            end=number(1.0, 0.0, 1.0, 0.01, "Up to this share of the steps."),
+        )
+
+
+class XlabsSampler(OfAnotherPack, FromFiles):
+    """XLabs' sampler."""
+
+    PACK = PACK
+    TITLE = "Xlabs Sampler"
+    DESCRIPTION = "Denoises a latent in Euler steps, with guidance by a negative prompt from some step on."
+    FUNCTION = "sample"
+    RETURN_TYPES = (LATENT,)
+    RETURN_NAMES = ("latent",)
+    OUTPUT_TOOLTIPS = ("The denoised latent.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "model": wire(MODEL, "The model that denoises."),
+                "conditioning": wire(CONDITIONING, "What the image should show."),
+                "neg_conditioning": wire(CONDITIONING, "What it should not show."),
+                "noise_seed": seed(),
+                "steps": integer(20, 1, 100, "How many steps."),
+                "timestep_to_start_cfg": integer(20, 0, 100, "The first step that is guided by the negative prompt."),
+                "true_gs": number(3, 0, 100, 0.1, "How strongly it is guided."),
+                "image_to_image_strength": number(
+                    0.0, 0.0, 1.0, 0.01, "How much an image in the latent is changed; an empty latent has none."
+                ),
+                "denoise_strength": number(1.0, 0.0, 1.0, 0.01, "The share of the steps that is made."),
+            },
+            "optional": {
+                "latent_image": wire(LATENT, "The latent to denoise. It determines the size of the image."),
+                "controlnet_condition": wire(CONDITION, "ControlNets with their images."),
+            },
+        }
+
+    def sample(
+        self,
+        model: Any,
+        conditioning: Conditioning,
+        neg_conditioning: Conditioning,
+        noise_seed: int,
+        steps: int,
+        timestep_to_start_cfg: int,
+        true_gs: float,
+        image_to_image_strength: float,
+        denoise_strength: float,
+        latent_image: Latent | None = None,
+        controlnet_condition: Any = None,
+    ) -> tuple[Latent]:
+        from ...flux_core.errors import InputError
+        from ...flux_core.sampling.xlabs import XlabsRun, sample_xlabs
+
+        if latent_image is None:
+            raise InputError("XLabs' sampler needs a latent, which determines the size of the image. Connect one.")
+        run = XlabsRun(noise_seed, steps, timestep_to_start_cfg, true_gs, image_to_image_strength, denoise_strength)
+        controls = controlnet_condition or ()
+        return (sample_xlabs(model, conditioning, neg_conditioning, latent_image, run, controls, report(self.host)),)
