@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..checkpoint.lora_keys import place_of
 from ..errors import InputError
 from .branches import LowRank
 from .lora_families import REFUSED, Change, Group, changes_of
-from .lora_names import Target, Targets
+from .lora_names import Targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +55,14 @@ class LoraUse:
         return self.lora.identity, self.strength
 
 
-def parse(name: str, tensors: Mapping[str, Tensor], targets: Targets, identity: Hashable | None = None) -> Lora:
-    """Sort the tensors of a file by what they change.
+def parse(
+    name: str, tensors: Mapping[str, Tensor], targets: Mapping[str, Targets], identity: Hashable | None = None
+) -> dict[str, Lora]:
+    """Sort the tensors of a file by the model and the matrix that they change.
 
-    name: for messages. targets: from lora_names. identity: of file and model, if they are known. Tensors of other
-    models, and those that mean the same as one before them, are listed as unmatched.
+    name: for messages. targets: of each model that the file may change (checkpoint/lora_keys.py: FLUX, CLIP, T5), from
+    lora_names. identity: of file and models, if they are known. Returns a Lora for each of the models. Tensors that no
+    model used, and those that mean the same as one before them, are listed as unmatched in each.
     Raises InputError for families that cannot be used, and for numbers that are not finite.
     """
     refused = next((key for key in tensors if key.endswith(REFUSED)), None)
@@ -66,32 +71,48 @@ def parse(name: str, tensors: Mapping[str, Tensor], targets: Targets, identity: 
             f"{name} holds {refused}: this kind of adapter (GLoRA or a convolutional LoRA) is not supported. "
             "LoRA, LoHa, LoKr, DoRA, OFT, BOFT and full differences are."
         )
-    originals: dict[str, str] = {}
+    originals: dict[str, dict[str, str]] = {model: {} for model in targets}  # model -> plain name -> name in the file
     for original in tensors:
-        key = targets.key(original)
-        if key is not None:
-            originals.setdefault(key, original)
-    by_key = {key: tensors[original] for key, original in originals.items()}
+        model, key = place_of(original)
+        if model in originals:
+            originals[model].setdefault(key, original)
+    found: dict[str, _Matched] = {}
+    matched: set[str] = set()
+    for model, names in originals.items():
+        found[model] = _matched({key: tensors[original] for key, original in names.items()}, targets[model])
+        used = {names[key]: tensors[names[key]] for key in found[model].used}
+        _check_numbers(name, used)
+        matched.update(used)
+    unmatched = tuple(original for original in tensors if original not in matched)
+    whole = object() if identity is None else identity
+    return {model: Lora(name, each.changes, each.scales, unmatched, (whole, model)) for model, each in found.items()}
+
+
+class _Matched(NamedTuple):
+    """What the tensors of one model change, and the names of those that were used."""
+
+    changes: Mapping[str, tuple[Change, ...]]
+    scales: Mapping[str, Tensor]
+    used: set[str]
+
+
+def _matched(tensors: Mapping[str, Tensor], targets: Targets) -> _Matched:
     found: dict[tuple[str, tuple[int, int] | None, str], Change] = {}
     scales: dict[str, Tensor] = {}
     used: set[str] = set()
-    for prefix in dict.fromkeys(_prefixes(by_key, targets.paths)):
-        target = targets.paths[prefix]
-        for kind, change, keys in changes_of(Group(prefix, target, by_key)):
+    for prefix in dict.fromkeys(_prefixes(tensors, targets)):
+        target = targets[prefix]
+        for kind, change, keys in changes_of(Group(prefix, target, tensors)):
             found[target.module, change.rows, kind] = change
             used.update(keys)
         for key in (prefix, prefix + ".set_weight"):
-            if target.parameter.endswith(".scale") and key in by_key:
-                scales[target.parameter] = by_key[key]
+            if target.parameter.endswith(".scale") and key in tensors:
+                scales[target.parameter] = tensors[key]
                 used.add(key)
-    _check_numbers(name, {originals[key]: by_key[key] for key in used})
     changes: dict[str, list[Change]] = {}
     for (module, _, _), change in found.items():
         changes.setdefault(module, []).append(change)
-    matched = {originals[key] for key in used}
-    unmatched = tuple(original for original in tensors if original not in matched)
-    by_module = {module: tuple(all_) for module, all_ in changes.items()}
-    return Lora(name, by_module, scales, unmatched, object() if identity is None else identity)
+    return _Matched({module: tuple(all_) for module, all_ in changes.items()}, scales, used)
 
 
 def _check_numbers(name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -104,7 +125,7 @@ def _check_numbers(name: str, tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-def _prefixes(tensors: Mapping[str, Tensor], targets: Mapping[str, Target]) -> Iterator[str]:
+def _prefixes(tensors: Mapping[str, Tensor], targets: Targets) -> Iterator[str]:
     """The targets that some tensor's name begins with, in the file's order."""
     for key in tensors:
         stem = key

@@ -10,10 +10,9 @@ Independent of: tensors, files, arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..checkpoint.lora_keys import encoder_key, transformer_key
 from ..checkpoint.names import FLUX_DOUBLE, FLUX_SINGLE, FLUX_TOP, FUSED, SWAPPED
 
 
@@ -30,13 +29,7 @@ class Target:
         return self.parameter.rpartition(".")[0]
 
 
-@dataclass(frozen=True)
-class Targets:
-    """`paths`: a module's path in any of the ways it is written -> target. `key`: a tensor's name -> the same without
-    what stands around the path; None for a tensor that is not of this model."""
-
-    paths: Mapping[str, Target]
-    key: Callable[[str], str | None]
+Targets = Mapping[str, Target]  # a module's path in any of the ways it is written -> target
 
 
 def flux_targets(parameters: Mapping[str, tuple[int, ...]]) -> Targets:
@@ -51,7 +44,7 @@ def flux_targets(parameters: Mapping[str, tuple[int, ...]]) -> Targets:
     for diffusers, target in diffusers_targets(parameters):
         found[diffusers] = found[diffusers.replace(".", "_")] = target
     found |= _xlabs(parameters, hidden)
-    return Targets(found, transformer_key)
+    return found
 
 
 def diffusers_targets(parameters: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Target]]:
@@ -91,22 +84,13 @@ def _xlabs(parameters: Iterable[str], hidden: int) -> Iterator[tuple[str, Target
         yield f"single_blocks.{i}.processor.proj_lora", Target(f"single_blocks.{i}.linear2.weight")
 
 
-def text_targets(clip: Iterable[str], t5: Iterable[str]) -> tuple[Targets, Targets]:
-    """For CLIP-L and for T5, given their parameter names."""
-
-    def targets(encoder: str, parameters: Iterable[str]) -> Targets:
-        found: dict[str, Target] = {}
-        for name in (name for name in parameters if name.endswith(".weight")):
-            path = name.removesuffix(".weight")
-            found[path] = found[path.replace(".", "_")] = Target(name)
-
-        def key(name: str) -> str | None:
-            which = encoder_key(name)
-            return which[1] if which is not None and which[0] == encoder else None
-
-        return Targets(found, key)
-
-    return targets("clip_l", clip), targets("t5", t5)
+def encoder_targets(parameters: Iterable[str]) -> Targets:
+    """For a text encoder. `parameters`: their names."""
+    found: dict[str, Target] = {}
+    for name in (name for name in parameters if name.endswith(".weight")):
+        path = name.removesuffix(".weight")
+        found[path] = found[path.replace(".", "_")] = Target(name)
+    return found
 
 
 def _blocks(parameters: Iterable[str], prefix: str) -> list[int]:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+FLUX, CLIP, T5 = "flux", "clip_l", "t5"  # the models that a file may change
+
 # Around the path in a transformer, in any order; where an underscore follows, the path has underscores as well.
 _OUTER = re.compile(
     r"^(base_model\.model\.|base_model\.|transformer\.|diffusion_model\.|model\.|unet\.|module\."
@@ -61,13 +63,16 @@ def transformer_key(name: str) -> str:
     return name
 
 
-def encoder_key(name: str) -> tuple[str, str] | None:
-    """("clip_l" or "t5", the name below it) for a tensor that changes a text encoder; None for any other."""
-    name = _plain(name)
-    found = _ENCODER.match(name)
+def place_of(name: str) -> tuple[str, str]:
+    """Which model a tensor would change, and its name without what stands around the path of that model's module.
+
+    Encoders are seen by their paths; whatever is of none is taken for a transformer's.
+    """
+    plain = _plain(name)
+    found = _ENCODER.match(plain)
     if found is None:
-        return None
-    return "clip_l" if found["clip"] else "t5", name[found.end() :]
+        return FLUX, transformer_key(name)
+    return CLIP if found["clip"] else T5, plain[found.end() :]
 
 
 def _plain(name: str) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 
 from .kinds import KINDS, Detected, Facts
-from .lora_keys import SUFFIX, changes_flux, encoder_key
+from .lora_keys import FLUX, SUFFIX, changes_flux, place_of
 from .matrix_parts import INSTEAD
 from .stored import WeightFile
 
@@ -55,8 +55,9 @@ def lora(file: WeightFile, names: Collection[str]) -> Detected | None:
         return None
     if _any(r"\.(qkv_proj|mlp_fc1|mlp_context_fc1)\.lora_down$", tensors):
         return Detected("other", "a LoRA converted for nunchaku, in an order of its own (take the one it was made of)")
-    encoders = {found[0] for name in tensors if (found := encoder_key(name)) is not None}
-    for_transformer = [name for name in tensors if encoder_key(name) is None]
+    places = {name: place_of(name)[0] for name in tensors}
+    encoders = {*places.values()} - {FLUX}
+    for_transformer = [name for name, place in places.items() if place == FLUX]
     adapter = next((called for pattern, called in _ADAPTERS if _any(pattern, names)), "a LoRA")
     if for_transformer and not changes_flux(for_transformer):
         return Detected("other", f"{adapter} for another model family", {}, {"modules": _modules(names)})

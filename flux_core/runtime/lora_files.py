@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ..adapters.lora import Lora, LoraUse, parse
-from ..adapters.lora_names import flux_targets, text_targets
+from ..adapters.lora_names import encoder_targets, flux_targets
 from ..checkpoint.detect import detect, refuse
 from ..checkpoint.files import open_weights
 from ..checkpoint.kinds import Detected
 from ..checkpoint.load import read
+from ..checkpoint.lora_keys import CLIP, FLUX, T5
 from ..checkpoint.stored import WeightFile, whole
 from ..errors import InputError
 from ..quant.formats import PLAIN, decode
@@ -64,14 +65,12 @@ def _parsed(file: WeightFile, key: Hashable, model: FluxModel, text: TextEncoder
         refuse(file.path, kind, "lora")
     model.runtime.make_room_in_ram(file.path.name, file.size)
     tensors, name = _tensors(file), file.path.name
-    targets = flux_targets({name: stored.shape for name, stored in model.weights.tensors.items()})
-    found = LoraFile(parse(name, tensors, targets, (key, "flux")))
+    targets = {FLUX: flux_targets({name: stored.shape for name, stored in model.weights.tensors.items()})}
     if text is not None:
-        clip, t5 = text_targets(text.clip_weights.tensors, text.t5_weights.tensors)
-        encoders = parse(name, tensors, clip, (key, "clip")), parse(name, tensors, t5, (key, "t5"))
-        found = LoraFile(found.flux, *encoders)
-    _check_use(file, kind, [lora for lora in (found.flux, found.clip, found.t5) if lora is not None])
-    return found
+        targets |= {CLIP: encoder_targets(text.clip_weights.tensors), T5: encoder_targets(text.t5_weights.tensors)}
+    loras = parse(name, tensors, targets, key)
+    _check_use(file, kind, [*loras.values()])
+    return LoraFile(loras[FLUX], loras.get(CLIP), loras.get(T5))
 
 
 def _model_with(model: FluxModel, use: LoraUse) -> FluxModel:
@@ -110,7 +109,7 @@ def _check_use(file: WeightFile, kind: Detected, loras: list[Lora]) -> None:
             f"None of the {len(file.entries)} tensors of {file.path.name} belong to this model "
             f"(the first is {next(iter(file.entries), '-')}). Choose a LoRA made for FLUX.1."
         )
-    unmatched = set.intersection(*(set(lora.unmatched) for lora in loras))
+    unmatched = loras[0].unmatched
     if unmatched:
         log.warning(
             "%s: %d of %d tensors were not used, the first is %s.",

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from doubles.typed import linear_at, matrix_of
 from sluice.flux_core.adapters.apply import adapted
-from sluice.flux_core.adapters.lora import LoraUse, parse
-from sluice.flux_core.adapters.lora_names import Targets, flux_targets, text_targets
+from sluice.flux_core.adapters.lora import Lora, LoraUse
+from sluice.flux_core.adapters.lora import parse as parse_for
+from sluice.flux_core.adapters.lora_names import Targets, encoder_targets, flux_targets
+from sluice.flux_core.checkpoint.lora_keys import CLIP, FLUX, T5
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
@@ -36,6 +38,11 @@ def model() -> Flux:
 @pytest.fixture(scope="module")
 def targets(model: Flux) -> Targets:
     return flux_targets({name: tuple(p.shape) for name, p in model.state_dict().items()})
+
+
+def parse(name: str, tensors: Mapping[str, Tensor], targets: Targets) -> Lora:
+    """For a transformer alone."""
+    return parse_for(name, tensors, {FLUX: targets})[FLUX]
 
 
 def effective(model: Flux, module: str) -> Tensor:
@@ -185,7 +192,8 @@ def test_a_dora_sees_what_came_before_it_and_not_what_comes_after(
 
     def reweighed(w: Tensor) -> Tensor:
         v = w + UP @ DOWN
-        return w + 0.7 * (v * magnitude / v.norm(dim=0, keepdim=True) - w)
+        changed: Tensor = w + 0.7 * (v * magnitude / v.norm(dim=0, keepdim=True) - w)
+        return changed
 
     got = effective(adapted(model, uses if dora_first else uses[::-1], CPU, torch.float32), module)
     expected = reweighed(w) + added if dora_first else reweighed(w + added)
@@ -239,7 +247,7 @@ def test_a_control_lora_widens_the_input_shifts_biases_and_replaces_norm_scales(
     got = changed.img_in(x)
     assert torch.equal(changed.get_parameter("single_blocks.0.norm.key_norm.scale"), scale), "whatever the strength"
     w = torch.cat((matrix_of(model.img_in), torch.zeros(D, 64)), dim=1) + 0.5 * UP @ wide
-    expected = F.linear(x, w, model.img_in.bias + 0.5 * tensors["img_in.lora_B.bias"])
+    expected = F.linear(x, w, model.get_parameter("img_in.bias") + 0.5 * tensors["img_in.lora_B.bias"])
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
     assert not torch.equal(model.get_parameter("single_blocks.0.norm.key_norm.scale"), scale)
 
@@ -291,21 +299,24 @@ ENCODER_NAMES = {
 }
 
 
+ENCODERS = {CLIP: encoder_targets([f"{CLIP_PATH}.weight"]), T5: encoder_targets([f"{T5_PATH}.weight"])}
+
+
 @pytest.mark.parametrize("trainer", ENCODER_NAMES)
 def test_text_encoders_are_found_by_all_their_names(targets: Targets, trainer: str) -> None:
     prefix, path = ENCODER_NAMES[trainer]
-    clip, t5 = text_targets([f"{CLIP_PATH}.weight"], [f"{T5_PATH}.weight"])
     tensors = {f"{prefix}{path}.lora_up.weight": UP, f"{prefix}{path}.lora_down.weight": DOWN}
-    changed = {name: set(parse("a", tensors, which).changes) for name, which in (("clip", clip), ("t5", t5))}
+    found = parse_for("a", tensors, {FLUX: targets} | ENCODERS)
+    changed = {model: set(lora.changes) for model, lora in found.items()}
     is_clip = "T5" not in trainer
-    assert changed == {"clip": {CLIP_PATH} if is_clip else set(), "t5": set() if is_clip else {T5_PATH}}
-    assert not parse("a", tensors, targets).changes
+    assert changed == {FLUX: set(), CLIP: {CLIP_PATH} if is_clip else set(), T5: set() if is_clip else {T5_PATH}}
+    assert not any(lora.unmatched for lora in found.values())
+    assert set(parse("a", tensors, targets).unmatched) == tensors.keys()
 
 
 def test_clip_g_is_no_t5() -> None:
-    clip, t5 = text_targets([f"{CLIP_PATH}.weight"], [f"{T5_PATH}.weight"])
     tensors = {f"lora_te2_text_model_encoder_layers_31_mlp_fc1.lora_{part}.weight": UP for part in ("up", "down")}
-    assert not parse("sdxl", tensors, t5).changes and not parse("sdxl", tensors, clip).changes
+    assert not any(lora.changes for lora in parse_for("sdxl", tensors, ENCODERS).values())
 
 
 def test_what_cannot_be_used_is_refused_with_its_reason(targets: Targets) -> None:

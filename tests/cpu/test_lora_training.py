@@ -18,6 +18,7 @@ from PIL import Image
 from sluice.flux_core.adapters.lora import parse
 from sluice.flux_core.adapters.lora_names import flux_targets
 from sluice.flux_core.checkpoint.files import open_weights
+from sluice.flux_core.checkpoint.lora_keys import FLUX
 from sluice.flux_core.checkpoint.whole_files import read_tensors
 from sluice.flux_core.errors import BudgetTooSmall, FileFormatError, InputError, NotFinite, SluiceError
 from sluice.flux_core.io.folders import TINY_MODELS
@@ -214,10 +215,10 @@ def test_both_kinds_of_names_mean_the_same_change_and_the_header_says_what_it_is
     made = training(images, tmp_path / "out", replace(QUICK, layers="all", alpha=1.0, steps=2, validate=0))
     file = open_weights(made.run())
     shapes = {name: stored.shape for name, stored in made.parts.model.weights.tensors.items()}
-    targets = flux_targets(shapes)
-    kohya = parse("kohya", read_tensors(made.final), targets)
+    targets = {FLUX: flux_targets(shapes)}
+    kohya = parse("kohya", read_tensors(made.final), targets)[FLUX]
     masters = Checkpoints(made.out / "state").newest().lora  # type: ignore[union-attr]
-    peft = parse("peft", lora_tensors(masters, 1.0, "peft", shapes, torch.bfloat16), targets)
+    peft = parse("peft", lora_tensors(masters, 1.0, "peft", shapes, torch.bfloat16), targets)[FLUX]
     assert not kohya.unmatched and not peft.unmatched and kohya.changes.keys() == peft.changes.keys()
     assert "double_blocks.0.img_mod.lin" in kohya.changes
     for path, (change,) in kohya.changes.items():

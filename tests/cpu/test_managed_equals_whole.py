@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from doubles import adapter_files, stored_formats
-from doubles.budgets import CPU, budget, no_budget
+from doubles.budgets import CPU, SimulatedManager, budget, no_budget
 from doubles.sampling_cases import CASES, Case, draw, prompt, with_values
 from doubles.sampling_runs import run_case
 from doubles.seeded import fill_module
@@ -57,6 +57,7 @@ class Twice:
         Streamed: half-way between the smallest budget that will do and one that has room for all.
         """
         expected, manager = run_case(case, change(self.whole))[0], self.managed.runtime.managers[CPU]
+        assert isinstance(manager, SimulatedManager)
         manager.memory.budget = 1 << 40
         model = change(self.managed)
         resident, _ = run_case(case, model)

@@ -13,10 +13,16 @@ from .simulated import SimulatedMemory
 CPU = torch.device("cpu")
 
 
-def budget(runtime: Runtime, nbytes: int) -> Manager:
+class SimulatedManager(Manager):
+    """A manager whose accounts are those of SimulatedMemory."""
+
+    memory: SimulatedMemory
+
+
+def budget(runtime: Runtime, nbytes: int) -> SimulatedManager:
     """A budget of so many bytes beside what the workspace is thought to take."""
     runtime.budget = Allowed(ram=nbytes)
-    made = Manager(CPU, runtime.budget, emit=runtime.events.emit)
+    made = SimulatedManager(CPU, runtime.budget, emit=runtime.events.emit)
     made.memory = SimulatedMemory(nbytes + 128 * MiB)
     runtime.managers[CPU] = made
     return made

@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from doubles import adapter_files
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sluice.flux_core.memory import manager
+from sluice.flux_core.memory.plan import Plan, plan
+from sluice.flux_core.memory.workload import Budget, Machine, Workload
 from torch import Tensor
 
 RANK, ALPHA = 4, 2.0
@@ -163,3 +167,51 @@ def test_the_text_encoder_has_a_strength_of_its_own(picture: Picture) -> None:
     model = picture([("kohya0", 1.0, 0)])
     assert np.array_equal(picture([("kohya0", 1.0, 0)], model_only=True), model)
     assert min(apart(picture([("kohya0", 1.0, 1.0)]), one) for one in (plain, text, model)) > 5
+
+
+def depth_workflow(strength: float) -> dict[str, Any]:
+    """ComfyUI's example of FLUX.1-Depth-lora, smaller: a picture of one colour in the place of a depth map."""
+    return {
+        "1": node("UNETLoader", unet_name="flux1-dev.safetensors", weight_dtype="default"),
+        "2": node("LoraLoaderModelOnly", model=["1", 0], lora_name="depth.safetensors", strength_model=strength),
+        "3": node("DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2="t5xxl_fp16.safetensors", type="flux"),
+        "4": node("CLIPTextEncode", text="a fox", clip=["3", 0]),
+        "5": node("FluxGuidance", conditioning=["4", 0], guidance=10.0),
+        "6": node("VAELoader", vae_name="ae.safetensors"),
+        "7": node("EmptyImage", width=64, height=48, batch_size=1, color=0x6699CC),
+        "8": node("InstructPixToPixConditioning", positive=["5", 0], negative=["4", 0], vae=["6", 0], pixels=["7", 0]),
+        "9": node(
+            "KSampler", seed=1, steps=2, cfg=1, sampler_name="euler", scheduler="normal", denoise=1, model=["2", 0],
+            positive=["8", 0], negative=["8", 1], latent_image=["8", 2],
+        ),
+        "10": node("VAEDecode", samples=["9", 0], vae=["6", 0]),
+        "11": node("SaveImage", images=["10", 0], filename_prefix="x"),
+    }  # fmt: skip
+
+
+def test_a_depth_lora_makes_the_same_picture_managed_or_not(
+    store: Path, here: Path, sluice_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a model of full size, from which on memory is managed; here every model is."""
+    (here / "models/loras").mkdir(parents=True)
+    state = load_file(store / "diffusion_models/flux1-dev.safetensors")
+    save_file(adapter_files.control(state), here / "models/loras/depth.safetensors")
+
+    def pixels(strength: float, *options: str) -> np.ndarray:
+        (here / "api.json").write_text(json.dumps(depth_workflow(strength)))
+        (path,) = sluice_run(here / "api.json", *options)
+        with Image.open(path) as image:
+            return np.asarray(image).astype(int)
+
+    whole, plain = pixels(1.0), pixels(0.0)
+    assert apart(whole, plain) > 20
+    monkeypatch.setattr("sluice.flux_core.runtime.runtime.SMALL_BYTES", 0)
+    plans: list[Plan] = []
+
+    def noted(workload: Workload, budget: Budget, machine: Machine) -> Plan:
+        plans.append(plan(workload, budget, machine))
+        return plans[-1]
+
+    monkeypatch.setattr(manager, "plan", noted)
+    assert np.array_equal(pixels(1.0), whole) and np.array_equal(pixels(0.0), plain)
+    assert any("double_blocks" in weight.name for made in plans for weight in made.workload.weights)
