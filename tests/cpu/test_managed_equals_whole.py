@@ -61,7 +61,7 @@ class Twice:
         manager.memory.budget = 1 << 40
         model = change(self.managed)
         resident, _ = run_case(case, model)
-        managed = model.weights.managed(manager, model.dtype)
+        managed = model.weights.managed(manager, model.dtype, model.compute)
         plan = managed.report.plan
         assert {*plan.locations} == {Location.DEVICE}
         manager.memory.budget = (smallest_budget(plan.workload, plan.machine) + plan.peak_bytes) // 2
