@@ -12,8 +12,10 @@ from ..errors import WorkflowError
 from ..graph.interface import Classes, Interfaces
 from ..graph.prompt import is_link, name_of
 from ..io.embedded import read_workflow
+from ..io.file_hashes import hashes_of
 from ..io.folders import PICKLES, WEIGHT_FILES, Folders, standard_folders
 from ..worker.required_models import wanted_files
+from ..worker.used_files import compared, states
 from . import workflows
 from .run import add_model_arguments
 
@@ -64,6 +66,7 @@ def workflow_facts(file: Path, folders: Folders) -> dict[str, Any]:
         "sizes": [*_sizes(prompt)],
         "settings": [*_values(prompt, TOLD)],
         "models": [_model(wanted, folders) for wanted in wanted_files(prompt, classes, folders)],
+        "files": states(compared(embedded.files, folders, hashes_of(folders.user))),
         "nodes": [_node(node_id, prompt, classes) for node_id in _in_order(prompt)],
     }
 
@@ -156,6 +159,10 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "\nmodel files:"
     for model in facts["models"]:
         yield f"  {model['category']}/{model['name']}: {model['path'] or 'MISSING. ' + model['missing']}"
+    if facts["files"]:
+        yield "\nmade with, compared with what is here:"
+    for one in facts["files"]:
+        yield f"  {one['category']}: {one['text']}"
     yield "\nnodes, in the order they run:"
     for node in facts["nodes"]:
         values = ", ".join(f"{key}={_shown(value)}" for key, value in node["inputs"].items())

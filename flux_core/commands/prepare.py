@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from ..graph.partial import Part, runnable_part
 from ..graph.problems import MISSING_MODEL
 from ..graph.templates import unfilled, with_defaults
 from ..graph.validate import Validation, validate
+from ..io.file_hashes import hashes_of
 from ..io.folders import Folders
 from ..worker.prompt_check import check_prompt
+from ..worker.used_files import OTHER, compared
 from . import overrides, workflows
 
 
@@ -52,7 +54,7 @@ def prepared(
     part = runnable_part(changed, classes)
     checked = check_prompt(part.prompt if partial else changed, classes, folders, packs=read.packs)
     found = checked.found
-    notes = (*read.notes, *notes)
+    notes = (*read.notes, *notes, *_changed_files(read, folders))
     if partial and found.outputs:
         notes += tuple(f"{file.name}: {sentence}" for sentence in (*part.lost, *found.sentences))
     elif found.problems:
@@ -62,6 +64,13 @@ def prepared(
     workflow = read.embedded.workflow
     canvas = workflow and overrides.canvas_saying(workflow, read.prompt, checked.prompt, classes, read.canvas)
     return Job(file, found.prompt, found.outputs, canvas, notes)
+
+
+def _changed_files(read: workflows.WorkflowFile, folders: Folders) -> Iterator[str]:
+    """Files that the picture was made with and that are others here; missing ones are told with what cannot run."""
+    for one in compared(read.embedded.files, folders, hashes_of(folders.user)):
+        if one.state == OTHER:
+            yield one.text
 
 
 def _refusal(found: Validation, part: Part, classes: Classes) -> list[str]:

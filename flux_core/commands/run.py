@@ -24,10 +24,12 @@ from ..errors import MissingFileError, PromptError, SluiceError
 from ..graph.events import Emit
 from ..graph.execute import Executor, Result
 from ..graph.prompt import JsonPrompt, name_of, title_of
+from ..io.file_hashes import hashes_of
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after
 from ..memory.budget import add_budget_arguments
 from ..runtime.settings import CACHES, COMPUTES, NUMBER_TYPES, Settings
+from ..worker.used_files import used_files, used_paths, with_files
 from . import overrides
 from .overrides import RANDOM
 from .prepare import Job, prepared
@@ -206,7 +208,8 @@ def _check_output(folder: Path) -> None:
 def _made(job: Job, executor: Executor, bars: Bars, folders: Folders, quiet: bool) -> dict[str, Any]:
     """Run one job and print the paths of its images. Raises the error that stopped it, with the node's name."""
     began = time.monotonic()
-    extra = {"extra_pnginfo": {"workflow": job.canvas}} if job.canvas else {}
+    files = used_files(used_paths(job.prompt, executor.classes, folders), hashes_of(folders.user))
+    extra = with_files({"extra_pnginfo": {"workflow": job.canvas}} if job.canvas else {}, files)
     bars.titles = {node_id: title_of(node) for node_id, node in job.prompt.items()}
     executor.cache.forget_shown()  # a workflow that is given twice is saved twice
     try:

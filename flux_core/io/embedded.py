@@ -11,6 +11,7 @@ Trusts nothing: of an API prompt only `class_type`, `inputs` and the names in `_
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -34,6 +35,7 @@ class Embedded:
     prompt: dict[str, Any] | None = None  # API format: {id: {"class_type", "inputs", "_meta"?}}
     workflow: dict[str, Any] | None = None  # canvas format, as it was written
     parameters: str | None = None  # the text other programs leave: not a graph, only to be shown
+    files: Any | None = None  # the files it was made with (worker/used_files.py); not checked
     notes: tuple[str, ...] = ()  # what was left out in reading, in sentences
 
 
@@ -100,10 +102,14 @@ def _from_texts(texts: _Texts, name: str) -> Embedded:
             parts[key] = None if text is None else part(text, name)
         except WorkflowError as error:
             damages.append(error)
+    recorded = found.get(exif.FILES_FIELD)
+    if isinstance(recorded, str):
+        with suppress(WorkflowError):
+            parts["files"] = strict_json.loads(recorded, f"The list of files in {name}")
     embedded = Embedded(**parts)
     if embedded.prompt is None and embedded.workflow is None and damages:
         raise damages[0]
-    if embedded == Embedded():
+    if replace(embedded, files=None) == Embedded():
         raise WorkflowError(f"{name} carries no workflow. {_STRIPPED}")
     return replace(embedded, notes=tuple(f"{damage} It is left out." for damage in damages))
 

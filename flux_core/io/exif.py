@@ -16,7 +16,8 @@ from ..errors import WorkflowError
 from . import strict_json
 
 MAX_TEXT = strict_json.MAX_BYTES
-KEYWORDS = ("prompt", "workflow", "parameters")
+FILES_FIELD = "sluice_files"  # a text beside prompt and workflow, which ComfyUI does not read
+KEYWORDS = ("prompt", "workflow", "parameters", FILES_FIELD)
 
 _MAX_PARTS = 1_000_000
 _ASCII, _BYTES = 2, (1, 2, 7)  # types of values

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from ..cancel import cancellable
 from ..errors import SluiceError
 from ..graph.execute import Executor, Result, current_call
 from ..io import strict_json
+from ..io.file_hashes import hashes_of
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after, is_out_of_memory
 from ..runtime.settings import Settings
@@ -24,6 +25,7 @@ from ..workers.protocol import Channel, Message
 from ..workers.unfinished import forget, unfinished
 from .measure import Measure, release_memory
 from .reports import Reports
+from .used_files import used_files, used_paths, with_files
 
 if TYPE_CHECKING:
     from ...nodes.host import Host
@@ -46,6 +48,7 @@ class Worker:
         self.pausing: set[str] = set()  # jobs that are to stop and go on later
         self.reports = Reports(channel)
         self.folders = _folders(options)
+        self.hashes = hashes_of(self.folders.user)
         self.host = self._new_host()
         self.classes, self.titles = self._tables()
         self.executor = Executor(self.classes, emit=self.reports.emit, around=self._around, after_failure=advice_after)
@@ -136,7 +139,10 @@ class Worker:
         try:
             if self.trouble:
                 raise SluiceError(self.trouble)
-            result = self.executor.execute(job["prompt"], job["prompt_id"], job["extra_data"], job["outputs"])
+            paths = used_paths(job["prompt"], self.classes, self.folders)
+            extra = with_files(job["extra_data"], used_files(paths, self.hashes))
+            result = self.executor.execute(job["prompt"], prompt_id, extra, job["outputs"])
+            self._hash(paths.values())
             done = _as_json(result)
         except Exception as error:  # an error of the engine; errors of nodes are in the result
             traceback.print_exc()
@@ -159,6 +165,12 @@ class Worker:
 
         folder = unfinished(self.folders.user, prompt_id)
         self.host.runtime.evaluations = EvaluationLog(folder, lambda: repr(current_call.get()))
+
+    def _hash(self, paths: Iterable[Path]) -> None:
+        """Large files are hashed while no job runs, so that the next image can name their content."""
+        threading.Thread(
+            target=self.hashes.compute_missing, args=(list(paths), lambda: not self.jobs.empty()), daemon=True
+        ).start()
 
     def pause(self, prompt_id: str) -> None:
         """Stop a job, now or when it begins, and keep what it has computed. Called by another thread."""

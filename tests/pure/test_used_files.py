@@ -1,0 +1,95 @@
+"""An image names the files it was made with; elsewhere each is said to be the same, another one, or missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sluice.flux_core.io import file_hashes
+from sluice.flux_core.io.file_hashes import FileHashes, hashes_of
+from sluice.flux_core.io.folders import Folders, standard_folders
+from sluice.flux_core.worker.used_files import compared, used_files, used_paths, with_files
+
+
+class Loader:
+    FILES = {"lora_name": "loras"}
+
+
+CLASSES: dict[str, type[Any]] = {"Loader": Loader}
+PROMPT = {
+    "1": {"class_type": "Loader", "inputs": {"lora_name": "a.safetensors"}},
+    "2": {"class_type": "Loader", "inputs": {"lora_name": "b.safetensors"}},
+    "3": {"class_type": "Loader", "inputs": {"lora_name": "c.safetensors"}},
+    "4": {"class_type": "LoadImage", "inputs": {"image": "sketch.png"}},
+}
+
+
+def store(base: Path, **files: bytes) -> Folders:
+    (base / "models/loras").mkdir(parents=True)
+    (base / "input").mkdir()
+    for name, data in files.items():
+        (base / "models/loras" / f"{name}.safetensors").write_bytes(data)
+    (base / "input/sketch.png").write_bytes(b"a sketch")
+    return standard_folders(base)
+
+
+def test_the_same_another_and_missing_are_told_apart(tmp_path: Path) -> None:
+    here = store(tmp_path / "here", a=b"1" * 10, b=b"2" * 10, c=b"3" * 10)
+    recorded = used_files(used_paths(PROMPT, CLASSES, here), hashes_of(here.user))
+    assert [one["name"] for one in recorded] == ["a.safetensors", "b.safetensors", "c.safetensors", "sketch.png"]
+    assert recorded[0]["sha256"] == hashlib.sha256(b"1" * 10).hexdigest()
+    there = store(tmp_path / "there", a=b"1" * 10, b=b"4" * 10, renamed=b"3" * 10)
+    (there.input / "sketch.png").write_bytes(b"another sketch")
+    told = {one.name: one for one in compared(json.loads(json.dumps(recorded)), there, hashes_of(there.user))}
+    assert {name: one.state for name, one in told.items()} == {
+        "a.safetensors": "same", "b.safetensors": "other", "c.safetensors": "missing", "sketch.png": "other",
+    }  # fmt: skip
+    assert "choose renamed.safetensors" in told["c.safetensors"].text
+    assert "content differs" in told["b.safetensors"].text and "14 bytes here, 8 then" in told["sketch.png"].text
+
+
+def test_hashes_are_computed_once_and_again_for_a_changed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_hashes, "SMALL", 4)
+    large, kept = tmp_path / "large", tmp_path / "user/sluice/hashes.json"
+    large.write_bytes(b"12345")
+    hashes = FileHashes(kept)
+    (tmp_path / "user").mkdir()
+    assert hashes.known(large) is None
+    hashes.compute_missing([large], stop=lambda: True)
+    assert hashes.known(large) is None
+    hashes.compute_missing([large, tmp_path / "absent"])
+    expected = hashlib.sha256(b"12345").hexdigest()
+    assert hashes.known(large) == expected == FileHashes(kept).known(large)
+    os.utime(large, ns=(1, 1))
+    assert FileHashes(kept).known(large) is None
+    kept.write_text("no JSON", "utf-8")
+    assert FileHashes(kept).known(large) is None and FileHashes(kept).compute(large) == expected
+
+
+@pytest.mark.parametrize(
+    "recorded", [None, "text", {"a": 1}, [1, None, {"name": "x"}, {"category": 1, "name": "x", "bytes": 1}]]
+)
+def test_what_is_no_list_of_files_says_nothing(tmp_path: Path, recorded: Any) -> None:
+    assert compared(recorded, store(tmp_path), hashes_of(tmp_path)) == []
+
+
+def test_names_that_lead_out_of_their_folder_are_missing(tmp_path: Path) -> None:
+    folders = store(tmp_path)
+    recorded = [
+        {"category": "loras", "name": "../../secret.safetensors", "bytes": 5},
+        {"category": "input", "name": "../../secret.png", "bytes": 5},
+    ]
+    assert [one.state for one in compared(recorded, folders, hashes_of(tmp_path))] == ["missing", "missing"]
+
+
+def test_the_list_goes_beside_the_workflow() -> None:
+    files = [{"category": "vae", "name": "ae.safetensors", "bytes": 5}]
+    before = {"client_id": "x", "extra_pnginfo": {"workflow": {"nodes": []}}}
+    after = with_files(before, files)
+    assert after == {"client_id": "x", "extra_pnginfo": {"workflow": {"nodes": []}, "sluice_files": files}}
+    assert before["extra_pnginfo"] == {"workflow": {"nodes": []}}
+    assert with_files({}, []) == {} and with_files({"extra_pnginfo": 5}, files) == {"extra_pnginfo": 5}
