@@ -1,10 +1,11 @@
-"""`--devices cuda:0,cuda:1`: several workers of one server, each with a device and a budget of its own.
+"""`--devices`: a worker for each device of a server, each with a budget of its own, or one worker with several devices.
 
     cuda:0,cuda:1   one worker for each card       auto   one for each card that PyTorch sees, or one for the CPU
     cpu:0,cpu:1     as many workers on the CPU, which share its threads
+    cuda:0+cuda:1   one worker whose devices compute each image together
 
 `--vram 6G,8G` gives each device its own limit, in the same order; one size holds for each of them. `--ram 8G,16G` too,
-but one size of RAM is the machine's and is divided among the workers. Imports no torch.
+but one size of RAM is the machine's and is divided among the processes. Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,18 +20,34 @@ from typing import Any
 
 from ..errors import InputError
 from ..memory.budget import AUTO, OFF, Allowed
+from ..parallel.split import Split, parsed_shares
 
 _NAME = re.compile(r"(cpu|cuda)(?::(\d{1,3}))?|[a-z]{1,20}(?::\d{1,3})?")
 _COUNT = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
 
 
 def add_devices_argument(parser: argparse.ArgumentParser) -> None:
-    """--devices."""
+    """--devices, and how devices that are joined by + share an image."""
     parser.add_argument(
         "--devices",
         metavar="LIST|auto",
-        help="one worker for each of these devices, e.g. cuda:0,cuda:1; --vram and --ram take a list then as well",
+        help="one worker for each of these devices, e.g. cuda:0,cuda:1; --vram and --ram take a list then as well. "
+        "cuda:0+cuda:1 compute each image together",
     )
+    add_split_arguments(parser)
+
+
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    """How devices that are joined by + share an image."""
+    parser.add_argument(
+        "--split",
+        default="auto",
+        metavar="WAY",
+        help="of an image on devices joined by +: sp divides its tokens, tp the rows of the matrices, sp4tp2 both; "
+        "sp-gather and sp-ring attend in other ways (default: sp)",
+    )
+    parser.add_argument("--mesh", metavar="AxB", help="reads --split as a mesh is split: 2x4 and '((2, 0), (4, 1))'")
+    parser.add_argument("--shares", metavar="LIST", help="relative speeds of devices that divide tokens, e.g. 2,1")
 
 
 def workers_of(args: argparse.Namespace, common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -42,7 +59,24 @@ def workers_of(args: argparse.Namespace, common: Mapping[str, Any]) -> dict[str,
     names = device_names(args.devices, count_gpus)
     limits = budgets(names, args.vram, args.ram)
     threads = _threads(names, os.cpu_count() or 1)
-    return {name: {**common, **limits[name], "device": _device(name), **more} for name, more in threads.items()}
+    found = {}
+    for name in names:
+        first, *others = ({**limits[name], **threads[one], "device": _device(one)} for one in name.split("+"))
+        found[name] = {**common, **first}
+        if others:
+            found[name]["team"] = _team(name, others, common, args)
+    return found
+
+
+def _team(
+    name: str, others: list[dict[str, Any]], common: Mapping[str, Any], args: argparse.Namespace
+) -> dict[str, Any]:
+    """The further devices of a worker: see `Team.parse`."""
+    split = Split.parse(args.split, len(others) + 1, args.mesh)
+    numbers = {key: common.get(key) for key in ("dtype", "compute")}
+    shares = parsed_shares(args.shares, split.sp)
+    hands = [{**numbers, **other} for other in others]
+    return {"names": name.split("+"), "hands": hands, "split": vars(split), "shares": shares}
 
 
 def count_gpus() -> int:
@@ -57,26 +91,28 @@ def device_names(text: str, count: Any = count_gpus) -> tuple[str, ...]:
         return tuple(f"cuda:{number}" for number in range(count())) or ("cpu",)
     names = [name.strip().lower() for name in text.split(",")]
     for name in names:
-        if "+" in name:
-            raise InputError(
-                f"{name!r} joins devices for one image, which a worker cannot do. Separate them by commas."
-            )
-        if not _NAME.fullmatch(name):
-            raise InputError(f"{name!r} is no device. Write a list like cuda:0,cuda:1 or cpu:0,cpu:1, or auto.")
-    plain = ["cuda:0" if name == "cuda" else name for name in names]
-    twice = next((name for name in plain if plain.count(name) > 1), None)
+        if not all(_NAME.fullmatch(one) for one in name.split("+")):
+            raise InputError(f"{name!r} is no device. Write a list like cuda:0,cuda:1 or cuda:0+cuda:1, or auto.")
+    plain = ["+".join("cuda:0" if one == "cuda" else one for one in name.split("+")) for name in names]
+    every = [one for name in plain for one in name.split("+")]
+    twice = next((one for one in every if every.count(one) > 1), None)
     if twice:
         raise InputError(f"The device {twice} is named twice. A worker has a device to itself.")
     return tuple(plain)
 
 
 def budgets(names: Sequence[str], vram: str, ram: str) -> dict[str, dict[str, str]]:
-    """Device -> {"vram", "ram"} as a worker takes them. Raises InputError."""
+    """Name of a worker -> {"vram", "ram"} of each of its processes. Raises InputError."""
     limits = list(zip(_each(names, "--vram", vram), _each(names, "--ram", ram), strict=True))
     allowed = [Allowed.parse(*words) for words in limits]
-    if "," not in ram and len(names) > 1 and allowed[0].ram is not None:
-        allowed = [Allowed(one.vram, one.ram and one.ram // len(names), one.managed) for one in allowed]
-    return {name: one.words for name, one in zip(names, allowed, strict=True)}
+    processes = [name.count("+") + 1 for name in names]
+    if "," not in ram:
+        processes = [sum(processes)] * len(names)
+    each = [
+        Allowed(one.vram, one.ram and one.ram // count, one.managed)
+        for one, count in zip(allowed, processes, strict=True)
+    ]
+    return {name: one.words for name, one in zip(names, each, strict=True)}
 
 
 def _each(names: Sequence[str], option: str, text: str | None) -> list[str]:
@@ -100,7 +136,8 @@ def _device(name: str) -> str:
 
 
 def _threads(names: Sequence[str], cores: int) -> dict[str, dict[str, int]]:
-    """Device -> the threads that a CPU worker computes with, where several share the processor."""
-    on_cpu = sum(name.startswith("cpu") for name in names)
+    """Device -> the threads that its process computes with, where several share the processor."""
+    every = [one for name in names for one in name.split("+")]
+    on_cpu = sum(name.startswith("cpu") for name in every)
     share = {"threads": max(1, cores // on_cpu)} if on_cpu > 1 else {}
-    return {name: share if name.startswith("cpu") else {} for name in names}
+    return {name: share if name.startswith("cpu") else {} for name in every}

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingFileError, PromptError, SluiceError
+from ..errors import InputError, MissingFileError, PromptError, SluiceError
 from ..graph.events import Emit
 from ..graph.execute import Executor, Result
 from ..graph.prompt import JsonPrompt, name_of, title_of
@@ -31,6 +31,7 @@ from ..memory.budget import add_budget_arguments
 from ..runtime.settings import CACHES, COMPUTES, NUMBER_TYPES, Settings
 from ..worker.used_files import used_files, used_paths, with_files
 from . import overrides
+from .devices import add_devices_argument, workers_of
 from .overrides import RANDOM
 from .prepare import Job, prepared
 
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder_arguments(parser)
     add_pack_arguments(parser)
     add_device_arguments(parser)
+    add_devices_argument(parser)
     add_budget_arguments(parser)
 
 
@@ -270,6 +272,31 @@ def _seed(text: str) -> int | str:
     return int(text)
 
 
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Of the one worker that this process is, as `sluice serve` would give them to it. Raises InputError."""
+    given = {"device": args.device, "dtype": args.dtype, "cache": args.cache, "compute": args.compute}
+    (options, *more) = workers_of(args, given).values()
+    if more:
+        raise InputError(
+            f"--devices {args.devices} names several devices, and `sluice run` makes one image after the other. Join "
+            "them by + for one image on all of them, or use `sluice serve`, which has a worker for each."
+        )
+    return options
+
+
+def _join(runtime: Runtime, options: Mapping[str, Any]) -> None:
+    """The other devices that images are computed on."""
+    import torch
+
+    from ..runtime.team import Team
+
+    if options.get("threads"):
+        torch.set_num_threads(options["threads"])
+    if options.get("team"):
+        runtime.team = Team.parse(options["team"], runtime.device)
+        print(f"Each image is computed on {runtime.team.words}.", file=sys.stderr)
+
+
 def _new_runtime(args: argparse.Namespace) -> Runtime:
     """The runtime that models are loaded into. Raises InputError for an unknown device or a wrong size."""
     with first_import():
@@ -277,8 +304,9 @@ def _new_runtime(args: argparse.Namespace) -> Runtime:
         from ..runtime.device_notice import budget_problem, device_notice
         from ..runtime.runtime import Runtime
 
-    settings = Settings.parse(args.device, args.dtype, args.vram, args.ram, args.cache, args.compute)
-    runtime = Runtime(settings)
+    options = _options(args)
+    runtime = Runtime(Settings.parse(*(options[key] for key in ("device", "dtype", "vram", "ram", "cache", "compute"))))
+    _join(runtime, options)
     if not args.json:
         runtime.events.listen(_tell_memory)
         notice = device_notice(runtime)

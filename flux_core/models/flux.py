@@ -32,7 +32,8 @@ from .token_share import Sharing, TokenShare
 class Flux(FluxBody):
     """Velocity of a noisy latent. The estimate of the clean latent is x - sigma * velocity.
 
-    A run that follows ControlNets has them in its copy of the model, by name, in `controlnets`.
+    A run that follows ControlNets has them in its copy of the model, by name, in `controlnets`. One on several devices
+    has in `sharing` who divides the tokens; all devices are given the same inputs and return the same velocity.
 
     Made for inference. `train()` makes it differentiable; beside runs that use the same module, it is to be called on
     a copy (`copies.deep`).
@@ -43,6 +44,7 @@ class Flux(FluxBody):
         self.config = c = config
         self.final_layer = FinalLayer(c.hidden, c.out_channels * 4)
         self.controlnets = nn.ModuleDict()
+        self.sharing: Sharing | None = None
         self.eval()
 
     @property
@@ -56,7 +58,6 @@ class Flux(FluxBody):
         modulation: Sequence[Tensor] | None = None,
         control_rows: Mapping[str, Sequence[Tensor]] | None = None,
         run_block: Callable[..., object] | None = None,
-        sharing: Sharing | None = None,
     ) -> Tensor:
         """Velocity [B, out_channels, h, w] of the scaled latent, computed in the number type of `inputs.x`.
 
@@ -64,7 +65,6 @@ class Flux(FluxBody):
                      used
         control_rows what `modulations` of each ControlNet returns, by its name
         run_block    called as run_block(block, *args) in place of block(*args), in the order of `blocks()`
-        sharing      of the tokens among several devices, which are all given the same inputs and return the same
         """
         inputs = map_tensors(inputs, row_major)
         x = inputs.x
@@ -79,7 +79,7 @@ class Flux(FluxBody):
 
         tokens, context = self.tokens(x, references), inputs.context.to(x.dtype)
         rope = self.rope(x, context.shape[1], references, inputs.reference_method)
-        share = None if sharing is None else sharing(context.shape[1], tokens.shape[1])
+        share = None if self.sharing is None else self.sharing(context.shape[1], tokens.shape[1])
         if share is not None:
             tokens, context, rope = share.image(tokens), share.text(context), share.positions(rope)
         attend = () if share is None else (share.attention,)
@@ -161,6 +161,13 @@ class Flux(FluxBody):
                 nn.init.zeros_(module.lin.own_weight)
         nn.init.zeros_(cast(Linear, self.final_layer.adaLN_modulation[1]).own_weight)
         nn.init.zeros_(self.final_layer.linear.own_weight)
+
+
+def with_sharing(flux: Flux, sharing: Sharing | None) -> Flux:
+    """A copy of the transformer that computes a share of the tokens. All weights are shared."""
+    made = shallow(flux)
+    made.sharing = sharing
+    return made
 
 
 def with_controlnets(flux: Flux, nets: Mapping[str, nn.Module]) -> Flux:

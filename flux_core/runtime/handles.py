@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,7 +40,7 @@ from ..errors import FileFormatError, InputError, NotFinite
 from ..limits import check_room
 from ..memory.manager import Manager
 from ..models.autoencoder import Autoencoder as AutoencoderModule
-from ..models.flux import with_controlnets
+from ..models.flux import with_controlnets, with_sharing
 from ..models.latents import CELL, patches
 from ..sampling.guider import Network, Run
 from ..sampling.inpaint import MaskFunction
@@ -131,7 +131,31 @@ class FluxModel:
 
     @contextmanager
     def _opened(self, run: Run) -> Iterator[Network]:
+        team = self.runtime.team
+        if team is None:
+            with self._opened_here(run) as network:
+                yield network
+            return
+        team.settings.split.check(self.weights.config.heads)
+        share = team.start()
+        if self.runtime.share is not share:  # a team that was started anew talks over new connections
+            self.weights.unload()
+            self.runtime.share = share
+        with team.opened(self.description, run, self._opened_here(run)) as network:
+            yield network
+
+    @property
+    def description(self) -> Description:
+        """What another process needs to open the same model."""
+        names = {dtype: name for name, dtype in WEIGHT_DTYPES.items()}
+        uses = tuple(use for use in self.loras if use.strength)
+        return Description(str(self.weights.path), names[self.weights.round_to], uses, self.dtype, self.compute)
+
+    @contextmanager
+    def _opened_here(self, run: Run) -> Iterator[Network]:
         nets = self._controlnets(run)
+        if nets and self.runtime.share is not None:
+            raise InputError("ControlNets cannot be computed on several devices yet. Use one device for this workflow.")
         nbytes = self.weights.nbytes + sum(net.nbytes for net in nets)
         manager = self.runtime.manager(self.device, nbytes)
         if manager is None:
@@ -140,6 +164,8 @@ class FluxModel:
             if nets:
                 parts = {net.key: net.module(self.device, self.dtype, self.compute) for net in nets}
                 module = with_controlnets(module, parts)
+            if self.runtime.share is not None:
+                module = with_sharing(module, self.runtime.share.tokens)
             if not self.runtime.events.has_listeners:
                 yield module
                 return
@@ -176,6 +202,23 @@ class FluxModel:
         check_room(
             f"Denoising a batch of {batch} at {width * CELL}x{height * CELL} pixels", needed, total_bytes(self.device)
         )
+
+
+@dataclass(frozen=True)
+class Description:
+    """A FluxModel without what is loaded of it, for a process on another device."""
+
+    path: str
+    weight_dtype: str
+    loras: tuple[LoraUse, ...]
+    dtype: torch.dtype
+    compute: str
+
+
+def described(runtime: Runtime, given: Description) -> FluxModel:
+    """The model of a description, in this process. Raises as `load_flux`."""
+    model = load_flux(runtime, given.path, given.weight_dtype)
+    return replace(model, loras=given.loras, compute_dtype=given.dtype, own_compute=given.compute)
 
 
 @dataclass(frozen=True)

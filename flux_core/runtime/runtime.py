@@ -35,10 +35,12 @@ from ..memory.budget import Allowed
 from ..memory.external import ExternalAllocator
 from ..memory.manager import SMALL_BYTES, Manager
 from ..memory.report import Events
+from ..parallel.share import DeviceShare
 from ..sampling.step_cache import PRESETS
 from .device import TEXT_DTYPE, autoencoder_dtype, device_report, find_device, model_dtype
 from .evaluation_log import EvaluationLog
 from .settings import Settings
+from .team import Team
 
 Value = TypeVar("Value")
 SomeValue = TypeVar("SomeValue")
@@ -81,6 +83,8 @@ class Runtime:
         self.encodings = Cache()  # of prompts
         self.activations: dict[Hashable, int] = {}  # bytes of activations found by dry runs, by shape
         self.evaluations: EvaluationLog | None = None  # of the running job, if it can be paused
+        self.team: Team | None = None  # the devices that compute an image together, if this one is not alone
+        self.share: DeviceShare | None = None  # of this device in a team
         self._budget = settings.budget
         self._lock = threading.Lock()
 

@@ -25,9 +25,10 @@ from ..memory.running import Demand, RunningModel, running
 from ..memory.workload import Workload
 from ..models.copies import deep
 from ..models.denoiser_inputs import DenoiserInputs
-from ..models.flux import Flux, with_controlnets
+from ..models.flux import Flux, with_controlnets, with_sharing
 from ..models.flux_config import FluxConfig
 from ..models.tensor_trees import shapes_of
+from ..parallel.share import DeviceShare
 from ..quant.fp8 import FP8
 from ..quant.int8 import Integers
 from ..sampling.guider import Network, Run
@@ -61,8 +62,10 @@ class ManagedFlux:
         dtype: torch.dtype,
         round_to: torch.dtype | None,
         integers: Integers | None = None,
+        share: DeviceShare | None = None,
     ) -> None:
         """Reads the small tensors only. integers: multiplies the matrices of blocks that are stored as integers.
+        share: of this device, if several compute together.
 
         Raises FileFormatError if the file is incomplete.
         """
@@ -72,7 +75,7 @@ class ManagedFlux:
         self._observed: dict[Hashable, DryRun] = {}
         with torch.device("meta"):
             self.module = Flux(config)
-        self._file = tensors, round_to, integers
+        self._file, self._share = (tensors, round_to, integers), share
         self.controlnets: tuple[ManagedControlNet, ...] = ()  # those whose blocks are streamed with the transformer's
         self.blocks, self._streamed = self._stream_blocks()
         modulation = [f"{name}.weight" for name in modulation_linears(self.module)]
@@ -94,6 +97,8 @@ class ManagedFlux:
         """The network with the LoRAs of `uses` and these ControlNets, ready for one run. Raises BudgetTooSmall."""
         self._follow(tuple(controlnets))
         module = adapted(self._streamed, uses, self.manager.device, self.dtype)
+        if self._share is not None:
+            module = with_sharing(module, self._share.tokens)
         sample = heaviest_inputs(run, self.dtype)
         self.blocks.reserve_scratch(reweighed(module))
         rows = self.rows.of_run(run, module, uses)
@@ -103,7 +108,7 @@ class ManagedFlux:
         observed = self.observed(key, lambda: observe_blocks(module, sample))
         with self._running(observed, key, tokens_of(sample)) as model:
             model.report.note = products_of(module)
-            yield _StreamedNetwork(module, rows, control_rows, model)
+            yield _StreamedNetwork(module, rows, control_rows, model, alone=self._share is None)
 
     @contextmanager
     def walking(self, observed: DryRun, key: Hashable, tokens: int) -> Iterator[RunningModel]:
@@ -147,10 +152,15 @@ class ManagedFlux:
             round_to = None
             integers = next((net.integers for net in self.controlnets if net.integers is not None), integers)
         names = streamed_names(observe_blocks(module, inputs))
+        cut = self._share and self._share.weights
+        if cut:
+            cut.narrow(module, tensors)
         blocks = ManagedModel(
-            "transformer", TRANSFORMER, manager.allocator, module, tensors, names, self.dtype, round_to, half_block,
-            integers,
+            "transformer", TRANSFORMER, manager.allocator, module, cut.tensors(tensors) if cut else tensors, names,
+            self.dtype, round_to, half_block, integers,
         )  # fmt: skip
+        if cut:
+            cut.wrap(module, tensors)
         return manager.admit(blocks), module
 
     def observed(self, key: Hashable, observe: Callable[[], DryRun]) -> DryRun:
@@ -185,8 +195,12 @@ class ManagedFlux:
 class _StreamedNetwork:
     """What a guider calls: rows out of the table, then the forward of the run's model, block by block."""
 
-    def __init__(self, module: Flux, rows: RunRows, control_rows: Mapping[str, RunRows], model: RunningModel) -> None:
+    def __init__(
+        self, module: Flux, rows: RunRows, control_rows: Mapping[str, RunRows], model: RunningModel, alone: bool
+    ) -> None:
+        """alone: whether no other device waits for this one in the middle of a block."""
         self.module, self.rows, self.control_rows, self.model = module, rows, control_rows, model
+        self.alone = alone
 
     def __call__(self, inputs: DenoiserInputs) -> Tensor:
         active = {control.net: self.control_rows[control.net] for control in inputs.controls}
@@ -209,11 +223,12 @@ class _StreamedNetwork:
         return out
 
     def _run_block(self, block: nn.Module, *args: object) -> object:
-        """A block leaves its inputs as they are, so it can be run again."""
+        """A block leaves its inputs as they are, so it can be run again; not on one device of several, which would then
+        exchange other tensors than they."""
         stream = self.model.model.stream
         assert stream is not None
         self.model.report.report_ring(stream.in_ring)
-        return self.model.attempt(lambda: block(*args))
+        return self.model.attempt(lambda: block(*args)) if self.alone else block(*args)
 
 
 def _together(tensors: Tensors, round_to: torch.dtype | None, nets: Mapping[str, Tensors]) -> dict[str, Stored]:

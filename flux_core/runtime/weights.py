@@ -81,7 +81,7 @@ class Weights(Generic[Module]):
                 self._ask_for_room()
                 with torch.device("meta"):
                     module = self._make()
-                bind(module, self.tensors, self._holder(*key))
+                self._fill(module, self._holder(*key))
                 self._loaded = key, module
             return self._loaded[1]
 
@@ -150,6 +150,9 @@ class Weights(Generic[Module]):
                 f"{self.path.name}: its tensors have shapes that no such model has. Fetch it again."
             ) from error
 
+    def _fill(self, module: Module, holder: Resident) -> None:
+        bind(module, self.tensors, holder)
+
     def _config(self, shapes: dict[str, tuple[int, ...]]) -> Any:
         raise NotImplementedError
 
@@ -187,7 +190,17 @@ class FluxWeights(Weights[Flux]):
 
     def _manage(self, manager: Manager, dtype: torch.dtype, integers: Integers | None) -> ManagedFlux:
         allowed = within_ram(integers, manager, self.tensors)
-        return ManagedFlux(manager, self.config, self.tensors, dtype, self.round_to, allowed)
+        return ManagedFlux(manager, self.config, self.tensors, dtype, self.round_to, allowed, self.runtime.share)
+
+    def _fill(self, module: Flux, holder: Resident) -> None:
+        """In a team that divides matrices: with this device's rows of them."""
+        cut = self.runtime.share and self.runtime.share.weights
+        if not cut:
+            bind(module, self.tensors, holder)
+            return
+        cut.narrow(module, self.tensors)
+        bind(module, cut.tensors(self.tensors), holder)
+        cut.wrap(module, self.tensors)
 
     def _integers(self, device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
         return _integers_of(self.tensors, device, dtype, compute)

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import threading
 
-from ..workers.protocol import Channel
+from ..workers.protocol import private_pipes
 from .calls import Calls
 from .worker import Worker
 
@@ -24,9 +23,10 @@ def main(options: str) -> None:
     """Serve until the server closes the connection. `options`, as JSON:
 
     {"base", "models": [], "extra": [], "input", "output", "node_packs": [], the words of SETTINGS in worker.py, and
-     "threads": how many a CPU computes with, by default as many as PyTorch chooses}
+     "threads": how many a CPU computes with, by default as many as PyTorch chooses,
+     "team": the further devices that images are computed on, see runtime/team.py}
     """
-    channel = _private_pipes()
+    channel = private_pipes()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     worker = Worker(channel, json.loads(options))
     calls = Calls(worker)
@@ -34,14 +34,3 @@ def main(options: str) -> None:
         threading.Thread(target=thread, daemon=True).start()
     channel.send({"ready": True})
     worker.work()
-
-
-def _private_pipes() -> Channel:
-    """Reserve standard input and output for the frames: what code prints goes to standard error; it reads nothing."""
-    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    empty = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(empty, 0)
-    os.dup2(2, 1)
-    os.close(empty)
-    sys.stdout = sys.stderr
-    return Channel(source, sink)

@@ -76,6 +76,10 @@ class Worker:
         from ..runtime.warning_events import emit_warnings
 
         runtime = Runtime(Settings.parse(*(self.options.get(name) for name in SETTINGS)))
+        if self.options.get("team"):
+            from ..runtime.team import Team
+
+            runtime.team = Team.parse(self.options["team"], runtime.device)
         runtime.events.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
         emit_warnings(runtime)
         return runtime

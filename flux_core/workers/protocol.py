@@ -33,7 +33,9 @@ A worker on another machine (`sluice work`) sends and is sent the same frames as
 from __future__ import annotations
 
 import json
+import os
 import struct
+import sys
 import threading
 from typing import Any, BinaryIO
 
@@ -66,6 +68,17 @@ class Channel:
         if len(data) < count:
             raise EOFError
         return data
+
+
+def private_pipes() -> Channel:
+    """Reserve standard input and output for the frames: what code prints goes to standard error; it reads nothing."""
+    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.dup2(2, 1)
+    os.close(empty)
+    sys.stdout = sys.stderr
+    return Channel(source, sink)
 
 
 def parsed(frame: bytes) -> tuple[Message, bytes]:

@@ -15,7 +15,7 @@ from sluice.flux_core.checkpoint.load import read
 from sluice.flux_core.models.attention import attention
 from sluice.flux_core.models.copies import deep
 from sluice.flux_core.models.denoiser_inputs import ControlResiduals, DenoiserInputs
-from sluice.flux_core.models.flux import Flux
+from sluice.flux_core.models.flux import Flux, with_sharing
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.linear import Linear
 from sluice.flux_core.parallel.sharded import OwnRows, ShardedWeight, cut_rows, row_spans
@@ -92,7 +92,7 @@ def split_in_tokens(
     ends = [ThreadWire(board, rank) for rank in range(split.sp)]
     if wires is not None:
         wires += ends
-    return on_threads(split.sp, lambda rank: flux(given, sharing=TokenSharing(ends[rank], split, split.sp)))
+    return on_threads(split.sp, lambda rank: with_sharing(flux, TokenSharing(ends[rank], split, split.sp))(given))
 
 
 def tensor_parallel(flux: Flux, board: Board, rank: int) -> Flux:
@@ -136,7 +136,7 @@ def test_both_ways_together_and_unequal_devices(flux: Flux) -> None:
     def device(number: int) -> Tensor:
         sp, tp = divmod(number, 2)
         sharing = TokenSharing(ThreadWire(tokens[tp], sp), Split(2, 2), (3.0, 1.0))
-        velocity: Tensor = tensor_parallel(flux, rows[sp], tp)(given, sharing=sharing)
+        velocity: Tensor = with_sharing(tensor_parallel(flux, rows[sp], tp), sharing)(given)
         return velocity
 
     assert all(distance(one, expected) < TOLERANCE for one in on_threads(4, device))

@@ -15,7 +15,8 @@ from sluice.flux_core.errors import InputError
 
 
 def given(**options: str | None) -> argparse.Namespace:
-    return argparse.Namespace(**({"devices": None, "device": None, "vram": "auto", "ram": "auto"} | options))
+    usual: dict[str, str | None] = {"split": "auto", "mesh": None, "shares": None, "vram": "auto", "ram": "auto"}
+    return argparse.Namespace(**({"devices": None, "device": None} | usual | options))
 
 
 def test_devices_are_counted_or_named() -> None:
@@ -28,7 +29,8 @@ def test_devices_are_counted_or_named() -> None:
     [
         ("cpu:0,cpu:0", "cpu:0 is named twice"),
         ("cuda,cuda:0", "cuda:0 is named twice"),
-        ("cuda:0+cuda:1", "joins devices for one image"),
+        ("cuda:0+cuda:1,cuda:1", "cuda:1 is named twice"),
+        ("cpu:0+", "is no device"),
         ("cuda:0,,cuda:1", "is no device"),
         ("the fast one", "is no device"),
     ],
@@ -50,6 +52,21 @@ def test_each_device_has_its_budget_and_ram_is_divided() -> None:
         budgets(("a", "b"), "1G,2G,3G", "auto")
     with pytest.raises(InputError, match="is not a size"):
         budgets(("a", "b"), "1G,much", "auto")
+
+
+def test_devices_that_are_joined_are_one_worker_with_a_process_for_each() -> None:
+    options = workers_of(given(devices="cpu:0+cpu:1", ram="4G", split="sp-ring"), {"dtype": "fp32"})
+    assert list(options) == ["cpu:0+cpu:1"]
+    one = options["cpu:0+cpu:1"]
+    assert one["device"] == "cpu" and one["ram"] == "2G" and one["team"]["names"] == ["cpu:0", "cpu:1"]
+    (hand,) = one["team"]["hands"]
+    assert (hand["device"], hand["dtype"], hand["ram"], hand["threads"]) == ("cpu", "fp32", "2G", one["threads"])
+    assert one["team"]["split"] == {"sp": 2, "tp": 1, "attention": "ring"} and one["team"]["shares"] == 2
+    mixed = workers_of(given(devices="cuda:0+cuda:1,cuda:2", vram="6G,8G", split="tp", shares=None), {})
+    assert mixed["cuda:2"]["vram"] == "8G" and "team" not in mixed["cuda:2"]
+    assert [hand["device"] for hand in mixed["cuda:0+cuda:1"]["team"]["hands"]] == ["cuda:1"]
+    with pytest.raises(InputError, match="for 4 devices, and 2 are given"):
+        workers_of(given(devices="cpu:0+cpu:1", split="sp2tp2"), {})
 
 
 def test_workers_have_devices_and_processors_share_threads() -> None:

@@ -1,0 +1,43 @@
+"""What one device of a team computes, as its runtime knows it: its share of the tokens and its rows of the matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .sharded import WeightSharing
+from .split import Split
+from .tokens import TokenSharing
+from .wire import GlooWire, wrong_partners
+
+
+@dataclass(frozen=True)
+class DeviceShare:
+    """tokens: None if this device has all of them. weights: None if it has them whole."""
+
+    split: Split
+    rank: int
+    tokens: TokenSharing | None
+    weights: WeightSharing | None
+
+
+def joined(
+    store: Any, split: Split, rank: int, shares: int | Sequence[float], device: torch.device, seconds: float
+) -> tuple[DeviceShare, list[int]]:
+    """Join a team, whose processes all call this: the share, and the devices whose messages arrive changed.
+
+    store: a torch.distributed.Store that all of them share. shares: relative speeds of the sequence group, or its size.
+    seconds: until a process that is silent counts as lost.
+    """
+    everybody = GlooWire(store, "all", rank, split.size, seconds)
+    wrong = wrong_partners(everybody, device)
+    sp_rank, tp_rank = divmod(rank, split.tp)
+    tokens = weights = None
+    if split.sp > 1:
+        tokens = TokenSharing(GlooWire(store, f"sp{tp_rank}", sp_rank, split.sp, seconds), split, shares)
+    if split.tp > 1:
+        weights = WeightSharing(GlooWire(store, f"tp{sp_rank}", tp_rank, split.tp, seconds))
+    return DeviceShare(split, rank, tokens, weights), wrong

@@ -1,0 +1,101 @@
+"""The process of a further device of a team (team.py): opens the models it is told and computes its share of each step.
+
+It has a runtime, a budget and a plan of its own, as if it were alone. It ends when the process that started it does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import queue
+import signal
+import threading
+import traceback
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from ..errors import SluiceError
+from ..models.tensor_trees import map_tensors
+from ..parallel.share import joined
+from ..parallel.split import Split
+from ..sampling.guider import Network
+from ..workers.protocol import Channel, Message, private_pipes
+from .handles import FluxModel, described
+from .runtime import Runtime
+from .settings import Settings
+
+Heard = queue.SimpleQueue[tuple[Message, bytes]]
+
+
+def main(options: str) -> None:
+    """Serve until the pipe closes. `options`, as JSON:
+
+    {"device", "dtype", "vram", "ram", "compute", "threads", "rank", "port", "split", "shares", "seconds"}
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    channel, given = private_pipes(), json.loads(options)
+    heard: Heard = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(channel, heard), daemon=True).start()
+    try:
+        if given.get("threads"):
+            torch.set_num_threads(given["threads"])
+        device, dtype, vram, ram, compute = (given.get(name) for name in ("device", "dtype", "vram", "ram", "compute"))
+        runtime = Runtime(Settings.parse(device, dtype, vram, ram, None, compute))
+        channel.send({"ready": True})
+        _join(channel, heard, runtime, given)
+        with torch.inference_mode():
+            _serve(channel, heard, runtime)
+    except Exception as error:
+        if not isinstance(error, SluiceError):
+            traceback.print_exc()
+        told = str(error) if isinstance(error, SluiceError) else f"{type(error).__name__}: {error}"
+        channel.send({"error": told, "type": type(error).__name__})
+        os._exit(1)
+
+
+def _listen(channel: Channel, heard: Heard) -> None:
+    try:
+        while True:
+            heard.put(channel.receive())
+    except (EOFError, OSError, ValueError):
+        os._exit(0)
+
+
+def _join(channel: Channel, heard: Heard, runtime: Runtime, given: dict[str, Any]) -> None:
+    heard.get()  # all processes are there
+    torchs: Any = torch.distributed
+    split = Split(**given["split"])
+    store = torchs.TCPStore("127.0.0.1", given["port"], split.size, False, timedelta(seconds=given["seconds"]))
+    runtime.share, wrong = joined(store, split, given["rank"], given["shares"], runtime.device, given["seconds"])
+    channel.send({"wrong": wrong})
+
+
+def _serve(channel: Channel, heard: Heard, runtime: Runtime) -> None:
+    kept: FluxModel | None = None  # so that its weights stay for the next run
+    stack, network = ExitStack(), None
+    while True:
+        message, payload = heard.get()
+        if message["op"] == "open":
+            description, run = _unpacked(payload, runtime.device)
+            kept = described(runtime, description)
+            network = stack.enter_context(kept.open(run))
+            channel.send({"opened": True})
+        elif message["op"] == "call":
+            _call(network, _unpacked(payload, runtime.device))
+        else:
+            stack.close()
+            network = None
+
+
+def _call(network: Network | None, inputs: Any) -> None:
+    assert network is not None
+    network(inputs)
+
+
+def _unpacked(payload: bytes, device: torch.device) -> Any:
+    value = pickle.loads(payload)
+    return value if device.type == "cpu" else map_tensors(value, lambda tensor: tensor.to(device))

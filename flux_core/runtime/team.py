@@ -1,0 +1,266 @@
+"""Several devices for one picture: this process computes on the first one, and starts a process for each other device.
+
+Only this process knows solver, noise, guidance, previews and cancelling. The others are told which model to open and
+are given the inputs of each evaluation; all compute their shares and return the same velocity. A process that has ended
+or does not answer ends the job with a sentence that names its device; the next job starts the team anew.
+
+    this process -> hand.py   {"op": "open"} + model and run      <- {"opened": true} or {"error", "type"}
+                              {"op": "call"} + inputs             {"op": "close"}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cancel import cancellable, check_cancelled
+from ..errors import InputError, SluiceError
+from ..models.denoiser_inputs import DenoiserInputs
+from ..models.tensor_trees import map_tensors
+from ..parallel.share import DeviceShare, joined
+from ..parallel.split import Split
+from ..sampling.guider import Network
+from ..workers.protocol import Channel, Message
+
+SECONDS = 120.0  # until a device that does not answer counts as lost
+START_SECONDS = 180.0
+_LAST_WORDS = 1.0  # seconds for which a process that fails has time to say why
+_ENTRY = Path(__file__).resolve().parents[1] / "entry" / "hand.py"
+
+
+@dataclass(frozen=True)
+class TeamSettings:
+    """names: of all devices, the first one this process's. hands: the options of each other one (see hand.py).
+
+    shares: relative speeds in the sequence group, or how many it has. seconds: until a silent device counts as lost.
+    """
+
+    names: tuple[str, ...]
+    hands: tuple[dict[str, Any], ...]
+    split: Split
+    shares: int | Sequence[float]
+    seconds: float = SECONDS
+
+
+class _Hand:
+    """The process of one other device."""
+
+    def __init__(self, name: str, options: dict[str, Any]) -> None:
+        self.name = name
+        self.process = subprocess.Popen(
+            [sys.executable, str(_ENTRY), json.dumps(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._channel = Channel(self.process.stdout, self.process.stdin)  # type: ignore[arg-type]  # both are binary
+        self._heard: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(EOFError, OSError, ValueError):
+            while True:
+                self._heard.put(self._channel.receive()[0])
+        self._heard.put(None)
+
+    def say(self, message: Message, payload: bytes = b"") -> None:
+        """Raises SluiceError if the process has ended."""
+        try:
+            self._channel.send(message, payload)
+        except (OSError, ValueError):
+            raise SluiceError(self.account) from None
+
+    def answer(self, seconds: float) -> Message:
+        """Its next message. Raises SluiceError: its own, or that it has ended or does not answer."""
+        try:
+            message = self._heard.get(timeout=seconds)
+        except queue.Empty:
+            raise SluiceError(f"The device {self.name} did not answer for {seconds:.0f} seconds.") from None
+        if message is None:
+            raise SluiceError(self.account)
+        if "error" in message:
+            kind = InputError if message["type"] == InputError.__name__ else SluiceError
+            raise kind(f"The device {self.name}: {message['error']}")
+        return message
+
+    def complaint(self, seconds: float) -> str | None:
+        """What it said, or that it has ended; None if it is simply there."""
+        try:
+            self.answer(seconds)
+        except SluiceError as error:
+            return None if self.process.poll() is None and "did not answer" in str(error) else str(error)
+        return None
+
+    @property
+    def account(self) -> str:
+        """That it has ended, and how."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_LAST_WORDS)
+        code = self.process.poll()
+        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+        return f"The process of the device {self.name} (pid {self.process.pid}) {how} in the middle of an image."
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+class Team:
+    """The devices of one runtime. `share` is this process's own, once the team has been started."""
+
+    def __init__(self, settings: TeamSettings, device: torch.device) -> None:
+        """device: this process's. Starts nothing."""
+        self.settings, self._device = settings, device
+        self.share: DeviceShare | None = None
+        self._hands: list[_Hand] = []
+        self._waiting = False  # whether the others are in the middle of something that this device takes part in
+
+    @classmethod
+    def parse(cls, options: dict[str, Any], device: torch.device) -> Team:
+        """Of data: {"names", "hands", "split", "shares"}, as the command line makes it."""
+        split = Split(**options["split"])
+        return cls(TeamSettings(tuple(options["names"]), tuple(options["hands"]), split, options["shares"]), device)
+
+    @property
+    def words(self) -> str:
+        """Which devices, and how they share a picture."""
+        return f"{' and '.join(self.settings.names)} as {self.settings.split.words}"
+
+    def start(self) -> DeviceShare:
+        """Start what does not run. Raises SluiceError for devices that do not come or cannot talk to each other."""
+        if self.share is None or any(hand.process.poll() is not None for hand in self._hands):
+            self.close()
+            try:
+                self.share = self._started()
+            except BaseException:
+                self.close()
+                raise
+        return self.share
+
+    def _started(self) -> DeviceShare:
+        given = self.settings
+        torchs: Any = torch.distributed
+        patience = timedelta(seconds=START_SECONDS)
+        store = torchs.TCPStore("127.0.0.1", 0, given.split.size, True, patience, wait_for_workers=False)
+        for rank, (name, options) in enumerate(zip(given.names[1:], given.hands, strict=True), start=1):
+            place = {"rank": rank, "port": store.port, "split": given.split.__dict__, "shares": given.shares}
+            self._hands.append(_Hand(name, {**options, **place, "seconds": given.seconds}))
+        for hand in self._hands:
+            hand.answer(START_SECONDS)  # its device is there
+        for hand in self._hands:
+            hand.say({"op": "join"})
+        share, wrong = joined(store, given.split, 0, given.shares, self._device, given.seconds)
+        found = [(0, other) for other in wrong]
+        for rank, hand in enumerate(self._hands, start=1):
+            found += [(rank, other) for other in hand.answer(given.seconds)["wrong"]]
+        if found:
+            pairs = ", ".join(f"{given.names[a]} from {given.names[b]}" for a, b in found)
+            raise SluiceError(
+                f"Devices do not receive what others send ({pairs}). One image cannot be computed on them together; "
+                "give each a worker of its own: separate them by commas in --devices."
+            )
+        return share
+
+    @contextmanager
+    def opened(self, model: object, run: object, own: AbstractContextManager[Network]) -> Iterator[Network]:
+        """The network of all devices for one run. own: this device's part. model, run: what hand.py opens, picklable.
+
+        Raises SluiceError, with the device's name, for what fails elsewhere.
+        """
+        payload = _packed((model, run))
+        self._waiting = True
+        try:
+            for hand in self._hands:
+                hand.say({"op": "open"}, payload)
+            with own as network:
+                for hand in self._hands:
+                    hand.answer(START_SECONDS)
+                self._waiting = False
+                yield _TeamNetwork(self, network)
+        finally:
+            if self._waiting:
+                self.close()  # whoever is in the middle of something cannot be told
+            for hand in self._hands:
+                with contextlib.suppress(SluiceError):  # one that has ended is missed when the next run begins
+                    hand.say({"op": "close"})
+
+    def tell_inputs(self, inputs: DenoiserInputs) -> None:
+        """The others begin with an evaluation."""
+        payload = _packed(inputs)
+        self._waiting = True
+        for hand in self._hands:
+            hand.say({"op": "call"}, payload)
+
+    def finished(self) -> None:
+        """An evaluation has come to its end here, and so everywhere: nobody waits for anybody."""
+        self._waiting = False
+
+    def reason(self, error: Exception) -> SluiceError | None:
+        """Why an evaluation failed, if another device is to blame."""
+        time.sleep(0.05)
+        complaints = [complaint for hand in self._hands if (complaint := hand.complaint(_LAST_WORDS / 4))]
+        if complaints:
+            return SluiceError(" ".join(complaints))
+        if isinstance(error, RuntimeError) and "imed out" in str(error):
+            names = " or ".join(hand.name for hand in self._hands)
+            return SluiceError(f"The device {names} did not answer for {self.settings.seconds:.0f} seconds.")
+        return None
+
+    def close(self) -> None:
+        """End all other processes."""
+        for hand in self._hands:
+            hand.end()
+        self._hands, self.share = [], None
+
+
+class _TeamNetwork:
+    """What a guider calls: the others are given the inputs, then this device computes its share."""
+
+    def __init__(self, team: Team, network: Network) -> None:
+        self._team, self._network = team, network
+
+    def __call__(self, inputs: DenoiserInputs) -> Tensor:
+        check_cancelled()
+        self._team.tell_inputs(inputs)
+        try:
+            with cancellable(lambda: None):  # devices that wait for each other cannot stop half-way
+                velocity = self._network(inputs)
+        except SluiceError:
+            raise
+        except Exception as error:
+            reason = self._team.reason(error)
+            if reason is None:
+                raise
+            raise reason from error
+        self._team.finished()
+        check_cancelled()
+        return velocity
+
+
+def _packed(value: Any) -> bytes:
+    """With all tensors on the CPU."""
+    buffer = io.BytesIO()
+    pickle.dump(_on_cpu(value), buffer, protocol=pickle.HIGHEST_PROTOCOL)
+    return buffer.getvalue()
+
+
+def _on_cpu(value: Any) -> Any:
+    return map_tensors(value, lambda tensor: tensor.detach().cpu())
