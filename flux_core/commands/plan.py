@@ -3,6 +3,7 @@
 MODEL is a file, or the name of a published one: flux1-dev, flux1-dev-fp8, flux1-dev-Q8_0, flux1-dev-Q4_K_S.gguf,
 flux1-schnell-fp8.safetensors and so on. Of files only headers are read. A step is observed on a model without weights,
 memory, as it is for every run (runtime/dry_run.py), and so torch is imported once it is clear what to plan for.
+With `--train lora` a training is planned (plan_training.py).
 """
 
 from __future__ import annotations
@@ -113,6 +114,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--link", type=_rate, metavar="GB/s", help="from RAM to the card")
     parser.add_argument("--disk", type=_rate, default=3.0, metavar="GB/s", help="of the disk (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    from .plan_training import add_arguments as add_training_arguments  # it builds on this file
+
+    add_training_arguments(parser)
     add_budget_arguments(parser)
 
 
@@ -131,6 +135,10 @@ def _compute(text: str) -> str | float:
 
 
 def run(args: Namespace) -> int:
+    if args.train:
+        from .plan_training import run as plan_training
+
+        return plan_training(args)
     model, target = open_model(args.model), target_of(args)
     job = job_of(args, target)
     beside = Beside(sum(lora_bytes(path) for path in args.lora), tuple(map(open_controlnet, args.controlnet)))
@@ -352,9 +360,9 @@ def page(made: Plan, target: Target, job: Job, rows: Sequence[Row]) -> list[str]
         "",
         *residency_map(made),
         "",
-        *_speed(made),
+        *speed(made),
         "",
-        *_memory(made, target),
+        *memory(made, target),
         *(["", *_formats(rows)] if rows else []),
     ]
 
@@ -384,7 +392,7 @@ def residency_map(made: Plan) -> list[str]:
     return [*(f"  {label:<{width}}  {row}" for label, row in rows.items()), f"  {'':<{width}}  {legend}"]
 
 
-def _speed(made: Plan) -> list[str]:
+def speed(made: Plan) -> list[str]:
     link = made.machine.link
     crossing = f", link {made.streamed_bytes / link:.2f} s" if link else ""
     disk = made.disk_bytes / made.machine.disk
@@ -396,7 +404,7 @@ def _speed(made: Plan) -> list[str]:
     ]
 
 
-def _memory(made: Plan, target: Target) -> list[str]:
+def memory(made: Plan, target: Target) -> list[str]:
     parts = {"resident weights": made.weight_bytes - made.ring_bytes, "ring": made.ring_bytes, **made.workload.fixed}
     lines = [f"  {name:<20}{format_size(size):>12}" for name, size in parts.items() if size]
     total = f"  {'peak':<20}{format_size(made.peak_bytes):>12}  of {format_size(target.memory)}"

@@ -210,15 +210,15 @@ class _Observer(TorchDispatchMode):
 
 
 class _WholeAttention(TorchFunctionMode):
-    """With gradients, attention is taken apart on the meta device, as no processor does it: here it stays one operation
-    that keeps what a fused kernel keeps."""
+    """Outside inference mode attention is taken apart on the meta device, as no processor does it: here it stays one
+    operation that keeps what a fused kernel keeps."""
 
     def __init__(self, observer: _Observer) -> None:
         super().__init__()
         self.observer = observer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention and torch.is_grad_enabled():
+        if func is F.scaled_dot_product_attention and not torch.is_inference_mode_enabled():
             query, key, value = args[:3]
             return _FusedAttention.apply(query, key, value, self.observer)  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))

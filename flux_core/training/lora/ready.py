@@ -224,7 +224,7 @@ def _observed(
     managed: ManagedFlux, lora: TrainedLora, heaviest: Pictures, place: str, loss: Loss
 ) -> tuple[DryRun, Hashable]:
     module = lora.beside(managed.module)
-    key = "walk", shapes_of(heaviest), branch_shapes(module), place
+    key = "walk", shapes_of(heaviest), branch_shapes(module), place == DEVICE  # elsewhere is elsewhere
     return managed.observed(key, lambda: observe_walk(module, heaviest, place, managed.dtype, loss)), key
 
 

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from ...cancel import check_cancelled
-from ...errors import InputError, SluiceError
+from ...errors import BudgetTooSmall, InputError, SluiceError
 from ...io.saving import write_whole
 from ...models.flux import Flux
 from ...runtime.handles import Autoencoder, FluxModel, TextEncoders
@@ -294,9 +294,22 @@ def plan_of(
     loss: Loss = squared,
 ) -> Foreseen | None:
     """What steps will need, with everything that training keeps. Raises BudgetTooSmall with what would do."""
-    lora = TrainedLora(layers, settings.rank, settings.scale_alpha, torch.device("meta"), model.dtype)
-    numbers = parameter_count(layers.values(), settings.rank)
-    return foreseen(model, lora, heaviest, loss, numbers * bytes_a_number(settings.optimiser, model.dtype))
+
+    def at(rank: int) -> Foreseen | None:
+        lora = TrainedLora(layers, rank, float(rank), torch.device("meta"), model.dtype)
+        numbers = parameter_count(layers.values(), rank)
+        return foreseen(model, lora, heaviest, loss, numbers * bytes_a_number(settings.optimiser, model.dtype))
+
+    try:
+        return at(settings.rank)
+    except BudgetTooSmall as error:
+        for rank in (rank for rank in (128, 64, 32, 16, 8, 4, 1) if rank < settings.rank):
+            try:
+                at(rank)
+            except BudgetTooSmall:
+                continue
+            raise BudgetTooSmall(f"{error} --rank {rank} would fit.") from None
+        raise BudgetTooSmall(f"{error} A smaller --rank alone would not do; try a smaller --size or --batch.") from None
 
 
 def bytes_a_number(optimiser: str, dtype: torch.dtype) -> int:

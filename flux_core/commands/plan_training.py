@@ -1,0 +1,169 @@
+"""`sluice plan MODEL --train lora`: memory, seconds a step, hours, and where everything lives, of a LoRA training.
+
+From the same planner as the training itself. What cannot work is refused with what would: the largest rank and size for
+this budget, the smallest budget for this rank.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from ..errors import BudgetTooSmall, InputError
+from ..memory.budget import format_size
+from ..memory.plan import Plan, plan, smallest_budget
+from ..memory.report import plan_record
+from ..memory.workload import Budget, GiB, MiB, Workload
+from ..training.lora.settings import OPTIMISERS, LoraSettings
+from . import plan as of_pictures
+
+if TYPE_CHECKING:
+    from ..runtime.flux_needs import Job
+
+RESERVE = 1.5  # times what is predicted, before a card has been measured: element-wise work is not in the rates
+PLACES = ("device", "ram", "disk")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, where block inputs wait in it, and seconds a step with their way there and back."""
+
+    plan: Plan
+    place: str
+    kept_bytes: int
+    seconds: float
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options that `sluice plan` has for trainings."""
+    group = parser.add_argument_group("training")
+    default = LoraSettings()
+    group.add_argument("--train", choices=("lora",), help="plan a training in place of images")
+    group.add_argument("--rank", type=int, default=default.rank, metavar="N", help="of the LoRA (default: %(default)s)")
+    group.add_argument("--layers", default=default.layers, help="as `train lora` takes them (default: %(default)s)")
+    group.add_argument("--steps", type=int, default=default.steps, metavar="N", help="default: %(default)s")
+    group.add_argument("--optimiser", choices=OPTIMISERS, default=default.optimiser, help="default: %(default)s")
+
+
+def run(args: Namespace) -> int:
+    """Print the plan. Raises BudgetTooSmall with what would do."""
+    model, target = of_pictures.open_model(args.model), of_pictures.target_of(args)
+    if model.config.in_channels != model.config.out_channels:
+        raise InputError(f"{model.name} takes more than images: LoRAs are trained on flux1-dev or flux1-schnell.")
+    size = args.size if "x" in args.size.lower() else f"{args.size}x{args.size}"
+    job = of_pictures.job_of(Namespace(size=size, batch=args.batch), target)
+    settings = LoraSettings(
+        rank=args.rank, layers=args.layers, steps=args.steps, optimiser=args.optimiser, batch=args.batch
+    )
+    try:
+        made = fastest(model, target, job, settings)
+    except BudgetTooSmall as error:
+        raise BudgetTooSmall(f"{error} {' '.join(what_would_do(model, target, job, settings))}") from None
+    if args.json:
+        record = plan_record(made.plan) | {"card": target.label, "block_inputs": made.place}
+        print(json.dumps(record | {"seconds_per_step": made.seconds, "hours": made.seconds * settings.steps / 3600}))
+        return 0
+    print("\n".join(page(made, target, job, settings)))
+    return 0
+
+
+def fastest(model: of_pictures.Model, target: of_pictures.Target, job: Job, settings: LoraSettings) -> Planned:
+    """Over the places for block inputs. Raises BudgetTooSmall if there is no plan for any."""
+    found: list[Planned] = []
+    refused: BudgetTooSmall | None = None
+    for place in PLACES if not target.cpu else ("device", "disk"):
+        workload, kept = workload_of(model, target, job, settings, place)
+        ram = max(0, target.ram - of_pictures.PROGRAM - (kept if place == "ram" else 0))
+        pinned = min(ram, max(0, target.ram - max(4 * GiB, target.ram // 4)))
+        try:
+            budget = Budget(target.memory, 0 if target.cpu else ram, 0 if target.cpu else pinned)
+            made = plan(workload, budget, target.machine)
+        except BudgetTooSmall as error:
+            refused = refused or error
+            continue
+        way = {"device": 0.0, "ram": 2 * kept / (target.machine.link or 1), "disk": 2 * kept / target.machine.disk}
+        found.append(Planned(made, place, kept, made.seconds + way[place]))
+    if not found:
+        assert refused is not None
+        raise refused
+    return min(found, key=lambda each: each.seconds)
+
+
+def workload_of(
+    model: of_pictures.Model, target: of_pictures.Target, job: Job, settings: LoraSettings, place: str
+) -> tuple[Workload, int]:
+    """One step with all that is on the device beside weights, and bytes of block inputs."""
+    from ..training.lora.needs import training_needs
+    from ..training.lora.steps import LOOK_AHEAD
+    from ..training.lora.training import bytes_a_number
+
+    found = training_needs(model.config, job, settings, place)
+    needs = found.needs
+    decoded = [prod(shape) for name, shape in needs.matrices.items() if model.decoded(name)]
+    fixed = {
+        "program" if target.cpu else "context and driver": of_pictures.PROGRAM
+        if target.cpu
+        else of_pictures.CONTEXT + of_pictures.HEADROOM,
+        "small weights": needs.small * job.itemsize,
+        "LoRA and moments": found.numbers * bytes_a_number(settings.optimiser, job.dtype),
+        "activations": needs.run.peak,
+        "workspace": max(128 * MiB, needs.run.peak // 20),
+        "decoding": max(decoded, default=0) * job.itemsize,
+        "modulation table": (LOOK_AHEAD + settings.validate) * needs.row_bytes(job),
+    }
+
+    def nbytes(name: str) -> int:
+        return model.nbytes(name, needs.matrices[name])
+
+    return needs.workload(model.name, nbytes, model.decoded, job.itemsize, fixed), found.kept_bytes
+
+
+def what_would_do(
+    model: of_pictures.Model, target: of_pictures.Target, job: Job, settings: LoraSettings
+) -> Iterator[str]:
+    """Sentences for what does not fit."""
+
+    def fits(job: Job, settings: LoraSettings) -> bool:
+        try:
+            return bool(fastest(model, target, job, settings))
+        except BudgetTooSmall:
+            return False
+
+    place = "disk" if target.cpu else "ram"
+    least = smallest_budget(workload_of(model, target, job, settings, place)[0], target.machine)
+    option = "--ram" if target.cpu else "--vram"
+    yield f"The smallest budget for rank {settings.rank} at this size is {option} {-(-least // MiB)}M."
+    ranks = [rank for rank in (256, 128, 64, 32, 16, 8, 4) if rank < settings.rank]
+    rank = next((rank for rank in ranks if fits(job, replace(settings, rank=rank))), None)
+    if rank is not None:
+        yield f"The largest rank that fits here is {rank}."
+        return
+    smaller = replace(settings, rank=min(settings.rank, 4))
+    sides = [side for side in (1024, 768, 512, 256) if side * side < job.width * job.height]
+    side = next((side for side in sides if fits(replace(job, width=side, height=side), smaller)), None)
+    if side is not None:
+        yield f"With {side}x{side} images it would work at rank {smaller.rank}."
+
+
+def page(made: Planned, target: of_pictures.Target, job: Job, settings: LoraSettings) -> list[str]:
+    """The whole answer for people."""
+    size = f"{job.width}x{job.height}" + (f", {job.batch} at a time" if job.batch > 1 else "")
+    where = {"device": "beside the weights", "ram": "in RAM", "disk": "on disk"}[made.place]
+    hours = made.seconds * settings.steps / 3600
+    return [
+        f"{made.plan.workload.name} · LoRA of rank {settings.rank} ({settings.layers}) at {size} · {target.label}, "
+        f"{format_size(target.memory)}",
+        "",
+        *of_pictures.residency_map(made.plan),
+        "",
+        f"  {made.seconds:.2f} s a step, forward and backward: {hours:.1f} hours for {settings.steps} steps",
+        f"  up to {made.seconds * RESERVE:.2f} s until a card has been measured: work on single numbers is not counted",
+        *of_pictures.speed(made.plan)[1:],
+        f"  block inputs wait {where} ({format_size(made.kept_bytes)} a step)",
+        "",
+        *of_pictures.memory(made.plan, target),
+    ]

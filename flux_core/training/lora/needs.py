@@ -1,0 +1,54 @@
+"""What a training step of a transformer needs and does at one size, observed on the meta device: no file, no weights.
+
+The same walk that trains is run there, and the same planner makes the plan: its schedule visits every weight twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+
+from ...models.flux import Flux
+from ...models.flux_config import FluxConfig
+from ...runtime.dry_run import META
+from ...runtime.flux_needs import FluxNeeds, Job, flux_needs
+from .adapter import TrainedLora, chosen_layers, parameter_count
+from .batches import shapes
+from .buckets import Bucket
+from .kept import DEVICE, RAM
+from .ready import kept_bytes, observe_walk
+from .settings import LoraSettings
+
+
+@dataclass(frozen=True)
+class TrainingNeeds:
+    """needs: with the uses and the peak of a whole step. Bytes of block inputs, and numbers of the LoRA."""
+
+    needs: FluxNeeds
+    kept_bytes: int
+    numbers: int
+
+
+def training_needs(config: FluxConfig, job: Job, settings: LoraSettings, place: str) -> TrainingNeeds:
+    """place: where block inputs wait (kept.py). Raises InputError for layers that the model does not have."""
+    return _observed(config, job, settings, DEVICE if place == DEVICE else RAM)
+
+
+@lru_cache(maxsize=16)
+def _observed(config: FluxConfig, job: Job, settings: LoraSettings, place: str) -> TrainingNeeds:
+    with torch.device(META):
+        flux = Flux(config).to(job.dtype).requires_grad_(False)
+    layers = chosen_layers(flux, settings.layers)
+    lora = TrainedLora(layers, settings.rank, settings.scale_alpha, META, job.dtype)
+    bucket = Bucket(job.width, job.height)
+    sizes = replace(settings, batch=job.batch)
+    heaviest = shapes(
+        sizes, bucket, job.text_tokens, config.context_dim, config.vec_dim, config.in_channels, config.guidance
+    )
+    run = observe_walk(lora.beside(flux), heaviest, place, job.dtype)
+    numbers = parameter_count(layers.values(), settings.rank)
+    return TrainingNeeds(
+        replace(flux_needs(config, job), run=run), kept_bytes(flux, lora, heaviest, job.dtype), numbers
+    )

@@ -1,0 +1,61 @@
+"""What `sluice plan --train lora` says: from the walk itself, at FLUX.1's width, and refusals with what would do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from math import prod
+
+import pytest
+from sluice.flux_core.commands.cli import main
+from sluice.flux_core.io.folders import TINY_MODELS
+from sluice.flux_core.models.flux_config import flux1
+from sluice.flux_core.runtime.flux_needs import Job
+from sluice.flux_core.training.lora.kept import DEVICE, RAM
+from sluice.flux_core.training.lora.needs import training_needs
+from sluice.flux_core.training.lora.settings import LoraSettings
+
+TINY = str(TINY_MODELS / "diffusion_models" / "sluice-tiny.safetensors")
+SHORT = replace(flux1(16, guidance=True), depth=2, depth_single=3)  # FLUX.1 with fewer blocks
+
+
+@pytest.mark.parametrize("side", (512, 1024))
+def test_memory_and_work_of_a_step_are_those_of_arithmetic(side: int) -> None:
+    job = Job(side, side)
+    found, moved = (training_needs(SHORT, job, LoraSettings(), place) for place in (DEVICE, RAM))
+    tokens = side * side // 256 + 512
+    unit = tokens * 3072 * 2
+    numbers = found.numbers * 2  # bytes of the gradients
+    assert found.kept_bytes == 5 * unit
+    assert 20 * unit < moved.needs.run.peak - numbers < found.needs.run.peak < 45 * unit + numbers
+    products = sum(use.products for use in found.needs.run.uses)
+    linear = 2 * tokens * sum(prod(found.needs.matrices[name]) for name in found.needs.streamed)
+    linear -= sum(tokens_unused(name, found.needs.matrices[name], side) for name in found.needs.streamed)
+    assert 2.5 * linear < products < 2.75 * linear, "forward, again without the last products, and back"
+    uses = [use.name for use in found.needs.run.uses]
+    assert uses.count("single_blocks.0.linear2.weight") == 2 and uses.count("single_blocks.0.linear1.weight") == 3
+
+
+def tokens_unused(name: str, shape: tuple[int, int], side: int) -> int:
+    """In double blocks each stream has matrices of its own."""
+    other = {"img": 512, "txt": side * side // 256}.get(name.split(".")[2][:3], 0)
+    return 2 * prod(shape) * other if name.startswith("double") else 0
+
+
+def test_the_command_tells_memory_time_and_places(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["plan", TINY, "--train", "lora", "--card", "rtx4060", "--size", "128", "--steps", "600", "--json"]) == 0
+    )
+    record = json.loads(capsys.readouterr().out)
+    assert record["block_inputs"] == "device" and 0 < record["hours"] == record["seconds_per_step"] / 6
+    assert record["fixed"]["LoRA and moments"] > 2**20
+    assert main(["plan", TINY, "--train", "lora", "--card", "cpu", "--size", "128", "--rank", "8"]) == 0
+    assert "forward and backward" in capsys.readouterr().out
+
+
+def test_what_cannot_work_is_refused_with_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", TINY, "--train", "lora", "--card", "rtx4060", "--size", "256", "--vram", "1000M"]
+    assert main([*words, "--rank", "512"]) == 1
+    assert "The largest rank that fits here is 256." in capsys.readouterr().err
+    assert main(["plan", "flux1-fill", "--train", "lora"]) == 1
+    assert "LoRAs are trained on flux1-dev" in capsys.readouterr().err
