@@ -41,6 +41,7 @@ CONTEXT = 450 * MiB  # of a process on a GPU before its first tensor
 HEADROOM = 256 * MiB  # left to the driver and to other programs
 PROGRAM = 400 * MiB  # of this program in RAM, PyTorch included
 UNKNOWN = "rtx4060"  # the card to plan for where none is named and none is found
+IMAGE_STEPS = 20  # of an image, where nothing else is said
 STEPS = 20  # rows of the modulation table that are planned for
 _CONTROLNET = re.compile(r"(?:controlnets\.([^.]+)-[0-9a-f]{8}\.)?(.+)")
 BLOCK = 4096  # of a disk, for a CPU
@@ -103,7 +104,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--card", metavar="NAME", help="rtx4060, rtx3070, gtx1070, ... or cpu (default: the card of this machine)"
     )
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="of an image (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help=f"of an image (default: {IMAGE_STEPS}), or of a training"
+    )
     parser.add_argument(
         "--compute",
         type=_compute,
@@ -135,6 +138,8 @@ def _compute(text: str) -> str | float:
 
 
 def run(args: Namespace) -> int:
+    if args.steps is not None and args.steps < 1:
+        raise InputError("There is at least 1 step.")
     if args.train:
         from .plan_training import run as plan_training
 
@@ -147,9 +152,7 @@ def run(args: Namespace) -> int:
             raise InputError(f"{net.key} was made for a transformer of another width than {model.name}.")
     made = plan_for(as_computed(model, target), target, job, beside)
     rows = compared(model, target, job, beside)
-    if args.steps < 1:
-        raise InputError("An image takes at least one step.")
-    ways = images(made.seconds, args.steps)
+    ways = images(made.seconds, args.steps or IMAGE_STEPS)
     if args.json:
         told = {"card": target.label, "formats": [row.record() for row in rows], "images": [w.record() for w in ways]}
         print(json.dumps(plan_record(made) | told))

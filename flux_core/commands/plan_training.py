@@ -45,7 +45,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     group.add_argument("--train", choices=("lora",), help="plan a training in place of images")
     group.add_argument("--rank", type=int, default=default.rank, metavar="N", help="of the LoRA (default: %(default)s)")
     group.add_argument("--layers", default=default.layers, help="as `train lora` takes them (default: %(default)s)")
-    group.add_argument("--steps", type=int, default=default.steps, metavar="N", help="default: %(default)s")
     group.add_argument("--optimiser", choices=OPTIMISERS, default=default.optimiser, help="default: %(default)s")
 
 
@@ -57,7 +56,11 @@ def run(args: Namespace) -> int:
     size = args.size if "x" in args.size.lower() else f"{args.size}x{args.size}"
     job = of_pictures.job_of(Namespace(size=size, batch=args.batch), target)
     settings = LoraSettings(
-        rank=args.rank, layers=args.layers, steps=args.steps, optimiser=args.optimiser, batch=args.batch
+        rank=args.rank,
+        layers=args.layers,
+        steps=args.steps or LoraSettings.steps,
+        optimiser=args.optimiser,
+        batch=args.batch,
     )
     try:
         made = fastest(model, target, job, settings)

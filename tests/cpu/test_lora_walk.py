@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,7 +165,8 @@ def table_bytes(path: Path, dtype: str) -> int:
     """What the pass over the adaLN matrices needs; of a model as small as this one it may be more than steps need."""
     model = load_flux(runtime_of(dtype, 1 << 40), path)
     managed = model.weights.managed(model.runtime.managers[CPU], model.dtype)
-    return sum(weight.nbytes + 8192 for weight in managed.modulation.weights) + MiB
+    nbytes: int = sum(weight.nbytes + 8192 for weight in managed.modulation.weights)
+    return nbytes + MiB
 
 
 def test_a_block_that_runs_out_of_memory_going_backwards_is_run_again(files: Files, tmp_path: Path) -> None:
@@ -176,16 +178,16 @@ def test_a_block_that_runs_out_of_memory_going_backwards_is_run_again(files: Fil
     )
     lora = lora_for(tight)
     with ready(tight, lora, given, DEVICE, tmp_path) as steps:
-        block, failures = steps.walk.blocks[1], iter((True, True))
-        forward = block.forward
+        block: Any = steps.walk.blocks[1]
+        forward, failures = block.forward, iter((True, True))
 
-        def failing(*args: Tensor) -> object:
+        def failing(*args: Any) -> object:
             result = forward(*args)
             if next(failures, False):
                 raise torch.OutOfMemoryError("made up")
             return result
 
-        block.forward = failing  # type: ignore[method-assign]
+        block.forward = failing
         first, second = steps.step(given), steps.step(given)
         assert next(failures, None) is None
     assert same((first.losses, list(first.gradients)), expected)
