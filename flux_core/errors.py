@@ -1,12 +1,12 @@
 """Every exception that a user can see.
 
     SluiceError                 the user can do something about it; the text says what
-    ├── WorkflowError           a picture or JSON file does not hold a workflow we can read
+    ├── WorkflowError           an image or JSON file does not hold a workflow we can read
     ├── PromptError             a workflow was read, but cannot run; carries every problem found
-    ├── MissingFileError        a model, tokenizer or input picture is not where it was looked for
+    ├── MissingFileError        a model, tokenizer or input image is not where it was looked for
     ├── FileFormatError         a file is there, but is not what its name or place promises
     ├── InputError              values that cannot work together (sizes, channels, options)
-    ├── NotFinite               numbers on the way to a picture became NaN or infinite
+    ├── NotFinite               numbers on the way to an image became NaN or infinite
     ├── BudgetTooSmall          the memory allowed cannot hold even the smallest working set
     └── Interrupted             the user stopped the run
 
@@ -47,7 +47,7 @@ class InputError(SluiceError, ValueError):
 
 
 class NotFinite(SluiceError, ArithmeticError):
-    """Numbers became NaN or infinite, so there is no picture. The text says where, and in which file if it is known."""
+    """Numbers became NaN or infinite, so there is no image. The text says where, and in which file if it is known."""
 
 
 class BudgetTooSmall(SluiceError):

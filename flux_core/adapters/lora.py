@@ -116,11 +116,11 @@ def _matched(tensors: Mapping[str, Tensor], targets: Targets) -> _Matched:
 
 
 def _check_numbers(name: str, tensors: Mapping[str, Tensor]) -> None:
-    """One number that is none makes the whole picture black. Raises InputError for it."""
+    """One number that is none makes the whole image black. Raises InputError for it."""
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor.sum(dtype=torch.float64)):  # NaN and infinity survive every sum
             raise InputError(
-                f"{name}: {key} holds numbers that are not finite (NaN or infinity), so no picture can come of it. "
+                f"{name}: {key} holds numbers that are not finite (NaN or infinity), so it cannot give an image. "
                 "Fetch the file again, or leave this LoRA out; its training may have diverged."
             )
 

@@ -158,7 +158,7 @@ def _lora(part: Part, model: Any) -> LoraUse:
 
 @contextmanager
 def _sleeps(device: torch.device, rng: random.Random) -> Iterator[None]:
-    """Random pauses between the commands of both streams turn every missing wait into a wrong picture."""
+    """Random pauses between the commands of both streams turn every missing wait into a wrong image."""
     kind: Any = CudaDevice if device.type == "cuda" else CpuDevice
     record = kind.record
 

@@ -66,13 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--what",
         choices=("flux", "t5", "job"),
         default="flux",
-        help="the transformer (default), a text encoder, or whole pictures",
+        help="the transformer (default), a text encoder, or whole images",
     )
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["fp8", "bf16"], help="of the weights")
     parser.add_argument("--ram", nargs="+", default=[], metavar="SIZE", help="budgets to measure under")
     parser.add_argument("--vram", default=AUTO, metavar="SIZE", help="on a GPU (default: what is free)")
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda")
-    parser.add_argument("--size", nargs="+", default=["256x256"], metavar="WxH", help="of the pictures")
+    parser.add_argument("--size", nargs="+", default=["256x256"], metavar="WxH", help="of the images")
     parser.add_argument(
         "--peers",
         action=argparse.BooleanOptionalAction,

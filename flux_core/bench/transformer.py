@@ -1,6 +1,6 @@
 """One step of the transformer at FLUX.1's width: ours beside diffusers', on the same weights, in turns, in one process.
 
-2 + 4 blocks of hidden size 3072, 1024 image tokens (a 512x512 picture) and 512 text tokens, guidance, random weights.
+2 + 4 blocks of hidden size 3072, 1024 image tokens (a 512x512 image) and 512 text tokens, guidance, random weights.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ def _as_convolution(stored: Stored) -> Stored:
     return replace(stored, shape=(*stored.shape, 1, 1))
 
 
-# -- pictures as prompts ---------------------------------------------------------------------------------------------
+# -- images as prompts ---------------------------------------------------------------------------------------------
 
 _VISION = ("vision_model.embeddings.", "vision_model.encoder.", "vision_model.post_layernorm.",
            "vision_model.pre_layrnorm.", "visual_projection.")  # fmt: skip

@@ -15,9 +15,9 @@ _SIGNS: tuple[tuple[bytes, str], ...] = (
     (b"\x80\x04", "a Python pickle, which can run code when opened"),
     (b"\x80\x05", "a Python pickle, which can run code when opened"),
     (b"version https://git-lfs", "a Git LFS pointer: the small stand-in for a file that was never fetched"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"RIFF", "a WebP picture or a sound"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"RIFF", "a WebP image or a sound"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
@@ -29,7 +29,7 @@ _SIGNS: tuple[tuple[bytes, str], ...] = (
 
 
 def seems(start: bytes) -> str | None:
-    """A noun with its article for what the first bytes look like ("a PNG picture"), or None."""
+    """A noun with its article for what the first bytes look like ("a PNG image"), or None."""
     for sign, noun in _SIGNS:
         if start.startswith(sign):
             return noun

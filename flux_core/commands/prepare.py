@@ -67,7 +67,7 @@ def prepared(
 
 
 def _changed_files(read: workflows.WorkflowFile, folders: Folders) -> Iterator[str]:
-    """Files that the picture was made with and that are others here; missing ones are told with what cannot run."""
+    """Files that the image was made with and that are others here; missing ones are told with what cannot run."""
     for one in compared(read.embedded.files, folders, hashes_of(folders.user)):
         if one.state == OTHER:
             yield one.text

@@ -1,6 +1,6 @@
 """ControlNets as a CONDITIONING carries them: under `control`, the one applied last, which knows those before it.
 
-Uses no network, no noise schedule and no latent size: sampling/controls.py fits the pictures to them.
+Uses no network, no noise schedule and no latent size: sampling/controls.py fits the images to them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ControlNetwork(Protocol):
 
     @property
     def modes(self) -> tuple[int, ...]:
-        """Numbers of the kinds of pictures that a union ControlNet is told."""
+        """Numbers of the kinds of images that a union ControlNet is told."""
         ...
 
     def hint(self, picture: Tensor, mask: Tensor | None, autoencoder: Any, height: int, width: int) -> Tensor:
@@ -34,13 +34,13 @@ class ControlNetwork(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ControlUse:
-    """A ControlNet with the picture it follows.
+    """A ControlNet with the image it follows.
 
-    picture         [B, H, W, C >= 3] in 0..1
+    image         [B, H, W, C >= 3] in 0..1
     strength        what its residuals are multiplied by
-    start, end      active from `start` to `end` of the way from noise to picture, 0..1
-    autoencoder     encodes the picture, for networks that take a latent
-    mask            [B, 1, H', W'], 1 = keep the picture; for networks that take one
+    start, end      active from `start` to `end` of the way from noise to image, 0..1
+    autoencoder     encodes the image, for networks that take a latent
+    mask            [B, 1, H', W'], 1 = keep the image; for networks that take one
     levels          the same as noise levels, the higher one first, in place of start and end
     previous        another one, which is added to it
     """
@@ -65,7 +65,7 @@ def with_control(conditionings: Sequence[Conditioning], use: ControlUse, to_othe
 
     to_others: conditionings of the same guider that have none of their own get it too.
     """
-    after: dict[int, ControlUse] = {}  # one for each that came before, so that pictures are fitted once
+    after: dict[int, ControlUse] = {}  # one for each that came before, so that images are fitted once
 
     def applied(values: dict[str, Any]) -> dict[str, Any]:
         previous = values.get("control")

@@ -1,4 +1,4 @@
-"""Tokens of pictures beside those of text (FLUX.1 Redux), and how much the others look at them.
+"""Tokens of images beside those of text (FLUX.1 Redux), and how much the others look at them.
 
 Uses no network.
 """
@@ -17,7 +17,7 @@ from .entries import Conditioning
 
 
 def with_style(conditioning: Conditioning, tokens: Tensor, strength: float, as_bias: bool) -> Conditioning:
-    """Every entry with the tokens [1, n, context_dim] of a picture behind its own.
+    """Every entry with the tokens [1, n, context_dim] of an image behind its own.
 
     as_bias: text and image attend to them with ln(strength) added to the logits; else they are multiplied by it. An
     entry that has an attention mask keeps it, with room for the new tokens.

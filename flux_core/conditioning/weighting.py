@@ -99,7 +99,7 @@ def _weighted(inside: str, outer: float) -> tuple[str, float]:
             weight = float(number)
         except ValueError:
             weight = math.nan
-        if math.isfinite(weight):  # "nan" and "inf" are words here: as weights they would blacken the picture
+        if math.isfinite(weight):  # "nan" and "inf" are words here: as weights they would blacken the image
             return text, weight
     return inside, outer * EMPHASIS
 

@@ -36,7 +36,7 @@ class Engine:
     titles: dict[str, str]
     executor: Executor
     tell: Callable[[Any, Any, str | None], None] = lambda event, data, client_id: None
-    preview: Callable[[Callable[[], Any]], Any] = lambda make: None  # a picture as a progress event carries it
+    preview: Callable[[Callable[[], Any]], Any] = lambda make: None  # an image as a progress event carries it
     free: Callable[[], None] = lambda: None
     own: frozenset[str] = field(default_factory=frozenset)
     absent: Callable[[str], Any] = lambda name: None  # what stands for a part of ComfyUI that is not offered

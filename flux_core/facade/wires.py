@@ -5,7 +5,7 @@
     Autoencoder   <-> comfy.sd.VAE
 
 They change where they enter a node, so that a pack's nodes hand each other what they made, and ours never see it. Every
-other kind of wire (pictures, masks, latents, conditionings, noise, levels) is the same in both.
+other kind of wire (images, masks, latents, conditionings, noise, levels) is the same in both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a picture's canvas says the same as the prompt it was made with: programs and people change one of the two.
+"""Whether an image's canvas says the same as the prompt it was made with: programs and people change one of the two.
 
 What cannot be told from the canvas is not compared: choices {a|b}, names of files to write, inputs of unknown classes.
 """

@@ -146,7 +146,7 @@ class Executor:
             self._run.events.progressed(call[0] if call else self._run.node_id, value, maximum, preview)
 
     def preview(self, image: Any) -> None:
-        """For nodes that show a picture without being a step further; handed on as `progress` does."""
+        """For nodes that show an image without being a step further; handed on as `progress` does."""
         if self._run is not None:
             call = current_call.get()
             self._run.events.previewed(call[0] if call else self._run.node_id, image)

@@ -1,4 +1,4 @@
-"""An API prompt as frozen nodes: what `POST /prompt` takes and what the `prompt` chunk of a picture holds.
+"""An API prompt as frozen nodes: what `POST /prompt` takes and what the `prompt` chunk of an image holds.
 
     {"3": {"class_type": "KSampler", "inputs": {"steps": 20, "model": ["4", 0]}, "_meta": {"title": "Sampler"}}}
 

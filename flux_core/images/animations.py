@@ -1,4 +1,4 @@
-"""Several pictures as one moving file, with the workflow inside as ComfyUI's editor looks for it."""
+"""Several images as one moving file, with the workflow inside as ComfyUI's editor looks for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def webp(
     prompt: Mapping[str, Any] | None,
     extra: Mapping[str, Any] | None,
 ) -> bytes:
-    """Pictures [B, H, W, C] as an animated WebP. `quality` 0 to 100; `method` is one of WEBP_METHODS."""
+    """Images [B, H, W, C] as an animated WebP. `quality` 0 to 100; `method` is one of WEBP_METHODS."""
     frames = [to_pil(image) for image in images]
     exif = frames[0].getexif()
     for tag, text in texts(prompt, extra):
@@ -45,7 +45,7 @@ def apng(
     prompt: Mapping[str, Any] | None,
     extra: Mapping[str, Any] | None,
 ) -> bytes:
-    """Pictures [B, H, W, C] as an animated PNG; `compress_level` 0 to 9."""
+    """Images [B, H, W, C] as an animated PNG; `compress_level` 0 to 9."""
     frames = [to_pil(image) for image in images]
     return with_workflow(_encoded(frames, "PNG", fps, compress_level=compress_level), prompt, extra)
 

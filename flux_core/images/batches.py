@@ -16,7 +16,7 @@ from .resize import repeat_to_batch, resize, resize_image
 
 
 def join_images(images: Sequence[Tensor]) -> Tensor:
-    """Pictures [B, H, W, C] in one batch; those without alpha are opaque among some that have it."""
+    """Images [B, H, W, C] in one batch; those without alpha are opaque among some that have it."""
     channels = max(image.shape[-1] for image in images)
     opaque = [F.pad(image, (0, channels - image.shape[-1]), value=1.0) for image in images]
     height, width = opaque[0].shape[1:3]
@@ -45,14 +45,14 @@ def join_latents(latents: Sequence[Latent]) -> Latent:
 
 
 def join(things: Sequence[Any]) -> Any:
-    """Latents, pictures or masks in one batch, whatever the first of them is."""
+    """Latents, images or masks in one batch, whatever the first of them is."""
     if isinstance(things[0], dict):
         return join_latents(things)
     return join_images(things) if things[0].ndim == 4 else join_masks(things)
 
 
 def cut_images(images: Sequence[Tensor], size: int) -> list[Tensor]:
-    """All pictures of a list of batches, in batches of `size`; the last may be smaller."""
+    """All images of a list of batches, in batches of `size`; the last may be smaller."""
     singles = [batch[at : at + 1] for batch in images for at in range(len(batch))]
     return [torch.cat(singles[at : at + size]) for at in range(0, len(singles), size)]
 

@@ -1,4 +1,4 @@
-"""Edges of a picture (Canny 1986), for FLUX.1-Canny and its LoRA. The numbers are those of kornia, which ComfyUI uses.
+"""Edges of an image (Canny 1986), for FLUX.1-Canny and its LoRA. The numbers are those of kornia, which ComfyUI uses.
 
 Grey, smoothed by a Gaussian; the gradient of Sobel, not normalised; only ridges of it; and of the weak ridges only
 those that touch a strong one.
@@ -15,12 +15,12 @@ from torch import Tensor
 from ..errors import InputError
 
 GREY = (0.299, 0.587, 0.114)
-EPSILON = 1e-6  # under the root: what a flat picture's gradient is the root of
+EPSILON = 1e-6  # under the root: what a flat image's gradient is the root of
 AROUND = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))  # (dy, dx), clockwise from the right
 
 
 def canny(image: Tensor, low: float, high: float) -> Tensor:
-    """Picture [B, H, W, C] in 0..1 -> its edges, 0 or 1, [B, H, W, 3].
+    """Image [B, H, W, C] in 0..1 -> its edges, 0 or 1, [B, H, W, 3].
 
     low, high: gradients from which on a ridge is weak and strong; a step from black to white has about 2.6.
     Raises InputError if low is above high.

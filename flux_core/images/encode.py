@@ -1,6 +1,6 @@
-"""One picture as the bytes of a file: PNG with 8 or 16 bits, JPEG, WebP, OpenEXR, AVIF, each with the workflow inside.
+"""One image as the bytes of a file: PNG with 8 or 16 bits, JPEG, WebP, OpenEXR, AVIF, each with the workflow inside.
 
-Pictures are [H, W, C] with 1 (grey), 3 or 4 channels. Values beyond 0..1 are kept by OpenEXR alone.
+Images are [H, W, C] with 1 (grey), 3 or 4 channels. Values beyond 0..1 are kept by OpenEXR alone.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def exr(image: Tensor, colour_space: str, prompt: Json, extra: Json) -> bytes:
 def avif(
     images: Tensor, depth: str, colour_space: str, crf: int, fps: float | None, prompt: Json, extra: Json
 ) -> bytes:
-    """Pictures [B, H, W, C] as one AVIF of 8 bits, moving if there are several. `crf` from 1 (best) to 63.
+    """Images [B, H, W, C] as one AVIF of 8 bits, moving if there are several. `crf` from 1 (best) to 63.
 
     Raises InputError for 10 bits and for colours beyond sRGB, which Pillow does not write.
     """
@@ -107,7 +107,7 @@ def hlg_to_linear(light: Tensor) -> Tensor:
 
 
 def as_file(image: Tensor, kind: str, quality: int, lossless: bool, prompt: Json = None, extra: Json = None) -> bytes:
-    """A picture as "png", "jpeg" or "webp", with the workflow. quality: 1 to 100, of JPEG and of lossy WebP."""
+    """An image as "png", "jpeg" or "webp", with the workflow. quality: 1 to 100, of JPEG and of lossy WebP."""
     if kind == "png":
         return encode_png(to_pil(image), prompt, extra)
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Picture files <-> tensors: RGB [B, H, W, 3] in 0..1 and masks [B, H, W], where 1 is transparent.
+"""Image files <-> tensors: RGB [B, H, W, 3] in 0..1 and masks [B, H, W], where 1 is transparent.
 
 Reading is ComfyUI's: camera rotation applied, several frames become a batch, alpha becomes the mask. Uses no folders.
 """
@@ -22,13 +22,13 @@ from ..limits import check_room
 if TYPE_CHECKING:
     from PIL import Image
 
-UNMASKED = (64, 64)  # the size of the mask of a picture without transparency
+UNMASKED = (64, 64)  # the size of the mask of an image without transparency
 
 
 def load(path: Path) -> tuple[Tensor, Tensor]:
-    """A picture and its mask (all 0 without transparency). Frames of another size than the first are left out.
+    """An image and its mask (all 0 without transparency). Frames of another size than the first are left out.
 
-    Raises MissingFileError, FileFormatError, or InputError for a picture no memory here could hold.
+    Raises MissingFileError, FileFormatError, or InputError for an image no memory here could hold.
     """
     from PIL import ImageSequence
 
@@ -51,7 +51,7 @@ def load(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def load_channel(path: Path, channel: str) -> Tensor:
-    """One channel ("red", "green", "blue", "alpha") of a picture as a mask [1, H, W]; alpha counts inverted.
+    """One channel ("red", "green", "blue", "alpha") of an image as a mask [1, H, W]; alpha counts inverted.
 
     Raises as `load` does.
     """
@@ -81,14 +81,14 @@ def from_bytes(data: bytes, name: str = "the image") -> Tensor:
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """One picture [H, W, C] as 8-bit PIL image: values are cut to 0..1 and truncated to 256 steps. C 1 is grey.
+    """One image [H, W, C] as 8-bit PIL image: values are cut to 0..1 and truncated to 256 steps. C 1 is grey.
 
-    Raises NotFinite for a picture with NaN in it, which would be black there.
+    Raises NotFinite for an image with NaN in it, which would be black there.
     """
     from PIL import Image
 
     if image.isnan().any():
-        raise NotFinite("The picture holds numbers that are none (NaN): a node before this one made them.")
+        raise NotFinite("The image contains values that are not numbers (NaN). A node before this one made them.")
     values = (255.0 * image.cpu().numpy()).clip(0, 255).astype(np.uint8)
     return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
 
@@ -115,12 +115,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except SluiceError:
         raise
     except FileNotFoundError:
-        raise MissingFileError(f"There is no picture {path}.") from None
+        raise MissingFileError(f"There is no image {path}.") from None
     except UnidentifiedImageError:
-        wrong = "a picture of no known format" if path.stat().st_size else "empty"
+        wrong = "not an image of a known format" if path.stat().st_size else "empty"
         raise FileFormatError(f"{path.name} is {wrong}.") from None
     except Exception as error:  # Pillow's readers raise whatever their format's parser met
-        raise FileFormatError(f"{path.name} is no picture that can be read: {error}") from error
+        raise FileFormatError(f"{path.name} is not an image that can be read: {error}") from error
 
 
 def _upright(frame: Image.Image) -> Image.Image:

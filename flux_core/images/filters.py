@@ -1,4 +1,4 @@
-"""Pictures blurred, sharpened, blended. Pictures are [B, H, W, C] in 0..1."""
+"""Images blurred, sharpened, blended. Images are [B, H, W, C] in 0..1."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def blur(image: Tensor, radius: int, sigma: float) -> Tensor:
 
 
 def sharpen(image: Tensor, radius: int, sigma: float, strength: float) -> Tensor:
-    """The picture plus 10 `strength` times its difference from its blur, cut to 0..1."""
+    """The image plus 10 `strength` times its difference from its blur, cut to 0..1."""
     kernel = _gaussian(radius, sigma) * (-10 * strength)
     kernel[radius, radius] += 1.0 - kernel.sum()
     return _convolved(image, kernel, radius).clamp(0, 1)
@@ -27,7 +27,7 @@ def sharpen(image: Tensor, radius: int, sigma: float, strength: float) -> Tensor
 def blend(under: Tensor, over: Tensor, share: float, mode: str) -> Tensor:
     """`share` of what `mode` makes of both, the rest `under`. `over` takes the size of `under`, cropped."""
     over = over[..., : under.shape[-1]]
-    if over.shape[-1] < under.shape[-1]:  # the lower picture's transparency gives way
+    if over.shape[-1] < under.shape[-1]:  # the lower image's transparency gives way
         under = torch.cat((under[..., :-1], torch.ones_like(under[..., -1:])), dim=-1)
         over = torch.cat((over, torch.ones_like(over[..., -1:])), dim=-1)
     if over.shape[1:3] != under.shape[1:3]:
@@ -62,10 +62,10 @@ def _gaussian(radius: int, sigma: float) -> Tensor:
 
 
 def _convolved(image: Tensor, kernel: Tensor, radius: int) -> Tensor:
-    """Every channel with the same kernel. Raises InputError if the picture is no larger than the radius."""
+    """Every channel with the same kernel. Raises InputError if the image is no larger than the radius."""
     if min(image.shape[1:3]) <= radius:
         height, width = image.shape[1:3]
-        raise InputError(f"The radius is {radius}, and the picture only {width}x{height}. Use a smaller radius.")
+        raise InputError(f"The radius is {radius}, and the image only {width}x{height}. Use a smaller radius.")
     channels = image.shape[-1]
     padded = F.pad(image.movedim(-1, 1), (radius,) * 4, mode="reflect")
     return F.conv2d(padded, kernel.to(image).expand(channels, 1, -1, -1), groups=channels).movedim(1, -1)

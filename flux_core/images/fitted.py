@@ -1,6 +1,6 @@
-"""Pictures fitted into a size by the rules of nodes that workflows bring from other packs.
+"""Images fitted into a size by the rules of nodes that workflows bring from other packs.
 
-Pictures are [B, H, W, C] in 0..1, masks [B, H, W]. Sizes are in pixels.
+Images are [B, H, W, C] in 0..1, masks [B, H, W]. Sizes are in pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def essentials_resize(
 ) -> Tensor:
     """ComfyUI_essentials' resizing: "stretch", "keep proportion", "fill / crop" or "pad", under a condition of `WHEN`.
 
-    A side of 0 follows the picture. The result is cut in the middle to multiples of `multiple`, and to 0..1.
+    A side of 0 follows the image. The result is cut in the middle to multiples of `multiple`, and to 0..1.
     """
     tall, wide = image.shape[1:3]
     if multiple > 1:
@@ -51,7 +51,7 @@ def essentials_resize(
 
 
 def _within(wide: int, tall: int, width: int, height: int, padded: bool) -> tuple[int, int, tuple[int, int, int, int]]:
-    """The size that fits into `width` x `height` in the picture's shape, and what is missing on each side of it."""
+    """The size that fits into `width` x `height` in the image's shape, and what is missing on each side of it."""
     if width == 0:
         width = LARGEST if tall < height else wide
     if height == 0:
@@ -64,7 +64,7 @@ def _within(wide: int, tall: int, width: int, height: int, padded: bool) -> tupl
 
 
 def _covering(wide: int, tall: int, width: int, height: int) -> tuple[int, int, tuple[int, int, int, int]]:
-    """The size that covers `width` x `height` in the picture's shape, and what of it is kept."""
+    """The size that covers `width` x `height` in the image's shape, and what of it is kept."""
     ratio = max(width / wide, height / tall)
     across, down = round(wide * ratio), round(tall * ratio)
     x, y = max(0, (across - width) // 2), max(0, (down - height) // 2)
@@ -94,7 +94,7 @@ def _cut_to_multiple(image: Tensor, multiple: int) -> Tensor:
 
 
 def kj_size(wide: int, tall: int, width: int, height: int, proportion: str, multiple: int) -> tuple[int, int, int, int]:
-    """KJNodes' size: width and height of the resized picture, and of the frame that it is to stand in.
+    """KJNodes' size: width and height of the resized image, and of the frame that it is to stand in.
 
     proportion: "stretch", "resize" (fits into the frame), "pad" (the same, on a ground), "crop", "total_pixels".
     """
@@ -112,7 +112,7 @@ def kj_size(wide: int, tall: int, width: int, height: int, proportion: str, mult
         new = width or wide, height or tall
     frame = (width, height) if proportion.startswith("pad") and width and height else new
     cut = tuple(side - side % multiple for side in new) if multiple > 1 else new
-    # What was added around the uncut picture stays; the frame is then filled up to the next multiple.
+    # What was added around the uncut image stays; the frame is then filled up to the next multiple.
     around = tuple(cut[n] + frame[n] - new[n] for n in (0, 1))
     if multiple > 1 and frame != new:
         around = tuple(math.ceil(side / multiple) * multiple for side in around)
@@ -123,7 +123,7 @@ def kj_resize(
     image: Tensor, mask: Tensor | None, size: tuple[int, int], method: str, proportion: str,
     colour: tuple[float, ...], position: str, multiple: int,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """KJNodes' resizing of a picture and a mask of the same size. Raises InputError for a proportion it has not.
+    """KJNodes' resizing of an image and a mask of the same size. Raises InputError for a proportion it has not.
 
     colour: of the ground, in 0..1. position: "center", "top", "bottom", "left" or "right", of what is kept or framed.
     """
@@ -223,7 +223,7 @@ def soften(mask: Tensor, size: int) -> Tensor:
 
 
 def nearest_shape(wide: int, tall: int, sizes: tuple[tuple[int, int, float], ...]) -> tuple[int, int]:
-    """Of sizes (width, height, ratio) the one whose ratio is nearest to the picture's."""
+    """Of sizes (width, height, ratio) the one whose ratio is nearest to the image's."""
     width, height, _ = min(sizes, key=lambda size: abs(wide / tall - size[2]))
     return width, height
 

@@ -17,11 +17,11 @@ from .resize import repeat_to_batch, resize
 Latent = dict[str, Any]
 
 
-COPIES = 6  # of a latent that a run has at the least: start, noise, state, what the network sees and says, picture
+COPIES = 6  # of a latent that a run has at the least: start, noise, state, what the network sees and says, image
 
 
 def empty(width: int, height: int, batch: int, channels: int) -> Latent:
-    """Zeros for a picture of `width` x `height` pixels. Raises InputError when no machine like this could hold it."""
+    """Zeros for an image of `width` x `height` pixels. Raises InputError when no machine like this could hold it."""
     cells = batch * (width // CELL) * (height // CELL)
     check_room(f"A batch of {batch} latents for {width}x{height} pixels", COPIES * cells * CHANNELS * 4)
     return {"samples": torch.zeros(batch, channels, height // CELL, width // CELL)}
@@ -54,7 +54,7 @@ def repeat(latent: Latent, times: int) -> Latent:
 
 
 def upscale(latent: Latent, width: int, height: int, method: str, crop: str) -> Latent:
-    """Resize to a picture of `width` x `height` pixels. Both 0: unchanged. One 0: that side follows the other."""
+    """Resize to an image of `width` x `height` pixels. Both 0: unchanged. One 0: that side follows the other."""
     if width == 0 and height == 0:
         return latent
     rows, columns = latent["samples"].shape[-2:]

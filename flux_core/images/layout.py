@@ -1,4 +1,4 @@
-"""Pictures cut, turned, set beside one another, put on a larger ground. Pictures are [B, H, W, C] in 0..1."""
+"""Images cut, turned, set beside one another, put on a larger ground. Images are [B, H, W, C] in 0..1."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fit_into(image: Tensor, width: int, height: int, colour: str, method: str) -
     batch, old_height, old_width, channels = image.shape
     scale = min(width / old_width, height / old_height)
     columns, rows = int(old_width * scale), int(old_height * scale)
-    check_room(f"{batch} pictures of {width}x{height} pixels", batch * width * height * channels * 4)
+    check_room(f"{batch} images of {width}x{height} pixels", batch * width * height * channels * 4)
     ground = image.new_full((batch, height, width, channels), COLOURS[colour][0])
     top, left = (height - rows) // 2, (width - columns) // 2
     fitted = resize(image.movedim(-1, 1), columns, rows, method).movedim(1, -1)
@@ -53,7 +53,7 @@ def stitch(first: Tensor, second: Tensor, direction: str, match: bool, gap: int,
     """Set `second` to the right, below ("down"), left or above ("up") of `first`.
 
     match: give it the height (beside) or the width (above, below) of the first; else the smaller one is centred on a
-    ground. gap: pixels between them, made even. The last picture of the smaller batch is repeated.
+    ground. gap: pixels between them, made even. The last image of the smaller batch is repeated.
     """
     across = direction in ("left", "right")
     batch = max(len(first), len(second))

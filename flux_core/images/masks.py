@@ -85,6 +85,6 @@ def combine(target: Tensor, source: Tensor, x: int, y: int, operation: str) -> T
 
 
 def of_colour(image: Tensor, colour: int) -> Tensor:
-    """[B, H, W]: 1 where a picture has exactly this colour, 0xRRGGBB, in 8 bits."""
+    """[B, H, W]: 1 where an image has exactly this colour, 0xRRGGBB, in 8 bits."""
     wanted = torch.tensor([colour >> 16, colour >> 8 & 255, colour & 255], device=image.device)
     return ((image[..., :3].clamp(0, 1) * 255).round() == wanted).all(-1).float()

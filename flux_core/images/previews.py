@@ -1,4 +1,4 @@
-"""Pictures of an unfinished picture, as often as they are cheap.
+"""Images of an unfinished image, as often as they are cheap.
 
 A preview is a projection of the latent and a small JPEG of it. Between two of them passes fifty times as long as the
 last one took, so that they cost less than 2 % of the time: with real models that is one at every step.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHARE = 50  # a preview may take 1/50 of the time
 SIZE = 512  # pixels; previews are fitted into a square of this side
-ENLARGED = 8  # at most: a latent has an eighth of its picture's side
+ENLARGED = 8  # at most: a latent has an eighth of its image's side
 QUALITY = 95
 
 
@@ -43,7 +43,7 @@ class Throttle:
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """The picture, as large as what it is a preview of if that is not too large."""
+    """The image, as large as what it is a preview of if that is not too large."""
     buffer = io.BytesIO()
     scale = min(ENLARGED, SIZE / max(image.size))
     image = image.convert("RGB").resize([max(1, round(side * scale)) for side in image.size])

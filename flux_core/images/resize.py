@@ -1,6 +1,6 @@
 """Sizes of pictures: resizing, cropping, padding, blending. ComfyUI's rules, so that its workflows give its pixels.
 
-A picture here is [B, H, W, C] with values 0..1, a plane [B, C, H, W]. Uses no files, no nodes and no models.
+An image here is [B, H, W, C] with values 0..1, a plane [B, C, H, W]. Uses no files, no nodes and no models.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def resize(planes: Tensor, width: int, height: int, method: str, crop: str = "di
 
 
 def resize_image(image: Tensor, width: int, height: int, method: str, crop: str = "disabled") -> Tensor:
-    """`resize` for a picture [B, H, W, C]. Both sizes 0: unchanged. One 0: that side follows the other."""
+    """`resize` for an image [B, H, W, C]. Both sizes 0: unchanged. One 0: that side follows the other."""
     if width == 0 and height == 0:
         return image
     old_height, old_width = image.shape[1:3]
@@ -72,9 +72,9 @@ def kontext_size(width: int, height: int) -> tuple[int, int]:
 def pad_for_outpaint(
     image: Tensor, left: int, top: int, right: int, bottom: int, feathering: int
 ) -> tuple[Tensor, Tensor]:
-    """The picture on a larger grey canvas, and the mask [1, H, W] of what is to be painted.
+    """The image on a larger grey canvas, and the mask [1, H, W] of what is to be painted.
 
-    Inside the old picture the mask falls off quadratically over `feathering` pixels from every side that grew.
+    Inside the old image the mask falls off quadratically over `feathering` pixels from every side that grew.
     """
     batch, height, width, channels = image.shape
     canvas = image.new_full((batch, top + height + bottom, left + width + right, channels), 0.5)

@@ -1,4 +1,4 @@
-"""A picture or a mask in another size, by the rules of ComfyUI's ResizeImageMaskNode."""
+"""An image or a mask in another size, by the rules of ComfyUI's ResizeImageMaskNode."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def resized(
 ) -> Tensor:
     """[B, H, W, C] or [B, H, W] in the size that `resize_type` and what belongs to it say. Raises InputError.
 
-    Two sides of 0 leave the picture as it is; one of them follows the other.
+    Two sides of 0 leave the image as it is; one of them follows the other.
     """
     tall, wide = picture.shape[1:3]
     if resize_type in ("scale dimensions", "scale width", "scale height"):

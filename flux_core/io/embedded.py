@@ -1,4 +1,4 @@
-"""The workflow that a file carries: in the texts of a picture, or as JSON in any of the forms people keep it in.
+"""The workflow that a file carries: in the texts of an image, or as JSON in any of the forms people keep it in.
 
     a canvas            {"nodes": [...], "links": [...]}                     what the editor saves
     an API prompt       {"3": {"class_type": ..., "inputs": {...}}, ...}     what the editor sends
@@ -42,7 +42,7 @@ class Embedded:
 def read_workflow(path: str | Path) -> Embedded:
     """The workflow in a PNG, WebP, JPEG, AVIF or JSON file.
 
-    Raises MissingFileError, or WorkflowError when the file is damaged, hostile, no picture, or carries no workflow.
+    Raises MissingFileError, or WorkflowError when the file is damaged, hostile, no image, or carries no workflow.
     """
     path = Path(path)
     try:
@@ -74,7 +74,7 @@ def _read(file: BinaryIO, name: str) -> Embedded:
         return from_document(strict_json.loads(file.read(MAX_TEXT + 1), name), name)
     if not head:
         raise WorkflowError(f"{name} is empty.")
-    raise WorkflowError(f"{name} is neither a picture (PNG, WebP, JPEG, AVIF) nor a JSON workflow.")
+    raise WorkflowError(f"{name} is neither an image (PNG, WebP, JPEG, AVIF) nor a JSON workflow.")
 
 
 _STRIPPED = (
@@ -83,14 +83,14 @@ _STRIPPED = (
 )
 
 
-# Pictures ------------------------------------------------------------------------------------------------------------
+# Images ------------------------------------------------------------------------------------------------------------
 
 
 _Texts = Iterable[tuple[str, str | WorkflowError]]
 
 
 def _from_texts(texts: _Texts, name: str) -> Embedded:
-    """From the texts of a picture. One that is damaged is left out with a note if another is whole."""
+    """From the texts of an image. One that is damaged is left out with a note if another is whole."""
     found = {key.lower(): text for key, text in texts}  # the last of two wins, as in the browser
     parts: dict[str, Any] = {}
     damages: list[WorkflowError] = []
@@ -210,7 +210,7 @@ def is_prompt(value: Any) -> bool:
 def clean_prompt(value: Any, what: str = "The prompt") -> dict[str, Any]:
     """A copy of an API prompt holding only class_type, inputs and the strings of _meta.
 
-    ComfyUI would believe an `is_changed` found beside them and show yesterday's picture. A node without class_type
+    ComfyUI would believe an `is_changed` found beside them and show yesterday's image. A node without class_type
     keeps lacking it: that is for validation to report. Raises WorkflowError for a wrong shape or too many nodes.
     """
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""EXIF blocks, where WebP, JPEG and AVIF pictures carry their workflow, and the way to them through each container.
+"""EXIF blocks, where WebP, JPEG and AVIF images carry their workflow, and the way to them through each container.
 
     WebP: RIFF chunk "EXIF" | JPEG: segment APP1 "Exif" 0 0 | AVIF: an item of type "Exif", placed by `iinf` and `iloc`
     the block is a TIFF header; ComfyUI's editor looks for texts "prompt:{...}" and "workflow:{...}" in its directory

@@ -81,7 +81,7 @@ PUBLISHED: tuple[tuple[str, str], ...] = (
 _NO_SHARD = ShardName("", 0, 0, "")
 
 TINY_MODELS = Path(__file__).resolve().parents[1] / "tiny" / "models"
-TINY_INPUT = TINY_MODELS.parent / "input"  # pictures that the shipped workflows begin with
+TINY_INPUT = TINY_MODELS.parent / "input"  # images that the shipped workflows begin with
 
 
 class Folders:

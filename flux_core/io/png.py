@@ -1,4 +1,4 @@
-"""PNG as a container of texts: read them out of its chunks, and write a picture with texts in it.
+"""PNG as a container of texts: read them out of its chunks, and write an image with texts in it.
 
     89 'PNG' 0D 0A 1A 0A | IHDR | tEXt "prompt" NUL json | tEXt "workflow" NUL json | IDAT ... | IEND
     each chunk: length (4, big endian), type (4), data (length), CRC (4)
@@ -157,8 +157,8 @@ def _inflate(stream: bytes, name: str) -> bytes:
 def _whole_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
     file = BytesIO(png)
     if not png.startswith(SIGNATURE):
-        raise WorkflowError("The picture to be saved is not a PNG.")
-    for kind, length in _chunks(file, "The picture to be saved"):
+        raise WorkflowError("The image to be saved is not a PNG.")
+    for kind, length in _chunks(file, "The image to be saved"):
         yield kind, file.read(length)
 
 

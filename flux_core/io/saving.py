@@ -29,7 +29,7 @@ _IN_USE = (5, 32)  # what Windows says of a file that somebody has open: access 
 
 @dataclass
 class Place:
-    """A name with a running number in a folder. `save` may be called once for each picture of a batch."""
+    """A name with a running number in a folder. `save` may be called once for each image of a batch."""
 
     folder: Path
     subfolder: str  # of the output folder, as reported to the browser
@@ -52,7 +52,7 @@ class Place:
 
 
 def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int = 0) -> Place:
-    """Where pictures with this file name prefix go, below the folder `root`; missing folders are made.
+    """Where images with this file name prefix go, below the folder `root`; missing folders are made.
 
     `%width% %height%` (pixels) and `%year% %month% %day% %hour% %minute% %second%` (local time) are filled in here,
     `%batch_num%` when saving. Slashes make subfolders, as backslashes do in workflows from Windows; the colon of a
@@ -72,7 +72,7 @@ def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int
 
 
 def check_prefix(prefix: str, root: str | os.PathLike[str]) -> None:
-    """Whether `place` would take this prefix, asked before there is a picture; makes nothing. Raises InputError."""
+    """Whether `place` would take this prefix, asked before there is an image; makes nothing. Raises InputError."""
     subfolder, name = os.path.split(os.path.normpath(_filled(prefix, 1, 1)))
     folder = _folder(prefix, subfolder, name, root)
     if len(os.fsencode(name)) > LONGEST_NAME:

@@ -1,10 +1,10 @@
-"""Vision encoders as CLIP and SigLIP have them (Radford et al. 2021, Zhai et al. 2023): a picture to tokens.
+"""Vision encoders as CLIP and SigLIP have them (Radford et al. 2021, Zhai et al. 2023): an image to tokens.
 
     SigLIP   no class token; the last hidden state goes through the final norm: what FLUX.1 Redux reads
     CLIP     a class token; its final state is projected into the space that texts share: what IP-Adapters read
 
 Attribute names are Hugging Face's keys. Activations are float32; weights may be stored in any number type. Uses no
-files, and of a picture's size only what the encoder needs.
+files, and of an image's size only what the encoder needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .linear import Linear
 from .strides import row_major
 
 _HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16, 1664: 16}  # by width, of the published ones
-_MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's pictures
+_MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's images
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class VisionConfig:
 
     @property
     def tokens(self) -> int:
-        """Of one picture."""
+        """Of one image."""
         return (self.size // self.patch) ** 2 + (0 if self.siglip else 1)
 
 
@@ -203,7 +203,7 @@ class Mlp(nn.Module):
 
 
 def pixels_for(image: Tensor, config: VisionConfig, crop: bool) -> Tensor:
-    """A picture [B, H, W, C >= 3] in 0..1 as an encoder wants it: [B, 3, size, size], normalised.
+    """An image [B, H, W, C >= 3] in 0..1 as an encoder wants it: [B, 3, size, size], normalised.
 
     crop: keep the shape and cut out the middle; else squash. Resized with antialiasing, in steps of 1/255.
     """

@@ -1,16 +1,16 @@
-"""ControlNets for FLUX.1: a few blocks like the transformer's, which also see a picture to follow, and what they add.
+"""ControlNets for FLUX.1: a few blocks like the transformer's, which also see an image to follow, and what they add.
 
 A ControlNet (Zhang et al. 2023) is evaluated before the transformer with the same latent, text and time. The image
 stream after each of its blocks goes through a layer of its own and is added to the transformer's after several blocks.
 Three families, told by their tensors:
 
-    latent      InstantX, Shakker, alimama: the picture comes as a latent; alimama's has a mask as 17th channel; "union"
-                models have an embedding for each kind of picture, which becomes the first text token
-    picture     XLabs: the picture comes in pixels, through convolutions that make a latent of it
+    latent      InstantX, Shakker, alimama: the image comes as a latent; alimama's has a mask as 17th channel; "union"
+                models have an embedding for each kind of image, which becomes the first text token
+    image     XLabs: the image comes in pixels, through convolutions that make a latent of it
     mistoline   MistoLine: as XLabs, with other convolutions, and an activation behind the layer of each block
 
 Attribute names are the keys of the files, those of the blocks BFL's.
-Independent of: devices, storage formats, where the picture comes from.
+Independent of: devices, storage formats, where the image comes from.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _POINTWISE = {"picture": (), "mistoline": (1, 8)}  # which of them see one pixel
 
 
 class ControlNet(FluxBody):
-    """What one picture to follow adds to the image tokens of the transformer."""
+    """What one image to follow adds to the image tokens of the transformer."""
 
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__(config.body)
@@ -103,7 +103,7 @@ class ControlNet(FluxBody):
         return self._vector(sinusoids(self._placed(timesteps, dtype)), pooled, guidance, dtype)
 
     def _hint_tokens(self, hint: Tensor, x: Tensor) -> Tensor:
-        """Patches of the picture, [B, T, 4 * hint_channels], of a latent or of what the convolutions make of pixels."""
+        """Patches of the image, [B, T, 4 * hint_channels], of a latent or of what the convolutions make of pixels."""
         if not self.config.takes_latent:
             stem = self.input_hint_block if self.config.kind == "picture" else self.input_cond_block
             hint = stem(hint * 2.0 - 1.0)
@@ -116,12 +116,12 @@ class ControlNet(FluxBody):
         return latents.pack(hint)
 
     def _with_modes(self, txt: Tensor, modes: tuple[int, ...]) -> Tensor:
-        """txt [B, L, D] with the tokens of these kinds of pictures before it."""
+        """txt [B, L, D] with the tokens of these kinds of images before it."""
         if not self.config.modes or not modes:
             return txt
         if max(modes) >= self.config.modes:
             raise InputError(
-                f"This union ControlNet knows the kinds of pictures 0 to {self.config.modes - 1} and was asked for "
+                f"This union ControlNet has the kinds of images 0 to {self.config.modes - 1} and was asked for "
                 f"{max(modes)}. Choose another type in SetUnionControlNetType, or auto."
             )
         rows = self.controlnet_mode_embedder(torch.tensor(modes, device=txt.device)).to(txt.dtype)

@@ -21,7 +21,7 @@ class ControlNetConfig:
     body: FluxConfig
     kind: str
     hint_channels: int  # of what becomes tokens, before 2x2 patching
-    modes: int = 0  # how many kinds of pictures it tells apart
+    modes: int = 0  # how many kinds of images it tells apart
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> ControlNetConfig:
@@ -36,7 +36,7 @@ class ControlNetConfig:
 
     @property
     def takes_latent(self) -> bool:
-        """Whether the picture comes as a latent, encoded by the autoencoder."""
+        """Whether the image comes as a latent, encoded by the autoencoder."""
         return self.kind == "latent"
 
     @property

@@ -28,13 +28,13 @@ class ControlResiduals:
 
 @dataclass(frozen=True)
 class ControlInput:
-    """A picture that one ControlNet follows.
+    """An image that one ControlNet follows.
 
     net        which ControlNet: its name in `Flux.controlnets`
-    hint       [B or 1, 16 or 17, h, w] a scaled latent (and a mask), or [B or 1, 3, 8h, 8w] a picture in 0..1: see
+    hint       [B or 1, 16 or 17, h, w] a scaled latent (and a mask), or [B or 1, 3, 8h, 8w] an image in 0..1: see
                `ControlNetConfig`
     strength   what its residuals are multiplied by
-    modes      for a union ControlNet: numbers of the kinds of pictures this is
+    modes      for a union ControlNet: numbers of the kinds of images this is
     """
 
     net: str
@@ -59,7 +59,7 @@ class DenoiserInputs:
     attention_mask  [B, T, T] or broadcastable, added to the attention's logits; T counts text tokens, then those of the
                     image, then those of the references
     control         residuals of ControlNets that were computed before, or None
-    controls        pictures that ControlNets of the model follow
+    controls        images that ControlNets of the model follow
 
     x, context, references, attention_mask, control and controls are on the device that computes. timesteps, pooled and
     guidance may be on the CPU wherever the others are: a table of modulation rows can then be asked for them without

@@ -139,7 +139,7 @@ class Flux(FluxBody):
                 raise InputError(
                     f"This FLUX model takes latents of {self.config.in_channels} channels and was given one of "
                     f"{part.shape[-1] // 4}. Fill models need the inpainting conditioning, Canny and Depth models the "
-                    "control picture, and all of them latents of the FLUX autoencoder."
+                    "control image, and all of them latents of the FLUX autoencoder."
                 )
         return torch.cat(packed, dim=1) if references else packed[0]
 

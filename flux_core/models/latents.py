@@ -62,7 +62,7 @@ def fix_channels(latent: Tensor, channels: int = CHANNELS) -> Tensor:
     if latent.count_nonzero():
         raise InputError(
             f"The latent has {have} channels and FLUX works on {channels}. "
-            "Encode the picture with the FLUX autoencoder, or start from an empty latent."
+            "Encode the image with the FLUX autoencoder, or start from an empty latent."
         )
     return latent.repeat(1, -(-channels // have), 1, 1)[:, :channels]
 

@@ -1,4 +1,4 @@
-"""FLUX.1 Redux (Black Forest Labs 2024): tokens of a picture, by SigLIP, to tokens in the place of text.
+"""FLUX.1 Redux (Black Forest Labs 2024): tokens of an image, by SigLIP, to tokens in the place of text.
 
 Attribute names are the keys of its file.
 """
@@ -17,7 +17,7 @@ from .linear import Linear
 
 @dataclass(frozen=True)
 class ReduxConfig:
-    """The widths of a picture's tokens, of the middle, and of text tokens."""
+    """The widths of an image's tokens, of the middle, and of text tokens."""
 
     width: int
     middle: int

@@ -65,7 +65,7 @@ class Split:
             return cls(1, devices, attention)
         found = re.fullmatch(r"(?:sp(\d{1,3}))?(?:tp(\d{1,3}))?", word)
         if not found or not word:
-            raise InputError(f"{text!r} is no way to split a picture. Write auto, sp, tp, sp4tp2, or sp-ring.")
+            raise InputError(f"{text!r} is not a way to divide an image. Write auto, sp, tp, sp4tp2, or sp-ring.")
         split = cls(int(found[1] or 1), int(found[2] or 1), attention)
         if split.size != devices or 0 in (split.sp, split.tp):
             raise InputError(

@@ -1,4 +1,4 @@
-"""The autoencoder under a budget: a whole picture if there is room, else the largest tiles that fit.
+"""The autoencoder under a budget: a whole image if there is room, else the largest tiles that fit.
 
 It is loaded for each conversion and freed afterwards; weights that other models keep are freed for it if they must be.
 """
@@ -27,7 +27,7 @@ OnTile = Callable[[int, int], None] | None
 
 @dataclass(frozen=True)
 class Conversion:
-    """From pictures to latents or back: a method of the module, and the one of the same name with `_tiled`."""
+    """From images to latents or back: a method of the module, and the one of the same name with `_tiled`."""
 
     method: str
     axes: tuple[int, int]  # height and width of x
@@ -95,13 +95,13 @@ class ManagedAutoencoder:
                 self.weights.unload()
 
     def _sizes(self, conversion: Conversion, batch: Tensor) -> Iterator[int]:
-        """What there is room for, the largest first; 0 is the whole picture."""
+        """What there is room for, the largest first; 0 is the whole image."""
         self.manager.request_external(self._needed(conversion, batch, 0))
         available = self.manager.available()
         yield from (tile for tile in (0, *TILES[:-1]) if self._needed(conversion, batch, tile) <= available)
 
     def _needed(self, conversion: Conversion, batch: Tensor, tile: int) -> int:
-        """Bytes for the weights, for what one run makes, and for the picture that tiles are put together in."""
+        """Bytes for the weights, for what one run makes, and for the image that tiles are put together in."""
         shape = [1, *batch.shape[1:]]
         height, width = (shape[axis] * conversion.scale for axis in conversion.axes)
         if tile:

@@ -24,14 +24,14 @@ from .weights import ControlNetWeights
 
 @dataclass(frozen=True)
 class ControlNet:
-    """A ControlNet's file, and what it is told of the kind of its pictures."""
+    """A ControlNet's file, and what it is told of the kind of its images."""
 
     weights: ControlNetWeights
     modes: tuple[int, ...] = ()
 
     @property
     def takes_latent(self) -> bool:
-        """Whether its picture has to be encoded by the autoencoder."""
+        """Whether its image has to be encoded by the autoencoder."""
         return self.weights.config.takes_latent
 
     @property
@@ -42,12 +42,12 @@ class ControlNet:
     def hint(self, picture: Tensor, mask: Tensor | None, autoencoder: Any, height: int, width: int) -> Tensor:
         """[B, 16, h, w], with a mask [B, 17, h, w], or for XLabs' pixels [B, 3, 8h, 8w]: float32 on the CPU.
 
-        picture [B, H, W, C >= 3] in 0..1, its middle cut to the shape of the latent; mask [B, 1, H', W'], 1 = keep.
+        image [B, H, W, C >= 3] in 0..1, its middle cut to the shape of the latent; mask [B, 1, H', W'], 1 = keep.
         Raises InputError without the autoencoder that the network needs.
         """
         if not self.takes_latent and (height % 2 or width % 2):
             raise InputError(
-                f"{self.weights.path.name} takes pictures whose sides are multiples of {2 * CELL} pixels; this one is "
+                f"{self.weights.path.name} takes images whose sides are multiples of {2 * CELL} pixels; this one is "
                 f"{width * CELL}x{height * CELL}."
             )
         fitted = resize(picture[..., :3].movedim(-1, 1), width * CELL, height * CELL, "nearest-exact", "center")
@@ -55,7 +55,7 @@ class ControlNet:
             return fitted
         if autoencoder is None:
             raise InputError(
-                f"{self.weights.path.name} sees its picture as a latent and needs the autoencoder for it. Apply it "
+                f"{self.weights.path.name} uses its image as a latent and needs the autoencoder for it. Apply it "
                 "with the node Apply ControlNet, and connect its input vae."
             )
         latent: Tensor = process_in(autoencoder.encode_image(fitted.movedim(1, -1)))

@@ -1,4 +1,4 @@
-"""What a FLUX transformer needs and does at one picture size, observed on the meta device: no file, no weights.
+"""What a FLUX transformer needs and does at one image size, observed on the meta device: no file, no weights.
 
 The same dry run makes the plan of a loaded model (streamed_flux.py) and that of `sluice plan`, for a file's header or
 for a published name. How weights are grouped for the ring is said here.
@@ -159,7 +159,7 @@ def smallest_inputs(config: FluxConfig, dtype: torch.dtype) -> DenoiserInputs:
 
 
 def control_inputs(key: str, config: ControlNetConfig, inputs: DenoiserInputs) -> ControlInput:
-    """A picture for a ControlNet, of the size that `inputs` have."""
+    """An image for a ControlNet, of the size that `inputs` have."""
     height, width = inputs.x.shape[-2:]
     if config.takes_latent:
         return ControlInput(key, inputs.x.new_empty(1, config.hint_channels, height, width), 1.0)

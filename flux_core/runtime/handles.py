@@ -6,7 +6,7 @@ all handles of the same file in the same state, is read at first use, and goes w
     load_flux, load_text, load_autoencoder, load_checkpoint     path -> handle; only headers are read
     FluxModel      what sampling asks of a model           (sampling/guider.py: Model)
     TextEncoders   what encoding asks of text encoders     (text/encode.py: Encoders)
-    Autoencoder    pictures to latents and back
+    Autoencoder    images to latents and back
 
 Each belongs to the runtime (runtime.py) that its file was loaded into: its device, number types and memory budget.
 
@@ -65,7 +65,7 @@ WEIGHT_DTYPES = {
 }
 Tiles = tuple[int, int]  # length and overlap, in pixels
 OnTile = Callable[[int, int], None] | None  # (tiles done, of how many)
-DECODE_TILES: Tiles = (512, 128)  # once a whole picture was too much for the device
+DECODE_TILES: Tiles = (512, 128)  # once a whole image was too much for the device
 ENCODE_TILES: Tiles = (512, 64)
 ENCODE = Conversion("encode_image", axes=(1, 2), scale=1)
 DECODE = Conversion("decode_image", axes=(2, 3), scale=CELL)
@@ -116,7 +116,7 @@ class FluxModel:
     def open(self, run: Run) -> Iterator[Network]:
         """The network, ready for one run; in a job that can be paused its evaluations are kept on disk.
 
-        Raises InputError for a picture that no memory here could hold.
+        Raises InputError for an image that no memory here could hold.
         """
         self._check_room(*run.shape)
         log = self.runtime.evaluations
@@ -311,7 +311,7 @@ class _Managed:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Pictures and latents as they travel on wires: float32 on the CPU. One at a time goes through the device."""
+    """Images and latents as they travel on wires: float32 on the CPU. One at a time goes through the device."""
 
     weights: AutoencoderWeights
 
@@ -337,7 +337,7 @@ class Autoencoder:
         return self._tiled(ENCODE, image, (tile, overlap), on_tile)
 
     def decode_image_tiled(self, latent: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
-        """`decode_image` in tiles; `tile` and `overlap` in pixels of the picture."""
+        """`decode_image` in tiles; `tile` and `overlap` in pixels of the image."""
         _check_numbers("latent", latent)
         return self._tiled(DECODE, latent, (tile, overlap), on_tile)
 
@@ -350,7 +350,7 @@ class Autoencoder:
                 done.append(conversion.run(module, one.to(self.runtime.device)).cpu())
                 continue
             except torch.cuda.OutOfMemoryError:
-                log.warning("The device is too small for a picture of this size at once; it goes through in tiles.")
+                log.warning("The device has too little memory for an image of this size at once; tiles are used.")
             torch.cuda.empty_cache()
             done.append(conversion.tiled(module, one.to(self.runtime.device), *tiles).cpu())
         return torch.cat(done)

@@ -114,7 +114,7 @@ class ManagedFlux:
     def walking(self, observed: DryRun, key: Hashable, tokens: int) -> Iterator[RunningModel]:
         """The blocks' weights by another schedule than that of sampling, such as forward and then backward.
 
-        observed: one step of it, which `key` names. tokens: of one picture. Raises BudgetTooSmall.
+        observed: one step of it, which `key` names. tokens: of one image. Raises BudgetTooSmall.
         """
         self._follow(())
         self.blocks.reserve_scratch([name for name in self.blocks.stored if self.blocks.in_integers(name)])

@@ -141,7 +141,7 @@ class Team:
 
     @property
     def words(self) -> str:
-        """Which devices, and how they share a picture."""
+        """Which devices, and how they share an image."""
         return f"{' and '.join(self.settings.names)} as {self.settings.split.words}"
 
     def start(self) -> DeviceShare:

@@ -1,4 +1,4 @@
-"""Upscale models (ESRGAN and its relatives) from files to ready models: pictures through them in tiles, one at a time.
+"""Upscale models (ESRGAN and its relatives) from files to ready models: images through them in tiles, one at a time.
 
 Which networks there are, and what their files look like, is spandrel's knowledge. A model is small and stays in RAM; on
 the device it is only while it works, with tiles as large as there is room for.
@@ -49,7 +49,7 @@ class Network:
                 f"{path.name} cannot be read as an upscale model: {error}. Fetch it again."
             ) from error
         if not isinstance(self.found, library.ImageModelDescriptor) or self.found.input_channels != 3:
-            raise FileFormatError(f"{path.name} is a {self.found.purpose} model for other inputs than one RGB picture.")
+            raise FileFormatError(f"{path.name} is a {self.found.purpose} model for other inputs than one RGB image.")
         self.found.eval()
         self.name, self.scale = path.name, int(self.found.scale)
         self._made: dict[int, int] = {}  # bytes that a tile takes beside the weights, by its side
@@ -84,7 +84,7 @@ class Upscaler:
 
     @torch.no_grad()
     def enlarge(self, image: Tensor, on_tile: OnTile = None) -> Tensor:
-        """Pictures [B, H, W, C >= 3] in 0..1 -> [B, scale * H, scale * W, 3], float32 on the CPU.
+        """Images [B, H, W, C >= 3] in 0..1 -> [B, scale * H, scale * W, 3], float32 on the CPU.
 
         Raises BudgetTooSmall if there is not even room for the smallest tile, and Interrupted.
         """
@@ -138,7 +138,7 @@ class Upscaler:
         yield from (tile for tile in TILES if tile == TILES[-1] or self._needed(planes, tile) <= room)
 
     def _needed(self, planes: Tensor, tile: int) -> int:
-        """Bytes on the device: the weights, what a tile makes, and on a CPU the pictures too."""
+        """Bytes on the device: the weights, what a tile makes, and on a CPU the images too."""
         device = self.runtime.device.type
         side = min(tile, max(planes.shape[-2:]))
         made = int(self.network.tile_bytes(tile if side == tile else -(-side // 64) * 64) * KERNELS.get(device, 1.0))

@@ -1,4 +1,4 @@
-"""Pictures as prompts: vision encoders and Redux, from files to ready models.
+"""Images as prompts: vision encoders and Redux, from files to ready models.
 
     load_vision, load_style     path -> handle; only headers are read
     VisionModel                 what travels on CLIP_VISION wires
@@ -77,7 +77,7 @@ class ReduxWeights(Weights[Redux]):
 
 @dataclass(frozen=True, eq=False)
 class VisionOutput:
-    """What a vision encoder makes of pictures, float32 on the CPU; see `VisionEncoder.forward`."""
+    """What a vision encoder makes of images, float32 on the CPU; see `VisionEncoder.forward`."""
 
     last_hidden_state: Tensor
     penultimate_hidden_states: Tensor
@@ -95,7 +95,7 @@ class VisionModel:
     weights: VisionWeights
 
     def encode(self, image: Tensor, crop: bool = True) -> VisionOutput:
-        """Pictures [B, H, W, C >= 3] in 0..1, one after the other. crop: cut out the middle, else squash.
+        """Images [B, H, W, C >= 3] in 0..1, one after the other. crop: cut out the middle, else squash.
 
         Raises BudgetTooSmall, and NotFinite for a file with numbers that are none.
         """
@@ -114,7 +114,7 @@ class StyleModel:
     weights: ReduxWeights
 
     def tokens(self, seen: Any) -> Tensor:
-        """[1, B * T, context_dim] of the pictures that a vision encoder has seen. Raises InputError, BudgetTooSmall."""
+        """[1, B * T, context_dim] of the images that a vision encoder has seen. Raises InputError, BudgetTooSmall."""
         states: Tensor = seen.last_hidden_state
         if states.shape[-1] != self.weights.config.width:
             raise InputError(
@@ -164,5 +164,5 @@ def _run(weights: VisionWeights | ReduxWeights, label: str, x: Tensor, tokens: i
 
 def _check_finite(weights: Weights[Any], noun: str, made: Tensor) -> None:
     if not torch.isfinite(made).all():
-        reason = unsound(weights.tensors) or "Look at the picture that goes in."
+        reason = unsound(weights.tensors) or "Check the input image."
         raise NotFinite(f"The {noun} made numbers that are not finite (NaN or infinity). {reason}")

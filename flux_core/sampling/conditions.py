@@ -1,6 +1,6 @@
 """From CONDITIONING entries to the inputs of the network, fitted to one latent size.
 
-An entry says what conditions the picture (text, guidance, reference pictures, a concatenated picture), where (area,
+An entry says what conditions the image (text, guidance, reference images, a concatenated image), where (area,
 mask, strength) and when (a range of noise levels). Uses no network and no guidance formula.
 """
 
@@ -86,7 +86,7 @@ class Condition:
     weight: Tensor | float = 1.0  # how much it counts where; a tensor is [b, 1, h, w], of the area if there is one
     start: float = math.inf  # active while end <= sigma <= start
     end: float = -math.inf
-    control: ControlUse | None = None  # before the pictures are fitted (controls.py), and afterwards in `controls`
+    control: ControlUse | None = None  # before the images are fitted (controls.py), and afterwards in `controls`
     control_for_others: bool = False  # conditionings of the same guider get it too, if they have none
     controls: tuple[Control, ...] = ()
 
@@ -130,7 +130,7 @@ def prepare(conditioning: Conditioning, canvas: Canvas, sampling: Sampling) -> l
 def equal_areas(lists: Sequence[list[Condition]]) -> None:
     """Give each area in one list a counterpart in the others, in place, so that guidance has two things to compare.
 
-    The counterpart is seen through the smallest area that contains it (through the whole picture if there is none).
+    The counterpart is seen through the smallest area that contains it (through the whole image if there is none).
     """
     for number, conditions in enumerate(lists):
         for condition in conditions:
@@ -219,8 +219,8 @@ def _area(values: Mapping[str, Any], mask: Tensor | None, canvas: Canvas) -> Are
     height, width, top, left = size
     if top >= canvas.height or left >= canvas.width:
         raise InputError(
-            f"A conditioning area starts at x={left * CELL}, y={top * CELL}, outside the picture of "
-            f"{canvas.width * CELL}x{canvas.height * CELL}. Move it, or make the picture larger."
+            f"A conditioning area starts at x={left * CELL}, y={top * CELL}, outside the image of "
+            f"{canvas.width * CELL}x{canvas.height * CELL}. Move it, or make the image larger."
         )
     return Area(min(height, canvas.height - top), min(width, canvas.width - left), top, left)
 
@@ -243,7 +243,7 @@ def _weight(values: Mapping[str, Any], mask: Tensor | None, area: Area | None, c
 
 
 def _feathered(area: Area, canvas: Canvas) -> Tensor:
-    """Ones [1, 1, height, width], fading to the edges of the area that are not edges of the picture."""
+    """Ones [1, 1, height, width], fading to the edges of the area that are not edges of the image."""
     sides = (
         (area.height, area.top, canvas.height, (1, 1, -1, 1)),
         (area.width, area.left, canvas.width, (1, 1, 1, -1)),
@@ -262,13 +262,13 @@ def _feathered(area: Area, canvas: Canvas) -> Tensor:
     return weight
 
 
-# What: pictures beside the noise, and masks in the attention.
+# What: images beside the noise, and masks in the attention.
 
 
 def _concat(values: Mapping[str, Any], canvas: Canvas) -> Tensor | None:
     """Channels that Canny, Depth and Fill networks read beside the noisy latent: [B, in_channels - 16, h, w].
 
-    16 of a picture (black outside the sampler's scale where there is none), then for Fill 64 of a mask, one for each
+    16 of an image (black outside the sampler's scale where there is none), then for Fill 64 of a mask, one for each
     pixel of a cell.
     """
     if canvas.in_channels <= CHANNELS:

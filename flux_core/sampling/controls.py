@@ -1,4 +1,4 @@
-"""ControlNets of conditions, fitted to one run: the picture to the latent's size, the range to noise levels.
+"""ControlNets of conditions, fitted to one run: the image to the latent's size, the range to noise levels.
 
 Uses no network.
 """
@@ -69,7 +69,7 @@ def share_with_others(lists: Sequence[list[Condition]]) -> None:
 
 
 def fit_controls(lists: Sequence[list[Condition]], canvas: Canvas, sampling: Sampling) -> list[list[Condition]]:
-    """The conditions with their ControlNets ready. Each picture is fitted, and encoded, once for each size."""
+    """The conditions with their ControlNets ready. Each image is fitted, and encoded, once for each size."""
     hints: dict[Hashable, Tensor] = {}
 
     def fitted(condition: Condition) -> Condition:

@@ -1,4 +1,4 @@
-"""Whether the pictures of a run are still numbers: a NaN anywhere makes the whole picture black a step later.
+"""Whether the images of a run are still numbers: a NaN anywhere makes the whole image black a step later.
 
 On a CPU the answer is there at once. On a GPU it is copied to the host beside the computation and looked at when it has
 arrived, a step or two later: no step waits for it, only the end of the run does.

@@ -1,10 +1,10 @@
 """The letters all solvers share.
 
-    x   the state [B, 16, h, w] at noise level s:  x = s * noise + (1 - s) * picture
+    x   the state [B, 16, h, w] at noise level s:  x = s * noise + (1 - s) * image
     D   the estimate of the clean image at x: denoise(x, s).  U is the same without the prompt
-    d   the direction of the flow, (x - D) / s: from picture to noise, the network's velocity
+    d   the direction of the flow, (x - D) / s: from image to noise, the network's velocity
     s', s_next   the level a step goes to; the last one is usually 0
-    a   alpha = 1 - s, the share of picture at s
+    a   alpha = 1 - s, the share of image at s
     l   lambda = ln(alpha / s), half the log signal-to-noise ratio
     h   the length of a step in lambda or in t = -ln s, whichever the solver counts in
 

@@ -1,4 +1,4 @@
-"""Guiders: with which conditionings a model is evaluated, and how the results are combined into one denoised picture D.
+"""Guiders: with which conditionings a model is evaluated, and how the results are combined into one denoised image D.
 
 `Denoiser` evaluates the network once for each active condition, weighs overlapping areas, and turns velocity into D.
 Uses no solver, no noise and no latent scale.
@@ -61,7 +61,7 @@ class Model(Protocol):
         ...
 
 
-# A guider evaluates some of its conditionings, given by number, and combines the pictures D that come back.
+# A guider evaluates some of its conditionings, given by number, and combines the images D that come back.
 Evaluate = Callable[[Sequence[int]], list[Tensor]]
 
 

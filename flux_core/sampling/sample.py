@@ -123,14 +123,14 @@ def sample(
                 model.emit(cache.event())
     except Diverged as error:
         raise NotFinite(_why(error.step, watch.steps, model, conditions)) from None
-    if levels[-1] < 1:  # at 1 there is no picture to scale up
+    if levels[-1] < 1:  # at 1 there is no image to scale up
         x = x / (1 - levels[-1])
     seen = None if watch.seen is None else latents.process_out(watch.seen).cpu()
     return latents.process_out(x).cpu(), seen
 
 
 class _Watch:
-    """Hands steps to the callback, checks their numbers and remembers the last picture."""
+    """Hands steps to the callback, checks their numbers and remembers the last image."""
 
     def __init__(self, callback: Callback | None, steps: int) -> None:
         self.callback, self.steps = callback, steps
@@ -149,7 +149,7 @@ LARGE = 1e5  # values of encoded text are below 1000, whatever weights people us
 
 def _why(step: int, steps: int, model: Model, conditions: Sequence[Sequence[Condition]]) -> str:
     """What went wrong in a run whose numbers are not finite any more, as far as it can be told."""
-    what = f"At step {step} of {steps} the picture's numbers stopped being finite (NaN or infinity); it would be black."
+    what = f"At step {step} of {steps} the image's numbers stopped being finite (NaN or infinity); it would be black."
     text = max((float(c.context.abs().max()) for each in conditions for c in each), default=0.0)
     if not text < LARGE:
         return f"{what} The encoded text has values up to {text:.3g}: look for a very large weight in the prompt."

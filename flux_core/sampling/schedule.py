@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import InputError, SluiceError
 
 PATCH_AREA = 256  # pixels under one token: (2 x 2 cells) x (8 x 8 pixels)
-BASE_TOKENS, MAX_TOKENS = 256, 4096  # picture sizes (in tokens) at which `base_shift` and `max_shift` hold
+BASE_TOKENS, MAX_TOKENS = 256, 4096  # image sizes (in tokens) at which `base_shift` and `max_shift` hold
 
 Time = TypeVar("Time", float, Tensor)
 
@@ -64,7 +64,7 @@ class FluxShift(_Flow):
 
     @classmethod
     def for_size(cls, width: int, height: int, max_shift: float = 1.15, base_shift: float = 0.5) -> FluxShift:
-        """mu grows linearly with the number of tokens of a width x height picture (in pixels)."""
+        """mu grows linearly with the number of tokens of a width x height image (in pixels)."""
         slope = (max_shift - base_shift) / (MAX_TOKENS - BASE_TOKENS)
         return cls(width * height / PATCH_AREA * slope + base_shift - slope * BASE_TOKENS)
 

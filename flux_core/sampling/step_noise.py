@@ -29,7 +29,7 @@ def plain(x: Tensor, seed: int, sigmas: Sigmas) -> StepNoise:
 def brownian(x: Tensor, seed: int, sigmas: Sigmas) -> StepNoise:
     """Increments of one Brownian path W over the levels of `sigmas`: (W(s') - W(s)) / sqrt|s' - s|.
 
-    The same path whatever the number of steps, so pictures change little with it (Li et al. 2020, "Scalable gradients
+    The same path whatever the number of steps, so images change little with it (Li et al. 2020, "Scalable gradients
     for stochastic differential equations"). The path is drawn on the CPU, the same on every machine.
     """
     return _path(x, seed, sigmas, torch.device("cpu"))

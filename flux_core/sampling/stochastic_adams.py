@@ -15,7 +15,7 @@ from torch import Tensor
 from .flow import Denoise, OnStep, Sigmas, StepNoise, half_log_snr, ignore, root
 from .schedule import Sampling
 
-STOCHASTIC = 0.2, 0.8  # tau is above 0 between these shares of the way to the picture, 0 outside
+STOCHASTIC = 0.2, 0.8  # tau is above 0 between these shares of the way to the image, 0 outside
 
 
 def sa_solver(

@@ -18,7 +18,7 @@ def uni_pc(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ign
     """Algorithms 1 and 2 in t = -ln s, with B(h) = h, or B(h) = e^h - 1 if `bh2`. One call a step.
 
     The order grows from 1 to 3 and falls again towards the end; the last step is not corrected. Where the levels end
-    in 0 the state at LAST is scaled up to a picture. A schedule of one step changes nothing: ComfyUI's
+    in 0 the state at LAST is scaled up to an image. A schedule of one step changes nothing: ComfyUI's
     implementation needs two steps, and images of schedules split after one step depend on it.
     """
     levels = [*sigmas[:-1], sigmas[-1] or LAST]

@@ -26,7 +26,7 @@ GUIDANCE = 1.0  # where the conditioning does not say
 
 @dataclass(frozen=True)
 class ControlCondition:
-    """A ControlNet with its picture [B, H, W, C], as `ControlNetCondition` wires carry a list of. start, end: shares
+    """A ControlNet with its image [B, H, W, C], as `ControlNetCondition` wires carry a list of. start, end: shares
     of the steps."""
 
     network: ControlNetwork
@@ -39,7 +39,7 @@ class ControlCondition:
 @dataclass(frozen=True)
 class XlabsRun:
     """What the sampler is told. guided_from: the first step with guidance; picture_strength: how much of the noise a
-    latent with a picture gets, 1 all of it; share: of the steps that are made."""
+    latent with an image gets, 1 all of it; share: of the steps that are made."""
 
     seed: int
     steps: int
@@ -98,7 +98,7 @@ def xlabs_levels(steps: int, tokens: int) -> list[float]:
 
 
 def _use(control: ControlCondition, levels: Sequence[float], count: int, height: int, width: int) -> ControlUse:
-    """The picture squashed to the latent's size, and the steps as noise levels: the last one counts too."""
+    """The image squashed to the latent's size, and the steps as noise levels: the last one counts too."""
     size = width * latents.CELL, height * latents.CELL
     picture = resize(control.picture[..., :3].movedim(-1, 1), *size, "bicubic").movedim(1, -1)
     first, last = (int(share * count) for share in (control.start, control.end))

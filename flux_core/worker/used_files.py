@@ -1,4 +1,4 @@
-"""Which model files and input images a picture was made with, and whether the ones here are the same.
+"""Which model files and input images an image was made with, and whether the ones here are the same.
 
 A saved image carries the list as a text of its own, "sluice_files", which ComfyUI does not read:
 
@@ -28,7 +28,7 @@ _IMAGE_NODES = ("LoadImage", "LoadImageMask", "LoadImageOutput")
 
 @dataclass(frozen=True)
 class Compared:
-    """A file that a picture was made with, beside what is here. `state`: SAME, OTHER, MISSING or UNKNOWN."""
+    """A file that an image was made with, beside what is here. `state`: SAME, OTHER, MISSING or UNKNOWN."""
 
     category: str
     name: str
@@ -96,9 +96,7 @@ def _compared(one: Mapping[str, Any], folders: Folders, hashes: FileHashes) -> C
         return _missing(one, category, name, folders, hashes)
     if path.stat().st_size != one["bytes"]:
         here = f"{path.stat().st_size:,} bytes here, {one['bytes']:,} then"
-        return Compared(
-            category, name, OTHER, f"{name} is another file of this name ({here}): the picture will differ."
-        )
+        return Compared(category, name, OTHER, f"{name} is another file of this name ({here}): the image will differ.")
     known = hashes.known(path)
     if "sha256" not in one or known is None:
         return Compared(category, name, UNKNOWN, f"{name} has the same size; its content has not been compared.")
@@ -107,7 +105,7 @@ def _compared(one: Mapping[str, Any], folders: Folders, hashes: FileHashes) -> C
             category,
             name,
             OTHER,
-            f"{name} is another file of this name (its content differs): the picture will differ.",
+            f"{name} is another file of this name (its content differs): the image will differ.",
         )
     return Compared(category, name, SAME, f"{name} is the same file.")
 

@@ -111,7 +111,7 @@ def test_blurring_and_sharpening_leave_a_flat_picture_and_blurring_keeps_the_sum
 
 
 def test_a_radius_as_large_as_the_picture_is_refused() -> None:
-    with pytest.raises(InputError, match="radius is 5, and the picture only 5x9"):
+    with pytest.raises(InputError, match="radius is 5, and the image only 5x9"):
         filters.blur(noise(1, 9, 5, 3), 5, 1.0)
 
 

@@ -205,8 +205,8 @@ def test_a_damaged_picture_is_told(refused: Told, here: Path) -> None:
     (here / "input").mkdir()
     Image.effect_noise((64, 64), 9).save(here / "input/p.png")
     (here / "input/p.png").write_bytes((here / "input/p.png").read_bytes()[:500])
-    assert "p.png is no picture that can be read" in refused(picture_of())
-    for content, wrong in ((b"", "is empty."), (b"<html>", "is a picture of no known format.")):
+    assert "p.png is not an image that can be read" in refused(picture_of())
+    for content, wrong in ((b"", "is empty."), (b"<html>", "is not an image of a known format.")):
         (here / "input/p.png").write_bytes(content)
         assert f"p.png {wrong}" in refused(picture_of())
 

@@ -45,10 +45,10 @@ def test_ways_to_split_are_read(text: str, devices: int, mesh: str | None, expec
 @pytest.mark.parametrize(
     ("text", "devices", "mesh", "said"),
     [
-        ("sp4tp2", 4, None, "for 8 devices, and 4 are given"), ("fast", 2, None, "no way to split"),
+        ("sp4tp2", 4, None, "for 8 devices, and 4 are given"), ("fast", 2, None, "not a way to divide"),
         ("sp-flash", 2, None, "no attention 'flash'"), ("((2, 0), (4, 1))", 8, None, "written --mesh 2x4"),
         ("((2, 0), (4, 0))", 8, "2x4", "each used once"), ("((4, 0), (2, 1))", 8, "2x4", "has 2 and 4 devices there"),
-        ("((2, 0), (4, 1))", 6, "2x4", "has 8 devices, and 6 are given"), ("", 2, None, "no way to split"),
+        ("((2, 0), (4, 1))", 6, "2x4", "has 8 devices, and 6 are given"), ("", 2, None, "not a way to divide"),
         ("sp0tp2", 2, None, "for 0 devices"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""folder_paths: the kinds of model files with their folders, names in them, and the folders for pictures.
+"""folder_paths: the kinds of model files with their folders, names in them, and the folders for images.
 
 The table is a plain dict as in ComfyUI: packs add kinds of their own and folders to known ones. Where a kind is ours,
 its folders are those of this program, the small model's among them.
@@ -214,7 +214,7 @@ def annotated_filepath(name: str) -> tuple[str, str | None]:
 
 
 def get_annotated_filepath(name: str, default_dir: str | None = None) -> str:
-    """The path of a picture whose name may end in [input], [output] or [temp]."""
+    """The path of an image whose name may end in [input], [output] or [temp]."""
     plain, place = annotated_filepath(name)
     path = os.path.join(place or default_dir or get_input_directory(), plain)
     if place is None and default_dir is None and not os.path.exists(path) and (TINY_INPUT / plain).is_file():

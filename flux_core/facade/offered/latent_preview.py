@@ -25,7 +25,7 @@ MAX_PREVIEW_RESOLUTION = 512
 
 
 class LatentPreviewer:
-    """Latents in a sampler's scale -> a small picture."""
+    """Latents in a sampler's scale -> a small image."""
 
     def decode_latent_to_preview(self, x0: Tensor) -> Image.Image:
         return Image.fromarray(preview(x0[0]).cpu().numpy())
@@ -47,7 +47,7 @@ class TAESDPreviewerImpl(LatentPreviewer):
 
 
 def preview_to_image(latent_image: Tensor) -> Image.Image:
-    """[H, W, 3] with values from -1 to 1 -> a picture."""
+    """[H, W, 3] with values from -1 to 1 -> an image."""
     pixels = ((latent_image + 1.0) / 2.0).clamp(0, 1).mul(0xFF)
     return Image.fromarray(pixels.byte().cpu().numpy())
 

@@ -26,7 +26,7 @@ def conditioning_set_values(conditioning: Any, values: Mapping[str, Any] | None 
 
 
 def pillow(function: Callable[[Any], Any], argument: Any) -> Any:
-    """Call a function of Pillow; a picture that is cut off is read as far as it goes."""
+    """Call a function of Pillow; an image that is cut off is read as far as it goes."""
     try:
         return function(argument)
     except (OSError, UnidentifiedImageError, ValueError):
@@ -46,7 +46,7 @@ def string_to_torch_dtype(string: str) -> torch.dtype | None:
 
 
 def image_alpha_fix(destination: torch.Tensor, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two pictures [B, H, W, C] with equally many channels: the source loses its alpha, or the target gains one."""
+    """Two images [B, H, W, C] with equally many channels: the source loses its alpha, or the target gains one."""
     if source.shape[-1] > destination.shape[-1]:
         source = source[..., : destination.shape[-1]]
     elif source.shape[-1] < destination.shape[-1]:

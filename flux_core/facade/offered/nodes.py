@@ -133,7 +133,7 @@ def common_ksampler(
 
 
 class Saver:
-    """Pictures into the output folder. Packs derive from it and set where to: `output_dir`, `type`, `prefix_append`."""
+    """Images into the output folder. Packs derive from it and set where to: `output_dir`, `type`, `prefix_append`."""
 
     def __init__(self) -> None:
         self.output_dir = str(current().folders.output)
@@ -144,7 +144,7 @@ class Saver:
     def save_images(
         self, images: Any, filename_prefix: str = "ComfyUI", prompt: Any = None, extra_pnginfo: Any = None
     ) -> dict[str, Any]:
-        """Saves each picture of a batch with its workflow; {"ui": {"images": [...]}}."""
+        """Saves each image of a batch with its workflow; {"ui": {"images": [...]}}."""
         from ...images.files import to_pil
 
         height, width = images.shape[1:3]
@@ -158,7 +158,7 @@ class Saver:
 
 
 class Previewer(Saver):
-    """Pictures into the folder for temporary files."""
+    """Images into the folder for temporary files."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -86,7 +86,7 @@ class PromptServer(metaclass=_Instance):
         return json_data
 
     def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
-        """A message to one page, or to all. A preview: (format, picture, longest side)."""
+        """A message to one page, or to all. A preview: (format, image, longest side)."""
         current().tell(event, data, sid)
 
     async def send(self, event: Any, data: Any, sid: str | None = None) -> None:

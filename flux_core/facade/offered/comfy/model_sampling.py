@@ -37,7 +37,7 @@ def flux_time_shift(mu: float, sigma: float, t: Any) -> Any:
 
 
 class CONST:
-    """The straight path from noise to picture: x = sigma * noise + (1 - sigma) * picture."""
+    """The straight path from noise to image: x = sigma * noise + (1 - sigma) * image."""
 
     def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
         return noise
@@ -54,7 +54,7 @@ class CONST:
 
 
 def _like(sigma: Any, x: Tensor) -> Tensor:
-    """A level, or one for each picture, as what a batch of pictures is multiplied with."""
+    """A level, or one for each image, as what a batch of images is multiplied with."""
     like: Tensor = sigma.reshape(sigma.shape[:1] + (1,) * (x.ndim - 1)) if getattr(sigma, "ndim", 0) else sigma
     return like
 

@@ -249,7 +249,7 @@ class _ForeignMethod:
 
 
 class _DenoiserModel:
-    """Our view of a picture as ComfyUI's samplers ask for it: model(x, sigma [B]) -> picture."""
+    """Our view of an image as ComfyUI's samplers ask for it: model(x, sigma [B]) -> image."""
 
     def __init__(self, denoise: Any, sampling: Any) -> None:
         self.denoise = denoise

@@ -151,7 +151,7 @@ def _row(rows: Sequence[Sequence[tuple[Any, ...]]]) -> Row:
 
 
 class VAE:
-    """The autoencoder: pictures [B, H, W, 3] in 0..1 to latents [B, 16, h, w] and back."""
+    """The autoencoder: images [B, H, W, 3] in 0..1 to latents [B, 16, h, w] and back."""
 
     latent_channels, latent_dim, downscale_ratio, upscale_ratio = 16, 2, 8, 8
     output_channels = 3
@@ -227,7 +227,7 @@ class VAE:
         return self.downscale_ratio
 
     def temporal_compression_decode(self) -> None:
-        """There is no time in a picture."""
+        """There is no time in an image."""
 
     def __getattr__(self, name: str) -> Any:
         if name in ("first_stage_model", "patcher", "get_sd"):

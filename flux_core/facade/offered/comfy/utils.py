@@ -51,7 +51,7 @@ PROGRESS_BAR_HOOK: Any = None
 StateDict = dict[str, Any]
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
+# -- images ------------------------------------------------------------------------------------------------------------
 
 
 def common_upscale(samples: Tensor, width: int, height: int, upscale_method: str, crop: str) -> Tensor:
@@ -319,7 +319,7 @@ class ProgressBar:
         self.total, self.current, self.node_id = total, 0.0, node_id
 
     def update_absolute(self, value: float, total: float | None = None, preview: Any = None) -> None:
-        """preview: ("JPEG", picture, longest side)."""
+        """preview: ("JPEG", image, longest side)."""
         self.total = self.total if total is None else total
         self.current = min(value, self.total)
         image = preview[1] if isinstance(preview, tuple) and len(preview) > 1 else None

@@ -1,4 +1,4 @@
-"""comfy_api.latest.ui: what a node shows, and pictures saved for it."""
+"""comfy_api.latest.ui: what a node shows, and images saved for it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ImageSaveHelper:
 
 
 class PreviewImage:
-    """Pictures under the node."""
+    """Images under the node."""
 
     def __init__(self, image: Any, animated: bool = False, cls: Any = None, **kwargs: Any) -> None:
         self.values = ImageSaveHelper.save_images(image, "ComfyUI", "temp", cls)

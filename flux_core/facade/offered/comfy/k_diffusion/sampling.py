@@ -33,7 +33,7 @@ def append_dims(x: Tensor, target_dims: int) -> Tensor:
 
 
 def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
-    """The direction away from the picture, for a step in sigma."""
+    """The direction away from the image, for a step in sigma."""
     return (x - denoised) / append_dims(sigma, x.ndim)
 
 
