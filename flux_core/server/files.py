@@ -103,6 +103,8 @@ def send_file(path: Path) -> web.FileResponse:
 def _named(disposition: str, name: str) -> str:
     """A Content-Disposition in both forms: clients that know the older one alone look for filename="..."."""
     plain = name.encode("ascii", "replace").decode().translate({ord('"'): "_", ord("\\"): "_", ord("?"): "_"})
+    if plain == name and plain.isprintable():  # one form is enough, and some clients read no further than the first "="
+        return f'{disposition}; filename="{plain}"'
     return f"{disposition}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
 
 

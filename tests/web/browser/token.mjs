@@ -15,7 +15,7 @@ await scene(`token_${size}_${palette}`, await openWindow(size, { colorScheme: pa
   await editor.shot(`token_${size}_${palette}`);
   await field.fill("wrong");
   await page.getByRole("button", { name: "Open" }).click();
-  await page.getByRole("alert").getByText("That is not the token").waitFor();
+  await page.getByRole("alert").getByText("This is not the token").waitFor();
   await field.fill(token);
   await field.press("Enter");
   await page.waitForFunction(() => window.app?.rootGraph);
