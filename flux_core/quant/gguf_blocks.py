@@ -22,6 +22,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from . import gguf_iq
 from .lookup import look_up
 
 Scales = tuple[Tensor, Tensor | None]  # step and base, float32 [n, groups]
@@ -276,4 +277,12 @@ BLOCKS: dict[str, BlockFormat] = {
     "IQ4_NL": BlockFormat(scales_d, codes_q4_0, levels=IQ4_LEVELS),
     "IQ4_XS": BlockFormat(scales_iq4_xs, codes_iq4_xs, levels=IQ4_LEVELS),
     "MXFP4": BlockFormat(scales_mxfp4, codes_mxfp4, levels=E2M1_TWICE),
+    "NVFP4_GGUF": BlockFormat(gguf_iq.scales_nvfp4, gguf_iq.codes_nvfp4, levels=E2M1_TWICE),
+    "IQ1_S": BlockFormat(gguf_iq.scales_iq1_s, gguf_iq.codes_iq1_s),
+    "IQ1_M": BlockFormat(gguf_iq.scales_iq1_m, gguf_iq.codes_iq1_m),
+    "IQ2_XXS": BlockFormat(gguf_iq.scales_iq2_xxs, gguf_iq.codes_iq2_xxs),
+    "IQ2_XS": BlockFormat(gguf_iq.scales_iq2_xs, gguf_iq.codes_iq2_xs),
+    "IQ2_S": BlockFormat(gguf_iq.scales_iq2_s, gguf_iq.codes_iq2_s),
+    "IQ3_XXS": BlockFormat(gguf_iq.scales_iq3_xxs, gguf_iq.codes_iq3_xxs),
+    "IQ3_S": BlockFormat(gguf_iq.scales_iq3_s, gguf_iq.codes_iq3_s),
 }

@@ -33,7 +33,7 @@ def random_blocks(format: str, count: int) -> Tensor:
     raw = torch.randint(0, 256, (count, nbytes), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
     halves = {"Q8_0": [0], "Q4_0": [0], "Q5_0": [0], "Q4_1": [0, 2], "Q5_1": [0, 2], "Q2_K": [80, 82], "Q3_K": [108],
               "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0],
-              "MXFP4": []}[format]  # fmt: skip
+              "MXFP4": [], "NVFP4_GGUF": [], "IQ1_M": [54]}.get(format, [0])  # fmt: skip
     for at in halves:
         raw[:, at + 1] &= 0xBF  # a smaller exponent: neither infinity nor NaN
     return raw
@@ -46,7 +46,7 @@ def reference(raw: Tensor, format: str) -> Tensor:
 
 
 def _reference(raw: Tensor, format: str) -> Tensor:
-    return torch.from_numpy(gguf.dequantize(raw.numpy(), gguf.GGMLQuantizationType[format]))
+    return torch.from_numpy(gguf.dequantize(raw.numpy(), gguf.GGMLQuantizationType[format.removesuffix("_GGUF")]))
 
 
 @pytest.mark.parametrize("format", BLOCKS)

@@ -38,7 +38,8 @@ from sluice.flux_core.sampling.inpaint import DifferentialDiffusion
 from torch import Tensor
 
 SMALL = FluxConfig(**adapter_files.SIZES)
-OF_BLOCKS = replace(SMALL, hidden=256, heads=2, mlp=1024)  # GGUF blocks and rotations need columns in multiples of 256
+# GGUF blocks and rotations need columns in multiples of 256, and every format a matrix
+OF_BLOCKS = replace(SMALL, hidden=256, heads=2, mlp=1024, depth_single=SMALL.depth_single + 1)
 
 
 Change = Callable[[FluxModel], FluxModel]  # of a handle
@@ -72,7 +73,7 @@ class Twice:
 
 
 def twice(path: Path) -> Twice:
-    plain, managed = (Runtime(Settings("cpu", "fp32")) for _ in range(2))
+    plain, managed = (Runtime(Settings("cpu", "fp32", compute="16bit")) for _ in range(2))
     no_budget(plain)
     budget(managed, 0).memory.disturbed = True  # nothing is measured: activations stay as estimated
     return Twice(load_flux(plain, path), load_flux(managed, path))

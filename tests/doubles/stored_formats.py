@@ -219,7 +219,8 @@ FILES: dict[str, dict[str, Matrix]] = {
 
 HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2))}
 LARGEST = {"Q2_K": 45, "Q3_K": 128, "Q4_K": 945, "Q5_K": 1953, "Q6_K": 4096, "IQ4_XS": 4064, "IQ4_NL": 127,
-           "Q8_0": 127}  # of the integers that a scale multiplies; 16 of the others  # fmt: skip
+           "Q8_0": 127, "IQ2_XXS": 167, "IQ2_XS": 167, "IQ2_S": 167, "IQ3_XXS": 480,
+           "IQ3_S": 465}  # of the integers that a scale multiplies; 16 of the others  # fmt: skip
 
 
 def gguf_blocks(format: str, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -229,6 +230,10 @@ def gguf_blocks(format: str, shape: tuple[int, int], generator: torch.Generator)
     raw = _bytes(generator, rows * columns // values, nbytes)
     if format == "MXFP4":
         raw[:, 0] = 120 + raw[:, 0] % 3  # exponents: 127 is 1
+    elif format == "NVFP4_GGUF":
+        raw[:, :4] = 16 + raw[:, :4] % 8
+    elif format == "IQ1_M":
+        raw[:, 55] = raw[:, 55] & 0x0F | 0x20  # the highest bits of a float16
     else:
         for at in HALVES.get(format, (0,)):
             scale = 2 * _shares(generator, len(raw), 1) / LARGEST.get(format, 16) * columns**-0.5
@@ -243,7 +248,7 @@ def write_gguf(path: Path, state: State) -> None:
         if in_block(name, value):
             format = next(formats)
             blocks = gguf_blocks(format, (value.shape[0], value.shape[1]), generator_of(name))
-            writer.add_tensor(name, blocks.numpy(), raw_dtype=gguf.GGMLQuantizationType[format])
+            writer.add_tensor(name, blocks.numpy(), raw_dtype=gguf.GGMLQuantizationType[format.removesuffix("_GGUF")])
         else:
             writer.add_tensor(name, value.float().numpy(), raw_dtype=gguf.GGMLQuantizationType.F32)
     writer.write_header_to_file()
