@@ -544,7 +544,7 @@ def test_a_picture_too_large_for_the_device_goes_through_in_tiles(
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     coder = handles.load_autoencoder(runtime, saved(tmp_path / "ae.safetensors", fill(Autoencoder(CODER)).state_dict()))
-    monkeypatch.setattr(handles, "DECODE_TILES", (64, 16))
+    monkeypatch.setattr("sluice.flux_core.runtime.autoencoder_handle.DECODE_TILES", (64, 16))
     latent = seeded("latent", (1, 16, 10, 9))
     whole, expected = coder.decode_image(latent), coder.decode_image_tiled(latent, 64, 16)
     monkeypatch.setattr(Autoencoder, "decode_image", full)

@@ -1,0 +1,108 @@
+"""An autoencoder as it travels on VAE links: images to latents and back, whole or in tiles.
+
+The weights behind it are shared by all handles of the file (weights.py).
+
+Independent of: nodes, and how bytes become parameters.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import NotFinite
+from ..models.autoencoder import Autoencoder as AutoencoderModule
+from ..models.latents import CELL
+from .autoencoder import Conversion, ManagedAutoencoder
+from .runtime import Runtime
+from .sound import unsound
+from .weights import AutoencoderWeights
+
+log = logging.getLogger(__name__)
+
+Tiles = tuple[int, int]  # length and overlap, in pixels
+OnTile = Callable[[int, int], None] | None  # (tiles done, of how many)
+DECODE_TILES: Tiles = (512, 128)  # once a whole image was too much for the device
+ENCODE_TILES: Tiles = (512, 64)
+ENCODE = Conversion("encode_image", axes=(1, 2), scale=1)
+DECODE = Conversion("decode_image", axes=(2, 3), scale=CELL)
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Images and latents as they travel on wires: float32 on the CPU. One at a time goes through the device."""
+
+    weights: AutoencoderWeights
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.weights.runtime
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Image [B, H, W, C >= 3] in 0..1 -> latent [B, 16, H//8, W//8]. In tiles if the device is too small."""
+        managed = self._managed()
+        _check_numbers("picture", image)
+        return self._sound(managed.convert(ENCODE, image) if managed else self._each(image, ENCODE, ENCODE_TILES))
+
+    def decode_image(self, latent: Tensor) -> Tensor:
+        """Latent [B, 16, h, w] -> image [B, 8h, 8w, 3] in 0..1. In tiles if the device is too small."""
+        managed = self._managed()
+        _check_numbers("latent", latent)
+        return self._sound(managed.convert(DECODE, latent) if managed else self._each(latent, DECODE, DECODE_TILES))
+
+    def encode_image_tiled(self, image: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
+        """`encode_image` in tiles; `tile` and `overlap` in pixels."""
+        _check_numbers("picture", image)
+        return self._tiled(ENCODE, image, (tile, overlap), on_tile)
+
+    def decode_image_tiled(self, latent: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
+        """`decode_image` in tiles; `tile` and `overlap` in pixels of the image."""
+        _check_numbers("latent", latent)
+        return self._tiled(DECODE, latent, (tile, overlap), on_tile)
+
+    @torch.no_grad()
+    def _each(self, batch: Tensor, conversion: Conversion, tiles: Tiles) -> Tensor:
+        module = self._module()
+        done = []
+        for one in batch.split(1):
+            try:
+                done.append(conversion.run(module, one.to(self.runtime.device)).cpu())
+                continue
+            except torch.cuda.OutOfMemoryError:
+                log.warning("The device has too little memory for an image of this size at once; tiles are used.")
+            torch.cuda.empty_cache()
+            done.append(conversion.tiled(module, one.to(self.runtime.device), *tiles).cpu())
+        return torch.cat(done)
+
+    @torch.no_grad()
+    def _tiled(self, conversion: Conversion, batch: Tensor, tiles: Tiles, on_tile: OnTile) -> Tensor:
+        managed = self._managed()
+        if managed:
+            return self._sound(managed.convert(conversion, batch, *tiles, on_tile))
+        return self._sound(conversion.tiled(self._module(), batch.to(self.runtime.device), *tiles, on_tile).cpu())
+
+    def _sound(self, made: Tensor) -> Tensor:
+        """What came of it, if all of it are numbers. Raises NotFinite."""
+        if torch.isfinite(made).all():
+            return made
+        reason = unsound(self.weights.tensors) or "Compute the autoencoder in float32 or bfloat16."
+        raise NotFinite(f"The autoencoder made numbers that are not finite (NaN or infinity). {reason}")
+
+    def _managed(self) -> ManagedAutoencoder | None:
+        runtime = self.runtime
+        manager = runtime.manager(runtime.device, self.weights.nbytes)
+        if manager is None:
+            return None
+        return ManagedAutoencoder(manager, self.weights, runtime.autoencoder_dtype, runtime.activations)
+
+    def _module(self) -> AutoencoderModule:
+        return self.weights.module(self.runtime.device, self.runtime.autoencoder_dtype)
+
+
+def _check_numbers(noun: str, numbers: Tensor) -> None:
+    if not torch.isfinite(numbers).all():
+        raise NotFinite(f"The {noun} for the autoencoder holds numbers that are not finite (NaN or infinity).")

@@ -1,0 +1,185 @@
+"""A transformer as it travels on MODEL links: which file, and everything that patch nodes change about it.
+
+It is what sampling asks of a model (sampling/guider.py: Model). The weights behind it are shared by all handles of the
+file (weights.py).
+
+Independent of: nodes, prompts, solvers, and how bytes become parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..adapters.apply import adapted
+from ..adapters.lora import LoraUse
+from ..errors import InputError
+from ..limits import check_room
+from ..models.flux import with_controlnets, with_sharing
+from ..models.latents import CELL, patches
+from ..sampling.guider import Network, Run
+from ..sampling.inpaint import MaskFunction
+from ..sampling.schedule import Sampling
+from ..sampling.step_cache import StepCache
+from .device import total_bytes
+from .flux_needs import controlnet_tensors
+from .loaded_whole import reported_flux
+from .lora_memory import reclaim_for_loras
+from .runtime import Runtime
+from .sound import unsound
+from .weights import ControlNetWeights, FluxWeights
+
+WEIGHT_DTYPES = {
+    "default": None,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e4m3fn_fast": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+
+
+@dataclass(frozen=True)
+class FluxModel:
+    """A transformer with everything that patch nodes change about it (by `dataclasses.replace`)."""
+
+    weights: FluxWeights
+    sampling: Sampling
+    loras: tuple[LoraUse, ...] = ()
+    mask_function: MaskFunction | None = None
+    compute_dtype: torch.dtype | None = None  # None: the runtime's
+    own_step_cache: StepCache | None = None  # None: the runtime's
+    own_compute: str | None = None  # a word of settings.COMPUTES; None: the runtime's
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.weights.runtime
+
+    @property
+    def device(self) -> torch.device:
+        return self.runtime.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.compute_dtype or self.runtime.model_dtype
+
+    @property
+    def step_cache(self) -> StepCache | None:
+        return self.own_step_cache or self.runtime.step_cache
+
+    @property
+    def compute(self) -> str:
+        return self.own_compute or self.runtime.compute
+
+    def emit(self, event: dict[str, Any]) -> None:
+        self.runtime.events.emit(event)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the latent that goes in; control LoRAs widen it."""
+        width = 4 * self.weights.config.in_channels
+        return max([width, *(use.lora.input_width("img_in", width) for use in self.loras if use.strength)]) // 4
+
+    @contextmanager
+    def open(self, run: Run) -> Iterator[Network]:
+        """The network, ready for one run; in a job that can be paused its evaluations are kept on disk.
+
+        Raises InputError for an image that no memory here could hold.
+        """
+        self._check_room(*run.shape)
+        log = self.runtime.evaluations
+        with self._opened(run) as network:
+            if log is None:
+                yield network
+                return
+            loras = tuple(use.identity for use in self.loras if use.strength)
+            depends_on = self.weights.identity, loras, self.dtype, self.compute, self.device.type
+            with log.recorded(network, run, depends_on) as recorded:
+                yield recorded
+
+    @contextmanager
+    def _opened(self, run: Run) -> Iterator[Network]:
+        team = self.runtime.team
+        if team is None:
+            with self._opened_here(run) as network:
+                yield network
+            return
+        team.settings.split.check(self.weights.config.heads)
+        share = team.start()
+        if self.runtime.share is not share:  # a team that was started anew talks over new connections
+            self.weights.unload()
+            self.runtime.share = share
+        with team.opened(self.description, run, self._opened_here(run)) as network:
+            yield network
+
+    @property
+    def description(self) -> Description:
+        """What another process needs to open the same model."""
+        names = {dtype: name for name, dtype in WEIGHT_DTYPES.items()}
+        uses = tuple(use for use in self.loras if use.strength)
+        return Description(str(self.weights.path), names[self.weights.round_to], uses, self.dtype, self.compute)
+
+    @contextmanager
+    def _opened_here(self, run: Run) -> Iterator[Network]:
+        nets = self._controlnets(run)
+        if nets and self.runtime.share is not None:
+            raise InputError("ControlNets cannot be computed on several devices yet. Use one device for this workflow.")
+        nbytes = self.weights.nbytes + sum(net.nbytes for net in nets)
+        manager = self.runtime.manager(self.device, nbytes)
+        if manager is None:
+            loaded = self.weights.module(self.device, self.dtype, self.compute)
+            module = adapted(loaded, self.loras, self.device, self.dtype)
+            if nets:
+                parts = {net.key: net.module(self.device, self.dtype, self.compute) for net in nets}
+                module = with_controlnets(module, parts)
+            if self.runtime.share is not None:
+                module = with_sharing(module, self.runtime.share.tokens)
+            if not self.runtime.events.has_listeners:
+                yield module
+                return
+            tensors = {**self.weights.tensors, **controlnet_tensors({net.key: net.tensors for net in nets})}
+            with reported_flux(module, self.runtime, tensors, run, self.dtype) as network:
+                yield network
+            return
+        managed = self.weights.managed(manager, self.dtype, self.compute)
+        reclaim_for_loras(manager, self.loras, self.device, self.dtype)
+        uses = [use for use in self.loras if use.strength]
+        with managed.opened(run, uses, [net.managed(manager, self.dtype, self.compute) for net in nets]) as network:
+            yield network
+
+    def _controlnets(self, run: Run) -> list[ControlNetWeights]:
+        """The ControlNets of a run, in the order in which they are applied. Raises InputError for one that is too wide
+        or too narrow for this transformer."""
+        nets = list(dict.fromkeys(control.weights for c in run.conditions for control in c.controls))
+        for net in nets:
+            if net.config.body.hidden != self.weights.config.hidden:
+                raise InputError(
+                    f"{net.path.name} was made for a transformer {net.config.body.hidden} wide, and "
+                    f"{self.weights.path.name} is {self.weights.config.hidden} wide. Choose a ControlNet for it."
+                )
+        return nets
+
+    def unsound(self) -> str | None:
+        """What of the transformer's file is no number, looked for in it."""
+        return unsound(self.weights.tensors)
+
+    def _check_room(self, batch: int, _: int, height: int, width: int) -> None:
+        """The least a block holds at once: its stream, queries, keys and values, and the wide middle of its MLP."""
+        config, tokens = self.weights.config, batch * patches(height) * patches(width)
+        needed = tokens * (4 * config.hidden + config.mlp) * self.dtype.itemsize
+        check_room(
+            f"Denoising a batch of {batch} at {width * CELL}x{height * CELL} pixels", needed, total_bytes(self.device)
+        )
+
+
+@dataclass(frozen=True)
+class Description:
+    """A FluxModel without what is loaded of it, for a process on another device."""
+
+    path: str
+    weight_dtype: str
+    loras: tuple[LoraUse, ...]
+    dtype: torch.dtype
+    compute: str
