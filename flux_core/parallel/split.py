@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import InputError
 
@@ -27,6 +27,19 @@ def spans(total: int, shares: int | Sequence[float]) -> tuple[Span, ...]:
         done += weight
         edges.append(round(total * done / sum(weights) + 1e-9))
     return tuple(zip(edges[:-1], edges[1:], strict=True))
+
+
+class Sizes(Protocol):
+    """Of a transformer (models/flux_config.py)."""
+
+    @property
+    def depth(self) -> int: ...
+    @property
+    def depth_single(self) -> int: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def mlp(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -136,6 +149,16 @@ def exchanged_bytes(split: Split, blocks: int, batch: int, tokens: int, hidden: 
     """Bytes that leave each device in the attention of one step, by the study's formulas; even shares, one tp group."""
     whole = blocks * batch * tokens * hidden * itemsize * (split.sp - 1) / split.sp
     return whole * (4 / split.sp if split.attention == "ulysses" else 2)
+
+
+def gathered_bytes(split: Split, config: Sizes, batch: int, tokens: int, itemsize: int) -> float:
+    """Bytes that leave each device in the products of one step, if rows are divided evenly; all tokens are here.
+
+    Of each token, every matrix of its blocks gives a row of outputs: qkv, proj and both of the MLP, or both linears.
+    """
+    double = config.depth * (5 * config.hidden + config.mlp)
+    single = config.depth_single * (4 * config.hidden + config.mlp)
+    return batch * tokens * itemsize * (double + single) * (split.tp - 1) / split.tp
 
 
 def parsed_shares(text: str | None, devices: int) -> Any:

@@ -19,7 +19,7 @@ from sluice.flux_core.models.flux import Flux, with_sharing
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.linear import Linear
 from sluice.flux_core.parallel.sharded import OwnRows, ShardedWeight, cut_rows, row_spans
-from sluice.flux_core.parallel.split import Split, exchanged_bytes, spans
+from sluice.flux_core.parallel.split import Split, exchanged_bytes, gathered_bytes, spans
 from sluice.flux_core.parallel.tokens import TokenSharing, merged, with_lse
 from sluice.flux_core.parallel.wire import wrong_partners
 from sluice.flux_core.quant.formats import decode
@@ -65,7 +65,7 @@ CASES = {
 
 
 def filled(config: FluxConfig) -> Flux:
-    model = fill_module(Flux(config))
+    model = fill_module(Flux(config)).requires_grad_(False)  # as weights of files are
     assert isinstance(model, Flux)
     return model
 
@@ -99,7 +99,11 @@ def tensor_parallel(flux: Flux, board: Board, rank: int) -> Flux:
     """A copy of the model in which one device has some rows of each matrix of the blocks."""
     model, wire = deep(flux), ThreadWire(board, rank)
     for name, linear in model.named_modules():
-        if name.startswith(("double_blocks.", "single_blocks.")) and ".lin" not in name and isinstance(linear, Linear):
+        if (
+            name.startswith(("double_blocks.", "single_blocks."))
+            and isinstance(linear, Linear)
+            and not name.endswith(".lin")
+        ):
             rows = spans(linear.out_features, board.size)
             linear.held = ShardedWeight(OwnRows(linear.own_weight[slice(*rows[rank])].detach()), rows, wire)
             linear.weight = None
@@ -164,6 +168,26 @@ def test_the_bytes_that_leave_a_device_are_those_of_the_formula(flux: Flux, atte
     for wire in wires:
         assert sum(wire.sent.values()) == expected + velocity
         assert wire.sent[verb] == expected + (velocity if verb == "gather" else 0)
+
+
+def test_the_bytes_of_divided_rows_are_those_of_the_formula(flux: Flux) -> None:
+    board, models = Board(2), list[Flux]()
+
+    def device(rank: int) -> Tensor:
+        models.append(tensor_parallel(flux, board, rank))
+        velocity: Tensor = models[-1](inputs())
+        return velocity
+
+    on_threads(2, device)
+    expected = gathered_bytes(Split(1, 2), CONFIG, 1, 7 + 48, 4)
+    for model in models:
+        held = {
+            part.held.wire
+            for part in model.modules()
+            if isinstance(part, Linear) and isinstance(part.held, ShardedWeight)
+        }
+        (wire,) = held
+        assert sum(wire.sent.values()) == expected
 
 
 def test_partial_attention_is_put_together_by_its_log_sum_exp() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sluice.flux_core.errors import InputError
-from sluice.flux_core.parallel.split import Split, Tokens, exchanged_bytes, parsed_shares, spans
+from sluice.flux_core.parallel.split import Split, Tokens, exchanged_bytes, gathered_bytes, parsed_shares, spans
 
 
 @given(st.integers(0, 500), st.one_of(st.integers(1, 9), st.lists(st.floats(0.1, 9.0), min_size=1, max_size=6)))
@@ -74,3 +76,8 @@ def test_too_few_heads_and_wrong_shares_are_refused() -> None:
 )
 def test_bytes_of_a_step_at_1024_squared_are_those_of_the_study(split: Split, gigabytes: float) -> None:
     assert abs(exchanged_bytes(split, 57, 1, 4608, 3072, 2) / 1e9 - gigabytes) < 0.006
+
+
+def test_bytes_of_divided_rows_at_1024_squared() -> None:
+    sizes = SimpleNamespace(depth=19, depth_single=38, hidden=3072, mlp=12288)
+    assert abs(gathered_bytes(Split(1, 2), sizes, 1, 4608, 2) / 1e9 - 6.72) < 0.01
