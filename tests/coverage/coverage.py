@@ -129,8 +129,9 @@ def main() -> None:
 
 
 def _catalogue(folder: Path, packs: list[Path]) -> tuple[dict[str, type[Any]], dict[str, str]]:
+    from sluice.flux_core.facade.engine import Engine
     from sluice.flux_core.graph.execute import Executor
-    from sluice.flux_core.worker.node_packs import Engine, load_packs
+    from sluice.flux_core.worker.node_packs import load_packs
     from sluice.nodes.host import Host
 
     folders = standard_folders(folder)

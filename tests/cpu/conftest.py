@@ -48,7 +48,7 @@ def layout(request: pytest.FixtureRequest) -> Callable[[Tensor], Tensor]:
     """layout(x): the same numbers in memory of another order."""
 
     def change(x: Tensor) -> Tensor:
-        changed = request.param(x)
+        changed: Tensor = request.param(x)
         assert torch.equal(changed, x)
         return changed
 

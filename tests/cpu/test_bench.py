@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from doubles.typed import linear_at, matrix_of
 from PIL import Image
 from sluice.flux_core.bench.peers import NEEDED, PEERS
 from sluice.flux_core.bench.run import PARTS
@@ -19,7 +20,7 @@ from torch.testing import assert_close
 @torch.inference_mode()
 def test_both_transformers_compute_the_same_of_the_same_bytes() -> None:
     flux = random_flux((1, 1), 1, torch.device("cpu"), torch.float32)
-    flux.final_layer.adaLN_modulation[1].weight.mul_(5)  # so that its halves matter
+    matrix_of(linear_at(flux, "final_layer.adaLN_modulation.1")).mul_(5)  # so that its halves matter
     steps = steps_of(flux, torch.device("cpu"))
     assert_close(steps["ours"](), steps["diffusers"](), rtol=1e-3, atol=1e-4)
 
@@ -55,7 +56,7 @@ def test_a_run_that_fails_is_not_measured(
     ("wrong", "told"),
     [
         (["--ram", "6G", "much"], "'much' is not a size"), (["--vram", "8 cards"], "'8 cards' is not a size"),
-        (["--size", "256x256", "1024"], "Write it like 1024x768"), (["--device", "abacus"], "no device 'abacus'"),
+        (["--size", "256x256", "1024"], "Write 1024x768"), (["--device", "abacus"], "no device 'abacus'"),
     ],
 )  # fmt: skip
 def test_nothing_large_is_written_for_a_measurement_that_cannot_be_made(

@@ -53,7 +53,8 @@ class Studio:
         assert result.status == "success", result.exception
         (shown,) = result.outputs.values()
         with Image.open(self.folders.output / shown["images"][0]["filename"]) as image:
-            return image.convert("RGB").tobytes()
+            pixels: bytes = image.convert("RGB").tobytes()
+        return pixels
 
 
 @pytest.fixture(params=["managed", "not managed"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from sluice.flux_core.checkpoint.complete import missing
@@ -9,13 +11,14 @@ from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig, axes_of
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
+from torch import nn
 
 
 def flux(guidance: bool) -> Flux:
     return Flux(FluxConfig(16, 16, 32, 1, 32, 64, 3, 2, 32, 32, guidance, axes_of(32)))
 
 
-MODELS = {
+MODELS: dict[str, Callable[[], nn.Module]] = {
     "flux": lambda: flux(True),
     "flux without guidance": lambda: flux(False),
     "clip_l": lambda: ClipTextModel(ClipConfig(50, 77, 48, 64, 3, 3)),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from doubles.seeded import Fill, Seeded
+from doubles.typed import linear_at
 from sluice.flux_core.adapters.apply import adapted
 from sluice.flux_core.adapters.branches import Dense, LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
+from sluice.flux_core.adapters.lora_families import Change
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
 from sluice.flux_core.models.copies import deep
@@ -19,7 +23,7 @@ from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.models.tensor_trees import map_tensors
 from sluice.flux_core.runtime.dry_run import META, branch_shapes, dry_run, on_meta, shape_of
 from sluice.flux_core.runtime.flux_needs import Job, flux_needs, half_block, observe_blocks, streamed_names
-from torch import nn
+from torch import Tensor, nn
 
 SMALL = FluxConfig(16, 16, 128, 1, 128, 512, 3, 4, 24, 16, True, (16, 56, 56))
 DOUBLE = ("img_attn.qkv", "txt_attn.qkv", "img_attn.proj", "img_mlp.0", "img_mlp.2", "txt_attn.proj", "txt_mlp.0",
@@ -32,7 +36,7 @@ def meta_flux(config: FluxConfig = SMALL) -> Flux:
         return Flux(config)
 
 
-def inputs(channels: int = 16, batch: int = 2, **more) -> DenoiserInputs:
+def inputs(channels: int = 16, batch: int = 2, **more: Any) -> DenoiserInputs:
     with META:
         x, context, pooled = torch.empty(batch, channels, 8, 6), torch.empty(batch, 5, 24), torch.empty(batch, 16)
         return DenoiserInputs(x, torch.empty(batch), context, pooled, torch.empty(batch), **more)
@@ -41,7 +45,7 @@ def inputs(channels: int = 16, batch: int = 2, **more) -> DenoiserInputs:
 def lora(seeded: Seeded) -> LoraUse:
     """Branches on some blocks, and a matrix changed in another."""
     low_rank = LowRank(seeded("a", (4, 128)), seeded("b", (896, 4)))
-    changes = {
+    changes: dict[str, tuple[Change, ...]] = {
         "single_blocks.1.linear1": (low_rank,),
         "single_blocks.3.linear1": (low_rank,),
         "double_blocks.2.img_attn.proj": (Dense(seeded("d", (128, 128))),),
@@ -82,20 +86,21 @@ def test_the_peak_of_a_step_is_that_of_a_single_block() -> None:
 @pytest.mark.parametrize("case", ["bare", "loras", "references", "control", "masked"])
 def test_blocks_of_one_make_are_run_once_and_nothing_else_is_observed(case: str, seeded: Seeded) -> None:
     flux = meta_flux()
-    more = {
+    cases: dict[str, dict[str, Any]] = {
         "references": {"references": (torch.empty(2, 16, 5, 3, device=META),)},
         "control": {"control": ControlResiduals(double=(torch.empty(2, 12, 128, device=META),) * 2)},
         "masked": {"attention_mask": torch.empty(2, 17, 17, device=META)},
-    }.get(case, {})
+    }
+    more = cases.get(case, {})
     module = adapted(flux, [lora(seeded)], META, torch.float32) if case == "loras" else flux
     asked = inputs(**more)
     ran: list[nn.Module] = []
 
-    def run_block(block: nn.Module, *args):
+    def run_block(block: nn.Module, *args: Any) -> Any:
         ran.append(block)
         return block(*args)
 
-    def call(copy: Flux):
+    def call(copy: Flux) -> object:
         return copy(asked, run_block=run_block)
 
     assert dry_run(module, call) == dry_run(module, call, repeat=False)
@@ -135,14 +140,15 @@ def test_going_backward_weights_are_used_again_from_the_last_to_the_first() -> N
     flux = deep(meta_flux()).train()
     for parameter in flux.parameters():
         parameter.requires_grad_(False)
-    first = flux.double_blocks[0].img_attn.qkv
+    first = linear_at(flux, "double_blocks.0.img_attn.qkv")
     down, up = (torch.empty(shape, device=META, requires_grad=True) for shape in ((4, 128), (384, 4)))
     first.branches = (LowRank(down, up),)
     asked = map_tensors(inputs(), shape_of)
 
-    def step(copy: Flux):
+    def step(copy: Flux) -> tuple[Tensor, ...]:
         loss = copy(asked).sum()
-        (branch,) = copy.double_blocks[0].img_attn.qkv.branches
+        (branch,) = linear_at(copy, "double_blocks.0.img_attn.qkv").branches
+        assert isinstance(branch, LowRank)
         return torch.autograd.grad(loss, [branch.down, branch.up])
 
     uses = [use.name for use in dry_run(flux, step, gradients=True).uses]
@@ -158,5 +164,11 @@ def test_going_backward_weights_are_used_again_from_the_last_to_the_first() -> N
 def test_on_the_meta_device_a_model_has_shapes_and_no_memory(fill: Fill, seeded: Seeded) -> None:
     copy = on_meta(adapted(fill(Flux(SMALL)), [lora(seeded)], CPU, torch.float32))
     assert {tensor.device.type for tensor in copy.state_dict().values()} == {"meta"}
-    branches = [branch for part in copy.modules() if isinstance(part, Linear) for branch in part.branches]
+    branches = [
+        branch
+        for part in copy.modules()
+        if isinstance(part, Linear)
+        for branch in part.branches
+        if isinstance(branch, (Dense, LowRank))
+    ]
     assert len(branches) == 3 and {t.device.type for branch in branches for t in branch.tensors} == {"meta"}

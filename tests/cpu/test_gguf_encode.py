@@ -36,7 +36,7 @@ def test_blocks_of_32_are_those_of_the_gguf_package(format: str) -> None:
 def lost(x: torch.Tensor, format: str) -> float:
     blocks = encode_blocks(x.view(-1, BLOCK[format][0]), format)
     got = decode(blocks.flatten(), Encoding(format), x.shape, torch.float32)
-    return ((got - x).norm() / x.norm()).item()
+    return float((got - x).norm() / x.norm())
 
 
 @pytest.mark.parametrize("format, plainer", [("Q4_K", "Q4_1"), ("Q5_K", "Q5_1"), ("Q6_K", "Q5_1")])

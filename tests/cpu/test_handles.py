@@ -13,11 +13,14 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from doubles.seeded import Fill, Seeded
+from doubles.typed import linear_at
 from safetensors.torch import save_file
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
+from sluice.flux_core.adapters.lora_families import Change
 from sluice.flux_core.checkpoint.load import read
 from sluice.flux_core.errors import FileFormatError, InputError, MissingFileError
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -103,7 +106,7 @@ def as_gguf(path: Path, state: State, kind: gguf.GGMLQuantizationType, arch: str
 def published(tmp_path: Path) -> FluxTransformer2DModel:
     """A small FLUX of diffusers', saved as diffusers saves it: in shards."""
     torch.manual_seed(0)
-    model = FluxTransformer2DModel(
+    model: FluxTransformer2DModel = FluxTransformer2DModel(
         num_layers=2, num_single_layers=2, attention_head_dim=128, num_attention_heads=2, joint_attention_dim=32,
         pooled_projection_dim=32, guidance_embeds=True,
     ).eval()  # fmt: skip
@@ -165,7 +168,7 @@ def test_gguf_gives_the_bits_of_its_dequantised_weights(
     state: dict[str, Tensor],
     tmp_path: Path,
     look: Callable[..., Tensor],
-    kind,
+    kind: TYPE,
     monkeypatch: pytest.MonkeyPatch,
     runtime: Runtime,
 ) -> None:
@@ -180,7 +183,7 @@ def test_gguf_gives_the_bits_of_its_dequantised_weights(
     monkeypatch.setattr(weights, "FILLED", 0.0)  # no room: decoded at every use
     gc.collect()
     model = handles.load_flux(runtime, path)
-    assert model.weights.module(model.device, model.dtype).double_blocks[0].img_attn.qkv.held is not None
+    assert linear_at(model.weights.module(model.device, model.dtype), "double_blocks.0.img_attn.qkv").held is not None
     assert torch.equal(look(model), expected)
 
 
@@ -245,7 +248,7 @@ def test_weights_that_do_not_fit_expanded_give_the_same_bits(
     gc.collect()
     model = handles.load_flux(runtime, path)
     assert torch.equal(look(model), expected)
-    assert model.weights.module(model.device, model.dtype).single_blocks[1].linear2.weight is None
+    assert linear_at(model.weights.module(model.device, model.dtype), "single_blocks.1.linear2").weight is None
 
 
 def test_the_model_says_what_it_was_made_for(state: dict[str, Tensor], tmp_path: Path, runtime: Runtime) -> None:
@@ -310,7 +313,9 @@ def test_runs_with_other_loras_share_one_module_at_the_same_time(
         return LowRank(seeded(name + " down", (4, columns)), seeded(name + " up", (wide, 4)), 0.1)
 
     dora = Reweighing(low_rank("dora"), seeded("magnitude", (wide, 1)).abs())
+    first: dict[str, tuple[Change, ...]]
     first = {"double_blocks.0.img_attn.proj": (low_rank("a"),), "double_blocks.0.txt_attn.proj": (dora,)}
+    second: dict[str, tuple[Change, ...]]
     second = {"double_blocks.0.img_attn.proj": (low_rank("b"),), "single_blocks.0.linear2": (low_rank("c", 3 * wide),)}
     scales = {"single_blocks.0.norm.key_norm.scale": seeded("scale", (SMALL.head_dim,))}
     uses = LoraUse(Lora("first", first, {}), 0.7), LoraUse(Lora("second", second, scales), 1.0)
@@ -319,7 +324,8 @@ def test_runs_with_other_loras_share_one_module_at_the_same_time(
     assert not torch.equal(expected[0], expected[1])
     before = {name: dict(vars(part)) for name, part in model.weights.module(model.device, model.dtype).named_modules()}
     x, context, pooled = seeded("x", (1, 16, 6, 4)), seeded("context", (1, 5, 32)), seeded("y", (1, 32))
-    both_open, seen = threading.Barrier(2, timeout=60), ([], [])
+    both_open = threading.Barrier(2, timeout=60)
+    seen: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def run(number: int) -> None:
         dtype = models[number].dtype
@@ -339,7 +345,7 @@ def test_runs_with_other_loras_share_one_module_at_the_same_time(
     for got, alone in zip(seen, expected, strict=True):
         assert len(got) == 10 and all((one - alone).norm() <= tolerance for one in got)
     module = model.weights.module(model.device, model.dtype)
-    assert (module.single_blocks[0].linear2.held is not None) == packed
+    assert (linear_at(module, "single_blocks.0.linear2").held is not None) == packed
     assert all(vars(part) == before[name] for name, part in module.named_modules())
     assert torch.equal(look(model), plain)
 
@@ -606,7 +612,9 @@ def test_a_tensor_of_another_shape_is_named(state: dict[str, Tensor], tmp_path: 
         (lambda runtime, path: handles.load_text(runtime, [path]), "not a CLIP-L text encoder"),
     ],
 )
-def test_the_wrong_file_is_told_what_it_is(fill: Fill, tmp_path: Path, load, words: str, runtime: Runtime) -> None:
+def test_the_wrong_file_is_told_what_it_is(
+    fill: Fill, tmp_path: Path, load: Callable[[Runtime, Path], object], words: str, runtime: Runtime
+) -> None:
     path = saved(tmp_path / "ae.safetensors", fill(Autoencoder(CODER)).state_dict())
     with pytest.raises(FileFormatError, match=words):
         load(runtime, path)

@@ -41,7 +41,7 @@ def test_only_the_low_half_of_a_seed_counts() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 6), min_size=1, max_size=5))
-def test_an_item_keeps_its_noise_in_every_batch(seed, wanted) -> None:
+def test_an_item_keeps_its_noise_in_every_batch(seed: int, wanted: list[int]) -> None:
     batch = latents.noise(seed, (7, 16, 4, 4))  # 4 x 4 x 16 values an item: no rest to carry from one draw to the next
     assert torch.equal(latents.noise(seed, (len(wanted), 16, 4, 4), wanted), batch[wanted])
 
@@ -70,7 +70,7 @@ def test_an_empty_latent_of_another_family_is_widened_and_a_full_one_refused() -
 
 @settings(deadline=None, max_examples=40)
 @given(sizes, sizes, st.integers(1, 3))
-def test_unpacking_undoes_packing(height, width, batch) -> None:
+def test_unpacking_undoes_packing(height: int, width: int, batch: int) -> None:
     x = torch.randn(batch, 3, height, width)
     tokens = latents.pack(x)
     assert tokens.shape == (batch, latents.patches(height) * latents.patches(width), 12)
@@ -92,7 +92,7 @@ def test_positions_count_patches_row_by_row() -> None:
 def test_references_do_not_overlap_on_their_sheet() -> None:
     sizes = [(8, 14), (13, 6), (20, 20), (3, 40), (9, 9)]
     for method in ("offset", "uxo"):
-        cells = set()
+        cells: set[tuple[int, int, int]] = set()
         for (rows, columns), (index, top, left) in zip(
             sizes, latents.place_references(12, 10, sizes, method), strict=True
         ):

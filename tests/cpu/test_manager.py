@@ -6,18 +6,22 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from doubles.budgets import CPU, budget, no_budget
+from doubles.sampling_cases import Conditioning
 from doubles.seeded import Fill, Seeded
+from doubles.typed import linear_at, present
 from safetensors.torch import save_file
+from sluice.flux_core.adapters.apply import adapted
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
 from sluice.flux_core.checkpoint.detect import detect
@@ -28,16 +32,20 @@ from sluice.flux_core.convert.targets import target
 from sluice.flux_core.errors import BudgetTooSmall
 from sluice.flux_core.memory import manager, meter, report, running
 from sluice.flux_core.memory.budget import Allowed
+from sluice.flux_core.memory.managed_model import ManagedModel
 from sluice.flux_core.memory.workload import GiB, Location, MiB
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
+from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.runtime import autoencoder, handles, modulation, streamed_flux, weights
+from sluice.flux_core.runtime.handles import FluxModel
 from sluice.flux_core.runtime.integer_products import block_matrices, integers_for, within_ram
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import INT8, SIXTEEN_BIT, Settings
+from sluice.flux_core.runtime.streamed_flux import ManagedFlux
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
 from sluice.flux_core.sampling.sample import Sampler, sample
 from sluice.flux_core.sampling.step_cache import StepCache
@@ -65,14 +73,21 @@ def flux_file(fill: Fill, tmp_path: Path) -> Path:
     return path
 
 
-def conditioning(name: str, seeded: Seeded, guidance: float | None = 3.5, **more):
+def conditioning(name: str, seeded: Seeded, guidance: float | None = 3.5, **more: Any) -> Conditioning:
     values = {"pooled_output": seeded(name + "y", (1, 32)), **({} if guidance is None else {"guidance": guidance})}
     values |= more
     return [[seeded(name, (1, 9, 32)), values]]
 
 
 def picture(
-    model, seeded, solver: str = "euler", cfg: float = 1.0, batch: int = 1, seed: int = 1, width: int = 6, **more
+    model: FluxModel,
+    seeded: Seeded,
+    solver: str = "euler",
+    cfg: float = 1.0,
+    batch: int = 1,
+    seed: int = 1,
+    width: int = 6,
+    **more: Any,
 ) -> Tensor:
     positive, negative = conditioning("positive", seeded, **more), conditioning("negative", seeded)
     guider = BasicGuider(model, positive) if cfg == 1 else CFGGuider(model, positive, negative, cfg)
@@ -140,7 +155,7 @@ def test_quantised_files_give_the_same_picture_expanded_packed_and_streamed(
     gc.collect()
     model = handles.load_flux(runtime, path)
     assert torch.equal(picture(model, seeded), expected)
-    assert model.weights.module(model.device, model.dtype).single_blocks[0].linear2.weight is None
+    assert linear_at(model.weights.module(model.device, model.dtype), "single_blocks.0.linear2").weight is None
     stored = sum(one.nbytes for one in model.weights.tensors.values())
     budget(runtime, stored // 2)
     assert torch.equal(picture(model, seeded), expected)
@@ -176,7 +191,9 @@ def test_integers_stream_as_the_operands_they_are(
         assert report.note == "int8 products (PyTorch) for 24 matrices"
 
 
-def test_a_file_is_quantised_while_it_is_loaded_whole_or_streamed(flux_file, seeded, runtime, tmp_path, caplog):
+def test_a_file_is_quantised_while_it_is_loaded_whole_or_streamed(
+    flux_file: Path, seeded: Seeded, runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nearly as the converted file computes, whose adaLN is int8 too; not where memory does not suffice for it."""
     path, wanted, file = tmp_path / "int8.safetensors", target("int8", True), open_weights(flux_file)
     write(path, "flux", steps_of("flux", detect(file).parts["flux"], wanted), wanted, {})
@@ -211,10 +228,10 @@ def test_skipped_evaluations_stream_nothing(flux_file: Path, seeded: Seeded, run
     noise = torch.randn(1, 16, 8, 6, generator=torch.Generator().manual_seed(1))
     plain = handles.load_flux(runtime, flux_file)
     cached = replace(plain, own_step_cache=StepCache(1.0))
-    told = []
+    told: list[dict[str, Any]] = []
     runtime.events.listen(told.append)
 
-    def image(model):
+    def image(model: FluxModel) -> Tensor:
         guider = BasicGuider(model, conditioning("positive", seeded))
         return sample(guider, Sampler("euler"), steps, torch.zeros_like(noise), noise, seed=1)[0]
 
@@ -333,8 +350,14 @@ def test_what_stays_gives_way_to_a_lora_before_it_is_there(
     use = LoraUse(Lora("large", {"single_blocks.0.linear1": (LowRank(down, up),)}, {}), 1.0)
     taken = use.lora.copied_bytes(CPU, torch.float32)
     assert taken == 2 * (down.nbytes + up.nbytes) > 12 * MiB - before
-    adapt, there = streamed_flux.adapted, []
-    monkeypatch.setattr(streamed_flux, "adapted", lambda *args: (there.append(blocks.held_bytes), adapt(*args))[1])
+    there: list[int] = []
+
+    def adapt(*args: Any) -> Flux:
+        there.append(blocks.held_bytes)
+        made: Flux = adapted(*args)
+        return made
+
+    monkeypatch.setattr(streamed_flux, "adapted", adapt)
     assert torch.equal(picture(replace(model, loras=(use,)), seeded), expected)
     assert taken + there[0] <= 12 * MiB
     held.memory.budget = 128 * MiB + taken - 1
@@ -354,10 +377,17 @@ def test_the_levels_a_solver_will_look_at_are_known_before_it_starts(
 ) -> None:
     model = handles.load_flux(runtime, flux_file)
     held = budget(runtime, 2 * flux_file.stat().st_size)
-    managed, filled = model.weights.managed(held, model.dtype), []
+    managed = model.weights.managed(held, model.dtype)
+    filled: list[int] = []
     fill = managed.table.fill
-    managed.table.fill = lambda flux, vectors: (filled.append(len(vectors)), fill(flux, vectors))
-    picture(model, seeded, solver)
+
+    def noted(flux: Flux, vectors: Sequence[Tensor]) -> None:
+        filled.append(len(vectors))
+        fill(flux, vectors)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(managed.table, "fill", noted)
+        picture(model, seeded, solver)
     assert len(filled) == 1
 
 
@@ -432,9 +462,10 @@ def test_an_autoencoder_out_of_memory_takes_smaller_and_smaller_tiles(
     tiled = coder.decode_image_tiled(latent, 128, 16)
     budget(runtime, 1 << 40)
     monkeypatch.setattr(autoencoder, "TILES", (256, 192, 128))
-    sizes, decode = [], Autoencoder._decode
+    sizes: list[int] = []
+    decode = Autoencoder._decode
 
-    def failing(self, x):
+    def failing(self: Autoencoder, x: Tensor) -> Tensor:
         if x.device == CPU:  # and no dry run
             sizes.append(x.shape[-1] * x.shape[-2])
             if sizes[-1] > 16 * 16:
@@ -456,14 +487,15 @@ def test_a_budget_that_shrinks_before_the_autoencoder_has_its_room_costs_a_size_
     coder, latent = handles.load_autoencoder(runtime, tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 20, 24))
     no_budget(runtime)
     tiled = coder.decode_image_tiled(latent, 128, 16)
-    held, asked = budget(runtime, 1 << 40), []
+    held = budget(runtime, 1 << 40)
+    asked: list[int] = []
 
-    def request_external(nbytes) -> None:
+    def request_external(nbytes: int) -> None:
         asked.append(nbytes)
         if len(asked) == 2:  # after it was decided that the whole picture fits
             held.memory.budget = 235 * MiB
 
-    held.request_external = request_external
+    vars(held)["request_external"] = request_external
     assert torch.equal(coder.decode_image(latent), tiled)
 
 
@@ -482,25 +514,25 @@ def test_a_budget_that_is_too_small_says_what_would_do_and_that_does(
 
 
 @contextmanager
-def before_each_step(runtime, flux, act: Callable[[int], None]) -> Iterator[list[int]]:
+def before_each_step(runtime: Runtime, flux: ManagedFlux, act: Callable[[int], None]) -> Iterator[list[int]]:
     """Call act with the number of the step; yields the bytes that each plan of the transformer streams."""
-    streamed, forward, steps = [], Flux.forward, count()
+    streamed: list[int] = []
+    forward, steps = Flux.forward, count()
 
-    def acting(module, inputs, **more):
+    def acting(module: Flux, inputs: DenoiserInputs, **more: Any) -> Tensor:
         if inputs.x.device == CPU:  # and no dry run
             act(next(steps))
         return forward(module, inputs, **more)
 
-    def listen(event) -> None:
+    def listen(event: dict[str, Any]) -> None:
         if event["type"] == "memory.plan" and event["model"] == flux.blocks.label:
             streamed.append(event["plan"]["streamed_bytes_per_step"])
 
-    Flux.forward, stop = acting, runtime.events.listen(listen)
-    try:
+    stop = runtime.events.listen(listen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flux, "forward", acting)
         yield streamed
-    finally:
-        Flux.forward = forward
-        stop()
+    stop()
 
 
 def test_a_budget_changed_between_steps_is_followed_at_once(flux_file: Path, seeded: Seeded, runtime: Runtime) -> None:
@@ -509,7 +541,7 @@ def test_a_budget_changed_between_steps_is_followed_at_once(flux_file: Path, see
     expected = picture(model, seeded)
     held = budget(runtime, 1 << 40)
 
-    def change(step) -> None:
+    def change(step: int) -> None:
         if step == 0:
             held.memory.budget = 128 * MiB + 12 * MiB
             runtime.budget = Allowed(ram=1)
@@ -530,10 +562,11 @@ def test_room_that_others_take_in_mid_run_is_given_and_taken_again_when_they_lea
     flux = model.weights.managed(held, model.dtype)
     with before_each_step(runtime, flux, lambda step: None) as streamed:
         picture(model, seeded)  # from now on it is known what a step takes
-    plenty, kept = flux.report.plan.peak_bytes + MiB // 2, []
+    plenty = present(flux.report.plan).peak_bytes + MiB // 2
+    kept: list[int] = []
     held.memory.budget = plenty
 
-    def others(step) -> None:
+    def others(step: int) -> None:
         held.memory.budget = (plenty - 6 * MiB, 2 * plenty, 0)[step]
         kept.append(flux.blocks.held_bytes)
 
@@ -550,7 +583,7 @@ def test_room_that_a_step_did_not_take_goes_to_weights(
     no_budget(runtime)
     expected = picture(model, seeded)
     held = budget(runtime, 16 * MiB)
-    held.memory.taken_bytes = lambda nbytes: nbytes + 4 * MiB
+    monkeypatch.setattr(held.memory, "taken_bytes", lambda nbytes: nbytes + 4 * MiB)
     monkeypatch.setattr(running, "DRIFT", MiB)
     with before_each_step(runtime, model.weights.managed(held, model.dtype), lambda step: None) as streamed:
         assert torch.equal(picture(model, seeded), expected)
@@ -573,7 +606,7 @@ def test_what_another_model_holds_is_not_taken_for_activations(
         text.t5()(torch.randint(0, 60, (1, 12)))
     flux = model.weights.managed(held, model.dtype)
     others = held.held_by_others(flux.blocks)
-    held.memory.peak_bytes = lambda: others + (flux.blocks.plan.peak_bytes if flux.blocks.plan else 0)
+    vars(held.memory)["peak_bytes"] = lambda: others + (flux.blocks.plan.peak_bytes if flux.blocks.plan else 0)
     picture(model, seeded)
     (measured,) = flux.activations.values()
     assert others > 0 and measured == sum(flux.report.plan.workload.fixed.values())
@@ -592,17 +625,15 @@ def test_out_of_memory_in_the_middle_of_a_step_costs_residents_and_not_the_pictu
     for number in (0, 3, 5):
         block, forward, failures = blocks[number], blocks[number].forward, iter([False, True, True])
 
-        def failing(*args, forward=forward, failures=failures):
+        def failing(*args: Any, forward: Callable[..., Any] = forward, failures: Iterator[bool] = failures) -> Any:
             forward(*args)
             if next(failures, False):
                 raise torch.OutOfMemoryError("injected")
             return forward(*args)
 
-        block.forward = failing
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(block, "forward", failing)
             assert torch.equal(picture(model, seeded), expected)
-        finally:
-            del block.forward
 
 
 def test_out_of_memory_between_blocks_costs_residents_and_not_the_picture(
@@ -616,13 +647,14 @@ def test_out_of_memory_between_blocks_costs_residents_and_not_the_picture(
     last, failures = model.weights.managed(held, model.dtype).module.final_layer, iter([False, True, True])
     forward = last.forward
 
-    def failing(*args):
+    def failing(*args: Any) -> Any:
         if next(failures, False):
             raise torch.OutOfMemoryError("injected")
         return forward(*args)
 
-    last.forward = failing
-    assert torch.equal(picture(model, seeded), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(last, "forward", failing)
+        assert torch.equal(picture(model, seeded), expected)
 
 
 @pytest.mark.parametrize("failures", (1, 2))
@@ -650,18 +682,15 @@ def test_out_of_memory_in_a_text_encoder_costs_residents_and_not_the_prompt(
     last = list(t5.module.encoder.block)[-1]
     forward, left = last.forward, iter([True] * failures)
 
-    def failing(*args):
+    def failing(*args: Any) -> Any:
         if next(left, False):
             raise torch.OutOfMemoryError("injected")
         return forward(*args)
 
-    last.forward = failing
     stays = flux.blocks.held_bytes
-    try:
-        with torch.no_grad():
-            assert torch.equal(text.t5()(ids), expected)
-    finally:
-        del last.forward
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(last, "forward", failing)
+        assert torch.equal(text.t5()(ids), expected)
     assert flux.blocks.held_bytes < stays
 
 
@@ -674,16 +703,21 @@ def test_weights_a_model_has_in_ram_are_room_for_it_in_its_next_run(
     monkeypatch.setattr(meter, "resident_bytes", lambda: ram["resident"] * GiB)
     monkeypatch.setattr(meter, "available_ram", lambda: ram["available"] * GiB)
     monkeypatch.setattr(meter, "total_ram", lambda: 40 * GiB)
-    assert held._host_room(SimpleNamespace(ram_bytes=0)) == (14 * GiB, 14 * GiB)
+
+    def in_ram(nbytes: int) -> ManagedModel:
+        return cast(ManagedModel, SimpleNamespace(ram_bytes=nbytes))
+
+    assert held._host_room(in_ram(0)) == (14 * GiB, 14 * GiB)
     ram |= {"resident": 18, "available": 18}  # twelve of them are its own
-    assert held._host_room(SimpleNamespace(ram_bytes=12 * GiB)) == (14 * GiB, 14 * GiB)
-    assert held._host_room(SimpleNamespace(ram_bytes=0)) == (2 * GiB, 2 * GiB)
+    assert held._host_room(in_ram(12 * GiB)) == (14 * GiB, 14 * GiB)
+    assert held._host_room(in_ram(0)) == (2 * GiB, 2 * GiB)
 
 
 def test_one_line_tells_a_run_and_listeners_hear_each_step(
     flux_file: Path, seeded: Seeded, caplog: pytest.LogCaptureFixture, runtime: Runtime
 ) -> None:
-    model, events = handles.load_flux(runtime, flux_file), []
+    model = handles.load_flux(runtime, flux_file)
+    events: list[dict[str, Any]] = []
     budget(runtime, 8 * MiB)
     stop = runtime.events.listen(events.append)
     with caplog.at_level(logging.INFO):
@@ -701,7 +735,8 @@ def test_while_a_model_runs_listeners_receive_which_groups_are_in_its_ring(
     flux_file: Path, seeded: Seeded, monkeypatch: pytest.MonkeyPatch, runtime: Runtime
 ) -> None:
     monkeypatch.setattr(report, "RING_SECONDS", 0.0)
-    model, events = handles.load_flux(runtime, flux_file), []
+    model = handles.load_flux(runtime, flux_file)
+    events: list[dict[str, Any]] = []
     budget(runtime, 8 * MiB)
     stop = runtime.events.listen(events.append)
     picture(model, seeded)

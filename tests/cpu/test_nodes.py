@@ -151,7 +151,8 @@ def test_the_catalogue_is_a_literal_with_comfyuis_ids_behind_the_prefix() -> Non
     tree = ast.parse((ROOT / "nodes" / "__init__.py").read_text())
     (table,) = [node.value for node in tree.body if isinstance(node, ast.AnnAssign)]
     assert isinstance(table, ast.Dict)
-    written = {ast.literal_eval(key): ast.unparse(value) for key, value in zip(table.keys, table.values, strict=True)}
+    keys = [ast.literal_eval(key) for key in table.keys if key is not None]
+    written = dict(zip(keys, map(ast.unparse, table.values), strict=True))
     assert written == {name: node_class.__name__ for name, node_class in NODE_CLASSES.items()}
     assert all(name == PREFIX + class_name for name, class_name in written.items())
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from doubles.simulated import SimulatedMemory
 from sluice.flux_core.facade import engine as around
+from sluice.flux_core.facade.engine import Engine
 from sluice.flux_core.graph.execute import Executor, Result
 from sluice.flux_core.graph.validate import validate
 from sluice.flux_core.io.folders import standard_folders
 from sluice.flux_core.memory.manager import Manager
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
-from sluice.flux_core.worker.node_packs import Engine, NodePacks
+from sluice.flux_core.worker.node_packs import NodePacks
 from sluice.flux_core.worker.registry import standalone_tables
 from sluice.nodes.host import Host
 
@@ -136,7 +137,7 @@ def test_models_of_a_packs_loader_run_on_our_nodes(house: House) -> None:
     prompt = loaders()
     prompt["files"] = {"class_type": "PackFiles", "inputs": {}}
     prompt["theirs"] = sampling("files")
-    decode = {"class_type": "VAEDecode", "inputs": {"samples": ["sampled", 0], "vae": ["files", 2]}}
+    decode: dict[str, Any] = {"class_type": "VAEDecode", "inputs": {"samples": ["sampled", 0], "vae": ["files", 2]}}
     prompt |= {"theirs_decoded": decode, "decoded": {**decode, "inputs": {**decode["inputs"], "vae": ["vae", 0]}}}
     ours, theirs, decoded, theirs_decoded = house.run(prompt, "sampled", "theirs", "decoded", "theirs_decoded")
     assert torch.equal(ours["samples"], theirs["samples"]) and torch.equal(decoded, theirs_decoded)

@@ -15,7 +15,7 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
@@ -27,7 +27,7 @@ def test_previews_take_a_fiftieth_of_the_time_and_come_at_each_step_if_they_can(
     throttle = Throttle(clock)
     spent = made = 0.0
 
-    def preview():
+    def preview() -> Image.Image:
         nonlocal spent
         clock.now += cost
         spent += cost
@@ -41,10 +41,10 @@ def test_previews_take_a_fiftieth_of_the_time_and_come_at_each_step_if_they_can(
 
 
 def test_a_preview_that_is_not_wanted_yet_is_not_made() -> None:
-    throttle = Throttle(Clock())
-    clock = throttle._clock
+    clock = Clock()
+    throttle = Throttle(clock)
 
-    def first():
+    def first() -> Image.Image:
         clock.now += 1
         return Image.new("RGB", (8, 8))
 

@@ -76,7 +76,9 @@ def turned_back(state: State) -> Tensor:
     group = json.loads(bytes(state["comfy_quant"].tolist()))["convrot_groupsize"]
     h = hadamard(group, torch.device("cpu")).double() / math.sqrt(group)
     turned = (integers(state).unflatten(1, (-1, group)) @ h).flatten(1)
-    return (turned * state.get("weight_scale", state.get("weight_s_channel")).double().reshape(-1, 1)).float()
+    scale = state["weight_scale"] if "weight_scale" in state else state["weight_s_channel"]
+    exact: Tensor = turned * scale.double().reshape(-1, 1)
+    return exact.float()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -16,7 +16,7 @@ from sluice.flux_core.sampling import schedule
 from sluice.flux_core.sampling.schedule import SCHEDULES, FluxShift, LinearFlow, Sampling
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "sigmas.json").read_text())
-NAMES = {"dev": FluxShift(), "schnell": LinearFlow()}
+NAMES: dict[str, Sampling] = {"dev": FluxShift(), "schnell": LinearFlow()}
 
 samplings = st.one_of(
     st.builds(FluxShift, st.floats(0.0, 3.5)), st.builds(LinearFlow, st.sampled_from([1.0, 1.73, 3.0]))
@@ -42,11 +42,11 @@ def test_schedules_equal_comfyui(key: str) -> None:
 @pytest.mark.parametrize("key", REFERENCE["denoise"])
 def test_shortened_schedules_equal_comfyui(key: str) -> None:
     node, model, *sampler, name, steps, denoise = key.split("|")
-    arguments = name, NAMES[model], int(steps), float(denoise.removeprefix("denoise="))
+    share = float(denoise.removeprefix("denoise="))
     if node == "KSampler":
-        got = schedule.ksampler_schedule(*sampler, *arguments)
+        got = schedule.ksampler_schedule(sampler[0], name, NAMES[model], int(steps), share)
     else:
-        got = schedule.basic_schedule(*arguments)
+        got = schedule.basic_schedule(name, NAMES[model], int(steps), share)
     assert_levels(got, REFERENCE["denoise"][key])
 
 

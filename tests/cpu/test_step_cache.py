@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -68,7 +69,10 @@ def euler_by_the_rule(threshold: float, every: int, reuse: Callable[[Tensor, Ten
     for s, s_next in zip(sigmas, sigmas[1:], strict=False):
         v = None
         if end < s <= start and last is not None and before is not None:
-            sub = lambda y: y[..., ::every, ::every]  # noqa: E731
+
+            def sub(y: Tensor) -> Tensor:
+                return y[..., ::every, ::every]
+
             k = (sub(last[1]) - sub(before[1])).abs().mean() / (sub(last[0]) - sub(before[0])).abs().mean()
             e += float(k * (sub(x) - sub(last[0])).abs().mean() / last[1].abs().mean())
             if e < threshold:
@@ -131,7 +135,9 @@ def test_a_rising_noise_level_and_another_size_start_anew() -> None:
     assert made == [0.9, 0.8]  # two full evaluations tell the rate; after that all is skipped
     at(0.95)
     assert made == [0.9, 0.8, 0.95]
-    at(0.5), at(0.4), at(0.3, size=8)
+    at(0.5)
+    at(0.4)
+    at(0.3, size=8)
     assert made == [0.9, 0.8, 0.95, 0.5, 0.3] and (cached.computed, cached.reused) == (5, 3)
 
 
@@ -140,6 +146,6 @@ def test_the_drift_is_the_error_of_one_more_skip() -> None:
     inputs, outputs = (1.0, 0.9, 0.89, 0.3), (1.0, 1.1, 5.0, 2.0)
     for sigma, x, v in zip((0.9, 0.8, 0.7, 0.6), inputs, outputs, strict=True):
         cached.begin(sigma)
-        cached.evaluate("c", torch.full((1, 1, 2, 2), x), lambda v=v: torch.full((1, 1, 2, 2), v))
+        cached.evaluate("c", torch.full((1, 1, 2, 2), x), partial(torch.full, (1, 1, 2, 2), v))
     assert cached.reused == 1  # the third; the fourth would have returned 1.1 instead of 2
     assert cached.largest_drift == pytest.approx(0.9 / 2.0, rel=1e-5)

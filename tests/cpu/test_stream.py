@@ -10,23 +10,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import gguf
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from doubles.typed import linear_at
 from doubles.workloads import with_locations
 from safetensors.torch import save_file
 from sluice.flux_core.adapters.apply import adapted
 from sluice.flux_core.adapters.branches import LowRank, Reweighing
 from sluice.flux_core.adapters.lora import Lora, LoraUse
+from sluice.flux_core.adapters.lora_families import Change
 from sluice.flux_core.checkpoint.detect import detect
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.load import Resident, bind
 from sluice.flux_core.checkpoint.stored import Stored
 from sluice.flux_core.errors import FileFormatError, SluiceError
 from sluice.flux_core.memory.cpu import CpuDevice
+from sluice.flux_core.memory.plan import Plan
+from sluice.flux_core.memory.residency import WeightSpan
 from sluice.flux_core.memory.source import FileSource
 from sluice.flux_core.memory.stream import Stream
 from sluice.flux_core.memory.streamed_weight import StreamedBytes, hold_matrices
@@ -38,7 +43,7 @@ from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.linear import Linear
 from sluice.flux_core.runtime.flux_needs import Job, flux_needs
 from sluice.flux_core.runtime.modulation import modulation_linears, modulations
-from torch import Tensor
+from torch import Tensor, nn
 
 SMALL = FluxConfig(
     in_channels=16, out_channels=16, hidden=256, heads=2, head_dim=128, mlp=1024, depth=2, depth_single=4,
@@ -192,7 +197,8 @@ def inputs(dtype: torch.dtype, batch: int = 1) -> DenoiserInputs:
 
 def look(flux: Flux, dtype: torch.dtype, batch: int = 1) -> Tensor:
     with torch.inference_mode():
-        return flux(inputs(dtype, batch))
+        velocity: Tensor = flux(inputs(dtype, batch))
+    return velocity
 
 
 EVERY_WAY = [(format, torch.float32) for format in FORMATS]
@@ -229,7 +235,7 @@ def test_with_loras_and_a_batch_of_two_the_bits_are_the_same(files: Callable[[st
     def low_rank(rows: int, columns: int) -> LowRank:
         return LowRank(torch.randn(4, columns, generator=generator), torch.randn(rows, 4, generator=generator), 0.1)
 
-    changes = {
+    changes: dict[str, tuple[Change, ...]] = {
         "double_blocks.1.img_attn.proj": (low_rank(256, 256),),
         "single_blocks.0.linear1": (low_rank(1792, 256),),
         "single_blocks.3.linear2": (Reweighing(low_rank(256, 1280), torch.rand(256, 1, generator=generator), 1.0),),
@@ -256,7 +262,7 @@ def test_a_streamed_weight_may_be_used_in_any_order_and_any_number_of_times(
     with model.opened("DVDDDDDV", 2) as (flux, _):
         paths = [name for name, part in flux.named_modules() if isinstance(part, Linear) and part.held is not None]
         for path in (*rng.choices(paths, k=12), *[rng.choice(paths)] * 3):
-            layers = whole.get_submodule(path), flux.get_submodule(path)
+            layers = linear_at(whole, path), linear_at(flux, path)
             x = torch.randn(3, layers[0].in_features, generator=torch.Generator().manual_seed(7)).requires_grad_()
             expected, got = (layer(x) for layer in layers)
             with layers[1].fetched(torch.float32) as fetched:
@@ -279,7 +285,7 @@ def with_trained_branches(flux: Flux, dtype: torch.dtype) -> tuple[Flux, list[Te
         "double_blocks.1.txt_mlp.2": low_rank(256, 1024),
         "single_blocks.2.linear1": low_rank(1792, 256),
     }
-    layers = {path: shallow(flux.get_submodule(path)) for path in parts}
+    layers = {path: shallow(linear_at(flux, path)) for path in parts}
     for path, layer in layers.items():
         layer.branches = (parts[path],)
     return deep(with_parts(flux, layers)).train(), [tensor for part in parts.values() for tensor in part.tensors]
@@ -327,7 +333,9 @@ def test_a_plan_may_change_between_blocks(files: Callable[[str], Path]) -> None:
             moment, homes = rng.randrange(6), "".join(rng.choices("VD", k=8))
             other = with_locations(model.workload, MACHINE, Location.of(homes), rng.randint(2, 3))
 
-            def run(block, *args, calls=calls, moment=moment, other=other):
+            def run(
+                block: nn.Module, *args: Any, calls: Iterator[int] = calls, moment: int = moment, other: Plan = other
+            ) -> Any:
                 if next(calls) == moment:
                     stream.change(other)
                 return block(*args)
@@ -341,7 +349,7 @@ def test_a_block_that_failed_can_be_run_again(files: Callable[[str], Path]) -> N
     with streamed(files("BF16"), torch.float32).opened("DDVDDVDD", 2) as (flux, _):
         failing = iter([False, True, False, False, True, True] + [False] * 99)
 
-        def run(block, *args):
+        def run(block: nn.Module, *args: Any) -> Any:
             out = block(*args)
             while next(failing):
                 out = block(*args)
@@ -362,7 +370,7 @@ def test_the_table_has_the_bits_of_the_plain_path_with_one_use_of_each_matrix(fi
         bind(lent, tensors, Resident(CPU, dtype))
         taken = Counting(tensors, names)
         for matrix in matrices:
-            matrix.stream = taken
+            matrix.stream = cast(Stream, taken)
         with torch.inference_mode():
             vectors = [flux.vector(torch.tensor([t, t / 2]), torch.ones(2, 32), None, dtype) for t in (0.9, 0.5, 0.1)]
             rows = modulations(lent, vectors)
@@ -375,11 +383,10 @@ class Counting:
     """A stream that has everything, and notes what is taken."""
 
     def __init__(self, tensors: dict[str, Stored], names: list[str]) -> None:
-        self.tensors, self.names, self.weights, self.device = tensors, names, [], CpuDevice(2**40)
+        self.tensors, self.names, self.device = tensors, names, CpuDevice(2**40)
+        self.weights: list[int] = []
 
-    def take(self, weight: int):
-        from sluice.flux_core.memory.residency import WeightSpan
-
+    def take(self, weight: int) -> WeightSpan:
         stored = self.tensors[self.names[weight]]
         slab = self.device.allocate(stored.nbytes)
         FileSource([stored]).read_exact(0, self.device.host_view(slab, 0, stored.nbytes))()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from sluice.flux_core.conditioning import tokenizer_files as f
 from sluice.flux_core.conditioning import vocabulary as v
+from sluice.flux_core.conditioning.tokenizer import ClipTokenizer, T5Tokenizer
 from sluice.flux_core.errors import FileFormatError, MissingFileError
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -27,7 +28,7 @@ def prompts(count: int = 200) -> list[str]:
     return ["", *CORPUS[:4], *("".join(rng.choices(PARTS, k=rng.randint(1, 12))) for _ in range(count))]
 
 
-def ids(tokenizer: v.ClipTokenizer | v.T5Tokenizer) -> list[list[int]]:
+def ids(tokenizer: ClipTokenizer | T5Tokenizer) -> list[list[int]]:
     return [tokenizer.vocabulary.encode(prompt, add_special_tokens=False).ids for prompt in prompts()]
 
 
@@ -81,7 +82,11 @@ def clip_folder(merges: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     letters = [chr(byte) for byte in printable] + [chr(256 + place) for place in range(256 - len(printable))]
     words = [*letters, *(letter + "</w>" for letter in letters), *(pair.replace(" ", "") for pair in merges)]
     vocabulary = {word: number for number, word in enumerate([*words, v.CLIP_START, v.CLIP_END])}
-    model = models.BPE(vocabulary, [tuple(pair.split(" ")) for pair in merges], end_of_word_suffix="</w>")
+    model = models.BPE(
+        vocabulary,
+        [(first, second) for first, second in (pair.split(" ") for pair in merges)],
+        end_of_word_suffix="</w>",
+    )
     model.save(str(folder))
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sluice.flux_core.training.flow import FlowStage
 from sluice.flux_core.training.optimise import orthogonal, rate_at
 from sluice.flux_core.training.recipe import Phase, Recipe, changed, quick
 from sluice.flux_core.training.trainer import train
+from torch import Tensor
 
 CPU = torch.device("cpu")
 
@@ -53,7 +55,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path
             system = run.new_system()
             stage = FlowStage(run.pictures, system, torch.float32)
             if stop is not None:
-                stage.loss = _stopping(stage.loss, stop)
+                vars(stage)["loss"] = _stopping(stage.loss, stop)
                 stop = None
             try:
                 train(stage, recipe, run.work, quiet=True)
@@ -64,8 +66,8 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def _stopping(loss, at):
-    def stopped(step):
+def _stopping(loss: Callable[[int], Tensor], at: int) -> Callable[[int], Tensor]:
+    def stopped(step: int) -> Tensor:
         if step == at:
             raise Stopped
         return loss(step)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from doubles.diffusers_names import diffusers_weights
 from doubles.seeded import Fill, Seeded
+from doubles.typed import linear_at, matrix_of, present
 from safetensors.torch import load_file
 from sluice.flux_core.errors import FileFormatError, InputError
 from sluice.flux_core.models import attention, latents
@@ -20,7 +24,7 @@ from sluice.flux_core.models.flux_blocks import sinusoids
 from sluice.flux_core.models.flux_config import FluxConfig, axes_of
 from sluice.flux_core.models.linear import Linear
 from sluice.flux_core.models.tensor_trees import map_tensors
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 SMALL = FluxConfig(
@@ -33,7 +37,7 @@ DOUBLE = ("img_attn.qkv", "txt_attn.qkv", "img_attn.proj", "img_mlp.0", "img_mlp
           "txt_mlp.2")  # fmt: skip
 
 
-def resized(**changes) -> FluxConfig:
+def resized(**changes: Any) -> FluxConfig:
     return FluxConfig(**{**vars(SMALL), **changes})
 
 
@@ -54,7 +58,7 @@ def inputs(seeded: Seeded) -> DenoiserInputs:
 
 
 @pytest.fixture
-def extras(seeded: Seeded) -> dict[str, dict]:
+def extras(seeded: Seeded) -> dict[str, dict[str, Any]]:
     residuals = (seeded("control.input.0", (2, 12, 128)),), (None, seeded("control.output.1", (2, 12, 128)))
     return {
         "refs": {"references": (seeded("ref1", (2, 16, 4, 6)), seeded("ref2", (2, 16, 5, 3)))},
@@ -66,7 +70,7 @@ def extras(seeded: Seeded) -> dict[str, dict]:
 @torch.no_grad()
 @pytest.mark.parametrize("case", ["plain", "mask", "control", "refs_offset", "refs_index", "refs_uxo"])
 def test_velocity_equals_that_of_comfyui(
-    flux: Flux, inputs: DenoiserInputs, extras: dict[str, dict], case: str
+    flux: Flux, inputs: DenoiserInputs, extras: dict[str, dict[str, Any]], case: str
 ) -> None:
     kind, _, method = case.partition("_")
     options = extras.get(kind, {}) | ({"reference_method": method} if method else {})
@@ -80,7 +84,7 @@ def test_no_guidance_odd_sizes_and_other_families_equal_comfyui(
     inputs: DenoiserInputs,
     seeded: Seeded,
 ) -> None:
-    same = {"rtol": 1e-4, "atol": 2e-5}
+    same: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}
     assert_close(flux(replace(inputs, guidance=None)), REFERENCE["no_guidance"], **same)
     one = map_tensors(inputs, lambda part: part[:1])
     assert_close(flux(replace(one, x=seeded("odd", (1, 16, 7, 5)))), REFERENCE["odd"], **same)
@@ -126,7 +130,7 @@ def test_velocity_equals_that_of_diffusers(fill: Fill, seeded: Seeded, head_dim:
 @torch.no_grad()
 def test_pictures_of_a_batch_do_not_know_each_other(flux: Flux, inputs: DenoiserInputs) -> None:
     for item, velocity in enumerate(flux(inputs)):
-        alone = flux(map_tensors(inputs, lambda part, item=item: part[item : item + 1]))
+        alone = flux(map_tensors(inputs, itemgetter(slice(item, item + 1))))
         assert_close(alone[0], velocity, rtol=1e-4, atol=1e-5)
 
 
@@ -144,12 +148,12 @@ def test_a_modulation_table_takes_the_place_of_its_matrices(flux: Flux, inputs: 
 
 @torch.no_grad()
 def test_an_executor_may_own_the_loop_and_run_a_block_again(
-    flux: Flux, inputs: DenoiserInputs, extras: dict[str, dict]
+    flux: Flux, inputs: DenoiserInputs, extras: dict[str, dict[str, Any]]
 ) -> None:
     """Without gradients blocks save memory, and still leave their inputs as they were: a block can be repeated."""
     seen = []
 
-    def twice(block, *args):
+    def twice(block: nn.Module, *args: Any) -> Any:
         before = [part.clone() for part in args if isinstance(part, Tensor)]
         first, again = block(*args), block(*args)
         seen.append(block)
@@ -168,15 +172,15 @@ def test_an_executor_may_own_the_loop_and_run_a_block_again(
 def test_strides_change_nothing(
     flux: Flux,
     inputs: DenoiserInputs,
-    extras: dict[str, dict],
+    extras: dict[str, dict[str, Any]],
     seeded: Seeded,
-    layout,
+    layout: Callable[[Tensor], Tensor],
     dtype: torch.dtype,
 ) -> None:
     whole = replace(inputs, **extras["refs"], **extras["control"], attention_mask=seeded("mask", (2, 29, 29)))
     flux.to(dtype)
     for batch in (2, 1):
-        given = map_tensors(whole, lambda tensor, batch=batch: tensor[:batch])
+        given = map_tensors(whole, itemgetter(slice(batch)))
         given = replace(given, x=given.x.to(dtype), context=given.context.to(dtype))
         other = map_tensors(given, layout)
         expected = flux(given)
@@ -200,14 +204,14 @@ def test_blocks_use_their_matrices_in_the_documented_order(flux: Flux, inputs: D
 
 
 def test_gradients_change_the_memory_used_and_not_the_numbers(
-    flux: Flux, inputs: DenoiserInputs, extras: dict[str, dict]
+    flux: Flux, inputs: DenoiserInputs, extras: dict[str, dict[str, Any]]
 ) -> None:
     options = extras["refs"] | extras["control"]
     trained = flux.train()(replace(inputs, **options))
     with torch.inference_mode():
         assert_close(flux.eval()(replace(inputs, **options)), trained.detach(), rtol=1e-5, atol=1e-5)
     trained.square().mean().backward()
-    assert all(parameter.grad.count_nonzero() for parameter in flux.parameters())
+    assert all(present(parameter.grad).count_nonzero() for parameter in flux.parameters())
 
 
 def test_a_model_made_for_inference_refuses_gradients(flux: Flux, inputs: DenoiserInputs) -> None:
@@ -221,11 +225,11 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """How pairs are turned: as on a CPU or as on an accelerator, here on the CPU."""
     if request.param == "accelerator":
         monkeypatch.setattr(attention, "_turn_on_cpu", attention._turn)
-    return request.param
+    return str(request.param)
 
 
 @pytest.mark.parametrize("heads", [1, 3])
-def test_pairs_of_channels_turn_by_position_times_frequency(seeded: Seeded, form, heads: int) -> None:
+def test_pairs_of_channels_turn_by_position_times_frequency(seeded: Seeded, form: str, heads: int) -> None:
     """In place or not, and with gradients: as multiplying by complex numbers does."""
     ids, axes = torch.tensor([[0, 0, 0], [0, 1, 2], [1, 30, 7], [2, 255, 4000]]), (4, 14, 14)
     x = seeded("heads", (2, 4, heads, 32)).requires_grad_()
@@ -236,7 +240,7 @@ def test_pairs_of_channels_turn_by_position_times_frequency(seeded: Seeded, form
     direction = seeded("direction", expected.shape)
     (slope,) = torch.autograd.grad((expected * direction).sum(), x)
     rope = rotations(ids, axes, 10_000.0)
-    near = {"rtol": 1e-6, "atol": 1e-6}
+    near: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-6}
     turned = rotate(x, rope)
     assert_close(turned, expected, **near)
     assert_close(torch.autograd.grad((turned * direction).sum(), x)[0], slope, **near)
@@ -249,7 +253,7 @@ def test_pairs_of_channels_turn_by_position_times_frequency(seeded: Seeded, form
 
 
 @torch.no_grad()
-def test_training_and_inference_turn_queries_and_keys_alike(flux: Flux, inputs: DenoiserInputs, form) -> None:
+def test_training_and_inference_turn_queries_and_keys_alike(flux: Flux, inputs: DenoiserInputs, form: str) -> None:
     assert_close(flux(inputs), REFERENCE["plain"], rtol=1e-4, atol=2e-5)
     assert torch.equal(flux.train()(inputs), flux.eval()(inputs))
 
@@ -258,15 +262,15 @@ def test_training_and_inference_turn_queries_and_keys_alike(flux: Flux, inputs: 
 def test_blocks_compile_whole(
     fill: Fill,
     inputs: DenoiserInputs,
-    extras: dict[str, dict],
+    extras: dict[str, dict[str, Any]],
     seeded: Seeded,
     train: bool,
 ) -> None:
     """One graph each, with nothing left to the interpreter, and the same numbers."""
     given = replace(inputs, **extras["refs"], attention_mask=seeded("mask", (2, 29, 29)))
-    compiled = {}
+    compiled: dict[nn.Module, Callable[..., Any]] = {}
 
-    def run(block, *args):
+    def run(block: nn.Module, *args: Any) -> Any:
         if block not in compiled:
             compiled[block] = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=False)
         return compiled[block](*args)
@@ -320,7 +324,7 @@ def test_a_new_model_predicts_zero_and_learns_from_the_first_steps(inputs: Denoi
 
 def test_float16_overflow_is_brought_back_into_range(flux: Flux, inputs: DenoiserInputs) -> None:
     block = flux.single_blocks[0].half()
-    block.linear2.weight.data.fill_(60000.0)
+    matrix_of(linear_at(block, "linear2")).data.fill_(60000.0)
     x = torch.ones(1, 17, 128, dtype=torch.float16)
     with torch.no_grad():
         out = block(x, torch.ones(1, 3, 128, dtype=torch.float16), flux.rope(inputs.x, 5))
@@ -336,7 +340,7 @@ def test_float16_overflow_is_brought_back_into_range(flux: Flux, inputs: Denoise
         {"in_channels": 96, "depth": 12, "depth_single": 11},
     ],
 )
-def test_sizes_are_read_off_the_shapes(changes) -> None:
+def test_sizes_are_read_off_the_shapes(changes: dict[str, Any]) -> None:
     with torch.device("meta"):
         flux = Flux(resized(**changes))
     assert FluxConfig.from_shapes(shapes(flux)) == flux.config

@@ -47,7 +47,7 @@ class Deaf:
 def reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Read]:
     """reads(): the tensors that were read since it was last asked. Every byte of a weight file comes by preadv."""
     spans: list[tuple[str, int, int]] = []
-    preadv = os.preadv
+    preadv: Callable[[int, list[memoryview], int], int] = vars(os)["preadv"]
 
     def noting(descriptor: int, buffers: list[memoryview], offset: int) -> int:
         count = preadv(descriptor, buffers, offset)

@@ -61,7 +61,10 @@ class TooLong(Exception):
 
 @contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Raises TooLong in what takes longer."""
+    """Raises TooLong in what takes longer. Windows has no alarm, so everything may take as long as it likes there."""
+    if sys.platform == "win32":
+        yield
+        return
 
     def stop(number: int, frame: Any) -> None:
         raise TooLong(f"more than {seconds} s")

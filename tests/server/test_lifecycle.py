@@ -139,7 +139,7 @@ def test_a_cancel_is_told_at_once_and_outlives_a_kill(start: Callable[..., Serve
     listener.until("executing", lambda data: data["node"] == "1")
     first.post("/interrupt")
     assert listener.until("sluice.stopping") == {"prompt_id": stubborn}
-    first.stop(signal.SIGKILL)
+    first.kill()
     second = start()
     assert second.get(f"/jobs/{stubborn}").json["status"] == "cancelled"
     assert second.get("/queue").json == {"queue_running": [], "queue_pending": []}

@@ -1,5 +1,9 @@
 """A pack that works on models, latents and pictures through ComfyUI's modules, as packs do."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import comfy.model_management as mm
 import comfy.model_sampling
 import comfy.sample
@@ -21,16 +25,17 @@ import nodes
 
 class Base:
     CATEGORY, FUNCTION = "test", "run"
+    TAKES: dict[str, str] = {}
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {name: (kind, {}) for name, kind in cls.TAKES.items()}}
 
 
 class Encode(Base):
     TAKES, RETURN_TYPES = {"clip": "CLIP", "text": "STRING"}, ("CONDITIONING",)
 
-    def run(self, clip, text):
+    def run(self, clip: Any, text: str) -> tuple[Any]:
         tokens = clip.clone().tokenize(text, return_word_ids=True)
         assert set(tokens) == {"l", "t5xxl"} and len(tokens["t5xxl"][0][0]) == 3
         cond, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
@@ -45,10 +50,10 @@ class Encode(Base):
 class Files(Base):
     """Everything from files, as loaders of packs read them."""
 
-    TAKES, RETURN_TYPES = {}, ("MODEL", "CLIP", "VAE")
+    RETURN_TYPES = ("MODEL", "CLIP", "VAE")
 
-    def run(self):
-        def path(kind, part):
+    def run(self) -> tuple[Any, Any, Any]:
+        def path(kind: str, part: str) -> Any:
             names = [name for name in folder_paths.get_filename_list(kind) if part in name]
             return folder_paths.get_full_path_or_raise(kind, names[0])
 
@@ -64,8 +69,8 @@ class Shift(Base):
 
     TAKES, RETURN_TYPES = {"model": "MODEL", "mu": "FLOAT"}, ("MODEL",)
 
-    def run(self, model, mu):
-        class Levels(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
+    def run(self, model: Any, mu: float) -> tuple[Any]:
+        class Levels(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):  # type: ignore[misc]  # untyped
             pass
 
         assert isinstance(model, ModelPatcher) and model.model.latent_format.latent_channels == 16
@@ -89,7 +94,7 @@ class Patch(Base):
 
     TAKES, RETURN_TYPES = {"model": "MODEL", "how": "STRING"}, ("MODEL",)
 
-    def run(self, model, how):
+    def run(self, model: Any, how: str) -> tuple[Any]:
         twin = model.clone()
         getattr(twin, how)(lambda *args: args[0], *(("dit", 1) if how.endswith("replace") else ()))
         return (twin,)
@@ -99,26 +104,26 @@ class Sample(Base):
     TAKES = {"model": "MODEL", "positive": "CONDITIONING", "latent": "LATENT", "way": "STRING"}
     RETURN_TYPES = ("LATENT",)
 
-    def run(self, model, positive, latent, way):
+    def run(self, model: Any, positive: Any, latent: Any, way: str) -> tuple[Any]:
         return (getattr(self, way)(model, positive, latent),)
 
-    def common(self, model, positive, latent):
+    def common(self, model: Any, positive: Any, latent: Any) -> Any:
         return nodes.common_ksampler(model, 7, 3, 1.0, "euler", "simple", positive, positive, latent)[0]
 
-    def node(self, model, positive, latent):
+    def node(self, model: Any, positive: Any, latent: Any) -> Any:
         node = nodes.NODE_CLASS_MAPPINGS["KSampler"]()
         return getattr(node, node.FUNCTION)(model, 7, 3, 1.0, "euler", "simple", positive, positive, latent)[0]
 
-    def guider(self, model, positive, latent):
+    def guider(self, model: Any, positive: Any, latent: Any) -> Any:
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(positive, positive)
         noise, sampler = Noise_RandomNoise(7), comfy.samplers.sampler_object("euler")
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 3)
         return SamplerCustomAdvanced().sample(noise, guider, sampler, sigmas, latent)[0]
 
-    def direct(self, model, positive, latent):
+    def direct(self, model: Any, positive: Any, latent: Any) -> dict[str, Any]:
         noise = comfy.sample.prepare_noise(latent["samples"], 7)
-        seen = {}
+        seen: dict[str, Any] = {}
         callback = latent_preview.prepare_callback(model, 3, seen)
         sampler = comfy.samplers.KSampler(model, 3, mm.get_torch_device(), "euler", "simple")
         done = comfy.sample.sample_custom(
@@ -128,16 +133,18 @@ class Sample(Base):
         assert seen["x0"].shape == done.shape
         return {"samples": done}
 
-    def wrapped(self, model, positive, latent):
+    def wrapped(self, model: Any, positive: Any, latent: Any) -> Any:
         """A sampler around one of ours, that looks at every picture on its way."""
         inner, looked = comfy.samplers.ksampler("euler"), []
 
-        def around(model, x, sigmas, extra_args, callback=None, disable=None, **options):
-            def look(x, sigma, **more):
+        def around(
+            model: Any, x: Any, sigmas: Any, extra_args: Any, callback: Any = None, disable: Any = None, **options: Any
+        ) -> Any:
+            def look(x: Any, sigma: Any, **more: Any) -> Any:
                 looked.append(float(model.inner_model.inner_model.model_sampling.sigma_max))
                 return model(x, sigma, **more)
 
-            look.inner_model = model.inner_model
+            vars(look)["inner_model"] = model.inner_model
             return inner.sampler_function(
                 look, x, sigmas, extra_args=extra_args, callback=callback, **inner.extra_options
             )
@@ -149,7 +156,15 @@ class Sample(Base):
         return done
 
 
-def by_hand(model, x, sigmas, extra_args=None, callback=None, disable=None, twice=True):
+def by_hand(
+    model: Any,
+    x: Any,
+    sigmas: Any,
+    extra_args: Any = None,
+    callback: Any = None,
+    disable: Any = None,
+    twice: Any = True,
+) -> Any:
     """Euler's steps."""
     assert not twice
     for i in range(len(sigmas) - 1):
@@ -162,7 +177,7 @@ def by_hand(model, x, sigmas, extra_args=None, callback=None, disable=None, twic
 class Picture(Base):
     TAKES, RETURN_TYPES = {"vae": "VAE", "latent": "LATENT"}, ("IMAGE",)
 
-    def run(self, vae, latent):
+    def run(self, vae: Any, latent: Any) -> tuple[Any]:
         picture = vae.decode(latent["samples"])
         assert torch.equal(nodes.VAEDecode().decode(vae, latent)[0], picture)
         cropped = vae.vae_encode_crop_pixels(torch.zeros(1, 35, 42, 4))
@@ -177,16 +192,16 @@ class Picture(Base):
         return (picture,)
 
 
-class Save(nodes.SaveImage, Base):
+class Save(nodes.SaveImage, Base):  # type: ignore[misc]  # ComfyUI has no types
     """Derived from ours."""
 
     TAKES, RETURN_TYPES, OUTPUT_NODE, FUNCTION = {"images": "IMAGE"}, (), True, "run"
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"images": ("IMAGE", {})}}
 
-    def run(self, images):
+    def run(self, images: Any) -> Any:
         assert self.type == "output" and self.output_dir == folder_paths.get_output_directory()
         return self.save_images(images, "derived/name")
 
@@ -194,9 +209,9 @@ class Save(nodes.SaveImage, Base):
 class Tools(Base):
     """What needs no model: sizes, tiles, state dicts, devices, progress."""
 
-    TAKES, RETURN_TYPES, OUTPUT_NODE = {}, (), True
+    RETURN_TYPES, OUTPUT_NODE = (), True
 
-    def run(self):
+    def run(self) -> dict[str, Any]:
         picture = torch.rand(2, 3, 24, 36)
         assert torch.equal(composite(picture, picture, 0, 0), picture)
         assert GrowMask().expand_mask(torch.zeros(1, 8, 8), 2, True)[0].shape == (1, 8, 8)
@@ -205,7 +220,10 @@ class Tools(Base):
         assert comfy.utils.lanczos(picture, 9, 9).shape == (2, 3, 9, 9)
         assert comfy.utils.bislerp(picture, 9, 9).shape == (2, 3, 9, 9)
         bar = comfy.utils.ProgressBar(comfy.utils.get_tiled_scale_steps(36, 24, 16, 16, 4) * 2)
-        double = lambda x: torch.nn.functional.interpolate(x, scale_factor=2)  # noqa: E731
+
+        def double(x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.interpolate(x, scale_factor=2)
+
         big = comfy.utils.tiled_scale(picture, double, 16, 16, 4, upscale_amount=2, pbar=bar)
         assert torch.allclose(big, double(picture), atol=1e-5) and bar.current == bar.total
         assert comfy.utils.repeat_to_batch_size(picture, 5).shape[0] == 5
@@ -239,17 +257,17 @@ class Tools(Base):
         return {"ui": {"done": [True]}}
 
 
-class Invert(io.ComfyNode):
+class Invert(io.ComfyNode):  # type: ignore[misc]  # ComfyUI has no types
     """With a schema."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return io.Schema(
             node_id="SchemaInvert", inputs=[io.Image.Input("image")], outputs=[io.Image.Output()], is_output_node=True
         )
 
     @classmethod
-    def execute(cls, image):
+    def execute(cls, image: Any) -> Any:
         return io.NodeOutput(1 - image, ui=ui.PreviewImage(1 - image, cls=cls))
 
 

@@ -24,7 +24,7 @@ HIDDEN: dict[Any, tuple[str, ...]] = {
         *("sysconf", "sched_getaffinity", "sched_setaffinity", "getloadavg", "nice", "mkfifo", "chown"),
     ),
     signal: ("SIGKILL", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT", "pthread_kill", "sigwait"),
-    asyncio.unix_events._UnixSelectorEventLoop: ("add_signal_handler", "remove_signal_handler"),
+    vars(asyncio.unix_events)["_UnixSelectorEventLoop"]: ("add_signal_handler", "remove_signal_handler"),
 }
 
 modules: tuple[Any, ...] = (subprocess, psutil, psutil._psposix, psutil._common, asyncio.unix_events)

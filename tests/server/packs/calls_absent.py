@@ -4,4 +4,4 @@ import comfy.ldm.modules.attention
 
 optimized = comfy.ldm.modules.attention.optimized_attention_for_device("cpu")
 
-NODE_CLASS_MAPPINGS = {}
+NODE_CLASS_MAPPINGS: dict[str, type] = {}

@@ -1,11 +1,15 @@
 """A pack whose nodes have schemas."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from comfy_api.latest import ComfyExtension, io, ui
 
 
-class Join(io.ComfyNode):
+class Join(io.ComfyNode):  # type: ignore[misc]  # ComfyUI has no types
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return io.Schema(
             node_id="SchemaJoin",
             display_name="Join",
@@ -23,17 +27,17 @@ class Join(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, times):
+    def validate_inputs(cls, times: int) -> Any:
         return "seven is too many" if times == 7 else True
 
     @classmethod
-    def execute(cls, first, by, share, times=2, mine=None):
+    def execute(cls, first: Any, by: Any, share: Any, times: int = 2, mine: Any = None) -> Any:
         return io.NodeOutput(f"{by.join([first] * times)} {share} {cls.hidden.unique_id}", mine is None)
 
 
-class ShowText(io.ComfyNode):
+class ShowText(io.ComfyNode):  # type: ignore[misc]  # ComfyUI has no types
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return io.Schema(
             node_id="SchemaShow",
             inputs=[io.AnyType.Input("value")],
@@ -43,25 +47,25 @@ class ShowText(io.ComfyNode):
         )
 
     @classmethod
-    async def execute(cls, value):
+    async def execute(cls, value: Any) -> Any:
         return io.NodeOutput(ui=ui.PreviewText(str(value)))
 
 
-class Stop(io.ComfyNode):
+class Stop(io.ComfyNode):  # type: ignore[misc]  # ComfyUI has no types
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return io.Schema(node_id="SchemaStop", inputs=[], outputs=[io.String.Output()])
 
     @classmethod
-    def execute(cls):
+    def execute(cls) -> Any:
         return io.NodeOutput(block_execution="not today")
 
 
-class Change(io.ComfyNode):
+class Change(io.ComfyNode):  # type: ignore[misc]  # ComfyUI has no types
     """Inputs that come and go."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         same = io.MatchType.Template("kind", [io.Int, io.Float])
         by = [io.DynamicCombo.Option("times", [io.Int.Input("factor", default=2)]), io.DynamicCombo.Option("minus", [])]
         more = io.Autogrow.TemplatePrefix(io.Int.Input("more", force_input=True), prefix="more", min=1, max=4)
@@ -76,15 +80,15 @@ class Change(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, value, by, rest):
+    def execute(cls, value: Any, by: Any, rest: Any) -> Any:
         changed = value * by["factor"] if by["by"] == "times" else -value
         return io.NodeOutput(changed + sum(rest.values()))
 
 
-class Pack(ComfyExtension):
-    async def get_node_list(self):
+class Pack(ComfyExtension):  # type: ignore[misc]  # ComfyUI has no types
+    async def get_node_list(self) -> Any:
         return [Join, ShowText, Stop, Change]
 
 
-async def comfy_entrypoint():
+async def comfy_entrypoint() -> Any:
     return Pack()

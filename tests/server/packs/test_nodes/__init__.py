@@ -8,21 +8,27 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import psutil
 from sluice.nodes.binding import HostedNode
 
 
-class Number:
-    """A number. Output node variants below show what they get."""
+class Source:
+    """A number goes in, and something comes out."""
 
-    CATEGORY, FUNCTION, RETURN_TYPES = "test", "give", ("INT",)
+    CATEGORY, FUNCTION = "test", "give"
+    RETURN_TYPES: tuple[str, ...] = ("INT",)
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"value": ("INT", {"default": 0, "min": -100, "max": 100})}}
 
-    def give(self, value):
+
+class Number(Source):
+    """A number. Output node variants below show what they get."""
+
+    def give(self, value: Any) -> tuple[Any]:
         return (value,)
 
 
@@ -30,10 +36,10 @@ class Half(Number):
     RETURN_TYPES = ("FLOAT",)
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"value": ("FLOAT", {"default": 1.0})}}
 
-    def give(self, value):
+    def give(self, value: Any) -> tuple[Any]:
         return (value / 2,)
 
 
@@ -43,14 +49,14 @@ class Show:
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "test", "show", (), True
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"value": ("*", {})}}
 
     @classmethod
-    def VALIDATE_INPUTS(cls, input_types):
+    def VALIDATE_INPUTS(cls, input_types: Any) -> Any:
         return True
 
-    def show(self, value):
+    def show(self, value: Any) -> dict[str, Any]:
         return {"ui": {"value": [value]}}
 
 
@@ -60,10 +66,10 @@ class Chosen:
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "give", ("STRING",)
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"value": (["red", "green"],)}}
 
-    def give(self, value):
+    def give(self, value: Any) -> tuple[Any]:
         return (value,)
 
 
@@ -71,7 +77,7 @@ class OnlyEven(Number):
     """A number with a will of its own."""
 
     @classmethod
-    def VALIDATE_INPUTS(cls, value):
+    def VALIDATE_INPUTS(cls, value: Any) -> Any:
         return True if value % 2 == 0 else f"{value} is odd"
 
 
@@ -79,10 +85,10 @@ class Add:
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "add", ("INT",)
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"a": ("INT", {"forceInput": True}), "b": ("INT", {"forceInput": True})}}
 
-    def add(self, a, b):
+    def add(self, a: Any, b: Any) -> tuple[Any]:
         return (a + b,)
 
 
@@ -92,15 +98,15 @@ class Either:
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "choose", ("INT",)
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         lazy = ("INT", {"lazy": True, "forceInput": True})
         return {"required": {"choice": ("INT", {}), "first": lazy, "second": lazy}}
 
-    def check_lazy_status(self, choice, first=None, second=None):
+    def check_lazy_status(self, choice: Any, first: Any = None, second: Any = None) -> Any:
         wanted = "first" if choice > 0 else "second"
         return [wanted] if {"first": first, "second": second}[wanted] is None else []
 
-    def choose(self, choice, first=None, second=None):
+    def choose(self, choice: Any, first: Any = None, second: Any = None) -> tuple[Any]:
         return (first if choice > 0 else second,)
 
 
@@ -108,7 +114,7 @@ class Clock(Number):
     """Is different each time when `value` is positive."""
 
     @classmethod
-    def IS_CHANGED(cls, value):
+    def IS_CHANGED(cls, value: Any) -> Any:
         return time.monotonic() if value > 0 else "same"
 
 
@@ -116,12 +122,12 @@ class Upset(Number):
     """Cannot even say whether it has changed."""
 
     @classmethod
-    def IS_CHANGED(cls, value) -> None:
+    def IS_CHANGED(cls, value: Any) -> None:
         raise RuntimeError("do not ask")
 
 
-class Broken(Number):
-    def give(self, value) -> None:
+class Broken(Source):
+    def give(self, value: Any) -> None:
         raise ValueError(f"{value} is not to my taste")
 
 
@@ -131,10 +137,10 @@ class Many:
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_IS_LIST = "test", "give", ("INT",), (True,)
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"count": ("INT", {"default": 3})}}
 
-    def give(self, count):
+    def give(self, count: int) -> tuple[Any]:
         return (list(range(count)),)
 
 
@@ -144,10 +150,10 @@ class Total:
     CATEGORY, FUNCTION, RETURN_TYPES, INPUT_IS_LIST = "test", "add", ("INT",), True
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"values": ("INT", {"forceInput": True})}}
 
-    def add(self, values):
+    def add(self, values: Any) -> tuple[Any]:
         return (sum(values),)
 
 
@@ -156,18 +162,18 @@ class Anything:
 
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "add", ("INT",)
 
-    class Welcome(dict):
-        def __contains__(self, name):
+    class Welcome(dict[str, Any]):
+        def __contains__(self, name: object) -> bool:
             return True
 
-        def __getitem__(self, name):
+        def __getitem__(self, name: str) -> tuple[Any, Any]:
             return ("INT", {})
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {}, "optional": cls.Welcome()}
 
-    def add(self, **numbers):
+    def add(self, **numbers: Any) -> tuple[Any]:
         return (sum(numbers.values()),)
 
 
@@ -177,34 +183,34 @@ class Twice:
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "grow", ("INT",)
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"value": ("INT", {"rawLink": True, "forceInput": True})}, "hidden": {"id": "UNIQUE_ID"}}
 
-    def grow(self, value, id):
+    def grow(self, value: Any, id: Any) -> dict[str, Any]:
         graph = {f"{id}.sum": {"class_type": "Add", "inputs": {"a": value, "b": value}}}
         return {"result": ([f"{id}.sum", 0],), "expand": graph}
 
 
-class Later(Number):
+class Later(Source):
     """Answers asynchronously."""
 
-    async def give(self, value):
+    async def give(self, value: Any) -> tuple[Any]:
         await asyncio.sleep(0.01)
         return (value,)
 
 
-class Steps(HostedNode, Number):
+class Steps(HostedNode, Source):
     """Works in steps, with previews, and can be stopped between them."""
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"value": ("INT", {}), "steps": ("INT", {}), "seconds": ("FLOAT", {})}}
 
     @classmethod
-    def IS_CHANGED(cls, **_):
+    def IS_CHANGED(cls, **_: Any) -> Any:
         return time.monotonic()
 
-    def give(self, value, steps, seconds):
+    def give(self, value: Any, steps: int, seconds: Any) -> tuple[Any]:
         from PIL import Image
 
         for step in range(steps):
@@ -213,20 +219,20 @@ class Steps(HostedNode, Number):
         return (value,)
 
 
-class Paint(HostedNode, Number):
+class Paint(HostedNode, Source):
     """Saves a picture, as SaveImage does."""
 
     OUTPUT_NODE = True
     RETURN_TYPES = ()
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {"value": ("INT", {}), "text": ("STRING", {}), "steps": ("INT", {})},
             "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
 
-    def give(self, value, text, steps, prompt=None, extra_pnginfo=None):
+    def give(self, value: Any, text: str, steps: int, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
         from PIL import Image
         from sluice.flux_core.io.png import encode
         from sluice.flux_core.io.saving import place
@@ -236,14 +242,14 @@ class Paint(HostedNode, Number):
         return {"ui": {"images": [{"filename": name, "subfolder": target.subfolder, "type": "output"}]}}
 
 
-class Die(Number):
+class Die(Source):
     """Takes the process with it."""
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"value": ("INT", {}), "how": (["kill", "exit", "crash", "memory"],)}}
 
-    def give(self, value, how) -> None:
+    def give(self, value: Any, how: str) -> None:
         if how == "kill":
             psutil.Process().kill()
         if how == "exit":
@@ -254,10 +260,10 @@ class Die(Number):
         raise MemoryError("out of memory")
 
 
-class Stuck(Number):
+class Stuck(Source):
     """A step that never ends and hears nothing."""
 
-    def give(self, value) -> None:
+    def give(self, value: Any) -> None:
         while True:
             time.sleep(0.1)
 
@@ -265,20 +271,21 @@ class Stuck(Number):
 class Family(Show):
     """Starts a process that starts another, and shows the ids of both."""
 
-    def show(self, value):
+    def show(self, value: Any) -> dict[str, Any]:
         child = (
             "import subprocess, sys\n"
             "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
             "print(p.pid, flush=True); p.wait()\n"
         )
         process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
         return {"ui": {"value": [process.pid, int(process.stdout.readline())]}}
 
 
 class Odd(Show):
     """Shows what JSON cannot hold."""
 
-    def show(self, value):
+    def show(self, value: Any) -> dict[str, Any]:
         return {"ui": {"value": [float("nan"), float("inf"), {1, 2}, b"bytes", "\ud800"]}}
 
 

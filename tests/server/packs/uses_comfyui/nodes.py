@@ -1,8 +1,11 @@
 """The nodes, in a file called as a module of ComfyUI is."""
 
+from __future__ import annotations
+
 import importlib
 import os
 import sys
+from typing import Any
 
 import comfy.ldm.modules.attention
 import execution
@@ -14,7 +17,7 @@ from comfy.ldm.flux.model import Flux
 from comfy_execution.graph import ExecutionBlocker, get_input_info
 from comfy_execution.graph_utils import GraphBuilder, add_graph_prefix, is_link
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
+from server import PromptServer  # type: ignore[attr-defined]  # ComfyUI, not the folder of tests
 
 import nodes
 
@@ -24,14 +27,14 @@ folder_paths.add_model_folder_path("uses_comfyui", os.path.join(folder_paths.mod
 folder_paths.folder_names_and_paths["pictures_of_mine"] = ([folder_paths.get_input_directory()], {".png"})
 
 
-class Mine(Flux):
+class Mine(Flux):  # type: ignore[misc]  # ComfyUI has no types
     """Built on what is not there."""
 
 
 comfy.ldm.modules.attention.attention_pytorch = len  # a patch of ComfyUI's own program
 
 
-class Facts(ComfyNodeABC):
+class Facts(ComfyNodeABC):  # type: ignore[misc]  # ComfyUI has no types
     """Everything this pack can find out, as text."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "tell", (IO.STRING,)
@@ -40,10 +43,10 @@ class Facts(ComfyNodeABC):
     def INPUT_TYPES(cls) -> InputTypeDict:
         return {"required": {"what": (IO.STRING, {})}}
 
-    def tell(self, what):
+    def tell(self, what: str) -> tuple[Any]:
         return (repr(getattr(self, what)()),)
 
-    def paths(self):
+    def paths(self) -> dict[str, Any]:
         with open(folder_paths.get_annotated_filepath("there.txt"), "w") as file:
             file.write("x")
         return {
@@ -65,13 +68,14 @@ class Facts(ComfyNodeABC):
             "subfolders": folder_paths.get_input_subfolders(),
         }
 
-    def missing(self):
+    def missing(self) -> str:
         try:
             folder_paths.get_full_path_or_raise("vae", "nowhere.safetensors")
         except FileNotFoundError as error:
             return str(error)
+        return "found"
 
-    def probes(self):
+    def probes(self) -> list[Any]:
         """hasattr and getattr tell what is offered; other versions' modules are not there."""
         found = []
         try:
@@ -98,7 +102,7 @@ class Facts(ComfyNodeABC):
             "comfy.nothing" in sys.modules or "os" not in sys.modules or sys.modules.get("no.such.module"),
         ]
 
-    def clears(self):
+    def clears(self) -> bool:
         """Only modules of packs go when a pack takes modules away."""
         before = sys.modules.copy()
         for name in ("json", HERE_NAME):
@@ -107,7 +111,7 @@ class Facts(ComfyNodeABC):
         sys.modules[HERE_NAME] = before[HERE_NAME]
         return gone == [HERE_NAME]
 
-    def absent(self):
+    def absent(self) -> list[str]:
         """What is not offered says so when it is called."""
         said = []
         for call in (Flux, Mine, comfy.ldm.modules.attention.optimized_attention, Flux.forward):
@@ -117,7 +121,7 @@ class Facts(ComfyNodeABC):
                 said.append(str(error))
         return said
 
-    def context(self):
+    def context(self) -> list[Any]:
         running = get_executing_context()
         server = PromptServer.instance
         same = running.prompt_id == server.last_prompt_id and running.node_id == server.last_node_id
@@ -130,10 +134,10 @@ class Grow:
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "grow", ("INT",)
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"first": ("INT", {"forceInput": True}), "times": ("INT", {"default": 3})}}
 
-    def grow(self, first, times):
+    def grow(self, first: Any, times: int) -> dict[str, Any]:
         graph = GraphBuilder()
         total = graph.node("Number", value=0).out(0)
         for _ in range(times):
@@ -151,10 +155,10 @@ class Some:
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_IS_LIST = "test", "give", ("INT",), (True,)
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"message": ("STRING", {"default": ""})}}
 
-    def give(self, message):
+    def give(self, message: str) -> tuple[Any]:
         return ([1, ExecutionBlocker(message or None), 3],)
 
 
@@ -164,10 +168,10 @@ class Tell:
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "test", "tell", (), True
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"text": ("STRING", {})}, "hidden": {"unique_id": "UNIQUE_ID"}}
 
-    def tell(self, text, unique_id):
+    def tell(self, text: str, unique_id: str) -> tuple[()]:
         server = PromptServer.instance
         server.send_sync("uses_comfyui.mine", {"text": text, "number": float("nan")}, server.client_id)
         server.send_sync("uses_comfyui.all", {"text": text})
@@ -175,22 +179,22 @@ class Tell:
         return ()
 
 
-@PromptServer.instance.routes.get("/uses_comfyui/{name}")
-async def greet(request):
+@PromptServer.instance.routes.get("/uses_comfyui/{name}")  # type: ignore[untyped-decorator]  # ComfyUI's
+async def greet(request: web.Request) -> Any:
     if request.match_info["name"] == "fails":
         raise RuntimeError("on purpose")
     return web.json_response({"name": request.match_info["name"], "twice": request.query.getall("q", [])})
 
 
-@PromptServer.instance.routes.post("/uses_comfyui/echo")
-async def echo(request):
+@PromptServer.instance.routes.post("/uses_comfyui/echo")  # type: ignore[untyped-decorator]  # ComfyUI's
+async def echo(request: web.Request) -> Any:
     return web.Response(body=await request.read(), status=201, headers={"X-Length": str(request.content_length)})
 
 
 PromptServer.instance.app.router.add_static("/uses_comfyui_files/", HERE)
 
 
-def halve(request):
+def halve(request: dict[str, Any]) -> dict[str, Any]:
     """Prompts pass here before they are checked."""
     for node in request["prompt"].values():
         if node.get("inputs", {}).get("value") == 98:
