@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import signal
 import sys
@@ -69,6 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--as-made",
         action="store_true",
         help="if an image's canvas differs from what the image was made with, run the latter",
+    )
+    parser.add_argument(
+        "--compare",
+        choices=["exact"],
+        help="make every image again without step cache and integer products, and tell how far apart the two are",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON on the last line")
     add_folder_arguments(parser)
@@ -192,7 +198,33 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
     for note in dict.fromkeys(note for job in jobs for note in job.notes):
         print(note, file=sys.stderr)
     _ = host.runtime  # before anything runs: an unknown device is an error of the command line
-    return [_made(job, executor, bars, folders, quiet=args.json) for job in jobs]
+    done = [_made(job, executor, bars, folders, quiet=args.json) for job in jobs]
+    if args.compare:
+        host.runtime.exact = True
+        executor.cache.forget_all()
+        for job, result in zip(jobs, done, strict=True):
+            _compare(result, _made(job, executor, bars, folders, quiet=True), quiet=args.json)
+    return done
+
+
+def _compare(result: dict[str, Any], exact: dict[str, Any], quiet: bool) -> None:
+    """Add the images of the exact run to a result, with how near each image is to its twin, and print it."""
+    from PIL import Image
+
+    from ..images.similarity import psnr, ssim
+
+    result["exact"], result["exact_seconds"] = exact["images"], exact["seconds"]
+    result["psnr"], result["ssim"] = [], []
+    for one, other in zip(result["images"], exact["images"], strict=True):
+        with Image.open(one) as made, Image.open(other) as twin:
+            decibels, alike = psnr(made, twin), ssim(made, twin)
+        equal = decibels == math.inf
+        result["psnr"].append(None if equal else decibels)
+        result["ssim"].append(alike)
+        if not quiet:
+            near = "the same image" if equal else f"PSNR {decibels or 0:.1f} dB"
+            near += "" if equal or alike is None else f", SSIM {alike:.3f}"
+            print(f"{_short(Path(other))} is exact: {near} ({result['seconds']:.1f} s, exact {exact['seconds']:.1f} s)")
 
 
 def _check_output(folder: Path) -> None:

@@ -14,10 +14,10 @@ from ..api.program import Program
 from ..api.workflow import Workflow
 from ..commands import workflows
 from ..errors import InputError
+from ..images.similarity import psnr, ssim
 from ..memory import meter
 from .results import Made, Results
 from .setting import Setting
-from .similarity import psnr, ssim
 
 if TYPE_CHECKING:
     from PIL import Image

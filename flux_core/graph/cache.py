@@ -110,6 +110,10 @@ class Cache:
         """Drop the results of nodes that show something, such as saved images: those run again, the others do not."""
         self._made = {key: made for key, made in self._made.items() if not made.ui}
 
+    def forget_all(self) -> None:
+        """Drop all results, because what the nodes do has changed."""
+        self._made.clear()
+
     def object(self, node: Node, node_class: type[Any]) -> Any:
         """The instance of this node, made at first use."""
         who = (node.id, node.class_type)

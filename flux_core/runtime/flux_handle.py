@@ -30,6 +30,7 @@ from .flux_needs import controlnet_tensors
 from .loaded_whole import reported_flux
 from .lora_memory import reclaim_for_loras
 from .runtime import Runtime
+from .settings import SIXTEEN_BIT
 from .sound import unsound
 from .weights import ControlNetWeights, FluxWeights
 
@@ -67,11 +68,11 @@ class FluxModel:
 
     @property
     def step_cache(self) -> StepCache | None:
-        return self.own_step_cache or self.runtime.step_cache
+        return None if self.runtime.exact else self.own_step_cache or self.runtime.step_cache
 
     @property
     def compute(self) -> str:
-        return self.own_compute or self.runtime.compute
+        return SIXTEEN_BIT if self.runtime.exact else self.own_compute or self.runtime.compute
 
     def emit(self, event: dict[str, Any]) -> None:
         self.runtime.events.emit(event)

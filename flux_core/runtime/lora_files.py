@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..adapters.few_steps import strength_hint
 from ..adapters.lora import Lora, LoraUse, parse
 from ..adapters.lora_names import encoder_targets, flux_targets
 from ..checkpoint.detect import detect, refuse
@@ -43,6 +44,9 @@ class LoraFile:
         self, model: FluxModel, text: TextEncoders | None, strength_model: float = 1.0, strength_text: float = 1.0
     ) -> tuple[FluxModel, TextEncoders | None]:
         """The handles with this LoRA. Strength 0 leaves a handle as it is."""
+        hint = strength_hint(self.flux.name, strength_model)
+        if hint is not None:
+            log.warning(hint)
         if text is not None and self.clip is not None and self.t5 is not None:
             text = _text_with(text, LoraUse(self.clip, strength_text), LoraUse(self.t5, strength_text))
         return _model_with(model, LoraUse(self.flux, strength_model)), text

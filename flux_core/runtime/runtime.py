@@ -75,6 +75,7 @@ class Runtime:
         self.text_dtype = TEXT_DTYPE
         self.step_cache = PRESETS[settings.cache]
         self.compute = settings.compute
+        self.exact = False  # whether models compute every step, from decoded numbers, whatever is set elsewhere
         self.external = external
         self.events = Events()
         self.managers: dict[torch.device, Manager] = {}

@@ -13,8 +13,8 @@ from PIL import Image
 from sluice.flux_core.compare import command
 from sluice.flux_core.compare.results import Made, Price, Results, open_results, read, rows
 from sluice.flux_core.compare.setting import parse, parse_all
-from sluice.flux_core.compare.similarity import psnr, ssim
 from sluice.flux_core.errors import InputError, SluiceError
+from sluice.flux_core.images.similarity import psnr, ssim
 
 WORKFLOW = Path(__file__).parents[2] / "workflows/text_to_image.png"
 

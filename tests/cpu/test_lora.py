@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from doubles.typed import linear_at, matrix_of
 from sluice.flux_core.adapters.apply import adapted
+from sluice.flux_core.adapters.few_steps import strength_hint
 from sluice.flux_core.adapters.lora import Lora, LoraUse
 from sluice.flux_core.adapters.lora import parse as parse_for
 from sluice.flux_core.adapters.lora_names import Targets, encoder_targets, flux_targets
@@ -435,3 +436,21 @@ def test_an_oft_of_another_size_is_told_and_left_out(
     tensors = {f"lora_unet_{PROJ.replace('.', '_')}.oft_blocks": values("small", 4, 4, 4)}
     assert not delta(model, targets, tensors, PROJ).any()
     assert "does not fit and is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "strength", "wanted"),
+    [
+        ("Hyper-FLUX.1-dev-8steps-lora.safetensors", 1.0, "0.125"),
+        ("FLUX.1-Turbo-Alpha.safetensors", 0.125, "1;"),
+        ("Hyper-FLUX.1-dev-8steps-lora.safetensors", 0.125, None),
+        ("Hyper-FLUX.1-dev-16steps-lora.safetensors", 0.13, None),
+        ("FLUX.1-Turbo-Alpha.safetensors", 0.9, None),
+        ("hyperrealism-flux.safetensors", 1.0, None),
+        ("a-style.safetensors", 1.0, None),
+        ("Hyper-FLUX.1-dev-8steps-lora.safetensors", 0.0, None),
+    ],
+)
+def test_a_wrong_strength_is_hinted_at_by_the_name_of_the_file(name: str, strength: float, wanted: str | None) -> None:
+    hint = strength_hint(name, strength)
+    assert hint is None if wanted is None else hint is not None and f"for strength {wanted}" in hint

@@ -34,6 +34,17 @@ def run(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     return make
 
 
+def test_a_run_is_compared_with_its_exact_twin(run: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exact, _ = run("--compute", "16bit")
+    capsys.readouterr()
+    words = ["--set", "unet_name=int8.safetensors", "--set", "steps=4", "--device", "cpu", "--dtype", "bf16"]
+    assert cli.main(["run", str(WORKFLOW), *words, "--compute", "int8", "--compare", "exact"]) == 0
+    first, said = capsys.readouterr().out.splitlines()
+    twin = said.partition(" is exact: ")[0]
+    pixels = [np.asarray(Image.open(here / name).convert("RGB")).astype(float) for name in (first, twin)]
+    assert np.array_equal(pixels[1], exact) and f"PSNR {psnr(*pixels):.1f} dB, SSIM 0." in said
+
+
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
     error = float(((one - other) ** 2).mean())
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
