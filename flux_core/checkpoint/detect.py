@@ -42,7 +42,7 @@ def detect(file: WeightFile) -> Detected:
     of it is damaged.
     """
     names = file.entries.keys()
-    for look in (controlnet, lora, _flux, other_models, helpers):
+    for look in (controlnet, lora, _image_adapter, _flux, other_models, helpers):
         if (found := look(file, names)) is not None:
             return found
     components = [component for find in _COMPONENTS.values() if (component := find(file, names)) is not None]
@@ -246,6 +246,19 @@ def _as_convolution(stored: Stored) -> Stored:
     if ".mid.attn_1." not in stored.name or len(stored.shape) != 2:
         return stored
     return replace(stored, shape=(*stored.shape, 1, 1))
+
+
+def _image_adapter(file: WeightFile, names: Collection[str]) -> Detected | None:
+    if "double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight" not in names:
+        return None
+    kept = ("ip_adapter_proj_model.", "double_blocks.")
+    adapter = _component("ip_adapter", lambda: Component(
+        "ip_adapter", KINDS["ip_adapter"].noun,
+        model_tensors(file, "", lambda name: (name, 0) if name.startswith(kept) else None), {},
+    ))  # fmt: skip
+    if adapter.unreadable:
+        return Detected("ip_adapter", adapter.noun, refusals={"ip_adapter": adapter.unreadable})
+    return Detected("ip_adapter", adapter.noun, {"ip_adapter": adapter.tensors})
 
 
 # -- images as prompts ---------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ KINDS: Mapping[str, Kind] = {
     "controlnet": Kind("a ControlNet", "Load ControlNet Model", "controlnet"),
     "redux": Kind("a FLUX.1 Redux style model", "Load Style Model", "style_models"),
     "clip_vision": Kind("a CLIP vision model", "Load CLIP Vision", "clip_vision"),
+    "ip_adapter": Kind("an IP-Adapter for FLUX.1 by XLabs", "Load Flux IPAdapter", "xlabs/ipadapters"),
     "embedding": Kind("a textual inversion embedding", None, "embeddings"),
     "other_checkpoint": Kind("an all-in-one checkpoint of another model family", None, "checkpoints"),
     "other_model": Kind("a diffusion model of another family", None, "diffusion_models"),

@@ -24,6 +24,7 @@ SUBFOLDERS: Mapping[str, tuple[str, ...]] = {
     "text_encoders": ("text_encoders", "clip"),
     "controlnet": ("controlnet", "t2i_adapter", "xlabs/controlnets"),
     "loras": ("loras", "xlabs/loras"),
+    "xlabs_ipadapters": ("xlabs/ipadapters",),
 }
 CATEGORIES = (
     "checkpoints",
@@ -37,6 +38,7 @@ CATEGORIES = (
     "upscale_models",
     "vae",
     "vae_approx",
+    "xlabs_ipadapters",
 )
 _KINDS = (*CATEGORIES, "tokenizers")  # these are folders, not files, so no widget lists them
 RENAMED = {"unet": "diffusion_models", "clip": "text_encoders"}

@@ -56,6 +56,12 @@ def rotate(x: Tensor, rope: Tensor, out: Tensor | None = None) -> Tensor:
     return (_turn_on_cpu if x.device.type == "cpu" else _turn)(x, rope, out)
 
 
+def backwards(rope: Tensor) -> Tensor:
+    """Rotations by the negative angles: the transposed matrices."""
+    back: Tensor = rope.unflatten(-1, (-1, 2)).transpose(1, 3).flatten(2)
+    return back
+
+
 class _Rotation(torch.autograd.Function):
     """The backward pass rotates by the negative angle, so only the angles are kept."""
 
@@ -67,8 +73,7 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (rope,) = ctx.saved_tensors
-        back = rope.unflatten(-1, (-1, 2)).transpose(1, 3).flatten(2)  # the transposed matrices
-        return rotate(grad, back), None
+        return rotate(grad, backwards(rope)), None
 
 
 def _turn(x: Tensor, rope: Tensor, out: Tensor) -> Tensor:

@@ -60,10 +60,13 @@ class DenoiserInputs:
                     image, then those of the references
     control         residuals of ControlNets that were computed before, or None
     controls        images that ControlNets of the model follow
+    seen            images that the double blocks also attend to (models/image_adapter.py): for each adapter one tensor
+                    a block, its keys and values [2, n, tokens, hidden] for n images, whose mean counts
+    shows_none      whether this conditioning is to show no image: who adds `seen` then shows a black one
 
-    x, context, references, attention_mask, control and controls are on the device that computes. timesteps, pooled and
-    guidance may be on the CPU wherever the others are: a table of modulation rows can then be asked for them without
-    waiting for a GPU.
+    x, context, references, attention_mask, control, controls and seen are on the device that computes. timesteps,
+    pooled and guidance may be on the CPU wherever the others are: a table of modulation rows can then be asked for them
+    without waiting for a GPU.
     """
 
     x: Tensor
@@ -76,3 +79,5 @@ class DenoiserInputs:
     attention_mask: Tensor | None = None
     control: ControlResiduals | None = None
     controls: tuple[ControlInput, ...] = ()
+    seen: tuple[tuple[Tensor, ...], ...] = ()
+    shows_none: bool = False

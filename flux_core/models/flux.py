@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..cancel import check_cancelled
 from ..errors import InputError
 from . import latents
+from .attention import attention
 from .copies import shallow
 from .denoiser_inputs import ControlResiduals, DenoiserInputs
 from .flux_blocks import FinalLayer, Modulation, Scale, finite
@@ -89,7 +90,9 @@ class Flux(FluxBody):
         mods = iter(rows)
         for number, block in enumerate(self.double_blocks):
             check_cancelled()
-            img, txt = run(block, img, txt, next(mods), rope, mask, *attend)
+            looks = tuple(tensors[number].to(x.dtype) for tensors in inputs.seen if number < len(tensors))
+            also = (*(attend or (attention,)), *looks) if looks else attend
+            img, txt = run(block, img, txt, next(mods), rope, mask, *also)
             img = _add_residuals(img, [part.double for part in control], number, share)
         text = txt.shape[1]
         both = torch.cat((txt, finite(img)), dim=1)  # [B, Lt + Li, D]

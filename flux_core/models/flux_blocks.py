@@ -15,14 +15,14 @@ Each block uses its matrices in a fixed order, which is the order in which they 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attention, rotate
+from .attention import attention, backwards, rotate
 from .linear import Linear
 
 EPS = 1e-6
@@ -53,10 +53,12 @@ class DoubleStreamBlock(nn.Module):
         rope: Tensor,
         mask: Tensor | None = None,
         attend: Callable[..., Tensor] = attention,
+        *seen: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """img [B, Li, D], txt [B, Lt, D], mods [B, 12, D] -> both, one block later. Inputs are not changed.
 
-        attend: called as `attention` is, where the tokens are not all here.
+        attend: called as `attention` is, where the tokens are not all here. seen: keys and values [2, n, T, D] of n
+        images that the image tokens also attend to.
         """
         img_a, img_m, txt_a, txt_m = (Mods(*part.split(1, dim=1)) for part in mods.split(3, dim=1))
 
@@ -64,6 +66,7 @@ class DoubleStreamBlock(nn.Module):
         img_heads = self.img_attn(img_a.apply(img), img_rope)
         txt_heads = self.txt_attn(txt_a.apply(txt), txt_rope)
         q, k, v = (torch.cat(pair, dim=1) for pair in zip(txt_heads, img_heads, strict=True))  # [B, Lt+Li, H, d]
+        look = _looked_at(img_heads[0], img_rope, seen) if seen else None
         del img_heads, txt_heads
         out = attend(q, k, v, mask)  # [B, Lt+Li, D]
         del q, k, v
@@ -71,9 +74,29 @@ class DoubleStreamBlock(nn.Module):
 
         img = torch.addcmul(img, img_a.gate, self.img_attn.proj(img_out))
         img = torch.addcmul(img, img_m.gate, self.img_mlp(img_m.apply(img)))
+        if look is not None:
+            img = img + look
         txt = torch.addcmul(txt, txt_a.gate, self.txt_attn.proj(txt_out))
         txt = torch.addcmul(txt, txt_m.gate, self.txt_mlp(txt_m.apply(txt)))
         return img, finite(txt)
+
+
+def _looked_at(queries: Tensor, rope: Tensor, seen: Sequence[Tensor]) -> Tensor:
+    """What image tokens find in images, [B, L, D]: for each of `seen` the mean of what they find in its n images.
+
+    queries [B, L, H, d], at their positions; they are turned back, as what is seen has none. seen: [2, n, T, D] each.
+    """
+    plain = rotate(queries.float(), backwards(rope)).to(queries.dtype)
+    return sum((_found(plain, keys_and_values) for keys_and_values in seen[1:]), _found(plain, seen[0]))
+
+
+def _found(queries: Tensor, keys_and_values: Tensor) -> Tensor:
+    batch, heads = queries.shape[0], queries.shape[2]
+    total = torch.zeros((), dtype=queries.dtype, device=queries.device)
+    for pair in keys_and_values.unflatten(-1, (heads, -1)).unbind(1):  # of one image [2, T, H, d]
+        key, value = pair[:, None].expand(-1, batch, -1, -1, -1)
+        total = total + attention(queries, key, value)
+    return total / keys_and_values.shape[1]
 
 
 class SingleStreamBlock(nn.Module):

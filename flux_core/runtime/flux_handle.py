@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..adapters.apply import adapted
 from ..adapters.lora import LoraUse
@@ -27,6 +28,7 @@ from ..sampling.schedule import Sampling
 from ..sampling.step_cache import StepCache
 from .device import total_bytes
 from .flux_needs import controlnet_tensors
+from .image_adapters import SeenImages
 from .loaded_whole import reported_flux
 from .lora_memory import reclaim_for_loras
 from .runtime import Runtime
@@ -51,6 +53,7 @@ class FluxModel:
     loras: tuple[LoraUse, ...] = ()
     mask_function: MaskFunction | None = None
     compute_dtype: torch.dtype | None = None  # None: the runtime's
+    seen: tuple[SeenImages, ...] = ()  # that it also looks at
     own_step_cache: StepCache | None = None  # None: the runtime's
     own_compute: str | None = None  # a word of settings.COMPUTES; None: the runtime's
 
@@ -91,7 +94,7 @@ class FluxModel:
         """
         self._check_room(*run.shape)
         log = self.runtime.evaluations
-        with self._opened(run) as network:
+        with self._showing(run) as (run, network):
             if log is None:
                 yield network
                 return
@@ -99,6 +102,37 @@ class FluxModel:
             depends_on = self.weights.identity, loras, self.dtype, self.compute, self.device.type
             with log.recorded(network, run, depends_on) as recorded:
                 yield recorded
+
+    def seeing(self, images: SeenImages) -> FluxModel:
+        """The model with images that it also looks at. Raises InputError for an adapter of another model."""
+        made, config = images.keys_and_values, self.weights.config
+        if len(made) != config.depth or made[0].shape[-1] != config.hidden:
+            raise InputError(
+                f"The IP-Adapter was made for a transformer of {len(made)} double blocks, {made[0].shape[-1]} wide; "
+                f"{self.weights.path.name} has {config.depth}, {config.hidden} wide. Choose an adapter for it."
+            )
+        return replace(self, seen=(*self.seen, images))
+
+    @contextmanager
+    def _showing(self, run: Run) -> Iterator[tuple[Run, Network]]:
+        """The run and its network, which is shown the images that the model looks at with everything it is given."""
+        if not self.seen:
+            with self._opened(run) as network:
+                yield run, network
+            return
+
+        if self.runtime.team is not None:
+            raise InputError("An IP-Adapter cannot be computed on several devices yet. Use one device.")
+
+        def there(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(tensor.to(self.device, self.dtype) for tensor in tensors)
+
+        shown = tuple(there(images.keys_and_values) for images in self.seen)
+        black = tuple(there(images.nothing) for images in self.seen)
+        conditions = tuple(replace(c, seen=black if c.shows_none else shown) for c in run.conditions)
+        run = replace(run, conditions=conditions)
+        with self._opened(run) as network:
+            yield run, lambda inputs: network(replace(inputs, seen=black if inputs.shows_none else shown))
 
     @contextmanager
     def _opened(self, run: Run) -> Iterator[Network]:

@@ -101,7 +101,7 @@ class VisionModel:
         """
         pixels = pixels_for(image, self.weights.config, crop)
         count = self.weights.config.tokens
-        parts = [_run(self.weights, "vision encoder", one, count) for one in pixels.split(1)]
+        parts = [run_encoder(self.weights, "vision encoder", one, count) for one in pixels.split(1)]
         last, before, embedding = (torch.cat(each) for each in zip(*parts, strict=True))
         _check_finite(self.weights, "vision encoder", last)
         return VisionOutput(last, before, embedding)
@@ -121,7 +121,7 @@ class StyleModel:
                 f"{self.weights.path.name} reads tokens {self.weights.config.width} wide, and this vision encoder "
                 f"makes them {states.shape[-1]} wide. Load sigclip_vision_patch14_384 with Load CLIP Vision."
             )
-        made: Tensor = _run(self.weights, "Redux", states.float(), states.shape[0] * states.shape[1])
+        made: Tensor = run_encoder(self.weights, "Redux", states.float(), states.shape[0] * states.shape[1])
         _check_finite(self.weights, "Redux model", made)
         return made.flatten(0, 1)[None]
 
@@ -147,8 +147,8 @@ def load_style(runtime: Runtime, path: str | Path) -> StyleModel:
 
 
 @torch.no_grad()
-def _run(weights: VisionWeights | ReduxWeights, label: str, x: Tensor, tokens: int) -> Any:
-    """What the model makes of x, on the CPU: under the budget if there is one."""
+def run_encoder(weights: Weights[Any], label: str, x: Tensor, tokens: int) -> Any:
+    """What a model makes of x, on the CPU: under the budget if there is one. tokens: how many go through it."""
     runtime, device = weights.runtime, weights.runtime.device
     manager = runtime.manager(device, weights.nbytes)
     if manager is not None:

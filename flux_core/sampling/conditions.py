@@ -89,6 +89,8 @@ class Condition:
     control: ControlUse | None = None  # before the images are fitted (controls.py), and afterwards in `controls`
     control_for_others: bool = False  # conditionings of the same guider get it too, if they have none
     controls: tuple[Control, ...] = ()
+    seen: tuple[tuple[Tensor, ...], ...] = ()  # what the model adds to its inputs: see `DenoiserInputs`
+    shows_none: bool = False
 
     def active(self, sigma: float) -> bool:
         return self.end <= sigma <= self.start
@@ -119,6 +121,8 @@ class Condition:
             reference_method=self.reference_method,
             attention_mask=None if mask is None else repeat_to_batch(mask, batch),
             controls=tuple(control.input(batch) for control in self.controls if control.active(sigma)),
+            seen=self.seen,
+            shows_none=self.shows_none,
         )
 
 
@@ -172,6 +176,7 @@ def _condition(tokens: Tensor, values: Mapping[str, Any], canvas: Canvas, sampli
         end=_level(sampling, values["end_percent"]) if "end_percent" in values else -math.inf,
         control=control_of(values),
         control_for_others=bool(values.get("control_apply_to_uncond")),
+        shows_none=bool(values.get("shows_none")),
     )
 
 

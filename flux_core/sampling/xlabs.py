@@ -69,6 +69,7 @@ def sample_xlabs(
         levels = levels[min(max(int((1 - min(max(run.picture_strength, 0.0), 1.0)) * count), 0), count - 1) :]
     guidance = positive[0][1].get("guidance", GUIDANCE)
     prompts = [with_values([prompt[0]], guidance=guidance) for prompt in (positive, negative)]
+    prompts[1] = with_values(prompts[1], shows_none=True)
     for control in controls:
         prompts = with_control(prompts, _use(control, levels, count, height, width), to_others=False)
     noise = RandomNoise(run.seed).generate_noise({"samples": samples})

@@ -51,6 +51,9 @@ OTHER_CLASSES: dict[str, type[Any]] = {
     "ApplyFluxControlNet": xlabs.ApplyFluxControlNet,
     "ApplyAdvancedFluxControlNet": xlabs.ApplyAdvancedFluxControlNet,
     "XlabsSampler": xlabs.XlabsSampler,
+    "LoadFluxIPAdapter": xlabs.LoadFluxIPAdapter,
+    "ApplyFluxIPAdapter": xlabs.ApplyFluxIPAdapter,
+    "ApplyAdvancedFluxIPAdapter": xlabs.ApplyAdvancedFluxIPAdapter,
     # What makes models faster elsewhere
     "TorchCompileModel": accelerators.TorchCompileModel,
     "TorchCompileModelFluxAdvanced": accelerators.TorchCompileModelFluxAdvanced,

@@ -1,4 +1,4 @@
-"""XLabs' nodes (x-flux-comfyui): their sampler, and ControlNets on wires of their own."""
+"""XLabs' nodes (x-flux-comfyui): their sampler, ControlNets on wires of their own, and their IP-Adapter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..sockets import CONDITIONING, IMAGE, LATENT, MODEL, Inputs, integer, numbe
 from .declared import OfAnotherPack, one_of, unused
 
 PACK = "x-flux-comfyui"
-CONTROL_NET, CONDITION = "FluxControlNet", "ControlNetCondition"
+CONTROL_NET, CONDITION, IP_ADAPTER = "FluxControlNet", "ControlNetCondition", "IP_ADAPTER_FLUX"
 Conditioning = list[list[Any]]
 Latent = dict[str, Any]
 
@@ -152,3 +152,100 @@ class XlabsSampler(OfAnotherPack, FromFiles):
         run = XlabsRun(noise_seed, steps, timestep_to_start_cfg, true_gs, image_to_image_strength, denoise_strength)
         controls = controlnet_condition or ()
         return (sample_xlabs(model, conditioning, neg_conditioning, latent_image, run, controls, report(self.host)),)
+
+
+class LoadFluxIPAdapter(OfAnotherPack, FromFiles):
+    """XLabs' loader of an IP-Adapter."""
+
+    PACK = PACK
+    TITLE = "Load Flux IPAdapter"
+    DESCRIPTION = "Loads XLabs' IP-Adapter (xlabs/ipadapters) with CLIP-L's vision encoder."
+    FUNCTION = "load"
+    RETURN_TYPES = (IP_ADAPTER,)
+    RETURN_NAMES = ("ipadapterFlux",)
+    OUTPUT_TOOLTIPS = ("The IP-Adapter.",)
+    FILES = {"ipadatper": "xlabs_ipadapters", "clip_vision": "clip_vision"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "ipadatper": cls.files("xlabs_ipadapters", "The IP-Adapter's file."),
+                "clip_vision": cls.files("clip_vision", "CLIP-L's vision encoder: openai/clip-vit-large-patch14."),
+                "provider": unused(one_of(("CPU", "GPU"), "")),
+            }
+        }
+
+    def load(self, ipadatper: str, clip_vision: str, provider: str = "CPU") -> tuple[Any]:
+        from ...flux_core.runtime.image_adapters import load_image_adapter
+        from ...flux_core.runtime.vision import load_vision
+
+        host = self.host
+        vision = load_vision(host.runtime, host.full_path("clip_vision", clip_vision))
+        return (load_image_adapter(host.runtime, host.full_path("xlabs_ipadapters", ipadatper), vision),)
+
+
+class ApplyFluxIPAdapter(OfAnotherPack):
+    """Images that the model also looks at."""
+
+    PACK = PACK
+    TITLE = "Apply Flux IPAdapter"
+    DESCRIPTION = "Makes the model look at an image while it denoises."
+    FUNCTION = "apply"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model that looks at the image.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                **_adapted(),
+                "ip_scale": number(0.93, 0.0, 1.0, 0.001, "How much the image counts."),
+            }
+        }
+
+    def apply(self, model: Any, ip_adapter_flux: Any, image: Any, ip_scale: float) -> tuple[Any]:
+        return (model.seeing(ip_adapter_flux.see(image, ip_scale, average=False)),)
+
+
+class ApplyAdvancedFluxIPAdapter(OfAnotherPack):
+    """The same with a strength for each block."""
+
+    PACK = PACK
+    TITLE = "Apply Advanced Flux IPAdapter"
+    DESCRIPTION = "Makes the model look at the mean of images, with a strength that changes from block to block."
+    FUNCTION = "apply"
+    RETURN_TYPES = (MODEL,)
+    OUTPUT_TOOLTIPS = ("The model that looks at the images.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        courses = ("Linear", "First half", "Second half", "Sigmoid")
+        return {
+            "required": {
+                **_adapted(),
+                "begin_strength": number(0.0, -100.0, 100.0, 0.01, "In the first block."),
+                "end_strength": number(1.0, -100.0, 100.0, 0.01, "In the last block."),
+                "smothing_type": one_of(courses, "In which blocks it changes from one to the other."),
+            }
+        }
+
+    def apply(
+        self,
+        model: Any,
+        ip_adapter_flux: Any,
+        image: Any,
+        begin_strength: float,
+        end_strength: float,
+        smothing_type: str,
+    ) -> tuple[Any]:
+        strengths = ip_adapter_flux.strengths(begin_strength, end_strength, smothing_type)
+        return (model.seeing(ip_adapter_flux.see(image, strengths, average=True)),)
+
+
+def _adapted() -> dict[str, Any]:
+    return {
+        "model": wire(MODEL, "The model."),
+        "ip_adapter_flux": wire(IP_ADAPTER, "The IP-Adapter."),
+        "image": wire(IMAGE, "The image to look at."),
+    }

@@ -1,22 +1,42 @@
-"""XLabs' sampler: their schedule, guidance from a step on, ControlNets by steps."""
+"""XLabs' nodes: their sampler with its schedule and guidance from a step on, ControlNets by steps, the IP-Adapter."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from doubles.network import NetworkModel
+from doubles.simulated import SimulatedMemory
+from safetensors.torch import save_file
+from sluice.flux_core.errors import FileFormatError, InputError
+from sluice.flux_core.memory.budget import Allowed
+from sluice.flux_core.memory.manager import Manager
+from sluice.flux_core.memory.workload import MiB
 from sluice.flux_core.models import latents
+from sluice.flux_core.models.attention import attention, rotations
+from sluice.flux_core.models.clip_vision import VisionConfig, VisionEncoder
 from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
+from sluice.flux_core.models.flux import Flux
+from sluice.flux_core.models.flux_blocks import DoubleStreamBlock
+from sluice.flux_core.models.flux_config import FluxConfig
+from sluice.flux_core.models.image_adapter import ImageAdapter, ImageAdapterConfig
+from sluice.flux_core.runtime.handles import load_flux
+from sluice.flux_core.runtime.image_adapters import load_image_adapter
+from sluice.flux_core.runtime.runtime import Runtime
+from sluice.flux_core.runtime.settings import Settings
+from sluice.flux_core.runtime.vision import load_vision
 from sluice.flux_core.sampling.schedule import FluxShift
 from sluice.flux_core.sampling.xlabs import ControlCondition, XlabsRun, sample_xlabs, xlabs_levels
-from torch import Tensor
+from sluice.nodes.other_packs import xlabs as nodes
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 Seeded = Callable[[str, Sequence[int]], Tensor]
+Fill = Callable[[nn.Module], Any]
 
 
 class Net:
@@ -98,3 +118,118 @@ def test_controlnets_follow_pictures_in_their_steps(
     empty = {"samples": torch.zeros(1, 16, 8, 6)}
     sample_xlabs(model, prompt("p", seeded), prompt("n", seeded), empty, XlabsRun(3, 5, 9, 1.0), [control])
     assert [[each.strength for each in inputs.controls] for inputs in given] == [[], [0.7], [0.7], [], []]
+
+
+# -- the IP-Adapter ----------------------------------------------------------------------------------------------------
+
+SIZES = FluxConfig(
+    in_channels=16, out_channels=16, hidden=128, heads=1, head_dim=128, mlp=256, depth=2, depth_single=1,
+    context_dim=24, vec_dim=16, guidance=True, axes_dim=(16, 56, 56),
+)  # fmt: skip
+VISION = VisionConfig(32, 48, 2, 2, 7, 28, siglip=False, activation="quick", projection=16)
+ADAPTER = ImageAdapterConfig(embedding=16, tokens=4, context_dim=24, hidden=128, blocks=2)
+
+
+@torch.no_grad()
+def test_image_tokens_attend_to_what_is_seen_with_queries_that_have_no_position(fill: Fill, seeded: Seeded) -> None:
+    """The formula of x-flux: softmax(q k) v of the normalised queries, added to the image stream after the block."""
+    block = fill(DoubleStreamBlock(128, 2, 256))
+    img, txt, mods = seeded("img", (1, 6, 128)), seeded("txt", (1, 3, 128)), seeded("mods", (1, 12, 128))
+    rope = rotations(torch.arange(27).reshape(9, 3).float(), (8, 28, 28), 10_000)
+    seen = seeded("seen", (2, 2, 4, 128))
+    plain_img, plain_txt = block(img, txt, mods, rope)
+    found_img, found_txt = block(img, txt, mods, rope, None, attention, seen)
+    shift, scale = mods[:, 0:1], mods[:, 1:2]
+    x = shift + torch.nn.functional.layer_norm(img, (128,), eps=1e-6) * (1 + scale)
+    q = block.img_attn.norm.query_norm(block.img_attn.qkv(x)[..., :128].unflatten(-1, (2, 64))).transpose(1, 2)
+    found = torch.zeros_like(img)
+    for k, v in zip(*seen, strict=True):
+        heads = (part[None].unflatten(-1, (2, 64)).transpose(1, 2) for part in (k, v))
+        found += torch.nn.functional.scaled_dot_product_attention(q, *heads).transpose(1, 2).flatten(2) / 2
+    assert_close(found_img - plain_img, found, rtol=1e-3, atol=1e-4)
+    assert torch.equal(found_txt, plain_txt)
+
+
+@pytest.fixture
+def folder(fill: Fill, tmp_path: Path) -> Path:
+    modules = {"flux": Flux(SIZES), "clip": VisionEncoder(VISION), "adapter": ImageAdapter(ADAPTER)}
+    for name, module in modules.items():
+        save_file({key: value.half() for key, value in fill(module).state_dict().items()}, tmp_path / name)
+    return tmp_path
+
+
+def images(runtime: Runtime, folder: Path, seeded: Seeded) -> tuple[Any, Any]:
+    """A model, and the same with two images that it looks at."""
+    adapter = load_image_adapter(runtime, folder / "adapter", load_vision(runtime, folder / "clip"))
+    plain = load_flux(runtime, folder / "flux")
+    two = seeded("two", (2, 40, 30, 3)).sigmoid()
+    (model,) = nodes.ApplyFluxIPAdapter().apply(plain, adapter, two, 0.9)
+    (model,) = nodes.ApplyAdvancedFluxIPAdapter().apply(model, adapter, two, 0.2, 1.0, "Linear")
+    return plain, model
+
+
+def test_a_model_looks_at_images_and_under_a_budget_at_the_same(folder: Path, seeded: Seeded, fill: Fill) -> None:
+    runtime = Runtime(Settings("cpu", "fp32", budget=Allowed(managed=False)))
+    positive = [[seeded("p", (1, 5, 24)), {"pooled_output": seeded("p y", (1, 16)), "guidance": 4.0}]]
+    negative = [[seeded("n", (1, 5, 24)), {"pooled_output": seeded("n y", (1, 16))}]]
+    empty, run = {"samples": torch.zeros(1, 16, 8, 6)}, XlabsRun(3, 3, guided_from=1, cfg=2.0)
+
+    def made() -> list[Tensor]:
+        return [
+            sample_xlabs(model, positive, negative, empty, run)["samples"] for model in images(runtime, folder, seeded)
+        ]
+
+    expected = made()
+    assert not torch.allclose(expected[0], expected[1], atol=1e-2)
+    runtime.budget = Allowed(ram=3 * MiB)
+    manager = runtime.managers[torch.device("cpu")] = Manager(
+        torch.device("cpu"), runtime.budget, emit=runtime.events.emit
+    )
+    manager.memory = SimulatedMemory(131 * MiB)
+    jobs: list[str] = []
+    runtime.events.listen(lambda event: jobs.append(event["model"]) if event["type"] == "memory.job" else None)
+    assert all(torch.equal(*pair) for pair in zip(made(), expected, strict=True))
+    assert {"IP-Adapter", "vision encoder", "transformer"} <= set(jobs)
+
+
+def test_a_negative_prompt_of_xlabs_sampler_is_shown_a_black_image(
+    folder: Path, seeded: Seeded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime(Settings("cpu", "fp32", budget=Allowed(managed=False)))
+    _, model = images(runtime, folder, seeded)
+    given: list[DenoiserInputs] = []
+    forward = Flux.forward
+
+    def noting(self: Flux, inputs: DenoiserInputs, **more: Any) -> Tensor:
+        given.append(inputs)
+        return forward(self, inputs, **more)
+
+    monkeypatch.setattr(Flux, "forward", noting)
+    text = [[seeded("p", (1, 5, 24)), {"pooled_output": seeded("p y", (1, 16))}]]
+    sample_xlabs(model, text, text, {"samples": torch.zeros(1, 16, 8, 6)}, XlabsRun(3, 1, guided_from=0, cfg=2.0))
+    shown, black = (each.seen for each in given)
+    assert [torch.equal(*pair) for pair in zip(shown[0], model.seen[0].keys_and_values, strict=True)] == [True] * 2
+    assert [torch.equal(*pair) for pair in zip(black[1], model.seen[1].nothing, strict=True)] == [True] * 2
+    assert shown[1][0].shape == (2, 1, 4, 128), "one mean image"
+
+
+def test_strengths_change_over_the_blocks(folder: Path) -> None:
+    runtime = Runtime(Settings("cpu", "fp32"))
+    adapter = load_image_adapter(runtime, folder / "adapter", load_vision(runtime, folder / "clip"))
+    assert adapter.strengths(0.0, 1.0, "Linear") == [0.0, 1.0]
+    assert adapter.strengths(0.2, 1.0, "First half") == [0.2, 1.0]
+    assert adapter.strengths(0.2, 1.0, "Second half") == [0.2, 0.2]
+    first, second = adapter.strengths(0.0, 1.0, "Sigmoid")
+    assert_close(first, 1 / (1 + math.exp(4)) - 0.5, rtol=1e-5, atol=0) and second == 0.0
+
+
+def test_an_adapter_for_another_model_is_refused(folder: Path, seeded: Seeded, fill: Fill) -> None:
+    runtime = Runtime(Settings("cpu", "fp32"))
+    vision = load_vision(runtime, folder / "clip")
+    other = ImageAdapterConfig(16, 4, 24, 128, blocks=3)
+    save_file(fill(ImageAdapter(other)).state_dict(), folder / "other")
+    seen = load_image_adapter(runtime, folder / "other", vision).see(seeded("two", (1, 40, 30, 3)), 1.0, False)
+    with pytest.raises(InputError, match="3 double blocks"):
+        load_flux(runtime, folder / "flux").seeing(seen)
+    with pytest.raises(FileFormatError, match="not an IP-Adapter for FLUX"):
+        load_image_adapter(runtime, folder / "clip", vision)
