@@ -3,6 +3,7 @@
     correctness  streamed, partly resident and resident give the same bits, whatever the streams' pace and memory do
     products     rates and differences of products in numbers and in 8-bit integers, for all shapes of the model
     fraction     peak and step time of the full size under a cap of the allocator, for both formats and three sizes
+    training     steps of a LoRA training: the same bits streamed and resident, peak and time under the cap
     resident     the same with everything on the card: the time of the arithmetic alone, and the same bits
     peers        the same step by diffusers and accelerate under the same cap
     ballast      as `fraction`, but another process leaves no more free
@@ -35,7 +36,7 @@ from ..memory import meter
 from ..memory.budget import AUTO, format_size, parse_size
 from ..runtime.device import find_device
 from ..runtime.published import picture_size
-from . import gpu_parts, random_model
+from . import gpu_parts, gpu_training, random_model
 from .gpu_parts import Part, Tell
 from .gpu_products import products
 from .gpu_table import markdown, targets
@@ -43,7 +44,7 @@ from .memory import FORMATS, FULL, Setup, path_of, written
 from .peers import GROUPS, NEEDED, PEERS, measure_peer
 
 ONCE = ("correctness", "products")  # parts that need no full-size file
-PARTS = (*ONCE, "fraction", "resident", "peers", "ballast")
+PARTS = (*ONCE, "fraction", "training", "resident", "peers", "ballast")
 SMALL = (2, 3)  # blocks of the model whose bits are compared
 STORED = {**{name: FORMATS[name] for name in ("bf16", "fp8")}, "Q8_0": "Q8_0"}
 IN_RAM = Path("/dev/shm")
@@ -125,6 +126,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         with written(folder, files, args.keep), _noting("correctness", results):
             small = replace(setup, steps=3)
             carry_out("correctness", gpu_parts.correctness, replace(plain, setup=small, files=tuple(files)))
+            if "training" in args.parts:
+                carry_out("training", gpu_training.bits, replace(plain, setup=small, files=tuple(files)))
     if "products" in args.parts:
         carry_out("products", products, replace(plain, hidden=args.hidden))
     for format in args.format:
@@ -139,6 +142,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 one = replace(plain, files=(name,))
                 if part == "fraction":
                     carry_out(part, gpu_parts.steps, one)
+                elif part == "training":
+                    carry_out(part, gpu_training.steps, one)
                 elif part == "resident":
                     carry_out(part, gpu_parts.steps, replace(one, cap=None))
                 elif part == "ballast":

@@ -11,6 +11,7 @@ from typing import Any
 from ..memory.budget import format_size
 
 SLOWER, FASTER = 1.1, 2.0  # times the limit, at most; than diffusers' group offloading, at least
+TRAINING_SLOWER = 1.5  # work on single numbers is not in the prediction, and there is more of it than in sampling
 CAPPED = ("fraction", "ballast")
 COLUMNS = (
     "cap", "file, size", "resident", "streamed a step", "link", "seconds a step", "limit", "ratio", "predicted", "peak",
@@ -49,11 +50,33 @@ def targets(facts: Facts, records: Sequence[Record]) -> list[dict[str, Any]]:
             if resident is not None:
                 same = resident["picture"] == record["picture"]
                 found.append(_target(f"{name}: the bits of the resident model", same, record["picture"]))
+    if "training" in facts["parts"]:
+        found += _of_training(facts, records)
     if "peers" in facts["parts"]:
         faster = advantage(facts, records)
         words = f"{FASTER} x as fast as diffusers' group offloading, bf16, {facts['peer_size']}"
         found.append(_target(words, faster is not None and faster >= FASTER, _number(faster)))
     return found
+
+
+def _of_training(facts: Facts, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    cases = [each for each in records if "training_case" in each]
+    if "correctness" in facts["parts"]:
+        equal = sum(each["equal"] for each in cases)
+        yield _target("training: the same gradients, streamed and resident", cases and equal == len(cases), str(equal))
+    for format, size in _asked(facts):
+        steps = [each for each in records if "training_seconds" in each and each["size"] == size]
+        record = next((each for each in steps if each["file"] == f"flux-{format}"), None)
+        name = f"training, {format}, {size}"
+        if record is None:
+            yield _target(f"{name}: peak and time", False, "not measured")
+            continue
+        peak, cap = record["peak_bytes"], facts["cap_bytes"]
+        yield _target(f"{name}: peak below {format_size(cap)}", peak <= cap and record["finite"], format_size(peak))
+        ratio = record["training_seconds"] / record["predicted_seconds"]
+        yield _target(
+            f"{name}: step within {TRAINING_SLOWER} x the prediction", ratio <= TRAINING_SLOWER, _number(ratio)
+        )
 
 
 def _target(words: str, met: object, found: str) -> dict[str, Any]:
@@ -114,7 +137,7 @@ def markdown(told: Mapping[str, Any]) -> str:
         out[-1] += f"; the card with one idle process: {idle} of {card}"
     out += ["", "| target | met | found |", "|---|---|---|"]
     out += [f"| {each['target']} | {'yes' if each['met'] else 'NO'} | {each['found']} |" for each in told["targets"]]
-    out += ["", *_correctness(records), *_products(records), *_steps(records), *_peers(records)]
+    out += ["", *_correctness(records), *_products(records), *_steps(records), *_training(records), *_peers(records)]
     for record in records:
         if "error" in record:
             where = f"{record['part']} {', '.join(record.get('files', ()))}"
@@ -157,6 +180,19 @@ def _steps(records: Sequence[Record]) -> Iterator[str]:
             _number(limit_of(records, each)), _number(ratio_of(records, each)),
             f"{each['predicted_seconds']:.3f} ({each['bound']})", format_size(each["peak_bytes"]),
             format_size(card) if card else "",
+        )  # fmt: skip
+    yield ""
+
+
+def _training(records: Sequence[Record]) -> Iterator[str]:
+    found = [each for each in records if "training_seconds" in each]
+    if found:
+        yield "| training step | seconds | predicted | peak | streamed a step | block inputs |"
+        yield "|---|---|---|---|---|---|"
+    for each in found:
+        yield _row(
+            f"{each['file']} {each['size']}", _number(each["training_seconds"]), f"{each['predicted_seconds']:.3f}",
+            format_size(each["peak_bytes"]), format_size(each["streamed_bytes"]), each["block_inputs"],
         )  # fmt: skip
     yield ""
 

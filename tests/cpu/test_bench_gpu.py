@@ -25,6 +25,10 @@ def test_one_command_measures_compares_and_writes_down_everything(tmp_path: Path
     cases = [each for each in told["records"] if each["part"] == "correctness"]
     assert {each["file"] for each in cases} == {"small-bf16", "small-fp8", "small-Q8_0"}
     assert len(cases) == 21 and all(each["equal"] for each in cases)
+    trained = [each for each in told["records"] if "training_case" in each]
+    assert len(trained) == 6 and all(each["equal"] for each in trained)
+    assert any(each["streamed_bytes"] for each in trained), "weights came twice a step"
+    assert [each["finite"] for each in told["records"] if "training_seconds" in each] == [True]
     ways = [each for each in told["records"] if each["part"] == "products"]
     assert len(ways) == 18 and {each["way"] for each in ways} == {"numbers", "few passes", "few passes, rotated"}
     assert all(each["difference"] < (0.01 if each["way"] == "numbers" else 0.2) for each in ways)
