@@ -1,7 +1,7 @@
-"""What the modules that packs see need of the program around them: its one way in, given once by whoever loads packs.
+"""The engine that ComfyUI's modules for packs use: set once by the program that loads packs.
 
-    use(Engine(folders=..., ...))   the worker, or the command line
-    current()                       asked by flux_core/facade/offered/, whose functions are module-level
+    use(Engine(folders=..., ...))   called by the worker or the command line
+    current()                       called by flux_core/facade/offered/, whose functions are module-level
 
 Independent of: packs, torch.
 """
@@ -25,9 +25,9 @@ NodeTable = dict[str, Any]
 
 @dataclass
 class Engine:
-    """`classes`, `titles`: the tables that packs add their nodes to; `own` are the ids in them that are not packs'.
+    """classes, titles: the tables that packs add their nodes to; own: the ids in them that are not of packs.
 
-    tell(event, data, client_id): a message for the pages; client_id None is everybody. `free`: forget what is kept.
+    tell(event, data, client_id): sends a message to the pages; client_id None: to all. free: frees models and results.
     """
 
     host: Host
@@ -36,40 +36,40 @@ class Engine:
     titles: dict[str, str]
     executor: Executor
     tell: Callable[[Any, Any, str | None], None] = lambda event, data, client_id: None
-    preview: Callable[[Callable[[], Any]], Any] = lambda make: None  # an image as a progress event carries it
+    preview: Callable[[Callable[[], Any]], Any] = lambda make: None  # an image encoded for a progress event
     free: Callable[[], None] = lambda: None
     own: frozenset[str] = field(default_factory=frozenset)
-    absent: Callable[[str], Any] = lambda name: None  # what stands for a part of ComfyUI that is not offered
-    kept: dict[str, Any] = field(default_factory=dict)  # what the offered modules keep for as long
+    absent: Callable[[str], Any] = lambda name: None  # the substitute for a part of ComfyUI that is not offered
+    kept: dict[str, Any] = field(default_factory=dict)  # values that the offered modules keep
 
     def keep(self, name: str, make: Callable[[], Any]) -> Any:
-        """What an offered module keeps under this name, made when first asked for."""
+        """The value that an offered module keeps under this name, created at the first use."""
         if name not in self.kept:
             self.kept[name] = make()
         return self.kept[name]
 
     @property
     def runtime(self) -> Runtime:
-        """What models are loaded into. Raises InputError if the chosen device is not there."""
+        """The runtime that models are loaded into. Raises InputError if the chosen device does not exist."""
         return self.host.runtime
 
     @property
     def prompt_id(self) -> str | None:
-        """Of the running prompt."""
+        """The id of the running prompt."""
         return self.executor.running
 
     @property
     def prompt(self) -> Any:
-        """The running prompt itself, {} while there is none."""
+        """The running prompt, {} without one."""
         return self.executor.running_prompt
 
     @property
     def client_id(self) -> str | None:
-        """Who queued the running prompt."""
+        """The client that queued the running prompt."""
         return self.executor.running_extra.get("client_id")
 
     def progress(self, value: float, total: float, image: Callable[[], Any] | None = None) -> None:
-        """A node has done a part of its work. Raises Interrupted if it is to stop."""
+        """Report progress of a node. Raises Interrupted if it must stop."""
         self.executor.progress(value, total, None if image is None else self.preview(image))
 
     def stop(self) -> None:
@@ -77,7 +77,7 @@ class Engine:
         self.executor.cancel()
 
     def check_interrupted(self) -> None:
-        """Raises Interrupted if the running prompt is to stop."""
+        """Raise Interrupted if the running prompt must stop."""
         self.executor.check_interrupted()
 
 
@@ -85,17 +85,17 @@ _current: list[Engine] = []
 
 
 def use(engine: Engine) -> None:
-    """Say who is around the packs of this process."""
+    """Set the engine for the packs of this process."""
     _current[:] = [engine]
 
 
 def forget() -> None:
-    """Nobody is, from now on."""
+    """Remove the engine."""
     _current.clear()
 
 
 def current() -> Engine:
-    """Raises SluiceError where no packs are loaded."""
+    """The engine. Raises SluiceError without packs."""
     if not _current:
         raise SluiceError("ComfyUI's modules are offered to node packs only, and none are loaded in this process.")
     return _current[0]

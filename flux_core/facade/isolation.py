@@ -1,11 +1,11 @@
-"""ComfyUI's modules, visible to node packs and to nothing else in this process.
+"""Makes ComfyUI's modules importable for node packs, and for no other code of this process.
 
-Files below the folders of packs are loaded by a loader of ours, which gives each of them builtins of their own: their
-`__import__` knows ComfyUI's names. Nothing of it stands in sys.modules, so for our own code, for libraries and for
-whoever looks whether ComfyUI is there, it is not.
+Files below the folders of packs are loaded by a loader of ours, which gives each of them its own builtins, whose
+`__import__` finds ComfyUI's names. None of them is in sys.modules, so our own code, libraries and tests for ComfyUI do
+not find them.
 
-    sys.path_hooks                          one hook, which answers only for folders below packs
-    importlib.util.spec_from_file_location  takes the same loader for files below packs, which load their parts by it
+    sys.path_hooks                          one hook, only for folders below packs
+    importlib.util.spec_from_file_location  uses the same loader for files below packs, which load their modules with it
 
 Independent of: what the modules offer.
 """
@@ -36,7 +36,7 @@ from .standard_library import fronts
 
 
 class Isolation:
-    """Which folders are packs, and what their code imports. `modules` gives the module of one of ComfyUI's names."""
+    """The folders of packs, and the imports of their code. modules: returns the module of one of ComfyUI's names."""
 
     def __init__(self, modules: Callable[[str], ModuleType | None]) -> None:
         self._modules = modules
@@ -46,18 +46,18 @@ class Isolation:
         self._plain_spec = importlib.util.spec_from_file_location
 
     def install(self) -> None:
-        """From now on. Packs that are added later are covered as well."""
+        """Start. Packs that are added later are included."""
         sys.path_hooks.insert(0, self._finder)
         importlib.util.spec_from_file_location = self._spec
 
     def remove(self) -> None:
-        """As before. Modules of packs that are loaded keep what they have."""
+        """Stop. Modules of packs that are loaded keep their imports."""
         sys.path_hooks.remove(self._finder)
         importlib.util.spec_from_file_location = self._plain_spec
         self._forget_finders()
 
     def add(self, path: Path, name: str) -> None:
-        """A pack: its folder, or the one file it consists of."""
+        """Add a pack: its folder, or its only file."""
         for place in {os.path.abspath(path), os.path.realpath(path)}:
             self._roots[place + os.sep if os.path.isdir(place) else place] = name
         self._forget_finders()
@@ -68,7 +68,7 @@ class Isolation:
         return next((name for root, name in self._roots.items() if (place + os.sep).startswith(root)), None)
 
     def calling_pack(self, frame: FrameType | None) -> str:
-        """The pack whose code is running in the innermost frame that is any pack's. "" if none is."""
+        """The pack of the innermost frame that belongs to a pack; "" if there is none."""
         while frame is not None:
             if frame.f_builtins is self.builtins:
                 return self.pack_of(frame.f_code.co_filename) or ""
@@ -121,7 +121,7 @@ class Isolation:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """What `import` does in the files of packs."""
+        """The implementation of `import` in files of packs."""
         top = name.partition(".")[0]
         if level or top not in TOP:
             found = builtins.__import__(name, globals, locals, fromlist or (), level)
@@ -138,7 +138,7 @@ class Isolation:
 
 
 class _PackLoader(SourceFileLoader):
-    """Loads a file of a pack, whose imports are then `Isolation`'s."""
+    """Loads a file of a pack with the imports of `Isolation`."""
 
     def __init__(self, name: str, path: str, its_builtins: dict[str, Any]) -> None:
         super().__init__(name, path)

@@ -1,7 +1,7 @@
-"""The modules of ComfyUI 0.3.64 by name, and newer ones that packs cannot do without: what a pack may import.
+"""The names of modules that a pack may import: those of ComfyUI 0.3.64, and newer ones that packs need.
 
-A pack that tries any other name (of another version, or of a fork) is told that there is no such module, as it would be
-there, so that it goes the way it has prepared for that. Names only.
+For any other name (of another version, or of a fork) a pack gets ModuleNotFoundError, as in ComfyUI, so that it uses
+its own fallback. Names only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOP = (
     "server",
 )
 
-# Package -> what lies in it.
+# Package -> its modules.
 _INSIDE: Mapping[str, str] = {
     "comfy": (
         "audio_encoders checkpoint_pickle cldm cli_args clip_model clip_vision comfy_types conds context_windows "
@@ -119,7 +119,7 @@ _INSIDE: Mapping[str, str] = {
 }
 
 _VERSIONS = ("comfy_api.latest", "comfy_api.v0_0_1", "comfy_api.v0_0_2")
-# Names of modules that are offered by one file under offered/, though it is called otherwise.
+# Modules that are offered by a file of another name under offered/.
 SAME: Mapping[str, str] = {
     "comfy.comfy_types": "comfy.node_typing",
     "comfy.comfy_types.node_typing": "comfy.node_typing",
@@ -129,7 +129,7 @@ SAME: Mapping[str, str] = {
     **dict.fromkeys(("comfy_api.input", "comfy_api.latest._input"), "comfy_api.input"),
 }
 
-# Of newer versions: packs of today import them without asking.
+# Modules of newer versions that current packs import unconditionally.
 _NEWER = (
     *("comfy.memory_management", "comfy.nested_tensor", "comfy.quant_ops", "comfy.ldm.lumina.controlnet"),
     *("comfy.taesd.taehv", "comfy_extras.nodes_sam3"),

@@ -1,7 +1,7 @@
-"""Our node classes as packs call them: by ComfyUI's function names and order of arguments, on its kinds of values.
+"""Our node classes with the interface that packs call: ComfyUI's function names, order of arguments and types.
 
 Packs call core nodes in two ways: `nodes.VAEDecode().decode(vae, samples)`, and by id through NODE_CLASS_MAPPINGS and
-the class's own FUNCTION. Both go through one wrapper, which changes what goes in and out as a wire would.
+the class's own FUNCTION. Both use one wrapper, which converts arguments and results as links do.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from . import wires
 
-# Id -> the function ComfyUI's class has, where ours is called otherwise or takes its arguments in another order (which
-# then follows in brackets).
+# Id -> the function of ComfyUI's class, where ours has another name or another order of arguments (which
+# follows in brackets).
 _FUNCTIONS = """
 UNETLoader load_unet; DualCLIPLoader load_clip; CLIPLoader load_clip; VAELoader load_vae;
 CheckpointLoaderSimple load_checkpoint; LoraLoader load_lora; LoraLoaderModelOnly load_lora_model_only;
@@ -56,7 +56,7 @@ FUNCTIONS = _table()
 
 _METHODS = ["nearest-exact", "bilinear", "area", "bicubic"]
 _CROPS = ["disabled", "center"]
-# What packs read off these classes.
+# Attributes of these classes that packs read.
 _ATTRIBUTES: dict[str, dict[str, Any]] = {
     "ImageScale": {"upscale_methods": [*_METHODS, "lanczos"], "crop_methods": _CROPS},
     "ImageScaleBy": {"upscale_methods": [*_METHODS, "lanczos"]},
@@ -66,7 +66,7 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
 
 
 def for_packs(node_id: str, ours: type[Any]) -> type[Any]:
-    """The class of one id, to be called by packs."""
+    """The class of one id, for packs to call."""
     plain = node_id.removeprefix("Sluice")
     name, order = FUNCTIONS.get(plain, ("execute", []))
     own = _function(ours, order)
@@ -79,7 +79,7 @@ def for_packs(node_id: str, ours: type[Any]) -> type[Any]:
     }
     if plain in FUNCTIONS or not hasattr(ours, "FUNCTION"):
         body["FUNCTION"] = name
-    else:  # called `execute` in ComfyUI's newer style of nodes, or by our own name
+    else:  # `execute` in ComfyUI's newer style of nodes, or our own name
         body[ours.FUNCTION] = own
     return type(plain, (ours,), body)
 

@@ -1,9 +1,9 @@
-"""ComfyUI's module names as objects: what we offer of each, and sentences for the rest.
+"""ComfyUI's modules as objects: the parts that we offer, and errors with a sentence for the others.
 
     comfy.utils.ProgressBar              ours, from flux_core/facade/offered/comfy/utils.py (its __all__)
-    comfy.ldm.flux.model.Flux            an `Absent`: it can be imported, named and subclassed, and says so when called
-    hasattr(comfy.utils, "something")    False for what is absent: packs then go the way they have prepared for that
-    comfy.samplers.sample = mine         noted as a patch by that pack; it reaches other packs, never our engine
+    comfy.ldm.flux.model.Flux            an `Absent`: it can be imported, named and subclassed; a call raises an error
+    hasattr(comfy.utils, "something")    False for what is absent: packs then use their own fallback
+    comfy.samplers.sample = mine         recorded as a patch by that pack; it affects other packs, never our engine
 
 Independent of: who may see these modules (isolation.py).
 """
@@ -24,7 +24,7 @@ from ..errors import SluiceError
 from .module_names import KNOWN, PACKAGES, SAME
 
 _HERE = Path(__file__).resolve().parent / "offered"
-# What the interpreter does when a name is plainly read; anything else is hasattr, or getattr with its own answer.
+# The bytecode of a plain read of a name; anything else is hasattr, or getattr with a default.
 _READS = (
     "LOAD_ATTR",
     "LOAD_METHOD",
@@ -37,7 +37,7 @@ _READS = (
 
 
 class NotOffered(SluiceError, AttributeError):
-    """A pack asks for a part of ComfyUI that is not here. The text names it."""
+    """A pack uses a part of ComfyUI that is not offered. The text names it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -48,17 +48,17 @@ class NotOffered(SluiceError, AttributeError):
 
 @dataclass
 class Offer:
-    """All modules of one process, and what packs have changed about them. `who` names the pack of a calling frame."""
+    """All modules of one process, and packs' changes of them. who: returns the pack of a calling frame."""
 
     who: Callable[[FrameType | None], str] = lambda frame: ""
     base: Path = Path()  # where ComfyUI's own files would lie
-    loading: bool = False  # packs are being imported: what they make of absent classes may never be used
+    loading: bool = False  # packs are being imported: instances of absent classes may never be used
     patches: dict[str, set[str]] = field(default_factory=dict)  # pack -> dotted names it has set
     _modules: dict[str, ModuleType] = field(default_factory=dict)
     _absent: dict[str, Any] = field(default_factory=dict)
 
     def module(self, name: str) -> ModuleType | None:
-        """The module of this name, made when first asked for; None if ComfyUI has none of that name."""
+        """The module of this name, created at the first use; None if ComfyUI has none of that name."""
         if name not in KNOWN:
             return None
         if name not in self._modules:
@@ -66,7 +66,7 @@ class Offer:
         return self._modules[name]
 
     def absent(self, name: str) -> Any:
-        """What stands for a name that we do not offer: the module of that name, or an `Absent`."""
+        """The substitute for a name that we do not offer: the module of that name, or an `Absent`."""
         if name in KNOWN:
             return self.module(name)
         if name not in self._absent:
@@ -74,16 +74,16 @@ class Offer:
         return self._absent[name]
 
     def patched(self, name: str, frame: FrameType | None) -> None:
-        """A pack has set a name of ComfyUI's."""
+        """Record that a pack has set a name of ComfyUI."""
         self.patches.setdefault(self.who(frame), set()).add(name)
 
 
 class OfferedModule(ModuleType):
-    """One module of ComfyUI's name. What it offers is imported when it is first asked for anything."""
+    """One module with ComfyUI's name. Its implementation is imported at the first use."""
 
     def __init__(self, name: str, offer: Offer) -> None:
         super().__init__(name, f"What Sluice offers of ComfyUI's {name}.")
-        file = "nodes" if name.startswith("comfy_extras.nodes_") else SAME.get(name, name)  # core nodes are one table
+        file = "nodes" if name.startswith("comfy_extras.nodes_") else SAME.get(name, name)  # core nodes share a table
         own: dict[str, Any] = {"_offer": offer, "_file": file, "_source": None}
         if name in PACKAGES:
             own["__path__"] = []
@@ -128,7 +128,7 @@ class OfferedModule(ModuleType):
 
 
 class Absent(ABCMeta):
-    """The kind of everything absent: classes, so that packs can derive from them and name them in annotations."""
+    """The type of absent names: classes, so that packs can derive from them and use them in annotations."""
 
     _absent_: str
     _offer_: Offer
@@ -166,7 +166,7 @@ class Absent(ABCMeta):
 
 
 class _Unusable:
-    """What a pack has made of an absent class while it was imported. It says what it is when it is used."""
+    """An instance of an absent class, made while a pack was imported. Its use raises an error with its name."""
 
     def __init__(self, name: str) -> None:
         self.__dict__["_name"] = name
@@ -193,6 +193,6 @@ def _answers(source: ModuleType, name: str) -> bool:
 
 
 def _is_probe(frame: FrameType) -> bool:
-    """Whether the code asks if a name is there (hasattr, or getattr by name) instead of reading it."""
+    """Whether the code tests for a name (hasattr, or getattr by name) instead of reading it."""
     operation = opcode.opname[frame.f_code.co_code[frame.f_lasti]] if frame.f_lasti >= 0 else "LOAD_ATTR"
     return not operation.startswith(_READS)

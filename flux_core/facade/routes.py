@@ -1,7 +1,7 @@
-"""Routes of packs, answered in the process that runs packs. The server process owns the network and passes requests on.
+"""Routes of packs, answered in the process that runs packs. The server process receives requests and passes them on.
 
-A request travels as plain data; here it is spoken as HTTP over a pair of sockets that nobody else has, to an aiohttp
-application that holds the packs' routes. Answers come back whole: no websockets, no streams.
+A request arrives as plain data; it is sent as HTTP over a private pair of sockets to an aiohttp
+application with the packs' routes. Answers are returned in full: no websockets, no streams.
 
 Independent of: which pack a route is of, how requests reach this process.
 """
@@ -27,7 +27,7 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "content-len
 
 @dataclass(frozen=True)
 class Answer:
-    """What a route answered."""
+    """The answer of a route."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -35,7 +35,7 @@ class Answer:
 
 
 class PackRoutes:
-    """`table` and `app` take routes until `start`; a loop of its own answers them from then on."""
+    """`table` and `app` collect routes until `start`; then an event loop of its own answers them."""
 
     def __init__(self) -> None:
         self.table = web.RouteTableDef()
@@ -44,7 +44,7 @@ class PackRoutes:
         self._runner: web.AppRunner | None = None
 
     def start(self) -> list[dict[str, str]]:
-        """Take what packs have added, begin to answer, and tell the routes: [{"method", "pattern"}]."""
+        """Start to answer the routes that packs have added. Returns them: [{"method", "pattern"}]."""
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         asyncio.run_coroutine_threadsafe(self._start(), self.loop).result()
         return _described(self.app)
@@ -55,7 +55,7 @@ class PackRoutes:
         await self._runner.setup()
 
     def answer(self, method: str, path: str, headers: Sequence[Sequence[str]], body: bytes) -> Answer:
-        """One request. May be called from any thread but the loop's. Raises SluiceError."""
+        """Answer one request. May be called from any thread except the loop's. Raises SluiceError."""
         ours, theirs = socket.socketpair()
         connection = http.client.HTTPConnection("localhost", timeout=_SECONDS)
         try:
@@ -80,7 +80,7 @@ class PackRoutes:
         await self.loop.connect_accepted_socket(self._runner.server, connected)
 
     def call(self, coroutine: Any) -> Any:
-        """Run a coroutine in the loop and wait for what it gives."""
+        """Run a coroutine in the loop and wait for its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
 

@@ -1,10 +1,10 @@
-"""`sys` and `importlib` as packs see them: the same modules, in which ComfyUI's names are known too.
+"""`sys` and `importlib` for packs: the same modules, with ComfyUI's modules added.
 
-    sys.modules["folder_paths"]           is there, as packs expect inside ComfyUI
-    del sys.modules["torchvision"]        is not obeyed: some packs clear away all that was imported after them, which
-                                          inside ComfyUI was there before. Modules of packs can be taken away.
+    sys.modules["folder_paths"]           exists, as in ComfyUI
+    del sys.modules["torchvision"]        has no effect: some packs remove all modules imported after them, which
+                                          in ComfyUI were imported before. Modules of packs can be removed.
     importlib.import_module("comfy.utils")
-    importlib.reload(comfy.samplers)      changes nothing: there is nothing to be read again
+    importlib.reload(comfy.samplers)      has no effect
 
 Everything else is read from, and written to, the real modules.
 """
@@ -23,7 +23,7 @@ Offered = Callable[[str], "ModuleType | None"]
 
 
 class Front(ModuleType):
-    """A module of the standard library with some names of our own in front."""
+    """A module of the standard library with some names replaced by ours."""
 
     def __init__(self, real: ModuleType, **own: Any) -> None:
         super().__init__(real.__name__, real.__doc__)
@@ -40,7 +40,7 @@ class Front(ModuleType):
 
 
 def fronts(offered: Offered, pack_of: Callable[[str], str | None]) -> dict[str, ModuleType]:
-    """Name -> module, for packs. `offered` gives the module of one of ComfyUI's names, `pack_of` the pack of a file."""
+    """Name -> module, for packs. offered: returns the module of one of ComfyUI's names; pack_of: the pack of a file."""
 
     def import_module(name: str, package: str | None = None) -> ModuleType:
         found = offered(name) if _is_comfyuis(name) else None
@@ -61,7 +61,7 @@ def _is_comfyuis(name: str) -> bool:
 
 
 class Modules(MutableMapping[str, Any]):
-    """sys.modules, and behind it ComfyUI's modules."""
+    """sys.modules, with ComfyUI's modules added."""
 
     def __init__(self, offered: Offered, pack_of: Callable[[str], str | None]) -> None:
         self._offered, self._pack_of = offered, pack_of

@@ -1,11 +1,11 @@
-"""Values on wires between our nodes and those of packs: handles of ours there, ComfyUI's kind of object here.
+"""Converts values on links between our nodes and packs' nodes: our handles to ComfyUI's objects, and back.
 
     FluxModel     <-> comfy.model_patcher.ModelPatcher        Sampler <-> comfy.samplers.KSAMPLER
     TextEncoders  <-> comfy.sd.CLIP                            Guider  <-> comfy.samplers.CFGGuider
     Autoencoder   <-> comfy.sd.VAE
 
-They change where they enter a node, so that a pack's nodes hand each other what they made, and ours never see it. Every
-other kind of wire (images, masks, latents, conditionings, noise, levels) is the same in both.
+They are converted when they enter a node, so that packs' nodes exchange their own objects unchanged. All
+other types (images, masks, latents, conditionings, noise, levels) are the same in both.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ PACK_MODULE = "custom_nodes."
 
 
 def prepared(node_class: Any, call: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of one call of a node, as it knows them. Raises InputError for what our nodes cannot honour."""
+    """The arguments of one call of a node, converted. Raises InputError for settings that our nodes do not support."""
     convert = to_pack if is_of_pack(node_class) else to_engine
     return {name: convert(value) for name, value in call.items()}
 
 
 def is_of_pack(node_class: Any) -> bool:
-    """Whether a node class came with a pack."""
+    """Whether a node class belongs to a pack."""
     return str(getattr(node_class, "RELATIVE_PYTHON_MODULE", "")).startswith(PACK_MODULE)
 
 
 def to_pack(value: Any) -> Any:
-    """What a pack gets for one of our values. Lists of such values are changed item by item."""
+    """The object for a pack's node for one of our values. Lists are converted item by item."""
     return _changed(value, _pack_kinds)
 
 
 def to_engine(value: Any) -> Any:
-    """What our nodes get for one of a pack's values. Raises InputError, or NotOffered."""
+    """The value for our nodes for one of a pack's objects. Raises InputError or NotOffered."""
     return _changed(value, _engine_kinds)
 
 

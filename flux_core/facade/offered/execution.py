@@ -1,4 +1,4 @@
-"""execution: what packs ask of ComfyUI's executor. The runs themselves are our own engine's."""
+"""execution: the parts of ComfyUI's executor that packs use. Runs themselves are done by our engine."""
 
 from __future__ import annotations
 

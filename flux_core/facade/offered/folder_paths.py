@@ -152,7 +152,7 @@ def filter_files_extensions(files: Collection[str], extensions: Collection[str])
 
 
 def filter_files_content_types(files: Iterable[str], content_types: Collection[str]) -> list[str]:
-    """The files whose names say that they are of these kinds: image, video, audio, model."""
+    """The files whose endings belong to these types: image, video, audio, model."""
     return [file for file in files if _content_type(file) in content_types]
 
 

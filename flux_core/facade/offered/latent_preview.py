@@ -1,4 +1,4 @@
-"""latent_preview: how a latent looks on its way, and the callback that reports steps with it."""
+"""latent_preview: previews of latents during sampling, and the callback that reports steps with them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def is_loopback(host: str) -> bool:
 
 
 class _Instance(type):
-    """PromptServer.instance: made when first asked for."""
+    """PromptServer.instance: created at the first use."""
 
     @property
     def instance(cls) -> PromptServer:
@@ -34,7 +34,7 @@ class _Instance(type):
 
 
 class PromptServer(metaclass=_Instance):
-    """The server as packs know it. Routes are served by the server process, which asks this one."""
+    """The server for packs. The server process receives requests and passes those to packs' routes on to this one."""
 
     address, port = "127.0.0.1", 8188
 
@@ -103,14 +103,14 @@ class PromptServer(metaclass=_Instance):
         return {"exec_info": {"queue_remaining": self.prompt_queue.get_tasks_remaining()}}
 
     def queue_updated(self) -> None:
-        """The pages are told by the server itself."""
+        """Does nothing: the server informs the pages itself."""
 
     def __getattr__(self, name: str) -> Any:
         raise NotOffered(f"PromptServer.instance.{name}")
 
 
 class _PromptQueue:
-    """The queue as far as this process knows it: the prompt that is running."""
+    """The queue in this process: only the running prompt."""
 
     @property
     def currently_running(self) -> dict[int, Any]:

@@ -1,4 +1,4 @@
-"""comfy.cli_args: what ComfyUI's command line would say for a program that runs as this one does.
+"""comfy.cli_args: ComfyUI's command line options for a program that runs like this one.
 
 Options that packs read and that mean nothing here are off.
 """
@@ -33,7 +33,7 @@ class PerformanceFeature(enum.Enum):
 
 
 class _Options(argparse.Namespace):
-    """An option nobody has set is off."""
+    """Options that are not set are off."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

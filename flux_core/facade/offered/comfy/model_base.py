@@ -1,4 +1,4 @@
-"""comfy.model_base: what a MODEL tells about itself. Kinds of models other than FLUX.1 are absent."""
+"""comfy.model_base: the description of a MODEL. Types of models other than FLUX.1 are absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""comfy.model_patcher: a MODEL as packs know it, around one of our handles, or around a module of a pack's own.
+"""comfy.model_patcher: a MODEL for packs: one of our handles, or a module of a pack, with ComfyUI's methods.
 
 What packs set on a MODEL is kept here, as in ComfyUI, so that other packs find it. When the model comes back to a node
 of ours, `handle()` takes over what our engine can honour (sampling, the reading of noise masks, the number type) and
@@ -288,7 +288,7 @@ class ModelPatcher:
         self.unpatch_model(self.offload_device)
         return self.model
 
-    # Attachments, wrappers and callbacks: kept for who asks.
+    # Attachments, wrappers and callbacks: stored for packs that read them.
 
     def set_attachments(self, key: str, attachment: Any) -> None:
         self.attachments[key] = attachment
@@ -325,7 +325,7 @@ class ModelPatcher:
 
 
 class _MaskFunction:
-    """A pack's reading of noise masks as our sampling asks for it."""
+    """A pack's use of noise masks, with the interface of our sampling."""
 
     def __init__(self, function: Any, model: Any) -> None:
         self.function, self.model = function, model

@@ -108,7 +108,7 @@ SCHEDULER_HANDLERS = {name: SchedulerHandler(partial(_by_name, name)) for name i
 def calculate_sigmas(model_sampling: Any, scheduler_name: str, steps: int) -> Tensor:
     """The levels of a schedule [steps + 1]. Names that packs have added to SCHEDULER_HANDLERS are known."""
     if scheduler_name not in SCHEDULER_HANDLERS:
-        return _by_name(scheduler_name, model_sampling, steps)  # which says what there is
+        return _by_name(scheduler_name, model_sampling, steps)  # whose error lists the names
     handler = SCHEDULER_HANDLERS[scheduler_name]
     if handler.use_ms:
         return handler.handler(model_sampling, steps)
@@ -191,7 +191,7 @@ def _sampling_of(model: Any) -> Any:
 
 
 class _Asked:
-    """A model of ComfyUI's kind, model(x, sigma [B], **extra_args), as our solvers ask it."""
+    """A model of ComfyUI's kind, model(x, sigma [B], **extra_args), with the interface of our solvers."""
 
     def __init__(self, model: Any, extra_args: Mapping[str, Any]) -> None:
         self.model, self.extra_args = model, extra_args
@@ -249,7 +249,7 @@ class _ForeignMethod:
 
 
 class _DenoiserModel:
-    """Our view of an image as ComfyUI's samplers ask for it: model(x, sigma [B]) -> image."""
+    """Our denoiser with the interface of ComfyUI's samplers: model(x, sigma [B]) -> image."""
 
     def __init__(self, denoise: Any, sampling: Any) -> None:
         self.denoise = denoise
@@ -264,7 +264,7 @@ class _DenoiserModel:
 
 
 class _Inner:
-    """model.inner_model, model.inner_model.inner_model: packs look there for the levels."""
+    """model.inner_model, model.inner_model.inner_model: where packs read the levels."""
 
     cfg = 1.0
 

@@ -1,4 +1,4 @@
-"""comfy.sd: CLIP and VAE as packs know them, around our handles, and loading models from files."""
+"""comfy.sd: CLIP and VAE for packs: our handles with ComfyUI's methods, and loading models from files."""
 
 from __future__ import annotations
 

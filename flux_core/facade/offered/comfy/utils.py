@@ -307,7 +307,7 @@ def set_progress_bar_enabled(enabled: bool) -> None:
 
 
 def set_progress_bar_global_hook(function: Any) -> None:
-    """Progress goes to the pages in any case; the hook is kept for who asks for it, and not called."""
+    """Store a hook that packs can read. It is not called: progress always goes to the pages."""
     global PROGRESS_BAR_HOOK
     PROGRESS_BAR_HOOK = function
 

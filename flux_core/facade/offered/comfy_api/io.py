@@ -47,7 +47,7 @@ class NumberDisplay(str, Enum):
 
 
 class Hidden(str, Enum):
-    """What a node may ask for besides its inputs."""
+    """The hidden inputs that a node may declare."""
 
     unique_id = "UNIQUE_ID"
     prompt = "PROMPT"
@@ -399,7 +399,7 @@ class Schema:
 
 
 class HiddenHolder:
-    """`cls.hidden.unique_id` and the like; None for what was not asked for."""
+    """`cls.hidden.unique_id` and the like; None for inputs that were not declared."""
 
     def __init__(self, **values: Any) -> None:
         self.__dict__.update(values)

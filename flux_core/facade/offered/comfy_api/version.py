@@ -14,7 +14,7 @@ class ComfyExtension:
     """What a pack's `comfy_entrypoint` returns: `get_node_list` names its node classes."""
 
     async def on_load(self) -> None:
-        """Called once, before the nodes are asked for."""
+        """Called once, before the list of nodes is requested."""
 
     async def get_node_list(self) -> list[Any]:
         raise NotImplementedError
