@@ -40,7 +40,7 @@ def test_a_step_that_kept_its_time_needs_no_cause(seconds: float) -> None:
 def test_a_late_step_names_what_it_waited_for() -> None:
     assert "the link gave" in (run(2.0, waited=0.9).cause() or "")
     assert "the disk gave" in (run(2.0, waited=0.9, ram=GiB // 2).cause() or "")
-    assert "arithmetic was slower" in (run(2.0, waited=0.4).cause() or "")
+    assert "computation was slower" in (run(2.0, waited=0.4).cause() or "")
     slow_link = replace(CARD, link=5e8)  # the kernels of a card wait for copies themselves: the host sees nothing
     assert "the link gave" in (run(2.0, card=slow_link).cause() or "")
 
