@@ -155,5 +155,5 @@ def test_what_stands_in_the_way_is_one_sentence(start: Callable[..., Any], work:
 
     assert "does not know this token" in said(server.address, "--token", "wrong")
     assert "has other nodes than this server" in said(server.address, "--token", "open sesame", packs=None)
-    assert "is no address of a server" in said("somewhere")
+    assert "is not an address of a server" in said("somewhere")
     assert [line for line in server.lines if line.startswith("A worker at 127.0.0.1 was refused: The worker box/none")]
