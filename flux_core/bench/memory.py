@@ -34,7 +34,7 @@ from ..memory.workload import letters
 from ..runtime.device import find_device
 from ..runtime.published import picture_size
 from ..runtime.runtime import Runtime
-from ..runtime.settings import Settings
+from ..runtime.settings import CACHES, COMPUTES, Settings
 from ..runtime.streamed_flux import ManagedFlux
 from . import random_model
 
@@ -58,6 +58,8 @@ class Setup:
     tokens: int
     steps: int
     batch: int
+    cache: str = "off"  # a word of settings.CACHES
+    compute: str = AUTO  # a word of settings.COMPUTES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=512, help="of text")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--cache", choices=CACHES, default="off", help="a step cache for the sampling")
+    parser.add_argument("--compute", choices=COMPUTES, default=AUTO, help="products of the transformer")
     parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="where files are written")
     parser.add_argument("--keep", action="store_true", help="leave the files for another run")
     parser.add_argument("--depth", type=int, nargs=2, default=FULL, help="fewer blocks, to try this out")
@@ -130,7 +134,8 @@ def _measurements(args: argparse.Namespace) -> Iterator[Measurement]:
         for ram in budgets:
             for size in args.size:
                 width, height = picture_size(size)
-                common = (args.device, args.vram, ram, width, height, args.tokens, args.steps, args.batch)
+                sizes = (width, height, args.tokens, args.steps, args.batch)
+                common = (args.device, args.vram, ram, *sizes, args.cache, args.compute)
                 if args.what == "t5":
                     yield Setup(str(args.folder), "t5-fp16", *common), measure_t5, {"t5-fp16": (t5, "F16")}
                     return
@@ -182,7 +187,7 @@ def _in_a_process(work: Callable[[Setup], dict[str, Any]], setup: Setup) -> dict
 
 
 def _runtime(setup: Setup) -> Runtime:
-    return Runtime(Settings.parse(setup.device, "auto", setup.vram, setup.ram))
+    return Runtime(Settings.parse(setup.device, AUTO, setup.vram, setup.ram, setup.cache, setup.compute))
 
 
 def condition_of(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
@@ -198,15 +203,25 @@ def condition_of(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
 def sample(
     model: Any, setup: Setup, condition: Any, seed: int, on_step: Callable[[int], object] = lambda number: None
 ) -> Tensor:
-    """Euler steps by hand: what a sampler asks of a network, and nothing else."""
+    """Euler steps by hand: what a sampler asks of a network, and of a step cache if one is set, and nothing else."""
     from ..sampling.guider import Run
+    from ..sampling.step_cache import CachedEvaluations
 
     shape = (setup.batch, 16, setup.height // 8, setup.width // 8)
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
     sigmas = torch.linspace(1, 0, setup.steps + 1).tolist()
+    setting = model.step_cache
+    cache = setting and CachedEvaluations(setting, 1 - setting.start_percent, 1 - setting.end_percent)
     with model.open(Run(shape, tuple(sigmas[:-1]), (condition,))) as network:
         for number, (level, following) in enumerate(zip(sigmas, sigmas[1:], strict=False), start=1):
-            velocity = network(condition.inputs(x, level, model.dtype)).float()
+
+            def compute(x: Tensor = x, level: float = level) -> Tensor:
+                velocity: Tensor = network(condition.inputs(x, level, model.dtype)).float()
+                return velocity
+
+            if cache:
+                cache.begin(level)
+            velocity = cache.evaluate("condition", x, compute) if cache else compute()
             x = x + (following - level) * velocity
             on_step(number)
     return x
@@ -219,7 +234,7 @@ def measure_flux(setup: Setup) -> dict[str, Any]:
     runtime = _runtime(setup)
     model = handles.load_flux(runtime, path_of(setup.folder, setup.file))
     sample(model, setup, condition_of(setup, runtime.device), seed=1)
-    flux = model.weights.managed(manager_of(runtime), model.dtype)
+    flux = model.weights.managed(manager_of(runtime), model.dtype, model.compute)
     assert flux.report is not None
     record = _told(flux.report, physical_limit(flux, setup))
     print(_line(setup, record), flush=True)
@@ -270,7 +285,7 @@ def measure_job(setup: Setup) -> dict[str, Any]:
         return Condition(context=made["t5"], pooled=made["clip"][1].cpu(), guidance=3.5)
 
     def read() -> dict[str, int]:
-        flux = model.weights.managed(held, model.dtype)
+        flux = model.weights.managed(held, model.dtype, model.compute)
         sources = {"transformer": flux.blocks.source, "modulation": flux.modulation.source}
         sources |= {name: weights.managed(held, torch.float32).model.source for name, weights in encoders.items()}
         return {name: source.bytes_read for name, source in sources.items()}

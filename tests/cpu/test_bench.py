@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from doubles.typed import linear_at, matrix_of
 from PIL import Image
+from sluice.flux_core.bench.memory import Setup, sample
 from sluice.flux_core.bench.peers import NEEDED, PEERS
 from sluice.flux_core.bench.run import PARTS
 from sluice.flux_core.bench.transformer import random_flux, steps_of
 from sluice.flux_core.commands import cli
+from sluice.flux_core.sampling.guider import Run
+from sluice.flux_core.sampling.step_cache import PRESETS
 from torch.testing import assert_close
 
 
@@ -80,3 +85,30 @@ def test_memory_is_measured_beside_the_peers_that_are_installed(
     else:
         assert [set(peer) for peer in told["peers"]] == [{"part", "peer", "missing"}]
     assert not list((tmp_path / "m").iterdir())
+
+
+def test_the_sampling_of_a_measured_job_may_have_a_step_cache() -> None:
+    """A network whose output hardly changes is asked for half of the steps and fewer."""
+    asked: list[float] = []
+
+    class Slow:
+        device, dtype, step_cache = torch.device("cpu"), torch.float32, None
+
+        @contextmanager
+        def open(self, run: Run) -> Iterator[Callable[[float], torch.Tensor]]:
+            def network(level: float) -> torch.Tensor:
+                asked.append(level)
+                return torch.ones(1, 16, 8, 8) * (1 + 0.001 * level)
+
+            yield network
+
+    class Noted:
+        def inputs(self, x: torch.Tensor, level: float, dtype: torch.dtype) -> float:
+            return level
+
+    setup, model = Setup("", "", "cpu", "auto", "auto", 64, 64, 8, 20, 1), Slow()
+    exact = sample(model, setup, Noted(), 1)
+    assert len(asked) == 20
+    asked.clear()
+    model.step_cache = PRESETS["fast"]  # type: ignore[assignment]
+    assert torch.allclose(sample(model, setup, Noted(), 1), exact, atol=0.01) and len(asked) < 12

@@ -24,5 +24,5 @@ def test_every_setting_is_compared_with_the_exact_images(capsys: pytest.CaptureF
     assert list(rows) == ["off", "fast", "faster", "int8", "int8, fast"] and rows["off"]["psnr_worst"] is None
     assert rows["faster"]["computed"] <= rows["fast"]["computed"] < 8
     assert 20 < rows["faster"]["psnr_worst"] <= rows["faster"]["psnr_median"]
-    assert 30 < rows["int8"]["psnr_worst"] < 100, "other numbers, the same image"
+    assert 40 < rows["int8"]["psnr_worst"] < 100, "other numbers, the same image"
     assert "PSNR worst" in capsys.readouterr().out
