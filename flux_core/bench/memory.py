@@ -313,7 +313,7 @@ def measure_job(setup: Setup) -> dict[str, Any]:
 
 
 def manager_of(runtime: Runtime) -> Manager:
-    """Who manages its models. Ends the program if nobody does."""
+    """The manager of its models. Ends the program without one."""
     made = runtime.manager(runtime.device, 1 << 62)
     if made is None:
         raise SystemExit("--vram off leaves nothing to measure")

@@ -1,6 +1,6 @@
 """ControlNets for FLUX.1 as files have them: which family, and the tensors under the names of models/controlnet.py.
 
-    InstantX, Shakker, alimama   blocks in diffusers' names, or in BFL's once somebody has converted them
+    InstantX, Shakker, alimama   blocks in diffusers' names, or in BFL's in converted files
     XLabs, MistoLine             blocks in BFL's names
 
 Uses no torch.

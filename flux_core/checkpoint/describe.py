@@ -115,7 +115,7 @@ def _plain(value: object) -> str:
 
 
 def _line(text: str) -> str:
-    """A text of somebody else's, as one line that does nothing to a terminal."""
+    """A foreign text as one line without control characters for a terminal."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 

@@ -99,7 +99,7 @@ def _joined(metadata: Mapping[str, str], more: Mapping[str, str]) -> dict[str, s
         try:
             layers = json.loads(metadata[QUANTISED])["layers"] | json.loads(more[QUANTISED])["layers"]
         except (ValueError, KeyError, TypeError):
-            return both  # whoever reads it tells
+            return both  # the reader reports the error
         both[QUANTISED] = json.dumps({"layers": layers})
     return both
 

@@ -131,7 +131,7 @@ class Cursor:
         return name, self.value(self.number("I"), name in whole)
 
     def value(self, kind: int, whole: bool = False) -> Value | None:
-        """One metadata value; None for an array nobody asks for (it is stepped over)."""
+        """One metadata value; None for an array that is not needed (it is skipped)."""
         if kind in SCALARS:
             return self.scalar(kind)
         if kind == STRING:

@@ -108,7 +108,7 @@ def _name_of(fp8: torch.dtype) -> str:
 def bind(module: nn.Module, tensors: Tensors, hold: Holder) -> None:
     """Fill a module on the meta device with what a file stores, in the order of the module's parameters.
 
-    Raises FileFormatError if tensors are missing or of another shape; tensors nobody asks for are left unread.
+    Raises FileFormatError if tensors are missing or of another shape; unused tensors are not read.
     """
     parameters = dict(module.named_parameters())
     _check(parameters, tensors)

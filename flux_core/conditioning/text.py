@@ -77,7 +77,7 @@ class Encoders(Protocol):
 class Cache:
     """Encoded rows, the least recently used dropped first once they take more than `limit` bytes.
 
-    Values are shared: nobody may write into them.
+    Values are shared and must not be modified.
     """
 
     def __init__(self, limit: int = CACHED_BYTES) -> None:

@@ -146,7 +146,7 @@ def _gguf_metadata(kind: str, target: Target) -> dict[str, str | int]:
 
 
 def named(source: Path, target: Target) -> Path:
-    """Where a conversion goes if nobody says: beside the source, the format in its name."""
+    """The default path of a conversion: beside the source, with the format in its name."""
     shard = shard_name(source.name)
     stem = shard.stem if shard else source.name
     for ending in (INDEX, ".safetensors", ".sft", ".gguf"):

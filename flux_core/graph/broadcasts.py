@@ -1,4 +1,4 @@
-"""Links that nobody drew: cg-use-everywhere's nodes feed every open input of a type that nothing else feeds.
+"""Links of cg-use-everywhere: its nodes feed all unconnected inputs of a type, without drawn links.
 
     Anything Everywhere (and 3, ?)   each of its inputs is broadcast by its type
     Prompts Everywhere               two inputs, for inputs named as positive and as negative prompts

@@ -80,7 +80,7 @@ class _Group:
         return len(sockets + converted)
 
     def _open(self, inputs: list[tuple[int, str]]) -> list[tuple[int, str]]:
-        """Those that nothing inside feeds and nobody hid."""
+        """The inputs without a link inside that are not hidden."""
         return [
             (i, name)
             for i, name in inputs

@@ -1,7 +1,7 @@
 """Workflow files with gaps for a program to fill: "{{SEED}}" or "${prompt}" where a value should be.
 
 A gap that stands for a number or a choice takes the value of a fresh widget; one that stands for a text, a file or a
-image has to be filled by whoever runs the file.
+image must be filled in by the user who runs the file.
 """
 
 from __future__ import annotations

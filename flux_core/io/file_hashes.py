@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .saving import write_whole
 
-SMALL = 64 << 20  # bytes that are hashed at once when somebody needs them
+SMALL = 64 << 20  # smaller files are hashed at once when needed
 CHUNK = 4 << 20
 
 

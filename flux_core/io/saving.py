@@ -24,7 +24,7 @@ from .paths import WINDOWS, openable, refused_in
 
 TEMPORARY_PREFIX = ".sluice-"
 LONGEST_NAME = 240  # bytes; file systems allow 255, and a number and a suffix follow
-_IN_USE = (5, 32)  # what Windows says of a file that somebody has open: access denied, sharing violation
+_IN_USE = (5, 32)  # Windows' errors for a file that is open elsewhere: access denied, sharing violation
 
 
 @dataclass

@@ -79,7 +79,7 @@ class Linear(nn.Module):
 
     @property
     def own_weight(self) -> nn.Parameter:
-        """The matrix [out, in] of a layer that nobody else holds the weights of, as in training."""
+        """The matrix [out, in] of a layer that owns its weights, as in training."""
         assert self.weight is not None, "held elsewhere"
         return self.weight
 

@@ -2,7 +2,7 @@
 
 H = H4 (x) H4 (x) ... of 4^k columns, H4 = [[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], divided by its
 root. It is symmetric and its own inverse, so the same product rotates and turns back. Here it is applied without the
-root, so that sums of whole numbers stay exact; whoever asks for it divides by `root(group)`, a power of two.
+root, so that sums of whole numbers stay exact; the caller divides by `root(group)`, a power of two.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class _AbsentPart(InputError, AttributeError):
 
 
 class _Absent:
-    """Stands for a part that a checkpoint does not hold, or that cannot be used; whoever asks for anything is told."""
+    """Represents a part that a checkpoint lacks or that cannot be used; any use raises an error with the reason."""
 
     def __init__(self, file: WeightFile, part: tuple[str, str], refusal: str | None) -> None:
         self._file, self._part, self._refusal = file.path.name, part, refusal

@@ -47,14 +47,14 @@ SomeValue = TypeVar("SomeValue")
 
 
 class Shared(Generic[Value]):
-    """Values that exist once for each identity, as long as somebody holds them. Safe from any thread."""
+    """Values that exist once per identity while they are referenced. Any thread may use it."""
 
     def __init__(self) -> None:
         self._values: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
         self._lock = threading.RLock()
 
     def get(self, identity: Hashable, make: Callable[[], SomeValue]) -> SomeValue:
-        """The value of this identity, made only if nobody holds it yet."""
+        """The value of this identity, created if it does not exist."""
         with self._lock:
             value: SomeValue | None = self._values.get(identity)
             if value is None:
@@ -66,7 +66,7 @@ class Runtime:
     """One device with a budget, and what has been loaded and computed on it."""
 
     def __init__(self, settings: Settings | None = None, external: ExternalAllocator | None = None) -> None:
-        """external: who else hands out the device's memory; nobody by default. Raises InputError for a device that is
+        """external: another allocator of the device's memory; None by default. Raises InputError for a device that is
         not there."""
         settings = settings or Settings()
         self.device = find_device(settings.device)

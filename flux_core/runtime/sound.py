@@ -14,7 +14,7 @@ from ..checkpoint.load import read
 from ..checkpoint.stored import Stored
 from ..quant.formats import PLAIN, decode
 
-SECONDS = 20.0  # of looking: a whole model is read in that time from a fast disk, and nobody waits longer for a reason
+SECONDS = 20.0  # of examining: enough to read a whole model from a fast disk, and not too long to wait
 
 
 def unsound(tensors: Mapping[str, Stored], seconds: float = SECONDS) -> str | None:

@@ -56,7 +56,7 @@ class Weights(Generic[Module]):
         self._loaded: tuple[tuple[torch.device, torch.dtype, Integers | None], Module] | None = None
         self._managed: tuple[tuple[Manager, torch.dtype, Integers | None], Any] | None = None
         self._lock = threading.RLock()  # making room for one may let go of another
-        self._allocation: Any = None  # from whoever else hands out the device's memory
+        self._allocation: Any = None  # of the external allocator, if there is one
         self.config = self._read_config({name: stored.shape for name, stored in tensors.items()})
 
     @property
@@ -104,7 +104,7 @@ class Weights(Generic[Module]):
             self._loaded = None
             self._give_up_managed()
 
-    # -- as a client of whoever else hands out memory, if it is loaded whole; under a manager its models are client
+    # -- as a client of an external allocator, if it is loaded whole; under a manager its models are clients
 
     @property
     def label(self) -> str:

@@ -94,7 +94,7 @@ class CachedEvaluations:
         return result
 
     def event(self) -> dict[str, Any]:
-        """What was done and saved, for whoever listens to the run. `line` says it to a person."""
+        """What was computed and saved, as an event of the run. `line`: the same as a sentence."""
         total = self.computed + self.reused
         line = f"step cache: {self.computed} of {total} evaluations computed, {self.reused} reused"
         if self.largest_drift:

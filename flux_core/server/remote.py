@@ -82,7 +82,7 @@ class RemoteWorker:
         for future in (*self._answers.values(), self._done):
             if future is not None and not future.done():
                 future.set_exception(error)
-                future.exception()  # somebody may have stopped waiting; that is no error of its own
+                future.exception()  # marks the exception as retrieved: nothing may be waiting for it any more
 
     # -- asked -------------------------------------------------------------------------------------------------------
 
@@ -167,7 +167,7 @@ class RemoteWorker:
     async def _file(self, message: Message, payload: bytes) -> None:
         about = message["file"]
         if self._job != (about["prompt_id"], about["attempt"]):
-            return  # of a job that was given to somebody else meanwhile
+            return  # of a job that another worker has by now
         try:
             await asyncio.to_thread(self._results.receive, about, bool(message["last"]), payload)
         except SluiceError as error:

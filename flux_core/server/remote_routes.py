@@ -1,6 +1,6 @@
 """The routes for workers on other machines: the WebSocket they dial in by, and the files they fetch.
 
-Both are behind the guard: whoever connects has shown the token, if the server has one.
+Both are behind the guard: a connection needs the token, if the server has one.
 
 Independent of: how jobs are given out.
 """

@@ -34,7 +34,7 @@ async def get_users(request: web.Request) -> web.Response:
 
 
 async def post_users(request: web.Request) -> web.Response:
-    """{"username"}: there is one user, whoever asks for another one."""
+    """{"username"}: there is one user; other names get the same one."""
     await json_object(request)
     return web.json_response("default")
 

@@ -120,7 +120,7 @@ def get_directory_by_type(type_name: str) -> str | None:
 
 
 def get_folder_paths(folder_name: str) -> list[str]:
-    """Raises KeyError for a kind nobody has named."""
+    """The folders of a kind. Raises KeyError for an unknown kind."""
     return list(_table()[map_legacy(folder_name)][0])
 
 
