@@ -168,7 +168,7 @@ def run(args: argparse.Namespace, listen: Emit = lambda event, data: None) -> in
 
 def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
     from ...nodes.host import Host
-    from ..worker.registry import standalone_tables
+    from ..worker.program_nodes import program_tables
 
     folders = standard_folders(Path.cwd(), args.models, extra=args.extra_model_paths, input=args.input, output=args.out)
     if args.input is not None and not folders.input.is_dir():
@@ -178,7 +178,7 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
         report=lambda done, total, preview: executor.progress(done, total),
         make_runtime=lambda: _new_runtime(args),
     )
-    classes, titles = standalone_tables(host)
+    classes, titles = program_tables(host)
     bars = Bars()
 
     def emit(event: str, data: dict[str, Any]) -> None:

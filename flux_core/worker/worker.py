@@ -85,9 +85,9 @@ class Worker:
         return runtime
 
     def _tables(self) -> tuple[dict[str, type[Any]], dict[str, str]]:
-        from .registry import standalone_tables
+        from .program_nodes import program_tables
 
-        return standalone_tables(self.host)
+        return program_tables(self.host)
 
     def _packs(self) -> NodePacks | None:
         places = [Path(place) for place in self.options.get("node_packs", ())]

@@ -20,8 +20,8 @@ from sluice.flux_core.adapters.lora_names import flux_targets
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.lora_keys import FLUX
 from sluice.flux_core.checkpoint.whole_files import read_tensors
-from sluice.flux_core.errors import BudgetTooSmall, FileFormatError, InputError, NotFinite, SluiceError
-from sluice.flux_core.io.folders import TINY_MODELS
+from sluice.flux_core.errors import BudgetTooSmall, FileFormatError, InputError, Interrupted, NotFinite, SluiceError
+from sluice.flux_core.io.folders import TINY_MODELS, Folders
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
 from sluice.flux_core.memory.workload import MiB
@@ -33,8 +33,11 @@ from sluice.flux_core.training.lora.buckets import Bucket, bucket_for, buckets
 from sluice.flux_core.training.lora.checkpoint import Checkpoints, Saved
 from sluice.flux_core.training.lora.folder import read_folder, tag_frequency
 from sluice.flux_core.training.lora.lora_file import lora_tensors
+from sluice.flux_core.training.lora.node import TrainLora
 from sluice.flux_core.training.lora.settings import LoraSettings, settings_from
 from sluice.flux_core.training.lora.training import LoraTraining, Parts
+from sluice.nodes.binding import bound_to
+from sluice.nodes.host import Host
 
 CPU = torch.device("cpu")
 QUICK = LoraSettings(
@@ -259,3 +262,30 @@ def test_a_killed_program_goes_on_and_ends_in_the_same_bytes(command: list[str],
     files = [tmp_path / name / "images" / "images.safetensors" for name in ("killed", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert not [name for name in os.listdir(files[0].parent / "state") if name.startswith(".sluice")]
+
+
+def test_as_a_node_it_is_a_job_that_a_cancel_ends_with_a_checkpoint(images: Path, tmp_path: Path) -> None:
+    stop = iter((True,))
+    runtime = runtime_of()
+    folders = Folders(
+        {"loras": [tmp_path / "loras"]}, input=tmp_path, output=tmp_path, temp=tmp_path, user=tmp_path
+    )  # fmt: skip
+    steps_done: list[int] = []
+    host = Host(
+        folders,
+        report=lambda done, total, preview: steps_done.append(done),
+        interrupted=lambda: len(steps_done) == 9 and next(stop, False),  # four captions, three images, two steps
+        make_runtime=lambda: runtime,
+    )
+    train = bound_to(host, {"train": TrainLora})["train"]().train
+    parts = parts_of(runtime)
+    values = {"trigger": "x", "steps": 4, "rank": 2, "size": 64, "batch": 1, "rate": 1e-2, "seed": 0, "save_every": 2}
+    with torch.inference_mode():
+        parts.model.weights.module(CPU, torch.float32)  # loaded by a job before
+        with pytest.raises(Interrupted):
+            train(parts.model, parts.text, parts.autoencoder, "images", "mine", **values)
+        kept = Checkpoints(tmp_path / "loras" / "mine" / "state").newest()
+        assert kept is not None and 0 < kept.step < 4
+        told = train(parts.model, parts.text, parts.autoencoder, str(images), "mine", **values)
+    assert told["result"] == ("mine/mine.safetensors",) and (tmp_path / "loras" / told["result"][0]).is_file()
+    assert steps_done[-1] == 4

@@ -26,7 +26,7 @@ RANKS = (
     *("errors", "limits", "cancel", "io", "graph", "workers", "server"),
     *("models", "quant", "checkpoint", "convert"),
     *("images", "conditioning", "adapters", "memory", "sampling", "parallel", "runtime", "doctor"),
-    *("nodes", "facade", "worker", "training", "commands", "api", "compare", "bench", "entry", "."),
+    *("nodes", "facade", "training", "worker", "commands", "api", "compare", "bench", "entry", "."),
 )
 TORCH_FREE = ("errors", "io", "graph", "workers", "server")  # and so they may not import the rooms of tensors
 # What an absolute import would find inside ComfyUI or on somebody's path, instead of the file beside it.

@@ -1,0 +1,99 @@
+"""A LoRA training as a node: a job in the queue like any other, with progress, memory panel and cancel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....nodes.binding import HostedNode
+from ....nodes.sockets import CLIP, MODEL, VAE, Inputs, integer, number, wire
+
+
+class TrainLora(HostedNode):
+    """Trains a LoRA on a folder of images."""
+
+    TITLE = "Train LoRA"
+    DESCRIPTION = (
+        "Trains a LoRA on a folder of images, each with its caption in a .txt of the same name. Cancelling keeps the "
+        "steps that are done, and so does a restart of the program: the same values go on from there."
+    )
+    CATEGORY = "training"
+    FUNCTION = "train"
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("lora_name",)
+    OUTPUT_TOOLTIPS = ("The name of the LoRA file, as Load LoRA lists it.",)
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        return {
+            "required": {
+                "model": wire(MODEL, "The transformer, without LoRAs."),
+                "clip": wire(CLIP, "The text encoders."),
+                "vae": wire(VAE, "The autoencoder."),
+                "folder": ("STRING", {"default": "", "tooltip": "The folder of images, or one in the input folder."}),
+                "name": ("STRING", {"default": "my-lora", "tooltip": "Of the LoRA and its files."}),
+                "trigger": ("STRING", {"default": "", "tooltip": "A word that stands for what is trained."}),
+                "steps": integer(1500, 1, 100_000, "Updates of the LoRA."),
+                "rank": integer(16, 1, 512, "Of the LoRA: how much it can hold."),
+                "size": integer(512, 32, 2048, "Images have about the area of a square of this side.", step=16),
+                "batch": integer(1, 1, 64, "Images a step."),
+                "rate": number(1e-4, 1e-7, 0.1, 1e-6, "Learning rate."),
+                "seed": integer(0, 0, 2**32 - 1, "Of everything random."),
+                "save_every": integer(250, 1, 100_000, "Steps from one checkpoint to the next."),
+            }
+        }
+
+    def train(
+        self,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        folder: str,
+        name: str,
+        trigger: str,
+        steps: int,
+        rank: int,
+        size: int,
+        batch: int,
+        rate: float,
+        seed: int,
+        save_every: int,
+    ) -> dict[str, Any]:
+        import torch
+
+        from ...errors import InputError
+        from ...io.folders import TINY_MODELS
+        from .settings import LoraSettings
+        from .training import LoraTraining, Parts
+
+        settings = LoraSettings(
+            name, trigger, steps, rank, size=size, batch=batch, rate=rate, seed=seed, save_every=save_every
+        )
+        places = [place for place in self.host.directories("loras") if not place.is_relative_to(TINY_MODELS)]
+        if not places:
+            raise InputError("There is no folder for LoRAs. Start the program with --models, or make models/loras.")
+        source = self.host.input / folder  # an absolute path stays itself
+        with torch.inference_mode(False), torch.enable_grad():
+            model.weights.unload()  # what was loaded for images cannot be gone backwards through
+            training = LoraTraining(settings, Parts(model, clip, vae), source, places[0] / name, _Progress(self.host))
+            path = training.run()
+        lora = path.relative_to(places[0]).as_posix()
+        return {"ui": {"text": [lora]}, "result": (lora,)}
+
+
+class _Progress:
+    """Tells the host of every step, and asks it whether to stop."""
+
+    def __init__(self, host: Any) -> None:
+        self.host, self.total, self.done = host, 1, 0
+
+    def phase(self, name: str, total: int, done: int = 0) -> None:
+        self.total, self.done = max(1, total), done
+        self.host.check_interrupted()
+
+    def advance(self, count: int = 1, told: str = "") -> None:
+        self.done += count
+        self.host.step(self.done, self.total)
+
+    def note(self, text: str) -> None:
+        """Only the command line has a place for it."""

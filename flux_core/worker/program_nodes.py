@@ -1,0 +1,19 @@
+"""The nodes of the program of our own: those of the table, and what a node pack inside ComfyUI does not have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...nodes.binding import bound_to
+from ..training.lora.node import TrainLora
+from .registry import PREFIX, Tables, standalone_tables
+
+if TYPE_CHECKING:
+    from ...nodes.host import Host
+
+
+def program_tables(host: Host) -> Tables:
+    """As `standalone_tables`, with the training of LoRAs."""
+    classes, titles = standalone_tables(host)
+    more = bound_to(host, {f"{PREFIX}TrainLora": TrainLora})
+    return classes | more, titles | {name: TrainLora.TITLE for name in more}
