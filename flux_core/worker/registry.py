@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...nodes import NODE_CLASSES
 from ...nodes.binding import bound_to
-from ...nodes.other_packs.table import OTHER_CLASSES
 from ...nodes.sockets import OWN
 
 if TYPE_CHECKING:
@@ -24,6 +23,8 @@ def standalone_tables(host: Host) -> Tables:
     Substitutes for nodes of other packs are offered under those packs' ids only. All classes are bound to `host`, the
     program that offers them.
     """
+    from ...nodes.other_packs.table import OTHER_CLASSES  # unused inside ComfyUI
+
     classes: dict[str, type[Any]] = {}
     titles: dict[str, str] = {}
     for prefixed, node_class in NODE_CLASSES.items():

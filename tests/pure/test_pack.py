@@ -246,7 +246,7 @@ def standalone() -> float:
 
 def test_the_archive_leaves_the_program_out(pack: Path) -> None:
     rooms = {path.name for path in (pack / "flux_core").iterdir()}
-    assert not rooms & {"server", "commands", "cli.py", "worker.py", "training", "bench", "graph"}
+    assert not rooms & {"server", "commands", "cli.py", "worker.py", "training", "bench"}
     assert not (pack / "tests").exists()
     assert (pack / "web/comfyui/docs/SluiceKSampler.md").is_file() and (pack / "workflows/text_to_image.json").is_file()
 
