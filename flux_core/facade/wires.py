@@ -53,6 +53,7 @@ def _pack_kinds() -> Mapping[type[Any], Callable[[Any], Any]]:
     from ..runtime.handles import Autoencoder, FluxModel, TextEncoders
     from ..sampling.guider import BasicGuider, CFGGuider
     from ..sampling.sample import Sampler
+    from .guidance import PackGuider
     from .offered.comfy import model_patcher, samplers, sd
 
     def guider(ours: Any) -> Any:
@@ -71,6 +72,7 @@ def _pack_kinds() -> Mapping[type[Any], Callable[[Any], Any]]:
         Sampler: lambda ours: samplers.ksampler(ours.name, ours.options),
         BasicGuider: guider,
         CFGGuider: guider,
+        PackGuider: lambda ours: ours.theirs,
     }
 
 

@@ -156,7 +156,7 @@ class Denoiser:
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         def combined() -> Tensor:
-            return self.guider.combine(lambda which: self._evaluate(which, x, sigma), want_uncond=False)[0]
+            return self.guider.combine(Evaluation(self, x, sigma), want_uncond=False)[0]
 
         if self.cache is None or self.cache.setting.keeps != "denoised":
             return combined()
@@ -164,11 +164,11 @@ class Denoiser:
         return self.cache.evaluate("all", x, combined)
 
     def with_uncond(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        D, U = self.guider.combine(lambda which: self._evaluate(which, x, sigma), want_uncond=True)
+        D, U = self.guider.combine(Evaluation(self, x, sigma), want_uncond=True)
         assert U is not None
         return D, U
 
-    def _evaluate(self, which: Sequence[int], x: Tensor, sigma: float) -> list[Tensor]:
+    def evaluate(self, which: Sequence[int], x: Tensor, sigma: float) -> list[Tensor]:
         """D for each of the conditionings: the mean of its active conditions' D, by their weights."""
         sigma = torch.tensor(sigma).item()  # fp32, as the network is told it
         timestep = self.guider.model.sampling.timestep(sigma)
@@ -190,6 +190,22 @@ class Denoiser:
         if velocity.shape[-2:] != inputs.x.shape[-2:]:
             raise InputError(f"The network returned {tuple(velocity.shape)} for a latent {tuple(inputs.x.shape)}.")
         return (x if condition.area is None else condition.area.of(x)) - sigma * velocity
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation that a guider combines: call it with the numbers of conditionings."""
+
+    denoiser: Denoiser
+    x: Tensor
+    sigma: float
+
+    def __call__(self, which: Sequence[int]) -> list[Tensor]:
+        return self.denoiser.evaluate(which, self.x, self.sigma)
+
+    def at(self, x: Tensor, sigma: float) -> Evaluation:
+        """The same for another latent or another level."""
+        return Evaluation(self.denoiser, x, sigma)
 
 
 def cached_evaluations(model: Model) -> CachedEvaluations | None:

@@ -123,7 +123,7 @@ def test_prompts_are_encoded_alike(house: House) -> None:
     assert torch.equal(ours[0][1]["pooled_output"], theirs[0][1]["pooled_output"])
 
 
-@pytest.mark.parametrize("way", ["common", "node", "guider", "direct", "wrapped"])
+@pytest.mark.parametrize("way", ["common", "node", "guider", "own_guider", "direct", "wrapped"])
 def test_every_way_of_sampling_gives_the_same_latent(house: House, way: str) -> None:
     prompt = loaders()
     inputs = {"model": ["model", 0], "positive": ["guided", 0], "latent": ["latent", 0], "way": way}

@@ -100,6 +100,22 @@ class Patch(Base):
         return (twin,)
 
 
+class Guider(comfy.samplers.CFGGuider):  # type: ignore[misc]  # ComfyUI has no types
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.fractions: list[float] = []
+
+    def predict_noise(self, x: Any, timestep: Any, model_options: Any = None, seed: Any = None) -> Any:
+        positive, negative = self.conds.get("positive"), self.conds.get("negative")
+        C, U = comfy.samplers.calc_cond_batch(self.inner_model, [positive, negative], x, timestep, model_options)
+        self.fractions.append(float(timestep[0]) / float(self.inner_model.model_sampling.sigma_max))
+        if len(self.fractions) == 1:
+            return U + (C - U) * self.cfg
+        return comfy.samplers.cfg_function(
+            self.inner_model, C, U, self.cfg, x, timestep, model_options=model_options, cond=positive, uncond=negative
+        )
+
+
 class Sample(Base):
     TAKES = {"model": "MODEL", "positive": "CONDITIONING", "latent": "LATENT", "way": "STRING"}
     RETURN_TYPES = ("LATENT",)
@@ -120,6 +136,17 @@ class Sample(Base):
         noise, sampler = Noise_RandomNoise(7), comfy.samplers.sampler_object("euler")
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 3)
         return SamplerCustomAdvanced().sample(noise, guider, sampler, sigmas, latent)[0]
+
+    def own_guider(self, model: Any, positive: Any, latent: Any) -> Any:
+        """A guider that combines predictions itself, once by hand and once by the function."""
+        guider = Guider(model)
+        guider.set_conds(positive, positive)
+        guider.set_cfg(2.0)  # of the same prompt twice
+        noise, sampler = Noise_RandomNoise(7), comfy.samplers.sampler_object("euler")
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 3)
+        done = SamplerCustomAdvanced().sample(noise, guider, sampler, sigmas, latent)[0]
+        assert len(guider.fractions) == 3 and guider.fractions[0] == 1.0
+        return done
 
     def direct(self, model: Any, positive: Any, latent: Any) -> dict[str, Any]:
         noise = comfy.sample.prepare_noise(latent["samples"], 7)

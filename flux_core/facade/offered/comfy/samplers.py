@@ -21,6 +21,7 @@ from ....sampling import schedule
 from ....sampling.guider import CFGGuider as EngineGuider
 from ....sampling.sample import Sampler as EngineSampler
 from ...engine import current
+from ...guidance import PackGuider, calc_cond_batch, cfg_function, sampling_function
 from ...offered_modules import NotOffered
 from . import model_sampling
 
@@ -35,7 +36,9 @@ __all__ = [
     "Sampler",
     "SchedulerHandler",
     "beta_scheduler",
+    "calc_cond_batch",
     "calculate_sigmas",
+    "cfg_function",
     "ddim_scheduler",
     "kl_optimal_scheduler",
     "ksampler",
@@ -43,6 +46,7 @@ __all__ = [
     "normal_scheduler",
     "sample",
     "sampler_object",
+    "sampling_function",
     "simple_scheduler",
 ]
 
@@ -297,12 +301,15 @@ def ksampler(sampler_name: str, extra_options: Any = None, inpaint_options: Any 
 
 
 class CFGGuider:
-    """A model with a prompt and a negative one. Packs that guide otherwise are told that they cannot."""
+    """A model with a prompt and a negative one. Packs that guide otherwise override `predict_noise`."""
+
+    inner_model: Any = None  # while a prediction is computed
 
     def __init__(self, model_patcher: Any) -> None:
         self.model_patcher = model_patcher
         self.model_options = model_patcher.model_options
         self.original_conds: dict[str, Any] = {}
+        self.conds: dict[str, Any] = {}
         self.cfg = 1.0
 
     def set_conds(self, positive: Any, negative: Any) -> None:
@@ -314,11 +321,21 @@ class CFGGuider:
     def set_cfg(self, cfg: float) -> None:
         self.cfg = cfg
 
-    def engine_guider(self) -> EngineGuider:
-        """As our engine takes it. Raises NotOffered for a guider that computes otherwise than this one."""
-        for name in ("predict_noise", "inner_sample", "outer_sample"):
+    def predict_noise(self, x: Tensor, timestep: Any, model_options: Any = None, seed: int | None = None) -> Tensor:
+        """The denoised latent. Packs override it; this one guides by cfg."""
+        positive, negative = self.conds.get("positive"), self.conds.get("negative")
+        options = self.model_options if model_options is None else model_options
+        return sampling_function(self.inner_model, x, timestep, negative, positive, self.cfg, options, seed)
+
+    def engine_guider(self) -> EngineGuider | PackGuider:
+        """As our engine takes it. Raises NotOffered for a guider that runs the whole sampling itself."""
+        for name in ("inner_sample", "outer_sample"):
             if hasattr(type(self), name):
                 raise NotOffered(f"{type(self).__name__}.{name} (a guider that asks ComfyUI's own network)")
+        if type(self).predict_noise is not CFGGuider.predict_noise:
+            handle, conds = self.model_patcher.handle(), self.original_conds
+            levels = model_sampling.sampling_object(handle.sampling)
+            return PackGuider(handle, tuple(conds), tuple(conds.values()), self, levels)
         positive = self.original_conds.get("positive", [])
         negative = self.original_conds.get("negative", positive)
         return EngineGuider(self.model_patcher.handle(), positive, negative, self.cfg)
@@ -340,7 +357,7 @@ class CFGGuider:
 
 
 def _run(
-    guider: EngineGuider,
+    guider: EngineGuider | PackGuider,
     noise: Tensor,
     latent: Tensor,
     sampler: Any,
