@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -123,7 +121,7 @@ def test_a_device_that_dies_or_hangs_is_named_and_the_next_image_is_made(team: M
     assert not children() and distance(look(model), expected) == 0
     (other,) = children()
     with pytest.raises(SluiceError, match="cpu:1 did not answer for 2 seconds"):
-        look(model, between=lambda: os.kill(other.pid, signal.SIGSTOP))
+        look(model, between=other.suspend)
     assert not other.is_running() and distance(look(model), expected) == 0
 
     class Stopped(Exception):
