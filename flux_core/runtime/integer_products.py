@@ -16,7 +16,7 @@ from torch import nn
 from ..checkpoint.integers import as_integers
 from ..checkpoint.stored import Stored
 from ..memory import meter, rates
-from ..memory.budget import format_size
+from ..memory.budget import AUTO, format_size
 from ..memory.manager import Manager
 from ..models.flux import Flux
 from ..models.linear import Linear
@@ -36,9 +36,10 @@ PROBED = 256, 2048  # rows and columns of the inputs that are measured with
 def integers_for(device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
     """What multiplies matrices that are stored as integers; None: they are decoded to `dtype`.
 
-    compute: a word of settings.COMPUTES. "auto" takes integers where they are faster, "int8" wherever they are exact.
+    compute: a word of settings.COMPUTES. "auto" takes integers where they are faster, except for float32 on a
+    CPU, which is the reference that everything is compared with; "int8" takes them wherever they are exact.
     """
-    if compute == SIXTEEN_BIT:
+    if compute == SIXTEEN_BIT or (compute == AUTO and device.type == "cpu" and dtype is torch.float32):
         return None
     found = _integers(device, compute == INT8)
     if found is None:

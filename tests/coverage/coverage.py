@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import random
 import sys
 from collections import Counter, defaultdict
@@ -133,6 +134,8 @@ def _catalogue(folder: Path, packs: list[Path]) -> tuple[dict[str, type[Any]], d
     from sluice.flux_core.graph.execute import Executor
     from sluice.flux_core.worker.node_packs import load_packs
     from sluice.nodes.host import Host
+
+    os.environ["PIP_NO_INDEX"] = "1"  # some packs install packages when they are imported: not into this environment
 
     folders = standard_folders(folder)
     host = Host(folders)

@@ -219,11 +219,12 @@ def test_what_computes_is_chosen_by_word_by_exactness_and_by_measurement(
     monkeypatch.setattr(rates, "integer_rate", lambda *args: speed["integers"])
     monkeypatch.setattr(rates, "gemm_rate", lambda *args: speed["numbers"])
 
-    def chosen(compute: str) -> bool:
+    def chosen(compute: str, dtype: torch.dtype = torch.bfloat16) -> bool:
         integer_products.gain.cache_clear()
-        return integers_for(CPU, torch.float32, compute) is not None
+        return integers_for(CPU, dtype, compute) is not None
 
     assert chosen("auto") and chosen("int8") and not chosen("16bit")
+    assert not chosen("auto", torch.float32) and chosen("int8", torch.float32), "float32 on a CPU is the reference"
     speed["integers"] = 1.05
     assert not chosen("auto") and chosen("int8")
     integer_products._integers.cache_clear()

@@ -30,7 +30,7 @@ class TrainLora(HostedNode):
                 "model": wire(MODEL, "The transformer, without LoRAs."),
                 "clip": wire(CLIP, "The text encoders."),
                 "vae": wire(VAE, "The autoencoder."),
-                "folder": ("STRING", {"default": "", "tooltip": "The folder of images, or one in the input folder."}),
+                "folder": ("STRING", {"default": "", "tooltip": "A folder of images in the input folder."}),
                 "name": ("STRING", {"default": "my-lora", "tooltip": "Of the LoRA and its files."}),
                 "trigger": ("STRING", {"default": "", "tooltip": "A word that stands for what is trained."}),
                 "steps": integer(1500, 1, 100_000, "Updates of the LoRA."),
@@ -62,7 +62,7 @@ class TrainLora(HostedNode):
         import torch
 
         from ...errors import InputError
-        from ...io.folders import TINY_MODELS
+        from ...io.folders import TINY_MODELS, confined
         from .settings import LoraSettings
         from .training import LoraTraining, Parts
 
@@ -72,10 +72,12 @@ class TrainLora(HostedNode):
         places = [place for place in self.host.directories("loras") if not place.is_relative_to(TINY_MODELS)]
         if not places:
             raise InputError("There is no folder for LoRAs. Start the program with --models, or make models/loras.")
-        source = self.host.input / folder  # an absolute path stays itself
+        source = confined(self.host.input, folder)  # whoever may queue a job may not read any folder of the machine
         with torch.inference_mode(False), torch.enable_grad():
             model.weights.unload()  # what was loaded for images cannot be gone backwards through
-            training = LoraTraining(settings, Parts(model, clip, vae), source, places[0] / name, _Progress(self.host))
+            training = LoraTraining(
+                settings, Parts(model, clip, vae), source, confined(places[0], name), _Progress(self.host)
+            )
             path = training.run()
         lora = path.relative_to(places[0]).as_posix()
         return {"ui": {"text": [lora]}, "result": (lora,)}
