@@ -15,6 +15,11 @@ if "SLUICE_INSTALLED" not in os.environ:
     sys.modules["sluice"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["sluice"])
 
+# With `-n`, every process of pytest has a core; threads of torch that outnumber the cores wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Shells have background jobs ignore SIGINT, and whatever those start ignores it too. Tests send it to what they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
