@@ -110,7 +110,7 @@ def _told(picture: Picture, here: Services, stars: Collection[str]) -> Json:
 
 def _made_by(store: Store, picture: Picture, name: str, subfolder: str) -> Json:
     """The job in the history that made this file."""
-    for job in store.finished_about(picture.written):
+    for job in store.history.finished_about(picture.written):
         for output in job.outputs.values():
             listed = list(output.get("images", ())) if isinstance(output, dict) else []
             for number, image in enumerate(listed, 1):

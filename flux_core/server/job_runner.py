@@ -24,8 +24,9 @@ from ..workers.protocol import Message
 from ..workers.unfinished import forget, forget_others
 from .assign import Models, assign, next_look
 from .clients import Client, Clients, text
+from .job import CANCELLED, COMPLETED, FAILED, PAUSED, Job, now
 from .members import Connection, Member, Members
-from .store import ATTEMPTS, CANCELLED, COMPLETED, FAILED, PAUSED, CannotWrite, Job, Store, now
+from .store import ATTEMPTS, CannotWrite, Store
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ class JobRunner:
     @property
     def paused(self) -> list[dict[str, Any]]:
         """The paused jobs as pages are told: prompt_id, number, when they were made, whether they still run."""
-        found, _ = self.store.summaries([PAUSED], oldest_first=True)
+        found, _ = self.store.history.summaries([PAUSED], oldest_first=True)
         return [
             {"prompt_id": one.prompt_id, "number": one.number, "created": one.created,
              "stopping": one.prompt_id in self.running_ids}

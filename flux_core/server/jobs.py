@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from .job import ENDED, FAILED, PAUSED, PENDING, RUNNING, Summary, plain_number
 from .services import Json, Route, json_object, refuse, services, texts, whole
-from .store import ENDED, FAILED, PAUSED, PENDING, RUNNING, Summary, plain_number
 
 MOST_JOBS = 1000  # in one answer
 _ALL = (PENDING, RUNNING, *ENDED)  # that ComfyUI's clients know; paused ones are listed when they are asked for
@@ -36,21 +36,21 @@ async def get_history(request: web.Request) -> web.Response:
     max_items, offset = whole(request, "max_items"), whole(request, "offset", -1)
     if max_items is not None and max_items < 0:
         max_items = None
-    return _json(services(request).store.history_json(max_items, -1 if offset is None else offset))
+    return _json(services(request).store.history.as_json(max_items, -1 if offset is None else offset))
 
 
 async def get_entry(request: web.Request) -> web.Response:
     """One entry of the history; {} for a job that has not ended."""
-    return _json(services(request).store.entry_json(request.match_info["id"]))
+    return _json(services(request).store.history.entry_json(request.match_info["id"]))
 
 
 async def post_history(request: web.Request) -> web.Response:
     """{"clear": true} or {"delete": [ids]}: delete entries; images stay."""
     here, body = services(request), await json_object(request)
     if body.get("clear"):
-        here.store.delete_history()
+        here.store.history.delete()
     if "delete" in body:
-        here.store.delete_history(texts(body["delete"]))
+        here.store.history.delete(texts(body["delete"]))
     return web.Response()
 
 
@@ -83,7 +83,7 @@ async def get_jobs(request: web.Request) -> web.Response:
     limit, offset = whole(request, "limit", MOST_JOBS) or MOST_JOBS, max(0, whole(request, "offset", 0) or 0)
     limit = min(max(limit, 1), MOST_JOBS)
     ascending = request.query.get("sort_order") == "asc"
-    found, total = services(request).store.summaries(statuses, limit, offset, ascending)
+    found, total = services(request).store.history.summaries(statuses, limit, offset, ascending)
     pagination = {"offset": offset, "limit": limit, "total": total, "has_more": offset + len(found) < total}
     return web.json_response({"jobs": [_summary(one) for one in found], "pagination": pagination})
 
@@ -92,7 +92,7 @@ async def get_job(request: web.Request) -> web.Response:
     """One job with all details and its workflow."""
     here = services(request)
     job = here.store.get(request.match_info["id"])
-    found = here.store.summary(request.match_info["id"])
+    found = here.store.history.summary(request.match_info["id"])
     if job is None or found is None:
         return web.json_response({"error": "Job not found"}, status=404)
     result = job.result or {}

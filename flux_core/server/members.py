@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..workers.protocol import Message
 from .assign import Models, Place
-from .store import Job
+from .job import Job
 
 _MEMORY, _FREED = "sluice.memory.", "sluice.memory.freed"
 

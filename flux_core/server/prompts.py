@@ -16,8 +16,8 @@ from aiohttp import web
 from ..errors import WorkflowError
 from ..io.embedded import clean_prompt
 from ..workers.process import WorkerDied
+from .job import plain_number
 from .services import Json, Route, Services, json_object, refuse, services, texts
-from .store import plain_number
 
 log = logging.getLogger(__name__)
 

@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import SluiceError
 from ..io import strict_json
 from .assign import USUAL_SECONDS, Group, Models
+from .history import History
+from .job import CANCELLED, ENDED, FAILED, PAUSED, PENDING, RUNNING, Job, now
 
-PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
-PAUSED = "paused"  # neither waits nor runs, until it is resumed or cancelled
 LONGEST_HISTORY = 10_000  # jobs that have ended; older ones are deleted when the file is opened, as in ComfyUI
 LISTED_WHOLE = 100  # waiting jobs that `/queue` lists with their prompts
 ATTEMPTS = 3  # a job that was running when the server died is queued again up to this number of attempts
@@ -46,78 +44,13 @@ CREATE INDEX IF NOT EXISTS by_end ON jobs (ended);
 """
 
 
-ENDED = (COMPLETED, FAILED, CANCELLED)
 _ENDED = ", ".join(f"'{status}'" for status in ENDED)
-
 
 _Entry = tuple[float, int, str]  # number, created, prompt_id of a waiting job; lists of them are sorted
 
 
 class CannotWrite(SluiceError):
     """Nothing can be written to the disk. Jobs acknowledged before are safe; this one was not stored."""
-
-
-def plain_number(number: float) -> float:
-    """A place in the queue as clients expect it: whole numbers without a fraction."""
-    return int(number) if float(number).is_integer() else number
-
-
-@dataclass(frozen=True)
-class Job:
-    """One submitted prompt and, once it has ended, its result."""
-
-    prompt_id: str
-    number: float
-    status: str
-    attempts: int
-    created: int
-    started: int | None
-    ended: int | None
-    request: dict[str, Any]
-    result: dict[str, Any] | None
-
-    @property
-    def item(self) -> list[Any]:
-        """The job as `/queue` and `/history` list it: number, id, prompt, extra data, outputs to execute."""
-        r = self.request
-        return [plain_number(self.number), self.prompt_id, r["prompt"], r["extra_data"], r["outputs"]]
-
-    @property
-    def line(self) -> list[Any]:
-        """`item` without its large parts: enough for a client to find its own job and position."""
-        return [
-            plain_number(self.number),
-            self.prompt_id,
-            {},
-            {"client_id": self.request["client_id"]},
-            self.request["outputs"],
-        ]
-
-    @property
-    def models(self) -> Models:
-        """The model files that its prompt names."""
-        return frozenset(self.request.get("models", ()))
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A job for lists, read without parsing its workflow."""
-
-    prompt_id: str
-    number: float
-    status: str
-    created: int
-    started: int | None
-    ended: int | None
-    workflow_id: Any  # of the canvas, if it has one
-    outputs: dict[str, Any]
-    last_message: list[Any] | None  # [event, data]
-    facts: dict[str, Any]  # what the worker measured
-
-
-def now() -> int:
-    """Milliseconds since 1970."""
-    return int(time.time() * 1000)
 
 
 class Store:
@@ -147,6 +80,7 @@ class Store:
             raise SluiceError(
                 f"The queue file {path} is damaged ({error}). Move it away to start with an empty queue."
             ) from error
+        self.history = History(self._db, self._writing)
         self._waiting: list[_Entry] = []
         self._groups: dict[Models, list[_Entry]] = {}  # the same entries by the models that the jobs need
         self._models: dict[str, Models] = {}  # of waiting jobs, by prompt_id
@@ -375,60 +309,6 @@ class Store:
         job = self.get(prompt_id)
         return "" if job is None else json.dumps(job.item)
 
-    def summaries(
-        self, statuses: Iterable[str], limit: int = -1, offset: int = 0, oldest_first: bool = False
-    ) -> tuple[list[Summary], int]:
-        """Jobs of these states: waiting ones in order, then ended ones, newest first; and their number."""
-        wanted = list(statuses)
-        marks = ", ".join("?" * len(wanted))
-        total = self._db.execute(f"SELECT COUNT(*) FROM jobs WHERE status IN ({marks})", wanted).fetchone()[0]
-        order = "created, number" if oldest_first else "ended IS NOT NULL, ended DESC, number, created"
-        where = f"WHERE status IN ({marks}) ORDER BY {order} LIMIT ? OFFSET ?"
-        return self._summaries(where, *wanted, limit, offset), total
-
-    def summary(self, prompt_id: str) -> Summary | None:
-        return next(iter(self._summaries("WHERE prompt_id = ?", prompt_id)), None)
-
-    def finished_about(self, time: int, tolerance: int = 2000) -> list[Summary]:
-        """Completed jobs that were running at a time, within a tolerance (milliseconds), earliest end first."""
-        where = "WHERE status = ? AND ended >= ? AND started <= ? ORDER BY ended LIMIT 20"
-        return self._summaries(where, COMPLETED, time - tolerance, time + tolerance)
-
-    def _summaries(self, where: str, *values: object) -> list[Summary]:
-        rows = self._db.execute(
-            "SELECT prompt_id, number, status, created, started, ended, "
-            "json_extract(request, '$.extra_data.extra_pnginfo.workflow.id'), json_extract(result, '$.outputs'), "
-            f"json_extract(result, '$.status.messages[#-1]'), json_extract(result, '$.facts') FROM jobs {where}",
-            values,
-        )
-        return [_summary(row) for row in rows]
-
-    def history_json(self, max_items: int | None, offset: int = -1) -> str:
-        """The answer to `/history`: the newest `max_items` ended jobs, or those from `offset` (of the oldest) on."""
-        limit = -1 if max_items is None else max_items
-        window = f"WHERE status IN ({_ENDED}) ORDER BY ended LIMIT ? OFFSET ?"
-        if offset < 0 and max_items is not None:
-            count = self._db.execute(f"SELECT COUNT(*) FROM jobs WHERE status IN ({_ENDED})").fetchone()[0]
-            offset = count - max_items
-        return self._entries(window, limit, max(offset, 0))
-
-    def entry_json(self, prompt_id: str) -> str:
-        """The answer to `/history/{id}`: empty for a job that has not ended."""
-        return self._entries(f"WHERE prompt_id = ? AND status IN ({_ENDED})", prompt_id)
-
-    def _entries(self, where: str, *values: object) -> str:
-        """History entries, built by SQLite from the stored texts."""
-        rows = self._db.execute(
-            "SELECT json_object(prompt_id, json_object('prompt', json_array("
-            "CASE WHEN number = CAST(number AS INTEGER) THEN CAST(number AS INTEGER) ELSE number END, prompt_id, "
-            "json_extract(request, '$.prompt'), json_extract(request, '$.extra_data'), "
-            "json_extract(request, '$.outputs')), 'outputs', json_extract(result, '$.outputs'), "
-            "'status', json_extract(result, '$.status'), 'meta', json_extract(result, '$.meta'))) "
-            f"FROM jobs {where}",
-            values,
-        )
-        return "{" + ", ".join(row[0][1:-1] for row in rows) + "}"
-
     # -- deleting --------------------------------------------------------------------------------------------------
 
     def delete_waiting(self, prompt_ids: Iterable[str] | None = None) -> list[str]:
@@ -445,15 +325,6 @@ class Store:
         left = {models: [e for e in entries if e[2] in self._models] for models, entries in self._groups.items()}
         self._groups = {models: entries for models, entries in left.items() if entries}
         return [*gone, *paused]
-
-    def delete_history(self, prompt_ids: Iterable[str] | None = None) -> None:
-        """Delete ended jobs; None means all. Images stay."""
-        with self._writing():
-            if prompt_ids is None:
-                self._db.execute(f"DELETE FROM jobs WHERE status IN ({_ENDED})")
-            else:
-                ids = [(prompt_id,) for prompt_id in prompt_ids]
-                self._db.executemany(f"DELETE FROM jobs WHERE prompt_id = ? AND status IN ({_ENDED})", ids)
 
     # ----------------------------------------------------------------------------------------------------------------
 
@@ -501,15 +372,5 @@ class Store:
             raise
 
 
-def _summary(row: tuple[Any, ...]) -> Summary:
-    prompt_id, number, status, created, started, ended, workflow_id, outputs, last, facts = row
-    unpacked = _loaded(outputs, {}), _loaded(last, None), _loaded(facts, {})
-    return Summary(prompt_id, number, status, created, started, ended, workflow_id, *unpacked)
-
-
 def _joined(items: Iterable[str]) -> str:
     return ", ".join(filter(None, items))
-
-
-def _loaded(text: str | None, otherwise: Any) -> Any:
-    return otherwise if text is None else json.loads(text)

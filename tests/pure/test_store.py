@@ -12,17 +12,8 @@ from typing import Any
 import pytest
 from sluice.flux_core.errors import SluiceError
 from sluice.flux_core.server import store as module
-from sluice.flux_core.server.store import (
-    ATTEMPTS,
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    PENDING,
-    RUNNING,
-    CannotWrite,
-    Job,
-    Store,
-)
+from sluice.flux_core.server.job import CANCELLED, COMPLETED, FAILED, PENDING, RUNNING, Job
+from sluice.flux_core.server.store import ATTEMPTS, CannotWrite, Store
 
 
 def request(n: int = 0) -> dict[str, Any]:
@@ -183,32 +174,32 @@ def test_history_windows(store: Store) -> None:
         store.finish(prompt_id, COMPLETED, RESULT)
 
     def window(count: int | None, offset: int = -1) -> str:
-        return "".join(json.loads(store.history_json(count, offset)))
+        return "".join(json.loads(store.history.as_json(count, offset)))
 
     assert window(None) == "abcde"
     assert window(2) == "de"
     assert window(2, 1) == "bc"
     assert window(9, 4) == "e"
     assert window(9) == "abcde" and window(0) == "" and window(2, 9) == ""
-    newest, total = store.summaries([COMPLETED, FAILED], limit=2, offset=1)
+    newest, total = store.history.summaries([COMPLETED, FAILED], limit=2, offset=1)
     assert total == 5 and [job.prompt_id for job in newest] == ["d", "c"]
-    store.delete_history(["a"])
+    store.history.delete(["a"])
     assert window(None) == "bcde"
-    store.delete_history()
+    store.history.delete()
     assert window(None) == ""
 
 
 def test_entries_of_the_history_have_comfyuis_shape(store: Store) -> None:
-    assert store.entry_json("a") == "{}"
+    assert store.history.entry_json("a") == "{}"
     canvas = {"id": "w", "seed": 2**64 - 1, "text": "ü\u0000"}
     asked = request() | {"extra_data": {"extra_pnginfo": {"workflow": canvas}}}
     store.add("a", store.next_number(), asked)
     store.take()
-    assert store.entry_json("a") == "{}"
+    assert store.history.entry_json("a") == "{}"
     store.finish("a", COMPLETED, RESULT | {"facts": {"seconds": 1.5}})
-    entry = json.loads(store.entry_json("a"))["a"]
+    entry = json.loads(store.history.entry_json("a"))["a"]
     assert entry == {"prompt": [1.0, "a", asked["prompt"], asked["extra_data"], ["1"]], **RESULT}
-    summary = store.summary("a")
+    summary = store.history.summary("a")
     assert summary is not None
     assert summary.workflow_id == "w" and summary.outputs == RESULT["outputs"] and summary.facts == {"seconds": 1.5}
 
@@ -249,7 +240,7 @@ def test_a_history_that_is_too_long_loses_its_oldest(tmp_path: Path, monkeypatch
         store.finish(prompt_id, COMPLETED, RESULT)
     store.close()
     store = Store(tmp_path / "q")
-    assert list(json.loads(store.history_json(None))) == ["b", "c"] and store.waiting == 1
+    assert list(json.loads(store.history.as_json(None))) == ["b", "c"] and store.waiting == 1
     store.close()
 
 
@@ -314,7 +305,7 @@ def test_a_job_that_was_being_cancelled_is_not_run_again(tmp_path: Path, in_good
     assert store.put_back == 0 and store.take() is None
     job = got(store, "a")
     assert job.status == CANCELLED and job.ended and "execution_interrupted" in json.dumps(job.result)
-    assert "execution_interrupted" in store.entry_json("a")
+    assert "execution_interrupted" in store.history.entry_json("a")
     store.close()
 
 
