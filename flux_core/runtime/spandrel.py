@@ -1,8 +1,8 @@
 """The library spandrel, which knows the networks of upscale models: imported where it is installed, as an extra.
 
 It needs torchvision for two of its forty architectures, in three functions that upscaling never calls. On machines that
-have a PyTorch of their own, a torchvision that fits is not always to be had, so where there is none those functions are
-stood in for while spandrel is imported; whoever calls them is told.
+have a PyTorch of their own, a torchvision that fits is not always to be had, so where there is none, or one that was
+built for another PyTorch, those functions are replaced while spandrel is imported; whoever calls them gets an error.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NoReturn
@@ -45,7 +46,7 @@ def spandrel() -> Any:
 @contextmanager
 def _torchvision() -> Iterator[None]:
     """Within this block the names that spandrel imports of torchvision are there, whether it is installed or not."""
-    if find_spec("torchvision") is not None:
+    if _usable():
         yield
         return
     made = {name: ModuleType(name) for name in ("torchvision", "torchvision.transforms", _PLACE)}
@@ -59,5 +60,16 @@ def _torchvision() -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
+def _usable() -> bool:
+    """Whether torchvision is installed and was built for this PyTorch; what is left of a failed import is removed."""
+    try:
+        import_module(_PLACE)
+        return True
+    except Exception:  # RuntimeError, OSError or ImportError, depending on what does not fit
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        return False
+
+
 def _missing(*args: Any, **named: Any) -> NoReturn:
-    raise InputError("This model needs the package torchvision, which is not installed: pip install torchvision.")
+    raise InputError("This model needs the package torchvision, in the build for this PyTorch: install both together.")

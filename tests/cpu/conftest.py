@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import pytest
 import torch
 from doubles.seeded import Fill, Seeded, fill_module, seeded_tensor
 from torch import Tensor
+
+# An optional package, which .ci/run installs by itself because of what it requires; it then runs these tests.
+collect_ignore = [] if find_spec("spandrel") else ["test_upscaler.py"]
 
 
 @pytest.fixture
