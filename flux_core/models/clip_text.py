@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from ..cancel import check_cancelled
 from ..errors import FileFormatError
-from .attention import attention
+from .clip_layers import Embedding, Encoder, LayerNorm
 from .linear import Linear
 from .strides import row_major
 
 END_OF_TEXT = 49407
-EPS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,11 @@ class ClipConfig:
     layers: int
     heads: int
     eos_token_id: int = END_OF_TEXT
+
+    @property
+    def activation(self) -> str:
+        """CLIP's own approximation of GELU."""
+        return "quick"
 
     @classmethod
     def from_shapes(
@@ -118,75 +122,3 @@ class Embeddings(nn.Module):
         super().__init__()
         self.token_embedding = Embedding(config.vocabulary, config.width)
         self.position_embedding = Embedding(config.positions, config.width)
-
-
-class Encoder(nn.Module):
-    def __init__(self, config: ClipConfig) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-
-
-class Layer(nn.Module):
-    """Pre-norm transformer layer."""
-
-    def __init__(self, config: ClipConfig) -> None:
-        super().__init__()
-        self.layer_norm1 = LayerNorm(config.width)
-        self.self_attn = SelfAttention(config)
-        self.layer_norm2 = LayerNorm(config.width)
-        self.mlp = Mlp(config)
-
-    def forward(self, x: Tensor, causal: Tensor) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x), causal)
-        out: Tensor = x + self.mlp(self.layer_norm2(x))
-        return out
-
-
-class SelfAttention(nn.Module):
-    def __init__(self, config: ClipConfig) -> None:
-        super().__init__()
-        self.q_proj = Linear(config.width, config.width)
-        self.k_proj = Linear(config.width, config.width)
-        self.v_proj = Linear(config.width, config.width)
-        self.out_proj = Linear(config.width, config.width)
-        self.heads = config.heads
-
-    def forward(self, x: Tensor, causal: Tensor) -> Tensor:
-        q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1))  # [B, L, H, d]
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        out: Tensor = self.out_proj(attention(q, k, v, causal))
-        return out
-
-
-class Mlp(nn.Module):
-    def __init__(self, config: ClipConfig) -> None:
-        super().__init__()
-        self.fc1 = Linear(config.width, config.mlp)
-        self.fc2 = Linear(config.mlp, config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        out: Tensor = self.fc2(x * torch.sigmoid(1.702 * x))  # "quick" GELU
-        return out
-
-
-class Embedding(nn.Module):
-    """A table, left uninitialised until it is loaded or `init_weights` runs."""
-
-    def __init__(self, rows: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(rows, width))
-
-
-class LayerNorm(nn.Module):
-    """Layer norm in the dtype of its input."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-        self.bias = nn.Parameter(torch.empty(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), EPS)

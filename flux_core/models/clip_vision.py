@@ -19,9 +19,7 @@ from torch import Tensor, nn
 
 from ..cancel import check_cancelled
 from ..errors import FileFormatError
-from .attention import attention
-from .clip_text import Embedding, LayerNorm
-from .flux_blocks import gelu
+from .clip_layers import Embedding, Encoder, LayerNorm
 from .linear import Linear
 from .strides import row_major
 
@@ -143,63 +141,6 @@ class Patches(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(pixels.dtype)
         return F.conv2d(pixels, self.weight.to(pixels.dtype), bias, stride=self.weight.shape[-1])
-
-
-class Encoder(nn.Module):
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-
-
-class Layer(nn.Module):
-    """Pre-norm transformer layer."""
-
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.layer_norm1 = LayerNorm(config.width)
-        self.self_attn = SelfAttention(config)
-        self.layer_norm2 = LayerNorm(config.width)
-        self.mlp = Mlp(config)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x))
-        out: Tensor = x + self.mlp(self.layer_norm2(x))
-        return out
-
-
-class SelfAttention(nn.Module):
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.q_proj = Linear(config.width, config.width)
-        self.k_proj = Linear(config.width, config.width)
-        self.v_proj = Linear(config.width, config.width)
-        self.out_proj = Linear(config.width, config.width)
-        self.heads = config.heads
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1))  # [B, L, H, d]
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        out: Tensor = self.out_proj(attention(q, k, v))
-        return out
-
-
-class Mlp(nn.Module):
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.fc1 = Linear(config.width, config.mlp)
-        self.fc2 = Linear(config.mlp, config.width)
-        self.activation = config.activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        if self.activation == "quick":
-            x = x * torch.sigmoid(1.702 * x)
-        else:
-            x = gelu(x) if self.activation == "tanh" else F.gelu(x)
-        out: Tensor = self.fc2(x)
-        return out
 
 
 def pixels_for(image: Tensor, config: VisionConfig, crop: bool) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FileFormatError
-from .clip_text import LayerNorm
+from .clip_layers import LayerNorm
 from .linear import Linear
 
 _KEYS = "double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight"

@@ -57,9 +57,18 @@ await scene(`memory_${size}_${palette}`, await openEditor(size, palette), async 
   await page.getByText("In force from the next step on.").waitFor();
   await page.getByText("last run, before the change").waitFor();
 
-  // A job that was cancelled has nothing left to do.
-  await editor.setValue("BasicScheduler", "steps", 400);
+  // A running job can be paused, and goes on.
+  await editor.setValue("BasicScheduler", "steps", 3000);
   start = await run();
+  await page.locator(".sluice-card").getByText(/ left$/).waitFor();
+  await page.getByRole("button", { name: "Pause", exact: true }).click();
+  await page.locator(".sluice-paused button:enabled", { hasText: "Resume" }).waitFor();
+  await editor.shot(`paused_${size}_${palette}`);
+  await page.locator(".sluice-paused button", { hasText: "Resume" }).click();
+  await page.locator(".sluice-paused").waitFor({ state: "detached" });
+
+  // A job that was cancelled has nothing left to do.
+  start = editor.heard.length;
   await page.locator(".sluice-card").getByText(/ left$/).waitFor();
   await page.evaluate(() => window.comfyAPI.api.api.interrupt());
   await editor.hear(ended, start);
