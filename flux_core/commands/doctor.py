@@ -11,7 +11,7 @@ from pathlib import Path
 from ..doctor.examine import examine
 from ..doctor.finding import Finding
 from ..io.folders import standard_folders
-from .run import add_folder_arguments
+from .arguments import add_folder_arguments
 
 
 def add_arguments(parser: ArgumentParser) -> None:

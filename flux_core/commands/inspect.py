@@ -17,7 +17,7 @@ from ..io.folders import PICKLES, WEIGHT_FILES, Folders, standard_folders
 from ..worker.required_models import wanted_files
 from ..worker.used_files import compared, states
 from . import workflows
-from .run import add_model_arguments
+from .arguments import add_model_arguments
 
 SEEDS = ("seed", "noise_seed")
 TOLD = ("steps", "cfg", "guidance", "sampler_name", "scheduler", "denoise", "weight_dtype")

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..graph.execute import Executor
 from ..io.folders import standard_folders
-from .run import add_folder_arguments
+from .arguments import add_folder_arguments
 
 _SHOWN = 8  # nodes listed by name
 

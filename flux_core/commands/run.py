@@ -29,9 +29,10 @@ from ..io.file_hashes import hashes_of
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after
 from ..memory.budget import add_budget_arguments
-from ..runtime.settings import CACHES, COMPUTES, NUMBER_TYPES, Settings
+from ..runtime.settings import Settings
 from ..worker.used_files import used_files, used_paths, with_files
 from . import overrides
+from .arguments import add_device_arguments, add_folder_arguments, add_pack_arguments
 from .devices import add_devices_argument, workers_of
 from .overrides import RANDOM
 from .prepare import Job, prepared
@@ -82,75 +83,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_arguments(parser)
     add_devices_argument(parser)
     add_budget_arguments(parser)
-
-
-def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where model files and images are."""
-    parser.add_argument(
-        "--out", "--output-directory", type=Path, metavar="DIR", help="where images go (default: ./output)"
-    )
-    parser.add_argument(
-        "--input", "--input-directory", type=Path, metavar="DIR", help="the folder of LoadImage (default: ./input)"
-    )
-    add_model_arguments(parser)
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where model files are."""
-    parser.add_argument(
-        "--models",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="a models folder laid out as ComfyUI's; may be repeated (default: ./models)",
-    )
-    parser.add_argument(
-        "--extra-model-paths",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="a file like ComfyUI's extra_model_paths.yaml",
-    )
-
-
-def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where node packs are."""
-    parser.add_argument(
-        "--node-packs",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="a folder of ComfyUI node packs, whose code is run; may be repeated",
-    )
-
-
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Device and number types."""
-    parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
-    parser.add_argument(
-        "--dtype",
-        choices=NUMBER_TYPES,
-        default="auto",
-        help="number type of the computation; auto takes the fastest without visible loss",
-    )
-    parser.add_argument(
-        "--compute",
-        choices=COMPUTES,
-        default="auto",
-        help="products of the transformer: int8 multiplies 8-bit integers, which any file is made into while it is "
-        "loaded; 16bit decodes; auto multiplies integers where the file stores them and that is faster here "
-        "(default: auto)",
-    )
-    parser.add_argument(
-        "--cache",
-        choices=CACHES,
-        default="off",
-        help="reuse the model's output at steps where it changes little: fast computes about half of the steps, faster "
-        "fewer still; images differ slightly from the exact ones (default: off)",
-    )
 
 
 def run(args: argparse.Namespace, listen: Emit = lambda event, data: None) -> int:

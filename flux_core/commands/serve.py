@@ -35,8 +35,8 @@ from ..server.remote import LEASE_SECONDS
 from ..server.services import Settings
 from ..server.sluice_routes import kept_budget
 from ..server.store import Store
+from .arguments import add_device_arguments, add_folder_arguments, add_pack_arguments
 from .devices import add_devices_argument, workers_of
-from .run import add_device_arguments, add_folder_arguments, add_pack_arguments
 
 PORT = 8188
 _KEEP_PREVIEWS = 86400.0  # seconds; older temporary files are removed at the start

@@ -25,7 +25,8 @@ from ..io.folders import Folders, standard_folders
 from ..memory.budget import add_budget_arguments, format_size
 from ..runtime.settings import Settings
 from ..training.lora.settings import KEYS, LOSSES, OPTIMISERS, SCHEDULES, TIMES, LoraSettings
-from .run import add_device_arguments, add_model_arguments, first_import
+from .arguments import add_device_arguments, add_model_arguments
+from .run import first_import
 
 if TYPE_CHECKING:
     from ..runtime.runtime import Runtime

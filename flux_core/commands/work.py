@@ -25,8 +25,8 @@ from ..io.folders import standard_folders
 from ..memory.budget import add_budget_arguments
 from ..workers.dial import Dialer
 from ..workers.fetch import Fetcher
+from .arguments import add_device_arguments, add_model_arguments, add_pack_arguments
 from .devices import add_devices_argument, workers_of
-from .run import add_device_arguments, add_model_arguments, add_pack_arguments
 
 _ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 

@@ -8,7 +8,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..commands.run import add_model_arguments
+from ..commands.arguments import add_model_arguments
 from ..errors import InputError, MissingFileError
 from ..memory.budget import format_size
 from .page import decibels, write_page

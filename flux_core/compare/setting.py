@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ..commands.run import add_device_arguments
+from ..commands.arguments import add_device_arguments
 from ..errors import InputError
 from ..memory.budget import add_budget_arguments
 from ..runtime.settings import Settings
