@@ -37,9 +37,10 @@ def parse(text: str) -> Setting:
     named = _NAMED.fullmatch(text.strip())
     words = named["words"] if named else text.strip()
     try:
-        given = _parser(text).parse_args(shlex.split(words))
+        split = shlex.split(words)
     except ValueError as error:  # a quotation mark without its other half
         raise InputError(f"{text!r} cannot be read: {error}.") from None
+    given = _parser(text).parse_args(split)
     chosen = Settings.parse(given.device, given.dtype, given.vram, given.ram, given.cache, given.compute)
     name = named["name"] if named else " ".join([given.workflow.stem, *words.split()[1:]])
     return Setting(name, words, given.workflow, chosen, tuple(given.values))

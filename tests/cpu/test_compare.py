@@ -34,7 +34,7 @@ def test_a_setting_is_the_rest_of_a_run_line() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("dev.png --cash fast", "unrecognized arguments: --cash fast"),
+        ("dev.png --cash fast", "^'dev.png --cash fast' is no setting: unrecognized arguments: --cash fast. Write it"),
         ("--cache fast", "required: workflow"),
         ("dev.png 'half", "No closing quotation"),
         ("dev.png --dtype fp64", "invalid choice"),
