@@ -210,7 +210,7 @@ def canvas_saying(
         return workflow
     changed = copy.deepcopy(workflow)
     interfaces = Interfaces(classes)
-    boxes = {str(box.get("id")): box for box in changed.get("nodes", ()) if isinstance(box, dict)}
+    nodes = {str(node.get("id")): node for node in changed.get("nodes", ()) if isinstance(node, dict)}
     differing = [
         (node_id, name)
         for node_id, node in after.items()
@@ -218,9 +218,9 @@ def canvas_saying(
         if before[node_id]["inputs"].get(name) != value
     ]
     for node_id, name in differing:
-        if node_id not in boxes or after[node_id]["class_type"] not in interfaces:
+        if node_id not in nodes or after[node_id]["class_type"] not in interfaces:
             return None
-        _set_widget(boxes[node_id], interfaces[after[node_id]["class_type"]], name, after[node_id]["inputs"][name])
+        _set_widget(nodes[node_id], interfaces[after[node_id]["class_type"]], name, after[node_id]["inputs"][name])
     try:
         was, says = (_flattened(one, classes) for one in (canvas or read_canvas(workflow), read_canvas(changed)))
     except WorkflowError:
@@ -230,8 +230,8 @@ def canvas_saying(
     return changed if was == says else None
 
 
-def _set_widget(box: dict[str, Any], interface: Interface, name: str, value: Any) -> None:
-    values = box.get("widgets_values")
+def _set_widget(node: dict[str, Any], interface: Interface, name: str, value: Any) -> None:
+    values = node.get("widgets_values")
     if isinstance(values, dict):
         values[name] = value
     elif isinstance(values, list):

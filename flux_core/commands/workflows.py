@@ -76,7 +76,7 @@ def _canvas(embedded: Embedded) -> Workflow | None:
 
 def _titled(prompt: Mapping[str, Any], canvas: Workflow | None) -> dict[str, Any]:
     """Add titles from the canvas: older images have none in the prompt."""
-    titles = {box.id: box.title for box in canvas.boxes()} if canvas else {}
+    titles = {node.id: node.title for node in canvas.nodes()} if canvas else {}
     return {
         node_id: node if "_meta" in node or not titles.get(node_id) else {**node, "_meta": {"title": titles[node_id]}}
         for node_id, node in prompt.items()

@@ -25,12 +25,12 @@ from .prompt import Link, Node
 
 log = logging.getLogger(__name__)
 
-_never = itertools.count()  # for values that equal nothing, not even themselves
+_never = itertools.count()  # for values that are equal to nothing, not even to themselves
 
 
 @dataclass(frozen=True)
 class CachedOutput:
-    """The outputs of a node, and what it shows in the browser (empty for most)."""
+    """The outputs of a node and the data that it shows in the browser (empty for most nodes)."""
 
     outputs: Outputs
     ui: Mapping[str, Any] = field(default_factory=dict)
@@ -79,10 +79,10 @@ class Cache:
     def __init__(self) -> None:
         self._made: dict[str, CachedOutput] = {}
         self._objects: dict[tuple[str, str], Any] = {}
-        self._grown: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}  # root -> keys and objects grown from it
+        self._grown: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}  # root -> keys and objects of its expansion
 
     def begin(self, live: LivePrompt, keys: CacheKeys) -> None:
-        """Drop everything that does not belong to this prompt."""
+        """Drop everything that is not part of this prompt."""
         present = {(node.id, node.class_type) for node in live.nodes.values()}
         self._grown = {root: grown for root, grown in self._grown.items() if root in present}
         kept = {keys[node_id] for node_id in live.nodes}.union(*self._grown.values())
@@ -91,8 +91,8 @@ class Cache:
         self._objects = {who: node for who, node in self._objects.items() if who in objects}
 
     def regrow(self, root: Node) -> None:
-        """`root` expands again: nodes of its earlier expansion are dropped with the next prompt unless they appear
-        again.
+        """Called when `root` expands again: nodes of its earlier expansion that do not reappear are dropped with the
+        next prompt.
         """
         self._grown[root.id, root.class_type] = {}
 
@@ -107,15 +107,15 @@ class Cache:
         self._made[key] = made
 
     def forget_shown(self) -> None:
-        """Drop the results of nodes that show something, such as saved images: those run again, the others do not."""
+        """Drop the results of nodes that show something, such as saved images, so that these nodes run again."""
         self._made = {key: made for key, made in self._made.items() if not made.ui}
 
     def forget_all(self) -> None:
-        """Drop all results, because what the nodes do has changed."""
+        """Drop all results, because the behaviour of the nodes has changed."""
         self._made.clear()
 
     def object(self, node: Node, node_class: type[Any]) -> Any:
-        """The instance of this node, made at first use."""
+        """The instance of this node, created at first use."""
         who = (node.id, node.class_type)
         if who not in self._objects:
             self._objects[who] = node_class()
@@ -123,7 +123,7 @@ class Cache:
 
 
 def _changed(node: Node, interface: Interface) -> Any:
-    """The result of IS_CHANGED for the constants of a node; NaN, which equals nothing, if it fails."""
+    """The result of IS_CHANGED for the constants of a node; NaN, which is equal to nothing, if it fails."""
     function = getattr(interface.node_class, "IS_CHANGED", None)
     if function is None:
         return None
@@ -137,7 +137,10 @@ def _changed(node: Node, interface: Interface) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A text that two values share exactly if they are equal and of the same type; objects and NaN equal nothing."""
+    """A text that is the same for two values exactly if they are equal and of the same type.
+
+    Objects and NaN are equal to nothing.
+    """
     if isinstance(value, Mapping):
         return "{" + ", ".join(sorted(f"{_text(key)}: {_text(item)}" for key, item in value.items())) + "}"
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,8 @@
 """Calling a node: gathers its inputs, maps its function over lists, and normalises what it returns.
 
 Internally every input and output is a list of values. A plain node is called once per value (shorter lists repeat
-their last), a node with INPUT_IS_LIST once with the lists themselves. Decides nothing about order or caching.
+their last value), a node with INPUT_IS_LIST once with the lists themselves. This file does not decide about order or
+caching.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from .dynamic import find
 from .interface import Interface
 from .prompt import Link, Node
 
-Outputs = Sequence[list[Any]]  # of one node: per output slot, the list of its values
+Outputs = Sequence[list[Any]]  # of one node: the list of values of each output slot
 Arguments = dict[str, Any]
 
 
 class ExecutionBlocker:
-    """Returned by a node in place of a value: every node that depends on it is skipped.
+    """A node returns this instead of a value: every node that depends on the value is skipped.
 
     `message` is shown as an error; None skips silently.
     """
@@ -33,7 +34,7 @@ class ExecutionBlocker:
 
 @dataclass(frozen=True)
 class Gathered:
-    """The inputs of a node before the call: name -> list of values; `missing` are links without a value yet."""
+    """The inputs of a node before the call: name -> list of values. `missing` are links that have no value yet."""
 
     values: dict[str, list[Any]]
     missing: frozenset[str] = frozenset()
@@ -41,7 +42,7 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Row:
-    """What one call returned: a result per output slot, which may be a link into a graph to be run first."""
+    """The result of one call: a value per output slot, which may be a link into a graph that runs first."""
 
     result: Sequence[Any]
     graph: Mapping[str, Any] | None = None
@@ -49,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Returned:
-    """What all calls of a node returned together."""
+    """The results of all calls of a node."""
 
     rows: tuple[Row, ...]
     ui: dict[str, list[Any]]
@@ -61,7 +62,8 @@ def gather(
     """Collect the inputs of a node.
 
     `hidden` maps "PROMPT", "UNIQUE_ID" ... to values. Without `outputs` links have no values, as in IS_CHANGED and
-    VALIDATE_INPUTS. Links to undeclared inputs are passed on, undeclared constants only to a class that wants them.
+    VALIDATE_INPUTS. Links to undeclared inputs are always passed on, undeclared constants only to a class that accepts
+    any name.
     """
     values: dict[str, list[Any]] = {}
     missing = set()
@@ -89,18 +91,20 @@ HIDDEN = ("PROMPT", "DYNPROMPT", "EXTRA_PNGINFO", "UNIQUE_ID", "AUTH_TOKEN_COMFY
 
 
 def arguments(values: Mapping[str, list[Any]], whole_lists: bool) -> list[Arguments]:
-    """The inputs of each call by their names in the prompt, in order. InputError if an input is an empty list."""
+    """The inputs of each call by their names in the prompt, in order. Raises InputError if an input is an empty
+    list.
+    """
     if whole_lists:
         return [dict(values)]
     for name, items in values.items():
         if not items:
-            raise InputError(f"The input {name} received an empty list: there is nothing to run the node on.")
+            raise InputError(f"The input {name} received an empty list, so there is no value to run the node with.")
     count = max((len(items) for items in values.values()), default=1)
     return [{name: items[min(i, len(items) - 1)] for name, items in values.items()} for i in range(count)]
 
 
 def blocker_in(call: Arguments, whole_lists: bool) -> ExecutionBlocker | None:
-    """The first input that forbids this call."""
+    """The first ExecutionBlocker among the inputs of a call."""
     for value in call.values():
         for item in value if whole_lists else (value,):
             if isinstance(item, ExecutionBlocker):
@@ -109,7 +113,7 @@ def blocker_in(call: Arguments, whole_lists: bool) -> ExecutionBlocker | None:
 
 
 def finished(value: Any) -> Any:
-    """The value itself, or the result if it is a coroutine. Not for use within a running event loop."""
+    """The value, or the result of a coroutine. Must not be called within a running event loop."""
     return asyncio.run(value) if inspect.iscoroutine(value) else value
 
 
@@ -119,7 +123,7 @@ def wants_lists(node_class: Any) -> bool:
 
 
 def read_returns(returns: Sequence[Any], interface: Interface) -> Returned:
-    """Tell apart tuples, {"ui", "result", "expand"} and blockers."""
+    """Read the three forms of a node's return value: tuples, {"ui", "result", "expand"} and blockers."""
     rows, uis = [], []
     for value in returns:
         graph = None
@@ -134,7 +138,9 @@ def read_returns(returns: Sequence[Any], interface: Interface) -> Returned:
             value = (value,) * len(interface.outputs)
         if not isinstance(value, (tuple, list)):
             name = f"{interface.node_class.__name__}.{interface.function}"
-            raise TypeError(f"{name} returned a {type(value).__name__}; a node returns a tuple, one value per output.")
+            raise TypeError(
+                f"{name} returned a {type(value).__name__}; a node must return a tuple with one value per output."
+            )
         rows.append(Row(value, graph))
     ui = {key: [item for one in uis for item in one[key]] for key in uis[0]} if uis else {}
     return Returned(tuple(rows), ui)

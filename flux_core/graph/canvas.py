@@ -4,8 +4,9 @@
      "links": [[id, from node, from slot, to node, to slot, type] or {"id", "origin_id", ...}],
      "definitions": {"subgraphs": [{"id", "nodes", "links", "inputs", "outputs", "inputNode", "outputNode"}]}}
 
-Files of all ages are about: lists may be null, absent or hold nulls, ids are numbers or texts. What has the wrong shape
-in a way that loses meaning raises WorkflowError. Uses no node class; flatten.py gives the records their meaning.
+Files were written by many versions of the editor: lists may be null, absent or contain nulls, and ids are numbers or
+texts. WorkflowError is raised where a wrong shape would lose information. No node class is used here; flatten.py
+interprets the records.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Mode(IntEnum):
 
 @dataclass(frozen=True)
 class Slot:
-    """An input or output of a box. `link` is the id of the wire into an input; `widget` the widget it stands for."""
+    """An input or output of a node. `link` is the id of the link into an input, `widget` the name of its widget."""
 
     name: str
     type: Any = "*"
@@ -38,7 +39,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class CanvasNode:
-    """A node as drawn."""
+    """A node as the editor draws it."""
 
     id: str
     type: str
@@ -50,19 +51,19 @@ class CanvasNode:
     named_values: Any = None  # widgets_values_named
     properties: Mapping[str, Any] = field(default_factory=dict)
     order: float = 0
-    middle: tuple[float, float] | None = None  # where on the sheet
+    middle: tuple[float, float] | None = None  # position of its centre on the canvas
     colour: str = ""
 
     @property
     def pack(self) -> dict[str, str]:
-        """Which node pack the box says it came from: some of cnr_id, aux_id, ver."""
+        """The node pack of the node, as the file names it: some of cnr_id, aux_id, ver."""
         found = {key: self.properties.get(key) for key in ("cnr_id", "aux_id", "ver")}
         return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 @dataclass(frozen=True)
 class CanvasLink:
-    """A link from an output slot of a box to an input slot of another."""
+    """A link from an output slot of a node to an input slot of another."""
 
     id: str
     source: str
@@ -73,65 +74,65 @@ class CanvasLink:
 
 @dataclass(frozen=True)
 class Frame:
-    """A group: a titled rectangle (left, top, width, height) around boxes."""
+    """A group: a titled rectangle (left, top, width, height) around nodes."""
 
     title: str
     bounds: tuple[float, float, float, float]
 
-    def holds(self, box: CanvasNode) -> bool:
-        if box.middle is None:
+    def holds(self, node: CanvasNode) -> bool:
+        if node.middle is None:
             return False
         left, top, width, height = self.bounds
-        return left <= box.middle[0] <= left + width and top <= box.middle[1] <= top + height
+        return left <= node.middle[0] <= left + width and top <= node.middle[1] <= top + height
 
 
 @dataclass(frozen=True)
 class CanvasGraph:
-    """A drawing: the canvas itself, or what is inside a subgraph.
+    """The nodes and links of the canvas itself, or of a subgraph.
 
-    A subgraph's inputs and outputs are drawn as two boxes of their own, `source_id` and `sink_id`.
+    A subgraph's inputs and outputs are drawn as two nodes of their own, `source_id` and `sink_id`.
     """
 
-    boxes: Mapping[str, CanvasNode]
-    wires: Mapping[str, CanvasLink]
+    nodes: Mapping[str, CanvasNode]
+    links: Mapping[str, CanvasLink]
     inputs: tuple[Slot, ...] = ()
     outputs: tuple[Slot, ...] = ()
     source_id: str = "-10"
     sink_id: str = "-20"
     frames: tuple[Frame, ...] = ()
 
-    def wire_into(self, slot: Slot) -> CanvasLink | None:
-        return self.wires.get(slot.link) if slot.link is not None else None
+    def link_into(self, slot: Slot) -> CanvasLink | None:
+        return self.links.get(slot.link) if slot.link is not None else None
 
-    def wire_out(self, slot: int) -> CanvasLink | None:
-        """What feeds an output of the subgraph."""
-        return next((w for w in self.wires.values() if w.target == self.sink_id and w.target_slot == slot), None)
+    def link_to_output(self, slot: int) -> CanvasLink | None:
+        """The link into an output of the subgraph."""
+        return next((w for w in self.links.values() if w.target == self.sink_id and w.target_slot == slot), None)
 
 
 @dataclass(frozen=True)
 class Workflow:
-    """The canvas and the definitions its boxes may refer to by type."""
+    """The canvas, and the definitions that its nodes may refer to by type."""
 
-    sheet: CanvasGraph
+    graph: CanvasGraph
     subgraphs: Mapping[str, CanvasGraph]
-    groups: Mapping[str, Any]  # old group nodes, as they stand in the file
+    groups: Mapping[str, Any]  # old group nodes, in the form of the file
 
-    def boxes(self) -> list[CanvasNode]:
-        """Every box, also those inside subgraphs."""
-        return [box for sheet in (self.sheet, *self.subgraphs.values()) for box in sheet.boxes.values()]
+    def nodes(self) -> list[CanvasNode]:
+        """Every node, including those inside subgraphs."""
+        return [node for graph in (self.graph, *self.subgraphs.values()) for node in graph.nodes.values()]
 
     def pack_names(self) -> dict[str, str]:
-        """Class id -> the node pack a box of that class says it came from; for naming what is missing."""
+        """Class id -> the node pack that the file names for it; used to name the pack of a missing node."""
         return {
-            box.type: pack
-            for box in self.boxes()
-            for pack in [box.pack.get("cnr_id") or box.pack.get("aux_id")]
+            node.type: pack
+            for node in self.nodes()
+            for pack in [node.pack.get("cnr_id") or node.pack.get("aux_id")]
             if pack and pack != "comfy-core"
         }
 
 
 def pack_names(document: Any) -> dict[str, str]:
-    """As `Workflow.pack_names`, of what may be a canvas or anything else."""
+    """`Workflow.pack_names` of a document; {} if it is not a canvas."""
     try:
         return read_canvas(document).pack_names()
     except WorkflowError:
@@ -139,22 +140,22 @@ def pack_names(document: Any) -> dict[str, str]:
 
 
 def read_canvas(document: Any) -> Workflow:
-    """A workflow file's content as records. Raises WorkflowError when it is not one."""
+    """The content of a workflow file as records. Raises WorkflowError if it is not a workflow."""
     if not isinstance(document, Mapping) or not isinstance(document.get("nodes"), list):
         raise WorkflowError("The workflow has no list of nodes.")
     definitions = map(_mapping, _list(_mapping(document.get("definitions")).get("subgraphs")))
-    subgraphs = {_id(one.get("id"), ""): read_sheet(one) for one in definitions}
+    subgraphs = {_id(one.get("id"), ""): read_graph(one) for one in definitions}
     groups = _mapping(_mapping(document.get("extra")).get("groupNodes"))
-    return Workflow(read_sheet(document), subgraphs, groups)
+    return Workflow(read_graph(document), subgraphs, groups)
 
 
-def read_sheet(data: Mapping[str, Any]) -> CanvasGraph:
+def read_graph(data: Mapping[str, Any]) -> CanvasGraph:
     """A canvas or a subgraph definition."""
-    boxes = [read_box(node) for node in _list(data.get("nodes")) if node is not None]
-    wires = [wire for wire in map(_wire, _list(data.get("links"))) if wire is not None]
+    nodes = [read_node(node) for node in _list(data.get("nodes")) if node is not None]
+    links = [link for link in map(_link, _list(data.get("links"))) if link is not None]
     return CanvasGraph(
-        {box.id: box for box in boxes},
-        {wire.id: wire for wire in wires},
+        {node.id: node for node in nodes},
+        {link.id: link for link in links},
         _slots(data.get("inputs")),
         _slots(data.get("outputs")),
         _id(_mapping(data.get("inputNode")).get("id"), "-10"),
@@ -163,10 +164,10 @@ def read_sheet(data: Mapping[str, Any]) -> CanvasGraph:
     )
 
 
-def read_box(data: Any) -> CanvasNode:
+def read_node(data: Any) -> CanvasNode:
     """One node. WorkflowError if it has no id or no type."""
     if not isinstance(data, Mapping):
-        raise WorkflowError(f"The workflow has a {type(data).__name__} where a node should be.")
+        raise WorkflowError(f"The workflow contains a {type(data).__name__} where a node is expected.")
     node_id = _id(data.get("id"), "")
     if not node_id:
         raise WorkflowError(f"A {data.get('type')!r} node of the workflow has no id.")
@@ -201,7 +202,7 @@ def _middle(place: Any, size: Any) -> tuple[float, float] | None:
 
 
 def _numbers(data: Any, count: int) -> list[float] | None:
-    """That many numbers of a list, or of an object with the keys "0", "1", ...; None if they are not there."""
+    """The first `count` numbers of a list, or of an object with the keys "0", "1", ...; None if there are fewer."""
     found = [data.get(str(key)) for key in range(count)] if isinstance(data, Mapping) else _list(data)[:count]
     numbers = [one for one in found if isinstance(one, (int, float))]
     return numbers if len(numbers) == count == len(found) else None
@@ -223,7 +224,7 @@ def _slot(data: Any) -> Slot:
     )
 
 
-def _wire(data: Any) -> CanvasLink | None:
+def _link(data: Any) -> CanvasLink | None:
     if isinstance(data, Mapping):
         data = [data.get(key) for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
     if not isinstance(data, list) or len(data) < 5:
@@ -236,7 +237,7 @@ def _wire(data: Any) -> CanvasLink | None:
 
 
 def _id(value: Any, otherwise: Any) -> Any:
-    """Ids are numbers in most files and texts in some; we use texts."""
+    """An id as a text: ids are numbers in most files and texts in some."""
     return str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else otherwise
 
 

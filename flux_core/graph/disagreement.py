@@ -1,6 +1,7 @@
-"""Whether an image's canvas says the same as the prompt it was made with: programs and people change one of the two.
+"""Compares an image's canvas with the prompt the image was made with; someone may have changed one of the two.
 
-What cannot be told from the canvas is not compared: choices {a|b}, names of files to write, inputs of unknown classes.
+Values that the canvas does not determine are not compared: choices {a|b}, names of files to write, inputs of unknown
+classes.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ _NOT_COMPARED = ("filename_prefix",)
 
 
 def differences(prompt: Prompt, canvas: Workflow, classes: Classes) -> list[str]:
-    """A phrase for everything in which the canvas differs from the prompt; [] if they agree. Raises WorkflowError."""
+    """A phrase for each difference between the canvas and the prompt; [] if they agree. Raises WorkflowError."""
     first = flatten(canvas, classes, choose=lambda options: options[0])
     last = flatten(canvas, classes, choose=lambda options: options[-1])
     return [*_nodes(prompt, first, classes), *_values(prompt, first, last, classes)]
 
 
 def completed(prompt: Prompt, canvas: Workflow, classes: Classes) -> dict[str, Any]:
-    """A copy in which values that a node has got since the prompt was written are those of the canvas.
+    """A copy of the prompt in which inputs that were added to a node class later have the canvas's values.
 
-    An input that is there stays, and so does a link that is not. Raises WorkflowError.
+    Existing inputs are kept, and missing links are not added. Raises WorkflowError.
     """
     drawn, interfaces = flatten(canvas, classes, choose=lambda options: options[0]), Interfaces(classes)
     made: dict[str, Any] = {}
@@ -55,7 +56,9 @@ def _is_required(interface: Interface, name: str) -> bool:
 
 
 def _nodes(prompt: Prompt, drawn: Prompt, classes: Classes) -> Iterator[str]:
-    """Nodes that only one of them has; of unknown classes only those that were sent, since editors hide some."""
+    """Nodes that only one of the two has. Nodes of unknown classes count only in the prompt, since editors hide
+    some.
+    """
     for node_id, node in prompt.items():
         other = drawn.get(node_id)
         if node.get("class_type") in NEVER_SENT:

@@ -1,10 +1,10 @@
-"""Inputs that come and go with what is chosen or linked: ComfyUI's newer kinds, as the plain inputs they stand for.
+"""Dynamic inputs, which depend on what is chosen or linked: ComfyUI's newer kinds, expanded to plain inputs.
 
     COMFY_DYNAMICCOMBO_V3   resize_type = "scale by multiplier"  ->  resize_type, resize_type.multiplier
-    COMFY_AUTOGROW_V3       values, of the names a, b, c, ...    ->  values.a, values.b, ... as many as are there
-    COMFY_MATCHTYPE_V3      any of IMAGE and MASK                ->  the same input of the type "IMAGE,MASK"
+    COMFY_AUTOGROW_V3       values, of the names a, b, c, ...    ->  values.a, values.b, ... as many as the prompt has
+    COMFY_MATCHTYPE_V3      any of IMAGE and MASK                ->  the same input with the type "IMAGE,MASK"
 
-In a prompt they stand by these dotted names; a node is called with one dict for each that it declared:
+A prompt uses these dotted names; a node is called with one dict for each dynamic input it declared:
 {"resize_type": {"resize_type": "scale by multiplier", "multiplier": 2.0}}. Uses no particular node class.
 """
 
@@ -19,7 +19,7 @@ COMBO, GROWING, MATCHING = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3", "COMFY_
 
 
 def present(interface: Interface, given: Mapping[str, Any]) -> Iterator[Input]:
-    """The inputs that a node has, given what its prompt holds, in order; hidden ones are left out."""
+    """The inputs of a node, given the values in its prompt, in order; without hidden inputs."""
     for declared in interface.inputs():
         yield from _present(declared, given)
 
@@ -40,7 +40,7 @@ def _present(declared: Input, given: Mapping[str, Any]) -> Iterator[Input]:
 
 
 def find(interface: Interface, name: str) -> Input | None:
-    """The declaration of one input by its dotted name, whatever is chosen; None if there is none."""
+    """The declaration of one input by its dotted name, whichever options are chosen; None if there is none."""
     declared = interface.input(name)
     if declared is not None or "." not in name:
         return None if declared is None else _plain(declared)
@@ -60,7 +60,7 @@ def _within(owner: Input, name: str) -> Input | None:
 
 
 def chosen(declared: Input, key: Any) -> tuple[Input, ...]:
-    """The inputs that an option of a dynamic combo brings; none for an option that there is not."""
+    """The inputs that an option of a dynamic combo adds; none for an unknown option."""
     option = next((one for one in declared.options.get("options", ()) if one["key"] == key), None)
     sections = {} if option is None else option["inputs"]
     return tuple(
@@ -71,7 +71,7 @@ def chosen(declared: Input, key: Any) -> tuple[Input, ...]:
 
 
 def members(declared: Input) -> tuple[Input, ...]:
-    """All inputs that a growing list may come to have."""
+    """All inputs that a growing list can have."""
     template = declared.options["template"]
     names = template.get("names") or [f"{template.get('prefix', '')}{i}" for i in range(template.get("max", 0))]
     category, spec = next((key, spec) for key, section in template["input"].items() for spec in section.values())
@@ -79,12 +79,12 @@ def members(declared: Input) -> tuple[Input, ...]:
 
 
 def keys(declared: Input) -> list[Any]:
-    """What a dynamic combo offers."""
+    """The options of a dynamic combo."""
     return [option["key"] for option in declared.options.get("options", ())]
 
 
 def _plain(declared: Input, category: str | None = None) -> Input:
-    """The input as one of a plain kind."""
+    """The input with a plain type."""
     kind = declared.type
     if kind == COMBO:
         kind = keys(declared)
@@ -94,7 +94,7 @@ def _plain(declared: Input, category: str | None = None) -> Input:
 
 
 def nested(interface: Interface, call: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call with dotted names put into the dicts that the node expects."""
+    """The arguments of a call, with dotted names grouped into the dicts that the node expects."""
     owners = {declared.name: declared.type for declared in interface.inputs() if declared.type in (COMBO, GROWING)}
     if not owners:
         return dict(call)

@@ -1,7 +1,7 @@
-"""Nodes that exist in the editor only: it draws them and sends nothing of them.
+"""Nodes that exist only in the editor: it draws them and does not send them.
 
-Notes and marks, switches that mute or bypass others, and the broadcasting nodes, whose links broadcasts.py draws. Some
-programs keep them in API prompts all the same. Uses names only.
+These are notes and marks, switches that mute or bypass other nodes, and broadcasting nodes, whose links broadcasts.py
+adds. Some programs write them into API prompts nevertheless. They are recognised by name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NEVER_SENT = NOTES | SWITCHES | BROADCASTS
 
 
 def without_editor_nodes(prompt: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
-    """An API prompt without them, and without the links to them; what a class of `known` answers for stays."""
+    """An API prompt without editor nodes and without links to them; nodes of a class in `known` are kept."""
     left_out = {
         node_id
         for node_id, node in prompt.items()

@@ -3,7 +3,7 @@
     progress_state {"prompt_id", "nodes": {id: {"value", "max", "state", ids...}}}     all nodes so far, each time
     execution_start, _cached, _success, _error, _interrupted                           kept for the history
 
-Decides nothing about the run.
+This file does not influence the run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Events:
         self._states: dict[str, dict[str, Any]] = {}
 
     def message(self, event: str, data: Mapping[str, Any]) -> None:
-        """An event that is also kept for the history."""
+        """Emit an event that is also kept for the history."""
         data = {"prompt_id": self.prompt_id, **data, "timestamp": int(time.time() * 1000)}
         self.messages.append((event, data))
         self.emit(event, data)
@@ -77,7 +77,7 @@ class Events:
     def stopped(
         self, node_id: str, executed: list[str], error: Exception, inputs: Mapping[str, list[Any]], advice: str
     ) -> None:
-        """The run ends, by request or by an error of a node."""
+        """Report that the run ended by request or by an error of a node."""
         told = self._what(node_id, executed)
         if isinstance(error, Interrupted):
             self.message("execution_interrupted", told)
@@ -112,7 +112,7 @@ def _type_name(kind: type[Any]) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """An input as it can be sent: plain values as they are, anything else as a bounded text."""
+    """An input in a form that can be sent: plain values unchanged, anything else as a text of limited length."""
     if value is None or isinstance(value, (int, bool)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     text = value if isinstance(value, str) else str(value)

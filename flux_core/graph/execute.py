@@ -1,10 +1,10 @@
-"""Run a prompt: each node once, inputs first, cached nodes not at all.
+"""Run a prompt: each node once, after its inputs; cached nodes do not run.
 
-    execution_start, execution_cached, per node: progress_state, executing, [progress, preview]*, [executed],
+    Events: execution_start, execution_cached, per node: progress_state, executing, [progress, preview]*, [executed],
     progress_state, at the end: execution_success | execution_error | execution_interrupted
 
-The closing `executing {"node": null}` is sent by the owner of the queue, because it must follow the entry in the
-history. Uses no node class, no image, no network, no torch.
+The final `executing {"node": null}` is sent by the owner of the queue, because it must come after the entry in the
+history. Independent of node classes, images, networks and torch.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ current_call: ContextVar[tuple[str, int] | None] = ContextVar("current_call", de
 
 @dataclass(frozen=True)
 class Result:
-    """How a prompt ended. The first two make up its entry in the history."""
+    """How a prompt ended. The first two fields are its entry in the history."""
 
-    outputs: dict[str, Any]  # node id -> what it shows: {"images": [{"filename", "subfolder", "type"}]}
+    outputs: dict[str, Any]  # node id -> data it shows: {"images": [{"filename", "subfolder", "type"}]}
     meta: dict[str, Any]  # node id -> {"node_id", "display_node", "parent_node", "real_node_id"}
     status: str  # "success", "error" or "interrupted"
     messages: tuple[Message, ...]  # the execution_* events
@@ -62,10 +62,11 @@ class Result:
 class Executor:
     """Runs prompts one after another and caches the results of their nodes.
 
-    `emit(event, data)` is called in the running thread. `around` is entered for the length of each prompt (a place for
-    torch.inference_mode). `after_failure` is called with the exception of a failed node; it may free memory, and its
-    text is added to the message. `prepare(node class, arguments)` gives the arguments of a call as its node knows them.
-    `cancel` may be called from any thread, everything else from the running one.
+    `emit(event, data)` is called in the running thread. The context `around` is entered for the duration of each prompt
+    (for example torch.inference_mode). `after_failure` is called with the exception of a failed node; it may free
+    memory, and the text it returns is added to the message. `prepare(node class, arguments)` returns the arguments in
+    the form that the node class expects. `cancel` may be called from any thread, everything else only from the running
+    one.
     """
 
     def __init__(
@@ -92,10 +93,10 @@ class Executor:
         extra_data: Mapping[str, Any] | None = None,
         outputs: Iterable[str] = (),
     ) -> Result:
-        """Run the output nodes `outputs` of a validated prompt (both come from `validate`) and all they need.
+        """Run the output nodes `outputs` of a validated prompt (both come from `validate`) and all nodes they need.
 
-        `extra_data["extra_pnginfo"]` reaches nodes as EXTRA_PNGINFO. Errors of nodes become part of the result; only a
-        BaseException that is no Exception (KeyboardInterrupt) passes through.
+        `extra_data["extra_pnginfo"]` is passed to nodes as EXTRA_PNGINFO. Errors of nodes become part of the result;
+        only a BaseException that is not an Exception (KeyboardInterrupt) is raised.
         """
         run = self._run = _Run(self, prompt, prompt_id, extra_data or {})
         run.cancelled = prompt_id in self._cancelled
@@ -114,7 +115,7 @@ class Executor:
 
     @property
     def running_prompt(self) -> JsonPrompt:
-        """The running prompt as it was given; {} while none runs."""
+        """The running prompt in its original form; {} while none runs."""
         return {} if self._run is None else self._run.live.original
 
     @property
@@ -123,7 +124,7 @@ class Executor:
         return {} if self._run is None else self._run.extra_data
 
     def cancel(self, prompt_id: str | None = None) -> None:
-        """Stop the running prompt at its next step; or the one with this id, now or when it begins."""
+        """Stop the running prompt at its next step; or the prompt with this id, now or when it begins."""
         if prompt_id is not None:
             self._cancelled.add(prompt_id)
         run = self._run
@@ -136,9 +137,9 @@ class Executor:
             raise Interrupted("Stopped on request.")
 
     def progress(self, value: float, maximum: float, preview: Any = None) -> None:
-        """For nodes to call after each step, `value` of `maximum` being done. Raises Interrupted.
+        """For nodes to call after each step: `value` of `maximum` steps are done. Raises Interrupted.
 
-        `preview` is passed on unchanged, in a `preview` event: {"image", "prompt_id"} and the ids of the node.
+        `preview` is passed on unchanged in a `preview` event: {"image", "prompt_id"} and the ids of the node.
         """
         self.check_interrupted()
         if self._run is not None:
@@ -146,13 +147,13 @@ class Executor:
             self._run.events.progressed(call[0] if call else self._run.node_id, value, maximum, preview)
 
     def preview(self, image: Any) -> None:
-        """For nodes that show an image without being a step further; handed on as `progress` does."""
+        """For nodes that show an image between steps; the event is the one of `progress`."""
         if self._run is not None:
             call = current_call.get()
             self._run.events.previewed(call[0] if call else self._run.node_id, image)
 
     def forget(self) -> None:
-        """Drop everything kept from earlier prompts."""
+        """Drop everything that is kept from earlier prompts."""
         self.cache = Cache()
 
 
@@ -224,7 +225,7 @@ class _Run:
         self.waiting.remove(node_id)
 
     def _step(self, node: Node) -> bool:
-        """Begin or continue a node. Returns whether it is done; otherwise it waits for something."""
+        """Begin or continue a node. Returns whether it is done; otherwise it waits for other nodes or tasks."""
         interface = self.interfaces[node.class_type]
         if node.id in self.expanding:
             returned = self.expanding.pop(node.id)
@@ -235,7 +236,7 @@ class _Run:
         else:
             gathered = self._begin(node, interface)
             thing = self.cache.object(node, interface.node_class)
-            if self._asks_for_more(node, thing, gathered):
+            if self._needs_more_inputs(node, thing, gathered):
                 return False
             returns = self._call(node, getattr(thing, interface.function), wants_lists(thing), gathered)
             if any(map(inspect.isawaitable, returns)):
@@ -267,8 +268,8 @@ class _Run:
         self.events.executing(node.id)
         return gathered
 
-    def _asks_for_more(self, node: Node, thing: Any, gathered: Gathered) -> bool:
-        """Ask a node with lazy inputs which it needs now; whether some of them have to be run first."""
+    def _needs_more_inputs(self, node: Node, thing: Any, gathered: Gathered) -> bool:
+        """Call check_lazy_status of a node with lazy inputs. Returns whether some of the inputs have to run first."""
         if not hasattr(thing, "check_lazy_status"):
             return False
         wanted: dict[str, None] = {}
@@ -280,12 +281,12 @@ class _Run:
         for name in needed:
             link = node.inputs.get(name)
             if not isinstance(link, Link):
-                raise PromptError([f"Node {node.id} asks for its input {name}, but nothing is linked to it."])
+                raise PromptError([f"Node {node.id} needs its input {name}, but nothing is linked to it."])
             self.waiting.need(link.node_id, node.id)
         return bool(needed)
 
     def _prepared(self, node: Node, call: Arguments) -> Arguments:
-        """The arguments of a call as the node takes them."""
+        """The arguments of a call in the form that the node class expects."""
         interface = self.interfaces[node.class_type]
         return nested(interface, self.executor.prepare(interface.node_class, call))
 
@@ -310,14 +311,14 @@ class _Run:
         return returns
 
     def _blocked(self, node: Node, blocker: ExecutionBlocker) -> ExecutionBlocker:
-        """The result of a call that an ExecutionBlocker prevents; the blocker's message is shown once and not passed
-        on.
+        """The result of a call that an ExecutionBlocker prevents. The blocker's message is shown once, not for every
+        node that depends on it.
         """
         if blocker.message is not None:
             self.events.blocked(node.id, list(self.executed), blocker.message)
         return ExecutionBlocker(None)
 
-    # Nodes that become graphs --------------------------------------------------------------------------------------
+    # Nodes that expand into graphs ---------------------------------------------------------------------------------
 
     def _expand(self, node: Node, returned: Returned) -> None:
         """Add the graphs that a node returned; the node is done when they are."""
@@ -327,7 +328,10 @@ class _Run:
         for graph in [row.graph for row in returned.rows if row.graph is not None]:
             for node_id, data in graph.items():
                 if data["class_type"] not in self.interfaces:
-                    raise PromptError([f"Node {node.id} expands into a {data['class_type']}, which is not known here."])
+                    problem = (
+                        f"Node {node.id} expands into a {data['class_type']}, but there is no such node class here."
+                    )
+                    raise PromptError([problem])
                 self.live.grow(node_id, data, parent=node.id)
         for node_id in [node_id for row in returned.rows for node_id in row.graph or ()]:
             grown = self.live.nodes[node_id]
@@ -350,7 +354,7 @@ class _Run:
     # The end -------------------------------------------------------------------------------------------------------
 
     def _blamed(self, error: Exception) -> str:
-        """The node of the request that an error belongs to; for a cycle, one whose expansion contains it."""
+        """The node of the request to which an error belongs; for a cycle, a node whose expansion contains it."""
         node_id = self.node_id
         if isinstance(error, DependencyCycle):
             grown = [one for one in error.nodes if self.live.get_parent_node_id(one) is not None]

@@ -1,4 +1,4 @@
-"""What a node class declares about itself, by ComfyUI's V1 contract.
+"""The declaration of a node class according to ComfyUI's V1 contract.
 
 INPUT_TYPES() = {"required": {name: (type, options)}, "optional": {...}, "hidden": {name: "UNIQUE_ID" ...}}, and the
 class attributes RETURN_TYPES, FUNCTION, OUTPUT_NODE, INPUT_IS_LIST, OUTPUT_IS_LIST. A type is a name ("INT", "IMAGE",
@@ -25,12 +25,12 @@ class Input:
 
     @property
     def lazy(self) -> bool:
-        """Whether the node asks for this input itself, in check_lazy_status."""
+        """Whether the node requests this input itself, in check_lazy_status."""
         return bool(self.options.get("lazy"))
 
     @property
     def raw_link(self) -> bool:
-        """Whether the node wants the link [id, slot] instead of what flows through it."""
+        """Whether the node receives the link [id, slot] instead of its value."""
         return bool(self.options.get("rawLink"))
 
 
@@ -46,14 +46,14 @@ class Interface:
         self.function = str(node_class.FUNCTION)
 
     def input(self, name: str) -> Input | None:
-        """The declaration of one input, also where a section only answers `in` and `[]` (any name is welcome)."""
+        """The declaration of one input. A section may support only `in` and `[]`, where a class accepts any name."""
         for category, section in self.sections.items():
             if name in section:
                 return read_input(name, category, section[name])
         return None
 
     def inputs(self) -> tuple[Input, ...]:
-        """The inputs a person can see, in the order of declaration."""
+        """The visible inputs, in the order of declaration."""
         return tuple(
             read_input(name, category, declared)
             for category in ("required", "optional")
@@ -62,17 +62,17 @@ class Interface:
 
     @property
     def takes_anything(self) -> bool:
-        """Whether values under names that are not declared reach the node as well."""
+        """Whether the node also receives values whose names are not declared."""
         return bool(getattr(self.node_class, "ACCEPT_ALL_INPUTS", False))
 
     @property
     def takes_unique_id(self) -> bool:
-        """Whether results depend on the node's id, so that equal nodes are not the same node."""
+        """Whether results depend on the node's id, so that two equal nodes may have different results."""
         return "UNIQUE_ID" in self.sections["hidden"].values()
 
 
 class Interfaces:
-    """The interfaces of a class table, each read when first asked for."""
+    """The interfaces of a class table, each read at first use."""
 
     def __init__(self, classes: Classes) -> None:
         self.classes = classes
@@ -88,7 +88,7 @@ class Interfaces:
 
 
 def read_input(name: str, category: str, declared: Any) -> Input:
-    """One declaration. `declared` is (type,), (type, options), or for hidden inputs the bare name of what is wanted."""
+    """One declaration. `declared` is (type,), (type, options), or for hidden inputs the name of the hidden value."""
     if isinstance(declared, str):
         return Input(name, declared, category, {})
     options = declared[1] if len(declared) > 1 else {}

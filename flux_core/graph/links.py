@@ -1,9 +1,9 @@
-"""Which link feeds which input of a box, as the editor settles it when it opens a file.
+"""Which link feeds which input of a node, decided as the editor does when it opens a file.
 
-The table of links decides, not what the inputs say: a link stands at its target's input of the number it names, counted
-in the layout of the node's class (sockets first, then widgets). Where an input of the file names the link, it stands at
-the input of that name instead; so it survives a class that has got inputs since. Of two links to one input the first
-stays, unless only the second is named by an input. A link that is not in the table is none.
+The table of links decides, not the inputs: a link leads to the input whose number it gives, counted in the layout of
+the node's class (sockets first, then widgets). If an input in the file names the link, the link leads to the input of
+that name instead; so it remains correct when the class has gained inputs. Of two links to one input the first is kept,
+unless only the second is named by an input. Links that are not in the table are ignored.
 """
 
 from __future__ import annotations
@@ -16,60 +16,60 @@ from .canvas import CanvasGraph, CanvasLink, CanvasNode, Slot
 Layout = Callable[[CanvasNode], tuple[Sequence[Slot], Sequence[Slot]] | None]
 
 
-def settled(sheet: CanvasGraph, layout: Layout) -> CanvasGraph:
-    """The sheet with every box's inputs and outputs in its class's layout, each input with the link that feeds it.
+def settled(graph: CanvasGraph, layout: Layout) -> CanvasGraph:
+    """The graph with every node's inputs and outputs in the layout of its class, each input with its link.
 
-    layout(box) is what the class declares, inputs and outputs, without links; None keeps those of the file.
+    layout(node) returns the inputs and outputs that the class declares, without links; None keeps those of the file.
     """
-    kept, instead = _one_each(sheet)
+    kept, instead = _one_each(graph)
     into: dict[str, list[CanvasLink]] = {}
-    for wire in kept:
-        into.setdefault(wire.target, []).append(wire)
-    boxes = {}
-    for box in sheet.boxes.values():
-        named = tuple(replace(slot, link=instead.get(slot.link or "", slot.link)) for slot in box.inputs)
-        boxes[box.id] = _laid_out(replace(box, inputs=named), into.get(box.id, []), layout(box))
-    return replace(sheet, boxes=boxes, wires={wire.id: wire for wire in kept})
+    for link in kept:
+        into.setdefault(link.target, []).append(link)
+    nodes = {}
+    for node in graph.nodes.values():
+        named = tuple(replace(slot, link=instead.get(slot.link or "", slot.link)) for slot in node.inputs)
+        nodes[node.id] = _laid_out(replace(node, inputs=named), into.get(node.id, []), layout(node))
+    return replace(graph, nodes=nodes, links={link.id: link for link in kept})
 
 
-def _one_each(sheet: CanvasGraph) -> tuple[list[CanvasLink], dict[str, str]]:
-    """The links without those to an input that has one already; and dropped link -> the one in its place."""
-    named = {slot.link for box in sheet.boxes.values() for slot in box.inputs if slot.link is not None}
+def _one_each(graph: CanvasGraph) -> tuple[list[CanvasLink], dict[str, str]]:
+    """One link per input, and a mapping from each dropped link to the link that replaces it."""
+    named = {slot.link for node in graph.nodes.values() for slot in node.inputs if slot.link is not None}
     places: dict[tuple[str, int], int] = {}
     kept: list[CanvasLink] = []
     instead: dict[str, str] = {}
-    for wire in sheet.wires.values():
-        place = places.setdefault((wire.target, wire.target_slot), len(kept))
+    for link in graph.links.values():
+        place = places.setdefault((link.target, link.target_slot), len(kept))
         if place == len(kept):
-            kept.append(wire)
+            kept.append(link)
             continue
         first = kept[place]
-        same = (first.source, first.slot) == (wire.source, wire.slot)
-        if not same and wire.id in named and first.id not in named:
-            kept[place] = wire
-            instead |= {dropped: wire.id for dropped, stays in instead.items() if stays == first.id}
-            instead[first.id] = wire.id
+        same = (first.source, first.slot) == (link.source, link.slot)
+        if not same and link.id in named and first.id not in named:
+            kept[place] = link
+            instead |= {dropped: link.id for dropped, stays in instead.items() if stays == first.id}
+            instead[first.id] = link.id
         else:
-            instead[wire.id] = first.id
+            instead[link.id] = first.id
     return kept, instead
 
 
 def _laid_out(
-    box: CanvasNode, wires: Sequence[CanvasLink], declared: tuple[Sequence[Slot], Sequence[Slot]] | None
+    node: CanvasNode, links: Sequence[CanvasLink], declared: tuple[Sequence[Slot], Sequence[Slot]] | None
 ) -> CanvasNode:
-    inputs, outputs = (box.inputs, box.outputs) if declared is None else declared
+    inputs, outputs = (node.inputs, node.outputs) if declared is None else declared
     names = {slot.name for slot in inputs}
-    slots = [replace(slot, link=None) for slot in (*inputs, *(one for one in box.inputs if one.name not in names))]
+    slots = [replace(slot, link=None) for slot in (*inputs, *(one for one in node.inputs if one.name not in names))]
     if declared is None:
-        slots = [replace(slot, link=None) for slot in box.inputs]
+        slots = [replace(slot, link=None) for slot in node.inputs]
     by_name = []
-    for wire in wires:
-        naming = {slot.name for slot in box.inputs if slot.link == wire.id}
+    for link in links:
+        naming = {slot.name for slot in node.inputs if slot.link == link.id}
         places = [number for number, slot in enumerate(slots) if slot.name in naming]
         if places:
-            by_name.append((wire.target_slot if wire.target_slot in places else places[0], wire))
-        elif wire.target_slot < len(slots):
-            slots[wire.target_slot] = replace(slots[wire.target_slot], link=wire.id)
-    for number, wire in by_name:
-        slots[number] = replace(slots[number], link=wire.id)
-    return replace(box, inputs=tuple(slots), outputs=(*outputs, *box.outputs[len(outputs) :]))
+            by_name.append((link.target_slot if link.target_slot in places else places[0], link))
+        elif link.target_slot < len(slots):
+            slots[link.target_slot] = replace(slots[link.target_slot], link=link.id)
+    for number, link in by_name:
+        slots[number] = replace(slots[number], link=link.id)
+    return replace(node, inputs=tuple(slots), outputs=(*outputs, *node.outputs[len(outputs) :]))

@@ -1,8 +1,8 @@
-"""A prompt while it runs: the nodes of the request, and those that nodes expand into.
+"""A prompt while it runs: the nodes of the request and the nodes of expansions.
 
-A node may return a graph to be run in its place. The nodes of that graph know their parent (the node that returned
-them) and the node to highlight on the canvas. The method names are those of ComfyUI's DYNPROMPT, which nodes may ask
-for.
+A node may return a graph that runs in its place. Each node of that graph has a parent (the node that returned it) and a
+node to highlight on the canvas. The method names are those of ComfyUI's DYNPROMPT, which nodes can have as a hidden
+input.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LivePrompt:
     def grow(self, node_id: str, node: Mapping[str, Any], parent: str) -> None:
         """Add a node that `parent` expanded into. ValueError if its id is taken."""
         if self.has_node(node_id):
-            raise ValueError(f"Node {parent} expands into a node {node_id}, but there is one with that id already.")
+            raise ValueError(f"Node {parent} expands into a node {node_id}, but that id is already in use.")
         self._grown[node_id] = node
         self._parent[node_id] = parent
         self._display[node_id] = str(node.get("override_display_id", parent))

@@ -17,7 +17,7 @@ def object_info(
 ) -> dict[str, dict[str, Any]]:
     """Class id -> description. A class whose declaration raises is logged and left out; the others are served.
 
-    `second_ids` are other names of classes that are listed anyway: they work, but are not found by a search.
+    `second_ids` are further names of classes that are listed under another id: they work but do not appear in a search.
     """
     described = {}
     for class_type, node_class in classes.items():
@@ -31,7 +31,7 @@ def object_info(
 
 
 def describe(class_type: str, node_class: type[Any], title: str) -> dict[str, Any]:
-    """One class as JSON. Infinite limits become null, which the browser takes as none."""
+    """One class as JSON. Infinite limits become null, which the browser treats as no limit."""
     inputs = node_class.INPUT_TYPES()
     outputs = list(node_class.RETURN_TYPES)
     info: dict[str, Any] = {

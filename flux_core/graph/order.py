@@ -1,7 +1,7 @@
-"""The order of execution: a topological sort of the nodes that are needed, which may change during the run.
+"""The order of execution: a topological sort of the required nodes, which may change during the run.
 
-Inputs come before the nodes they feed. Among the nodes that are ready, the one nearest to an output runs first: an
-output node, else one that feeds an output, else one that feeds that, else the one added first. Runs nothing itself.
+A node comes after its inputs. Among the nodes that are ready, the one nearest to an output runs first: an output node,
+else one that feeds an output, else one that feeds such a node, else the one added first. Nothing is run here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .live import LivePrompt
 
 
 class DependencyCycle(PromptError):
-    """`nodes`, some of which grew during the run, wait for each other."""
+    """`nodes` wait for each other; some of them may have been added by an expansion."""
 
     def __init__(self, nodes: Sequence[str]) -> None:
         super().__init__([f"Nodes wait for each other in a circle: {' -> '.join(nodes)}."])
@@ -23,13 +23,13 @@ class DependencyCycle(PromptError):
 
 
 class Waiting:
-    """The nodes still to run. `is_done` tells which results exist already."""
+    """The nodes that have yet to run. `is_done` tells whether a node's result exists."""
 
     def __init__(self, live: LivePrompt, interfaces: Interfaces, is_done: Callable[[str], bool]) -> None:
         self._live = live
         self._interfaces = interfaces
         self._is_done = is_done
-        self._blockers: dict[str, set[str]] = {}  # node -> what it waits for
+        self._blockers: dict[str, set[str]] = {}  # node -> the nodes it waits for
         self._feeds: dict[str, dict[str, None]] = {}  # node -> the nodes that wait for it
         self._noticed: dict[str, int] = {}  # node -> the order in which it was added
         self._ready: set[str] = set()
@@ -39,7 +39,7 @@ class Waiting:
         return bool(self._blockers)
 
     def add(self, node_id: str) -> None:
-        """Add a node that has to run, with everything that its non-lazy inputs need."""
+        """Add a node that has to run, and all nodes that its non-lazy inputs need."""
         stack = [node_id]
         links = []
         while stack:
@@ -60,7 +60,7 @@ class Waiting:
             self._link(source, target)
 
     def need(self, source: str, node_id: str) -> None:
-        """`node_id` now needs `source` first (a lazy input)."""
+        """Record that `node_id` needs `source` first (a lazy input)."""
         if not self._live.has_node(source):
             raise PromptError([f"Node {node_id} needs node {source}, which is not in the workflow."])
         if not self._is_done(source):
@@ -77,7 +77,7 @@ class Waiting:
                 self._ready.add(target)
 
     def hold(self, node_id: str) -> None:
-        """Mark a node as running asynchronously: it is not picked until it is released."""
+        """Mark a node as running asynchronously: `pick` does not return it until it is released."""
         self._held.add(node_id)
         self._ready.discard(node_id)
 
@@ -94,7 +94,7 @@ class Waiting:
         raise DependencyCycle(self._cycle())
 
     def _cycle(self) -> list[str]:
-        """One circle among the waiting nodes, each fed by the one before it; the first stands at the end again."""
+        """One cycle among the waiting nodes, each fed by the one before it; the first node is repeated at the end."""
         node_id = next(iter(self._blockers))
         path: dict[str, None] = {}
         while node_id not in path:

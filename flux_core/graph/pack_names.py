@@ -1,7 +1,7 @@
-"""Which node pack a class id comes from, for ids whose workflow does not say it: by how packs name their nodes.
+"""Guesses the node pack of a class id from the way packs name their nodes, where the workflow does not name the pack.
 
-Names are those of ComfyUI's registry where there is one, else of the repository. Nobody's list: the few packs that
-FLUX.1 workflows name most, by the marks that they put on their ids.
+Names are those of ComfyUI's registry where there is one, else of the repository. The table was written for this file:
+the few packs that FLUX.1 workflows use most, and the marks in their ids.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ _COMPILED = tuple((re.compile(pattern), pack) for pattern, pack in _MARKS)
 
 
 def likely_pack(class_type: str) -> str | None:
-    """The pack that an id is most likely of; None if it carries no mark."""
+    """The pack to which an id most likely belongs; None if it has no known mark."""
     if class_type in _NAMED:
         return _NAMED[class_type]
     return next((pack for pattern, pack in _COMPILED if pattern.search(class_type)), None)

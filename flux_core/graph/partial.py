@@ -1,6 +1,7 @@
-"""The part of a prompt that can run although other parts cannot: without nodes of unknown classes and what needs them.
+"""The part of a prompt that can run although other parts cannot.
 
-Whether a person wants a part is asked elsewhere. Runs nothing.
+Nodes of unknown classes are removed, and all nodes that need them. Whether to run only a part is decided elsewhere.
+Nothing is run here.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from .prompt import is_link, name_of
 
 @dataclass(frozen=True)
 class Part:
-    """What is left of a prompt, and a sentence about every output that is not."""
+    """The runnable part of a prompt, and a sentence about every output that was removed."""
 
     prompt: dict[str, Any]
     lost: tuple[str, ...]
 
 
 def runnable_part(prompt: Mapping[str, Any], classes: Classes) -> Part:
-    """The prompt without nodes whose class is not in the table, and without all that depends on them."""
+    """The prompt without nodes whose class is not in the table, and without all nodes that depend on them."""
     because = {node_id: node_id for node_id, node in prompt.items() if node.get("class_type", "") not in classes}
     unknown = set(because)
     readers: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""What the browser does to texts before it sends them: choices in prompts, fields in file names.
+"""Replacements in texts that the browser makes before sending: choices in prompts, fields in file names.
 
 "a {red|{dark|light} green} ball // note"   ->  "a dark green ball "
 "%date:yyyy-MM-dd%/%KSampler.seed%"         ->  "2026-03-01/42"
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-_DEPTH = 100  # braces deeper than this are plain characters
+_DEPTH = 100  # braces nested deeper than this are plain characters
 _DATE_PART = re.compile("dd?|MM?|hh?|mm?|ss?|yyyy|yy")
 _COMMENT, _LINE_COMMENT = re.compile(r"/[*/]"), re.compile("//")
 _UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
@@ -20,8 +20,10 @@ Choose = Callable[[Sequence[str]], str]
 
 
 def choices_made(text: str, choose: Choose) -> str:
-    """A prompt with one option of each {a|b} chosen and comments (/* */, //) removed; a backslash makes {|} plain."""
-    levels: list[list[list[str]]] = [[[]]]  # per open brace the options so far, each in pieces
+    """A prompt with one option of each {a|b} chosen and comments (/* */, //) removed; a backslash escapes {, | and
+    }.
+    """
+    levels: list[list[list[str]]] = [[[]]]  # for each open brace the options so far, each in pieces
     pieces = iter(re.findall(r"\\.|[{}|]|[^\\{}|]+|\\", _without_comments(text), re.DOTALL))
     for piece in pieces:
         if piece == "{" and len(levels) <= _DEPTH:
@@ -47,7 +49,7 @@ def _without_comments(text: str) -> str:
     while start := (_COMMENT if blocks_close else _LINE_COMMENT).search(text, position):
         block = start[0] == "/*"
         end = text.find("*/" if block else "\n", start.end())
-        if block and end < 0:  # this one is never closed, so neither is any after it
+        if block and end < 0:  # this comment is never closed, so no later one is either
             blocks_close = False
             continue
         kept.append(text[position : start.start()])
@@ -56,9 +58,10 @@ def _without_comments(text: str) -> str:
 
 
 def fields_filled(text: str, value_of: Callable[[str, str], Any], now: datetime) -> str:
-    """A file name prefix with %date:...% and %node.widget% filled in; what is not known stays as it is.
+    """A file name prefix with %date:...% and %node.widget% replaced; unknown fields stay unchanged.
 
-    `value_of(node, widget)` returns None for a widget it does not know. %width% and the like are left for saving.
+    `value_of(node, widget)` returns None for an unknown widget. %width% and the like are replaced when the file is
+    saved.
     """
 
     def fill(match: re.Match[str]) -> str:

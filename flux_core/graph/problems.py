@@ -1,6 +1,7 @@
-"""What is wrong with a prompt: a kind for programs, and a sentence that says which node, which input, what is possible.
+"""Problems of a prompt: a kind for programs, and a sentence for people with the node, the input and the possible
+values.
 
-Makes them of ComfyUI's error records; decides nothing.
+They are made from ComfyUI's error records; nothing is checked here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .interface import Classes, Interfaces
 from .pack_names import likely_pack
 from .prompt import is_link, name_of
 
-_BRING = "Packs are brought along with --node-packs FOLDER."
+_LOAD_PACKS = "Load packs with --node-packs FOLDER."
 _MANY = 20  # choices beyond this are not listed
 # Kinds of problems for which ComfyUI has no error type.
 UNKNOWN_CLASS, NO_OUTPUT = "unknown_class", "no_output"
@@ -24,12 +25,12 @@ MISSING_MODEL, MISSING_TOKENIZER = "missing_model", "missing_tokenizer"
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     kind       the type of ComfyUI's error record ("value_not_in_list", ...), or one of the four above
     reason     what is wrong and what to do
-    where      the node and its input as a person knows them; "" if it is about the whole workflow
-    node_id, input    the same as a program knows them
+    where      the node and its input, named for a person; "" if the problem concerns the whole workflow
+    node_id, input    the same for a program
     """
 
     kind: str
@@ -44,14 +45,14 @@ class Problem:
 
 
 def place_of(node_id: str, node: Mapping[str, Any], input_name: str | None = None) -> str:
-    """How a sentence begins that is about a node, or about one of its inputs."""
+    """The beginning of a sentence about a node or one of its inputs."""
     name = name_of(node_id, node)
     return name[:1].upper() + name[1:] + (f", input {input_name}" if input_name else "")
 
 
 @dataclass(frozen=True)
 class _Case:
-    """One error and all that is needed to speak about it."""
+    """One error and everything its sentence needs."""
 
     node_id: str
     error: Mapping[str, Any]
@@ -85,9 +86,9 @@ def problems_of(
     has_outputs: bool,
     packs: Mapping[str, str],
 ) -> tuple[Problem, ...]:
-    """Everything that is wrong; a cycle is told once.
+    """All problems; a cycle is reported once.
 
-    `unknown` are the nodes without a usable class, `packs` says which pack a class id came from.
+    `unknown` are the nodes without a usable class, `packs` maps class ids to the packs they came from.
     """
     found = [
         Problem(UNKNOWN_CLASS, _unknown_class(node_id, prompt[node_id], interfaces.classes, packs), node_id=node_id)
@@ -103,15 +104,15 @@ def problems_of(
 
 def _unknown_class(node_id: str, node: Mapping[str, Any], classes: Classes, packs: Mapping[str, str]) -> str:
     if "class_type" not in node:
-        return f"Node {node_id} does not say what it is: its class_type is missing."
+        return f"Node {node_id} has no class_type."
     class_type = node["class_type"]
     meta = node.get("_meta", {})
     pack = meta.get("cnr_id") or meta.get("aux_id") or packs.get(class_type)
     text = f"{place_of(node_id, node)} cannot run: there is no node class {class_type!r} here."
     if pack and pack != "comfy-core":
-        return f"{text} It comes from the node pack {pack}. {_BRING}"
+        return f"{text} It comes from the node pack {pack}. {_LOAD_PACKS}"
     if likely := likely_pack(class_type):
-        return f"{text} It is probably from the node pack {likely}. {_BRING}"
+        return f"{text} It is probably from the node pack {likely}. {_LOAD_PACKS}"
     one_id_each = {node_class: name for name, node_class in reversed([*classes.items()])}
     return text + _similar(class_type, one_id_each.values())
 
@@ -120,17 +121,17 @@ def _problem(case: _Case) -> Problem:
     kind, name = case.error["type"], case.facts.get("input_name")
     if kind == "dependency_cycle":
         reason = f"Nodes wait for each other in a circle: {case.error['details']}. Remove one of these links."
-        return Problem(kind, reason)  # of no node in particular, so that all nodes of a cycle have the same
+        return Problem(kind, reason)  # without a node, so that the problem is the same for all nodes of a cycle
     where = place_of(case.node_id, case.prompt[case.node_id], name)
-    return Problem(kind, _TELL[kind](case), where, case.node_id, name)
+    return Problem(kind, _REASONS[kind](case), where, case.node_id, name)
 
 
 def _missing(case: _Case) -> str:
-    return "it is required, but has neither a value nor a link."
+    return "it is required, but it has neither a value nor a link."
 
 
 def _bad_link(case: _Case) -> str:
-    return f"{_short(case.given)} is no link; a link is [node id, number of the output]."
+    return f"{_short(case.given)} is not a link; a link is [node id, number of the output]."
 
 
 def _mismatch(case: _Case) -> str:
@@ -140,7 +141,7 @@ def _mismatch(case: _Case) -> str:
 
 
 def _not_convertible(case: _Case) -> str:
-    return f"it takes {_kind(case.declared)}, and {_short(case.given)} cannot be read as one."
+    return f"it takes {_kind(case.declared)}, but {_short(case.given)} cannot be converted to that type."
 
 
 def _too_small(case: _Case) -> str:
@@ -154,7 +155,7 @@ def _too_big(case: _Case) -> str:
 def _not_listed(case: _Case) -> str:
     options = case.declared
     if not options:
-        return f"{_short(case.given)} is not available: there is nothing to choose from."
+        return f"{_short(case.given)} is not available: the list of choices is empty."
     possible = f" Possible: {', '.join(map(str, options))}." if len(options) <= _MANY else ""
     return f"{_short(case.given)} is not available.{_similar(case.given, options)}{possible}"
 
@@ -173,7 +174,7 @@ def _exception(case: _Case) -> str:
     return f"it could not be checked ({case.facts['exception_type']}: {case.error['details']})."
 
 
-_TELL: Mapping[str, Callable[[_Case], str]] = {
+_REASONS: Mapping[str, Callable[[_Case], str]] = {
     "required_input_missing": _missing,
     "bad_linked_input": _bad_link,
     "return_type_mismatch": _mismatch,
@@ -192,7 +193,7 @@ def _kind(declared: Any) -> str:
 
 
 def _similar(given: Any, possible: Iterable[Any]) -> str:
-    """Did you mean ...? with up to three close matches, regardless of case and folder; nothing if there are none."""
+    """The hint "Did you mean" with up to three close matches, regardless of case and folder; "" if there are none."""
     names = {str(name).lower(): str(name) for name in possible}
     wanted = str(given)[:200].lower()
     close = difflib.get_close_matches(wanted, names, n=3)

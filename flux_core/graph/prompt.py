@@ -1,9 +1,9 @@
-"""An API prompt as frozen nodes: what `POST /prompt` takes and what the `prompt` chunk of an image holds.
+"""An API prompt as frozen nodes: the format of `POST /prompt` and of the `prompt` chunk of an image.
 
     {"3": {"class_type": "KSampler", "inputs": {"steps": 20, "model": ["4", 0]}, "_meta": {"title": "Sampler"}}}
 
-An input is a constant or a link [node id, output slot]. Constants that are lists travel as {"__value__": [...]}, since
-a bare list means a link. Uses no node class.
+An input is a constant or a link [node id, output slot]. Constants that are lists are written as {"__value__": [...]},
+since a bare list means a link. Uses no node class.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Node:
 
 
 def parse_prompt(prompt: JsonPrompt) -> dict[str, Node]:
-    """The nodes of a prompt in JSON form, in its order. Lists that are no links stay constants."""
+    """The nodes of a prompt in JSON form, in its order. Lists that are not links stay constants."""
     return {node_id: parse_node(node_id, node) for node_id, node in prompt.items()}
 
 
@@ -58,7 +58,7 @@ def parse_input(value: Any) -> Any:
 
 
 def is_link(value: Any) -> bool:
-    """Whether a JSON value reads as a link: [text, number]."""
+    """Whether a JSON value has the form of a link: [text, number]."""
     if not isinstance(value, list) or len(value) != 2:
         return False
     return isinstance(value[0], str) and isinstance(value[1], (int, float)) and not isinstance(value[1], bool)
@@ -77,6 +77,6 @@ def title_of(node: Mapping[str, Any]) -> str:
 
 
 def name_of(node_id: str, node: Mapping[str, Any]) -> str:
-    """How sentences call a node: node 3 "Sampler" (KSampler)."""
+    """The name of a node in sentences: node 3 "Sampler" (KSampler)."""
     class_type, title = str(node.get("class_type", "")), title_of(node)
     return f"node {node_id} ({class_type})" if title == class_type else f'node {node_id} "{title}" ({class_type})'

@@ -1,7 +1,7 @@
 """Asynchronous nodes that run while other nodes run.
 
-The event loop runs only when a task starts and when nothing else is left to do, so that Ctrl-C and ordinary nodes are
-not affected by it.
+The event loop runs only when a task starts and when nothing else is left to do, so that it does not affect Ctrl-C and
+ordinary nodes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
-_POLL_SECONDS = 0.1  # a wait returns after this long at the latest, so that a cancel is seen
+_POLL_SECONDS = 0.1  # seconds after which a wait returns at the latest, so that a cancellation is noticed
 
 
 class Tasks:
@@ -45,7 +45,7 @@ class Tasks:
         return [node_id for node_id, task in self._tasks.items() if task.done()]
 
     def take(self, node_id: str) -> list[Any]:
-        """What the calls of a finished node returned; raises what they raised."""
+        """The return values of a finished node's calls. Raises what they raised."""
         return self._tasks.pop(node_id).result()
 
     def close(self) -> None:

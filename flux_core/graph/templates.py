@@ -1,7 +1,7 @@
 """Workflow files with gaps for a program to fill: "{{SEED}}" or "${prompt}" where a value should be.
 
-A gap that stands for a number or a choice takes the value of a fresh widget; one that stands for a text, a file or a
-image must be filled in by the user who runs the file.
+A gap in place of a number or a choice gets the value of a fresh widget. A gap in place of a text, a file or an image
+must be filled in by the user who runs the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def is_gap(value: Any) -> bool:
 
 
 def gaps(prompt: Prompt) -> Iterator[tuple[str, str, str]]:
-    """(node, input, gap) of every gap in a value, also of those within a longer text."""
+    """(node, input, gap) of every gap in a value, including gaps within a longer text."""
     for node_id, node in prompt.items():
         for name, value in node.get("inputs", {}).items():
             if isinstance(value, str):
@@ -33,7 +33,7 @@ def gaps(prompt: Prompt) -> Iterator[tuple[str, str, str]]:
 
 
 def filled(prompt: Prompt, gap: str, value: str) -> tuple[dict[str, Any], int]:
-    """A copy with `value` wherever the gap stands, and how often that was. `gap` as written, braces included."""
+    """A copy with `value` in place of every such gap, and their number. `gap` is given with its braces."""
     wanted, count = _named(gap), 0
 
     def put(text: Any) -> Any:
@@ -51,7 +51,9 @@ def filled(prompt: Prompt, gap: str, value: str) -> tuple[dict[str, Any], int]:
 
 
 def with_defaults(prompt: Prompt, classes: Classes) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A copy in which gaps for numbers and choices have the values of fresh widgets, and a sentence about each."""
+    """A copy in which gaps for numbers and choices have the values of fresh widgets, and a sentence for each of
+    them.
+    """
     interfaces, notes = Interfaces(classes), []
     made = {node_id: {**node, "inputs": dict(node.get("inputs", {}))} for node_id, node in prompt.items()}
     for node_id, node in made.items():
@@ -66,12 +68,12 @@ def with_defaults(prompt: Prompt, classes: Classes) -> tuple[dict[str, Any], tup
 
 
 def unfilled(prompt: Prompt) -> list[str]:
-    """A sentence about every gap that is left, with what fills it."""
+    """A sentence about every unfilled gap, with the option that fills it."""
     places: dict[str, list[str]] = {}
     for node_id, name, gap in gaps(prompt):
         places.setdefault(gap, []).append(f"{name} of {name_of(node_id, prompt[node_id])}")
     return [
-        f'{", ".join(where)}: {gap} stands for a value that a program fills in. Fill it with --set "{gap}=VALUE".'
+        f'{", ".join(where)}: {gap} is a place for a value. Set the value with --set "{gap}=VALUE".'
         for gap, where in places.items()
     ]
 

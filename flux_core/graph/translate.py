@@ -1,9 +1,10 @@
-"""A workflow's core nodes for ours, and back: ids and kinds of wires change; links, values and places stay.
+"""Replaces a workflow's core nodes by ours, or ours by core nodes: ids and types of links change; links, values and
+positions stay.
 
-Inside ComfyUI our models travel on wires of their own, so nodes change places only together with all they are wired
-to by MODEL, CLIP and VAE: what holds a node without a twin of ours is left alone and told of. Works on the canvas's
-format, subgraphs and reroutes included, and on API prompts. web/comfyui/swap.mjs is the same in the browser; both go
-by the table web/comfyui/swap_nodes.json:
+Inside ComfyUI our models have link types of their own, so a node is replaced only together with all nodes it is
+connected to by MODEL, CLIP and VAE links. A group of connected nodes that contains a node without a counterpart is left
+unchanged and reported. Both the canvas's format, with subgraphs and reroutes, and API prompts are supported.
+web/comfyui/swap.mjs is the same in the browser; both use the table web/comfyui/swap_nodes.json:
 
     {core id: {"inputs": {name: kind}, "outputs": [kind or null], "only"?: {"input", "position", "value"}}}
 
@@ -33,7 +34,7 @@ Table = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Swapped:
-    """The new workflow, how many nodes changed, and a sentence for everything that had to stay."""
+    """The new workflow, how many nodes changed, and a sentence for each group that stayed."""
 
     workflow: Json
     changed: int
@@ -46,7 +47,7 @@ def read_table() -> Table:
 
 
 def swap(workflow: Mapping[str, Any], table: Table, back: bool = False) -> Swapped:
-    """Ours for core's, or the other way `back`. The argument is not changed.
+    """Replaces core nodes by ours, or ours by core nodes with `back`. The argument is not changed.
 
     Raises WorkflowError if it is neither a canvas nor an API prompt.
     """
@@ -55,7 +56,7 @@ def swap(workflow: Mapping[str, Any], table: Table, back: bool = False) -> Swapp
         return _swap(made, _Canvas(made, table, back))
     if made and all(isinstance(node, dict) and "class_type" in node for node in made.values()):
         return _swap(made, _Prompt(made, table, back))
-    raise WorkflowError("This is no workflow: neither a canvas with nodes nor an API prompt.")
+    raise WorkflowError("This is not a workflow: it is neither a canvas with nodes nor an API prompt.")
 
 
 def _swap(made: Json, graph: _Canvas | _Prompt) -> Swapped:
@@ -75,20 +76,20 @@ def _swap(made: Json, graph: _Canvas | _Prompt) -> Swapped:
 
 @dataclass(frozen=True)
 class _Names:
-    """Ids and kinds of wires, from one side to the other."""
+    """Translates node ids and link types."""
 
     table: Table
     back: bool
 
     def twin(self, name: str) -> str | None:
-        """What takes the place of a node of this id."""
+        """The counterpart of a node id."""
         plain = name.removeprefix(PREFIX)
         if plain not in self.table or (name != plain) != self.back:
             return None
         return plain if self.back else PREFIX + plain
 
     def kind(self, kind: Any) -> Any:
-        """What a wire of this kind becomes."""
+        """The link type that replaces this one."""
         pairs = {new: old for old, new in KINDS.items()} if self.back else KINDS
         return pairs.get(kind, kind) if isinstance(kind, str) else kind
 
@@ -96,7 +97,7 @@ class _Names:
         return self.table.get(name.removeprefix(PREFIX), {})
 
     def missing(self, vertex: tuple[Any, ...], name: str, value: Any) -> str | None:
-        """Why a node cannot change places, given what stands where its row wants a certain value."""
+        """Why a node cannot be replaced, given the value of the input that its row requires; None if it can."""
         if self.twin(name) is None:
             return f"{vertex[-1]} {name} has no twin"
         only = self.row(name).get("only")
@@ -106,7 +107,7 @@ class _Names:
 
 
 class _Groups:
-    """What is wired together (union-find), in the order it was met."""
+    """Groups of connected vertices (union-find), in the order in which they were added."""
 
     def __init__(self) -> None:
         self.parents: dict[tuple[Any, ...], tuple[Any, ...]] = {}
@@ -161,25 +162,25 @@ class _Prompt:
 
 
 class _Canvas:
-    """The browser's format. A vertex is ("node", sheet, id), or a slot of a subgraph, ("input", subgraph, slot)."""
+    """The editor's format. A vertex is ("node", graph, id) or a slot of a subgraph, ("input", subgraph, slot)."""
 
     def __init__(self, workflow: Json, table: Table, back: bool) -> None:
         self.names, self.groups = _Names(table, back), _Groups()
         inner = (workflow.get("definitions") or {}).get("subgraphs") or []
-        self.sheets: dict[str, Json] = {"": workflow, **{str(sheet.get("id")): sheet for sheet in inner}}
+        self.graphs: dict[str, Json] = {"": workflow, **{str(graph.get("id")): graph for graph in inner}}
         self.nodes: dict[tuple[Any, ...], Json] = {
             ("node", key, node.get("id")): node
-            for key, sheet in self.sheets.items() for node in sheet.get("nodes") or [] if _is_node(node)
+            for key, graph in self.graphs.items() for node in graph.get("nodes") or [] if _is_node(node)
         }  # fmt: skip
-        self.links: dict[tuple[Any, ...], list[Any]] = {}  # vertex -> links that leave it, to be given their new kind
+        self.links: dict[tuple[Any, ...], list[Any]] = {}  # vertex -> links that leave it, whose type changes
         for vertex in self.nodes:
             self.groups.top(vertex)
         self.types = {
             vertex: str(node.get("type")) for vertex, node in self.nodes.items()
-            if node.get("type") != "Reroute" and str(node.get("type")) not in self.sheets
+            if node.get("type") != "Reroute" and str(node.get("type")) not in self.graphs
         }  # fmt: skip
-        for key, sheet in self.sheets.items():
-            for link in sheet.get("links") or []:
+        for key, graph in self.graphs.items():
+            for link in graph.get("links") or []:
                 self._read(key, link)
 
     def _read(self, key: str, link: Any) -> None:
@@ -203,13 +204,13 @@ class _Canvas:
         return kind if isinstance(kind, str) else None
 
     def _end(self, key: str, node: Any, slot: Any, side: str) -> tuple[Any, ...]:
-        """Where a link ends: at a node, or at a subgraph's boundary, seen from inside or from outside."""
-        sheet = self.sheets[key]
+        """The end of a link: a node, or a subgraph's boundary, seen from inside or from outside."""
+        graph = self.graphs[key]
         for boundary, there in (("inputNode", "input"), ("outputNode", "output")):
-            if key and node == (sheet.get(boundary) or {}).get("id"):
+            if key and node == (graph.get(boundary) or {}).get("id"):
                 return there, key, slot
         inner = str(self.nodes.get(("node", key, node), {}).get("type"))
-        return (side, inner, slot) if inner and inner in self.sheets else ("node", key, node)
+        return (side, inner, slot) if inner and inner in self.graphs else ("node", key, node)
 
     def reason(self, vertex: tuple[Any, ...]) -> str | None:
         name, values = self.types[vertex], self.nodes[vertex].get("widgets_values")
@@ -226,7 +227,7 @@ class _Canvas:
             if vertex in self.types:
                 self._change_node(self.nodes[vertex])
             elif vertex in self.nodes:
-                self._change_slots(self.nodes[vertex])  # a reroute; instances of subgraphs are wired by their slots
+                self._change_slots(self.nodes[vertex])  # a reroute; instances of subgraphs are connected by their slots
             else:
                 self._change_boundary(*vertex)
 
@@ -252,7 +253,7 @@ class _Canvas:
     def _change_boundary(self, side: str, key: str, slot: Any) -> None:
         """A slot of a subgraph, in its definition and on every instance."""
         instances = [node for node in self.nodes.values() if str(node.get("type")) == key]
-        for owner in (self.sheets[key], *instances):
+        for owner in (self.graphs[key], *instances):
             slots = owner.get(f"{side}s") or []
             if isinstance(slot, int) and 0 <= slot < len(slots):
                 slots[slot]["type"] = self.names.kind(slots[slot].get("type"))

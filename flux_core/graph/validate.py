@@ -1,7 +1,8 @@
-"""Is a prompt fit to run? ComfyUI's checks and ComfyUI's error shapes, but every problem found at once.
+"""Checks whether a prompt can run: ComfyUI's checks and error records, but all problems are found at once.
 
-    every output node's ancestors, inputs first:  links fit, constants convert, lie within bounds and among the options
-    -> outputs that may run | node_errors and error, as POST /prompt answers | the same as sentences
+    for the ancestors of every output node, inputs first: types of links fit; constants convert to the declared type,
+    are within bounds and among the options
+    result: outputs that may run | node_errors and error, as in the response of POST /prompt | the same as sentences
 
 Nothing is executed except the nodes' own VALIDATE_INPUTS. Uses no particular node class.
 """
@@ -44,17 +45,17 @@ _WIRES = dict.fromkeys("MODEL CLIP VAE CONDITIONING LATENT IMAGE MASK SIGMAS NOI
 
 @dataclass(frozen=True)
 class Validation:
-    """What may run, and everything that speaks against the rest."""
+    """The outputs that may run, and the problems of the others."""
 
-    prompt: dict[str, Any]  # a copy with its constants converted (72 -> 72.0 for a FLOAT): this is run and saved
+    prompt: dict[str, Any]  # a copy with its constants converted (72 -> 72.0 for a FLOAT), which is run and saved
     outputs: tuple[str, ...]  # output nodes that may run, in the order of the prompt
     node_errors: dict[str, Any] = field(default_factory=dict)  # id -> {"errors", "dependent_outputs", "class_type"}
-    error: Error | None = None  # why nothing at all can run
-    problems: tuple[Problem, ...] = ()  # all of it
+    error: Error | None = None  # why no output can run
+    problems: tuple[Problem, ...] = ()  # all problems
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The problems as a person reads them, a sentence or two each."""
+        """The problems for a person, each in one or two sentences."""
         return tuple(problem.sentence for problem in self.problems)
 
 
@@ -67,7 +68,7 @@ def validate(
     """Check a cleaned prompt (see embedded.clean_prompt) against a class table.
 
     `targets` limits the check to these output nodes (partial execution). `packs` maps class ids to the pack they came
-    from, for the sentence about an unknown class. Raises nothing: what is wrong is in the result.
+    from, for the sentence about an unknown class. Raises no error: problems are part of the result.
     """
     check = _Check(prompt, classes)
     unknown = check.unknown()
@@ -94,9 +95,9 @@ class _Check:
             node_id: {**node, "inputs": dict(node.get("inputs", {}))} for node_id, node in prompt.items()
         }
         self.interfaces = Interfaces(classes)
-        self.errors: dict[str, list[Error]] = {}  # of nodes visited; empty lists for good ones
+        self.errors: dict[str, list[Error]] = {}  # errors of visited nodes; empty lists for valid ones
         self.bad: set[str] = set()  # nodes with errors, or with bad ancestors
-        self.roots: set[str] = set()  # output nodes that no node visited before led to
+        self.roots: set[str] = set()  # output nodes that were not reached from an earlier one
 
     def unknown(self) -> dict[str, Error]:
         """Nodes without a class, or with one that is not in the table."""
@@ -118,11 +119,13 @@ class _Check:
                 yield node_id
 
     def visit(self, root: str) -> None:
-        """Check the ancestors of an output node and then itself. A stack of our own: chains may be thousands long."""
+        """Check the ancestors of an output node and then the node. Chains may be thousands long, so it is not
+        recursive.
+        """
         if root in self.errors:
             return
         self.roots.add(root)
-        path: dict[str, Iterator[str]] = {root: self._sources(root)}  # the way down to where we are
+        path: dict[str, Iterator[str]] = {root: self._sources(root)}  # the path to the current node
         while path:
             node_id = next(reversed(path))
             source = next(path[node_id], None)
@@ -149,7 +152,7 @@ class _Check:
 
     def _finish(self, node_id: str) -> None:
         interface = self._interface(node_id)
-        errors = self.errors.setdefault(node_id, [])  # a cycle may already stand here
+        errors = self.errors.setdefault(node_id, [])  # a cycle may have been recorded before
         if isinstance(interface, Interface):
             errors += self._node(node_id, interface)
         elif interface is not None:
@@ -168,7 +171,7 @@ class _Check:
             self.bad.add(node_id)
 
     def node_errors(self, outputs: Collection[str]) -> dict[str, Any]:
-        """The nodes with errors of their own, each with the outputs that need it."""
+        """The nodes that have errors themselves, each with the outputs that need it."""
         needed_by: dict[str, list[str]] = {}
         for output in outputs:
             seen, waiting = {output}, [output]
@@ -191,7 +194,7 @@ class _Check:
     # One node ------------------------------------------------------------------------------------------------------
 
     def _node(self, node_id: str, interface: Interface) -> list[Error]:
-        """Every error of one node; converts its constants in our copy of the prompt."""
+        """All errors of one node; converts its constants in our copy of the prompt."""
         inputs = self.prompt[node_id]["inputs"]
         errors: list[Error | None] = []
         received: dict[str, Any] = {}
@@ -232,7 +235,7 @@ class _Check:
             return _error("bad_linked_input", message, declared.name, declared, received_value=link)
         source = self._interface(link[0]) if self.prompt[link[0]] else None
         if not isinstance(source, Interface):
-            return None  # reported where it stands
+            return None  # reported at that node
         if link[1] < 0:
             raise IndexError("tuple index out of range")
         kind = received[declared.name] = source.outputs[link[1]]
@@ -243,7 +246,7 @@ class _Check:
         return _error("return_type_mismatch", message, details, declared, received_type=kind, linked_node=link)
 
     def _exception(self, node_id: str, error: Exception, name: str | None = None) -> Error:
-        """An error for what a check raised. ComfyUI gives output nodes and the nodes above them different types."""
+        """The error record of an exception in a check. Output nodes and other nodes have different types in ComfyUI."""
         kind = type(error).__qualname__
         if type(error).__module__ != "builtins":
             kind = f"{type(error).__module__}.{kind}"
@@ -257,7 +260,7 @@ class _Check:
 
 
 class _OwnCheck:
-    """A class's VALIDATE_INPUTS, and which of our checks it takes upon itself by naming an input."""
+    """A class's VALIDATE_INPUTS. It replaces our checks of the inputs that it takes as parameters."""
 
     def __init__(self, interface: Interface) -> None:
         self.interface = interface
@@ -299,10 +302,10 @@ class _OwnCheck:
 
 
 def types_fit(received: Any, wanted: Any) -> bool:
-    """Whether an output type may feed an input type: equal, "*", or comma separated unions with a type in common.
+    """Whether an output type may feed an input type: equal, "*", or comma separated unions with a common type.
 
-    An output that takes its type from an input fits everywhere: the editor sees to that. The comparison is `!=` on
-    purpose: packs make "any" types by overriding exactly that.
+    An output whose type follows an input fits everywhere, because the editor checks it. The comparison is `!=` on
+    purpose: packs make "any" types by overriding this operator.
     """
     if not received != wanted or received in ("*", MATCHING) or wanted == "*":
         return True
@@ -312,7 +315,7 @@ def types_fit(received: Any, wanted: Any) -> bool:
 
 
 def _converted(declared: Input, value: Any) -> tuple[Any, Error | None]:
-    """The constant as the type it is declared as, and what went wrong with that. Wrapped lists stay wrapped."""
+    """The constant converted to its declared type, and the error if that fails. Wrapped lists stay wrapped."""
     content = value["__value__"] if is_wrapped(value) else value
     convert = _CONVERT.get(declared.type) if isinstance(declared.type, str) else None
     if convert is None and isinstance(declared.type, str) and isinstance(content, (str, int, float)):

@@ -1,11 +1,11 @@
-"""The widgets of a node on the canvas: which inputs have one, and which saved value is whose.
+"""The widgets of a node on the canvas: which inputs have one, and which saved value belongs to which widget.
 
     KSampler, widgets_values: [50363905047731, "randomize", 20, 1, "euler", "normal", 1]
                                seed            (control)    steps cfg sampler scheduler denoise
 
-Values are saved in the order of declaration, also of widgets that a link drives. The browser adds values of its own:
-after a seed what to do with it next, after the required inputs of a node with file upload the word "image". What an
-option of a dynamic combo brings along follows the combo.
+Values are saved in the order of declaration, including those of linked widgets. The browser adds further values: after
+a seed the way it changes with each run, after the required inputs of a node with file upload the word "image". The
+inputs that an option of a dynamic combo adds follow the combo.
 """
 
 from __future__ import annotations
@@ -18,15 +18,23 @@ from . import dynamic
 from .canvas import Slot
 from .interface import Input, Interface
 
-# Types that have a widget, with the value of a fresh one.
+# Types that have a widget, with the widget's initial value.
 _WIDGET_TYPES: dict[str, Any] = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False, "COLOR": "#ffffff"}
 _UNSAVED: dict[str, Any] = {"IMAGECOMPARE": ["", ""]}  # sent, but not saved
-_CONTROL = ("fixed", "increment", "decrement", "randomize", "increment-wrap", True, False)  # the oldest files: a toggle
+_CONTROL = (
+    "fixed",
+    "increment",
+    "decrement",
+    "randomize",
+    "increment-wrap",
+    True,
+    False,
+)  # the oldest files have a toggle
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "animated_image_upload")
 
 
 def is_widget(declared: Input) -> bool:
-    """Whether an input is set by a widget on its node (and may be linked all the same)."""
+    """Whether an input has a widget on its node (it may be linked nevertheless)."""
     if declared.options.get("forceInput"):
         return False
     kind = declared.type
@@ -36,9 +44,9 @@ def is_widget(declared: Input) -> bool:
 
 
 def layout(interface: Interface) -> tuple[list[Slot], list[Slot]] | None:
-    """The inputs and outputs of a node as the editor lays them out: sockets first, then widgets.
+    """The inputs and outputs of a node in the order of the editor: sockets first, then widgets.
 
-    None for a class with inputs that come and go.
+    None for a class with dynamic inputs.
     """
     declared = interface.inputs()
     if any(one.type in (dynamic.COMBO, dynamic.GROWING, dynamic.MATCHING) for one in declared):
@@ -49,12 +57,12 @@ def layout(interface: Interface) -> tuple[list[Slot], list[Slot]] | None:
 
 
 def kind_of(declared: Any) -> str:
-    """A declared type as the editor names it; a list of options is a "COMBO"."""
+    """The editor's name of a declared type; a list of options is a "COMBO"."""
     return declared if isinstance(declared, str) else "COMBO"
 
 
 def entered(declared: Input, value: Any) -> Any:
-    """A number as a widget keeps it when it is entered: a whole multiple of its step, or with the step's digits."""
+    """A number after entry into a widget: rounded to a multiple of its step, or to the digits of the step."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or declared.type not in ("INT", "FLOAT"):
         return value
     options = declared.options
@@ -76,7 +84,7 @@ def _rounded(value: float) -> int:
 
 
 def default(declared: Input) -> Any:
-    """The value of a fresh widget; None for a combo without options."""
+    """The initial value of a widget; None for a combo without options."""
     if "default" in declared.options:
         return declared.options["default"]
     if declared.type == dynamic.COMBO:
@@ -90,7 +98,7 @@ def default(declared: Input) -> Any:
 def widget_values(interface: Interface, saved: Any, named: Any = None) -> dict[str, Any]:
     """Input name -> value, from `widgets_values` (a list, an object, or nothing) and `widgets_values_named`.
 
-    Values that are missing or null take their default; inputs with neither are left out.
+    A missing value or null is replaced by the default; an input with neither is left out.
     """
     found = take(interface, list(saved), frozenset()) if isinstance(saved, list) else saved
     sources = [source for source in (named, found) if isinstance(source, Mapping)]
@@ -106,7 +114,9 @@ def widget_values(interface: Interface, saved: Any, named: Any = None) -> dict[s
 
 
 def take(interface: Interface, saved: list[Any], absent: frozenset[str]) -> dict[str, Any]:
-    """Remove a node's values from the front of a list and name them; the inputs `absent` have none there."""
+    """Remove a node's values from the front of a list and return them by name; the inputs `absent` have no value
+    there.
+    """
     required = [declared for declared in interface.inputs() if is_widget(declared) and declared.category == "required"]
     uploads = any(declared.options.get(key) for declared in required for key in _UPLOADS)
     taken: dict[str, Any] = {}
@@ -125,9 +135,9 @@ def take(interface: Interface, saved: list[Any], absent: frozenset[str]) -> dict
 
 
 def _of_the_editor(interface: Interface, saved: list[Any]) -> dict[str, Any]:
-    """The values of widgets that the editor adds of its own accord, EDITOR_WIDGETS of the class: ("index", "option{}").
+    """The values of widgets that only the editor has; the class names them in EDITOR_WIDGETS: ("index", "option{}").
 
-    The last of the names is that of all further ones, counted from 1. Takes what is left.
+    The last name is a pattern for all further widgets, counted from 1. All remaining values are removed.
     """
     names = getattr(interface.node_class, "EDITOR_WIDGETS", ())
     if not names:
@@ -139,7 +149,7 @@ def _of_the_editor(interface: Interface, saved: list[Any]) -> dict[str, Any]:
 
 
 def _walk(interface: Interface, value_of: Callable[[Input], Any]) -> dict[str, Any]:
-    """The value of every widget, asked for in the order in which they are saved."""
+    """The value of every widget; `value_of` is called in the order in which values are saved."""
     values: dict[str, Any] = {}
     waiting = list(interface.inputs())
     while waiting:
@@ -152,7 +162,7 @@ def _walk(interface: Interface, value_of: Callable[[Input], Any]) -> dict[str, A
 
 
 def take_one(declared: Input, saved: list[Any]) -> Any:
-    """Remove one input's value from the front of a list; its default if there is none."""
+    """Remove one input's value from the front of a list; returns the default if the list is empty."""
     if not saved:
         return default(declared)
     value = saved.pop(0)
@@ -161,7 +171,7 @@ def take_one(declared: Input, saved: list[Any]) -> Any:
 
 
 def take_primitive(saved: list[Any]) -> list[Any]:
-    """Remove a primitive's value from the front of a list, and what is to happen to it next."""
+    """Remove a primitive's value from the front of a list, and the way it changes with each run."""
     taken, saved[:1] = saved[:1], []
     if taken and _is_control(saved):
         saved.pop(0)
@@ -169,7 +179,7 @@ def take_primitive(saved: list[Any]) -> list[Any]:
 
 
 def _drop_control(declared: Input, saved: list[Any]) -> None:
-    """Drop what a seed does next, and for a combo also the filter that goes with it."""
+    """Drop the way a seed changes with each run, and for a combo also its filter."""
     seed = declared.type == "INT" and declared.name in ("seed", "noise_seed")
     if not (declared.options.get("control_after_generate") or seed) or not _is_control(saved):
         return

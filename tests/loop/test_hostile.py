@@ -243,7 +243,9 @@ def test_where_memory_fails_the_run_tells_what_to_do(
 def test_a_constant_in_place_of_a_model_is_told(refused: Told, store: Path) -> None:
     wrong = text_to_image()
     wrong["6"]["inputs"]["model"] = 5
-    assert "input model: it takes MODEL, and 5 cannot be read as one" in refused(wrong, "--models", str(store), code=2)
+    assert "input model: it takes MODEL, but 5 cannot be converted to that type" in refused(
+        wrong, "--models", str(store), code=2
+    )
 
 
 def test_what_a_checkpoint_lacks_is_told_when_it_is_used(refused: Told, own_store: Path) -> None:

@@ -298,7 +298,7 @@ class TestLinks:
         problems = validate(prompt, CLASSES).sentences
         assert problems == (
             "Node 5 (AlienMix) cannot run: there is no node class 'AlienMix' here. "
-            "It comes from the node pack someone/ComfyUI-Alien. Packs are brought along with --node-packs FOLDER.",
+            "It comes from the node pack someone/ComfyUI-Alien. Load packs with --node-packs FOLDER.",
         )
         assert read_canvas(work).pack_names() == {"AlienMix": "someone/ComfyUI-Alien"}
 

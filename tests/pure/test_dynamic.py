@@ -124,7 +124,7 @@ class TestValidation:
         prompt = {"1": n("Save", format="avif", format__crf=100, name="x")}
         assert validate(prompt, CLASSES).sentences == (
             "Node 1 (Save), input format.crf: 100 is above the largest possible value, 99.",
-            "Node 1 (Save), input format.mode: it is required, but has neither a value nor a link.",
+            "Node 1 (Save), input format.mode: it is required, but it has neither a value nor a link.",
         )
         (problem,) = validate({"1": n("Save", format="gif", name="x")}, CLASSES).sentences
         assert problem.startswith("Node 1 (Save), input format: 'gif' is not available.")

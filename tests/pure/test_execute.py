@@ -117,7 +117,7 @@ class TestInputs:
 
     def test_a_return_that_is_no_tuple_is_told(self) -> None:
         result = Run(Bad=node_class(lambda self: "text"))({"1": n("Bad"), "9": n("Show", x=["1", 0])})
-        assert "FakeNode.run returned a str; a node returns a tuple" in str(result.exception)
+        assert "FakeNode.run returned a str; a node must return a tuple" in str(result.exception)
 
 
 class TestLaziness:
@@ -160,7 +160,7 @@ class TestLaziness:
 
     def test_asking_for_what_is_not_linked_is_told(self) -> None:
         result = Run(Choose=self.choose(["c"]))(self.PROMPT)
-        assert result.status == "error" and "asks for its input c" in str(result.exception)
+        assert result.status == "error" and "needs its input c" in str(result.exception)
 
 
 class TestOrder:
@@ -471,7 +471,7 @@ class TestGrowth:
     @pytest.mark.parametrize(
         ("graph", "words"),
         [
-            ({"9": n("Value", value=1)}, "one with that id already"),
+            ({"9": n("Value", value=1)}, "that id is already in use"),
             ({"g": n("Alien")}, "expands into a Alien"),
             ({"g": n("Value", value=["h", 0])}, "node h is not in the workflow"),
         ],

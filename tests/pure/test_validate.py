@@ -91,13 +91,15 @@ class TestConversion:
     @pytest.mark.parametrize("number", [float("nan"), float("inf"), "nan", "-inf", "1e999"])
     def test_numbers_are_finite(self, number: Any) -> None:
         (problem,) = problems({"1": image(scale=number), "2": save()})
-        assert problem == f"Node 1 (Image), input scale: it takes FLOAT, and {number!r} cannot be read as one."
+        assert (
+            problem == f"Node 1 (Image), input scale: it takes FLOAT, but {number!r} cannot be converted to that type."
+        )
 
     @pytest.mark.parametrize("constant", [5, 0.5, "model.safetensors", True])
     def test_what_only_nodes_give_cannot_be_written_down(self, constant: Any) -> None:
         prompt = {"1": n("Mix", a=["3", 0], c=constant), "2": save(), "3": image()}
         (problem,) = problems(prompt)
-        assert problem == f"Node 1 (Mix), input c: it takes MODEL, and {constant!r} cannot be read as one."
+        assert problem == f"Node 1 (Mix), input c: it takes MODEL, but {constant!r} cannot be converted to that type."
 
     def test_packs_may_bring_widgets_for_types_of_their_own(self) -> None:
         classes = CLASSES | {"L": node_class(("IMAGE",), required={"l": ("CURVE",)})}
@@ -106,7 +108,7 @@ class TestConversion:
     @pytest.mark.parametrize("link", [["a", "b"], ["9", None], [9, 0]])
     def test_lists_that_are_no_links_are_told(self, link: list[Any]) -> None:
         (problem,) = problems({"1": image(width=link), "2": save()})
-        assert problem.endswith("is no link; a link is [node id, number of the output].")
+        assert problem.endswith("is not a link; a link is [node id, number of the output].")
 
     def test_unknown_inputs_are_ignored(self) -> None:
         assert problems({"1": image(upload="image", old=[1, 2, 3]), "2": save()}) == ()
@@ -153,16 +155,16 @@ class TestSentences:
         }
         assert problems(prompt) == (
             "Node 10 (Savv) cannot run: there is no node class 'Savv' here. Did you mean 'Save'?",
-            "Node 11 does not say what it is: its class_type is missing.",
+            "Node 11 has no class_type.",
             "Node 2 (Load), input name: 'MODEL7.safetensors' is not available. Did you mean 'model7.safetensors' or "
             "'model27.safetensors' or 'model17.safetensors'?",
             "Node 2 (Load), input kind: 'exaxt' is not available. Did you mean 'exact'? Possible: fast, exact.",
             'Node 3 "Blend" (Mix), input a: it takes IMAGE,MASK, but output 0 of node 2 (Load) gives MODEL.',
-            "Node 3 \"Blend\" (Mix), input b: ['1'] is no link; a link is [node id, number of the output].",
+            "Node 3 \"Blend\" (Mix), input b: ['1'] is not a link; a link is [node id, number of the output].",
             'Node 3 "Blend" (Mix), input c: it is linked to node 77, which is not in the workflow.',
-            "Node 4 (Save), input prefix: it is required, but has neither a value nor a link.",
-            "Node 1 (Image), input width: it takes INT, and '72.0' cannot be read as one.",
-            "Node 1 (Image), input scale: it takes FLOAT, and 'wide' cannot be read as one.",
+            "Node 4 (Save), input prefix: it is required, but it has neither a value nor a link.",
+            "Node 1 (Image), input width: it takes INT, but '72.0' cannot be converted to that type.",
+            "Node 1 (Image), input scale: it takes FLOAT, but 'wide' cannot be converted to that type.",
             "Node 6 (Image), input width: 0 is below the smallest possible value, 1.",
             "Node 5 (Mix), input a: it is linked to output 9 of node 1 (Image), which has no such output.",
             "Node 9 (Image), input width: 1000000 is above the largest possible value, 16384.",
@@ -175,7 +177,7 @@ class TestSentences:
 
     def test_an_empty_list_of_choices_is_told_as_such(self) -> None:
         found = problems({"1": n("Empty", name="a"), "3": n("Mix", a=["1", 0]), "2": save("3")})
-        assert found[0] == "Node 1 (Empty), input name: 'a' is not available: there is nothing to choose from."
+        assert found[0] == "Node 1 (Empty), input name: 'a' is not available: the list of choices is empty."
 
     def test_no_output_is_told(self) -> None:
         assert problems({}) == ("The workflow has no output, because it has no nodes. Add one, for example SaveImage.",)
@@ -184,8 +186,8 @@ class TestSentences:
     def test_an_unknown_class_names_the_pack_it_came_from(self) -> None:
         prompt = {"1": n("Alien") | {"_meta": {"cnr_id": "comfyui-alien"}}, "2": n("Other"), "3": save()}
         first, second = problems(prompt, packs={"Other": "someone/else"})
-        assert first.endswith("from the node pack comfyui-alien. Packs are brought along with --node-packs FOLDER.")
-        assert second.endswith("from the node pack someone/else. Packs are brought along with --node-packs FOLDER.")
+        assert first.endswith("from the node pack comfyui-alien. Load packs with --node-packs FOLDER.")
+        assert second.endswith("from the node pack someone/else. Load packs with --node-packs FOLDER.")
 
     def test_long_values_are_cut(self) -> None:
         assert len(problems({"1": image(width="9" * 5000), "2": save()})[0]) < 200
