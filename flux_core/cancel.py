@@ -1,4 +1,4 @@
-"""Whether to go on: asked between two blocks, tensors or tiles by whatever takes long, answered by who runs the job.
+"""Whether to go on: asked between two products of matrices or two tensors of a file, answered by who runs the job.
 
 The question belongs to the context of one run (contextvars), so that two runs in one process are asked apart. Where
 nobody answers, work goes on.

@@ -13,6 +13,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from ..cancel import check_cancelled
 from ..checkpoint.stored import Stored
 from ..quant.encoding import Encoding
 from ..quant.formats import PLAIN, decode_into
@@ -82,6 +83,7 @@ def disk_rate(weights: Sequence[Stored]) -> float:
     window = memoryview(anonymous(room).map)
     done, began = 0, time.perf_counter()
     for number, stored in enumerate(weights):
+        check_cancelled()
         source.read(number, 0, stored.nbytes, window[: stored.nbytes + source.slack])()
         done += stored.nbytes
         if done >= SAMPLE_BYTES:
@@ -118,6 +120,7 @@ def best_time(work: Callable[[], object], device: torch.device, seconds: float =
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call. A GPU is timed by its own events, because waiting for it takes longer than many kernels."""
+    check_cancelled()
     if device.type != "cuda":
         began = time.perf_counter()
         work()

@@ -27,23 +27,32 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from ..cancel import check_cancelled
 from .device import COMPUTE, COPY, Device, Slab, Source, Steps, Wait, drive
 from .plan import Plan
 from .residency import Residency, Slot, WeightSpan
 from .schedule import Turn
 
 NOTHING = Turn(-1, -1, -1, None)
+ASK_SECONDS = 0.1  # a wait for a slow disk asks this often whether the run was cancelled
 
 
 class Until:
-    """Wait for a condition that another thread of the same stream will fulfil."""
+    """Wait for a condition that another thread of the same stream will fulfil.
 
-    def __init__(self, changed: threading.Condition, ready: Callable[[], bool]) -> None:
-        self.changed, self.ready = changed, ready
+    ask: called now and then meanwhile; what it raises ends the wait.
+    """
+
+    def __init__(
+        self, changed: threading.Condition, ready: Callable[[], bool], ask: Callable[[], object] | None = None
+    ) -> None:
+        self.changed, self.ready, self.ask = changed, ready, ask
 
     def __call__(self) -> None:
         with self.changed:
-            self.changed.wait_for(self.ready)
+            while not self.changed.wait_for(self.ready, ASK_SECONDS if self.ask else None):
+                if self.ask is not None:
+                    self.ask()
 
 
 def start_thread(steps: Steps[None]) -> None:
@@ -304,7 +313,7 @@ class Stream:
         return self.held.slots[turn.visit % len(self.held.slots)]
 
     def _fed_to(self, turn: Turn) -> Wait:
-        return self._until(lambda: self._fed > turn.number or not self._feeding)
+        return Until(self._changed, lambda: self._fed > turn.number or not self._feeding, check_cancelled)
 
     def _used_to(self, visit: int) -> Wait:
         return self._until(lambda: self._used > visit or self._stopping)

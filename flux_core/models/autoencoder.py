@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cancel import check_cancelled
 from ..errors import FileFormatError
+from .products import Convolution, before_product
 from .strides import channels_last, row_major
 from .tiling import three_tilings
 
@@ -219,7 +219,6 @@ class ResnetBlock(nn.Module):
         self.nin_shortcut = nn.Identity() if width_in == width else _conv(width_in, width, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_cancelled()
         h = self.conv1(_swish(self.norm1(x), self.training))
         h = self.conv2(_swish(self.norm2(h), self.training))
         out: Tensor = h.add_(self.nin_shortcut(x))
@@ -238,9 +237,9 @@ class AttnBlock(nn.Module):
         self.proj_out = _conv(width, width, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_cancelled()
         h = self.norm(x)
         q, k, v = (project(h).flatten(2).transpose(1, 2)[:, None].contiguous() for project in (self.q, self.k, self.v))
+        before_product()
         out = F.scaled_dot_product_attention(q, k, v)  # [B, 1, h*w, C]
         result: Tensor = x + self.proj_out(out[:, 0].transpose(1, 2).reshape(x.shape))
         return result
@@ -275,9 +274,9 @@ def _swish(x: Tensor, training: bool) -> Tensor:
     return F.silu(x, inplace=not training)
 
 
-def _conv(width_in: int, width: int, kernel: int = 3, stride: int = 1, padding: int | None = None) -> nn.Conv2d:
+def _conv(width_in: int, width: int, kernel: int = 3, stride: int = 1, padding: int | None = None) -> Convolution:
     padding = kernel // 2 if padding is None else padding
-    return nn.Conv2d(width_in, width, kernel, stride=stride, padding=padding)
+    return Convolution(width_in, width, kernel, stride=stride, padding=padding)
 
 
 def _norm(width: int) -> nn.GroupNorm:

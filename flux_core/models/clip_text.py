@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cancel import check_cancelled
 from ..errors import FileFormatError
 from .clip_layers import Embedding, Encoder, LayerNorm
 from .linear import Linear
@@ -111,7 +110,6 @@ class TextTransformer(nn.Module):
         x = x + self.embeddings.position_embedding.weight[:length].to(x.dtype)
         causal = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
         for layer in self.encoder.layers:
-            check_cancelled()
             x = layer(x, causal)
         out: Tensor = self.final_layer_norm(x)
         return out

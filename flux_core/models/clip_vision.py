@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cancel import check_cancelled
 from ..errors import FileFormatError
 from .clip_layers import Embedding, Encoder, LayerNorm
 from .linear import Linear
@@ -105,7 +104,6 @@ class VisionTransformer(nn.Module):
         if not self.siglip:
             x = self.pre_layrnorm(x)
         for layer in self.encoder.layers:
-            check_cancelled()
             before, x = x, layer(x)
         if self.siglip:
             x = self.post_layernorm(x)

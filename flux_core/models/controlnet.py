@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cancel import check_cancelled
 from ..errors import InputError
 from . import latents
 from .controlnet_config import ControlNetConfig
@@ -31,6 +30,7 @@ from .flux_blocks import finite, sinusoids
 from .flux_body import FluxBody
 from .flux_config import FluxConfig
 from .linear import Linear
+from .products import Convolution
 from .strides import row_major
 
 DOUBLE_BLOCKS, SINGLE_BLOCKS = 19, 38  # of the transformer that the residuals are spread over
@@ -86,13 +86,11 @@ class ControlNet(FluxBody):
 
         double, single = [], []
         for block, layer in zip(self.double_blocks, self.controlnet_blocks, strict=True):
-            check_cancelled()
             img, txt = run(block, img, txt, next(mods), rope)
             double.append(layer(img) * control.strength)
         if len(self.single_blocks):
             both = torch.cat((txt, finite(img)), dim=1)
             for block, layer in zip(self.single_blocks, self.controlnet_single_blocks, strict=True):
-                check_cancelled()
                 both = run(block, both, next(mods), rope)
                 single.append(layer(both[:, text:]) * control.strength)
         each = self.config.takes_latent
@@ -156,7 +154,7 @@ def _convolutions(kind: str) -> nn.Sequential:
     parts: list[nn.Module] = []
     for number, stride in enumerate(_STRIDES[kind]):
         size = 1 if number in _POINTWISE[kind] else 3
-        parts += [nn.Conv2d(3 if number == 0 else 16, 16, size, stride, padding=size // 2), nn.SiLU()]
+        parts += [Convolution(3 if number == 0 else 16, 16, size, stride, padding=size // 2), nn.SiLU()]
     return nn.Sequential(*parts[:-1])
 
 

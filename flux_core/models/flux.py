@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cancel import check_cancelled
 from ..errors import InputError
 from . import latents
 from .attention import attention
@@ -89,7 +88,6 @@ class Flux(FluxBody):
 
         mods = iter(rows)
         for number, block in enumerate(self.double_blocks):
-            check_cancelled()
             looks = tuple(tensors[number].to(x.dtype) for tensors in inputs.seen if number < len(tensors))
             also = (*(attend or (attention,)), *looks) if looks else attend
             img, txt = run(block, img, txt, next(mods), rope, mask, *also)
@@ -98,7 +96,6 @@ class Flux(FluxBody):
         both = torch.cat((txt, finite(img)), dim=1)  # [B, Lt + Li, D]
         del img, txt
         for number, block in enumerate(self.single_blocks):
-            check_cancelled()
             both = run(block, both, next(mods), rope, mask, *attend)
             both = _add_residuals(both, [part.single for part in control], number, share, start=text)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .copies import shallow
+from .products import before_product
 
 
 class HeldWeight(Protocol):
@@ -91,12 +92,14 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]. Columns beyond `in` are for branches that widen the layer (FLUX control LoRAs)."""
+        before_product()
         own = x if x.shape[-1] == self.in_features else x[..., : self.in_features]
         return self.add_branches(self._multiply(own), x)
 
     def add_branches(self, y: Tensor, x: Tensor) -> Tensor:
         """The product y [..., out] of x plus what the side branches add to it; y may be overwritten."""
         for branch in self.branches:
+            before_product()
             if branch.rows is None:
                 y = y + branch(x)
             else:

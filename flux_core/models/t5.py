@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cancel import check_cancelled
 from ..errors import FileFormatError
 from ..limits import check_room
 from .linear import Linear
+from .products import before_product
 from .strides import row_major
 
 EPS = 1e-6
@@ -86,7 +86,6 @@ class T5Encoder(nn.Module):
         blocks = self.blocks()[: None if layer is None else range(self.config.layers)[layer] + 1]
         bias = blocks[0].attention.position_bias(x)  # [1, H, L, L], the same for all blocks
         for block in blocks:
-            check_cancelled()
             x = run(block, x, bias)
         out: Tensor = self.encoder.final_layer_norm(x)
         return out
@@ -181,6 +180,7 @@ class SelfAttention(nn.Module):
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, L, d]
             for project in (self.q, self.k, self.v)
         )
+        before_product()
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         result: Tensor = self.o(out.transpose(1, 2).flatten(2))
         return result

@@ -28,7 +28,13 @@ log = logging.getLogger(__name__)
 TILES = (512, 256, 128)  # pixels a side, tried in this order
 OVERLAP = 32
 BYTES_A_PIXEL = 384 * 4 * 3  # and factor of enlargement, where the network cannot be observed (ComfyUI's estimate)
+PRODUCTS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 OnTile = Callable[[int, int], None] | None
+
+
+def _ask(module: nn.Module, inputs: object) -> None:
+    """Raises Interrupted before one of PRODUCTS if the run is to end."""
+    check_cancelled()
 
 
 class Network:
@@ -51,6 +57,9 @@ class Network:
         if not isinstance(self.found, library.ImageModelDescriptor) or self.found.input_channels != 3:
             raise FileFormatError(f"{path.name} is a {self.found.purpose} model for other inputs than one RGB image.")
         self.found.eval()
+        for part in self.module.modules():
+            if isinstance(part, PRODUCTS):
+                part.register_forward_pre_hook(_ask)
         self.name, self.scale = path.name, int(self.found.scale)
         self._made: dict[int, int] = {}  # bytes that a tile takes beside the weights, by its side
 
@@ -113,7 +122,6 @@ class Upscaler:
 
         def one(part: Tensor) -> Tensor:
             nonlocal done
-            check_cancelled()
             made: Tensor = found(part.to(device)).float().cpu()
             done += 1
             if on_tile is not None:
