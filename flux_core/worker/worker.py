@@ -153,7 +153,7 @@ class Worker:
             result, done = None, self._engine_failed(job, error)
         paused = prompt_id in self.pausing and done["status"] == "interrupted"
         self.pausing.discard(prompt_id)
-        if paused:  # the memory is free before the server hears of it
+        if paused:  # pages are told that no model is loaded; then the server ends this process
             self._free({"free_memory": True})
         else:
             forget(self.folders.user, prompt_id)

@@ -104,11 +104,15 @@ class Worker:
     ) -> Message:
         """Run a prompt to its end: {"status", "outputs", "meta", "messages", "facts"}. Raises WorkerDied.
 
-        attempt, models: of no interest to a process of this machine.
+        The process ends with a prompt that was paused: only that gives back all its memory, on a card also the driver's
+        share. The next call starts another one. attempt, models: of no interest to a process of this machine.
         """
         process = await self._started()
         message = {"op": "run", "prompt_id": prompt_id, "prompt": prompt, "extra_data": extra_data, "outputs": outputs}
-        return await process.ask(prompt_id, message)
+        done = await process.ask(prompt_id, message)
+        if done.get("paused") and self._process is process:
+            await self.stop()
+        return done
 
     def is_running(self, prompt_id: str) -> bool:
         """Whether it was given this prompt and has not brought it to an end."""

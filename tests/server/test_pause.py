@@ -70,6 +70,7 @@ def test_paused_killed_restarted_and_resumed_gives_the_same_pixels(start: Begin)
         if not kill:
             server.until(lambda: paused(server) == [job], "the pause")  # noqa: B023
             assert server.get("/queue").json == {"queue_running": [], "queue_pending": []}
+            assert server.workers == [], "a paused job keeps no memory"
             other = server.queue(prompt(seed=2, steps=2), listener.client_id)
             assert pixels(server, other) != expected and evaluations(server)
         else:
