@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +44,22 @@ def ssim(one: Image.Image, other: Image.Image) -> float | None:
     va, vb, covariance = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
     found = ((2 * ma * mb + c1) * (2 * covariance + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
     return float(found.mean())
+
+
+def nearest(image: Path, others: Sequence[Path]) -> tuple[int, float | None, float | None]:
+    """(index, psnr, ssim) of that one of `others`, at least one file, that is most alike to `image`."""
+    from PIL import Image
+
+    with Image.open(image) as shown:
+        shown.load()
+    found: list[tuple[float, int, float | None]] = []
+    for index, path in enumerate(others):
+        with Image.open(path) as other:
+            decibels = psnr(shown, other)
+            found.append((-1.0 if decibels is None else decibels, -index, decibels))
+    _, index, decibels = max(found, key=lambda one: one[:2])
+    with Image.open(others[-index]) as other:
+        return -index, decibels, ssim(shown, other)
 
 
 def _pixels(image: Image.Image) -> torch.Tensor:

@@ -24,6 +24,7 @@ from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
 from ..workers.process import OnMessage, Worker, WorkerDied
 from . import (
     compare_routes,
+    exact,
     exchange,
     files,
     frontend,
@@ -58,6 +59,7 @@ _ROOMS = (
     templates,
     system,
     sluice_routes,
+    exact,
     gallery,
     gallery_changes,
     remote_routes,

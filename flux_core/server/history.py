@@ -42,6 +42,12 @@ class History:
         where = "WHERE status = ? AND ended >= ? AND started <= ? ORDER BY ended LIMIT 20"
         return self._summaries(where, COMPLETED, time - tolerance, time + tolerance)
 
+    def exact_runs(self, filename: str, subfolder: str) -> list[Summary]:
+        """Jobs, whatever their state, that compute this image again exactly (exact.py), newest first."""
+        named = "json_extract(request, '$.extra_data.sluice.exact_of.{}') = ?"
+        where = f"WHERE {named.format('filename')} AND {named.format('subfolder')} ORDER BY created DESC LIMIT 20"
+        return self._summaries(where, filename, subfolder)
+
     def _summaries(self, where: str, *values: object) -> list[Summary]:
         rows = self._db.execute(
             "SELECT prompt_id, number, status, created, started, ended, "

@@ -33,10 +33,13 @@ async def get_prompt(request: web.Request) -> web.Response:
 
 async def post_prompt(request: web.Request) -> web.Response:
     """Check a prompt and queue it. Refused prompts use a number too, as in ComfyUI."""
-    here = services(request)
-    body = await json_object(request)
+    return await queued(services(request), await json_object(request))
+
+
+async def queued(here: Services, body: Json) -> web.Response:
+    """The answer to a request to run `body["prompt"]`: its job's id and number, or why it was refused."""
     if here.packs_see_prompts:
-        body = await _answered(here, "alter_prompt", request=body)
+        body = await answered(here, "alter_prompt", request=body)
     number = _number(body, here)
     prompt_id = body.get("prompt_id") or uuid.uuid4().hex
     if not isinstance(prompt_id, str) or not prompt_id.isprintable() or len(prompt_id) > LONGEST_ID:
@@ -70,7 +73,7 @@ def _dict(value: Any) -> Json:
 async def _converted(here: Services, body: Json) -> Json:
     """The request with the prompt that the editor would send of its canvas, which is kept for the images."""
     canvas = body["prompt"]
-    prompt = await _answered(here, "flatten", workflow=canvas)
+    prompt = await answered(here, "flatten", workflow=canvas)
     extra = _dict(body.get("extra_data"))
     info = _dict(extra.get("extra_pnginfo"))
     return {**body, "prompt": prompt, "extra_data": {**extra, "extra_pnginfo": {"workflow": canvas, **info}}}
@@ -88,11 +91,11 @@ async def _validated(here: Services, prompt: Json, body: Json) -> Json:
     targets = body.get("partial_execution_targets")
     canvas = _dict(_dict(body.get("extra_data")).get("extra_pnginfo")).get("workflow")  # says where its nodes come from
     arguments = {"prompt": prompt, "targets": None if targets is None else texts(targets), "workflow": canvas}
-    found: Json = await _answered(here, "validate", **arguments)
+    found: Json = await answered(here, "validate", **arguments)
     return found
 
 
-async def _answered(here: Services, question: str, **arguments: Any) -> Any:
+async def answered(here: Services, question: str, **arguments: Any) -> Any:
     """The worker's answer to a call, which is repeated if the worker dies because of a job."""
     for _ in range(ATTEMPTS - 1):
         with suppress(WorkerDied):

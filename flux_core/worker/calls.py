@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import queue
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from ..graph.editor_only import without_editor_nodes
 from ..graph.flatten import canvas_to_prompt, to_prompt
 from ..graph.object_info import object_info
 from ..io.embedded import read_workflow_bytes
-from ..io.folders import published
+from ..io.folders import confined, published
 from ..memory.budget import Allowed
 from ..workers.process_tree import end_own
 from ..workers.protocol import Message
@@ -155,6 +156,19 @@ class Calls:
             runtime.budget = allowed
             self.worker.jobs.put({"op": "fit"})
         return runtime.budget.words
+
+    def on_nearest(self, message: Message) -> Any:
+        """{"image", "others"}, files in the output folder -> {"index", "psnr", "ssim"} of the other that is most alike.
+
+        psnr in dB: None for an image of another size, and for an equal one, whose ssim is 1.
+        """
+        from ..images.similarity import nearest
+
+        output = self.worker.folders.output
+        index, decibels, alike = nearest(
+            confined(output, message["image"]), [confined(output, name) for name in message["others"]]
+        )
+        return {"index": index, "psnr": None if decibels == math.inf else decibels, "ssim": alike}
 
     def on_doctor(self, message: Message) -> Any:
         """Whether this machine is ready, line by line. Takes a second or two, because a disk is measured."""

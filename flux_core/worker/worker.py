@@ -145,7 +145,8 @@ class Worker:
                 raise SluiceError(self.trouble)
             paths = used_paths(job["prompt"], self.classes, self.folders)
             extra = with_files(job["extra_data"], used_files(paths, self.hashes))
-            result = self.executor.execute(job["prompt"], prompt_id, extra, job["outputs"])
+            with self._exactly(is_exact(job["extra_data"])):
+                result = self.executor.execute(job["prompt"], prompt_id, extra, job["outputs"])
             self._hash(paths.values())
             done = _as_json(result)
         except Exception as error:  # an error of the engine; errors of nodes are in the result
@@ -169,6 +170,20 @@ class Worker:
 
         folder = unfinished(self.folders.user, prompt_id)
         self.host.runtime.evaluations = EvaluationLog(folder, lambda: repr(current_call.get()))
+
+    @contextmanager
+    def _exactly(self, wanted: bool) -> Iterator[None]:
+        """If wanted, models compute every step from decoded numbers, and no other job sees the results."""
+        if not wanted or self.options.get("device") == NO_DEVICE:
+            yield
+            return
+        self.executor.cache.forget_all()
+        self.host.runtime.exact = True
+        try:
+            yield
+        finally:
+            self.host.runtime.exact = False
+            self.executor.cache.forget_all()
 
     def _hash(self, paths: Iterable[Path]) -> None:
         """Large files are hashed while no job runs, so that the next image can name their content."""
@@ -211,6 +226,12 @@ class Worker:
     def free_soon(self) -> None:
         """Free models and results after the running job, at a pack's request."""
         self.jobs.put({"op": "free", "unload_models": True})
+
+
+def is_exact(extra_data: Mapping[str, Any]) -> bool:
+    """Whether a job is to be computed without step caches and integer products (server/exact.py)."""
+    ours = extra_data.get("sluice")
+    return isinstance(ours, Mapping) and "exact_of" in ours
 
 
 def _as_json(result: Result) -> Message:

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { factsLine, factsOf, filtered, galleryOf, sorted } from "../../web/comfyui/facts.mjs";
+import { factsLine, factsOf, filtered, galleryOf, likeness, sorted } from "../../web/comfyui/facts.mjs";
 
 const GRAPH = {
   1: { class_type: "UNETLoader", inputs: { unet_name: "flux.safetensors" } },
@@ -56,4 +56,11 @@ test("the order of pictures", () => {
   const names = (order) => sorted(pictures, order).map(({ filename }) => filename).join("");
   assert.deepEqual(["newest", "oldest", "name", "seed", "largest"].map(names), ["bac", "cab", "abc", "cab", "bac"]);
   assert.equal(pictures[0].filename, "b");
+});
+
+test("how alike an image and its exact twin are", () => {
+  assert.equal(likeness({ psnr: 52.84, ssim: 0.9978 }), "PSNR 52.8 dB · SSIM 0.998");
+  assert.equal(likeness({ psnr: 40, ssim: null }), "PSNR 40.0 dB", "an image smaller than the window of SSIM");
+  assert.equal(likeness({ psnr: null, ssim: 1 }), "The two images are equal.");
+  assert.equal(likeness({ psnr: null, ssim: null }), "The two images have different sizes.");
 });

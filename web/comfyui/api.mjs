@@ -65,6 +65,14 @@ export async function gallery({ text, limit, sort, starred }) {
 /** Add or remove an image's star. */
 export const star = ({ filename, subfolder }, starred) => posted("/sluice/gallery/star", { filename, subfolder, starred });
 
+/**
+ * An image beside the exact one of the same workflow, without step cache and integer products. `makeExact` queues the job
+ * that makes it; `exactOf` tells its state: {state, prompt_id, picture: {filename, subfolder, seconds, psnr, ssim} or null}.
+ */
+export const makeExact = ({ filename, subfolder }) =>
+  posted("/sluice/gallery/exact", { filename, subfolder, client_id: api.clientId });
+export const exactOf = ({ filename, subfolder }) => ours(`/sluice/gallery/exact?${new URLSearchParams({ filename, subfolder })}`);
+
 /** Move images to the trash folder: {trashed, folder}; `restore(trashed)` restores them. */
 export const throwAway = (pictures) =>
   posted("/sluice/gallery/delete", { pictures: pictures.map(({ filename, subfolder }) => ({ filename, subfolder })) });

@@ -2,8 +2,8 @@
 
 import { element } from "./dom.mjs";
 
-/** Show two images {url, title, facts}, to the left and to the right of the slider. */
-export function compare(left, right) {
+/** Show two images {url, title, facts}, to the left and to the right of the slider, and a line about both. */
+export function compare(left, right, about = "") {
   const frame = element("div", { class: "sluice-frame" });
   const slider = element("input", {
     type: "range",
@@ -21,6 +21,7 @@ export function compare(left, right) {
     { class: "sluice-compare", "aria-label": "Comparison of two images", onclose: () => dialog.remove() },
     element("form", { method: "dialog" }, element("button", { class: "sluice-button", "aria-label": "Close" }, "Close")),
     frame,
+    about && element("p", { class: "sluice-quiet" }, about),
     element("div", { class: "sluice-captions" }, caption(left), caption(right)),
   );
   document.body.append(dialog);

@@ -85,6 +85,13 @@ export function factsLine({ seed, batch, steps, width, height, seconds: time, pe
   return known.filter(Boolean).join(" · ");
 }
 
+/** "PSNR 52.8 dB · SSIM 0.998", or that the two images are equal. */
+export function likeness({ psnr, ssim }) {
+  if (psnr === null && ssim === 1) return "The two images are equal.";
+  if (psnr === null) return "The two images have different sizes.";
+  return [`PSNR ${psnr.toFixed(1)} dB`, ssim === null ? null : `SSIM ${ssim.toFixed(3)}`].filter(Boolean).join(" · ");
+}
+
 /** Images whose prompt, file name or seed contain each word of `text`, ignoring case. */
 export function filtered(pictures, text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);

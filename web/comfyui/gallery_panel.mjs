@@ -3,6 +3,7 @@
 import * as server from "./api.mjs";
 import { compare } from "./compare.mjs";
 import { element } from "./dom.mjs";
+import { showExact } from "./exact_image.mjs";
 import { factsLine } from "./facts.mjs";
 import { plural } from "./format.mjs";
 import { card, same } from "./gallery_card.mjs";
@@ -90,7 +91,12 @@ export function galleryPanel(root, open) {
       copy: copyText,
       star: editable ? star : null,
       remove: editable ? remove : null,
+      exact: editable ? exactly : null,
     });
+  }
+
+  async function exactly(picture, say) {
+    await showExact(picture, say).catch((error) => say(error.message));
   }
 
   async function openWorkflow(picture) {

@@ -5,8 +5,8 @@ import { element } from "./dom.mjs";
 import { factsLine } from "./facts.mjs";
 
 /**
- * Show `pictures[at]`; arrow keys show the others. `acts`: {open, star, remove, copy}, each called with the image; star
- * and remove are null where images cannot be changed. Returns the dialog.
+ * Show `pictures[at]`; arrow keys show the others. `acts`: {open, star, remove, exact, copy}, each called with the image; star,
+ * remove and exact are null where images cannot be changed. Returns the dialog.
  */
 export function lightbox(pictures, at, acts) {
   const image = element("img", { class: "sluice-large" });
@@ -49,6 +49,13 @@ export function lightbox(pictures, at, acts) {
         Number.isFinite(picture.seed) &&
           element("button", { class: "sluice-button", onclick: () => tell(acts.copy(String(picture.seed)), "Seed copied") }, "Copy seed"),
         acts.star && element("button", { class: "sluice-button", "aria-pressed": String(Boolean(picture.starred)), onclick: () => acts.star(picture).then(show) }, picture.starred ? "Starred" : "Star"),
+        acts.exact &&
+          hasWorkflow &&
+          element(
+            "button",
+            { class: "sluice-button", title: "Make it again without step cache and integer products, and compare", onclick: () => acts.exact(picture, say) },
+            "Compare with exact",
+          ),
         acts.remove && element("button", { class: "sluice-button", onclick: () => (box.close(), acts.remove(picture)) }, "Delete"),
       ),
     );
@@ -57,6 +64,10 @@ export function lightbox(pictures, at, acts) {
 
   async function tell(done, text) {
     said.textContent = (await done) ? text : "The browser does not allow copying on this page.";
+  }
+
+  function say(text) {
+    said.textContent = text;
   }
 
   function move(by) {

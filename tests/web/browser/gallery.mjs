@@ -66,6 +66,14 @@ await scene(`gallery_${size}_${palette}`, await openEditor(size, palette), async
   await box.getByRole("button", { name: "Starred" }).waitFor();
   const [download] = await Promise.all([page.waitForEvent("download"), box.getByRole("link", { name: "Download" }).click()]);
   assert.match(download.suggestedFilename(), /\.png$/);
+
+  // Beside the exact image of the same workflow, which this server makes anyway: both are equal.
+  await box.getByRole("button", { name: "Compare with exact" }).click();
+  const beside = page.getByRole("dialog", { name: "Comparison of two images" });
+  await beside.getByText("The two images are equal.").waitFor();
+  await editor.shot(`gallery_exact_${size}_${palette}`);
+  await page.keyboard.press("Escape");
+  await beside.waitFor({ state: "detached" });
   await page.keyboard.press("Escape");
   await filter.fill("");
   await page.getByRole("button", { name: "Starred" }).click();
