@@ -29,6 +29,7 @@ from ..io.file_hashes import hashes_of
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after
 from ..memory.budget import add_budget_arguments
+from ..parallel.split import devices_of
 from ..runtime.settings import Settings
 from ..worker.used_files import used_files, used_paths, with_files
 from . import overrides
@@ -130,12 +131,13 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
     for note in dict.fromkeys(note for job in jobs for note in job.notes):
         print(note, file=sys.stderr)
     _ = host.runtime  # before anything runs: an unknown device is an error of the command line
-    done = [_made(job, executor, bars, folders, quiet=args.json) for job in jobs]
+    devices = devices_of(_options(args).get("team"))
+    done = [_made(job, executor, bars, folders, args.json, devices) for job in jobs]
     if args.compare:
         host.runtime.exact = True
         executor.cache.forget_all()
         for job, result in zip(jobs, done, strict=True):
-            _compare(result, _made(job, executor, bars, folders, quiet=True), quiet=args.json)
+            _compare(result, _made(job, executor, bars, folders, True, devices), quiet=args.json)
     return done
 
 
@@ -171,11 +173,17 @@ def _check_output(folder: Path) -> None:
         raise SluiceError(f"Images cannot be saved in {folder}: {there}: {reason}. Choose another --out.") from error
 
 
-def _made(job: Job, executor: Executor, bars: Bars, folders: Folders, quiet: bool) -> dict[str, Any]:
-    """Run one job and print the paths of its images. Raises the error that stopped it, with the node's name."""
+def _made(
+    job: Job, executor: Executor, bars: Bars, folders: Folders, quiet: bool, devices: str | None
+) -> dict[str, Any]:
+    """Run one job and print the paths of its images. Raises the error that stopped it, with the node's name.
+
+    devices: which ones compute together, for the images' metadata; None if there is one.
+    """
     began = time.monotonic()
     files = used_files(used_paths(job.prompt, executor.classes, folders), hashes_of(folders.user))
-    extra = with_files({"extra_pnginfo": {"workflow": job.canvas}} if job.canvas else {}, files)
+    canvas = {"extra_pnginfo": {"workflow": job.canvas}} if job.canvas else {}
+    extra = with_files(canvas, files, devices)
     bars.titles = {node_id: title_of(node) for node_id, node in job.prompt.items()}
     executor.cache.forget_shown()  # a workflow that is given twice is saved twice
     try:

@@ -67,28 +67,35 @@ class RunningModel:
         self._unmeasured = True
         self._queued: deque[_Step] = deque()
 
-    def step(self, work: Callable[[], Result]) -> Result:
-        """One pass through the model, timed and reported, repeated if it runs out of memory."""
+    def step(self, work: Callable[[], Result], together: bool = False) -> Result:
+        """One pass through the model, timed and reported, repeated if it runs out of memory.
+
+        together: as for `attempt`.
+        """
         stream, source, device = self.model.stream, self.model.source, self.manager.allocator
         assert stream is not None
         began, waited, read = device.completion(), stream.waited, source.bytes_read
-        result = self.attempt(work)
+        result = self.attempt(work, together)
         self._queued.append(_Step(began, device.completion(), stream.waited - waited, source.bytes_read - read))
         self._report_steps(left=0 if self.report.plan.machine.link is None else 1)
         self.report.restarts = stream.restarts
         return result
 
-    def attempt(self, work: Callable[[], Result]) -> Result:
-        """Call `work`; if it runs out of memory, free weights and call it again. It must not change its inputs."""
+    def attempt(self, work: Callable[[], Result], together: bool = False) -> Result:
+        """Call `work`; if it runs out of memory, free weights and call it again. It must not change its inputs.
+
+        together: other devices repeat it at the same times, so it is repeated even if nothing can be freed here.
+        """
         needed = FIRST_ROOM
         for _ in range(RETRIES):
             try:
                 return work()
             except torch.OutOfMemoryError:
                 pass  # the failed call's tensors are freed only outside this clause
-            if not self.manager.evict(self.model, needed):
+            if self.manager.evict(self.model, needed):
+                self._follow_plan(self.report.limit)
+            elif not together:
                 break
-            self._follow_plan(self.report.limit)
             needed *= 2
         return work()
 

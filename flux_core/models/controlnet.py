@@ -32,6 +32,7 @@ from .flux_config import FluxConfig
 from .linear import Linear
 from .products import Convolution
 from .strides import row_major
+from .token_share import Sharing
 
 DOUBLE_BLOCKS, SINGLE_BLOCKS = 19, 38  # of the transformer that the residuals are spread over
 _STRIDES = {"picture": (1, 1, 2, 1, 2, 1, 2, 1), "mistoline": (1, 1, 1, 2, 1, 2, 1, 2, 1, 1)}  # of the convolutions
@@ -68,10 +69,13 @@ class ControlNet(FluxBody):
         *,
         modulation: Sequence[Tensor] | None = None,
         run_block: Callable[..., object] | None = None,
+        sharing: Sharing | None = None,
     ) -> ControlResiduals:
         """What to add to the image tokens, computed in the number type of `inputs.x`, already times the strength.
 
-        modulation, run_block: as for `Flux.forward`.
+        modulation, run_block: as for `Flux.forward`. sharing: who divides the tokens among devices. Each device then
+        gets the residuals of its own tokens, or all of them where references follow the image: those are in no
+        ControlNet, and so the transformer's tokens are divided elsewhere.
         """
         run: Callable[..., Any] = run_block or (lambda block, *args: block(*args))
         x = inputs.x[:, : self.sizes.in_channels]
@@ -79,22 +83,31 @@ class ControlNet(FluxBody):
             modulation = self.modulations(self.vector(inputs.timesteps, inputs.pooled, inputs.guidance, x.dtype))
         mods = iter(map(row_major, modulation))
 
-        img = self.img_in(latents.pack(x)) + self.pos_embed_input(self._hint_tokens(control.hint.to(x.dtype), x))
+        tokens, hint = latents.pack(x), self._hint_tokens(control.hint.to(x.dtype), x)
         txt = self._with_modes(self.txt_in(inputs.context.to(x.dtype)), control.modes)
-        text = txt.shape[1]
-        rope = self.rope(x, text)
+        rope = self.rope(x, txt.shape[1])
+        share = None if sharing is None else sharing(txt.shape[1], tokens.shape[1])
+        if share is not None:
+            tokens, hint, txt, rope = share.image(tokens), share.image(hint), share.text(txt), share.positions(rope)
+        attend = () if share is None else (None, share.attention)
+        img, text = self.img_in(tokens) + self.pos_embed_input(hint), txt.shape[1]
+        collected = share is not None and bool(inputs.references)
+
+        def residual(layer: nn.Module, stream: Tensor) -> Tensor:
+            made: Tensor = layer(stream) * control.strength
+            return share.whole_image(made) if share is not None and collected else made
 
         double, single = [], []
         for block, layer in zip(self.double_blocks, self.controlnet_blocks, strict=True):
-            img, txt = run(block, img, txt, next(mods), rope)
-            double.append(layer(img) * control.strength)
+            img, txt = run(block, img, txt, next(mods), rope, *attend)
+            double.append(residual(layer, img))
         if len(self.single_blocks):
             both = torch.cat((txt, finite(img)), dim=1)
             for block, layer in zip(self.single_blocks, self.controlnet_single_blocks, strict=True):
-                both = run(block, both, next(mods), rope)
-                single.append(layer(both[:, text:]) * control.strength)
-        each = self.config.takes_latent
-        return ControlResiduals(_spread(double, DOUBLE_BLOCKS, each), _spread(single, SINGLE_BLOCKS, each))
+                both = run(block, both, next(mods), rope, *attend)
+                single.append(residual(layer, both[:, text:]))
+        each, own = self.config.takes_latent, share is not None and not collected
+        return ControlResiduals(_spread(double, DOUBLE_BLOCKS, each), _spread(single, SINGLE_BLOCKS, each), own)
 
     def vector(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
         """As `FluxBody.vector`, but here the time too is rounded to `dtype` before it is multiplied."""

@@ -19,11 +19,12 @@ class ControlResiduals:
     """What ControlNets add to the image tokens: entry k is added after block k.
 
     Each entry is [B, T, hidden] and is added to the first T image tokens. None, or a tuple that ends early, adds
-    nothing.
+    nothing. own: whether the entries are for this device's tokens only, where several devices share the tokens.
     """
 
     double: tuple[Tensor | None, ...] = ()  # after the double-stream blocks
     single: tuple[Tensor | None, ...] = ()  # after the single-stream blocks
+    own: bool = False
 
 
 @dataclass(frozen=True)

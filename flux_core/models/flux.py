@@ -91,13 +91,13 @@ class Flux(FluxBody):
             looks = tuple(tensors[number].to(x.dtype) for tensors in inputs.seen if number < len(tensors))
             also = (*(attend or (attention,)), *looks) if looks else attend
             img, txt = run(block, img, txt, next(mods), rope, mask, *also)
-            img = _add_residuals(img, [part.double for part in control], number, share)
+            img = _add_residuals(img, [(part.double, part.own) for part in control], number, share)
         text = txt.shape[1]
         both = torch.cat((txt, finite(img)), dim=1)  # [B, Lt + Li, D]
         del img, txt
         for number, block in enumerate(self.single_blocks):
             both = run(block, both, next(mods), rope, mask, *attend)
-            both = _add_residuals(both, [part.single for part in control], number, share, start=text)
+            both = _add_residuals(both, [(part.single, part.own) for part in control], number, share, text)
 
         if share is not None:
             image = share.whole_image(self.final_layer(both[:, text:], next(mods)))
@@ -127,7 +127,8 @@ class Flux(FluxBody):
         made = [] if inputs.control is None else [inputs.control]
         for control in inputs.controls:
             net = self.controlnets[control.net]
-            made.append(net(inputs, control, modulation=rows.get(control.net), run_block=run_block))
+            mods = rows.get(control.net)
+            made.append(net(inputs, control, modulation=mods, run_block=run_block, sharing=self.sharing))
         return made
 
     def tokens(self, x: Tensor, references: Sequence[Tensor] = ()) -> Tensor:
@@ -179,20 +180,19 @@ def with_controlnets(flux: Flux, nets: Mapping[str, nn.Module]) -> Flux:
 
 def _add_residuals(
     stream: Tensor,
-    given: Sequence[Sequence[Tensor | None]],
+    given: Sequence[tuple[Sequence[Tensor | None], bool]],
     number: int,
     share: TokenShare | None = None,
     start: int = 0,
 ) -> Tensor:
     """stream [B, L, D] with the sum of all residuals `number`, or this device's share of it, added to the tokens from
-    `start` on, in place."""
-    parts = [residuals[number] for residuals in given if number < len(residuals)]
-    present = [part for part in parts if part is not None]
+    `start` on, in place. given: residuals, and whether they are this device's share already."""
+    parts = [(residuals[number], own) for residuals, own in given if number < len(residuals)]
+    present = [part if own or share is None else share.image(part) for part, own in parts if part is not None]
     if present:
         total = present[0]
         for part in present[1:]:
             total = total + part
-        total = total if share is None else share.image(total)
         stream[:, start : start + total.shape[1]] += total
     return stream
 

@@ -10,6 +10,7 @@ stay whole on each device.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from ..quant.held import DenseProducts
 from .split import Span, spans
 from .wire import Wire
 
-CUT = ("double_blocks.", "single_blocks.")
+CUT = re.compile(r"(controlnets\.[^.]+\.)?(double|single)_blocks\.")  # of a ControlNet too
 TILED = ("NVFP4", "MXFP8")  # their scales lie in tiles of TILE rows
 TILE = 128
 WHOLE = ("_mod.lin.", ".modulation.lin.")  # read once a run, for one vector a step
@@ -93,7 +94,7 @@ class WeightSharing:
         """The rows of each device, of what is cut."""
         found = {}
         for name, stored in tensors.items():
-            if not name.startswith(CUT) or not name.endswith(".weight") or any(part in name for part in WHOLE):
+            if not CUT.match(name) or not name.endswith(".weight") or any(part in name for part in WHOLE):
                 continue
             cut = row_spans(stored.shape[0], self.wire.size) if len(stored.shape) == 2 else ()
             if cut and all(end > start and cut_rows(stored, (start, end)) is not None for start, end in cut):

@@ -8,20 +8,25 @@ from typing import Any
 
 import torch
 
+from .agree import AgreeingWire, Agreement
 from .sharded import WeightSharing
 from .split import Split
 from .tokens import TokenSharing
-from .wire import GlooWire, wrong_partners
+from .wire import GlooWire, Wire, wrong_partners
 
 
 @dataclass(frozen=True)
 class DeviceShare:
-    """tokens: None if this device has all of them. weights: None if it has them whole."""
+    """tokens: None if this device has all of them. weights: None if it has them whole.
+
+    agreement: with all devices of the team, about what fails here.
+    """
 
     split: Split
     rank: int
     tokens: TokenSharing | None
     weights: WeightSharing | None
+    agreement: Agreement
 
 
 def joined(
@@ -34,10 +39,15 @@ def joined(
     """
     everybody = GlooWire(store, "all", rank, split.size, seconds)
     wrong = wrong_partners(everybody, device)
+    agreement = Agreement(everybody)
+
+    def group(name: str, member: int, size: int) -> Wire:
+        return AgreeingWire(GlooWire(store, name, member, size, seconds), agreement)
+
     sp_rank, tp_rank = divmod(rank, split.tp)
     tokens = weights = None
     if split.sp > 1:
-        tokens = TokenSharing(GlooWire(store, f"sp{tp_rank}", sp_rank, split.sp, seconds), split, shares)
+        tokens = TokenSharing(group(f"sp{tp_rank}", sp_rank, split.sp), split, shares)
     if split.tp > 1:
-        weights = WeightSharing(GlooWire(store, f"tp{sp_rank}", tp_rank, split.tp, seconds))
-    return DeviceShare(split, rank, tokens, weights), wrong
+        weights = WeightSharing(group(f"tp{sp_rank}", tp_rank, split.tp))
+    return DeviceShare(split, rank, tokens, weights, agreement), wrong

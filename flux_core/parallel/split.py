@@ -9,7 +9,7 @@ The devices of one tp group are neighbours: device = sp_rank * tp + tp_rank. Use
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -143,6 +143,16 @@ class Tokens:
         text = self.text[-1][1]
         (a, b), (c, d) = self.text[rank], self.image[rank]
         return (a, b), (text + c, text + d)
+
+
+def devices_of(team: Mapping[str, Any] | None) -> str | None:
+    """The words for the options of a team, as the command line makes them; None if there is none."""
+    return None if team is None else team_words(team["names"], Split(**team["split"]))
+
+
+def team_words(names: Sequence[str], split: Split) -> str:
+    """Which devices compute an image, and how they share it."""
+    return f"{' and '.join(names)} as {split.words}"
 
 
 def exchanged_bytes(split: Split, blocks: int, batch: int, tokens: int, hidden: int, itemsize: int) -> float:

@@ -31,6 +31,7 @@ from .flux_needs import controlnet_tensors
 from .image_adapters import SeenImages
 from .loaded_whole import reported_flux
 from .lora_memory import reclaim_for_loras
+from .run_elsewhere import told
 from .runtime import Runtime
 from .settings import SIXTEEN_BIT
 from .sound import unsound
@@ -121,9 +122,6 @@ class FluxModel:
                 yield run, network
             return
 
-        if self.runtime.team is not None:
-            raise InputError("An IP-Adapter cannot be computed on several devices yet. Use one device.")
-
         def there(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return tuple(tensor.to(self.device, self.dtype) for tensor in tensors)
 
@@ -142,11 +140,10 @@ class FluxModel:
                 yield network
             return
         team.settings.split.check(self.weights.config.heads)
-        share = team.start()
-        if self.runtime.share is not share:  # a team that was started anew talks over new connections
-            self.weights.unload()
-            self.runtime.share = share
-        with team.opened(self.description, run, self._opened_here(run)) as network:
+        for net in self._controlnets(run):
+            team.settings.split.check(net.config.body.heads)
+        self.runtime.share = team.start()
+        with team.opened(self.description, told(run), self._opened_here(run)) as network:
             yield network
 
     @property
@@ -159,8 +156,6 @@ class FluxModel:
     @contextmanager
     def _opened_here(self, run: Run) -> Iterator[Network]:
         nets = self._controlnets(run)
-        if nets and self.runtime.share is not None:
-            raise InputError("ControlNets cannot be computed on several devices yet. Use one device for this workflow.")
         nbytes = self.weights.nbytes + sum(net.nbytes for net in nets)
         manager = self.runtime.manager(self.device, nbytes)
         if manager is None:

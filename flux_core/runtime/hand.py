@@ -19,12 +19,14 @@ from typing import Any
 import torch
 
 from ..errors import SluiceError
+from ..memory.budget import Allowed
 from ..models.tensor_trees import map_tensors
 from ..parallel.share import joined
 from ..parallel.split import Split
-from ..sampling.guider import Network
+from ..sampling.guider import Network, Run
 from ..workers.protocol import Channel, Message, private_pipes
 from .handles import FluxModel, described
+from .run_elsewhere import restored
 from .runtime import Runtime
 from .settings import Settings
 
@@ -66,7 +68,8 @@ def _listen(channel: Channel, heard: Heard) -> None:
 
 
 def _join(channel: Channel, heard: Heard, runtime: Runtime, given: dict[str, Any]) -> None:
-    heard.get()  # all processes are there
+    while (message := heard.get()[0])["op"] != "join":  # which comes when all processes are there
+        _follow(runtime, message)
     torchs: Any = torch.distributed
     split = Split(**given["split"])
     store = torchs.TCPStore("127.0.0.1", given["port"], split.size, False, timedelta(seconds=given["seconds"]))
@@ -75,20 +78,28 @@ def _join(channel: Channel, heard: Heard, runtime: Runtime, given: dict[str, Any
 
 
 def _serve(channel: Channel, heard: Heard, runtime: Runtime) -> None:
-    kept: FluxModel | None = None  # so that its weights stay for the next run
+    kept: tuple[FluxModel, Run] | None = None  # so that their weights stay for the next run
     stack, network = ExitStack(), None
     while True:
         message, payload = heard.get()
         if message["op"] == "open":
             description, run = _unpacked(payload, runtime.device)
-            kept = described(runtime, description)
-            network = stack.enter_context(kept.open(run))
+            kept = described(runtime, description), restored(run, runtime)
+            network = stack.enter_context(kept[0].open(kept[1]))
             channel.send({"opened": True})
         elif message["op"] == "call":
             _call(network, _unpacked(payload, runtime.device))
+        elif message["op"] == "budget":
+            _follow(runtime, message)
+            if network is None:
+                runtime.shrink_to_budget()
         else:
             stack.close()
             network = None
+
+
+def _follow(runtime: Runtime, budget: Message) -> None:
+    runtime.budget = Allowed.parse(budget["vram"], budget["ram"])
 
 
 def _call(network: Network | None, inputs: Any) -> None:

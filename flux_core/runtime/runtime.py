@@ -93,7 +93,10 @@ class Runtime:
 
     @property
     def budget(self) -> Allowed:
-        """How much memory models may use. Models that are running follow a change at their next step."""
+        """How much memory models may use. Models that are running follow a change at their next step.
+
+        The other devices of a team are given the same.
+        """
         return self._budget
 
     @budget.setter
@@ -101,6 +104,8 @@ class Runtime:
         self._budget = allowed
         for manager in list(self.managers.values()):
             manager.allowed = allowed
+        if self.team is not None:
+            self.team.tell_budget(allowed.words)
 
     def manager(self, device: torch.device, nbytes: int) -> Manager | None:
         """Who manages a model of so many bytes on this device; None if it may simply be loaded.

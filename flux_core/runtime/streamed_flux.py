@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from ..models.denoiser_inputs import DenoiserInputs
 from ..models.flux import Flux, with_controlnets, with_sharing
 from ..models.flux_config import FluxConfig
 from ..models.tensor_trees import shapes_of
+from ..parallel.agree import Agreement
 from ..parallel.share import DeviceShare
 from ..quant.fp8 import FP8
 from ..quant.int8 import Integers
@@ -47,6 +49,8 @@ from .integer_products import products_of
 from .managed_controlnet import MODULATION, ManagedControlNet
 from .modulation import ModulationTable, modulation_linears
 from .modulation_rows import RowStore, RunRows
+
+Result = TypeVar("Result")
 
 TRANSFORMER = 2  # priority: of two models that need the same room, the higher one gets it
 
@@ -108,7 +112,8 @@ class ManagedFlux:
         observed = self.observed(key, lambda: observe_blocks(module, sample))
         with self._running(observed, key, tokens_of(sample)) as model:
             model.report.note = products_of(module)
-            yield _StreamedNetwork(module, rows, control_rows, model, alone=self._share is None)
+            agreement = None if self._share is None else self._share.agreement
+            yield _StreamedNetwork(module, rows, control_rows, model, agreement)
 
     @contextmanager
     def walking(self, observed: DryRun, key: Hashable, tokens: int) -> Iterator[RunningModel]:
@@ -196,11 +201,16 @@ class _StreamedNetwork:
     """What a guider calls: rows out of the table, then the forward of the run's model, block by block."""
 
     def __init__(
-        self, module: Flux, rows: RunRows, control_rows: Mapping[str, RunRows], model: RunningModel, alone: bool
+        self,
+        module: Flux,
+        rows: RunRows,
+        control_rows: Mapping[str, RunRows],
+        model: RunningModel,
+        agreement: Agreement | None,
     ) -> None:
-        """alone: whether no other device waits for this one in the middle of a block."""
+        """agreement: with the other devices that compute the same blocks; None if there are none."""
         self.module, self.rows, self.control_rows, self.model = module, rows, control_rows, model
-        self.alone = alone
+        self.agreement = agreement
 
     def __call__(self, inputs: DenoiserInputs) -> Tensor:
         active = {control.net: self.control_rows[control.net] for control in inputs.controls}
@@ -218,17 +228,20 @@ class _StreamedNetwork:
             out: Tensor = self.module(inputs, modulation=table, control_rows=control_rows, run_block=self._run_block)
             return out
 
-        out = self.model.step(step)
+        out = self.model.step(self._agreed(step), together=self.agreement is not None)
         self.model.measure()
         return out
 
     def _run_block(self, block: nn.Module, *args: object) -> object:
-        """A block leaves its inputs as they are, so it can be run again; not on one device of several, which would then
-        exchange other tensors than they."""
+        """A block leaves its inputs as they are, so it can be run again: on all devices, if there are several."""
         stream = self.model.model.stream
         assert stream is not None
         self.model.report.report_ring(stream.in_ring)
-        return self.model.attempt(lambda: block(*args)) if self.alone else block(*args)
+        return self.model.attempt(self._agreed(lambda: block(*args)), together=self.agreement is not None)
+
+    def _agreed(self, work: Callable[[], Result]) -> Callable[[], Result]:
+        agreement = self.agreement
+        return work if agreement is None else lambda: agreement.of(work)
 
 
 def _together(tensors: Tensors, round_to: torch.dtype | None, nets: Mapping[str, Tensors]) -> dict[str, Stored]:

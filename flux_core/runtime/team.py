@@ -6,6 +6,7 @@ or does not answer ends the job with a sentence that names its device; the next 
 
     this process -> hand.py   {"op": "open"} + model and run      <- {"opened": true} or {"error", "type"}
                               {"op": "call"} + inputs             {"op": "close"}
+                              {"op": "budget", "vram", "ram"}     from the next evaluation on
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from ..errors import InputError, SluiceError
 from ..models.denoiser_inputs import DenoiserInputs
 from ..models.tensor_trees import map_tensors
 from ..parallel.share import DeviceShare, joined
-from ..parallel.split import Split
+from ..parallel.split import Split, team_words
 from ..sampling.guider import Network
 from ..workers.protocol import Channel, Message
 
@@ -131,6 +132,7 @@ class Team:
         self.settings, self._device = settings, device
         self.share: DeviceShare | None = None
         self._hands: list[_Hand] = []
+        self._budget: dict[str, str] = {}  # of each other device, once it was changed
         self._waiting = False  # whether the others are in the middle of something that this device takes part in
 
     @classmethod
@@ -142,7 +144,7 @@ class Team:
     @property
     def words(self) -> str:
         """Which devices, and how they share an image."""
-        return f"{' and '.join(self.settings.names)} as {self.settings.split.words}"
+        return team_words(self.settings.names, self.settings.split)
 
     def start(self) -> DeviceShare:
         """Start what does not run. Raises SluiceError for devices that do not come or cannot talk to each other."""
@@ -162,7 +164,7 @@ class Team:
         store = torchs.TCPStore("127.0.0.1", 0, given.split.size, True, patience, wait_for_workers=False)
         for rank, (name, options) in enumerate(zip(given.names[1:], given.hands, strict=True), start=1):
             place = {"rank": rank, "port": store.port, "split": given.split.__dict__, "shares": given.shares}
-            self._hands.append(_Hand(name, {**options, **place, "seconds": given.seconds}))
+            self._hands.append(_Hand(name, {**options, **self._budget, **place, "seconds": given.seconds}))
         for hand in self._hands:
             hand.answer(START_SECONDS)  # its device is there
         for hand in self._hands:
@@ -208,6 +210,13 @@ class Team:
         self._waiting = True
         for hand in self._hands:
             hand.say({"op": "call"}, payload)
+
+    def tell_budget(self, words: dict[str, str]) -> None:
+        """Each other device has this budget from its next evaluation on. words: {"vram", "ram"}, as written."""
+        self._budget = words
+        for hand in self._hands:
+            with contextlib.suppress(SluiceError):  # one that has ended is started anew with it
+                hand.say({"op": "budget", **words})
 
     def finished(self) -> None:
         """An evaluation has come to its end here, and so everywhere: nobody waits for anybody."""

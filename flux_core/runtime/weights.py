@@ -29,6 +29,7 @@ from ..models.flux import Flux
 from ..models.flux_config import FluxConfig
 from ..models.linear import HeldWeight
 from ..models.t5 import T5Config, T5Encoder
+from ..parallel.share import DeviceShare
 from ..quant.encoding import multiplied_as_integers
 from ..quant.fp8 import FP8
 from ..quant.int8 import Integers
@@ -49,6 +50,7 @@ class Weights(Generic[Module]):
     """`tensors` under the model's own names; `identity` names what they are, in which state."""
 
     config: Any
+    divided = False  # whether several devices compute it together
 
     def __init__(self, runtime: Runtime, tensors: Tensors, identity: Hashable) -> None:
         """Raises FileFormatError if no such model has tensors of these shapes."""
@@ -57,6 +59,7 @@ class Weights(Generic[Module]):
         self._managed: tuple[tuple[Manager, torch.dtype, Integers | None], Any] | None = None
         self._lock = threading.RLock()  # making room for one may let go of another
         self._allocation: Any = None  # of the external allocator, if there is one
+        self._share: DeviceShare | None = None  # of the team that what is loaded was loaded for
         self.config = self._read_config({name: stored.shape for name, stored in tensors.items()})
 
     @property
@@ -74,6 +77,7 @@ class Weights(Generic[Module]):
         Raises FileFormatError if the file is incomplete.
         """
         with self._lock:
+            self._follow_team()
             key = device, dtype, self._integers(device, dtype, compute)
             if self._loaded is None or self._loaded[0] != key:
                 self._loaded = None
@@ -92,6 +96,7 @@ class Weights(Generic[Module]):
         """
         with self._lock:
             self._loaded = None
+            self._follow_team()
             key = manager, dtype, self._integers(manager.device, dtype, compute)
             if self._managed is None or self._managed[0] != key:
                 self._give_up_managed()
@@ -103,6 +108,12 @@ class Weights(Generic[Module]):
         with self._lock:
             self._loaded = None
             self._give_up_managed()
+
+    def _follow_team(self) -> None:
+        """Load again for a team that was started anew: it communicates over other connections."""
+        if self.divided and self._share is not self.runtime.share:
+            self.unload()
+            self._share = self.runtime.share
 
     # -- as a client of an external allocator, if it is loaded whole; under a manager its models are clients
 
@@ -151,7 +162,14 @@ class Weights(Generic[Module]):
             ) from error
 
     def _fill(self, module: Module, holder: Resident) -> None:
-        bind(module, self.tensors, holder)
+        """In a team that divides matrices: with this device's rows of those that are cut."""
+        cut = self.runtime.share.weights if self.divided and self.runtime.share is not None else None
+        if cut is None:
+            bind(module, self.tensors, holder)
+            return
+        cut.narrow(module, self.tensors)
+        bind(module, cut.tensors(self.tensors), holder)
+        cut.wrap(module, self.tensors)
 
     def _config(self, shapes: dict[str, tuple[int, ...]]) -> Any:
         raise NotImplementedError
@@ -174,6 +192,7 @@ class FluxWeights(Weights[Flux]):
     """A transformer. `round_to`: the type that `weight_dtype` stores all weights in, None for the file's own."""
 
     config: FluxConfig
+    divided = True
 
     def __init__(self, runtime: Runtime, tensors: Tensors, identity: Hashable, round_to: torch.dtype | None) -> None:
         self.round_to = round_to
@@ -192,16 +211,6 @@ class FluxWeights(Weights[Flux]):
         allowed = within_ram(integers, manager, self.tensors)
         return ManagedFlux(manager, self.config, self.tensors, dtype, self.round_to, allowed, self.runtime.share)
 
-    def _fill(self, module: Flux, holder: Resident) -> None:
-        """In a team that divides matrices: with this device's rows of them."""
-        cut = self.runtime.share and self.runtime.share.weights
-        if not cut:
-            bind(module, self.tensors, holder)
-            return
-        cut.narrow(module, self.tensors)
-        bind(module, cut.tensors(self.tensors), holder)
-        cut.wrap(module, self.tensors)
-
     def _integers(self, device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
         return _integers_of(self.tensors, device, dtype, compute)
 
@@ -210,6 +219,7 @@ class ControlNetWeights(Weights[ControlNet]):
     """A ControlNet. Its key names it among those of a run."""
 
     config: ControlNetConfig
+    divided = True
 
     @property
     def key(self) -> str:

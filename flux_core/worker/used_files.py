@@ -4,7 +4,8 @@ A saved image carries the list as a text of its own, "sluice_files", which Comfy
 
     [{"category": "diffusion_models", "name": "flux1-dev.safetensors", "bytes": 23802932552, "sha256": "..."}, ...]
 
-sha256 is left out while a large file has not been hashed yet.
+sha256 is left out while a large file has not been hashed yet. An image that several devices computed together says so
+in "sluice_devices": "cpu:0 and cpu:1 as sp2 ulysses". Its numbers differ in the last digits from one device's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..io.folders import TINY_INPUT, Folders, annotated, confined
 from .required_models import wanted_files
 
 SAME, OTHER, MISSING, UNKNOWN = "same", "other", "missing", "unknown"
+DEVICES_FIELD = "sluice_devices"
 IMAGES = "input"  # the category of input images
 _IMAGE_NODES = ("LoadImage", "LoadImageMask", "LoadImageOutput")
 
@@ -69,12 +71,15 @@ def used_files(paths: Mapping[tuple[str, str], Path], hashes: FileHashes) -> lis
     return told
 
 
-def with_files(extra_data: Mapping[str, Any], files: list[dict[str, Any]]) -> dict[str, Any]:
-    """The extra data of a job, with the list among what its images carry."""
+def with_files(
+    extra_data: Mapping[str, Any], files: list[dict[str, Any]], devices: str | None = None
+) -> dict[str, Any]:
+    """The extra data of a job, with the list, and the devices if there are several, among what its images carry."""
     carried = extra_data.get("extra_pnginfo")
-    if not files or not isinstance(carried, (dict, type(None))):
+    more = ({FILES_FIELD: files} if files else {}) | ({DEVICES_FIELD: devices} if devices else {})
+    if not more or not isinstance(carried, (dict, type(None))):
         return dict(extra_data)
-    return {**extra_data, "extra_pnginfo": {**(carried or {}), FILES_FIELD: files}}
+    return {**extra_data, "extra_pnginfo": {**(carried or {}), **more}}
 
 
 def compared(recorded: Any, folders: Folders, hashes: FileHashes) -> list[Compared]:

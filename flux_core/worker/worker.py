@@ -20,6 +20,7 @@ from ..io import strict_json
 from ..io.file_hashes import hashes_of
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after, is_out_of_memory
+from ..parallel.split import devices_of
 from ..runtime.settings import Settings
 from ..workers.protocol import Channel, Message
 from ..workers.unfinished import forget, unfinished
@@ -144,7 +145,7 @@ class Worker:
             if self.trouble:
                 raise SluiceError(self.trouble)
             paths = used_paths(job["prompt"], self.classes, self.folders)
-            extra = with_files(job["extra_data"], used_files(paths, self.hashes))
+            extra = with_files(job["extra_data"], used_files(paths, self.hashes), devices_of(self.options.get("team")))
             with self._exactly(is_exact(job["extra_data"])):
                 result = self.executor.execute(job["prompt"], prompt_id, extra, job["outputs"])
             self._hash(paths.values())

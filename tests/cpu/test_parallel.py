@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +15,14 @@ from doubles.seeded import fill_module, seeded_tensor
 from doubles.threads import Board, ThreadWire, on_threads
 from sluice.flux_core.checkpoint.load import read
 from sluice.flux_core.models.attention import attention
+from sluice.flux_core.models.controlnet import ControlNet
+from sluice.flux_core.models.controlnet_config import ControlNetConfig
 from sluice.flux_core.models.copies import deep
-from sluice.flux_core.models.denoiser_inputs import ControlResiduals, DenoiserInputs
-from sluice.flux_core.models.flux import Flux, with_sharing
+from sluice.flux_core.models.denoiser_inputs import ControlInput, ControlResiduals, DenoiserInputs
+from sluice.flux_core.models.flux import Flux, with_controlnets, with_sharing
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.linear import Linear
+from sluice.flux_core.parallel.agree import AgreedOutOfMemory, AgreeingWire, Agreement
 from sluice.flux_core.parallel.sharded import OwnRows, ShardedWeight, cut_rows, row_spans
 from sluice.flux_core.parallel.split import Split, exchanged_bytes, gathered_bytes, spans
 from sluice.flux_core.parallel.tokens import TokenSharing, merged, with_lse
@@ -58,16 +63,29 @@ def with_everything() -> DenoiserInputs:
     )  # fmt: skip
 
 
+def with_controlnets_and_images() -> DenoiserInputs:
+    """Two ControlNets, one of them with a token for the kind of its image, and an image that the model looks at."""
+    hints = [seeded_tensor(f"hint {number}", (1, 16, 10, 6)) for number in range(2)]
+    controls = ControlInput("net", hints[0], 0.8, (1,)), ControlInput("net", hints[1], 0.4)
+    looks = tuple(seeded_tensor(f"seen {number}", (2, 1, 4, 192)) for number in range(2))
+    return replace(inputs((10, 6), 5), controls=controls, seen=(looks,))
+
+
+NET = ControlNetConfig(replace(CONFIG, depth=2, depth_single=1), "latent", 16, 4)
 CASES = {
     "even": inputs(), "odd and wrapped": inputs((15, 17), 10), "one text token": inputs((16, 16), 1),
     "three image tokens": inputs((2, 6), 9), "a batch": inputs((8, 6), 4, 2), "everything": with_everything(),
+    "controlnets and images": with_controlnets_and_images(),
+    "controlnets and references": replace(
+        with_everything(), control=None, controls=with_controlnets_and_images().controls
+    ),
 }  # fmt: skip
 
 
 def filled(config: FluxConfig) -> Flux:
     model = fill_module(Flux(config)).requires_grad_(False)  # as weights of files are
     assert isinstance(model, Flux)
-    return model
+    return with_controlnets(model, {"net": fill_module(ControlNet(NET)).requires_grad_(False)})
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +140,7 @@ def test_tokens_of_several_devices_give_the_velocity_of_one(flux: Flux, case: st
 
 
 @pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("case", ["odd and wrapped", "a batch", "everything"])
+@pytest.mark.parametrize("case", ["odd and wrapped", "a batch", "everything", "controlnets and references"])
 def test_rows_of_several_devices_give_the_velocity_of_one(flux: Flux, case: str, size: int) -> None:
     with torch.inference_mode():
         expected = flux(CASES[case])
@@ -131,8 +149,9 @@ def test_rows_of_several_devices_give_the_velocity_of_one(flux: Flux, case: str,
     assert all(distance(one, expected) < TOLERANCE for one in got)
 
 
-def test_both_ways_together_and_unequal_devices(flux: Flux) -> None:
-    given = CASES["odd and wrapped"]
+@pytest.mark.parametrize("case", CASES)
+def test_both_ways_together_and_unequal_devices(flux: Flux, case: str) -> None:
+    given = CASES[case]
     with torch.inference_mode():
         expected = flux(given)
     rows, tokens = [Board(2) for _ in range(2)], [Board(2) for _ in range(2)]
@@ -146,6 +165,68 @@ def test_both_ways_together_and_unequal_devices(flux: Flux) -> None:
     assert all(distance(one, expected) < TOLERANCE for one in on_threads(4, device))
 
 
+@pytest.mark.parametrize("point", range(5))
+def test_memory_that_runs_out_on_one_device_makes_all_begin_the_block_again(flux: Flux, point: int) -> None:
+    """Before a block's first message, after it, before and after the second one, and in the next block."""
+    given, calls = CASES["everything"], [0, 0]
+    with torch.inference_mode():
+        expected = flux(given)
+    boards = [Board(2) for _ in range(2)]
+
+    def again(agreement: Agreement, work: Callable[[], Any]) -> Any:
+        for _ in range(2):
+            with contextlib.suppress(AgreedOutOfMemory):
+                return agreement.of(work)
+        return agreement.of(work)
+
+    def device(rank: int) -> Tensor:
+        agreement, failed = Agreement(ThreadWire(boards[0], rank)), list[bool]()
+
+        class Failing(AgreeingWire):
+            """Device 1 runs out of memory at a moment of its own, once."""
+
+            def exchange(self, out: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+                self.out_of_memory(2 * len(messages))
+                got = super().exchange(out, shapes)
+                messages.append(len(got))
+                self.out_of_memory(2 * len(messages) - 1)
+                return got
+
+            def out_of_memory(self, moment: int) -> None:
+                if rank == 1 and moment == point and not failed:
+                    failed.append(True)
+                    raise torch.OutOfMemoryError("injected")
+
+        messages: list[int] = []
+        sharing = TokenSharing(Failing(ThreadWire(boards[1], rank), agreement), Split(2), 2)
+
+        def block(module: Any, *args: Any) -> Any:
+            calls[rank] += 1
+            return again(agreement, lambda: module(*args))
+
+        velocity: Tensor = again(agreement, lambda: with_sharing(flux, sharing)(given, run_block=block))
+        assert failed == [True] * rank
+        return velocity
+
+    got = on_threads(2, device)
+    assert torch.equal(got[0], got[1]) and distance(got[0], expected) < TOLERANCE
+    assert calls[0] == calls[1] == 4
+
+
+def test_memory_that_stays_short_on_one_device_is_an_error_on_all() -> None:
+    board = Board(3)
+
+    def device(rank: int) -> None:
+        def work() -> None:
+            if rank == 2:
+                raise torch.OutOfMemoryError("injected")
+
+        with pytest.raises(AgreedOutOfMemory, match="injected" if rank == 2 else "Another device"):
+            Agreement(ThreadWire(board, rank)).of(work)
+
+    on_threads(3, device)
+
+
 def test_bfloat16_is_as_near_to_float32_as_on_one_device(flux: Flux) -> None:
     half, given = filled(CONFIG).to(torch.bfloat16), inputs(dtype=torch.bfloat16)
     with torch.inference_mode():
@@ -154,6 +235,9 @@ def test_bfloat16_is_as_near_to_float32_as_on_one_device(flux: Flux) -> None:
     for attending in ("ulysses", "gather", "ring"):
         got = split_in_tokens(half, given, Split(2, 1, attending))[0].float()
         assert distance(got, exact) < 1.5 * single
+    board = Board(2)
+    rows = on_threads(2, lambda rank: tensor_parallel(half, board, rank)(given).float())
+    assert distance(rows[0], exact) < 1.5 * single
 
 
 @pytest.mark.parametrize(("attending", "verb"), [("ulysses", "exchange"), ("gather", "gather"), ("ring", "shift")])

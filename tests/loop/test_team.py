@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,25 +14,35 @@ import pytest
 import torch
 from doubles import adapter_files
 from doubles.seeded import fill_module, seeded_tensor
+from PIL import Image, ImageChops
 from safetensors.torch import save_file
 from sluice.flux_core.cancel import cancellable
+from sluice.flux_core.commands import cli
 from sluice.flux_core.errors import InputError, SluiceError
 from sluice.flux_core.memory import meter
 from sluice.flux_core.memory.budget import Allowed
+from sluice.flux_core.models import flux_blocks
+from sluice.flux_core.models.controlnet import ControlNet
+from sluice.flux_core.models.controlnet_config import ControlNetConfig
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.parallel.split import Split
+from sluice.flux_core.runtime.controlnets import load_controlnet
 from sluice.flux_core.runtime.handles import FluxModel, load_flux
 from sluice.flux_core.runtime.lora_files import read_lora
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.runtime.team import Team, TeamSettings
+from sluice.flux_core.runtime.weights import ControlNetWeights
 from sluice.flux_core.sampling.conditions import Condition
+from sluice.flux_core.sampling.controls import Control
 from sluice.flux_core.sampling.guider import Run
 from torch import Tensor
 
 CONFIG = replace(FluxConfig(**adapter_files.SIZES), hidden=256, heads=2, mlp=1024)
+NET = ControlNetConfig(replace(CONFIG, depth=1, depth_single=1), "latent", 16, 4)
 TIMES = (0.9, 0.5)
+WORKFLOW = Path(__file__).parents[2] / "workflows" / "text_to_image.png"
 ROOM = 400 << 20  # bytes for models, beside what this process has in memory already
 
 
@@ -48,7 +60,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("team")
     state = fill_module(Flux(CONFIG)).state_dict()
     save_file({name: value.contiguous() for name, value in state.items()}, folder / "flux.safetensors")
-    save_file(adapter_files.plain(state), folder / "lora.safetensors")
+    for name, kind in (("lora", adapter_files.plain), ("lokr", adapter_files.lokr), ("dora", adapter_files.dora)):
+        save_file(kind(state), folder / f"{name}.safetensors")
+    net = fill_module(ControlNet(NET)).state_dict()
+    save_file({name: value.contiguous() for name, value in net.items()}, folder / "net.safetensors")
     return folder / "flux.safetensors"
 
 
@@ -74,15 +89,20 @@ def team() -> Iterator[Made]:
         one.close()
 
 
-def model_of(runtime: Runtime, file: Path) -> FluxModel:
+def model_of(runtime: Runtime, file: Path, lora: str = "lora") -> FluxModel:
     model = load_flux(runtime, file)
-    return read_lora(model, None, file.with_name("lora.safetensors")).added_to(model, None, 0.7)[0]
+    return read_lora(model, None, file.with_name(f"{lora}.safetensors")).added_to(model, None, 0.7)[0]
 
 
-def look(model: FluxModel, between: Callable[[], object] = lambda: None) -> list[Tensor]:
-    """The velocities of two steps."""
+def look(
+    model: FluxModel, between: Callable[[], object] = lambda: None, net: ControlNetWeights | None = None
+) -> list[Tensor]:
+    """The velocities of two steps. net: a ControlNet to follow."""
     x = seeded_tensor("x", (1, 16, 10, 6))
     condition = Condition(seeded_tensor("c", (1, 5, CONFIG.context_dim)), seeded_tensor("y", (1, CONFIG.vec_dim)), 4.0)
+    if net is not None:
+        control = Control(net, (1,), seeded_tensor("hint", (1, 16, 10, 6)), 0.8, math.inf, -math.inf)
+        condition = replace(condition, controls=(control,))
     found = []
     with torch.inference_mode(), model.open(Run(tuple(x.shape), TIMES, (condition,))) as network:
         for time in TIMES:
@@ -99,9 +119,27 @@ def distance(got: list[Tensor], expected: list[Tensor]) -> float:
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, expected, strict=True))
 
 
+class FailsOnce:
+    """The second double block runs out of memory in this process, once, when its attention has been exchanged."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.failed = False
+        self._forward = flux_blocks.Mlp.forward
+        monkeypatch.setattr(flux_blocks.Mlp, "forward", lambda mlp, x: self._fail_or(mlp, x))
+
+    def _fail_or(self, mlp: flux_blocks.Mlp, x: Tensor) -> Tensor:
+        if not self.failed and x.device.type != "meta":
+            self.failed = True
+            raise torch.OutOfMemoryError("injected")
+        return self._forward(mlp, x)
+
+
 @pytest.mark.parametrize("split", [Split(2, 1), Split(1, 2)], ids=["tokens", "rows"])
-def test_two_processes_stream_the_velocity_of_one_with_a_lora(team: Made, file: Path, split: Split) -> None:
-    """And two without a budget, which load it whole."""
+def test_two_processes_stream_the_velocity_of_one(
+    team: Made, file: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With LoRA, LoKr, DoRA, a ControlNet, memory that runs out on one device, and a budget that is changed. And two
+    without a budget, which load it whole."""
     limit = allowed()
     alone, two = Runtime(Settings("cpu", "fp32", limit)), team(split, limit)
     plans: list[list[dict[str, Any]]] = [[], []]
@@ -114,13 +152,29 @@ def test_two_processes_stream_the_velocity_of_one_with_a_lora(team: Made, file: 
     whole, part = (sum(unit["bytes"] for unit in one["units"]) for one in (first_plan, plan))
     assert part == whole if split.sp == 2 else part <= 0.51 * whole
     assert limit.ram is not None and plan["peak_bytes"] <= limit.ram
+    nets = [load_controlnet(runtime, file.with_name("net.safetensors")).weights for runtime in (alone, two)]
+    controlled = look(model_of(alone, file), net=nets[0])
+    assert distance(look(model, net=nets[1]), controlled) < 5e-6 < distance(expected, controlled)
+    for kind in ("lokr", "dora"):
+        changed = look(model_of(alone, file, kind))
+        assert distance(look(model_of(two, file, kind)), changed) < 5e-6 < distance(expected, changed)
+    once = FailsOnce(monkeypatch)
+    assert all(torch.equal(a, b) for a, b in zip(look(model), got, strict=True)) and once.failed
+    two.budget = Allowed(None, limit.ram - (64 << 20))
+    (hand,) = children()
+    assert distance(look(model), got) == 0 and hand.is_running()
+    assert two.team is not None
+    two.team.tell_budget(Allowed(None, 100 << 20).words)  # as for all of them, but only the other one is to fail
+    with pytest.raises(SluiceError, match="The device cpu:1: .*budget is 100 MiB"):
+        look(model)
     free = team(split, Allowed(managed=False))
     assert distance(look(model_of(free, file)), expected) < 5e-6
-    (first, second) = children()
-    for one in (two, free):
-        assert one.team is not None
-        one.team.close()
-    assert not first.is_running() and not second.is_running()
+    net = load_controlnet(free, file.with_name("net.safetensors")).weights
+    assert distance(look(model_of(free, file), net=net), controlled) < 5e-6
+    (last,) = children()
+    assert free.team is not None
+    free.team.close()
+    assert not last.is_running()
 
 
 def test_a_device_that_dies_or_hangs_is_named_and_the_next_image_is_made(team: Made, file: Path) -> None:
@@ -157,3 +211,25 @@ def test_what_another_device_refuses_is_told_with_its_name(team: Made, file: Pat
         look(model_of(runtime, file))
     with pytest.raises(InputError, match="2 heads, too few for 64 devices"):
         look(model_of(team(Split(64, 1)), file))
+
+
+def test_an_image_of_several_devices_says_so_and_is_the_same_on_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+
+    def run(source: Path, *options: str) -> Path:
+        where = ["--out", str(tmp_path), "--set", "steps=2", "--dtype", "fp32", "--json", *options]
+        assert cli.main(["run", str(source), *where]) == 0
+        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return Path(told["workflows"][0]["images"][0])
+
+    together = run(WORKFLOW, "--devices", "cpu:0+cpu:1")
+    torch.set_num_threads(threads)  # of this process, which the command ends with otherwise
+    for hand in children():
+        hand.kill()
+    with Image.open(together) as made, Image.open(run(together)) as alone:
+        assert json.loads(made.info["sluice_devices"]) == "cpu:0 and cpu:1 as sp2 ulysses"
+        assert "sluice_devices" not in alone.info
+        far = ImageChops.difference(made.convert("RGB"), alone.convert("RGB")).getextrema()
+    assert all(isinstance(band, tuple) and band[1] <= 1 for band in far)
