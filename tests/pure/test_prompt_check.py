@@ -74,8 +74,8 @@ def test_a_missing_model_is_explained_whatever_the_sentence_about_it_was(
     expected = check_prompt(workflow(), CLASSES, folders).found.sentences
     explanation = folders.explain_missing("vae", "gone.safetensors")
     assert any(explanation in sentence for sentence in expected)
-    reworded = {kind: lambda case: "In other words." for kind in problems._TELL}
-    monkeypatch.setattr(problems, "_TELL", reworded)
+    reworded = {kind: lambda case: "In other words." for kind in problems._REASONS}
+    monkeypatch.setattr(problems, "_REASONS", reworded)
     monkeypatch.setattr(problems, "place_of", lambda *_: "Somewhere")
     told = check_prompt(workflow(), CLASSES, folders).found.sentences
     assert [sentence for sentence in told if explanation in sentence]
