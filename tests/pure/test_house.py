@@ -193,13 +193,13 @@ def texts() -> Iterator[Path]:
         yield from (path for path in (ROOT / room).rglob("*") if path.suffix in kinds)
 
 
-@pytest.mark.parametrize("paper", ["README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md"])
+@pytest.mark.parametrize("paper", ["README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md", "docs/guide.md"])
 def test_files_that_the_papers_name_are_there(paper: str) -> None:
     text = (ROOT / paper).read_text(encoding="utf-8")
     text = re.sub(r"(?ms)^ *```.*?^ *```$", "", text)
     named = re.findall(r"`((?:[\w.]+/)+[\w.]*)`", text)
     made = {"tests/cpu/test_image_gamma.py", "flux_core/models/latent_rgb.py", "tests/cpu/test_latent_rgb.py"}
-    users = re.compile(r"(?:models|output|ComfyUI)/")  # folders of those who use it
+    users = re.compile(r"(?:models|output|photos|ComfyUI)/")  # folders of those who use it
     looked = {name for name in named if name not in made and not users.match(name)}
     # DESIGN names files of flux_core from there.
     assert [name for name in looked if not any((base / name).exists() for base in (ROOT, ROOT / "flux_core"))] == []
