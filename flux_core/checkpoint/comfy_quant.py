@@ -1,7 +1,7 @@
 """The quantised matrices of ComfyUI's files of 2026: one function for each format that `comfy_quant` may name.
 
 Source: ComfyUI, comfy/quant_ops.py and comfy/ops.py (`_load_quantized_module`): which tensors a format has, and where
-its options stand. How values are made of them: quant/integers.py and quant/floats.py.
+its options are. quant/integers.py and quant/floats.py decode the values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..quant.encoding import rotates
 from .matrix_parts import FLOATS, Matrix, Statement, one_or_rows
 from .stored import Stored
 
-# Tensors beside a matrix that change what it means: one that its scheme does not use is not passed over.
+# Tensors beside a matrix that change its meaning: a file with one that its scheme does not use is refused.
 MEANING = (".weight_scale", ".weight_scale_2", ".weight_zeros", ".weight_s_rel", ".weight_s_channel",
            ".weight_codebook", ".weight_correction", ".pre_quant_scale")  # fmt: skip
 
@@ -37,7 +37,7 @@ def comfy_matrix(matrix: Matrix, conf: Statement) -> Stored:
 
 
 def _option(conf: Statement, name: str, default: Any) -> Any:
-    """ComfyUI looks beside the format first, then under `params`."""
+    """ComfyUI reads an option beside the format first, then under `params`."""
     params = conf.get("params")
     return conf.get(name, params.get(name, default) if isinstance(params, Mapping) else default)
 
@@ -85,7 +85,7 @@ def _nvfp4(matrix: Matrix, conf: Statement) -> Stored:
 
 
 def _tiled(rows: int, columns: int) -> list[tuple[int, ...]]:
-    """The shapes of scales in tensor cores' order: whole tiles of 128 x 4, as a matrix or flat."""
+    """The shapes of scales in the order of tensor cores: whole tiles of 128 x 4, as a matrix or flat."""
     tall, wide = -(-rows // 128) * 128, -(-columns // 4) * 4
     return [(tall, wide), (tall * wide,)]
 

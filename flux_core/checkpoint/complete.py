@@ -1,7 +1,7 @@
-"""Which tensors a model needs, by the number of its blocks: so that a header alone shows that some are missing.
+"""The tensors that a model needs, by the number of its blocks, so that missing ones show in the header.
 
-Names are those of the model (BFL's and Hugging Face's). The autoencoder is not listed: its blocks are told by its
-shapes. Uses no torch.
+Names are those of the model (BFL's and Hugging Face's). The autoencoder is not listed: its shapes determine its blocks.
+Uses no torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ _T5_BLOCK = (
 
 
 def missing(kind: str, names: Collection[str]) -> list[str]:
-    """What a "flux", "clip_l" or "t5" of as many blocks as `names` shows lacks, in the model's order."""
+    """The tensors that a "flux", "clip_l" or "t5" lacks, in the model's order. `names` determine the number of
+    blocks.
+    """
     there = set(names)
     return [name for name in _NEEDED[kind](there) if name not in there] if kind in _NEEDED else []
 
@@ -65,7 +67,7 @@ def _t5(names: Collection[str]) -> Iterator[str]:
 
 
 def _count(names: Collection[str], prefix: str) -> int:
-    """One more than the highest number behind `prefix`."""
+    """One more than the highest number after `prefix`."""
     numbers = (re.match(r"\d{1,4}(?=\.)", name[len(prefix) :]) for name in names if name.startswith(prefix))
     return max((int(found[0]) + 1 for found in numbers if found), default=0)
 

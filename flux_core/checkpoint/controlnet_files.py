@@ -1,4 +1,4 @@
-"""ControlNets for FLUX.1 as files have them: which family, and the tensors under the names of models/controlnet.py.
+"""ControlNets for FLUX.1 in files: their family, and their tensors under the names of models/controlnet.py.
 
     InstantX, Shakker, alimama   blocks in diffusers' names, or in BFL's in converted files
     XLabs, MistoLine             blocks in BFL's names
@@ -20,7 +20,7 @@ _FIRST = re.compile(r"(^|.*\.)controlnet_blocks\.0\.(linear\.)?weight$")
 
 
 def controlnet(file: WeightFile, names: Collection[str]) -> Detected | None:
-    """A ControlNet, of FLUX.1 or of Stable Diffusion; None if the file is none."""
+    """A ControlNet of FLUX.1 or of Stable Diffusion; None for any other file."""
     if any(name.startswith(("control_model.", "controlnet_cond_embedding.")) for name in names):
         return Detected("other", "a ControlNet for Stable Diffusion")
     first = next((found for name in names if (found := _FIRST.match(name))), None)

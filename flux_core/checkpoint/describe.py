@@ -1,4 +1,4 @@
-"""What `inspect` tells about a weight file: facts as data, and the same as text.
+"""The facts that `inspect` prints about a weight file, as data and as text.
 
 Independent of: how the file was read, the command line.
 """
@@ -18,14 +18,14 @@ from .kinds import KINDS, Detected
 from .stored import WeightFile
 
 LONGEST_METADATA = 200  # characters; trainers store whole configurations
-TOLD = {  # what of the metadata people want to know
+TOLD = {  # the entries of the metadata that are shown
     "general.name": "name", "modelspec.title": "title", "ss_output_name": "title given",
     "modelspec.trigger_phrase": "trigger phrase", "ss_base_model_version": "trained on",
 }  # fmt: skip
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """Everything the header tells, as JSON-ready data. Raises what `open_weights` raises."""
+    """All facts in the header, as JSON-ready data. Raises the errors of `open_weights`."""
     file = open_weights(path)
     found = detect(file)
     kind = KINDS[found.kind]
@@ -48,7 +48,7 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def as_text(facts: dict[str, Any]) -> str:
-    """The result of `describe`, for a person."""
+    """The result of `describe` as text."""
     rows = [("file", f"{facts['container']}, {_size(facts['size_bytes'])}, {facts['tensors']:,} tensors, "
                      f"{facts['parameters']:,} parameters")]  # fmt: skip
     rows += [(name, _extent(row)) for name, row in facts["formats"].items()]
@@ -67,14 +67,14 @@ def _container(file: WeightFile) -> str:
 
 
 def _parameters(file: WeightFile, found: Detected) -> int:
-    """Of the models in it; of a file that holds none, whatever its header counts."""
+    """The number of parameters of the file's models; for a file without models, of all its tensors."""
     if found.parts:
         return sum(stored.numel for part in found.parts.values() for stored in part.values())
     return sum(prod(entry.shape) for entry in file.entries.values())
 
 
 def _formats(file: WeightFile, found: Detected) -> dict[str, dict[str, int]]:
-    """How many tensors are stored in which way: a model's as they are decoded, else as the header writes them."""
+    """The number of tensors per format: for a model by their encodings, otherwise by the formats in the header."""
     tensors: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()
     for stored in (stored for part in found.parts.values() for stored in part.values()):
@@ -88,7 +88,7 @@ def _formats(file: WeightFile, found: Detected) -> dict[str, dict[str, int]]:
 
 
 def _ways(encoding: Encoding, nbytes: int) -> Iterator[tuple[str, int]]:
-    """The names for people of what a matrix, or each of its parts, is stored as."""
+    """The readable names of the formats in which a matrix, or each of its parts, is stored."""
     if encoding.parts:
         for part in encoding.parts:
             yield from _ways(part.encoding, part.nbytes)
@@ -115,7 +115,7 @@ def _plain(value: object) -> str:
 
 
 def _line(text: str) -> str:
-    """A foreign text as one line without control characters for a terminal."""
+    """A text from a file as one line without control characters for a terminal."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
@@ -124,7 +124,7 @@ def _extent(row: dict[str, int]) -> str:
 
 
 def _size(nbytes: int) -> str:
-    """With three digits, in the units that memory is counted in."""
+    """A size with three digits, in the units of memory."""
     power = max(p for p in range(4) if nbytes >= 1024**p or p == 0)
     value = nbytes / 1024**power
     digits = 0 if power == 0 or value >= 100 else 1 if value >= 10 else 2

@@ -1,9 +1,9 @@
-"""What a weight file holds, judged by the names and shapes in its header and never by the name of the file.
+"""Recognises what a weight file contains by the names and shapes in its header, never by the name of the file.
 
-A file has one `kind` and may have several parts (an all-in-one checkpoint holds four models); each part is given under
-the model's own names. Files of other families are recognised as far as needed to say what they are and where they go.
+A file has one `kind` and may have several parts (an all-in-one checkpoint contains four models). The tensors of each
+part have the model's own names. Files of other families are recognised so that messages can name them and their folder.
 
-Independent of: how to build a model, torch, nodes beyond their names in a sentence.
+Independent of: how to build a model, torch, and nodes except for their names in messages.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ Shapes = Mapping[str, Stored]
 def detect(file: WeightFile) -> Detected:
     """Recognise a file by its keys and shapes, and find out which of its parts can be used.
 
-    Whoever lists, plans or loads a file asks this, so all of them say the same. Raises FileFormatError only if a part
-    of it is damaged.
+    Listing, planning and loading files all use this function, so they agree. Raises FileFormatError only if a part is
+    damaged.
     """
     names = file.entries.keys()
     for look in (controlnet, lora, _image_adapter, _flux, other_models, helpers):
@@ -55,21 +55,27 @@ def detect(file: WeightFile) -> Detected:
 
 
 def refuse(path: Path, found: Detected, wanted: str) -> NoReturn:
-    """Say why the file cannot be used as the `wanted` kind, or what it is instead and where it belongs."""
+    """A message that says why the file cannot be used as the `wanted` kind, or what it is instead and where it
+    belongs.
+    """
     for part in ("flux",) if wanted == "checkpoint" else ("clip_l", "t5") if wanted in ("clip_l", "t5") else (wanted,):
         if part in found.refusals:
             raise FileFormatError(found.refusals[part])
     if found.kind == "unknown":
-        reason = found.refusals.get("") or "its tensors have no names of a model known here."
+        reason = found.refusals.get("") or "its tensors do not have the names of a model known here."
         raise FileFormatError(f"Could not detect the model type of {path.name}: {reason} Choose {KINDS[wanted].noun}.")
     kind = KINDS[found.kind]
-    home = f"Its node is {kind.node}, its folder models/{kind.folder}" if kind.node else "It cannot be used here"
+    home = (
+        f"Load it with the node {kind.node}, from the folder models/{kind.folder}"
+        if kind.node
+        else "It cannot be used here"
+    )
     raise FileFormatError(f"{path.name} is {found.noun}, not {KINDS[wanted].noun}. {home}.")
 
 
 @dataclass(frozen=True)
 class Component:
-    """One model in a file. `unreadable`: why its tensors cannot be read, if they cannot."""
+    """One model in a file. `unreadable` is the reason if its tensors cannot be read."""
 
     kind: str
     noun: str
@@ -79,7 +85,7 @@ class Component:
 
 
 def _usable(file: WeightFile, components: Iterable[Component]) -> tuple[dict[str, Shapes], dict[str, str]]:
-    """The tensors of the parts that can be used, and why the others cannot."""
+    """The tensors of the usable parts, and the reasons why the others cannot be used."""
     parts: dict[str, Shapes] = {}
     refusals: dict[str, str] = {}
     for component in components:
@@ -98,7 +104,7 @@ def _usable(file: WeightFile, components: Iterable[Component]) -> tuple[dict[str
 
 
 def _component(kind: str, read: Callable[[], Component]) -> Component:
-    """What `read` finds; if the quantisation is not known, that with the reason."""
+    """The result of `read`; if the quantisation is not known, a component with the reason."""
     try:
         return read()
     except UnreadableScheme as error:
@@ -116,7 +122,7 @@ _FLUX_DIFFUSERS = ("x_embedder.weight", "context_embedder.weight", "time_text_em
 
 
 def _flux(file: WeightFile, names: Collection[str]) -> Detected | None:
-    """A FLUX transformer, alone or with text encoders and autoencoder beside it."""
+    """A FLUX transformer, alone or together with text encoders and an autoencoder."""
     layouts: tuple[tuple[str, tuple[str, ...], Rename], ...] = (
         ("BFL", _FLUX_BFL, flux_bfl),
         ("diffusers", _FLUX_DIFFUSERS, flux_diffusers),
@@ -158,7 +164,7 @@ def _flux_facts(tensors: Shapes) -> Facts:
 
 
 def _sides(tensors: Shapes, name: str) -> tuple[int, int]:
-    """Rows and columns of a matrix that must be one."""
+    """Rows and columns of a tensor that must be a matrix."""
     shape = tensors[name].shape
     if len(shape) != 2 or 0 in shape:
         raise FileFormatError(
@@ -242,7 +248,7 @@ def _only_coder(name: str) -> tuple[str, int] | None:
 
 
 def _as_convolution(stored: Stored) -> Stored:
-    """Diffusers stores the attention's 1x1 convolutions as matrices."""
+    """Diffusers stores the 1x1 convolutions of the attention as matrices."""
     if ".mid.attn_1." not in stored.name or len(stored.shape) != 2:
         return stored
     return replace(stored, shape=(*stored.shape, 1, 1))
@@ -299,7 +305,7 @@ _COMPONENTS = {"clip_l": _clip, "t5": _t5, "autoencoder": _autoencoder, "clip_vi
 
 
 def _prefix(names: Collection[str], anchors: tuple[str, ...]) -> str | None:
-    """What stands before all of `anchors` alike, the shortest such; None if they are not all there."""
+    """The shortest prefix that all of `anchors` have in the file; None if there is none."""
     there = set(names)
     return min(_prefixes(there, anchors), key=len, default=None)
 

@@ -1,4 +1,4 @@
-"""From a path to a checked `WeightFile`: safetensors or GGUF by their first bytes, one file or several shards of one.
+"""From a path to a checked `WeightFile`: safetensors or GGUF by the first bytes, one file or several shards.
 
 Independent of: what a model is.
 """
@@ -19,15 +19,15 @@ from .stored import Shard, TensorEntry, WeightFile
 
 MAX_INDEX = 64 << 20
 ENDINGS = (".safetensors", ".sft", ".gguf")
-QUANTISED = "_quantization_metadata"  # what ComfyUI says in a header of the layers of this file
+QUANTISED = "_quantization_metadata"  # what ComfyUI writes in a header about the layers of this file
 _READ = {"safetensors": safetensors_file.read_header, "GGUF": gguf_file.read_header}
 
 
 def open_weights(path: str | Path) -> WeightFile:
     """Read and check the header of a weight file, or of every shard of one. No tensor is read.
 
-    path: a file, any shard of a set, an index of shards, or a folder that holds one model. Raises MissingFileError if
-    there is nothing, or a shard is missing, FileFormatError if it is no weight file or a damaged one.
+    path: a file, any shard of a set, an index of shards, or a folder with one model. Raises MissingFileError if there
+    is nothing or a shard is missing, FileFormatError if it is not a weight file or is damaged.
     """
     path = Path(os.path.abspath(path))
     if path.is_dir():
@@ -64,13 +64,15 @@ def _open_folder(folder: Path) -> WeightFile:
     if len(files) == 1:
         return open_weights(files[0])
     raise FileFormatError(
-        f"{folder} is a folder with {len(files)} weight files and {len(indexes)} indexes; one model is needed. "
+        f"{folder} is a folder with {len(files)} weight files and {len(indexes)} indexes; only one model is allowed. "
         "Name the file, or the folder that holds just this model (for diffusers: its `transformer` folder)."
     )
 
 
 def _open_shards(path: Path, names: Sequence[str]) -> WeightFile:
-    """Lay shards end to end, so that they read as one file. They are in the folder of `path`, which names the whole."""
+    """The shards of a model, one after another, as one file. They are in the folder of `path`, which is the path of the
+    whole.
+    """
     if missing := [name for name in names if not (path.parent / name).exists()]:
         raise MissingFileError(
             f"{path.parent} has only {len(names) - len(missing)} of the {len(names)} files of this model; "
@@ -93,7 +95,7 @@ def _open_shards(path: Path, names: Sequence[str]) -> WeightFile:
 
 
 def _joined(metadata: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
-    """The metadata of two shards. What each says of its own layers is put together, for the rest the first counts."""
+    """The combined metadata of two shards: entries per layer are merged, for all others the first shard counts."""
     both = {**more, **metadata}
     if QUANTISED in metadata and QUANTISED in more:
         try:
@@ -112,7 +114,7 @@ def _names_of_index(index: Path) -> list[str]:
     except FileNotFoundError as error:
         raise MissingFileError(f"There is no file {index}. Check the name, or put the file there.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FileFormatError(f"{index} is no index of safetensors shards. Fetch it again.") from error
+        raise FileFormatError(f"{index}is not an index of safetensors shards. Fetch it again.") from error
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise FileFormatError(f"{index} must name files of its own folder. Fetch it again.")
     return names

@@ -48,12 +48,14 @@ Value = Scalar | tuple[Scalar, ...]
 def read_header(stream: BinaryIO, path: Path, size: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """The entries (in file order, offsets from the start of the file) and the metadata of a GGUF file.
 
-    Metadata values are given as text; arrays other than short ones of numbers are left out (tokenizer tables).
+    Metadata values are given as text; arrays are left out (tokenizer tables) unless they are short ones of numbers.
     Raises FileFormatError for anything that is not a readable GGUF file of this size.
     """
     cursor = Cursor(stream, path, size)
     if cursor.take(4) != b"GGUF":
-        raise FileFormatError(f"{path.name} is not a GGUF file. Give a file that ends in .gguf and is one.")
+        raise FileFormatError(
+            f"{path.name}is not a GGUF file, although its name says so. Fetch it again, or choose another file."
+        )
     _check_version(cursor.number("I"), path)
     tensors, pairs = cursor.number("Q"), cursor.number("Q")
     values = dict(cursor.pair() for _ in range(cursor.count(pairs, 12, "metadata entries")))
@@ -68,7 +70,7 @@ def read_header(stream: BinaryIO, path: Path, size: int) -> tuple[dict[str, Tens
 
 
 def read_values(path: Path, names: Collection[str]) -> dict[str, Value]:
-    """The metadata values of these names, whole tables included; what is not there is left out.
+    """The metadata values of these names, including whole tables; missing names are left out.
 
     Raises FileFormatError, OSError.
     """
@@ -83,7 +85,7 @@ def read_values(path: Path, names: Collection[str]) -> dict[str, Value]:
 
 
 class Cursor:
-    """Walks the header; every length is checked against what is left of the file before it is believed."""
+    """Reads the header in sequence; every length is checked against the rest of the file before it is used."""
 
     def __init__(self, stream: BinaryIO, path: Path, size: int) -> None:
         self.stream, self.path, self.position = stream, path, 0
@@ -100,8 +102,8 @@ class Cursor:
     def skip(self, nbytes: int) -> None:
         if nbytes > self.limit - self.position:
             raise FileFormatError(
-                f"{self.path.name} is damaged or cut short: at byte {self.position} its header asks for {nbytes} bytes "
-                f"and {self.limit - self.position} are left. Fetch it again."
+                f"{self.path.name} is damaged or cut short: at byte {self.position} its header declares {nbytes} bytes "
+                f"but {self.limit - self.position} are left. Fetch it again."
             )
         self.position += nbytes
 
@@ -110,10 +112,10 @@ class Cursor:
         return int(value)
 
     def count(self, number: int, least: int, noun: str) -> int:
-        """`number` of things that take at least `least` bytes each: believe it only if they can be there."""
+        """Check that `number` items of at least `least` bytes each fit in the rest of the file."""
         if number * least > self.limit - self.position:
             raise FileFormatError(
-                f"{self.path.name} is damaged or cut short: {number} {noun} cannot fit in what is left of it. "
+                f"{self.path.name} is damaged or cut short: {number} {noun} do not fit in the rest of the file. "
                 "Fetch it again."
             )
         return number
@@ -123,7 +125,9 @@ class Cursor:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:
-            raise FileFormatError(f"{self.path.name}: a name in the header is no UTF-8. The file is damaged.") from None
+            raise FileFormatError(
+                f"{self.path.name}: a name in the header is not UTF-8. The file is damaged."
+            ) from None
 
     def pair(self, whole: Collection[str] = ()) -> tuple[str, Value | None]:
         """A name and its value; arrays of any length for the names in `whole`."""
@@ -169,7 +173,9 @@ class Cursor:
             raise FileFormatError(f"{self.path.name}: a tensor of {dims} dimensions. The file is damaged.")
         sides = [self.number("Q") for _ in range(dims)]
         if any(side > MAX_SIDE for side in sides):
-            raise FileFormatError(f"{self.path.name}: a tensor with {max(sides)} values a side. The file is damaged.")
+            raise FileFormatError(
+                f"{self.path.name}: a tensor with {max(sides)} values along one dimension. The file is damaged."
+            )
         return name, tuple(reversed(sides)), self.number("I"), self.number("Q")
 
 
@@ -198,7 +204,9 @@ def _entries(
             known = ", ".join(TYPES.values())
             raise FileFormatError(f"{where}: stored as {called}, which cannot be read. {known} can.")
         if offset % alignment:
-            raise FileFormatError(f"{where}: starts at {offset}, no multiple of {alignment}. The file is damaged.")
+            raise FileFormatError(
+                f"{where}: starts at {offset}, which is not a multiple of {alignment}. The file is damaged."
+            )
         try:
             nbytes = nbytes_of(TYPES[kind], shape)
         except ValueError as error:
@@ -219,7 +227,7 @@ def _original_shape(original: Value, shape: tuple[int, ...], where: str) -> tupl
 
 
 def _check_ranges(entries: list[TensorEntry], path: Path, size: int) -> None:
-    """No tensor may leave the file or share a byte with another; padding between them is allowed."""
+    """Check that no tensor extends beyond the file or overlaps another; padding between tensors is allowed."""
     end = 0
     for entry in sorted(entries, key=lambda entry: entry.offset):
         if entry.offset < end:

@@ -1,4 +1,4 @@
-"""Stored matrices as 8-bit integers: what they are once they have been quantised while they were loaded.
+"""Matrices as 8-bit integers: the encodings and bytes of weights that are quantised while they are loaded.
 
 Independent of: when that is done, where the bytes go.
 """
@@ -18,9 +18,9 @@ from .stored import Stored
 
 
 def as_integers(stored: Stored) -> Stored:
-    """The same matrix once it has been quantised; itself if it is stored so, or does not fit int8 products.
+    """The matrix after quantisation; unchanged if it is stored as integers, or does not fit int8 products.
 
-    Its ranges are those of bytes that are nowhere yet.
+    Its byte ranges do not exist in any file yet.
     """
     if len(stored.shape) != 2 or multiplied_as_integers(stored.encoding, stored.shape):
         return stored
@@ -32,9 +32,9 @@ def as_integers(stored: Stored) -> Stored:
 
 
 def quantised(stored: Stored, raw: Tensor, round_to: torch.dtype | None) -> Tensor:
-    """The raw bytes (uint8) of `as_integers(stored)`, of the raw bytes of `stored`, on the device they are on.
+    """The raw bytes (uint8) of `as_integers(stored)`, computed from the raw bytes of `stored` on their device.
 
-    round_to: a type that every value is rounded to first; None: none.
+    round_to: the type to which every value is rounded first, or None.
     """
     encoding = as_integers(stored).encoding
     out = torch.empty(encoding.nbytes(stored.shape), dtype=torch.uint8, device=raw.device)

@@ -1,4 +1,4 @@
-"""Kinds of weight files, and what detecting one finds out.
+"""Kinds of weight files, and the result of detecting one.
 
 Independent of: how a kind is recognised.
 """
@@ -15,7 +15,7 @@ Facts = dict[str, str | int | bool]
 
 @dataclass(frozen=True)
 class Kind:
-    """What one kind of file is called, which node loads it, and in which folder under `models` it lives."""
+    """The name of one kind of file, the node that loads it, and its folder under `models`."""
 
     noun: str
     node: str | None
@@ -38,17 +38,18 @@ KINDS: Mapping[str, Kind] = {
     "other_model": Kind("a diffusion model of another family", None, "diffusion_models"),
     "other_text": Kind("a text encoder of another family", None, "text_encoders"),
     "other_autoencoder": Kind("an autoencoder of another family", None, "vae"),
-    "other": Kind("a weight file, but no diffusion model", None, "the folder of its own kind"),
+    "other": Kind("a weight file, but not a diffusion model", None, "the folder of its own kind"),
     "unknown": Kind("a weight file of unknown kind", None, "the folder of its own kind"),
 }
 
 
 @dataclass(frozen=True)
 class Detected:
-    """`noun` says what the file is, more closely than its kind. `parts`: "flux", "clip_l", "t5", "autoencoder" ->
-    the tensors of that model under its own names. `facts`: layout, variant and sizes, for people and for planning.
-    `refusals`: parts that are there and cannot be used -> the reason and the way out, in one sentence; they are not
-    among `parts`."""
+    """`noun` describes the file more closely than its kind. `parts` maps "flux", "clip_l", "t5", "autoencoder" to the
+    tensors of that model under its own names. `facts`: layout, variant and sizes, for people and for planning.
+    `refusals` maps parts that exist but cannot be used, and are not in `parts`, to the reason and what to do, in one
+    sentence.
+    """
 
     kind: str
     noun: str

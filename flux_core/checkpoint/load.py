@@ -1,8 +1,8 @@
 """Loads stored tensors into modules: reads, decodes, and sets parameters.
 
-A module is made on the meta device, where it has shapes and no memory. `bind` walks through its parameters and asks a
-`Holder` for each: the holder answers with a tensor, which becomes the parameter, or, for the matrix of a `Linear`, with
-a `HeldWeight` that makes its products. `Resident` is the holder that puts everything on one device.
+A module is created on the meta device, where it has shapes and no memory. `bind` goes through its parameters and calls
+a `Holder` for each. The holder returns a tensor, which becomes the parameter, or, for the matrix of a `Linear`, a
+`HeldWeight` that computes its products. `Resident` is the holder that puts everything on one device.
 
 Independent of: which model it loads, where files come from.
 """
@@ -36,18 +36,19 @@ Tensors = Mapping[str, Stored]
 
 class Holder(Protocol):
     def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldWeight:
-        """Keep the bytes `raw` (uint8, on the CPU, its own from now on) of `stored`. `matrix`: it may be held."""
+        """Keep the bytes `raw` of `stored` (uint8, on the CPU; they belong to the holder now). `matrix`: whether it may
+        be held.
+        """
         ...
 
 
 class Resident:
-    """Everything on one device.
+    """Keeps everything on one device.
 
-    dtype      the type of the parameters; None keeps the stored one (two bytes for fp8 and GGUF)
-    round_to   the type every value passes through first, as if the file were stored in it
-    packed     matrices of fp8 and GGUF stay as they are and are decoded at each use
-    integers   multiplies what is stored as integers; None: such matrices are decoded
-    quantised  names of matrices that become integers first, if they are stored otherwise
+    dtype      the type of the parameters; None keeps the stored type (two bytes for fp8 and GGUF) round_to   the type
+    to which every value is rounded first, as if the file were stored in it packed     matrices of fp8 and GGUF stay in
+    their format and are decoded at each use integers   multiplies matrices that are stored as integers; None: such
+    matrices are decoded quantised  names of matrices that are converted to integers first, if they are stored otherwise
     """
 
     def __init__(
@@ -88,12 +89,12 @@ class Resident:
 
 
 def rounding(stored: Stored, chosen: torch.dtype | None) -> torch.dtype | None:
-    """The type a tensor's values pass through: the file's own rule before the chosen one."""
+    """The type to which a tensor's values are rounded: the file's rule takes precedence over the chosen one."""
     return FP8[stored.through] if stored.through else chosen
 
 
 def _rounds(stored: Stored, to: torch.dtype) -> bool:
-    """Whether values change when they pass through `to`. What is quantised is not passed: it stays as stored."""
+    """Whether rounding to `to` changes values. Quantised tensors are not rounded: they keep their format."""
     if not stored.encoding.as_is or (stored.format not in PLAIN and stored.format not in FP8):
         return False
     exact = stored.format in FP8 and to not in FP8.values()  # two bytes hold every fp8 number
@@ -106,7 +107,7 @@ def _name_of(fp8: torch.dtype) -> str:
 
 @torch.no_grad()
 def bind(module: nn.Module, tensors: Tensors, hold: Holder) -> None:
-    """Fill a module on the meta device with what a file stores, in the order of the module's parameters.
+    """Fill a module on the meta device with the tensors of a file, in the order of the module's parameters.
 
     Raises FileFormatError if tensors are missing or of another shape; unused tensors are not read.
     """
@@ -137,7 +138,7 @@ def _check(parameters: Mapping[str, Tensor], tensors: Tensors) -> None:
     for name, parameter in parameters.items():
         if tensors[name].shape != tuple(parameter.shape):
             raise FileFormatError(
-                f"{file}: {name} has the shape {list(tensors[name].shape)}, and by the rest of the file it should be "
+                f"{file}: {name} has the shape {list(tensors[name].shape)}, but the rest of the file requires "
                 f"{list(parameter.shape)}. Fetch it again, or choose another file."
             )
     unused = [name for name in tensors if name not in parameters]
@@ -146,7 +147,7 @@ def _check(parameters: Mapping[str, Tensor], tensors: Tensors) -> None:
 
 
 def _read_ahead(tensors: Iterable[Stored]) -> Iterator[tuple[Stored, Tensor]]:
-    """Each tensor with its raw bytes; the next one is read while one is worked on."""
+    """Each tensor with its raw bytes; the next one is read while the caller processes one."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="weights") as pool:
         waiting = None
         for stored in tensors:

@@ -1,6 +1,6 @@
-"""What a file seems to be, judged by its first bytes: the half of an error message that helps.
+"""Recognises by the first bytes what a file is, so that an error message can say it.
 
-Independent of: any format's contents.
+Independent of: the contents of any format.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SIGNS: tuple[tuple[bytes, str], ...] = (
     (b"\x80\x03", "a Python pickle, which can run code when opened"),
     (b"\x80\x04", "a Python pickle, which can run code when opened"),
     (b"\x80\x05", "a Python pickle, which can run code when opened"),
-    (b"version https://git-lfs", "a Git LFS pointer: the small stand-in for a file that was never fetched"),
+    (b"version https://git-lfs", "a Git LFS pointer: a small placeholder for a file that was never fetched"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"RIFF", "a WebP image or a sound"),
@@ -29,17 +29,17 @@ _SIGNS: tuple[tuple[bytes, str], ...] = (
 
 
 def seems(start: bytes) -> str | None:
-    """A noun with its article for what the first bytes look like ("a PNG image"), or None."""
+    """A noun with its article for the type that the first bytes show ("a PNG image"), or None."""
     for sign, noun in _SIGNS:
         if start.startswith(sign):
             return noun
     text = start.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
-        return "a web page, as a download without permission gives"
+        return "a web page, which is what a download without permission returns"
     if len(start) >= 9 and start[8:9] == b"{":
         return "a safetensors file"
     if text.startswith((b"{", b"[")):
         return "a JSON text"
     if start and not start.strip(b"\0"):
-        return "nothing but zero bytes, as an unfinished download leaves"
+        return "a file of zero bytes, which an unfinished download leaves"
     return None

@@ -1,7 +1,7 @@
-"""One weight and the tensors beside it, put together: codes first, then what they are decoded with.
+"""Combines one weight and the tensors beside it: codes first, then the tensors with which they are decoded.
 
-Every side tensor is checked against the shape of the codes. Small ones are read here: single numbers, and what a file
-says of itself in JSON.
+Every side tensor is checked against the shape of the codes. Small ones are read here: single numbers, and the file's
+own descriptions in JSON.
 
 Independent of: which quantisations there are.
 """
@@ -28,7 +28,7 @@ Statement = Mapping[str, Any]
 
 
 class UnreadableScheme(FileFormatError):
-    """A file that is whole, in a quantisation that cannot be read here. The text names it and what to take instead."""
+    """The file is intact, but its quantisation cannot be read here. The text names it and an alternative."""
 
 
 class Matrix:
@@ -57,7 +57,8 @@ class Matrix:
         block: int = 0,
         optional: bool = False,
     ) -> None:
-        """The side tensor of this name. shapes, formats: those it may have; U8 may hold the bytes of an fp8 format.
+        """The side tensor of this name, with one of these shapes and formats; U8 may contain the bytes of an fp8
+        format.
 
         Raises FileFormatError if it is missing, or of another kind.
         """
@@ -70,7 +71,7 @@ class Matrix:
         if format not in formats or entry.shape not in shapes:
             wanted = " or ".join(str(list(shape)) for shape in shapes)
             raise FileFormatError(
-                f"{self.file.path.name}: {entry.name} is {entry.format} {list(entry.shape)}, and {self.layer}.weight "
+                f"{self.file.path.name}: {entry.name} is {entry.format} {list(entry.shape)}, but {self.layer}.weight "
                 f"{list(self.codes.shape)} needs {' or '.join(formats)} {wanted}. The file is damaged: fetch it again."
             )
         self.sides.append(Side(role, format, entry.shape, self.end, block))
@@ -79,7 +80,7 @@ class Matrix:
         self.used.add(suffix)
 
     def single(self, suffix: str) -> float | None:
-        """The number of a side tensor that is one float; None if it is not, or not there."""
+        """The number in a side tensor that is one float; None if it is missing or not one float."""
         entry = self.entry(suffix)
         if entry is None or entry.format not in FLOATS or prod(entry.shape) != 1:
             return None
@@ -95,11 +96,11 @@ class Matrix:
 
     def contradicts(self, what: str) -> FileFormatError:
         codes = self.codes
-        return FileFormatError(f"{self.name} is said to be {what} and is {codes.format} {list(codes.shape)}. "
+        return FileFormatError(f"{self.name}is declared as {what}but is {codes.format} {list(codes.shape)}. "
                                "The file is damaged: fetch it again.")  # fmt: skip
 
     def sized(self, what: str, formats: Sequence[str]) -> tuple[int, int]:
-        """Rows and columns of the codes, which are to be a matrix of one of these formats."""
+        """Rows and columns of the codes, which must be a matrix in one of these formats."""
         if self.codes.format not in formats or len(self.codes.shape) != 2 or 0 in self.codes.shape:
             raise self.contradicts(what)
         return self.codes.shape[0], self.codes.shape[1]
@@ -111,12 +112,12 @@ def one_or_rows(*rows: int) -> list[tuple[int, ...]]:
 
 
 def number(file: WeightFile, entry: TensorEntry) -> float:
-    """A tensor of one float, read: in float32, as ComfyUI keeps it. Raises FileFormatError if it is NaN or infinite."""
+    """The value of a tensor of one float, in float32 as in ComfyUI. Raises FileFormatError if it is NaN or infinite."""
     raw = small_bytes(file, entry)
     value = struct.unpack(FLOATS[entry.format], raw if entry.format != "BF16" else b"\0\0" + raw)[0]
     if not math.isfinite(value):
         raise FileFormatError(
-            f"{file.path.name}: {entry.name} is {value}, so its matrix has no finite number. The file is damaged: "
+            f"{file.path.name}: {entry.name} is {value}, so no value of its matrix is finite. The file is damaged: "
             "fetch it again."
         )
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
@@ -136,5 +137,5 @@ def parsed(file: WeightFile, name: str, text: str | bytes) -> Statement:
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
-        raise FileFormatError(f"{file.path.name}: {name} is no JSON table. The file is damaged: fetch it again.")
+        raise FileFormatError(f"{file.path.name}: {name}is not a JSON object. The file is damaged: fetch it again.")
     return parsed

@@ -1,10 +1,10 @@
-"""How the same tensors are called in different files, as tables, and the one way to go through them.
+"""The names of the same tensors in different files, as tables, and the one function that applies them.
 
-Models here carry the names of the original publications: FLUX and its autoencoder as Black Forest Labs name them, text
-encoders as Hugging Face does. A `Rename` turns a name of a file into (name in the model, position among the parts that
-are fused into it). Layout conversion moves no byte: a fused matrix is a list of ranges, a swap is their order.
+Models here have the names of the original publications: FLUX and its autoencoder those of Black Forest Labs, text
+encoders those of Hugging Face. A `Rename` maps a name in a file to (name in the model, position among the parts that
+are fused into it). A conversion of the layout moves no byte: a fused matrix is a list of ranges, a swap is their order.
 
-Independent of: which file is what (`detect.py`), formats, torch.
+Independent of: how files are recognised (`detect.py`), formats, torch.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .stored import Stored, WeightFile, split, stack
 
 @dataclass(frozen=True)
 class Split:
-    """The names in the model of the equal parts that a tensor is taken apart into, from its first rows on."""
+    """The names in the model of the equal parts into which a tensor is split, from its first rows on."""
 
     names: tuple[str, ...]
 
 
-# A name of a file -> (name in the model, position among the parts fused into it); None: not a tensor of this model
+# A name in a file -> (name in the model, position among the parts fused into it); None: not a tensor of this model
 Rename = Callable[[str], tuple[str, int] | Split | None]
 
 # -- FLUX: BFL's names, and diffusers' ------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ FLUX_SINGLE = {
     "attn.norm_k": ("norm.key_norm", 0),
     "proj_out": ("linear2", 0),
 }
-FUSED = {"img_attn.qkv": 3, "txt_attn.qkv": 3, "linear1": 4}  # rows of how many diffusers modules
+FUSED = {"img_attn.qkv": 3, "txt_attn.qkv": 3, "linear1": 4}  # number of diffusers modules whose rows are fused
 SWAPPED = "final_layer.adaLN_modulation.1."  # diffusers stores scale before shift, BFL shift before scale
 
 
@@ -108,7 +108,7 @@ def flux_diffusers(name: str) -> tuple[str, int] | None:
 
 
 def flux_bfl(name: str) -> tuple[str, int] | None:
-    """Keep a tensor that is named as BFL names it."""
+    """Keep a tensor that has BFL's name."""
     return (name, 0) if name.partition(".")[0] in FLUX_BFL else None
 
 
@@ -119,7 +119,7 @@ _CONTROLNET = {"pos_embed_input", "controlnet_blocks", "controlnet_single_blocks
 
 
 def controlnet_bfl(name: str) -> tuple[str, int] | None:
-    """Keep a tensor whose block is named as BFL names it; MistoLine calls one list otherwise."""
+    """Keep a tensor whose block has BFL's name; MistoLine has another name for one list."""
     name = re.sub(r"^single_controlnet_blocks\.", "controlnet_single_blocks.", name)
     return (name, 0) if name.partition(".")[0] in FLUX_BFL | _CONTROLNET else None
 
@@ -144,7 +144,7 @@ _AE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "t
 
 
 def autoencoder_diffusers(levels: int) -> Rename:
-    """Renames tensors of a diffusers AutoencoderKL with so many resolutions (it counts the decoder's from above)."""
+    """Renames tensors of a diffusers AutoencoderKL with `levels` resolutions (it numbers the decoder's in reverse)."""
 
     def rename(name: str) -> tuple[str, int] | None:
         if not name.startswith(("encoder.", "decoder.")):
@@ -183,7 +183,7 @@ T5_LLAMA_TOP = {"token_embd.weight": "shared.weight", "enc.output_norm.weight": 
 
 
 def t5_llama(name: str) -> tuple[str, int] | None:
-    """Rename a tensor of a T5 encoder in llama.cpp's names (GGUF)."""
+    """Rename a tensor of a T5 encoder with llama.cpp's names (GGUF)."""
     if name in T5_LLAMA_TOP:
         return T5_LLAMA_TOP[name], 0
     match = re.fullmatch(r"enc\.blk\.(\d+)\.(\w+)\.weight", name)
@@ -193,7 +193,7 @@ def t5_llama(name: str) -> tuple[str, int] | None:
 
 
 def t5_transformers(has_shared: bool) -> Rename:
-    """Renames tensors of a Hugging Face T5. Its token embedding may be there twice; one is enough."""
+    """Renames tensors of a Hugging Face T5. Its token embedding may be present twice; one is used."""
 
     def rename(name: str) -> tuple[str, int] | None:
         if name == "encoder.embed_tokens.weight":
@@ -204,7 +204,7 @@ def t5_transformers(has_shared: bool) -> Rename:
 
 
 def clip_transformers(name: str) -> tuple[str, int] | None:
-    """Renames tensors of a Hugging Face CLIP text model, given without `text_model.`."""
+    """Renames tensors of a Hugging Face CLIP text model; the names come without `text_model.`."""
     kept = name.startswith(("embeddings.", "encoder.", "final_layer_norm.")) and not name.endswith("position_ids")
     return (f"text_model.{name}", 0) if kept else None
 
@@ -235,14 +235,14 @@ def clip_openai(name: str) -> tuple[str, int] | Split | None:
 
 # -- going through a file --------------------------------------------------------------------------------------------
 
-MARK = "scaled_fp8"  # the tensor by which ComfyUI knows such a file; its type is that of the matrices
+MARK = "scaled_fp8"  # the tensor by which ComfyUI recognises such a file; its type is that of the matrices
 
 
 def model_tensors(file: WeightFile, prefix: str, rename: Rename) -> dict[str, Stored]:
-    """The tensors below `prefix` under the model's names, parts fused, what they are decoded with attached.
+    """The tensors below `prefix` under the model's names, with parts fused and their encodings attached.
 
-    Reads single scales and what the file says of its quantisation, nothing else. Raises FileFormatError if parts are
-    missing or do not fit, UnreadableScheme for a quantisation that is not known.
+    Reads single scales and the file's statements about its quantisation, nothing else. Raises FileFormatError if parts
+    are missing or do not fit, UnreadableScheme for an unknown quantisation.
     """
     groups: dict[str, dict[int, Stored]] = {}
     said = statements(file, prefix)
@@ -281,7 +281,7 @@ def _fused(name: str, file: WeightFile, parts: Mapping[int, Stored], wanted: int
 
 
 def _swapped(stored: Stored) -> Stored:
-    """Bring the two halves of diffusers' last modulation into BFL's order; anything else stays as it is."""
+    """Convert diffusers' last modulation to BFL's order of its two halves; any other tensor is returned unchanged."""
     if not stored.name.startswith(SWAPPED):
         return stored
     if stored.encoding.sides:

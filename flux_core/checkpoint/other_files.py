@@ -1,6 +1,6 @@
-"""Weight files that are no FLUX.1 models: adapters, and models of other families as far as to name them.
+"""Weight files that are not FLUX.1 models: adapters, and models of other families as far as messages name them.
 
-All judge by names alone. Independent of: FLUX's own files (detect.py).
+All are recognised by names alone. Independent of: FLUX's own files (detect.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .lora_keys import FLUX, SUFFIX, changes_flux, place_of
 from .matrix_parts import INSTEAD
 from .stored import WeightFile
 
-_LORA_FAMILIES = (  # (what its names look like, who writes such)
+_LORA_FAMILIES = (  # (pattern of its names, who writes such files)
     (r"processor\.(qkv|proj)_lora", "XLabs"),
     (r"^oft_unet_", "kohya"),
     (r"^lora_unet_(double|single)_blocks_", "kohya"),
@@ -24,13 +24,13 @@ _LORA_FAMILIES = (  # (what its names look like, who writes such)
     (r"(^|\.)(single_)?transformer_blocks\.", "diffusers"),
     (r"(^|\.)(double|single)_blocks\.", "BFL"),
 )
-_ADAPTERS = (  # (a suffix, what such an adapter is called)
+_ADAPTERS = (  # (a suffix, the name of such an adapter)
     (r"\.oft_(blocks|[Rr]\b)", "an OFT"),
     (r"\.hada_w1", "a LoHa"),
     (r"\.lokr_w1", "a LoKr"),
     (r"\.dora_scale$", "a DoRA"),
 )
-_OTHER_MODELS = (  # (a name only such a file has, kind, noun)
+_OTHER_MODELS = (  # (a name that only such a file has, kind, noun)
     (r"distilled_guidance_layer\.in_proj", "other_model", "a Chroma transformer"),
     (r"^conditioner\.embedders\.", "other_checkpoint", "an SDXL checkpoint"),
     (r"^cond_stage_model\.", "other_checkpoint", "a Stable Diffusion 1 or 2 checkpoint"),
@@ -54,7 +54,10 @@ def lora(file: WeightFile, names: Collection[str]) -> Detected | None:
     if not tensors or _any(r"\.qweight$", names):  # nunchaku's models have low-rank parts of the same names
         return None
     if _any(r"\.(qkv_proj|mlp_fc1|mlp_context_fc1)\.lora_down$", tensors):
-        return Detected("other", "a LoRA converted for nunchaku, in an order of its own (take the one it was made of)")
+        return Detected(
+            "other",
+            "a LoRA converted for nunchaku, whose order of values cannot be read (use the LoRA it was made from)",
+        )
     places = {name: place_of(name)[0] for name in tensors}
     encoders = {*places.values()} - {FLUX}
     for_transformer = [name for name, place in places.items() if place == FLUX]
@@ -84,7 +87,7 @@ def _rank(file: WeightFile) -> Facts:
     return {"rank": max(ranks)} if ranks else {}
 
 
-_SCHEMES = (  # (a name only such a file has, the program that quantised it)
+_SCHEMES = (  # (a name that only such a file has, the program that quantised it)
     (r"\.wscales$", "nunchaku (SVDQuant)"),
     (r"\.scaled_zeros$", "nunchaku (AWQ)"),
     (r"\.g_idx$", "GPTQ"),
@@ -98,7 +101,7 @@ _SCHEMES = (  # (a name only such a file has, the program that quantised it)
 
 
 def quantised_by(file: WeightFile, names: Collection[str]) -> Detected | None:
-    """A file of no known model, whose tensors are named after another program's quantisation."""
+    """A file of an unknown model whose tensors have the names of another program's quantisation."""
     scheme = next((scheme for pattern, scheme in _SCHEMES if _any(pattern, names)), None)
     if scheme is None:
         return None

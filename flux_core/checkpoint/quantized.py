@@ -1,7 +1,7 @@
-"""Which quantisation a weight is stored in: what the file says about it, and where its side tensors are.
+"""Which quantisation a weight is stored in: what the file states about it, and where its side tensors are.
 
-Nothing is judged by shapes: a matrix of integers is read only if the file names its scheme, as a rotation, a zero or
-an order of codes cannot be seen. What is named and not understood is refused by its name.
+Shapes are not used to recognise a scheme: a matrix of integers is read only if the file names its scheme, because a
+rotation, a zero point or an order of codes cannot be seen. A scheme that is named but not supported is refused by name.
 
     ComfyUI          `L.comfy_quant` (JSON as bytes), or `_quantization_metadata` in the header: format and options
     scaled fp8       `L.scale_weight`, the form of 2024
@@ -25,7 +25,7 @@ from .stored import Stored, TensorEntry, WeightFile, whole
 
 COMFY, METADATA = ".comfy_quant", "_quantization_metadata"
 BNB_STATE, BNB_KINDS = ".weight.quant_state.bitsandbytes__", ("nf4", "fp4")
-SCALES = (".scale_weight", ".weight_scale")  # what multiplies the weight beside it: ComfyUI's first and second form
+SCALES = (".scale_weight", ".weight_scale")  # factors of the weight beside it: ComfyUI's first and second form
 SIDES = re.compile(
     r"\.(scale_weight|scale_input|input_scale|output_scale|comfy_quant|pre_quant_scale"
     r"|weight_(scale|scale_2|zeros|s_rel|s_channel|codebook|correction)|comfy_attention\.config"
@@ -34,9 +34,9 @@ SIDES = re.compile(
 
 
 def statements(file: WeightFile, prefix: str = "") -> dict[str, Statement]:
-    """Layer -> what ComfyUI wrote about it, for the layers below `prefix`. Reads these small tensors, no other.
+    """Layer -> ComfyUI's statement about it, for the layers below `prefix`. Reads only these small tensors.
 
-    Raises FileFormatError if one is no JSON.
+    Raises FileFormatError if one is not JSON.
     """
     found: dict[str, Statement] = {}
     if METADATA in file.metadata:
@@ -49,15 +49,17 @@ def statements(file: WeightFile, prefix: str = "") -> dict[str, Statement]:
             found[name.removesuffix(COMFY)] = parsed(file, name, small_bytes(file, entry))
     for layer, conf in found.items():
         if not isinstance(conf, Mapping):
-            raise FileFormatError(f"{file.path.name}: what it says about {layer} is no table. The file is damaged.")
+            raise FileFormatError(
+                f"{file.path.name}: its statement about {layer} is not a JSON object. The file is damaged."
+            )
     return found
 
 
 def quantised(file: WeightFile, entry: TensorEntry, said: Mapping[str, Statement]) -> Stored:
-    """A tensor with whatever it is to be decoded with. said: what `statements` found.
+    """A tensor with everything needed to decode it. said: the result of `statements`.
 
-    Raises FileFormatError for scales that are missing, of another shape or no numbers, UnreadableScheme for a scheme
-    that is named and not known, or not named at all.
+    Raises FileFormatError for scales that are missing, of another shape or not finite, UnreadableScheme for a scheme
+    that is unknown or not named.
     """
     name = entry.name.removesuffix("._data")
     layer = name.removesuffix(".weight")
@@ -66,8 +68,8 @@ def quantised(file: WeightFile, entry: TensorEntry, said: Mapping[str, Statement
     schemes = [*_schemes(file, entry, layer, said)]
     if len(schemes) > 1:
         raise FileFormatError(
-            f"{file.path.name}: {name} carries the marks of two quantisations, {schemes[0]} and {schemes[1]}; only one "
-            "of them can be meant. Fetch the file again, or take another one."
+            f"{file.path.name}: {name} has the marks of two quantisations, {schemes[0]} and {schemes[1]}; only one "
+            "of them can be right. Fetch the file again, or use another one."
         )
     matrix = Matrix(file, layer, entry)
     if not schemes:
@@ -84,7 +86,7 @@ def quantised(file: WeightFile, entry: TensorEntry, said: Mapping[str, Statement
 
 
 def _schemes(file: WeightFile, entry: TensorEntry, layer: str, said: Mapping[str, Statement]) -> Iterator[str]:
-    """The marks of quantisations that a weight carries."""
+    """The marks of quantisations that a weight has."""
     there = file.entries
     if layer in said:
         yield "ComfyUI"
@@ -125,7 +127,7 @@ def _bitsandbytes(matrix: Matrix, kind: str) -> Stored:
     shape, block = state.get("shape"), state.get("blocksize")
     if not (isinstance(shape, list) and len(shape) == 2 and all(type(side) is int and side > 0 for side in shape)
             and type(block) is int and block > 0):  # fmt: skip
-        raise FileFormatError(f"{matrix.file.path.name}: {entry.name} names no shape and blocksize. "
+        raise FileFormatError(f"{matrix.file.path.name}: {entry.name} contains no shape and blocksize. "
                               "The file is damaged: fetch it again.")  # fmt: skip
     count = prod(shape)
     if count % block or matrix.codes.nbytes * 2 != count:
@@ -134,7 +136,7 @@ def _bitsandbytes(matrix: Matrix, kind: str) -> Stored:
     if "nested_offset" in state:
         wide = state.get("nested_blocksize")
         if type(wide) is not int or wide < 1:
-            raise FileFormatError(f"{matrix.file.path.name}: {entry.name} names no nested_blocksize. "
+            raise FileFormatError(f"{matrix.file.path.name}: {entry.name} contains no nested_blocksize. "
                                   "The file is damaged: fetch it again.")  # fmt: skip
         matrix.add("absmax", ".weight.absmax", [(blocks,)], ("U8",), block)
         matrix.add("nested_absmax", ".weight.nested_absmax", [(-(-blocks // wide),)], block=wide)
@@ -146,13 +148,13 @@ def _bitsandbytes(matrix: Matrix, kind: str) -> Stored:
 
 
 def _unsaid(matrix: Matrix) -> UnreadableScheme:
-    """A matrix of bytes about which the file says nothing."""
+    """A matrix of bytes about which the file states nothing."""
     own = (f"{matrix.layer}.weight", f"{matrix.layer}.bias")
     beside = next(
         (name for name in matrix.file.entries if name.startswith(f"{matrix.layer}.") and name not in own), None
     )
     return UnreadableScheme(
-        f"{matrix.name} holds bytes ({matrix.codes.format}{f', beside them {beside}' if beside else ''}), and the file "
-        "does not say how they are to be read: it has no comfy_quant for them, and integers may be rotated or shifted. "
+        f"{matrix.name} contains bytes ({matrix.codes.format}{f', beside them {beside}' if beside else ''}), but the "
+        "file does not say how to decode them: it has no comfy_quant for them, and integers may be rotated or shifted. "
         + INSTEAD
     )

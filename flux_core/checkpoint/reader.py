@@ -1,9 +1,9 @@
 """Reads of weight bytes: from (file, offset) straight into the caller's buffer, from many threads at once.
 
-Never mmap, never a whole file, never a cache of its own. Where the system reads at an offset, all threads share one
-descriptor per file; elsewhere (Windows) each read takes a handle that no other read uses at that moment, because a
-handle has one position. All are closed when the `WeightFile` is dropped. Whoever owns the buffer decides where bytes
-live.
+It never uses mmap, never reads a whole file and has no cache. Where the system can read at an offset, all threads share
+one descriptor per file; elsewhere (Windows) each read has a handle that no other read uses at that moment, because a
+handle has one position. All are closed when the `WeightFile` is dropped. The owner of the buffer decides where it is
+allocated.
 
 Independent of: formats, tensors, devices.
 """
@@ -35,7 +35,7 @@ class Reader:
         self._shards = [kind(shard) for shard in file.files]
 
     def read(self, ranges: Iterable[Range], buffer: memoryview) -> None:
-        """Fill `buffer` (writable, contiguous bytes) with the ranges one after the other, to the last byte."""
+        """Fill `buffer` (writable, contiguous bytes) completely with the ranges one after the other."""
         filled = 0
         for offset, nbytes in ranges:
             index = shard_at(self._files, offset)
@@ -51,8 +51,8 @@ class Reader:
                 raise SluiceError(f"Reading {path} failed at byte {offset}: {error.strerror or error}.") from error
             if count == 0:
                 raise FileFormatError(
-                    f"{path} ended at byte {offset} while {len(buffer)} more were to be read: it is being cut short "
-                    "by another program. Restore the file and run again."
+                    f"{path} ended at byte {offset}, but {len(buffer)} more bytes were expected: another program has "
+                    "truncated it. Restore the file and run again."
                 )
             offset += count
             buffer = buffer[count:]
@@ -76,7 +76,7 @@ class _SharedDescriptor:
 
 
 class _OwnHandles:
-    """A shard with as many handles as there are reads at the same time. No read waits, nothing is copied."""
+    """A shard with as many handles as there are simultaneous reads. No read waits, nothing is copied."""
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
@@ -96,24 +96,24 @@ class _OwnHandles:
 
 
 def _check_unchanged(descriptor: int, shard: Shard) -> None:
-    """Raises FileFormatError if the file is not as it was when its header was read."""
+    """Raises FileFormatError if the file has changed since its header was read."""
     _, path, size, mtime_ns = shard
     status = os.fstat(descriptor)
     if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
-        raise FileFormatError(f"{path} was replaced while it was in use. Run again, and it is loaded anew.")
+        raise FileFormatError(f"{path} was replaced while it was in use. Run again to load the new file.")
 
 
 def _open(path: Path) -> int:
     try:
         return os.open(openable(path), os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError as error:
-        raise MissingFileError(f"{path} is gone since it was opened. Put it back and run again.") from error
+        raise MissingFileError(f"{path} was removed after it had been opened. Put it back and run again.") from error
     except OSError as error:
         raise SluiceError(f"{path} cannot be opened for reading: {error.strerror or error}.") from error
 
 
 def reader_of(file: WeightFile) -> Reader:
-    """The one reader of this file; it opens the file at the first read."""
+    """The only reader of this file; it opens the file at the first read."""
     with _readers_lock:
         reader = _readers.get(file)
         if reader is None:

@@ -6,8 +6,8 @@
     |        |  data_offsets: [from, to]} |                                            |
     +--------+----------------------------+--------------------------------------------+
 
-A header that contradicts itself or the file's size is refused with a sentence that says where. Nothing is executed,
-nothing is mapped, only the header is read. Format: https://huggingface.co/docs/safetensors.
+A header that contradicts itself or the file's size is refused with a message that names the place. Nothing is executed
+or mapped; only the header is read. Format: https://huggingface.co/docs/safetensors.
 
 Independent of: what the tensors mean.
 """
@@ -32,14 +32,14 @@ MAX_DIMS, MAX_SIDE = 16, 1 << 40
 def read_header(stream: BinaryIO, path: Path, size: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """The entries (in file order, offsets from the start of the file) and the metadata of a safetensors file.
 
-    Raises FileFormatError for anything that is not exactly a safetensors file of this size.
+    Raises FileFormatError for anything that is not a valid safetensors file of exactly this size.
     """
     start = stream.read(80)
     if size == 0:
-        raise FileFormatError(f"{path} is empty (0 bytes): the download or copy did not happen. Fetch it again.")
+        raise FileFormatError(f"{path} is empty (0 bytes): the download or copy failed. Fetch it again.")
     length = int.from_bytes(start[:8], "little")
     if seems(start) not in (None, "a safetensors file") or size < 10:
-        looks = seems(start) or f"too short to be anything ({size} bytes)"
+        looks = seems(start) or f"a file too short for any format ({size} bytes)"
         raise FileFormatError(f"{path.name} is not a safetensors file; it looks like {looks}. {SAFETENSORS_HINT}")
     if length > MAX_HEADER or length > size - 8:
         raise FileFormatError(_wrong_length(path, size, length, start))
@@ -59,8 +59,8 @@ def _wrong_length(path: Path, size: int, length: int, start: bytes) -> str:
             "Fetch it again."
         )
     return (
-        f"{path.name} is not a safetensors file: its first 8 bytes give a header of {length} bytes, in a file of "
-        f"{size} (at most {MAX_HEADER} are allowed). {SAFETENSORS_HINT}"
+        f"{path.name} is not a safetensors file: its first 8 bytes declare a header of {length} bytes, but the file "
+        f"has {size} (at most {MAX_HEADER} are allowed). {SAFETENSORS_HINT}"
     )
 
 
@@ -71,16 +71,15 @@ def _parse(text: bytes, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     except _Duplicate as error:
         raise FileFormatError(f"{path.name}: its header names {_short(error.key)} twice. It is damaged.") from None
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else "it is no valid JSON"
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else "it is not valid JSON"
         raise FileFormatError(
-            f"{path.name} is not a safetensors file, or a damaged one: the header cannot be read, {reason}. "
-            "Fetch it again."
+            f"{path.name} is damaged or not a safetensors file: the header cannot be read, {reason}. Fetch it again."
         ) from None
     if not isinstance(table, dict):
-        raise FileFormatError(f"{path.name}: the header is no table of tensors. {SAFETENSORS_HINT}")
+        raise FileFormatError(f"{path.name}: the header is not a table of tensors. {SAFETENSORS_HINT}")
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict):
-        raise FileFormatError(f"{path.name}: __metadata__ in the header is no table of texts. The file is damaged.")
+        raise FileFormatError(f"{path.name}: __metadata__ in the header is not a table of texts. The file is damaged.")
     return table, {_printable(key): _printable(value) for key, value in metadata.items() if isinstance(value, str)}
 
 
@@ -108,21 +107,21 @@ def _entry(name: str, line: Any, path: Path, data_start: int) -> TensorEntry:
     if not isinstance(dtype, str) or dtype not in SAFETENSORS:
         raise FileFormatError(f"{where}: unknown dtype {_short(dtype)}; known are {', '.join(sorted(SAFETENSORS))}.")
     if not (_counts(shape) and len(shape) <= MAX_DIMS and all(side <= MAX_SIDE for side in shape)):
-        raise FileFormatError(f"{where}: {_short(shape)} is no shape. The file is damaged.")
+        raise FileFormatError(f"{where}: {_short(shape)} is not a shape. The file is damaged.")
     if not (_counts(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1]):
-        raise FileFormatError(f"{where}: {_short(offsets)} are no data_offsets. The file is damaged.")
+        raise FileFormatError(f"{where}: {_short(offsets)} are not data_offsets. The file is damaged.")
     first, last = offsets
     values, nbytes = SAFETENSORS[dtype]
     if (last - first) * values != prod(shape) * nbytes:
         raise FileFormatError(
-            f"{where}: {dtype} {list(shape)} takes {prod(shape) * nbytes // values} bytes, its range in the file has "
-            f"{_short(last - first)}. The file is damaged."
+            f"{where}: {dtype} {list(shape)} takes {prod(shape) * nbytes // values} bytes, but its range in the file "
+            f"has {_short(last - first)}. The file is damaged."
         )
     return TensorEntry(name, dtype, tuple(shape), data_start + first, last - first)
 
 
 def _check_ranges(entries: list[TensorEntry], path: Path, data_start: int, size: int) -> None:
-    """The ranges must tile the rest of the file exactly: no overlap, no gap, no byte left over."""
+    """Check that the ranges cover the rest of the file exactly: no overlap, no gap, no byte left over."""
     end = data_start
     for entry in entries:
         if entry.offset != end:
@@ -139,21 +138,21 @@ def _check_ranges(entries: list[TensorEntry], path: Path, data_start: int, size:
 
 
 def _counts(value: Any) -> TypeGuard[list[int]]:
-    """A list of non-negative whole numbers (true and false are none)."""
+    """Whether a value is a list of non-negative whole numbers (true and false do not count)."""
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 
 def _printable(text: str) -> str:
-    """JSON can hold half of a surrogate pair; a terminal cannot show one."""
+    """The text without halves of surrogate pairs, which JSON may contain and a terminal cannot show."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _short(value: Any) -> str:
-    """Whatever a hostile file put there, short enough for a sentence."""
+    """A value from a possibly hostile file, short enough for a sentence."""
     if isinstance(value, str):
         text = repr(value)
     elif isinstance(value, int):
-        text = str(value) if abs(value) < 10**30 else "a number beyond all sizes"
+        text = str(value) if abs(value) < 10**30 else "a number that is far too large"
     elif isinstance(value, (list, Mapping)):
         text = f"[{', '.join(_short(item) for item in value[:8])}]" if isinstance(value, list) else "a table"
     else:

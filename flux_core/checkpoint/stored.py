@@ -1,7 +1,7 @@
-"""What lies in a weight file, as data: names, shapes, formats and byte ranges.
+"""The content of a weight file as data: names, shapes, formats and byte ranges.
 
-Nothing here has read a tensor: a `TensorEntry` is a line of a file's header, a `Stored` is one tensor of a model
-together with the byte ranges that hold it. `reader.read_into` fetches the bytes, `quant/formats.py` decodes them.
+No tensor has been read: a `TensorEntry` is a line of a file's header, a `Stored` is one tensor of a model together with
+its byte ranges. `reader.read_into` reads the bytes, `quant/formats.py` decodes them.
 
 Independent of: torch, models, devices, or how any file format writes its header.
 """
@@ -37,8 +37,8 @@ class TensorEntry:
 class WeightFile:
     """A file whose header was read and checked, or a folder of shards that reads as one file.
 
-    Shards are laid end to end: `files` holds each with the offset at which it starts, and every entry lies inside one.
-    Two instances of the same file are different objects; compare their `identity`.
+    Shards are laid end to end: `files` has each with the offset at which it starts, and every entry is inside one. Two
+    instances for the same file are different objects; compare their `identity`.
     """
 
     path: Path
@@ -61,10 +61,10 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a model as it lies in a file; its ranges, concatenated in order, are the raw bytes.
+    """One tensor of a model as it is stored in a file; its ranges, concatenated in order, are the raw bytes.
 
-    `encoding` says how numbers are made of them. `through`: the fp8 format that every value passes through on its way,
-    as ComfyUI keeps what is not fp8 in a scaled fp8 file.
+    `encoding` describes how to decode them. `through` is the fp8 format to which every value is rounded first, as
+    ComfyUI does with tensors of a scaled fp8 file that are not fp8.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Stored:
 
     @property
     def format(self) -> str:
-        """Of the codes."""
+        """The format of the codes."""
         return self.encoding.format
 
     @property
@@ -94,22 +94,22 @@ def shard_at(files: Sequence[Shard], offset: int) -> int:
 
 
 def whole(file: WeightFile, entry: TensorEntry, name: str | None = None) -> Stored:
-    """One line of a header as a tensor that is stored as plainly as the header says."""
+    """One line of a header as a tensor in the format that the header states."""
     ranges = ((entry.offset, entry.nbytes),)
     return Stored(name or entry.name, entry.shape, Encoding(entry.format), ranges, file)
 
 
 def stack(name: str, parts: Sequence[Stored]) -> Stored:
-    """Put matrices below one another (rows concatenated), as fused qkv matrices are made of three.
+    """Stack matrices (concatenate their rows), as a fused qkv matrix is made of three.
 
-    Raises FileFormatError if they are not equally wide.
+    Raises FileFormatError if their widths differ.
     """
     first = parts[0]
     for part in parts[1:]:
         if part.shape[1:] != first.shape[1:]:
             raise FileFormatError(
-                f"{first.file.path.name}: {first.name} {list(first.shape)} and {part.name} {list(part.shape)} belong "
-                f"to one matrix, {name}, but are not equally wide. Fetch the file again."
+                f"{first.file.path.name}: {first.name} {list(first.shape)} and {part.name} {list(part.shape)} are "
+                f"parts of the matrix {name} but differ in width. Fetch the file again."
             )
     if len(parts) == 1:
         return replace(first, name=name)
@@ -123,15 +123,15 @@ def stack(name: str, parts: Sequence[Stored]) -> Stored:
 
 
 def split(stored: Stored, count: int) -> list[Stored]:
-    """The rows of a tensor in equal parts, as a fused qkv matrix is taken apart.
+    """The rows of a tensor in equal parts, as a fused qkv matrix is split.
 
-    Raises FileFormatError if there are no such parts, or rows cannot be told apart in the bytes.
+    Raises FileFormatError if the number of rows is not divisible, or if the bytes of a row cannot be separated.
     """
     rows, remainder = divmod(stored.shape[0] if stored.shape else 0, count)
     if remainder or not rows or len(stored.ranges) != 1 or not stored.encoding.as_is:
         raise FileFormatError(
             f"{stored.file.path.name}: {stored.name} ({stored.format} {list(stored.shape)}) cannot be split into "
-            f"{count}. Take a file that is not quantised."
+            f"{count}. Use a file that is not quantised."
         )
     (offset, nbytes), shape = stored.ranges[0], (rows, *stored.shape[1:])
     part = nbytes // count

@@ -1,6 +1,6 @@
-"""Small safetensors files read and written as a whole: latents, upscale models, what training makes.
+"""Reads and writes small safetensors files as a whole: latents, upscale models, results of training.
 
-Models of any size go through load.py instead, which reads only what it needs. Does not know what the tensors mean.
+Models of any size go through load.py instead, which reads only what it needs. Independent of: what the tensors mean.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ALIGNMENT = 8  # bytes; the header is padded with spaces so that the tensors st
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a file by its name, as it is stored. Raises as `open_weights` does."""
+    """Every tensor of a file by its name, in its stored format. Raises the errors of `open_weights`."""
     file = open_weights(path)
     stored = {name: whole(file, entry) for name, entry in file.entries.items()}
     return {name: decode(read(one), one.encoding, one.shape) for name, one in stored.items()}

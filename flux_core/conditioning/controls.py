@@ -1,6 +1,6 @@
-"""ControlNets as a CONDITIONING carries them: under `control`, the one applied last, which knows those before it.
+"""ControlNets in a CONDITIONING: `control` refers to the one applied last, which refers to those before it.
 
-Uses no network, no noise schedule and no latent size: sampling/controls.py fits the images to them.
+Independent of networks, noise schedules and latent sizes: sampling/controls.py fits the images to them.
 """
 
 from __future__ import annotations
@@ -15,34 +15,32 @@ from .entries import Conditioning
 
 
 class ControlNetwork(Protocol):
-    """What a CONTROL_NET wire carries, as far as sampling asks it."""
+    """The value of a CONTROL_NET link, as far as sampling uses it."""
 
     @property
     def weights(self) -> Any:
-        """Names the network among those of a run: `weights.key` is its name in the inputs of the model."""
+        """Identifies the network among those of a run: `weights.key` is its name in the inputs of the model."""
         ...
 
     @property
     def modes(self) -> tuple[int, ...]:
-        """Numbers of the kinds of images that a union ControlNet is told."""
+        """The numbers of the image types of a union ControlNet."""
         ...
 
     def hint(self, picture: Tensor, mask: Tensor | None, autoencoder: Any, height: int, width: int) -> Tensor:
-        """What the network is shown at a latent of height x width cells, on the CPU. Raises InputError."""
+        """The control input for a latent of height x width cells, on the CPU. Raises InputError."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ControlUse:
-    """A ControlNet with the image it follows.
+    """A ControlNet with its image.
 
-    image         [B, H, W, C >= 3] in 0..1
-    strength        what its residuals are multiplied by
-    start, end      active from `start` to `end` of the way from noise to image, 0..1
-    autoencoder     encodes the image, for networks that take a latent
-    mask            [B, 1, H', W'], 1 = keep the image; for networks that take one
-    levels          the same as noise levels, the higher one first, in place of start and end
-    previous        another one, which is added to it
+    image         [B, H, W, C >= 3] in 0..1 strength        factor of its residuals start, end      active from `start`
+    to `end` of the way from noise to image, 0..1 autoencoder     encodes the image, for networks that take a latent
+    mask            [B, 1, H', W'], 1 = keep the image; for networks that take one levels          the same range as
+    noise levels, the higher one first, instead of start and end previous        another ControlNet, whose residuals are
+    added
     """
 
     network: ControlNetwork
@@ -56,16 +54,16 @@ class ControlUse:
     previous: ControlUse | None = None
 
     def chain(self) -> list[ControlUse]:
-        """All that are applied together, in the order in which they were."""
+        """All ControlNets that are applied together, in the order in which they were added."""
         return [*([] if self.previous is None else self.previous.chain()), self]
 
 
 def with_control(conditionings: Sequence[Conditioning], use: ControlUse, to_others: bool) -> list[Conditioning]:
-    """Every entry of every conditioning with this ControlNet after those it has.
+    """Every entry of every conditioning, with this ControlNet after the existing ones.
 
-    to_others: conditionings of the same guider that have none of their own get it too.
+    to_others: conditionings of the same guider that have no ControlNet get it too.
     """
-    after: dict[int, ControlUse] = {}  # one for each that came before, so that images are fitted once
+    after: dict[int, ControlUse] = {}  # one for each previous ControlNet, so that images are fitted once
 
     def applied(values: dict[str, Any]) -> dict[str, Any]:
         previous = values.get("control")

@@ -1,4 +1,4 @@
-"""Textual inversion: the vectors behind an `embedding:name`, read from .safetensors files.
+"""Textual inversion: the vectors of an `embedding:name`, read from .safetensors files.
 
 Finds a name in the embeddings folders and picks the tensor meant for one encoder. Pickled files (.pt, .bin) may run
 code when opened, so they are refused by name. Uses no tokenizer, no encoder and no prompt.
@@ -28,9 +28,9 @@ _DTYPES = {
 
 
 def lookup(folders: Sequence[Path], encoder: str) -> Lookup:
-    """The rows that names stand for, for one encoder: "clip_l" or "t5xxl".
+    """A function that returns the rows of a name for one encoder: "clip_l" or "t5xxl".
 
-    The lookup answers None for a name without a file. It raises FileFormatError for a file that cannot be used.
+    It returns None for a name without a file, and raises FileFormatError for a file that cannot be used.
     """
 
     def rows(name: str) -> Sequence[Vector] | None:
@@ -49,7 +49,7 @@ def lookup(folders: Sequence[Path], encoder: str) -> Lookup:
 
 
 def find(name: str, folders: Iterable[Path]) -> Path | None:
-    """The file of a name, with or without its ending, in the folders or anywhere below them; never outside."""
+    """The file of a name, with or without its ending, in the folders or below them; never outside."""
     for root in folders:
         for folder in _folders_below(root):
             for ending in ENDINGS:
@@ -62,14 +62,14 @@ def find(name: str, folders: Iterable[Path]) -> Path | None:
 def _folders_below(root: Path) -> Iterator[Path]:
     for place, subfolders, _ in os.walk(root, followlinks=True):
         here = Path(os.path.realpath(place))
-        # A link to a folder it lies in would be walked for ever.
+        # A link to a folder that contains it would lead to an endless walk.
         subfolders[:] = sorted(s for s in subfolders if not here.is_relative_to(os.path.realpath(here / s)))
         yield Path(place)
 
 
 @lru_cache(maxsize=64)
 def _read(path: Path, encoder: str, size: int, mtime_ns: int) -> tuple[Vector, ...]:
-    """All rows of the tensor meant for this encoder. Size and time are there to notice a changed file."""
+    """All rows of the tensor for this encoder. Size and time are parameters so that a changed file is read again."""
     file = open_weights(path)
     tensors = [_values(file, entry) for entry in _chosen(file, encoder)]
     source = (file.identity, encoder)
@@ -78,7 +78,7 @@ def _read(path: Path, encoder: str, size: int, mtime_ns: int) -> tuple[Vector, .
 
 
 def _chosen(file: WeightFile, encoder: str) -> list[TensorEntry]:
-    """The tensor named like the encoder; else those bundled in a LoRA file; else the first."""
+    """The tensor named like the encoder; else the tensors in a LoRA file; else the first tensor."""
     if encoder in file.entries:
         return [file.entries[encoder]]
     for ending in (".string_to_param.*", f".{encoder}"):
@@ -86,7 +86,7 @@ def _chosen(file: WeightFile, encoder: str) -> list[TensorEntry]:
         if bundled:
             return bundled
     if not file.entries:
-        raise FileFormatError(f"The embedding {file.path} holds no tensor. Fetch it again.")
+        raise FileFormatError(f"The embedding {file.path} contains no tensor. Fetch it again.")
     return [min(file.entries.values(), key=lambda entry: entry.offset)]
 
 
@@ -94,8 +94,8 @@ def _values(file: WeightFile, entry: TensorEntry) -> Tensor:
     """One tensor as float32, at least one-dimensional."""
     if entry.format not in _DTYPES or not entry.shape or not entry.nbytes:
         raise FileFormatError(
-            f"The embedding {file.path} holds {entry.name} as {entry.format} {list(entry.shape)}; "
-            "rows of floating-point numbers are needed."
+            f"The embedding {file.path} contains {entry.name} as {entry.format} {list(entry.shape)}, "
+            "but rows of floating-point numbers are needed."
         )
     buffer = bytearray(entry.nbytes)
     read_into(whole(file, entry), memoryview(buffer))

@@ -1,6 +1,6 @@
-"""What flows on a CONDITIONING wire: a list of [tokens [B, L, D], values], the values a dict with `pooled_output`.
+"""The value of a CONDITIONING link: a list of [tokens [B, L, D], values]; values is a dict with `pooled_output`.
 
-Every function returns a new list with new dicts; tensors are shared. What values mean is for the sampler.
+Every function returns a new list with new dicts; tensors are shared. The sampler interprets the values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def with_values(conditioning: Conditioning, **values: Any) -> Conditioning:
 
 
 def zero_out(conditioning: Conditioning) -> Conditioning:
-    """No text at all: tokens and pooled vector become zeros, other values (guidance) stay."""
+    """An empty text: tokens and pooled vector become zeros, other values (guidance) are kept."""
     blank = []
     for tokens, values in conditioning:
         pooled = values.get("pooled_output")

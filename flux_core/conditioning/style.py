@@ -1,4 +1,4 @@
-"""Tokens of images beside those of text (FLUX.1 Redux), and how much the others look at them.
+"""Tokens of images beside those of text (FLUX.1 Redux), and how strongly the other tokens attend to them.
 
 Uses no network.
 """
@@ -17,10 +17,10 @@ from .entries import Conditioning
 
 
 def with_style(conditioning: Conditioning, tokens: Tensor, strength: float, as_bias: bool) -> Conditioning:
-    """Every entry with the tokens [1, n, context_dim] of an image behind its own.
+    """Every entry with the tokens [1, n, context_dim] of an image after its own.
 
-    as_bias: text and image attend to them with ln(strength) added to the logits; else they are multiplied by it. An
-    entry that has an attention mask keeps it, with room for the new tokens.
+    as_bias: ln(strength) is added to the logits of text and image for these tokens; else the tokens are multiplied by
+    strength. An attention mask of an entry is kept and enlarged for the new tokens.
     """
     if not as_bias:
         tokens = tokens * strength
@@ -38,9 +38,10 @@ def with_style(conditioning: Conditioning, tokens: Tensor, strength: float, as_b
 
 
 def _widened(mask: Tensor | None, text: torch.Size, new: int, image: int, bias: float) -> Tensor:
-    """A mask [b, n, n] over text and image tokens with `new` tokens between them, which the others see with `bias`.
+    """A mask [b, n, n] over text and image tokens, with `new` tokens between them to which the others attend with
+    `bias`.
 
-    A mask of truth values becomes one that is added to the logits.
+    A boolean mask becomes one that is added to the logits.
     """
     batch, count = text[0], text[1]
     if mask is None:
@@ -55,13 +56,13 @@ def _widened(mask: Tensor | None, text: torch.Size, new: int, image: int, bias: 
 
 
 def thinned(tokens: Tensor, size: int, mode: str, weight: float = 1.0) -> Tensor:
-    """Tokens [1, n, context_dim] of one image, which lie in a square, resampled to a square of `size` tokens a side.
+    """Tokens [1, n, context_dim] of one image, which form a square, resampled to a square of `size` tokens a side.
 
-    Fewer tokens count for less beside those of the text. mode: an interpolation of PyTorch.
+    Fewer tokens have less influence beside those of the text. mode: an interpolation of PyTorch.
     """
     side = math.isqrt(tokens.shape[1])
     if side * side != tokens.shape[1]:
-        raise InputError(f"{tokens.shape[1]} tokens of an image are no square; give one image at a time.")
+        raise InputError(f"{tokens.shape[1]} tokens of an image do not form a square. Give one image at a time.")
     if not 1 <= size < side:
         return tokens * weight
     square = tokens.reshape(1, side, side, -1).movedim(-1, 1)

@@ -1,7 +1,7 @@
-"""Prompts to conditioning: tokens through both encoders, prompt weights, and a cache that spares the next run.
+"""Encodes prompts to conditioning: tokens through both encoders, prompt weights, and a cache for later runs.
 
-FLUX.1 takes T5's hidden states as its text and CLIP-L's pooled vector as a summary. T5's padding is part of the text:
-there is no attention mask. Knows rows of tokens and the two encoders; uses no file, no device and no node.
+FLUX.1 uses T5's hidden states as its text and CLIP-L's pooled vector as a summary. T5's padding is part of the text:
+there is no attention mask. Depends on rows of tokens and the two encoders; uses no file, no device and no node.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ CACHED_BYTES = 256 * 2**20  # 64 prompts of the full-size T5
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What nodes change about encoding. None leaves FLUX.1's own rule."""
+    """Settings of encoding that nodes change. None means FLUX.1's own rule."""
 
     last_layer: int | None = None  # T5's hidden state after this block, counted from the end: -1 is the last
-    min_padding: int | None = None  # pad tokens always added behind T5's end token
-    min_length: int | None = None  # length T5's row is padded to
+    min_padding: int | None = None  # pad tokens that are always added after T5's end token
+    min_length: int | None = None  # the length to which T5's row is padded
 
 
 class ClipEncoder(Protocol):
-    """CLIP's text model: see text/clip.py."""
+    """CLIP's text model: see models/clip_text.py."""
 
     config: Any
 
@@ -52,14 +52,16 @@ class T5Encoder(Protocol):
 
 
 class Encoders(Protocol):
-    """Both encoders with what belongs to them. Modules are asked for only when the cache cannot answer."""
+    """Both encoders and what belongs to them. Modules are used only if the cache has no result."""
 
     @property
-    def clip_identity(self) -> Hashable: ...  # all that its numbers depend on besides tokens: file, LoRAs, device
+    def clip_identity(
+        self,
+    ) -> Hashable: ...  # everything besides tokens that its numbers depend on: file, LoRAs, device
     @property
     def t5_identity(self) -> Hashable: ...
     @property
-    def encodings(self) -> Cache: ...  # rows that were encoded before, by these encoders or by others
+    def encodings(self) -> Cache: ...  # rows that were encoded before, by these or by other encoders
     @property
     def options(self) -> TextOptions: ...
     @property
@@ -71,11 +73,13 @@ class Encoders(Protocol):
     def clip(self) -> ClipEncoder: ...
     def t5(self) -> T5Encoder: ...
     def embeddings(self, encoder: str) -> Lookup | None: ...  # encoder: "clip_l" or "t5xxl"
-    def unsound(self, encoder: str) -> str | None: ...  # asked when its numbers are not finite: what is wrong with it
+    def unsound(
+        self, encoder: str
+    ) -> str | None: ...  # called when its numbers are not finite: returns what is wrong with it
 
 
 class Cache:
-    """Encoded rows, the least recently used dropped first once they take more than `limit` bytes.
+    """Encoded rows; the least recently used are dropped when they take more than `limit` bytes.
 
     Values are shared and must not be modified.
     """
@@ -109,19 +113,19 @@ class Cache:
 def encode_prompt(encoders: Encoders, clip_text: str, t5_text: str) -> list[list[Any]]:
     """One conditioning entry: [[text [1, L, context], {"pooled_output": [1, vec]}]], float32 on the CPU.
 
-    Raises InputError if a tokenizer and its encoder do not belong together, NotFinite if an encoder gives numbers that
-    are none.
+    Raises InputError if a tokenizer and its encoder do not belong together, NotFinite if an encoder returns numbers
+    that are not finite.
     """
     return encode_rows(encoders, tokenize_clip(encoders, clip_text)[0], tokenize_t5(encoders, t5_text))
 
 
 def tokenize_clip(encoders: Encoders, text: str) -> list[Row]:
-    """CLIP-L's rows of a prompt, at least one; FLUX.1 reads the first."""
+    """CLIP-L's rows of a prompt, at least one; FLUX.1 uses the first."""
     return encoders.clip_tokenizer.rows(text, encoders.embeddings("clip_l"))
 
 
 def tokenize_t5(encoders: Encoders, text: str) -> Row:
-    """T5's row of a prompt, padded as the encoders' options say."""
+    """T5's row of a prompt, padded according to the encoders' options."""
     options = encoders.options
     return encoders.t5_tokenizer.row(
         text, encoders.embeddings("t5xxl"), min_padding=options.min_padding or 0, min_length=options.min_length
@@ -129,7 +133,7 @@ def tokenize_t5(encoders: Encoders, text: str) -> Row:
 
 
 def encode_rows(encoders: Encoders, clip_row: Row, t5_row: Row) -> list[list[Any]]:
-    """As `encode_prompt`, from rows of tokens."""
+    """`encode_prompt` for rows of tokens."""
     options, cache = encoders.options, encoders.encodings
     text = cache.get(
         ("t5xxl", encoders.t5_identity, t5_row, options.last_layer),
@@ -152,8 +156,12 @@ def _finite(encoded: Tensor, encoders: Encoders, encoder: str) -> Tensor:
     if torch.isfinite(encoded).all():
         return encoded
     name = {"t5xxl": "T5", "clip_l": "CLIP-L"}[encoder]
-    reason = encoders.unsound(encoder) or "Look for a very large weight in the prompt, or compute it in float32."
-    raise NotFinite(f"What {name} made of the text holds numbers that are not finite (NaN or infinity). {reason}")
+    reason = (
+        encoders.unsound(encoder) or "Remove very large weights from the prompt, or compute the encoder in float32."
+    )
+    raise NotFinite(
+        f"The output of {name} for this text contains numbers that are not finite (NaN or infinity). {reason}"
+    )
 
 
 @torch.no_grad()
@@ -162,8 +170,8 @@ def encode_t5(
 ) -> Tensor:
     """Hidden states of a row, with prompt weights: z <- (z - z_empty) w + z_empty. [1, L, D] float32 on the CPU.
 
-    z_empty are the hidden states of the empty prompt, position by position. A layer the encoder does not have counts
-    as the last.
+    z_empty are the hidden states of the empty prompt, position by position. A layer that the encoder does not have
+    counts as the last.
     """
     if last_layer is not None and abs(last_layer) > encoder.config.layers:
         last_layer = None
@@ -179,7 +187,7 @@ def encode_t5(
 
 @torch.no_grad()
 def pool_clip(encoder: ClipEncoder, tokenizer: ClipTokenizer, row: Row, device: torch.device) -> Tensor:
-    """The hidden state at the row's first end token, which prompt weights do not touch. [1, D] float32 on the CPU."""
+    """The hidden state at the row's first end token; prompt weights do not affect it. [1, D] float32 on the CPU."""
     embedded, kept = _embed(encoder, row, tokenizer.pad, device)
     ends = torch.tensor([kept.index(tokenizer.end)], device=device)
     return encoder(embedded, ends)[1].float().cpu()
@@ -188,17 +196,17 @@ def pool_clip(encoder: ClipEncoder, tokenizer: ClipTokenizer, row: Row, device: 
 def _embed(
     encoder: ClipEncoder | T5Encoder, row: Row, pad: int, device: torch.device
 ) -> tuple[Tensor, list[int | Vector]]:
-    """A row's embeddings [1, L, D] float32, and its tokens: vectors of another width make way for padding."""
+    """A row's embeddings [1, L, D] float32, and its tokens: vectors of another width are replaced by padding."""
     width, rows = encoder.config.width, encoder.config.vocabulary
     kept = [token for token in row.tokens if not isinstance(token, Vector) or len(token.values) == width]
     if len(kept) < len(row.tokens):
-        log.warning("An embedding is not %d wide, as this text encoder needs it; it is left out.", width)
+        log.warning("An embedding does not have the width of this text encoder (%d) and is left out.", width)
         kept += [pad] * (len(row.tokens) - len(kept))
     ids = [pad if isinstance(token, Vector) else token for token in kept]
     if max(ids) >= rows:
         raise InputError(
-            f"The tokenizer gives token {max(ids)}, but the text encoder has only {rows}: they do not belong together. "
-            "Put the tokenizer published with this encoder beside it."
+            f"The tokenizer produces the token {max(ids)}, but the text encoder has only {rows} tokens: they do not belong "
+            "together. Put the tokenizer published with this encoder beside it."
         )
     embedded = encoder.embed(torch.tensor([ids], device=device)).float()
     for position, token in enumerate(kept):

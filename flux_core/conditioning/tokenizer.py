@@ -1,7 +1,7 @@
 """Prompts to token rows: CLIP's in chunks of 77, T5's in one row of at least 256.
 
-All special ids come with the vocabulary (`vocabulary.py` reads it), so that a small one works like a large one. Knows
-the row layout; uses no files, no encoder, no weights arithmetic and no torch.
+All special ids are part of the vocabulary (read by `vocabulary.py`), so that a small one works like a large one.
+Depends on the row layout; uses no files, no encoder, no prompt weights and no torch.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from .weighting import EmbeddingName, pieces, segments
 log = logging.getLogger(__name__)
 
 CLIP_LENGTH = 77  # rows of CLIP-L's position table
-T5_LENGTH = 256  # what FLUX.1 pads T5 to
-SPLITTABLE = 8  # a group of at least this many tokens may be cut in two by the end of a chunk
+T5_LENGTH = 256  # length to which FLUX.1 pads T5's row
+SPLITTABLE = 8  # a group of at least this many tokens may be split by the end of a chunk
 
 
 @dataclass(frozen=True)
 class Vector:
-    """One row of a textual inversion file, standing where a token id would."""
+    """One row of a textual inversion file, in the place of a token id."""
 
-    source: Hashable  # which file, in which state
+    source: Hashable  # the file and its state
     row: int
     values: Any = field(compare=False, repr=False)  # Tensor [width]
 
 
 Token = int | Vector
-Lookup = Callable[[str], Sequence[Vector] | None]  # what an `embedding:` name stands for, None if nothing
+Lookup = Callable[[str], Sequence[Vector] | None]  # the vectors of an `embedding:` name, None if there are none
 
 
 @dataclass(frozen=True)
 class Row:
-    """What an encoder reads in one go: tokens and their prompt weights, equally many."""
+    """The input of one encoder call: tokens and as many prompt weights."""
 
     tokens: tuple[Token, ...]
     weights: tuple[float, ...]
@@ -75,7 +75,7 @@ class ClipTokenizer:
         return [self._row(chunk) for chunk in chunks]
 
     def empty_row(self, length: int) -> Row:
-        """What weights are measured against: start, end, padding."""
+        """The reference for prompt weights: start, end, padding."""
         return _row([(token, 1.0) for token in (self.start, self.end)], self.pad, length)
 
     def _row(self, chunk: _Group) -> Row:
@@ -84,7 +84,7 @@ class ClipTokenizer:
 
 @dataclass(frozen=True)
 class T5Tokenizer:
-    """T5's SentencePiece vocabulary, laid out as tokens, end, padding to at least `length`; never cut."""
+    """T5's SentencePiece vocabulary, laid out as tokens, end, padding to at least `length`; never truncated."""
 
     vocabulary: Tokenizer
     end: int
@@ -94,14 +94,14 @@ class T5Tokenizer:
     def row(
         self, prompt: str, lookup: Lookup | None = None, *, min_padding: int = 0, min_length: int | None = None
     ) -> Row:
-        """The whole prompt in one row. `min_padding` counts pad tokens that are always added behind the end."""
+        """The whole prompt in one row. `min_padding` pad tokens are always added after the end."""
         tokens = [token for group in _groups(self.vocabulary, prompt, lookup) for token in group]
         tokens.append((self.end, 1.0))
         least = self.length if min_length is None else min_length
         return _row(tokens, self.pad, max(len(tokens) + min_padding, least))
 
     def empty_row(self, length: int) -> Row:
-        """What weights are measured against: end, padding."""
+        """The reference for prompt weights: end, padding."""
         return _row([(self.end, 1.0)], self.pad, length)
 
 
@@ -118,7 +118,7 @@ def _groups(vocabulary: Tokenizer, prompt: str, lookup: Lookup | None) -> Iterat
             if lookup and isinstance(piece, EmbeddingName):
                 vectors, text = _find_embedding(piece, lookup)
                 if vectors is None:
-                    log.warning("embedding:%s is in none of the embeddings folders; it is left out.", piece.name)
+                    log.warning("embedding:%s is not in any of the embeddings folders and is left out.", piece.name)
                 else:
                     yield [(vector, segment.weight) for vector in vectors]
             if text:
@@ -127,7 +127,7 @@ def _groups(vocabulary: Tokenizer, prompt: str, lookup: Lookup | None) -> Iterat
 
 
 def _find_embedding(piece: EmbeddingName, lookup: Lookup) -> tuple[Sequence[Vector] | None, str]:
-    """The vectors of a name and the text left over; commas around a name are tried as part of it, then as text."""
+    """The vectors of a name, and the rest of the text; commas around a name are tried as part of it, then as text."""
     vectors = lookup(piece.name)
     bare = piece.name.strip(",")
     if vectors is None and bare and bare != piece.name:

@@ -1,9 +1,9 @@
-"""Where the tokenizers of CLIP-L and T5-XXL lie: beside the encoders, in the model stores, elsewhere on this machine.
+"""Finds the tokenizers of CLIP-L and T5-XXL: beside the encoders, in the model stores, elsewhere on this machine.
 
-Looked for in this order: a folder beside the weight file that is named like it, the weight file itself (GGUF files of
-T5 carry theirs), the `tokenizers` folder of its store, Hugging Face's layout around it, the stores given and a ComfyUI
-around them; then other ComfyUI installations, the Hugging Face cache, and a package that carries CLIP's byte-pair list.
-Nothing is downloaded. Uses no rows and no encoder.
+Searched in this order: a folder beside the weight file with the same name, the weight file itself (GGUF files of T5
+contain theirs), the `tokenizers` folder of its store, Hugging Face's layout around it, the given stores and a ComfyUI
+around them; then other ComfyUI installations, the Hugging Face cache, and a package that contains CLIP's byte-pair
+list. Nothing is downloaded. Uses no rows and no encoder.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from ..io.other_programs import comfyui_installations, hugging_face_snapshots, p
 from .tokenizer import CLIP_LENGTH, ClipTokenizer, T5Tokenizer
 from .vocabulary import CLIP_END, T5_END, load_clip, load_clip_list, load_t5, load_t5_gguf
 
-SPARE = 128  # T5's table has 28 rows more than its vocabulary, for the sake of alignment
+SPARE = 128  # T5's table has 28 rows more than its vocabulary, for alignment
 CLIP_VOCABULARY, T5_VOCABULARY = 49408, 32128  # rows of the published encoders' tables
 _Tokenizer = TypeVar("_Tokenizer", ClipTokenizer, T5Tokenizer)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A tokenizer as its makers publish it, and the names its folder goes by."""
+    """A tokenizer as its authors publish it, and the possible names of its folder."""
 
     title: str
-    end: str  # the token that tells its file from the other's
+    end: str  # the token that distinguishes its file from the other's
     files: str
     address: str
     folders: tuple[str, ...]  # below a `tokenizers` folder
     pipelines: tuple[str, ...]  # its folder in Hugging Face's pipeline layout
     comfyui: str  # its folder inside a ComfyUI installation
-    cached: tuple[str, ...]  # words in the names of repositories that hold it
+    cached: tuple[str, ...]  # words in the names of repositories that contain it
     hint: str = ""
 
 
@@ -48,7 +48,7 @@ CLIP_L = Published(
     pipelines=("tokenizer",),
     comfyui="comfy/sd1_tokenizer",
     cached=("clip-vit", "flux", "stable-diffusion"),
-    hint=" Or install a package that carries it: pip install instant-clip-tokenizer (Python up to 3.12), or "
+    hint=" Or install a package that contains it: pip install instant-clip-tokenizer (Python up to 3.12), or "
     "pip install --no-deps open-clip-torch.",
 )
 T5XXL = Published(
@@ -60,13 +60,13 @@ T5XXL = Published(
     pipelines=("tokenizer_2", "tokenizer_3"),
     comfyui="comfy/text_encoders/t5_tokenizer",
     cached=("t5", "flux", "stable-diffusion-3"),
-    hint=" GGUF files of T5 carry it and need no other file.",
+    hint=" GGUF files of T5 contain it and need no other file.",
 )
 
 
 @dataclass(frozen=True)
 class _Place(Generic[_Tokenizer]):
-    """A tokenizer that may be the one, and how to read it."""
+    """A place where the tokenizer may be, and how to read it."""
 
     where: Path
     load: Callable[[], _Tokenizer | None]
@@ -74,13 +74,13 @@ class _Place(Generic[_Tokenizer]):
 
 @lru_cache(maxsize=8)
 def clip_tokenizer(weights: Path | None, folders: tuple[Path, ...], vocabulary: int, length: int) -> ClipTokenizer:
-    """As `find_clip`; what was found is kept for as long as the process lives."""
+    """`find_clip`; the result is kept for the life of the process."""
     return find_clip(weights, folders, vocabulary=vocabulary, length=length)
 
 
 @lru_cache(maxsize=8)
 def t5_tokenizer(weights: Path | None, folders: tuple[Path, ...], vocabulary: int) -> T5Tokenizer:
-    """As `find_t5`; what was found is kept for as long as the process lives."""
+    """`find_t5`; the result is kept for the life of the process."""
     return find_t5(weights, folders, vocabulary=vocabulary)
 
 
@@ -99,7 +99,9 @@ def find_clip(
 
 
 def find_t5(weights: Path | None, folders: Sequence[Path], *, vocabulary: int) -> T5Tokenizer:
-    """The tokenizer that belongs to a T5 encoder with `vocabulary` token embeddings; looked for as `find_clip` does."""
+    """The tokenizer that belongs to a T5 encoder with `vocabulary` token embeddings, searched in the order of
+    `find_clip`.
+    """
     own = [weights] if weights is not None and weights.suffix == ".gguf" and weights.is_file() else []
     beside = _files(T5XXL, load_t5, [weights.with_suffix("")] if weights is not None else [])
     carried = (_Place(file, partial(load_t5_gguf, file)) for file in own)
@@ -114,7 +116,7 @@ def _fitting(
     folders: Sequence[Path],
     places: Iterable[_Place[_Tokenizer]],
 ) -> _Tokenizer:
-    """The first that has as many tokens as the encoder."""
+    """The first tokenizer that has as many tokens as the encoder."""
     passed_over: list[str] = []
     for place in places:
         tokenizer = place.load()
@@ -162,14 +164,14 @@ def _named(wanted: Published, weights: Path | None, folders: Sequence[Path]) -> 
 
 
 def _elsewhere(wanted: Published) -> Iterator[Path]:
-    """The folders in which other programs of this machine may keep it."""
+    """The folders in which other programs on this machine may have it."""
     yield from (place / wanted.comfyui for place in comfyui_installations())
     for snapshot in hugging_face_snapshots(*wanted.cached):
         yield from (snapshot / name for name in ("", *wanted.pipelines))
 
 
 def _byte_pair_lists() -> Iterator[Path]:
-    """Files of installed packages that carry OpenAI's byte-pair list."""
+    """Files of installed packages that contain OpenAI's byte-pair list."""
     for name in ("open_clip", "clip"):
         folder = package_folder(name)
         if folder is not None:

@@ -1,9 +1,9 @@
-"""Reads the vocabularies of CLIP and T5 from every form they are published in; the same ids come out of each.
+"""Reads the vocabularies of CLIP and T5 from every published form; all forms of a vocabulary give the same ids.
 
     CLIP   tokenizer.json | vocab.json and merges.txt | OpenAI's byte-pair list, as packages carry it
     T5     tokenizer.json | spiece.model (SentencePiece) | the tables in the header of a GGUF file
 
-Independent of: where files lie, rows, encoders.
+Independent of: where files are, rows, encoders.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..errors import FileFormatError
 from .tokenizer import CLIP_LENGTH, T5_LENGTH, ClipTokenizer, T5Tokenizer
 
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
-CLIP_MERGES = 48894  # of OpenAI's list that CLIP uses; the list itself is longer
+CLIP_MERGES = 48894  # the number of entries of OpenAI's list that CLIP uses; the list itself is longer
 T5_END, T5_PAD, T5_UNKNOWN = "</s>", "<pad>", "<unk>"
 T5_EXTRA = 100  # <extra_id_99> to <extra_id_0>, which follow the pieces of SentencePiece
 _LIST_BEGINS = b"#version: 0.2\n"
-_UNUSED = 5  # SentencePiece's type of a piece that fills a place in the table
+_UNUSED = 5  # SentencePiece's type of a piece that only fills a place in the table
 
 
 def load_clip(folder: Path, length: int = CLIP_LENGTH) -> ClipTokenizer:
@@ -37,7 +37,7 @@ def load_clip(folder: Path, length: int = CLIP_LENGTH) -> ClipTokenizer:
 
 
 def load_clip_list(file: Path, length: int = CLIP_LENGTH) -> ClipTokenizer:
-    """Read OpenAI's byte-pair list: as text, compressed with gzip, or within a compiled extension that carries it.
+    """Read OpenAI's byte-pair list: as text, compressed with gzip, or within a compiled extension that contains it.
 
     Raises FileFormatError.
     """
@@ -49,7 +49,7 @@ def load_clip_list(file: Path, length: int = CLIP_LENGTH) -> ClipTokenizer:
     except ValueError as error:
         raise FileFormatError(f"The byte-pair list in {file} is damaged: {error}. Install its package again.") from None
     if len(merges) < CLIP_MERGES:
-        raise FileFormatError(f"{file} holds no byte-pair list of CLIP. Install its package again.")
+        raise FileFormatError(f"{file} contains no byte-pair list of CLIP. Install its package again.")
     alphabet = _byte_letters()
     words = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *(left + right for left, right in merges)]
     ids = {word: number for number, word in enumerate([*words, CLIP_START, CLIP_END])}
@@ -71,7 +71,7 @@ def load_t5(folder: Path) -> T5Tokenizer:
 
 
 def load_t5_gguf(file: Path) -> T5Tokenizer | None:
-    """The tokenizer in the header of a GGUF file of T5; None if it carries none. Raises FileFormatError."""
+    """The tokenizer in the header of a GGUF file of T5; None if there is none. Raises FileFormatError."""
     names = ("model", "tokens", "scores", "token_type", "precompiled_charsmap")
     values: Mapping[str, Any] = read_values(file, [f"tokenizer.ggml.{name}" for name in names])
     kind, tokens, scores, types, charsmap = (values.get(f"tokenizer.ggml.{name}") for name in names)
@@ -95,7 +95,7 @@ def _from_merges(folder: Path) -> Tokenizer:
     files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
     try:
         return _byte_pairs(*models.BPE.read_file(*files))
-    except Exception as error:  # the library raises bare Exception for whatever it cannot read
+    except Exception as error:  # the library raises a bare Exception for anything that it cannot read
         raise FileFormatError(f"{files[0]} and {files[1]} cannot be read: {error}. Download them again.") from error
 
 
@@ -118,7 +118,7 @@ def _byte_pairs(ids: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer
 
 
 def _byte_letters() -> list[str]:
-    """The letters that stand for the 256 bytes, in the order of CLIP's vocabulary: the printable ones come first."""
+    """The letters that represent the 256 bytes, in the order of CLIP's vocabulary: the printable ones come first."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return [*map(chr, printable), *(chr(256 + number) for number in range(256 - len(printable)))]
 
@@ -140,7 +140,7 @@ def _t5(vocabulary: Tokenizer, source: Path, length: int = T5_LENGTH) -> T5Token
 
 
 def _unigram(read: _Pieces) -> Tokenizer:
-    """What T5's tokenizer.json holds, made of what it was made from (Raffel et al. 2020; Kudo 2018)."""
+    """The content of T5's tokenizer.json, built from its components (Raffel et al. 2020; Kudo 2018)."""
     extra = [f"<extra_id_{number}>" for number in reversed(range(T5_EXTRA))]
     pieces = [*read.pieces, *((name, 0.0) for name in extra)]
     unknown = next((number for number, (piece, _) in enumerate(pieces) if piece == T5_UNKNOWN), None)
@@ -172,7 +172,7 @@ def _sentencepiece(file: Path) -> _Pieces:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The fields of a protocol buffer message: number and bytes; varints are passed over."""
+    """The fields of a protocol buffer message: number and bytes; varints are skipped."""
     position = 0
     while position < len(data):
         key, position = _varint(data, position)
@@ -190,7 +190,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """A number of seven bits a byte, least first, and where it ends."""
+    """A number of seven bits per byte, least significant first, and the position after it."""
     value = shift = 0
     while True:
         byte = data[position]

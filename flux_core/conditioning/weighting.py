@@ -2,9 +2,9 @@ r"""Prompt syntax: emphasis in parentheses, escapes, and `embedding:` names.
 
     a (cat:1.3) and ((dog)) by \(me\)  ->  "a " 1   "cat" 1.3   " and " 1   "dog" 1.21   " by (me)" 1
 
-A group multiplies the weight around it by 1.1, or, with a number after its last colon, has that weight whatever lies
-around it. Square brackets mean nothing. The rules are ComfyUI's, its handling of unbalanced parentheses included, so
-that a prompt says the same in both. Uses no tokenizer and no encoder: text in, text with weights out.
+A group multiplies the weight around it by 1.1, or, with a number after its last colon, has that weight regardless of
+the weight around it. Square brackets have no meaning. The rules are ComfyUI's, including its handling of unbalanced
+parentheses, so that a prompt means the same in both. Uses no tokenizer and no encoder: text in, text with weights out.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 EMPHASIS = 1.1
-# Groups inside groups beyond this depth are literal text; 1.1 ** 100 is far past any use, and the work stays linear.
+# Groups nested deeper than this are literal text; 1.1 ** 100 is far beyond any use, and the work stays linear.
 DEEPEST = 100
 
-# Escaped parentheses travel through the parser as characters that no prompt holds.
+# Escaped parentheses are replaced during parsing by characters that no prompt contains.
 _ESCAPES = {"\\(": "\ue0fe\ue0f0", "\\)": "\ue0fe\ue0f1"}
 _PARENTHESIS = re.compile(r"[()]")
 _BEFORE_EMBEDDING = re.compile(r"[ \n](?=embedding:)")
@@ -26,7 +26,7 @@ _BEFORE_EMBEDDING = re.compile(r"[ \n](?=embedding:)")
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the prompt that is tokenised on its own, and the weight of its tokens."""
+    """A part of the prompt that is tokenised separately, and the weight of its tokens."""
 
     text: str
     weight: float
@@ -34,21 +34,21 @@ class Segment:
 
 @dataclass(frozen=True)
 class EmbeddingName:
-    """What follows `embedding:` up to the first white space, and the text behind it."""
+    """The name after `embedding:` up to the first white space, and the text behind it."""
 
     name: str
     rest: str
 
 
 def segments(prompt: str) -> list[Segment]:
-    """Split a prompt at its weight groups, in reading order; escapes are resolved, empty stretches left out."""
+    """Split a prompt at its weight groups, in reading order; escapes are resolved, empty segments left out."""
     return [Segment(_unescape(text), weight) for text, weight in _read(_escape(prompt), 1.0, depth=0) if text]
 
 
 def pieces(text: str) -> Iterator[str | EmbeddingName]:
-    """Part a segment before each `embedding:` that starts it or follows a space or newline.
+    """Split a segment before each `embedding:` that starts it or follows a space or newline.
 
-    A bare `embedding:` that names nothing stays text.
+    An `embedding:` without a name stays text.
     """
     for part in _BEFORE_EMBEDDING.split(text):
         words = part.removeprefix("embedding:").split() if part.startswith("embedding:") else []
@@ -70,10 +70,10 @@ def _read(text: str, weight: float, depth: int) -> Iterator[tuple[str, float]]:
 
 
 def _top_level(text: str) -> list[str]:
-    """Cut a text into balanced groups and what lies between them.
+    """Split a text into balanced groups and the text between them.
 
-    Every parenthesis counts, so after one closed too often a following group only brings the count back to zero and
-    is no group; and an opening one that is never closed keeps all behind it in one piece.
+    Every parenthesis counts. So after a superfluous closing one, the next group only brings the count back to zero and
+    is not a group; and after an opening one that is never closed, the rest stays in one piece.
     """
     items, begin, level = [], 0, 0
     for match in _PARENTHESIS.finditer(text):
@@ -99,7 +99,7 @@ def _weighted(inside: str, outer: float) -> tuple[str, float]:
             weight = float(number)
         except ValueError:
             weight = math.nan
-        if math.isfinite(weight):  # "nan" and "inf" are words here: as weights they would blacken the image
+        if math.isfinite(weight):  # "nan" and "inf" are words here: as weights they would make the image black
             return text, weight
     return inside, outer * EMPHASIS
 

@@ -1,7 +1,7 @@
-"""How one matrix is encoded in bytes: the format of its codes, and where its scales and tables lie behind them.
+"""How one matrix is encoded in bytes: the format of its codes, and where its scales and tables are.
 
-The raw bytes of a matrix are its codes and after them its side tensors, in the order of `sides`. `formats.decode`
-makes numbers of them. Uses no torch, so that headers can be read without it.
+The raw bytes of a matrix are its codes followed by its side tensors, in the order of `sides`. `formats.decode` converts
+them to numbers. Uses no torch, so that headers can be read without it.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ from math import prod
 from .sizes import BLOCK
 
 LEVELS = 127  # the largest code of 8-bit integers that are multiplied (int8.py)
-MOST_COLUMNS = (2**31 - 1) // LEVELS**2  # of such a matrix, beyond which a sum may not fit in 32 bits
-MULTIPLE = 8  # its rows and columns: what cuBLAS asks for
+MOST_COLUMNS = (2**31 - 1) // LEVELS**2  # the largest K of such a matrix for which every sum fits in 32 bits
+MULTIPLE = 8  # its rows and columns are multiples of this, as cuBLAS requires
 
 
 @dataclass(frozen=True)
 class Side:
-    """A small tensor that decoding needs beside the codes. `role` says what for; the row of the format lists them."""
+    """A small tensor that decoding needs beside the codes. `role` is its purpose; each format lists the roles it
+    uses.
+    """
 
     role: str
-    format: str  # of its own numbers, as safetensors writes it
+    format: str  # of its own numbers, in safetensors' names
     shape: tuple[int, ...]
     start: int  # byte of the raw bytes at which it begins
-    block: int = 0  # how many neighbours one number of it belongs to, 0 where the format or the shape says so
+    block: int = (
+        0  # how many neighbouring values share one of its numbers, 0 where the format or the shape determines it
+    )
 
     @property
     def nbytes(self) -> int:
@@ -35,15 +39,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Encoding:
-    """One row of `formats.FORMATS`, with everything that row has to know about one matrix.
+    """One row of `formats.FORMATS`, with all facts about one matrix that the row needs.
 
-    scale     multiplies every value after decoding
-    sides     the tensors that follow the codes in the raw bytes
-    rotation  width of the groups of columns that a Hadamard matrix was applied to, 0 for none
-    offset    is added to scales that are themselves stored as codes (bitsandbytes' nested statistics)
-    parts     instead of all of that: the matrix is made of these, one below the other
-    swapped   the lower half of the rows is stored first
-    full_precision  the file asks that inputs are not quantised for the product, whatever the matrix is stored as
+    scale     multiplies every value after decoding sides     the tensors that follow the codes in the raw bytes
+    rotation  width of the groups of columns to which a Hadamard matrix was applied, 0 for none offset    is added to
+    scales that are themselves stored as codes (bitsandbytes' nested statistics) parts     used instead of all of these:
+    the matrix consists of these parts, stacked by rows swapped   the lower half of the rows is stored first
+    full_precision  the file requires that inputs are not quantised for the product, in whatever format the matrix is
     """
 
     format: str
@@ -57,11 +59,11 @@ class Encoding:
 
     @property
     def as_is(self) -> bool:
-        """Whether the raw bytes are numbers of `format` and nothing more has to be done to them."""
+        """Whether the raw bytes are numbers of `format` that need no further processing."""
         return self.scale is None and not (self.sides or self.parts or self.swapped)
 
     def side(self, role: str) -> Side | None:
-        """The side tensor of this role, if there is one."""
+        """The side tensor of this role, or None."""
         return next((side for side in self.sides if side.role == role), None)
 
     @property
@@ -78,13 +80,13 @@ class Encoding:
 
 
 def rotates(group: int) -> bool:
-    """Whether groups of so many columns can have been rotated: there is a matrix for powers of four (rotation.py)."""
+    """Whether groups of this many columns can be rotated: the matrix exists for powers of four (rotation.py)."""
     return group >= 4 and group & (group - 1) == 0 and group.bit_length() % 2 == 1
 
 
 @dataclass(frozen=True)
 class Part:
-    """So many rows of a matrix, and so many of its raw bytes, which are encoded in a way of their own."""
+    """Some rows of a matrix and their raw bytes, which have an encoding of their own."""
 
     rows: int
     nbytes: int
@@ -92,7 +94,9 @@ class Part:
 
 
 def multiplied_as_integers(encoding: Encoding, shape: Sequence[int]) -> bool:
-    """Whether a tensor of this shape, stored like this, is a matrix [N, K] to be multiplied in integers as it is."""
+    """Whether a tensor of this shape and encoding is a matrix [N, K] that can be multiplied in integers as it is
+    stored.
+    """
     if len(shape) != 2:
         return False
     if encoding.parts:

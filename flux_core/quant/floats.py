@@ -1,4 +1,4 @@
-"""Matrices of four- and eight-bit floats with a scale for each few neighbours.
+"""Matrices of four- and eight-bit floats in which a few neighbouring values share a scale.
 
     NF4     codes of a table of 16 (map), the first in the high half of a byte; absmax, one for each 64. bitsandbytes
     FP4     the same with another table
@@ -29,7 +29,7 @@ NV_BLOCK, MX_BLOCK = 16, 32
 
 
 def decode_bnb4(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
-    """NF4 and FP4. Blocks go on from one row to the next."""
+    """NF4 and FP4. Blocks continue from one row to the next."""
     codes, levels = codes_of(raw, encoding), needed(raw, encoding, "map")
     absmax, side = _statistics(raw, encoding), encoding.side("absmax")
     assert side is not None

@@ -1,7 +1,7 @@
-"""Every format that weights are stored in, and two functions that decode them: `decode` and `decode_into`.
+"""Every format in which weights are stored, and two functions that decode them: `decode` and `decode_into`.
 
-One row per format of codes; an `Encoding` names the row and says where its side tensors lie. What a row gives is exact:
-the stored number, rounded once to the type asked for.
+One row per format of codes; an `Encoding` names the row and gives the positions of its side tensors. Decoded values are
+exact: the stored number, rounded once to the requested type.
 
 Independent of: where bytes come from, what matrices are used for.
 """
@@ -35,10 +35,9 @@ Row = Callable[[Tensor, Tensor, Encoding], None]  # (raw uint8 [bytes], out of t
 def decode_into(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
     """Write the values of `raw` into `out`, on the device both are on.
 
-    raw    uint8 [bytes], contiguous; aligned to the format's numbers (a multiple of 8 bytes always is)
-    out    the matrix's shape, contiguous, float32, float16 or bfloat16
-    Works in a fixed scratch of a few MB per thread. Raises FileFormatError for a format without a row, ValueError if
-    the sizes do not belong together.
+    raw    uint8 [bytes], contiguous; aligned to the format's numbers (a multiple of 8 bytes always is) out    has the
+    matrix's shape, contiguous, float32, float16 or bfloat16 Works in a fixed scratch of a few MB per thread. Raises
+    FileFormatError for a format without a row, ValueError if the sizes do not match.
     """
     if encoding.format not in FORMATS:
         raise FileFormatError(
@@ -60,7 +59,7 @@ def decode_into(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
 def decode(raw: Tensor, encoding: Encoding, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
     """The values of `raw` as a tensor of `shape`; a view of `raw` where no conversion is needed.
 
-    dtype None keeps what the file stores: its own plain type, float16 for GGUF blocks, bfloat16 for all else.
+    dtype None keeps the type of the file: its own plain type, float16 for GGUF blocks, bfloat16 for all others.
     """
     dtype = dtype or stored_dtype(encoding.format)
     if PLAIN.get(encoding.format) == dtype and encoding.as_is:
@@ -78,12 +77,12 @@ def _decode_parts(raw: Tensor, out: Tensor, parts: Sequence[Part]) -> None:
 
 
 def stored_dtype(format: str) -> torch.dtype:
-    """The plain type that comes closest to how values are stored."""
+    """The plain type that is closest to the stored format."""
     return PLAIN.get(format) or (torch.float16 if format in BLOCKS else torch.bfloat16)
 
 
 def _plain(dtype: torch.dtype) -> Row:
-    """The numbers of ordinary types, converted."""
+    """Decoder of numbers in ordinary types."""
 
     def decode_plain(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
         numbers, values = raw.view(dtype), out.view(-1)
@@ -96,7 +95,7 @@ def _plain(dtype: torch.dtype) -> Row:
 
 
 def _fp8(format: str) -> Row:
-    """Codes, with a number for each row if there is a side tensor of that role ("scale")."""
+    """Decoder of fp8 codes, with a number for each row if there is a side tensor of the role "scale"."""
 
     def decode_codes(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
         scale = side_of(raw, encoding, "scale")
@@ -115,7 +114,9 @@ def _fp8(format: str) -> Row:
 
 
 def _blocks(format: str) -> Row:
-    """Blocks, a chunk at a time: to float32 in the scratch (or in `out` itself), from there to the type asked for."""
+    """Decoder of blocks, a chunk at a time: to float32 in the scratch (or in `out` itself), from there to the requested
+    type.
+    """
     values, nbytes = BLOCK[format]
 
     def decode_all(raw: Tensor, out: Tensor, encoding: Encoding) -> None:

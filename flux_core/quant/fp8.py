@@ -1,9 +1,9 @@
 """The two eight-bit floats: codes to values by table, values to codes by table.
 
-PyTorch converts fp8 on a CPU one code at a time (0.3 G weights/s a core). Here two neighbouring codes are one 16-bit
-index into 65,536 pairs of values: a quarter megabyte for two-byte values, which a core's second-level cache holds, and
-one load and one store for two weights. Tables are made by PyTorch's own conversion, so every code, NaN and subnormals
-included, comes out bit for bit as `tensor.to` gives it. On an accelerator the plain conversion is the fast one.
+PyTorch converts fp8 on a CPU one code at a time (0.3 G weights/s per core). Here two neighbouring codes are one 16-bit
+index into 65,536 pairs of values: a quarter megabyte for two-byte values, which fits in a core's second-level cache,
+and one load and one store for two weights. The tables are made by PyTorch's own conversion, so every code, including
+NaN and subnormals, gives the same bits as `tensor.to`. On an accelerator the plain conversion is the fast one.
 
     e4m3fn   s eeee mmm    bias 7, no infinity, 0x7f and 0xff are NaN     (Micikevicius et al. 2022)
     e5m2     s eeeee mm    bias 15, infinities and NaN as IEEE 754: the upper byte of a float16
@@ -42,7 +42,9 @@ def decode_fp8(raw: Tensor, out: Tensor, format: str) -> None:
 
 
 def half_to_bfloat(halves: Tensor, out: Tensor) -> None:
-    """float16 [n] -> bfloat16 [n], which may be the same memory. By way of float32, three times as fast on a CPU."""
+    """float16 [n] -> bfloat16 [n], which may be the same memory. Converts through float32, which is three times as fast
+    on a CPU.
+    """
     chunk = chunk_values(halves.device)
     for start in range(0, halves.numel(), chunk):
         part = halves[start : start + chunk]
@@ -77,7 +79,7 @@ def _pairs(format: str, dtype: torch.dtype) -> Tensor:
 
 @cache
 def _codes(format: str, dtype: torch.dtype) -> Tensor:
-    """All 65,536 values of a two-byte type -> their code."""
+    """The codes of all 65,536 values of a two-byte type."""
     with torch.inference_mode(False):
         values = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(dtype)
         return values.to(FP8[format]).view(torch.uint8)

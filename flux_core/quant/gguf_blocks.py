@@ -1,16 +1,15 @@
-"""GGUF's block formats: a drawing and a row in a table each.
+"""GGUF's block formats: for each a drawing and a row in a table.
 
-All of them say value = step (code - zero) - base, with one step (and base) for a group of neighbouring codes, or
+All of them compute value = step (code - zero) - base, with one step (and base) for a group of neighbouring codes, or
 value = step level[code]; they differ in how codes and steps are packed. So a format is two functions and a number or a
 table: `scales` gives the steps and bases of its groups, `codes` the codes in the order of the values. The operations
-and their order are those of ggml and its `gguf` package, so that every value is the same to the last bit.
+and their order are those of ggml and its `gguf` package, so that every value is identical to the last bit.
 
-A drawing lists the fields in order; numbers are little-endian. Bits are moved in contiguous memory, four or eight bytes
-to an integer where groups interleave: a CPU has no vector instruction for rows of 32 bytes, and takes ten times as long
-with them.
+A drawing lists the fields in order; numbers are little-endian. Bits are moved in contiguous memory, with four or eight
+bytes in one integer where groups interleave: a CPU has no vector instructions for rows of 32 bytes and would take ten
+times as long.
 
-Independent of: files, chunks, output types.
-Format: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h.
+Independent of: files, chunks, output types. Format: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h.
 """
 
 from __future__ import annotations
@@ -30,8 +29,9 @@ Scales = tuple[Tensor, Tensor | None]  # step and base, float32 [n, groups]
 
 @dataclass(frozen=True)
 class BlockFormat:
-    """scales(blocks [n, bytes]) -> (step, base), contiguous, as multiplying by them is slow otherwise;
-    codes(blocks, spare uint8 [3, n, count]) -> [n, count] uint8 or int8, in `spare` or in `blocks` itself."""
+    """scales(blocks [n, bytes]) -> (step, base), contiguous, since multiplying by them is slow otherwise; codes(blocks,
+    spare uint8 [3, n, count]) -> [n, count] uint8 or int8, in `spare` or in `blocks` itself.
+    """
 
     scales: Callable[[Tensor], Scales]
     codes: Callable[[Tensor, Tensor], Tensor]
@@ -41,7 +41,7 @@ class BlockFormat:
 
 def decode_blocks(format: BlockFormat, blocks: Tensor, values: Tensor, spare: Tensor) -> None:
     """blocks uint8 [n, bytes] -> values float32 [n, count]. Overwrites spare uint8 [3, n, count]."""
-    codes = format.codes(blocks, spare)  # first: it walks through all bytes, and the scales then lie in the cache
+    codes = format.codes(blocks, spare)  # first: it reads all bytes, so that the scales are in the cache afterwards
     step, base = format.scales(blocks)
     if format.levels:
         pairs = spare[1].view(-1).view(torch.int16)
@@ -180,7 +180,7 @@ def codes_iq4_xs(blocks: Tensor, spare: Tensor) -> Tensor:
 
 
 def scales_mxfp4(blocks: Tensor) -> Scales:
-    """| u8 e | ...    step 2^(e - 128): half of what e says, as the levels are twice theirs."""
+    """| u8 e | ...    step 2^(e - 128): half of 2^(e - 127), since the levels are doubled."""
     e = blocks[:, :1].int()
     bits = torch.where(e < 2, 0x00200000 << e, (e - 1) << 23)
     return bits.view(torch.float32), None
@@ -211,7 +211,9 @@ def _nibbles(packed: Tensor, spare: Tensor, groups: int) -> Tensor:
 
 
 def _quarters(packed: Tensor, out: Tensor, mask: int) -> Tensor:
-    """Two bits each, moved under `mask` (3 or 0x30), lowest first: of both halves of a block, 32 bytes -> 4 x 32."""
+    """Two bits each, moved to the position of `mask` (3 or 0x30), lowest first: of both halves of a block, 32 bytes ->
+    4 x 32.
+    """
     lanes = packed.contiguous().view(torch.int64).view(-1, 2, 4)
     quarters = out.view(torch.int64).view(-1, 2, 4, 4)
     up = 4 if mask == 0x30 else 0
@@ -230,7 +232,7 @@ def _eighths(packed: Tensor, out: Tensor, up: int) -> Tensor:
 
 
 def _shift(lanes: Tensor, left: int) -> Tensor:
-    """Bits that cross from one byte into the next are masked off by the caller."""
+    """Shift whole integers; the caller masks off bits that cross from one byte into the next."""
     return lanes << left if left > 0 else lanes >> -left
 
 
@@ -255,7 +257,7 @@ def _bits_apart(device: torch.device) -> Tensor:
 
 @cache
 def _pairs(levels: tuple[int, ...], device: torch.device) -> Tensor:
-    """Two codes of one byte each -> their two levels, int8 as one int16. Codes beyond the table do not occur."""
+    """Two codes of one byte each -> their two levels, int8 in one int16. Codes beyond the table do not occur."""
     with torch.inference_mode(False):
         one = torch.zeros(256, dtype=torch.int8)
         one[: len(levels)] = torch.tensor(levels, dtype=torch.int8)

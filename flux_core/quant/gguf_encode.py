@@ -1,8 +1,8 @@
-"""Numbers to GGUF's blocks: what gguf_blocks.py decodes.
+"""Encodes numbers in GGUF's block formats, which gguf_blocks.py decodes.
 
-Blocks of 32 are made as ggml and its `gguf` package make them, bit for bit. For blocks of 256 (k-quants) ggml leaves
-the search for good scales open; here a few candidates are tried for each group, and the one with the least squared
-error is kept.
+Blocks of 32 are encoded exactly as by ggml and its `gguf` package. For blocks of 256 (k-quants) ggml does not prescribe
+the search for good scales; here a few candidates are tried for each group, and the one with the smallest squared error
+is kept.
 
 Independent of: files, shapes, chunks.
 """
@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-CANDIDATES = 8  # steps tried for each group of a k-quant; more find little
+CANDIDATES = 8  # steps tried for each group of a k-quant; more improve little
 
-# k-quants need rows of 256; ggml falls back to these where a row is no multiple of that
+# k-quants need rows of 256; ggml uses these instead where the length of a row is not a multiple of 256
 FALLBACKS: Mapping[str, str] = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 
@@ -51,12 +51,12 @@ def _fifth(codes: Tensor) -> Tensor:
 def _q8_0(x: Tensor) -> Tensor:
     step = x.abs().amax(1, keepdim=True) / 127
     scaled = x * _inverse(step)
-    rounded = torch.trunc(scaled.abs() + 0.5) * scaled.sign()  # halves away from zero, as C's roundf
+    rounded = torch.trunc(scaled.abs() + 0.5) * scaled.sign()  # halves are rounded away from zero, as by C's roundf
     return torch.cat((_half(step), rounded.to(torch.int8).view(torch.uint8)), 1)
 
 
 def _signed(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Steps and codes for values about zero: the largest by size becomes the lowest code."""
+    """Steps and codes for values around zero: the largest by magnitude becomes the lowest code."""
     largest = x.gather(1, x.abs().argmax(1, keepdim=True))
     step = largest / -levels
     codes = torch.trunc(x.double() * _inverse(step).double() + (levels + 0.5)).float()
@@ -143,7 +143,9 @@ def _k_affine(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 
 def _nibbles_of_groups(codes: Tensor) -> Tensor:
-    """[n, 8, 32] of four bits -> [n, 128]: of each two groups the first in the low halves, the second in the high."""
+    """[n, 8, 32] of four bits -> [n, 128]: of every two groups the first in the low halves, the second in the high
+    halves.
+    """
     pairs = codes.view(-1, 4, 2, 32)
     return (pairs[:, :, 0] | pairs[:, :, 1] << 4).flatten(1)
 

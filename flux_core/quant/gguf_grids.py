@@ -1,4 +1,4 @@
-"""The codebooks of ggml's IQ formats: every index stands for four or eight neighbouring values.
+"""The codebooks of ggml's IQ formats: every index gives four or eight neighbouring values.
 
 They are constants of the formats: points of lattices that the formats' author chose (ggml-common.h, MIT licence). They
 are kept as positions of values in `VALUES`, two or four bits each, lowest first, compressed and written in base 85.
@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-# name -> the values that occur, how many make an entry
+# name -> the values that occur, and how many make an entry
 VALUES: dict[str, tuple[tuple[int, ...], int]] = {
     "IQ1": ((-1, 0, 1), 8),
     "IQ2_XXS": ((8, 25, 43), 8),

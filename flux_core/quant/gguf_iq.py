@@ -1,7 +1,7 @@
-"""ggml's formats of codebooks (IQ1 to IQ3): an index for four or eight values, signs apart from them. NVFP4 of GGUF.
+"""ggml's codebook formats (IQ1 to IQ3): an index for four or eight values, with separate signs. Also NVFP4 of GGUF.
 
 As in gguf_blocks.py a format is two functions, `scales` and `codes`; the codes here are whole numbers with their signs.
-`s` stands for a scale of some bits, `d` for the float16 that multiplies all of a block.
+`s` is a scale of a few bits, `d` the float16 that multiplies the whole block.
 
 Format: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h.
 """
@@ -107,7 +107,7 @@ def codes_iq1_m(blocks: Tensor, spare: Tensor) -> Tensor:
 def scales_nvfp4(blocks: Tensor) -> Scales:
     """| 4 x e4m3 without sign | 4 x (8 x nibbles, q[i+8] << 4 | q[i]) |
 
-    4 groups of 16; the levels are twice theirs.
+    4 groups of 16; the levels are doubled.
     """
     return _unsigned_e4m3(blocks.device)[blocks[:, :4].int()], None
 
@@ -136,7 +136,7 @@ def _nibbles(part: Tensor) -> Tensor:
 
 
 def _bits(part: Tensor, width: int) -> Tensor:
-    """Fields of so many bits of every byte, lowest first, as int32."""
+    """Fields of `width` bits of every byte, lowest first, as int32."""
     fields = [part.int() >> shift & ((1 << width) - 1) for shift in range(0, 8, width)]
     return torch.stack(fields, dim=2).flatten(1)
 
@@ -164,14 +164,14 @@ def _signed(name: str, index: Tensor, signs: Tensor) -> Tensor:
 
 
 def _eighths(index: Tensor, shift: Tensor) -> Tensor:
-    """Entries of IQ1's codebook in eighths, each shifted by one of them up or down: int8 [n, 256]."""
+    """Entries of IQ1's codebook in eighths, each shifted up or down by one eighth: int8 [n, 256]."""
     values = codebook("IQ1", index.device)[index]
     return values.mul_(8).add_(shift[..., None]).flatten(1)
 
 
 @cache
 def _even_signs(device: torch.device) -> Tensor:
-    """Seven bits of signs -> eight: the last makes their number even. int32 [128]."""
+    """Seven bits of signs -> eight: the last bit makes the number of set bits even. int32 [128]."""
     with torch.inference_mode(False):
         codes = torch.arange(128, dtype=torch.int32)
         ones = sum(codes >> bit & 1 for bit in range(7))
@@ -187,7 +187,7 @@ def _bits_as_bytes(device: torch.device) -> Tensor:
 
 @cache
 def _unsigned_e4m3(device: torch.device) -> Tensor:
-    """Half of what a scale of NVFP4 says, float32 [256]: bias 7, the top bit is not looked at; 0x7F is 0."""
+    """Half of the value of an NVFP4 scale, float32 [256]: bias 7, the top bit is ignored; 0x7F is 0."""
     with torch.inference_mode(False):
         codes = torch.arange(256)
         exponent, mantissa = codes >> 3 & 15, (codes & 7).float()

@@ -2,9 +2,8 @@
 
 A `StoredWeight` has an encoding, a shape and a function that fetches the bytes. The class determines how a product is
 computed from them, the function where they come from (`packed`: they stay on the device; memory/streamed_weight.py:
-through a ring of slots).
-Another format that is decoded first needs a row in formats.py and nothing here; one that is multiplied in another way
-(integers, four bits, a shard of a matrix) is a class and a row in KINDS.
+through a ring of slots). A new format that is decoded before the product needs a row in formats.py and nothing here;
+one that is multiplied in another way (integers, four bits, a shard of a matrix) is a class and a row in KINDS.
 
 Uses no files and no devices.
 """
@@ -25,7 +24,7 @@ from .fp8 import FP8, encode_fp8
 from .int8 import FEWEST_ROWS, Integers, operands_of
 from .workspace import matrix_scratch, scratch
 
-ALIGNED = 16  # bytes: on a CPU a product of one row has other last bits for a matrix that begins elsewhere
+ALIGNED = 16  # bytes: on a CPU the last bits of a product of one row depend on the alignment of the matrix
 Fetch = Callable[[], AbstractContextManager[Tensor]]  # the stored bytes, uint8 [n], valid inside the context
 
 
@@ -54,10 +53,10 @@ class DenseProducts:
 
 
 class Fetched(DenseProducts):
-    """A weight with its matrix in memory, until `matrix` is set to None: then it is fetched for each use again."""
+    """A weight whose matrix is in memory until `matrix` is set to None; from then on it is fetched for each use."""
 
     def __init__(self, origin: DenseProducts, matrix: Tensor) -> None:
-        """matrix: of the type that products are computed in."""
+        """matrix: in the type in which products are computed."""
         self.origin = origin
         self.matrix: Tensor | None = matrix
 
@@ -74,7 +73,7 @@ class StoredWeight(DenseProducts):
     def __init__(
         self, encoding: Encoding, shape: Sequence[int], fetch: Fetch, round_to: torch.dtype | None = None
     ) -> None:
-        """shape: [out, in]. round_to: a type that every value is rounded to first, as if it were stored in it."""
+        """shape: [out, in]. round_to: the type to which every value is rounded first, as if it were stored in it."""
         self.encoding, self.shape, self.fetch, self.round_to = encoding, tuple(shape), fetch, round_to
 
     @contextmanager
@@ -98,7 +97,7 @@ class StoredWeight(DenseProducts):
 
 
 class PlainWeight(StoredWeight):
-    """Multiplied without decoding, if the bytes are numbers of the type that is computed in."""
+    """Multiplied without decoding, if the bytes are numbers of the type in which the product is computed."""
 
     @contextmanager
     def dense(self, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -108,20 +107,20 @@ class PlainWeight(StoredWeight):
             return
         with self.fetch() as raw:
             weight = raw.view(dtype).view(self.shape)
-            if raw.device.type == "cpu" and raw.data_ptr() % ALIGNED:  # as it lies in its file
+            if raw.device.type == "cpu" and raw.data_ptr() % ALIGNED:  # as it is stored in its file
                 weight = matrix_scratch(self.shape, dtype, raw.device).copy_(weight)
             yield weight
 
 
 class IntegerWeight(StoredWeight):
-    """Multiplied in integers: its bytes are the right side of the product as they are.
+    """Multiplied in integers: its bytes are used unchanged as the right side of the product.
 
-    Decoded like any other for a few vectors, whose product is bound by reading it, and for whoever asks for numbers:
-    gradients, and changes that depend on the matrix.
+    It is decoded like any other weight for a few vectors, whose product is limited by the time to read the matrix, and
+    where its numbers are required: gradients, and changes that depend on the matrix.
     """
 
     def __init__(self, encoding: Encoding, shape: Sequence[int], fetch: Fetch, integers: Integers) -> None:
-        """integers: the products of the device that the bytes are on."""
+        """integers: the products of the device on which the bytes are."""
         super().__init__(encoding, shape, fetch)
         self.integers = integers
 
@@ -142,7 +141,7 @@ class IntegerWeight(StoredWeight):
 
 
 class _FetchedIntegers(Fetched):
-    """Has the numbers for a few vectors. More of them are multiplied in integers, as without it."""
+    """The decoded numbers for a few vectors; products with more vectors are computed in integers."""
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         return self.origin.multiply(x, bias) if x.shape[0] >= FEWEST_ROWS else super().multiply(x, bias)
@@ -159,9 +158,9 @@ def stored_weight(
     round_to: torch.dtype | None = None,
     integers: Integers | None = None,
 ) -> StoredWeight:
-    """The weight of this encoding with the bytes that `fetch` gives. shape and round_to as for StoredWeight.
+    """The weight with this encoding and the bytes that `fetch` returns. shape and round_to as for StoredWeight.
 
-    integers: multiply it in integers, if it is stored so; None: decode it.
+    integers: multiply it in integers if its encoding allows it; None: decode it.
     """
     if integers is not None and round_to is None and multiplied_as_integers(encoding, shape):
         return IntegerWeight(encoding, shape, fetch, integers)

@@ -5,12 +5,13 @@
     S[m, n]   = sum over k of X[m, k] W[n, k]      exact: |S| <= 127^2 K, which int32 holds up to K = 133,152
     y[m, n]   = S s_x[m] s_w[n] + b[n]             in float32, rounded once to the type of x
 
-If the columns of W were rotated (rotation.py), so are those of x before they are quantised. W is stored as it is
-multiplied, so nothing is decoded. What is not finite in a row of x makes the whole row of y not finite.
+If the columns of W were rotated (rotation.py), those of x are rotated before they are quantised. W is stored in the
+form in which it is multiplied, so nothing is decoded. If a value in a row of x is not finite, the whole row of y is not
+finite.
 
-The sums come from `torch._int_mm`. The passes around it are bound by memory: `TorchPasses` are few operations over
-chunks that stay in a cache; `int8_cuda.py` has a kernel for each of the two. Source: LLM.int8() (arXiv 2208.07339) for
-scales by row; ConvRot (arXiv 2512.03673) for the rotation.
+The sums come from `torch._int_mm`. The passes before and after it are limited by memory bandwidth: `TorchPasses` uses
+few operations on chunks that stay in a cache; `int8_cuda.py` has a kernel for each of the two. Source: LLM.int8()
+(arXiv 2208.07339) for scales by row; ConvRot (arXiv 2512.03673) for the rotation.
 
 Independent of: files, where bytes are kept, whether integers are faster.
 """
@@ -29,9 +30,9 @@ from .rotation import root, rotate
 from .sides import codes_of, needed
 from .workspace import chunk_values, scratch
 
-SMALLEST = 1e-30  # the peak of a row of zeros: its codes are 0 whatever they are divided by
-FEWEST_ROWS = 17  # of x: CUDA's product asks for it, and for a few vectors reading W is all the work
-SUMS = 1 << 22  # int32 numbers held at a time
+SMALLEST = 1e-30  # the peak of a row of zeros: its codes are 0 for any divisor
+FEWEST_ROWS = 17  # rows of x: CUDA's product requires as many, and with fewer the time is that of reading W
+SUMS = 1 << 22  # int32 numbers allocated at a time
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Operand:
 
 
 class Passes(Protocol):
-    """What is done to inputs before the integer product, and to sums after it."""
+    """The processing of inputs before the integer product, and of sums after it."""
 
     name: str
 
     def quantise(self, x: Tensor, rotation: int) -> tuple[Tensor, Tensor]:
-        """x [M, K] -> codes int8 [M, K] and scales float32 [M]; x is rotated first in groups of so many columns."""
+        """x [M, K] -> codes int8 [M, K] and scales float32 [M]; x is first rotated in groups of `rotation` columns."""
         ...
 
     def finish(self, sums: Tensor, rows: Tensor, columns: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -58,14 +59,14 @@ class Passes(Protocol):
 
 
 class TorchPasses:
-    """The two passes in PyTorch's operations."""
+    """The two passes as PyTorch operations."""
 
     name = "PyTorch"
 
     def quantise(self, x: Tensor, rotation: int) -> tuple[Tensor, Tensor]:
         codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
         scales = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
-        # as tensors, because PyTorch makes products of quotients with a Python number, which round differently
+        # as tensors, because PyTorch turns quotients with a Python number into products, which round differently
         levels = scales.new_full((), LEVELS)
         divisor = levels * root(rotation) if rotation else levels
         count = max(1, chunk_values(x.device) // x.shape[1])
@@ -96,7 +97,7 @@ class TorchPasses:
 class Integers:
     """Integer products on one device.
 
-    quantises: also of matrices that are stored otherwise, which become integers when they are loaded.
+    quantises: also matrices in other formats are converted to integers when they are loaded.
     """
 
     def __init__(self, passes: Passes | None = None, quantises: bool = False) -> None:
@@ -107,7 +108,7 @@ class Integers:
         return f"int8 products ({self.passes.name})"
 
     def multiply(self, x: Tensor, operands: Sequence[Operand], bias: Tensor | None) -> Tensor:
-        """x [M, K] times the operands, which are one below the other -> [M, N] of x's type. bias [N]."""
+        """x [M, K] times the operands, which are stacked by rows -> [M, N] in x's type. bias [N]."""
         out = x.new_empty(x.shape[0], sum(operand.codes.shape[0] for operand in operands))
         bias = None if bias is None else bias.float()
         quantised: dict[int, tuple[Tensor, Tensor]] = {}
@@ -122,7 +123,7 @@ class Integers:
         return out
 
     def _product(self, codes: Tensor, scales: Tensor, operand: Operand, bias: Tensor | None, out: Tensor) -> None:
-        """Some columns of the result at a time, so that their sums take little memory."""
+        """Computes some columns of the result at a time, so that their sums take little memory."""
         width = max(MULTIPLE, SUMS // len(codes) // MULTIPLE * MULTIPLE)
         for start in range(0, out.shape[1], width):
             columns = slice(start, start + width)

@@ -1,12 +1,12 @@
-"""The two passes around an integer product as CUDA kernels, compiled when they are first needed.
+"""The two passes around an integer product as CUDA kernels, compiled at first use.
 
-PyTorch's CUDA builds carry the compiler (NVRTC, or hipRTC on ROCm), so that no toolkit, wheel or C compiler is needed,
-and cards without tensor cores are served too. Inputs are read twice and written once as codes, sums are read once:
-about half the traffic of PyTorch's operations. The rules are those of int8.py. Rotated inputs are summed in
-another order, so a code may differ by one from that of PyTorch's operations.
+PyTorch's CUDA builds contain the compiler (NVRTC, or hipRTC on ROCm), so no toolkit, wheel or C compiler is needed, and
+cards without tensor cores are supported too. Inputs are read twice and written once as codes, sums are read once: about
+half the traffic of PyTorch's operations. The rules are those of int8.py. Rotated inputs are summed in another order, so
+a code may differ by one from that of PyTorch's operations.
 
-`torch.cuda._compile_kernel` is a private name of PyTorch 2.8 and later: where it is missing or fails, `kernel_passes`
-says None.
+`torch.cuda._compile_kernel` is a private name of PyTorch 2.8 and later: if it is missing or fails, `kernel_passes`
+returns None.
 """
 
 from __future__ import annotations
@@ -127,12 +127,12 @@ extern "C" __global__ void finish_sums(
 
 
 class CudaPasses:
-    """`Passes` by kernels of our own."""
+    """`Passes` with kernels of our own."""
 
     name = "kernels of our own"
 
     def __init__(self, quantise_rows: Kernel, finish_sums: Kernel) -> None:
-        """Each is called with grid, block and args, as PyTorch's compiled kernels are."""
+        """Each is called with grid, block and args, like PyTorch's compiled kernels."""
         self._quantise_rows, self._finish_sums = quantise_rows, finish_sums
 
     def quantise(self, x: Tensor, rotation: int) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ class CudaPasses:
         return codes, scales
 
     def finish(self, sums: Tensor, rows: Tensor, columns: Tensor, bias: Tensor | None, out: Tensor) -> None:
-        columns = columns.contiguous()  # one scale for the whole matrix comes expanded
+        columns = columns.contiguous()  # a single scale for the whole matrix is an expanded tensor
         height, width = sums.shape
         given = columns if bias is None else bias
         self._finish_sums(
@@ -178,13 +178,13 @@ def kernel_passes(device: torch.device) -> CudaPasses | None:
     except Exception as error:  # noqa: BLE001  a private function, a library that is loaded by name, a driver
         problem, passes = f"{type(error).__name__}: {error}", None
     if problem:
-        log.info("The kernels around int8 products are not used: %s. PyTorch's operations take their place.", problem)
+        log.info("The kernels around int8 products are not used: %s. PyTorch's operations are used instead.", problem)
         return None
     return passes
 
 
 def difference(passes: CudaPasses, device: torch.device) -> str:
-    """What is wrong with the results for a sample, compared with PyTorch's operations; "" if nothing is."""
+    """The first difference from PyTorch's operations for a sample; "" if there is none."""
     exact, generator = TorchPasses(), torch.Generator().manual_seed(0)
     for kind in KINDS:
         x = torch.randn(19, 768, generator=generator).to(device, kind)
@@ -214,7 +214,9 @@ def _compiled(name: str) -> Kernel:
 
 @contextmanager
 def _headers_not_needed() -> Iterator[None]:
-    """PyTorch asks for the folder of a CUDA toolkit, whose headers the kernels do not include: any folder will do."""
+    """PyTorch requires the folder of a CUDA toolkit, whose headers the kernels do not include: any folder is
+    accepted.
+    """
     from torch.utils import cpp_extension
 
     home = cpp_extension.CUDA_HOME

@@ -1,9 +1,9 @@
-"""Matrices made into 8-bit integers with a scale for each row, rotated first: for files, and while a file is loaded.
+"""Converts matrices to 8-bit integers with a scale for each row, rotated first: for files, and while a file is loaded.
 
     s[n] = max |W[n, :]| / 127,  Q[n, k] = round(W[n, k] / s[n])
 
-Rotating costs little at every product and keeps a few large numbers of a row, or large inputs, from making all others
-coarse: 0.011 instead of 0.066 relative error where three channels are 40 times larger.
+A rotation costs little at every product and prevents a few large numbers of a row, or large inputs, from making all
+others coarse: 0.011 instead of 0.066 relative error where three channels are 40 times larger.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .encoding import LEVELS, Encoding, Side, rotates
 from .int8 import SMALLEST
 from .rotation import root, rotate
 
-GROUPS = (256, 64, 16)  # of columns that are rotated together: the largest that the columns divide into
+GROUPS = (256, 64, 16)  # of columns that are rotated together: the largest that divides the number of columns
 
 
 def group_of(columns: int) -> int:
-    """The width of the groups that so many columns are rotated in; 0 if they do not divide into any."""
+    """The width of the groups in which this many columns are rotated; 0 if no width divides them."""
     return next((size for size in GROUPS if rotates(size) and columns % size == 0), 0)
 
 
@@ -35,7 +35,7 @@ def quantise(rows: Tensor, group: int) -> tuple[Tensor, Tensor]:
 
 
 def int8_encoding(shape: Sequence[int], group: int) -> Encoding:
-    """Of a matrix [out, in]: its codes, and behind them a scale for each row."""
+    """The encoding of a matrix [out, in]: its codes, followed by a scale for each row."""
     outputs, inputs = shape
     return Encoding("INT8", sides=(Side("scale", "F32", (outputs, 1), outputs * inputs),), rotation=group)
 

@@ -8,10 +8,10 @@
                                                                              w = round((c - 32) s_rel) s_channel
     AWQ4    codes [N, K / 2] of 0 to 15; scale and zeros [K / group, N]      w = (c - 8) scale + zeros
 
-Where an encoding names a rotation, the columns were rotated before they were quantised. Turning back is done on whole
-numbers, which is exact, and the scale comes last: one rounding in float32.
+If an encoding has a rotation, the columns were rotated before they were quantised. The rotation is undone on whole
+numbers, which is exact, and the scale is applied last: one rounding in float32.
 
-Independent of: files, how integers are multiplied without becoming floats.
+Independent of: files, how integers are multiplied directly.
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ def decode_awq4(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
 
 
 def _levels(like: Tensor, zero: int, wrapped: bool = False) -> Tensor:
-    """What codes of 0 to 15 stand for: less `zero`, or as two's complement."""
+    """The values of the codes 0 to 15: minus `zero`, or as two's complement."""
     codes = torch.arange(16, dtype=torch.float32, device=like.device)
     return torch.where(codes < zero, codes, codes - 16) if wrapped else codes - zero
 
 
 def _scaled(out: Tensor, encoding: Encoding, scale: Tensor, unpack: Fill) -> None:
-    """Integers times a number for each row, or one for all."""
+    """Decoder of integers times a number for each row, or one for all."""
     group = encoding.rotation
     by_row = (scale / root(group) if group else scale).reshape(-1, 1).expand(out.shape[0], 1)
 
@@ -105,7 +105,9 @@ def _scaled(out: Tensor, encoding: Encoding, scale: Tensor, unpack: Fill) -> Non
 
 
 def _grouped(raw: Tensor, out: Tensor, encoding: Encoding, unpack: Fill) -> None:
-    """Levels times their group's scale are rounded to integers, which have a number for each row."""
+    """Decoder of levels that are multiplied by their group's scale, rounded to integers, and multiplied by a number for
+    each row.
+    """
     relative = needed(raw, encoding, "s_rel")[:, :, None]
 
     def integers(rows: slice, floats: Tensor) -> None:

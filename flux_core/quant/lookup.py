@@ -1,6 +1,6 @@
-"""Values out of tables: several neighbouring codes are one index, and what it finds is as many values at once.
+"""Looks up values in tables: several neighbouring codes are one index, and an entry has as many values.
 
-Uses no format.
+Independent of formats.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .workspace import scratch
 def look_up(table: Tensor, codes: Tensor, values: Tensor) -> None:
     """values[i] = table[codes[i]]. codes: integers of any type; table and values of one type, contiguous.
 
-    `index_select` runs on one core of a CPU only; `gather` shares its rows out.
+    `index_select` uses only one core of a CPU; `gather` uses all.
     """
     threads = torch.get_num_threads() if codes.device.type == "cpu" else 1
     if threads == 1 or codes.numel() % threads:
@@ -27,7 +27,7 @@ def look_up(table: Tensor, codes: Tensor, values: Tensor) -> None:
 
 
 def nibbles_into(packed: Tensor, levels: Tensor, out: Tensor, high_first: bool = False) -> None:
-    """Every byte is two codes of four bits: packed uint8 [n] -> out float32 [2 n], each code's level.
+    """Decode bytes of two four-bit codes: packed uint8 [n] -> out float32 [2 n], each code's level.
 
     levels: float32 [16], on the device of the codes. high_first: the first code is the upper half of the byte.
     """

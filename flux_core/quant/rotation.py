@@ -1,8 +1,8 @@
 """The rotation of ConvRot (arXiv 2512.03673): groups of columns times a regular Hadamard matrix.
 
 H = H4 (x) H4 (x) ... of 4^k columns, H4 = [[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], divided by its
-root. It is symmetric and its own inverse, so the same product rotates and turns back. Here it is applied without the
-root, so that sums of whole numbers stay exact; the caller divides by `root(group)`, a power of two.
+root. It is symmetric and its own inverse, so the same product rotates and undoes the rotation. Here it is applied
+without the root, so that sums of whole numbers stay exact; the caller divides by `root(group)`, a power of two.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from .workspace import scratch
 
-INNER = 16  # of the two factors H is applied as
+INNER = 16  # size of the two factors as which H is applied
 
 
 def root(group: int) -> float:
-    """What the product of `rotate` is to be divided by."""
+    """The number by which the result of `rotate` must be divided."""
     return float(1 << (group.bit_length() // 2))
 
 

@@ -1,6 +1,6 @@
-"""The rows of a stored matrix as float32, some at a time, so that a whole matrix of numbers is seldom needed.
+"""Decodes the rows of a stored matrix to float32, a chunk at a time, so that the whole matrix is rarely in memory.
 
-Independent of: where bytes come from, what becomes of the numbers.
+Independent of: where bytes come from, what the numbers are used for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WORK = 96 << 20  # bytes that encoding a chunk takes at most
 
 
 def decoded_rows(raw: Tensor, encoding: Encoding, shape: Sequence[int]) -> Iterator[Tensor]:
-    """float32 [some rows, columns], from the first row on; a chunk is overwritten by the next. raw: uint8 [bytes]."""
+    """float32 [some rows, columns], from the first row on; each chunk overwrites the one before. raw: uint8 [bytes]."""
     rows, columns = shape
     count = max(1, chunk_values(raw.device) // max(columns, 1))
     chunk = torch.empty(min(count, rows), columns, device=raw.device)
@@ -36,10 +36,12 @@ def decoded_rows(raw: Tensor, encoding: Encoding, shape: Sequence[int]) -> Itera
 
 
 def needed_bytes(encoding: Encoding, shape: Sequence[int]) -> int:
-    """Of memory, to go through the rows: the bytes, and the numbers where rows have no bytes of their own."""
+    """Memory in bytes needed to go through the rows: the stored bytes, and all numbers where rows cannot be decoded
+    separately.
+    """
     return encoding.nbytes(shape) + (0 if by_row(encoding) else 4 * prod(shape)) + WORK
 
 
 def by_row(encoding: Encoding) -> bool:
-    """Whether each row is so many bytes that can be decoded alone."""
+    """Whether each row has its own bytes, which can be decoded separately."""
     return replace(encoding, scale=None).as_is

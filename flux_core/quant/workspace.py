@@ -1,6 +1,6 @@
 """Scratch memory for decoding: some megabytes per thread and device, allocated once and reused for every matrix.
 
-Decoders work in chunks that fit into the processor's cache, so their scratch does not grow with the matrix. The matrix
+Decoders work in chunks that fit in the processor's cache, so their scratch does not grow with the matrix. The matrix
 itself is decoded into scratch that all matrices of a thread share.
 
 Independent of: formats.
@@ -15,15 +15,17 @@ from math import prod
 import torch
 from torch import Tensor
 
-CHUNK_CPU = 1 << 20  # values per thread: enough to hide the cost of calling, small enough for a processor's caches
-MAX_THREADS = 8  # beyond it threads share a chunk: the scratch stays below 100 MB
-CHUNK_DEVICE = 1 << 22  # accelerators want few large kernels instead
+CHUNK_CPU = (
+    1 << 20
+)  # values per thread: enough to make the overhead of a call small, few enough for a processor's caches
+MAX_THREADS = 8  # threads share a chunk beyond this, so that the scratch stays below 100 MB
+CHUNK_DEVICE = 1 << 22  # accelerators work best with few large kernels
 
 _local = threading.local()
 
 
 def chunk_values(device: torch.device) -> int:
-    """How many values to decode at a time; a multiple of 256, so that no block is cut."""
+    """How many values to decode at a time; a multiple of 256, so that no block is split."""
     return CHUNK_CPU * min(torch.get_num_threads(), MAX_THREADS) if device.type == "cpu" else CHUNK_DEVICE
 
 
@@ -33,7 +35,7 @@ def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch
     key = name, dtype, device
     count = prod(shape)
     if key not in held or held[key].numel() < count:
-        with torch.inference_mode(False):  # memory that outlives the block it was first needed in
+        with torch.inference_mode(False):  # this memory outlives the block in which it was first needed
             held[key] = torch.empty(max(count, 1), dtype=dtype, device=device)
     return held[key][:count].view(shape)
 
@@ -44,7 +46,7 @@ def matrix_scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.dev
 
 
 def fill_rows(out: Tensor, fill: Callable[[slice, Tensor], None]) -> None:
-    """Have `out` [rows, columns] written some rows at a time: fill(rows, floats) writes float32 [rows, columns].
+    """Write `out` [rows, columns] some rows at a time: fill(rows, floats) writes float32 [rows, columns].
 
     The floats are `out` itself if it is float32, else scratch that is rounded into it.
     """
@@ -59,5 +61,5 @@ def fill_rows(out: Tensor, fill: Callable[[slice, Tensor], None]) -> None:
 
 
 def release() -> None:
-    """Give this thread's scratch back to the allocator."""
+    """Return this thread's scratch to the allocator."""
     _local.__dict__.pop("held", None)

@@ -302,7 +302,7 @@ def test_what_cannot_be_applied_says_what_to_do(setup: Setup, seeded: Seeded) ->
         run(setup.model(), prompt("positive", seeded, control=object()), prompt("negative", seeded))
     with pytest.raises(FileFormatError, match="not a ControlNet"):
         setup.net("flux")
-    with pytest.raises(FileFormatError, match="Its node is Load ControlNet Model"):
+    with pytest.raises(FileFormatError, match="Load it with the node Load ControlNet Model"):
         load_flux(setup.runtime, setup.folder / "xlabs.safetensors")
 
 

@@ -607,7 +607,10 @@ def test_a_tensor_of_another_shape_is_named(state: dict[str, Tensor], tmp_path: 
 @pytest.mark.parametrize(
     ("load", "words"),
     [
-        (handles.load_flux, "is a FLUX.1 autoencoder \\(VAE\\), not a FLUX.1 transformer. Its node is Load VAE"),
+        (
+            handles.load_flux,
+            "is a FLUX.1 autoencoder \\(VAE\\), not a FLUX.1 transformer. Load it with the node Load VAE",
+        ),
         (handles.load_checkpoint, "not an all-in-one FLUX.1 checkpoint"),
         (lambda runtime, path: handles.load_text(runtime, [path]), "not a CLIP-L text encoder"),
     ],

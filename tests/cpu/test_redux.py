@@ -158,9 +158,9 @@ def test_what_does_not_fit_says_what_to_load(runtime: Runtime, folder: Path, fil
     assert seen.image_embeds.shape == (1, 16) and seen["last_hidden_state"] is seen.last_hidden_state
     with pytest.raises(InputError, match="40 wide, and this vision encoder makes them 32 wide"):
         load_style(runtime, folder / "wide").tokens(seen)
-    with pytest.raises(FileFormatError, match="Its node is Load Style Model"):
+    with pytest.raises(FileFormatError, match="Load it with the node Load Style Model"):
         load_vision(runtime, folder / "redux")
-    with pytest.raises(FileFormatError, match="Its node is Load CLIP Vision"):
+    with pytest.raises(FileFormatError, match="Load it with the node Load CLIP Vision"):
         load_style(runtime, folder / "sig")
 
 

@@ -351,7 +351,7 @@ def test_integers_without_a_word_are_refused(flux: State, put: Put, refused: Tol
         scale = weight.abs().amax(1, keepdim=True) / 127
         state |= {f"{layer}.weight": (weight / scale).round().to(torch.int8), f"{layer}.weight_scale": scale}
     told = refused(unet=put("diffusion_models", "q.safetensors", state))
-    assert "does not say how they are to be read" in told
+    assert "does not say how to decode them" in told
 
 
 NF4 = torch.tensor([-1, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.09105, 0, 0.0795803, 0.1609302,

@@ -239,9 +239,13 @@ def test_an_attention_of_matrices_becomes_one_of_convolutions() -> None:
     ("case", "wanted", "said"),
     [
         ("SDXL", "flux", "x.safetensors is an SDXL checkpoint, not a FLUX.1 transformer"),
-        ("LoRA by kohya", "flux", "is a LoRA for FLUX.1 (kohya), not a FLUX.1 transformer. Its node is Load LoRA, its"),
+        (
+            "LoRA by kohya",
+            "flux",
+            "is a LoRA for FLUX.1 (kohya), not a FLUX.1 transformer. Load it with the node Load LoRA, from",
+        ),
         ("LoRA by kohya", "flux", "folder models/loras"),
-        ("CLIP-L", "autoencoder", "not a FLUX.1 autoencoder (VAE). Its node is DualCLIPLoader"),
+        ("CLIP-L", "autoencoder", "not a FLUX.1 autoencoder (VAE). Load it with the node DualCLIPLoader"),
         ("autoencoder of SDXL", "autoencoder", "4 latent channels"),
         ("nothing known", "flux", "Could not detect the model type of x.safetensors"),
         (

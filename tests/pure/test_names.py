@@ -88,7 +88,7 @@ def test_parts_in_different_formats_are_joined_as_they_are() -> None:
 def test_parts_of_different_widths_are_told() -> None:
     names = [f"transformer_blocks.0.attn.{part}.weight" for part in ("to_q", "to_k", "to_v")]
     file = laid_out({name: (8, 32 + 8 * place) for place, name in enumerate(names)})
-    with pytest.raises(FileFormatError, match="to_k.* belong to one matrix, .*qkv.weight, but are not equally wide"):
+    with pytest.raises(FileFormatError, match="to_k.* are parts of the matrix .*qkv.weight but differ in width"):
         model_tensors(file, "", flux_diffusers)
 
 
