@@ -205,8 +205,8 @@ def _embed(
     ids = [pad if isinstance(token, Vector) else token for token in kept]
     if max(ids) >= rows:
         raise InputError(
-            f"The tokenizer produces the token {max(ids)}, but the text encoder has only {rows} tokens: they do not belong "
-            "together. Put the tokenizer published with this encoder beside it."
+            f"The tokenizer produces the token {max(ids)}, but the text encoder has only {rows} tokens: they do not "
+            "belong together. Put the tokenizer published with this encoder beside it."
         )
     embedded = encoder.embed(torch.tensor([ids], device=device)).float()
     for position, token in enumerate(kept):
