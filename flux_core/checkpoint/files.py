@@ -114,7 +114,7 @@ def _names_of_index(index: Path) -> list[str]:
     except FileNotFoundError as error:
         raise MissingFileError(f"There is no file {index}. Check the name, or put the file there.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FileFormatError(f"{index}is not an index of safetensors shards. Fetch it again.") from error
+        raise FileFormatError(f"{index} is not an index of safetensors shards. Fetch it again.") from error
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise FileFormatError(f"{index} must name files of its own folder. Fetch it again.")
     return names

@@ -53,9 +53,7 @@ def read_header(stream: BinaryIO, path: Path, size: int) -> tuple[dict[str, Tens
     """
     cursor = Cursor(stream, path, size)
     if cursor.take(4) != b"GGUF":
-        raise FileFormatError(
-            f"{path.name}is not a GGUF file, although its name says so. Fetch it again, or choose another file."
-        )
+        raise FileFormatError(f"{path.name} is not a GGUF file. Fetch it again, or choose another file.")
     _check_version(cursor.number("I"), path)
     tensors, pairs = cursor.number("Q"), cursor.number("Q")
     values = dict(cursor.pair() for _ in range(cursor.count(pairs, 12, "metadata entries")))

@@ -96,7 +96,7 @@ class Matrix:
 
     def contradicts(self, what: str) -> FileFormatError:
         codes = self.codes
-        return FileFormatError(f"{self.name}is declared as {what}but is {codes.format} {list(codes.shape)}. "
+        return FileFormatError(f"{self.name} is declared as {what} but is {codes.format} {list(codes.shape)}. "
                                "The file is damaged: fetch it again.")  # fmt: skip
 
     def sized(self, what: str, formats: Sequence[str]) -> tuple[int, int]:
@@ -137,5 +137,5 @@ def parsed(file: WeightFile, name: str, text: str | bytes) -> Statement:
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
-        raise FileFormatError(f"{file.path.name}: {name}is not a JSON object. The file is damaged: fetch it again.")
+        raise FileFormatError(f"{file.path.name}: {name} is not a JSON object. The file is damaged: fetch it again.")
     return parsed

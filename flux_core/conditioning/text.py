@@ -200,7 +200,7 @@ def _embed(
     width, rows = encoder.config.width, encoder.config.vocabulary
     kept = [token for token in row.tokens if not isinstance(token, Vector) or len(token.values) == width]
     if len(kept) < len(row.tokens):
-        log.warning("An embedding does not have the width of this text encoder (%d) and is left out.", width)
+        log.warning("An embedding is not %d wide, which is the width of this text encoder. It is left out.", width)
         kept += [pad] * (len(row.tokens) - len(kept))
     ids = [pad if isinstance(token, Vector) else token for token in kept]
     if max(ids) >= rows:

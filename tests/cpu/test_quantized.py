@@ -215,8 +215,8 @@ NAN = torch.tensor(float("nan"))
 BAD: dict[str, tuple[str, dict[str, Any], type[FileFormatError], str]] = {
     "an unknown format": ("int8", {"comfy_quant": said(format="int3_magic")}, UnreadableScheme, "'int3_magic'"),
     "no format": ("int8", {"comfy_quant": said(convrot=True)}, UnreadableScheme, "stored as None"),
-    "no JSON": ("int8", {"comfy_quant": torch.zeros(5, dtype=torch.uint8)}, FileFormatError, "is no JSON"),
-    "no table": ("int8", {"comfy_quant": said()[:0]}, FileFormatError, "comfy_quant is no JSON"),
+    "no JSON": ("int8", {"comfy_quant": torch.zeros(5, dtype=torch.uint8)}, FileFormatError, "is not a JSON"),
+    "no table": ("int8", {"comfy_quant": said()[:0]}, FileFormatError, "comfy_quant is not a JSON"),
     "truncated scales": ("int8_rows", {"weight_scale": torch.ones(23, 1)}, FileFormatError, "is F32 [23, 1]"),
     "truncated blocks of scales": (
         "nvfp4", {"weight_scale": torch.ones(128, 8).to(torch.float8_e4m3fn)}, FileFormatError, "is F8_E4M3 [128",
@@ -230,7 +230,7 @@ BAD: dict[str, tuple[str, dict[str, Any], type[FileFormatError], str]] = {
         "int8", {"weight": torch.ones(4, 4).to(torch.float8_e4m3fn), "weight_scale": NAN,
                  "comfy_quant": said(format="float8_e4m3fn")}, FileFormatError, "img_in.weight_scale is nan",
     ),
-    "codes of another type": ("int8", {"weight": torch.ones(24, 128)}, FileFormatError, "said to be int8"),
+    "codes of another type": ("int8", {"weight": torch.ones(24, 128)}, FileFormatError, "declared as int8"),
     "another rotation": (
         "int8_rows", {"comfy_quant": said(format="int8_tensorwise", convrot=True, convrot_groupsize=96)},
         UnreadableScheme, "rotated in groups of 96 of 128 columns",
@@ -244,9 +244,9 @@ BAD: dict[str, tuple[str, dict[str, Any], type[FileFormatError], str]] = {
     "two quantisations": ("int8", {"scale_weight": torch.tensor(1.0)}, FileFormatError, "ComfyUI and scaled fp8"),
     "bytes without a word": ("int8_rows", {"comfy_quant": None}, UnreadableScheme, "beside them img_in.weight_scale"),
     "statistics cut short": ("nf4", {"weight.absmax": torch.ones(7)}, FileFormatError, "weight.absmax is F32 [7]"),
-    "codes cut short": ("nf4", {"weight": torch.zeros(9, 1, dtype=torch.uint8)}, FileFormatError, "to be nf4 [96, 1"),
+    "codes cut short": ("nf4", {"weight": torch.zeros(9, 1, dtype=torch.uint8)}, FileFormatError, "as nf4 [96, 1"),
     "a state without a shape": (
-        "nf4", {"weight.quant_state.bitsandbytes__nf4": said(blocksize=64)}, FileFormatError, "names no shape",
+        "nf4", {"weight.quant_state.bitsandbytes__nf4": said(blocksize=64)}, FileFormatError, "contains no shape",
     ),
     "no table of levels": ("nf4", {"weight.quant_map": None}, FileFormatError, "has no img_in.weight.quant_map"),
 }  # fmt: skip

@@ -82,25 +82,25 @@ HOSTILE = {
     "a header longer than the file": (written(b'{"a":1}', length=5000), "cut short"),
     "a header of a terabyte": (written({}, length=1 << 40), "first 8 bytes"),
     "a header of 100 MB and one": (written(b" " * 20, length=100_000_001), "first 8 bytes"),
-    "no JSON": (written(b"{nonsense: yes]"), "no valid JSON"),
-    "no UTF-8": (written(b'{"\xff\xfe": 1}'), "no valid JSON"),
-    "a list": (written([1, 2]), "no table"),
+    "no JSON": (written(b"{nonsense: yes]"), "not valid JSON"),
+    "no UTF-8": (written(b'{"\xff\xfe": 1}'), "not valid JSON"),
+    "a list": (written([1, 2]), "not a table"),
     "JSON nested 100,000 deep": (written(b'{"a":' * 100_000 + b"1" + b"}" * 100_000), "too deep"),
-    "a number of 10,000 digits": (written(b'{"a": ' + b"9" * 10_000 + b"}"), "no valid JSON"),
+    "a number of 10,000 digits": (written(b'{"a": ' + b"9" * 10_000 + b"}"), "not valid JSON"),
     "an overlap": (written({"a": line(0, 8), "b": line(4, 12)}, bytes(12)), "overlaps"),
     "two tensors in one place": (written({"a": line(0, 8), "b": line(0, 8)}, bytes(8)), "overlaps"),
     "a gap": (written({"a": line(0, 8), "b": line(9, 12)}, bytes(12)), "gap"),
     "a range beyond the file": (written({"a": line(0, 8), "b": line(8, 1 << 30)}, bytes(8)), "cut short"),
     "bytes left over": (written({"a": line(0, 8)}, bytes(9)), "after its last tensor"),
-    "a range that runs backwards": (written({"a": line(8, 0, [8])}, bytes(8)), "no data_offsets"),
-    "a range below zero": (written({"a": line(-8, 0)}, bytes(8)), "no data_offsets"),
+    "a range that runs backwards": (written({"a": line(8, 0, [8])}, bytes(8)), "not data_offsets"),
+    "a range below zero": (written({"a": line(-8, 0)}, bytes(8)), "not data_offsets"),
     "an unknown dtype": (written({"a": line(0, 8, dtype="F7")}, bytes(8)), "unknown dtype 'F7'"),
     "a dtype that is a list": (written({"a": {**line(0, 8), "dtype": ["U8"]}}, bytes(8)), "unknown dtype"),
     "a shape that is too large": (written({"a": line(0, 8, [4, 4])}, bytes(8)), "takes 16 bytes"),
-    "a shape of astronomic size": (written({"a": line(0, 8, [1 << 60] * 9)}, bytes(8)), "no shape"),
-    "a shape with a side below zero": (written({"a": line(0, 8, [-1, -8])}, bytes(8)), "no shape"),
-    "a shape of truths": (written({"a": {**line(0, 1), "shape": [True]}}, bytes(1)), "no shape"),
-    "a line without a shape": (written({"a": {"dtype": "U8", "data_offsets": [0, 8]}}, bytes(8)), "no shape"),
+    "a shape of astronomic size": (written({"a": line(0, 8, [1 << 60] * 9)}, bytes(8)), "not a shape"),
+    "a shape with a side below zero": (written({"a": line(0, 8, [-1, -8])}, bytes(8)), "not a shape"),
+    "a shape of truths": (written({"a": {**line(0, 1), "shape": [True]}}, bytes(1)), "not a shape"),
+    "a line without a shape": (written({"a": {"dtype": "U8", "data_offsets": [0, 8]}}, bytes(8)), "not a shape"),
     "a line that is text": (written({"a": "tensor"}), "no dtype, shape"),
     "the same name twice": (written(b'{"a": {}, "a": {}}'), "twice"),
     "a pickle": (pickle.dumps({"state": list(range(50))}, 2), "pickle"),
@@ -224,7 +224,7 @@ def test_a_file_that_ends_early_is_an_error_that_names_the_place(numbers: Path, 
     file = open_weights(numbers)
     system(lambda destination, how: 0)
     place = file.entries["c"].offset
-    with pytest.raises(FileFormatError, match=f"numbers.safetensors ended at byte {place} while 400"):
+    with pytest.raises(FileFormatError, match=f"numbers.safetensors ended at byte {place}, but 400"):
         read_into(whole(file, file.entries["c"]), memoryview(bytearray(400)))
 
 
