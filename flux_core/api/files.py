@@ -12,7 +12,8 @@ from ..checkpoint.detect import detect, refuse
 from ..checkpoint.files import open_weights
 from ..checkpoint.kinds import KINDS, Detected
 from ..errors import MissingFileError, SluiceError
-from ..io.folders import WEIGHT_FILES, Folders, published
+from ..io.folders import WEIGHT_FILES, Folders
+from ..io.published_files import published
 from ..io.saving import write_whole
 from .text_to_image import Files
 

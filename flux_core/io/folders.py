@@ -8,7 +8,6 @@ refused. Opens no model file and imports no torch.
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from ..errors import InputError, MissingFileError, SluiceError
 from .paths import has_drive, is_file, refused, refused_in, walkable
+from .published_files import published, size_text, told_forms
 from .shards import INDEX, ShardName, first_of_each, shard_name
 
 # Category -> folders below `models/`, first found wins. Any other category is the folder of its own name.
@@ -47,38 +47,6 @@ PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
 # Nearly all upscale models are published as pickles. They are read by an unpickler that makes tensors and runs no code.
 ENDINGS = {"upscale_models": (".safetensors", ".sft", ".pth", ".pt", ".ckpt")}
 PICTURE_FILES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-
-# File name pattern -> the repository on Hugging Face that publishes it. First match wins.
-PUBLISHED: tuple[tuple[str, str], ...] = (
-    ("flux1-dev-fp8*", "Comfy-Org/flux1-dev"),
-    ("flux1-schnell-fp8*", "Comfy-Org/flux1-schnell"),
-    ("flux1-dev-kontext_fp8_scaled*", "Comfy-Org/flux1-kontext-dev_ComfyUI"),
-    ("flux1-kontext-dev*.gguf", "city96/FLUX.1-Kontext-dev-gguf"),
-    ("flux1-dev*.gguf", "city96/FLUX.1-dev-gguf"),
-    ("flux1-schnell*.gguf", "city96/FLUX.1-schnell-gguf"),
-    ("flux1-fill-dev*", "black-forest-labs/FLUX.1-Fill-dev"),
-    ("flux1-canny-dev-lora*", "black-forest-labs/FLUX.1-Canny-dev-lora"),
-    ("flux1-depth-dev-lora*", "black-forest-labs/FLUX.1-Depth-dev-lora"),
-    ("flux1-canny-dev*", "black-forest-labs/FLUX.1-Canny-dev"),
-    ("flux1-depth-dev*", "black-forest-labs/FLUX.1-Depth-dev"),
-    ("flux1-redux-dev*", "black-forest-labs/FLUX.1-Redux-dev"),
-    ("flux1-kontext-dev*", "black-forest-labs/FLUX.1-Kontext-dev"),
-    ("flux1-dev*", "black-forest-labs/FLUX.1-dev"),
-    ("flux1-schnell*", "black-forest-labs/FLUX.1-schnell"),
-    ("instantx_flux_canny*", "InstantX/FLUX.1-dev-Controlnet-Canny"),
-    ("flux*controlnet-union-pro-2*", "Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro-2.0"),
-    ("flux*controlnet-union-pro*", "Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro"),
-    ("flux*controlnet-union*", "InstantX/FLUX.1-dev-Controlnet-Union"),
-    ("flux*controlnet-inpainting-beta*", "alimama-creative/FLUX.1-dev-Controlnet-Inpainting-Beta"),
-    ("flux-*-controlnet*", "XLabs-AI/flux-controlnet-collections"),
-    ("realesrgan_x?plus*", "Comfy-Org/Real-ESRGAN_repackaged"),
-    ("4x-ultrasharp*", "Kim2091/UltraSharp"),
-    ("ae.*", "black-forest-labs/FLUX.1-schnell"),
-    ("t5-v1_1-xxl-encoder*.gguf", "city96/t5-v1_1-xxl-encoder-gguf"),
-    ("t5xxl*", "comfyanonymous/flux_text_encoders"),
-    ("clip_l*", "comfyanonymous/flux_text_encoders"),
-    ("sigclip_vision_patch14_384*", "Comfy-Org/sigclip_vision_384"),
-)
 
 _NO_SHARD = ShardName("", 0, 0, "")
 
@@ -171,7 +139,10 @@ class Folders:
         publisher = published(name)
         target = self.place_for(category)
         if publisher and target:
-            text.append(f"It is published on Hugging Face as {publisher}; put it into {target}.")
+            size = f" ({size_text(name)})" if size_text(name) else ""
+            text.append(f"It is published on Hugging Face as {publisher}{size}; put it into {target}.")
+            if smaller := told_forms(name):
+                text.append(f"Smaller forms of it: {smaller}.")
         elif target and not elsewhere:
             text.append(f"Put it into {target}, or choose another file.")
         return " ".join(text)
@@ -276,12 +247,6 @@ def annotated(name: str) -> tuple[str, str]:
         if name.endswith(f"[{kind}]"):
             return name[: -len(kind) - 2].rstrip(), kind
     return name, "input"
-
-
-def published(name: str) -> str | None:
-    """The Hugging Face repository that publishes a file of this name, where it is known."""
-    last = name.replace("\\", "/").rpartition("/")[2].lower()
-    return next((repository for pattern, repository in PUBLISHED if fnmatch.fnmatchcase(last, pattern)), None)
 
 
 def _folders_below(root: Path, category: str) -> list[Path]:

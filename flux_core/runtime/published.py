@@ -46,6 +46,7 @@ def int8_bytes(shape: Sequence[int]) -> int:
 def published(name: str) -> Published | None:
     """`flux1-dev-fp8`, `flux1-schnell` (in bf16), `flux1-dev-Q4_K_S.gguf`, ... or None if it is no such name."""
     stem = re.sub(r"\.(safetensors|sft|gguf)$", "", name)
+    stem = stem.replace("flux1-dev-kontext_fp8_scaled", "flux1-kontext-dev-fp8")  # as Comfy-Org names its file
     match = re.fullmatch(r"flux1-(dev|schnell|fill|canny|depth|kontext)(?:-dev)?(?:-([A-Za-z0-9_]+))?", stem)
     if not match:
         return None

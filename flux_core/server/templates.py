@@ -16,30 +16,75 @@ from .services import Json, Route, Services, services
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 FIRST = "text_to_image"  # the workflow that a first visit shows
+FULL_SIZE = "flux1_"  # begins the names of templates of FLUX.1 itself, which lie in a folder of their own
+SMALL = {  # what each workflow of the small model shows
+    "text_to_image": "A prompt, twelve steps, an image: ready to run without a download.",
+    "four_steps": "As short as FLUX.1 schnell runs: four steps, no guidance, no shift.",
+    "image_to_image": "A sketch instead of an empty latent, and only the last part of the steps.",
+    "two_prompts": "CLIP and T5 read different texts.",
+    "seeds_and_guidance": "Four strengths of guidance from left to right, two seeds from top to bottom.",
+}
 _PACK_FOLDERS = ("example_workflows", "workflows", "workflow", "templates", "examples")
 
 
 async def index(request: web.Request) -> web.Response:
-    """The list of templates: one group with our workflows, in the form that the editor expects from ComfyUI."""
-    names = await asyncio.to_thread(_names, WORKFLOWS)
-    names.sort(key=lambda name: (name != FIRST, name))
-    group: Json = {"moduleName": "default", "category": "Sluice", "title": "FLUX.1", "type": "image"}
-    group["templates"] = [_template(name) for name in names]
-    return web.json_response([group] if names else [])
+    """The list of templates in the form that the editor expects from ComfyUI: FLUX.1 itself, and the small model."""
+    return web.json_response(await asyncio.to_thread(_groups))
 
 
-def _template(name: str) -> Json:
-    title = name.replace("_", " ").capitalize()
-    return {"name": name, "title": title, "description": title, "mediaType": "image", "mediaSubtype": "png", "tags": []}
+def _groups() -> list[Json]:
+    names = sorted(_names(WORKFLOWS), key=lambda name: (name != FIRST, name))
+    small = [_template(name, name.replace("_", " ").capitalize(), SMALL.get(name, ""), "png") for name in names]
+    groups = [_group("Small model", small)] if small else []
+    full = [_full_size(one) for one in _full_size_index()]
+    return groups + ([_group("FLUX.1", full)] if full else [])
+
+
+def _group(title: str, templates: list[Json]) -> Json:
+    return {"moduleName": "default", "category": "Sluice", "title": title, "type": "image", "templates": templates}
+
+
+def _template(name: str, title: str, description: str, picture: str) -> Json:
+    return {
+        "name": name, "title": title, "description": description or title, "mediaType": "image",
+        "mediaSubtype": picture, "tags": [],
+    }  # fmt: skip
+
+
+def _full_size(told: Json) -> Json:
+    """A template of FLUX.1 itself: its thumbnail is a sketch of the graph; `files` has what it needs.
+
+    The editor replaces every - and _ of a description by a space, so the names of files stand in the workflow's note.
+    """
+    total, count = sum(one["gigabytes"] or 0 for one in told["files"]), len(told["files"])
+    listed = f"{count} files, listed in its note" if count > 1 else "1 file, named in its note"
+    about = f"{told['description']} Needs {total:.1f} GB ({listed})."
+    template = _template(FULL_SIZE + told["name"], told["title"], about, "svg")
+    return {**template, "size": round(total * 1e9), "files": told["files"]}
+
+
+def _full_size_index() -> list[Json]:
+    """See commands/flux1_workflows.py, which writes it."""
+    file = WORKFLOWS / "flux1" / "index.json"
+    found: list[Json] = strict_json.loads(file.read_bytes(), file.name) if file.is_file() else []
+    return found
 
 
 async def template_file(request: web.Request) -> web.StreamResponse:
-    """NAME.json, or NAME-1.png, the image that it makes."""
+    """NAME.json, or NAME-1.png or .svg: the image that it makes, or a sketch of its graph."""
     name = request.match_info["name"]
     stem, _, ending = name.rpartition(".")
     if ending == "json":
         return web.json_response(await asyncio.to_thread(_canvas, stem))
-    return _file(WORKFLOWS, f"{stem.removesuffix('-1')}.{ending}")
+    place, file = _place(stem.removesuffix("-1"))
+    return _file(place, f"{file}.{ending}")
+
+
+def _place(name: str) -> tuple[Path, str]:
+    """The folder and the stem of the files of one of our templates."""
+    if name.startswith(FULL_SIZE):
+        return WORKFLOWS / "flux1", name.removeprefix(FULL_SIZE)
+    return WORKFLOWS, name
 
 
 async def of_packs(request: web.Request) -> web.Response:
@@ -69,10 +114,11 @@ async def nothing(request: web.Request) -> web.Response:
 
 def _canvas(name: str) -> Any:
     """The canvas of one of our workflows: from its image, where nodes have ComfyUI's names, or else its JSON file."""
-    picture = confined(WORKFLOWS, f"{name}.png")
+    place, name = _place(name)
+    picture = confined(place, f"{name}.png")
     if picture.is_file() and (workflow := read_workflow(picture).workflow) is not None:
         return workflow
-    file = confined(WORKFLOWS, f"{name}.json")
+    file = confined(place, f"{name}.json")
     if not file.is_file():
         raise MissingFileError(f"There is no workflow {name!r}.")
     return strict_json.loads(file.read_bytes(), name)
@@ -94,7 +140,7 @@ def _places(here: Services) -> dict[str, Path]:
 
 def _file(place: Path, name: str) -> web.StreamResponse:
     path = confined(place, name)
-    if not path.is_file() or path.suffix not in (".json", ".png", ".jpg", ".webp"):
+    if not path.is_file() or path.suffix not in (".json", ".png", ".jpg", ".webp", ".svg"):
         raise MissingFileError(f"There is no workflow file {name!r}.")
     if path.suffix == ".json":
         return web.json_response(strict_json.loads(path.read_bytes(), path.name))

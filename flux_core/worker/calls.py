@@ -17,7 +17,8 @@ from ..graph.editor_only import without_editor_nodes
 from ..graph.flatten import canvas_to_prompt, to_prompt
 from ..graph.object_info import object_info
 from ..io.embedded import read_workflow_bytes
-from ..io.folders import confined, published
+from ..io.folders import confined
+from ..io.published_files import published, size_text, told_forms
 from ..memory.budget import Allowed
 from ..workers.process_tree import end_own
 from ..workers.protocol import Message
@@ -137,6 +138,7 @@ class Calls:
         return {
             "name": name, "category": category, "folder": str(folder or ""), "node_id": node_id, "input": input_name,
             "source": repository and f"https://huggingface.co/{repository}",
+            "size": size_text(name), "smaller": told_forms(name),
             "message": self.worker.folders.explain_missing(category, name),
         }  # fmt: skip
 

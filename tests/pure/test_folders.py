@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from sluice.flux_core.errors import InputError, MissingFileError, SluiceError
-from sluice.flux_core.io.folders import TINY_MODELS, Folders, annotated, confined, published, standard_folders
+from sluice.flux_core.io.folders import TINY_MODELS, Folders, annotated, confined, standard_folders
+from sluice.flux_core.io.published_files import gigabytes, published, size_text, smaller_forms
 
 
 def put(root: Path, *names: str) -> None:
@@ -162,6 +163,16 @@ def test_a_missing_model_is_explained(tmp_path: Path) -> None:
 )
 def test_published_names_are_known(name: str, repository: str | None) -> None:
     assert published(name) == repository
+
+
+def test_a_missing_file_is_told_with_its_size_and_smaller_forms_which_are_smaller(tmp_path: Path) -> None:
+    told = standard_folders(tmp_path).explain_missing("diffusion_models", "flux1-dev.safetensors")
+    assert "FLUX.1-dev (23.8 GB)" in told and "flux1-dev-Q4_K_S.gguf (6.81 GB)" in told
+    assert size_text("clip_l.safetensors") == "246 MB" and size_text("mine.safetensors") == ""
+    for name in ("flux1-dev.safetensors", "sub/T5XXL_fp16.safetensors", "flux1-kontext-dev.safetensors"):
+        sizes = [gigabytes(form) for form in (name, *smaller_forms(name))]
+        assert len(sizes) > 1 and None not in sizes and sizes == sorted(sizes, key=lambda size: -(size or 0))
+        assert all(published(form) for form in smaller_forms(name))
 
 
 HOSTILE = ["../x", "a/../../x", "/etc/passwd", "..\\x", "C:\\x", "c:/x", "", "a\0b", "\\\\server\\x"]

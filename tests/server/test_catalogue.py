@@ -73,16 +73,19 @@ def test_workflows_of_packs_are_offered(server: Server) -> None:
 
 
 def test_the_gallery_offers_our_workflows_and_the_first_visit_lacks_nothing(server: Server) -> None:
-    (group,) = server.get("/templates/index.json").json
-    names = [template["name"] for template in group["templates"]]
-    assert names[0] == "text_to_image" and group["moduleName"] == "default"
-    for name in names:
-        canvas = server.get(f"/templates/{name}.json").json
+    small, full = server.get("/templates/index.json").json
+    assert small["templates"][0]["name"] == "text_to_image" and len(full["templates"]) == 13
+    for template in small["templates"] + full["templates"]:
+        canvas = server.get(f"/templates/{template['name']}.json").json
         assert canvas["nodes"] and not any(node["type"].startswith("Sluice") for node in canvas["nodes"])
-        assert server.get(f"/templates/{name}-1.png").headers["Content-Type"] == "image/png"
+        assert len(template["description"]) > len(template["title"])
+        picture = server.get(f"/templates/{template['name']}-1.{template['mediaSubtype']}")
+        assert picture.headers["Content-Type"] == {"png": "image/png", "svg": "image/svg+xml"}[template["mediaSubtype"]]
+    assert full["templates"][0]["description"].endswith("Needs 34.2 GB (4 files, listed in its note).")
+    assert full["templates"][0]["files"][0]["size"] == "23.8 GB"
     assert server.get("/sluice/default_workflow").json == server.get("/templates/text_to_image.json").json
     assert server.post("/sluice/missing", server.get("/sluice/default_workflow").json).json == []
-    assert server.get("/templates/none.json").status == 404
+    assert server.get("/templates/none.json").status == server.get("/templates/flux1_none.json").status == 404
 
 
 def test_model_files_are_listed_with_their_metadata(server: Server) -> None:

@@ -12,6 +12,10 @@ WORKFLOWS = Path(__file__).parents[2] / "workflows"
 WINDOWS = pytest.mark.parametrize(("size", "palette"), [("1440x900", "dark"), ("400x800", "light")])
 
 
+def canvases_of_flux1() -> list[Path]:
+    return [file for file in sorted((WORKFLOWS / "flux1").glob("*.json")) if file.name != "index.json"]
+
+
 @WINDOWS
 def test_errors_are_told_on_the_page_in_the_terminal_and_in_the_log_panel(
     serving: Any, scene: Any, tmp_path: Path, size: str, palette: str
@@ -58,9 +62,9 @@ def test_two_workers_stand_side_by_side_in_the_memory_tab_each_with_its_job(
 
 
 def test_the_shipped_workflows_fit_the_screen_and_the_sketch_is_shown(server: Any, scene: Any) -> None:
-    files = sorted(WORKFLOWS.glob("*.png"))
+    files = [*sorted(WORKFLOWS.glob("*.png")), *canvases_of_flux1()]
     seen = scene("layout.mjs", server.url, "1440x900", "dark", *files)["boxes"]
-    assert len(seen) == 1 + len(files) > 5
+    assert len(seen) == 1 + len(files) > 15
     for name, (left, top, right, bottom) in seen.items():
         assert left >= 56 and top >= 80 and right <= 1440 and bottom <= 900, name
 

@@ -19,9 +19,10 @@ export function missingList(files) {
     element(
       "li",
       {},
-      element("strong", {}, file.name),
+      element("strong", {}, file.size ? `${file.name} (${file.size})` : file.name),
       file.source ? element("a", { href: file.source, target: "_blank", rel: "noreferrer noopener" }, shortly(file.source)) : null,
       element("p", {}, file.source && file.folder ? `Put it in ${file.folder}` : file.message),
+      file.smaller ? element("p", {}, `Smaller forms: ${file.smaller}`) : null,
     ),
   );
   return [

@@ -54,13 +54,16 @@ async function useOurDefault() {
   Object.assign(editors, workflow);
 }
 
+let hideMissing = () => {}; // of the workflow that was open before
+
 async function tellWhatIsMissing() {
   const { output } = await app.graphToPrompt();
   const files = await look(output);
+  hideMissing();
   if (!files.length) return;
   const names = files.map((file) => file.name).join(", ");
   const detail = `${names}. The Memory tab shows where to get ${files.length === 1 ? "it" : "them"}.`;
-  notice("warn", "Files are missing", detail, 6000);
+  hideMissing = notice("warn", "Files are missing", detail, 6000);
 }
 
 app.registerExtension({

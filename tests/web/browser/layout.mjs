@@ -22,7 +22,7 @@ await scene("layout", await openEditor(size, palette), async (editor) => {
   const seen = { first_visit: around(await boxes()) };
   for (const file of files) {
     await page.evaluate(() => window.app.rootGraph.clear());
-    await editor.drop(file);
+    await editor.drop(file, file.endsWith(".json") ? "application/json" : undefined);
     await editor.until(() => window.app.rootGraph.nodes.some((node) => node.type === "SaveImage"));
     seen[basename(file)] = around(await boxes());
     if (file.includes("image_to_image")) {
@@ -30,5 +30,12 @@ await scene("layout", await openEditor(size, palette), async (editor) => {
       await editor.shot("layout_image_to_image");
     }
   }
+
+  // The template browser shows each with a picture.
+  const sketch = page.waitForResponse((answer) => answer.url().endsWith("/templates/flux1_dev-1.svg") && answer.ok());
+  await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.BrowseTemplates"));
+  await page.getByText("FLUX.1 schnell").first().waitFor();
+  await sketch;
+  await editor.shot("layout_templates");
   return { boxes: seen };
 });
