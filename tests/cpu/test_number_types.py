@@ -1,0 +1,39 @@
+"""Which number type a device computes in when nobody chooses one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sluice.flux_core.memory import rates
+from sluice.flux_core.runtime.device import autoencoder_dtype, model_dtype
+
+CARD = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "half", "expected"),
+    [
+        (True, 1.0, torch.bfloat16),  # RTX 30 and later
+        (False, 4.0, torch.float16),  # RTX 20: tensor cores
+        (False, 1.9, torch.float16),  # GTX 16: twice the rate, without them
+        (False, 1.05, torch.float32),
+        (False, 1 / 64, torch.float32),  # GTX 10
+    ],
+)
+def test_a_card_computes_in_what_it_is_measured_to_be_fastest_in(
+    monkeypatch: pytest.MonkeyPatch, bfloat16: bool, half: float, expected: torch.dtype
+) -> None:
+    def rate(device: torch.device, dtype: torch.dtype, tokens: int, width: int) -> float:
+        assert device == CARD and not bfloat16, "a card that computes in bfloat16 is not measured"
+        return {torch.float16: half, torch.float32: 1.0}[dtype]
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bfloat16)
+    monkeypatch.setattr(rates, "gemm_rate", rate)
+    assert model_dtype(CARD, "auto") is expected
+    assert model_dtype(CARD, "fp32") is torch.float32, "whatever is fastest"
+
+
+def test_the_autoencoder_never_computes_in_float16() -> None:
+    assert [autoencoder_dtype(kind) for kind in (torch.float16, torch.bfloat16, torch.float32)] == [
+        torch.float32, torch.bfloat16, torch.float32,
+    ]  # fmt: skip
