@@ -69,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"for which such a machine may be silent until another gets its job (default: {LEASE_SECONDS:.0f})",
     )
+    parser.add_argument(
+        "--yield",
+        action="store_true",
+        dest="gives_way",
+        help="a running job waits when another program takes memory that it needs, and goes on later",
+    )
     parser.add_argument("--open", action="store_true", help="open the browser")
     parser.add_argument(
         "--base-directory",
@@ -156,6 +162,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         "dtype": args.dtype,
         "cache": args.cache,
         "compute": args.compute,
+        "gives_way": args.gives_way,
     }
     workers = {
         name: {**given, **_budget(name, given, folders.user)} for name, given in workers_of(args, options).items()

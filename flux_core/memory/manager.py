@@ -52,6 +52,9 @@ class Manager:
         else:
             self.allocator = CpuDevice(2**62)
             self.memory = CpuMemory(self.allocator)
+        # Called when other programs have taken memory that the running plan counted on, before weights are released for
+        # them, and (with True) when a run cannot even begin; it may raise Interrupted.
+        self.give_way: Callable[[bool], None] | None = None
         self.models: weakref.WeakSet[ManagedModel] = weakref.WeakSet()
         self._disk_rates: dict[object, float] = {}  # by file
         atexit.register(_close_all, weakref.ref(self))
@@ -113,7 +116,13 @@ class Manager:
         with self.memory.running(_working(activations), lasting):
             self.memory.reset_peak()
             try:
-                yield self.replan(model, workload, machine, activations, lasting)
+                try:
+                    made = self.replan(model, workload, machine, activations, lasting)
+                except BudgetTooSmall:
+                    if self.give_way is not None:
+                        self.give_way(True)
+                    raise
+                yield made
             finally:
                 model.park()
 

@@ -105,6 +105,8 @@ class RunningModel:
             self.replan()
             return
         short = self.manager.budget_drift(self.model, self.report.limit)
+        if short > 0 and self.manager.give_way is not None:
+            self.manager.give_way(False)
         if short < 0:
             self.replan()
         elif short and self.manager.evict(self.model, short):

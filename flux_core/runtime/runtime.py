@@ -84,6 +84,7 @@ class Runtime:
         self.encodings = Cache()  # of prompts
         self.activations: dict[Hashable, int] = {}  # bytes of activations found by dry runs, by shape
         self.evaluations: EvaluationLog | None = None  # of the running job, if it can be paused
+        self.give_way: Callable[[bool], None] | None = None  # as of a manager; set before the first model is opened
         self.team: Team | None = None  # the devices that compute an image together, if this one is not alone
         self.share: DeviceShare | None = None  # of this device in a team
         self._budget = settings.budget
@@ -118,7 +119,8 @@ class Runtime:
             return None
         with self._lock:
             if device not in self.managers:
-                self.managers[device] = Manager(device, self._budget, self.external, self.events.emit)
+                made = self.managers[device] = Manager(device, self._budget, self.external, self.events.emit)
+                made.give_way = self.give_way
             return self.managers[device]
 
     def shrink_to_budget(self) -> None:

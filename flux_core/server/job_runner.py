@@ -25,12 +25,14 @@ from ..workers.unfinished import forget, forget_others
 from .assign import Models, assign, next_look
 from .clients import Client, Clients, text
 from .job import CANCELLED, COMPLETED, FAILED, PAUSED, Job, now
+from .leases import Lending
 from .members import Connection, Member, Members
 from .store import ATTEMPTS, CannotWrite, Store
 
 log = logging.getLogger(__name__)
 
 STATUS_SECONDS = 0.03  # changes of the queue within this time are sent as one message
+GIVE_WAY_SECONDS = 30.0  # for which a job leaves the card to a program that took memory without asking
 RETRY_SECONDS = 2.0  # between attempts to write a result on a full disk
 _STATUS = {"success": COMPLETED, "error": FAILED, "interrupted": CANCELLED}
 PAUSED_ALREADY: Message = {"status": "interrupted", "paused": True}  # of a job whose worker died while it was stopping
@@ -50,6 +52,7 @@ class JobRunner:
         self.store, self.clients, self.user = store, clients, user
         forget_others(user, store.unfinished_ids())
         self.members = Members()
+        self.lending = Lending(self.members, store, clients, self._look_again)
         for name, begin in start.items():
             self.join(name, begin)
         self._wake = asyncio.Event()
@@ -67,6 +70,9 @@ class JobRunner:
         member = Member(name, start(heard))
         self.members.add(member)
         return member
+
+    def _look_again(self) -> None:
+        self._wake.set()
 
     def look(self) -> None:
         """Called when workers were added, removed or changed: assign jobs again, and inform the clients."""
@@ -220,15 +226,17 @@ class JobRunner:
 
     def _start_jobs(self) -> float | None:
         """Start the jobs that can start. Returns seconds until more may start without an event. Raises CannotWrite."""
-        places = [member.place for member in self.members]
+        lent = self.lending.left
+        places = [member.place for member in self.members if not (lent and member.here)]
         free = sum(place.free for place in places)
         if not free or not self.store.waiting:
-            return None
+            return lent or None
         for given in assign(self.store.groups(free, self._seconds), places, time.time()):
             job = self.store.take(given.prompt_id)
             if job is not None:
                 self._begin(job, self.members[given.place], given.cold)
-        return next_look(self.store.groups(1, self._seconds), time.time())
+        again = next_look(self.store.groups(1, self._seconds), time.time())
+        return min((seconds for seconds in (again, lent or None) if seconds is not None), default=None)
 
     def _begin(self, job: Job, member: Member, cold: bool) -> None:
         member.begin(job, job.models, cold)
@@ -296,12 +304,14 @@ class JobRunner:
             self._wake.set()
 
     async def _end(self, job: Job, member: Member, done: Message) -> None:
-        if done.get("paused"):
+        if self._goes_on_later(job, done):
             member.running = None
             self._tell_paused()
             self.tell_workers()
             self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, job.request["client_id"])
             return
+        if done.get("paused"):  # it was cancelled while it stopped for a lease
+            done = self._interrupted(job)
         if done["status"] == "error":
             log.error("%s", _account(job, done["messages"]))
         done["facts"]["worker"] = member.name
@@ -312,6 +322,20 @@ class JobRunner:
         self.tell_status()
         self.tell_workers()
         self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, job.request["client_id"])
+
+    def _goes_on_later(self, job: Job, done: Message) -> bool:
+        """Whether a job has stopped for a time: it was paused, or waits again because another program has the card."""
+        if not done.get("paused"):
+            return False
+        if self.store.is_paused(job.prompt_id):
+            return True
+        if self.store.is_cancelled(job.prompt_id):
+            return False
+        self.store.wait_again(job.prompt_id, counts=False)
+        if done.get("gave_way"):
+            log.info("Another program has taken memory: the job waits for %.0f seconds.", GIVE_WAY_SECONDS)
+            self.lending.add("another program", GIVE_WAY_SECONDS)
+        return True
 
     def _expect(self, models: Models, seconds: Any) -> None:
         """Update the expected time of jobs with the same models after a job has ended."""

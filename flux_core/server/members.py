@@ -59,6 +59,7 @@ class Member:
     warm: Models = frozenset()
     changed: float = float("-inf")  # when it last got other models; seconds since 1970
     taking: bool = True  # whether it takes further jobs
+    here: bool = True  # whether it is a process of this machine
     contact: bool = True  # whether it can be reached; always true for processes of this machine
     fetching: str | None = None  # the file that it fetches before its job, with the progress
 

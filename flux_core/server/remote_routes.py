@@ -112,6 +112,7 @@ async def _welcomed(request: web.Request, here: Services, hello: Message) -> tup
         await asyncio.sleep(0)
     if not known:
         member = runner.join(name, partial(_new, request.app[REMOTES], here, name, hello["session"]))
+        member.here = False
     assert member is not None and isinstance(member.worker, RemoteWorker)
     member.taking = True
     keep = _resumed(here, member, hello.get("running"))

@@ -15,6 +15,8 @@ from ..io.saving import write_whole
 from .members import Member
 from .services import Json, Route, Services, json_object, refuse, services
 
+LONGEST_LEASE = 86400  # seconds
+
 
 async def workers(request: web.Request) -> web.Response:
     """Each worker as in `sluice.workers`, with "events": the newest of each kind, for a page that opened later."""
@@ -102,6 +104,36 @@ async def resume(request: web.Request) -> web.Response:
     return web.json_response({"resumed": services(request).job_runner.unpause(await _one_job(request))})
 
 
+async def lend(request: web.Request) -> web.Response:
+    """{"by": name of the program, "seconds": for how long}: it gets the memory of this machine's workers.
+
+    Running jobs wait in their places and go on afterwards with the same result. Answers {"lease": id, "by", "seconds",
+    "free"} when the memory is free. With {"lease": id, "seconds"} a lease lasts so many seconds from now; 404 if it
+    has ended.
+    """
+    body = await json_object(request, {})
+    seconds, by, renewed = body.get("seconds", 60), body.get("by", "another program"), body.get("lease")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 1 <= seconds <= LONGEST_LEASE:
+        return refuse(400, f"A lease lasts from 1 to {LONGEST_LEASE} seconds; renew it for more.")
+    if not isinstance(by, str) or not by.isprintable() or not 0 < len(by) <= 100:
+        return refuse(400, 'The name of a program ("by") is a printable text of at most 100 characters.')
+    try:
+        lease, free = await services(request).job_runner.lending.lend(by, float(seconds), renewed)
+    except (KeyError, TypeError):
+        return refuse(404, "There is no such lease; it may have ended. Ask for a new one.")
+    return web.json_response({"lease": lease.id, "by": lease.by, "seconds": seconds, "free": free})
+
+
+async def leases(request: web.Request) -> web.Response:
+    """The programs that have the card: [{"by", "seconds": left}]."""
+    return web.json_response(services(request).job_runner.lending.account)
+
+
+async def give_back(request: web.Request) -> web.Response:
+    """Ends a lease. Answers {"ended": whether there was one}."""
+    return web.json_response({"ended": services(request).job_runner.lending.give_back(request.match_info["lease"])})
+
+
 async def _one_job(request: web.Request) -> str | None:
     prompt_id = (await json_object(request, {})).get("prompt_id")
     return prompt_id if isinstance(prompt_id, str) else None
@@ -121,4 +153,7 @@ ROUTES: tuple[Route, ...] = (
     ("GET", "/sluice/paused", paused),
     ("POST", "/sluice/pause", pause),
     ("POST", "/sluice/resume", resume),
+    ("GET", "/sluice/yield", leases),
+    ("POST", "/sluice/yield", lend),
+    ("DELETE", "/sluice/yield/{lease}", give_back),
 )

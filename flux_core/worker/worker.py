@@ -47,6 +47,8 @@ class Worker:
         self.prepared = threading.Event()
         self.trouble: str | None = None  # why nothing can be computed
         self.pausing: set[str] = set()  # jobs that are to stop and go on later
+        self.resumed = False  # whether the running job has begun before
+        self.gave_way = False  # whether the running job stops because another program has taken memory
         self.reports = Reports(channel)
         self.folders = _folders(options)
         self.hashes = hashes_of(self.folders.user)
@@ -81,6 +83,8 @@ class Worker:
             from ..runtime.team import Team
 
             runtime.team = Team.parse(self.options["team"], runtime.device)
+        if self.options.get("gives_way"):
+            runtime.give_way = self._give_way
         runtime.events.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
         emit_warnings(runtime)
         return runtime
@@ -138,8 +142,9 @@ class Worker:
         self.channel.send({"event": "sluice.device", "data": notice})
 
     def _run(self, job: Message) -> None:
-        self.reports.measure = Measure()
+        self.reports.measure, self.gave_way = Measure(), False
         prompt_id = job["prompt_id"]
+        self.resumed = unfinished(self.folders.user, prompt_id).is_dir()
         self._keep_evaluations(prompt_id)
         try:
             if self.trouble:
@@ -159,7 +164,8 @@ class Worker:
             self._free({"free_memory": True})
         else:
             forget(self.folders.user, prompt_id)
-        self.channel.send({"done": prompt_id, **done, "paused": paused, "facts": self.reports.measure.facts()})
+        told = {**done, "paused": paused, "gave_way": paused and self.gave_way, "facts": self.reports.measure.facts()}
+        self.channel.send({"done": prompt_id, **told})
         if result is not None and result.exception is not None and is_out_of_memory(result.exception):
             self._free({"free_memory": True})
 
@@ -196,6 +202,17 @@ class Worker:
         """Stop a job, now or when it begins, and keep what it has computed. Called by another thread."""
         self.pausing.add(prompt_id)
         self.executor.cancel(prompt_id)
+
+    def _give_way(self, opening: bool) -> None:
+        """Stop the running job and let it go on later: another program has taken memory. Raises Interrupted.
+
+        opening: a model cannot even begin; that is another program's doing only if the job has begun before.
+        """
+        running = self.executor.running
+        if running is not None and (self.resumed or not opening):
+            self.gave_way = True
+            self.pause(running)
+            self.executor.check_interrupted()
 
     def _engine_failed(self, job: Message, error: Exception) -> Message:
         data = {

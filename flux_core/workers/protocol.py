@@ -16,7 +16,7 @@ The frames use the worker's standard input and output, which are separated from 
                        {"event": name, "data", "prompt_id"}      as ComfyUI's websocket names them, or "sluice...."
                        {"preview": {ids}, "image_type"} + bytes
                        {"tell": name, "data", "client_id"}       a node pack to the pages, or a number + bytes
-                       {"done": prompt_id, "status", "outputs", "meta", "messages", "paused", "facts"}
+                       {"done": prompt_id, "status", "outputs", "meta", "messages", "paused", "gave_way", "facts"}
                        {"reply": n, "result"} or {"reply": n, "error", "type"}, of a route + body
 
 A worker on another machine (`sluice work`) sends and is sent the same frames as messages of a WebSocket, and these:

@@ -13,6 +13,8 @@ from sluice.flux_core.conditioning.entries import Conditioning
 from sluice.flux_core.errors import Interrupted
 from sluice.flux_core.io.folders import TINY_MODELS
 from sluice.flux_core.memory.budget import Allowed
+from sluice.flux_core.memory.manager import Manager
+from sluice.flux_core.memory.usage import CpuMemory
 from sluice.flux_core.runtime.evaluation_log import EvaluationLog
 from sluice.flux_core.runtime.handles import FluxModel, load_flux
 from sluice.flux_core.runtime.runtime import Runtime
@@ -81,6 +83,36 @@ def test_a_step_cache_reuses_the_same_steps(model: FluxModel, tmp_path: Path) ->
         run(cached, "euler", EvaluationLog(tmp_path, lambda: "7"), stop=lambda step: step == 3)
     log = EvaluationLog(tmp_path, lambda: "7")
     assert torch.equal(run(cached, "euler", log), alone) and log.replayed > 0
+
+
+def test_a_run_that_gives_way_to_another_program_goes_on_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The double is the other program: it takes 1 GiB after two steps, and then all that a run needs to begin."""
+    opening: list[bool] = []
+
+    def give_way(opens: bool) -> None:
+        opening.append(opens)
+        raise Interrupted("Another program has taken memory.")
+
+    def fresh() -> FluxModel:
+        model = load_flux(Runtime(Settings("cpu", "fp32", Allowed(ram=8 << 30))), TINY)
+        model.runtime.give_way = give_way
+        return model
+
+    log = EvaluationLog(tmp_path, lambda: "7")
+    alone = run(fresh(), "dpmpp_2m", None)
+    taken = lambda manager, model, counted_on: (1 << 30) * (log.computed >= 2)  # noqa: E731
+    with monkeypatch.context() as other, pytest.raises(Interrupted):
+        other.setattr(Manager, "budget_drift", taken)
+        run(fresh(), "dpmpp_2m", log)
+    assert (opening, log.computed) == ([False], 2)
+    with monkeypatch.context() as other, pytest.raises(Interrupted):
+        other.setattr(CpuMemory, "allowed_bytes", lambda memory, allowed: 1 << 20)
+        run(fresh(), "dpmpp_2m", EvaluationLog(tmp_path, lambda: "7"))
+    assert opening == [False, True]
+    again = EvaluationLog(tmp_path, lambda: "7")
+    assert torch.equal(run(fresh(), "dpmpp_2m", again), alone) and again.replayed == 2
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "empty", "other"])

@@ -81,6 +81,29 @@ def test_paused_killed_restarted_and_resumed_gives_the_same_pixels(start: Begin)
         assert pixels(server, job) == expected
         server.until(lambda: not evaluations(server), "what was kept to go")  # noqa: B023
         assert server.get("/sluice/paused").json == []
+    another_program_gets_the_card(server, expected)
+
+
+def another_program_gets_the_card(server: Server, expected: bytes) -> None:
+    """A job that runs stops, waits in the queue without any memory, and goes on when the lease is given back."""
+    server.post("/free", {"free_memory": True})
+    listener = server.listen()
+    job = server.queue(prompt(), listener.client_id)
+    listener.until("progress", lambda data: data["value"] >= 3 and data["prompt_id"] == job)
+    lease = server.post("/sluice/yield", {"by": "a game", "seconds": 600}).json
+    assert lease["free"] and server.workers == []
+    (waiting,) = server.get("/queue").json["queue_pending"]
+    assert waiting[1] == job and server.get("/queue").json["queue_running"] == []
+    longer = server.post("/sluice/yield", {"lease": lease["lease"], "seconds": 900}).json
+    assert longer["lease"] == lease["lease"]
+    (told,) = server.get("/sluice/yield").json
+    assert told["by"] == "a game" and 600 < told["seconds"] <= 900
+    assert server.post("/sluice/yield", {"lease": "none", "seconds": 5}).status == 404
+    for wrong in ({"seconds": 0}, {"seconds": "5"}, {"seconds": 1e9}, {"by": "\n"}):
+        assert server.post("/sluice/yield", wrong).status == 400
+    assert server.ask("DELETE", f"/sluice/yield/{lease['lease']}").json == {"ended": True}
+    assert server.ask("DELETE", f"/sluice/yield/{lease['lease']}").json == {"ended": False}
+    assert pixels(server, job) == expected
 
 
 def test_a_killed_job_goes_on_where_it_was(start: Begin) -> None:

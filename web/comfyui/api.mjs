@@ -35,6 +35,9 @@ export const pausedJobs = () => ours("/sluice/paused");
 export const pauseJob = (prompt_id) => posted("/sluice/pause", { prompt_id });
 export const resumeJob = (prompt_id) => posted("/sluice/resume", { prompt_id });
 
+/** The programs that have the card: [{by, seconds}]; null inside ComfyUI. */
+export const leases = () => ours("/sluice/yield");
+
 /** Drop a job that waits or is paused. */
 export const dropJob = async (prompt_id) => {
   const headers = { "Content-Type": "application/json" };

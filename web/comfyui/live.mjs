@@ -43,6 +43,17 @@ export const stopping = watched(false);
 /** The paused jobs, oldest first: [{prompt_id, number, created, stopping}]. */
 export const paused = watched([]);
 
+/** Programs that have the card, [{by, until}]: until when, in milliseconds since 1970. */
+export const lent = watched([]);
+let lentEnds = 0;
+
+function setLent(leases) {
+  clearTimeout(lentEnds);
+  lent.set(leases.map(({ by, seconds }) => ({ by, until: Date.now() + 1000 * seconds })));
+  const last = Math.max(0, ...leases.map(({ seconds }) => seconds));
+  if (last) lentEnds = setTimeout(() => lent.set([]), 1000 * last);
+}
+
 /** Start to listen, and fetch earlier events. Returns whether the server is our own, not ComfyUI. */
 export async function start() {
   const hear = (data, event) => workers.set(afterEvent(workers.value, event, data));
@@ -51,6 +62,7 @@ export async function start() {
   server.listen(["sluice.stopping"], () => stopping.set(true));
   server.listen(ENDINGS, () => stopping.set(false));
   server.listen(["sluice.paused"], ({ jobs }) => paused.set(jobs));
+  server.listen(["sluice.lent"], ({ leases }) => setLent(leases));
   const known = await server.workers();
   if (known) {
     const heard = new Set(Object.keys(workers.value.states)); // received since the page listens: newer than the following
@@ -59,6 +71,7 @@ export async function start() {
       for (const event of EVENTS.filter((kind) => events[kind])) hear({ ...events[event], worker: name }, event);
     }
   }
+  if (known) setLent((await server.leases()) ?? []);
   if (known) paused.set((await server.pausedJobs()) ?? []);
   return known !== null;
 }

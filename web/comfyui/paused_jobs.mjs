@@ -1,4 +1,4 @@
-// Pausing: the button beside a running job, and the list of jobs that are paused.
+// Pausing: the button beside a running job, the list of jobs that are paused, and the programs that jobs wait for.
 
 import { dropJob, pauseJob, resumeJob } from "./api.mjs";
 import { element } from "./dom.mjs";
@@ -21,6 +21,13 @@ export function pausedCard(jobs) {
     );
   });
   return [element("section", { class: "sluice-card", "aria-label": "Paused jobs" }, element("h3", {}, "Paused"), element("ul", { class: "sluice-stack" }, rows))];
+}
+
+/** A card with the programs that have the card, for which jobs wait; nothing without one. */
+export function lentCard(leases) {
+  if (!leases.length) return [];
+  const rows = leases.map(({ by, until }) => element("li", { class: "sluice-line" }, `${by}, until ${new Date(until).toLocaleTimeString()} at the latest`));
+  return [element("section", { class: "sluice-card", "aria-label": "Card in use" }, element("h3", {}, "Jobs wait: the memory is lent to"), element("ul", { class: "sluice-stack" }, rows))];
 }
 
 /** A handler that acts once; what is shown next comes from the server. */
