@@ -22,11 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .activations import gelu, gelu_
 from .attention import attention, backwards, rotate
 from .linear import Linear
 
 EPS = 1e-6
 SINUSOIDS = 256  # width of the timestep and guidance embeddings
+IN_CACHE = 1 << 18  # float32 numbers of queries or keys at a time for each thread of a CPU
 
 
 class DoubleStreamBlock(nn.Module):
@@ -228,7 +230,14 @@ class QKNorm(nn.Module):
         return self._turned(q, self.query_norm, rope), self._turned(k, self.key_norm, rope), v
 
     def _turned(self, x: Tensor, norm: Scale, rope: Tensor) -> Tensor:
-        return rotate(norm(x), rope).to(x.dtype) if self.training else rotate(norm(x), rope, out=x)
+        if self.training:
+            return rotate(norm(x), rope).to(x.dtype)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return rotate(norm(x), rope, out=x)
+        count = max(1, IN_CACHE * torch.get_num_threads() // x[:, :1].numel())
+        for part, turns in zip(x.split(count, dim=1), rope.split(count), strict=True):
+            rotate(norm(part), turns, out=part)
+        return x
 
 
 class Scale(nn.Module):
@@ -267,17 +276,6 @@ def sinusoids(values: Tensor) -> Tensor:
 def normalise(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm without weights of its own, then x * (1 + scale) + shift."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
-
-
-def gelu(x: Tensor) -> Tensor:
-    """tanh-GELU."""
-    return F.gelu(x, approximate="tanh")
-
-
-def gelu_(x: Tensor) -> Tensor:
-    """tanh-GELU in the memory of x."""
-    out: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
-    return out
 
 
 def finite(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from doubles.seeded import Fill, Seeded
 from doubles.typed import linear_at, matrix_of, present
 from safetensors.torch import load_file
 from sluice.flux_core.errors import FileFormatError, InputError
-from sluice.flux_core.models import attention, latents
+from sluice.flux_core.models import attention, flux_blocks, latents
 from sluice.flux_core.models.attention import rotate, rotations
 from sluice.flux_core.models.denoiser_inputs import ControlResiduals, DenoiserInputs
 from sluice.flux_core.models.flux import Flux
@@ -362,3 +362,15 @@ def test_what_is_not_flux_is_said_to_be_something_else(flux: Flux, inputs: Denoi
         FluxConfig.from_shapes({"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)})
     with pytest.raises(InputError, match="16 channels and was given one of 4"):
         flux(replace(inputs, x=torch.zeros(2, 4, 8, 6)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_queries_and_keys_some_tokens_at_a_time_are_the_same_numbers(
+    fill: Fill, seeded: Seeded, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    norm, rope = fill(flux_blocks.QKNorm(32)), rotations(seeded("ids", (11, 3)), (8, 12, 12), 10_000)
+    given = seeded("qkv", (2, 11, 3 * 4 * 32)).to(dtype)
+    expected = [each.clone() for each in norm(given.clone(), 4, rope)]
+    monkeypatch.setattr(flux_blocks, "IN_CACHE", 2 * 3 * 4 * 32)  # three tokens, with one thread
+    assert all(torch.equal(*pair) for pair in zip(norm(given.clone(), 4, rope), expected, strict=True))
