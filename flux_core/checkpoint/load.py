@@ -45,10 +45,11 @@ class Holder(Protocol):
 class Resident:
     """Keeps everything on one device.
 
-    dtype      the type of the parameters; None keeps the stored type (two bytes for fp8 and GGUF) round_to   the type
-    to which every value is rounded first, as if the file were stored in it packed     matrices of fp8 and GGUF stay in
-    their format and are decoded at each use integers   multiplies matrices that are stored as integers; None: such
-    matrices are decoded quantised  names of matrices that are converted to integers first, if they are stored otherwise
+    dtype      the type of the parameters; None keeps the stored type (two bytes for fp8 and GGUF)
+    round_to   the type to which every value is rounded first, as if the file were stored in it
+    packed     matrices of fp8 and GGUF stay in their format and are decoded at each use
+    integers   multiplies matrices that are stored as integers; None: such matrices are decoded
+    quantised  names of matrices that are converted to integers first, if they are stored otherwise
     """
 
     def __init__(

@@ -36,11 +36,13 @@ class ControlNetwork(Protocol):
 class ControlUse:
     """A ControlNet with its image.
 
-    image         [B, H, W, C >= 3] in 0..1 strength        factor of its residuals start, end      active from `start`
-    to `end` of the way from noise to image, 0..1 autoencoder     encodes the image, for networks that take a latent
-    mask            [B, 1, H', W'], 1 = keep the image; for networks that take one levels          the same range as
-    noise levels, the higher one first, instead of start and end previous        another ControlNet, whose residuals are
-    added
+    image           [B, H, W, C >= 3] in 0..1
+    strength        factor of its residuals
+    start, end      active from `start` to `end` of the way from noise to image, 0..1
+    autoencoder     encodes the image, for networks that take a latent
+    mask            [B, 1, H', W'], 1 = keep the image; for networks that take one
+    levels          the same range as noise levels, the higher one first, instead of start and end
+    previous        another ControlNet, whose residuals are added
     """
 
     network: ControlNetwork

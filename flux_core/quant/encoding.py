@@ -41,10 +41,12 @@ class Side:
 class Encoding:
     """One row of `formats.FORMATS`, with all facts about one matrix that the row needs.
 
-    scale     multiplies every value after decoding sides     the tensors that follow the codes in the raw bytes
-    rotation  width of the groups of columns to which a Hadamard matrix was applied, 0 for none offset    is added to
-    scales that are themselves stored as codes (bitsandbytes' nested statistics) parts     used instead of all of these:
-    the matrix consists of these parts, stacked by rows swapped   the lower half of the rows is stored first
+    scale     multiplies every value after decoding
+    sides     the tensors that follow the codes in the raw bytes
+    rotation  width of the groups of columns to which a Hadamard matrix was applied, 0 for none
+    offset    is added to scales that are themselves stored as codes (bitsandbytes' nested statistics)
+    parts     used instead of all of these: the matrix consists of these parts, stacked by rows
+    swapped   the lower half of the rows is stored first
     full_precision  the file requires that inputs are not quantised for the product, in whatever format the matrix is
     """
 

@@ -35,9 +35,10 @@ Row = Callable[[Tensor, Tensor, Encoding], None]  # (raw uint8 [bytes], out of t
 def decode_into(raw: Tensor, out: Tensor, encoding: Encoding) -> None:
     """Write the values of `raw` into `out`, on the device both are on.
 
-    raw    uint8 [bytes], contiguous; aligned to the format's numbers (a multiple of 8 bytes always is) out    has the
-    matrix's shape, contiguous, float32, float16 or bfloat16 Works in a fixed scratch of a few MB per thread. Raises
-    FileFormatError for a format without a row, ValueError if the sizes do not match.
+    raw    uint8 [bytes], contiguous; aligned to the format's numbers (a multiple of 8 bytes always is)
+    out    has the matrix's shape, contiguous, float32, float16 or bfloat16
+    Works in a fixed scratch of a few MB per thread. Raises FileFormatError for a format without a row, ValueError if
+    the sizes do not match.
     """
     if encoding.format not in FORMATS:
         raise FileFormatError(

@@ -1,6 +1,6 @@
-"""The autoencoder under a budget: a whole image if there is room, else the largest tiles that fit.
+"""The autoencoder under a budget: a whole image if there is enough memory, else the largest tiles that fit.
 
-It is loaded for each conversion and freed afterwards; weights that other models keep are freed for it if they must be.
+It is loaded for each conversion and freed afterwards; if necessary, resident weights of other models are freed for it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .dry_run import dry_run
 log = logging.getLogger(__name__)
 
 TILES = (1024, 512, 256, 128)  # pixels a side, tried in this order; they overlap by an eighth
-KERNELS = {"cpu": 1.6, "cuda": 1.1}  # times what a dry run finds, for what convolutions take inside themselves
+KERNELS = {"cpu": 1.6, "cuda": 1.1}  # factor on the result of a dry run, for memory that convolutions use internally
 OnTile = Callable[[int, int], None] | None
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """From images to latents or back: a method of the module, and the one of the same name with `_tiled`."""
+    """Images to latents or back: a method of the module, and the method of the same name with `_tiled`."""
 
     method: str
     axes: tuple[int, int]  # height and width of x
-    scale: int  # pixels along a side of a cell of x
+    scale: int  # pixels along one side of a cell of x
 
     def run(self, module: Any, x: Tensor) -> Tensor:
         out: Tensor = getattr(module, self.method)(x)
@@ -43,7 +43,7 @@ class Conversion:
 
 
 class PictureWeights(Protocol):
-    """What is asked of the weights of an autoencoder."""
+    """The interface of an autoencoder's weights."""
 
     config: Any
 
@@ -62,24 +62,28 @@ class ManagedAutoencoder:
     def __init__(
         self, manager: Manager, weights: PictureWeights, dtype: torch.dtype, activations: dict[Hashable, int]
     ) -> None:
-        """activations: bytes that dry runs have found, by shape; what is found here is added to it."""
+        """activations: bytes that dry runs have found, by shape; new results are added to it."""
         self.manager, self.weights, self.dtype, self.activations = manager, weights, dtype, activations
 
     @torch.no_grad()
     def convert(
         self, conversion: Conversion, batch: Tensor, tile: int | None = None, overlap: int = 64, on_tile: OnTile = None
     ) -> Tensor:
-        """The batch's items one after the other, on the CPU; in tiles of `tile` pixels, or as large as there is room.
+        """Converts the items of the batch one after the other; the result is on the CPU. In tiles of `tile` pixels, or
+        as large as memory allows.
 
-        Raises BudgetTooSmall if there is not even room for the smallest tile.
+        Raises BudgetTooSmall if there is not enough memory even for the smallest tile.
         """
         if tile is not None:
             return self._run(conversion, batch, tile, overlap, on_tile)
         for size in self._sizes(conversion, batch):
             try:
                 return self._run(conversion, batch, size, size // 8, on_tile)
-            except (torch.OutOfMemoryError, BudgetTooSmall):  # the latter if the budget has shrunk meanwhile
-                log.warning("A tile of %s pixels was too much for the device; a smaller one is tried.", size or "all")
+            except (
+                torch.OutOfMemoryError,
+                BudgetTooSmall,
+            ):  # the latter if the budget has become smaller in the meantime
+                log.warning("A tile of %s pixels did not fit on the device; a smaller one is tried.", size or "all")
         return self._run(conversion, batch, TILES[-1], TILES[-1] // 8, on_tile)
 
     def _run(self, conversion: Conversion, batch: Tensor, tile: int, overlap: int, on_tile: OnTile) -> Tensor:
@@ -95,13 +99,13 @@ class ManagedAutoencoder:
                 self.weights.unload()
 
     def _sizes(self, conversion: Conversion, batch: Tensor) -> Iterator[int]:
-        """What there is room for, the largest first; 0 is the whole image."""
+        """The tile sizes that fit, the largest first; 0 is the whole image."""
         self.manager.request_external(self._needed(conversion, batch, 0))
         available = self.manager.available()
         yield from (tile for tile in (0, *TILES[:-1]) if self._needed(conversion, batch, tile) <= available)
 
     def _needed(self, conversion: Conversion, batch: Tensor, tile: int) -> int:
-        """Bytes for the weights, for what one run makes, and for the image that tiles are put together in."""
+        """Bytes for the weights, for the tensors of one run, and for the image into which tiles are blended."""
         shape = [1, *batch.shape[1:]]
         height, width = (shape[axis] * conversion.scale for axis in conversion.axes)
         if tile:

@@ -1,6 +1,6 @@
-"""An autoencoder as it travels on VAE links: images to latents and back, whole or in tiles.
+"""The value of a VAE link: an autoencoder that converts images to latents and back, whole or in tiles.
 
-The weights behind it are shared by all handles of the file (weights.py).
+Its weights are shared by all handles of the file (weights.py).
 
 Independent of: nodes, and how bytes become parameters.
 """
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 Tiles = tuple[int, int]  # length and overlap, in pixels
 OnTile = Callable[[int, int], None] | None  # (tiles done, of how many)
-DECODE_TILES: Tiles = (512, 128)  # once a whole image was too much for the device
+DECODE_TILES: Tiles = (512, 128)  # after a whole image did not fit on the device
 ENCODE_TILES: Tiles = (512, 64)
 ENCODE = Conversion("encode_image", axes=(1, 2), scale=1)
 DECODE = Conversion("decode_image", axes=(2, 3), scale=CELL)
@@ -34,7 +34,7 @@ DECODE = Conversion("decode_image", axes=(2, 3), scale=CELL)
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Images and latents as they travel on wires: float32 on the CPU. One at a time goes through the device."""
+    """Images and latents as links carry them: float32 on the CPU. They are processed on the device one at a time."""
 
     weights: AutoencoderWeights
 
@@ -86,11 +86,11 @@ class Autoencoder:
         return self._sound(conversion.tiled(self._module(), batch.to(self.runtime.device), *tiles, on_tile).cpu())
 
     def _sound(self, made: Tensor) -> Tensor:
-        """What came of it, if all of it are numbers. Raises NotFinite."""
+        """The result if all its numbers are finite. Raises NotFinite."""
         if torch.isfinite(made).all():
             return made
         reason = unsound(self.weights.tensors) or "Compute the autoencoder in float32 or bfloat16."
-        raise NotFinite(f"The autoencoder made numbers that are not finite (NaN or infinity). {reason}")
+        raise NotFinite(f"The autoencoder produced numbers that are not finite (NaN or infinity). {reason}")
 
     def _managed(self) -> ManagedAutoencoder | None:
         runtime = self.runtime
@@ -105,4 +105,4 @@ class Autoencoder:
 
 def _check_numbers(noun: str, numbers: Tensor) -> None:
     if not torch.isfinite(numbers).all():
-        raise NotFinite(f"The {noun} for the autoencoder holds numbers that are not finite (NaN or infinity).")
+        raise NotFinite(f"The {noun} for the autoencoder contains numbers that are not finite (NaN or infinity).")

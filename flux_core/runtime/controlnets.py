@@ -1,4 +1,4 @@
-"""ControlNet files to ready models: the handle that travels on CONTROL_NET wires.
+"""ControlNet files to ready models: the handle that CONTROL_NET links carry.
 
 Independent of: nodes, solvers, and where the weights of a ControlNet are while it runs.
 """
@@ -24,14 +24,14 @@ from .weights import ControlNetWeights
 
 @dataclass(frozen=True)
 class ControlNet:
-    """A ControlNet's file, and what it is told of the kind of its images."""
+    """The file of a ControlNet, and the type of its images."""
 
     weights: ControlNetWeights
     modes: tuple[int, ...] = ()
 
     @property
     def takes_latent(self) -> bool:
-        """Whether its image has to be encoded by the autoencoder."""
+        """Whether its image must be encoded by the autoencoder."""
         return self.weights.config.takes_latent
 
     @property
@@ -42,8 +42,8 @@ class ControlNet:
     def hint(self, picture: Tensor, mask: Tensor | None, autoencoder: Any, height: int, width: int) -> Tensor:
         """[B, 16, h, w], with a mask [B, 17, h, w], or for XLabs' pixels [B, 3, 8h, 8w]: float32 on the CPU.
 
-        image [B, H, W, C >= 3] in 0..1, its middle cut to the shape of the latent; mask [B, 1, H', W'], 1 = keep.
-        Raises InputError without the autoencoder that the network needs.
+        image [B, H, W, C >= 3] in 0..1 is cropped around its centre to the shape of the latent; mask [B, 1, H', W'], 1
+        = keep. Raises InputError without the autoencoder that the network needs.
         """
         if not self.takes_latent and (height % 2 or width % 2):
             raise InputError(
@@ -67,7 +67,7 @@ class ControlNet:
 
 
 def load_controlnet(runtime: Runtime, path: str | Path) -> ControlNet:
-    """The ControlNet of a file. Raises MissingFileError, and FileFormatError that says what the file is."""
+    """The ControlNet of a file. Raises MissingFileError, or FileFormatError with the kind of the file."""
     file = open_weights(path)
     found = detect(file)
     if "controlnet" not in found.parts:

@@ -1,6 +1,6 @@
-"""Devices and number types: which there are, what they can do, how much memory they have.
+"""Devices and number types: which devices exist, what they support, how much memory they have.
 
-Text encoders always compute in float32, as ComfyUI's do: their cost is small and their errors are not.
+Text encoders always compute in float32, as in ComfyUI: this costs little, while their rounding errors would be visible.
 
 Independent of: models, files, budgets.
 """
@@ -21,7 +21,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device of this name; None or "auto": the first GPU, or else the CPU. Raises InputError if it is not there."""
+    """The device of this name; None or "auto": the first GPU, or else the CPU. Raises InputError if it does not
+    exist.
+    """
     if name in (None, "auto"):
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -29,13 +31,13 @@ def find_device(name: str | None) -> torch.device:
     except RuntimeError:
         raise InputError(f"There is no device {name!r}; choose cpu, cuda or cuda:N.") from None
     if device.type != "cuda":
-        try:  # whether one of PyTorch's other devices is there shows only when it is used
+        try:  # whether another kind of PyTorch device is available shows only when it is used
             torch.zeros(1, device=device).item()
         except (RuntimeError, AssertionError, ImportError):  # NotImplementedError is a RuntimeError
-            raise InputError(f"{name} cannot be computed on here. Choose cpu, cuda or cuda:N.") from None
+            raise InputError(f"The device {name} cannot be used here. Choose cpu, cuda or cuda:N.") from None
         return device
     if not torch.cuda.is_available():
-        raise InputError(f"There is no {name}: PyTorch {torch.__version__} sees no CUDA or ROCm GPU. Choose cpu.")
+        raise InputError(f"There is no {name}: PyTorch {torch.__version__} finds no CUDA or ROCm GPU. Choose cpu.")
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
         raise InputError(f"There is no {name}; this machine has {count} GPU{'s' if count > 1 else ''}, from cuda:0.")
@@ -43,12 +45,12 @@ def find_device(name: str | None) -> torch.device:
 
 
 def model_dtype(device: torch.device, name: str) -> torch.dtype:
-    """The number type of the transformer. name: of DTYPES, or "auto"."""
+    """The number type of the transformer. name: one of DTYPES, or "auto"."""
     return _fastest(device) if name == "auto" else DTYPES[name]
 
 
 def autoencoder_dtype(of_model: torch.dtype) -> torch.dtype:
-    """The number type of the autoencoder beside a transformer: never float16, whose range it leaves."""
+    """The number type of the autoencoder for a transformer's type: never float16, whose range it exceeds."""
     return torch.float32 if of_model is torch.float16 else of_model
 
 
@@ -56,14 +58,14 @@ TEXT_DTYPE = torch.float32
 
 
 def total_bytes(device: torch.device) -> int:
-    """The device's whole memory; for a CPU it is the machine's, or the container's."""
+    """The device's total memory; for a CPU that of the machine or the container."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return meter.total_ram()
 
 
 def room(device: torch.device) -> int:
-    """Bytes that could be allocated on the device now, by its own account and the limits set on this process."""
+    """Bytes that can be allocated on the device now, as the device reports and the limits of this process allow."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -71,7 +73,7 @@ def room(device: torch.device) -> int:
 
 
 def device_report(device: torch.device) -> dict[str, Any]:
-    """One device in the terms of ComfyUI's /system_stats. Bytes; for a CPU they are the machine's or container's."""
+    """One device in the format of ComfyUI's /system_stats. Bytes; for a CPU they are the machine's or container's."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device)
@@ -104,7 +106,7 @@ def _multiplies_bfloat16() -> bool:
 def _cpu_flags() -> set[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux: PyTorch knows the two of x86
+    except OSError:  # not Linux: PyTorch can tell the two of x86
         known = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
         return {flag for flag, name in known.items() if getattr(torch.cpu, name, lambda: False)()}
     line = next((line for line in lines if line.startswith(("flags", "Features"))), "")

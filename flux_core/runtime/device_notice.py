@@ -1,6 +1,6 @@
-"""What is computed on, in which numbers, with how much memory: one sentence for the terminal, one record for the page.
+"""Describes the device, number type and memory: one sentence for the terminal, one record for the page.
 
-Says as well when the PyTorch that is installed cannot use the NVIDIA card here, and why a budget makes no sense.
+Also warns if the installed PyTorch cannot use the NVIDIA card of this machine, and if a budget is impossible here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def device_notice(runtime: Runtime) -> dict[str, Any]:
 
 
 def unused_card(device: torch.device) -> str | None:
-    """What to do when an NVIDIA card lies idle because PyTorch was built without CUDA; None if that is not so."""
+    """What to do if an NVIDIA card is unused because PyTorch was built without CUDA; None if that is not the case."""
     if device.type != "cpu" or torch.version.cuda or torch.version.hip or not _has_nvidia_card():
         return None
     return (
@@ -49,7 +49,7 @@ def unused_card(device: torch.device) -> str | None:
 
 
 def budget_problem(runtime: Runtime, allowed: Allowed) -> str | None:
-    """Why a budget makes no sense on this machine; None if it does."""
+    """Why a budget is impossible on this machine; None if it is possible."""
     on_cpu, ram = runtime.device.type == "cpu", meter.total_ram()
     if allowed.vram is not None and on_cpu:
         return "There is no GPU here: models compute on the processor, and what limits them is RAM. Leave VRAM at auto."
@@ -75,14 +75,14 @@ def _too_large(what: str, given: int, there: int) -> str:
 
 
 def _has_nvidia_card() -> bool:
-    """Whether NVIDIA's driver is installed, as files show it: nothing is started."""
+    """Whether NVIDIA's driver is installed, judged by its files: nothing is started."""
     if os.name == "nt":
         return ctypes.util.find_library("nvcuda") is not None
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def _processor() -> str:
-    """The processor by its trade name, with its number of threads."""
+    """The product name of the processor, with its number of threads."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

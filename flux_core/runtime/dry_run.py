@@ -1,16 +1,16 @@
-"""What a model needs and does, found by running it on the meta device, where tensors have shapes and no memory.
+"""Finds the memory and the work of a model by running it on the meta device, where tensors have shapes and no memory.
 
-The run is that of the model as it will run, LoRAs and all. Three things are observed:
+The model is run as it will run later, including LoRAs. Three things are observed:
 
-    peak        every tensor the run makes is followed from birth to death; the most bytes alive at once
-    order       which weights its Linears ask for, in order of use: the schedule by which they can be streamed. A weight
-                that is used again (shared, or fetched once more going backwards) is there as often as it is used
+    peak        the lifetime of every tensor of the run; the most bytes that exist at once
+    order       which weights its Linears use, in order: the schedule by which they can be streamed. A weight that is
+                used again (shared, or needed once more in the backward pass) occurs once per use
     work        floating-point operations between one use and the next, of products and of attention, by the shapes
 
-What kernels take inside themselves is not seen: a measurement after the first step replaces the estimate of memory.
+Memory that kernels use internally is not seen: a measurement after the first step replaces the estimate.
 
-A model is mostly blocks of the same make, one after the other. Each make is run once, and what was observed is repeated
-for the others that are given tensors of the same shapes.
+A model consists mostly of sequences of identical blocks. Each kind of block is run once, and its observation is
+repeated for the other blocks of the kind that have inputs of the same shapes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class DryRun:
-    """Peak bytes of everything the run made beside weights, and the uses of weights in order."""
+    """Peak bytes of all tensors of the run besides weights, and the uses of weights in order."""
 
     peak: int
     uses: tuple[ObservedUse, ...]
@@ -57,10 +57,10 @@ class DryRun:
 
 
 def dry_run(module: Module, call: Callable[[Module], object], gradients: bool = False, repeat: bool = True) -> DryRun:
-    """Run `call(copy)`, with a copy of `module` on the meta device; whatever it is given must be there too.
+    """Run `call(copy)`, with a copy of `module` on the meta device; all other inputs must be on the meta device too.
 
-    module: anywhere, with its weights loaded or not. gradients: record them, for a call that goes backwards. repeat:
-    run blocks of the same make once; never so with gradients.
+    module: on any device, with its weights loaded or not. gradients: record them, for a call with a backward pass.
+    repeat: run only one of several identical blocks; ignored with gradients.
     """
     observer = _Observer()
     copy = on_meta(module)
@@ -79,7 +79,7 @@ def dry_run(module: Module, call: Callable[[Module], object], gradients: bool = 
 
 
 def on_meta(module: Module) -> Module:
-    """A copy of a module tree without any memory: parameters, buffers and side branches are shapes."""
+    """A copy of a module tree without memory: parameters, buffers and side branches are only shapes."""
     copy = deep(module)
     with nullcontext() if torch.is_grad_enabled() else torch.inference_mode():
         for part in copy.modules():
@@ -101,20 +101,22 @@ def weights_of(module: nn.Module) -> Iterator[Tensor]:
 
 
 def branch_shapes(module: nn.Module) -> Hashable:
-    """Equal for modules of the same make whose side branches take the same memory and work, at whatever strength."""
+    """A value that is equal for modules of the same kind whose side branches have the same memory and work, at any
+    strength.
+    """
     linears = [(name, part) for name, part in module.named_modules() if isinstance(part, Linear)]
     branches = [(name, shapes_of(part.branches), shapes_of(part.reweighings)) for name, part in linears]
     return tuple(each for each in branches if each[1:] != ((), ()))
 
 
 def shape_of(tensor: Tensor) -> Any:
-    """The same without memory, on the meta device."""
+    """The same tensor without memory, on the meta device."""
     made = torch.empty_like(tensor, device=META).requires_grad_(tensor.requires_grad)
     return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
 
 class _Observer(TorchDispatchMode):
-    """Sees every operation: counts bytes of storages that appear in results until they die, and the work done."""
+    """Observes every operation: counts the bytes of storages from their first result to their end, and the work."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # a class of torch's without annotations
@@ -127,7 +129,7 @@ class _Observer(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """PyTorch's compiler is not used here, and would take two seconds to import."""
+        """PyTorch's compiler is not used here, and importing it would take two seconds."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -142,24 +144,24 @@ class _Observer(TorchDispatchMode):
         return result
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
-        """These are weights: they are accounted for elsewhere, also where an operation returns one as it is."""
+        """Mark tensors as weights: they are counted elsewhere, also where an operation returns one unchanged."""
         self._known.update(tensor.untyped_storage()._cdata for tensor in tensors)
 
     def use(self, name: str) -> None:
-        """A weight is asked for: what follows is done with it."""
+        """Record the use of a weight: the work that follows belongs to it."""
         self._names.append(name)
         self._work.append([0.0, 0.0, 0.0])
 
     def multiply_integers(self, operations: float) -> None:
-        """A product in integers was computed."""
+        """Record a product in integers."""
         self._work[-1][2] += operations
 
     def attention(self, flop: float) -> None:
-        """Work that no operation shows."""
+        """Record work that no operation shows."""
         self._work[-1][1] += flop
 
     def uses(self) -> Iterator[ObservedUse]:
-        """What was done before the first use counts for the last one: one step follows another."""
+        """Work before the first use is added to the last one, because one step follows another."""
         first, *after = self._work
         if after:
             after[-1] = [one + other for one, other in zip(first, after[-1], strict=True)]
@@ -167,7 +169,7 @@ class _Observer(TorchDispatchMode):
             yield ObservedUse(name, *work)
 
     def watch(self, run: Callable[[], Any], prefix: str) -> tuple[Any, _Observation]:
-        """Run a part of the model; its result, and what it did beyond that."""
+        """Run a part of the model. Returns its result and what it did."""
         before, uses, work = self.peak, len(self._names), [*self._work[-1]]
         base = self.peak = self.alive
         result = run()
@@ -177,7 +179,7 @@ class _Observer(TorchDispatchMode):
         return result, _Observation(extra, names, tuple(map(tuple, mine)))
 
     def again(self, seen: _Observation, prefix: str) -> None:
-        """As if the part were run once more, under another name."""
+        """Record the same observation again under another prefix."""
         self.peak = max(self.peak, self.alive + seen.extra)
         first, *after = seen.work
         self._work[-1] = [now + more for now, more in zip(self._work[-1], first, strict=True)]
@@ -186,7 +188,7 @@ class _Observer(TorchDispatchMode):
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """What is made here is no activation: weights are accounted for elsewhere."""
+        """Tensors created in this context are not activations: weights are counted elsewhere."""
         self._uncounted = True
         try:
             yield
@@ -210,8 +212,9 @@ class _Observer(TorchDispatchMode):
 
 
 class _WholeAttention(TorchFunctionMode):
-    """Outside inference mode attention is taken apart on the meta device, as no processor does it: here it stays one
-    operation that keeps what a fused kernel keeps."""
+    """Keeps attention as one operation that saves what a fused kernel saves. Outside inference mode the meta device
+    would decompose it, unlike any real device.
+    """
 
     def __init__(self, observer: _Observer) -> None:
         super().__init__()
@@ -225,7 +228,7 @@ class _WholeAttention(TorchFunctionMode):
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Memory and work of attention by tiles (Dao et al. 2022): scores are computed again going backwards."""
+    """Memory and work of attention in tiles (Dao et al. 2022): scores are computed again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, observer: _Observer) -> Tensor:
@@ -247,7 +250,9 @@ class _FusedAttention(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Observation:
-    """What a part of a model did: bytes beyond those that were alive, weights used, work before and after each use."""
+    """What a part of a model did: bytes beyond those that existed before, weights used, work before and after each
+    use.
+    """
 
     extra: int
     names: tuple[str, ...]  # within the part
@@ -255,7 +260,7 @@ class _Observation:
 
 
 def _repeat_blocks(model: nn.Module, observer: _Observer) -> None:
-    """Let every block of a list look up what one of its make did with tensors of these shapes."""
+    """Make every block of a list reuse the observation of an identical block with inputs of the same shapes."""
     known: dict[Hashable, tuple[Any, _Observation] | None] = {}
     for path, parts in model.named_modules():
         if isinstance(parts, nn.ModuleList):
@@ -266,7 +271,7 @@ def _repeat_blocks(model: nn.Module, observer: _Observer) -> None:
 def _looked_up(
     block: nn.Module, prefix: str, observer: _Observer, known: dict[Hashable, tuple[Any, _Observation] | None]
 ) -> Callable[..., Any]:
-    """`block.forward`, run only if no block of this make was run with tensors of these shapes."""
+    """`block.forward`, run only if no identical block was run with tensors of these shapes."""
     forward = block.forward
 
     def call(*args: Any) -> Any:
@@ -290,7 +295,7 @@ def _looked_up(
 
 
 def _make_of(block: nn.Module) -> Hashable:
-    """Equal for blocks that do the same with inputs of the same shapes: their parts, sizes, settings and branches."""
+    """A value that is equal for identical blocks: those with the same parts, sizes, settings and branches."""
     parts = []
     for name, part in block.named_modules():
         settings = tuple((key, value) for key, value in vars(part).items() if isinstance(value, (int, float, str)))
@@ -303,10 +308,10 @@ def _make_of(block: nn.Module) -> Hashable:
 
 
 class _Observed(DenseProducts):
-    """Stands for a weight: its shape, and a note of each use."""
+    """A placeholder of a weight: it has the shape and records each use."""
 
     def __init__(self, name: str, shape: tuple[int, int], observer: _Observer, integers: bool) -> None:
-        """integers: it is multiplied in integers."""
+        """integers: whether it is multiplied in integers."""
         self.name, self.shape, self.observer, self.integers = name, shape, observer, integers
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -315,7 +320,7 @@ class _Observed(DenseProducts):
         self.observer.use(self.name)
         self.observer.multiply_integers(2.0 * x.numel() * self.shape[0])
         out = x.new_empty(x.shape[0], self.shape[0])
-        torch.empty_like(x, dtype=torch.int8)  # the codes of x are there at the same time
+        torch.empty_like(x, dtype=torch.int8)  # the codes of x exist at the same time
         return out
 
     @contextmanager
@@ -327,9 +332,11 @@ class _Observed(DenseProducts):
 
 
 def work_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> tuple[float, float]:
-    """FLOP of one operation: (of a product, of attention). Element by element work is none: it is bound by memory.
+    """FLOP of one operation: (of a product, of attention). Element-wise operations count as none: memory bandwidth
+    limits them.
 
-    Without gradients operations arrive whole; those they are made of are counted as PyTorch counts them.
+    Without gradients composite operations are observed whole; they are counted as the operations into which PyTorch
+    decomposes them.
     """
     operation = func._overloadpacket
     if operation is aten.linear:

@@ -1,4 +1,4 @@
-"""An encoder under a budget: streamed whole, through whatever room there is, each time something new is encoded.
+"""An encoder under a budget: all its weights are streamed through the available memory for each encoding.
 
 Uses no tokenizer and no prompt.
 """
@@ -21,11 +21,11 @@ from ..memory.workload import Workload
 from ..models.tensor_trees import map_tensors, shapes_of
 from .dry_run import DryRun, branch_shapes, dry_run, shape_of
 
-ENCODER = 1  # priority: of two models that need the same room, the higher one gets it
+ENCODER = 1  # priority: if two models need the same memory, the one with the higher priority gets it
 
 
 class ManagedEncoder:
-    """One encoder on one device. Its matrices are rounded as `holder` rounds them, the rest is loaded by it."""
+    """One encoder on one device. Its matrices are rounded according to `holder`, which loads all other tensors."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class ManagedEncoder:
         holder: Resident,
         sample: tuple[Any, ...],
     ) -> None:
-        """make: the module, called on the meta device; sample: arguments of some run, on the meta device too.
+        """make: creates the module on the meta device; sample: arguments of some run, also on the meta device.
 
         Raises FileFormatError if the file is incomplete.
         """
@@ -54,10 +54,10 @@ class ManagedEncoder:
         self.report: JobReport | None = None
 
     def run(self, *args: Any, module: nn.Module | None = None, tokens: int | None = None) -> Any:
-        """What the encoder makes of these arguments. Out of memory, it runs again with less beside it.
+        """The output for these arguments. If memory runs out, it runs again after other models were freed.
 
-        module: a copy of `self.module` to run instead, with LoRAs. tokens: how many there are, if the first argument's
-        first two sides do not say so. Raises BudgetTooSmall.
+        module: a copy of `self.module` with LoRAs that runs instead. tokens: their number, if the first two dimensions
+        of the first argument do not give it. Raises BudgetTooSmall.
         """
         module = module or self.module
         self.model.reserve_scratch()
@@ -67,7 +67,7 @@ class ManagedEncoder:
             return model.step(lambda: module(*args))
 
     def _demand(self, module: nn.Module, args: tuple[Any, ...]) -> Demand:
-        """What a run of `module`, LoRAs and all, with arguments like these will take and do."""
+        """The memory and work of a run of `module`, including LoRAs, with arguments like these."""
         settings = tuple(arg for arg in args if not isinstance(arg, Tensor))
         key = shapes_of(args), settings, branch_shapes(module)
         if key not in self._observed:

@@ -1,14 +1,14 @@
-"""Evaluations of the network kept on disk, so that a run that was paused or killed goes on with the same bits.
+"""Keeps the evaluations of the network on disk, so that a run that was paused or killed continues with the same bits.
 
-A solver is a function of what its evaluations return. Its history, noise and step cache are made anew by running
-it again from the beginning with the evaluations that were kept, which costs no time. What is computed goes to the end
-of a file, one evaluation after another; a run that finds such a file answers from it as far as it reaches:
+A solver is a function of the results of its evaluations. Running it again from the beginning with the recorded
+evaluations restores its history, noise and step cache, and takes no time. Each computed evaluation is appended to a
+file; a run that finds such a file uses its records as far as they go:
 
     b"SLUICE-1", digest of the run; then for each evaluation
     {"inputs": digest, "dtype", "shape", "nbytes"} as a line of JSON, the bytes, their CRC-32 (4 bytes)
 
-A record that is cut off (the process was killed while writing) or that belongs to other inputs ends what is used of the
-file. One evaluation of a 1024x1024 image takes 131,072 bytes.
+Reading stops at a record that is cut off (the process was killed while writing) or has other inputs. One evaluation of
+a 1024x1024 image takes 131,072 bytes.
 
 Independent of: solvers, jobs, nodes.
 """
@@ -35,7 +35,7 @@ _LONGEST_HEAD = 4096
 
 
 class EvaluationLog:
-    """Where the evaluations of one job are kept. `place` names the part of the job that is running (a node)."""
+    """The recorded evaluations of one job. `place` names the part of the job that is running (a node)."""
 
     def __init__(self, folder: Path, place: Callable[[], str]) -> None:
         self._folder, self._place = folder, place
@@ -44,9 +44,9 @@ class EvaluationLog:
 
     @contextmanager
     def recorded(self, network: Network, run: Run, model: Hashable) -> Iterator[Network]:
-        """The network with its evaluations answered from the file, and added to it. model: what else they depend on.
+        """The network, with evaluations read from the file and appended to it. model: what else they depend on.
 
-        A disk that is full or cannot be written ends the recording, and not the run.
+        If the disk is full or cannot be written, recording stops and the run continues.
         """
         place = self._place()
         number = self._runs[place] = self._runs.get(place, -1) + 1
@@ -65,7 +65,7 @@ class EvaluationLog:
 
 
 class _Recorded:
-    """A network whose first evaluations are known."""
+    """A network whose first evaluations are recorded."""
 
     def __init__(
         self, log: EvaluationLog, network: Network, known: list[tuple[str, Tensor]], file: BinaryIO | None
@@ -88,7 +88,7 @@ class _Recorded:
         return result
 
     def _forget_rest(self) -> None:
-        """The run has taken another way than the file: what follows in it is of no use."""
+        """The run differs from the file from here on: drop the rest of the file."""
         if self._file is not None:
             kept = sum(_size(digest, result) for digest, result in self._known[: self._at])
             with suppress(OSError):
@@ -102,12 +102,12 @@ class _Recorded:
         try:
             self._file.write(_record(digest, result))
             self._file.flush()
-        except OSError:  # the disk is full: the run goes on without
+        except OSError:  # the disk is full: the run continues without recording
             self._file = None
 
 
 def _identity(run: Run, model: Hashable) -> str:
-    """64 hexadecimal digits of all that the evaluations of a run depend on, apart from the latent."""
+    """64 hexadecimal digits of everything that the evaluations of a run depend on, except the latent."""
     told = hashlib.sha256(repr((model, run.shape, run.timesteps, torch.__version__)).encode())
     for part in _parts(run.conditions):
         told.update(part)
@@ -115,7 +115,7 @@ def _identity(run: Run, model: Hashable) -> str:
 
 
 def _parts(value: object) -> Iterator[bytes]:
-    """Everything that a condition consists of: numbers, texts, tensors, and weights by their identity."""
+    """Everything in a condition: numbers, texts, tensors, and weights by their identity."""
     if isinstance(value, Tensor):
         yield repr((value.dtype, tuple(value.shape))).encode()
         yield _bytes(value)
@@ -161,7 +161,7 @@ def _head(digest: str, result: Tensor) -> bytes:
 
 
 def _opened(path: Path, identity: str, used: int) -> BinaryIO | None:
-    """The file to add to, cut to what is used of it; None if it cannot be written."""
+    """The file to append to, truncated after the part that is used; None if it cannot be written."""
     start = MAGIC + identity.encode()
     try:
         file: BinaryIO = path.open("r+b" if used else "w+b")

@@ -1,7 +1,7 @@
-"""A transformer as it travels on MODEL links: which file, and everything that patch nodes change about it.
+"""The value of a MODEL link: a transformer, with its file and everything that patch nodes change about it.
 
-It is what sampling asks of a model (sampling/guider.py: Model). The weights behind it are shared by all handles of the
-file (weights.py).
+It implements the interface that sampling needs (sampling/guider.py: Model). Its weights are shared by all handles of
+the file (weights.py).
 
 Independent of: nodes, prompts, solvers, and how bytes become parameters.
 """
@@ -47,14 +47,14 @@ WEIGHT_DTYPES = {
 
 @dataclass(frozen=True)
 class FluxModel:
-    """A transformer with everything that patch nodes change about it (by `dataclasses.replace`)."""
+    """A transformer with all settings that patch nodes change (by `dataclasses.replace`)."""
 
     weights: FluxWeights
     sampling: Sampling
     loras: tuple[LoraUse, ...] = ()
     mask_function: MaskFunction | None = None
     compute_dtype: torch.dtype | None = None  # None: the runtime's
-    seen: tuple[SeenImages, ...] = ()  # that it also looks at
+    seen: tuple[SeenImages, ...] = ()  # images for an IP-Adapter
     own_step_cache: StepCache | None = None  # None: the runtime's
     own_compute: str | None = None  # a word of settings.COMPUTES; None: the runtime's
 
@@ -83,15 +83,15 @@ class FluxModel:
 
     @property
     def in_channels(self) -> int:
-        """Channels of the latent that goes in; control LoRAs widen it."""
+        """Channels of the latent input; control LoRAs have more."""
         width = 4 * self.weights.config.in_channels
         return max([width, *(use.lora.input_width("img_in", width) for use in self.loras if use.strength)]) // 4
 
     @contextmanager
     def open(self, run: Run) -> Iterator[Network]:
-        """The network, ready for one run; in a job that can be paused its evaluations are kept on disk.
+        """The network, ready for one run; in a job that can be paused its evaluations are recorded on disk.
 
-        Raises InputError for an image that no memory here could hold.
+        Raises InputError for an image that does not fit in memory in any case.
         """
         self._check_room(*run.shape)
         log = self.runtime.evaluations
@@ -105,7 +105,7 @@ class FluxModel:
                 yield recorded
 
     def seeing(self, images: SeenImages) -> FluxModel:
-        """The model with images that it also looks at. Raises InputError for an adapter of another model."""
+        """The model with images for an IP-Adapter. Raises InputError for an adapter of another model."""
         made, config = images.keys_and_values, self.weights.config
         if len(made) != config.depth or made[0].shape[-1] != config.hidden:
             raise InputError(
@@ -116,7 +116,7 @@ class FluxModel:
 
     @contextmanager
     def _showing(self, run: Run) -> Iterator[tuple[Run, Network]]:
-        """The run and its network, which is shown the images that the model looks at with everything it is given."""
+        """The run and its network, which gets the images of the IP-Adapter with every input."""
         if not self.seen:
             with self._opened(run) as network:
                 yield run, network
@@ -148,7 +148,7 @@ class FluxModel:
 
     @property
     def description(self) -> Description:
-        """What another process needs to open the same model."""
+        """Everything that another process needs to open the same model."""
         names = {dtype: name for name, dtype in WEIGHT_DTYPES.items()}
         uses = tuple(use for use in self.loras if use.strength)
         return Description(str(self.weights.path), names[self.weights.round_to], uses, self.dtype, self.compute)
@@ -180,8 +180,7 @@ class FluxModel:
             yield network
 
     def _controlnets(self, run: Run) -> list[ControlNetWeights]:
-        """The ControlNets of a run, in the order in which they are applied. Raises InputError for one that is too wide
-        or too narrow for this transformer."""
+        """The ControlNets of a run, in order. Raises InputError for one whose width differs from this transformer's."""
         nets = list(dict.fromkeys(control.weights for c in run.conditions for control in c.controls))
         for net in nets:
             if net.config.body.hidden != self.weights.config.hidden:
@@ -192,11 +191,11 @@ class FluxModel:
         return nets
 
     def unsound(self) -> str | None:
-        """What of the transformer's file is no number, looked for in it."""
+        """Why the output is not finite: a sentence about a tensor of the file that is not finite, or None."""
         return unsound(self.weights.tensors)
 
     def _check_room(self, batch: int, _: int, height: int, width: int) -> None:
-        """The least a block holds at once: its stream, queries, keys and values, and the wide middle of its MLP."""
+        """Check the least memory of a block: its stream, queries, keys and values, and the hidden layer of its MLP."""
         config, tokens = self.weights.config, batch * patches(height) * patches(width)
         needed = tokens * (4 * config.hidden + config.mlp) * self.dtype.itemsize
         check_room(
@@ -206,7 +205,7 @@ class FluxModel:
 
 @dataclass(frozen=True)
 class Description:
-    """A FluxModel without what is loaded of it, for a process on another device."""
+    """A FluxModel without its loaded parts, for a process on another device."""
 
     path: str
     weight_dtype: str

@@ -1,7 +1,7 @@
-"""What a FLUX transformer needs and does at one image size, observed on the meta device: no file, no weights.
+"""The memory and work of a FLUX transformer at one image size, observed on the meta device without file and weights.
 
-The same dry run makes the plan of a loaded model (streamed_flux.py) and that of `sluice plan`, for a file's header or
-for a published name. How weights are grouped for the ring is said here.
+The same dry run serves the plan of a loaded model (streamed_flux.py) and that of `sluice plan`, for a file's header or
+for a published name. The grouping of weights for the ring is defined here.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _BEHIND = {"controlnet_blocks": "double_blocks", "controlnet_single_blocks": "si
 
 @dataclass(frozen=True)
 class Job:
-    """What one step has to do. Sizes in pixels."""
+    """The task of one step. Sizes in pixels."""
 
     height: int = 1024
     width: int = 1024
     batch: int = 1
     text_tokens: int = TEXT_TOKENS
-    itemsize: int = 2  # bytes of an activation
+    itemsize: int = 2  # bytes of one activation value
 
     @property
     def dtype(self) -> torch.dtype:
@@ -55,13 +55,13 @@ class Job:
 
 @dataclass(frozen=True)
 class FluxNeeds:
-    """Everything about a transformer that planning asks for. Matrices are [out, in], by name."""
+    """All facts about a transformer that planning uses. Matrices are [out, in], by name."""
 
     run: DryRun
     matrices: Mapping[str, tuple[int, int]]
     streamed: tuple[str, ...]  # in order of use
-    modulation: tuple[str, ...]  # the adaLN matrices, in order of use: one vector a step goes through them
-    small: int  # numbers in all that is always on the device: embedders, final layer, every vector
+    modulation: tuple[str, ...]  # the adaLN matrices, in order of use: each multiplies one vector per step
+    small: int  # number of values that are always on the device: embedders, final layer, every vector
 
     def workload(
         self,
@@ -72,7 +72,7 @@ class FluxNeeds:
         fixed: Mapping[str, int] | None = None,
         integers: Callable[[str], bool] = lambda name: False,
     ) -> Workload:
-        """One step. nbytes: stored bytes of a matrix; decoded: whether it is not multiplied as stored.
+        """One step. nbytes: stored bytes of a matrix; decoded: whether it is decoded before the product.
 
         integers: whether it is multiplied in 8-bit integers. Then inputs are quantised (read twice, written once) and
         sums are scaled (read once, written once).
@@ -94,13 +94,15 @@ class FluxNeeds:
         return observed_workload(name, weights, uses, traffic, fixed or {})
 
     def row_bytes(self, job: Job) -> int:
-        """Of the modulation rows of one step."""
+        """Bytes of the modulation rows of one step."""
         return sum(self.matrices[name][0] for name in self.modulation) * job.batch * job.itemsize
 
 
 @lru_cache(maxsize=8)
 def flux_needs(config: FluxConfig, job: Job, controlnets: tuple[tuple[str, ControlNetConfig], ...] = ()) -> FluxNeeds:
-    """Of a transformer of these sizes without LoRAs, given latents of all its channels, with ControlNets by key."""
+    """The needs of a transformer of these sizes without LoRAs, for latents with all its channels and ControlNets by
+    key.
+    """
     with torch.device(META):
         flux = with_controlnets(Flux(config), {key: ControlNet(sizes).to(job.dtype) for key, sizes in controlnets})
         x = torch.empty(job.batch, config.in_channels, job.height // CELL, job.width // CELL, dtype=job.dtype)
@@ -120,7 +122,9 @@ def flux_needs(config: FluxConfig, job: Job, controlnets: tuple[tuple[str, Contr
 
 
 def observe_blocks(flux: Flux, inputs: DenoiserInputs) -> DryRun:
-    """One step of a transformer, LoRAs and all, with its modulation rows out of a table. inputs: on the meta device."""
+    """Observe one step of a transformer, including LoRAs, with modulation rows from a table. inputs: on the meta
+    device.
+    """
     vector = inputs.x.new_empty(inputs.x.shape[0], flux.config.hidden)
     rows = rows_like(flux, vector)
     control_rows = {name: rows_like(cast(FluxBody, net), vector) for name, net in flux.controlnets.items()}
@@ -128,13 +132,15 @@ def observe_blocks(flux: Flux, inputs: DenoiserInputs) -> DryRun:
 
 
 def streamed_names(run: DryRun) -> tuple[str, ...]:
-    """The weights that stream, in order of first use: those of the blocks. The others are small."""
+    """The streamed weights in order of first use: those of the blocks. The others are small."""
     return tuple(name for name in run.order if _STREAMED.match(name))
 
 
 def half_block(name: str) -> str:
-    """The group of a weight: the image's or the text's half of a double block, or a single block. All are equal in
-    size, and so a slot of the ring takes any of them. A ControlNet's layer behind a block goes with that block."""
+    """The group of a weight: the image's or the text's half of a double block, or a single block. All have the same
+    size, so each fits in any slot of the ring. A ControlNet's layer after a block belongs to the group of that
+    block.
+    """
     own = _CONTROLNET.sub("", name)
     family, number, part, *_ = own.split(".")
     if family in _BEHIND:
@@ -144,7 +150,7 @@ def half_block(name: str) -> str:
 
 
 def heaviest_inputs(run: Run, dtype: torch.dtype) -> DenoiserInputs:
-    """Of all inputs that a run will give the network, those with the most bytes: shapes only, on the meta device."""
+    """The largest inputs of a run in bytes: shapes only, on the meta device."""
     x = torch.empty(run.shape, device=META)
     everything = [map_tensors(condition, shape_of).inputs(x, 1.0, dtype) for condition in run.conditions]
     heaviest = max(everything, key=lambda inputs: sum(tensor.nbytes for tensor in tensors_of(inputs)))
@@ -152,14 +158,14 @@ def heaviest_inputs(run: Run, dtype: torch.dtype) -> DenoiserInputs:
 
 
 def smallest_inputs(config: FluxConfig, dtype: torch.dtype) -> DenoiserInputs:
-    """One token of everything, on the meta device: enough to see in which order weights are used."""
+    """One token of each kind, on the meta device: enough to observe the order in which weights are used."""
     x = torch.empty(1, config.in_channels, 2, 2, dtype=dtype, device=META)
     context, pooled = x.new_empty(1, 1, config.context_dim), x.new_empty(1, config.vec_dim)
     return DenoiserInputs(x, x.new_empty(1), context, pooled)
 
 
 def control_inputs(key: str, config: ControlNetConfig, inputs: DenoiserInputs) -> ControlInput:
-    """An image for a ControlNet, of the size that `inputs` have."""
+    """An image for a ControlNet, in the size of `inputs`."""
     height, width = inputs.x.shape[-2:]
     if config.takes_latent:
         return ControlInput(key, inputs.x.new_empty(1, config.hint_channels, height, width), 1.0)
@@ -167,11 +173,11 @@ def control_inputs(key: str, config: ControlNetConfig, inputs: DenoiserInputs) -
 
 
 def controlnet_tensors(nets: Mapping[str, Mapping[str, Stored]]) -> dict[str, Stored]:
-    """The tensors of ControlNets, by key, under the names that they have in a transformer."""
+    """The tensors of ControlNets, by key, with their names in a transformer."""
     return {f"controlnets.{key}.{name}": stored for key, tensors in nets.items() for name, stored in tensors.items()}
 
 
 def tokens_of(inputs: DenoiserInputs) -> int:
-    """Of one picture: text, image and references."""
+    """The tokens of one image: text, image and references."""
     pictures = (inputs.x, *inputs.references)
     return inputs.context.shape[1] + sum(patches(part.shape[-2]) * patches(part.shape[-1]) for part in pictures)

@@ -1,13 +1,14 @@
 """Files to the handles that travel on links.
 
-A handle is small and immutable: which file, which settings. What is heavy stands behind it (`weights.py`), is shared by
-all handles of the same file in the same state, is read at first use, and goes when the last handle does.
+A handle is small and immutable: a file and settings. The weights (`weights.py`) are shared by all handles of the same
+file in the same state, are read at first use, and are dropped with the last handle.
 
     load_flux, load_text, load_autoencoder, load_checkpoint     path -> handle; only headers are read
     FluxModel      flux_handle.py           TextEncoders      text_handle.py
     Autoencoder    autoencoder_handle.py
 
-Each belongs to the runtime (runtime.py) that its file was loaded into: its device, number types and memory budget.
+Each handle belongs to the runtime (runtime.py) into which its file was loaded: its device, number types and memory
+budget.
 
 Independent of: nodes, prompts, solvers, and how bytes become parameters.
 """
@@ -39,9 +40,9 @@ __all__ = [
 
 
 def load_flux(runtime: Runtime, path: str | Path, weight_dtype: str = "default") -> FluxModel:
-    """The transformer of a file: BFL or diffusers layout, GGUF, or out of an all-in-one checkpoint.
+    """The transformer of a file: BFL or diffusers layout, GGUF, or part of an all-in-one checkpoint.
 
-    weight_dtype: a name of WEIGHT_DTYPES. Raises MissingFileError, and FileFormatError that says what the file is.
+    weight_dtype: a name of WEIGHT_DTYPES. Raises MissingFileError, or FileFormatError with the kind of the file.
     """
     if weight_dtype not in WEIGHT_DTYPES:
         raise InputError(f"There is no weight_dtype {weight_dtype!r}; choose {', '.join(WEIGHT_DTYPES)}.")
@@ -52,7 +53,7 @@ def load_flux(runtime: Runtime, path: str | Path, weight_dtype: str = "default")
 
 
 def described(runtime: Runtime, given: Description) -> FluxModel:
-    """The model of a description, in this process. Raises as `load_flux`."""
+    """The model of a description, in this process. Raises the errors of `load_flux`."""
     model = load_flux(runtime, given.path, given.weight_dtype)
     return replace(model, loras=given.loras, compute_dtype=given.dtype, own_compute=given.compute)
 
@@ -64,9 +65,9 @@ def load_text(
     tokenizers: Sequence[Path] = (),
     embeddings: Sequence[Path] = (),
 ) -> TextEncoders:
-    """Both text encoders out of one or more files, in any order. device "cpu" keeps them off the accelerator.
+    """Both text encoders from one or more files, in any order. device "cpu" keeps them off the accelerator.
 
-    tokenizers, embeddings: the folders of that kind. Raises MissingFileError and FileFormatError.
+    tokenizers, embeddings: the folders of these kinds. Raises MissingFileError and FileFormatError.
     """
     opened = [_open(path) for path in paths]
     parts: dict[str, tuple[WeightFile, Tensors]] = {}
@@ -95,7 +96,7 @@ def load_autoencoder(runtime: Runtime, path: str | Path) -> Autoencoder:
 def load_checkpoint(
     runtime: Runtime, path: str | Path, tokenizers: Sequence[Path] = (), embeddings: Sequence[Path] = ()
 ) -> tuple[FluxModel, TextEncoders, Autoencoder]:
-    """Everything out of one file. What it does not hold is given as something that says so when it is used."""
+    """All models of one file. A missing one is represented by an object that raises an error when it is used."""
     file, found = _open(path)
     if "flux" not in found.parts:
         refuse(file.path, found, "checkpoint")
@@ -114,7 +115,7 @@ PICTURES = ("autoencoder (VAE)", "Load VAE")
 
 
 class _AbsentPart(InputError, AttributeError):
-    """So that `hasattr` of something absent is False."""
+    """Makes `hasattr` of an absent part return False."""
 
 
 class _Absent:
@@ -125,7 +126,7 @@ class _Absent:
 
     def __getattr__(self, name: str) -> NoReturn:
         noun, node = self._part
-        reason = self._refusal or f"The checkpoint {self._file} holds no {noun}."
+        reason = self._refusal or f"The checkpoint {self._file} contains no {noun}."
         raise _AbsentPart(f"{reason} Load it from a file of its own with {node}.")
 
 

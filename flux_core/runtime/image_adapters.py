@@ -1,6 +1,6 @@
-"""XLabs' IP-Adapter, from its file to what a run is given: keys and values of images, one tensor for each double block.
+"""XLabs' IP-Adapter, from its file to the inputs of a run: keys and values of images, one tensor per double block.
 
-Does not know: nodes, solvers.
+Independent of: nodes, solvers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .weights import Weights
 
 
 class ImageAdapterWeights(Weights[ImageAdapterModule]):
-    """As it is stored."""
+    """The weights in their stored format."""
 
     config: ImageAdapterConfig
 
@@ -48,8 +48,9 @@ class ImageAdapterWeights(Weights[ImageAdapterModule]):
 
 @dataclass(frozen=True, eq=False)
 class SeenImages:
-    """What an adapter made of images: for each double block keys and values [2, n, tokens, hidden], the values times
-    the strength. nothing: the same of a black image, for conditionings that are to show none."""
+    """Images for a run: for each double block keys and values [2, n, tokens, hidden], the values multiplied by the
+    strength. nothing: the same for a black image, for conditionings without an image.
+    """
 
     keys_and_values: tuple[Tensor, ...]
     nothing: tuple[Tensor, ...]
@@ -57,14 +58,14 @@ class SeenImages:
 
 @dataclass(frozen=True)
 class ImageAdapter:
-    """An adapter's file with the vision encoder that it was made for."""
+    """The file of an adapter, with the vision encoder for which it was made."""
 
     weights: ImageAdapterWeights
     vision: VisionModel
 
     def see(self, image: Tensor, strengths: Sequence[float] | float, average: bool) -> SeenImages:
-        """Images [n, H, W, C] in 0..1. strengths: of each double block, or of all. average: one embedding of
-        all images.
+        """Images [n, H, W, C] in 0..1. strengths: one per double block, or one for all. average: use the mean embedding
+        of all images.
 
         Raises InputError for a vision encoder of another kind, BudgetTooSmall.
         """
@@ -72,7 +73,7 @@ class ImageAdapter:
         return SeenImages(shown, nothing)
 
     def strengths(self, begin: float, end: float, course: str) -> list[float]:
-        """Of each double block from the first to the last; `course` as XLabs' node calls it."""
+        """The strength of each double block, from the first to the last; `course` is a name of XLabs' node."""
         count = self.weights.config.blocks
         half = count // 2
         if course == "Sigmoid":
@@ -90,7 +91,7 @@ class ImageAdapter:
         config = self.weights.config
         if embedding.ndim != 2 or embedding.shape[-1] != config.embedding:
             raise InputError(
-                f"{self.weights.path.name} reads embeddings {config.embedding} wide of CLIP-L's vision encoder, and "
+                f"{self.weights.path.name} needs embeddings {config.embedding} wide of CLIP-L's vision encoder, and "
                 f"{self.vision.weights.path.name} is another one. Load that of openai/clip-vit-large-patch14."
             )
         if average:

@@ -1,7 +1,7 @@
-"""Whether a device multiplies 8-bit integers right, with which passes, and whether that is faster than numbers.
+"""Whether a device multiplies 8-bit integers exactly, with which passes, and whether that is faster than decoding.
 
-Right is checked once for each device, with the codes that sums are largest for: some libraries and processors saturate
-in between. Faster is measured in some 50 ms, because no property of a device tells it.
+Exactness is checked once for each device, with the codes that give the largest sums: some libraries and processors
+saturate intermediate results. Speed is measured in about 50 ms, because no property of a device gives it.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .settings import INT8, SIXTEEN_BIT
 
 log = logging.getLogger(__name__)
 
-GAIN = 1.1  # of int8 products over numbers, from which "auto" takes them
-PROBED = 256, 2048  # rows and columns of the inputs that are measured with
+GAIN = 1.1  # speedup of int8 products from which "auto" uses them
+PROBED = 256, 2048  # rows and columns of the inputs in the measurement
 
 
 def integers_for(device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
-    """What multiplies matrices that are stored as integers; None: they are decoded to `dtype`.
+    """The object that multiplies matrices stored as integers; None: they are decoded to `dtype`.
 
-    compute: a word of settings.COMPUTES. "auto" takes integers where they are faster, except for float32 on a
-    CPU, which is the reference that everything is compared with; "int8" takes them wherever they are exact.
+    compute: one of settings.COMPUTES. "auto" uses integers if they are faster, except for float32 on a CPU, which is
+    the reference for all comparisons; "int8" uses them wherever they are exact.
     """
     if compute == SIXTEEN_BIT or (compute == AUTO and device.type == "cpu" and dtype is torch.float32):
         return None
@@ -48,12 +48,12 @@ def integers_for(device: torch.device, dtype: torch.dtype, compute: str) -> Inte
         return None
     if compute == INT8 or gain(found, device, dtype) >= GAIN:
         return found
-    log.info("8-bit integers are multiplied no faster than %s on %s: matrices of integers are decoded.", dtype, device)
+    log.info("8-bit integers are not faster than %s on %s: matrices of integers are decoded.", dtype, device)
     return None
 
 
 def block_matrices(tensors: Mapping[str, Stored]) -> tuple[str, ...]:
-    """The names of the matrices that a step multiplies with all tokens: those of blocks, without adaLN's."""
+    """The names of the matrices that a step multiplies with all tokens: those of blocks, except adaLN's."""
     return tuple(
         name
         for name, stored in tensors.items()
@@ -62,9 +62,9 @@ def block_matrices(tensors: Mapping[str, Stored]) -> tuple[str, ...]:
 
 
 def within_ram(integers: Integers | None, manager: Manager, tensors: Mapping[str, Stored]) -> Integers | None:
-    """`integers`, if what it has to quantise may stay in memory: else a step would quantise what comes from the disk.
+    """`integers`, if all matrices that it must quantise fit in memory; otherwise each step would quantise them again.
 
-    Then it is told, and what the file stores as integers is still multiplied so.
+    In that case quantising is disabled with a message, and only matrices stored as integers are multiplied as integers.
     """
     if integers is None or not integers.quantises:
         return integers
@@ -79,7 +79,7 @@ def within_ram(integers: Integers | None, manager: Manager, tensors: Mapping[str
         return integers
     file = next(iter(tensors.values())).file.path.name
     log.warning(
-        "%s takes %s as 8-bit integers, and %s of memory are allowed: it is not quantised while it is loaded. "
+        "%s takes %s as 8-bit integers, but only %s of memory are allowed, so it is not quantised while it is loaded. "
         "`sluice convert %s --to int8 --rotate` makes a file that streams as integers.",
         *(file, format_size(needed), format_size(allowed), file),
     )
@@ -87,9 +87,9 @@ def within_ram(integers: Integers | None, manager: Manager, tensors: Mapping[str
 
 
 def products_of(module: nn.Module) -> str:
-    """How many matrices of a model are multiplied in integers, for people; "" if none is.
+    """How many matrices of a model are multiplied in integers, as a text; "" if there are none.
 
-    Those of adaLN are not counted: they multiply one vector a step.
+    Those of adaLN are not counted: they multiply one vector per step.
     """
     once = set(modulators(module)) if isinstance(module, Flux) else set()
     linears = [part for part in module.modules() if isinstance(part, Linear) and part not in once]
@@ -102,20 +102,20 @@ def products_of(module: nn.Module) -> str:
 
 
 def integers_of(module: nn.Module) -> Integers | None:
-    """What multiplies a model's matrices of integers; None if it has none."""
+    """The object that multiplies a model's integer matrices; None if it has none."""
     held = (part.held for part in module.modules() if isinstance(part, Linear))
     return next((weight.integers for weight in held if isinstance(weight, IntegerWeight)), None)
 
 
 @cache
 def gain(integers: Integers, device: torch.device, dtype: torch.dtype) -> float:
-    """How many times faster a layer is in integers, its inputs quantised and its sums scaled, than in `dtype`."""
+    """The speedup of a layer in integers, including quantising inputs and scaling sums, over `dtype`."""
     return rates.integer_rate(integers, device, dtype, *PROBED) / rates.gemm_rate(device, dtype, *PROBED)
 
 
 @cache
 def _integers(device: torch.device, quantises: bool = False) -> Integers | None:
-    """The integer products of a device, if it has any and they are exact."""
+    """The integer products of a device; None if it has none or they are not exact."""
     if quantises:
         plain = _integers(device)
         return plain and Integers(plain.passes, quantises=True)
@@ -125,7 +125,7 @@ def _integers(device: torch.device, quantises: bool = False) -> Integers | None:
 
 
 def _exact(device: torch.device) -> bool:
-    """Compared with sums of int64, at the largest codes, for a long row and for odd sizes."""
+    """Compares the product with sums in int64, for the largest codes, a long row and odd sizes."""
     for rows, columns, outputs in ((17, 64, 24), (33, 15360, 16)):
         generator = torch.Generator().manual_seed(rows)
         a = torch.randint(-LEVELS, LEVELS + 1, (rows, columns), dtype=torch.int8, generator=generator)
@@ -133,7 +133,7 @@ def _exact(device: torch.device) -> bool:
         a[0], b[0], a[1], b[1] = LEVELS, LEVELS, -LEVELS, LEVELS
         try:
             sums = torch._int_mm(a.to(device), b.to(device).t()).cpu()
-        except (RuntimeError, AttributeError):  # no such product on this device
+        except (RuntimeError, AttributeError):  # this device has no such product
             return False
         if not torch.equal(sums.long(), a.long() @ b.long().t()):
             return False

@@ -1,7 +1,7 @@
-"""Models that are loaded whole report as managed ones do: a plan, a prediction, the time of each pass.
+"""Reports of models that are loaded whole, as of managed ones: a plan, a prediction, the time of each pass.
 
-The plan has every matrix on the device. Its prediction rests on the same dry run and the same rates; nothing is
-streamed, so neither disk nor link is measured. Uses no budget and frees nothing.
+The plan has every matrix on the device. The prediction uses the same dry run and the same rates; nothing is streamed,
+so neither disk nor link is measured. Uses no budget and frees nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Tensors = Mapping[str, Stored]
 
 @contextmanager
 def reported_flux(module: Flux, runtime: Runtime, tensors: Tensors, run: Run, dtype: torch.dtype) -> Iterator[Network]:
-    """A transformer that tells of its run."""
+    """A transformer that reports its run."""
     sample = heaviest_inputs(run, dtype)
     observed = dry_run(module, lambda copy: copy(sample))
     workload = _workload(tensors, streamed_names(observed), observed, dtype, half_block)
@@ -53,12 +53,15 @@ def reported_flux(module: Flux, runtime: Runtime, tensors: Tensors, run: Run, dt
 
 
 class ReportedEncoder:
-    """An encoder that tells of its passes."""
+    """An encoder that reports its passes."""
 
     def __init__(
         self, label: str, encoder: Any, runtime: Runtime, device: torch.device, tensors: Tensors, dtype: torch.dtype
     ) -> None:
-        self.config, self.embed = encoder.config, getattr(encoder, "embed", None)  # a text encoder's, of its tokens
+        self.config, self.embed = (
+            encoder.config,
+            getattr(encoder, "embed", None),
+        )  # a text encoder's workload, by its tokens
         self._encoder, self._about = encoder, (label, runtime, device, tensors)
         self._dtype = dtype
 
@@ -79,7 +82,7 @@ def _workload(
     dtype: torch.dtype,
     group: Callable[[str], str] | None = None,
 ) -> Callable[[Mapping[str, int]], Workload]:
-    """What makes the workload of a model that was observed. names: of its matrices, in order of use."""
+    """A function that creates the workload of an observed model. names: of its matrices, in order of use."""
 
     in_integers = {use.name for use in observed.uses if use.integers}
 
@@ -105,9 +108,9 @@ def _report(
     note: str = "",
     integers: Integers | None = None,
 ) -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """A function that does a pass and reports it. note: what else is to be said of the run.
+    """A function that runs a pass and reports it. note: further facts about the run.
 
-    integers: what multiplies integers in it.
+    integers: the object that multiplies integers in it.
     """
     weights = sum(weight.nbytes for weight in workload({}).weights)
     reset_process_peak(device)
@@ -134,7 +137,7 @@ def _report(
 def _machine(
     device: torch.device, tensors: Tensors, tokens: int, dtype: torch.dtype, integers: Integers | None
 ) -> Machine:
-    """The device's rates, as far as a model asks for them that is not streamed."""
+    """The device's rates that matter for a model that is not streamed."""
     matrices = [stored for stored in tensors.values() if len(stored.shape) == 2]
     hidden = min(rates.HIDDEN, max(stored.shape[1] for stored in matrices))
     measured = rates.measured_tokens(device, tokens)

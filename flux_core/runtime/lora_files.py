@@ -1,7 +1,7 @@
-"""A LoRA file onto handles: the transformer's and the text encoders' share of it.
+"""Adds a LoRA file to handles: its part for the transformer and its part for the text encoders.
 
-A file is read once, as long as somebody holds what came of it. The handles get it at a strength; nothing else about
-them changes, and no weight is read or touched.
+A file is read once while its content is referenced. Each handle gets it with a strength; nothing else about the handle
+changes, and no weight is read or changed.
 
 Independent of: nodes, how a branch computes, which names mean what.
 """
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoraFile:
-    """What one file changes in a transformer and, if they were asked about, in text encoders."""
+    """The changes of one file in a transformer and, if they were given, in text encoders."""
 
     flux: Lora
     clip: Lora | None = None
@@ -53,7 +53,7 @@ class LoraFile:
 
 
 def read_lora(model: FluxModel, text: TextEncoders | None, path: str | Path) -> LoraFile:
-    """The file, for these models. Read anew only if nobody holds what was read of it before.
+    """The content of the file for these models. It is read again only if it is no longer referenced.
 
     Raises MissingFileError, FileFormatError, InputError for a file that was made for another model, and BudgetTooSmall.
     """
@@ -91,7 +91,7 @@ def _text_with(text: TextEncoders, clip: LoraUse, t5: LoraUse) -> TextEncoders:
 
 
 def _tensors(file: WeightFile) -> dict[str, Tensor]:
-    """All tensors of the file, on the CPU; two bytes a value for formats that cannot be computed with."""
+    """All tensors of the file, on the CPU; formats without arithmetic are converted to two bytes a value."""
     tensors = {}
     for entry in file.entries.values():
         stored, dtype = whole(file, entry), PLAIN.get(entry.format, torch.bfloat16)
@@ -100,7 +100,7 @@ def _tensors(file: WeightFile) -> dict[str, Tensor]:
 
 
 def _check_use(file: WeightFile, kind: Detected, loras: list[Lora]) -> None:
-    """Raise InputError if nothing of the file was used, warn if something was not."""
+    """Raise InputError if no tensor of the file was used; warn if some were not."""
     if not any(lora.changes or lora.scales for lora in loras):
         if kind.kind != "lora":
             refuse(file.path, kind, "lora")

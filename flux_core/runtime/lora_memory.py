@@ -1,4 +1,4 @@
-"""Memory for the copies of LoRAs' tensors that a run makes on the device."""
+"""Memory for the copies of LoRA tensors that a run makes on the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..memory.manager import Manager
 
 
 def reclaim_for_loras(manager: Manager, uses: Sequence[LoraUse], device: torch.device, dtype: torch.dtype) -> None:
-    """Free weights for what these LoRAs will take: what stays of models may have been chosen without them."""
+    """Free weights for the tensors of these LoRAs: the resident weights may have been chosen without them."""
     nbytes = sum(use.lora.copied_bytes(device, dtype) for use in uses if use.strength)
     if nbytes:
         manager.reclaim(" and ".join(use.lora.name for use in uses), nbytes)

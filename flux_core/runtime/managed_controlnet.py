@@ -1,4 +1,4 @@
-"""A ControlNet under a budget: its adaLN outputs out of a table, its blocks streamed with those of the transformer.
+"""A ControlNet under a budget: its adaLN outputs come from a table, its blocks are streamed with the transformer's.
 
 The transformer's stream has copies of `module` in which the blocks' weights are held (streamed_flux.py).
 """
@@ -20,11 +20,11 @@ from .flux_needs import control_inputs, smallest_inputs, streamed_names
 from .modulation import modulation_linears
 from .modulation_rows import RowStore
 
-MODULATION = 0  # priority: of two models that need the same room, the higher one gets it
+MODULATION = 0  # priority: if two models need the same memory, the one with the higher priority gets it
 
 
 class ManagedControlNet:
-    """A ControlNet whose adaLN outputs come out of a table; its blocks are streamed with those of a transformer."""
+    """A ControlNet whose adaLN outputs come from a table; its blocks are streamed with those of a transformer."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ManagedControlNet:
         dtype: torch.dtype,
         integers: Integers | None,
     ) -> None:
-        """Reads the small tensors only. integers: multiplies what is stored as integers.
+        """Reads only the small tensors. integers: multiplies matrices that are stored as integers.
 
         Raises FileFormatError if the file is incomplete.
         """
@@ -57,5 +57,5 @@ class ManagedControlNet:
         self.rows = RowStore(manager, self.modulation, self.module)
 
     def close(self) -> None:
-        """Free what is held on the device."""
+        """Free its memory on the device."""
         self.modulation.close()

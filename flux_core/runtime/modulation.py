@@ -1,10 +1,11 @@
 """The modulation table: all adaLN outputs of a run, computed once in advance.
 
 A quarter of FLUX.1's weights turn one vector per step into shifts, scales and gates. The vector depends on the noise
-level, the guidance and the pooled text, which are known before the first step: so each matrix is fetched once,
-multiplied with the vectors of all steps one after the other, and not needed again. What is kept is 2 MB a step.
+level, the guidance and the pooled text, which are known before the first step. So each matrix is fetched once,
+multiplied with the vectors of all steps one after the other, and not needed again. The results take 2 MB per step.
 
-One vector at a time, as the plain path has it: the same product gives the same bits. Uses no device and no budget.
+The vectors are multiplied one at a time, as in the plain model, so that the same product gives the same bits. Uses no
+device and no budget.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ from ..models.flux_blocks import DoubleStreamBlock, FinalLayer, SingleStreamBloc
 from ..models.flux_body import FluxBody
 from ..models.linear import Linear
 
-Rows = tuple[Tensor, ...]  # what `modulations` of a transformer or ControlNet returns
-Part = DoubleStreamBlock | SingleStreamBlock | FinalLayer  # whatever is modulated
-KEPT_BYTES = 192 * MiB  # of rows of earlier runs: four prompts of 20 steps; those used longest ago go first
+Rows = tuple[Tensor, ...]  # the return value of `modulations` of a transformer or ControlNet
+Part = DoubleStreamBlock | SingleStreamBlock | FinalLayer  # a transformer or a ControlNet
+KEPT_BYTES = (
+    192 * MiB
+)  # bytes of rows of earlier runs: four prompts of 20 steps; those used longest ago are dropped first
 
 
 class ModulationTable:
-    """Rows by a key of all they depend on: noise level, guidance, pooled text, batch, number type."""
+    """Rows by a key of everything they depend on: noise level, guidance, pooled text, batch, number type."""
 
     def __init__(self) -> None:
         self._rows: OrderedDict[Hashable, Rows] = OrderedDict()
-        self.expected: frozenset[Hashable] = frozenset()  # what the run under way will ask for, and so stays
+        self.expected: frozenset[Hashable] = frozenset()  # keys that the current run needs, which are kept
 
     def missing(self, keys: Sequence[Hashable]) -> list[Hashable]:
         return [key for key in dict.fromkeys(keys) if key not in self._rows]
@@ -55,28 +58,30 @@ class ModulationTable:
 
 
 def modulations(flux: FluxBody, vectors: Sequence[Tensor]) -> list[Rows]:
-    """`flux.modulations(vec)` for each vec [B, D], bit for bit, with one use of every matrix."""
+    """`flux.modulations(vec)` for each vec [B, D], with the same bits, using each matrix once."""
     active = [F.silu(vec) for vec in vectors]
     by_part = [[torch.cat(rows, dim=1) for rows in zip(*_outputs(part, active), strict=True)] for part in _parts(flux)]
     return [tuple(rows) for rows in zip(*by_part, strict=True)]
 
 
 def rows_like(flux: FluxBody, vec: Tensor) -> Rows:
-    """Memory shaped as `flux.modulations(vec)` is, and uninitialised."""
+    """Uninitialised memory in the shape of `flux.modulations(vec)`."""
     counts = [sum(map(_count, modulators_of(part))) for part in _parts(flux)]
     return tuple(vec.new_empty(vec.shape[0], count, vec.shape[1]) for count in counts)
 
 
 def with_branches(flux: FluxBody, rows: Rows, vec: Tensor) -> Rows:
-    """`flux.modulations(vec)`, bit for bit, from the rows of the same model without its side branches.
+    """`flux.modulations(vec)` with the same bits, from the rows of the same model without side branches.
 
-    So another LoRA, or another strength, fetches no matrix. Only for branches: reweighings depend on the matrix.
+    So another LoRA or strength fetches no matrix. Only for additive branches: DoRA and OFT depend on the matrix.
     """
     return branches_on_rows(flux, rows, F.silu(vec))
 
 
 def branches_on_rows(module: FluxBody | Part, rows: Rows, active: Tensor) -> Rows:
-    """The rows of a model, or of one part of it, with what its side branches add. active: silu(vec) [B, D]."""
+    """The rows of a model, or of one part of it, with the outputs of its side branches added. active: silu(vec) [B,
+    D].
+    """
     parts = _parts(module) if isinstance(module, FluxBody) else (module,)
     return tuple(_adapted(part, row, active) for part, row in zip(parts, rows, strict=True))
 
@@ -91,13 +96,13 @@ def _adapted(part: Part, row: Tensor, active: Tensor) -> Tensor:
 
 
 def modulation_linears(flux: FluxBody) -> dict[str, Linear]:
-    """The adaLN layers by name, in the order `modulations` uses them."""
+    """The adaLN layers by name, in the order in which `modulations` uses them."""
     names = {module: name for name, module in flux.named_modules() if isinstance(module, Linear)}
     return {names[linear]: linear for linear in modulators(flux)}
 
 
 def modulators(flux: FluxBody) -> Iterator[Linear]:
-    """The adaLN layers in the order `modulations` uses them."""
+    """The adaLN layers in the order in which `modulations` uses them."""
     return (linear for part in _parts(flux) for linear in modulators_of(part))
 
 
@@ -105,13 +110,13 @@ def _parts(flux: FluxBody) -> Iterator[Part]:
     for block in flux.blocks():
         assert isinstance(block, (DoubleStreamBlock, SingleStreamBlock))
         yield block
-    final = getattr(flux, "final_layer", None)  # a ControlNet has none
+    final = getattr(flux, "final_layer", None)  # a ControlNet has no final layer
     if final is not None:
         yield final
 
 
 def modulators_of(part: Part) -> tuple[Linear, ...]:
-    """In the order in which `part.modulate` joins their outputs."""
+    """The adaLN layers of a part, in the order in which `part.modulate` concatenates their outputs."""
     if isinstance(part, DoubleStreamBlock):
         return part.img_mod.lin, part.txt_mod.lin
     if isinstance(part, SingleStreamBlock):
@@ -126,7 +131,7 @@ def _outputs(part: Part, active: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _rows(linear: Linear, output: Tensor) -> Tensor:
-    """What an adaLN layer gives, [B, count * D], as rows [B, count, D]."""
+    """The output of an adaLN layer, [B, count * D], as rows [B, count, D]."""
     rows: Tensor = output.unflatten(-1, (_count(linear), -1))
     return rows
 

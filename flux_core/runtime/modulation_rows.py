@@ -1,7 +1,7 @@
-"""The adaLN rows of a run under a budget: one pass over their matrices before the run, looked up in a table during it.
+"""The adaLN rows of a run under a budget: one pass over their matrices before the run, lookups in a table during it.
 
-Another seed reads no matrix, nor does another LoRA or strength, whose part is added to the rows of the bare model.
-Another prompt does: the rows depend on its pooled vector.
+Another seed reads no matrix. Neither does another LoRA or strength, whose part is added to the rows of the model
+without LoRAs. Another prompt does, because the rows depend on its pooled vector.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ..sampling.guider import Run
 from .dry_run import META, dry_run
 from .modulation import ModulationTable, Rows, modulations, modulators, with_branches
 
-VECTOR = ("time_in.", "vector_in.", "guidance_in.")  # layers that make the vector all modulation depends on
+VECTOR = ("time_in.", "vector_in.", "guidance_in.")  # layers of the vector on which all modulation depends
 
 Call = tuple[Tensor, Tensor, Tensor | None]  # timesteps [B], pooled [B, vec], guidance [B] | None
 
 
 class RowStore:
-    """The table of one model, and the matrices that it is filled from."""
+    """The table of one model, and the matrices from which it is filled."""
 
     def __init__(self, manager: Manager, weights: ManagedModel, bare: FluxBody) -> None:
         """bare: the model without LoRAs."""
@@ -36,7 +36,9 @@ class RowStore:
         self.table = ModulationTable()
 
     def of_run(self, run: Run, module: FluxBody, uses: Sequence[LoraUse]) -> RunRows:
-        """Rows for a run of `module`, which has the LoRAs of `uses`. All that the run will ask for are in the table."""
+        """Rows for a run of `module`, which has the LoRAs of `uses`. The table then has all rows that the run will
+        need.
+        """
         rows = RunRows(self, module, _inseparable(module, uses))
         calls = _calls(run, self.weights.dtype)
         self.table.expected = frozenset(rows.key(call) for call in calls)
@@ -44,7 +46,7 @@ class RowStore:
         return rows
 
     def compute(self, module: FluxBody, vectors: dict[Hashable, Tensor]) -> None:
-        """Put the rows of these vectors [B, D] into the table, by one pass over the matrices. Raises BudgetTooSmall."""
+        """Add the rows of these vectors [B, D] to the table with one pass over the matrices. Raises BudgetTooSmall."""
         weights, count = self.weights, sum(vector.shape[0] for vector in vectors.values())
         everything = torch.empty(count, module.sizes.hidden, dtype=weights.dtype, device=META)
         observed = dry_run(module, lambda copy: modulations(copy, [everything]))
@@ -59,33 +61,37 @@ class RowStore:
 
 
 class RunRows:
-    """What one run asks of the table."""
+    """The rows of one run."""
 
     def __init__(self, store: RowStore, module: FluxBody, loras: Hashable) -> None:
-        """loras: names those whose part cannot be added to rows later, and is in the table; empty for none."""
+        """loras: names of the LoRAs whose part is in the table because it cannot be added to rows later; often
+        empty.
+        """
         self.store, self.module, self.loras = store, module, loras
 
     def has(self, inputs: DenoiserInputs) -> bool:
         return self.has_call(_call(inputs))
 
     def add(self, inputs: DenoiserInputs) -> None:
-        """Compute what was not foreseen. The model itself must not be open."""
+        """Compute rows that were not foreseen. The model must not be open."""
         self.fill([_call(inputs)])
 
     def of(self, inputs: DenoiserInputs) -> Rows:
-        """Out of the table, with what the branches of the run's model add. Raises KeyError if it is not there."""
+        """The rows from the table, with the outputs of the branches of the run's model added. Raises KeyError if they
+        are missing.
+        """
         return self.of_call(_call(inputs))
 
     def has_call(self, call: Call) -> bool:
         return not self.store.table.missing([self.key(call)])
 
     def expect(self, calls: Sequence[Call]) -> None:
-        """Compute what of these is missing, and keep them all. The model itself must not be open."""
+        """Compute the missing ones of these rows, and keep all of them. The model must not be open."""
         self.store.table.expected = frozenset(self.key(call) for call in calls)
         self.fill(calls)
 
     def of_call(self, call: Call) -> Rows:
-        """As `of`, by what the rows depend on."""
+        """`of` for the values on which the rows depend."""
         rows = self.store.table[self.key(call)]
         if self.loras or not any(linear.branches for linear in modulators(self.module)):
             return rows
@@ -101,7 +107,7 @@ class RunRows:
             self.store.compute(self.module if self.loras else self.store.bare, vectors)
 
     def key(self, call: Call) -> Hashable:
-        """Names a row by the exact bits it depends on. Waits for nothing if they are on the CPU."""
+        """A key with the exact bits on which a row depends. No synchronisation is needed if they are on the CPU."""
         timesteps, pooled, guidance = call
         parts = [timesteps, pooled, *([] if guidance is None else [guidance])]
         bits = torch.cat([part.flatten().to("cpu", torch.float32) for part in parts]).numpy().tobytes()
@@ -109,9 +115,9 @@ class RunRows:
 
 
 def _inseparable(module: FluxBody, uses: Sequence[LoraUse]) -> Hashable:
-    """Names the LoRAs whose part in the table cannot be added to it later; empty, as nearly always, for none.
+    """The names of the LoRAs whose part cannot be added to rows later; nearly always empty.
 
-    Those change what all rows depend on, or look at a matrix themselves (DoRA, OFT).
+    These are LoRAs that change a layer on which all rows depend, or that depend on a matrix (DoRA, OFT).
     """
     touched = [path for use in uses for path in use.lora.changes]
     if any(linear.reweighings for linear in modulators(module)) or any(path.startswith(VECTOR) for path in touched):
@@ -124,7 +130,7 @@ def _call(inputs: DenoiserInputs) -> Call:
 
 
 def _calls(run: Run, dtype: torch.dtype) -> list[Call]:
-    """Every timestep of every condition, as the guider will ask for it, on the CPU."""
+    """Every timestep of every condition that the guider will use, on the CPU."""
     batch = run.shape[0]
     calls: list[Call] = []
     for condition in run.conditions:

@@ -1,20 +1,20 @@
-"""Everything that is shared by the models of one program: device, number types, budget, loaded weights, caches.
+"""The state that all models of one program share: device, number types, budget, loaded weights, caches.
 
-Each door makes one and hands it down: `sluice run`, the worker, training, benchmarks, ComfyUI's pack, a test. The
-handles of models carry it (handles.py). Nothing below the doors is set for a whole process, so several runtimes can
-work at the same time, on several devices or on one, each in a thread of its own.
+Each door creates one and passes it on: `sluice run`, the worker, training, benchmarks, ComfyUI's pack, a test. The
+handles of models refer to it (handles.py). Below the doors there are no settings of the whole process, so several
+runtimes can work at the same time, on several devices or on one, each in its own thread.
 
-    device, model_dtype ...    where models compute, in which numbers, by which products; fixed
+    device, model_dtype ...    where models compute, in which number types, by which products; fixed
     budget                     how much memory they may use; may be changed at any time (memory/manager.py)
-    external                   who else hands out the device's memory (memory/external.py)
-    events                     told about every plan, step and job (memory/report.py)
+    external                   another allocator of the device's memory (memory/external.py)
+    events                     receives every plan, step and job (memory/report.py)
     weights                    loaded files, shared by all handles of a file (weights.py)
-    encodings, activations     what has been computed and need not be again
-    evaluations                the same of the running job, on disk (evaluation_log.py)
+    encodings, activations     results that are reused
+    evaluations                results of the running job, on disk (evaluation_log.py)
 
-What stays common to all runtimes of a process is what belongs to the machine or to a file and not to a person's choice:
-measured rates (memory/rates.py), tokenizers by their path, and each thread's scratch memory (quant/workspace.py), which
-is only in use during one product.
+All runtimes of a process share only what depends on the machine or on a file and not on a user's choice: measured rates
+(memory/rates.py), tokenizers by their path, and each thread's scratch memory (quant/workspace.py), which is in use only
+during one product.
 
 Independent of: files, models, nodes.
 """
@@ -63,11 +63,12 @@ class Shared(Generic[Value]):
 
 
 class Runtime:
-    """One device with a budget, and what has been loaded and computed on it."""
+    """One device with a budget, and everything that was loaded and computed on it."""
 
     def __init__(self, settings: Settings | None = None, external: ExternalAllocator | None = None) -> None:
-        """external: another allocator of the device's memory; None by default. Raises InputError for a device that is
-        not there."""
+        """external: another allocator of the device's memory; None by default. Raises InputError for a device that does
+        not exist.
+        """
         settings = settings or Settings()
         self.device = find_device(settings.device)
         self.model_dtype = model_dtype(self.device, settings.dtype)
@@ -75,18 +76,18 @@ class Runtime:
         self.text_dtype = TEXT_DTYPE
         self.step_cache = PRESETS[settings.cache]
         self.compute = settings.compute
-        self.exact = False  # whether models compute every step, from decoded numbers, whatever is set elsewhere
+        self.exact = False  # whether models compute every step from decoded weights, regardless of other settings
         self.external = external
         self.events = Events()
         self.managers: dict[torch.device, Manager] = {}
         self.weights: Shared[Any] = Shared()
         self.loras: Shared[Any] = Shared()
-        self.encodings = Cache()  # of prompts
+        self.encodings = Cache()  # encoded prompts
         self.activations: dict[Hashable, int] = {}  # bytes of activations found by dry runs, by shape
-        self.evaluations: EvaluationLog | None = None  # of the running job, if it can be paused
+        self.evaluations: EvaluationLog | None = None  # log of the running job, if it can be paused
         self.give_way: Callable[[bool], None] | None = None  # as of a manager; set before the first model is opened
-        self.team: Team | None = None  # the devices that compute an image together, if this one is not alone
-        self.share: DeviceShare | None = None  # of this device in a team
+        self.team: Team | None = None  # the devices that compute an image together; None if this device works alone
+        self.share: DeviceShare | None = None  # the share of this device in a team
         self._budget = settings.budget
         self._lock = threading.Lock()
 
@@ -109,10 +110,10 @@ class Runtime:
             self.team.tell_budget(allowed.words)
 
     def manager(self, device: torch.device, nbytes: int) -> Manager | None:
-        """Who manages a model of so many bytes on this device; None if it may simply be loaded.
+        """The manager for a model of this many bytes on this device; None if it can be loaded whole.
 
-        Without a budget of one's own that is so for what is small beside any machine's memory; not on a GPU that is
-        shared.
+        Without a budget set by the user, a model is loaded whole if it is small compared with any machine's memory;
+        except on a GPU shared with another allocator.
         """
         shared = self.external is not None and device.type == "cuda"
         if not self._budget.managed or (nbytes < SMALL_BYTES and not self._budget.explicit and not shared):
@@ -124,13 +125,13 @@ class Runtime:
             return self.managers[device]
 
     def shrink_to_budget(self) -> None:
-        """Between two runs: free loaded weights until what is loaded fits a budget that has become smaller."""
+        """Between two runs: free loaded weights until they fit in a budget that has become smaller."""
         for manager in list(self.managers.values()):
             with suppress(BudgetTooSmall):
                 manager.reclaim("What is loaded", 0)
 
     def make_room_in_ram(self, label: str, nbytes: int) -> None:
-        """Before `label` reads so many bytes into RAM: where RAM is a managed device, free loaded weights for them.
+        """Before `label` reads this many bytes into RAM: if RAM is a managed device, free loaded weights for them.
 
         Raises BudgetTooSmall.
         """
@@ -139,5 +140,5 @@ class Runtime:
             manager.reclaim(label, nbytes)
 
     def device_report(self) -> list[dict[str, Any]]:
-        """The devices as ComfyUI's /system_stats describes them."""
+        """The devices in the format of ComfyUI's /system_stats."""
         return [device_report(self.device)]

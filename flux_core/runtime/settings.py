@@ -1,4 +1,4 @@
-"""What a person chooses before anything is computed: a device, a number type, and how much memory may be used.
+"""The user's choices before anything is computed: a device, a number type, and how much memory may be used.
 
 Number types:
 
@@ -9,9 +9,8 @@ Number types:
 
 Products of the transformer:
 
-    16bit  everything is decoded to the number type
-    int8   matrices of blocks are multiplied as 8-bit integers; what is stored otherwise is quantised while it is loaded
-    auto   what is stored as 8-bit integers is multiplied as such, if that is faster on the device that is there
+Names and sizes only, so that the command line and the server can read them without importing torch. `runtime.py`
+creates the device and the number types.
 
 Names and sizes only, so that the command line and the server can read them without importing torch. `runtime.py` makes
 the device and the number types of them.
@@ -32,9 +31,9 @@ COMPUTES = (AUTO, INT8, SIXTEEN_BIT)  # how the transformer's matrices are multi
 
 @dataclass(frozen=True)
 class Settings:
-    """device: "cpu", "cuda", "cuda:1", or None or "auto" for the best there is.
+    """device: "cpu", "cuda", "cuda:1", or None or "auto" for the best available one.
 
-    dtype, cache, compute: words of NUMBER_TYPES, CACHES, COMPUTES.
+    dtype, cache, compute: one of NUMBER_TYPES, CACHES, COMPUTES.
     """
 
     device: str | None = None
@@ -50,7 +49,7 @@ class Settings:
         if self.cache not in CACHES:
             raise InputError(f"There is no step cache {self.cache!r}; choose {', '.join(CACHES)}.")
         if self.compute not in COMPUTES:
-            raise InputError(f"There is no way to compute called {self.compute!r}; choose {', '.join(COMPUTES)}.")
+            raise InputError(f"There is no compute mode {self.compute!r}; choose {', '.join(COMPUTES)}.")
 
     @classmethod
     def parse(
@@ -62,6 +61,6 @@ class Settings:
         cache: str | None = None,
         compute: str | None = None,
     ) -> Settings:
-        """From the words of a command line. None stands for the default. Raises InputError."""
+        """From the values of command line options. None means the default. Raises InputError."""
         budget = Allowed.parse(vram or AUTO, ram or AUTO)
         return cls(device, dtype or AUTO, budget, cache or "off", compute or AUTO)

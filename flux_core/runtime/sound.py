@@ -1,4 +1,4 @@
-"""Which tensor of a model's files is no number: looked for once a run has gone wrong, so that the message can name it.
+"""Finds a tensor of a model's files that is not finite, after a run has failed, so that the message can name it.
 
 Independent of: what a model computes.
 """
@@ -14,18 +14,18 @@ from ..checkpoint.load import read
 from ..checkpoint.stored import Stored
 from ..quant.formats import PLAIN, decode
 
-SECONDS = 20.0  # of examining: enough to read a whole model from a fast disk, and not too long to wait
+SECONDS = 20.0  # seconds of searching: enough to read a whole model from a fast disk, and not too long to wait
 
 
 def unsound(tensors: Mapping[str, Stored], seconds: float = SECONDS) -> str | None:
-    """A sentence about the first tensor that holds NaN or infinity, None if there is none or it takes too long."""
+    """A sentence about the first tensor with NaN or infinity; None if there is none or the search takes too long."""
     end = time.monotonic() + seconds
     for stored in sorted(tensors.values(), key=lambda stored: stored.nbytes):
         dtype = PLAIN.get(stored.format, torch.bfloat16)
         values = decode(read(stored), stored.encoding, stored.shape, dtype)
         if values.is_floating_point() and not bool(torch.isfinite(values.sum(dtype=torch.float32))):
             return (
-                f"{stored.name} in {stored.file.path.name} holds numbers that are not finite: the file is damaged. "
+                f"{stored.name} in {stored.file.path.name} contains numbers that are not finite: the file is damaged. "
                 "Fetch it again, or choose another one."
             )
         if time.monotonic() > end:

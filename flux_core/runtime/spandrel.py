@@ -1,8 +1,8 @@
-"""The library spandrel, which knows the networks of upscale models: imported where it is installed, as an extra.
+"""Imports the library spandrel, an optional extra with the networks of upscale models.
 
-It needs torchvision for two of its forty architectures, in three functions that upscaling never calls. On machines that
-have a PyTorch of their own, a torchvision that fits is not always to be had, so where there is none, or one that was
-built for another PyTorch, those functions are replaced while spandrel is imported; whoever calls them gets an error.
+It needs torchvision for two of its forty architectures, in three functions that upscaling never calls. A machine with
+its own PyTorch may have no torchvision that fits. If torchvision is missing or was built for another PyTorch, those
+functions are replaced while spandrel is imported; calling one raises an error.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 from ..errors import InputError
 
 INSTALL = (
-    "Upscale models need the package spandrel: pip install spandrel, or pip install 'sluice[upscale]'. Where pip would "
-    "replace your PyTorch for the sake of torchvision: pip install --no-deps spandrel einops safetensors."
+    "Upscale models need the package spandrel: pip install spandrel, or pip install 'sluice[upscale]'. If pip would "
+    "replace your PyTorch because of torchvision: pip install --no-deps spandrel einops safetensors."
 )
 _PLACE = "torchvision.transforms.functional"
 
@@ -45,7 +45,7 @@ def spandrel() -> Any:
 
 @contextmanager
 def _torchvision() -> Iterator[None]:
-    """Within this block the names that spandrel imports of torchvision are there, whether it is installed or not."""
+    """Within this context the names that spandrel imports from torchvision exist, whether it is installed or not."""
     if _usable():
         yield
         return
@@ -61,7 +61,7 @@ def _torchvision() -> Iterator[None]:
 
 
 def _usable() -> bool:
-    """Whether torchvision is installed and was built for this PyTorch; what is left of a failed import is removed."""
+    """Whether torchvision is installed and was built for this PyTorch; remains of a failed import are removed."""
     try:
         import_module(_PLACE)
         return True

@@ -1,8 +1,8 @@
-"""FLUX.1 under a budget: its adaLN outputs out of a table, its blocks through a stream.
+"""FLUX.1 under a budget: its adaLN outputs come from a table, its blocks are streamed.
 
-Before a run the table is filled, the run is observed on the meta device and a plan made of what was seen; then the
-plain forward of the model runs, which knows of none of this. The loop over the blocks is owned here: a block that runs
-out of memory is run again, with resident weights freed for it. Uses no nodes and no solver.
+Before a run the table is filled, the run is observed on the meta device, and a plan is made from the observation. Then
+the model's unchanged forward runs. Only the loop over the blocks is replaced: a block that runs out of memory is run
+again after resident weights were freed. Uses no nodes and no solver.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from .modulation_rows import RowStore, RunRows
 
 Result = TypeVar("Result")
 
-TRANSFORMER = 2  # priority: of two models that need the same room, the higher one gets it
+TRANSFORMER = 2  # priority: if two models need the same memory, the one with the higher priority gets it
 
 
 class ManagedFlux:
@@ -68,19 +68,21 @@ class ManagedFlux:
         integers: Integers | None = None,
         share: DeviceShare | None = None,
     ) -> None:
-        """Reads the small tensors only. integers: multiplies the matrices of blocks that are stored as integers.
-        share: of this device, if several compute together.
+        """Reads only the small tensors. integers: multiplies the matrices of blocks that are stored as integers. share:
+        of this device, if several compute together.
 
         Raises FileFormatError if the file is incomplete.
         """
         self.manager, self.dtype, self.config = manager, dtype, config
-        self.activations: dict[Hashable, int] = {}  # by what was run: estimated, then as measured
+        self.activations: dict[Hashable, int] = {}  # bytes by the kind of run: estimated, later measured
         self.report: JobReport | None = None
         self._observed: dict[Hashable, DryRun] = {}
         with torch.device("meta"):
             self.module = Flux(config)
         self._file, self._share = (tensors, round_to, integers), share
-        self.controlnets: tuple[ManagedControlNet, ...] = ()  # those whose blocks are streamed with the transformer's
+        self.controlnets: tuple[
+            ManagedControlNet, ...
+        ] = ()  # ControlNets whose blocks are streamed with the transformer's
         self.blocks, self._streamed = self._stream_blocks()
         modulation = [f"{name}.weight" for name in modulation_linears(self.module)]
         device, module = manager.allocator, self.module
@@ -117,9 +119,9 @@ class ManagedFlux:
 
     @contextmanager
     def walking(self, observed: DryRun, key: Hashable, tokens: int) -> Iterator[RunningModel]:
-        """The blocks' weights by another schedule than that of sampling, such as forward and then backward.
+        """The blocks' weights in another schedule than that of sampling, such as forward and then backward.
 
-        observed: one step of it, which `key` names. tokens: of one image. Raises BudgetTooSmall.
+        observed: one step of the schedule, named by `key`. tokens: of one image. Raises BudgetTooSmall.
         """
         self._follow(())
         self.blocks.reserve_scratch([name for name in self.blocks.stored if self.blocks.in_integers(name)])
@@ -127,7 +129,7 @@ class ManagedFlux:
             yield model
 
     def foreseen(self, observed: DryRun, key: Hashable, tokens: int, beside: int = 0) -> Plan:
-        """The plan that `walking` would make with `beside` bytes and nothing else loaded. Raises BudgetTooSmall."""
+        """The plan that `walking` would make if only `beside` bytes were allocated besides. Raises BudgetTooSmall."""
         self._follow(())
         demand = self._demand(observed, key)
         machine = self.manager.machine(self.blocks, tokens)
@@ -136,7 +138,7 @@ class ManagedFlux:
     def _follow(self, controlnets: tuple[ManagedControlNet, ...]) -> None:
         """Stream the blocks of these ControlNets with the transformer's: one ring, one plan, in the order of use.
 
-        What other ControlNets, or none, left on the device goes.
+        Resident blocks of other ControlNets are freed.
         """
         if controlnets != self.controlnets:
             self.blocks.close()
@@ -144,7 +146,7 @@ class ManagedFlux:
             self.blocks, self._streamed = self._stream_blocks()
 
     def _stream_blocks(self) -> tuple[ManagedModel, Flux]:
-        """The blocks under management, and the module they are those of: a copy with ControlNets, if there are any."""
+        """The managed blocks and the module they belong to: a copy with ControlNets, if there are any."""
         manager, (tensors, round_to, integers) = self.manager, self._file
         module, inputs = self.module, smallest_inputs(self.config, self.dtype)
         if self.controlnets:
@@ -169,7 +171,7 @@ class ManagedFlux:
         return manager.admit(blocks), module
 
     def observed(self, key: Hashable, observe: Callable[[], DryRun]) -> DryRun:
-        """What a step that `key` names does, observed once."""
+        """The observation of the step named by `key`, made once."""
         if key not in self._observed:
             self._observed[key] = observe()
         return self._observed[key]
@@ -182,7 +184,7 @@ class ManagedFlux:
             yield model
 
     def _demand(self, observed: DryRun, key: Hashable) -> Demand:
-        """What steps like the observed one will take and do."""
+        """The memory and work of steps like the observed one."""
         if key not in self.activations:
             self.activations[key] = self.manager.memory.taken_bytes(observed.peak)
 
@@ -192,13 +194,13 @@ class ManagedFlux:
         return Demand(workload, self.activations, key)
 
     def close(self) -> None:
-        """Free what is held on the device; the next run starts from the file."""
+        """Free its memory on the device; the next run starts from the file."""
         for model in (self.blocks, self.modulation):
             model.close()
 
 
 class _StreamedNetwork:
-    """What a guider calls: rows out of the table, then the forward of the run's model, block by block."""
+    """The network of a run: rows from the table, then the model's forward, block by block."""
 
     def __init__(
         self,
@@ -245,13 +247,13 @@ class _StreamedNetwork:
 
 
 def _together(tensors: Tensors, round_to: torch.dtype | None, nets: Mapping[str, Tensors]) -> dict[str, Stored]:
-    """The transformer's tensors, which pass through `round_to`, and those of ControlNets, which do not."""
+    """The transformer's tensors, rounded to `round_to`, and those of ControlNets, which are not rounded."""
     through = next((name for name, dtype in FP8.items() if dtype == round_to), "")
     own = {name: replace(stored, through=stored.through or through) for name, stored in tensors.items()}
     return own | controlnet_tensors(nets)
 
 
 def _of_net(run: Run, key: str) -> Run:
-    """The part of a run that a ControlNet takes part in."""
+    """The part of a run in which a ControlNet takes part."""
     mine = tuple(c for c in run.conditions if any(control.weights.key == key for control in c.controls))
     return replace(run, conditions=mine)

@@ -1,7 +1,7 @@
-"""Both text encoders as they travel on CLIP links: which files, with which tokenizers, options and LoRAs.
+"""The value of a CLIP link: both text encoders, with their files, tokenizers, options and LoRAs.
 
-It is what encoding asks of text encoders (conditioning/text.py: Encoders). The weights behind it are shared by all
-handles of a file (weights.py).
+It implements the interface that encoding needs (conditioning/text.py: Encoders). Its weights are shared by all handles
+of a file (weights.py).
 
 Independent of: nodes, prompts, and how bytes become parameters.
 """
@@ -31,7 +31,7 @@ from .weights import ClipWeights, T5Weights
 
 @dataclass(frozen=True)
 class TextEncoders:
-    """Both text encoders with their tokenizers. Tokenizers are looked for beside the files, then in `tokenizers`."""
+    """Both text encoders with their tokenizers, which are searched beside the files, then in `tokenizers`."""
 
     clip_weights: ClipWeights
     t5_weights: T5Weights
@@ -91,12 +91,12 @@ class TextEncoders:
         return lookup(self.embedding_folders, encoder) if self.embedding_folders else None
 
     def unsound(self, encoder: str) -> str | None:
-        """What of an encoder's file is no number, looked for in it."""
+        """Why an encoder's output is not finite: a sentence about a tensor of its file that is not finite, or None."""
         return unsound((self.clip_weights if encoder == "clip_l" else self.t5_weights).tensors)
 
 
 class _Managed:
-    """A text encoder under a memory manager, with its LoRAs while it runs."""
+    """A text encoder under a memory manager, with its LoRAs."""
 
     def __init__(
         self, managed: ManagedEncoder, uses: tuple[LoraUse, ...], device: torch.device, dtype: torch.dtype

@@ -1,7 +1,7 @@
-"""Upscale models (ESRGAN and its relatives) from files to ready models: images through them in tiles, one at a time.
+"""Upscale models (ESRGAN and its relatives) from files to ready models: images are processed in tiles, one at a time.
 
-Which networks there are, and what their files look like, is spandrel's knowledge. A model is small and stays in RAM; on
-the device it is only while it works, with tiles as large as there is room for.
+The library spandrel has the networks and recognises the files. A model is small and stays in RAM; it is on the device
+only while it works, with tiles as large as memory allows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 TILES = (512, 256, 128)  # pixels a side, tried in this order
 OVERLAP = 32
-BYTES_A_PIXEL = 384 * 4 * 3  # and factor of enlargement, where the network cannot be observed (ComfyUI's estimate)
+BYTES_A_PIXEL = 384 * 4 * 3  # and factor of enlargement, for networks that cannot be observed (ComfyUI's estimate)
 PRODUCTS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 OnTile = Callable[[int, int], None] | None
 
@@ -41,16 +41,16 @@ class Network:
     """One loaded file."""
 
     def __init__(self, path: Path) -> None:
-        """Raises InputError where spandrel is missing, FileFormatError for a file that it does not know."""
+        """Raises InputError if spandrel is missing, FileFormatError for a file that it does not recognise."""
         library = spandrel()
         try:
             self.found = library.ModelLoader(device="cpu").load_from_file(str(path))
         except library.UnsupportedModelError as error:
             raise FileFormatError(
-                f"{path.name} is no upscale model that spandrel {library.__version__} knows. Choose another file, such "
-                "as 4x-UltraSharp, RealESRGAN_x4plus or 4x_NMKD-Siax_200k."
+                f"{path.name} is not an upscale model that spandrel {library.__version__} recognises. "
+                "Choose another file, such as 4x-UltraSharp, RealESRGAN_x4plus or 4x_NMKD-Siax_200k."
             ) from error
-        except Exception as error:  # whatever unpicklers and readers of other people's formats raise
+        except Exception as error:  # any error of the unpicklers and readers of other formats
             raise FileFormatError(
                 f"{path.name} cannot be read as an upscale model: {error}. Fetch it again."
             ) from error
@@ -61,7 +61,7 @@ class Network:
             if isinstance(part, PRODUCTS):
                 part.register_forward_pre_hook(_ask)
         self.name, self.scale = path.name, int(self.found.scale)
-        self._made: dict[int, int] = {}  # bytes that a tile takes beside the weights, by its side
+        self._made: dict[int, int] = {}  # bytes of a tile besides the weights, by its side
 
     @property
     def module(self) -> nn.Module:
@@ -70,23 +70,23 @@ class Network:
 
     @property
     def nbytes(self) -> int:
-        """Of its weights."""
+        """Bytes of its weights."""
         return sum(part.nbytes for part in (*self.module.parameters(), *self.module.buffers()))
 
     def tile_bytes(self, tile: int) -> int:
-        """What one tile takes beside the weights, found on the meta device, or estimated."""
+        """Bytes of one tile besides the weights, found on the meta device, or estimated."""
         if tile not in self._made:
             sample = torch.empty(1, 3, tile, tile, device=META)
             try:
                 self._made[tile] = dry_run(self.module, lambda copy: copy(sample), repeat=False).peak
-            except Exception:  # some networks look at values, which there are none of
+            except Exception:  # some networks depend on values, which the meta device does not have
                 self._made[tile] = tile * tile * BYTES_A_PIXEL * max(1, self.scale)
         return self._made[tile]
 
 
 @dataclass(frozen=True)
 class Upscaler:
-    """What travels on UPSCALE_MODEL wires."""
+    """The value of an UPSCALE_MODEL link."""
 
     runtime: Runtime
     network: Network
@@ -95,7 +95,7 @@ class Upscaler:
     def enlarge(self, image: Tensor, on_tile: OnTile = None) -> Tensor:
         """Images [B, H, W, C >= 3] in 0..1 -> [B, scale * H, scale * W, 3], float32 on the CPU.
 
-        Raises BudgetTooSmall if there is not even room for the smallest tile, and Interrupted.
+        Raises BudgetTooSmall if there is not enough memory even for the smallest tile, and Interrupted.
         """
         planes = image[..., :3].movedim(-1, 1).float()
         for tile in self._sizes(planes):
@@ -104,7 +104,7 @@ class Upscaler:
             except (torch.OutOfMemoryError, BudgetTooSmall):
                 if tile == TILES[-1]:
                     raise
-                log.warning("Tiles of %d pixels were too much for the device; smaller ones are tried.", tile)
+                log.warning("Tiles of %d pixels did not fit on the device; smaller ones are tried.", tile)
         raise AssertionError("there is a smallest tile")
 
     def _enlarged(self, planes: Tensor, tile: int, on_tile: OnTile) -> Tensor:
@@ -116,7 +116,7 @@ class Upscaler:
             return self._through(planes, tile, on_tile)
 
     def _through(self, planes: Tensor, tile: int, on_tile: OnTile) -> Tensor:
-        """The model is on the device meanwhile, and in RAM before and after."""
+        """Process the planes with the model on the device; before and after, the model is in RAM."""
         device, found, done = self.runtime.device, self.network.found, 0
         total = planes.shape[0] * tiles(planes, (tile, tile), OVERLAP)
 
@@ -136,7 +136,7 @@ class Upscaler:
         return made.movedim(1, -1).clamp(0, 1)
 
     def _sizes(self, planes: Tensor) -> Iterator[int]:
-        """Tiles that the budget has room for, the largest first, and the smallest in any case."""
+        """The tile sizes that fit in the budget, the largest first, and the smallest in any case."""
         manager = self.runtime.manager(self.runtime.device, self.network.nbytes)
         if manager is None:
             yield from TILES
@@ -146,7 +146,7 @@ class Upscaler:
         yield from (tile for tile in TILES if tile == TILES[-1] or self._needed(planes, tile) <= room)
 
     def _needed(self, planes: Tensor, tile: int) -> int:
-        """Bytes on the device: the weights, what a tile makes, and on a CPU the images too."""
+        """Bytes on the device: the weights, the tensors of a tile, and on a CPU the images too."""
         device = self.runtime.device.type
         side = min(tile, max(planes.shape[-2:]))
         made = int(self.network.tile_bytes(tile if side == tile else -(-side // 64) * 64) * KERNELS.get(device, 1.0))

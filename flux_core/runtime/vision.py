@@ -1,12 +1,12 @@
 """Images as prompts: vision encoders and Redux, from files to ready models.
 
     load_vision, load_style     path -> handle; only headers are read
-    VisionModel                 what travels on CLIP_VISION wires
-    VisionOutput                what travels on CLIP_VISION_OUTPUT wires, under ComfyUI's names
-    StyleModel                  what travels on STYLE_MODEL wires
+    VisionModel                 the value of a CLIP_VISION link
+    VisionOutput                the value of a CLIP_VISION_OUTPUT link, with ComfyUI's names
+    StyleModel                  the value of a STYLE_MODEL link
 
-Both are small beside the transformer and run once for a picture: under a budget they stream through the room that the
-transformer leaves, as text encoders do.
+Both are small compared with the transformer and run once per image: under a budget they are streamed through the memory
+that the transformer leaves, like text encoders.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .runtime import Runtime
 from .sound import unsound
 from .weights import Weights
 
-COMPUTED = torch.float32  # both, whatever they are stored in
+COMPUTED = torch.float32  # for both, whatever their files contain
 
 
 class VisionWeights(Weights[VisionEncoder]):
-    """A vision encoder, stored in float16 whatever the file has, as ComfyUI does."""
+    """A vision encoder, converted to float16 whatever the file has, as in ComfyUI."""
 
     config: VisionConfig
 
@@ -56,7 +56,7 @@ class VisionWeights(Weights[VisionEncoder]):
 
 
 class ReduxWeights(Weights[Redux]):
-    """Redux, as it is stored."""
+    """Redux in its stored format."""
 
     config: ReduxConfig
 
@@ -77,7 +77,7 @@ class ReduxWeights(Weights[Redux]):
 
 @dataclass(frozen=True, eq=False)
 class VisionOutput:
-    """What a vision encoder makes of images, float32 on the CPU; see `VisionEncoder.forward`."""
+    """The output of a vision encoder, float32 on the CPU; see `VisionEncoder.forward`."""
 
     last_hidden_state: Tensor
     penultimate_hidden_states: Tensor
@@ -90,14 +90,14 @@ class VisionOutput:
 
 @dataclass(frozen=True)
 class VisionModel:
-    """A vision encoder's file."""
+    """The file of a vision encoder."""
 
     weights: VisionWeights
 
     def encode(self, image: Tensor, crop: bool = True) -> VisionOutput:
-        """Images [B, H, W, C >= 3] in 0..1, one after the other. crop: cut out the middle, else squash.
+        """Images [B, H, W, C >= 3] in 0..1, one after the other. crop: crop to the centre, otherwise squash.
 
-        Raises BudgetTooSmall, and NotFinite for a file with numbers that are none.
+        Raises BudgetTooSmall, and NotFinite for a file with numbers that are not finite.
         """
         pixels = pixels_for(image, self.weights.config, crop)
         count = self.weights.config.tokens
@@ -109,16 +109,16 @@ class VisionModel:
 
 @dataclass(frozen=True)
 class StyleModel:
-    """A Redux file."""
+    """The file of a Redux model."""
 
     weights: ReduxWeights
 
     def tokens(self, seen: Any) -> Tensor:
-        """[1, B * T, context_dim] of the images that a vision encoder has seen. Raises InputError, BudgetTooSmall."""
+        """[1, B * T, context_dim] for the output of a vision encoder. Raises InputError, BudgetTooSmall."""
         states: Tensor = seen.last_hidden_state
         if states.shape[-1] != self.weights.config.width:
             raise InputError(
-                f"{self.weights.path.name} reads tokens {self.weights.config.width} wide, and this vision encoder "
+                f"{self.weights.path.name} needs tokens {self.weights.config.width} wide, and this vision encoder "
                 f"makes them {states.shape[-1]} wide. Load sigclip_vision_patch14_384 with Load CLIP Vision."
             )
         made: Tensor = run_encoder(self.weights, "Redux", states.float(), states.shape[0] * states.shape[1])
@@ -148,7 +148,7 @@ def load_style(runtime: Runtime, path: str | Path) -> StyleModel:
 
 @torch.no_grad()
 def run_encoder(weights: Weights[Any], label: str, x: Tensor, tokens: int) -> Any:
-    """What a model makes of x, on the CPU: under the budget if there is one. tokens: how many go through it."""
+    """The output of a model for x, on the CPU: under the budget if there is one. tokens: their number."""
     runtime, device = weights.runtime, weights.runtime.device
     manager = runtime.manager(device, weights.nbytes)
     if manager is not None:
@@ -165,4 +165,4 @@ def run_encoder(weights: Weights[Any], label: str, x: Tensor, tokens: int) -> An
 def _check_finite(weights: Weights[Any], noun: str, made: Tensor) -> None:
     if not torch.isfinite(made).all():
         reason = unsound(weights.tensors) or "Check the input image."
-        raise NotFinite(f"The {noun} made numbers that are not finite (NaN or infinity). {reason}")
+        raise NotFinite(f"The {noun} produced numbers that are not finite (NaN or infinity). {reason}")

@@ -7,18 +7,18 @@ import logging
 from ..memory.report import Emit
 from .runtime import Runtime
 
-PACKAGE = __name__.rpartition(".flux_core.")[0]  # the common beginning of the names of our loggers
+PACKAGE = __name__.rpartition(".flux_core.")[0]  # the common prefix of our loggers' names
 
 
 class WarningEvents(logging.Handler):
-    """Emits {"type": "warning", "text"} for each record that is at least a warning."""
+    """Emits {"type": "warning", "text"} for each log record that is at least a warning."""
 
     def __init__(self, emit: Emit) -> None:
         super().__init__(logging.WARNING)
         self._emit_event = emit
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called by `logging`, in the thread that warns."""
+        """Called by `logging`, in the thread that logs the warning."""
         self._emit_event({"type": "warning", "text": record.getMessage()})
 
 

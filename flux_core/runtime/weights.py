@@ -1,8 +1,8 @@
 """The weights of one model: shared by all handles of a file, described by its header, loaded at first use.
 
-A `Weights` knows its tensors and its config without having read a byte. `module` reads them onto a device in a number
-type and keeps the result for as long as somebody holds the `Weights`; asked for another device or type it loads again,
-from the file, which is the only ground truth. `managed` is the same under a memory budget.
+A `Weights` has its tensors and its config without reading any bytes. `module` reads them onto a device in a number type
+and keeps the result while the `Weights` is referenced; for another device or type it loads the file again, because the
+file is the only source of truth. `managed` is the same under a memory budget.
 
 Independent of: handles, nodes, sampling.
 """
@@ -41,13 +41,13 @@ from .runtime import Runtime
 from .settings import INT8, SIXTEEN_BIT
 from .streamed_flux import ManagedFlux
 
-FILLED = 0.8  # share of the free memory that matrices, expanded to the type computed in, may take
+FILLED = 0.8  # share of the free memory that matrices may take after expansion to the type of the products
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 class Weights(Generic[Module]):
-    """`tensors` under the model's own names; `identity` names what they are, in which state."""
+    """`tensors` under the model's own names; `identity` identifies the model and the state of its file."""
 
     config: Any
     divided = False  # whether several devices compute it together
@@ -57,8 +57,8 @@ class Weights(Generic[Module]):
         self.runtime, self.tensors, self.identity = runtime, tensors, identity
         self._loaded: tuple[tuple[torch.device, torch.dtype, Integers | None], Module] | None = None
         self._managed: tuple[tuple[Manager, torch.dtype, Integers | None], Any] | None = None
-        self._lock = threading.RLock()  # making room for one may let go of another
-        self._allocation: Any = None  # of the external allocator, if there is one
+        self._lock = threading.RLock()  # a reentrant lock, because freeing memory for one model may unload another
+        self._allocation: Any = None  # registration with the external allocator, if there is one
         self._share: DeviceShare | None = None  # of the team that what is loaded was loaded for
         self.config = self._read_config({name: stored.shape for name, stored in tensors.items()})
 
@@ -68,11 +68,11 @@ class Weights(Generic[Module]):
 
     @property
     def nbytes(self) -> int:
-        """As stored."""
+        """Bytes in the stored format."""
         return sum(stored.nbytes for stored in self.tensors.values())
 
     def module(self, device: torch.device, dtype: torch.dtype, compute: str = SIXTEEN_BIT) -> Module:
-        """The model on `device`, for computing in `dtype`. compute: a word of settings.COMPUTES, for the transformer.
+        """The model on `device`, for computing in `dtype`. compute: one of settings.COMPUTES, for the transformer.
 
         Raises FileFormatError if the file is incomplete.
         """
@@ -104,7 +104,7 @@ class Weights(Generic[Module]):
             return self._managed[1]
 
     def unload(self) -> None:
-        """Let go of what was loaded; the next use loads it again."""
+        """Drop everything that was loaded; the next use loads it again."""
         with self._lock:
             self._loaded = None
             self._give_up_managed()
@@ -130,7 +130,7 @@ class Weights(Generic[Module]):
         return self.nbytes if self._loaded else 0
 
     def release(self, nbytes: int) -> int:
-        """All of it. A run that is under way keeps it to its end."""
+        """Release all of it. A running job keeps its references to the end."""
         held = self.held_bytes
         with self._lock:
             self._loaded = None
@@ -178,7 +178,7 @@ class Weights(Generic[Module]):
         raise NotImplementedError
 
     def _integers(self, device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
-        """What multiplies matrices that are stored as integers; None: they are decoded."""
+        """The object that multiplies matrices stored as integers; None: they are decoded."""
         return None
 
     def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None) -> Resident:
@@ -189,7 +189,7 @@ class Weights(Generic[Module]):
 
 
 class FluxWeights(Weights[Flux]):
-    """A transformer. `round_to`: the type that `weight_dtype` stores all weights in, None for the file's own."""
+    """A transformer. `round_to`: the type to which `weight_dtype` rounds all weights, None for the file's own."""
 
     config: FluxConfig
     divided = True
@@ -216,7 +216,7 @@ class FluxWeights(Weights[Flux]):
 
 
 class ControlNetWeights(Weights[ControlNet]):
-    """A ControlNet. Its key names it among those of a run."""
+    """A ControlNet. Its key identifies it among those of a run."""
 
     config: ControlNetConfig
     divided = True
@@ -242,7 +242,7 @@ class ControlNetWeights(Weights[ControlNet]):
 
 
 class ClipWeights(Weights[ClipTextModel]):
-    """CLIP-L, stored in float16 whatever the file has, as ComfyUI does."""
+    """CLIP-L, converted to float16 whatever the file has, as in ComfyUI."""
 
     config: ClipConfig
 
@@ -263,7 +263,7 @@ class ClipWeights(Weights[ClipTextModel]):
 
 
 class T5Weights(Weights[T5Encoder]):
-    """T5, stored in the type of its last norm, but float16 instead of float32, as ComfyUI does."""
+    """T5, converted to the type of its last norm, but float16 instead of float32, as in ComfyUI."""
 
     config: T5Config
 
@@ -287,7 +287,9 @@ class T5Weights(Weights[T5Encoder]):
 
 
 class _ChannelsLast(Resident):
-    """Convolutions of 16-bit numbers as processors and tensor cores read them best: twice as fast on CPUs with bf16."""
+    """Convolutions in 16-bit types get the memory layout that processors and tensor cores read fastest: twice as fast
+    on CPUs with bf16.
+    """
 
     def __call__(self, stored: Stored, raw: Tensor, matrix: bool) -> Tensor | HeldWeight:
         value = super().__call__(stored, raw, matrix)
@@ -309,7 +311,7 @@ class AutoencoderWeights(Weights[Autoencoder]):
         return _ChannelsLast(device, dtype)
 
     def module_on_meta(self, dtype: torch.dtype) -> Autoencoder:
-        """Without weights, on the meta device."""
+        """The module without weights, on the meta device."""
         with torch.device("meta"):
             return self._make().to(dtype)
 
@@ -324,7 +326,7 @@ def _expanded(
     round_to: torch.dtype | None,
     integers: Integers | None,
 ) -> Resident:
-    """Expanded once if there is room for it, else each matrix at each use: the numbers are the same."""
+    """Expand all matrices once if memory allows it, else each matrix at each use: the numbers are the same."""
     expanded = sum(stored.numel for stored in tensors.values()) * dtype.itemsize
     quantised = block_matrices(tensors) if integers is not None and integers.quantises else ()
     packed = expanded > FILLED * room(device)
@@ -332,7 +334,7 @@ def _expanded(
 
 
 def _integers_of(tensors: Tensors, device: torch.device, dtype: torch.dtype, compute: str) -> Integers | None:
-    """What multiplies matrices that are stored as integers, if there are any."""
+    """The object that multiplies matrices stored as integers, if there are any."""
     stored_so = any(multiplied_as_integers(stored.encoding, stored.shape) for stored in tensors.values())
     if not stored_so and compute != INT8:
         return None

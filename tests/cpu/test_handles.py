@@ -572,9 +572,9 @@ def test_what_a_checkpoint_does_not_hold_says_so_when_it_is_used(
     model, text, coder = handles.load_checkpoint(
         runtime, saved(tmp_path / "bare.safetensors", state, "model.diffusion_model.")
     )
-    with pytest.raises(InputError, match="bare.safetensors holds no text encoders.*DualCLIPLoader"):
+    with pytest.raises(InputError, match="bare.safetensors contains no text encoders.*DualCLIPLoader"):
         text.t5()
-    with pytest.raises(InputError, match="bare.safetensors holds no autoencoder.*Load VAE"):
+    with pytest.raises(InputError, match="bare.safetensors contains no autoencoder.*Load VAE"):
         coder.decode_image(torch.zeros(1, 16, 2, 2))
     assert not hasattr(coder, "anything")
     whole = (

@@ -152,7 +152,7 @@ def test_pickles_are_read_without_running_code_and_listed_for_upscalers_only(
 
 def test_what_is_no_upscaler_says_so(runtime: Runtime, tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(FileFormatError, match="no upscale model that spandrel"):
+    with pytest.raises(FileFormatError, match="not an upscale model that spandrel"):
         load_upscaler(runtime, tmp_path / "other.safetensors")
 
 

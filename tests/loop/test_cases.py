@@ -488,7 +488,7 @@ def test_a_nan_in_the_transformer_is_told_with_step_and_tensor(
     state[tensor].view(-1)[5] = NAN
     told = refused(unet=put("diffusion_models", "nan.safetensors", state))
     assert "At step 1 of 2 the image's numbers stopped being finite" in told and "node 8 (KSampler)" in told
-    assert f"{tensor} in nan.safetensors holds numbers that are not finite" in told
+    assert f"{tensor} in nan.safetensors contains numbers that are not finite" in told
 
 
 @pytest.mark.parametrize("part", ["clip", "t5", "vae"])

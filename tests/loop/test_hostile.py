@@ -253,7 +253,7 @@ def test_what_a_checkpoint_lacks_is_told_when_it_is_used(refused: Told, own_stor
     whole = text_to_image() | {"1": node("CheckpointLoaderSimple", ckpt_name="bare.safetensors")}
     whole["4"]["inputs"]["clip"] = ["1", 1]
     del whole["2"]
-    assert "holds no text encoders" in refused(whole)
+    assert "contains no text encoders" in refused(whole)
 
 
 def test_a_wrong_type_of_text_encoders_is_told(refused: Told, store: Path) -> None:
