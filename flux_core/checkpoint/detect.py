@@ -224,6 +224,8 @@ def _t5_of(tensors: Shapes) -> Component:
 
 
 def _autoencoder(file: WeightFile, names: Collection[str]) -> Component | None:
+    if "pixels.weight" in names:
+        return _component("autoencoder", lambda: _pixels_of(file))
     prefix = _prefix(names, ("decoder.conv_in.weight", "decoder.conv_out.weight"))
     if prefix is None:
         return None
@@ -233,6 +235,13 @@ def _autoencoder(file: WeightFile, names: Collection[str]) -> Component | None:
         noun = f"an autoencoder of another family ({size}; FLUX.1's has 16, no quant_conv)"
         return Component("other_autoencoder", noun, {}, {})
     return _component("autoencoder", lambda: _autoencoder_of(file, names, prefix))
+
+
+def _pixels_of(file: WeightFile) -> Component:
+    """What stands for an autoencoder where a transformer works on pixels (models/pixel_codec.py)."""
+    tensors = model_tensors(file, "", lambda name: (name, 0) if name == "pixels.weight" else None)
+    facts: Facts = {"layout": "pixels", "latent_channels": tensors["pixels.weight"].shape[0]}
+    return Component("autoencoder", "a codec for FLUX models in pixel space (VAE)", tensors, facts)
 
 
 def _autoencoder_of(file: WeightFile, names: Collection[str], prefix: str) -> Component:

@@ -30,12 +30,18 @@ COMMANDS = {
     "doctor": ("check whether this machine is ready, and what to do if it is not", ".doctor"),
     "plan": ("predict memory and time for a model, before anything is downloaded", ".plan"),
     "compare": ("put two or more settings side by side: time, memory, likeness, blind votes", "..compare.command"),
-    "train": ("train the small model that comes with Sluice, or a LoRA (`train lora FOLDER`)", ".train"),
+    "train": (
+        "train the small model, a LoRA (`train lora FOLDER`), or digits (`train digits`)",
+        ".train",
+    ),
     "bench": ("measure this machine", ".bench"),
 }
 
 # a command's second word that opens a room of its own
-ROOMS = {("train", "lora"): ("train a LoRA on a folder of images", ".train_lora")}
+ROOMS = {
+    ("train", "lora"): ("train a LoRA on a folder of images", ".train_lora"),
+    ("train", "digits"): ("train a FLUX that draws digits in pixel space", ".train_digits"),
+}
 
 EXAMPLES = """
 examples:

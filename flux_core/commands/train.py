@@ -11,27 +11,22 @@ from __future__ import annotations
 
 import argparse
 import copy
-import ctypes
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..models.autoencoder import Autoencoder
 from ..models.latents import process_out
 from ..runtime.device import find_device
+from ..training.captions import vocabulary
 from ..training.code import Code, fit
 from ..training.codec import CodecStage, codec_config
 from ..training.drawing import collage, draw, loose_scene
 from ..training.export import TOKENIZERS, export
 from ..training.flow import FlowStage, GuidanceStage, Pictures, sample
 from ..training.recipe import Recipe, changed, quick
+from ..training.small_networks import fast_dtype, fitting_for_small_networks, save_sheet
 from ..training.system import Reader, System
 from ..training.trainer import train
 
@@ -76,16 +71,17 @@ class Training:
     def __init__(self, recipe: Recipe, out: Path, work: Path, device: torch.device, quiet: bool = False) -> None:
         self.recipe, self.out, self.work, self.device, self.quiet = recipe, out, work, device, quiet
         work.mkdir(parents=True, exist_ok=True)
-        self.reader = Reader.write(out / TOKENIZERS, recipe.sizes)
+        folder = out / TOKENIZERS
+        self.reader = Reader.write(folder / "clip_l", folder / "t5xxl", vocabulary(), recipe.sizes.t5_length)
         self.code = _fit_code(recipe)
-        self.dtype = _fast_dtype(device)
+        self.dtype = fast_dtype(device)
         self.pictures = Pictures(recipe, self.reader, self.code, device)
 
     def run(self, stages: list[str]) -> dict[str, list[float]]:
         """Train the stages in order and export after each. Returns the losses by stage."""
         torch.manual_seed(self.recipe.seed)
         losses: dict[str, list[float]] = {}
-        with _fitting_for_small_networks(self.device):
+        with fitting_for_small_networks(self.device):
             if "flow" in stages or "guidance" in stages:
                 system = self.new_system()
                 if "flow" in stages:
@@ -130,7 +126,7 @@ class Training:
 
     def _sheet(self, stage: str, step: int, system: System, guidance: float = 1.0, cfg: float = 1.0) -> None:
         latents = sample(system, self.reader, PROMPTS, guidance=guidance, cfg=cfg, dtype=self.dtype)
-        _save_sheet(self.work / f"{stage}_{step:06}.png", self.code.decode(process_out(latents.cpu())))
+        save_sheet(self.work / f"{stage}_{step:06}.png", self.code.decode(process_out(latents.cpu())))
 
     def _codec_sheet(self, step: int, codec: Autoencoder) -> None:
         rng = np.random.default_rng(1)
@@ -138,7 +134,7 @@ class Training:
         pictures = np.concatenate([draw([loose_scene(rng) for _ in range(8)]), *collages])
         pixels = torch.from_numpy(pictures).movedim(-1, 1).to(self.device) * 2 - 1
         with torch.no_grad():
-            _save_sheet(self.work / f"codec_{step:06}.png", codec.decode(codec.encode(pixels)).cpu())
+            save_sheet(self.work / f"codec_{step:06}.png", codec.decode(codec.encode(pixels)).cpu())
 
 
 def _fit_code(recipe: Recipe) -> Code:
@@ -147,35 +143,3 @@ def _fit_code(recipe: Recipe) -> Code:
     scenes = draw([loose_scene(rng) for _ in range(recipe.code_pictures * 2 // 3)])
     collages = np.stack([collage(rng) for _ in range(recipe.code_pictures // 3)])
     return fit(torch.from_numpy(np.concatenate([scenes, collages])).movedim(-1, 1) * 2 - 1)
-
-
-def _fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it faster than float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
-
-
-@contextmanager
-def _fitting_for_small_networks(device: torch.device) -> Iterator[None]:
-    """On a CPU: plain attention (the fused one is slow going backwards over 82 tokens), and memory kept by the process
-    instead of being given back to Linux and cleared again for every tensor. Half as fast again, together."""
-    if device.type != "cpu":
-        yield
-        return
-    if sys.platform == "linux":
-        keep_mapping, keep_top = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD in malloc.h
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(keep_mapping, 0)
-            libc.mallopt(keep_top, 2**31 - 1)
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
-
-
-def _save_sheet(path: Path, pixels: Tensor) -> None:
-    """Pictures [N, 3, H, W] in -1..1, eight in a row."""
-    image = ((pixels + 1) * 127.5).round().clamp(0, 255).byte()
-    rows = [torch.cat(list(row), dim=2) for row in image.split(8) if len(row) == 8]
-    Image.fromarray(torch.cat(rows, dim=1).movedim(0, -1).numpy()).save(path)

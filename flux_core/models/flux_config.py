@@ -65,5 +65,18 @@ def axes_of(head_dim: int) -> tuple[int, int, int]:
     return head_dim // 8, head_dim * 7 // 16, head_dim * 7 // 16
 
 
+AXES = "sluice.axes_dim"  # in the header of a file whose shares are not FLUX.1's, such as "16,24,24"
+
+
+def axes_from(text: str, head_dim: int) -> tuple[int, int, int]:
+    """The shares that a header states. Raises FileFormatError if they do not fill a head of `head_dim` channels."""
+    shares = [int(part) if part.strip().isdigit() else 0 for part in text.split(",")]
+    if len(shares) != 3 or sum(shares) != head_dim or any(share % 2 or not share for share in shares):
+        raise FileFormatError(
+            f"{AXES} in the file's header is {text!r}; it should be three even numbers whose sum is {head_dim}."
+        )
+    return shares[0], shares[1], shares[2]
+
+
 def _count(names: Mapping[str, object], prefix: str) -> int:
     return len({name[len(prefix) :].split(".", 1)[0] for name in names if name.startswith(prefix)})

@@ -145,7 +145,13 @@ def place_references(
 
 
 def preview(latent: Tensor) -> Tensor:
-    """A rough image of one scaled latent [16, h, w]: uint8 [h, w, 3], one pixel per cell."""
+    """A rough image of one scaled latent [16, h, w]: uint8 [h, w, 3], one pixel per cell.
+
+    Of another number of channels, which models in pixel space have: the mean of each colour.
+    """
+    if len(latent) != CHANNELS:
+        colours = latent.unflatten(0, (1 if len(latent) % 3 else 3, -1)).mean(1).expand(3, -1, -1).movedim(0, -1)
+        return ((colours + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)
     factors = torch.tensor(PREVIEW_RGB, dtype=latent.dtype, device=latent.device)
     bias = torch.tensor(PREVIEW_BIAS, dtype=latent.dtype, device=latent.device)
     rgb = latent.movedim(0, -1) @ factors + bias

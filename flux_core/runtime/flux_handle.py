@@ -87,6 +87,11 @@ class FluxModel:
         width = 4 * self.weights.config.in_channels
         return max([width, *(use.lora.input_width("img_in", width) for use in self.loras if use.strength)]) // 4
 
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latent that comes out: 16, or others for models in pixel space."""
+        return self.weights.config.out_channels
+
     @contextmanager
     def open(self, run: Run) -> Iterator[Network]:
         """The network, ready for one run; in a job that can be paused its evaluations are recorded on disk.

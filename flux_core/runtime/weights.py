@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -26,8 +27,10 @@ from ..models.clip_text import ClipConfig, ClipTextModel
 from ..models.controlnet import ControlNet
 from ..models.controlnet_config import ControlNetConfig, controlnet_key
 from ..models.flux import Flux
-from ..models.flux_config import FluxConfig
+from ..models.flux_config import AXES, FluxConfig, axes_from
 from ..models.linear import HeldWeight
+from ..models.pixel_codec import KEY as PIXELS
+from ..models.pixel_codec import PixelCodec, PixelCodecConfig
 from ..models.t5 import T5Config, T5Encoder
 from ..parallel.share import DeviceShare
 from ..quant.encoding import multiplied_as_integers
@@ -199,7 +202,10 @@ class FluxWeights(Weights[Flux]):
         super().__init__(runtime, tensors, identity)
 
     def _config(self, shapes: dict[str, tuple[int, ...]]) -> FluxConfig:
-        return FluxConfig.from_shapes(shapes)
+        """Shapes do not say how a head's channels are shared among index, row and column; the header may."""
+        config = FluxConfig.from_shapes(shapes)
+        told = next(iter(self.tensors.values())).file.metadata.get(AXES)
+        return config if told is None else replace(config, axes_dim=axes_from(told, config.head_dim))
 
     def _make(self) -> Flux:
         return Flux(self.config)
@@ -298,19 +304,19 @@ class _ChannelsLast(Resident):
         return value
 
 
-class AutoencoderWeights(Weights[Autoencoder]):
-    config: AutoencoderConfig
+class AutoencoderWeights(Weights[Autoencoder | PixelCodec]):
+    config: AutoencoderConfig | PixelCodecConfig
 
-    def _config(self, shapes: dict[str, tuple[int, ...]]) -> AutoencoderConfig:
-        return AutoencoderConfig.from_shapes(shapes)
+    def _config(self, shapes: dict[str, tuple[int, ...]]) -> AutoencoderConfig | PixelCodecConfig:
+        return (PixelCodecConfig if PIXELS in shapes else AutoencoderConfig).from_shapes(shapes)
 
-    def _make(self) -> Autoencoder:
-        return Autoencoder(self.config)
+    def _make(self) -> Autoencoder | PixelCodec:
+        return PixelCodec(self.config) if isinstance(self.config, PixelCodecConfig) else Autoencoder(self.config)
 
     def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None = None) -> Resident:
         return _ChannelsLast(device, dtype)
 
-    def module_on_meta(self, dtype: torch.dtype) -> Autoencoder:
+    def module_on_meta(self, dtype: torch.dtype) -> Autoencoder | PixelCodec:
         """The module without weights, on the meta device."""
         with torch.device("meta"):
             return self._make().to(dtype)

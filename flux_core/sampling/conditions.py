@@ -69,6 +69,7 @@ class Canvas:
     device: torch.device
     dtype: torch.dtype
     noise_mask: Tensor | None = None  # [B, 1, h, w], the sampler's own inpainting mask
+    channels: int = CHANNELS  # of the latent; what the network reads beyond them is concatenated
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ def _concat(values: Mapping[str, Any], canvas: Canvas) -> Tensor | None:
     16 of an image (black outside the sampler's scale where there is none), then for Fill 64 of a mask, one for each
     pixel of a cell.
     """
-    if canvas.in_channels <= CHANNELS:
+    if canvas.in_channels <= canvas.channels:
         return None
     picture = values.get("concat_latent_image")
     if picture is None:

@@ -100,7 +100,8 @@ def sample(
     mask = None if noise_mask is None else _fit_mask(noise_mask, latent)
 
     batch, _, height, width = latent.shape
-    canvas = Canvas(batch, height, width, model.in_channels, model.device, model.dtype, mask)
+    given = model.device, model.dtype, mask, model.latent_channels
+    canvas = Canvas(batch, height, width, model.in_channels, *given)
     conditions = [prepare(conditioning, canvas, model.sampling) for conditioning in guider.conditionings]
     equal_areas(conditions)
     share_with_others(conditions)
@@ -178,7 +179,7 @@ def sample_custom_advanced(
     callback: Callback | None = None,
 ) -> tuple[Latent, Latent]:
     """SamplerCustomAdvanced: (output, denoised_output), with the other keys of the latent carried along."""
-    latent = _start(latent)
+    latent = _start(latent, guider.model.latent_channels)
     samples, seen = sample(
         guider,
         sampler,
@@ -265,8 +266,8 @@ def add_noise(noise: Noise, sigmas: Tensor, latent: Latent) -> Latent:
     return {**latent, "samples": noisy}
 
 
-def _start(latent: Latent) -> Latent:
+def _start(latent: Latent, channels: int = latents.CHANNELS) -> Latent:
     samples = latent["samples"]
     if samples.ndim != 4:
         raise InputError(f"The latent is {tuple(samples.shape)}; FLUX samples pictures: [batch, 16, height, width].")
-    return {**latent, "samples": latents.fix_channels(samples).float()}
+    return {**latent, "samples": latents.fix_channels(samples, channels).float()}

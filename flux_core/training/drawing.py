@@ -120,7 +120,7 @@ def collage(rng: np.random.Generator) -> Pixels:
 def mask(figure: str, size: int) -> Mask:
     """The figure in the middle of a picture, `size` pixels from its centre to its top; edges are antialiased."""
     big = Image.new("L", (SIDE * OVERSAMPLE, SIDE * OVERSAMPLE))
-    pen = _Pen(ImageDraw.Draw(big), scale=size * OVERSAMPLE, middle=SIDE * OVERSAMPLE / 2)
+    pen = Pen(ImageDraw.Draw(big), scale=size * OVERSAMPLE, middle=SIDE * OVERSAMPLE / 2)
     OUTLINES[figure](pen)
     shape: Mask = np.asarray(big.reduce(OVERSAMPLE), np.float32) / np.float32(255)
     return shape
@@ -133,15 +133,16 @@ def shifted(picture: Mask, right: int, down: int) -> Mask:
     return padded[top : top + SIDE, left : left + SIDE]
 
 
-class _Pen:
+class Pen:
     """Draws outlines given in -1..1 onto the oversampled canvas."""
 
-    def __init__(self, canvas: ImageDraw.ImageDraw, scale: float, middle: float) -> None:
-        self.canvas, self.scale, self.middle = canvas, scale, middle
+    def __init__(self, canvas: ImageDraw.ImageDraw, scale: float, middle: float, stroke: float = STROKE) -> None:
+        """scale, middle: in pixels; stroke: thickness of lines, in the units of the outlines."""
+        self.canvas, self.scale, self.middle, self.stroke = canvas, scale, middle, stroke
 
     def line(self, *points: Point) -> None:
         """A thick line through the points, with round joints and ends."""
-        radius = STROKE / 2 * self.scale
+        radius = self.stroke / 2 * self.scale
         places = [self._place(point) for point in points]
         self.canvas.line(places, fill=255, width=round(2 * radius))
         for x, y in places:
@@ -161,10 +162,10 @@ def _arc(centre: Point, radii: Point, start: float, end: float) -> list[Point]:
     return [(centre[0] + radii[0] * math.cos(a), centre[1] + radii[1] * math.sin(a)) for a in turns]
 
 
-def _six(turn: int) -> Callable[[_Pen], None]:
+def _six(turn: int) -> Callable[[Pen], None]:
     """A six (turn 1) or, upside down, a nine (turn -1)."""
 
-    def outline(pen: _Pen) -> None:
+    def outline(pen: Pen) -> None:
         curve = ((-0.5, 0.35), (-0.52, -0.5), (0.28, -0.85))
         steps = [step / 32 for step in range(33)]
         stem = [
@@ -177,7 +178,7 @@ def _six(turn: int) -> Callable[[_Pen], None]:
     return outline
 
 
-def _ring(pen: _Pen) -> None:
+def _ring(pen: Pen) -> None:
     pen.area(*_arc((0, 0), (0.95, 0.95), 0, 360))
     pen.area(*_arc((0, 0), (0.52, 0.52), 0, 360), fill=0)
 
@@ -196,19 +197,19 @@ def _heart() -> list[Point]:
     ]
 
 
-def _eight(pen: _Pen) -> None:
+def _eight(pen: Pen) -> None:
     pen.line(*_arc((0, -0.44), (0.4, 0.41), 0, 360))
     pen.line(*_arc((0, 0.42), (0.5, 0.43), 0, 360))
 
 
-def _one(pen: _Pen) -> None:
+def _one(pen: Pen) -> None:
     pen.line((-0.38, -0.5), (0.05, -0.85), (0.05, 0.85))
     pen.line((-0.35, 0.85), (0.45, 0.85))
 
 
 _CROSS = [(-0.32, -0.95), (0.32, -0.95), (0.32, -0.32), (0.95, -0.32), (0.95, 0.32), (0.32, 0.32)]
 
-OUTLINES: dict[str, Callable[[_Pen], None]] = {
+OUTLINES: dict[str, Callable[[Pen], None]] = {
     "0": lambda pen: pen.line(*_arc((0, 0), (0.48, 0.85), 0, 360)),
     "1": _one,
     "2": lambda pen: pen.line(*_arc((0, -0.4), (0.5, 0.45), 185, 395), (-0.5, 0.85), (0.52, 0.85)),

@@ -35,11 +35,15 @@ def export(models: Path, system: System | None, codec: Autoencoder | None) -> No
         parts |= {"transformer": system.transformer, "clip": system.clip, "t5": system.t5}
     for part, module in parts.items():
         if module is not None:
-            path = models / FILES[part]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_safetensors(path, {name: tensor.bfloat16() for name, tensor in module.state_dict().items()})
+            write_module(models / FILES[part], module)
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_module(path: Path, module: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
+    """All weights of a module as bfloat16. metadata: for the header, beside what every file has."""
+    write_safetensors(path, {name: tensor.bfloat16() for name, tensor in module.state_dict().items()}, metadata)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """A safetensors file, written beside the old one, whose place it takes when it is whole."""
-    write_whole(path, safetensors(tensors, {"format": "pt", "made_by": "sluice train"}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, safetensors(tensors, {"format": "pt", "made_by": "sluice train", **(metadata or {})}))

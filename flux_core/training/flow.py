@@ -1,4 +1,4 @@
-"""Stages `flow` and `guidance`: the transformer learns velocities, then learns to guide itself.
+"""Stages `flow` and `guidance`: a transformer learns velocities, then learns to guide itself.
 
 flow       rectified flow (Liu et al. 2022; Esser et al. 2024): x_t = (1 - t) x0 + t eps, and the network predicts
            eps - x0. The guidance input is held at 1: no guidance.
@@ -8,7 +8,9 @@ guidance   distillation (Meng et al. 2023): for a guidance w the target is u + w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,13 +20,13 @@ from ..models.latents import process_in
 from .captions import caption
 from .code import Code
 from .drawing import draw, loose_scene, random_scene
-from .recipe import Phase, Recipe
+from .recipe import FlowRecipe, Phase, Recipe
 from .system import Reader, System, Tokens
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean latents [B, 16, h, w] (scaled), noise, times [B], and the prompts."""
+    """Clean latents [B, C, h, w] (scaled), noise, times [B], and the prompts."""
 
     clean: Tensor
     noise: Tensor
@@ -35,6 +37,24 @@ class Batch:
     def noisy(self) -> Tensor:
         t = self.times[:, None, None, None]
         return (1 - t) * self.clean + t * self.noise
+
+
+class Data(Protocol):
+    """What a flow learns from: endless batches that depend on the recipe's seed and the step alone."""
+
+    @property
+    def recipe(self) -> FlowRecipe: ...
+    def batch(self, stage: str, step: int, size: int) -> Batch:
+        """The `step`th batch of a stage."""
+        ...
+
+    def prompts(self, stage: str, step: int, size: int) -> list[str]:
+        """Prompts such as pictures have, none of them empty."""
+        ...
+
+    def tokens(self, prompts: Sequence[str]) -> Tokens:
+        """Prompts as both encoders read them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -69,13 +89,22 @@ class Pictures:
         times = torch.from_numpy(bell).to(self.device).sigmoid()
         return Batch(clean, noise, times, self.reader.tokens(clip, t5, self.device))
 
+    def prompts(self, stage: str, step: int, size: int) -> list[str]:
+        """Captions of scenes."""
+        rng = rng_of(self.recipe.seed, stage, step)
+        return [caption(random_scene(rng), rng) for _ in range(size)]
+
+    def tokens(self, prompts: Sequence[str]) -> Tokens:
+        """Both encoders read the same."""
+        return self.reader.tokens(prompts, prompts, self.device)
+
 
 class FlowStage:
     """Flow matching from nothing."""
 
     name = "flow"
 
-    def __init__(self, pictures: Pictures, system: System, dtype: torch.dtype) -> None:
+    def __init__(self, pictures: Data, system: System, dtype: torch.dtype) -> None:
         self.pictures, self.module, self.dtype = pictures, system, dtype
         self.phase: Phase = pictures.recipe.flow
 
@@ -91,7 +120,7 @@ class GuidanceStage:
 
     name = "guidance"
 
-    def __init__(self, pictures: Pictures, student: System, teacher: System, dtype: torch.dtype) -> None:
+    def __init__(self, pictures: Data, student: System, teacher: System, dtype: torch.dtype) -> None:
         self.pictures, self.module, self.teacher, self.dtype = pictures, student, teacher, dtype
         self.phase: Phase = pictures.recipe.guidance
 
@@ -110,7 +139,7 @@ class GuidanceStage:
     @torch.no_grad()
     def _guided(self, batch: Batch, strength: Tensor) -> Tensor:
         size = len(batch.times)
-        empty = self.pictures.reader.tokens([""] * size, [""] * size, batch.times.device)
+        empty = self.pictures.tokens([""] * size)
         one = torch.ones_like(batch.times)
         told: Tensor = self.teacher(batch.noisy, batch.times, batch.tokens, one, self.dtype)
         free: Tensor = self.teacher(batch.noisy, batch.times, empty, one, self.dtype)
@@ -124,17 +153,17 @@ def rng_of(seed: int, stage: str, step: int) -> np.random.Generator:
 
 @torch.no_grad()
 def sample(
-    system: System, reader: Reader, prompts: list[str], *, guidance: float, cfg: float = 1.0, steps: int = 12,
-    side: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32,
+    system: System, reader: Reader, prompts: Sequence[str], *, guidance: float, cfg: float = 1.0, steps: int = 12,
+    side: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32, shift: float = 1.6,
 ) -> Tensor:  # fmt: skip
-    """Euler from noise to scaled latents [B, 16, side, side]: a quick look during training, not the product's path."""
-    device = next(system.parameters()).device
-    noise = torch.randn((len(prompts), 16, side, side), generator=torch.Generator().manual_seed(seed))
+    """Euler from noise to scaled latents [B, C, side, side]: a quick look during training, not the product's path."""
+    device, channels = next(system.parameters()).device, system.transformer.config.in_channels
+    noise = torch.randn((len(prompts), channels, side, side), generator=torch.Generator().manual_seed(seed))
     x, count = noise.to(device), len(prompts)
     told = reader.tokens(prompts, prompts, device)
     empty = reader.tokens([""] * count, [""] * count, device)
     line = torch.linspace(1, 0, steps + 1)
-    times = (1.6 * line / (1 + 0.6 * line)).tolist()
+    times = (shift * line / (1 + (shift - 1) * line)).tolist()
     strength = torch.full((count,), guidance, device=device)
     for now, then in zip(times, times[1:], strict=False):
         t = torch.full((count,), now, device=device)

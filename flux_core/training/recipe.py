@@ -1,23 +1,28 @@
-"""Every number of the tiny model and of its training, in one place.
+"""Every number of a training from nothing, in one place.
 
-`Recipe()` is what the shipped model was made with; `quick()` goes through the same motions in seconds.
+`FlowRecipe` is what all of them have, `Recipe()` what the shipped model was made with; `quick()` goes through the same
+motions in seconds. Recipes of digits are in digits/recipe.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InputError
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The networks. All else follows from FLUX.1: 16 latent channels, 8x8 pixels a cell, heads of 64."""
+    """The networks: transformer, both text encoders, autoencoder."""
 
     hidden: int = 192
     heads: int = 3
+    head: int = 64  # channels
+    channels: int = 16  # of a latent
+    guidance: bool = True  # whether the transformer is told one
+    axes: tuple[int, int, int] = (0, 0, 0)  # of a head's channels for index, row and column; 0: shared as FLUX.1 does
     depth: int = 2
     depth_single: int = 4
     t5_width: int = 128
@@ -46,26 +51,34 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One training from nothing to the shipped files."""
+class FlowRecipe:
+    """What the stages of every flow are told."""
 
     seed: int = 0
     sizes: Sizes = field(default_factory=Sizes)
-    code_pictures: int = 2048  # to fit the latent code to
-    flow: Phase = Phase(steps=5300, batch=64, rate=1.5e-3, matrix_rate=4e-3, warm_up=60, cool_down=0.35)
-    guidance: Phase = Phase(steps=300, batch=64, rate=8e-4, matrix_rate=1e-3, warm_up=20, cool_down=0.7, average=0.98)
-    codec: Phase = Phase(steps=5000, batch=8, rate=2e-3)
-
-    loose_steps: int = 2000  # of `flow`, on scenes that keep their places loosely
-    empty: float = 0.1  # how often both encoders read an empty prompt, which guidance needs
-    one_empty: float = 0.05  # how often only CLIP does, and how often only T5
-    two_captions: float = 0.25  # how often the encoders read different captions of the same picture
+    flow: Phase = Phase(steps=2000, batch=64, rate=1e-3)
+    guidance: Phase = Phase(steps=200, batch=64, rate=5e-4)
+    empty: float = 0.1  # how often the encoders read an empty prompt, which guidance needs
     time_mean: float = 0.3  # t = sigmoid(normal(time_mean, time_spread)), a little towards noise
     time_spread: float = 1.2
     guidance_range: tuple[float, float] = (1.0, 6.0)
 
     save_every: int = 200  # steps
     sample_every: int = 500
+
+
+@dataclass(frozen=True)
+class Recipe(FlowRecipe):
+    """One training from nothing to the shipped files."""
+
+    code_pictures: int = 2048  # to fit the latent code to
+    flow: Phase = Phase(steps=5300, batch=64, rate=1.5e-3, matrix_rate=4e-3, warm_up=60, cool_down=0.35)
+    guidance: Phase = Phase(steps=300, batch=64, rate=8e-4, matrix_rate=1e-3, warm_up=20, cool_down=0.7, average=0.98)
+    codec: Phase = Phase(steps=5000, batch=8, rate=2e-3)
+
+    loose_steps: int = 2000  # of `flow`, on scenes that keep their places loosely
+    one_empty: float = 0.05  # how often only CLIP does, and how often only T5
+    two_captions: float = 0.25  # how often the encoders read different captions of the same picture
 
 
 def quick() -> Recipe:
@@ -79,11 +92,17 @@ def quick() -> Recipe:
     )  # fmt: skip
 
 
-def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """The recipe with settings such as `flow.steps=100` or `seed=1` applied. Raises InputError for unknown names."""
+_Recipe = TypeVar("_Recipe", bound=FlowRecipe)
+
+
+def changed(recipe: _Recipe, settings: Sequence[str], source: str = "--set") -> _Recipe:
+    """The recipe with settings such as `flow.steps=100` or `seed=1` applied. Raises InputError for unknown names.
+
+    source: where they come from, for the error.
+    """
     for setting in settings:
         name, _, text = setting.partition("=")
-        recipe = _set(recipe, name.strip().split("."), text.strip(), setting)
+        recipe = _set(recipe, name.strip().split("."), text.strip(), f"{source} {setting}")
     return recipe
 
 
@@ -91,15 +110,18 @@ def _set(part: Any, path: list[str], text: str, setting: str) -> Any:
     known = {item.name for item in fields(part)}
     if path[0] not in known:
         names = ", ".join(sorted(known))
-        raise InputError(f"--set {setting}: there is no {path[0]!r} in the recipe. Known here: {names}.")
+        raise InputError(f"{setting}: there is no {path[0]!r} in the recipe. Known here: {names}.")
     value = getattr(part, path[0])
     if is_dataclass(value) != (len(path) > 1):
-        raise InputError(f"--set {setting}: name one single value, such as flow.steps=100.")
+        raise InputError(f"{setting}: name one single value, such as flow.steps=100.")
     if len(path) > 1:
         return replace(part, **{path[0]: _set(value, path[1:], text, setting)})
     try:
         kind = type(value)
-        new = tuple(type(value[0])(item) for item in text.split(",")) if kind is tuple else kind(text)
-    except ValueError:
-        raise InputError(f"--set {setting}: expected {type(value).__name__}, as in {path[0]}={value}.") from None
+        if kind is bool:
+            new = {"true": True, "false": False}[text.lower()]
+        else:
+            new = tuple(type(value[0])(item) for item in text.split(",")) if kind is tuple else kind(text)
+    except (ValueError, KeyError):
+        raise InputError(f"{setting}: expected {type(value).__name__}, as in {path[0]}={value}.") from None
     return replace(part, **{path[0]: new})

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..io.saving import replace
 from .optimise import average_into, optimisers, rate_at
-from .recipe import Phase, Recipe
+from .recipe import FlowRecipe, Phase
 
 LARGEST_GRADIENT = 1.0  # gradients are scaled down to this norm
 
@@ -40,7 +40,7 @@ class Stage(Protocol):
 
 
 def train(
-    stage: Stage, recipe: Recipe, folder: Path, on_sample: Callable[[int], None] | None = None, quiet: bool = False
+    stage: Stage, recipe: FlowRecipe, folder: Path, on_sample: Callable[[int], None] | None = None, quiet: bool = False
 ) -> list[float]:
     """Train a stage to its end and leave the averaged weights in its module. Returns the losses of the steps taken.
 

@@ -20,6 +20,7 @@ class NetworkModel:
     network: Network
     sampling: Sampling
     in_channels: int = 16
+    latent_channels: int = 16
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
     mask_function: MaskFunction | None = None

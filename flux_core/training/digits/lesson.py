@@ -1,0 +1,188 @@
+"""One FLUX in pixel space from nothing to files that every command reads: stages, samples, evaluation, export.
+
+    OUT/diffusion_models/NAME.safetensors        OUT/text_encoders/NAME-clip_l.safetensors, NAME-t5xxl.safetensors
+    OUT/vae/NAME-pixels.safetensors              and a folder beside each encoder with its tokenizer
+    OUT/training/NAME/                           checkpoints, sample-N.png with the prompts in sample-N.txt, judge.pt
+
+Stopped at any moment it goes on at the last checkpoint. Knows no command line and no workflow.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ...io.saving import write_whole
+from ...models.flux_config import AXES
+from ...models.pixel_codec import PixelCodec, PixelCodecConfig
+from ..export import write_module
+from ..flow import FlowStage, GuidanceStage, rng_of, sample
+from ..small_networks import fast_dtype, fitting_for_small_networks, save_sheet
+from ..system import Reader, System
+from ..trainer import train
+from .data import Digits, load
+from .judge import Judge, Judged
+from .pictures import WORDS, DigitPictures, digit_of, uncelled
+from .recipe import DigitRecipe
+
+STAGES = ("flow", "guidance")
+SHEET = 64  # pictures of a sheet
+AT_ONCE = 100  # pictures that are sampled together
+# What may change when a training goes on: it decides what is looked at, not what is learned.
+FREE = {"save_every", "sample_every", "guide", "sample_steps"}
+
+
+class Lesson:
+    """One recipe on its way."""
+
+    def __init__(
+        self, recipe: DigitRecipe, out: Path, work: Path, device: torch.device, *, fresh: bool = False,
+        quiet: bool = False,
+    ) -> None:  # fmt: skip
+        """fresh: forget what was trained here before. Raises InputError if that had other settings."""
+        self.recipe, self.out, self.work, self.device, self.quiet = recipe, out, work, device, quiet
+        self.dtype = fast_dtype(device)
+        work.mkdir(parents=True, exist_ok=True)
+        if fresh:
+            for old in work.glob("*.pt"):
+                old.unlink()
+        self._check_settings()
+        folder = out / "text_encoders"
+        self.reader = Reader.write(
+            folder / f"{recipe.name}-clip_l", folder / f"{recipe.name}-t5xxl", WORDS, recipe.sizes.t5_length
+        )
+
+    @cached_property
+    def digits(self) -> tuple[Digits, Digits]:
+        """To learn from, and to judge by."""
+        return load(self.recipe.data)
+
+    @cached_property
+    def pictures(self) -> DigitPictures:
+        return DigitPictures(self.recipe, self.reader, self.digits[0], self.device)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those that the recipe has."""
+        return STAGES if self.recipe.sizes.guidance and self.recipe.guidance.steps else STAGES[:1]
+
+    def run(self, stages: Sequence[str] = ()) -> dict[str, list[float]]:
+        """Train the stages (none named: all) in order, and export. Returns the losses by stage."""
+        losses: dict[str, list[float]] = {}
+        system = self.new_system()
+        with fitting_for_small_networks(self.device):
+            for stage in self.stages:
+                if stages and stage not in stages:
+                    self.load(stage, system)
+                else:
+                    losses[stage] = self._train(stage, system)
+        self.export(system)
+        return losses
+
+    def new_system(self) -> System:
+        """With first weights that depend on the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            system = System(self.recipe.sizes, self.reader)
+            system.init_weights()
+        return system.to(self.device)
+
+    def _train(self, name: str, system: System) -> list[float]:
+        if name == "flow":
+            stage: FlowStage | GuidanceStage = FlowStage(self.pictures, system, self.dtype)
+        else:
+            teacher = copy.deepcopy(system).requires_grad_(False)
+            stage = GuidanceStage(self.pictures, system, teacher, self.dtype)
+        return train(stage, self.recipe, self.work, lambda step: self._sheet(name, step, system), self.quiet)
+
+    def load(self, stage: str, system: System) -> None:
+        """Take over the averaged weights of a stage. Raises InputError if it has not been trained."""
+        path = self.work / f"{stage}.pt"
+        if not path.is_file():
+            raise InputError(f"The stage {stage} of {self.recipe.name} has not been trained: there is no {path}.")
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        system.load_state_dict(state["module"])
+        with torch.no_grad():
+            torch._foreach_copy_(list(system.parameters()), state["averages"])
+
+    def trained(self) -> tuple[System, str]:
+        """The last stage that has a checkpoint, and its name. Raises InputError if there is none."""
+        system = self.new_system()
+        last = next((stage for stage in reversed(self.stages) if (self.work / f"{stage}.pt").is_file()), STAGES[0])
+        self.load(last, system)
+        return system.eval(), last
+
+    def sample(self, system: System, stage: str, prompts: Sequence[str], seed: int = 0, steps: int = 0) -> Tensor:
+        """Pictures [N, channels, side, side] in -1..1, guided as the stage can: by one pass or by two."""
+        recipe = self.recipe
+        told = {"guidance": recipe.guide} if stage == "guidance" else {"guidance": 1.0, "cfg": recipe.guide}
+        parts = [prompts[start : start + AT_ONCE] for start in range(0, len(prompts), AT_ONCE)]
+        latents = [
+            sample(
+                system, self.reader, part, side=recipe.cells, seed=seed + number, dtype=self.dtype,
+                steps=steps or recipe.sample_steps, shift=1.0, **told,
+            ).cpu()
+            for number, part in enumerate(parts)
+        ]  # fmt: skip
+        return uncelled(torch.cat(latents), recipe.cell)
+
+    def sheet(self, path: Path, system: System, stage: str, prompts: Sequence[str], seed: int = 0) -> Tensor:
+        """Pictures of prompts as PATH.png and the prompts as PATH.txt, eight a row. Returns the pictures."""
+        pictures = self.sample(system, stage, prompts, seed)
+        save_sheet(path.with_suffix(".png"), pictures)
+        rows = [" ".join(prompts[start : start + 8]) for start in range(0, len(prompts), 8)]
+        write_whole(path.with_suffix(".txt"), ("\n".join(rows) + "\n").encode())
+        return pictures
+
+    def _sheet(self, stage: str, step: int, system: System) -> None:
+        system.eval()
+        self.sheet(self.work / f"sample-{stage}-{step}", system, stage, chance_prompts(SHEET))
+        system.train()
+
+    def evaluate(self, system: System, stage: str, count: int, steps: int = 0) -> Judged:
+        """Accuracy and Fréchet distance over `count` pictures, every digit as often, as digits and words in turn."""
+        judge = self.judge
+        prompts = [WORDS[number % len(WORDS)] for number in range(count)]
+        pictures = self.sample(system, stage, prompts, seed=1000, steps=steps)
+        return judge.judge(pictures, [digit_of(prompt) for prompt in prompts])
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge.trained(self.digits[1], self.work / f"judge-{Path(self.recipe.data).name}.pt")
+
+    def export(self, system: System) -> None:
+        """Write the files of the models folder."""
+        recipe = self.recipe
+        axes = {AXES: ",".join(map(str, recipe.sizes.axes))} if any(recipe.sizes.axes) else {}
+        codec = PixelCodec(PixelCodecConfig(recipe.channels, recipe.cell))
+        codec.init_weights()
+        write_module(self.out / f"diffusion_models/{recipe.name}.safetensors", system.transformer, axes)
+        write_module(self.out / f"text_encoders/{recipe.name}-clip_l.safetensors", system.clip)
+        write_module(self.out / f"text_encoders/{recipe.name}-t5xxl.safetensors", system.t5)
+        write_module(self.out / f"vae/{recipe.name}-pixels.safetensors", codec)
+
+    def _check_settings(self) -> None:
+        path, now = self.work / "recipe.json", json.loads(json.dumps(asdict(self.recipe)))
+        if path.is_file() and any(self.work.glob("*.pt")):
+            before = json.loads(path.read_text("utf-8"))
+            different = [name for name in now if name not in FREE and before.get(name) != now[name]]
+            if different:
+                raise InputError(
+                    f"The training in {self.work} was begun with other settings: {', '.join(different)}. Give the same "
+                    "again to go on with it, --fresh to begin anew, or another --work."
+                )
+        write_whole(path, json.dumps(now, indent=1).encode())
+
+
+def chance_prompts(count: int, seed: int = 0) -> list[str]:
+    """As xdiffusion's samples have them: digits and words of chance."""
+    rng = rng_of(seed, "prompts", 0)
+    return [WORDS[int(number)] for number in rng.integers(len(WORDS), size=count)]
