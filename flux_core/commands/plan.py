@@ -26,7 +26,7 @@ from ..memory.budget import AUTO, OFF, add_budget_arguments, format_size, parse_
 from ..memory.cards import Card, find_card
 from ..memory.plan import Plan, plan
 from ..memory.report import plan_record
-from ..memory.workload import Budget, GiB, Location, Machine, MiB
+from ..memory.workload import Budget, GiB, Location, Machine, MiB, Workload
 from ..models.controlnet_config import ControlNetConfig, controlnet_key
 from ..models.flux_config import FluxConfig
 from ..quant.encoding import multiplied_as_integers
@@ -102,7 +102,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--controlnet", action="append", default=[], metavar="FILE", help="count this ControlNet (may be repeated)"
     )
     parser.add_argument(
-        "--card", metavar="NAME", help="rtx4060, rtx3070, gtx1070, ... or cpu (default: the card of this machine)"
+        "--card",
+        action="append",
+        default=[],
+        dest="cards",
+        metavar="NAME",
+        help="rtx4060, rtx3070, gtx1070, ... or cpu (default: the card of this machine); rtx4060@3.0x4 is one in that "
+        "slot. Given several times: all ways to use these cards",
+    )
+    parser.add_argument(
+        "--exchange", type=_rate, metavar="GB/s", help="between several cards, through the host's memory"
     )
     parser.add_argument(
         "--steps", type=int, metavar="N", help=f"of an image (default: {IMAGE_STEPS}), or of a training"
@@ -140,16 +149,20 @@ def _compute(text: str) -> str | float:
 def run(args: Namespace) -> int:
     if args.steps is not None and args.steps < 1:
         raise InputError("There is at least 1 step.")
+    args.card = args.cards[0] if args.cards else None
     if args.train:
+        if len(args.cards) > 1:
+            raise InputError("A training runs on one card. Give one --card.")
         from .plan_training import run as plan_training
 
         return plan_training(args)
+    if len(args.cards) > 1:
+        from .plan_cards import run as plan_cards
+
+        return plan_cards(args)
     model, target = open_model(args.model), target_of(args)
     job = job_of(args, target)
-    beside = Beside(sum(lora_bytes(path) for path in args.lora), tuple(map(open_controlnet, args.controlnet)))
-    for net in beside.controlnets:
-        if net.config.body.hidden != model.config.hidden:
-            raise InputError(f"{net.key} was made for a transformer of another width than {model.name}.")
+    beside = beside_of(args, model)
     made = plan_for(as_computed(model, target), target, job, beside)
     rows = compared(model, target, job, beside)
     ways = images(made.seconds, args.steps or IMAGE_STEPS)
@@ -250,6 +263,15 @@ def open_controlnet(path: str) -> ControlNetFile:
     return ControlNetFile(controlnet_key(file.path), config, tensors)
 
 
+def beside_of(args: Namespace, model: Model) -> Beside:
+    """The LoRAs and ControlNets of the command line. Raises InputError for a ControlNet of another width."""
+    beside = Beside(sum(lora_bytes(path) for path in args.lora), tuple(map(open_controlnet, args.controlnet)))
+    for net in beside.controlnets:
+        if net.config.body.hidden != model.config.hidden:
+            raise InputError(f"{net.key} was made for a transformer of another width than {model.name}.")
+    return beside
+
+
 def job_of(args: Namespace, target: Target) -> Job:
     width, height = picture_size(args.size)
     if args.batch < 1:
@@ -279,6 +301,19 @@ def target_of(args: Namespace) -> Target:
 
 def plan_for(model: Model, target: Target, job: Job, beside: Beside) -> Plan:
     """Raises BudgetTooSmall."""
+    return plan(workload_for(model, target, job, beside), budget_of(target), target.machine)
+
+
+def budget_of(target: Target, processes: int = 1) -> Budget:
+    """What one of so many processes may use; they share the RAM."""
+    ram = target.ram // processes
+    room = max(0, ram - PROGRAM)
+    pinned = min(room, max(0, target.ram - max(4 * GiB, target.ram // 4)) // processes)
+    return Budget(target.memory, 0 if target.cpu else room, 0 if target.cpu else pinned)
+
+
+def workload_for(model: Model, target: Target, job: Job, beside: Beside) -> Workload:
+    """One step, with all that must be on the device."""
     from ..runtime.flux_needs import controlnet_tensors, flux_needs
 
     needs = flux_needs(model.config, job, tuple((net.key, net.config) for net in beside.controlnets))
@@ -309,10 +344,7 @@ def plan_for(model: Model, target: Target, job: Job, beside: Beside) -> Plan:
     def nbytes(name: str) -> int:
         return others[name].nbytes if name in others else model.nbytes(name, needs.matrices[name])
 
-    workload = needs.workload(model.name, nbytes, is_decoded, job.itemsize, fixed, in_integers)
-    room = max(0, target.ram - PROGRAM)
-    pinned = min(room, max(0, target.ram - max(4 * GiB, target.ram // 4)))
-    return plan(workload, Budget(target.memory, 0 if target.cpu else room, 0 if target.cpu else pinned), target.machine)
+    return needs.workload(model.name, nbytes, is_decoded, job.itemsize, fixed, in_integers)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ Peak is what the maker states for dense float16 products summed in float32 on te
 none), memory bandwidth and bus. What is reached in practice is a share of it, by generation: matrix products of FLUX's
 sizes measured by users at 0.78 to 0.85 of peak on GeForce cards (a resident 4060 Ti 16 GB makes a 1024x1024 step in
 2.08 s, 81 %), fused attention at 0.45 to 0.75. Bus rates are copies from pinned memory: 12.3 GB/s on PCIe 3.0 x16,
-24.5 on 4.0 x16, 53 on 5.0 x16, and half of that for half the lanes.
+24.5 on 4.0 x16, 53 on 5.0 x16, and half of that for half the lanes. Exchange of two cards through the host's memory
+reaches less: rates are estimates, for 3.0 x4 to 4.0 x16 those of people who ran two GeForce cards.
 """
 
 from __future__ import annotations
@@ -34,7 +35,14 @@ GENERATIONS = {
     "rdna2": (0.60, 0.30, "AMD Radeon RX 6000 specifications; the share is an assumption"),
     "rdna3": (0.45, 0.25, "AMD Radeon RX 7000 specifications; the share is an assumption"),
 }
-PCIE = {"3.0 x8": 6.2, "3.0 x16": 12.3, "4.0 x8": 12.8, "4.0 x16": 24.5, "5.0 x8": 26.0, "5.0 x16": 53.0}  # GB/s
+PCIE = {
+    "3.0 x4": 3.2, "3.0 x8": 6.2, "3.0 x16": 12.3, "4.0 x4": 6.4, "4.0 x8": 12.8, "4.0 x16": 24.5, "5.0 x4": 13.0,
+    "5.0 x8": 26.0, "5.0 x16": 53.0,
+}  # GB/s  # fmt: skip
+STAGED = {
+    "3.0 x4": 2.5, "3.0 x8": 5.0, "3.0 x16": 8.0, "4.0 x4": 5.0, "4.0 x8": 8.0, "4.0 x16": 14.0, "5.0 x4": 8.0,
+    "5.0 x8": 14.0, "5.0 x16": 14.0,
+}  # GB/s of exchange with another card  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,21 @@ class Card:
     def link(self) -> float:
         """GB/s from pinned memory."""
         return PCIE[self.bus]
+
+    @property
+    def exchange(self) -> float:
+        """GB/s to and from another card through the host's memory."""
+        return STAGED[self.bus]
+
+    def in_slot(self, slot: str) -> Card:
+        """The card in a slot like "3.0x4"; in one that is faster than the card it is as fast as ever. Raises
+        InputError."""
+        version, _, lanes = slot.strip().lower().partition("x")
+        bus = f"{version.strip()} x{lanes}"
+        if bus not in PCIE:
+            known = ", ".join(name.replace(" ", "") for name in PCIE)
+            raise InputError(f"{self.name}@{slot} names no slot; write one of {known}, as in {self.name}@3.0x4.")
+        return self if PCIE[bus] >= self.link else replace(self, bus=bus, label=f"{self.label} in {bus}")
 
     @property
     def integers(self) -> float | None:
@@ -135,7 +158,13 @@ CARDS = {card.name: card for card in map(_card, _ROWS.strip().splitlines())}
 
 
 def find_card(name: str) -> Card:
-    """By name, however it is written: "rtx4060", "RTX 4060", "4060 Ti". Raises InputError with what there is."""
+    """By name, however it is written: "rtx4060", "RTX 4060", "4060 Ti"; "rtx4060@3.0x4" is one in that slot.
+
+    Raises InputError with what there is.
+    """
+    name, at, slot = name.partition("@")
+    if at:
+        return find_card(name).in_slot(slot)
     wanted = _plain(name)
     for prefix in ("", "rtx", "gtx", "rx"):
         for card in CARDS.values():

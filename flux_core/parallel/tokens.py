@@ -28,6 +28,7 @@ class SharedTokens:
     wire: Wire
     tokens: Tokens
     how: str = "ulysses"
+    shares: int | Sequence[float] | None = None  # of the heads too, in ulysses; None: even ones
 
     def text(self, tokens: Tensor) -> Tensor:
         return tokens[:, slice(*self.tokens.text[self.wire.rank])]
@@ -86,7 +87,7 @@ class TokenSharing:
     shares: int | Sequence[float]
 
     def __call__(self, text: int, image: int) -> SharedTokens:
-        return SharedTokens(self.wire, Tokens.of(text, image, self.shares), self.split.attention)
+        return SharedTokens(self.wire, Tokens.of(text, image, self.shares), self.split.attention, self.shares)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -101,7 +102,7 @@ def _heads_of(mask: Tensor | None, span: tuple[int, int]) -> Tensor | None:
 
 def _ulysses(share: SharedTokens, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     wire, (batch, own, heads, width) = share.wire, q.shape
-    cut = spans(heads, wire.size)
+    cut = spans(heads, share.shares or wire.size)
     mine = cut[wire.rank]
     count = mine[1] - mine[0]
     both = torch.stack((q, k, v))  # [3, B, l, H, d]

@@ -1,0 +1,248 @@
+"""`sluice plan MODEL --card A --card B`: every way to use several cards, with seconds, memory and what to prefer.
+
+    alone      one card, the others idle
+    jobs       each card makes images of its own
+    tokens     one image, its tokens divided by the cards' speeds
+    rows       one image, the rows of all matrices divided evenly
+
+From the planner of single cards, for each card's part of the work, and the arithmetic of parallel/predict.py.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import BudgetTooSmall, InputError
+from ..memory.budget import format_size
+from ..memory.cards import find_card
+from ..memory.plan import Plan, plan
+from ..parallel.predict import Exchange, Step, of_rows, of_tokens, part_of, shares_by_speed, step_of
+from . import plan as of_one
+
+WORTH = 1.05  # times as fast as the fastest card alone: below that, several cards for one image are not worth it
+MOST = 8  # cards
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Cards of one machine. exchange: bytes/s between them, through the host's memory."""
+
+    targets: tuple[of_one.Target, ...]
+    exchange: float
+
+    @property
+    def names(self) -> str:
+        return " + ".join(target.label for target in self.targets)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to use the cards. seconds: of a step of an image, or the mean time between steps of all images.
+
+    times: as fast as the fastest card alone. steps: of each card that is used, by its number. refused: why not.
+    """
+
+    name: str
+    command: str
+    seconds: float
+    times: float
+    steps: dict[int, Step]
+    refused: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        cards = [
+            {
+                "card": number, "peak_bytes": step.plan.peak_bytes, "seconds_per_step": step.seconds,
+                "streamed_bytes_per_step": step.plan.streamed_bytes, "exchanged_bytes_per_step": step.exchange.nbytes,
+                "bound": step.bound,
+            }
+            for number, step in self.steps.items()
+        ]  # fmt: skip
+        return {
+            "way": self.name, "command": self.command, "seconds_per_step": self.seconds, "times": self.times,
+            "refused": self.refused, "cards": cards,
+        }  # fmt: skip
+
+
+def run(args: Namespace) -> int:
+    """Print the ways. Raises InputError for cards that cannot be used together at all."""
+    model, cards = of_one.open_model(args.model), cards_of(args)
+    beside = of_one.beside_of(args, model)
+    jobs = [of_one.job_of(args, target) for target in cards.targets]
+    ways = ways_of(model, cards, jobs, beside)
+    steps = args.steps or of_one.IMAGE_STEPS
+    if args.json:
+        told = {"cards": [target.label for target in cards.targets], "exchange": cards.exchange}
+        print(json.dumps({"model": model.name, **told, "ways": [way.record() for way in ways], "advice": advice(ways)}))
+        return 0
+    title = f"{model.name} · {jobs[0].width}x{jobs[0].height} · {cards.names}"
+    print("\n".join([title, "", *table(ways, cards, steps), "", *advice(ways)]))
+    print(
+        f"\nPredicted. Exchange at {cards.exchange / 1e9:g} GB/s through the machine's memory is an estimate for these "
+        "slots; set what you have measured with --exchange GB/s."
+    )
+    return 0
+
+
+def cards_of(args: Namespace) -> Cards:
+    """The cards of a command line, each with its own --vram. Raises InputError."""
+    if len(args.cards) > MOST:
+        raise InputError(f"A plan is for at most {MOST} cards.")
+    sizes = args.vram.split(",")
+    if len(sizes) not in (1, len(args.cards)):
+        raise InputError(f"--vram {args.vram} gives {len(sizes)} sizes for {len(args.cards)} cards.")
+    if any(name.strip().lower() == "cpu" for name in args.cards):
+        raise InputError("A plan for several devices is for graphics cards. For a processor give --card cpu alone.")
+    sizes = sizes * len(args.cards) if len(sizes) == 1 else sizes
+    targets = [
+        of_one.target_of(Namespace(**{**vars(args), "card": name, "vram": size}))
+        for name, size in zip(args.cards, sizes, strict=True)
+    ]
+    slowest = min(find_card(name).exchange for name in args.cards)
+    return Cards(tuple(targets), (args.exchange or slowest) * 1e9)
+
+
+def ways_of(model: of_one.Model, cards: Cards, jobs: Sequence[Any], beside: of_one.Beside) -> list[Way]:
+    """Each card alone, jobs side by side, then one image by tokens and by rows. Raises BudgetTooSmall if no card has
+    room for the model."""
+    count = len(cards.targets)
+    ways, failed = list[Way](), list[BudgetTooSmall]()
+    for number, (target, job) in enumerate(zip(cards.targets, jobs, strict=True)):
+        try:
+            made = of_one.plan_for(of_one.as_computed(model, target), target, job, beside)
+        except BudgetTooSmall as error:
+            failed.append(error)
+            continue
+        step = _alone(made)
+        ways.append(Way(f"card {number} alone", f"--device cuda:{number}", step.seconds, 0.0, {number: step}))
+    if not ways:
+        raise failed[0]
+    fastest = min(way.seconds for way in ways)
+    ways = [replace(way, times=fastest / way.seconds) for way in ways]
+    planned = _Planned(model, cards, jobs, beside, fastest)
+    if len(ways) == count:
+        ways.append(planned.jobs_at_once(ways))
+    kinds = {target.itemsize for target in cards.targets}
+    if len(kinds) > 1:
+        return ways  # one image needs one number type: see `advice`
+    return [*ways, *filter(None, (planned.by_tokens(), planned.by_rows()))]
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """Makes the ways in which all cards work. fastest: seconds of the fastest card alone."""
+
+    model: of_one.Model
+    cards: Cards
+    jobs: Sequence[Any]
+    beside: of_one.Beside
+    fastest: float
+
+    @property
+    def devices(self) -> list[str]:
+        return [f"cuda:{number}" for number in range(len(self.cards.targets))]
+
+    def jobs_at_once(self, alone: Sequence[Way]) -> Way:
+        """RAM is divided, so that each card may have to read more from disk than alone."""
+        steps = {number: _alone(made) for number, made in enumerate(self._plans([(1.0, 1.0)] * len(self.devices)))}
+        seconds = 1 / sum(1 / step.seconds for step in steps.values())
+        return Way(
+            f"{_COUNTED[len(steps)]} jobs at once", f"serve --devices {','.join(self.devices)}", seconds,
+            self.fastest / seconds, steps,
+        )  # fmt: skip
+
+    def by_tokens(self) -> Way | None:
+        job, config, count = self.jobs[0], self.model.config, len(self.devices)
+        try:
+            whole = [made.compute_seconds for made in self._plans([(1.0, 1.0)] * count)]
+            shares = tuple(round(share, 2) for share in shares_by_speed(whole))
+            plans = self._plans([(share / sum(shares), 1.0) for share in shares])
+        except BudgetTooSmall:
+            return None
+        given = "" if len(set(shares)) == 1 else f" --shares {','.join(f'{share:g}' for share in shares)}"
+        sent = of_tokens(shares, config, job.batch, _tokens(job), job.itemsize)
+        return self._together("one image, tokens divided", f"--split sp{given}", plans, sent)
+
+    def by_rows(self) -> Way | None:
+        job, config, count = self.jobs[0], self.model.config, len(self.devices)
+        try:
+            plans = self._plans([(1.0, 1 / count)] * count)
+        except BudgetTooSmall:
+            return None
+        sent = of_rows(count, config, job.batch, _tokens(job), job.itemsize)
+        return self._together("one image, rows divided", "--split tp", plans, sent)
+
+    def _plans(self, parts: Sequence[tuple[float, float]]) -> list[Plan]:
+        """Each card's plan for its share of tokens and rows."""
+        found = []
+        for target, job, (tokens, rows) in zip(self.cards.targets, self.jobs, parts, strict=True):
+            model = of_one.as_computed(self.model, target)
+            workload = part_of(of_one.workload_for(model, target, job, self.beside), tokens, rows)
+            found.append(plan(workload, of_one.budget_of(target, len(parts)), target.machine))
+        return found
+
+    def _together(self, name: str, split: str, plans: Sequence[Plan], sent: tuple[float, int]) -> Way:
+        exchange = Exchange(*sent, self.cards.exchange)
+        steps = {number: step_of(made, exchange) for number, made in enumerate(plans)}
+        slowest = max(steps.values(), key=lambda step: step.seconds)
+        times = self.fastest / slowest.seconds
+        refused = None
+        if times < WORTH:
+            refused = (
+                f"{times:.2f} times as fast as one card: of a step, {slowest.plan.compute_seconds:.2f} s are work, "
+                f"{exchange.seconds:.2f} s the exchange of {sent[0] / 1e9:.1f} GB, and "
+                f"{slowest.plan.streamed_bytes / 1e9:.1f} GB of weights come over the same link."
+            )
+        command = f"--devices {'+'.join(self.devices)} {split}"
+        return Way(name, command, slowest.seconds, times, steps, refused)
+
+
+_COUNTED = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+
+
+def _alone(made: Plan) -> Step:
+    return Step(made, Exchange(0.0, 0, 1.0), made.seconds, made.bound)
+
+
+def _tokens(job: Any) -> int:
+    """Of one image: text, and patches of 16 x 16 pixels."""
+    return int(job.text_tokens + -(-job.height // 16) * -(-job.width // 16))
+
+
+def advice(ways: Sequence[Way]) -> list[str]:
+    """What to do for one image and for many, as sentences."""
+    alone = min((way for way in ways if len(way.steps) == 1), key=lambda way: way.seconds)
+    jobs = next((way for way in ways if "jobs at once" in way.name), None)
+    together = [way for way in ways if way.name.startswith("one image")]
+    best = max(together, key=lambda way: way.times, default=None)
+    told = []
+    if best is None:
+        told.append(f"One image: {alone.name} ({alone.command}). The cards cannot compute one image together here.")
+    elif best.refused:
+        told.append(f"One image: {alone.name} ({alone.command}). Both together would be no faster.")
+    else:
+        told.append(f"One image: {best.command} is {best.times:.2f} times as fast as one card.")
+    if jobs is not None and jobs.times > 1:
+        told.append(f"Several images: `sluice {jobs.command}` makes {jobs.times:.2f} times as many as one card.")
+    told += [f"Refused: {way.name}, {way.refused}" for way in together if way.refused]
+    return told
+
+
+def table(ways: Sequence[Way], cards: Cards, steps: int) -> list[str]:
+    """The ways as lines, and below each what every card holds and moves."""
+    width = max(len(way.name) for way in ways)
+    lines = [f"  {'':<{width}}{'s/step':>8}{f'{steps} steps':>10}{'speed':>7}"]
+    for way in ways:
+        mark = "  refused" if way.refused else ""
+        lines.append(f"  {way.name:<{width}}{way.seconds:>8.2f}{way.seconds * steps:>8.0f} s{way.times:>6.2f}x{mark}")
+        for number, step in way.steps.items():
+            target = cards.targets[number]
+            peak = f"{format_size(step.plan.peak_bytes)} of {format_size(target.memory)}"
+            moved = f"streams {step.plan.streamed_bytes / 1e9:.1f} GB"
+            sent = f", sends {step.exchange.nbytes / 1e9:.1f} GB" if step.exchange.nbytes else ""
+            lines.append(f"    cuda:{number} {target.label}: {peak}, {moved}{sent}; {step.bound} decides")
+    return lines
