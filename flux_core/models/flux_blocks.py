@@ -234,7 +234,7 @@ class QKNorm(nn.Module):
             return rotate(norm(x), rope).to(x.dtype)
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return rotate(norm(x), rope, out=x)
-        count = max(1, IN_CACHE * torch.get_num_threads() // x[:, :1].numel())
+        count = max(1, IN_CACHE * torch.get_num_threads() // max(1, x[:, :1].numel()))
         for part, turns in zip(x.split(count, dim=1), rope.split(count), strict=True):
             rotate(norm(part), turns, out=part)
         return x
