@@ -19,7 +19,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ while True:
     print(time.perf_counter() - began, flush=True)
     time.sleep(0.02)
 """
+TICKS = "ticks"  # the file that names of jobs are written to
 PATIENCE = 300.0  # seconds after which something has gone wrong
 
 
@@ -82,7 +83,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 async def _measure(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder:
-        async with _running(Path(folder)) as server:
+        async with running(Path(folder), ticking(Path(folder))) as server:
             found["load"] = await _load(server, args)
             _print_load(found["load"])
             if args.kills:
@@ -201,11 +202,9 @@ class Listener:
 class Server:
     """`sluice serve` in a process that may be killed and is then started again, on the same port and folder."""
 
-    def __init__(self, base: Path, session: aiohttp.ClientSession) -> None:
-        self.base, self.session = base, session
-        self.ticked = base / "ticks"
-        (base / "packs").mkdir()
-        (base / "packs" / "tick.py").write_text(f"FILE = {str(self.ticked)!r}\n{PACK}")
+    def __init__(self, base: Path, session: aiohttp.ClientSession, options: Sequence[str]) -> None:
+        """options: of `sluice serve`, beside its port and folder."""
+        self.base, self.session, self.options = base, session, options
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -214,11 +213,11 @@ class Server:
 
     def _start(self) -> subprocess.Popen[bytes]:
         root = Path(__file__).resolve().parents[2] / "__init__.py"
-        arguments = ["serve", "--port", str(self.port), "--base-directory", str(self.base), "--device", "none"]
-        return subprocess.Popen(
-            [sys.executable, "-c", STARTER, str(root), *arguments, "--node-packs", str(self.base / "packs")],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        arguments = ["serve", "--port", str(self.port), "--base-directory", str(self.base), *self.options]
+        with (self.base / "log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-c", STARTER, str(root), *arguments], stdout=log, stderr=subprocess.STDOUT
+            )
 
     @property
     def rss(self) -> int:
@@ -227,12 +226,13 @@ class Server:
 
     def ticks(self) -> list[str]:
         """The names of the jobs that have run, once for each time."""
-        return self.ticked.read_text().splitlines() if self.ticked.exists() else []
+        ticked = self.base / TICKS
+        return ticked.read_text().splitlines() if ticked.exists() else []
 
     async def kill(self, which: str) -> str:
         """End it at once; a killed server is started again, a killed worker is the server's to replace."""
         if which == "worker":
-            children = await self._children()
+            children = await self.workers()
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(children[0]).kill()
             return which
@@ -241,7 +241,7 @@ class Server:
         self.process = self._start()
         return which
 
-    async def _children(self) -> list[int]:
+    async def workers(self) -> list[int]:
         """The workers of the server, once it has one."""
         while not (children := psutil.Process(self.process.pid).children()):
             await asyncio.sleep(0.02)
@@ -250,11 +250,14 @@ class Server:
     async def post(self, name: str, seconds: float, client_id: str) -> str:
         """Queue a job, asking again under the same id until it is acknowledged."""
         prompt = {"1": {"class_type": "Tick", "inputs": {"name": name, "seconds": seconds}}}
-        prompt_id = f"{name}-{uuid.uuid4().hex}"
+        return await self.queue(prompt, f"{name}-{uuid.uuid4().hex}", client_id)
+
+    async def queue(self, prompt: dict[str, Any], prompt_id: str, client_id: str) -> str:
+        """Queue a prompt, asking again under the same id until it is acknowledged."""
         body = {"prompt": prompt, "client_id": client_id, "prompt_id": prompt_id}
         while True:
             with contextlib.suppress(aiohttp.ClientError, OSError):
-                async with self.session.post(self._url("/prompt"), json=body) as answer:
+                async with self.session.post(self.url("/prompt"), json=body) as answer:
                     if answer.status in (200, 409):  # 409: it was taken, and the answer was lost in a kill
                         return prompt_id
                     if answer.status < 500:
@@ -265,7 +268,7 @@ class Server:
         """What a route answers."""
         while True:
             with contextlib.suppress(aiohttp.ClientError, OSError):
-                async with self.session.get(self._url(path)) as answer:
+                async with self.session.get(self.url(path)) as answer:
                     return await answer.json()
             await asyncio.sleep(0.05)
 
@@ -274,7 +277,7 @@ class Server:
         client_id = uuid.uuid4().hex
         while True:
             with contextlib.suppress(aiohttp.ClientError, OSError):
-                socket = await self.session.ws_connect(self._url(f"/ws?clientId={client_id}"))
+                socket = await self.session.ws_connect(self.url(f"/ws?clientId={client_id}"))
                 listener = Listener(client_id, socket)
                 task = asyncio.create_task(listener.listen())
                 self._listening.add(task)
@@ -291,15 +294,24 @@ class Server:
             await asyncio.sleep(0.1)
         raise SluiceError(f"{len(acknowledged)} jobs were not done after {PATIENCE:.0f} seconds.")
 
-    def _url(self, path: str) -> str:
+    def url(self, path: str) -> str:
+        """The address of a route."""
         return f"http://127.0.0.1:{self.port}{path}"
 
 
+def ticking(base: Path) -> list[str]:
+    """The options of a server without torch whose jobs write their names down."""
+    (base / "packs").mkdir()
+    (base / "packs" / "tick.py").write_text(f"FILE = {str(base / TICKS)!r}\n{PACK}")
+    return ["--device", "none", "--node-packs", str(base / "packs")]
+
+
 @contextlib.asynccontextmanager
-async def _running(base: Path) -> AsyncIterator[Server]:
+async def running(base: Path, options: Sequence[str]) -> AsyncIterator[Server]:
+    """A server in this folder, ended at the end."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
-        server = Server(base, session)
+        server = Server(base, session, options)
         try:
             yield server
         finally:

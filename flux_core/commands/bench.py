@@ -7,6 +7,7 @@
     sluice bench memory       a full-size model streamed under memory budgets; on a GPU the peers beside it
     sluice bench gpu          the same on a GPU, beside other programs: correctness, peaks and times against targets
     sluice bench server       a thousand jobs of twenty clients, and kills after which no job may be lost
+    sluice bench stopping     cancels and pauses at random moments of a full-size job
 
 A measurement is a module with `add_arguments(parser)` and `measure(args) -> JSON-ready data`; it prints its results
 on stdout and its progress on stderr.
@@ -28,6 +29,7 @@ MEASUREMENTS = {
     "memory": ("a full-size model streamed under memory budgets", "..bench.memory"),
     "gpu": ("full-size models on a GPU with a limit, beside other programs", "..bench.gpu"),
     "server": ("a thousand jobs of twenty clients, and kills after which no job may be lost", "..bench.server"),
+    "stopping": ("cancels and pauses at random moments of a full-size job, with kills", "..bench.stopping"),
 }
 QUICK = ("run", "transformer")
 

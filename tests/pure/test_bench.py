@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import pytest
+from sluice.flux_core.bench import stopping
 from sluice.flux_core.bench.run import PARTS, WORK, Clock, kind_of, split
 from sluice.flux_core.bench.table import table
 from sluice.flux_core.commands import bench, cli
+from sluice.flux_core.graph.validate import validate
 from sluice.flux_core.worker.registry import standalone_tables
 from sluice.nodes.host import pack_host
 
@@ -76,3 +79,18 @@ def test_tables_have_straight_columns() -> None:
     assert table([("", "best"), ("ours", "1 s"), ("diffusers", "12 s")]) == (
         "           best\nours        1 s\ndiffusers  12 s"
     )
+
+
+def test_a_cancelled_job_differs_from_the_one_before_in_the_phase_that_is_to_be_stopped() -> None:
+    parser = argparse.ArgumentParser()
+    stopping.add_arguments(parser)
+    job = stopping.Job(parser.parse_args(["--size", "64x32", "--steps", "3"]))
+    whole, decoding, sampling, encoding = (
+        job.prompt(), job.prompt(turn=True), job.prompt(seed=7), job.prompt(text="a blue star")
+    )  # fmt: skip
+    for prompt, node in ((decoding, "turn"), (sampling, "sampler"), (encoding, "text")):
+        assert [name for name in whole if whole[name] != prompt[name]] == [node]
+    checked = validate(whole, CLASSES)
+    assert {problem.node_id for problem in checked.problems} <= {"model", "clip", "vae"}, "only files are missing"
+    assert sorted(stopping._shares(6), key=stopping.PHASES.index) == stopping._shares(6)
+    assert set(stopping._shares(4)) == set(stopping.PHASES)
