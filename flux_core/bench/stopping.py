@@ -328,9 +328,7 @@ async def _pauses(server: Server, job: Job, args: argparse.Namespace) -> dict[st
     same = sum(record["same"] for record in records)
     most = max((record["memory"] for record in records), default=0)
     paused = sum(not record["ended"] for record in records)
-    print(
-        f"pauses: {paused}; {same} of {len(records)} with the same pixels; at most {most / 1e6:.0f} MB meanwhile"
-    )
+    print(f"pauses: {paused}; {same} of {len(records)} with the same pixels; at most {most / 1e6:.0f} MB meanwhile")
     met = same == len(records) and most <= MEMORY_TARGET * idle
     return {"idle_bytes": idle, "most_bytes": most, "same": same, "pauses": records, "met": met}
 
