@@ -164,6 +164,7 @@ class Pipeline:
             budget["ram"] = f"{total_bytes(runtime.device)}B" if budget["ram"] == AUTO else budget["ram"]
         words += ["--vram", budget["vram"], "--ram", budget["ram"]]
         args = parser.parse_args(words)
+        args.card = args.cards[0] if args.cards else None
         model, target = planning.open_model(args.model), planning.target_of(args)
         job = planning.job_of(args, target)
         made = planning.plan_for(model, target, job, planning.Beside())
