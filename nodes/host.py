@@ -6,12 +6,13 @@ own modules.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..flux_core.errors import InputError, Interrupted, MissingFileError
+from ..flux_core.errors import InputError, Interrupted, MissingFileError, SluiceError
 from ..flux_core.io.folders import (
     CATEGORIES,
     PICTURE_FILES,
@@ -22,13 +23,17 @@ from ..flux_core.io.folders import (
     standard_folders,
     with_tiny_model,
 )
+from ..flux_core.runtime.settings import LATENT_RGB, TAEF1
 from .bridge_memory import ComfyUIMemory, tell_the_page
 from .sockets import INSIDE_COMFYUI
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..flux_core.runtime.latent_previews import Taef1Previews
     from ..flux_core.runtime.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 Preview = Callable[[], "Image.Image"]  # called only if the preview is shown
 Report = Callable[[int, int, "Preview | None"], None]  # (steps done, number of steps, preview)
@@ -41,6 +46,7 @@ class Host:
     interrupted    called at each step; returns whether to stop
     send           sends an image to the client that queued the job; the command line has no client
     make_runtime   creates the runtime of the models when the first one is loaded
+    previews       a word of PREVIEWS: how latents are shown while they are sampled
     """
 
     def __init__(
@@ -50,8 +56,11 @@ class Host:
         interrupted: Callable[[], bool] = lambda: False,
         send: Callable[[Image.Image, int, int], None] = lambda *_: None,
         make_runtime: Callable[[], Runtime] | None = None,
+        previews: str = LATENT_RGB,
     ) -> None:
         self._folders, self._report, self._interrupted, self._send = folders, report, interrupted, send
+        self._previews = previews
+        self._taef1: Taef1Previews | None = None
         self._make_runtime = make_runtime or _default_runtime
         self._runtime: Runtime | None = None
         self._lock = threading.Lock()
@@ -133,6 +142,31 @@ class Host:
         self.check_interrupted()
         self._report(done, total, preview)
 
+    def preview(self, latent: Any) -> Image.Image:
+        """A latent [16, h, w] in the transformer's scale as an image; a rough one where TAEF1's file is missing."""
+        from PIL import Image
+
+        from ..flux_core.models import latents
+
+        small = self._wants_taef1() and len(latent) == latents.CHANNELS
+        if small and self._taef1 is None:
+            self._taef1 = self._new_taef1()
+        made = self._taef1.image(latent) if small and self._taef1 else latents.preview(latent).cpu()
+        return Image.fromarray(made.numpy())
+
+    def _wants_taef1(self) -> bool:
+        return self._previews == TAEF1
+
+    def _new_taef1(self) -> Taef1Previews | None:
+        from ..flux_core.runtime.latent_previews import Taef1Previews
+
+        try:
+            return Taef1Previews(self.runtime, self.full_path("vae_approx", "taef1_decoder.safetensors"))
+        except SluiceError as error:
+            self._previews = LATENT_RGB
+            log.warning("Previews are rough ones, because TAEF1 cannot be used: %s", error)
+            return None
+
     def send(self, image: Image.Image, number: int, total: int) -> None:
         """Send a full image to the client that queued the job: number `number` (from 0) of `total`."""
         self.check_interrupted()
@@ -197,6 +231,11 @@ class ComfyUI(Host):
         wanted = args.preview_method != LatentPreviewMethod.NoPreviews
         shown = ("JPEG", preview(), args.preview_size) if preview and wanted else None
         comfy.utils.ProgressBar(total).update_absolute(done, total, shown)
+
+    def _wants_taef1(self) -> bool:
+        from comfy.cli_args import LatentPreviewMethod, args
+
+        return bool(args.preview_method == LatentPreviewMethod.TAESD)
 
     def guider(self, guider: Any) -> Any:
         from .bridge_guider import BridgedGuider

@@ -33,6 +33,7 @@ SINGLE_TYPES = (
     "qwen_image",
     "hunyuan_image",
 )
+TAEF1, TAEF1_FILES = "taef1", ("taef1_decoder.safetensors", "taef1_encoder.safetensors")  # in vae_approx
 
 
 class FromFiles(HostedNode):
@@ -136,21 +137,34 @@ class VAELoader(FromFiles):
     """Load an autoencoder."""
 
     TITLE = "Load VAE"
-    DESCRIPTION = "Loads the autoencoder that converts latents to images and back (ae.safetensors)."
+    DESCRIPTION = (
+        "Loads the autoencoder that converts latents to images and back (ae.safetensors). taef1 is a small one: "
+        "quick, and not exact."
+    )
     CATEGORY = "loaders"
     FUNCTION = "load"
     RETURN_TYPES = (VAE,)
     OUTPUT_TOOLTIPS = ("The autoencoder.",)
     FILES = {"vae_name": "vae"}
+    SETS = {TAEF1: ("vae_approx", TAEF1_FILES)}
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"vae_name": cls.files("vae", "The autoencoder's file.")}}
+        small = [TAEF1] if set(TAEF1_FILES) <= set(cls.host.filenames("vae_approx")) else []
+        names = [*cls.host.filenames("vae"), *small]
+        return {"required": {"vae_name": choice(names, "The autoencoder's file, or taef1 out of vae_approx.")}}
+
+    @classmethod
+    def IS_CHANGED(cls, **inputs: Any) -> str:
+        if inputs.get("vae_name") != TAEF1:
+            return super().IS_CHANGED(**inputs)
+        return " ".join(cls.host.stamp("vae_approx", name) for name in TAEF1_FILES)
 
     def load(self, vae_name: str) -> tuple[Any]:
         from ..flux_core.runtime.handles import load_autoencoder
 
-        return (load_autoencoder(self.host.runtime, self.host.full_path("vae", vae_name)),)
+        category, names = self.SETS.get(vae_name, ("vae", (vae_name,)))
+        return (load_autoencoder(self.host.runtime, *(self.host.full_path(category, name) for name in names)),)
 
 
 class CheckpointLoaderSimple(FromFiles):

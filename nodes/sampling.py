@@ -26,8 +26,6 @@ from .sockets import (
 )
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from .host import Host
 
 Conditioning = list[list[Any]]
@@ -276,12 +274,4 @@ def _run(host: Host, noise: Any, guider: Any, sampler: Any, sigmas: Any, latent:
 
 def report(host: Host) -> Callable[[int, Any, Any, int], None]:
     """A callback for sampling: each step is reported with a preview of the estimated image."""
-    return lambda step, D, x, steps: host.step(step + 1, steps, lambda: _look(D[0]))
-
-
-def _look(D: Any) -> Image.Image:
-    from PIL import Image
-
-    from ..flux_core.models.latents import preview
-
-    return Image.fromarray(preview(D).cpu().numpy())
+    return lambda step, D, x, steps: host.step(step + 1, steps, lambda: host.preview(D[0]))

@@ -28,6 +28,7 @@ from .names import (
     model_tensors,
     t5_llama,
     t5_transformers,
+    taef1,
 )
 from .other_files import helpers, lora, other_models, quantised_by
 from .stored import Stored, WeightFile
@@ -252,6 +253,34 @@ def _autoencoder_of(file: WeightFile, names: Collection[str], prefix: str) -> Co
     return Component("autoencoder", KINDS["autoencoder"].noun, convolutions, facts)
 
 
+def _taef1(file: WeightFile, names: Collection[str]) -> Component | None:
+    """TAEF1 or another TAESD, whole or one half of it."""
+    there = set(names)
+    if {"1.weight", "3.conv.0.weight", "19.weight"} <= there:
+        rename = taef1("decoder")
+    elif {"0.weight", "1.conv.0.weight", "14.weight"} <= there:
+        rename = taef1("encoder")
+    elif there & {"decoder.layers.2.conv.0.weight", "taesd_decoder.3.conv.0.weight"}:
+        rename = taef1()
+    else:
+        return None
+    return _component("taef1", lambda: _taef1_of(model_tensors(file, "", rename)))
+
+
+def _taef1_of(tensors: Shapes) -> Component:
+    halves = [half for half in ("encoder", "decoder") if _blocks(tensors, f"{half}.")]
+    latent = {"encoder": ("encoder.14.weight", 0), "decoder": ("decoder.1.weight", 1)}
+    name, axis = latent[halves[-1]]
+    shape = tensors[name].shape if name in tensors else ()
+    channels = shape[axis] if len(shape) == 4 else 0
+    if channels != 16:
+        noun = f"a small autoencoder of another family (TAESD, {channels} latent channels; FLUX.1's has 16)"
+        return Component("other_autoencoder", noun, {}, {})
+    told = "" if len(halves) == 2 else f", its {halves[0]}"
+    facts: Facts = {"halves": " and ".join(halves), "latent_channels": channels}
+    return Component("taef1", f"{KINDS['taef1'].noun}{told}", tensors, facts)
+
+
 def _only_coder(name: str) -> tuple[str, int] | None:
     return (name, 0) if name.startswith(("encoder.", "decoder.")) else None
 
@@ -310,7 +339,9 @@ def _only_redux(name: str) -> tuple[str, int] | None:
     return (name, 0) if name.startswith("redux_") else None
 
 
-_COMPONENTS = {"clip_l": _clip, "t5": _t5, "autoencoder": _autoencoder, "clip_vision": _vision, "redux": _redux}
+_COMPONENTS = {
+    "clip_l": _clip, "t5": _t5, "autoencoder": _autoencoder, "taef1": _taef1, "clip_vision": _vision, "redux": _redux,
+}  # fmt: skip
 
 
 def _prefix(names: Collection[str], anchors: tuple[str, ...]) -> str | None:

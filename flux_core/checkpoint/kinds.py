@@ -28,6 +28,7 @@ KINDS: Mapping[str, Kind] = {
     "clip_l": Kind("a CLIP-L text encoder", "DualCLIPLoader", "text_encoders"),
     "t5": Kind("a T5 text encoder", "DualCLIPLoader", "text_encoders"),
     "autoencoder": Kind("a FLUX.1 autoencoder (VAE)", "Load VAE", "vae"),
+    "taef1": Kind("a small autoencoder for FLUX.1 (TAEF1)", "Load VAE", "vae_approx"),
     "lora": Kind("a LoRA", "Load LoRA", "loras"),
     "controlnet": Kind("a ControlNet", "Load ControlNet Model", "controlnet"),
     "redux": Kind("a FLUX.1 Redux style model", "Load Style Model", "style_models"),

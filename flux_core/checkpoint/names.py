@@ -165,6 +165,29 @@ def autoencoder_diffusers(levels: int) -> Rename:
     return rename
 
 
+# -- TAEF1, in the forms it is published in -------------------------------------------------------------------------
+
+_TAEF1 = (
+    (re.compile(r"^taesd_(encoder|decoder)\.(\d+)\."), 0),  # saved by ComfyUI
+    (re.compile(r"^(encoder|decoder)\.layers\.(\d+)\."), 1),  # diffusers, which does not count the decoder's clamp
+)
+
+
+def taef1(half: str = "") -> Rename:
+    """Renames tensors of TAEF1. half: "encoder" or "decoder" for a file of one of them, whose names are numbers."""
+
+    def rename(name: str) -> tuple[str, int] | None:
+        if half:
+            return f"{half}.{name}", 0
+        for pattern, clamp in _TAEF1:
+            if found := pattern.match(name):
+                number = int(found[2]) + (clamp if found[1] == "decoder" else 0)
+                return f"{found[1]}.{number}.{name[found.end() :]}", 0
+        return None
+
+    return rename
+
+
 # -- text encoders ---------------------------------------------------------------------------------------------------
 
 T5_LLAMA = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..runtime.settings import CACHES, COMPUTES, NUMBER_TYPES
+from ..runtime.settings import CACHES, COMPUTES, LATENT_RGB, NUMBER_TYPES, PREVIEWS
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,4 +74,15 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
         default="off",
         help="reuse the model's output at steps where it changes little: fast computes about half of the steps, faster "
         "fewer still; images differ slightly from the exact ones (default: off)",
+    )
+
+
+def add_preview_argument(parser: argparse.ArgumentParser) -> None:
+    """How an image is shown while it is made."""
+    parser.add_argument(
+        "--previews",
+        choices=PREVIEWS,
+        default=LATENT_RGB,
+        help="of an image while it is made: latent2rgb shows the colours of its cells; taef1 decodes it with "
+        "vae_approx/taef1_decoder.safetensors, sharper (default: latent2rgb)",
     )

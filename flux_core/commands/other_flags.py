@@ -67,7 +67,7 @@ ADVICE = {
     "--use-pytorch-cross-attention": _ATTENTION, "--use-sage-attention": _ATTENTION,
     "--use-flash-attention": _ATTENTION, "--disable-xformers": _ATTENTION,
     "--force-upcast-attention": _ATTENTION, "--dont-upcast-attention": _ATTENTION,
-    "--preview-method": "Not needed: previews are always made.",
+    "--preview-method": "Previews are always made; write --previews taef1 for taesd.",
     "--preview-size": "Not needed: previews are always made.",
 }  # fmt: skip
 

@@ -35,7 +35,7 @@ from ..server.remote import LEASE_SECONDS
 from ..server.services import Settings
 from ..server.sluice_routes import kept_budget
 from ..server.store import Store
-from .arguments import add_device_arguments, add_folder_arguments, add_pack_arguments
+from .arguments import add_device_arguments, add_folder_arguments, add_pack_arguments, add_preview_argument
 from .devices import add_devices_argument, workers_of
 
 PORT = 8188
@@ -86,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder_arguments(parser)
     add_pack_arguments(parser)
     add_device_arguments(parser)
+    add_preview_argument(parser)
     add_devices_argument(parser)
     add_budget_arguments(parser)
 
@@ -161,6 +162,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         "device": args.device,
         "dtype": args.dtype,
         "cache": args.cache,
+        "previews": args.previews,
         "compute": args.compute,
         "gives_way": args.gives_way,
     }

@@ -25,7 +25,7 @@ from ..io.folders import standard_folders
 from ..memory.budget import add_budget_arguments
 from ..workers.dial import Dialer
 from ..workers.fetch import Fetcher
-from .arguments import add_device_arguments, add_model_arguments, add_pack_arguments
+from .arguments import add_device_arguments, add_model_arguments, add_pack_arguments, add_preview_argument
 from .devices import add_devices_argument, workers_of
 
 _ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_pack_arguments(parser)
     add_device_arguments(parser)
+    add_preview_argument(parser)
     add_devices_argument(parser)
     add_budget_arguments(parser)
 
@@ -66,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         "device": args.device,
         "dtype": args.dtype,
         "cache": args.cache,
+        "compute": args.compute,
+        "previews": args.previews,
     }
     asyncio.run(_work(args, url, place, workers_of(args, common)))
     return 0

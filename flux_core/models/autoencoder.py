@@ -7,7 +7,7 @@ latents are. Latents here are unscaled; see latents.process_in. Uses no node and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import FileFormatError
+from .image_coder import ImageCoder
 from .products import Convolution, before_product
 from .strides import channels_last, row_major
-from .tiling import three_tilings
 
 EPS = 1e-6
 GROUPS = 32
@@ -50,12 +50,13 @@ class AutoencoderConfig:
         return cls(channels, ch, tuple(width // ch for width in widths), blocks, z_channels)
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(ImageCoder):
     """Images to latents and back. Made for inference; `train()` makes it differentiable."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.channels = config.channels
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.eval()
@@ -79,43 +80,6 @@ class Autoencoder(nn.Module):
         out: Tensor = self.decoder(latent)
         return out
 
-    def encode_image(self, image: Tensor) -> Tensor:
-        """Image [B, H, W, C >= 3] in 0..1, cropped to whole cells -> float32 latent [B, 16, H//8, W//8]."""
-        return self._encode(self._pixels(image))
-
-    def decode_image(self, latent: Tensor) -> Tensor:
-        """Latent [B, 16, h, w] -> float32 image [B, 8h, 8w, 3] in 0..1."""
-        return _image(self._decode(latent))
-
-    def encode_image_tiled(
-        self, image: Tensor, tile: int = 512, overlap: int = 64, on_tile: Callable[[int, int], None] | None = None
-    ) -> Tensor:
-        """`encode_image` in tiles: the average of three tilings. `tile` and `overlap` in pixels."""
-        overlap = overlap if overlap < tile // 2 else tile // 4  # the narrowest tiles have half the length
-        pixels = self._pixels(image)
-        return three_tilings(pixels, self._encode, tile, overlap, 1 / self.compression, on_tile)
-
-    def decode_image_tiled(
-        self, latent: Tensor, tile: int = 512, overlap: int = 64, on_tile: Callable[[int, int], None] | None = None
-    ) -> Tensor:
-        """`decode_image` in tiles: the average of three tilings. `tile` and `overlap` in pixels of the image."""
-        overlap = overlap if overlap * 4 <= tile else tile // 4  # as ComfyUI does here, and only here
-        cells = self.compression
-        return _image(three_tilings(latent, self._decode, tile // cells, overlap // cells, cells, on_tile))
-
-    def _pixels(self, image: Tensor) -> Tensor:
-        """[B, H, W, C] in 0..1 -> [B, 3, H', W'] in -1..1, cropped about the centre to whole cells."""
-        for axis in (1, 2):
-            whole = image.shape[axis] // self.compression * self.compression
-            image = image.narrow(axis, image.shape[axis] % self.compression // 2, whole)
-        return image[..., : self.config.channels].movedim(-1, 1) * 2 - 1
-
-    def _encode(self, pixels: Tensor) -> Tensor:
-        return self.encode(pixels.to(self.encoder.conv_in.weight)).float()
-
-    def _decode(self, latent: Tensor) -> Tensor:
-        return self.decode(latent.to(self.decoder.conv_in.weight)).float()
-
     @torch.no_grad()
     def init_weights(self) -> None:
         """For training from scratch: PyTorch's initial convolutions, and residual branches that start at zero."""
@@ -127,10 +91,6 @@ class Autoencoder(nn.Module):
             if last is not None:
                 nn.init.zeros_(getattr(module, last).weight)
                 nn.init.zeros_(getattr(module, last).bias)
-
-
-def _image(pixels: Tensor) -> Tensor:
-    return ((pixels + 1) / 2).clamp(0, 1).movedim(1, -1)
 
 
 class Encoder(nn.Module):

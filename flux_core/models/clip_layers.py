@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .activations import gelu
 from .attention import attention
-from .flux_blocks import gelu
 from .linear import Linear
 
 EPS = 1e-5

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import NotFinite
-from ..models.autoencoder import Autoencoder as AutoencoderModule
+from ..models.image_coder import ImageCoder
 from ..models.latents import CELL
+from ..models.pixel_codec import PixelCodec
 from .autoencoder import Conversion, ManagedAutoencoder
 from .runtime import Runtime
 from .sound import unsound
@@ -99,7 +100,7 @@ class Autoencoder:
             return None
         return ManagedAutoencoder(manager, self.weights, runtime.autoencoder_dtype, runtime.activations)
 
-    def _module(self) -> AutoencoderModule:
+    def _module(self) -> ImageCoder | PixelCodec:
         return self.weights.module(self.runtime.device, self.runtime.autoencoder_dtype)
 
 

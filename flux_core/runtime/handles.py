@@ -24,14 +24,14 @@ from ..checkpoint.detect import detect, refuse
 from ..checkpoint.files import open_weights
 from ..checkpoint.kinds import Detected
 from ..checkpoint.load import Tensors
-from ..checkpoint.stored import WeightFile
+from ..checkpoint.stored import Stored, WeightFile
 from ..errors import FileFormatError, InputError
 from ..sampling.schedule import default_sampling
 from .autoencoder_handle import Autoencoder
 from .flux_handle import WEIGHT_DTYPES, Description, FluxModel
 from .runtime import Runtime
 from .text_handle import TextEncoders
-from .weights import AutoencoderWeights, ClipWeights, FluxWeights, T5Weights
+from .weights import AutoencoderWeights, ClipWeights, FluxWeights, T5Weights, Taef1Weights
 
 __all__ = [
     "WEIGHT_DTYPES", "Autoencoder", "Description", "FluxModel", "TextEncoders", "described", "load_autoencoder",
@@ -85,9 +85,14 @@ def load_text(
     return _text(runtime, parts, device == "cpu", tokenizers, embeddings)
 
 
-def load_autoencoder(runtime: Runtime, path: str | Path) -> Autoencoder:
-    """The autoencoder of a file, BFL or diffusers layout. Raises MissingFileError and FileFormatError."""
+def load_autoencoder(runtime: Runtime, path: str | Path, *beside: str | Path) -> Autoencoder:
+    """The autoencoder of a file, BFL or diffusers layout, or TAEF1. beside: its other half, if it has two files.
+
+    Raises MissingFileError and FileFormatError.
+    """
     file, found = _open(path)
+    if "taef1" in found.parts:
+        return _taef1(runtime, [(file, found), *map(_open, beside)])
     if "autoencoder" not in found.parts:
         refuse(file.path, found, "autoencoder")
     return _autoencoder(runtime, file, found)
@@ -160,6 +165,16 @@ def _text(
         tokenizers=tuple(tokenizers),
         embedding_folders=tuple(embeddings),
     )
+
+
+def _taef1(runtime: Runtime, opened: Sequence[tuple[WeightFile, Detected]]) -> Autoencoder:
+    tensors: dict[str, Stored] = {}
+    for file, found in opened:
+        if "taef1" not in found.parts:
+            refuse(file.path, found, "taef1")
+        tensors |= found.parts["taef1"]
+    identity = (*(file.identity for file, _ in opened), "taef1")
+    return Autoencoder(runtime.weights.get(identity, lambda: Taef1Weights(runtime, tensors, identity)))
 
 
 def _autoencoder(runtime: Runtime, file: WeightFile, found: Detected) -> Autoencoder:

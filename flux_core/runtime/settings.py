@@ -26,6 +26,8 @@ from ..memory.budget import AUTO, Allowed
 NUMBER_TYPES = (AUTO, "fp32", "bf16", "fp16")
 CACHES = ("off", "fast", "faster")  # step caches, see sampling/step_cache.py
 INT8, SIXTEEN_BIT = "int8", "16bit"
+LATENT_RGB, TAEF1 = "latent2rgb", "taef1"
+PREVIEWS = (LATENT_RGB, TAEF1)  # of an image while it is sampled: colours of latent cells, or a small autoencoder's
 COMPUTES = (AUTO, INT8, SIXTEEN_BIT)  # how the transformer's matrices are multiplied
 
 

@@ -28,10 +28,12 @@ from ..models.controlnet import ControlNet
 from ..models.controlnet_config import ControlNetConfig, controlnet_key
 from ..models.flux import Flux
 from ..models.flux_config import AXES, FluxConfig, axes_from
+from ..models.image_coder import ImageCoder
 from ..models.linear import HeldWeight
 from ..models.pixel_codec import KEY as PIXELS
 from ..models.pixel_codec import PixelCodec, PixelCodecConfig
 from ..models.t5 import T5Config, T5Encoder
+from ..models.taef1 import Taef1, Taef1Config
 from ..parallel.share import DeviceShare
 from ..quant.encoding import multiplied_as_integers
 from ..quant.fp8 import FP8
@@ -304,25 +306,34 @@ class _ChannelsLast(Resident):
         return value
 
 
-class AutoencoderWeights(Weights[Autoencoder | PixelCodec]):
-    config: AutoencoderConfig | PixelCodecConfig
+class AutoencoderWeights(Weights[ImageCoder | PixelCodec]):
+    config: AutoencoderConfig | PixelCodecConfig | Taef1Config
 
-    def _config(self, shapes: dict[str, tuple[int, ...]]) -> AutoencoderConfig | PixelCodecConfig:
+    def _config(self, shapes: dict[str, tuple[int, ...]]) -> AutoencoderConfig | PixelCodecConfig | Taef1Config:
         return (PixelCodecConfig if PIXELS in shapes else AutoencoderConfig).from_shapes(shapes)
 
-    def _make(self) -> Autoencoder | PixelCodec:
+    def _make(self) -> ImageCoder | PixelCodec:
+        if isinstance(self.config, Taef1Config):
+            return Taef1(self.config)
         return PixelCodec(self.config) if isinstance(self.config, PixelCodecConfig) else Autoencoder(self.config)
 
     def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None = None) -> Resident:
         return _ChannelsLast(device, dtype)
 
-    def module_on_meta(self, dtype: torch.dtype) -> Autoencoder | PixelCodec:
+    def module_on_meta(self, dtype: torch.dtype) -> ImageCoder | PixelCodec:
         """The module without weights, on the meta device."""
         with torch.device("meta"):
             return self._make().to(dtype)
 
     def loaded_bytes(self, dtype: torch.dtype) -> int:
         return sum(stored.numel for stored in self.tensors.values()) * dtype.itemsize
+
+
+class Taef1Weights(AutoencoderWeights):
+    """The small autoencoder, or one half of it."""
+
+    def _config(self, shapes: dict[str, tuple[int, ...]]) -> Taef1Config:
+        return Taef1Config.from_shapes(shapes)
 
 
 def _expanded(

@@ -23,6 +23,7 @@ def main(options: str) -> None:
     """Serve until the server closes the connection. `options`, as JSON:
 
     {"base", "models": [], "extra": [], "input", "output", "node_packs": [], the words of SETTINGS in worker.py, and
+     "previews": a word of runtime/settings.py,
      "threads": how many a CPU computes with, by default as many as PyTorch chooses,
      "team": the further devices that images are computed on, see runtime/team.py}
     """

@@ -1,7 +1,7 @@
 """Which model files a prompt needs, and the explanation of those that are missing.
 
-A node class declares them: FILES = {input name: category of model files}; NO_FILE: the values that mean no file. Opens
-no file.
+A node class declares them: FILES = {input name: category of model files}; NO_FILE: the values that mean no file; SETS =
+{value: (category, names)}: the values that mean several files. Opens no file.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from ..io.folders import Folders
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file that a node names. `path` is None if it was not found."""
+    """One file that a node names. `path` is None if it was not found. named: whether the input's value is its name."""
 
     node_id: str
     input: str
     category: str
     name: str
     path: Path | None
+    named: bool = True
 
 
 def wanted_files(prompt: Mapping[str, Any], classes: Classes, folders: Folders) -> list[Wanted]:
@@ -33,11 +34,15 @@ def wanted_files(prompt: Mapping[str, Any], classes: Classes, folders: Folders) 
     found = []
     for node_id, node in prompt.items():
         node_class = classes.get(node.get("class_type", ""))
-        nothing = getattr(node_class, "NO_FILE", ())
+        nothing, sets = getattr(node_class, "NO_FILE", ()), getattr(node_class, "SETS", {})
         for input_name, category in getattr(node_class, "FILES", {}).items():
             name = node.get("inputs", {}).get(input_name)
-            if isinstance(name, str) and name not in nothing:
-                found.append(Wanted(node_id, input_name, category, name, folders.find(category, name)))
+            if not isinstance(name, str) or name in nothing:
+                continue
+            place, names = sets.get(name, (category, (name,)))
+            found += [
+                Wanted(node_id, input_name, place, one, folders.find(place, one), name not in sets) for one in names
+            ]
     return found
 
 
@@ -48,7 +53,7 @@ def as_listed(prompt: Mapping[str, Any], files: Iterable[Wanted], folders: Folde
     """
     copied = {node_id: {**node, "inputs": dict(node.get("inputs", {}))} for node_id, node in prompt.items()}
     for wanted in files:
-        if wanted.path is not None:
+        if wanted.path is not None and wanted.named:
             copied[wanted.node_id]["inputs"][wanted.input] = folders.listed(wanted.category, wanted.name)
     return copied
 

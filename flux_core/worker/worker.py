@@ -21,7 +21,7 @@ from ..io.file_hashes import hashes_of
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after, is_out_of_memory
 from ..parallel.split import devices_of
-from ..runtime.settings import Settings
+from ..runtime.settings import LATENT_RGB, Settings
 from ..workers.protocol import Channel, Message
 from ..workers.unfinished import forget, unfinished
 from .measure import Measure, release_memory
@@ -70,8 +70,9 @@ class Worker:
         from ...nodes.host import Host
 
         return Host(
-            self.folders, self.reports.progressed, self.reports.interrupted, self.reports.send, self._new_runtime
-        )
+            self.folders, self.reports.progressed, self.reports.interrupted, self.reports.send, self._new_runtime,
+            self.options.get("previews", LATENT_RGB),
+        )  # fmt: skip
 
     def _new_runtime(self) -> Runtime:
         """The runtime that models are loaded into. Raises InputError for options that cannot be used."""
