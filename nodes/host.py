@@ -61,6 +61,7 @@ class Host:
         self._folders, self._report, self._interrupted, self._send = folders, report, interrupted, send
         self._previews = previews
         self._taef1: Taef1Previews | None = None
+        self._without_taef1 = False  # its file was found missing
         self._make_runtime = make_runtime or _default_runtime
         self._runtime: Runtime | None = None
         self._lock = threading.Lock()
@@ -148,7 +149,7 @@ class Host:
 
         from ..flux_core.models import latents
 
-        small = self._wants_taef1() and len(latent) == latents.CHANNELS
+        small = len(latent) == latents.CHANNELS and not self._without_taef1 and self._wants_taef1()
         if small and self._taef1 is None:
             self._taef1 = self._new_taef1()
         made = self._taef1.image(latent) if small and self._taef1 else latents.preview(latent).cpu()
@@ -163,7 +164,7 @@ class Host:
         try:
             return Taef1Previews(self.runtime, self.full_path("vae_approx", "taef1_decoder.safetensors"))
         except SluiceError as error:
-            self._previews = LATENT_RGB
+            self._without_taef1 = True
             log.warning("Previews are rough ones, because TAEF1 cannot be used: %s", error)
             return None
 
