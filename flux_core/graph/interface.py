@@ -41,7 +41,7 @@ class Interface:
         declared = node_class.INPUT_TYPES()
         self.node_class = node_class
         self.sections: dict[str, Any] = {key: declared.get(key, {}) for key in ("required", "optional", "hidden")}
-        self.outputs: tuple[Any, ...] = tuple(node_class.RETURN_TYPES)
+        self.outputs: tuple[Any, ...] = tuple(map(plain_type, node_class.RETURN_TYPES))
         self.is_output = bool(getattr(node_class, "OUTPUT_NODE", False))
         self.function = str(node_class.FUNCTION)
 
@@ -92,4 +92,16 @@ def read_input(name: str, category: str, declared: Any) -> Input:
     if isinstance(declared, str):
         return Input(name, declared, category, {})
     options = declared[1] if len(declared) > 1 else {}
-    return Input(name, declared[0], category, options)
+    return Input(name, plain_type(declared[0]), category, options)
+
+
+def plain_type(declared: Any) -> Any:
+    """A declared type without behaviour of its own.
+
+    Node packs declare sockets for every type by a subclass of str that differs from nothing; often it also equals
+    everything, so that it would be taken for a combo or an INT, and has no hash. Those become "*".
+    """
+    if not isinstance(declared, str) or type(declared) is str:
+        return declared
+    differs_from_nothing = not (declared != "a type that nobody declares")
+    return "*" if differs_from_nothing else str.__str__(declared)

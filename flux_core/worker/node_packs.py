@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...nodes.binding import bound_to
 from ..errors import MissingFileError, SluiceError
-from ..facade import wires
+from ..facade import added_samplers, wires
 from ..facade.engine import Engine, use
 from ..facade.isolation import Isolation
 from ..facade.module_names import TOP, VERSION
@@ -89,6 +89,7 @@ class NodePacks:
             self._packs.append(pack)
             _tell(pack)
         self.offer.loading = False
+        added_samplers.extend(self.engine)
 
     @property
     def packs(self) -> list[dict[str, Any]]:

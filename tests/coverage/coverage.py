@@ -3,7 +3,8 @@
     python tests/coverage/coverage.py FOLDER [--origins FILE] [--node-packs DIR]... [--refusals] [--json FILE]
 
 Every file below FOLDER is read, made an API prompt and checked, as `sluice run` does before it loads anything. Model
-files and pictures that are not on this machine do not count: only what the program knows is measured. Nothing is run.
+files, pictures and devices that are not on this machine do not count: only what the program knows is measured. Nothing
+is run.
 
 FILE is a table with the columns file, repository, category, form (tab separated); without it a file's source is the
 folder it lies in. Refusals name their nodes, the pack of each, and what can be done.
@@ -16,6 +17,7 @@ import csv
 import json
 import os
 import random
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -36,6 +38,8 @@ from sluice.flux_core.io.folders import standard_folders  # noqa: E402
 from sluice.flux_core.worker.registry import standalone_tables  # noqa: E402
 
 ENDINGS = (".json", ".png", ".webp", ".jpg", ".jpeg", ".avif")
+DEVICE = re.compile(r"(cuda|xpu|mps)(:\d+)?")  # which packs list by what the machine has
+FILE_ENDINGS = (*ENDINGS, ".safetensors", ".sft", ".gguf", ".pt", ".pth", ".ckpt", ".bin", ".onnx", ".torchscript")
 ABSENT = ("value_not_in_list", "custom_validation_failed")  # of an input that names a file
 
 
@@ -79,9 +83,16 @@ def account(path: Path, classes: Classes, partial: bool) -> Account:
 
 
 def _names_a_file(error: Mapping[str, Any], node_class: Any) -> bool:
-    """Whether an error is only about a model file or a picture that is not here."""
-    name = error["extra_info"].get("input_name")
-    return error["type"] in ABSENT and (name in getattr(node_class, "FILES", {}) or name in ("image", "latent"))
+    """Whether an error is only about a model file, a picture or a device that is not here."""
+    name, value = (error["extra_info"].get(key) for key in ("input_name", "received_value"))
+    if error["type"] == "required_input_missing":  # an API file whose sender fills in the picture
+        return name == "image" and getattr(node_class, "TITLE", None) == "Load Image"
+    if error["type"] not in ABSENT:
+        return False
+    if isinstance(value, str) and DEVICE.fullmatch(value):
+        return True
+    of_ours = name in getattr(node_class, "FILES", {}) or name in ("image", "latent")
+    return of_ours or (isinstance(value, str) and value.lower().endswith(FILE_ENDINGS))
 
 
 def origins(file: Path | None) -> dict[str, dict[str, str]]:

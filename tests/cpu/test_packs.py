@@ -132,6 +132,32 @@ def test_every_way_of_sampling_gives_the_same_latent(house: House, way: str) -> 
     torch.testing.assert_close(theirs["samples"], ours["samples"], atol=0 if way != "direct" else 1e-5, rtol=0)
 
 
+def test_our_nodes_list_and_run_what_a_pack_adds(house: House) -> None:
+    prompt = loaders()
+    added = {"sampler_name": "pack_euler", "scheduler": "pack_simple"}
+    for name, changed in (("both", added), ("schedule", {"scheduler": "pack_simple"})):
+        plain = sampling("model")
+        prompt[name] = {**plain, "inputs": {**plain["inputs"], **changed}}
+    links = {"positive": ["guided", 0], "negative": ["guided", 0], "model": ["model", 0], "latent_image": ["latent", 0]}
+    half = {"steps": 3, "cfg": 1.0, **added, "return_with_leftover_noise": "enable", "add_noise": "enable", **links}
+    steps = {"start_at_step": 0, "end_at_step": 2, "noise_seed": 7}
+    prompt["first"] = {"class_type": "KSamplerAdvanced", "inputs": {**half, **steps}}
+    rest = {"start_at_step": 2, "end_at_step": 3, "add_noise": "disable", "return_with_leftover_noise": "disable"}
+    inputs = {**half, **steps, **rest, "latent_image": ["first", 0]}
+    prompt["advanced"] = {"class_type": "KSamplerAdvanced", "inputs": inputs}
+    prompt["sampler"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "pack_euler"}}
+    basic = {"model": ["model", 0], "scheduler": "pack_simple", "steps": 3, "denoise": 1.0}
+    prompt["sigmas"] = {"class_type": "BasicScheduler", "inputs": basic}
+    prompt["noise"] = {"class_type": "RandomNoise", "inputs": {"noise_seed": 7}}
+    prompt["guider"] = {"class_type": "BasicGuider", "inputs": {"model": ["model", 0], "conditioning": ["guided", 0]}}
+    parts = {name: [name, 0] for name in ("noise", "guider", "sampler", "sigmas")}
+    custom = {**parts, "latent_image": ["latent", 0]}
+    prompt["custom"] = {"class_type": "SamplerCustomAdvanced", "inputs": custom}
+    ours, *theirs = house.run(prompt, "sampled", "both", "schedule", "advanced", "custom")
+    for one in theirs:
+        torch.testing.assert_close(one["samples"], ours["samples"], atol=1e-5, rtol=0)
+
+
 def test_models_of_a_packs_loader_run_on_our_nodes(house: House) -> None:
     house.memory.budget = FOR_PICTURES
     prompt = loaders()

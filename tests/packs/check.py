@@ -86,8 +86,10 @@ def workflow(node_id: str, interface: Interface) -> Prompt | None:
         source = next((SOURCES[kind] for kind in kinds if isinstance(kind, str) and kind in SOURCES), None)
         if isinstance(declared.type, list) or any(kind in WIDGETS for kind in kinds):
             options = declared.type if isinstance(declared.type, list) else declared.options.get("options")
-            if options is not None and not options and declared.category == "required":
-                return None
+            if options is not None and not options:
+                if declared.category == "required":
+                    return None
+                continue
             inputs[declared.name] = default(declared, options)
         elif declared.category != "required":
             continue
@@ -111,7 +113,7 @@ def default(declared: Any, options: Any) -> Any:
         return declared.options["default"]
     if options:
         return options[0]
-    return {"STRING": "text", "BOOLEAN": False}.get(declared.type, max(0, declared.options.get("min", 0)))
+    return {"STRING": "text", "BOOLEAN": False}.get(str(declared.type), max(0, declared.options.get("min", 0)))
 
 
 def check(folders_of_packs: list[Path], only: list[str], seconds: int) -> list[dict[str, Any]]:

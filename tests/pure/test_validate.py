@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sluice.flux_core.graph.execute import Executor
+from sluice.flux_core.graph.interface import Interface
 from sluice.flux_core.graph.object_info import object_info
 from sluice.flux_core.graph.validate import types_fit, validate
 
@@ -30,6 +31,13 @@ class Any_(str):
         return False
 
 
+class Equal(Any_):
+    """One that is equal to every other name as well, and so has no hash."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
 MODELS = [f"model{i}.safetensors" for i in range(30)]
 CLASSES = {
     "Number": node_class(("INT", "FLOAT")),
@@ -38,6 +46,7 @@ CLASSES = {
     "Empty": node_class(("MODEL",), required={"name": ([],)}),
     "Mix": node_class(("IMAGE",), required={"a": ("IMAGE,MASK",)}, optional={"b": ("IMAGE", {}), "c": ("MODEL",)}),
     "Wild": node_class((Any_("*"),), optional={"x": (Any_("*"),), "n": ("INT", {"forceInput": True})}),
+    "Wilder": node_class((Equal("*"),), optional={"x": (Equal("any"), {"default": 1})}),
     "Kinds": node_class(("IMAGE",), optional={"s": ("STRING",), "b": ("BOOLEAN",), "v": ("COMBO", {"options": ["a"]})}),
     "Save": node_class((), True, required={"images": ("IMAGE", {}), "prefix": ("STRING", {"default": "x"})}),
 }
@@ -136,6 +145,8 @@ class TestTypes:
 
     def test_wildcards_of_packs_take_and_give_everything(self) -> None:
         assert problems({"1": n("Number"), "3": n("Wild", x=["1", 0], n=["1", 0]), "2": save("3")}) == ()
+        assert problems({"1": n("Number"), "3": n("Wilder", x=["1", 0]), "2": save("3")}) == ()
+        assert Interface(CLASSES["Wilder"]).inputs()[0].type == "*"  # and neither a combo nor without a hash
 
 
 class TestSentences:

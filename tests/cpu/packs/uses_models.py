@@ -201,6 +201,26 @@ def by_hand(
     return x
 
 
+def add_names() -> None:
+    """A sampler and a schedule under names of this pack, as packs add them. The module outlives one load of a pack."""
+
+    def sample_pack_euler(
+        model: Any, x: Any, sigmas: Any, extra_args: Any = None, callback: Any = None, **_: Any
+    ) -> Any:
+        return by_hand(model, x, sigmas, extra_args, callback, twice=False)
+
+    if "pack_euler" not in comfy.samplers.KSampler.SAMPLERS:
+        comfy.samplers.KSampler.SAMPLERS.append("pack_euler")
+    comfy.samplers.k_diffusion_sampling.sample_pack_euler = sample_pack_euler
+    if "pack_simple" not in comfy.samplers.SCHEDULER_HANDLERS:
+        handler = comfy.samplers.SchedulerHandler(comfy.samplers.simple_scheduler)
+        comfy.samplers.SCHEDULER_HANDLERS["pack_simple"] = handler
+        comfy.samplers.SCHEDULER_NAMES.append("pack_simple")
+
+
+add_names()
+
+
 class Picture(Base):
     TAKES, RETURN_TYPES = {"vae": "VAE", "latent": "LATENT"}, ("IMAGE",)
 

@@ -60,7 +60,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(name)
 
 
-SAMPLER_NAMES = list(_SAMPLERS)
+OWN_SAMPLERS, OWN_SCHEDULERS = frozenset(_SAMPLERS), frozenset(_SCHEDULERS)
+SAMPLER_NAMES = list(_SAMPLERS)  # packs add to these lists
 SCHEDULER_NAMES = list(_SCHEDULERS)
 KSAMPLER_NAMES = [name for name in SAMPLER_NAMES if name not in ("ddim", "uni_pc", "uni_pc_bh2")]
 
@@ -426,7 +427,7 @@ class KSampler:
 
     def calculate_sigmas(self, steps: int) -> Tensor:
         sampling = self.model.get_model_object("model_sampling")
-        if self.scheduler not in SCHEDULER_NAMES and self.scheduler in SCHEDULER_HANDLERS:
+        if self.scheduler not in OWN_SCHEDULERS:
             return calculate_sigmas(sampling, self.scheduler, steps)
         return schedule.ksampler_schedule(self.sampler, self.scheduler, model_sampling.engine_sampling(sampling), steps)
 
