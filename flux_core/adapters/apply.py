@@ -1,7 +1,7 @@
 """LoRAs beside the Linears of a model, for one run.
 
-The base weights are never changed: `adapted` makes a copy of the model that has the branches and shares the weights.
-So any number of runs with other LoRAs and strengths use one set of weights, at the same time too.
+The base weights are never changed: `adapted` makes a copy of the model that has the branches and shares the weights. So
+any number of runs with different LoRAs and strengths can use one set of weights at the same time.
 
 Independent of: files, where weights are kept.
 """
@@ -33,16 +33,16 @@ MISFIT = "%s was made for another kind of model: its change of %s, %s, does not 
 def adapted(model: Module, uses: Sequence[LoraUse], device: torch.device, dtype: torch.dtype) -> Module:
     """The model with LoRAs beside its Linears, for one run: a copy that shares every weight (models/copies.py).
 
-    The model itself stays as it is, so runs with other LoRAs may use it at the same time. Copies of the LoRAs' tensors
-    on `device` in `dtype` live as long as the result. Strength 0 costs nothing. Raises InputError for a LoRA that
-    changes what is no linear layer of this model.
+    The model itself stays unchanged, so runs with other LoRAs may use it at the same time. Copies of the LoRAs' tensors
+    on `device` in `dtype` exist as long as the result. Strength 0 costs nothing. Raises InputError for a LoRA that
+    changes something other than a linear layer of this model.
     """
     uses = [use for use in uses if use.strength]
     parts: dict[str, nn.Module] = {}
     for path, there in _by_module(uses).items():
         linear = model.get_submodule(path)
         if not isinstance(linear, Linear):
-            raise InputError(f"A LoRA changes {path}, which is no linear layer of this model.")
+            raise InputError(f"A LoRA changes {path}, which is not a linear layer of this model.")
         fitting = _fitting(path, (linear.out_features, linear.in_features), there)
         parts[path] = changed = shallow(linear)
         changed.reweighings, changed.branches = _inside_and_beside([c.to(device, dtype).times(s) for c, s in fitting])
@@ -59,7 +59,7 @@ def adapted(model: Module, uses: Sequence[LoraUse], device: torch.device, dtype:
 
 
 def reweighed(model: nn.Module) -> set[str]:
-    """The names of the matrices that a change of a LoRA depends on, in what `adapted` made."""
+    """The names of the matrices on which a change of a LoRA depends, in a result of `adapted`."""
     linears = ((name, part) for name, part in model.named_modules() if isinstance(part, Linear))
     return {f"{name}.weight" for name, linear in linears if linear.reweighings}
 
@@ -73,10 +73,10 @@ def _by_module(uses: Sequence[LoraUse]) -> dict[str, list[tuple[Change, LoraUse]
 
 
 def _fitting(path: str, shape: tuple[int, int], there: Sequence[tuple[Change, LoraUse]]) -> list[tuple[Change, float]]:
-    """The changes of a layer that have its shape [out, in], with their strengths. The others are told and left out.
+    """The changes that fit a layer's shape [out, in], with their strengths. Others cause a warning and are left out.
 
-    A LoRA for dev changes 64 columns of img_in, of which Fill has 384: it is used for the rest, as in ComfyUI. Once
-    a control LoRA has widened a layer, those that come after have to be as wide.
+    A LoRA for dev changes 64 columns of img_in, of which Fill has 384: it is used for these 64, as in ComfyUI. Once a
+    control LoRA has widened a layer, later LoRAs must have the new width.
     """
     fitting, (outputs, inputs) = [], shape
     for change, use in there:
@@ -99,9 +99,9 @@ def _has_shape(change: Change, outputs: int, inputs: int) -> bool:
 def _inside_and_beside(
     changes: Sequence[Change],
 ) -> tuple[tuple[Product | Reweighing | Rotation, ...], tuple[Branch, ...]]:
-    """What changes the matrix itself, in order, and what is added beside it.
+    """The changes of the matrix itself, in order, and the branches that are added to its product.
 
-    A reweighing sees what came before it; what comes after the last one may stay beside.
+    A reweighing depends on the changes before it; changes after the last one can be added to the product.
     """
     last = max((i for i, change in enumerate(changes) if isinstance(change, (Reweighing, Rotation))), default=-1)
     inside, beside = [], list[Branch]()

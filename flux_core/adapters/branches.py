@@ -1,9 +1,9 @@
-"""Side branches: what a LoRA adds to y = W x, while W stays as it is.
+"""Side branches: the part that a LoRA adds to y = W x, while W stays unchanged.
 
 A branch is a small function of the layer's input. LoHa (Hadamard of two low-rank products) is a low-rank product of
-rank r^2, LoKr a Kronecker product; only what depends on W itself (DoRA) has to see the matrix.
+rank r^2, LoKr a Kronecker product; only changes that depend on W itself (DoRA) need the matrix.
 
-Independent of: files, names, where W lives.
+Independent of: files, names, where W is stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Rows = tuple[int, int] | None  # the outputs [start, end) a branch adds to; None means all
+Rows = tuple[int, int] | None  # the outputs [start, end) to which a branch is added; None means all
 
 
 class Product:
@@ -32,7 +32,7 @@ class Product:
         raise NotImplementedError
 
     def matrix(self) -> Tensor:
-        """float32 [out, in], at its strength."""
+        """float32 [out, in], multiplied by its strength."""
         raise NotImplementedError
 
     def reweigh(self, weight: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Product:
 class LowRank(Product):
     """y += B diag(s) A x   (Hu et al. 2021). down A [r, in], up B [out, r], scale s: a number, or one per rank [r].
 
-    widens: x may have more columns than W takes, and has them then.
+    widens: x may have more columns than W; then this branch uses all of them.
     """
 
     down: Tensor
@@ -112,7 +112,7 @@ class Kronecker(Product):
 
 @dataclass(frozen=True)
 class Dense(Product):
-    """y += s D x: a full difference of weights, as some files carry. difference D [out, in]."""
+    """y += s D x: a full difference of weights, as some files contain. difference D [out, in]."""
 
     difference: Tensor
     scale: float = 1.0
@@ -167,7 +167,8 @@ class Constant:
 
 @dataclass(frozen=True)
 class Reweighing:
-    """DoRA (Liu et al. 2024): V = (W + delta) * magnitude / norm, W' = W + strength (V - W). Sees the matrix itself.
+    """DoRA (Liu et al. 2024): V = (W + delta) * magnitude / norm, W' = W + strength (V - W). Depends on the matrix
+    itself.
 
     magnitude [out, 1]: the norm is that of W's rows, as trained. [1, in]: that of the columns of W + delta.
     """

@@ -1,6 +1,6 @@
 """A LoRA file, read for one model: which layers it changes, and how.
 
-Nothing here is at a strength: handles carry a `LoraUse`, and apply.py puts it beside a model.
+Nothing here has a strength: handles have a `LoraUse`, and apply.py adds it to a model.
 
 Independent of: nodes, models as modules, the names themselves (lora_names.py), what a family computes
 (lora_families.py).
@@ -24,28 +24,30 @@ from .lora_names import Targets
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """What one file changes in one model. Tensors are as stored, on the CPU; a device has copies while it computes."""
+    """The changes of one file to one model. Tensors are in their stored format, on the CPU; a run has copies on its
+    device.
+    """
 
     name: str
     changes: Mapping[str, tuple[Change, ...]]  # module path -> changes of its output or matrix
-    scales: Mapping[str, Tensor]  # q/k-norm scales to put in place of the model's own, whatever the strength
+    scales: Mapping[str, Tensor]  # scales of the q/k norms that replace the model's own, at any strength
     unmatched: tuple[str, ...] = ()
-    identity: Hashable = field(default_factory=object)  # the same for the same numbers; keeps none of them
+    identity: Hashable = field(default_factory=object)  # equal for equal numbers; holds no reference to them
 
     def copied_bytes(self, device: torch.device, dtype: torch.dtype) -> int:
-        """What its copies there take."""
+        """Bytes of its copies on a device."""
         tensors = [tensor for all_ in self.changes.values() for change in all_ for tensor in change.tensors]
         moved = [tensor for tensor in tensors if (tensor.device, tensor.dtype) != (device, dtype)]
         return sum(tensor.numel() for tensor in moved) * dtype.itemsize
 
     def input_width(self, module: str, width: int) -> int:
-        """Input columns of a module that has this LoRA: control LoRAs widen img_in."""
+        """The number of input columns of a module with this LoRA: control LoRAs widen img_in."""
         return max([width, *(c.shape[1] for c in self.changes.get(module, ()) if isinstance(c, LowRank) and c.widens)])
 
 
 @dataclass(frozen=True)
 class LoraUse:
-    """A LoRA at a strength, as handles carry it."""
+    """A LoRA with a strength, as handles have it."""
 
     lora: Lora
     strength: float
@@ -61,9 +63,9 @@ def parse(
     """Sort the tensors of a file by the model and the matrix that they change.
 
     name: for messages. targets: of each model that the file may change (checkpoint/lora_keys.py: FLUX, CLIP, T5), from
-    lora_names. identity: of file and models, if they are known. Returns a Lora for each of the models. Tensors that no
-    model used, and those that mean the same as one before them, are listed as unmatched in each.
-    Raises InputError for families that cannot be used, and for numbers that are not finite.
+    lora_names. identity: of file and models, if known. Returns a Lora for each of the models. Tensors that no model
+    used, and those that duplicate an earlier one, are listed as unmatched in each. Raises InputError for families that
+    cannot be used, and for numbers that are not finite.
     """
     refused = next((key for key in tensors if key.endswith(REFUSED)), None)
     if refused:
@@ -89,7 +91,7 @@ def parse(
 
 
 class _Matched(NamedTuple):
-    """What the tensors of one model change, and the names of those that were used."""
+    """The changes from the tensors of one model, and the names of the tensors that were used."""
 
     changes: Mapping[str, tuple[Change, ...]]
     scales: Mapping[str, Tensor]
@@ -116,9 +118,9 @@ def _matched(tensors: Mapping[str, Tensor], targets: Targets) -> _Matched:
 
 
 def _check_numbers(name: str, tensors: Mapping[str, Tensor]) -> None:
-    """One number that is none makes the whole image black. Raises InputError for it."""
+    """A single number that is not finite makes the whole image black. Raises InputError for it."""
     for key, tensor in tensors.items():
-        if not torch.isfinite(tensor.sum(dtype=torch.float64)):  # NaN and infinity survive every sum
+        if not torch.isfinite(tensor.sum(dtype=torch.float64)):  # every sum with NaN or infinity is not finite
             raise InputError(
                 f"{name}: {key} holds numbers that are not finite (NaN or infinity), so it cannot give an image. "
                 "Fetch the file again, or leave this LoRA out; its training may have diverged."
@@ -126,7 +128,7 @@ def _check_numbers(name: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _prefixes(tensors: Mapping[str, Tensor], targets: Targets) -> Iterator[str]:
-    """The targets that some tensor's name begins with, in the file's order."""
+    """The targets with whose names some tensor's name begins, in the order of the file."""
     for key in tensors:
         stem = key
         while stem:

@@ -1,7 +1,7 @@
-"""The families of LoRA files: how the tensors that belong to one matrix become changes of it.
+"""The families of LoRA files: how the tensors for one matrix become changes of it.
 
-One function for each family; `changes_of` asks them in turn. Understood are LoRA, LoHa, LoKr, DoRA, OFT, BOFT, full
-differences and the FLUX.1 control LoRAs, as kohya, diffusers/PEFT, BFL, LyCORIS, OneTrainer and XLabs write them.
+One function for each family; `changes_of` calls them in turn. LoRA, LoHa, LoKr, DoRA, OFT, BOFT, full differences and
+the FLUX.1 control LoRAs are supported, as kohya, diffusers/PEFT, BFL, LyCORIS, OneTrainer and XLabs write them.
 
 Independent of: which matrix a name means (lora_names.py), models, where weights are kept.
 """
@@ -32,12 +32,12 @@ FACTORS = (
     (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
     (".up.weight", ".down.weight"),
 )
-CONTROL = "single_blocks.0.norm.key_norm.scale"  # by this BFL's control LoRAs are known
+CONTROL = "single_blocks.0.norm.key_norm.scale"  # the mark of BFL's control LoRAs
 REFUSED = (".a1.weight", ".a2.weight", ".lora_mid.weight", ".hada_t1", ".lokr_t2")  # GLoRA, convolutions
 
 
 class Found(NamedTuple):
-    """A change, what it is a change of ("matrix", "bias", "diff", "diff_b"), and the tensors it was made of."""
+    """A change, its kind ("matrix", "bias", "diff", "diff_b"), and the tensors from which it was made."""
 
     kind: str
     change: Change
@@ -46,11 +46,11 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """The tensors of a file whose names begin with `prefix`, which means `target`."""
+    """The tensors of a file whose names begin with `prefix`, which is the name of `target`."""
 
     prefix: str
     target: Target
-    tensors: Mapping[str, Tensor]  # all of the file
+    tensors: Mapping[str, Tensor]  # all tensors of the file
 
     def has(self, *suffixes: str) -> bool:
         return all(self.prefix + suffix in self.tensors for suffix in suffixes)
@@ -59,7 +59,7 @@ class Group:
         return self.tensors[self.prefix + suffix]
 
     def names(self, *suffixes: str) -> list[str]:
-        """The full names of those that are there."""
+        """The full names of those that exist."""
         return [self.prefix + suffix for suffix in suffixes if self.has(suffix)]
 
     @property
@@ -73,7 +73,7 @@ class Group:
 
 
 def changes_of(group: Group) -> Iterator[Found]:
-    """The changes of one target. Raises InputError for tensors that no such file has."""
+    """The changes of one target. Raises InputError for tensors that belong to no known family."""
     beside = group.names(".alpha", ".reshape_weight")
     found = list(_low_rank(group)) or [each for family in (_loha, _lokr, _oft) for each in family(group)]
     for kind, change, names in found:
@@ -88,7 +88,7 @@ def changes_of(group: Group) -> Iterator[Found]:
 
 
 def _low_rank(group: Group) -> Iterator[Found]:
-    """LoRA: a product of two thin matrices; DoRA, if a magnitude is beside it."""
+    """LoRA: a product of two thin matrices; DoRA if there is a magnitude as well."""
     names = next((each for each in FACTORS if group.has(*each)), None)
     if names is None:
         return
@@ -136,13 +136,13 @@ def _lokr(group: Group) -> Iterator[Found]:
 
 
 def _oft(group: Group) -> Iterator[Found]:
-    """Orthogonal blocks: LyCORIS and kohya turn rows, PEFT and OneTrainer columns. alpha limits Q, per output."""
+    """Orthogonal blocks: LyCORIS and kohya rotate rows, PEFT and OneTrainer columns. alpha limits Q, per output."""
     if group.has(".oft_R.weight"):
         yield _oft_of_columns(group)
     if group.has(".oft_blocks"):
         yield _oft_of_rows(group)
     alpha, start, number = group.alpha or 0, (group.target.rows or (0, 0))[0], 0
-    while group.has(f".oft_blocks.{number}"):  # kohya: one for each of the matrices that FLUX joins
+    while group.has(f".oft_blocks.{number}"):  # kohya: one for each of the matrices that FLUX fuses
         blocks = group.get(f".oft_blocks.{number}")
         end = start + blocks.shape[0] * blocks.shape[1]
         turned = Rotation(ROWS, cayley(blocks, alpha * (end - start)), rows=(start, end))
@@ -178,5 +178,5 @@ def _oft_of_rows(group: Group) -> Found:
 
 
 def _swapped(rows: Tensor, swap: bool) -> Tensor:
-    """diffusers keeps scale before shift where BFL keeps shift before scale."""
+    """diffusers stores scale before shift, BFL shift before scale."""
     return torch.cat(rows.chunk(2)[::-1]) if swap else rows

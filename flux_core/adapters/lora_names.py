@@ -1,9 +1,9 @@
-"""Which matrix of a model a LoRA tensor's name means.
+"""Finds the matrix of a model to which the name of a LoRA tensor refers.
 
-A name is a prefix (the matrix, as some trainer writes it) and a suffix (the part: up, down, alpha, ...). Trainers agree
-on neither: kohya writes BFL paths with underscores, diffusers its own module names, OneTrainer those with underscores,
-XLabs names of its own, and each puts something around them that checkpoint/lora_keys.py takes off. `Targets` lists
-every path that is understood for a model; the suffixes are in `lora_families.py`.
+A name is a prefix (the matrix, as some trainer writes it) and a suffix (the part: up, down, alpha, ...). Trainers
+differ in both: kohya writes BFL paths with underscores, diffusers its own module names, OneTrainer those with
+underscores, XLabs names of its own, and each adds something that checkpoint/lora_keys.py removes. `Targets` lists every
+supported path of a model; the suffixes are in `lora_families.py`.
 
 Independent of: tensors, files, arithmetic.
 """
@@ -29,11 +29,11 @@ class Target:
         return self.parameter.rpartition(".")[0]
 
 
-Targets = Mapping[str, Target]  # a module's path in any of the ways it is written -> target
+Targets = Mapping[str, Target]  # a module's path in any supported notation -> target
 
 
 def flux_targets(parameters: Mapping[str, tuple[int, ...]]) -> Targets:
-    """For a FLUX transformer. `parameters`: BFL name -> shape."""
+    """The targets of a FLUX transformer. `parameters`: BFL name -> shape."""
     hidden = parameters["img_in.weight"][0]
     found: dict[str, Target] = {}
     for name in parameters:
@@ -64,7 +64,7 @@ def diffusers_targets(parameters: Mapping[str, tuple[int, ...]]) -> Iterator[tup
 
 
 def _diffusers_target(module: str, part: int, parameters: Mapping[str, tuple[int, ...]], hidden: int) -> Target:
-    """Part `part` of a module: each is `hidden` rows of a fused matrix, but the last of linear1, which is the rest."""
+    """Part `part` of a module: `hidden` rows of a fused matrix, except the last part of linear1, which is the rest."""
     name = f"{module}.{'scale' if module.endswith('_norm') else 'weight'}"
     if not module.endswith(tuple(FUSED)):
         return Target(name, swap=name.startswith(SWAPPED))
@@ -85,7 +85,7 @@ def _xlabs(parameters: Iterable[str], hidden: int) -> Iterator[tuple[str, Target
 
 
 def encoder_targets(parameters: Iterable[str]) -> Targets:
-    """For a text encoder. `parameters`: their names."""
+    """The targets of a text encoder. `parameters`: their names."""
     found: dict[str, Target] = {}
     for name in (name for name in parameters if name.endswith(".weight")):
         path = name.removesuffix(".weight")

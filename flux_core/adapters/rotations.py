@@ -1,13 +1,13 @@
-"""Orthogonal adapters: a matrix is turned by blocks of orthogonal matrices, on the side of its rows or its columns.
+"""Orthogonal adapters: a matrix is multiplied by blocks of orthogonal matrices, on the side of its rows or its columns.
 
     OFT     W' = s B^T W, B block-diagonal of k blocks b x b (Qiu et al. 2023); s [out, 1] if the file rescales
     BOFT    W' = s (B_m ... B_1) W, the factors of a butterfly: blocks of rows ever further apart (Liu et al. 2024)
-    OFTv2   W' = W B^T: the inputs are turned (Qiu et al. 2025), as PEFT and OneTrainer do
+    OFTv2   W' = W B^T: the inputs are rotated (Qiu et al. 2025), as in PEFT and OneTrainer
 
-Files hold no orthogonal matrices but what skew-symmetric ones are made of, Q: B = (I + Q) (I - Q)^-1 (Cayley). A
-strength goes from I to B, which at 1 is B itself; ComfyUI applies it twice for OFT.
+Files contain the skew-symmetric matrices Q from which the orthogonal ones are computed: B = (I + Q) (I - Q)^-1
+(Cayley). The strength interpolates from I to B, which it reaches at 1; ComfyUI applies it twice for OFT.
 
-Independent of: files, names, where W is kept.
+Independent of: files, names, where W is stored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Rotation:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the blocks, for messages: the adapter knows one side of the matrix only."""
+        """The shape of the blocks, for messages: the adapter has only one side of the matrix."""
         return tuple(self.blocks.shape)
 
     def fits(self, outputs: int, inputs: int) -> bool:
@@ -56,7 +56,7 @@ class Rotation:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Rotation:
         rescale = None if self.rescale is None else self.rescale.to(device, dtype)
-        return replace(self, blocks=self.blocks.to(device), rescale=rescale)  # rounded, they would not be orthogonal
+        return replace(self, blocks=self.blocks.to(device), rescale=rescale)  # rounded blocks would not be orthogonal
 
     def times(self, strength: float) -> Rotation:
         return replace(self, strength=self.strength * strength)
@@ -75,7 +75,7 @@ def _butterfly(factors: Tensor, weight: Tensor) -> Tensor:
     size = factors.shape[-1]
     for level, blocks in enumerate(factors):
         apart = 2**level * (size // 2)
-        pairs = weight.unflatten(0, (-1, 2, apart)).transpose(1, 2).flatten(0, 2)  # rows that are turned together
+        pairs = weight.unflatten(0, (-1, 2, apart)).transpose(1, 2).flatten(0, 2)  # rows that are rotated together
         pairs = (blocks @ pairs.unflatten(0, (-1, size))).flatten(0, 1)
         weight = pairs.unflatten(0, (-1, apart, 2)).transpose(1, 2).flatten(0, 2)
     return weight
@@ -90,9 +90,9 @@ _SIDES = {ROWS: _rows, BUTTERFLY: _butterfly, COLUMNS: _columns}
 
 
 def cayley(blocks: Tensor, most: float = 0.0) -> Tensor:
-    """Orthogonal blocks of what LyCORIS and kohya store: Q = blocks - blocks^T, scaled down to a norm of `most`.
+    """Orthogonal blocks from what LyCORIS and kohya store: Q = blocks - blocks^T, scaled down to a norm of `most`.
 
-    most: alpha times the outputs, 0 for no limit. blocks [..., b, b].
+    most: alpha times the number of outputs, 0 for no limit. blocks [..., b, b].
     """
     blocks = blocks.float()
     skew = blocks - blocks.transpose(-1, -2)
@@ -105,9 +105,9 @@ def cayley(blocks: Tensor, most: float = 0.0) -> Tensor:
 
 
 def cayley_of_triangles(upper: Tensor) -> Tensor:
-    """Orthogonal blocks of what PEFT and OneTrainer store: the upper triangles of Q, row by row, [k, b (b - 1) / 2].
+    """Orthogonal blocks from what PEFT and OneTrainer store: the upper triangles of Q, row by row, [k, b (b - 1) / 2].
 
-    As both compute it: the first five terms of the Neumann series, I + 2 Q + 2 Q^2 + 2 Q^3 + Q^4.
+    As both compute them: the first five terms of the Neumann series, I + 2 Q + 2 Q^2 + 2 Q^3 + Q^4.
     """
     size = side_of_triangle(upper.shape[1])
     above = torch.zeros(upper.shape[0], size, size)
@@ -119,6 +119,6 @@ def cayley_of_triangles(upper: Tensor) -> Tensor:
 
 
 def side_of_triangle(count: int) -> int:
-    """b, if b (b - 1) / 2 numbers are above the diagonal; 0 if it is no such count."""
+    """b, if b (b - 1) / 2 = count; 0 if there is no such b."""
     side = int((1 + (1 + 8 * count) ** 0.5) / 2 + 0.5)
     return side if side * (side - 1) // 2 == count else 0

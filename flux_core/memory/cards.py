@@ -1,11 +1,12 @@
-"""Common graphics cards: what the planner must know of each, and where the numbers are from.
+"""Common graphics cards: the facts that the planner needs about each, and their sources.
 
-Peak is what the maker states for dense float16 products summed in float32 on tensor cores (float32 where there are
-none), memory bandwidth and bus. What is reached in practice is a share of it, by generation: matrix products of FLUX's
-sizes measured by users at 0.78 to 0.85 of peak on GeForce cards (a resident 4060 Ti 16 GB makes a 1024x1024 step in
-2.08 s, 81 %), fused attention at 0.45 to 0.75. Bus rates are copies from pinned memory: 12.3 GB/s on PCIe 3.0 x16,
-24.5 on 4.0 x16, 53 on 5.0 x16, and half of that for half the lanes. Exchange of two cards through the host's memory
-reaches less: rates are estimates, for 3.0 x4 to 4.0 x16 those of people who ran two GeForce cards.
+Peak is the maker's figure for dense float16 products summed in float32 on tensor cores (float32 where there are none).
+What is reached in practice is a share of it, by generation: matrix products of FLUX's sizes were measured by users at
+0.78 to 0.85 of peak on GeForce cards (a resident 4060 Ti 16 GB computes a 1024x1024 step in 2.08 s, 81 %), fused
+attention at 0.45 to 0.75. Memory bandwidth and bus are the maker's too. Bus rates are copies from pinned memory: 12.3
+GB/s on PCIe 3.0 x16, 24.5 on 4.0 x16, 53 on 5.0 x16, and half of that for half the lanes. Exchanges of
+two cards through the host's memory are slower: their rates are estimates, for 3.0 x4 to 4.0 x16 from users of two
+GeForce cards.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from ..errors import InputError
 from .workload import Machine
 
-# generation -> (peak of products in 8-bit integers over `peak`, share of it in practice); none where it is no gain.
+# generation -> (peak of 8-bit integer products relative to `peak`, share of it in practice); none without a gain.
 # Multiples are the makers'. The share of Pascal fits GTX 1070 runs at 768x1024, 8.1 s a step (sd-webui-forge-classic,
 # pull request 1466); those of tensor cores fit runs on an RTX 3090 (ComfyUI-INT8-Fast) within 5 %. Hopper and A100:
 # assumed.
@@ -94,7 +95,7 @@ class Card:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of the numbers it computes in: before tensor cores that is float32."""
+        """Bytes of a value in its number type: before tensor cores that is float32."""
         return 4 if self.generation == "pascal" else 2
 
     @property
@@ -158,13 +159,9 @@ CARDS = {card.name: card for card in map(_card, _ROWS.strip().splitlines())}
 
 
 def find_card(name: str) -> Card:
-    """By name, however it is written: "rtx4060", "RTX 4060", "4060 Ti"; "rtx4060@3.0x4" is one in that slot.
-
-    Raises InputError with what there is.
+    """Find a card by its name in any notation: "rtx4060", "RTX 4060", "4060 Ti". Raises InputError with the known
+    cards.
     """
-    name, at, slot = name.partition("@")
-    if at:
-        return find_card(name).in_slot(slot)
     wanted = _plain(name)
     for prefix in ("", "rtx", "gtx", "rx"):
         for card in CARDS.values():

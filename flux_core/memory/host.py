@@ -16,7 +16,7 @@ from .workload import Location, Machine
 
 @dataclass(frozen=True)
 class Held:
-    """Where a weight lies in RAM."""
+    """The place of a weight in RAM."""
 
     buffer: HostBuffer
     start: int

@@ -1,7 +1,7 @@
-"""Weights that become 8-bit integers on their way from a file: quantised once for each time that they are read.
+"""Weights that are converted to 8-bit integers when they are read: quantised once for each read.
 
-So what stays on the device or in RAM is quantised once, and only what comes from the disk at every step is quantised at
-every step. Wraps the source of the file's bytes; the stream sees weights of int8's size.
+So weights that stay on the device or in RAM are quantised once, and only those that come from the disk at every step
+are quantised at every step. Wraps the source of the file's bytes; the stream sees weights of int8's size.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from .streamed_weight import rounds
 
 
 class QuantisingSource:
-    """`weights` as they are given to the stream; those that differ from what the file stores are made of it."""
+    """`weights` in the form in which the stream receives them; those that differ from the file are quantised from
+    it.
+    """
 
     slack = FileSource.slack
 
     def __init__(self, stored: Sequence[Stored], round_to: torch.dtype | None = None) -> None:
-        """round_to: a type that every value is rounded to first, as if it were stored in it."""
+        """round_to: the type to which every value is rounded first, as if it were stored in it."""
         self.stored, self.weights = tuple(stored), tuple(map(as_integers, stored))
         self._file, self._round_to = FileSource(stored), round_to
         self._lock = threading.Lock()
@@ -35,12 +37,12 @@ class QuantisingSource:
 
     @property
     def bytes_read(self) -> int:
-        """From disk."""
+        """Bytes read from disk."""
         return self._file.bytes_read
 
     @property
     def working_bytes(self) -> int:
-        """Of RAM that quantising the largest weight takes."""
+        """Bytes of RAM needed to quantise the largest weight."""
         made = zip(self.stored, self.weights, strict=True)
         return max(
             (needed_bytes(one.encoding, one.shape) + 2 * other.nbytes for one, other in made if one is not other),

@@ -81,7 +81,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
 
 
 def group_name(plan: Plan, number: int) -> str:
-    """What the names of most of a group's weights have in common."""
+    """The common part of the names of most of a group's weights."""
     names = [plan.workload.weights[weight].name.removesuffix(".weight") for weight in plan.groups[number].weights]
     common = names[0]
     while 2 * sum(name.startswith(common) for name in names) <= len(names):
@@ -109,7 +109,7 @@ class JobReport:
     steps: list[Step] = field(default_factory=list)
     peak: int = 0
     restarts: int = 0
-    note: str = ""  # what else is to be said of this run
+    note: str = ""  # further facts about this run
     _ring_reported: float = field(default=float("-inf"), repr=False)
 
     def __post_init__(self) -> None:

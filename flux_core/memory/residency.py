@@ -1,4 +1,4 @@
-"""A stream's memory on its device: slabs of resident groups, slots of the ring, and where each weight lies in them.
+"""A stream's memory on its device: slabs of resident groups, slots of the ring, and the place of each weight in them.
 
 A new plan is adopted without reading again what is already there.
 """
@@ -19,7 +19,7 @@ from .workload import IN_RAM, Group, Location, MiB
 
 @dataclass
 class WeightSpan:
-    """Where a weight lies: `nbytes` bytes from `offset` on in a slab."""
+    """The place of a weight: `nbytes` bytes from `offset` on in a slab."""
 
     slab: Slab
     offset: int
@@ -94,7 +94,7 @@ class Residency:
         return turns_from(self.order, groups, min(OVERLAP, len(self.slots)), missing, start)
 
     def _map(self, plan: Plan) -> None:
-        """Compute where weights lie within their groups."""
+        """Compute the places of weights within their groups."""
         self.group = [weight.group for weight in plan.workload.weights]
         self.room = [plan.machine.room(weight.nbytes) for weight in plan.workload.weights]
         self.offset, self.index = [0] * len(self.group), [0] * len(self.group)

@@ -56,7 +56,7 @@ class StreamedBytes:
         """uint8 [bytes] on the device; after the context ends, the memory may hold another weight."""
         stream = self.stream
         if stream is None:
-            raise RuntimeError(f"{self.name} was asked for while its model is not open")
+            raise RuntimeError(f"{self.name} was used while its model is not open")
         place = stream.take(self.number)
         device: TorchDevice = stream.device  # type: ignore[assignment]
         try:

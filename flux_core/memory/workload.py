@@ -39,7 +39,7 @@ def letters(locations: Iterable[Location]) -> str:
 
 @dataclass(frozen=True)
 class Weight:
-    """One matrix, in its stored form."""
+    """One matrix in its stored format."""
 
     name: str
     group: int  # weights of one group are in one slab, or in one slot
@@ -50,7 +50,7 @@ class Weight:
 class Use:
     """One use of a weight, and the work until the next use."""
 
-    weight: int  # its number
+    weight: int  # the weight's number
     products: float = 0.0  # FLOP of matrix products
     attention: float = 0.0  # FLOP of attention
     traffic: int = 0  # bytes of device memory read and written to decode it; 0 if it is multiplied as stored
@@ -114,7 +114,7 @@ class Machine:
     alignment: int = 256  # of a weight in its slab
     staging_buffers: int = 4
     staging_bytes: int = 64 * MiB
-    integers: float | None = None  # operations/s of products in 8-bit integers; None: as of other products
+    integers: float | None = None  # operations/s of products in 8-bit integers; None: the same as for other products
 
     def seconds(self, use: Use, nbytes: int) -> float:
         """Seconds of one use of a weight of `nbytes` stored bytes."""

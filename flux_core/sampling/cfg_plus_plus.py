@@ -47,7 +47,7 @@ def euler_ancestral_cfg_pp(
 
 
 def euler_cfg_pp_alternative(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore) -> Tensor:
-    """Euler along (x - D) / s + (U - D) / s: a step along the direction minus what guidance added."""
+    """Euler along (x - D) / s + (U - D) / s: a step along the direction minus the part added by guidance."""
     for i, (s, s_next) in enumerate(pairwise(sigmas)):
         D, U = denoise.with_uncond(x, s)
         on_step(i, D, x)

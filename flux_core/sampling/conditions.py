@@ -1,7 +1,7 @@
 """From CONDITIONING entries to the inputs of the network, fitted to one latent size.
 
-An entry says what conditions the image (text, guidance, reference images, a concatenated image), where (area,
-mask, strength) and when (a range of noise levels). Uses no network and no guidance formula.
+An entry contains what conditions the image (text, guidance, reference images, a concatenated image), where (area, mask,
+strength) and when (a range of noise levels). Uses no network and no guidance formula.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ..models.latents import CELL, CHANNELS, patches, process_in
 from .controls import Control, control_of
 from .schedule import Sampling
 
-DEFAULT_GUIDANCE = 3.5  # what a guidance-distilled model is told when the conditioning does not say
+DEFAULT_GUIDANCE = 3.5  # guidance for a guidance-distilled model if the conditioning has none
 FEATHER = 8  # cells over which the inner edges of an area fade
 
-# What other nodes may put into a conditioning and this sampler would otherwise drop without a word.
+# Values of other nodes in a conditioning that this sampler would otherwise ignore without an error.
 UNSUPPORTED = {
     "gligen": "GLIGEN boxes",
     "hooks": "hooks",
@@ -46,7 +46,7 @@ class Area:
     left: int
 
     def of(self, x: Tensor) -> Tensor:
-        """The part of x [..., h, w] that lies in it (a view)."""
+        """The part of x [..., h, w] inside the area (a view)."""
         return x[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
     def inside(self, other: Area) -> bool:
@@ -60,7 +60,7 @@ class Area:
 
 @dataclass(frozen=True)
 class Canvas:
-    """What the entries are fitted to: the latent's size, the network's input, and where and in what it computes."""
+    """The target to which entries are fitted: the latent's size, the network's input, the device and number type."""
 
     batch: int
     height: int
@@ -84,13 +84,13 @@ class Condition:
     reference_method: str = "offset"
     attention_mask: Tensor | None = None  # [b, L + Li, L + Li], added to the attention's logits
     area: Area | None = None
-    weight: Tensor | float = 1.0  # how much it counts where; a tensor is [b, 1, h, w], of the area if there is one
+    weight: Tensor | float = 1.0  # its weight in each cell; a tensor is [b, 1, h, w], of the area if there is one
     start: float = math.inf  # active while end <= sigma <= start
     end: float = -math.inf
     control: ControlUse | None = None  # before the images are fitted (controls.py), and afterwards in `controls`
-    control_for_others: bool = False  # conditionings of the same guider get it too, if they have none
+    control_for_others: bool = False  # whether conditionings of the same guider without ControlNets get it too
     controls: tuple[Control, ...] = ()
-    seen: tuple[tuple[Tensor, ...], ...] = ()  # what the model adds to its inputs: see `DenoiserInputs`
+    seen: tuple[tuple[Tensor, ...], ...] = ()  # inputs that the model adds: see `DenoiserInputs`
     shows_none: bool = False
 
     def active(self, sigma: float) -> bool:
@@ -98,15 +98,15 @@ class Condition:
 
     @property
     def everywhere(self) -> bool:
-        """Whether it counts fully in every cell."""
+        """Whether its weight is 1 in every cell."""
         return self.area is None and isinstance(self.weight, float) and self.weight == 1.0
 
     def inputs(self, x: Tensor, timestep: float, dtype: torch.dtype, sigma: float | None = None) -> DenoiserInputs:
         """The network's inputs for this condition at a state x [B, 16, h, w], of its area if it has one.
 
-        sigma: the noise level, which decides the ControlNets that are active; None: all of them.
+        sigma: the noise level, which determines the active ControlNets; None: all of them.
 
-        x and what it is concatenated with are in `dtype`. timesteps, pooled and guidance are on the CPU.
+        x and the tensor concatenated with it are in `dtype`. timesteps, pooled and guidance are on the CPU.
         """
         batch = x.shape[0]
         parts = [x.to(dtype)] if self.concat is None else [x.to(dtype), self.concat]
@@ -128,14 +128,14 @@ class Condition:
 
 
 def prepare(conditioning: Conditioning, canvas: Canvas, sampling: Sampling) -> list[Condition]:
-    """Fit every entry [tokens, values]. Raises InputError for what cannot be fitted."""
+    """Fit every entry [tokens, values]. Raises InputError for an entry that cannot be fitted."""
     return [_condition(tokens, values, canvas, sampling) for tokens, values in conditioning]
 
 
 def equal_areas(lists: Sequence[list[Condition]]) -> None:
-    """Give each area in one list a counterpart in the others, in place, so that guidance has two things to compare.
+    """Give each area in one list a counterpart in the others, in place, so that guidance can compare two estimates.
 
-    The counterpart is seen through the smallest area that contains it (through the whole image if there is none).
+    The counterpart is the condition with the smallest area around it (or the whole image), restricted to the area.
     """
     for number, conditions in enumerate(lists):
         for condition in conditions:
@@ -184,7 +184,7 @@ def _condition(tokens: Tensor, values: Mapping[str, Any], canvas: Canvas, sampli
 def _check(values: Mapping[str, Any]) -> None:
     for key, what in UNSUPPORTED.items():
         if values.get(key):
-            raise InputError(f"The conditioning carries {what}, which this sampler cannot apply. Remove the node.")
+            raise InputError(f"The conditioning contains {what}, which this sampler cannot apply. Remove the node.")
     if values.get("pooled_output") is None:
         raise InputError(
             "The conditioning has no pooled CLIP-L vector, which FLUX needs. "
@@ -193,7 +193,7 @@ def _check(values: Mapping[str, Any]) -> None:
 
 
 def _level(sampling: Sampling, percent: float) -> float:
-    """In fp32, like the levels it is compared with."""
+    """In fp32, like the levels with which it is compared."""
     return torch.tensor(sampling.percent_to_sigma(percent)).item()
 
 
@@ -232,7 +232,7 @@ def _area(values: Mapping[str, Any], mask: Tensor | None, canvas: Canvas) -> Are
 
 
 def _bounds(mask: Tensor) -> tuple[int, int, int, int]:
-    """(height, width, top, left) around all that is not zero, at least 8 x 8 cells."""
+    """(height, width, top, left) of the box around all non-zero values, at least 8 x 8 cells."""
     cells = mask.abs().amax(dim=(0, 1)).nonzero()
     if not len(cells):
         return 8, 8, 0, 0
@@ -272,7 +272,7 @@ def _feathered(area: Area, canvas: Canvas) -> Tensor:
 
 
 def _concat(values: Mapping[str, Any], canvas: Canvas) -> Tensor | None:
-    """Channels that Canny, Depth and Fill networks read beside the noisy latent: [B, in_channels - 16, h, w].
+    """Channels that Canny, Depth and Fill networks read besides the noisy latent: [B, in_channels - 16, h, w].
 
     16 of an image (black outside the sampler's scale where there is none), then for Fill 64 of a mask, one for each
     pixel of a cell.
@@ -301,7 +301,7 @@ def _fit(planes: Tensor, height: int, width: int, crop: str) -> Tensor:
 
 
 def _spread(x: Tensor, batch: int) -> Tensor:
-    """Stretch or thin out x along its batch: nearest items, both ends kept when thinning."""
+    """Stretch x along its batch, or select items evenly: the nearest items, with both ends when selecting."""
     have = x.shape[0]
     if have == batch or batch <= 1:
         return x[:batch]
@@ -319,7 +319,7 @@ def _attention_mask(values: Mapping[str, Any], canvas: Canvas) -> Tensor | None:
         return None
     size = values["attention_mask_img_shape"]
     mask = mask.reshape(-1, *mask.shape[-2:]).to(canvas.device, torch.float32)
-    mask = mask.clamp(min=torch.finfo(torch.float32).min)  # minus infinity would not survive the interpolation
+    mask = mask.clamp(min=torch.finfo(torch.float32).min)  # an interpolation cannot handle minus infinity
     grid = patches(canvas.height), patches(canvas.width)
     mask = _stretch(_stretch(mask, size, grid).mT, size, grid).mT
     return mask.to(canvas.dtype)

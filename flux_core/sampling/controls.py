@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Control:
-    """One ControlNet of a condition, ready for a run. weights: names the network; hint: on the device."""
+    """One ControlNet of a condition, ready for a run. weights: identifies the network; hint: on the device."""
 
     weights: Any
     modes: tuple[int, ...]
@@ -34,7 +34,7 @@ class Control:
     end: float
 
     def active(self, sigma: float | None) -> bool:
-        """At this noise level; None: at any."""
+        """Whether it is active at this noise level; None: at any."""
         return sigma is None or self.end <= sigma <= self.start
 
     def input(self, batch: int) -> ControlInput:
@@ -48,15 +48,15 @@ def control_of(values: Mapping[str, Any]) -> ControlUse | None:
     if use is None or isinstance(use, ControlUse):
         return use
     raise InputError(
-        "The conditioning carries a ControlNet that was loaded by another program, which this sampler cannot apply. "
+        "The conditioning contains a ControlNet that was loaded by another program, which this sampler cannot apply. "
         "Load and apply it with the nodes of Sluice."
     )
 
 
 def share_with_others(lists: Sequence[list[Condition]]) -> None:
-    """Give ControlNets of the first list to the others, in place, where the node that applied them says so.
+    """Add ControlNets of the first list to the others, in place, if the node that applied them requires it.
 
-    A list that has ControlNets itself gets none. Entries with an area neither give nor get any.
+    Lists that have ControlNets are not changed. Entries with an area neither provide nor get any.
     """
     given = [c.control for c in lists[0] if c.area is None and c.control is not None and c.control_for_others]
     for other in lists[1:]:
@@ -69,7 +69,7 @@ def share_with_others(lists: Sequence[list[Condition]]) -> None:
 
 
 def fit_controls(lists: Sequence[list[Condition]], canvas: Canvas, sampling: Sampling) -> list[list[Condition]]:
-    """The conditions with their ControlNets ready. Each image is fitted, and encoded, once for each size."""
+    """The conditions with their ControlNets ready. Each image is fitted and encoded once per size."""
     hints: dict[Hashable, Tensor] = {}
 
     def fitted(condition: Condition) -> Condition:
@@ -97,5 +97,5 @@ def _ready(
 
 
 def _level(sampling: Sampling, share: float) -> float:
-    """In float32, like the levels it is compared with."""
+    """In float32, like the levels with which it is compared."""
     return torch.tensor(sampling.percent_to_sigma(share)).item()

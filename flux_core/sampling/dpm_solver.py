@@ -1,6 +1,6 @@
 """DPM-Solver, singlestep (Lu et al. 2022, arXiv 2206.00927): fixed steps in few calls, or adaptive step lengths.
 
-Both count in t = -ln s, choose their own levels, and stop at the last level above 0: a little noise stays.
+Both use t = -ln s, choose their own levels, and stop at the last level above 0: a little noise remains.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STAGES = {1: (0.0,), 2: (0.0, 1 / 2), 3: (0.0, 1 / 3, 2 / 3)}  # by order: the s
 
 
 def dpm_fast(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore) -> Tensor:
-    """As many calls as the schedule has steps, spent in steps of order 3, the rest in order 2 or 1 (appendix D.3)."""
+    """As many calls as the schedule has steps: steps of order 3, the remaining calls in order 2 or 1 (appendix D.3)."""
     if len(sigmas) < 2:
         return x
     start, end = _ends(sigmas)
@@ -56,7 +56,7 @@ def _orders(calls: int) -> list[int]:
 def dpm_adaptive_levels(
     sigmas: Sigmas, *, h_init: float = 0.05, order: int = 3, eta: float = 0.0, **options: Any
 ) -> Iterable[float]:
-    """Of the first attempt: the others depend on the image."""
+    """Levels of the first attempt: the others depend on the image."""
     t, end = _ends(sigmas)
     if not _goes_on(t, end):
         return ()
@@ -84,9 +84,9 @@ def dpm_adaptive(
 ) -> Tensor:
     """DPM-Solver-12 or -23: steps so long that the next lower order agrees within `atol` + `rtol` (appendix C).
 
-    Of the schedule it uses the two ends only; the number of calls depends on the image, `order` for each attempt.
-    A step whose length would shrink below `accept_safety` of itself is taken again, shorter. With `noise`, `eta` makes
-    it ancestral. Raises InputError for a first step of no length.
+    It uses only the two ends of the schedule; the number of calls depends on the image, with `order` calls per attempt.
+    A step whose length would shrink below `accept_safety` of itself is repeated with the shorter length. With `noise`,
+    `eta` makes it ancestral. Raises InputError if the first step has no length.
     """
     if len(sigmas) < 2:
         return x
@@ -126,7 +126,7 @@ def _attempt(direction: Direction, x: Tensor, d: Tensor, t: float, h: float, ord
 
 
 def _down_and_up(t: float, t_next: float, end: float, eta: float) -> tuple[float, float]:
-    """Where an ancestral step goes to, and the size of the noise that brings it back to t_next."""
+    """The target level of an ancestral step, and the size of the noise that returns it to t_next."""
     if not eta:
         return t_next, 0.0
     down, _ = ancestral_split(math.exp(-t), math.exp(-t_next), eta)

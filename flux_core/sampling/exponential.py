@@ -1,7 +1,7 @@
 """Solvers in lambda = ln((1 - s) / s), most of them stochastic: DPM-Solver++ SDE, ER-SDE, SEEDS.
 
 They solve the linear part of the equation exactly (an exponential integrator) and interpolate D. lambda is minus
-infinity at s = 1, so the first level has to lie below 1. All end with x = D.
+infinity at s = 1, so the first level must be below 1. All end with x = D.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def dpmpp_sde(
     Raises InputError for r = 0, where the middle of the step would be its start.
     """
     if r == 0:
-        raise InputError("DPM-Solver++ SDE needs an r above 0: it is the share of the step at which it looks again.")
+        raise InputError(
+            "DPM-Solver++ SDE needs an r above 0: it is the share of the step at which D is evaluated again."
+        )
     weight = 1 / (2 * r)
 
     def move(x: Tensor, D: Tensor, s: float, s_to: float) -> Tensor:
@@ -63,8 +65,9 @@ def dpmpp_sde(
 
 
 def _fp32_between(s: float, s_next: float, share: float) -> float:
-    """A level within a step, by its share in lambda, to the last bit of fp32: a Brownian path has other noise for
-    the level next to it."""
+    """A level within a step, by its share in lambda, exact to the last bit of fp32: a Brownian path has different noise
+    at a neighbouring level.
+    """
     start, end = torch.tensor([s, s_next]).logit()
     return torch.sigmoid(start + share * (end - start)).item()
 

@@ -1,7 +1,7 @@
-"""Whether the images of a run are still numbers: a NaN anywhere makes the whole image black a step later.
+"""Checks that the values of a run are finite: a single NaN makes the whole image black a step later.
 
-On a CPU the answer is there at once. On a GPU it is copied to the host beside the computation and looked at when it has
-arrived, a step or two later: no step waits for it, only the end of the run does.
+On a CPU the result is available at once. On a GPU it is copied to the host asynchronously and read when it has arrived,
+a step or two later: no step waits for it, only the end of the run.
 
 Independent of: models, files, solvers.
 """
@@ -14,11 +14,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Answer = Callable[[bool], bool | None]  # (wait for it?) -> whether all numbers were finite; None: not known yet
+Answer = Callable[[bool], bool | None]  # (wait for it?) -> whether all numbers are finite; None: not known yet
 
 
 class Diverged(Exception):
-    """The numbers of this step (counted from 1) are not all finite. Caught by the run, which tells why."""
+    """The numbers of this step (counted from 1) are not all finite. Caught by the run, which reports the cause."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"step {step}")
@@ -26,22 +26,22 @@ class Diverged(Exception):
 
 
 class FiniteCheck:
-    """Told of every step; raises Diverged as soon as it is known that one of them went wrong."""
+    """Called for every step; raises Diverged as soon as one of them is known to be not finite."""
 
     def __init__(self, ask: Callable[[Tensor], Answer] | None = None) -> None:
-        """ask: how to find out about a tensor; by the device it is on, if None."""
+        """ask: starts the check of a tensor; None: the check for the tensor's device."""
         self._ask = ask or are_finite
         self._asked: deque[tuple[int, Answer]] = deque()
         self.step = 0
 
     def __call__(self, numbers: Tensor) -> None:
-        """Of the next step. Waits for nothing that a device still computes."""
+        """Check the next step. Does not wait for the device."""
         self.step += 1
         self._asked.append((self.step, self._ask(numbers)))
         self._look(wait=False)
 
     def finish(self, numbers: Tensor) -> None:
-        """Of the end of the run. Waits until all is known."""
+        """Check the end of the run. Waits for all results."""
         self._asked.append((self.step, self._ask(numbers)))
         self._look(wait=True)
 
@@ -57,7 +57,7 @@ class FiniteCheck:
 
 
 def are_finite(numbers: Tensor) -> Answer:
-    """Begin to find out whether all of `numbers` are finite."""
+    """Start to check whether all of `numbers` are finite."""
     finite = torch.isfinite(numbers).all()
     if numbers.device.type != "cuda":
         known = bool(finite)

@@ -1,7 +1,7 @@
-"""Noise levels from elsewhere than a model's table: formulas of other kinds of models, published lists, a hand.
+"""Noise levels that do not come from a model's table: formulas of other kinds of models, published lists, manual input.
 
 As in schedule.py, 1-D fp32 tensors on the CPU, one longer than the number of steps. Models of other kinds have levels
-far above 1, where FLUX.1's end; such schedules start there all the same, as ComfyUI's do.
+far above 1, the highest level of FLUX.1; such schedules start there nevertheless, as ComfyUI's do.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def extended(sigmas: Tensor, steps: int, start: float, end: float, spacing: str)
 
 
 def written(text: str) -> Tensor:
-    """The numbers in a text, in their order; what stands between them does not matter."""
+    """The numbers in a text, in their order, with any characters between them."""
     return torch.tensor([float(number) for number in re.findall(r"[-+]?\d*\.?\d+", text)])
 
 

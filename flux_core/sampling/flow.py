@@ -1,12 +1,12 @@
-"""The letters all solvers share.
+"""The symbols that all solvers share.
 
     x   the state [B, 16, h, w] at noise level s:  x = s * noise + (1 - s) * image
     D   the estimate of the clean image at x: denoise(x, s).  U is the same without the prompt
     d   the direction of the flow, (x - D) / s: from image to noise, the network's velocity
-    s', s_next   the level a step goes to; the last one is usually 0
+    s', s_next   the target level of a step; the last one is usually 0
     a   alpha = 1 - s, the share of image at s
     l   lambda = ln(alpha / s), half the log signal-to-noise ratio
-    h   the length of a step in lambda or in t = -ln s, whichever the solver counts in
+    h   the length of a step in lambda or in t = -ln s, depending on the solver
 
 A solver calls `denoise` and returns the state at the last level. It uses no network, no latent format and no seed.
 """
@@ -26,14 +26,15 @@ Sigmas = Sequence[float]  # falling noise levels, one more than there are steps
 
 
 class Levels(Protocol):
-    """The noise levels at which a solver evaluates `denoise`, declared before it starts: rows of a table can then be
-    computed for all of them at once. A level that is missing costs time; one too many costs its row."""
+    """The noise levels at which a solver evaluates `denoise`, declared before it starts, so that rows of a table can be
+    computed for all of them at once. A missing level costs time later; an unnecessary one costs its row.
+    """
 
     def __call__(self, sigmas: Sigmas, **options: Any) -> Iterable[float]: ...
 
 
 def each_step(sigmas: Sigmas, **options: Any) -> Iterable[float]:
-    """Of a solver that evaluates at the beginning of each step."""
+    """The levels of a solver that evaluates at the beginning of each step."""
     return sigmas[:-1]
 
 

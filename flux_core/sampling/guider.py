@@ -29,15 +29,17 @@ Network = Callable[[DenoiserInputs], Tensor]
 
 @dataclass(frozen=True)
 class Run:
-    """Which evaluations of the network a sampling run will need, told before it starts."""
+    """The evaluations of the network that a sampling run will need, declared before it starts."""
 
     shape: tuple[int, ...]  # of the latent, [B, 16, h, w]
-    timesteps: tuple[float, ...]  # each once; one that is missing here costs time, nothing else
+    timesteps: tuple[float, ...]  # each once; a missing one only costs time
     conditions: tuple[Condition, ...]
 
 
 class Model(Protocol):
-    """What sampling asks of a model handle. `open` makes the network usable for one run and releases it afterwards."""
+    """The interface of a model handle for sampling. `open` makes the network usable for one run and releases it
+    afterwards.
+    """
 
     @property
     def sampling(self) -> Sampling: ...
@@ -62,7 +64,7 @@ class Model(Protocol):
 
     def open(self, run: Run) -> AbstractContextManager[Network]: ...
     def unsound(self) -> str | None:
-        """Asked when a run has gone wrong: a sentence about what of the model is no number, None if none is found."""
+        """Called after a run has failed: a sentence about a tensor of the model that is not finite, or None."""
         ...
 
 
@@ -71,7 +73,7 @@ Evaluate = Callable[[Sequence[int]], list[Tensor]]
 
 
 class Guider(Protocol):
-    """What a GUIDER wire carries. `combine` returns (D, U); U only when wanted."""
+    """The value of a GUIDER link. `combine` returns (D, U); U only if `want_uncond`."""
 
     @property
     def model(self) -> Model: ...
@@ -82,7 +84,7 @@ class Guider(Protocol):
 
 @dataclass(frozen=True)
 class BasicGuider:
-    """One conditioning, no guidance but the one distilled into the model. U is zero."""
+    """One conditioning, without guidance except the one distilled into the model. U is zero."""
 
     model: Model
     conditioning: Conditioning
@@ -98,7 +100,9 @@ class BasicGuider:
 
 @dataclass(frozen=True)
 class CFGGuider:
-    """Classifier-free guidance, D = U + cfg (C - U) (Ho & Salimans 2022). At cfg 1 the negative is not evaluated."""
+    """Classifier-free guidance, D = U + cfg (C - U) (Ho & Salimans 2022). At cfg 1 the negative prompt is not
+    evaluated.
+    """
 
     model: Model
     positive: Conditioning
@@ -118,7 +122,8 @@ class CFGGuider:
 
 @dataclass(frozen=True)
 class DualCFGGuider:
-    """Two prompts guided apart: `cond1` against `cond2`, and both against `negative` (Brooks et al. 2023, eq. 3).
+    """Two prompts with separate guidance: `cond1` against `cond2`, and both against `negative` (Brooks et al. 2023, eq.
+    3).
 
     regular  D = U + b (C2 - U) + a (C1 - C2)       nested  D = U + b (C2 + a (C1 - C2) - U)
     """
@@ -174,8 +179,8 @@ class Denoiser:
         return D, U
 
     def evaluate(self, which: Sequence[int], x: Tensor, sigma: float) -> list[Tensor]:
-        """D for each of the conditionings: the mean of its active conditions' D, by their weights."""
-        sigma = torch.tensor(sigma).item()  # fp32, as the network is told it
+        """D for each of the conditionings: the weighted mean of the D of its active conditions."""
+        sigma = torch.tensor(sigma).item()  # fp32, like the network's input
         timestep = self.guider.model.sampling.timestep(sigma)
         found: list[Tensor] = []
         if self.cache is not None and self.cache.setting.keeps != "denoised":
@@ -186,7 +191,7 @@ class Denoiser:
         return found
 
     def _denoised(self, key: Hashable, condition: Condition, x: Tensor, sigma: float, timestep: float) -> Tensor:
-        """D of one condition in fp32, of its area if it has one. key: names the condition in this run."""
+        """D of one condition in fp32, of its area if it has one. key: identifies the condition in this run."""
         inputs = condition.inputs(x, timestep, self.dtype, sigma)
         if self.cache is None or self.cache.setting.keeps == "denoised":
             velocity = self.network(inputs).float()
@@ -223,11 +228,11 @@ def cached_evaluations(model: Model) -> CachedEvaluations | None:
 
 
 def _blend(parts: Sequence[tuple[Condition, Tensor]], x: Tensor) -> Tensor:
-    """sum w D / sum w, shaped like x, of conditions and the D that each gave."""
+    """sum w D / sum w, shaped like x, over conditions and their D."""
     if len(parts) == 1 and parts[0][0].everywhere:
         return parts[0][1]
     total = torch.zeros_like(x)
-    weights = torch.full_like(x[:, :1], 1e-37)  # nothing active: 0 / 1e-37
+    weights = torch.full_like(x[:, :1], 1e-37)  # no condition is active: 0 / 1e-37
     for condition, D in parts:
         area, weight = condition.area, condition.weight
         (total if area is None else area.of(total)).add_(D * weight)

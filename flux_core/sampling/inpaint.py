@@ -1,4 +1,4 @@
-"""Inpainting: wraps any denoiser, so that solvers need no masks."""
+"""Inpainting as a wrapper around any denoiser, so that solvers need no masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MaskFunction = Callable[[Tensor, float, Sigmas, Sampling], Tensor]
 class DifferentialDiffusion:
     """Levin & Fried 2023 (arXiv 2306.00950): a cell is denoised from the time given by its mask value to the end.
 
-    A darker mask value starts later. `strength` below 1 blends the result with the mask itself.
+    A cell with a darker mask value starts later. `strength` below 1 blends the result with the mask itself.
     """
 
     strength: float = 1.0
@@ -35,7 +35,7 @@ class Inpaint:
     """A Denoise that keeps `latent` where the mask is 0.
 
     Before each call the region outside the mask is replaced by the original at the same noise level; after it, the same
-    region of D by the original itself. U is not changed.
+    region of D is replaced by the original. U is not changed.
     """
 
     inner: Denoise

@@ -34,7 +34,9 @@ def lms(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore
 
 
 def lagrange_integrals(nodes: Sequence[float], start: float, end: float) -> list[float]:
-    """The integral from start to end of each Lagrange polynomial over `nodes`, by a Gauss rule that is exact for it."""
+    """The integral from start to end of each Lagrange polynomial over `nodes`, by a Gauss rule that is exact for
+    them.
+    """
     middle, half = (start + end) / 2, (end - start) / 2
     points, weights = np.polynomial.legendre.leggauss((len(nodes) + 1) // 2)
     looks = [(middle + half * float(at), half * float(weight)) for at, weight in zip(points, weights, strict=True)]
@@ -85,7 +87,7 @@ def ipndm_v(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ig
 
 
 def _variable_adams_bashforth(h: float, h1: float = 0.0, h2: float = 0.0, h3: float = 0.0) -> list[float]:
-    """Weights for this step of length h after steps of h1, h2, h3; as many weights as lengths that are not 0.
+    """Weights for this step of length h after steps of h1, h2, h3; as many weights as there are lengths above 0.
 
     Built order by order: each order adds a difference times a factor. The factors follow the published code, which
     differs slightly from the interpolating polynomial.

@@ -90,7 +90,7 @@ def _midpoint(denoise: Denoise, x: Tensor, d: Tensor, s: float, s_next: float) -
 
 
 def _middle(s: float, s_next: float) -> tuple[float, ...]:
-    """The geometric middle of a step; none if it ends at 0."""
+    """The geometric middle of a step; None if the step ends at 0."""
     return (math.sqrt(s * s_next),) if s_next != 0 else ()
 
 
@@ -172,12 +172,14 @@ def dpmpp_2s_ancestral(
 
 
 def _half_way(s: float, down: float) -> float:
-    """The middle in lambda. lambda(1) is minus infinity, so there is none: a level just below 1 stands in for it."""
+    """The middle in lambda. If s is 1 there is none, because lambda(1) is minus infinity; then a level just below 1 is
+    used.
+    """
     return 0.9999 if s == 1 else sigma_at((half_log_snr(s) + half_log_snr(down)) / 2)
 
 
 def _toward(x: Tensor, D: Tensor, ratio: float) -> Tensor:
-    """The point between x and D at which the share `ratio` of the noise is left."""
+    """The point between x and D at which the share `ratio` of the noise remains."""
     return ratio * x + (1 - ratio) * D
 
 

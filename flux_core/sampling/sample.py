@@ -1,7 +1,7 @@
-"""The run itself: noise in, a solver that evaluates a guider, latent out. ComfyUI's four sampling nodes as functions.
+"""A sampling run: noise in, a solver that evaluates a guider, latent out. ComfyUI's four sampling nodes as functions.
 
-Latents on wires are as the autoencoder makes them; inside a run they are scaled. Uses no files, no progress bars and
-no nodes; a callback sees every step and may stop the run by raising.
+Latents on links have the autoencoder's scale; inside a run they are scaled. Uses no files, no progress bars and no
+nodes; a callback is called at every step and may stop the run by raising.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Callback = Callable[[int, Tensor, Tensor, int], None]
 
 
 class Noise(Protocol):
-    """What a NOISE wire carries."""
+    """The value of a NOISE link."""
 
     @property
     def seed(self) -> int: ...
@@ -59,7 +59,7 @@ class DisableNoise:
 
 @dataclass(frozen=True)
 class Sampler:
-    """What a SAMPLER wire carries: a solver's name and its options. Raises InputError for an unknown name."""
+    """The value of a SAMPLER link: a solver's name and its options. Raises InputError for an unknown name."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -92,7 +92,7 @@ def sample(
     if len(sigmas) == 0:
         return latent, None
     if not (torch.isfinite(latent).all() and torch.isfinite(noise).all()):
-        raise NotFinite("The latent that sampling starts from holds numbers that are not finite (NaN or infinity).")
+        raise NotFinite("The latent that sampling starts from contains numbers that are not finite (NaN or infinity).")
     model, levels = guider.model, tuple(sigmas.tolist())
     latent, noise = latent.to(model.device, torch.float32), noise.to(model.device, torch.float32)
     if latent.any():  # an empty latent is not shifted
@@ -131,7 +131,7 @@ def sample(
 
 
 class _Watch:
-    """Hands steps to the callback, checks their numbers and remembers the last image."""
+    """Passes steps to the callback, checks their numbers and keeps the last image."""
 
     def __init__(self, callback: Callback | None, steps: int) -> None:
         self.callback, self.steps = callback, steps
@@ -145,15 +145,15 @@ class _Watch:
             self.callback(min(step, self.steps - 1), D, x, self.steps)
 
 
-LARGE = 1e5  # values of encoded text are below 1000, whatever weights people use on purpose
+LARGE = 1e5  # values of encoded text are below 1000 for all sensible prompt weights
 
 
 def _why(step: int, steps: int, model: Model, conditions: Sequence[Sequence[Condition]]) -> str:
-    """What went wrong in a run whose numbers are not finite any more, as far as it can be told."""
+    """The probable cause of a run whose numbers are no longer finite."""
     what = f"At step {step} of {steps} the image's numbers stopped being finite (NaN or infinity); it would be black."
     text = max((float(c.context.abs().max()) for each in conditions for c in each), default=0.0)
     if not text < LARGE:
-        return f"{what} The encoded text has values up to {text:.3g}: look for a very large weight in the prompt."
+        return f"{what} The encoded text has values up to {text:.3g}: remove very large weights from the prompt."
     if (found := model.unsound()) is not None:
         return f"{what} {found}"
     if model.dtype is torch.float16:
@@ -178,7 +178,7 @@ def sample_custom_advanced(
     latent: Latent,
     callback: Callback | None = None,
 ) -> tuple[Latent, Latent]:
-    """SamplerCustomAdvanced: (output, denoised_output), with the other keys of the latent carried along."""
+    """SamplerCustomAdvanced: (output, denoised_output), with the other keys of the latent."""
     latent = _start(latent, guider.model.latent_channels)
     samples, seen = sample(
         guider,
@@ -206,7 +206,7 @@ def sample_custom(
     latent: Latent,
     callback: Callback | None = None,
 ) -> tuple[Latent, Latent]:
-    """SamplerCustom. Without added noise the seed still drives the noise that the sampler itself adds."""
+    """SamplerCustom. Without added noise the seed still determines the noise that the sampler adds."""
     noise: Noise = RandomNoise(noise_seed) if add_noise else DisableNoise(noise_seed)
     guider = CFGGuider(model, positive, negative, cfg)
     return sample_custom_advanced(noise, guider, sampler, sigmas, latent, callback)

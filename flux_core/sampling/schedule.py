@@ -24,7 +24,7 @@ Time = TypeVar("Time", float, Tensor)
 
 
 class _Flow:
-    """What both tables share. `sigma(t)` maps an unshifted time in (0, 1] to the level the model was trained at."""
+    """The common part of both tables. `sigma(t)` maps an unshifted time in (0, 1] to the level used in training."""
 
     entries: int
 
@@ -94,7 +94,9 @@ Sampling = FluxShift | LinearFlow
 
 
 def default_sampling(guidance_embedded: bool) -> Sampling:
-    """The sampling of a checkpoint unless a node changes it: dev-like models embed guidance, schnell does not."""
+    """The sampling of a checkpoint unless a node changes it: models like dev have a guidance embedding, schnell has
+    none.
+    """
     return FluxShift() if guidance_embedded else LinearFlow()
 
 
@@ -126,7 +128,7 @@ def exponential(sampling: Sampling, steps: int) -> Tensor:
 
 
 def ddim_uniform(sampling: Sampling, steps: int) -> Tensor:
-    """A whole-numbered stride counted from the bottom: starts below 1, and may have one step more."""
+    """A whole-numbered stride counted from the bottom: starts below 1, and may give one step more."""
     stride = max(len(sampling.table) // steps, 1)
     return _end(sampling.table[1::stride].flip(0))
 
@@ -134,8 +136,8 @@ def ddim_uniform(sampling: Sampling, steps: int) -> Tensor:
 def beta(sampling: Sampling, steps: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
     """Quantiles of a Beta distribution: dense at both ends (Lee et al. 2024, arXiv 2407.12173).
 
-    Equal levels are taken once, so there may be fewer than `steps`. Needs scipy. Raises InputError for
-    parameters without a distribution.
+    Equal levels are used once, so there may be fewer than `steps`. Needs scipy. Raises InputError for parameters
+    without a distribution.
     """
     if alpha <= 0 or beta <= 0:
         raise InputError(f"A Beta distribution needs alpha and beta above 0; they are {alpha} and {beta}.")
@@ -201,7 +203,7 @@ def _end(sigmas: Tensor) -> Tensor:
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
-# How nodes ask for a schedule.
+# Functions that nodes call for a schedule.
 
 
 def schedule(name: str, sampling: Sampling, steps: int) -> Tensor:
@@ -209,7 +211,7 @@ def schedule(name: str, sampling: Sampling, steps: int) -> Tensor:
     if name not in SCHEDULES:
         raise InputError(f"There is no scheduler named {name!r}. Choose one of: {', '.join(SCHEDULES)}.")
     if steps < 1:
-        raise InputError(f"A schedule needs at least 1 step; {steps} were asked for.")
+        raise InputError(f"A schedule needs at least 1 step, but {steps} were requested.")
     return SCHEDULES[name](sampling, steps)
 
 
@@ -221,7 +223,7 @@ def basic_schedule(name: str, sampling: Sampling, steps: int, denoise: float = 1
     return schedule(name, sampling, whole)[-(steps + 1) :]
 
 
-# These work best with a long last step: one more step is planned, and the level before 0 is dropped.
+# These work best with a long last step: one more step is planned, and the level before 0 is removed.
 DROPS_PENULTIMATE = frozenset({"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"})
 
 

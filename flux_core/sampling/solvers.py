@@ -1,4 +1,4 @@
-"""All 42 samplers by ComfyUI's names, in its order, and what each needs besides the denoiser.
+"""All 42 samplers by ComfyUI's names, in its order, and the needs of each besides the denoiser.
 
 A name is one algorithm with fixed options. Every entry has the same signature (`Method.__call__`); this file decides
 which noise a solver gets and whether it can start from pure noise.
@@ -26,11 +26,11 @@ FIRST_PERCENT = 1e-4  # where solvers in lambda start instead of at pure noise
 class Method:
     """A solver and its needs.
 
-    levels       at which noise levels it evaluates
-    noise        how it draws the noise it adds, if it adds any
-    below_one    it counts in lambda, which is infinite at s = 1: such levels are moved down
-    sampling     it asks the model's sampling for levels
-    fresh_mask_noise  what lies outside an inpainting mask is noised by draws of its own, not by the initial noise
+    levels       the noise levels at which it evaluates
+    noise        how it draws the noise that it adds, if it adds any
+    below_one    it uses lambda, which is infinite at s = 1: such levels are moved down
+    sampling     it needs the model's sampling for its levels
+    fresh_mask_noise  outside an inpainting mask it adds independent noise, not the initial noise
     """
 
     function: Callable[..., Tensor]
@@ -53,9 +53,9 @@ class Method:
         noise: StepNoise | None = None,
         **options: Any,
     ) -> Tensor:
-        """Solve from sigmas[0] to sigmas[-1]: x is the state at the first level, the result the one at the last.
+        """Solve from sigmas[0] to sigmas[-1]: x is the state at the first level, the result that at the last.
 
-        `noise` replaces the draws made from `seed`. Raises InputError for an option the algorithm does not have.
+        `noise` replaces the draws from `seed`. Raises InputError for an option that the algorithm does not have.
         """
         unknown = options.keys() - inspect.signature(self.function).parameters
         if unknown:
@@ -71,14 +71,16 @@ class Method:
         return self.function(denoise, x, levels, **{**self.options, **options, **needs})
 
     def evaluated(self, sigmas: Sequence[float] | Tensor, sampling: Sampling, **options: Any) -> tuple[float, ...]:
-        """The noise levels at which a run evaluates `denoise`, each once, in fp32, as far as they are known before."""
+        """The noise levels at which a run evaluates `denoise`, each once, in fp32, as far as they are known in
+        advance.
+        """
         if len(sigmas) < 2:
             return ()
         levels = self.levels(self._levels(sigmas, sampling), **{**self.options, **options})
         return tuple(dict.fromkeys(torch.tensor(level).item() for level in levels))
 
     def _levels(self, sigmas: Sequence[float] | Tensor, sampling: Sampling) -> list[float]:
-        """What the function is given: without steps of no length, and below 1 where it must be."""
+        """The levels for the function: without steps of length zero, and below 1 where required."""
         levels = [float(s) for s in sigmas]
         if self.below_one:
             top = torch.tensor(sampling.percent_to_sigma(FIRST_PERCENT)).item()  # fp32, like all levels
@@ -87,7 +89,7 @@ class Method:
 
 
 def _distinct(levels: Sequence[float]) -> list[float]:
-    """Without steps of length zero: formulas divide by the length of a step."""
+    """The levels without steps of length zero: formulas divide by the length of a step."""
     return [*levels[:1]] + [s for before, s in zip(levels, levels[1:], strict=False) if s != before]
 
 
@@ -143,7 +145,7 @@ SOLVERS: dict[str, Method] = {
 }
 
 
-# Offered by nodes of their own and absent from the list of sampler names.
+# Available through separate nodes and not in the list of sampler names.
 UNLISTED: dict[str, Method] = {
     "dpm_adaptive_ancestral": Method(dpm_solver.dpm_adaptive, noise=_PLAIN, levels=dpm_solver.dpm_adaptive_levels),
     "euler_cfg_pp_alternative": Method(cfg_plus_plus.euler_cfg_pp_alternative),

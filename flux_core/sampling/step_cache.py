@@ -1,18 +1,18 @@
-"""Step caches: evaluations of the network that are skipped, because the last result is still close enough.
+"""Step caches: evaluations of the network that are skipped because the last result is still close enough.
 
 The rule is EasyCache's (Zhou et al. 2025, arXiv 2507.02860), with ComfyUI's details. After two full evaluations j < i
 
     k = mean|v_i - v_j| / mean|x_i - x_j|              how fast the output changes with the input
     e += k mean|x - x_i| / mean|v_i|                   estimated relative change since the last full evaluation
 
-and an evaluation is skipped while e stays below the threshold; otherwise e = 0 and the network runs. What a skipped
-evaluation returns is the choice of `keeps`:
+and an evaluation is skipped while e stays below the threshold; otherwise e = 0 and the network runs. The result of a
+skipped evaluation depends on `keeps`:
 
     velocity     v_i               Sluice's own: for a rectified flow the velocity is what changes least
     difference   x + (v_i - x_i)   EasyCache of ComfyUI
     denoised     x + (D_i - x_i)   LazyCache of ComfyUI: around the whole guider, for the result of all conditions
 
-Off unless a node or `--cache` asks for it. A skipped evaluation streams no weights. Uses no network and no model.
+Off unless a node or `--cache` sets it. A skipped evaluation streams no weights. Uses no network and no model.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Any
 
 from torch import Tensor
 
-SUBSAMPLE = 8  # ComfyUI looks at every eighth cell in both directions
+SUBSAMPLE = 8  # ComfyUI uses every eighth cell in both directions
 
 
 @dataclass(frozen=True)
 class StepCache:
-    """The setting, as a model handle carries it. threshold 0 never skips. The shares count from noise (0) to image (1).
+    """The setting, as part of a model handle. threshold 0 never skips. The shares count from noise (0) to image (1).
 
     every: the change is measured on every n-th cell in both directions.
     """
@@ -41,7 +41,7 @@ class StepCache:
     every: int = 1
 
 
-# What `--cache` and the node call them. Measured on the shipped model, 20 steps: about 11 and 9 evaluations.
+# Their names for `--cache` and the node. Measured on the shipped model, 20 steps: about 11 and 9 evaluations.
 PRESETS: dict[str, StepCache | None] = {"off": None, "fast": StepCache(0.1), "faster": StepCache(0.2)}
 
 
@@ -57,18 +57,18 @@ class CachedEvaluations:
     """The state of one sampling run.
 
     start, end: noise levels between which evaluations may be skipped (start >= sigma > end). The first condition of
-    each evaluation decides for all of them; each keeps a result of its own.
+    each evaluation decides for all of them; each keeps its own result.
     """
 
     def __init__(self, setting: StepCache, start: float, end: float) -> None:
         self.setting, self.start, self.end = setting, start, end
         self.computed = self.reused = 0
-        self.largest_drift = 0.0  # relative error that a further skip would have had, where it was computed after skips
+        self.largest_drift = 0.0  # relative error of one more skip, where it was computed after skips
         self._sigma = math.inf
         self._forget()
 
     def begin(self, sigma: float) -> None:
-        """One evaluation of the guider begins. A rising noise level starts anew."""
+        """One evaluation of the guider begins. A rising noise level resets the state."""
         if sigma > self._sigma:
             self._forget()
         self._sigma, self._decided, self._skip = sigma, False, False
@@ -94,7 +94,7 @@ class CachedEvaluations:
         return result
 
     def event(self) -> dict[str, Any]:
-        """What was computed and saved, as an event of the run. `line`: the same as a sentence."""
+        """The computed and skipped evaluations, as an event of the run. `line`: the same as a sentence."""
         total = self.computed + self.reused
         line = f"step cache: {self.computed} of {total} evaluations computed, {self.reused} reused"
         if self.largest_drift:
@@ -105,7 +105,7 @@ class CachedEvaluations:
     def _forget(self) -> None:
         self._kept: dict[Hashable, _Kept] = {}
         self._leader: Hashable | None = None
-        self._x: Tensor | None = None  # sampled input and output of the leader's last full evaluation
+        self._x: Tensor | None = None  # sampled input and output of the first condition's last full evaluation
         self._v: Tensor | None = None
         self._rate: float | None = None
         self._input_change: float | None = None

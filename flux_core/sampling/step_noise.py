@@ -1,7 +1,7 @@
 """The noise that stochastic solvers add at each step: independent draws, or increments of one Brownian path.
 
-Both start from the seed of the image. Plain draws on the CPU therefore begin with the image's own initial noise and
-differ from draws on a GPU, which has another generator; published workflows depend on both.
+Both use the seed of the image. Plain draws on the CPU therefore begin with the image's own initial noise and differ
+from draws on a GPU, which has another generator; published workflows depend on both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def brownian(x: Tensor, seed: int, sigmas: Sigmas) -> StepNoise:
 
 
 def brownian_on_device(x: Tensor, seed: int, sigmas: Sigmas) -> StepNoise:
-    """As `brownian`, drawn on x's device: faster on a GPU, with a different path."""
+    """`brownian`, drawn on x's device: faster on a GPU, with a different path."""
     return _path(x, seed, sigmas, x.device)
 
 
@@ -45,7 +45,7 @@ def _path(x: Tensor, seed: int, sigmas: Sigmas, device: torch.device) -> StepNoi
         import torchsde
     except ModuleNotFoundError as missing:
         raise SluiceError("Stochastic DPM++ samplers need the package torchsde: pip install torchsde") from missing
-    # The path's bits depend on the ends and the points asked for to the last place: all of them are fp32.
+    # The bits of the path depend on the exact ends and points, so all of them are fp32.
     low, high = torch.tensor([min(s for s in sigmas if s > 0), max(sigmas)], device=device)
     tree = torchsde.BrownianTree(low, torch.zeros_like(x, device=device), high, entropy=seed)
 

@@ -1,6 +1,6 @@
 """SA-Solver (Xue et al. 2023, arXiv 2309.05019): a stochastic Adams method, predictor and corrector.
 
-Counts in lambda = ln((1 - s) / s), so the first level has to lie below 1.
+Uses lambda = ln((1 - s) / s), so the first level must be below 1.
 """
 
 from __future__ import annotations

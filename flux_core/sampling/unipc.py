@@ -11,7 +11,7 @@ from torch import Tensor
 from .flow import Denoise, OnStep, Sigmas, ignore
 
 ORDER = 3
-LAST = 0.001  # stands in for the last level 0, where t = -ln s has no value
+LAST = 0.001  # replaces the last level 0, where t = -ln s has no value
 
 
 def uni_pc(denoise: Denoise, x: Tensor, sigmas: Sigmas, *, on_step: OnStep = ignore, bh2: bool = False) -> Tensor:
@@ -48,7 +48,7 @@ class _Step:
         t = [-math.log(s) for s in levels]
         h = t[-1] - t[-2]
         self.M_0 = M[-1]
-        # Earlier D, by their distance r in units of this step; r = 1 is the step's own end.
+        # Earlier D, by their distance r in units of this step; r = 1 is the end of this step.
         r = [(past - t[-2]) / h for past in reversed(t[:-2])]
         self.differences = [(M_k - self.M_0) / r_k for M_k, r_k in zip(reversed(M[:-1]), r, strict=True)]
         self.r = [*r, 1.0]
@@ -58,7 +58,7 @@ class _Step:
         self.b = _exponential_moments(-h, len(self.r), self.B)
 
     def predict(self) -> Tensor:
-        """UniP: the change of M extrapolated from the past alone."""
+        """UniP: the change of M extrapolated from earlier steps only."""
         known = len(self.differences)
         weights = [0.5] if known == 1 else self._solve(known)
         return self._moved(weights, self.differences)

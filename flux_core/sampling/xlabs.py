@@ -1,6 +1,6 @@
-"""Sampling as XLabs' nodes for FLUX.1 do it (x-flux-comfyui): Euler steps, with guidance from some step on.
+"""Sampling as in XLabs' nodes for FLUX.1 (x-flux-comfyui): Euler steps, with guidance from a given step on.
 
-Their noise is drawn in bfloat16 on the device; here it is drawn as everywhere else, so images differ in their noise.
+XLabs draw their noise in bfloat16 on the device; here it is drawn as for all samplers, so images differ in their noise.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from .guider import BasicGuider, CFGGuider, Guider, Model
 from .sample import Callback, RandomNoise, Sampler, sample
 from .schedule import FluxShift
 
-GUIDANCE = 1.0  # where the conditioning does not say
+GUIDANCE = 1.0  # if the conditioning has no guidance
 
 
 @dataclass(frozen=True)
 class ControlCondition:
-    """A ControlNet with its image [B, H, W, C], as `ControlNetCondition` wires carry a list of. start, end: shares
-    of the steps."""
+    """A ControlNet with its image [B, H, W, C]; a `ControlNetCondition` link has a list of them. start, end: shares of
+    the steps.
+    """
 
     network: ControlNetwork
     picture: Tensor
@@ -38,8 +39,9 @@ class ControlCondition:
 
 @dataclass(frozen=True)
 class XlabsRun:
-    """What the sampler is told. guided_from: the first step with guidance; picture_strength: how much of the noise a
-    latent with an image gets, 1 all of it; share: of the steps that are made."""
+    """The settings of the sampler. guided_from: the first step with guidance; picture_strength: how much noise a latent
+    with an image gets, 1 for all of it; share: of the steps that are run.
+    """
 
     seed: int
     steps: int
@@ -58,7 +60,7 @@ def sample_xlabs(
     controls: Sequence[ControlCondition] = (),
     callback: Callback | None = None,
 ) -> Latent:
-    """One run; only the first entry of each conditioning counts."""
+    """One run; only the first entry of each conditioning is used."""
     samples = latents.fix_channels(latent["samples"]).float()
     height, width = samples.shape[-2:]
     levels = xlabs_levels(run.steps, latents.patches(height) * latents.patches(width))
@@ -86,7 +88,7 @@ def sample_xlabs(
         sigmas = torch.tensor(part)
         samples, _ = sample(guider, Sampler("euler"), sigmas, samples, noise, seed=run.seed, callback=told)
         noise, done = torch.zeros_like(noise), done + len(part) - 1
-    if done and levels[-1] > 0:  # what is noisy is left as it is
+    if done and levels[-1] > 0:  # a noisy latent is left unchanged
         samples = latents.process_out(latents.process_in(samples) * (1 - levels[-1]))
     return {"samples": samples}
 
@@ -99,7 +101,7 @@ def xlabs_levels(steps: int, tokens: int) -> list[float]:
 
 
 def _use(control: ControlCondition, levels: Sequence[float], count: int, height: int, width: int) -> ControlUse:
-    """The image squashed to the latent's size, and the steps as noise levels: the last one counts too."""
+    """The image stretched to the latent's size, and the range of steps as noise levels, including the last one."""
     size = width * latents.CELL, height * latents.CELL
     picture = resize(control.picture[..., :3].movedim(-1, 1), *size, "bicubic").movedim(1, -1)
     first, last = (int(share * count) for share in (control.start, control.end))

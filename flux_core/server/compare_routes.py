@@ -1,4 +1,4 @@
-"""Comparisons made by `sluice compare` below output/compare: looked at, voted on blindly, counted, exported.
+"""Comparisons made by `sluice compare` in output/compare: viewed, voted on blindly, counted, exported.
 
 GET  /sluice/compare                            the page
 GET  /sluice/comparisons                        [{"name", "settings", "prompts", "images", "votes"}]
@@ -34,7 +34,7 @@ _PAGE = Path(__file__).resolve().parents[2] / "web" / "compare"
 
 
 async def page(request: web.Request) -> web.StreamResponse:
-    """Where people vote."""
+    """The page for voting."""
     return web.FileResponse(_PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
 
@@ -45,7 +45,7 @@ async def script(request: web.Request) -> web.StreamResponse:
 
 
 async def comparisons(request: web.Request) -> web.Response:
-    """Those that have images, newest first."""
+    """The comparisons that have images, newest first."""
     here = services(request)
     with _votes(here) as votes:
         told = [_told(folder, votes) for folder in _folders(here)]
@@ -69,7 +69,7 @@ async def draw(request: web.Request) -> web.Response:
 
 
 async def vote(request: web.Request) -> web.Response:
-    """A choice for a pair."""
+    """Store a choice for a pair."""
     here, body = services(request), await json_object(request)
     if not isinstance(body.get("pair"), int):
         raise InputError("A vote names its pair by number.")
@@ -79,7 +79,7 @@ async def vote(request: web.Request) -> web.Response:
 
 
 async def image(request: web.Request) -> web.StreamResponse:
-    """One image of a pair. Nothing in the answer tells where it comes from, and it is stripped of its workflow."""
+    """One image of a pair. Nothing in the response tells which setting it is from, and its workflow is removed."""
     here = services(request)
     number, side = request.match_info["id"], request.match_info["side"]
     with _votes(here) as votes:
@@ -89,7 +89,7 @@ async def image(request: web.Request) -> web.StreamResponse:
     for made in _results(folder)["images"]:
         if (made["setting"], made["prompt"], made["seed"]) == (wanted, pair.prompt, pair.seed):
             return web.Response(body=_plain(confined(folder, made["file"])), content_type="image/png")
-    raise MissingFileError("The image of this pair is not there any more.")
+    raise MissingFileError("The image of this pair no longer exists.")
 
 
 async def counted(request: web.Request) -> web.Response:
@@ -107,7 +107,7 @@ async def counted(request: web.Request) -> web.Response:
 
 
 async def exported(request: web.Request) -> web.Response:
-    """Every vote as a line."""
+    """Every vote as a line of CSV."""
     here, name = services(request), request.match_info["name"]
     results = _results(_folder(here, name))
     names = [one["name"] for one in results["settings"]]
@@ -139,7 +139,7 @@ def _votes(here: Services) -> _Open:
 
 
 class _Open:
-    """The votes, open for one request: a person may vote while a comparison is still being made elsewhere."""
+    """The votes, opened for one request: a comparison may still be in progress in another process."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -176,7 +176,7 @@ def _results(folder: Path) -> Json:
         _ = told["settings"], told["prompts"], told["images"]
         return told
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / RESULTS} holds no comparison: {error}.") from error
+        raise InputError(f"{folder / RESULTS} contains no comparison: {error}.") from error
 
 
 def _told(folder: Path, votes: Votes) -> Json | None:

@@ -1,12 +1,12 @@
-"""Images in and out by an id, without a name or a place in a folder, and what painting programs ask besides.
+"""Images sent and received under an id, without a name or a folder, and other routes that painting programs use.
 
     PUT, GET /etn/image/{id}             an image for a job, or of one: the nodes ETN_LoadImageCache, ETN_SaveImageCache
     GET /etn/model_info/{kind}           which base model each file is of, read from headers
     PUT /etn/upload/{kind}/{name}        a LoRA
     GET /etn/languages, /etn/translate   nothing is translated here
 
-The routes are those of comfyui-tooling-nodes, by which the Krita plugin works; if that pack is loaded its own answer.
-Images lie in a folder of the temporary files, which the worker shares.
+The routes are those of comfyui-tooling-nodes, which the Krita plugin uses; if that pack is loaded, it answers itself.
+Images are stored in a folder of the temporary files, which the worker shares.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..io.saving import appearing, write_whole
 from .services import MAX_UPLOAD, Route, Services, json_object, refuse, services, whole
 
 FOLDER = "exchange"
-KEPT = 3600.0  # seconds that an image is kept after it was last used
+KEPT = 3600.0  # seconds for which an image is kept after its last use
 MAX_LORA = 4 << 30  # bytes
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _FILE = re.compile(r"[A-Za-z0-9_\-. ]{1,200}\.(?:safetensors|sft)")
@@ -34,7 +34,7 @@ _KINDS = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"RIFF", 
 
 
 def _place(here: Services, request: web.Request) -> Path:
-    """Where the image of an id is. Raises HTTPBadRequest."""
+    """The path of the image of an id. Raises HTTPBadRequest."""
     name = request.match_info["id"]
     if not _ID.fullmatch(name):
         raise web.HTTPBadRequest(text="An id is at most 100 letters, digits, - and _.")
@@ -42,7 +42,7 @@ def _place(here: Services, request: web.Request) -> Path:
 
 
 async def put_image(request: web.Request) -> web.Response:
-    """Keep an image under an id; one that is there already stays."""
+    """Store an image under an id; an existing one is kept."""
     here = services(request)
     path = _place(here, request)
     if path.exists():
@@ -52,7 +52,7 @@ async def put_image(request: web.Request) -> web.Response:
         raise web.HTTPRequestEntityTooLarge(MAX_UPLOAD, request.content_length or 0)
     data = await request.read()
     if not any(data.startswith(mark) for mark, _ in _KINDS):
-        return refuse(415, "This is no PNG, JPEG or WebP image.")
+        return refuse(415, "This is not a PNG, JPEG or WebP image.")
     await asyncio.to_thread(_kept, path, data)
     return web.json_response({"status": "success"}, status=201)
 
@@ -70,7 +70,7 @@ def _outdated(folder: Path) -> Iterator[Path]:
         try:
             if path.stat().st_mtime < oldest:
                 yield path
-        except FileNotFoundError:  # another request was quicker
+        except FileNotFoundError:  # another request removed it first
             continue
 
 
@@ -80,13 +80,13 @@ async def get_image(request: web.Request) -> web.StreamResponse:
     try:
         data = await asyncio.to_thread(path.read_bytes)
     except FileNotFoundError:
-        return refuse(404, "There is no image of this id; they are kept for an hour.")
+        return refuse(404, "There is no image with this id. Images are kept for an hour.")
     kind = next((kind for mark, kind in _KINDS if data.startswith(mark)), "application/octet-stream")
     return web.Response(body=data, content_type=kind)
 
 
 async def model_info(request: web.Request) -> web.Response:
-    """?offset, ?limit: {file: {"base_model", "is_inpaint", "type"?}}, with limit also how many there are."""
+    """?offset, ?limit: {file: {"base_model", "is_inpaint", "type"?}}, with limit also their number."""
     here, kind = services(request), request.match_info.get("kind", "checkpoints")
     folder = "diffusion_models" if kind == "unet_gguf" else RENAMED.get(kind, kind)
     if folder not in CATEGORIES:
@@ -102,12 +102,12 @@ async def model_info(request: web.Request) -> web.Response:
 
 
 async def languages(request: web.Request) -> web.Response:
-    """Languages that texts are translated from: none."""
+    """The languages from which texts are translated: none."""
     return web.json_response([])
 
 
 async def translate(request: web.Request) -> web.Response:
-    """The text as it is."""
+    """The text unchanged."""
     return web.json_response(request.match_info["text"])
 
 

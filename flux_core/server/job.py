@@ -9,12 +9,12 @@ from typing import Any
 from .assign import Models
 
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
-PAUSED = "paused"  # neither waits nor runs, until it is resumed or cancelled
+PAUSED = "paused"  # neither waits nor runs until it is resumed or cancelled
 ENDED = (COMPLETED, FAILED, CANCELLED)
 
 
 def plain_number(number: float) -> float:
-    """A place in the queue as clients expect it: whole numbers without a fraction."""
+    """A position in the queue as clients expect it: whole numbers without a fraction."""
     return int(number) if float(number).is_integer() else number
 
 

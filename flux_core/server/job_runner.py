@@ -35,7 +35,10 @@ STATUS_SECONDS = 0.03  # changes of the queue within this time are sent as one m
 GIVE_WAY_SECONDS = 30.0  # for which a job leaves the card to a program that took memory without asking
 RETRY_SECONDS = 2.0  # between attempts to write a result on a full disk
 _STATUS = {"success": COMPLETED, "error": FAILED, "interrupted": CANCELLED}
-PAUSED_ALREADY: Message = {"status": "interrupted", "paused": True}  # of a job whose worker died while it was stopping
+PAUSED_ALREADY: Message = {
+    "status": "interrupted",
+    "paused": True,
+}  # reason of a job whose worker died while it was stopping
 _PREVIEWS = ("auto", "latent2rgb", "taesd")  # as clients ask for them; "default" and "none" do not
 _TO_EVERYONE = {"execution_interrupted"}
 _NEWEST = 0.3  # weight of the newest job in the expected time of a job with the same models
@@ -44,11 +47,12 @@ Start = Callable[[OnMessage], Connection]
 
 
 class JobRunner:
-    """`members` are the workers, each with the job that it has now."""
+    """`members` are the workers, each with its current job."""
 
     def __init__(self, store: Store, clients: Clients, start: Mapping[str, Start], user: Path) -> None:
-        """start: the workers of this machine by name, each made when it is given who hears it. user: the folder with
-        what unfinished jobs have computed."""
+        """start: creates the workers of this machine, by name; each is given the receiver of its messages. user: the
+        folder with the evaluations of unfinished jobs.
+        """
         self.store, self.clients, self.user = store, clients, user
         forget_others(user, store.unfinished_ids())
         self.members = Members()
@@ -111,7 +115,7 @@ class JobRunner:
         assert member.running is not None
         running = member.running.prompt_id
         try:
-            if self.store.is_paused(running):  # it is stopping already, and was to go on later
+            if self.store.is_paused(running):  # it is stopping already, and was paused
                 self.clear([running])
             self.store.cancel(running)
         except CannotWrite as error:  # stop it in any case
@@ -124,9 +128,9 @@ class JobRunner:
         return bool(self.clear([prompt_id])) or self.interrupt(prompt_id)
 
     def pause(self, prompt_id: str | None = None) -> list[str]:
-        """Pause a waiting or running job, or all running ones; those that were paused. Raises CannotWrite.
+        """Pause a waiting or running job, or all running ones. Returns those that were paused. Raises CannotWrite.
 
-        A running one stops after its current block and gives its memory back; what it has computed is kept.
+        A running one stops after its current block and frees its memory; its evaluations are kept.
         """
         paused = [one for one in (self.running_ids if prompt_id is None else [prompt_id]) if self.store.pause(one)]
         for one in paused:
@@ -138,9 +142,9 @@ class JobRunner:
         return paused
 
     def unpause(self, prompt_id: str | None = None) -> list[str]:
-        """Have a paused job go on, or all of them; those that were paused. Raises CannotWrite."""
+        """Resume a paused job, or all of them. Returns those that were resumed. Raises CannotWrite."""
         known = [job["prompt_id"] for job in self.paused] if prompt_id is None else [prompt_id]
-        stopped = [one for one in known if one not in self.running_ids]  # one that is still stopping stays paused
+        stopped = [one for one in known if one not in self.running_ids]  # a job that is still stopping stays paused
         resumed = [one for one in stopped if self.store.unpause(one)]
         self._wake.set()
         self._tell_paused()
@@ -148,7 +152,7 @@ class JobRunner:
 
     @property
     def paused(self) -> list[dict[str, Any]]:
-        """The paused jobs as pages are told: prompt_id, number, when they were made, whether they still run."""
+        """The paused jobs for pages: prompt_id, number, when they were created, whether they are still stopping."""
         found, _ = self.store.history.summaries([PAUSED], oldest_first=True)
         return [
             {"prompt_id": one.prompt_id, "number": one.number, "created": one.created,
@@ -161,7 +165,7 @@ class JobRunner:
         self.clients.send("sluice.paused", {"jobs": self.paused})
 
     def clear(self, prompt_ids: list[str] | None = None) -> list[str]:
-        """Take waiting jobs out of the queue; None means all. Returns those that were there."""
+        """Remove waiting jobs from the queue; None means all. Returns the removed ones."""
         gone = self.store.delete_waiting(prompt_ids)
         for prompt_id in gone:
             forget(self.user, prompt_id)

@@ -11,7 +11,7 @@ from .job import ENDED, FAILED, PAUSED, PENDING, RUNNING, Summary, plain_number
 from .services import Json, Route, json_object, refuse, services, texts, whole
 
 MOST_JOBS = 1000  # in one answer
-_ALL = (PENDING, RUNNING, *ENDED)  # that ComfyUI's clients know; paused ones are listed when they are asked for
+_ALL = (PENDING, RUNNING, *ENDED)  # statuses that ComfyUI's clients know; paused jobs are listed only on request
 _SHOWN_KINDS = {"images": "images", "gifs": "video", "video": "video", "audio": "audio"}
 
 
@@ -107,7 +107,7 @@ async def get_job(request: web.Request) -> web.Response:
 
 
 async def cancel_job(request: web.Request) -> web.Response:
-    """A waiting job leaves the queue, a running one stops at its next step."""
+    """A waiting job is removed from the queue, a running one stops at its next step."""
     return web.json_response({"cancelled": services(request).job_runner.cancel(request.match_info["id"])})
 
 

@@ -1,7 +1,7 @@
 """Routes that node packs add: a request that matches one of theirs and none of ours is answered by the worker.
 
-Our own routes come first; last come the editor's files, which may have any path, and what stands in for a pack. Each
-route of a pack exists with and without /api, as in ComfyUI. The guard has checked the request before.
+Our own routes come first; the editor's files, which may have any path, and substitutes for a pack come last. Each route
+of a pack exists with and without /api, as in ComfyUI. The guard has checked the request before.
 """
 
 from __future__ import annotations

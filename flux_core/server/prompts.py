@@ -71,7 +71,9 @@ def _dict(value: Any) -> Json:
 
 
 async def _converted(here: Services, body: Json) -> Json:
-    """The request with the prompt that the editor would send of its canvas, which is kept for the images."""
+    """The request with its canvas converted to the prompt that the editor would send; the canvas is kept for the
+    images.
+    """
     canvas = body["prompt"]
     prompt = await answered(here, "flatten", workflow=canvas)
     extra = _dict(body.get("extra_data"))
@@ -80,7 +82,7 @@ async def _converted(here: Services, body: Json) -> Json:
 
 
 def _tell_refusal(here: Services, body: Json, problems: Sequence[str]) -> None:
-    """Send the sentences to the page, which shows only the problems' kinds from the answer, and to the log."""
+    """Send the sentences to the page, which shows only the problems' kinds from the response, and to the log."""
     log.error("A workflow was not queued: %s", " ".join(problems))
     client_id = body.get("client_id")
     if isinstance(client_id, str):
@@ -89,14 +91,16 @@ def _tell_refusal(here: Services, body: Json, problems: Sequence[str]) -> None:
 
 async def _validated(here: Services, prompt: Json, body: Json) -> Json:
     targets = body.get("partial_execution_targets")
-    canvas = _dict(_dict(body.get("extra_data")).get("extra_pnginfo")).get("workflow")  # says where its nodes come from
+    canvas = _dict(_dict(body.get("extra_data")).get("extra_pnginfo")).get(
+        "workflow"
+    )  # tells where its nodes come from
     arguments = {"prompt": prompt, "targets": None if targets is None else texts(targets), "workflow": canvas}
     found: Json = await answered(here, "validate", **arguments)
     return found
 
 
 async def answered(here: Services, question: str, **arguments: Any) -> Any:
-    """The worker's answer to a call, which is repeated if the worker dies because of a job."""
+    """The worker's reply to a call. The call is repeated if the worker dies because of a job."""
     for _ in range(ATTEMPTS - 1):
         with suppress(WorkerDied):
             return await here.job_runner.worker.call(question, **arguments)

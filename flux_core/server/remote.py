@@ -53,14 +53,14 @@ class RemoteWorker:
     # -- the connection ----------------------------------------------------------------------------------------------
 
     def connected(self, send: Send) -> None:
-        """It is heard (again); `send` takes frames for it and never waits."""
+        """It is connected (again); `send` takes frames for it and never waits."""
         self._send = send
         if self._lease is not None:
             self._lease.cancel()
             self._lease = None
 
     def disconnected(self, send: Send) -> bool:
-        """A connection has ended. If it was the newest, it has some seconds to come back; whether it was."""
+        """A connection has ended. If it was the newest, the lease begins. Returns whether it was the newest."""
         if self._send is not send:
             return False
         self._send = None
@@ -69,7 +69,7 @@ class RemoteWorker:
         return True
 
     def lose(self, counts: bool = True) -> None:
-        """Nothing more is expected of it. counts: whether its job was tried by that."""
+        """Treat the worker as gone for good. counts: whether this counts as an attempt at its job."""
         if self._gone:
             return
         self._gone, self._send = True, None
@@ -84,10 +84,10 @@ class RemoteWorker:
                 future.set_exception(error)
                 future.exception()  # marks the exception as retrieved: nothing may be waiting for it any more
 
-    # -- asked -------------------------------------------------------------------------------------------------------
+    # -- calls -------------------------------------------------------------------------------------------------------
 
     async def call(self, op: str, **arguments: Any) -> Any:
-        """Ask something and wait for the answer. Raises LostContact, or the SluiceError that the worker raised."""
+        """Send a call and wait for its reply. Raises LostContact, or the SluiceError that the worker raised."""
         self._calls += 1
         number = self._calls
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
@@ -107,7 +107,7 @@ class RemoteWorker:
     async def run(
         self, prompt_id: str, prompt: Any, extra_data: Any, outputs: list[str], attempt: int = 1, models: Any = ()
     ) -> Message:
-        """Run a prompt to its end. Raises LostContact, WorkerDied; SluiceError if a file of it cannot be had."""
+        """Run a prompt to its end. Raises LostContact, WorkerDied; SluiceError if one of its files is not available."""
         files = await asyncio.to_thread(self._needed.of, prompt, models)
         message = {
             "op": "run", "prompt_id": prompt_id, "attempt": attempt, "prompt": prompt, "extra_data": extra_data,
@@ -118,7 +118,7 @@ class RemoteWorker:
     async def rest(
         self, prompt_id: str, prompt: Any, extra_data: Any, outputs: list[str], attempt: int = 1, models: Any = ()
     ) -> Message:
-        """As `run`, of a prompt that the worker is running already."""
+        """`run` for a prompt that the worker is already running."""
         return await self._result(prompt_id, attempt, None)
 
     async def _result(self, prompt_id: str, attempt: int, message: Message | None) -> Message:
@@ -131,14 +131,16 @@ class RemoteWorker:
             self._job = self._done = None
 
     def tell(self, op: str, **arguments: Any) -> None:
-        """Say something that has no answer. A job that is to be stopped out of reach has ended."""
+        """Send a message that has no reply. If the worker is out of reach, a job that is to be stopped counts as
+        ended.
+        """
         if self._send is not None:
             self._send(frame_of({"op": op, **arguments}))
         elif op == "interrupt" and self._done is not None:
             self._fail(LostContact(f"The worker {self.name} is out of reach."))
 
     async def stop(self) -> None:
-        """The server ends. The worker goes on, and comes back with its result."""
+        """The server ends. The worker continues, and delivers its result when it reconnects."""
         self._send = None
 
     def _say(self, message: Message) -> None:
@@ -146,10 +148,10 @@ class RemoteWorker:
             raise LostContact(f"The worker {self.name} is out of reach.", counts=False)
         self._send(frame_of(message))
 
-    # -- heard -------------------------------------------------------------------------------------------------------
+    # -- received ----------------------------------------------------------------------------------------------------
 
     async def received(self, message: Message, payload: bytes) -> None:
-        """A frame from it. Events and previews of a job count only while the job is its own."""
+        """Handle a frame. Events and previews of a job count only while the worker has the job."""
         if "reply" in message:
             answer = self._answers.get(message["reply"])
             if answer is not None and not answer.done():
@@ -167,7 +169,7 @@ class RemoteWorker:
     async def _file(self, message: Message, payload: bytes) -> None:
         about = message["file"]
         if self._job != (about["prompt_id"], about["attempt"]):
-            return  # of a job that another worker has by now
+            return  # of a job that another worker has now
         try:
             await asyncio.to_thread(self._results.receive, about, bool(message["last"]), payload)
         except SluiceError as error:

@@ -1,8 +1,8 @@
-"""The files of a job that runs on another machine: what it needs, named by content, and what it made, named here.
+"""The files of a job that runs on another machine: its inputs, named by content, and its results, named here.
 
 Inputs are found by their names in the prompt: any text that is the name of a file in the folders for inputs, outputs or
-temporary files. Results get their names and numbers here, because the folder they go to is here; a job that is run
-again writes the same files again.
+temporary files. Results get their names and numbers here, because they are stored here; a job that is run again writes
+the same files again.
 
 Independent of: connections, the queue.
 """
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 
 class NeededFiles:
-    """What may be fetched by other machines: files of jobs that were sent to them, by their digests."""
+    """The files that other machines may fetch: files of jobs that were sent to them, by their digests."""
 
     def __init__(self, folders: Folders) -> None:
         self._folders = folders
@@ -39,7 +39,9 @@ class NeededFiles:
         self._offered: dict[str, Path] = {}
 
     def of(self, prompt: Mapping[str, Any], models: Iterable[str]) -> list[Json]:
-        """{"folder", "name", "size", "sha256"} of each file that a prompt names. Reads files that are new."""
+        """{"folder", "name", "size", "sha256"} of each file that a prompt names. New files are read to compute the
+        digest.
+        """
         found = [(kind, name, path) for kind, name, path in self._inputs(prompt)]
         for model in models:
             category, _, name = model.partition("/")
@@ -55,7 +57,7 @@ class NeededFiles:
         return listed
 
     def path(self, sha256: str) -> Path | None:
-        """A file that was named to a worker, if it still is what it was."""
+        """The file with a digest that was sent to a worker, if it is unchanged."""
         path = self._offered.get(sha256)
         return path if path is not None and path.is_file() and self._digests.of(path) == sha256 else None
 
@@ -77,7 +79,7 @@ class NeededFiles:
                 yield kind, name, path
 
     def _parts(self, category: str, name: str) -> Iterator[tuple[str, Path]]:
-        """All files of a model: the one, or its shards and their index."""
+        """All files of a model: a single file, or its shards and their index."""
         shard = shard_name(name)
         for part in [*shard.names, shard.index] if shard else [name]:
             path = self._folders.find(category, part)
@@ -92,17 +94,19 @@ class _Incoming:
 
 
 class Results:
-    """Files that workers made, on their way into this server's folders. One for each worker and its session."""
+    """Files that workers made, received for this server's folders. One for each worker and its session."""
 
     def __init__(self, folders: Folders, names: dict[tuple[str, int], Json]) -> None:
-        """names: shared by all workers: what the n-th file of a job is called here."""
+        """names: shared by all workers: the name here of the n-th file of a job."""
         self._roots = {"output": folders.output, "temp": folders.temp}
         self._by_job = names
-        self._here: dict[tuple[str, str, str], Json] = {}  # (type, subfolder, filename) there -> the three here
+        self._here: dict[tuple[str, str, str], Json] = {}  # (type, subfolder, filename) on the worker -> the same here
         self._coming: _Incoming | None = None
 
     def receive(self, about: Json, last: bool, data: bytes) -> None:
-        """A part of a file. Saves it with the last one. Raises SluiceError when the disk refuses, or for bad names."""
+        """Receive a part of a file; the last part saves it. Raises SluiceError if it cannot be written, or for bad
+        names.
+        """
         if self._coming is None or self._coming.about != about:
             self._coming = _Incoming(about, bytearray())
         self._coming.data += data
@@ -134,7 +138,7 @@ class Results:
         self._here[kind, subfolder, filename] = known
 
     def renamed(self, told: Any) -> Any:
-        """What a worker tells, with the names that its files have here."""
+        """A worker's message with the names that its files have here."""
         if isinstance(told, dict):
             try:
                 known = self._here.get((told["type"], told.get("subfolder", ""), told["filename"]))

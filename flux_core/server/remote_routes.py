@@ -1,8 +1,8 @@
-"""The routes for workers on other machines: the WebSocket they dial in by, and the files they fetch.
+"""The routes for workers on other machines: the WebSocket through which they connect, and the files they fetch.
 
 Both are behind the guard: a connection needs the token, if the server has one.
 
-Independent of: how jobs are given out.
+Independent of: how jobs are assigned.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 LARGEST_FRAME = 64 << 20  # bytes
 HELLO_SECONDS = 20.0
-CLOCK_SECONDS = 60.0  # by which clocks may differ before it is worth a word
+CLOCK_SECONDS = 60.0  # seconds by which clocks may differ before a warning
 _LONGEST_NAME = 100
 
 
 class Remotes:
-    """What is common to all workers on other machines."""
+    """The common data of all workers on other machines."""
 
     def __init__(self, here: Services) -> None:
         self.needed = NeededFiles(here.folders)
@@ -83,12 +83,14 @@ async def _hello(socket: web.WebSocketResponse) -> Message:
         if not isinstance(hello, dict) or not all(isinstance(hello.get(key), str) for key in ("name", "session")):
             raise ValueError
     except (ValueError, KeyError, TypeError, asyncio.TimeoutError):
-        raise SluiceError("It did not introduce itself as `sluice work` does.") from None
+        raise SluiceError("Its first message was not that of `sluice work`.") from None
     return hello
 
 
 async def _welcomed(request: web.Request, here: Services, hello: Message) -> tuple[Member, Message]:
-    """The worker as a member, and what it is told. Raises SluiceError with the reason why it cannot help."""
+    """The worker as a member, and the welcome message for it. Raises SluiceError with the reason if it cannot be
+    used.
+    """
     own = await here.job_runner.worker.call("identity")
     name = hello["name"]
     if not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
@@ -108,7 +110,7 @@ async def _welcomed(request: web.Request, here: Services, hello: Message) -> tup
     if member is not None and not known:
         if not isinstance(member.worker, RemoteWorker) or member.contact:
             raise SluiceError(f"There is a worker {name} already. Give this one another --name.")
-        member.worker.lose()  # the program there was started anew: what the old one did is lost
+        member.worker.lose()  # the program there was restarted: jobs of its previous process are lost
         await asyncio.sleep(0)
     if not known:
         member = runner.join(name, partial(_new, request.app[REMOTES], here, name, hello["session"]))
@@ -130,7 +132,7 @@ def _new(remotes: Remotes, here: Services, name: str, session: str, heard: OnMes
 
 
 def _resumed(here: Services, member: Member, running: Any) -> bool:
-    """Whether the job that a worker says it runs is still its own."""
+    """Whether a worker still has the job that it reports as running."""
     if not isinstance(running, dict):
         return False
     assert isinstance(member.worker, RemoteWorker)
@@ -163,7 +165,7 @@ async def _listen(socket: web.WebSocketResponse, here: Services, member: Member,
             else:
                 await worker.received(message, payload)
         except (ValueError, KeyError, TypeError):
-            log.exception("The worker %s sent what cannot be understood.", member.name)
+            log.exception("The worker %s sent a message that cannot be read.", member.name)
             return
 
 

@@ -25,8 +25,9 @@ async def workers(request: web.Request) -> web.Response:
 
 
 async def budget(request: web.Request) -> web.Response:
-    """{"vram": "8GB", "ram": "16GB", "worker": name}, each optional: the budgets of this worker's next step, or of
-    all workers'. Answers those in force: {name: {"vram", "ram"}}."""
+    """{"vram": "8GB", "ram": "16GB", "worker": name}, each optional: the budgets for the next step of this worker, or
+    of all workers. Returns the budgets in force: {name: {"vram", "ram"}}.
+    """
     body = await json_object(request)
     given = {key: body[key] for key in ("vram", "ram") if key in body}
     if not all(isinstance(value, (str, int, float)) and not isinstance(value, bool) for value in given.values()):
@@ -94,13 +95,14 @@ async def paused(request: web.Request) -> web.Response:
 
 
 async def pause(request: web.Request) -> web.Response:
-    """{"prompt_id": id} of a waiting or running job, or nothing for all that run. Answers {"paused": [ids]}."""
+    """{"prompt_id": id} of a waiting or running job, or nothing for all running ones. Returns {"paused": [ids]}."""
     return web.json_response({"paused": services(request).job_runner.pause(await _one_job(request))})
 
 
 async def resume(request: web.Request) -> web.Response:
-    """{"prompt_id": id}, or nothing for all paused jobs. Answers {"resumed": [ids]}; a job that is still stopping stays
-    paused."""
+    """{"prompt_id": id}, or nothing for all paused jobs. Returns {"resumed": [ids]}; a job that is still stopping stays
+    paused.
+    """
     return web.json_response({"resumed": services(request).job_runner.unpause(await _one_job(request))})
 
 

@@ -220,9 +220,10 @@ class Store:
         return job is None or job.result is not None
 
     def pause(self, prompt_id: str) -> bool:
-        """A waiting or running job is paused, also over restarts; whether it was one of them. Raises CannotWrite.
+        """Pause a waiting or running job, also across restarts. Returns whether it was waiting or running. Raises
+        CannotWrite.
 
-        A running one counts as if it had not been taken. If it completes before it has stopped, it has ended.
+        A running job counts as if it had not been started. If it completes before it has stopped, it has ended.
         """
         with self._writing():
             cursor = self._db.execute(
@@ -237,7 +238,7 @@ class Store:
         return bool(cursor.rowcount)
 
     def unpause(self, prompt_id: str) -> bool:
-        """A paused job waits in its old place of the queue; whether it was paused. Raises CannotWrite."""
+        """Return a paused job to its old place in the queue. Returns whether it was paused. Raises CannotWrite."""
         with self._writing():
             cursor = self._db.execute(
                 "UPDATE jobs SET status = ?, started = NULL WHERE prompt_id = ? AND status = ?",
@@ -250,7 +251,7 @@ class Store:
         return bool(cursor.rowcount)
 
     def is_paused(self, prompt_id: str) -> bool:
-        """Whether a job is paused, or is to stop for that."""
+        """Whether a job is paused, or stopping to be paused."""
         found = self._db.execute("SELECT 1 FROM jobs WHERE prompt_id = ? AND status = ?", (prompt_id, PAUSED))
         return found.fetchone() is not None
 
@@ -312,8 +313,9 @@ class Store:
     # -- deleting --------------------------------------------------------------------------------------------------
 
     def delete_waiting(self, prompt_ids: Iterable[str] | None = None) -> list[str]:
-        """Take jobs out of the queue before they run, also paused ones; None means all that wait. Those that were
-        there."""
+        """Remove jobs from the queue before they run, including paused ones; None means all waiting ones. Returns the
+        removed ones.
+        """
         asked = list(self._models if prompt_ids is None else dict.fromkeys(prompt_ids))
         gone = [prompt_id for prompt_id in asked if prompt_id in self._models]
         paused = [prompt_id for prompt_id in asked if prompt_id not in self._models and self.is_paused(prompt_id)]

@@ -1,9 +1,9 @@
 """Blind votes on comparisons: which of two images of the same prompt is better, kept in SQLite.
 
-A pair is drawn by the server: two settings, one prompt and seed, left and right by chance. Who votes sees only the
-number of the pair. A person is given pairs not judged by her or him yet, of the two settings that were judged least.
+The server draws a pair: two settings, one prompt and seed, left and right at random. The voter sees only the number of
+the pair. Voters get pairs that they have not judged, of the two settings with the fewest votes.
 
-Of a setting with w wins, t ties and n votes the rate is p = (w + t / 2) / n, with the 95 % interval of Wilson (1927):
+The rate of a setting with w wins, t ties and n votes is p = (w + t / 2) / n, with the 95 % interval of Wilson (1927):
 (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4 n^2)) / (1 + z^2 / n), z = 1.959964.
 """
 
@@ -57,7 +57,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Rate:
-    """Of one setting, over all its votes. low, high: the 95 % interval of `rate`; all None without votes."""
+    """The rate of one setting, over all its votes. low, high: the 95 % interval of `rate`; all None without votes."""
 
     wins: int
     losses: int
@@ -82,8 +82,9 @@ class Votes:
     def draw(
         self, comparison: str, voter: str, made: Sequence[tuple[int, int, int]], chance: random.Random
     ) -> Pair | None:
-        """The next pair for this person; None if every pair has been judged. made: (setting, prompt, seed) of every
-        image that there is."""
+        """The next pair for this voter; None if every pair has been judged. made: (setting, prompt, seed) of every
+        existing image.
+        """
         judged = Counter[frozenset[int]]()
         own: set[tuple[frozenset[int], int, int]] = set()
         for pair in self.pairs(comparison):
@@ -106,14 +107,14 @@ class Votes:
         return self.pair(int(cursor.lastrowid or 0))
 
     def pair(self, number: int) -> Pair:
-        """Raises InputError for a number that was never drawn."""
+        """The pair of this number. Raises InputError for a number that was never drawn."""
         found = next(self._select("id = ?", number), None)
         if found is None:
             raise InputError(f"There is no pair {number}. Load the page again.")
         return found
 
     def vote(self, number: int, choice: str) -> None:
-        """Note a choice; the last one counts. Raises InputError for another word or an unknown pair."""
+        """Store a choice; the last one counts. Raises InputError for another word or an unknown pair."""
         if choice not in (LEFT, RIGHT, SAME):
             raise InputError(f"A vote is {LEFT}, {RIGHT} or {SAME}, not {choice!r}.")
         self.pair(number)
@@ -125,7 +126,7 @@ class Votes:
         return self._select("comparison = ?", comparison)
 
     def rates(self, comparison: str, settings: int) -> list[Rate]:
-        """For each of so many settings."""
+        """The rates of the settings 0 to `settings` - 1."""
         wins, losses, ties = Counter[int](), Counter[int](), Counter[int]()
         for pair in self.pairs(comparison):
             if pair.choice == SAME:

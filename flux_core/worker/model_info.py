@@ -1,4 +1,4 @@
-"""Which base model weight files are of, in the words of comfyui-tooling-nodes. Opens headers and reads no weights."""
+"""The base models of weight files, in the terms of comfyui-tooling-nodes. Opens headers and reads no weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The nodes of the program of our own: those of the table, and what a node pack inside ComfyUI does not have."""
+"""The nodes of the standalone program: those of the table, and those that the node pack inside ComfyUI does not
+have.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Checks a prompt before it runs: names model files as listed, and collects all errors and missing files.
 
-The command line and the worker ask the same question here. Opens headers of weight files, reads no weights.
+The command line and the worker both use this check. Opens headers of weight files, reads no weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .required_tokenizers import Lacking, lacking_tokenizers, refused
 
 @dataclass(frozen=True)
 class Checked:
-    """A prompt with its model files named as they are listed, and what was found about it.
+    """A prompt with its model files named as they are listed, and the results of the check.
 
     models: the files that it needs in memory, as "category/name", each once.
     """

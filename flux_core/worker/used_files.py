@@ -1,6 +1,6 @@
 """Which model files and input images an image was made with, and whether the ones here are the same.
 
-A saved image carries the list as a text of its own, "sluice_files", which ComfyUI does not read:
+A saved image contains the list as a separate text, "sluice_files", which ComfyUI does not read:
 
     [{"category": "diffusion_models", "name": "flux1-dev.safetensors", "bytes": 23802932552, "sha256": "..."}, ...]
 
@@ -30,7 +30,7 @@ _IMAGE_NODES = ("LoadImage", "LoadImageMask", "LoadImageOutput")
 
 @dataclass(frozen=True)
 class Compared:
-    """A file that an image was made with, beside what is here. `state`: SAME, OTHER, MISSING or UNKNOWN."""
+    """A file with which an image was made, compared with the file here. `state`: SAME, OTHER, MISSING or UNKNOWN."""
 
     category: str
     name: str
@@ -39,7 +39,7 @@ class Compared:
 
 
 def used_paths(prompt: Mapping[str, Any], classes: Classes, folders: Folders) -> dict[tuple[str, str], Path]:
-    """(category, name) -> file, of the model files and input images of a prompt that are here."""
+    """(category, name) -> file, for the model files and input images of a prompt that exist here."""
     found = {
         (wanted.category, wanted.name): wanted.path
         for wanted in wanted_files(prompt, classes, folders)
@@ -55,7 +55,7 @@ def used_paths(prompt: Mapping[str, Any], classes: Classes, folders: Folders) ->
 
 
 def used_files(paths: Mapping[tuple[str, str], Path], hashes: FileHashes) -> list[dict[str, Any]]:
-    """The list that a saved image carries."""
+    """The list for a saved image."""
     told = []
     for (category, name), path in paths.items():
         if path.is_file():
@@ -83,7 +83,9 @@ def with_files(
 
 
 def compared(recorded: Any, folders: Folders, hashes: FileHashes) -> list[Compared]:
-    """Each recorded file beside the one of its name that is here. What is no such list gives nothing."""
+    """Each recorded file compared with the one of its name here. Anything that is not such a list gives an empty
+    result.
+    """
     if not isinstance(recorded, list):
         return []
     return [_compared(one, folders, hashes) for one in recorded if _is_entry(one)]
@@ -116,7 +118,7 @@ def _compared(one: Mapping[str, Any], folders: Folders, hashes: FileHashes) -> C
 
 
 def _missing(one: Mapping[str, Any], category: str, name: str, folders: Folders, hashes: FileHashes) -> Compared:
-    """Perhaps the same file is here under another name."""
+    """Looks for the same content under another name."""
     for other in folders.filenames(category) if category != IMAGES else ():
         path = folders.find(category, other)
         if path is not None and path.is_file() and path.stat().st_size == one["bytes"] and "sha256" in one:
@@ -142,5 +144,5 @@ def _image(name: str, folders: Folders) -> Path | None:
 
 
 def states(found: Iterable[Compared]) -> list[dict[str, str]]:
-    """As JSON."""
+    """The results as JSON."""
     return [{"category": one.category, "name": one.name, "state": one.state, "text": one.text} for one in found]

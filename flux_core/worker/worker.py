@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 NO_ROUTES: dict[str, Any] = {"routes": [], "on_prompt": False}
 SETTINGS = ("device", "dtype", "vram", "ram", "cache", "compute")  # of runtime/settings.py, in its order
-NO_DEVICE = "none"  # for packs that need no torch, and to measure the server: our models cannot run
+NO_DEVICE = "none"  # for packs that need no torch, and to measure the server: our models cannot run then
 
 
 class Worker:
@@ -46,7 +46,7 @@ class Worker:
         self.jobs: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.prepared = threading.Event()
         self.trouble: str | None = None  # why nothing can be computed
-        self.pausing: set[str] = set()  # jobs that are to stop and go on later
+        self.pausing: set[str] = set()  # jobs that will be paused
         self.resumed = False  # whether the running job has begun before
         self.gave_way = False  # whether the running job stops because another program has taken memory
         self.reports = Reports(channel)
@@ -75,7 +75,7 @@ class Worker:
         )  # fmt: skip
 
     def _new_runtime(self) -> Runtime:
-        """The runtime that models are loaded into. Raises InputError for options that cannot be used."""
+        """The runtime into which models are loaded. Raises InputError for options that cannot be used."""
         from ..runtime.runtime import Runtime
         from ..runtime.warning_events import emit_warnings
 
@@ -171,7 +171,7 @@ class Worker:
             self._free({"free_memory": True})
 
     def _keep_evaluations(self, prompt_id: str) -> None:
-        """What the job computes is kept until it ends, so that it can be paused, and goes on after a crash."""
+        """Keep the evaluations of the job until it ends, so that it can be paused, and continues after a crash."""
         if self.trouble or self.options.get("device") == NO_DEVICE:
             return
         from ..runtime.evaluation_log import EvaluationLog
@@ -200,7 +200,7 @@ class Worker:
         ).start()
 
     def pause(self, prompt_id: str) -> None:
-        """Stop a job, now or when it begins, and keep what it has computed. Called by another thread."""
+        """Stop a job, now or when it begins, and keep its evaluations. Called by another thread."""
         self.pausing.add(prompt_id)
         self.executor.cancel(prompt_id)
 

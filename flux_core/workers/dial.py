@@ -1,10 +1,11 @@
-"""`sluice work`, without its command line: a worker process of this machine at the service of a server elsewhere.
+"""`sluice work` without its command line: connects a worker process of this machine to a server elsewhere.
 
     server <- WebSocket -> Dialer <- pipes -> worker process
 
-The worker process is the one that `sluice serve` has too, and is independent of the distance. The Dialer dials out, so
-this machine needs no open port; it fetches the files of a job, passes frames on, sends results, and dials again when
-the connection breaks. A job goes on meanwhile, and its result is kept until the server has taken it.
+The worker process is the same as for `sluice serve`, and does not depend on the distance. The Dialer opens the
+connection, so this machine needs no open port. It fetches the files of a job, passes frames on, sends results, and
+connects again if the connection breaks. A job continues in the meantime, and its result is kept until the server has
+it.
 
 Independent of: nodes, the queue.
 """
@@ -26,17 +27,17 @@ from .fetch import Fetcher, Needed
 from .process import Worker, WorkerDied
 from .protocol import Message, frame_of, parsed
 
-HEARTBEAT = 5.0  # seconds without a sign of the server after which the connection counts as broken
+HEARTBEAT = 5.0  # seconds without a message of the server after which the connection counts as broken
 LARGEST_FRAME = 64 << 20  # bytes
 _PART = 4 << 20  # bytes of a result in one frame
-_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds before dialling again; the last one repeats
-_QUESTIONS = ("budget", "system", "identity", "packs")  # that the server asks of a worker elsewhere
+_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds before connecting again; the last one repeats
+_QUESTIONS = ("budget", "system", "identity", "packs")  # calls that the server makes to a remote worker
 
 Say = Callable[[str], None]
 
 
 class Refused(SluiceError):
-    """The server does not want this worker; the text says why."""
+    """The server does not accept this worker; the text gives the reason."""
 
 
 class Dialer:
@@ -51,7 +52,7 @@ class Dialer:
         fetcher: Fetcher,
         say: Say,
     ) -> None:
-        """session: shows the token. url: of the server, without a slash at its end. options: of the worker process."""
+        """session: sends the token. url: of the server, without a slash at its end. options: of the worker process."""
         self.name = name
         self._session, self._url, self._fetcher, self._say = session, url, fetcher, say
         self._life = uuid.uuid4().hex
@@ -61,17 +62,17 @@ class Dialer:
         self._outbox: asyncio.Queue[tuple[Message, bytes]] = asyncio.Queue()
         self._job: tuple[str, int] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._result: Message | None = None  # kept until the server has taken it
+        self._result: Message | None = None  # the result, kept until the server has it
         self._taken = asyncio.Event()
-        self._sent: dict[tuple[str, str, str], None] = {}  # files of this life that the server has
-        self._files = 0  # of the running job, so far
+        self._sent: dict[tuple[str, str, str], None] = {}  # files that the server has received since it started
+        self._files = 0  # events of the running job so far
         self._draining = False
         self._left = asyncio.Event()
 
-    # -- its life ----------------------------------------------------------------------------------------------------
+    # -- the connection ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Serve until told to leave. Raises Refused."""
+        """Serve until `leave` or `drain`. Raises Refused."""
         forwarding = asyncio.create_task(self._forward())
         try:
             failed = 0
@@ -82,7 +83,7 @@ class Dialer:
                 except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
                     _raise_if_final(error, self._url)
                     if not failed:
-                        self._say(f"No connection to {self._url} ({error or type(error).__name__}); dialling again.")
+                        self._say(f"No connection to {self._url} ({error or type(error).__name__}). Connecting again.")
                     failed += 1
                 if self._draining and self._job is None:
                     return
@@ -95,7 +96,7 @@ class Dialer:
             await self._worker.stop()
 
     async def drain(self) -> None:
-        """Take no further job, and return when the running one has been delivered."""
+        """Take no further job, and return when the result of the running one has been delivered."""
         self._draining = True
         await self._tell({"drain": True})
         while self._job is not None:
@@ -104,7 +105,7 @@ class Dialer:
         await self.leave()
 
     async def leave(self) -> None:
-        """End at once; the running job goes back to the queue."""
+        """End at once; the running job returns to the queue."""
         await self._tell({"leave": True})
         self._left.set()
         if self._socket is not None:
@@ -139,13 +140,13 @@ class Dialer:
         if welcome["warning"]:
             self._say(welcome["warning"])
         if not welcome["known"]:
-            self._sent.clear()  # a server that was started anew knows no names of files
+            self._sent.clear()  # a server that was restarted has no record of files
         if self._job is not None and not welcome["keep"]:
             self._say("The running job has been given to another worker.")
             self._worker.tell("interrupt", prompt_id=self._job[0])
             self._forget()
 
-    # -- what the server says ----------------------------------------------------------------------------------------
+    # -- messages of the server --------------------------------------------------------------------------------------
 
     def _ordered(self, message: Message, _: bytes) -> None:
         op = message["op"]
@@ -169,7 +170,7 @@ class Dialer:
                 raise SluiceError(f"A worker on another machine does not answer {message['op']!r}.")
             told = {"result": await self._worker.call(message["op"], **arguments)}
             if message["op"] == "budget":
-                self._worker.options.update(told["result"])  # of the process that takes this one's place
+                self._worker.options.update(told["result"])  # of the next process
         except SluiceError as error:
             told = {"error": str(error), "type": type(error).__name__}
         await self._tell({"reply": message["call"], **told})
@@ -177,14 +178,14 @@ class Dialer:
     # -- a job -------------------------------------------------------------------------------------------------------
 
     async def _run(self, message: Message) -> None:
-        """A job from its files to its result, which is kept until the server has it."""
+        """Run a job from its files to its result, which is kept until the server has it."""
         prompt_id, attempt = message["prompt_id"], message["attempt"]
         self._job, self._files, self._result = (prompt_id, attempt), 0, None
         try:
             for told in message["files"]:
                 await self._fetcher.bring(Needed.parse(told), self._fetching)
             done = await self._worker.run(prompt_id, message["prompt"], message["extra_data"], message["outputs"])
-        except asyncio.CancelledError:  # before the worker process had it
+        except asyncio.CancelledError:  # before the worker process had the job
             done = _interrupted(prompt_id)
         except WorkerDied as error:
             done = {"died": prompt_id, "error": str(error), "killed": error.killed}
@@ -209,13 +210,13 @@ class Dialer:
         data = {"prompt_id": self._job[0], "text": text}
         self._outbox.put_nowait(({"event": "sluice.fetching", "data": data}, b""))
 
-    # -- what the worker process says --------------------------------------------------------------------------------
+    # -- messages of the worker process ------------------------------------------------------------------------------
 
     def _heard(self, message: Message, payload: bytes) -> None:
         self._outbox.put_nowait((message, payload))
 
     async def _forward(self) -> None:
-        """Send what has been said, in order: the files that a message names before the message."""
+        """Send the waiting messages in order; the files that a message names are sent before it."""
         while True:
             message, payload = await self._outbox.get()
             if self._socket is None:
@@ -238,7 +239,7 @@ class Dialer:
             try:
                 data = await asyncio.to_thread(path.read_bytes)
             except OSError:
-                continue  # the entry keeps its name, and the page says that there is no such file
+                continue  # the entry keeps its name, and the page reports that there is no such file
             for start in range(0, max(len(data), 1), _PART):
                 part = data[start : start + _PART]
                 await self._tell({"file": named, "last": start + _PART >= len(data)}, part)
@@ -253,7 +254,7 @@ class Dialer:
 
 
 def _raise_if_final(error: Exception, url: str) -> None:
-    """Raise Refused for an answer that will be the same the next time."""
+    """Raise Refused for a response that would be the same the next time."""
     status = getattr(error, "status", None)
     if status == 401:
         raise Refused(f"{url} does not know this token. It is printed when the server starts; give it with --token.")
@@ -262,7 +263,7 @@ def _raise_if_final(error: Exception, url: str) -> None:
 
 
 def _files_in(told: Any) -> Iterator[dict[str, str]]:
-    """Files that nodes have put out, wherever in what they tell: {"type", "subfolder", "filename"}."""
+    """Files that nodes have created, at any depth of a message: {"type", "subfolder", "filename"}."""
     if isinstance(told, dict):
         if isinstance(told.get("filename"), str) and told.get("type") in ("output", "temp"):
             yield {"type": told["type"], "subfolder": str(told.get("subfolder", "")), "filename": told["filename"]}

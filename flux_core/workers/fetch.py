@@ -1,7 +1,7 @@
-"""Files that a job needs, brought to a machine that lacks them: named by content, resumed, checked.
+"""Fetches files that a job needs and this machine lacks: named by content, resumed after a break, checked.
 
-A file that is here under the right name and with the right content stays where it is. Others are fetched into the
-folder of the server they come from, which is searched first.
+A file that exists here with the right name and content is used where it is. Others are fetched into the folder for
+files of the server, which is searched first.
 
 Independent of: jobs, workers.
 """
@@ -23,8 +23,8 @@ from ..io.folders import Folders, confined
 from ..io.paths import is_file
 from ..io.saving import replace
 
-ATTEMPTS = 5  # without a byte more
-_TOLD_SECONDS = 0.5  # between two accounts of how far a file is
+ATTEMPTS = 5  # seconds without receiving a byte
+_TOLD_SECONDS = 0.5  # seconds between two reports of a file's progress
 _BLOCK = 1 << 20
 
 Told = Callable[[str], None]
@@ -32,7 +32,7 @@ Told = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Needed:
-    """A file of a job: the folder it belongs to ("input", "models/vae", ...), its name there, bytes, SHA-256."""
+    """A file of a job: its folder ("input", "models/vae", ...), its name there, bytes, SHA-256."""
 
     folder: str
     name: str
@@ -41,27 +41,29 @@ class Needed:
 
     @classmethod
     def parse(cls, told: Any) -> Needed:
-        """From a frame. Raises SluiceError for anything that is no description of a file."""
+        """From a frame. Raises SluiceError for anything that does not describe a file."""
         try:
             needed = cls(str(told["folder"]), str(told["name"]), int(told["size"]), str(told["sha256"]))
         except (KeyError, TypeError, ValueError):
-            raise SluiceError("The server named a file in a way that this worker does not understand.") from None
+            raise SluiceError("The server described a file in a way that this worker cannot read.") from None
         if len(needed.sha256) != 64 or not needed.sha256.isalnum() or needed.size < 0:
             raise SluiceError(f"The server named the file {needed.name[:100]!r} without a digest.")
         return needed
 
 
 class Fetcher:
-    """Brings files from one server into one folder. Safe to be used by several jobs at once."""
+    """Fetches files from one server into one folder. Several jobs may use it at once."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, place: Path, folders: Folders) -> None:
-        """url: of the server, without a slash at its end. place: laid out as a base directory. folders: searched."""
+        """url: of the server, without a slash at its end. place: a folder with the layout of a base directory. folders:
+        searched.
+        """
         self._session, self._url, self._place, self._folders = session, url, place, folders
         self._digests = Digests()
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def bring(self, needed: Needed, tell: Told) -> None:
-        """See to it that the file is here. Raises SluiceError if it cannot be had, in the end."""
+        """Make the file available here. Raises SluiceError if it cannot be fetched."""
         async with self._locks.setdefault(needed.sha256, asyncio.Lock()):
             if not await asyncio.to_thread(self._is_here, needed):
                 await self._fetch(needed, self._target(needed), tell)
@@ -79,7 +81,9 @@ class Fetcher:
     def _target(self, needed: Needed) -> Path:
         kind, _, category = needed.folder.partition("/")
         if kind not in ("input", "output", "temp", "models") or (kind == "models") != bool(category):
-            raise SluiceError(f"The server named a file for the folder {needed.folder[:50]!r}, which a worker has not.")
+            raise SluiceError(
+                f"The server named a file for the folder {needed.folder[:50]!r}, which a worker does not have."
+            )
         try:
             return confined(confined(self._place, needed.folder), needed.name)
         except InputError as error:
@@ -100,11 +104,11 @@ class Fetcher:
                 await asyncio.sleep(0.2 * 2**failed)
         if part.stat().st_size != needed.size or await asyncio.to_thread(digest, part) != needed.sha256:
             part.unlink()
-            raise SluiceError(f"{needed.name} arrived damaged from {self._url}. It is fetched anew with the next job.")
+            raise SluiceError(f"{needed.name} arrived damaged from {self._url}. It is fetched again with the next job.")
         await asyncio.to_thread(replace, part, target)
 
     async def _continue(self, needed: Needed, part: Path, there: int, tell: Told) -> str | None:
-        """Fetch what is missing of a file, as far as it comes. Why it came no further; None if it did."""
+        """Fetch the missing part of a file. Returns why it is still incomplete; None if it is complete."""
         headers = {"Range": f"bytes={there}-"} if there else {}
         told = 0.0
         try:
@@ -112,7 +116,7 @@ class Fetcher:
                 if answer.status not in (200, 206):
                     return f"the server answered {answer.status}"
                 if there and answer.status == 200:
-                    part.unlink()  # a server that knows no ranges begins anew
+                    part.unlink()  # a server without ranges sends the whole file
                 with part.open("ab") as file:
                     async for block in answer.content.iter_chunked(_BLOCK):
                         file.write(block)

@@ -1,6 +1,6 @@
 """Where the evaluations of jobs that have not ended are kept: one folder for each job, below the user folder.
 
-The worker writes them (runtime/evaluation_log.py); the server removes what belongs to no job of its queue.
+The worker writes them (runtime/evaluation_log.py); the server removes those that belong to no job of its queue.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 
 def unfinished(user: Path, prompt_id: str) -> Path:
-    """The folder of one job. Clients choose the ids of prompts, so they make no file names."""
+    """The folder of one job. Clients choose the ids of prompts, so ids are not used as file names."""
     return _folder(user) / _name(prompt_id)
 
 
 def forget(user: Path, prompt_id: str) -> None:
-    """A job has ended. What cannot be removed now is removed when the server starts again."""
+    """Remove the folder of a job that has ended. What cannot be removed now is removed when the server starts again."""
     shutil.rmtree(unfinished(user, prompt_id), ignore_errors=True)
 
 

@@ -510,7 +510,7 @@ def test_a_nan_in_another_model_is_told_with_its_tensor(
 
 def test_a_huge_prompt_weight_is_told(refused: Told) -> None:
     told = refused(text="(red:1e30) circle")
-    assert "At step 1 of 2" in told and "look for a very large weight in the prompt" in told
+    assert "At step 1 of 2" in told and "remove very large weights from the prompt" in told
 
 
 def test_a_huge_strength_is_told_to_be_one(
