@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", nargs="+", default=[], help="only these stages (default: all that the file has)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. flow.steps=2000")
     parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
-    parser.add_argument("--fresh", action="store_true", help="begin anew, and forget what was trained before")
+    parser.add_argument("--fresh", action="store_true", help="start again and delete what was trained before")
     parser.add_argument("--num-samples", type=int, metavar="N", help="sample instead of training")
     parser.add_argument("--prompt", action="append", default=[], help="of a sample; may be repeated")
     parser.add_argument("--seed", type=int, default=0, help="of samples")

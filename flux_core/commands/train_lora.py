@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vae", metavar="NAME", help="autoencoder (default: the first found)")
     parser.add_argument("--out", type=Path, default=Path("models/loras"), help="folder of LoRAs (default: %(default)s)")
     parser.add_argument("--plan", action="store_true", help="say what it will take, and train nothing")
-    parser.add_argument("--fresh", action="store_true", help="begin anew, and forget what was trained under this name")
+    parser.add_argument("--fresh", action="store_true", help="start again and delete what was trained under this name")
     parser.add_argument("--prompt", action="append", default=[], dest="prompts", help="of a sample; may be repeated")
     group = parser.add_argument_group("training")
     for field in fields(LoraSettings):

@@ -44,12 +44,12 @@ def runnable_part(prompt: Mapping[str, Any], classes: Classes) -> Part:
         if getattr(classes.get(prompt[node_id].get("class_type", "")), "OUTPUT_NODE", False) is True
     ]
     lost = tuple(
-        f"{_begun(name_of(node_id, prompt[node_id]))} does not run: it needs "
+        f"{_capitalised(name_of(node_id, prompt[node_id]))} does not run: it needs "
         f"{name_of(because[node_id], prompt[because[node_id]])}, whose class is not known here."
         for node_id in outputs
     )
     return Part({node_id: node for node_id, node in prompt.items() if node_id not in because}, lost)
 
 
-def _begun(text: str) -> str:
+def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]

@@ -1,7 +1,7 @@
 """Captions of a scene: the words, the word orders, and which attributes are left out.
 
-`caption` describes a `Scene`; attributes are left out now and then, so that a short prompt means "any", except for the
-place, where it means the middle. The words here are all the tiny model understands.
+`caption` describes a `Scene`. Attributes are sometimes left out, so that a short prompt leaves them open; only a
+missing position means the middle. The tiny model knows only the words of this file.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ GROUND_PHRASES = ("on a {} background", "on {}", "{} background", "in front of {
 OPENINGS = ("", "", "", "", "a picture of ", "a drawing of ", "an image of ", "draw ", "show me ")
 
 SAID = {"figure": 0.97, "colour": 0.92, "position": 1.0, "background": 0.6}  # how often each attribute is mentioned
-MIDDLE_SAID = 0.5  # how often the middle is; every other place is always said, so that an unsaid one means the middle
-NOISE = 0.06  # how often a caption contains a word that means nothing, so that unknown words do no harm
+MIDDLE_SAID = 0.5  # how often the middle is mentioned; other positions always are
+NOISE = 0.06  # how often a caption contains a meaningless word, so that unknown words do no harm
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -55,7 +55,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def describe(scene: Scene, said: Collection[str], rng: np.random.Generator) -> str:
-    """The scene in words, saying of "figure", "colour", "position" and "background" those in `said`."""
+    """The scene in words, mentioning those of "figure", "colour", "position" and "background" that are in `said`."""
     figure = _one(FIGURE_WORDS[scene.figure], rng) if "figure" in said else _one(("thing", "figure", "object"), rng)
     named = f"{_one(COLOUR_WORDS[scene.colour], rng)} {figure}" if "colour" in said else figure
     named = _one(("a ", "a ", "a ", "", "the "), rng) + named

@@ -1,11 +1,12 @@
-"""The latent code the tiny model is trained on: a fixed linear map of 8x8 pixels to 16 numbers, fitted in closed form.
+"""The latent code of the tiny model: a fixed linear map from 8x8 pixels to 16 numbers, fitted in closed form.
 
 The autoencoder later learns to write and read this code (stage `codec`); because the code is fixed beforehand, the
-transformer does not have to wait for that. Two choices give the code its shape:
-  - three of its directions carry a cell's mean colour, laid out so that FLUX's own latent preview shows it;
-  - the other thirteen are the principal components of what is left, brought closer to each other in scale, as a
-    flow that sees noise of one strength in every channel learns the faint ones late or never.
-Knows pictures as arrays; knows no network.
+transformer can be trained without waiting for it. Two choices determine the code:
+- three of its directions are a cell's mean colour, arranged so that FLUX's latent preview shows it;
+- the other thirteen are the principal components of the rest, with scales that are made more similar, because a
+  flow with noise of equal strength in every channel learns faint channels late or never.
+
+Depends on images as arrays; uses no network.
 """
 
 from __future__ import annotations
@@ -17,25 +18,29 @@ from torch import Tensor
 
 from ..models.latents import CELL, CHANNELS, PREVIEW_BIAS, PREVIEW_RGB, process_in, process_out
 
-COLOUR_GAIN = 0.75  # previews show colours this much paler than the picture
+COLOUR_GAIN = 0.75  # factor by which previews show colours paler than the image
 DETAIL_SCALE = 0.8  # standard deviation of the thirteen other channels together
-EVENNESS = 0.5  # 0 keeps the components' own scales, 1 makes them all equal
+EVENNESS = 0.5  # 0 keeps the components' scales, 1 makes them all equal
 
 
 @dataclass(frozen=True)
 class Code:
-    """`to_code` [192, 16] and `bias` [16] take a cell's pixels (-1..1) to the scaled latent; `to_pixels` goes back."""
+    """`to_code` [192, 16] and `bias` [16] map a cell's pixels (-1..1) to the scaled latent; `to_pixels` is the
+    inverse.
+    """
 
     to_code: Tensor
     bias: Tensor
     to_pixels: Tensor
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] in -1..1 -> latent [B, 16, H/8, W/8] as an autoencoder gives it (unscaled)."""
+        """Pixels [B, 3, H, W] in -1..1 -> latent [B, 16, H/8, W/8] in the scale of an autoencoder's output
+        (unscaled).
+        """
         return process_out((cells(pixels) @ self.to_code + self.bias).movedim(-1, 1))
 
     def decode(self, latent: Tensor) -> Tensor:
-        """The best linear guess at the pixels of an unscaled latent: [B, 16, h, w] -> [B, 3, 8h, 8w]."""
+        """The best linear estimate of the pixels of an unscaled latent: [B, 16, h, w] -> [B, 3, 8h, 8w]."""
         flat = (process_in(latent).movedim(1, -1) - self.bias) @ self.to_pixels  # [B, h, w, 192]
         blocks: Tensor = flat.unflatten(-1, (3, CELL, CELL)).permute(0, 3, 1, 4, 2, 5)  # [B, 3, h, 8, w, 8]
         return blocks.flatten(4, 5).flatten(2, 3)
@@ -48,7 +53,7 @@ def cells(pixels: Tensor) -> Tensor:
 
 
 def fit(pixels: Tensor) -> Code:
-    """The code for pictures like these, [B, 3, H, W] in -1..1."""
+    """The code for images like these, [B, 3, H, W] in -1..1."""
     flat = cells(pixels).flatten(0, 2).double()  # [N, 192]
     mean_of = torch.eye(3, dtype=torch.float64).repeat_interleave(CELL * CELL, 0) / CELL**2  # [192, 3]
     spread = mean_of.T * CELL**2  # [3, 192]
@@ -61,7 +66,7 @@ def fit(pixels: Tensor) -> Code:
 
     preview = torch.tensor(PREVIEW_RGB, dtype=torch.float64)  # [16, 3]
     colour = preview @ torch.linalg.inv(preview.T @ preview) * COLOUR_GAIN  # [16, 3]
-    others = torch.linalg.svd(preview, full_matrices=True).U[:, 3:]  # [16, 13], unseen by the preview
+    others = torch.linalg.svd(preview, full_matrices=True).U[:, 3:]  # [16, 13], not visible in the preview
     no_mean = torch.eye(len(mean_of), dtype=torch.float64) - mean_of @ spread
     to_code = mean_of @ colour.T + no_mean @ (components * (wanted / deviation)) @ others.T
     bias = -colour @ torch.tensor(PREVIEW_BIAS, dtype=torch.float64)

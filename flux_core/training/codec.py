@@ -1,7 +1,7 @@
-"""Stage `codec`: the autoencoder learns the latent code that is already decided (see code.py).
+"""Stage `codec`: the autoencoder learns the fixed latent code (see code.py).
 
-The encoder imitates the code; the decoder, which sees a cell's neighbours too, undoes it better than any linear map
-could, also when the latent is a little off, as generated ones are.
+The encoder imitates the code. The decoder also uses neighbouring cells, so it inverts the code better than any linear
+map, also for slightly wrong latents such as generated ones.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .drawing import SIDE, collage, draw, loose_scene
 from .flow import rng_of
 from .recipe import Phase, Recipe, Sizes
 
-CROP = 64  # pixels; convolutions learn as much from a quarter of a picture as from all of it
-WHOLE_PICTURES = 0.28  # the last part of the training sees whole pictures, as group norms average over all cells
-LATENT_NOISE = 0.15  # standard deviation of what the decoder must overlook, in scaled latents, at most
+CROP = 64  # pixels; convolutions learn as much from a quarter of an image as from all of it
+WHOLE_PICTURES = 0.28  # the last part of the training uses whole images, because group norms average over all cells
+LATENT_NOISE = 0.15  # largest standard deviation of the noise that the decoder must ignore, in scaled latents
 EDGES = 0.5  # weight of differences between neighbouring pixels
 
 
@@ -44,7 +44,9 @@ class CodecStage:
 
         mean, log_variance = self.module.moments(pixels)
         error = (mean - latent) * SCALE
-        doubt = (error.detach().square() / log_variance.exp() + log_variance).mean()  # how far off the mean usually is
+        doubt = (
+            error.detach().square() / log_variance.exp() + log_variance
+        ).mean()  # the usual deviation from the mean
         decoded = self.module.decode(latent + noise)
         return error.square().mean() + 0.001 * doubt + _difference(decoded, pixels)
 

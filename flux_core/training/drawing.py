@@ -1,9 +1,9 @@
-"""The pictures the tiny model learns from: one digit or one shape, drawn by this file alone.
+"""The training images of the tiny model: one digit or one shape, drawn by this file alone.
 
-A `Scene` is what a caption can say (figure, colour, position, background) and what it leaves to chance (a few pixels
-of shift, a little size). `draw` turns scenes into pixels. Every figure is defined here by its outline in a box of
--1..1, x to the right and y down, so no font is needed and the same scene is the same picture everywhere.
-This file knows no tensor, no model and no caption.
+A `Scene` has what a caption can mention (figure, colour, position, background) and random details (a shift of a few
+pixels, the size). `draw` turns scenes into pixels. Every figure is defined here by its outline in a box of -1..1, x to
+the right and y down, so no font is needed and the same scene gives the same image everywhere. Uses no tensor, no model
+and no caption.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BACKGROUNDS = {"white": (248, 248, 248), "black": (12, 12, 12), "grey": (128, 12
 POSITIONS = {"centre": (0, 0), "left": (-32, 0), "right": (32, 0), "top": (0, -32), "bottom": (0, 32)}
 
 SIZES = (27, 28)  # half the height of a figure, in pixels
-SHIFTS = (-2, 0, 2)  # how far a figure's centre may be off its named position, in pixels
+SHIFTS = (-2, 0, 2)  # how far a figure's centre may be from its named position, in pixels
 STROKE = 0.36  # thickness of a digit's line, in the units of the outlines
 OVERSAMPLE = 4
 
@@ -41,7 +41,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture in words and numbers. `shift` is (right, down) in pixels, `size` half the figure's height."""
+    """One image in words and numbers. `shift` is (right, down) in pixels, `size` half the figure's height."""
 
     figure: str
     colour: str
@@ -60,8 +60,8 @@ class Scene:
 def random_scene(rng: np.random.Generator) -> Scene:
     """A scene with every figure, colour, position and background equally likely.
 
-    The named places are whole tokens apart (16 pixels) and there are few shifts and sizes, so that the transformer has
-    to learn each figure a few times only, not at every offset within a token.
+    The named positions are whole tokens apart (16 pixels) and there are few shifts and sizes, so that the transformer
+    learns each figure only a few times and not at every offset within a token.
     """
     figure, colour, position, background = _picked(rng)
     right, down = (int(value) for value in rng.choice(SHIFTS, size=2))
@@ -69,9 +69,9 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def loose_scene(rng: np.random.Generator) -> Scene:
-    """A scene that keeps its place and size less strictly: nearer to the middle, shifted anyhow, larger or smaller.
+    """A scene with a less strict position and size: nearer to the middle, any shift, larger or smaller.
 
-    For the autoencoder, which has to carry a figure wherever it lies, and for the transformer's first steps.
+    For the autoencoder, which must encode a figure at any position, and for the transformer's first steps.
     """
     figure, colour, position, background = _picked(rng)
     right, down = (int(value) for value in rng.integers(-4, 5, size=2))
@@ -101,9 +101,9 @@ def draw(scenes: Sequence[Scene]) -> Pixels:
 
 
 def collage(rng: np.random.Generator) -> Pixels:
-    """One picture [SIDE, SIDE, 3] of several figures in any colours on a shaded ground.
+    """One image [SIDE, SIDE, 3] of several figures in any colours on a shaded background.
 
-    The autoencoder sees these beside the scenes, so that it also carries pictures that no caption describes.
+    The autoencoder is trained on these besides the scenes, so that it also encodes images that no caption describes.
     """
     corners = rng.random((2, 2, 3), dtype=np.float32)
     ramp = np.linspace(0, 1, SIDE, dtype=np.float32)[:, None]
@@ -118,7 +118,7 @@ def collage(rng: np.random.Generator) -> Pixels:
 
 @lru_cache(maxsize=1024)
 def mask(figure: str, size: int) -> Mask:
-    """The figure in the middle of a picture, `size` pixels from its centre to its top; edges are antialiased."""
+    """The figure in the middle of an image, `size` pixels from its centre to its top; edges are antialiased."""
     big = Image.new("L", (SIDE * OVERSAMPLE, SIDE * OVERSAMPLE))
     pen = Pen(ImageDraw.Draw(big), scale=size * OVERSAMPLE, middle=SIDE * OVERSAMPLE / 2)
     OUTLINES[figure](pen)
@@ -127,7 +127,7 @@ def mask(figure: str, size: int) -> Mask:
 
 
 def shifted(picture: Mask, right: int, down: int) -> Mask:
-    """The same mask moved by whole pixels; what leaves the picture is lost, what comes in is empty."""
+    """The same mask moved by whole pixels; parts outside the image are lost, new parts are empty."""
     padded = np.pad(picture, ((max(down, 0), max(-down, 0)), (max(right, 0), max(-right, 0))))
     top, left = max(-down, 0), max(-right, 0)
     return padded[top : top + SIDE, left : left + SIDE]

@@ -1,9 +1,9 @@
-"""Measures how often the model draws what the prompt says: fixed prompts and seeds, run by the program, recognised,
-counted.
+"""Measures how often the model draws what the prompt describes: fixed prompts and seeds, run by the program, recognised
+and counted.
 
-All prompts become branches of one workflow with the nodes and settings of the shipped text-to-image workflow; it is
-run by `sluice run`, and the pictures it saves are read by `recognise`. A prompt counts as right in an attribute it
-names if exactly that is seen; a picture in which nothing is recognised is wrong in all.
+All prompts are branches of one workflow with the nodes and settings of the shipped text-to-image workflow. It is run by
+`sluice run`, and `recognise` reads the saved images. A prompt counts as right in an attribute that it names if exactly
+that attribute is recognised; an image in which nothing is recognised is wrong in all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CommandLine = Callable[[Sequence[str]], int]  # runs `sluice` with these argumen
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text, what it says, and the seed of the noise."""
+    """A text, its meaning, and the seed of the noise."""
 
     text: str
     scene: Scene
@@ -43,7 +43,7 @@ class Prompt:
 
 
 def prompts(count: int) -> list[Prompt]:
-    """Fixed prompts: digits and shapes in turn; figure and colour always said, position and ground often."""
+    """Fixed prompts: digits and shapes in turn; figure and colour are always named, position and background often."""
     made = []
     for number in range(count):
         rng = rng_of(SEED, "evaluate", number)
@@ -86,7 +86,7 @@ def workflow(asked: Iterable[Prompt], steps: int, guidance: float = 3.5) -> dict
 
 
 def measure(asked: list[Prompt], pictures: Iterable[np.ndarray]) -> dict[str, tuple[int, int]]:
-    """(right, asked) by attribute; "all" is everything the prompt says at once."""
+    """(right, asked) by attribute; "all" counts prompts with all attributes right."""
     counts: dict[str, list[bool]] = defaultdict(list)
     for prompt, picture in zip(asked, pictures, strict=True):
         seen = recognise(picture)
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace, sluice: CommandLine) -> int:
 def make(
     sluice: CommandLine, asked: list[Prompt], folder: Path, steps: int, models: Path | None, device: str | None
 ) -> list[np.ndarray]:
-    """Run the prompts with `sluice run`; the pictures [SIDE, SIDE, 3] in 0..1, in order."""
+    """Run the prompts with `sluice run`. Returns the images [SIDE, SIDE, 3] in 0..1, in order."""
     graph = folder / "prompts.json"
     graph.write_text(json.dumps(workflow(asked, steps)), "utf-8")
     out = folder / "pictures"

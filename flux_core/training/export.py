@@ -1,9 +1,7 @@
-"""The trained networks in the files that everybody reads: safetensors, in the layout of a models folder.
+"""Writes the trained networks as files that other programs read: safetensors, in the layout of a models folder.
 
-diffusion_models/sluice-tiny.safetensors      BFL's keys
-text_encoders/sluice-tiny-clip_l.safetensors  Hugging Face's keys
-text_encoders/sluice-tiny-t5xxl.safetensors
-vae/sluice-tiny-ae.safetensors                BFL's keys
+diffusion_models/sluice-tiny.safetensors      BFL's keys text_encoders/sluice-tiny-clip_l.safetensors  Hugging Face's
+keys text_encoders/sluice-tiny-t5xxl.safetensors vae/sluice-tiny-ae.safetensors                BFL's keys
 tokenizers/clip_l/, tokenizers/t5xxl/
 """
 
@@ -29,7 +27,7 @@ TOKENIZERS = "tokenizers"
 
 
 def export(models: Path, system: System | None, codec: Autoencoder | None) -> None:
-    """Write what is given into the models folder, weights as bfloat16."""
+    """Write the given networks into the models folder, with weights as bfloat16."""
     parts: dict[str, nn.Module | None] = {"codec": codec}
     if system is not None:
         parts |= {"transformer": system.transformer, "clip": system.clip, "t5": system.t5}
@@ -44,6 +42,6 @@ def write_module(path: Path, module: nn.Module, metadata: Mapping[str, str] | No
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """A safetensors file, written beside the old one, whose place it takes when it is whole."""
+    """Write a safetensors file under a temporary name, which replaces the old file when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, safetensors(tensors, {"format": "pt", "made_by": "sluice train", **(metadata or {})}))

@@ -1,9 +1,9 @@
-"""Stages `flow` and `guidance`: a transformer learns velocities, then learns to guide itself.
+"""Stages `flow` and `guidance`: a transformer learns velocities, then the result of guidance.
 
 flow       rectified flow (Liu et al. 2022; Esser et al. 2024): x_t = (1 - t) x0 + t eps, and the network predicts
-           eps - x0. The guidance input is held at 1: no guidance.
-guidance   distillation (Meng et al. 2023): for a guidance w the target is u + w (c - u), with c and u the velocities
-           of the finished first stage with the prompt and without. One pass then does what took two.
+           eps - x0. The guidance input is fixed at 1: no guidance.
+guidance   distillation (Meng et al. 2023): for a guidance w the target is u + w (c - u), where c and u are the
+           velocities of the finished first stage with and without the prompt. Then one evaluation replaces two.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Endless batches; a step's batch depends on the recipe's seed and the step alone, so a run can be continued."""
+    """Endless batches; a step's batch depends only on the recipe's seed and the step, so a run can be continued."""
 
     recipe: Recipe
     reader: Reader
@@ -100,7 +100,7 @@ class Pictures:
 
 
 class FlowStage:
-    """Flow matching from nothing."""
+    """Flow matching from random weights."""
 
     name = "flow"
 
@@ -116,7 +116,7 @@ class FlowStage:
 
 
 class GuidanceStage:
-    """The finished flow teaches a copy of itself what guidance does."""
+    """A copy of the finished flow learns the result of guidance."""
 
     name = "guidance"
 
@@ -147,7 +147,7 @@ class GuidanceStage:
 
 
 def rng_of(seed: int, stage: str, step: int) -> np.random.Generator:
-    """Random numbers that belong to one step of one stage."""
+    """The random generator of one step of one stage."""
     return np.random.default_rng([seed, *stage.encode(), step])
 
 

@@ -15,9 +15,9 @@ from .recipe import Phase
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024): every direction of a matrix moves by the same length.
+    """Momentum, orthogonalised (Jordan et al. 2024): all directions of a matrix change by the same length.
 
-    The step is scaled to the size AdamW's would have (Liu et al. 2025, section 2.2), so rates can be compared.
+    The step is scaled to the size of AdamW's (Liu et al. 2025, section 2.2), so that rates can be compared.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
@@ -41,7 +41,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Roughly U V^T of the matrix's singular value decomposition: five Newton-Schulz steps in bfloat16."""
+    """Approximately U V^T of the matrix's singular value decomposition: five Newton-Schulz steps in bfloat16."""
     wide = matrix.shape[0] <= matrix.shape[1]
     x = (matrix if wide else matrix.T).bfloat16()
     x = x / (x.norm() + 1e-7)
@@ -52,7 +52,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def optimisers(module: nn.Module, phase: Phase) -> list[torch.optim.Optimizer]:
-    """Which optimiser gets which parameter; their learning rates are set before every step."""
+    """Assigns the parameters to the two optimisers; their learning rates are set before every step."""
     matrices = list(_block_matrices(module)) if phase.matrix_rate else []
     taken = {id(weight) for weight in matrices}
     rest = [weight for weight in module.parameters() if weight.requires_grad and id(weight) not in taken]
@@ -77,12 +77,14 @@ def _block_matrices(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def rate_at(step: int, phase: Phase) -> float:
-    """The learning rate of a step as a fraction of its peak: up, flat, down to zero."""
+    """The learning rate of a step as a fraction of its peak: rising, constant, falling to zero."""
     falling = max(1, round(phase.steps * phase.cool_down))
     return min(1.0, (step + 1) / max(1, phase.warm_up), (phase.steps - step) / falling)
 
 
 @torch.no_grad()
 def average_into(averages: list[Tensor], weights: list[Tensor], decay: float, step: int) -> None:
-    """Move the averages towards the weights; faster in the first steps, so that the start is soon forgotten."""
+    """Move the averages towards the weights; faster in the first steps, so that the initial values lose their influence
+    soon.
+    """
     torch._foreach_lerp_(averages, weights, 1 - min(decay, (step + 1) / (step + 10)))

@@ -1,7 +1,7 @@
 """Every number of a training from nothing, in one place.
 
-`FlowRecipe` is what all of them have, `Recipe()` what the shipped model was made with; `quick()` goes through the same
-motions in seconds. Recipes of digits are in digits/recipe.py.
+`FlowRecipe` is the common part, `Recipe()` the recipe of the shipped model; `quick()` runs the same stages in seconds.
+Recipes of digits are in digits/recipe.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Sizes:
     heads: int = 3
     head: int = 64  # channels
     channels: int = 16  # of a latent
-    guidance: bool = True  # whether the transformer is told one
+    guidance: bool = True  # whether the transformer has a guidance input
     axes: tuple[int, int, int] = (0, 0, 0)  # of a head's channels for index, row and column; 0: shared as FLUX.1 does
     depth: int = 2
     depth_single: int = 4
@@ -38,8 +38,9 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Phase:
-    """How one stage is trained. `steps` of `batch` pictures; the rate rises over `warm_up` steps, stays, and falls to
-    zero over the last `cool_down` of them (a fraction)."""
+    """The training of one stage. `steps` of `batch` images; the rate rises over `warm_up` steps, stays, and falls to
+    zero over the last `cool_down` of them (a fraction).
+    """
 
     steps: int
     batch: int
@@ -47,19 +48,19 @@ class Phase:
     matrix_rate: float = 0.0  # for the matrices inside blocks, see optimise.Muon; 0 leaves them to AdamW
     warm_up: int = 100
     cool_down: float = 0.3
-    average: float = 0.998  # decay of the moving average of the weights, which is what is shipped
+    average: float = 0.998  # decay of the moving average of the weights, which is shipped
 
 
 @dataclass(frozen=True)
 class FlowRecipe:
-    """What the stages of every flow are told."""
+    """The settings of the stages of every flow."""
 
     seed: int = 0
     sizes: Sizes = field(default_factory=Sizes)
     flow: Phase = Phase(steps=2000, batch=64, rate=1e-3)
     guidance: Phase = Phase(steps=200, batch=64, rate=5e-4)
-    empty: float = 0.1  # how often the encoders read an empty prompt, which guidance needs
-    time_mean: float = 0.3  # t = sigmoid(normal(time_mean, time_spread)), a little towards noise
+    empty: float = 0.1  # how often the encoders get an empty prompt, which guidance needs
+    time_mean: float = 0.3  # t = sigmoid(normal(time_mean, time_spread)), slightly towards noise
     time_spread: float = 1.2
     guidance_range: tuple[float, float] = (1.0, 6.0)
 
@@ -71,14 +72,14 @@ class FlowRecipe:
 class Recipe(FlowRecipe):
     """One training from nothing to the shipped files."""
 
-    code_pictures: int = 2048  # to fit the latent code to
+    code_pictures: int = 2048  # number of images to which the latent code is fitted
     flow: Phase = Phase(steps=5300, batch=64, rate=1.5e-3, matrix_rate=4e-3, warm_up=60, cool_down=0.35)
     guidance: Phase = Phase(steps=300, batch=64, rate=8e-4, matrix_rate=1e-3, warm_up=20, cool_down=0.7, average=0.98)
     codec: Phase = Phase(steps=5000, batch=8, rate=2e-3)
 
-    loose_steps: int = 2000  # of `flow`, on scenes that keep their places loosely
-    one_empty: float = 0.05  # how often only CLIP does, and how often only T5
-    two_captions: float = 0.25  # how often the encoders read different captions of the same picture
+    loose_steps: int = 2000  # steps of `flow` on scenes with loose positions
+    one_empty: float = 0.05  # how often only CLIP gets one, and how often only T5
+    two_captions: float = 0.25  # how often the encoders get different captions of the same image
 
 
 def quick() -> Recipe:

@@ -1,7 +1,7 @@
 """Recognises which scene an image shows, by comparing it with the renderings of the drawing program.
 
-No network is used: the background colour is read at the border, the figure's colour where the image differs
-most from the background, and the figure is the rendering that overlaps best, over all figures, sizes and places.
+No network is used: the background colour is read at the border, the figure's colour where the image differs most from
+the background, and the figure is the rendering with the best overlap, over all figures, sizes and positions.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy.typing as npt
 
 from .drawing import BACKGROUNDS, COLOURS, FIGURES, POSITIONS, SIDE, mask
 
-RIM = 4  # pixels at the border that are ground in every scene
+RIM = 4  # pixels at the border that are background in every scene
 SURE = 0.75  # least overlap (Dice) of a figure that counts as recognised
-SEEN = 0.15  # least colour distance from the ground of a figure that counts as there
+SEEN = 0.15  # least colour distance of a figure from the background
 Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What was recognised; None where nothing was. `overlap` is 1 for a perfect rendering."""
+    """The recognised attributes; None for those not recognised. `overlap` is 1 for a perfect rendering."""
 
     figure: str | None
     colour: str | None
@@ -33,13 +33,13 @@ class Seen:
 
 
 def recognise(picture: Array) -> Seen:
-    """Read a picture [SIDE, SIDE, 3] in 0..1."""
+    """Recognise the scene of an image [SIDE, SIDE, 3] in 0..1."""
     rim = np.concatenate([picture[:RIM].reshape(-1, 3), picture[-RIM:].reshape(-1, 3),
                           picture[:, :RIM].reshape(-1, 3), picture[:, -RIM:].reshape(-1, 3)])  # fmt: skip
     ground = np.median(rim, axis=0)
     background = nearest(ground, BACKGROUNDS)
     distance = np.linalg.norm(picture - ground, axis=-1)
-    far = np.sort(distance, axis=None)[-SIDE:].mean()  # the hundred-odd pixels that differ most
+    far = np.sort(distance, axis=None)[-SIDE:].mean()  # the hundred or so pixels that differ most
     if far < SEEN:
         return Seen(None, None, None, background, 0.0)
     colour = np.median(picture[distance > 0.6 * far], axis=0)
@@ -53,7 +53,7 @@ def recognise(picture: Array) -> Seen:
 
 
 def nearest(colour: Array, table: Mapping[str, tuple[int, int, int]]) -> str:
-    """The name of the colour in the table that is closest."""
+    """The name of the nearest colour in the table."""
     return min(table, key=lambda name: float(np.linalg.norm(colour - np.array(table[name]) / 255)))
 
 

@@ -1,6 +1,6 @@
-"""A small text-to-latent system as one module, and the words it reads: what the stages of a flow train.
+"""A small text-to-latent system as one module, and its tokenizers: what the stages of a flow train.
 
-It is put together from the product's own networks and tokenizers, so what is trained is what later runs.
+It consists of the product's own networks and tokenizers, so the trained networks are the ones that run later.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The training loop, the same for every stage: steps, moving average, checkpoints, a progress bar, sample sheets.
 
-A stage gives a loss for a step number; nothing else here depends on what is learned. A run that was stopped goes on
-at its last checkpoint and takes exactly the steps it would have taken.
+A stage gives a loss for a step number; nothing else here depends on what is learned. A stopped run continues from its
+last checkpoint and takes exactly the steps that it would have taken.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LARGEST_GRADIENT = 1.0  # gradients are scaled down to this norm
 
 
 class Stage(Protocol):
-    """One thing to learn."""
+    """One stage of the training."""
 
     @property
     def name(self) -> str: ...
@@ -42,10 +42,10 @@ class Stage(Protocol):
 def train(
     stage: Stage, recipe: FlowRecipe, folder: Path, on_sample: Callable[[int], None] | None = None, quiet: bool = False
 ) -> list[float]:
-    """Train a stage to its end and leave the averaged weights in its module. Returns the losses of the steps taken.
+    """Train a stage to its end and leave the averaged weights in its module. Returns the losses of these steps.
 
-    `folder` keeps the checkpoint `<stage>.pt`. `on_sample(step)` is called now and then with the averaged weights in
-    the module.
+    `folder` keeps the checkpoint `<stage>.pt`. `on_sample(step)` is called regularly with the averaged weights in the
+    module.
     """
     stage.module.train()
     phase, weights = stage.phase, list(stage.module.parameters())
@@ -103,7 +103,9 @@ def _copy_into(weights: Sequence[Tensor], values: list[Tensor]) -> None:
 def _save(
     path: Path, step: int, module: nn.Module, averages: list[Tensor], engines: list[torch.optim.Optimizer]
 ) -> None:
-    """Write the checkpoint beside the old one, then take its place: a stop at any moment leaves one whole file."""
+    """Write the checkpoint under a temporary name, then replace the old one: a stop at any moment leaves one complete
+    file.
+    """
     state = {
         "step": step,
         "module": module.state_dict(),

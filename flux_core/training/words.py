@@ -1,8 +1,8 @@
 """The tiny model's two tokenizers, written in the files the real ones use.
 
-The T5 side is a Unigram `tokenizer.json` that knows whole words: anything else becomes one `<unk>`, so a prompt is
-never long. The CLIP side is `vocab.json` and `merges.txt`, a byte-pair encoding learned from the same words, so
-unknown words are spelled out. Which words there are is the captions' business.
+The T5 side is a Unigram `tokenizer.json` of whole words: any other word becomes one `<unk>`, so a prompt is never long.
+The CLIP side is `vocab.json` and `merges.txt`, a byte-pair encoding learned from the same words, so unknown words are
+spelled out. The words come from captions.py.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _merged(letters: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def _byte_letter(byte: int) -> str:
-    """The printable character that stands for a byte in BPE files: itself, or shifted beyond U+0100 (Radford 2019)."""
+    """The printable character for a byte in BPE files: itself, or shifted beyond U+0100 (Radford 2019)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     if byte in printable:
         return chr(byte)

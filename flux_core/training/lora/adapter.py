@@ -1,9 +1,10 @@
-"""The LoRA that is trained: two thin matrices beside each chosen layer, in float32, and what computes from them.
+"""The LoRA in training: two thin float32 matrices for each chosen layer, and copies with which the model computes.
 
-    y = W x + alpha / rank * B A x      A `down` [rank, in], random; B `up` [out, rank], zero: so it begins as no change
+    y = W x + alpha / rank * B A x      A `down` [rank, in], random; B `up` [out, rank], zero: at first without effect
 
-(Hu et al. 2021.) One pair for each matrix as FLUX.1 stores it, queries, keys and values together: a quarter of the
-products of a pair for each, and it can be cut into them without a rest (files.py). Knows no data and no optimiser.
+(Hu et al. 2021.) There is one pair for each matrix of FLUX.1's files, with queries, keys and values together. This
+takes a quarter of the products that separate pairs take, and a pair can be divided exactly into separate ones
+(lora_file.py). Uses no data and no optimiser.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ LAYERS = {
     SINGLE: ("single_blocks.*.linear?",),
     ALL: ("double_blocks.*", "single_blocks.*"),  # modulation too
 }
-MOST_RANK = 1024  # beyond it the pair is no smaller than what it changes
+MOST_RANK = 1024  # a pair with a larger rank is no smaller than the matrix that it changes
 
 
 def chosen_layers(flux: Flux, layers: str) -> dict[str, tuple[int, int]]:
     """The layers to train and their shapes [out, in], in the model's order.
 
     layers: a name of LAYERS, or a text file with a pattern in each line, such as `single_blocks.7.linear2` or
-    `double_blocks.*.img_attn.*`. Raises InputError if nothing fits.
+    `double_blocks.*.img_attn.*`. Raises InputError if no layer matches.
     """
     patterns = LAYERS.get(layers) or _patterns_in(layers)
     found = {
@@ -64,18 +65,18 @@ def _patterns_in(file: str) -> tuple[str, ...]:
 
 
 def parameter_count(shapes: Iterable[tuple[int, int]], rank: int) -> int:
-    """Numbers in a LoRA of this rank on layers of these shapes."""
+    """The number of values of a LoRA with this rank on layers of these shapes."""
     return sum(rank * (outputs + inputs) for outputs, inputs in shapes)
 
 
 class TrainedLora:
-    """Pairs by layer. `masters` are what is learned (float32); `copies` are what computes, in the model's type."""
+    """Pairs by layer. `masters` are trained (float32); `copies` are used in products, in the model's type."""
 
     def __init__(
         self, shapes: Mapping[str, tuple[int, int]], rank: int, alpha: float, device: torch.device, dtype: torch.dtype,
         seed: int = 0,
     ) -> None:  # fmt: skip
-        """The beginning depends on the seed and on each layer's name, not on which other layers there are."""
+        """The initial values depend on the seed and on each layer's name, not on which other layers there are."""
         self.shapes, self.rank, self.alpha = dict(shapes), rank, alpha
         self.names = [f"{path}.{part}" for path in shapes for part in ("down", "up")]
         self.masters: list[Tensor] = []
@@ -93,7 +94,7 @@ class TrainedLora:
         return self.alpha / self.rank
 
     def beside(self, flux: Flux) -> Flux:
-        """A copy of the model with the LoRA beside its layers, as it is now and will be."""
+        """A copy of the model with the LoRA added to its layers; it follows later changes of the LoRA."""
         parts: dict[str, nn.Module] = {}
         pairs = zip(self.copies[::2], self.copies[1::2], strict=True)
         for path, (down, up) in zip(self.shapes, pairs, strict=True):
@@ -105,25 +106,25 @@ class TrainedLora:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """After the masters have changed."""
+        """Must be called after the masters have changed."""
         for master, copy in zip(self.masters, self.copies, strict=True):
             if copy.data_ptr() != master.data_ptr():
                 copy.copy_(master)
 
     def take_gradients(self, trained: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        """Give the masters the gradients that were found for these copies."""
+        """Set the masters' gradients to those of these copies."""
         by_copy = {id(copy): master for copy, master in zip(self.copies, self.masters, strict=True)}
         for copy, gradient in zip(trained, gradients, strict=True):
             by_copy[id(copy)].grad = gradient.float()
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over masters by their `names`. Raises InputError if they are of another LoRA."""
+        """Set the masters to tensors with their `names`. Raises InputError for tensors of another LoRA."""
         for name, master in zip(self.names, self.masters, strict=True):
             value = tensors.get(name)
             if value is None or value.shape != master.shape:
                 there = "is not in it" if value is None else f"has the shape {list(value.shape)}"
-                raise InputError(f"This LoRA cannot be gone on with: {name}, {list(master.shape)}, {there}.")
+                raise InputError(f"This LoRA cannot be continued: {name}, {list(master.shape)}, {there}.")
             master.copy_(value)
         self.refresh()
 
@@ -132,5 +133,5 @@ class TrainedLora:
 
 
 def _copy(master: Tensor, dtype: torch.dtype) -> Tensor:
-    """In this type; the same memory if it is that of the masters."""
+    """A copy in this type; the same memory if the masters have this type."""
     return master.detach().to(dtype).requires_grad_()

@@ -1,7 +1,7 @@
-"""Which pictures, captions, noise levels and noise a step has: a function of the seed and the step's number alone.
+"""The images, captions, noise levels and noise of each step, as a function of only the seed and the step's number.
 
-So a run that goes on needs no state of a generator, the modulation rows of coming steps can be computed ahead, and the
-order in which things were drawn before does not matter.
+So a continued run needs no state of a generator, the modulation rows of later steps can be computed in advance, and the
+order of earlier draws has no effect.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .settings import LoraSettings
 
 @dataclass(frozen=True)
 class Example:
-    """A picture of the training set: its bucket, and its key in the cache."""
+    """An image of the training set: its bucket, and its key in the cache."""
 
     picture: Picture
     bucket: Bucket
@@ -34,7 +34,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What chance decides of one picture of a batch."""
+    """The random choices for one image of a batch."""
 
     example: int
     caption: str
@@ -49,14 +49,14 @@ class TrainingSet:
         self, settings: LoraSettings, examples: Sequence[Example], pictures: PictureCache, texts: TextCache,
         guidance: bool,
     ) -> None:  # fmt: skip
-        """guidance: whether the model is told one."""
+        """guidance: whether the model has a guidance input."""
         self.settings, self.examples, self.guidance = settings, list(examples), guidance
         self.pictures, self.texts = pictures, texts
         self._epochs: dict[int, list[list[int]]] = {}
         self.steps_an_epoch = len(self._epoch(0))
 
     def drawn(self, number: int) -> list[Drawn]:
-        """Of the batch with this number."""
+        """The random choices for the batch with this number."""
         epoch, place = divmod(number, self.steps_an_epoch)
         rng = rng_of(self.settings.seed, "batch", number)
         found = []
@@ -73,13 +73,13 @@ class TrainingSet:
         return self._made(self.drawn(number), "noise")
 
     def call(self, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the modulation rows of a batch depend on, without its pictures."""
+        """The values on which the modulation rows of a batch depend, without its images."""
         drawn = self.drawn(number)
         pooled = torch.stack([self.texts.pooled(each.caption) for each in drawn])
         return torch.tensor([each.time for each in drawn]), pooled, self._guidance(len(drawn))
 
     def validation(self) -> list[Pictures]:
-        """The fixed triples of picture, noise level and noise, one by one: the levels are spread over the range."""
+        """The fixed triples of image, noise level and noise, one by one: the levels are spread over the range."""
         count = self.settings.validate if self.examples else 0
         found = []
         for number in range(count):
@@ -92,7 +92,7 @@ class TrainingSet:
         return found
 
     def heaviest(self) -> Pictures:
-        """The shapes of the largest batch that can come."""
+        """The shapes of the largest possible batch."""
         bucket = max((example.bucket for example in self.examples), key=lambda bucket: bucket.tokens)
         return shapes(
             self.settings, bucket, self.texts.length, *self._widths(), self._channels(), self.guidance,
@@ -147,7 +147,7 @@ class TrainingSet:
         return shift * time / (1 + (shift - 1) * time)
 
     def _epoch(self, number: int) -> list[list[int]]:
-        """Batches of one epoch: every picture as often as it repeats, those of one batch from one bucket."""
+        """The batches of one epoch: every image as often as its repeats, the images of a batch from one bucket."""
         if number not in self._epochs:
             rng = rng_of(self.settings.seed, "order", number)
             by_bucket: dict[Bucket, list[int]] = {}
@@ -167,7 +167,7 @@ def shapes(
     settings: LoraSettings, bucket: Bucket, text: int, context: int, pooled: int, channels: int, guidance: bool,
     masked: bool = False,
 ) -> Pictures:  # fmt: skip
-    """A batch of these sizes without memory, on the meta device: what a plan is made for."""
+    """A batch of these sizes without memory, on the meta device, for planning."""
     batch, height, width = settings.batch, bucket.height // CELL, bucket.width // CELL
     with torch.device("meta"):
         x, target = torch.empty(batch, channels, height, width), torch.empty(batch, channels, height, width)
@@ -185,7 +185,7 @@ def shapes(
 
 
 def rng_of(seed: int, purpose: str, *number: int) -> np.random.Generator:
-    """Random numbers that belong to one thing of one step."""
+    """The random generator for one purpose within one step."""
     return np.random.default_rng([seed, *purpose.encode(), *number])
 
 
@@ -198,5 +198,5 @@ def _sigmoid(value: float) -> float:
 
 
 def _normal_quantile(share: float) -> float:
-    """The value below which this share of standard normal numbers lies."""
+    """The value below which this share of a standard normal distribution lies."""
     return math.sqrt(2) * float(torch.erfinv(torch.tensor(2 * share - 1, dtype=torch.float64)))

@@ -1,7 +1,6 @@
-"""Sizes that pictures are trained at: all of about one area, in the shapes that pictures have.
+"""The image sizes for training: all of about the same area, in the usual shapes of images.
 
-A picture is scaled until it covers the bucket whose shape is nearest to its own, and the middle of it is cut out.
-Knows sizes only.
+An image is scaled until it covers the bucket with the nearest shape, and cropped to its centre. Depends on sizes only.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from dataclasses import dataclass
 
 from ...errors import InputError
 
-STEP = 64  # pixels: sides are multiples of it, of 16 (one token) for sizes below 256
-WIDEST = 2.0  # width by height, at most
+STEP = 64  # pixels: sides are multiples of this, or of 16 (one token) for sizes below 256
+WIDEST = 2.0  # width divided by height, at most
 
 
 @dataclass(frozen=True, order=True)
 class Bucket:
-    """In pixels."""
+    """A size in pixels."""
 
     width: int
     height: int
@@ -28,7 +27,7 @@ class Bucket:
 
 
 def buckets(size: int) -> list[Bucket]:
-    """Those with about the area of a square of `size` pixels; the square is among them. Raises InputError."""
+    """The buckets with about the area of a square of `size` pixels, including the square. Raises InputError."""
     step = STEP if size >= 256 else 16
     if size % step or size < 2 * 16:
         raise InputError(f"--size is a multiple of {step} from {max(32, step)} on, not {size}.")
@@ -43,6 +42,6 @@ def buckets(size: int) -> list[Bucket]:
 
 
 def bucket_for(width: int, height: int, among: list[Bucket]) -> Bucket:
-    """The one whose shape is nearest."""
+    """The bucket with the nearest shape."""
     shape = math.log(width / height)
     return min(among, key=lambda bucket: (abs(math.log(bucket.width / bucket.height) - shape), bucket))

@@ -1,8 +1,8 @@
-"""Latents and text embeddings, computed once and kept on disk by what they were made of.
+"""Latents and text embeddings, computed once and stored on disk under a digest of their inputs.
 
-So encoders are gone while the transformer trains, a run that goes on encodes nothing, and a changed picture or caption
-is a new entry. The key is a digest of content: bytes of the picture, size, the encoder's file, number type. Entries may
-be deleted at any time. Knows no training.
+So no encoder is in memory while the transformer is trained, a continued run encodes nothing, and a changed image or
+caption is a new entry. The key is a digest of the content: bytes of the image, size, the encoder's file, number type.
+Entries may be deleted at any time. Independent of training.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from ...runtime.handles import Autoencoder, TextEncoders
 from .buckets import Bucket
 from .folder import Picture
 
-SAMPLED = 16  # places of a weight file that its digest looks at, beside its header
+SAMPLED = 16  # number of positions in a weight file that its digest reads besides its header
 SAMPLE = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A picture in the transformer's scale [C, h, w], and what of it counts [1, h, w] (None: all)."""
+    """An image in the transformer's scale [C, h, w], and the weight of each cell [1, h, w] (None: 1 everywhere)."""
 
     latent: Tensor
     weights: Tensor | None
@@ -48,12 +48,12 @@ class Cache:
         self.folder = folder
 
     def get(self, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The entry, made if it is not there or cannot be read."""
+        """The entry, created if it does not exist or cannot be read."""
         path = self.folder / f"{key}.safetensors"
         if path.is_file():
             try:
                 return read_tensors(path)
-            except (FileFormatError, MissingFileError):  # damaged, or deleted since
+            except (FileFormatError, MissingFileError):  # damaged, or deleted in the meantime
                 pass
         made = {name: tensor.contiguous() for name, tensor in make().items()}
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ class Cache:
 
 
 def digest(*parts: object) -> str:
-    """Names content; bytes count as they are, everything else as JSON."""
+    """A digest of content; bytes are used directly, everything else as JSON."""
     total = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode()
@@ -74,7 +74,7 @@ def digest(*parts: object) -> str:
 
 
 def digest_of_weights(tensors: dict[str, Stored]) -> str:
-    """Names the content of weights by names, shapes, formats and some of their bytes, without reading all of them."""
+    """A digest of weights from names, shapes, formats and some of their bytes, without reading all of them."""
     header = sorted((name, stored.format, stored.shape) for name, stored in tensors.items())
     names = [name for name, _, _ in header]
     parts: list[bytes] = []
@@ -89,7 +89,7 @@ def digest_of_weights(tensors: dict[str, Stored]) -> str:
 
 
 class PictureCache:
-    """Latents of pictures by the autoencoder's mean."""
+    """Latents of images: the mean of the autoencoder's distribution."""
 
     def __init__(self, cache: Cache, autoencoder: Autoencoder, seen: str) -> None:
         """seen: the digest of the autoencoder's weights."""
@@ -116,7 +116,7 @@ class PictureCache:
 
 
 def _fitted(image: Tensor, bucket: Bucket, method: str = "lanczos") -> Tensor:
-    """[1, H, W, C] scaled until it covers the bucket, and the middle of it."""
+    """[1, H, W, C] scaled until it covers the bucket, and cropped to its centre."""
     _, height, width, _ = image.shape
     scale = max(bucket.width / width, bucket.height / height)
     size = max(bucket.width, round(width * scale)), max(bucket.height, round(height * scale))
@@ -126,12 +126,12 @@ def _fitted(image: Tensor, bucket: Bucket, method: str = "lanczos") -> Tensor:
 
 
 class TextCache:
-    """Embeddings of captions, all of one length, so that any of them can be in one batch."""
+    """Embeddings of captions, all of the same length, so that all of them can be in one batch."""
 
     def __init__(
         self, cache: Cache, text: TextEncoders, seen: str, captions: Sequence[str], dtype: torch.dtype
     ) -> None:
-        """dtype: what the tokens are kept in. seen: the digest of the encoders' weights."""
+        """dtype: the type in which the tokens are stored. seen: the digest of the encoders' weights."""
         rows = [tokenize_t5(text, caption) for caption in dict.fromkeys(captions)]
         self.length = max(len(row.tokens) for row in rows)
         self.cache, self.seen, self.dtype = cache, seen, dtype
@@ -148,7 +148,7 @@ class TextCache:
         return entry["context"], entry["pooled"]
 
     def pooled(self, caption: str) -> Tensor:
-        """The pooled vector alone, kept in memory."""
+        """Only the pooled vector, which is kept in memory."""
         return self._pooled[caption] if caption in self._pooled else self.get(caption)[1]
 
     def _make(self, caption: str) -> dict[str, Tensor]:

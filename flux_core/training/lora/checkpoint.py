@@ -1,10 +1,11 @@
-"""Checkpoints of a training: two generations, each whole or not there, so that a kill at any moment loses no more than
-the steps since the last.
+"""Checkpoints of a training: two generations, each written completely or not at all, so that a kill at any moment loses
+only the steps since the last one.
 
     state/step-000250/   lora.safetensors (float32), moments.safetensors (float32), state.json (written last)
     state/step-000500/
 
-A generation is written beside the others, flushed, and gets its name when it is whole. The older ones go after that.
+A generation is written under a temporary name, flushed, and renamed when it is complete. Older ones are deleted
+afterwards.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ LORA, MOMENTS, STATE = "lora.safetensors", "moments.safetensors", "state.json"
 
 @dataclass(frozen=True)
 class Saved:
-    """What a run goes on with. step: how many are done. facts: what the next run must agree with."""
+    """The state from which a run continues. step: how many are done. facts: values that must be the same in the next
+    run.
+    """
 
     step: int
     lora: Mapping[str, Tensor]
@@ -42,13 +45,13 @@ class Saved:
 
 
 class Checkpoints:
-    """Those of one training."""
+    """The checkpoints of one training."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, saved: Saved) -> None:
-        """Raises SluiceError if the disk refuses; the checkpoints that are there stay."""
+        """Raises SluiceError if the disk cannot be written; existing checkpoints are kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._clear()
         fresh = self.folder / f"{TEMPORARY_PREFIX}step-{saved.step:06}"
@@ -78,7 +81,7 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def newest(self) -> Saved | None:
-        """The last one that is whole; None if there is none."""
+        """The last complete checkpoint; None if there is none."""
         for folder in reversed(self.generations()):
             with suppress(OSError, ValueError, KeyError):
                 state = json.loads((folder / STATE).read_text("utf-8"))
@@ -89,20 +92,20 @@ class Checkpoints:
         return None
 
     def generations(self) -> list[Path]:
-        """From the oldest to the newest."""
+        """All complete checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
         return sorted(path for path in self.folder.iterdir() if path.name.startswith("step-"))
 
     def _clear(self) -> None:
-        """What a kill has left half written."""
+        """Remove the incomplete files of a killed run."""
         for path in self.folder.iterdir():
             if path.name.startswith(TEMPORARY_PREFIX):
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:
-    """Names of files are on disk only when their folder is."""
+    """File names are on disk only after their folder has been flushed."""
     if WINDOWS:
         return
     descriptor = os.open(folder, os.O_RDONLY)

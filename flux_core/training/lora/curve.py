@@ -1,7 +1,7 @@
-"""What one looks at while a LoRA trains: the losses in a table, and drawn.
+"""The losses of a LoRA training, as tables and drawings.
 
-The loss of single steps says little, because it depends on the noise level t: so there are averages in four bands of t,
-and the loss of a fixed validation set, which falls and later rises.
+The loss of a single step says little, because it depends on the noise level t. So there are averages for four ranges of
+t, and the loss of a fixed validation set, which first falls and later rises.
 
     loss.csv         step, t, loss, rate, seconds, norm        one row for each image of a step
     validation.csv   step, loss
@@ -20,7 +20,7 @@ from ...io.saving import write_whole
 
 BANDS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.01))
 COLOURS = ("#4e79a7", "#59a14f", "#f28e2b", "#e15759", "#222222")
-MEMORY = 0.95  # of the moving average that is drawn
+MEMORY = 0.95  # weight of the drawn moving average
 WIDTH, HEIGHT, MARGIN = 760, 400, 46
 
 
@@ -44,7 +44,7 @@ class Curve:
     """The losses of one training, kept in its folder."""
 
     def __init__(self, folder: Path, until: int) -> None:
-        """until: the step a run goes on at; rows beyond it are of steps that are taken again."""
+        """until: the step at which a run continues; later rows are removed because those steps are repeated."""
         self.folder = folder
         self.rows = [row for row in _rows(folder / "loss.csv") if row.step <= until]
         self.validation = [(s, v) for s, v in _validation(folder / "validation.csv") if s <= until]
@@ -56,7 +56,7 @@ class Curve:
         self.validation = [(s, v) for s, v in self.validation if s != step] + [(step, loss)]
 
     def save(self) -> None:
-        """Tables and drawings."""
+        """Write the tables and drawings."""
         rows = ((r.step, f"{r.t:.5f}", f"{r.loss:.6f}", f"{r.rate:.3g}", f"{r.seconds:.3f}", f"{r.norm:.5f}")
                 for r in self.rows)  # fmt: skip
         write_whole(self.folder / "loss.csv", _csv(FIELDS, rows))
@@ -68,7 +68,7 @@ class Curve:
         write_whole(self.folder / "loss.png", png(lines, "steps", "loss"))
 
     def lines(self) -> dict[str, Points]:
-        """What is drawn, by its legend."""
+        """The drawn lines, by their legend."""
         found: dict[str, Points] = {}
         for low, high in BANDS:
             points = smoothed([(row.step, row.loss) for row in self.rows if low <= row.t < high])
@@ -108,7 +108,7 @@ def svg(lines: dict[str, Points], across: str, up: str) -> str:
 
 
 def png(lines: dict[str, Points], across: str, up: str) -> bytes:
-    """The same as a PNG."""
+    """The same chart as a PNG."""
     from PIL import Image, ImageDraw
 
     frame, image = _Frame(lines), Image.new("RGB", (WIDTH, HEIGHT), "white")
@@ -146,7 +146,7 @@ class _Frame:
         return across, HEIGHT - MARGIN + 10 - (y - self.low) / (self.high - self.low) * (HEIGHT - MARGIN - 14)
 
     def ticks(self) -> Iterator[tuple[tuple[float, float, float, float], tuple[float, float], str, str]]:
-        """Lines, where their labels stand, the labels and how they are aligned."""
+        """Grid lines, positions of their labels, the labels and their alignment."""
         for part in range(5):
             value = self.low + (self.high - self.low) * part / 4
             _, y = self.place((0, value))

@@ -1,12 +1,13 @@
-"""A folder of pictures and captions, as people have them.
+"""Reads a folder of images and captions in the usual layouts.
 
-    cat.png, cat.txt          every line of the text is a caption; `{red|blue} cat` stands for two (also cat.caption)
+    cat.png, cat.txt          every line of the text is a caption; `{red|blue} cat` gives two (also cat.caption)
     cat.json                  {"caption": ..., "caption_short": ...}
     metadata.jsonl            {"file_name": "cat.png", "text": ...} in each line; text may be a list
-    10_name/                  its pictures count ten times, and "name" is their caption where there is none
-    masks/cat.png             what is to be learned of cat.png (white) and what not (black); also cat-masklabel.png
+    10_name/                  its images count ten times, and "name" is the caption of those without one
+    masks/cat.png             white where cat.png is learned, black where not; also cat-masklabel.png
 
-A trigger word is put before captions that lack it, and in place of `[trigger]`. Reads names and texts, no pixels.
+A trigger word is put before captions that do not contain it, and replaces `[trigger]`. Reads names and texts, no
+pixels.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from ...errors import FileFormatError, InputError, MissingFileError
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".tif", ".tiff")
 TEXTS = (".txt", ".caption")
 MASKS, MASK_LABEL = "masks", "-masklabel"
-MOST_VARIANTS = 16  # of one caption with alternatives
+MOST_VARIANTS = 16  # captions of one line with alternatives
 _REPEATS = re.compile(r"(\d+)_(.*)")
 _CHOICE = re.compile(r"\{([^{}|]*(?:\|[^{}|]*)+)\}")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of the folder. captions: its variants, at least one."""
+    """One image of the folder. captions: its variants, at least one."""
 
     path: Path
     captions: tuple[str, ...]
@@ -40,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """pictures: in the order of their paths. without_caption: how many have none of their own."""
+    """pictures: in the order of their paths. without_caption: the number of images without their own caption."""
 
     path: Path
     pictures: tuple[Picture, ...]
@@ -48,13 +49,14 @@ class TrainingFolder:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """Each once."""
+        """Each caption once."""
         return tuple(dict.fromkeys(caption for picture in self.pictures for caption in picture.captions))
 
 
 def read_folder(path: Path, trigger: str = "", repeats: int = 1) -> TrainingFolder:
-    """Raises MissingFileError if there is no folder, InputError if there are no pictures, or no captions and no
-    trigger, FileFormatError for a table of captions that cannot be read."""
+    """Raises MissingFileError if the folder does not exist, InputError if there are no images, or neither captions nor
+    a trigger, FileFormatError for a table of captions that cannot be read.
+    """
     if not path.is_dir():
         raise MissingFileError(f"There is no folder {path}. Give a folder of pictures, each with a .txt beside it.")
     files = sorted(_pictures_below(path))
@@ -81,7 +83,7 @@ def read_folder(path: Path, trigger: str = "", repeats: int = 1) -> TrainingFold
 
 
 def variants(text: str) -> list[str]:
-    """The captions that a line stands for: `a {red|blue} cat` -> two. At most MOST_VARIANTS."""
+    """The captions of a line with alternatives: `a {red|blue} cat` -> two. At most MOST_VARIANTS."""
     found = [text]
     while any(_CHOICE.search(each) for each in found):
         spread: list[str] = []
@@ -96,7 +98,9 @@ def variants(text: str) -> list[str]:
 
 
 def _pictures_below(path: Path) -> Iterator[Path]:
-    """Files that may be pictures; folders with a leading dot or underscore, and those of masks, are left out."""
+    """Files that may be images; folders whose names begin with a dot or underscore, and those of masks, are left
+    out.
+    """
     for entry in sorted(path.iterdir()):
         if entry.name.startswith((".", "_")):
             continue
@@ -108,7 +112,7 @@ def _pictures_below(path: Path) -> Iterator[Path]:
 
 
 def _told_of(file: Path, root: Path, tables: dict[Path, dict[str, list[str]]]) -> list[str]:
-    """The captions of a picture, from the first place that has any."""
+    """The captions of an image, from the first source that has any."""
     for suffix in TEXTS:
         beside = file.with_suffix(suffix)
         if beside.is_file():
@@ -152,7 +156,7 @@ def _captions_in(entry: Any, where: Path) -> list[str]:
 
 
 def _counted(file: Path, root: Path) -> tuple[int, str]:
-    """How often a picture counts, and the caption it has by its folder."""
+    """How many times an image counts, and its caption according to its folder."""
     for folder in (file.parent, *file.parent.parents):
         match = _REPEATS.fullmatch(folder.name)
         if match:
@@ -182,7 +186,7 @@ def _text(file: Path) -> str:
     try:
         return file.read_text("utf-8-sig")
     except UnicodeDecodeError:
-        return file.read_text("cp1252", errors="replace")  # what Windows editors wrote before
+        return file.read_text("cp1252", errors="replace")  # what Windows editors used to write
     except OSError as error:
         raise FileFormatError(f"{file} cannot be read: {error.strerror}.") from error
 
@@ -195,7 +199,9 @@ def _json(text: str, where: Path | str) -> Any:
 
 
 def tag_frequency(pictures: Sequence[Picture], trigger: str) -> dict[str, int]:
-    """How often each part of a caption between commas occurs, the trigger first: what programs show of a LoRA."""
+    """How often each comma-separated part of a caption occurs, the trigger first: other programs show this for a
+    LoRA.
+    """
     counts: dict[str, int] = {trigger: sum(p.repeats for p in pictures)} if trigger else {}
     for picture in pictures:
         for caption in picture.captions:

@@ -1,10 +1,11 @@
-"""Where the inputs of the blocks wait between the forward and the backward half of a training step.
+"""Where the inputs of the blocks are stored between the forward and the backward half of a training step.
 
-    OnDevice  they stay where they are            57 x N x D numbers of FLUX.1: 0.5 GiB at 512x512, 1.5 GiB at 1024x1024
-    InRam     copied to RAM (pinned beside a GPU) and back
+    OnDevice  they stay on the device             57 x N x D numbers of FLUX.1: 0.5 GiB at 512x512, 1.5 GiB at 1024x1024
+    InRam     copied to RAM (pinned with a GPU) and back
     OnDisk    written to one unnamed file and read back
 
-The plan chooses (plans.py). Memory in RAM and the file are kept from step to step. Knows no model.
+The plan chooses (plan_of in training.py). Memory in RAM and the file are reused from step to step. Independent of
+models.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DEVICE, RAM, DISK = "device", "ram", "disk"  # the names of the places, as plans and settings write them
+DEVICE, RAM, DISK = "device", "ram", "disk"  # the names of the places in plans and settings
 
 
 class Kept(Protocol):
-    """Keeps one tensor for each number."""
+    """Stores one tensor for each number."""
 
     def put(self, number: int, tensor: Tensor) -> None: ...
     def get(self, number: int) -> Tensor:
-        """What was put there last, on its device again. May be asked for more than once."""
+        """The tensor last stored under this number, on its device. May be called more than once."""
         ...
 
     def drop(self, number: int) -> None:
-        """It is not needed any more in this step."""
+        """The tensor is no longer needed in this step."""
         ...
 
 
@@ -48,7 +49,7 @@ class OnDevice:
 
 
 class Elsewhere:
-    """On the meta device: takes no memory of the device between the two halves."""
+    """On the meta device: stands for storage outside the device, which takes no device memory."""
 
     def __init__(self) -> None:
         self._shapes: dict[int, tuple[tuple[int, ...], torch.dtype]] = {}
@@ -65,7 +66,7 @@ class Elsewhere:
 
 
 class InRam:
-    """Copies are queued on the stream that computes, so they need no events: whatever is queued later comes after."""
+    """Copies are queued on the compute stream, so no events are needed: later commands run after them."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -92,10 +93,10 @@ class InRam:
 
 class OnDisk:
     def __init__(self, device: torch.device, folder: Path) -> None:
-        """folder: on the disk that is meant. Raises OSError if it cannot be written to."""
+        """folder: on the disk to use. Raises OSError if it cannot be written."""
         self.device = device
-        self._file = tempfile.TemporaryFile(dir=folder)  # has no name: it is gone when the process is
-        self._places: dict[int, tuple[int, int]] = {}  # offset and room of each number
+        self._file = tempfile.TemporaryFile(dir=folder)  # the file has no name, so it is deleted when the process ends
+        self._places: dict[int, tuple[int, int]] = {}  # offset and size of each number's place
         self._shapes: dict[int, tuple[tuple[int, ...], torch.dtype]] = {}
         self._end = 0
 
@@ -121,7 +122,7 @@ class OnDisk:
 
 
 def kept(place: str, device: torch.device, folder: Path) -> Kept:
-    """The keeper of this name: DEVICE, RAM or DISK. folder: where a file may be made."""
+    """The storage for one of DEVICE, RAM or DISK. folder: where a file may be created."""
     if place == RAM:
         return InRam(device)
     return OnDisk(device, folder) if place == DISK else OnDevice()

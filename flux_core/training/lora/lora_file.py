@@ -1,10 +1,11 @@
-"""The LoRA as a file that other programs read.
+"""Writes the LoRA as a file that other programs read.
 
     kohya   lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight, .lora_up.weight, .alpha
     peft    transformer.transformer_blocks.0.attn.to_q.lora_A.weight, .lora_B.weight; alpha is in B
 
-Kohya's names are read by ComfyUI, Forge, diffusers and nunchaku alike, and keep fused matrices whole. PEFT's are those
-of diffusers: a pair for a fused matrix becomes one for each part, with the same A and its rows of B, which is exact.
+Kohya's names are supported by ComfyUI, Forge, diffusers and nunchaku, and keep fused matrices whole. PEFT's are those
+of diffusers: the pair of a fused matrix becomes one pair for each part, with the same A and its rows of B, which is
+exact.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def write_lora(
     path: Path, masters: Mapping[str, Tensor], settings: LoraSettings, shapes: Mapping[str, tuple[int, ...]],
     metadata: Mapping[str, str], keys: str | None = None,
 ) -> None:  # fmt: skip
-    """Write it in bfloat16, whole or not at all."""
+    """Write the file in bfloat16, completely or not at all."""
     tensors = lora_tensors(masters, settings.scale_alpha, keys or settings.keys, shapes, torch.bfloat16)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, safetensors(tensors, metadata))
@@ -64,9 +65,10 @@ def write_lora(
 def metadata_of(
     settings: LoraSettings, folder: TrainingFolder, model: str, guidance: bool, buckets: Mapping[str, int], step: int
 ) -> dict[str, str]:
-    """What other programs show of a LoRA. It holds no times: the same training gives the same bytes.
+    """The metadata that other programs show for a LoRA. It contains no times: the same training gives the same bytes.
 
-    model: the file's name; guidance: whether it is dev or one of its kind; buckets: pictures by size, "512x512".
+    model: the file's name; guidance: whether the model has a guidance input like dev; buckets: images by size,
+    "512x512".
     """
     kind = "flux-1-dev" if guidance else "flux-1-schnell"
     values: dict[str, Any] = {

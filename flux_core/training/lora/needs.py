@@ -1,6 +1,7 @@
-"""What a training step of a transformer needs and does at one size, observed on the meta device: no file, no weights.
+"""The memory and work of a transformer's training step at one size, observed on the meta device without file and
+weights.
 
-The same walk that trains is run there, and the same planner makes the plan: its schedule visits every weight twice.
+The same code that trains is run there, and the same planner makes the plan: its schedule visits every weight twice.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from .settings import LoraSettings
 
 @dataclass(frozen=True)
 class TrainingNeeds:
-    """needs: with the uses and the peak of a whole step. Bytes of block inputs, and numbers of the LoRA."""
+    """needs: with the uses and the peak of a whole step. Also the bytes of block inputs, and the number of values of
+    the LoRA.
+    """
 
     needs: FluxNeeds
     kept_bytes: int
@@ -32,7 +35,7 @@ class TrainingNeeds:
 
 
 def training_needs(config: FluxConfig, job: Job, settings: LoraSettings, place: str) -> TrainingNeeds:
-    """place: where block inputs wait (kept.py). Raises InputError for layers that the model does not have."""
+    """place: where block inputs are stored (kept.py). Raises InputError for layers that the model does not have."""
     return _observed(config, job, settings, DEVICE if place == DEVICE else RAM)
 
 

@@ -1,4 +1,4 @@
-"""A LoRA training as a node: a job in the queue like any other, with progress, memory panel and cancel."""
+"""The training of a LoRA as a node: a job in the queue with progress, memory panel and cancel."""
 
 from __future__ import annotations
 
@@ -72,9 +72,11 @@ class TrainLora(HostedNode):
         places = [place for place in self.host.directories("loras") if not place.is_relative_to(TINY_MODELS)]
         if not places:
             raise InputError("There is no folder for LoRAs. Start the program with --models, or make models/loras.")
-        source = confined(self.host.input, folder)  # whoever may queue a job may not read any folder of the machine
+        source = confined(
+            self.host.input, folder
+        )  # a user who may queue jobs must not be able to read any folder of the machine
         with torch.inference_mode(False), torch.enable_grad():
-            model.weights.unload()  # what was loaded for images cannot be gone backwards through
+            model.weights.unload()  # tensors of models loaded for inference support no backward pass
             training = LoraTraining(
                 settings, Parts(model, clip, vae), source, confined(places[0], name), _Progress(self.host)
             )
@@ -84,7 +86,7 @@ class TrainLora(HostedNode):
 
 
 class _Progress:
-    """Tells the host of every step, and asks it whether to stop."""
+    """Reports every step to the host, and stops if the job was cancelled."""
 
     def __init__(self, host: Any) -> None:
         self.host, self.total, self.done = host, 1, 0
@@ -98,4 +100,4 @@ class _Progress:
         self.host.step(self.done, self.total)
 
     def note(self, text: str) -> None:
-        """Only the command line has a place for it."""
+        """Only the command line shows notes."""

@@ -1,7 +1,7 @@
 """AdamW (Loshchilov & Hutter 2019) for the masters of a LoRA, its rate at each step, and its state as tensors.
 
-With moments in 8 bits if a library that has them is installed (bitsandbytes). Tensors are updated one by one, so that
-no more than one is in memory twice. Knows no model.
+The moments have 8 bits if requested and a library for it is installed (bitsandbytes). Tensors are updated one by one,
+so that at most one is in memory twice. Independent of models.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BETAS = (0.9, 0.999)
 
 
 def optimiser_for(settings: LoraSettings, masters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """Raises InputError if 8-bit moments are wanted and no library has them."""
+    """Raises InputError if 8-bit moments are requested and no library has them."""
     options: dict[str, Any] = {"lr": settings.rate, "betas": BETAS, "weight_decay": settings.weight_decay}
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(list(masters), foreach=False, **options)
@@ -44,7 +44,7 @@ def rate_at(settings: LoraSettings, step: int) -> float:
 
 
 def update(optimiser: torch.optim.Optimizer, masters: Sequence[Tensor], rate: float, clip: float) -> float:
-    """One step with the gradients that the masters have. Returns their norm before it was clipped."""
+    """One step with the masters' gradients. Returns the norm of the gradients before clipping."""
     for group in optimiser.param_groups:
         group["lr"] = rate
     norm = float(torch.nn.utils.clip_grad_norm_(list(masters), clip if clip > 0 else float("inf"), foreach=False))
@@ -55,7 +55,7 @@ def update(optimiser: torch.optim.Optimizer, masters: Sequence[Tensor], rate: fl
 
 
 def state_of(optimiser: torch.optim.Optimizer, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Its state: tensors by name of what they belong to, and other values."""
+    """Its state: tensors by the name of their parameter, and other values."""
     tensors: dict[str, Tensor] = {}
     others: dict[str, Any] = {}
     for index, state in optimiser.state_dict()["state"].items():
@@ -71,7 +71,7 @@ def state_of(optimiser: torch.optim.Optimizer, names: Sequence[str]) -> tuple[di
 def load_state(
     optimiser: torch.optim.Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor], others: Mapping[str, Any]
 ) -> None:
-    """Take over what `state_of` gave."""
+    """Restore the result of `state_of`."""
     state: dict[int, dict[str, Any]] = {}
     for index, name in enumerate(names):
         prefix = f"{name}/"

@@ -1,8 +1,8 @@
-"""A transformer made ready for training steps: loaded whole, or streamed under a budget by the walk's own schedule.
+"""Prepares a transformer for training steps: loaded whole, or streamed under a budget in the training's own schedule.
 
-Under a budget the step is observed on the meta device beforehand, as a sampling run is, and the same planner, ring and
-executor serve it: the schedule only visits weights twice. Modulation rows come out of the same table: which batches are
-coming is known, so one pass over the adaLN matrices serves many steps. Knows no data set and no optimiser.
+Under a budget the step is first observed on the meta device, like a sampling run, and uses the same planner, ring and
+executor: the schedule only visits weights twice. Modulation rows come from the same table: the next batches are known,
+so one pass over the adaLN matrices serves many steps. Uses no data set and no optimiser.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .walk import Attempt, Batch, Gradients, Loss, Walk, at_once, squared
 
 @dataclass(frozen=True)
 class Pictures:
-    """Noisy pictures of one step.
+    """The noisy images of one step.
 
     x          [B, C, h, w] noisy scaled latents, float32 on the CPU as all of this
     timesteps  [B]
@@ -56,11 +56,11 @@ class Pictures:
 
     @property
     def call(self) -> Call:
-        """What their modulation rows depend on."""
+        """The values on which their modulation rows depend."""
         return self.timesteps, self.pooled, self.guidance
 
 
-Upcoming = Callable[[], Sequence[Call]]  # those of this step and of steps to come
+Upcoming = Callable[[], Sequence[Call]]  # those of this step and of later steps
 
 
 def none_upcoming() -> Sequence[Call]:
@@ -68,7 +68,7 @@ def none_upcoming() -> Sequence[Call]:
 
 
 class Ready:
-    """Steps of one model with one LoRA."""
+    """Training steps of one model with one LoRA."""
 
     def __init__(self, bare: Flux, lora: TrainedLora, model: FluxModel, keeper: Kept, loss: Loss) -> None:
         self.bare, self.lora, self.device, self.dtype = bare, lora, model.device, model.dtype
@@ -76,12 +76,12 @@ class Ready:
         self._modulated = any("mod" in path for path in lora.shapes)
 
     def step(self, pictures: Pictures, upcoming: Upcoming = none_upcoming) -> Gradients:
-        """Losses and gradients of the LoRA's copies, in the order of `walk.trained`."""
+        """Losses, and gradients of the LoRA's copies in the order of `walk.trained`."""
         batch = self._batch(pictures, upcoming)
         return self._run(lambda attempt: self.walk(batch, attempt))
 
     def losses(self, pictures: Pictures, upcoming: Upcoming = none_upcoming) -> Tensor:
-        """The loss of each picture [B], without gradients."""
+        """The loss of each image [B], without gradients."""
         batch = self._batch(pictures, upcoming)
         return self._run(lambda attempt: Gradients(self.walk.losses(batch, attempt), ())).losses
 
@@ -106,13 +106,13 @@ class Ready:
 
 
 class ReadyStreamed(Ready):
-    """Under a budget: every block may be run again, the plan follows the budget between steps."""
+    """Training steps under a budget: every block may be run again, the plan follows the budget between steps."""
 
     def __init__(
         self, managed: ManagedFlux, lora: TrainedLora, model: FluxModel, keeper: Kept, loss: Loss,
         running: RunningModel, tokens: int,
     ) -> None:  # fmt: skip
-        """tokens: of the largest batch that will come, which is what the plan was made for."""
+        """tokens: of the largest batch, for which the plan was made."""
         super().__init__(managed.module, lora, model, keeper, loss)
         self.running, self.tokens = running, tokens
         self._rows_of = RunRows(managed.rows, managed.module, ())
@@ -145,9 +145,9 @@ class ReadyStreamed(Ready):
 def ready(
     model: FluxModel, lora: TrainedLora, heaviest: Pictures, place: str, folder: Path, loss: Loss = squared
 ) -> Iterator[Ready]:
-    """The model with the LoRA, ready for steps with pictures up to the size of `heaviest`.
+    """The model with the LoRA, ready for steps with images up to the size of `heaviest`.
 
-    place: where block inputs wait (kept.py); folder: for those on disk. Raises BudgetTooSmall.
+    place: where block inputs are stored (kept.py); folder: for those on disk. Raises BudgetTooSmall.
     """
     keeper = kept(place, model.device, folder)
     managed = _managed(model)
@@ -161,10 +161,10 @@ def ready(
 
 @dataclass(frozen=True)
 class Foreseen:
-    """What a step will need, before a byte of it has moved."""
+    """The needs of a step, before any data is moved."""
 
     plan: Plan
-    place: str  # where block inputs wait
+    place: str  # where block inputs are stored
     kept_bytes: int  # of block inputs
 
 
@@ -173,8 +173,8 @@ def foreseen(
 ) -> Foreseen | None:
     """The fastest plan within the budget, over the places for block inputs; None for a model that is loaded whole.
 
-    lora: may be on the meta device. beside: bytes that will be on the device and are not yet. Raises BudgetTooSmall if
-    there is no plan.
+    lora: may be on the meta device. beside: bytes that will also be on the device but are not yet. Raises
+    BudgetTooSmall if there is no plan.
     """
     managed = _managed(model)
     if managed is None:
@@ -199,14 +199,14 @@ def foreseen(
 
 
 def kept_bytes(flux: Flux, lora: TrainedLora, heaviest: Pictures, dtype: torch.dtype) -> int:
-    """Bytes of the block inputs that wait between the two halves of a step."""
+    """Bytes of the block inputs that are stored between the two halves of a step."""
     first = Walk(lora.beside(flux)).first
     blocks = flux.config.depth + flux.config.depth_single - first
     return blocks * _tokens(heaviest) * flux.config.hidden * dtype.itemsize
 
 
 def observe_walk(flux: Flux, heaviest: Pictures, place: str, dtype: torch.dtype, loss: Loss = squared) -> DryRun:
-    """One training step of a model whose branches are trained, on the meta device."""
+    """One training step of a model with trainable branches, on the meta device."""
     sample = map_tensors(heaviest, shape_of)
     vector = torch.empty(sample.x.shape[0], flux.config.hidden, dtype=dtype, device=META)
     inputs = DenoiserInputs(
@@ -224,7 +224,12 @@ def _observed(
     managed: ManagedFlux, lora: TrainedLora, heaviest: Pictures, place: str, loss: Loss
 ) -> tuple[DryRun, Hashable]:
     module = lora.beside(managed.module)
-    key = "walk", shapes_of(heaviest), branch_shapes(module), place == DEVICE  # elsewhere is elsewhere
+    key = (
+        "walk",
+        shapes_of(heaviest),
+        branch_shapes(module),
+        place == DEVICE,
+    )  # all places outside the device are equal here
     return managed.observed(key, lambda: observe_walk(module, heaviest, place, managed.dtype, loss)), key
 
 

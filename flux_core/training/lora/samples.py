@@ -1,7 +1,7 @@
-"""Sample pictures while a LoRA trains: each is a workflow picture with the LoRA file of its step.
+"""Sample images during a LoRA training: each contains its workflow with the LoRA file of its step.
 
-They are made by the program's own nodes, so a picture dropped into the editor, or given to `sluice run`, is made again
-as it is. One row of the sheet is one step, one column a prompt; seeds are the same in every row.
+They are made by the program's own nodes, so that an image dropped into the editor, or given to `sluice run`, can be
+made again. Each row of the sheet is one step, each column a prompt; seeds are the same in every row.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from ...io.saving import write_whole
 from .settings import LoraSettings
 
 LABEL = 18  # pixels above a row of the sheet
-LARGEST = 320  # pixels of a picture's longer side on the sheet
+LARGEST = 320  # pixels of an image's longer side on the sheet
 MOST_ROWS = 40
 
 
 @dataclass(frozen=True)
 class ModelNames:
-    """Files as loaders name them. checkpoint: `model` is an all-in-one file, and the others are in it."""
+    """File names for loaders. checkpoint: `model` is an all-in-one file that contains the others."""
 
     model: str
     text: tuple[str, str] = ("", "")
     vae: str = ""
     checkpoint: bool = False
-    guidance: bool = True  # dev and its kind; schnell has none
+    guidance: bool = True  # whether it has a guidance input, as dev has and schnell has not
 
 
 def workflow(names: ModelNames, settings: LoraSettings, lora: str | None, prefix: str, number: int) -> dict[str, Any]:
-    """The picture of one of the prompts. lora: as LoraLoaderModelOnly names it. prefix: of the file."""
+    """The workflow of one of the prompts. lora: its name for LoraLoaderModelOnly. prefix: of the image's file."""
     size = settings.size
     if names.checkpoint:
         nodes = {"base": _node("CheckpointLoaderSimple", ckpt_name=names.model)}
@@ -90,18 +90,18 @@ class WorkflowSampler:
         loras: Path,
         note: Callable[[str], None],
     ) -> None:
-        """loras: the folder that LoRA files are named in."""
+        """lora names are relative to the folder `loras`."""
         self.make_executor, self.names, self.settings = make_executor, names, settings
         self.folder, self.loras, self.note = folder, loras, note
 
     def __call__(self, lora: Path | None, step: int) -> None:
-        """Raises what stopped the workflow."""
+        """Raises the error that stopped the workflow."""
         self.folder.mkdir(parents=True, exist_ok=True)
         prefix = f"step-{step:06}"
         for old in self.folder.glob(f"{prefix}-*.png"):
             old.unlink()
         name = None if lora is None else lora.relative_to(self.loras).as_posix()
-        executor = self.make_executor()  # a new one each time: what it keeps of its nodes makes way for the training
+        executor = self.make_executor()  # a new one each time, so that the models it caches are freed for the training
         for number in range(len(self.settings.prompts)):
             prompt: JsonPrompt = workflow(self.names, self.settings, name, f"{prefix}-{number}", number)
             result = executor.execute(prompt, prefix, {}, ["file"])
@@ -111,7 +111,7 @@ class WorkflowSampler:
 
 
 def write_sheet(folder: Path, prompts: Sequence[str]) -> Path:
-    """All samples in one picture, sheet.png beside their folder, a row for each step."""
+    """All samples in one image, sheet.png next to their folder, a row for each step."""
     from PIL import Image, ImageDraw
 
     rows: dict[int, dict[int, Path]] = {}

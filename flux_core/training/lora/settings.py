@@ -1,7 +1,7 @@
-"""What a person chooses about a LoRA training, with defaults that work, and what is refused before anything is read.
+"""The user's settings for a LoRA training, their defaults, and the checks before anything is read.
 
-All of it is written to settings.json at the start; a run that goes on compares, because other settings would train
-something else. Knows no torch.
+All of them are written to settings.json at the start. A continued run compares them, because other settings would train
+another LoRA. Uses no torch.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class LoraSettings:
     validate_every: int = 50
 
     def __post_init__(self) -> None:
-        """Raises InputError for what cannot be."""
+        """Raises InputError for impossible values."""
         least = {"steps": 1, "rank": 1, "size": 32, "batch": 1, "accumulate": 1, "repeats": 1, "save_every": 1}
         least |= {"sample_every": 1, "validate_every": 1, "sample_steps": 1, "validate": 0, "warm_up": 0, "seed": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise InputError(f"--{name.replace('_', '-')} is at least {value}, not {getattr(self, name)}.")
         if self.rank > MOST_RANK:
-            raise InputError(f"--rank {self.rank} is too large for a LoRA: take one up to {MOST_RANK}; 16 is usual.")
+            raise InputError(f"--rank {self.rank} is too large for a LoRA: use at most {MOST_RANK}; 16 is usual.")
         if not 0 < self.rate < 1:
             raise InputError(f"--rate is a number between 0 and 1 such as 1e-4, not {self.rate:g}.")
         if not 0 <= self.dropout < 1:
@@ -100,22 +100,22 @@ class LoraSettings:
 
 
 def settings_from(document: Mapping[str, Any]) -> LoraSettings:
-    """Of what `to_json` wrote. Raises InputError for names that are not known."""
+    """The settings from the output of `to_json`. Raises InputError for unknown names."""
     known = {field.name for field in fields(LoraSettings)}
     unknown = sorted(document.keys() - known)
     if unknown:
-        raise InputError(f"These settings are of another version: {', '.join(unknown)}. Begin anew with --fresh.")
+        raise InputError(f"These settings are of another version: {', '.join(unknown)}. Start again with --fresh.")
     values = dict(document)
     values["prompts"] = tuple(values.get("prompts", ()))
     return LoraSettings(**values)
 
 
-# What may change when a run goes on: it decides what is looked at and how long it goes, not what is learned.
+# Settings that may change when a run continues: they affect what is reported and how long it runs, not what is learned.
 FREE = {"save_every", "sample_every", "prompts", "sample_steps", "sample_guidance", "keys", "steps"}
 
 
 def differences(before: LoraSettings, now: LoraSettings) -> list[str]:
-    """What would train something else, as "rank 16, now 8". More steps may be asked for at a constant rate."""
+    """Settings that would train another LoRA, as "rank 16, now 8". At a constant rate more steps may be requested."""
     named = [field.name for field in fields(LoraSettings) if getattr(before, field.name) != getattr(now, field.name)]
     held = [name for name in named if name not in FREE or (name == "steps" and now.schedule != "constant")]
     return [f"{name} {getattr(before, name)!r}, now {getattr(now, name)!r}" for name in held]

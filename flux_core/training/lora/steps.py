@@ -1,6 +1,7 @@
 """The steps of one training: batches to gradients to updates, with checkpoints, validation and samples between them.
 
-A checkpoint is written before anything else is made of a step, and whenever the steps end otherwise than by a kill.
+The checkpoint of a step is written before anything else is done with it, and also if the steps end for any reason
+except a kill.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Call = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Steps:
-    """All that are left of one training."""
+    """The remaining steps of one training."""
 
     def __init__(self, training: LoraTraining, found: Found, training_set: TrainingSet) -> None:
         self.training, self.found, self.set = training, found, training_set
@@ -122,7 +123,7 @@ class Steps:
 
     @contextmanager
     def _saving_when_stopped(self) -> Iterator[None]:
-        """Whatever ends the steps but a kill, those that were done are kept."""
+        """If the steps end for any reason except a kill, the finished ones are saved."""
         try:
             yield
         except NotFinite:
@@ -146,12 +147,12 @@ class Steps:
             nouns = {"layers": "other layers", "device": "another device", "dtype": "another number type",
                      "data": "other pictures"}  # fmt: skip
             raise InputError(
-                f"The training in {self.training.out} was begun with {' and '.join(nouns[n] for n in different)}. "
-                "Begin anew with --fresh, or choose another --name."
+                f"The training in {self.training.out} was started with {' and '.join(nouns[n] for n in different)}. "
+                "Start again with --fresh, or choose another --name."
             )
         self.lora.load(saved.lora)
         load_state(self.optimiser, self.lora.names, saved.moments, saved.others)
-        self.training.watcher.note(f"Going on after step {saved.step} of {self.settings.steps}.")
+        self.training.watcher.note(f"Continuing after step {saved.step} of {self.settings.steps}.")
         return saved.step
 
     def _write(self, path: Path) -> None:
@@ -163,7 +164,7 @@ class Steps:
         write_lora(path, self.lora.state(), self.settings, self.shapes, metadata)
 
     def _sample(self, path: Path | None) -> None:
-        """Only after the checkpoint has been written."""
+        """Must be called after the checkpoint has been written."""
         if self.training.sampler is not None and self.settings.prompts:
             self.training.sampler(path, self.done)
 
@@ -171,6 +172,6 @@ class Steps:
         saved = self.training.checkpoints.generations()
         there = f"The checkpoint {saved[-1].name} is good" if saved else "There is no checkpoint yet"
         return (
-            f"The loss is not a finite number at step {self.done + 1}: the training has diverged. {there}; begin anew "
+            f"The loss is not a finite number at step {self.done + 1}: the training has diverged. {there}; start again "
             f"with --fresh and a lower rate, for example --rate {self.settings.rate / 3:.1g}."
         )

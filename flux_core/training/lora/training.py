@@ -1,14 +1,14 @@
-"""One LoRA training from its folder to its file: phases, checkpoints, samples; it goes on where it was stopped.
+"""One LoRA training from its folder to its file: phases, checkpoints, samples; a stopped training can be continued.
 
     read captions and pictures -> encode captions -> encode pictures -> train -> NAME.safetensors
 
-Everything of it lies in one folder:
+All its files are in one folder:
 
-    settings.json   what was asked for                          loss.csv, loss.svg ...   curve.py
-    state/          checkpoints (checkpoint.py)                 samples/                 pictures of the prompts
-    cache/          latents and embeddings (cache.py)           NAME-000250.safetensors  usable LoRAs on the way
+    settings.json   the settings                               loss.csv, loss.svg ...   curve.py
+    state/          checkpoints (checkpoint.py)                samples/                 images of the prompts
+    cache/          latents and embeddings (cache.py)          NAME-000250.safetensors  intermediate LoRAs
 
-Knows no command line and no node: a `Watcher` is told what happens, a `Sampler` makes pictures.
+Independent of the command line and of nodes: a `Watcher` receives progress, a `Sampler` makes images.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LOSS_FUNCTIONS: dict[str, Loss] = {
 
 
 class Watcher(Protocol):
-    """Is told how a training goes."""
+    """Receives the progress of a training."""
 
     def phase(self, name: str, total: int, done: int = 0) -> None: ...
     def advance(self, count: int = 1, told: str = "") -> None: ...
@@ -55,7 +55,7 @@ class Watcher(Protocol):
 
 
 class Silent:
-    """Tells nobody."""
+    """Ignores all progress."""
 
     def phase(self, name: str, total: int, done: int = 0) -> None: ...
     def advance(self, count: int = 1, told: str = "") -> None: ...
@@ -76,12 +76,12 @@ class Parts:
 
 @dataclass
 class Found:
-    """What a folder was found to hold, and what a training on it will be."""
+    """The content of a folder, and the resulting training."""
 
     folder: TrainingFolder
     examples: list[Example]
     unreadable: list[str]
-    small: int  # pictures that have to be enlarged
+    small: int  # images that must be enlarged
     texts: TextCache
     pictures: PictureCache
     layers: dict[str, tuple[int, int]]
@@ -90,27 +90,27 @@ class Found:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Pictures by bucket, "512x512"."""
+        """The number of images per bucket, "512x512"."""
         counted = Counter(f"{each.bucket.width}x{each.bucket.height}" for each in self.examples)
         return dict(sorted(counted.items()))
 
     @property
     def views(self) -> int:
-        """Pictures an epoch, repeats counted."""
+        """Images per epoch, with repeats."""
         return sum(example.picture.repeats for example in self.examples)
 
 
 class LoraTraining:
-    """Settings, models and a folder of pictures on their way to a LoRA file."""
+    """The training of a LoRA file from settings, models and a folder of images."""
 
     def __init__(
         self, settings: LoraSettings, parts: Parts, source: Path, out: Path, watcher: Watcher | None = None,
         sampler: Sampler | None = None,
     ) -> None:  # fmt: skip
-        """out: the folder of this training. Raises InputError for models that cannot be trained so."""
+        """out: the folder of this training. Raises InputError for models that cannot be trained this way."""
         self.settings, self.parts, self.source, self.out = settings, parts, source, out
         self.watcher, self.sampler = watcher or Silent(), sampler
-        self.going_on = True  # False: what was trained under this name before is of no interest
+        self.going_on = True  # False: ignore an earlier training with this name
         self.checkpoints = Checkpoints(out / "state")
         self.loss = LOSS_FUNCTIONS[settings.loss]
         check_model(parts.model)
@@ -120,7 +120,7 @@ class LoraTraining:
     def look(self) -> Found:
         """Read names, captions and headers, and plan. Writes nothing, reads no weights.
 
-        Raises InputError, BudgetTooSmall and what `read_folder` raises.
+        Raises InputError, BudgetTooSmall and the errors of `read_folder`.
         """
         settings, parts = self.settings, self.parts
         folder = read_folder(self.source, settings.trigger, settings.repeats)
@@ -156,7 +156,9 @@ class LoraTraining:
         )  # fmt: skip
 
     def _sorted(self, folder: TrainingFolder, pictures: PictureCache) -> tuple[list[Example], list[str], int]:
-        """Pictures with their buckets, what cannot be read, and how many are smaller than their bucket."""
+        """Images with their buckets, the unreadable ones, and the number of those that are smaller than their
+        bucket.
+        """
         from PIL import Image, ImageOps
 
         among, examples, unreadable, small = buckets(self.settings.size), [], [], 0
@@ -165,7 +167,7 @@ class LoraTraining:
                 with Image.open(picture.path) as image:
                     image.load()
                     width, height = ImageOps.exif_transpose(image).size
-            except Exception as error:  # Pillow's readers raise whatever their format's parser met
+            except Exception as error:  # Pillow's readers raise various errors, depending on the format
                 unreadable.append(f"{picture.path.name}: {error}")
                 continue
             bucket = bucket_for(width, height, among)
@@ -181,12 +183,14 @@ class LoraTraining:
         try:
             before = settings_from(json.loads(path.read_text("utf-8")))
         except (ValueError, OSError) as error:
-            raise InputError(f"{path} cannot be read ({error}). Begin anew with --fresh, or another --name.") from error
+            raise InputError(
+                f"{path} cannot be read ({error}). Start again with --fresh, or with another --name."
+            ) from error
         different = differences(before, self.settings)
         if different:
             raise InputError(
-                f"The training in {self.out} was begun with other settings: {'; '.join(different)}. Give the same "
-                "again to go on with it, --fresh to begin anew, or another --name."
+                f"The training in {self.out} was started with other settings: {'; '.join(different)}. Give the same "
+                "again to continue it, --fresh to start again, or another --name."
             )
 
     def _notes(self, found: Found) -> Iterator[str]:
@@ -201,7 +205,7 @@ class LoraTraining:
             yield f"Guidance {settings.guidance:g}: at another value than 1 a LoRA also learns to undo the guidance."
 
     def _check_disk(self, found: Found) -> None:
-        """Raise SluiceError if there is no room for what will be written."""
+        """Raise SluiceError if the disk has too little space for the files that will be written."""
         numbers = parameter_count(found.layers.values(), self.settings.rank)
         files = self.settings.steps // self.settings.save_every + 2
         needed = 3 * 12 * numbers + files * 2 * numbers
@@ -217,10 +221,10 @@ class LoraTraining:
     # -- the training --------------------------------------------------------------------------------------------------
 
     def run(self, found: Found | None = None) -> Path:
-        """Train to the end; the path of the LoRA file.
+        """Train to the end. Returns the path of the LoRA file.
 
-        Raises Interrupted if the person stopped it, with a checkpoint of all steps that were done; NotFinite if the
-        loss became infinite.
+        Raises Interrupted if the user stopped it, with a checkpoint of all finished steps; NotFinite if the loss became
+        infinite.
         """
         from .steps import Steps
 
@@ -242,11 +246,11 @@ class LoraTraining:
         return self.out / f"{self.settings.name}.safetensors"
 
     def early(self, step: int) -> Path:
-        """The LoRA file of a step on the way."""
+        """The LoRA file of an intermediate step."""
         return self.out / f"{self.settings.name}-{step:06}.safetensors"
 
     def _encode(self, found: Found) -> None:
-        """Fill the caches, one encoder after the other, and let go of the encoders."""
+        """Fill the caches, one encoder after the other, and release the encoders."""
         captions = ["", *dict.fromkeys(c for example in found.examples for c in example.picture.captions)]
         missing = [caption for caption in captions if not found.texts.cache.has(found.texts.key(caption))]
         if missing:
@@ -269,12 +273,12 @@ class LoraTraining:
 
 
 def check_model(model: FluxModel) -> None:
-    """Raise InputError for a transformer whose input is more than a picture."""
+    """Raise InputError for a transformer whose input is more than an image."""
     config = model.weights.config
     if config.in_channels != config.out_channels:
         raise InputError(
             f"{model.weights.path.name} takes {config.in_channels} channels and gives {config.out_channels}: it is a "
-            "Fill, Canny or Depth model, which needs more than pictures and captions. Train on flux1-dev; the LoRA may "
+            "Fill, Canny or Depth model, which needs more than images and captions. Train on flux1-dev; the LoRA may "
             "then be used with those too."
         )
     if model.loras:
@@ -282,7 +286,7 @@ def check_model(model: FluxModel) -> None:
 
 
 def kept_type(dtype: torch.dtype) -> torch.dtype:
-    """What embeddings are kept in for a model that computes in `dtype`."""
+    """The type in which embeddings are stored for a model that computes in `dtype`."""
     return torch.float32 if dtype == torch.float32 else torch.bfloat16
 
 
@@ -293,7 +297,9 @@ def plan_of(
     heaviest: Pictures,
     loss: Loss = squared,
 ) -> Foreseen | None:
-    """What steps will need, with everything that training keeps. Raises BudgetTooSmall with what would do."""
+    """The needs of the steps, with everything that training keeps. Raises BudgetTooSmall with settings that would
+    fit.
+    """
 
     def at(rank: int) -> Foreseen | None:
         lora = TrainedLora(layers, rank, float(rank), torch.device("meta"), model.dtype)
@@ -309,10 +315,14 @@ def plan_of(
             except BudgetTooSmall:
                 continue
             raise BudgetTooSmall(f"{error} --rank {rank} would fit.") from None
-        raise BudgetTooSmall(f"{error} A smaller --rank alone would not do; try a smaller --size or --batch.") from None
+        raise BudgetTooSmall(
+            f"{error} A smaller --rank alone is not enough; try a smaller --size or --batch."
+        ) from None
 
 
 def bytes_a_number(optimiser: str, dtype: torch.dtype) -> int:
-    """Of a LoRA in training, beside its gradients: the master, two moments, and the copy that computes."""
+    """Bytes per value of a LoRA in training, besides its gradients: the master, two moments, and the copy for
+    products.
+    """
     moments = 2 if optimiser == "adamw8bit" else 8
     return 4 + moments + (0 if dtype == torch.float32 else dtype.itemsize)

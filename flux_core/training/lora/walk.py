@@ -1,16 +1,17 @@
-"""One training step of a transformer whose weights may be elsewhere: forward without a graph, then block by block back.
+"""One training step of a transformer whose weights may be streamed: forward without a graph, then backward block by
+block.
 
-    forward    the plain forward of the model; of each block only the inputs are kept
-    backward   from the last block to the first that is trained: the block is run again with a graph, and its gradients
-               are taken at once
+    forward    the model's unchanged forward; only the inputs of each block are kept
+    backward   from the last block to the first trained one: the block is run again with a graph, and its gradients
+               are computed at once
 
 So two blocks' matrices and one block's graph are in memory at any time, and a block that runs out of memory is run
-again. The gradients are those of autograd over the whole model, to the bit. Left out is what feeds nothing: blocks
+again. The gradients are identical to those of autograd over the whole model. Unused results are not computed: blocks
 below the first trained one, gradients of that one's inputs, and the last products of every block, whose values go only
 into a residual with a gate that has no gradient.
 
-What is trained are the tensors with `requires_grad` in the side branches of the model's Linears. Knows no storage, no
-LoRA file and no optimiser.
+The trained tensors are those with `requires_grad` in the side branches of the model's Linears. Uses no storage, no LoRA
+file and no optimiser.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from .kept import Kept, OnDevice
 
 Block = DoubleStreamBlock | SingleStreamBlock
 Result = TypeVar("Result")
-Attempt = Callable[[Callable[[], Any]], Any]  # does the work; if memory runs out, makes room and does it again
+Attempt = Callable[[Callable[[], Any]], Any]  # runs the work; if memory runs out, frees some and runs it again
 Loss = Callable[[Tensor, Tensor], Tensor]  # velocity and target [B, C, h, w] in float32 -> the loss of each number
 
 LAST_PRODUCTS = {DoubleStreamBlock: ("img_mlp.2", "txt_mlp.2"), SingleStreamBlock: ("linear2",)}
@@ -46,13 +47,13 @@ LAST_PRODUCTS = {DoubleStreamBlock: ("img_mlp.2", "txt_mlp.2"), SingleStreamBloc
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step computes the gradients of.
+    """The input of one step.
 
-    inputs   noisy latents, times and texts; on the device that computes
+    inputs   noisy latents, times and texts; on the compute device
     rows     the modulation rows of the model without side branches
-    active   silu of the vector that modulation depends on [B, D]; only needed if adaLN layers are trained
-    target   the velocity that is wanted [B, C, h, w], float32
-    weights  of each number of the velocity (a mask) [B, 1, h, w] in 0..1, or None
+    active   silu of the vector on which modulation depends [B, D]; only needed if adaLN layers are trained
+    target   the target velocity [B, C, h, w], float32
+    weights  of each value of the velocity (a mask) [B, 1, h, w] in 0..1, or None
     """
 
     inputs: DenoiserInputs
@@ -64,7 +65,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Gradients:
-    """losses [B]: of each picture. gradients: of `Walk.trained`, in its order, of the mean of the losses."""
+    """losses [B]: of each image. gradients: of the mean of the losses, for `Walk.trained` in its order."""
 
     losses: Tensor
     gradients: tuple[Tensor, ...]
@@ -75,7 +76,7 @@ def squared(velocity: Tensor, target: Tensor) -> Tensor:
 
 
 def at_once(work: Callable[[], Result]) -> Result:
-    """An `Attempt` for memory that does not run out."""
+    """An `Attempt` without handling of memory errors."""
     return work()
 
 
@@ -85,7 +86,7 @@ class Walk:
     def __init__(self, flux: Flux, kept: Kept | None = None, loss: Loss = squared) -> None:
         """flux: made for inference, with side branches some of whose tensors require gradients. It is not changed.
 
-        Raises ValueError if nothing requires gradients, or what is no part of a block does.
+        Raises ValueError if no tensor requires gradients, or if one outside the blocks does.
         """
         self.flux, self.kept, self.loss = _with_numbers(flux), kept or OnDevice(), loss
         self.graph = deep(self.flux).train()
@@ -99,7 +100,7 @@ class Walk:
             _leave_out_last_products(block)
 
     def __call__(self, batch: Batch, attempt: Attempt = at_once) -> Gradients:
-        """Losses and gradients. attempt: does each block; work that it repeats leaves its inputs as they are."""
+        """Losses and gradients. attempt: runs each block; work that is repeated must not change its inputs."""
         output, beside = self._forward(batch, attempt)
         with _in_this_thread():
             losses, slope = attempt(partial(self._loss, batch, output, True))
@@ -107,14 +108,14 @@ class Walk:
             return Gradients(losses, tuple(self._backward(batch, slope, beside, attempt)))
 
     def losses(self, batch: Batch, attempt: Attempt = at_once) -> Tensor:
-        """The loss of each picture [B] alone, as on a validation set."""
+        """The loss of each image [B], for a validation set."""
         output, _ = self._forward(batch, attempt, keep=False)
         losses: Tensor = attempt(partial(self._loss, batch, output, False))[0]
         return losses
 
     @torch.no_grad()
     def _forward(self, batch: Batch, attempt: Attempt, keep: bool = True) -> tuple[Tensor, tuple[Any, ...]]:
-        """The last block's output, and what blocks are given beside their streams and rows. Inputs are kept."""
+        """The last block's output, and the inputs of blocks besides their streams and rows. Block inputs are kept."""
         rows = batch.rows if batch.active is None else branches_on_rows(self.flux, batch.rows, batch.active)
         number, output, beside = -1, None, ()
 
@@ -132,7 +133,7 @@ class Walk:
         return output, beside
 
     def _loss(self, batch: Batch, output: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
-        """The loss of each picture, and the gradient of their mean at the last block's output [B, L, D]."""
+        """The loss of each image, and the gradient of their mean with respect to the last block's output [B, L, D]."""
         with torch.set_grad_enabled(slope):
             output = output.detach().requires_grad_(slope)
             size, text = batch.inputs.x.shape[-2:], batch.inputs.context.shape[1]
@@ -146,7 +147,7 @@ class Walk:
             return losses.detach(), torch.autograd.grad(losses.mean(), output)[0]
 
     def _backward(self, batch: Batch, slope: Tensor, beside: tuple[Any, ...], attempt: Attempt) -> list[Tensor]:
-        """Gradients of the trained tensors, in their order. slope: at the last block's output."""
+        """Gradients of the trained tensors, in their order. slope: with respect to the last block's output."""
         found: list[Tensor] = []
         slopes: tuple[Tensor, ...] = (slope,)
         text = batch.inputs.context.shape[1]
@@ -164,7 +165,7 @@ class Walk:
     def _block(
         self, batch: Batch, number: int, slopes: tuple[Tensor, ...], beside: tuple[Any, ...]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Gradients of what is trained in one block, and of its inputs (none for the first)."""
+        """Gradients of the trained tensors in one block, and of its inputs (none for the first block)."""
         block, trained = self.blocks[number], self.by_block[number]
         inner = number > self.first
         with torch.enable_grad():
@@ -177,7 +178,7 @@ class Walk:
             wanted = (*trained, *(streams if inner else ()))
             outputs = result if isinstance(result, tuple) else (result,)
             if number == self.graph.config.depth - 1:
-                outputs = finite(outputs[0]), outputs[1]  # as they are joined
+                outputs = finite(outputs[0]), outputs[1]  # in fused order
             reaching = [(out, slope) for out, slope in zip(outputs, slopes, strict=True) if out.requires_grad]
             outs, slopes = tuple(out for out, _ in reaching), tuple(slope for _, slope in reaching)
             found = torch.autograd.grad(outs, wanted, slopes, allow_unused=True)
@@ -188,7 +189,9 @@ class Walk:
 
 
 def _in_this_thread() -> AbstractContextManager[Any]:
-    """Autograd has a thread of its own for a GPU; weights are fetched by one thread, and each has its own scratch."""
+    """Autograd runs in a separate thread for a GPU, but weights are fetched by one thread, and each has its own
+    scratch.
+    """
     return torch.autograd.set_multithreading_enabled(False)
 
 
@@ -205,8 +208,9 @@ def _trained(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _with_numbers(flux: Flux) -> Flux:
-    """A copy whose held matrices are multiplied as numbers, also where they could be multiplied as integers: gradients
-    are of such products, and so the losses must be too."""
+    """A copy whose held matrices are always decoded: gradients are those of such products, so the losses must be
+    too.
+    """
     copy = deep(flux)
     for part in copy.modules():
         if isinstance(part, Linear) and part.held is not None:
@@ -225,9 +229,9 @@ class _Numbers(DenseProducts):
 
 
 def _leave_out_last_products(block: Block) -> None:
-    """Let the last layers of a block of the training copy give gradients and no values, where the values go nowhere.
+    """Make the last layers of a block of the training copy compute gradients but no values, if the values are unused.
 
-    They are used where the gate has a gradient: if its adaLN layer is trained.
+    The values are used if the gate has a gradient, that is if its adaLN layer is trained.
     """
     if any(tensor.requires_grad for linear in modulators_of(block) for tensor in tensors_of(linear.branches)):
         return
@@ -240,14 +244,14 @@ def _leave_out_last_products(block: Block) -> None:
 
 
 class _GradientOnly(nn.Module):
-    """A layer whose own product is not needed, but its gradient is, and those of its side branches."""
+    """A layer of which only the gradient is needed, and the gradients of its side branches, but not its product."""
 
     def __init__(self, linear: Linear) -> None:
         super().__init__()
         self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
-        """In float16 it is needed: blocks cut what is infinite there, and remember where."""
+        """In float16 the product is needed: blocks clip infinite values and store where they were."""
         if x.dtype == torch.float16:
             whole: Tensor = self.linear(x)
             return whole
@@ -256,7 +260,7 @@ class _GradientOnly(nn.Module):
 
 
 class _NoValues(torch.autograd.Function):
-    """x [..., in] -> memory [..., out] that nobody reads."""
+    """x [..., in] -> uninitialised memory [..., out], which is never read."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, linear: Linear) -> Tensor:
@@ -275,7 +279,7 @@ class _NoValues(torch.autograd.Function):
 
 
 def mean_of(gradients: Sequence[Gradients]) -> Gradients:
-    """Of several batches of equal size, as one: the gradient of the mean of all losses."""
+    """Combines gradients of several batches of equal size: the gradient of the mean of all losses."""
     if len(gradients) == 1:
         return gradients[0]
     losses = torch.cat([each.losses for each in gradients])
