@@ -76,7 +76,7 @@ def test_a_file_of_settings_becomes_a_model_that_runs_under_a_budget_too(few_dig
     runtime = Runtime(Settings("cpu", "fp32"))
     model = load_flux(runtime, out / "diffusion_models" / "q.safetensors")
     assert model.weights.config.axes_dim == (8, 12, 12) and model.latent_channels == 12
-    with pytest.raises(InputError, match="begun with other settings: seed, flow"):
+    with pytest.raises(InputError, match="started with other settings: seed, flow"):
         main_raising([*words, "--set", "seed=1", "--set", "flow.steps=5"])
 
 

@@ -198,7 +198,7 @@ def test_other_settings_other_images_or_an_infinite_loss_are_told(
         training(images, tmp_path / "out", replace(short, rank=3)).look()
     assert training(images, tmp_path / "out", replace(short, steps=3)).run().is_file(), "more steps may be asked for"
     Image.new("RGB", (32, 32), "pink").save(images / "0.png")
-    with pytest.raises(InputError, match="begun with other pictures"):
+    with pytest.raises(InputError, match="started with other pictures"):
         training(images, tmp_path / "out", short).run()
     wild = training(images, tmp_path / "wild", replace(short, rate=0.9, clip=0.0, steps=9, save_every=1))
     monkeypatch.setattr(wild, "loss", lambda velocity, target: (velocity - target).exp() * 1e38)

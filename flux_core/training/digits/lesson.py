@@ -176,8 +176,8 @@ class Lesson:
             different = [name for name in now if name not in FREE and before.get(name) != now[name]]
             if different:
                 raise InputError(
-                    f"The training in {self.work} was started with other settings: {', '.join(different)}. Give the same "
-                    "again to continue it, --fresh to start again, or another --work."
+                    f"The training in {self.work} was started with other settings: {', '.join(different)}. Give the "
+                    "same again to continue it, --fresh to start again, or another --work."
                 )
         write_whole(path, json.dumps(now, indent=1).encode())
 
