@@ -55,9 +55,9 @@ def clip() -> nn.Module:
     )
 
 
-def autoencoder() -> nn.Module:
-    """The FLUX autoencoder."""
-    return Autoencoder(AutoencoderConfig(channels=3, ch=128, ch_mult=(1, 2, 4, 4), num_res_blocks=2, z_channels=16))
+def autoencoder(width: int = 128) -> Autoencoder:
+    """The FLUX autoencoder, or a narrower one."""
+    return Autoencoder(AutoencoderConfig(channels=3, ch=width, ch_mult=(1, 2, 4, 4), num_res_blocks=2, z_channels=16))
 
 
 def write(path: Path, make: Callable[[], nn.Module], format: str) -> int:

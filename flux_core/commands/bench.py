@@ -3,6 +3,7 @@
     sluice bench              the two quick ones, run and transformer
     sluice bench run          a whole `sluice run`, and where its time goes
     sluice bench transformer  a transformer step in bf16, ours beside diffusers
+    sluice bench products     what 8-bit integers and bfloat16 gain on this processor
     sluice bench quality      the difference of each faster setting from the exact image of the same seed
     sluice bench memory       a full-size model streamed under memory budgets; on a GPU the peers beside it
     sluice bench gpu          the same on a GPU, beside other programs: correctness, peaks and times against targets
@@ -25,6 +26,7 @@ from typing import Any
 MEASUREMENTS = {
     "run": ("a whole `sluice run`, and where its time goes", "..bench.run"),
     "transformer": ("a transformer step, ours beside diffusers", "..bench.transformer"),
+    "products": ("what 8-bit integers and bfloat16 gain on this processor", "..bench.products"),
     "quality": ("the difference of each faster setting from the exact image", "..bench.quality"),
     "memory": ("a full-size model streamed under memory budgets", "..bench.memory"),
     "gpu": ("full-size models on a GPU with a limit, beside other programs", "..bench.gpu"),

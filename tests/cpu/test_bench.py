@@ -12,6 +12,7 @@ import pytest
 import torch
 from doubles.typed import linear_at, matrix_of
 from PIL import Image
+from sluice.flux_core.bench import products
 from sluice.flux_core.bench.memory import Setup, sample
 from sluice.flux_core.bench.peers import NEEDED, PEERS
 from sluice.flux_core.bench.run import PARTS
@@ -112,3 +113,21 @@ def test_the_sampling_of_a_measured_job_may_have_a_step_cache() -> None:
     asked.clear()
     model.step_cache = PRESETS["fast"]  # type: ignore[assignment]
     assert torch.allclose(sample(model, setup, Noted(), 1), exact, atol=0.01) and len(asked) < 12
+
+
+def test_products_are_measured_in_turns_and_targets_follow_the_processor(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["bench", "products", "--narrower", "4", "--size", "64x64", "--tokens", "1", "--rounds", "1"]
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(products, "instructions", lambda: ("avx512_vnni", "avx512_bf16"))
+    for target, code in ((0.0, 0), (1e9, 1)):
+        monkeypatch.setattr(products, "INTEGERS_GAIN", target)
+        monkeypatch.setattr(products, "AUTOENCODER_GAIN", 0.0)
+        assert cli.main([*command, "--decoded", "16x16"]) == code
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["products"]
+    assert [each["shape"] for each in told["layers"]] == [f"{n // 4} x {k // 4}" for n, k in products.SHAPES]
+    assert all(each["gain"] == each["bf16_s"] / each["int8_s"] and each["tokens"] == 17 for each in told["layers"])
+    assert told["autoencoder"]["gain"] > 0 and torch.get_num_threads() == threads
+    monkeypatch.setattr(products, "instructions", lambda: ())
+    assert cli.main([*command, "--decoded", "16x16"]) == 0  # no target without the instructions
