@@ -246,7 +246,7 @@ def _timed(model: Any, setup: Setup, seed: int) -> tuple[float, Tensor]:
             _finish(model.device)
             marks[number] = time.perf_counter()
 
-    x = sample(model, setup, condition_of(setup, model.device), seed, mark)
+    x, _ = sample(model, setup, condition_of(setup, model.device), seed, mark)
     return (marks[setup.steps] - marks[WARM]) / (setup.steps - WARM), x
 
 
@@ -283,7 +283,7 @@ def _allow(runtime: Runtime, nbytes: int | None, ram: int | None) -> None:
 
 
 def _picture(part: Part, model: Any) -> Tensor:
-    return sample(model, part.setup, condition_of(part.setup, model.device), part.seed)
+    return sample(model, part.setup, condition_of(part.setup, model.device), part.seed)[0]
 
 
 def _network(model: Any) -> Any:

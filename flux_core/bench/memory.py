@@ -2,6 +2,7 @@
 
     sluice bench memory                          FLUX.1-dev in fp8 under 6 GiB and in bf16 under 8 GiB, on the CPU
     sluice bench memory --what t5                T5-XXL under 3 GiB
+    sluice bench memory --steps 20 --cache off fast      what a step cache saves
     sluice bench memory --what job --ram 6G      encode, sample, decode; again with another seed, and another prompt
     sluice bench memory --device cuda --vram 8G  the same on a GPU; everything at once there: sluice bench gpu
 
@@ -18,8 +19,9 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=512, help="of text")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--cache", choices=CACHES, default="off", help="a step cache for the sampling")
+    parser.add_argument(
+        "--cache",
+        nargs="+",
+        choices=CACHES,
+        default=["off"],
+        help="step caches; several are measured in turn",
+    )
     parser.add_argument("--compute", choices=COMPUTES, default=AUTO, help="products of the transformer")
     parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="where files are written")
     parser.add_argument("--keep", action="store_true", help="leave the files for another run")
@@ -100,12 +108,31 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         picture_size(size)
     wanted = find_device(args.device).type == "cuda" if args.peers is None else args.peers
     records, peers = [], []
-    for setup, work, files in _measurements(args):
-        with written(args.folder, files, args.keep):
-            records.append(_in_a_process(work, setup))
-            if wanted and setup.file == "flux-bf16" and work is measure_flux:
-                peers += _peers(setup)
+    for _, group in groupby(_measurements(args), key=lambda each: tuple(each[2])):
+        of_same_files = list(group)
+        with written(args.folder, of_same_files[0][2], args.keep):
+            for setup, work, _ in of_same_files:
+                records.append(_in_a_process(work, setup))
+                if wanted and setup.file == "flux-bf16" and work is measure_flux:
+                    peers += _peers(setup)
+    for line in gains(records):
+        print(line, flush=True)
     return {"measurements": records, "peers": peers}
+
+
+def gains(records: list[dict[str, Any]]) -> Iterator[str]:
+    """How much faster each cached run sampled than the run without cache that came before it."""
+    exact: dict[str, Any] = {}
+    for record in records:
+        if record["cache"] == "off":
+            exact = record
+        elif exact and "sampling_seconds" in record:
+            one, other = exact["sampling_seconds"], record["sampling_seconds"]
+            yield (
+                f"{record['file']} {record['width']}x{record['height']}, {record['steps']} steps: {one:.1f} s without "
+                f"cache, {other:.1f} s with --cache {record['cache']} ({record['computed']} computed): "
+                f"{one / other:.2f} x faster"
+            )
 
 
 def _peers(setup: Setup) -> list[dict[str, Any]]:
@@ -135,20 +162,19 @@ def _measurements(args: argparse.Namespace) -> Iterator[Measurement]:
             for size in args.size:
                 width, height = picture_size(size)
                 sizes = (width, height, args.tokens, args.steps, args.batch)
-                common = (args.device, args.vram, ram, *sizes, args.cache, args.compute)
+                plain = Setup(str(args.folder), "t5-fp16", args.device, args.vram, ram, *sizes, compute=args.compute)
                 if args.what == "t5":
-                    yield Setup(str(args.folder), "t5-fp16", *common), measure_t5, {"t5-fp16": (t5, "F16")}
+                    yield plain, measure_t5, {"t5-fp16": (t5, "F16")}
                     return
                 files: dict[str, tuple[Make, str]] = {f"flux-{format}": (flux, FORMATS[format])}
-                setup = Setup(str(args.folder), f"flux-{format}", *common)
                 if args.what == "job":
                     files |= {
                         "t5-fp16": (t5, "F16"), "clip-fp16": (random_model.clip, "F16"),
                         "ae-fp32": (random_model.autoencoder, "F32"),
                     }  # fmt: skip
-                    yield setup, measure_job, files
-                else:
-                    yield setup, measure_flux, files
+                work = measure_job if args.what == "job" else measure_flux
+                for cache in args.cache:
+                    yield replace(plain, file=f"flux-{format}", cache=cache), work, files
 
 
 @contextmanager
@@ -202,8 +228,11 @@ def condition_of(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
 @torch.inference_mode()
 def sample(
     model: Any, setup: Setup, condition: Any, seed: int, on_step: Callable[[int], object] = lambda number: None
-) -> Tensor:
-    """Euler steps by hand: what a sampler asks of a network, and of a step cache if one is set, and nothing else."""
+) -> tuple[Tensor, int]:
+    """Euler steps by hand: what a sampler asks of a network, and of a step cache if one is set, and nothing else.
+
+    Returns the latent and the number of evaluations that were computed.
+    """
     from ..sampling.guider import Run
     from ..sampling.step_cache import CachedEvaluations
 
@@ -212,10 +241,13 @@ def sample(
     sigmas = torch.linspace(1, 0, setup.steps + 1).tolist()
     setting = model.step_cache
     cache = setting and CachedEvaluations(setting, 1 - setting.start_percent, 1 - setting.end_percent)
+    computed = 0
     with model.open(Run(shape, tuple(sigmas[:-1]), (condition,))) as network:
         for number, (level, following) in enumerate(zip(sigmas, sigmas[1:], strict=False), start=1):
 
             def compute(x: Tensor = x, level: float = level) -> Tensor:
+                nonlocal computed
+                computed += 1
                 velocity: Tensor = network(condition.inputs(x, level, model.dtype)).float()
                 return velocity
 
@@ -224,7 +256,7 @@ def sample(
             velocity = cache.evaluate("condition", x, compute) if cache else compute()
             x = x + (following - level) * velocity
             on_step(number)
-    return x
+    return x, computed
 
 
 def measure_flux(setup: Setup) -> dict[str, Any]:
@@ -233,10 +265,12 @@ def measure_flux(setup: Setup) -> dict[str, Any]:
 
     runtime = _runtime(setup)
     model = handles.load_flux(runtime, path_of(setup.folder, setup.file))
-    sample(model, setup, condition_of(setup, runtime.device), seed=1)
+    began = time.perf_counter()
+    _, computed = sample(model, setup, condition_of(setup, runtime.device), seed=1)
+    seconds = time.perf_counter() - began
     flux = model.weights.managed(manager_of(runtime), model.dtype, model.compute)
     assert flux.report is not None
-    record = _told(flux.report, physical_limit(flux, setup))
+    record = _told(flux.report, physical_limit(flux, setup)) | {"sampling_seconds": seconds, "computed": computed}
     print(_line(setup, record), flush=True)
     return record
 
@@ -306,10 +340,12 @@ def measure_job(setup: Setup) -> dict[str, Any]:
     for job, (prompt, seed) in {"first": (0, 1), "another seed": (0, 2), "another prompt": (1, 2)}.items():
         if job != "another seed":
             condition = phase(f"{job}: encode", partial(encode, prompt))
-        latent = phase(f"{job}: sample", partial(sample, model, setup, condition, seed))
+        latent, computed = phase(f"{job}: sample", partial(sample, model, setup, condition, seed))
         phase(f"{job}: decode", partial(coder.decode_image, latent.cpu()))
     limit = held.limit
-    return {"limit_bytes": limit, "peak_bytes": max(each["peak_bytes"] for each in phases), "phases": phases}
+    sampling = sum(each["seconds"] for each in phases if each["phase"].endswith("sample")) / 3
+    told = {"sampling_seconds": sampling, "computed": computed, "limit_bytes": limit, "phases": phases}
+    return told | {"peak_bytes": max(each["peak_bytes"] for each in phases)}
 
 
 def manager_of(runtime: Runtime) -> Manager:

@@ -13,7 +13,7 @@ import torch
 from doubles.typed import linear_at, matrix_of
 from PIL import Image
 from sluice.flux_core.bench import products
-from sluice.flux_core.bench.memory import Setup, sample
+from sluice.flux_core.bench.memory import Setup, gains, sample
 from sluice.flux_core.bench.peers import NEEDED, PEERS
 from sluice.flux_core.bench.run import PARTS
 from sluice.flux_core.bench.transformer import random_flux, steps_of
@@ -108,11 +108,21 @@ def test_the_sampling_of_a_measured_job_may_have_a_step_cache() -> None:
             return level
 
     setup, model = Setup("", "", "cpu", "auto", "auto", 64, 64, 8, 20, 1), Slow()
-    exact = sample(model, setup, Noted(), 1)
-    assert len(asked) == 20
+    exact, computed = sample(model, setup, Noted(), 1)
+    assert len(asked) == computed == 20
     asked.clear()
     model.step_cache = PRESETS["fast"]  # type: ignore[assignment]
-    assert torch.allclose(sample(model, setup, Noted(), 1), exact, atol=0.01) and len(asked) < 12
+    cached, computed = sample(model, setup, Noted(), 1)
+    assert torch.allclose(cached, exact, atol=0.01) and len(asked) == computed < 12
+
+
+def test_each_cached_run_is_compared_with_the_exact_one_before_it() -> None:
+    size = {"file": "flux-fp8", "width": 256, "height": 256, "steps": 20}
+    off = {**size, "cache": "off", "sampling_seconds": 320.0, "computed": 20}
+    fast = {**size, "cache": "fast", "sampling_seconds": 160.0, "computed": 10}
+    assert list(gains([off])) == [] and list(gains([fast])) == []
+    (line,) = gains([off, fast])
+    assert line.endswith("320.0 s without cache, 160.0 s with --cache fast (10 computed): 2.00 x faster")
 
 
 def test_products_are_measured_in_turns_and_targets_follow_the_processor(
