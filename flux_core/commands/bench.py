@@ -6,6 +6,8 @@
     sluice bench products     what 8-bit integers and bfloat16 gain on this processor
     sluice bench quality      the difference of each faster setting from the exact image of the same seed
     sluice bench memory       a full-size model streamed under memory budgets; on a GPU the peers beside it
+    sluice bench training     LoRA steps of a full-size model under memory budgets, killed and gone on with
+    sluice bench figure       a LoRA of the shipped model learns a figure from twelve images
     sluice bench gpu          the same on a GPU, beside other programs: correctness, peaks and times against targets
     sluice bench server       a thousand jobs of twenty clients, and kills after which no job may be lost
     sluice bench stopping     cancels and pauses at random moments of a full-size job
@@ -29,6 +31,8 @@ MEASUREMENTS = {
     "products": ("what 8-bit integers and bfloat16 gain on this processor", "..bench.products"),
     "quality": ("the difference of each faster setting from the exact image", "..bench.quality"),
     "memory": ("a full-size model streamed under memory budgets", "..bench.memory"),
+    "training": ("LoRA steps of a full-size model under memory budgets", "..bench.training"),
+    "figure": ("what a LoRA of the shipped model learns from twelve images", "..bench.figure"),
     "gpu": ("full-size models on a GPU with a limit, beside other programs", "..bench.gpu"),
     "server": ("a thousand jobs of twenty clients, and kills after which no job may be lost", "..bench.server"),
     "stopping": ("cancels and pauses at random moments of a full-size job, with kills", "..bench.stopping"),

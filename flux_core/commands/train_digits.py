@@ -55,9 +55,11 @@ def run(args: argparse.Namespace) -> int:
     recipe = checked(changed(recipe, args.set))
     work = args.work or args.out / "training" / recipe.name
     lesson = Lesson(recipe, args.out, work, find_device(args.device), fresh=args.fresh)
-    unknown = sorted(set(args.stages) - set(lesson.stages))
+    args.stages = [stage.replace("-", "_") for stage in args.stages]
+    has = (*lesson.stages, *lesson.fewer)
+    unknown = sorted(set(args.stages) - set(has))
     if unknown:
-        raise InputError(f"--stages: {recipe.name} has {', '.join(lesson.stages)}, and no {', '.join(unknown)}.")
+        raise InputError(f"--stages: {recipe.name} has {', '.join(has)}, and no {', '.join(unknown)}.")
     if args.num_samples is not None or args.prompt:
         return _sample(lesson, args)
     if args.evaluate is not None:
@@ -79,7 +81,7 @@ def _sample(lesson: Lesson, args: argparse.Namespace) -> int:
     if unknown:
         raise InputError(f"--prompt {unknown[0]!r}: this model knows {', '.join(WORDS)}.")
     prompts = (args.prompt * count)[:count] if args.prompt else chance_prompts(count, args.seed)
-    system, stage = lesson.trained()
+    system, stage = lesson.trained(_only(args.stages))
     path = lesson.work / f"samples-{count}"
     lesson.sheet(path, system, stage, prompts, args.seed)
     print(f"{path}.png\n{path.with_suffix('.txt').read_text('utf-8').strip()}")
@@ -89,14 +91,24 @@ def _sample(lesson: Lesson, args: argparse.Namespace) -> int:
 def _evaluate(lesson: Lesson, args: argparse.Namespace) -> int:
     if args.evaluate < 20:
         raise InputError(f"--evaluate needs at least 20 pictures, not {args.evaluate}.")
-    system, stage = lesson.trained()
+    system, stage = lesson.trained(_only(args.stages))
     found = lesson.evaluate(system, stage, args.evaluate, args.steps)
+    paths = lesson.straightness(system, stage)
     own = lesson.judge.own_accuracy()
     print(f"classifier      {own:.1%} of {len(lesson.judge.held_out)} digits that it was not trained on")
     print(f"accuracy        {found.accuracy:.1%} of {args.evaluate} pictures, stage {stage}")
     print(f"Fréchet         {found.distance:.2f}")
-    print(json.dumps({"stage": stage, "classifier": own, "pictures": args.evaluate, **asdict(found)}))
+    print(f"straightness    {paths.share:.4f} of the squared length of a path, 0 for straight ones")
+    record = {"stage": stage, "steps": args.steps or lesson.recipe.sample_steps, "pictures": args.evaluate}
+    print(json.dumps({**record, "classifier": own, **asdict(found), "straightness": paths.share}))
     return 0
+
+
+def _only(stages: list[str]) -> str | None:
+    """The one stage that is looked at. Raises InputError for several."""
+    if len(stages) > 1:
+        raise InputError(f"One stage is sampled or judged at a time, not {', '.join(stages)}.")
+    return stages[0] if stages else None
 
 
 def _write_workflow(lesson: Lesson) -> Path:

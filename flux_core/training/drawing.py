@@ -209,6 +209,8 @@ def _one(pen: Pen) -> None:
 
 _CROSS = [(-0.32, -0.95), (0.32, -0.95), (0.32, -0.32), (0.95, -0.32), (0.95, 0.32), (0.32, 0.32)]
 
+_ARROW = [(0.0, -0.95), (0.85, -0.05), (0.3, -0.05), (0.3, 0.95), (-0.3, 0.95), (-0.3, -0.05), (-0.85, -0.05)]
+
 OUTLINES: dict[str, Callable[[Pen], None]] = {
     "0": lambda pen: pen.line(*_arc((0, 0), (0.48, 0.85), 0, 360)),
     "1": _one,
@@ -232,4 +234,6 @@ OUTLINES: dict[str, Callable[[Pen], None]] = {
     "heart": lambda pen: pen.area(*_heart()),
     "cross": lambda pen: pen.area(*_CROSS, *[(-x, -y) for x, y in _CROSS]),
     "ring": _ring,
+    "arrow": lambda pen: pen.area(*_ARROW),
 }
+UNSEEN = ("arrow",)  # figures that the shipped model has never seen: for LoRAs to learn

@@ -55,20 +55,27 @@ def prompts(count: int) -> list[Prompt]:
     return made
 
 
-def workflow(asked: Iterable[Prompt], steps: int, guidance: float = 3.5) -> dict[str, Any]:
-    """One API prompt with a branch for each."""
+def workflow(asked: Iterable[Prompt], steps: int, guidance: float = 3.5, lora: str | None = None) -> dict[str, Any]:
+    """One API prompt with a branch for each. lora: the name of one that the model gets."""
     files = {part: path.partition("/")[2] for part, path in FILES.items()}
     nodes: dict[str, Any] = {
         "model": _node("UNETLoader", unet_name=files["transformer"], weight_dtype="default"),
         "clip": _node("DualCLIPLoader", clip_name1=files["t5"], clip_name2=files["clip"], type="flux"),
         "vae": _node("VAELoader", vae_name=files["codec"]),
         "shift": _node(
-            "ModelSamplingFlux", model=["model", 0], max_shift=1.15, base_shift=0.5, width=SIDE, height=SIDE
+            "ModelSamplingFlux",
+            model=["lora" if lora else "model", 0],
+            max_shift=1.15,
+            base_shift=0.5,
+            width=SIDE,
+            height=SIDE,
         ),
         "solver": _node("KSamplerSelect", sampler_name="euler"),
         "sigmas": _node("BasicScheduler", model=["shift", 0], scheduler="simple", steps=steps, denoise=1.0),
         "empty": _node("EmptySD3LatentImage", width=SIDE, height=SIDE, batch_size=1),
     }
+    if lora:
+        nodes["lora"] = _node("LoraLoaderModelOnly", model=["model", 0], lora_name=lora, strength_model=1.0)
     for number, prompt in enumerate(asked):
         nodes |= {
             f"{number}.text": _node("CLIPTextEncode", text=prompt.text, clip=["clip", 0]),
@@ -112,11 +119,13 @@ def run(args: argparse.Namespace, sluice: CommandLine) -> int:
 
 
 def make(
-    sluice: CommandLine, asked: list[Prompt], folder: Path, steps: int, models: Path | None, device: str | None
-) -> list[np.ndarray]:
-    """Run the prompts with `sluice run`. Returns the images [SIDE, SIDE, 3] in 0..1, in order."""
+    sluice: CommandLine, asked: list[Prompt], folder: Path, steps: int, models: Path | None, device: str | None,
+    lora: str | None = None,
+) -> list[np.ndarray]:  # fmt: skip
+    """Run the prompts with `sluice run`, with the LoRA of this name. Returns the images [SIDE, SIDE, 3] in 0..1, in
+    order."""
     graph = folder / "prompts.json"
-    graph.write_text(json.dumps(workflow(asked, steps)), "utf-8")
+    graph.write_text(json.dumps(workflow(asked, steps, lora=lora)), "utf-8")
     out = folder / "pictures"
     command = ["run", str(graph), "--out", str(out), *(["--device", device] if device else [])]
     if models is not None:

@@ -38,7 +38,12 @@ def export(models: Path, system: System | None, codec: Autoencoder | None) -> No
 
 def write_module(path: Path, module: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
     """All weights of a module as bfloat16. metadata: for the header, beside what every file has."""
-    write_safetensors(path, {name: tensor.bfloat16() for name, tensor in module.state_dict().items()}, metadata)
+    write_weights(path, module.state_dict(), metadata)
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Weights by name, as bfloat16."""
+    write_safetensors(path, {name: tensor.bfloat16() for name, tensor in weights.items()}, metadata)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

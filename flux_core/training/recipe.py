@@ -59,6 +59,12 @@ class FlowRecipe:
     sizes: Sizes = field(default_factory=Sizes)
     flow: Phase = Phase(steps=2000, batch=64, rate=1e-3)
     guidance: Phase = Phase(steps=200, batch=64, rate=5e-4)
+    reflow: Phase = Phase(steps=350, batch=64, rate=1e-3, warm_up=20, cool_down=0.7, average=0.98)
+    one_step: Phase = Phase(steps=200, batch=64, rate=5e-4, warm_up=20, cool_down=0.7, average=0.98)
+    windows: Phase = Phase(steps=250, batch=64, rate=1e-3, warm_up=20, cool_down=0.7, average=0.98)
+    pairs: int = 1500  # of noise and picture, for reflow and one_step
+    pair_steps: int = 12  # of the teacher's path, for pairs and for all windows together
+    guide: float = 3.0  # the guidance that fewer steps are taught, and that samples show
     empty: float = 0.1  # how often the encoders get an empty prompt, which guidance needs
     time_mean: float = 0.3  # t = sigmoid(normal(time_mean, time_spread)), slightly towards noise
     time_spread: float = 1.2

@@ -32,8 +32,8 @@ class Seen:
     overlap: float
 
 
-def recognise(picture: Array) -> Seen:
-    """Recognise the scene of an image [SIDE, SIDE, 3] in 0..1."""
+def recognise(picture: Array, figures: tuple[str, ...] = FIGURES) -> Seen:
+    """Recognise the scene of an image [SIDE, SIDE, 3] in 0..1. figures: those that may be in it."""
     rim = np.concatenate([picture[:RIM].reshape(-1, 3), picture[-RIM:].reshape(-1, 3),
                           picture[:, :RIM].reshape(-1, 3), picture[:, -RIM:].reshape(-1, 3)])  # fmt: skip
     ground = np.median(rim, axis=0)
@@ -45,7 +45,7 @@ def recognise(picture: Array) -> Seen:
     colour = np.median(picture[distance > 0.6 * far], axis=0)
     along = colour - ground
     shape = np.clip((picture - ground) @ along / (along @ along), 0, 1).astype(np.float32)
-    figure, (right, down), overlap = best_overlap(shape)
+    figure, (right, down), overlap = best_overlap(shape, figures)
     if overlap < SURE:
         return Seen(None, nearest(colour, COLOURS), None, background, overlap)
     position = min(POSITIONS, key=lambda name: np.hypot(POSITIONS[name][0] - right, POSITIONS[name][1] - down))
@@ -57,9 +57,9 @@ def nearest(colour: Array, table: Mapping[str, tuple[int, int, int]]) -> str:
     return min(table, key=lambda name: float(np.linalg.norm(colour - np.array(table[name]) / 255)))
 
 
-def best_overlap(shape: Array) -> tuple[str, tuple[int, int], float]:
+def best_overlap(shape: Array, figures: tuple[str, ...] = FIGURES) -> tuple[str, tuple[int, int], float]:
     """The figure, its (right, down) from the middle and its overlap 2 |a b| / (|a|^2 + |b|^2), at their best."""
-    names, spectra, powers = _renderings()
+    names, spectra, powers = _renderings(figures)
     products = np.fft.irfft2(np.fft.rfft2(shape) * spectra, s=(SIDE, SIDE))  # [N, SIDE, SIDE], by shift
     overlap = 2 * products / ((shape**2).sum() + powers[:, None, None])
     which, down, right = np.unravel_index(int(overlap.argmax()), overlap.shape)
@@ -67,9 +67,9 @@ def best_overlap(shape: Array) -> tuple[str, tuple[int, int], float]:
     return names[which], (from_middle[0], from_middle[1]), float(overlap.max())
 
 
-@lru_cache(maxsize=1)
-def _renderings() -> tuple[list[str], npt.NDArray[np.complex128], npt.NDArray[np.float64]]:
+@lru_cache(maxsize=2)
+def _renderings(figures: tuple[str, ...]) -> tuple[list[str], npt.NDArray[np.complex128], npt.NDArray[np.float64]]:
     """Every figure in a range of sizes: names, conjugate spectra [N, SIDE, SIDE // 2 + 1], sums of squares [N]."""
-    kinds = [(figure, size) for figure in FIGURES for size in range(24, 34, 2)]
+    kinds = [(figure, size) for figure in figures for size in range(24, 34, 2)]
     masks = np.stack([mask(figure, size) for figure, size in kinds]).astype(np.float64)
     return [figure for figure, _ in kinds], np.fft.rfft2(masks).conj(), (masks**2).sum(axis=(1, 2))

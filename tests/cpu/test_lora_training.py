@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -242,6 +243,53 @@ def test_of_two_generations_a_damaged_one_is_passed_over(tmp_path: Path, monkeyp
     with pytest.raises(SluiceError, match=r"step 4 could not be written.*No space"):
         kept.save(Saved(4, {}, {}, {}, {}))
     assert kept.newest().step == 2  # type: ignore[union-attr]
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a kill."""
+
+
+def test_a_kill_between_any_two_operations_of_a_save_leaves_a_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [0]
+
+    def counted(work: Callable[..., object]) -> Callable[..., object]:
+        def operation(*args: object, **options: object) -> object:
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return work(*args, **options)
+
+        return operation
+
+    for name in ("write_whole", "replace", "_flush"):
+        monkeypatch.setattr(checkpoint, name, counted(getattr(checkpoint, name)))
+    monkeypatch.setattr(Path, "mkdir", counted(Path.mkdir))
+    monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+
+    def saved(step: int) -> Saved:
+        return Saved(step, {"a": torch.full((2,), float(step))}, {"m": torch.zeros(1)}, {}, {})
+
+    seen = set()
+    for after in range(20):
+        kept = Checkpoints(tmp_path / str(after))
+        left[0] = 1000
+        for step in (1, 2):
+            kept.save(saved(step))
+        left[0] = after
+        try:
+            kept.save(saved(3))
+        except Killed:
+            pass
+        left[0] = 1000
+        newest = kept.newest()
+        assert newest is not None and newest.step in (2, 3) and float(newest.lora["a"][0]) == newest.step
+        seen.add(newest.step)
+        kept.save(saved(4))
+        assert [path.name for path in sorted((tmp_path / str(after)).iterdir())][-1] == "step-000004"
+        assert not [path for path in kept.folder.iterdir() if path.name.startswith(".sluice")]
+    assert seen == {2, 3}, "kills before the name is given, and after it"
 
 
 def test_a_killed_program_goes_on_and_ends_in_the_same_bytes(command: list[str], images: Path, tmp_path: Path) -> None:

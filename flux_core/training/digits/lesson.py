@@ -23,7 +23,8 @@ from ...errors import InputError
 from ...io.saving import write_whole
 from ...models.flux_config import AXES
 from ...models.pixel_codec import PixelCodec, PixelCodecConfig
-from ..export import write_module
+from ..export import write_module, write_weights
+from ..few_steps import Pairs, ReflowStage, Straightness, Teacher, WindowsStage, straightness, without_guidance
 from ..flow import FlowStage, GuidanceStage, rng_of, sample
 from ..small_networks import fast_dtype, fitting_for_small_networks, save_sheet
 from ..system import Reader, System
@@ -34,6 +35,7 @@ from .pictures import WORDS, DigitPictures, digit_of, uncelled
 from .recipe import DigitRecipe
 
 STAGES = ("flow", "guidance")
+FEWER = ("reflow", "one_step", "windows")  # what each begins from is in `_before`
 SHEET = 64  # pictures of a sheet
 AT_ONCE = 100  # pictures that are sampled together
 # What may change when a training goes on: it decides what is looked at, not what is learned.
@@ -74,6 +76,11 @@ class Lesson:
         """Those that the recipe has."""
         return STAGES if self.recipe.sizes.guidance and self.recipe.guidance.steps else STAGES[:1]
 
+    @property
+    def fewer(self) -> tuple[str, ...]:
+        """Stages for fewer steps, which are trained where they are asked for."""
+        return FEWER if self.recipe.sizes.guidance else ()
+
     def run(self, stages: Sequence[str] = ()) -> dict[str, list[float]]:
         """Train the stages (none named: all) in order, and export. Returns the losses by stage."""
         losses: dict[str, list[float]] = {}
@@ -84,8 +91,35 @@ class Lesson:
                     self.load(stage, system)
                 else:
                     losses[stage] = self._train(stage, system)
-        self.export(system)
+            self.export(system)
+            for stage in (stage for stage in self.fewer if stage in stages):
+                losses[stage] = self._train_fewer(stage)
         return losses
+
+    def _train_fewer(self, name: str) -> list[float]:
+        """A stage for fewer steps. Raises InputError if the stage that it begins from has not been trained."""
+        recipe, teacher = self.recipe, self.teacher()
+        student = self.new_system()
+        self.load("reflow" if name == "one_step" else self.stages[-1], student)
+        if name == "windows":
+            stage: WindowsStage | ReflowStage = WindowsStage(self.pictures, student, teacher, self.dtype)
+        else:
+            pairs = Pairs.of(teacher, recipe, self.work / "pairs.pt", self.quiet)
+            stage = ReflowStage(self.pictures, student, pairs, self.dtype, recipe.guide, name == "one_step")
+        losses = train(stage, recipe, self.work, lambda step: self._sheet(name, step, student), self.quiet)
+        path = self.out / f"diffusion_models/{recipe.name}-{name.replace('_', '-')}.safetensors"
+        write_weights(path, without_guidance(student.transformer, recipe.guide), self._header)
+        return losses
+
+    def teacher(self) -> Teacher:
+        """The guided flow that stages for fewer steps learn from."""
+        system = self.new_system()
+        self.load(self.stages[-1], system)
+        return self.guided(system.requires_grad_(False).eval(), self.stages[-1])
+
+    def guided(self, system: System, stage: str) -> Teacher:
+        """The guided velocity of a stage: one pass for those that were taught guidance, two for the plain flow."""
+        return Teacher(system, self.pictures, self.recipe.guide, stage != "flow", self.dtype)
 
     def new_system(self) -> System:
         """With first weights that depend on the seed alone."""
@@ -113,17 +147,20 @@ class Lesson:
         with torch.no_grad():
             torch._foreach_copy_(list(system.parameters()), state["averages"])
 
-    def trained(self) -> tuple[System, str]:
-        """The last stage that has a checkpoint, and its name. Raises InputError if there is none."""
+    def trained(self, stage: str | None = None) -> tuple[System, str]:
+        """A stage (none named: the last of `stages`) that has a checkpoint, and its name. Raises InputError if it has
+        none."""
         system = self.new_system()
-        last = next((stage for stage in reversed(self.stages) if (self.work / f"{stage}.pt").is_file()), STAGES[0])
+        last = stage or next(
+            (name for name in reversed(self.stages) if (self.work / f"{name}.pt").is_file()), STAGES[0]
+        )
         self.load(last, system)
         return system.eval(), last
 
     def sample(self, system: System, stage: str, prompts: Sequence[str], seed: int = 0, steps: int = 0) -> Tensor:
         """Pictures [N, channels, side, side] in -1..1, guided as the stage can: by one pass or by two."""
         recipe = self.recipe
-        told = {"guidance": recipe.guide} if stage == "guidance" else {"guidance": 1.0, "cfg": recipe.guide}
+        told = {"guidance": recipe.guide} if stage != "flow" else {"guidance": 1.0, "cfg": recipe.guide}
         parts = [prompts[start : start + AT_ONCE] for start in range(0, len(prompts), AT_ONCE)]
         latents = [
             sample(
@@ -161,19 +198,30 @@ class Lesson:
     def export(self, system: System) -> None:
         """Write the files of the models folder."""
         recipe = self.recipe
-        axes = {AXES: ",".join(map(str, recipe.sizes.axes))} if any(recipe.sizes.axes) else {}
         codec = PixelCodec(PixelCodecConfig(recipe.channels, recipe.cell))
         codec.init_weights()
-        write_module(self.out / f"diffusion_models/{recipe.name}.safetensors", system.transformer, axes)
+        write_module(self.out / f"diffusion_models/{recipe.name}.safetensors", system.transformer, self._header)
         write_module(self.out / f"text_encoders/{recipe.name}-clip_l.safetensors", system.clip)
         write_module(self.out / f"text_encoders/{recipe.name}-t5xxl.safetensors", system.t5)
         write_module(self.out / f"vae/{recipe.name}-pixels.safetensors", codec)
+
+    @property
+    def _header(self) -> dict[str, str]:
+        axes = self.recipe.sizes.axes
+        return {AXES: ",".join(map(str, axes))} if any(axes) else {}
+
+    def straightness(self, system: System, stage: str, count: int = 200) -> Straightness:
+        """Of `count` paths with fixed noise and prompts, guided as the stage can."""
+        generator, recipe = torch.Generator().manual_seed(77), self.recipe
+        noise = torch.randn((count, recipe.sizes.channels, recipe.cells, recipe.cells), generator=generator)
+        prompts = [WORDS[number % len(WORDS)] for number in range(count)]
+        return straightness(self.guided(system, stage), noise.to(self.device), self.pictures.tokens(prompts))
 
     def _check_settings(self) -> None:
         path, now = self.work / "recipe.json", json.loads(json.dumps(asdict(self.recipe)))
         if path.is_file() and any(self.work.glob("*.pt")):
             before = json.loads(path.read_text("utf-8"))
-            different = [name for name in now if name not in FREE and before.get(name) != now[name]]
+            different = [name for name in now if name in before.keys() - FREE and before[name] != now[name]]
             if different:
                 raise InputError(
                     f"The training in {self.work} was started with other settings: {', '.join(different)}. Give the "
