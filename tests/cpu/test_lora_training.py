@@ -143,7 +143,7 @@ def test_buckets_have_one_area_and_the_shapes_of_images() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"rank": 0}, "at least 1"), ({"rank": 4096}, "up to 512"), ({"rate": 0.0}, "1e-4"), ({"keys": "x"}, "kohya"),
+    [({"rank": 0}, "at least 1"), ({"rank": 4096}, "at most 512"), ({"rate": 0.0}, "1e-4"), ({"keys": "x"}, "kohya"),
      ({"name": "a/b"}, "name of a file"), ({"shift": "-1"}, "above 0"), ({"dropout": 1.0}, "share")],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, object], message: str) -> None:
