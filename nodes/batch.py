@@ -1,4 +1,4 @@
-"""Batches: joined from several, and cut into batches of another size."""
+"""Batches: joining several, and dividing them into batches of another size."""
 
 from __future__ import annotations
 

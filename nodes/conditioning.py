@@ -239,8 +239,8 @@ class ConditioningSetTimestepRange:
         return {
             "required": {
                 "conditioning": wire(CONDITIONING, "The encoded prompt."),
-                "start": number(0.0, 0.0, 1.0, 0.001, "Where the prompt begins to apply."),
-                "end": number(1.0, 0.0, 1.0, 0.001, "Where it stops."),
+                "start": number(0.0, 0.0, 1.0, 0.001, "The point where the prompt begins to apply."),
+                "end": number(1.0, 0.0, 1.0, 0.001, "The point where it stops."),
             }
         }
 

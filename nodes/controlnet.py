@@ -44,7 +44,7 @@ class ControlNetLoader(FromFiles):
 
 
 class DiffControlNetLoader(ControlNetLoader):
-    """The same: none of FLUX.1's ControlNets is stored as a difference to the model."""
+    """The same node: none of FLUX.1's ControlNets is stored as a difference to the model."""
 
     TITLE = "Load ControlNet Model (diff)"
     DESCRIPTION = "Loads a ControlNet for FLUX.1, as Load ControlNet Model does. The model is not used."
@@ -59,25 +59,25 @@ class DiffControlNetLoader(ControlNetLoader):
 
 
 class SetUnionControlNetType:
-    """Which kind of image a union ControlNet is shown."""
+    """Set the image type of a union ControlNet."""
 
     TITLE = "SetUnionControlNetType"
     DESCRIPTION = (
-        "Tells a union ControlNet which kind of image it follows. As in ComfyUI, a name stands for the number that "
+        "Sets the type of image that a union ControlNet follows. As in ComfyUI, a name means the number that "
         "SDXL's union model gives it: 0 openpose, 1 depth, 2 hed, 3 canny, 4 normal, 5 segment, 6 tile, 7 repaint. "
         "Union models for FLUX.1 have other numbers: 0 canny, 1 tile, 2 depth, 3 blur, 4 pose, 5 gray, 6 low quality."
     )
     CATEGORY = "conditioning/controlnet"
     FUNCTION = "set_type"
     RETURN_TYPES = (CONTROL_NET,)
-    OUTPUT_TOOLTIPS = ("The ControlNet that is told so.",)
+    OUTPUT_TOOLTIPS = ("The ControlNet with this setting.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
                 "control_net": wire(CONTROL_NET, "A union ControlNet."),
-                "type": choice(TYPES, "auto tells it nothing."),
+                "type": choice(TYPES, "auto sets no type."),
             }
         }
 
@@ -89,23 +89,23 @@ class SetUnionControlNetType:
 
 
 def _strength() -> Any:
-    return number(1.0, 0.0, 10.0, 0.01, "How closely the image is followed; 0 leaves the ControlNet out.")
+    return number(1.0, 0.0, 10.0, 0.01, "How closely to follow the image; 0 leaves the ControlNet out.")
 
 
 def _range() -> dict[str, Any]:
-    """From when to when."""
+    """The start and the end of its effect."""
     return {
-        "start_percent": number(0.0, 0.0, 1.0, 0.001, "From here on, of the way from noise to image."),
-        "end_percent": number(1.0, 0.0, 1.0, 0.001, "Up to here, of the way from noise to image."),
+        "start_percent": number(0.0, 0.0, 1.0, 0.001, "The start, as a share of the way from noise to image."),
+        "end_percent": number(1.0, 0.0, 1.0, 0.001, "The end, as a share of the way from noise to image."),
     }
 
 
 class ControlNetApply:
-    """The oldest of the nodes that apply one."""
+    """The oldest of the nodes that apply a ControlNet."""
 
     TITLE = "Apply ControlNet (OLD)"
     DESCRIPTION = (
-        "Has the model follow an image. For ControlNets that see pixels (XLabs); others need the node with vae."
+        "Makes the model follow an image. For ControlNets that use pixels (XLabs); others need the node with vae."
     )
     CATEGORY = "conditioning/controlnet"
     DEPRECATED = True
@@ -152,7 +152,7 @@ class ControlNetApplyAdvanced:
                 "strength": _strength(),
                 **_range(),
             },
-            "optional": {"vae": wire(VAE, "The autoencoder, for ControlNets that see the image as a latent.")},
+            "optional": {"vae": wire(VAE, "The autoencoder, for ControlNets that use the image as a latent.")},
         }
 
     def apply(
@@ -176,7 +176,7 @@ class ControlNetApplyAdvanced:
 
 
 class ControlNetApplySD3(ControlNetApplyAdvanced):
-    """The same, with an autoencoder in any case."""
+    """The same node, with a required autoencoder."""
 
     TITLE = "Apply Controlnet with VAE"
     DEPRECATED = True
@@ -186,7 +186,7 @@ class ControlNetApplySD3(ControlNetApplyAdvanced):
         return {
             "required": {
                 **_prompts(),
-                "vae": wire(VAE, "The autoencoder, for ControlNets that see the image as a latent."),
+                "vae": wire(VAE, "The autoencoder, for ControlNets that use the image as a latent."),
                 "image": wire(IMAGE, "The image to follow."),
                 "strength": _strength(),
                 **_range(),
@@ -195,10 +195,10 @@ class ControlNetApplySD3(ControlNetApplyAdvanced):
 
 
 class ControlNetInpaintingAliMamaApply(ControlNetApplyAdvanced):
-    """A ControlNet for inpainting, with the mask of what to paint."""
+    """A ControlNet for inpainting, with a mask of the part to repaint."""
 
     TITLE = "ControlNetInpaintingAliMamaApply"
-    DESCRIPTION = "Has alimama's inpainting ControlNet paint what is masked so that it fits the rest of the image."
+    DESCRIPTION = "Repaints the masked part with alimama's inpainting ControlNet so that it fits the rest of the image."
     FUNCTION = "apply_inpaint"
 
     @classmethod

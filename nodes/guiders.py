@@ -178,7 +178,7 @@ class RandomNoise:
     """Noise from a seed."""
 
     TITLE = "RandomNoise"
-    DESCRIPTION = "The random noise that denoising starts from."
+    DESCRIPTION = "The random noise from which denoising starts."
     CATEGORY = "sampling/custom_sampling/noise"
     FUNCTION = "make"
     RETURN_TYPES = (NOISE,)

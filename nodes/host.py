@@ -46,7 +46,7 @@ class Host:
     interrupted    called at each step; returns whether to stop
     send           sends an image to the client that queued the job; the command line has no client
     make_runtime   creates the runtime of the models when the first one is loaded
-    previews       a word of PREVIEWS: how latents are shown while they are sampled
+    previews       one of PREVIEWS: how latents are shown during sampling
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class Host:
         self._folders, self._report, self._interrupted, self._send = folders, report, interrupted, send
         self._previews = previews
         self._taef1: Taef1Previews | None = None
-        self._without_taef1 = False  # its file was found missing
+        self._without_taef1 = False  # whether its file is known to be missing
         self._make_runtime = make_runtime or _default_runtime
         self._runtime: Runtime | None = None
         self._lock = threading.Lock()
 
     @property
     def runtime(self) -> Runtime:
-        """The runtime that models are loaded into: device, number types, memory budget. Created at the first use.
+        """The runtime for models: device, number types, memory budget. Created at the first use.
 
-        Raises InputError if the chosen device is not there.
+        Raises InputError if the chosen device does not exist.
         """
         with self._lock:
             if self._runtime is None:
@@ -144,7 +144,7 @@ class Host:
         self._report(done, total, preview)
 
     def preview(self, latent: Any) -> Image.Image:
-        """A latent [16, h, w] in the transformer's scale as an image; a rough one where TAEF1's file is missing."""
+        """An image of a latent [16, h, w] in the transformer's scale; only a rough one without TAEF1's file."""
         from PIL import Image
 
         from ..flux_core.models import latents
@@ -165,7 +165,7 @@ class Host:
             return Taef1Previews(self.runtime, self.full_path("vae_approx", "taef1_decoder.safetensors"))
         except SluiceError as error:
             self._without_taef1 = True
-            log.warning("Previews are rough ones, because TAEF1 cannot be used: %s", error)
+            log.warning("Previews are rough, because TAEF1 cannot be used: %s", error)
             return None
 
     def send(self, image: Image.Image, number: int, total: int) -> None:
@@ -178,7 +178,7 @@ class Host:
         return guider
 
     def model(self, model: Any) -> Any:
-        """The value of a MODEL link to other nodes than ours."""
+        """The value of a MODEL link for nodes of others."""
         return model
 
     def run_foreign(self, sampler: Any, guider: Any, noise: Any, sigmas: Any, latent: Any) -> tuple[Any, Any]:
@@ -192,7 +192,7 @@ class ComfyUI(Host):
     def __init__(self) -> None:
         import folder_paths
 
-        self._paths: Any = folder_paths  # its functions give the current folders; its values may be old
+        self._paths: Any = folder_paths  # its functions return the current folders; its variables may be outdated
         super().__init__(self._gathered(), make_runtime=_runtime_inside)
 
     @property
@@ -279,7 +279,7 @@ def _default_runtime() -> Runtime:
 
 
 def _runtime_inside() -> Runtime:
-    """A runtime with ComfyUI's device, in the memory that ComfyUI grants; its events go to the open pages."""
+    """A runtime with ComfyUI's device and the memory that ComfyUI grants; its events go to the open pages."""
     from ..flux_core.runtime.runtime import Runtime
     from ..flux_core.runtime.settings import Settings
     from ..flux_core.runtime.warning_events import emit_warnings

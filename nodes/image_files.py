@@ -193,7 +193,7 @@ class SaveImageWebsocket(HostedNode):
 def save_pngs(
     images: Any, prefix: str, folder: os.PathLike[str], kind: str, compress_level: int, prompt: Any, extra: Any
 ) -> list[dict[str, str]]:
-    """Save each image of a batch as a PNG with its workflow. Returns the files as clients are told of them."""
+    """Save each image of a batch as a PNG with its workflow. Returns the files in the form sent to clients."""
     from ..flux_core.images.files import to_pil
     from ..flux_core.io.png import encode
     from ..flux_core.io.saving import place

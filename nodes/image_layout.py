@@ -157,7 +157,7 @@ class ImageStitch:
                 "spacing_width": integer(0, 0, 1024, "Pixels between them.", step=2),
                 "spacing_color": choice(colours, "The colour between them.", default="white"),
             },
-            "optional": {"image2": wire(IMAGE, "The second image; without it the first stays as it is.")},
+            "optional": {"image2": wire(IMAGE, "The second image; without it the first is returned unchanged.")},
         }
 
     def stitch(

@@ -73,7 +73,7 @@ class SaveImageAdvanced(HostedNode):
 
 
 def _formats() -> dict[str, dict[str, Declared]]:
-    """File format -> what has to be known for it."""
+    """File format -> the inputs that it needs."""
 
     def space(options: list[str], tip: str) -> Declared:
         return choice(options, tip, default="sRGB", advanced=True)
@@ -243,7 +243,7 @@ class ImageCompare(HostedNode):
 
 
 def _saved(host: Host, data: bytes, suffix: str, prefix: str, images: Any) -> dict[str, Any]:
-    """A new file in the output folder. Returns it as the editor is told of it."""
+    """Save a new file in the output folder. Returns it in the form sent to the editor."""
     from ..flux_core.io.saving import place
 
     target = place(prefix, host.output, width=images.shape[2], height=images.shape[1])

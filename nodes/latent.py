@@ -13,7 +13,7 @@ METHOD_TIP = "The interpolation method. bislerp rotates channel vectors instead 
 
 
 class EmptyLatentImage:
-    """An empty latent of four channels, widened by the sampler to what the model has."""
+    """An empty latent of four channels; the sampler widens it to the channels of the model."""
 
     TITLE = "Empty Latent Image"
     DESCRIPTION = "An empty latent to start from. It determines the size of the image."
@@ -39,7 +39,7 @@ class EmptyLatentImage:
 
 
 class EmptySD3LatentImage:
-    """An empty latent of sixteen channels, as FLUX.1 has."""
+    """An empty latent of sixteen channels, as in FLUX.1."""
 
     DESCRIPTION = "An empty latent of 16 channels to start from. It determines the size of the image."
     CATEGORY = "latent/sd3"

@@ -139,7 +139,7 @@ class VAELoader(FromFiles):
     TITLE = "Load VAE"
     DESCRIPTION = (
         "Loads the autoencoder that converts latents to images and back (ae.safetensors). taef1 is a small one: "
-        "quick, and not exact."
+        "fast but not exact."
     )
     CATEGORY = "loaders"
     FUNCTION = "load"
@@ -152,7 +152,7 @@ class VAELoader(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         small = [TAEF1] if set(TAEF1_FILES) <= set(cls.host.filenames("vae_approx")) else []
         names = [*cls.host.filenames("vae"), *small]
-        return {"required": {"vae_name": choice(names, "The autoencoder's file, or taef1 out of vae_approx.")}}
+        return {"required": {"vae_name": choice(names, "The autoencoder's file, or taef1 from vae_approx.")}}
 
     @classmethod
     def IS_CHANGED(cls, **inputs: Any) -> str:

@@ -11,7 +11,7 @@ ABSENT: Any = object()  # an input without a link; None is an input whose value 
 
 
 def same(template: str, tip: str, allowed: str = "*", **more: Any) -> Declared:
-    """A socket of the same type as the others of its template, whatever they are linked to."""
+    """A socket with the same type as the other sockets of its template, determined by their links."""
     matched = {"template_id": template, "allowed_types": allowed}
     return "COMFY_MATCHTYPE_V3", {"template": matched, **more, "tooltip": tip}
 
@@ -27,7 +27,7 @@ class ComfySwitchNode:
     """Choose one of two branches."""
 
     TITLE = "If/Else Switch"
-    DESCRIPTION = "Passes on one of two values. What only the other one needs is not computed."
+    DESCRIPTION = "Passes on one of two values. Nodes that only the other value needs do not run."
     CATEGORY = PLACE
     EXPERIMENTAL = True
     FUNCTION = "pick"
@@ -81,7 +81,7 @@ class ComfyAndNode:
     CATEGORY = PLACE
     FUNCTION = "ask"
     RETURN_TYPES = (BOOLEAN,)
-    OUTPUT_TOOLTIPS = ("Whether all are true.",)
+    OUTPUT_TOOLTIPS = ("True if all values are true.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -99,7 +99,7 @@ class ComfyOrNode:
     CATEGORY = PLACE
     FUNCTION = "ask"
     RETURN_TYPES = (BOOLEAN,)
-    OUTPUT_TOOLTIPS = ("Whether any is true.",)
+    OUTPUT_TOOLTIPS = ("True if any value is true.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -119,7 +119,7 @@ class ComfyPassOrNoneNode:
     RETURN_TYPES = ("COMFY_MATCHTYPE_V3", BOOLEAN)
     RETURN_NAMES = ("output", "is_none")
     OUTPUT_MATCHTYPES = ("value", None)
-    OUTPUT_TOOLTIPS = ("The value.", "Whether there is none.")
+    OUTPUT_TOOLTIPS = ("The value.", "True if there is no value.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:

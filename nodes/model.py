@@ -44,7 +44,7 @@ class ModelSamplingSD3:
 
     TITLE = "ModelSamplingSD3"
     DESCRIPTION = (
-        "Shifts noise levels as Stable Diffusion 3 does, and gives the model times multiplied by 1000, which is not "
+        "Shifts noise levels as Stable Diffusion 3 does, and multiplies the model's times by 1000, which is not "
         "what FLUX.1 was trained with. ModelSamplingAuraFlow has the same shift and the right times."
     )
     CATEGORY = "advanced/model"
@@ -88,7 +88,7 @@ class DifferentialDiffusion:
     """Use the grey values of a mask as starting steps."""
 
     TITLE = "Differential Diffusion"
-    DESCRIPTION = "The grey values of a noise mask set from which step on a place is denoised: no seams."
+    DESCRIPTION = "The grey values of a noise mask set the step from which each place is denoised, which avoids seams."
     CATEGORY = "_for_testing"
     EXPERIMENTAL = True
     FUNCTION = "patch"
@@ -149,7 +149,7 @@ class ModelProducts:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         tip = (
-            "default: as the program was started. int8: a file of any format is made into integers while it is loaded. "
+            "default: the program's setting. int8: a file of any format is converted to integers while it is loaded. "
             "16bit: integers are decoded. auto: integers where the file stores them and that is faster."
         )
         return {
@@ -169,8 +169,8 @@ class FluxToModel(HostedNode):
     ALONE = True  # ComfyUI has no node of this kind
     TITLE = "FLUX model to MODEL"
     DESCRIPTION = (
-        "Lets ComfyUI's own KSampler and schedulers denoise with a model of Sluice. What changes weights or blocks "
-        "from outside, like LoRA or ControlNet nodes of other makers, does not reach it and is refused."
+        "Lets ComfyUI's own KSampler and schedulers denoise with a model of Sluice. Nodes of others that "
+        "change weights or blocks, such as LoRA or ControlNet nodes, cannot change it and are refused."
     )
     CATEGORY = "advanced/model"
     EXPERIMENTAL = True
@@ -193,7 +193,7 @@ class MemoryBudget:
     ALONE = True  # ComfyUI has no node of this kind
     TITLE = "Memory budget"
     DESCRIPTION = (
-        "Sets how much memory this program may use, whatever else it has loaded included: 8G, 7.5G, 800M, auto for "
+        "Sets how much memory this program may use in total: 8G, 7.5G, 800M, auto for "
         "what is free, off for no limit. Weights that do not fit are streamed. It holds until it is set again."
     )
     CATEGORY = "advanced/model"

@@ -15,9 +15,7 @@ class CLIPVisionLoader(FromFiles):
     """A vision encoder."""
 
     TITLE = "Load CLIP Vision"
-    DESCRIPTION = (
-        "Loads the encoder that looks at images: SigLIP (sigclip_vision_patch14_384) for FLUX.1 Redux, or CLIP's."
-    )
+    DESCRIPTION = "Loads an encoder for images: SigLIP (sigclip_vision_patch14_384) for FLUX.1 Redux, or CLIP's."
     CATEGORY = "loaders"
     FUNCTION = "load"
     RETURN_TYPES = (CLIP_VISION,)
@@ -35,14 +33,14 @@ class CLIPVisionLoader(FromFiles):
 
 
 class CLIPVisionEncode:
-    """A image, looked at."""
+    """Encode an image for Redux or an IP-Adapter."""
 
     TITLE = "CLIP Vision Encode"
-    DESCRIPTION = "Looks at a image, for the model to take its content and style from."
+    DESCRIPTION = "Encodes an image, so that the model can use its content and style."
     CATEGORY = "conditioning"
     FUNCTION = "encode"
     RETURN_TYPES = (OUTPUT,)
-    OUTPUT_TOOLTIPS = ("What was seen.",)
+    OUTPUT_TOOLTIPS = ("The encoded image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -51,7 +49,7 @@ class CLIPVisionEncode:
                 "clip_vision": wire(CLIP_VISION, "The vision encoder."),
                 "image": wire(IMAGE, "The image."),
                 "crop": choice(
-                    ("center", "none"), "center looks at the middle square, none at the image squashed to one."
+                    ("center", "none"), "center uses the central square, none the whole image stretched to a square."
                 ),
             }
         }
@@ -64,7 +62,7 @@ class StyleModelLoader(FromFiles):
     """FLUX.1 Redux."""
 
     TITLE = "Load Style Model"
-    DESCRIPTION = "Loads FLUX.1 Redux, which makes prompts of images (flux1-redux-dev)."
+    DESCRIPTION = "Loads FLUX.1 Redux, which converts images to prompts (flux1-redux-dev)."
     CATEGORY = "loaders"
     FUNCTION = "load"
     RETURN_TYPES = (STYLE_MODEL,)
@@ -82,10 +80,10 @@ class StyleModelLoader(FromFiles):
 
 
 class StyleModelApply:
-    """A prompt with a image behind it."""
+    """Append an image to a prompt."""
 
     TITLE = "Apply Style Model"
-    DESCRIPTION = "Puts what was seen in a image behind the words of the prompt. Several images may follow one another."
+    DESCRIPTION = "Appends the content of an image to the prompt. Chain several nodes for several images."
     CATEGORY = "conditioning/style_model"
     FUNCTION = "apply"
     RETURN_TYPES = (CONDITIONING,)
@@ -93,13 +91,15 @@ class StyleModelApply:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        kinds = "multiply weakens what was seen; attn_bias changes how much the new image attends to it."
+        kinds = (
+            "multiply weakens the tokens of the image; attn_bias changes how strongly the new image attends to them."
+        )
         return {
             "required": {
                 "conditioning": wire(CONDITIONING, "The prompt."),
                 "style_model": wire(STYLE_MODEL, "The style model."),
-                "clip_vision_output": wire(OUTPUT, "What was seen."),
-                "strength": number(1.0, 0.0, 10.0, 0.001, "How much the image counts."),
+                "clip_vision_output": wire(OUTPUT, "The encoded image."),
+                "strength": number(1.0, 0.0, 10.0, 0.001, "The influence of the image."),
                 "strength_type": choice(("multiply", "attn_bias"), kinds),
             }
         }

@@ -211,7 +211,7 @@ class SamplerCustom(HostedNode):
 
 
 class SamplerCustomAdvanced(HostedNode):
-    """Denoise with noise, guider, sampler and schedule from nodes of their own."""
+    """Denoise with separate nodes for noise, guider, sampler and schedule."""
 
     TITLE = "SamplerCustomAdvanced"
     DESCRIPTION = "Denoises with separate nodes for noise, guider, sampler and schedule."

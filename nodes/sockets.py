@@ -1,7 +1,7 @@
 """The names of sockets, and functions that declare inputs. flux_core/ defines the values.
 
-Inside ComfyUI our models are not its models, so their wires have names of their own: linking one to a node that cannot
-take it is then refused at the socket instead of failing deep inside. All other kinds of wire are shared.
+Inside ComfyUI our models are not ComfyUI's models, so their links have types of their own: linking one to a node that
+cannot use it is refused at the socket instead of failing later. All other types of links are shared.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def choice(options: Sequence[str], tip: str, **more: Any) -> Declared:
 
 
 def switch(default: bool | None, tip: str) -> Declared:
-    """On or off; None where ComfyUI declares no default, which the editor takes as off."""
+    """On or off; None where ComfyUI declares no default, which the editor treats as off."""
     return BOOLEAN, {"tooltip": tip} if default is None else {"default": default, "tooltip": tip}
 
 

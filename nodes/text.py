@@ -38,7 +38,7 @@ class CLIPTextEncodeFlux:
     """Two prompts -> conditioning with guidance."""
 
     DESCRIPTION = (
-        "Gives CLIP-L and T5-XXL a text each. CLIP-L contributes one summary vector, T5 every detail; "
+        "Gives CLIP-L and T5-XXL separate texts. CLIP-L contributes one summary vector, T5 every detail; "
         "guidance says how closely the image should follow."
     )
     CATEGORY = "advanced/conditioning/flux"

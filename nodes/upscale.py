@@ -1,4 +1,4 @@
-"""Images enlarged by a network made for it: ESRGAN and its relatives."""
+"""Enlarging images with upscale models: ESRGAN and its relatives."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class UpscaleModelLoader(FromFiles):
 
 
 class ImageUpscaleWithModel(HostedNode):
-    """An image, enlarged."""
+    """Enlarge images with an upscale model."""
 
     TITLE = "Upscale Image (using Model)"
     DESCRIPTION = "Enlarges images with an upscale model, in tiles as large as the memory allows."
@@ -46,7 +46,7 @@ class ImageUpscaleWithModel(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "upscale_model": wire(UPSCALE_MODEL, "The upscale model. It decides how many times larger."),
+                "upscale_model": wire(UPSCALE_MODEL, "The upscale model. It determines the factor of enlargement."),
                 "image": wire(IMAGE, "The image."),
             }
         }

@@ -1,7 +1,8 @@
-"""Nodes that make a model faster elsewhere: what they mean here.
+"""Nodes of other packs that make a model faster, and their effect here.
 
-Compiling, other attention kernels, loading orders and clearing of memory change no image, so the model passes
-through; the memory manager and the products of this program do what they are for. Caches of steps set Sluice's own.
+Compiling, other attention kernels, loading orders and clearing of memory change no image, so the model is passed on
+unchanged; the memory manager and the products of this program serve the same purpose. Step caches are replaced by
+Sluice's own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhe
 
 
 class _PassesModel(OfAnotherPack):
-    """A model in, the same model out."""
+    """A node with a model as input and the same model as output."""
 
     FUNCTION = "pass_on"
     RETURN_TYPES = (MODEL,)
@@ -36,7 +37,7 @@ class _PassesModel(OfAnotherPack):
         return {"required": {"model": wire(MODEL, "The model."), **required}, "optional": optional}
 
     def pass_on(self, model: Any, **settings: Any) -> tuple[Any]:
-        self.tell("without effect here; images stay the same.")
+        self.tell("no effect here; images stay the same.")
         return (model,)
 
 
@@ -44,7 +45,9 @@ class TorchCompileModel(_PassesModel):
     """ComfyUI's node that compiles a model."""
 
     TITLE = "TorchCompileModel"
-    DESCRIPTION = "Compiling is not done here: streamed weights change between layers. The model passes through."
+    DESCRIPTION = (
+        "Compiling is not done here: streamed weights change between layers. The model is passed on unchanged."
+    )
     SETTINGS = {"backend": one_of(("inductor", "cudagraphs"), "")}
 
 
@@ -105,7 +108,7 @@ class EnhancedCompileModel(_PassesModel):
 
 
 class CompileModel(_PassesModel):
-    """TeaCache's and Pruna's node that compiles a model; the two declare other inputs."""
+    """TeaCache's and Pruna's node that compiles a model; the two declare different inputs."""
 
     PACK = "teacache"
     TITLE = "Compile Model"
@@ -125,7 +128,7 @@ class PathchSageAttentionKJ(_PassesModel):
 
     PACK = "comfyui-kjnodes"
     TITLE = "Patch Sage Attention KJ"
-    DESCRIPTION = "Attention is computed by PyTorch's own kernels here. The model passes through."
+    DESCRIPTION = "PyTorch's own kernels compute attention here. The model is passed on unchanged."
     SETTINGS = {"sage_attention": one_of(SAGE, "")}
     OPTIONAL = {"allow_compile": flag(False, "")}
 
@@ -135,7 +138,7 @@ class PatchModelPatcherOrder(_PassesModel):
 
     PACK = "comfyui-kjnodes"
     TITLE = "Patch Model Patcher Order"
-    DESCRIPTION = "LoRAs are computed beside the weights here: there is no order to choose. The model passes through."
+    DESCRIPTION = "LoRAs are computed beside the weights here, so no order is needed. The model is passed on unchanged."
     SETTINGS = {
         "patch_order": one_of(("object_patch_first", "weight_patch_first"), "", "weight_patch_first"),
         "full_load": one_of(("enabled", "disabled", "auto"), "", "auto"),
@@ -147,29 +150,29 @@ class ModelPatchTorchSettings(_PassesModel):
 
     PACK = "comfyui-kjnodes"
     TITLE = "Model Patch Torch Settings"
-    DESCRIPTION = "How products are summed up is not set by hand here. The model passes through."
+    DESCRIPTION = "The precision of sums is not a setting here. The model is passed on unchanged."
     SETTINGS = {"enable_fp16_accumulation": flag(False, "")}
 
 
 class MZ_Flux1PartialLoad_Patch(_PassesModel):
-    """MinusZone's share of blocks on the card."""
+    """MinusZone's setting for the share of blocks on the card."""
 
     PACK = "ComfyUI-Flux1Quantization-MZ"
     TITLE = "MZ_Flux1PartialLoad_Patch"
-    DESCRIPTION = "How much of the model is on the card is decided by the memory manager, within the budget."
+    DESCRIPTION = "The memory manager decides how much of the model is on the card, within the budget."
     SETTINGS = {"double_blocks_cuda_size": whole("", 7, 0, 16), "single_blocks_cuda_size": whole("", 7, 0, 37)}
 
 
 class FluxForwardOverrider(_PassesModel):
-    """What its pack's TeaCache needs before it."""
+    """A node that its pack's TeaCache needs before it."""
 
     PACK = "comfyui_patches_ll"
     TITLE = "FluxForwardOverrider"
-    DESCRIPTION = "Prepares a model for its pack's other nodes; nothing has to be prepared here."
+    DESCRIPTION = "Prepares a model for its pack's other nodes; no preparation is needed here."
 
 
 class _SetsCache(OfAnotherPack):
-    """A step cache of another pack, answered by Sluice's own."""
+    """A step cache of another pack, replaced by Sluice's own."""
 
     FUNCTION = "patch"
     RETURN_TYPES = (MODEL,)
@@ -179,7 +182,7 @@ class _SetsCache(OfAnotherPack):
     def cached(cls, model: Any, threshold: float) -> tuple[Any]:
         from ...flux_core.sampling.step_cache import StepCache
 
-        cls.tell(f"answered by Sluice's step cache with threshold {threshold:.3f}.")
+        cls.tell(f"replaced by Sluice's step cache with threshold {threshold:.3f}.")
         return (replace(model, own_step_cache=StepCache(threshold, 0.0, 1.0)),)
 
 
@@ -200,15 +203,15 @@ class ApplyTeaCachePatch(_SetsCache):
 
 
 class CacheModelAuto(_SetsCache):
-    """Pruna's cache by a wanted speed."""
+    """Pruna's cache, set by a wanted speed."""
 
     PACK = "ComfyUI_pruna"
     TITLE = "Cache Model Auto"
-    DESCRIPTION = "Skips steps until the wanted share of the time is left, as far as Sluice's own step cache can tell."
+    DESCRIPTION = "Skips steps with Sluice's own step cache to reach the wanted share of the time approximately."
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        share = decimal("The share of the time that is left: 0.5 computes about half of 20 steps.", 0.5, 0.0, 1.0)
+        share = decimal("The remaining share of the time: 0.5 computes about half of 20 steps.", 0.5, 0.0, 1.0)
         return {
             "required": {"model": wire(MODEL, "The model."), "speed_factor": share},
             "optional": {"cache_mode": unused(line("", "taylor")), "compiler": unused(line("", "torch_compile"))},
@@ -219,18 +222,18 @@ class CacheModelAuto(_SetsCache):
 
 
 class CacheModelPeriodic(_SetsCache):
-    """Pruna's cache that computes one of so many steps."""
+    """Pruna's cache that computes one of several steps."""
 
     PACK = "ComfyUI_pruna"
     TITLE = "Cache Model Periodic"
-    DESCRIPTION = "Sluice's step cache chooses the steps by how much they change, about as many as asked for."
+    DESCRIPTION = "Sluice's step cache chooses the steps by how much they change, about as many as requested."
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
                 "model": wire(MODEL, "The model."),
-                "cache_interval": whole("One of so many steps is computed.", 2, 1, 7),
+                "cache_interval": whole("One of this number of steps is computed.", 2, 1, 7),
                 "start_step": unused(whole("", 2, 0, 10)),
             },
             "optional": {"cache_mode": unused(line("", "taylor")), "compiler": unused(line("", "torch_compile"))},
@@ -243,11 +246,11 @@ class CacheModelPeriodic(_SetsCache):
 
 
 class CacheModelAdaptive(_SetsCache):
-    """Pruna's cache by a threshold."""
+    """Pruna's cache, set by a threshold."""
 
     PACK = "ComfyUI_pruna"
     TITLE = "Cache Model Adaptive"
-    DESCRIPTION = "Sluice's step cache, at ten times the threshold, which is of another scale."
+    DESCRIPTION = "Sluice's step cache, at ten times the threshold, which has another scale."
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -270,9 +273,9 @@ class CacheModelAdaptive(_SetsCache):
 
 
 class _Clears(OfAnotherPack):
-    """A value in, the same value out."""
+    """A node with a value as input and the same value as output."""
 
-    DESCRIPTION = "Memory is given back by the memory manager when something needs it. The value passes through."
+    DESCRIPTION = "The memory manager frees memory when it is needed. The value is passed on unchanged."
     FUNCTION = "pass_on"
     RETURN_TYPES: tuple[str, ...] = ("*",)
     RETURN_NAMES: tuple[str, ...] = ("output",)
@@ -295,14 +298,14 @@ class EasyCleanGpuUsed(_Clears):
 
 
 class EasyClearCacheAll(_Clears):
-    """Easy-Use's node that forgets results too."""
+    """Easy-Use's node that also deletes cached results."""
 
     PACK = "comfyui-easy-use"
     TITLE = "Clear Cache All"
 
 
 class PurgeVRAM(_Clears):
-    """LayerStyle's node, which gives nothing."""
+    """LayerStyle's node, which has no output."""
 
     PACK = "comfyui_layerstyle"
     TITLE = "LayerUtility: Purge VRAM"
@@ -334,11 +337,11 @@ class PurgeVRAMV2(PurgeVRAM):
 
 
 class VRAM_Debug(OfAnotherPack):
-    """KJNodes' node: values in, the same values out, and the free memory before and after."""
+    """KJNodes' node: passes values on and returns the free memory before and after."""
 
     PACK = "comfyui-kjnodes"
     TITLE = "VRAM Debug"
-    DESCRIPTION = "Passes its values through. Memory is given back by the memory manager, so both numbers are 0."
+    DESCRIPTION = "Passes its values on. The memory manager frees memory, so both numbers are 0."
     FUNCTION = "pass_on"
     RETURN_TYPES = ("*", IMAGE, MODEL, "INT", "INT")
     RETURN_NAMES = ("any_output", "image_pass", "model_pass", "freemem_before", "freemem_after")

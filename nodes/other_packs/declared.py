@@ -1,7 +1,8 @@
-"""What the nodes of other packs that are answered here have in common, and how inputs without an end are declared.
+"""The common base of the nodes that stand in for those of other packs, and declarations of their inputs.
 
-A class of this folder answers a workflow that was made with another pack, by the inputs and outputs of that pack's
-node. Outside ComfyUI only: there the pack itself is at hand. If somebody names the pack's folder, its own node runs.
+A class of this folder makes a workflow work that was made with another pack: it has the inputs and outputs of that
+pack's node. Only the standalone program offers it; in ComfyUI the pack itself is used. If the user names the pack's
+folder, the pack's own node runs.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ log = logging.getLogger(__name__)
 
 
 class OfAnotherPack:
-    """A node whose id is another pack's. `PACK` is the pack's name in ComfyUI's registry."""
+    """A node with the id of another pack's node. `PACK` is the pack's name in ComfyUI's registry."""
 
     PACK = ""
     CATEGORY = "other packs"
-    YIELDS = True  # a loaded pack with this id takes its place
+    YIELDS = True  # a loaded pack with this id replaces it
 
     @classmethod
     def tell(cls, text: str) -> None:
-        """Say in the log what is different here."""
+        """Log the difference to the pack's node."""
         log.info("%s: %s", getattr(cls, "TITLE", cls.__name__), text)
 
 
 class Numbered(dict[str, Any]):
-    """The section of inputs that are counted on, such as lora_1, lora_2, ...: any name that begins so is one."""
+    """A section of numbered inputs such as lora_1, lora_2, ...: it contains every name with this prefix."""
 
     def __init__(self, prefix: str, declared: Declared, named: Mapping[str, Any] | None = None) -> None:
         super().__init__(named or {})
@@ -90,10 +91,10 @@ def flag(default: bool, tip: str) -> Declared:
 
 
 def unused(declared: Declared) -> Declared:
-    """An input that has no effect here."""
-    return declared[0], {**declared[1], "tooltip": "Without effect here."}
+    """An input without effect here."""
+    return declared[0], {**declared[1], "tooltip": "No effect here."}
 
 
 def one_of(options: tuple[str, ...] | list[str], tip: str, default: str | None = None) -> Declared:
-    """One of a list; the first unless told otherwise."""
+    """One of a list; the first is the default."""
     return choice(options, tip, **({} if default is None else {"default": default}))

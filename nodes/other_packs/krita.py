@@ -31,7 +31,7 @@ class LoadImageCache(OfAnotherPack, HostedNode):
     FUNCTION = "load"
     RETURN_TYPES = (IMAGE, MASK)
     RETURN_NAMES = ("image", "mask")
-    OUTPUT_TOOLTIPS = ("The image.", "Its transparency; of an image without one its red channel.")
+    OUTPUT_TOOLTIPS = ("The image.", "Its transparency; for an image without transparency, its red channel.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -44,7 +44,7 @@ class LoadImageCache(OfAnotherPack, HostedNode):
         if "/" in id or "\\" in id or id.startswith(".") or not path.is_file():
             from ...flux_core.errors import MissingFileError
 
-            raise MissingFileError(f"There is no image with the id {id!r}; they are kept for an hour.")
+            raise MissingFileError(f"There is no image with the id {id!r}; images are kept for an hour.")
         planes = from_bytes(path.read_bytes())
         image = planes[..., :3] if planes.shape[-1] > 1 else planes.expand(-1, -1, -1, 3)
         return image, planes[..., 3] if planes.shape[-1] == 4 else planes[..., 0]
@@ -55,14 +55,14 @@ class SaveImageCache(OfAnotherPack, HostedNode):
 
     PACK = TOOLING
     TITLE = "Save Image to Cache"
-    DESCRIPTION = "Keeps images for the program that asked for them, which gets their ids. Nothing is saved."
+    DESCRIPTION = "Keeps images for the program that queued the job, which gets their ids. Nothing is saved."
     FUNCTION = "save"
     OUTPUT_NODE = True
     RETURN_TYPES = ()
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"images": PICTURE, "format": one_of(FORMATS, "How they are kept.", "PNG")}}
+        return {"required": {"images": PICTURE, "format": one_of(FORMATS, "The format in which they are kept.", "PNG")}}
 
     def save(self, images: Any, format: str = "PNG") -> dict[str, Any]:
         from ...flux_core.images.encode import as_file
@@ -79,7 +79,7 @@ class SaveImageCache(OfAnotherPack, HostedNode):
 
 
 class _Base64(OfAnotherPack):
-    """An image in the text of the workflow."""
+    """An image as text in the workflow."""
 
     PACK = TOOLING
     FUNCTION = "load"
@@ -96,17 +96,17 @@ class _Base64(OfAnotherPack):
         try:
             return from_bytes(base64.b64decode(text.rpartition("base64,")[2], validate=True))
         except binascii.Error as error:
-            raise InputError(f"This is no image in base64: {error}.") from error
+            raise InputError(f"This is not an image in base64: {error}.") from error
 
 
 class LoadImageBase64(_Base64):
-    """The same, as an image."""
+    """An image as text in the workflow."""
 
     TITLE = "Load Image (Base64)"
-    DESCRIPTION = "Loads an image out of the workflow's own text, and its transparency as a mask."
+    DESCRIPTION = "Loads an image that the workflow contains as text, and its transparency as a mask."
     RETURN_TYPES = (IMAGE, MASK)
     RETURN_NAMES = ("image", "mask")
-    OUTPUT_TOOLTIPS = ("The image.", "Its transparency; 1 everywhere without one.")
+    OUTPUT_TOOLTIPS = ("The image.", "Its transparency; 1 everywhere without transparency.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -119,10 +119,10 @@ class LoadImageBase64(_Base64):
 
 
 class LoadMaskBase64(_Base64):
-    """The same, as a mask."""
+    """A mask as text in the workflow."""
 
     TITLE = "Load Mask (Base64)"
-    DESCRIPTION = "Loads a mask out of the workflow's own text: the red channel."
+    DESCRIPTION = "Loads a mask that the workflow contains as an image in text: its red channel."
     RETURN_TYPES = (MASK,)
     OUTPUT_TOOLTIPS = ("The mask.",)
 
@@ -152,7 +152,7 @@ class SendImageWebSocket(OfAnotherPack, HostedNode):
     def IS_CHANGED(cls, images: Any, format: str = "PNG") -> float:
         import time
 
-        return time.time()  # an image from the cache would reach nobody
+        return time.time()  # a cached image would not be sent
 
     def send(self, images: Any, format: str = "PNG") -> dict[str, Any]:
         from ...flux_core.images.files import to_pil
@@ -168,7 +168,7 @@ class ApplyMaskToImage(OfAnotherPack):
 
     PACK = TOOLING
     TITLE = "Apply Mask to Image"
-    DESCRIPTION = "Gives an image a mask as its transparency: 1 is opaque."
+    DESCRIPTION = "Uses a mask as the transparency of an image: 1 is opaque."
     FUNCTION = "apply"
     RETURN_TYPES = (IMAGE,)
     RETURN_NAMES = ("masked",)
@@ -195,11 +195,11 @@ class Translate(OfAnotherPack):
 
     PACK = TOOLING
     TITLE = "Translate Text"
-    DESCRIPTION = "Passes a text on: nothing is translated here. Write prompts in English."
+    DESCRIPTION = "Passes a text on without translating it. Write prompts in English."
     FUNCTION = "pass_on"
     RETURN_TYPES = (STRING,)
     RETURN_NAMES = ("translation",)
-    OUTPUT_TOOLTIPS = ("The same text without marks of languages (lang:xx).",)
+    OUTPUT_TOOLTIPS = ("The same text without language marks (lang:xx).",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -215,11 +215,11 @@ class Translate(OfAnotherPack):
 
 
 class CreateTileLayout(OfAnotherPack):
-    """How an image is cut into tiles."""
+    """The layout of an image's tiles."""
 
     PACK = TOOLING
     TITLE = "Create Tile Layout"
-    DESCRIPTION = "Decides how an image is cut into overlapping tiles."
+    DESCRIPTION = "Divides an image into overlapping tiles."
     FUNCTION = "make"
     RETURN_TYPES = (LAYOUT,)
     RETURN_NAMES = ("layout",)
@@ -244,7 +244,7 @@ class CreateTileLayout(OfAnotherPack):
 
 
 class ExtractImageTile(OfAnotherPack):
-    """One tile."""
+    """One tile of an image."""
 
     PACK = TOOLING
     TITLE = "Extract Image Tile"
@@ -259,7 +259,7 @@ class ExtractImageTile(OfAnotherPack):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                cls.INPUT: wire(cls.RETURN_TYPES[0], "What is cut."),
+                cls.INPUT: wire(cls.RETURN_TYPES[0], "The image or mask to cut."),
                 "layout": wire(LAYOUT, "The layout."),
                 "index": whole("Which tile.", 0, 0),
             }
@@ -278,11 +278,11 @@ class ExtractMaskTile(ExtractImageTile):
 
 
 class GenerateTileMask(OfAnotherPack):
-    """Where a tile counts."""
+    """The mask of a tile."""
 
     PACK = TOOLING
     TITLE = "Generate Tile Mask"
-    DESCRIPTION = "The mask of what a tile does not share with its neighbours."
+    DESCRIPTION = "The mask of the part that a tile does not share with its neighbours."
     FUNCTION = "make"
     RETURN_TYPES = (MASK,)
     RETURN_NAMES = ("mask",)
@@ -300,11 +300,11 @@ class GenerateTileMask(OfAnotherPack):
 
 
 class MergeImageTile(OfAnotherPack):
-    """A tile put back."""
+    """Put a tile back into the image."""
 
     PACK = TOOLING
     TITLE = "Merge Image Tile"
-    DESCRIPTION = "Lays a tile over its place in an image."
+    DESCRIPTION = "Puts a tile at its place in an image."
     FUNCTION = "merge"
     RETURN_TYPES = (IMAGE,)
     OUTPUT_TOOLTIPS = ("The image with the tile.",)
@@ -328,11 +328,11 @@ class MergeImageTile(OfAnotherPack):
 
 
 class MaskedFill(OfAnotherPack):
-    """Something else where the mask is."""
+    """Fill the masked area."""
 
     PACK = INPAINT
     TITLE = "Fill Masked Area"
-    DESCRIPTION = "Fills what is masked with grey, or with what OpenCV paints from its surroundings."
+    DESCRIPTION = "Fills the masked area with grey, or by OpenCV's inpainting from its surroundings."
     FUNCTION = "fill_in"
     RETURN_TYPES = (IMAGE,)
     OUTPUT_TOOLTIPS = ("The filled image.",)
@@ -344,7 +344,7 @@ class MaskedFill(OfAnotherPack):
                 "image": PICTURE,
                 "mask": COVER,
                 "fill": one_of(("neutral", "telea", "navier-stokes"), "neutral is grey; the others need OpenCV."),
-                "falloff": integer(0, 0, 8191, "Over how many pixels it fades in.", step=1),
+                "falloff": integer(0, 0, 8191, "The width of the fade at its edge, in pixels.", step=1),
             }
         }
 
@@ -357,11 +357,11 @@ class MaskedFill(OfAnotherPack):
 
 
 class MaskedBlur(OfAnotherPack):
-    """A blur where the mask is."""
+    """Blur the masked area."""
 
     PACK = INPAINT
     TITLE = "Blur Masked Area"
-    DESCRIPTION = "Blurs what is masked."
+    DESCRIPTION = "Blurs the masked area."
     FUNCTION = "blur_in"
     RETURN_TYPES = (IMAGE,)
     OUTPUT_TOOLTIPS = ("The image.",)
@@ -372,8 +372,8 @@ class MaskedBlur(OfAnotherPack):
             "required": {
                 "image": PICTURE,
                 "mask": COVER,
-                "blur": integer(255, 3, 8191, "Over how many pixels.", step=1),
-                "falloff": integer(0, 0, 8191, "Over how many pixels it fades in.", step=1),
+                "blur": integer(255, 3, 8191, "The size of the blur in pixels.", step=1),
+                "falloff": integer(0, 0, 8191, "The width of the fade at its edge, in pixels.", step=1),
             }
         }
 
@@ -384,7 +384,7 @@ class MaskedBlur(OfAnotherPack):
 
 
 class ExpandMask(OfAnotherPack):
-    """A larger mask."""
+    """Grow and blur a mask."""
 
     PACK = INPAINT
     TITLE = "Expand Mask"
@@ -399,9 +399,9 @@ class ExpandMask(OfAnotherPack):
         return {
             "required": {
                 "mask": COVER,
-                cls.BY: integer(16, 0, 8096, "By how many pixels.", step=1),
-                "blur": integer(7, 0, 8096, "Over how many pixels it is blurred.", step=1),
-                "blur_type": one_of(BLURS, "How it is blurred.", "gaussian"),
+                cls.BY: integer(16, 0, 8096, "The number of pixels.", step=1),
+                "blur": integer(7, 0, 8096, "The size of the blur in pixels.", step=1),
+                "blur_type": one_of(BLURS, "The kind of blur.", "gaussian"),
             }
         }
 
@@ -413,7 +413,7 @@ class ExpandMask(OfAnotherPack):
 
 
 class ShrinkMask(ExpandMask):
-    """A smaller mask."""
+    """Shrink and blur a mask."""
 
     TITLE = "Shrink Mask"
     DESCRIPTION = "Shrinks a mask and blurs it."
@@ -421,11 +421,11 @@ class ShrinkMask(ExpandMask):
 
 
 class StabilizeMask(OfAnotherPack):
-    """Exact ones."""
+    """Set values near 1 to 1."""
 
     PACK = INPAINT
     TITLE = "Stabilize Mask"
-    DESCRIPTION = "Makes what is nearly 1 exactly 1."
+    DESCRIPTION = "Sets values of nearly 1 to exactly 1."
     FUNCTION = "settle"
     RETURN_TYPES = (MASK,)
     OUTPUT_TOOLTIPS = ("The mask.",)
@@ -439,7 +439,7 @@ class StabilizeMask(OfAnotherPack):
 
 
 class DenoiseToCompositingMask(OfAnotherPack):
-    """A mask for laying the result over the image."""
+    """The mask for compositing the result onto the image."""
 
     PACK = INPAINT
     TITLE = "Denoise to Compositing Mask"
@@ -453,8 +453,8 @@ class DenoiseToCompositingMask(OfAnotherPack):
         return {
             "required": {
                 "mask": COVER,
-                "offset": number(0.1, 0.0, 1.0, 0.01, "What becomes 0."),
-                "threshold": number(0.2, 0.01, 1.0, 0.01, "What becomes 1."),
+                "offset": number(0.1, 0.0, 1.0, 0.01, "Values up to this become 0."),
+                "threshold": number(0.2, 0.01, 1.0, 0.01, "Values from this on become 1."),
             }
         }
 
@@ -467,11 +467,11 @@ class DenoiseToCompositingMask(OfAnotherPack):
 
 
 class ColorMatch(OfAnotherPack):
-    """The colours of another image."""
+    """Match the colours of another image."""
 
     PACK = INPAINT
     TITLE = "Color Match (Masked)"
-    DESCRIPTION = "Gives an image the mean and the spread of another's colours, measured outside of a mask."
+    DESCRIPTION = "Gives an image the mean and the standard deviation of another's colours, measured outside a mask."
     FUNCTION = "match"
     RETURN_TYPES = (IMAGE,)
     OUTPUT_TOOLTIPS = ("The image.",)
@@ -481,10 +481,10 @@ class ColorMatch(OfAnotherPack):
         return {
             "required": {
                 "target": wire(IMAGE, "The image that is changed."),
-                "reference": wire(IMAGE, "The image whose colours it takes."),
+                "reference": wire(IMAGE, "The image with the wanted colours."),
                 "strength": number(1.0, 0.0, 1.0, 0.01, "How much."),
             },
-            "optional": {"exclude_mask": wire(MASK, "What is not measured.")},
+            "optional": {"exclude_mask": wire(MASK, "The part that is not measured.")},
         }
 
     def match(self, target: Any, reference: Any, strength: float, exclude_mask: Any = None) -> tuple[Any]:
@@ -494,11 +494,11 @@ class ColorMatch(OfAnotherPack):
 
 
 class InpaintPreprocessor(OfAnotherPack):
-    """controlnet_aux's image for ControlNets that inpaint."""
+    """controlnet_aux's preprocessor for inpainting ControlNets."""
 
     PACK = "comfyui_controlnet_aux"
     TITLE = "Inpaint Preprocessor"
-    DESCRIPTION = "Sets what is masked to -1, as ControlNets for inpainting expect it, or to black."
+    DESCRIPTION = "Sets the masked part to -1, as inpainting ControlNets expect, or to black."
     FUNCTION = "prepare"
     RETURN_TYPES = (IMAGE,)
     OUTPUT_TOOLTIPS = ("The image.",)
@@ -507,7 +507,7 @@ class InpaintPreprocessor(OfAnotherPack):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {"image": PICTURE, "mask": COVER},
-            "optional": {"black_pixel_for_xinsir_cn": flag(False, "0 in place of -1.")},
+            "optional": {"black_pixel_for_xinsir_cn": flag(False, "Use 0 instead of -1.")},
         }
 
     def prepare(self, image: Any, mask: Any, black_pixel_for_xinsir_cn: bool = False) -> tuple[Any]:
@@ -518,15 +518,15 @@ class InpaintPreprocessor(OfAnotherPack):
 
 
 class VAEEncodeInpaintConditioning(OfAnotherPack):
-    """ComfyUI's inpainting conditions, with both latents."""
+    """ComfyUI's inpainting conditioning, with both latents."""
 
     PACK = INPAINT
     TITLE = "VAE Encode & Inpaint Conditioning"
-    DESCRIPTION = "Encodes an image with what is masked taken out, for models that inpaint."
+    DESCRIPTION = "Encodes an image without its masked part, for inpainting models."
     FUNCTION = "encode"
     RETURN_TYPES = (CONDITIONING, CONDITIONING, LATENT, LATENT)
     RETURN_NAMES = ("positive", "negative", "latent_inpaint", "latent_samples")
-    OUTPUT_TOOLTIPS = ("The positive text.", "The negative text.", "The image without what is masked.", "The image.")
+    OUTPUT_TOOLTIPS = ("The positive text.", "The negative text.", "The image without its masked part.", "The image.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -553,7 +553,7 @@ class VAEEncodeInpaintConditioning(OfAnotherPack):
 
 
 class _Declared(OfAnotherPack):
-    """A node that is there to be seen and refuses to run, because it needs what is not here."""
+    """A node that is listed and refuses to run, because it needs something that Sluice does not have."""
 
     FUNCTION = "refuse"
     RETURN_TYPES: tuple[str, ...] = ()
@@ -580,7 +580,7 @@ class DepthAnythingV2Preprocessor(_Declared):
 
     PACK = "comfyui_controlnet_aux"
     TITLE = "Depth Anything V2"
-    DESCRIPTION = "Declared for programs that ask for it. It runs in comfyui_controlnet_aux (--node-packs)."
+    DESCRIPTION = "Declared for programs that require it. It runs in comfyui_controlnet_aux (--node-packs)."
     RETURN_TYPES = (IMAGE,)
     OUTPUT_TOOLTIPS = ("The depth.",)
     NEEDS = "depth is estimated by the node pack comfyui_controlnet_aux; name its folder with --node-packs"
@@ -592,7 +592,7 @@ class IPAdapterModelLoader(_Declared):
 
     PACK = "comfyui_ipadapter_plus"
     TITLE = "IPAdapter Model Loader"
-    DESCRIPTION = "Declared for programs that ask for it. It is for models of Stable Diffusion."
+    DESCRIPTION = "Declared for programs that require it. It is for models of Stable Diffusion."
     RETURN_TYPES = ("IPADAPTER",)
     OUTPUT_TOOLTIPS = ("The adapter.",)
     NEEDS = "these adapters are for Stable Diffusion; with FLUX.1 use Redux or XLabs' IP-Adapter"
@@ -616,19 +616,19 @@ class LoadFooocusInpaint(_Declared):
 
     PACK = INPAINT
     TITLE = "Load Fooocus Inpaint"
-    DESCRIPTION = "Declared for programs that ask for it. It is for models of Stable Diffusion XL."
+    DESCRIPTION = "Declared for programs that require it. It is for models of Stable Diffusion XL."
     RETURN_TYPES = ("INPAINT_PATCH",)
     OUTPUT_TOOLTIPS = ("The patch.",)
-    NEEDS = "Fooocus' inpainting is for Stable Diffusion XL; with FLUX.1 use Fill or a ControlNet that inpaints"
+    NEEDS = "Fooocus' inpainting is for Stable Diffusion XL; with FLUX.1 use Fill or an inpainting ControlNet"
     INPUTS = {"head": ([], {"tooltip": "Its head."}), "patch": ([], {"tooltip": "Its patch."})}
 
 
 class MaskBoundingBox(OfAnotherPack):
-    """Where a mask is."""
+    """The bounding box of a mask."""
 
     PACK = INPAINT
     TITLE = "Mask Bounding Box"
-    DESCRIPTION = "Tells the smallest rectangle around a mask."
+    DESCRIPTION = "Returns the smallest rectangle around a mask."
     FUNCTION = "measure"
     RETURN_TYPES = (INT, INT, INT, INT)
     RETURN_NAMES = ("x", "y", "width", "height")

@@ -1,6 +1,6 @@
-"""Loaders under the ids of other packs: the same files through our own loaders, their settings read as hints.
+"""Loaders with the ids of other packs: they load the same files through our own loaders and treat settings as hints.
 
-Placement on devices and offloading are decided by the memory manager here, within the budget.
+The memory manager decides about placement on devices and offloading, within the budget.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class NunchakuFluxDiTLoader(OfAnotherPack, FromFiles):
     PACK = "ComfyUI-nunchaku"
     TITLE = "Nunchaku FLUX DiT Loader"
     DESCRIPTION = (
-        "Loads a FLUX.1 transformer. Files in nunchaku's own format are told by name; every other format runs here. "
+        "Loads a FLUX.1 transformer. Files in nunchaku's own format are refused by name; every other format runs here. "
         "GGUF Q4 needs about as much memory."
     )
     FUNCTION = "load_model"
@@ -40,7 +40,7 @@ class NunchakuFluxDiTLoader(OfAnotherPack, FromFiles):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        threshold = decimal("0 skips nothing; usual is 0.12. Sluice's own step cache is set.", 0, 0, 1, 0.001)
+        threshold = decimal("0 skips nothing; usual is 0.12. It sets Sluice's own step cache.", 0, 0, 1, 0.001)
         return {
             "required": {
                 "model_path": cls.files("diffusion_models", "The transformer's file."),
@@ -92,7 +92,7 @@ class NunchakuTextEncoderLoaderV2(OfAnotherPack, FromFiles):
                 "model_type": unused(one_of(cls.KINDS, "")),
                 "text_encoder1": cls.files("text_encoders", "One of the two files: clip_l or t5xxl."),
                 "text_encoder2": cls.files("text_encoders", "The other file."),
-                "t5_min_length": whole("Length in tokens that T5's row is padded to.", 512, 256, 1024, step=128),
+                "t5_min_length": whole("The length in tokens to which T5's row is padded.", 512, 256, 1024, step=128),
             }
         }
 
@@ -116,7 +116,7 @@ class NunchakuTextEncoderLoader(NunchakuTextEncoderLoaderV2):
         return {
             "required": {
                 **super().INPUT_TYPES()["required"],
-                "use_4bit_t5": one_of(("disable", "enable"), "enable asks for nunchaku's own file, which is not read."),
+                "use_4bit_t5": one_of(("disable", "enable"), "enable needs nunchaku's own file, which cannot be read."),
                 "int4_model": line("The folder of that file; none here.", "none"),
             }
         }
@@ -134,8 +134,8 @@ class NunchakuTextEncoderLoader(NunchakuTextEncoderLoaderV2):
 
         if use_4bit_t5 == "enable":
             raise InputError(
-                f"The 4-bit T5 {int4_model!r} is in nunchaku's own format, which is not read here. Set use_4bit_t5 to "
-                "disable and choose another T5 file; GGUF files of four bits run."
+                f"The 4-bit T5 {int4_model!r} is in nunchaku's own format, which cannot be read. Set use_4bit_t5 to "
+                "disable and choose another T5 file; four-bit GGUF files work."
             )
         return super().load_text_encoder(model_type, text_encoder1, text_encoder2, t5_min_length)
 
@@ -144,14 +144,14 @@ class NunchakuTextEncoderLoader(NunchakuTextEncoderLoaderV2):
 
 
 def _placed(node_class: type[Any], **more: Any) -> type[Any]:
-    """A loader of ours with MultiGPU's placement inputs behind its own, which are hints without effect here."""
+    """A loader of ours with MultiGPU's additional inputs for placement, which have no effect here."""
     placement = {name: unused(declared) for name, declared in more.items()}
     function = node_class.FUNCTION
 
     class Placed(OfAnotherPack, node_class):  # type: ignore[misc]
         PACK = "comfyui-multigpu"
         TITLE = f"{getattr(node_class, 'TITLE', node_class.__name__)} (MultiGPU)"
-        DESCRIPTION = f"{node_class.DESCRIPTION} Where weights lie is decided by the memory manager."
+        DESCRIPTION = f"{node_class.DESCRIPTION} The memory manager decides where weights are."
         CATEGORY = OfAnotherPack.CATEGORY
 
         @classmethod
@@ -171,7 +171,7 @@ def _placed(node_class: type[Any], **more: Any) -> type[Any]:
 
 
 def _names_a_place_for_text(node_class: type[Any]) -> bool:
-    """Whether the loader itself can be told to encode on the processor."""
+    """Whether the loader itself has an input for encoding on the processor."""
     return node_class in (DualCLIPLoader, CLIPLoader)
 
 
@@ -251,7 +251,7 @@ class VaeGGUF(OfAnotherPack, VAELoader):
 
 
 class LoadDiffusionModel(OfAnotherPack, FromFiles):
-    """A transformer by its file alone, as API prompts of some programs ask for it."""
+    """A transformer by its file name only, as some programs write it in API prompts."""
 
     TITLE = "Load Diffusion Model (by name)"
     DESCRIPTION = "Loads a FLUX.1 transformer."
@@ -269,7 +269,7 @@ class LoadDiffusionModel(OfAnotherPack, FromFiles):
 
 
 class CheckpointLoaderNF4(OfAnotherPack, CheckpointLoaderSimple):
-    """The NF4 pack's loader: the file itself says how its numbers are stored."""
+    """The NF4 pack's loader: the file determines how its numbers are stored."""
 
     PACK = "ComfyUI_bitsandbytes_NF4"
     TITLE = "CheckpointLoaderNF4"
@@ -302,7 +302,9 @@ class DiffusionModelLoaderKJ(OfAnotherPack, FromFiles):
         return {
             "required": {
                 "model_name": cls.files("diffusion_models", "The transformer's file."),
-                "weight_dtype": one_of(cls.TYPES, "fp8 halves bf16, with a small loss; the rest is as it is stored."),
+                "weight_dtype": one_of(
+                    cls.TYPES, "fp8 halves bf16, with a small loss; the others use the stored type."
+                ),
                 "compute_dtype": unused(one_of(("default", "fp16", "bf16", "fp32"), "")),
                 "patch_cublaslinear": unused(flag(False, "")),
                 "sage_attention": unused(one_of(cls.ATTENTION, "")),

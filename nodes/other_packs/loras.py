@@ -1,4 +1,4 @@
-"""Several LoRAs at once, under the ids of other packs: lists of them (LORA_STACK), and loaders of such lists.
+"""Several LoRAs at once, with the ids of other packs: lists of LoRAs (LORA_STACK), and loaders of such lists.
 
 A LORA_STACK is a list of (file name, strength for the transformer, strength for the text encoders).
 """
@@ -19,7 +19,7 @@ Entry = tuple[str, float, float]
 
 
 class _WithLoras(OfAnotherPack, FromFiles):
-    """A node that names LoRA files. It keeps what it has read, so that another strength reads nothing."""
+    """A node with LoRA files. It keeps their content, so that another strength reads nothing."""
 
     NO_FILE = (NOTHING, "", "none")  # values of its file inputs that mean no file
     kept: Any = None
@@ -44,7 +44,7 @@ class _WithLoras(OfAnotherPack, FromFiles):
 
 
 def _strength(limit: float = 10.0) -> Any:
-    return decimal("How strongly it changes what it is for.", 1.0, -limit, limit)
+    return decimal("Its strength.", 1.0, -limit, limit)
 
 
 class PowerLoraLoader(_WithLoras):
@@ -71,7 +71,7 @@ class PowerLoraLoader(_WithLoras):
 
 
 def _switched_on(value: Any) -> Iterator[Entry]:
-    """What a row of the Power Lora Loader stands for: {"on", "lora", "strength", "strengthTwo"?}."""
+    """The entry of a row of the Power Lora Loader: {"on", "lora", "strength", "strengthTwo"?}."""
     if isinstance(value, Mapping) and value.get("on") and isinstance(value.get("lora"), str):
         strength = float(value.get("strength", 1.0))
         second = value.get("strengthTwo")
@@ -159,7 +159,7 @@ class FluxLoraLoader(_WithLoras):
 
     PACK = "x-flux-comfyui"
     TITLE = "Load Flux LoRA"
-    DESCRIPTION = "Adds a LoRA to the transformer. Its file may lie in loras or in xlabs/loras."
+    DESCRIPTION = "Adds a LoRA to the transformer. Its file may be in loras or in xlabs/loras."
     FUNCTION = "load_lora"
     RETURN_TYPES = (MODEL,)
     OUTPUT_TOOLTIPS = ("The model with the LoRA.",)
@@ -200,7 +200,7 @@ class CRLoRAStack(_WithLoras):
         for n in (1, 2, 3):
             rows |= {f"switch_{n}": one_of(("Off", "On"), "Whether it is in the list."), f"lora_name_{n}": cls.names()}
             rows |= {f"model_weight_{n}": _strength(), f"clip_weight_{n}": _strength()}
-        return {"required": rows, "optional": {"lora_stack": wire(STACK, "A list to go on with.")}}
+        return {"required": rows, "optional": {"lora_stack": wire(STACK, "A list to extend.")}}
 
     def listed(self, lora_stack: Any = None, **rows: Any) -> tuple[list[Entry], str]:
         made = [
@@ -257,11 +257,11 @@ class EasyLoraStack(_WithLoras):
             rows |= {f"lora_{n}_model_strength": _strength(), f"lora_{n}_clip_strength": _strength()}
         return {
             "required": {
-                "toggle": flag(True, "Off gives only the list to go on with."),
+                "toggle": flag(True, "Off returns only optional_lora_stack."),
                 "mode": one_of(("simple", "advanced"), "advanced has two strengths for each."),
-                "num_loras": whole("How many of them count.", 1, 1, cls.COUNT),
+                "num_loras": whole("The number of rows that are used.", 1, 1, cls.COUNT),
             },
-            "optional": {"optional_lora_stack": wire(STACK, "A list to go on with."), **rows},
+            "optional": {"optional_lora_stack": wire(STACK, "A list to extend."), **rows},
         }
 
     def listed(
@@ -296,12 +296,12 @@ class LoRAStacker(_WithLoras):
         names = cls.names()
         rows: dict[str, Any] = {
             "input_mode": one_of(("simple", "advanced"), "advanced has two strengths for each."),
-            "lora_count": whole("How many of them count.", 3, 0, cls.COUNT),
+            "lora_count": whole("The number of rows that are used.", 3, 0, cls.COUNT),
         }
         for n in range(1, cls.COUNT + 1):
             rows |= {f"lora_name_{n}": names, f"lora_wt_{n}": _strength()}
             rows |= {f"model_str_{n}": _strength(), f"clip_str_{n}": _strength()}
-        return {"required": rows, "optional": {"lora_stack": wire(STACK, "A list to go on with.")}}
+        return {"required": rows, "optional": {"lora_stack": wire(STACK, "A list to extend.")}}
 
     def listed(self, input_mode: str, lora_count: int, lora_stack: Any = None, **rows: Any) -> tuple[Any]:
         kinds = ("lora_wt", "lora_wt") if input_mode == "simple" else ("model_str", "clip_str")

@@ -1,4 +1,4 @@
-"""Masks grown, blurred and shown under the ids of other packs."""
+"""Masks grown, blurred and shown, with the ids of other packs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ESSENTIALS, KJ = "comfyui_essentials", "comfyui-kjnodes"
 
 
 class GrowMaskWithBlur(OfAnotherPack):
-    """KJNodes' larger and softer mask."""
+    """KJNodes' node that grows and blurs masks."""
 
     PACK = KJ
     TITLE = "Grow Mask With Blur"
@@ -28,15 +28,15 @@ class GrowMaskWithBlur(OfAnotherPack):
         return {
             "required": {
                 "mask": wire(MASK, "The mask."),
-                "expand": whole("By how many pixels it grows; negative to shrink.", 0, -far, far),
-                "incremental_expandrate": number(0.0, 0.0, 100.0, 0.1, "How much more each further mask grows."),
-                "tapered_corners": flag(True, "Grow to the four neighbours, not to all eight."),
-                "flip_input": flag(False, "Begin with its opposite."),
-                "blur_radius": number(0.0, 0.0, 100.0, 0.1, "Of the blur, in pixels."),
-                "lerp_alpha": number(1.0, 0.0, 1.0, 0.01, "How much of each mask is its own."),
-                "decay_factor": number(1.0, 0.0, 1.0, 0.01, "How much of the mask before stays, below 1."),
+                "expand": whole("The number of pixels to grow; negative to shrink.", 0, -far, far),
+                "incremental_expandrate": number(0.0, 0.0, 100.0, 0.1, "The additional growth of each further mask."),
+                "tapered_corners": flag(True, "Grow to four neighbours instead of eight."),
+                "flip_input": flag(False, "Invert the mask first."),
+                "blur_radius": number(0.0, 0.0, 100.0, 0.1, "The radius of the blur in pixels."),
+                "lerp_alpha": number(1.0, 0.0, 1.0, 0.01, "The share of each mask; the rest is the mask before."),
+                "decay_factor": number(1.0, 0.0, 1.0, 0.01, "How much of the mask before is added, below 1."),
             },
-            "optional": {"fill_holes": flag(False, "Fill what is enclosed.")},
+            "optional": {"fill_holes": flag(False, "Fill enclosed holes.")},
         }
 
     def grow(
@@ -59,14 +59,14 @@ class GrowMaskWithBlur(OfAnotherPack):
 
 
 class MaskPreviewPlus(OfAnotherPack, MaskPreview):
-    """Essentials' mask as an image to look at."""
+    """Essentials' node that shows a mask as an image."""
 
     PACK = ESSENTIALS
     CATEGORY = OfAnotherPack.CATEGORY
 
 
 class MaskBlurPlus(OfAnotherPack):
-    """Essentials' soft edges."""
+    """Essentials' node that blurs a mask."""
 
     PACK = ESSENTIALS
     TITLE = "Mask Blur"
@@ -80,8 +80,8 @@ class MaskBlurPlus(OfAnotherPack):
         return {
             "required": {
                 "mask": wire(MASK, "The mask."),
-                "amount": integer(6, 0, 256, "Over how many pixels."),
-                "device": one_of(("auto", "cpu", "gpu"), "Without effect here."),
+                "amount": integer(6, 0, 256, "The size of the blur in pixels."),
+                "device": one_of(("auto", "cpu", "gpu"), "No effect here."),
             }
         }
 

@@ -1,4 +1,6 @@
-"""Images resized, cut, joined and compared under the ids of other packs. Masks are in masks.py, sizes in sizes.py."""
+"""Images resized, cropped, joined and compared, with the ids of other packs. Masks are in masks.py, sizes in
+sizes.py.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,11 @@ METHOD_TIP = "The interpolation method. lanczos keeps the most detail when an im
 
 
 class ImageResizePlus(OfAnotherPack):
-    """Essentials' resizing."""
+    """Essentials' node for resizing."""
 
     PACK = ESSENTIALS
     TITLE = "Image Resize"
-    DESCRIPTION = "Resizes an image: stretched, in its shape, filled and cut, or on a black ground."
+    DESCRIPTION = "Resizes an image: stretched, with its aspect ratio, cropped to fill, or padded with black."
     FUNCTION = "resize"
     RETURN_TYPES = (IMAGE, INT, INT)
     RETURN_NAMES = ("IMAGE", "width", "height")
@@ -37,8 +39,10 @@ class ImageResizePlus(OfAnotherPack):
                 "interpolation": one_of(
                     ("nearest", "bilinear", "bicubic", "area", "nearest-exact", "lanczos"), METHOD_TIP
                 ),
-                "method": one_of(("stretch", "keep proportion", "fill / crop", "pad"), "What becomes of its shape."),
-                "condition": one_of(conditions, "When it is resized at all."),
+                "method": one_of(
+                    ("stretch", "keep proportion", "fill / crop", "pad"), "What happens to its aspect ratio."
+                ),
+                "condition": one_of(conditions, "The condition for resizing."),
                 "multiple_of": integer(0, 0, 512, "Both sides become multiples of this."),
             }
         }
@@ -53,11 +57,11 @@ class ImageResizePlus(OfAnotherPack):
 
 
 class ImageCropPlus(OfAnotherPack):
-    """Essentials' cutting."""
+    """Essentials' node for cropping."""
 
     PACK = ESSENTIALS
     TITLE = "Image Crop"
-    DESCRIPTION = "Cuts a rectangle out of an image, by a corner, a side or the middle."
+    DESCRIPTION = "Crops an image to a rectangle at a corner, a side or the centre."
     FUNCTION = "crop"
     RETURN_TYPES = (IMAGE, INT, INT)
     RETURN_NAMES = ("IMAGE", "x", "y")
@@ -75,9 +79,9 @@ class ImageCropPlus(OfAnotherPack):
                 "image": PICTURE,
                 "width": pixels(256, WIDTH, step=8),
                 "height": pixels(256, HEIGHT, step=8),
-                "position": one_of(cls.POSITIONS, "Where it is cut."),
-                "x_offset": whole("Pixels further to the right.", 0, -far, far),
-                "y_offset": whole("Pixels further down.", 0, -far, far),
+                "position": one_of(cls.POSITIONS, "The position of the rectangle."),
+                "x_offset": whole("Offset to the right in pixels.", 0, -far, far),
+                "y_offset": whole("Offset downwards in pixels.", 0, -far, far),
             }
         }
 
@@ -95,11 +99,11 @@ class ImageCropPlus(OfAnotherPack):
 
 
 class GetImageSizePlus(OfAnotherPack):
-    """Essentials' size."""
+    """Essentials' node for the size of an image."""
 
     PACK = ESSENTIALS
     TITLE = "Get Image Size"
-    DESCRIPTION = "Tells how large an image is, and how many there are."
+    DESCRIPTION = "Returns the width, the height and the number of images."
     FUNCTION = "measure"
     RETURN_TYPES = (INT, INT, INT)
     RETURN_NAMES = ("width", "height", "count")
@@ -114,11 +118,11 @@ class GetImageSizePlus(OfAnotherPack):
 
 
 class GetImageSizeAndCount(OfAnotherPack):
-    """KJNodes' size, which passes the image on."""
+    """KJNodes' node for the size of an image, which passes the image on."""
 
     PACK = KJ
     TITLE = "Get Image Size & Count"
-    DESCRIPTION = "Tells how large an image is, and how many there are."
+    DESCRIPTION = "Returns the width, the height and the number of images."
     FUNCTION = "measure"
     RETURN_TYPES = (IMAGE, INT, INT, INT)
     RETURN_NAMES = ("image", "width", "height", "count")
@@ -134,11 +138,11 @@ class GetImageSizeAndCount(OfAnotherPack):
 
 
 class _Flips(OfAnotherPack):
-    """Mirror it."""
+    """Flip an image or a mask."""
 
     PACK = ESSENTIALS
     TITLE = "Image Flip"
-    DESCRIPTION = "Mirrors from left to right (x), from top to bottom (y), or both."
+    DESCRIPTION = "Flips left and right (x), top and bottom (y), or both."
     FUNCTION = "flip"
     RETURN_TYPES: tuple[str, ...] = (IMAGE,)
     OUTPUT_TOOLTIPS = ("Mirrored.",)
@@ -147,18 +151,18 @@ class _Flips(OfAnotherPack):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         axes = one_of(("x", "y", "xy"), "Which way.")
-        return {"required": {cls.INPUT: wire(cls.RETURN_TYPES[0], "What is mirrored."), "axis": axes}}
+        return {"required": {cls.INPUT: wire(cls.RETURN_TYPES[0], "The axis."), "axis": axes}}
 
     def flip(self, axis: str, **given: Any) -> tuple[Any]:
         return (given[self.INPUT].flip([{"y": 1, "x": 2}[letter] for letter in axis]),)
 
 
 class ImageFlipPlus(_Flips):
-    """Essentials' mirror for images."""
+    """Essentials' node that flips images."""
 
 
 class MaskFlipPlus(_Flips):
-    """Essentials' mirror for masks."""
+    """Essentials' node that flips masks."""
 
     TITLE = "Mask Flip"
     RETURN_TYPES = (MASK,)
@@ -166,11 +170,11 @@ class MaskFlipPlus(_Flips):
 
 
 class ImageBatchMultiple(OfAnotherPack):
-    """Essentials' batch of up to five."""
+    """Essentials' node that joins up to five images in a batch."""
 
     PACK = ESSENTIALS
     TITLE = "Images Batch Multiple"
-    DESCRIPTION = "Puts up to five images into one batch. All take the size of the first."
+    DESCRIPTION = "Joins up to five images in one batch. All are resized to the size of the first."
     FUNCTION = "batch"
     RETURN_TYPES = (IMAGE,)
     OUTPUT_TOOLTIPS = ("All images.",)
@@ -190,11 +194,11 @@ class ImageBatchMultiple(OfAnotherPack):
 
 
 class ImageBatchMulti(OfAnotherPack):
-    """KJNodes' batch of any number."""
+    """KJNodes' node that joins any number of images in a batch."""
 
     PACK = KJ
     TITLE = "Image Batch Multi"
-    DESCRIPTION = "Puts any number of images into one batch. All take the size of the first."
+    DESCRIPTION = "Joins any number of images in one batch. All are resized to the size of the first."
     FUNCTION = "batch"
     RETURN_TYPES = (IMAGE,)
     RETURN_NAMES = ("images",)
@@ -205,7 +209,7 @@ class ImageBatchMulti(OfAnotherPack):
     def INPUT_TYPES(cls) -> Inputs:
         image = wire(IMAGE, "An image.")
         return {
-            "required": {"inputcount": integer(2, 2, 1000, "How many of them count."), "image_1": image},
+            "required": {"inputcount": integer(2, 2, 1000, "The number of images that are used."), "image_1": image},
             "optional": Numbered("image_", image, {"image_2": image}),
         }
 
@@ -218,7 +222,7 @@ class ImageBatchMulti(OfAnotherPack):
 
 
 def _joined(images: list[Any], method: str) -> Any:
-    """One batch of images that take the size of the first; transparency is 1 where an image has none."""
+    """One batch of images, resized to the size of the first; transparency is 1 where an image has none."""
     import torch
     import torch.nn.functional as F
 
@@ -235,11 +239,11 @@ def _joined(images: list[Any], method: str) -> Any:
 
 
 class ImageListToBatch(OfAnotherPack):
-    """Essentials' list as a batch."""
+    """Essentials' node that converts a list to a batch."""
 
     PACK = ESSENTIALS
     TITLE = "Image List To Batch"
-    DESCRIPTION = "Puts the images of a list into one batch. All take the size of the first."
+    DESCRIPTION = "Joins the images of a list in one batch. All are resized to the size of the first."
     FUNCTION = "batch"
     INPUT_IS_LIST = True
     RETURN_TYPES = (IMAGE,)
@@ -255,18 +259,18 @@ class ImageListToBatch(OfAnotherPack):
 
 
 class EasyImageListToBatch(ImageListToBatch):
-    """Easy-Use's list as a batch."""
+    """Easy-Use's node that converts a list to a batch."""
 
     PACK = "comfyui-easy-use"
     INPUT, METHOD = "images", "lanczos"
 
 
 class EasyImageBatchToList(OfAnotherPack):
-    """Easy-Use's batch as a list."""
+    """Easy-Use's node that converts a batch to a list."""
 
     PACK = "comfyui-easy-use"
     TITLE = "Image Batch To Image List"
-    DESCRIPTION = "Makes a list of the images of a batch, so that what follows runs for each of them."
+    DESCRIPTION = "Returns the images of a batch as a list, so that the following nodes run once for each image."
     FUNCTION = "split"
     OUTPUT_IS_LIST = (True,)
     RETURN_TYPES = (IMAGE,)
@@ -281,7 +285,7 @@ class EasyImageBatchToList(OfAnotherPack):
 
 
 class ImageResizeKJ(OfAnotherPack):
-    """KJNodes' older resizing."""
+    """KJNodes' older node for resizing."""
 
     PACK = KJ
     TITLE = "Resize Image (deprecated)"
@@ -299,16 +303,16 @@ class ImageResizeKJ(OfAnotherPack):
                 "width": pixels(512, f"{WIDTH} 0 follows the image."),
                 "height": pixels(512, f"{HEIGHT} 0 follows the image."),
                 "upscale_method": choice(METHODS, METHOD_TIP),
-                "keep_proportion": flag(False, "Fit it into the size in its own shape."),
+                "keep_proportion": flag(False, "Keep the aspect ratio and fit the image into the size."),
                 "divisible_by": integer(2, 0, 512, "Both sides become multiples of this."),
             },
             "optional": {
                 "width_input": (INT, {"forceInput": True, "tooltip": "The width from another node."}),
                 "height_input": (INT, {"forceInput": True, "tooltip": "The height from another node."}),
-                "get_image_size": wire(IMAGE, "An image whose size is taken."),
+                "get_image_size": wire(IMAGE, "An image whose size is used."),
                 "crop": (
                     ["disabled", "center", 0],
-                    {"tooltip": "center cuts the longer side, so that nothing is stretched."},
+                    {"tooltip": "center crops the longer side, so that nothing is stretched."},
                 ),
             },
         }
@@ -343,15 +347,15 @@ class ImageResizeKJ(OfAnotherPack):
 
 
 class ImageResizeKJv2(OfAnotherPack):
-    """KJNodes' resizing."""
+    """KJNodes' node for resizing."""
 
     PACK = KJ
     TITLE = "Resize Image v2"
-    DESCRIPTION = "Resizes an image and a mask: stretched, in their shape, on a ground, or cut."
+    DESCRIPTION = "Resizes an image and a mask: stretched, with their aspect ratio, padded, or cropped."
     FUNCTION = "resize"
     RETURN_TYPES = (IMAGE, INT, INT, MASK)
     RETURN_NAMES = ("IMAGE", "width", "height", "mask")
-    OUTPUT_TOOLTIPS = ("The resized image.", WIDTH, HEIGHT, "The mask, or what is ground.")
+    OUTPUT_TOOLTIPS = ("The resized image.", WIDTH, HEIGHT, "The mask, or the padded area.")
     PROPORTIONS = ("stretch", "resize", "pad", "pad_edge", "pad_edge_pixel", "crop", "pillarbox_blur", "total_pixels")
 
     @classmethod
@@ -362,16 +366,19 @@ class ImageResizeKJv2(OfAnotherPack):
                 "width": pixels(512, f"{WIDTH} 0 follows the image."),
                 "height": pixels(512, f"{HEIGHT} 0 follows the image."),
                 "upscale_method": choice(METHODS, METHOD_TIP),
-                "keep_proportion": one_of(cls.PROPORTIONS, "What becomes of its shape."),
-                "pad_color": line("The ground: three numbers from 0 to 255, a name or a code.", "0, 0, 0"),
+                "keep_proportion": one_of(cls.PROPORTIONS, "What happens to its aspect ratio."),
+                "pad_color": line(
+                    "The colour of the padding: three numbers from 0 to 255, a name or a code.", "0, 0, 0"
+                ),
                 "crop_position": one_of(
-                    ("center", "top", "bottom", "left", "right"), "What is kept, or where it stands."
+                    ("center", "top", "bottom", "left", "right"),
+                    "The part that is kept, or the position on the padding.",
                 ),
                 "divisible_by": integer(2, 0, 512, "Both sides become multiples of this."),
             },
             "optional": {
-                "mask": wire(MASK, "A mask that is resized with it."),
-                "device": one_of(("cpu", "gpu"), "Without effect here."),
+                "mask": wire(MASK, "A mask that is resized with the image."),
+                "device": one_of(("cpu", "gpu"), "No effect here."),
             },
         }
 
@@ -406,14 +413,14 @@ class ImageResizeKJv2(OfAnotherPack):
 
 
 class ImageConcatenate(OfAnotherPack):
-    """KJNodes' two images side by side."""
+    """KJNodes' node that joins two images side by side."""
 
     PACK = KJ
     TITLE = "Image Concatenate"
-    DESCRIPTION = "Sets two images beside one another."
+    DESCRIPTION = "Joins two images side by side."
     FUNCTION = "stitch"
     RETURN_TYPES = (IMAGE,)
-    OUTPUT_TOOLTIPS = ("Both in one.",)
+    OUTPUT_TOOLTIPS = ("Both images in one.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -431,15 +438,15 @@ class ImageConcatenate(OfAnotherPack):
 
 
 class ImageConcatMulti(OfAnotherPack):
-    """KJNodes' any number of images side by side."""
+    """KJNodes' node that joins any number of images side by side."""
 
     PACK = KJ
     TITLE = "Image Concatenate Multi"
-    DESCRIPTION = "Sets any number of images beside one another."
+    DESCRIPTION = "Joins any number of images side by side."
     FUNCTION = "stitch"
     RETURN_TYPES = (IMAGE,)
     RETURN_NAMES = ("images",)
-    OUTPUT_TOOLTIPS = ("All in one.",)
+    OUTPUT_TOOLTIPS = ("All images in one.",)
     ACCEPT_ALL_INPUTS = True
 
     @classmethod
@@ -447,9 +454,9 @@ class ImageConcatMulti(OfAnotherPack):
         image = wire(IMAGE, "An image.")
         return {
             "required": {
-                "inputcount": integer(2, 2, 1000, "How many of them count."),
+                "inputcount": integer(2, 2, 1000, "The number of images that are used."),
                 "image_1": image,
-                "direction": one_of(("right", "down", "left", "up"), "Where the next goes."),
+                "direction": one_of(("right", "down", "left", "up"), "The side for the next image."),
                 "match_image_size": flag(False, "Resize the others to the height or width of the first."),
             },
             "optional": Numbered("image_", image, {"image_2": image}),
@@ -470,7 +477,7 @@ def _beside(first: Any, second: Any, direction: str, match: bool) -> Any:
 
 
 class ImageBlank(OfAnotherPack):
-    """WAS's image of one colour."""
+    """WAS's node for an image of one colour."""
 
     PACK = "was-node-suite-comfyui"
     TITLE = "Image Blank"
@@ -485,7 +492,7 @@ class ImageBlank(OfAnotherPack):
         return {
             "required": {
                 **sides,
-                **{name: integer(255, 0, 255, f"How {name} it is.") for name in ("red", "green", "blue")},
+                **{name: integer(255, 0, 255, f"The {name} component.") for name in ("red", "green", "blue")},
             }
         }
 
@@ -497,7 +504,7 @@ class ImageBlank(OfAnotherPack):
 
 
 class ImageComparer(OfAnotherPack, ImageCompare):
-    """rgthree's two images under a slider."""
+    """rgthree's node that compares two images with a slider."""
 
     PACK = "rgthree-comfy"
     TITLE = "Image Comparer (rgthree)"

@@ -1,4 +1,4 @@
-"""FLUX.1 Redux with fewer tokens, as ComfyUI_AdvancedRefluxControl weakens what it sees."""
+"""FLUX.1 Redux with fewer tokens, the way in which ComfyUI_AdvancedRefluxControl weakens the image."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Conditioning = list[list[Any]]
 
 
 class StyleModelApplySimple(OfAnotherPack):
-    """Five strengths."""
+    """Redux with one of five strengths."""
 
     PACK = PACK
     TITLE = "Apply style model (simple)"
-    DESCRIPTION = "Puts what was seen in an image behind the words of the prompt, with fewer tokens to weaken it."
+    DESCRIPTION = "Appends the content of an image to the prompt, with fewer tokens to weaken it."
     FUNCTION = "apply"
     RETURN_TYPES = (CONDITIONING,)
     OUTPUT_TOOLTIPS = ("The prompt with the image.",)
@@ -29,8 +29,8 @@ class StyleModelApplySimple(OfAnotherPack):
             "required": {
                 "conditioning": wire(CONDITIONING, "The prompt."),
                 "style_model": wire(STYLE_MODEL, "The style model."),
-                "clip_vision_output": wire(OUTPUT, "What was seen."),
-                "image_strength": one_of(cls.STRENGTHS, "How much the image counts.", "medium"),
+                "clip_vision_output": wire(OUTPUT, "The encoded image."),
+                "image_strength": one_of(cls.STRENGTHS, "The influence of the image.", "medium"),
             }
         }
 
@@ -50,11 +50,11 @@ class StyleModelApplySimple(OfAnotherPack):
 
 
 class ReduxAdvanced(OfAnotherPack):
-    """A factor of one's own, and a weight."""
+    """Redux with a given factor and a weight."""
 
     PACK = PACK
     TITLE = "Apply Redux model (advanced)"
-    DESCRIPTION = "Looks at the middle square of an image and puts it behind the words of the prompt, weakened."
+    DESCRIPTION = "Encodes the central square of an image and appends it to the prompt, weakened."
     FUNCTION = "apply"
     RETURN_TYPES = (CONDITIONING, IMAGE, MASK)
     OUTPUT_TOOLTIPS = ("The prompt with the image.", "The image.", "The mask.")
@@ -71,14 +71,16 @@ class ReduxAdvanced(OfAnotherPack):
                 "style_model": wire(STYLE_MODEL, "The style model."),
                 "clip_vision": wire(CLIP_VISION, "The vision encoder."),
                 "image": wire(IMAGE, "The image."),
-                "downsampling_factor": number(3.0, 1.0, 9.0, 0.1, "By how much its tokens are fewer on each side."),
-                "downsampling_function": one_of(ways, "How tokens between tokens are found.", "area"),
-                "mode": one_of(modes, "What of it is looked at; only the middle square here.", cls.SQUARE),
-                "weight": number(1.0, 0.0, 1.0, 0.01, "How much the image counts; its square multiplies the tokens."),
+                "downsampling_factor": number(
+                    3.0, 1.0, 9.0, 0.1, "The factor by which the number of its tokens is reduced in each direction."
+                ),
+                "downsampling_function": one_of(ways, "The interpolation of tokens.", "area"),
+                "mode": one_of(modes, "The part of the image that is used; only the central square here.", cls.SQUARE),
+                "weight": number(1.0, 0.0, 1.0, 0.01, "The influence of the image; its square multiplies the tokens."),
             },
             "optional": {
-                "mask": wire(MASK, "Not offered: what of the image counts."),
-                "autocrop_margin": number(0.1, 0.0, 1.0, 0.01, "Without effect here."),
+                "mask": wire(MASK, "Not available here: the part of the image that is used."),
+                "autocrop_margin": number(0.1, 0.0, 1.0, 0.01, "No effect here."),
             },
         }
 

@@ -1,6 +1,6 @@
-"""Images saved under the ids of other packs, as PNG, JPEG or WebP with their workflow inside.
+"""Saving images as PNG, JPEG or WebP with their workflow, with the ids of other packs.
 
-What other packs write beside it (settings as text, watermarks, lists of files) is left out and told.
+Additional output of the packs (settings as text, watermarks, lists of files) is left out with a note in the log.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Saves(OfAnotherPack, HostedNode):
         prompt: Any = None,
         extra: Any = None,
     ) -> list[dict[str, str]]:
-        """Every image as a file; what clients are told of it. kind: png, jpeg or webp."""
+        """Save every image as a file. Returns the files in the form sent to clients. kind: png, jpeg or webp."""
         from ...flux_core.images.encode import as_file
         from ...flux_core.io.saving import place
 
@@ -54,11 +54,11 @@ def _prefix(default: str = "ComfyUI") -> Any:
 
 
 class SaveImagePlus(_Saves):
-    """Saves in one of several formats, perhaps without the workflow."""
+    """A node that saves in one of several formats, optionally without the workflow."""
 
     PACK = "comfyui-saveimage-plus"
     TITLE = "Save Image Plus"
-    DESCRIPTION = "Saves images as PNG, JPEG or WebP, with their workflow unless that is taken out."
+    DESCRIPTION = "Saves images as PNG, JPEG or WebP, with or without their workflow."
     TYPES = ("PNG", "JPEG", "WEBP (lossless)", "WEBP (lossy)")
 
     @classmethod
@@ -89,7 +89,7 @@ class SaveImagePlus(_Saves):
 
 
 class LayerSaveImagePlus(_Saves):
-    """LayerStyle's saving."""
+    """LayerStyle's node for saving."""
 
     PACK = "comfyui_layerstyle"
     TITLE = "LayerUtility: SaveImage Plus"
@@ -104,7 +104,7 @@ class LayerSaveImagePlus(_Saves):
                 "filename_prefix": _prefix("comfyui"),
                 "timestamp": unused(one_of(("None", "second", "millisecond"), "")),
                 "format": one_of(("png", "jpg"), "The format."),
-                "quality": integer(80, 10, 100, "Of JPEG; more is larger and better."),
+                "quality": integer(80, 10, 100, "The quality of JPEG; a higher value gives a larger and better file."),
                 "meta_data": flag(False, "Save the workflow with them."),
                 "blind_watermark": unused(line("")),
                 "save_workflow_as_json": unused(flag(False, "")),
@@ -135,7 +135,7 @@ class LayerSaveImagePlus(_Saves):
 
 
 class SaveImageWithMetaDataUniversal(_Saves):
-    """Saves with the workflow; the settings as text for other programs are left out."""
+    """A node that saves with the workflow; settings as text for other programs are left out."""
 
     PACK = "SaveImageWithMetaDataUniversal"
     TITLE = "Save Image w/ Metadata Universal"
@@ -155,8 +155,10 @@ class SaveImageWithMetaDataUniversal(_Saves):
                 "file_format": one_of(("png", "jpeg", "webp"), "The format."),
             },
             "optional": {
-                "lossless_webp": flag(True, "Keep every pixel of WebP as it is."),
-                "quality": integer(100, 1, 100, "Of JPEG and lossy WebP; more is larger and better."),
+                "lossless_webp": flag(True, "Save WebP without loss."),
+                "quality": integer(
+                    100, 1, 100, "The quality of JPEG and lossy WebP; a higher value gives a larger and better file."
+                ),
                 "max_jpeg_exif_kb": unused(whole("", 60, 1, 64)),
                 "save_workflow_json": unused(flag(False, "")),
                 "add_counter_to_filename": unused(flag(True, "")),
@@ -186,7 +188,7 @@ class SaveImageWithMetaDataUniversal(_Saves):
 
 
 class WasImageSave(_Saves):
-    """WAS's saving, in the output folder."""
+    """WAS's node for saving, in the output folder."""
 
     PACK = "was-node-suite-comfyui"
     TITLE = "Image Save"
@@ -203,18 +205,18 @@ class WasImageSave(_Saves):
         return {
             "required": {
                 "images": wire(IMAGE, "The images to save."),
-                "output_path": line(
-                    "A folder of the output folder; [time(%Y-%m-%d)] is filled in.", "[time(%Y-%m-%d)]"
-                ),
+                "output_path": line("A folder of the output folder; [time(%Y-%m-%d)] is replaced.", "[time(%Y-%m-%d)]"),
                 "filename_prefix": _prefix(),
                 "filename_delimiter": unused(line("", "_")),
                 "filename_number_padding": unused(whole("", 4, 1, 9)),
                 "filename_number_start": unused(one_of(cls.BOTH, "")),
                 "extension": one_of(formats, "The format; gif, tiff and bmp are saved as png."),
                 "dpi": unused(whole("", 300, 1, 2400)),
-                "quality": integer(100, 1, 100, "Of JPEG and lossy WebP; more is larger and better."),
+                "quality": integer(
+                    100, 1, 100, "The quality of JPEG and lossy WebP; a higher value gives a larger and better file."
+                ),
                 "optimize_image": unused(one_of(cls.BOTH, "", "true")),
-                "lossless_webp": one_of(cls.BOTH, "Keep every pixel of WebP as it is."),
+                "lossless_webp": one_of(cls.BOTH, "Save WebP without loss."),
                 "overwrite_mode": unused(one_of(("false", "prefix_as_filename"), "")),
                 **history,
                 "embed_workflow": one_of(cls.BOTH, "Save the workflow with them.", "true"),

@@ -1,4 +1,4 @@
-"""Sizes from lists, and empty latents of them, under the ids of other packs."""
+"""Image sizes from lists, and empty latents in these sizes, with the ids of other packs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Latents(OfAnotherPack):
     """An empty latent of a size from a list."""
 
     FUNCTION = "make"
-    DESCRIPTION = "An empty latent to start from, of a size from a list."
+    DESCRIPTION = "An empty latent in a size from a list."
     SIZES: tuple[str, ...] = ()
 
 
@@ -43,8 +43,8 @@ class SDXLEmptyLatentSizePicker(_Latents):
             "required": {
                 "resolution": one_of(cls.SIZES, "Width, height and their ratio.", "1024x1024 (1.0)"),
                 "batch_size": integer(1, 1, 4096, "Number of images in the batch."),
-                "width_override": pixels(0, "A width in place of it; 0 for none.", step=8),
-                "height_override": pixels(0, "A height in place of it; 0 for none.", step=8),
+                "width_override": pixels(0, "A width to use instead; 0 for none.", step=8),
+                "height_override": pixels(0, "A height to use instead; 0 for none.", step=8),
             }
         }
 
@@ -77,7 +77,7 @@ class SDXLEmptyLatentImage(_Latents):
         return {
             "required": {
                 "dimensions": one_of(cls.SIZES, "Width and height.", "1024 x 1024  (square)"),
-                "clip_scale": number(2.0, 1.0, 10.0, 0.5, "What the second and third output are multiplied by."),
+                "clip_scale": number(2.0, 1.0, 10.0, 0.5, "The factor for the second and third output."),
                 "batch_size": integer(1, 1, 64, "Number of images in the batch."),
             }
         }
@@ -110,12 +110,12 @@ class CRAspectRatio(_Latents):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "width": integer(1024, 64, 8192, f"{WIDTH} It counts for custom."),
-                "height": integer(1024, 64, 8192, f"{HEIGHT} It counts for custom."),
+                "width": integer(1024, 64, 8192, f"{WIDTH} Used for custom."),
+                "height": integer(1024, 64, 8192, f"{HEIGHT} Used for custom."),
                 "aspect_ratio": one_of(cls.SIZES, "The size."),
-                "swap_dimensions": one_of(("Off", "On"), "Take the width for the height."),
+                "swap_dimensions": one_of(("Off", "On"), "Swap width and height."),
                 "upscale_factor": number(1.0, 0.1, 100.0, 0.1, "Passed on."),
-                "prescale_factor": number(1.0, 0.1, 100.0, 0.1, "Both sides are multiplied by this."),
+                "prescale_factor": number(1.0, 0.1, 100.0, 0.1, "The factor for both sides."),
                 "batch_size": integer(1, 1, 64, "Number of images in the batch."),
             }
         }
@@ -166,11 +166,11 @@ class SDXLResolutions(OfAnotherPack):
 
 
 class NearestSDXLExtendedResolution(OfAnotherPack):
-    """ComfyMath's nearest size."""
+    """ComfyMath's nearest size of a list."""
 
     PACK = "comfymath"
     TITLE = "NearestSDXLExtendedResolution"
-    DESCRIPTION = "Of a list of sizes the one whose shape is nearest to an image's."
+    DESCRIPTION = "Returns the size of a list whose aspect ratio is nearest to an image's."
     FUNCTION = "give"
     RETURN_TYPES = (INT, INT)
     RETURN_NAMES = ("width", "height")

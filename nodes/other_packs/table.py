@@ -1,4 +1,4 @@
-"""The ids of other packs that are answered here, and by which class."""
+"""The ids of other packs' nodes that have a substitute here, and the classes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OTHER_CLASSES: dict[str, type[Any]] = {
     "LoadFluxIPAdapter": xlabs.LoadFluxIPAdapter,
     "ApplyFluxIPAdapter": xlabs.ApplyFluxIPAdapter,
     "ApplyAdvancedFluxIPAdapter": xlabs.ApplyAdvancedFluxIPAdapter,
-    # What makes models faster elsewhere
+    # Accelerators
     "TorchCompileModel": accelerators.TorchCompileModel,
     "TorchCompileModelFluxAdvanced": accelerators.TorchCompileModelFluxAdvanced,
     "TorchCompileModelFluxAdvancedV2": accelerators.TorchCompileModelFluxAdvancedV2,
@@ -141,7 +141,7 @@ OTHER_CLASSES: dict[str, type[Any]] = {
     "SDXL Resolutions (JPS)": sizes.SDXLResolutions,
     "CM_NearestSDXLExtendedResolution": sizes.NearestSDXLExtendedResolution,
     "Image Comparer (rgthree)": pictures.ImageComparer,
-    # What the Krita plugin asks for
+    # Nodes for the Krita plugin
     "ETN_LoadImageCache": krita.LoadImageCache,
     "ETN_SaveImageCache": krita.SaveImageCache,
     "ETN_LoadImageBase64": krita.LoadImageBase64,

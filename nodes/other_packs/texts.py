@@ -1,4 +1,4 @@
-"""Texts joined, replaced and shown under the ids of other packs."""
+"""Texts joined, replaced and shown, with the ids of other packs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .declared import Numbered, OfAnotherPack, anything, flag, in_order, line, l
 
 
 class _Joins(OfAnotherPack):
-    """A text made of several."""
+    """A node that joins texts."""
 
     FUNCTION = "join"
     RETURN_TYPES: tuple[str, ...] = (STRING,)
     OUTPUT_TOOLTIPS: tuple[str, ...] = ("The text.",)
-    DESCRIPTION = "Puts texts one after the other."
+    DESCRIPTION = "Joins texts."
 
 
 class WasTextConcatenate(_Joins):
-    """WAS's."""
+    """WAS's node that joins texts."""
 
     PACK = "was-node-suite-comfyui"
     TITLE = "Text Concatenate"
@@ -30,8 +30,8 @@ class WasTextConcatenate(_Joins):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "delimiter": line("What stands between them; \\n is a new line.", ", "),
-                "clean_whitespace": one_of(("true", "false"), "Take spaces off their ends."),
+                "delimiter": line("The text between them; \\n is a new line.", ", "),
+                "clean_whitespace": one_of(("true", "false"), "Remove spaces at their ends."),
             },
             "optional": {name: linked_text("A text.") for name in cls.NAMES},
         }
@@ -43,7 +43,7 @@ class WasTextConcatenate(_Joins):
 
 
 class JpsTextConcatenate(_Joins):
-    """JPS'."""
+    """JPS' node that joins texts."""
 
     PACK = "ComfyUI_JPS-Nodes"
     TITLE = "Text Concatenate (JPS)"
@@ -59,7 +59,7 @@ class JpsTextConcatenate(_Joins):
 
 
 class CRTextConcatenate(_Joins):
-    """Comfyroll's."""
+    """Comfyroll's node that joins texts."""
 
     PACK = "comfyroll"
     TITLE = "CR Text Concatenate"
@@ -77,7 +77,7 @@ class CRTextConcatenate(_Joins):
 
 
 class JoinStrings(_Joins):
-    """KJNodes' two texts."""
+    """KJNodes' node that joins two texts."""
 
     PACK = "comfyui-kjnodes"
     TITLE = "Join Strings"
@@ -92,7 +92,7 @@ class JoinStrings(_Joins):
 
 
 class JoinStringMulti(_Joins):
-    """KJNodes' any number of texts."""
+    """KJNodes' node that joins any number of texts."""
 
     PACK = "comfyui-kjnodes"
     TITLE = "Join String Multi"
@@ -104,10 +104,10 @@ class JoinStringMulti(_Joins):
         second = {"string_2": linked_text("A text.")}
         return {
             "required": {
-                "inputcount": whole("How many of them count.", 2, 2, 1000),
+                "inputcount": whole("The number of texts that are used.", 2, 2, 1000),
                 "string_1": linked_text("The first text."),
                 "delimiter": line("The text between them.", " "),
-                "return_list": flag(False, "Give a list instead of one text."),
+                "return_list": flag(False, "Return a list instead of one text."),
             },
             "optional": Numbered("string_", linked_text("A text."), second),
         }
@@ -118,7 +118,7 @@ class JoinStringMulti(_Joins):
 
 
 class EasyPromptConcat(_Joins):
-    """Easy-Use's."""
+    """Easy-Use's node that joins texts."""
 
     PACK = "comfyui-easy-use"
     TITLE = "PromptConcat"
@@ -138,7 +138,7 @@ def _flat(value: Any) -> str:
 
 
 class ConcatTextO(_Joins):
-    """Quality of Life's."""
+    """Quality of Life's node that joins texts."""
 
     PACK = "qualityoflife"
     TITLE = "Concat Text"
@@ -153,11 +153,11 @@ class ConcatTextO(_Joins):
 
 
 class TextO(_Joins):
-    """Quality of Life's text, which ends with a space."""
+    """Quality of Life's text, with a space at the end."""
 
     PACK = "qualityoflife"
     TITLE = "Text"
-    DESCRIPTION = "A text, with a space after it."
+    DESCRIPTION = "A text followed by a space."
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -168,7 +168,7 @@ class TextO(_Joins):
 
 
 class ReplaceTextO(_Joins):
-    """Quality of Life's."""
+    """Quality of Life's node that replaces text."""
 
     PACK = "qualityoflife"
     TITLE = "Replace Text"
@@ -193,11 +193,11 @@ class StringConstantMultiline(_Joins):
 
     PACK = "comfyui-kjnodes"
     TITLE = "String Constant Multiline"
-    DESCRIPTION = "A text, perhaps without its line ends."
+    DESCRIPTION = "A text, with or without its line ends."
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"string": lines("The text."), "strip_newlines": flag(True, "Take the line ends out.")}}
+        return {"required": {"string": lines("The text."), "strip_newlines": flag(True, "Remove line ends.")}}
 
     def join(self, string: str, strip_newlines: bool) -> tuple[str]:
         return (string.replace("\n", "").strip() if strip_newlines else string,)
@@ -238,15 +238,15 @@ class WasTextString(_Joins):
 
 
 class SomethingToString(_Joins):
-    """KJNodes' value as a text."""
+    """KJNodes' node that converts a value to text."""
 
     PACK = "comfyui-kjnodes"
     TITLE = "Something To String"
-    DESCRIPTION = "Any value as a text, with something before and after it."
+    DESCRIPTION = "Converts any value to text, with a prefix and a suffix."
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        around = {"prefix": line("What stands before it."), "suffix": line("What stands after it.")}
+        around = {"prefix": line("The prefix."), "suffix": line("The suffix.")}
         return {"required": {"input": anything("The value.")}, "optional": around}
 
     def join(self, input: Any, prefix: str = "", suffix: str = "") -> tuple[Any]:
@@ -257,11 +257,11 @@ class SomethingToString(_Joins):
 
 
 class CRNumberToString(_Joins):
-    """Comfyroll's whole number as a text."""
+    """Comfyroll's node that converts a whole number to text."""
 
     PACK = "comfyroll"
     TITLE = "CR Integer To String"
-    DESCRIPTION = "A number as a text."
+    DESCRIPTION = "Converts a number to text."
     RETURN_TYPES = (STRING, STRING)
     RETURN_NAMES = ("STRING", "show_help")
     OUTPUT_TOOLTIPS = ("The text.", "Empty here.")
@@ -276,18 +276,18 @@ class CRNumberToString(_Joins):
 
 
 class CRFloatToString(CRNumberToString):
-    """Comfyroll's number as a text."""
+    """Comfyroll's node that converts a number to text."""
 
     TITLE = "CR Float To String"
     INPUT, KIND = "float_", "FLOAT"
 
 
 class StringFunction(OfAnotherPack):
-    """Custom-Scripts' joining and replacing."""
+    """Custom-Scripts' node that joins and replaces texts."""
 
     PACK = "comfyui-custom-scripts"
     TITLE = "String Function"
-    DESCRIPTION = "Joins texts, or replaces one piece of text by another; /.../ is a regular expression."
+    DESCRIPTION = "Joins texts, or replaces a part of a text; /.../ is a regular expression."
     FUNCTION = "make"
     OUTPUT_NODE = True
     RETURN_TYPES = (STRING,)
@@ -301,7 +301,7 @@ class StringFunction(OfAnotherPack):
                 "action": one_of(
                     ("append", "replace"), "Join the texts, or replace the second by the third in the first."
                 ),
-                "tidy_tags": one_of(("yes", "no"), "Put commas between them, and none twice."),
+                "tidy_tags": one_of(("yes", "no"), "Put single commas between them."),
             },
             "optional": texts,
         }
@@ -326,7 +326,7 @@ class StringFunction(OfAnotherPack):
 
 
 class ShowText(OfAnotherPack):
-    """Custom-Scripts' text on the node."""
+    """Custom-Scripts' node that shows a text."""
 
     PACK = "comfyui-custom-scripts"
     TITLE = "Show Text"
@@ -347,7 +347,7 @@ class ShowText(OfAnotherPack):
 
 
 class PreviewText(OfAnotherPack):
-    """AlekPet's text on the node."""
+    """AlekPet's node that shows a text."""
 
     PACK = "comfyui_custom_nodes_alekpet"
     TITLE = "Preview Text"
@@ -366,7 +366,7 @@ class PreviewText(OfAnotherPack):
 
 
 class DisplayAny(OfAnotherPack):
-    """rgthree's value on the node."""
+    """rgthree's node that shows a value."""
 
     PACK = "rgthree-comfy"
     TITLE = "Display Any (rgthree)"
@@ -384,7 +384,7 @@ class DisplayAny(OfAnotherPack):
 
 
 class ShowAnything(OfAnotherPack):
-    """Easy-Use's value on the node."""
+    """Easy-Use's node that shows a value."""
 
     PACK = "comfyui-easy-use"
     TITLE = "Show Any"
@@ -407,18 +407,18 @@ class ShowAnything(OfAnotherPack):
 
 
 class ConsoleDebug(OfAnotherPack):
-    """Essentials' value in the log."""
+    """Essentials' node that logs a value."""
 
     PACK = "comfyui_essentials"
     TITLE = "Debug to Console"
-    DESCRIPTION = "Writes any value into the log."
+    DESCRIPTION = "Writes any value to the log."
     FUNCTION = "show"
     OUTPUT_NODE = True
     RETURN_TYPES = ()
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        before = {"prefix": line("What stands before it.", "Value:")}
+        before = {"prefix": line("The prefix.", "Value:")}
         return {"required": {"value": anything("The value.")}, "optional": before}
 
     def show(self, value: Any, prefix: str = "Value:") -> dict[str, Any]:
@@ -427,11 +427,11 @@ class ConsoleDebug(OfAnotherPack):
 
 
 class PlaySound(OfAnotherPack):
-    """Custom-Scripts' sound, which only its page plays."""
+    """Custom-Scripts' node that plays a sound, which works only on its own page."""
 
     PACK = "comfyui-custom-scripts"
     TITLE = "PlaySound"
-    DESCRIPTION = "Passes its value on. The sound is played by the pack's own page only."
+    DESCRIPTION = "Passes its value on. Only the pack's own page plays the sound."
     FUNCTION = "pass_on"
     OUTPUT_NODE = True
     INPUT_IS_LIST = True
@@ -444,12 +444,12 @@ class PlaySound(OfAnotherPack):
         return {
             "required": {
                 "any": anything("The value."),
-                "mode": one_of(("always", "on empty queue"), "Without effect here."),
+                "mode": one_of(("always", "on empty queue"), "No effect here."),
                 "volume": (
                     "FLOAT",
-                    {"default": 0.5, "min": 0, "max": 1, "step": 0.1, "tooltip": "Without effect here."},
+                    {"default": 0.5, "min": 0, "max": 1, "step": 0.1, "tooltip": "No effect here."},
                 ),
-                "file": line("Without effect here.", "notify.mp3"),
+                "file": line("No effect here.", "notify.mp3"),
             }
         }
 
@@ -458,7 +458,7 @@ class PlaySound(OfAnotherPack):
 
 
 def as_text(value: Any) -> str:
-    """Any value as a person reads it."""
+    """Any value as text for people."""
     if value is None or isinstance(value, (str, int, float)):
         return str(value)
     try:

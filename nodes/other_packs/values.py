@@ -1,4 +1,4 @@
-"""Numbers, switches and comparisons under the ids of other packs."""
+"""Numbers, switches and comparisons, with the ids of other packs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ COMPARISONS = {
 def constant(
     pack: str, title: str, name: str, declared: Declared, outputs: Sequence[str] = (), more: Sequence[str] = ()
 ) -> type[OfAnotherPack]:
-    """The class of a node that gives its one value, perhaps with names for it and for further outputs, which are ""."""
+    """The class of a node that returns its single value, optionally with names for it and for further outputs, which
+    are "".
+    """
     kind = declared[0]
 
     class Constant(OfAnotherPack):
@@ -106,11 +108,11 @@ CONSTANTS: dict[str, type[Any]] = {
 
 
 class RgthreeSeed(OfAnotherPack):
-    """rgthree's seed: -1 draws a new one for every run, -2 and -3 count on from the last in the editor."""
+    """rgthree's seed: -1 means a new one for every run; -2 and -3 mean counting on in the editor."""
 
     PACK = "rgthree-comfy"
     TITLE = "Seed (rgthree)"
-    DESCRIPTION = "A seed for one or several nodes. -1 draws a new one for every run; it is written into the image."
+    DESCRIPTION = "A seed for one or several nodes. -1 uses a new one for every run, which is written into the image."
     FUNCTION = "give"
     RETURN_TYPES = (INT,)
     RETURN_NAMES = ("SEED",)
@@ -136,7 +138,7 @@ class RgthreeSeed(OfAnotherPack):
         self.tell(f"drew the seed {drawn}.")
         node = prompt.get(unique_id) if isinstance(prompt, Mapping) else None
         if isinstance(node, dict) and isinstance(node.get("inputs"), dict):
-            node["inputs"]["seed"] = drawn  # what is saved with the images says which seed made them
+            node["inputs"]["seed"] = drawn  # so that the image contains the seed with which it was made
         return (drawn,)
 
 
@@ -149,7 +151,7 @@ class WasSeed(OfAnotherPack):
     FUNCTION = "give"
     RETURN_TYPES = ("SEED", "NUMBER", FLOAT, INT)
     RETURN_NAMES = ("seed", "number", "float", "int")
-    OUTPUT_TOOLTIPS = ("The seed as WAS's samplers take it.", "The seed.", "The seed.", "The seed.")
+    OUTPUT_TOOLTIPS = ("The seed in the form for WAS's samplers.", "The seed.", "The seed.", "The seed.")
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -164,7 +166,7 @@ class ConstantNumber(OfAnotherPack):
 
     PACK = "was-node-suite-comfyui"
     TITLE = "Constant Number"
-    DESCRIPTION = "A number, rounded or taken as yes or no."
+    DESCRIPTION = "A number, optionally rounded or converted to true or false."
     FUNCTION = "give"
     RETURN_TYPES = ("NUMBER", FLOAT, INT)
     OUTPUT_TOOLTIPS = ("The number.", "The number.", "The number without its fraction.")
@@ -173,10 +175,10 @@ class ConstantNumber(OfAnotherPack):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "number_type": one_of(("integer", "float", "bool"), "What it is taken as."),
+                "number_type": one_of(("integer", "float", "bool"), "The conversion."),
                 "number": decimal(NUMBER),
             },
-            "optional": {"number_as_text": linked_text("The number as a text, in place of the other.")},
+            "optional": {"number_as_text": linked_text("The number as a text, used instead of the other.")},
         }
 
     def give(self, number_type: str, number: float, number_as_text: str | None = None) -> tuple[Any, ...]:
@@ -186,11 +188,11 @@ class ConstantNumber(OfAnotherPack):
 
 
 class NumberTo(OfAnotherPack):
-    """WAS's number as another type."""
+    """WAS's node that converts a number to another type."""
 
     PACK = "was-node-suite-comfyui"
     TITLE = "Number to Text"
-    DESCRIPTION = "A number as another type."
+    DESCRIPTION = "Converts a number to another type."
     FUNCTION = "convert"
     RETURN_TYPES: tuple[str, ...] = (STRING,)
     OUTPUT_TOOLTIPS = ("The number.",)
@@ -205,7 +207,7 @@ class NumberTo(OfAnotherPack):
 
 
 class NumberToInt(NumberTo):
-    """WAS's number as a whole one."""
+    """WAS's node that converts a number to a whole number."""
 
     TITLE = "Number to Int"
     RETURN_TYPES = (INT,)
@@ -213,7 +215,7 @@ class NumberToInt(NumberTo):
 
 
 class NumberToFloat(NumberTo):
-    """WAS's number as a fraction."""
+    """WAS's node that converts a number to a float."""
 
     TITLE = "Number to Float"
     RETURN_TYPES = (FLOAT,)
@@ -221,11 +223,11 @@ class NumberToFloat(NumberTo):
 
 
 class SimpleMath(OfAnotherPack):
-    """Essentials' formula of a, b and c."""
+    """Essentials' node for a formula of a, b and c."""
 
     PACK = ESSENTIALS
     TITLE = "Simple Math"
-    DESCRIPTION = "Computes a formula of a, b and c. Of an image a[0] is the number, a[1] the height, a[2] the width."
+    DESCRIPTION = "Computes a formula of a, b and c. For an image, a[0] is the number, a[1] the height, a[2] the width."
     FUNCTION = "compute"
     RETURN_TYPES: tuple[str, ...] = (INT, FLOAT)
     OUTPUT_TOOLTIPS = ("The result, rounded.", "The result.")
@@ -241,14 +243,14 @@ class SimpleMath(OfAnotherPack):
 
 
 def _plain(value: Any) -> Any:
-    """Numbers as they are, texts read as numbers, images as their sizes."""
+    """Numbers unchanged, texts converted to numbers, images to their sizes."""
     if hasattr(value, "shape"):
         return [int(side) for side in value.shape]
     return float(value) if isinstance(value, str) else value
 
 
 class SimpleMathBoolean(OfAnotherPack):
-    """Essentials' yes or no."""
+    """Essentials' node for true or false."""
 
     PACK = ESSENTIALS
     TITLE = "Simple Math Boolean"
@@ -266,14 +268,14 @@ class SimpleMathBoolean(OfAnotherPack):
 
 
 class SimpleComparison(OfAnotherPack):
-    """Essentials' comparison."""
+    """Essentials' node that compares two values."""
 
     PACK = ESSENTIALS
     TITLE = "Simple Comparison"
-    DESCRIPTION = "Tells whether two values are in a relation."
+    DESCRIPTION = "Returns whether a comparison of two values is true."
     FUNCTION = "compare"
     RETURN_TYPES = (BOOLEAN,)
-    OUTPUT_TOOLTIPS = ("Whether they are.",)
+    OUTPUT_TOOLTIPS = ("The result.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -290,11 +292,11 @@ class SimpleComparison(OfAnotherPack):
 
 
 class SimpleCondition(OfAnotherPack):
-    """Essentials' choice of one of two values."""
+    """Essentials' node that chooses one of two values."""
 
     PACK = ESSENTIALS
     TITLE = "Simple Condition"
-    DESCRIPTION = "Gives one of two values. Without the second nothing runs that waits for it."
+    DESCRIPTION = "Returns one of two values. If that is a missing second value, the following nodes do not run."
     FUNCTION = "choose"
     RETURN_TYPES = ("*",)
     RETURN_NAMES = ("result",)
@@ -317,11 +319,11 @@ class SimpleCondition(OfAnotherPack):
 
 
 class AnySwitch(OfAnotherPack):
-    """rgthree's first value that is there."""
+    """rgthree's node for the first available value."""
 
     PACK = "rgthree-comfy"
     TITLE = "Any Switch (rgthree)"
-    DESCRIPTION = "Gives the first of its inputs that has a value."
+    DESCRIPTION = "Returns the first of its inputs that has a value."
     FUNCTION = "choose"
     RETURN_TYPES = ("*",)
     OUTPUT_TOOLTIPS = ("The first value.",)
@@ -336,16 +338,16 @@ class AnySwitch(OfAnotherPack):
 
 
 def _empty(value: Any) -> bool:
-    """Whether there is nothing: None, or a context in which everything is None."""
+    """Whether there is no value: None, or a context in which every value is None."""
     return value is None or (isinstance(value, Context_) and all(each is None for each in value.values()))
 
 
 class ImpactSwitch(OfAnotherPack):
-    """Impact's choice by a number."""
+    """Impact's node that chooses a value by a number."""
 
     PACK = IMPACT
     TITLE = "Switch (Any)"
-    DESCRIPTION = "Gives one of its inputs, by its number."
+    DESCRIPTION = "Returns one of its inputs, chosen by number."
     FUNCTION = "choose"
     RETURN_TYPES = ("*", STRING, INT)
     RETURN_NAMES = ("selected_value", "selected_label", "selected_index")
@@ -357,7 +359,7 @@ class ImpactSwitch(OfAnotherPack):
         return {
             "required": {
                 "select": whole("The number of the input.", 1, 1, 999999),
-                "sel_mode": flag(False, "Without effect here: the choice is made in the run."),
+                "sel_mode": flag(False, "No effect here: the choice is made during the run."),
             },
             "optional": Numbered("input", anything("A value.", lazy=True), {"input1": anything("A value.", lazy=True)}),
         }
@@ -371,11 +373,11 @@ class ImpactSwitch(OfAnotherPack):
         return values.get(name), name, select
 
 
-# -- values that belong together --------------------------------------------------------------------------------------
+# -- groups of values --------------------------------------------------------------------------------------------------
 
 
 class Context_(dict[str, Any]):
-    """rgthree's context: what a workflow needs in several places, by name."""
+    """rgthree's context: values by name, for use in several places of a workflow."""
 
 
 PARTS: dict[str, str] = {
@@ -386,11 +388,13 @@ CONTEXT = "RGTHREE_CONTEXT"
 
 
 class Context(OfAnotherPack):
-    """rgthree's node that puts values into a context and takes them out."""
+    """rgthree's node that adds values to a context and returns them."""
 
     PACK = "rgthree-comfy"
     TITLE = "Context (rgthree)"
-    DESCRIPTION = "Holds what a workflow needs in several places: values put in go on, and can be taken out."
+    DESCRIPTION = (
+        "Holds values for several places of a workflow: inputs are added to the context, outputs return its values."
+    )
     FUNCTION = "convert"
     RETURN_TYPES = (CONTEXT, *PARTS.values())
     RETURN_NAMES = ("CONTEXT", *(name.upper() for name in PARTS))
@@ -399,7 +403,7 @@ class Context(OfAnotherPack):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         parts = {name: (kind, {"forceInput": True, "tooltip": f"Its {name}."}) for name, kind in PARTS.items()}
-        return {"required": {}, "optional": {"base_ctx": wire(CONTEXT, "A context to go on with."), **parts}}
+        return {"required": {}, "optional": {"base_ctx": wire(CONTEXT, "A context to extend."), **parts}}
 
     def convert(self, base_ctx: Any = None, **values: Any) -> tuple[Any, ...]:
         made = Context_(base_ctx or {})
@@ -408,7 +412,7 @@ class Context(OfAnotherPack):
 
 
 class CondPassThrough(OfAnotherPack):
-    """KJNodes' two conditions, passed on."""
+    """KJNodes' node that passes two conditionings on."""
 
     PACK = KJ
     TITLE = "CondPassThrough"
@@ -428,7 +432,7 @@ class CondPassThrough(OfAnotherPack):
 
 
 class ModelPassThrough(CondPassThrough):
-    """KJNodes' model, passed on."""
+    """KJNodes' node that passes a model on."""
 
     TITLE = "ModelPass"
     RETURN_TYPES = (MODEL,)
@@ -437,7 +441,7 @@ class ModelPassThrough(CondPassThrough):
 
 
 class ImagePass(CondPassThrough):
-    """KJNodes' image, passed on."""
+    """KJNodes' node that passes an image on."""
 
     TITLE = "ImagePass"
     RETURN_TYPES = (IMAGE,)

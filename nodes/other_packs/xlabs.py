@@ -1,4 +1,4 @@
-"""XLabs' nodes (x-flux-comfyui): their sampler, ControlNets on wires of their own, and their IP-Adapter."""
+"""XLabs' nodes (x-flux-comfyui): their sampler, ControlNets with link types of their own, and their IP-Adapter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LoadFluxControlNet(OfAnotherPack, FromFiles):
 
     PACK = PACK
     TITLE = "Load Flux ControlNet"
-    DESCRIPTION = "Loads a ControlNet by XLabs. Its file may lie in controlnet or in xlabs/controlnets."
+    DESCRIPTION = "Loads a ControlNet by XLabs. Its file may be in controlnet or in xlabs/controlnets."
     FUNCTION = "load"
     RETURN_TYPES = (CONTROL_NET,)
     RETURN_NAMES = ("ControlNet",)
@@ -47,11 +47,11 @@ def _inputs(**more: Any) -> Inputs:
     return {
         "required": {
             "controlnet": wire(CONTROL_NET, "The ControlNet."),
-            "image": wire(IMAGE, "The image to follow. It is squashed to the size of the latent."),
-            "strength": number(1.0, 0.0, 10.0, 0.01, "How closely the image is followed."),
+            "image": wire(IMAGE, "The image to follow. It is stretched to the size of the latent."),
+            "strength": number(1.0, 0.0, 10.0, 0.01, "How closely to follow the image."),
             **more,
         },
-        "optional": {"controlnet_condition": wire(CONDITION, "ControlNets that are applied before.")},
+        "optional": {"controlnet_condition": wire(CONDITION, "ControlNets that are also applied.")},
     }
 
 
@@ -85,7 +85,7 @@ class ApplyFluxControlNet(OfAnotherPack):
 
 
 class ApplyAdvancedFluxControlNet(ApplyFluxControlNet):
-    """The same in a part of the steps."""
+    """A ControlNet in a part of the steps."""
 
     TITLE = "Apply Advanced Flux ControlNet"
 
@@ -102,7 +102,7 @@ class XlabsSampler(OfAnotherPack, FromFiles):
 
     PACK = PACK
     TITLE = "Xlabs Sampler"
-    DESCRIPTION = "Denoises a latent in Euler steps, with guidance by a negative prompt from some step on."
+    DESCRIPTION = "Denoises a latent in Euler steps, with guidance by a negative prompt from a given step on."
     FUNCTION = "sample"
     RETURN_TYPES = (LATENT,)
     RETURN_NAMES = ("latent",)
@@ -114,15 +114,15 @@ class XlabsSampler(OfAnotherPack, FromFiles):
             "required": {
                 "model": wire(MODEL, "The model that denoises."),
                 "conditioning": wire(CONDITIONING, "What the image should show."),
-                "neg_conditioning": wire(CONDITIONING, "What it should not show."),
+                "neg_conditioning": wire(CONDITIONING, "What to avoid."),
                 "noise_seed": seed(),
-                "steps": integer(20, 1, 100, "How many steps."),
-                "timestep_to_start_cfg": integer(20, 0, 100, "The first step that is guided by the negative prompt."),
-                "true_gs": number(3, 0, 100, 0.1, "How strongly it is guided."),
+                "steps": integer(20, 1, 100, "Number of steps."),
+                "timestep_to_start_cfg": integer(20, 0, 100, "The first step with guidance by the negative prompt."),
+                "true_gs": number(3, 0, 100, 0.1, "The strength of the guidance."),
                 "image_to_image_strength": number(
-                    0.0, 0.0, 1.0, 0.01, "How much an image in the latent is changed; an empty latent has none."
+                    0.0, 0.0, 1.0, 0.01, "How much an image in the latent is changed; not used for an empty latent."
                 ),
-                "denoise_strength": number(1.0, 0.0, 1.0, 0.01, "The share of the steps that is made."),
+                "denoise_strength": number(1.0, 0.0, 1.0, 0.01, "The share of the steps that are run."),
             },
             "optional": {
                 "latent_image": wire(LATENT, "The latent to denoise. It determines the size of the image."),
@@ -186,21 +186,21 @@ class LoadFluxIPAdapter(OfAnotherPack, FromFiles):
 
 
 class ApplyFluxIPAdapter(OfAnotherPack):
-    """Images that the model also looks at."""
+    """Images that the model also follows."""
 
     PACK = PACK
     TITLE = "Apply Flux IPAdapter"
-    DESCRIPTION = "Makes the model look at an image while it denoises."
+    DESCRIPTION = "Makes the model follow the content of an image."
     FUNCTION = "apply"
     RETURN_TYPES = (MODEL,)
-    OUTPUT_TOOLTIPS = ("The model that looks at the image.",)
+    OUTPUT_TOOLTIPS = ("The model with the image.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
                 **_adapted(),
-                "ip_scale": number(0.93, 0.0, 1.0, 0.001, "How much the image counts."),
+                "ip_scale": number(0.93, 0.0, 1.0, 0.001, "The influence of the image."),
             }
         }
 
@@ -209,14 +209,14 @@ class ApplyFluxIPAdapter(OfAnotherPack):
 
 
 class ApplyAdvancedFluxIPAdapter(OfAnotherPack):
-    """The same with a strength for each block."""
+    """The same node with a strength for each block."""
 
     PACK = PACK
     TITLE = "Apply Advanced Flux IPAdapter"
-    DESCRIPTION = "Makes the model look at the mean of images, with a strength that changes from block to block."
+    DESCRIPTION = "Makes the model follow the mean of images, with a strength that changes from block to block."
     FUNCTION = "apply"
     RETURN_TYPES = (MODEL,)
-    OUTPUT_TOOLTIPS = ("The model that looks at the images.",)
+    OUTPUT_TOOLTIPS = ("The model with the images.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
@@ -224,9 +224,9 @@ class ApplyAdvancedFluxIPAdapter(OfAnotherPack):
         return {
             "required": {
                 **_adapted(),
-                "begin_strength": number(0.0, -100.0, 100.0, 0.01, "In the first block."),
-                "end_strength": number(1.0, -100.0, 100.0, 0.01, "In the last block."),
-                "smothing_type": one_of(courses, "In which blocks it changes from one to the other."),
+                "begin_strength": number(0.0, -100.0, 100.0, 0.01, "The strength in the first block."),
+                "end_strength": number(1.0, -100.0, 100.0, 0.01, "The strength in the last block."),
+                "smothing_type": one_of(courses, "How it changes from the first block to the last."),
             }
         }
 
@@ -247,5 +247,5 @@ def _adapted() -> dict[str, Any]:
     return {
         "model": wire(MODEL, "The model."),
         "ip_adapter_flux": wire(IP_ADAPTER, "The IP-Adapter."),
-        "image": wire(IMAGE, "The image to look at."),
+        "image": wire(IMAGE, "The image to follow."),
     }
