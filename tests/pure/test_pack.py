@@ -66,7 +66,8 @@ comfy.model_management = module(
 comfy.model_patcher = module("comfy.model_patcher", ModelPatcher=ModelPatcher)
 comfy.utils = module("comfy.utils", ProgressBar=ProgressBar)
 settings = types.SimpleNamespace(preview_method="auto", preview_size=512)
-module("comfy.cli_args", args=settings, LatentPreviewMethod=types.SimpleNamespace(NoPreviews="none"))
+methods = types.SimpleNamespace(NoPreviews="none", TAESD="taesd")
+module("comfy.cli_args", args=settings, LatentPreviewMethod=methods)
 places = {kind: ([str(store / "models" / kind)], set()) for kind in ("vae", "diffusion_models", "text_encoders")}
 module(
     "folder_paths", folder_names_and_paths=places, models_dir=str(store / "models"),
