@@ -20,6 +20,7 @@ from ..io.folders import Folders, standard_folders
 from ..limits import advice_after
 from ..runtime.settings import Settings
 from ..worker.prompt_check import check_prompt
+from ..worker.too_large import too_large
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +86,10 @@ class Program:
         self._node = ""
         self.host: Host = Host(self.folders, report=self._reported, make_runtime=self._new_runtime)
         self.classes, self.titles = standalone_tables(self.host)
-        self._executor = Executor(self.classes, emit=self._heard, around=self._around, after_failure=advice_after)
+        self._executor = Executor(
+            self.classes, emit=self._heard, around=self._around, after_failure=advice_after,
+            refused=lambda prompt: too_large(prompt, self.classes, self.folders, self.runtime),
+        )  # fmt: skip
 
     @property
     def runtime(self) -> Runtime:

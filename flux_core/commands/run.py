@@ -31,6 +31,7 @@ from ..limits import advice_after
 from ..memory.budget import add_budget_arguments
 from ..parallel.split import devices_of
 from ..runtime.settings import Settings
+from ..worker.too_large import too_large
 from ..worker.used_files import used_files, used_paths, with_files
 from . import overrides
 from .arguments import add_device_arguments, add_folder_arguments, add_pack_arguments
@@ -118,7 +119,10 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
         bars.hear(event, data)
         listen(event, data)
 
-    executor = Executor(classes, emit=emit, around=_inference_mode)
+    executor = Executor(
+        classes, emit=emit, around=_inference_mode,
+        refused=lambda prompt: too_large(prompt, classes, folders, host.runtime),
+    )  # fmt: skip
     if args.node_packs:
         from ..facade.engine import Engine
         from ..worker.node_packs import load_packs

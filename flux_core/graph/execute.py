@@ -65,8 +65,9 @@ class Executor:
     `emit(event, data)` is called in the running thread. The context `around` is entered for the duration of each prompt
     (for example torch.inference_mode). `after_failure` is called with the exception of a failed node; it may free
     memory, and the text it returns is added to the message. `prepare(node class, arguments)` returns the arguments in
-    the form that the node class expects. `cancel` may be called from any thread, everything else only from the running
-    one.
+    the form that the node class expects. `refused` returns nodes of a prompt that cannot succeed, each with the reason;
+    if one of them is to run, no node runs. `cancel` may be called from any thread, everything else only from the
+    running one.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class Executor:
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
         after_failure: Callable[[Exception], str] = lambda error: "",
         prepare: Callable[[type[Any], Arguments], Arguments] = lambda node_class, call: call,
+        refused: Callable[[JsonPrompt], Iterable[tuple[str, Exception]]] = lambda prompt: (),
     ) -> None:
         self.classes = classes
         self.emit = emit
         self.around = around
         self.after_failure = after_failure
         self.prepare = prepare
+        self.refused = refused
         self.cache = Cache()
         self._run: _Run | None = None
         self._cancelled: set[str] = set()
@@ -185,6 +188,7 @@ class _Run:
             self.events.message("execution_cached", {"nodes": cached})
             for node_id in outputs:
                 self.waiting.add(node_id)
+            self._refuse()
             while self.waiting:
                 self._next()
         except Exception as error:
@@ -194,6 +198,13 @@ class _Run:
             return self._result(status, error.with_traceback(None))
         self.events.message("execution_success", {})
         return self._result("success", None)
+
+    def _refuse(self) -> None:
+        """Raises the reason why a node that is to run cannot succeed."""
+        for node_id, error in self.executor.refused(self.live.original):
+            if node_id in self.waiting and self.made(node_id) is None:
+                self.node_id = node_id
+                raise error
 
     def made(self, node_id: str) -> CachedOutput | None:
         return self.cache.get(self.keys[node_id])

@@ -38,6 +38,10 @@ class Waiting:
     def __bool__(self) -> bool:
         return bool(self._blockers)
 
+    def __contains__(self, node_id: object) -> bool:
+        """Whether a node is to run or has begun."""
+        return node_id in self._blockers
+
     def add(self, node_id: str) -> None:
         """Add a node that has to run, and all nodes that its non-lazy inputs need."""
         stack = [node_id]

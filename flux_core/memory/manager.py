@@ -177,6 +177,25 @@ class Manager:
             return True
         return self._carry_out(evictions(_holders(others), nbytes), others) > 0
 
+    def refused(self, what: str, file: str, activations: int, weights: Sequence[int]) -> BudgetTooSmall | None:
+        """The error that a run would end with, before anything of its model is loaded; None if it may fit.
+
+        what: is made. activations: bytes that a step makes, as a dry run found them. weights: bytes of each that is
+        streamed; one at least must be on the device.
+        """
+        measured = any(model.priority >= LASTING for model in self.models)  # then steps may take less than foreseen
+        taken = activations if measured else self.memory.taken_bytes(activations)
+        needed, there = max(weights, default=0) + _working(taken), self.available()
+        if needed <= there:
+            return None
+        whole = self.limit - there + needed
+        kind, option = ("RAM", "--ram") if self.device.type != "cuda" else ("memory of the card", "--vram")
+        return BudgetTooSmall(
+            f"Making {what} with {file} needs at least {format_size(whole)}, and there are {format_size(self.limit)} "
+            f"of {kind} for it. Choose a smaller size or batch, or allow {format_size(whole)} or more ({option}, or "
+            f"the Memory tab). Activations of a step take {format_size(taken)} of it."
+        )
+
     def reclaim(self, label: str, nbytes: int) -> None:
         """Free weights so that `nbytes` can be allocated for something other than a model. Raises BudgetTooSmall."""
         if nbytes:

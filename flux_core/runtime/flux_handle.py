@@ -8,7 +8,7 @@ Independent of: nodes, prompts, solvers, and how bytes become parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +21,7 @@ from ..adapters.lora import LoraUse
 from ..errors import InputError
 from ..limits import check_room
 from ..models.flux import with_controlnets, with_sharing
+from ..models.flux_config import FluxConfig
 from ..models.latents import CELL, patches
 from ..sampling.guider import Network, Run
 from ..sampling.inpaint import MaskFunction
@@ -98,7 +99,7 @@ class FluxModel:
 
         Raises InputError for an image that does not fit in memory in any case.
         """
-        self._check_room(*run.shape)
+        check_room_for(self.weights.config, run.shape, self.dtype, self.device)
         log = self.runtime.evaluations
         with self._showing(run) as (run, network):
             if log is None:
@@ -199,14 +200,6 @@ class FluxModel:
         """Why the output is not finite: a sentence about a tensor of the file that is not finite, or None."""
         return unsound(self.weights.tensors)
 
-    def _check_room(self, batch: int, _: int, height: int, width: int) -> None:
-        """Check the least memory of a block: its stream, queries, keys and values, and the hidden layer of its MLP."""
-        config, tokens = self.weights.config, batch * patches(height) * patches(width)
-        needed = tokens * (4 * config.hidden + config.mlp) * self.dtype.itemsize
-        check_room(
-            f"Denoising a batch of {batch} at {width * CELL}x{height * CELL} pixels", needed, total_bytes(self.device)
-        )
-
 
 @dataclass(frozen=True)
 class Description:
@@ -217,3 +210,13 @@ class Description:
     loras: tuple[LoraUse, ...]
     dtype: torch.dtype
     compute: str
+
+
+def check_room_for(config: FluxConfig, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+    """Check the least memory of a block: its stream, queries, keys and values, and the hidden layer of its MLP.
+
+    shape: of the latent [B, C, h, w]. Raises InputError.
+    """
+    batch, _, height, width = shape
+    needed = batch * patches(height) * patches(width) * (4 * config.hidden + config.mlp) * dtype.itemsize
+    check_room(f"Denoising a batch of {batch} at {width * CELL}x{height * CELL} pixels", needed, total_bytes(device))

@@ -54,7 +54,9 @@ class Worker:
         self.hashes = hashes_of(self.folders.user)
         self.host = self._new_host()
         self.classes, self.titles = self._tables()
-        self.executor = Executor(self.classes, emit=self.reports.emit, around=self._around, after_failure=advice_after)
+        self.executor = Executor(
+            self.classes, emit=self.reports.emit, around=self._around, after_failure=advice_after, refused=self._refused
+        )
         self.reports.executor = self.executor
         self.packs = self._packs()
         self.routes = self.packs.start_routes() if self.packs else NO_ROUTES
@@ -65,6 +67,14 @@ class Worker:
         computing = nullcontext if self.options.get("device") == NO_DEVICE else _inference_mode
         with computing(), cancellable(self.executor.check_interrupted):
             yield
+
+    def _refused(self, prompt: Mapping[str, Any]) -> Iterable[tuple[str, Exception]]:
+        """Nodes for which there is too little memory."""
+        if self.options.get("device") == NO_DEVICE:
+            return ()
+        from .too_large import too_large
+
+        return too_large(prompt, self.classes, self.folders, self.host.runtime)
 
     def _new_host(self) -> Host:
         from ...nodes.host import Host
