@@ -33,6 +33,7 @@ MEASUREMENTS = {
     "memory": ("a full-size model streamed under memory budgets", "..bench.memory"),
     "training": ("LoRA steps of a full-size model under memory budgets", "..bench.training"),
     "figure": ("what a LoRA of the shipped model learns from twelve images", "..bench.figure"),
+    "workflow": ("a full-size workflow with ControlNets, Redux, LoRA and upscaling under a budget", "..bench.workflow"),
     "gpu": ("full-size models on a GPU with a limit, beside other programs", "..bench.gpu"),
     "server": ("a thousand jobs of twenty clients, and kills after which no job may be lost", "..bench.server"),
     "stopping": ("cancels and pauses at random moments of a full-size job, with kills", "..bench.stopping"),

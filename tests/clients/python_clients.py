@@ -1,10 +1,15 @@
 """Clients that other people publish for Python, each through a whole job of a running `sluice serve`.
 
     python tests/clients/python_clients.py ADDRESS [NAME]...
+    python tests/clients/python_clients.py --checkpoint models/checkpoints     writes what sd-backend-client needs
 
-Those that are installed run: comfy-api-simplified, comfyui-utils, comfy-catapult, comfy-api-client, comfy-cli
-(pip install them into an environment of their own; none is a dependency). The shipped small model makes an image for
-each. Prints a line for each client, and ends with 1 if one of them failed.
+Those that are installed run: comfy-api-simplified, comfyui-utils, comfy-catapult, comfy-api-client, comfy-cli,
+comfy-script[client], sd-backend-client, and Open WebUI's engine for images (pip install them into an environment of
+their own; none is a dependency). The shipped small model makes an image for each. Prints a line for each client, and
+ends with 1 if one of them failed.
+
+Of Open WebUI one file suffices, since the whole of it is large: pip download --no-deps open-webui, and name the folder
+into which it was unzipped in the variable OPEN_WEBUI.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
 import random
 import subprocess
 import sys
@@ -22,6 +28,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 PNG = b"\x89PNG"
+CHECKPOINT = "sluice-tiny-all-in-one.safetensors"
 
 
 def prompt() -> dict[str, Any]:
@@ -143,12 +150,111 @@ def cli(address: str) -> bytes:
     return PNG
 
 
+def script(address: str) -> bytes:
+    """ComfyScript, which makes functions of what the server says of its nodes."""
+    import comfy_script.runtime as runtime
+
+    runtime.load(address + "/", watch=False, save_script_source=False)
+    from comfy_script.runtime import nodes
+
+    runtime.queue.start_watch(display_node=False, display_task=False)
+    with runtime.Workflow(wait=True, cancel_all=False):
+        model = nodes.UNETLoader("sluice-tiny.safetensors", "default")
+        clip = nodes.DualCLIPLoader("sluice-tiny-clip_l.safetensors", "sluice-tiny-t5xxl.safetensors", "flux")
+        text = nodes.CLIPTextEncode("a red circle", clip)
+        latent = nodes.EmptySD3LatentImage(128, 128, 1)
+        seed = random.randrange(2**32)
+        latent = nodes.KSampler(model, seed, 4, 1.0, "euler", "simple", text, text, latent, 1.0)
+        image = nodes.VAEDecode(latent, nodes.VAELoader("sluice-tiny-ae.safetensors"))
+        saved = nodes.SaveImage(image, "client")
+    (made,) = saved.wait()
+    return _png(made)
+
+
+def backend(address: str) -> bytes:
+    """sd-backend-client, which builds its own graph around a checkpoint: the server must have CHECKPOINT."""
+    from sd_backend_client import DiffusionParams, connect_to_backend
+
+    found = connect_to_backend(address)
+    assert type(found).__name__ == "ComfyUiWebservice", found
+    sizes = {"steps": 4, "width": 128, "height": 128, "cfg_scale": 1.0, "seed": random.randrange(2**32)}
+    names = {"sampler": "euler", "scheduler": "simple", "sd_model_name": CHECKPOINT}
+    done = found.submit_txt2img(DiffusionParams(prompt="a red circle", **sizes, **names)).wait(timeout=120)
+    return _png(done.images[0])
+
+
+def write_checkpoint(folder: Path) -> None:
+    """CHECKPOINT in this folder: the shipped small model as one file, in ComfyUI's names."""
+    from safetensors.torch import load_file, save_file
+
+    shipped = Path(__file__).parents[2] / "flux_core" / "tiny" / "models"
+    parts = {
+        "model.diffusion_model.": "diffusion_models/sluice-tiny.safetensors",
+        "text_encoders.clip_l.transformer.": "text_encoders/sluice-tiny-clip_l.safetensors",
+        "text_encoders.t5xxl.transformer.": "text_encoders/sluice-tiny-t5xxl.safetensors",
+        "vae.": "vae/sluice-tiny-ae.safetensors",
+    }
+    whole = {prefix + key: value for prefix, file in parts.items() for key, value in load_file(shipped / file).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(whole, folder / CHECKPOINT)
+
+
+def open_webui(address: str) -> bytes:
+    """Open WebUI's engine for images. Of the rest of that program it needs a session and JSON, supplied here."""
+    from types import ModuleType
+    from urllib.request import urlopen
+
+    import aiohttp
+
+    async def job() -> str:
+        async with aiohttp.ClientSession() as session:
+
+            async def get_session() -> aiohttp.ClientSession:
+                return session
+
+            parts: dict[str, dict[str, Any]] = {
+                "open_webui.env": {"AIOHTTP_CLIENT_SESSION_SSL": True},
+                "open_webui.utils.json_codec": {"JSONCodec": json},
+                "open_webui.utils.session_pool": {"get_session": get_session},
+            }
+            for name, values in parts.items():
+                sys.modules[name] = ModuleType(name)
+                vars(sys.modules[name]).update(values)
+            file = Path(os.environ["OPEN_WEBUI"]) / "open_webui" / "utils" / "images" / "comfyui.py"
+            spec = importlib.util.spec_from_file_location("open_webui_comfyui", file)
+            assert spec and spec.loader
+            engine = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(engine)
+            kinds = {"prompt": ["4"], "width": ["5"], "height": ["5"], "n": ["5"], "steps": ["6"], "seed": ["6"]}
+            keys = {"n": "batch_size", "prompt": "text"}
+            inputs = [{"type": kind, "node_ids": ids, "key": keys.get(kind, kind)} for kind, ids in kinds.items()]
+            asked = {"workflow": json.dumps(prompt()), "nodes": inputs}
+            sizes = {"width": 128, "height": 128, "n": 1, "steps": 4, "seed": random.randrange(2**32)}
+            form = engine.ComfyUICreateImageForm(workflow=asked, prompt="a red circle", **sizes)
+            made = await engine.comfyui_create_image("", form, "open-webui", address, "")
+            return str(made["data"][0]["url"])
+
+    with urlopen(asyncio.run(job())) as answer:
+        return bytes(answer.read())
+
+
+def _png(image: Any) -> bytes:
+    from io import BytesIO
+
+    data = BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
 CLIENTS: dict[str, tuple[str, Callable[[str], bytes]]] = {
     "comfy-api-simplified": ("comfy_api_simplified", simplified),
     "comfyui-utils": ("comfyui_utils", utils),
     "comfy-catapult": ("comfy_catapult", catapult),
     "comfy-api-client": ("comfy_api_client", api_client),
     "comfy-cli": ("comfy_cli", cli),
+    "ComfyScript": ("comfy_script", script),
+    "sd-backend-client": ("sd_backend_client", backend),
+    "Open WebUI": ("open_webui", open_webui),
 }
 
 
@@ -156,11 +262,14 @@ def main() -> int:
     if len(sys.argv) < 2:
         print(__doc__)
         return 2
+    if sys.argv[1] == "--checkpoint":
+        write_checkpoint(Path(sys.argv[2]))
+        return 0
     address, failed = sys.argv[1].rstrip("/"), 0
     for name, (module, job) in CLIENTS.items():
         if sys.argv[2:] and name not in sys.argv[2:]:
             continue
-        if importlib.util.find_spec(module) is None:
+        if importlib.util.find_spec(module) is None and not (module == "open_webui" and "OPEN_WEBUI" in os.environ):
             print(f"{name}: not installed")
             continue
         try:

@@ -6,20 +6,26 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 
 import pytest
 import torch
 from doubles.typed import linear_at, matrix_of
 from PIL import Image
-from sluice.flux_core.bench import products
+from sluice.flux_core.bench import products, workflow
 from sluice.flux_core.bench.memory import Setup, gains, sample
 from sluice.flux_core.bench.peers import NEEDED, PEERS
 from sluice.flux_core.bench.run import PARTS
 from sluice.flux_core.bench.transformer import random_flux, steps_of
+from sluice.flux_core.checkpoint.detect import detect
+from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.commands import cli
+from sluice.flux_core.graph.validate import validate
 from sluice.flux_core.sampling.guider import Run
 from sluice.flux_core.sampling.step_cache import PRESETS
+from sluice.flux_core.worker.registry import standalone_tables
+from sluice.nodes.host import pack_host
 from torch.testing import assert_close
 
 
@@ -141,3 +147,28 @@ def test_products_are_measured_in_turns_and_targets_follow_the_processor(
     assert told["autoencoder"]["gain"] > 0 and torch.get_num_threads() == threads
     monkeypatch.setattr(products, "instructions", lambda: ())
     assert cli.main([*command, "--decoded", "16x16"]) == 0  # no target without the instructions
+
+
+def test_the_files_of_a_measured_workflow_are_what_its_loaders_take(tmp_path: Path) -> None:
+    """Found by their tensors alone, as a person's files are; and the workflow lacks nothing but these files."""
+    kinds = {
+        "flux": "flux", "t5": "t5", "clip": "clip_l", "autoencoder": "autoencoder", "union": "controlnet",
+        "xlabs": "controlnet", "vision": "clip_vision", "redux": "redux", "lora": "lora",
+    }  # fmt: skip
+    files = workflow._files((1, 1), 256)
+    for part, kind in kinds.items():
+        with torch.device("meta"):
+            shapes = {name: tuple(value.shape) for name, value in files[part][1]().state_dict().items()}
+        path, header, end = tmp_path / f"{part}.safetensors", {}, 0
+        for name, shape in shapes.items():
+            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end := end + 2 * prod(shape)]}
+        text = json.dumps(header).encode()
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + end)
+        assert detect(open_weights(path)).kind == kind, part
+    names = {part: name for part, (name, _, _) in files.items()}
+    setup = workflow.Setup("", names, "", "cpu", "auto", "8G", 64, 64, 2)
+    found = validate(workflow.prompt_of(setup), standalone_tables(pack_host())[0])
+    errors = [error["type"] for node in found.node_errors.values() for error in node["errors"]]
+    assert len(errors) == 11 and {*errors} == {"value_not_in_list", "custom_validation_failed"}  # files, and the image
