@@ -16,6 +16,7 @@ nothing is lost when a part fails or the machine is taken away. The exit code is
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import multiprocessing
@@ -214,6 +215,7 @@ def _guarded(name: str, work: Callable[[Part, Tell], None], part: Part, seconds:
 
 
 def _child(work: Callable[[Part, Tell], None], part: Part, pipe: Any) -> None:
+    gc.freeze()  # what imports have made is not looked through for garbage before each plan
     try:
         work(part, pipe.send)
     except Exception:
