@@ -17,6 +17,7 @@ import argparse
 import multiprocessing
 import random
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -271,7 +272,7 @@ def _training(setup: Setup, model: Any) -> tuple[LoraTraining, Any, _Random]:
         NAME, steps=setup.steps, rank=setup.rank, save_every=1, sample_every=setup.steps, validate=0, warm_up=0
     )
     nothing: Any = None
-    training = Numbers(settings, Parts(model, nothing, nothing), Path(setup.out), Path(setup.out))
+    training = Numbers(settings, Parts(model, nothing, nothing), Path(setup.out), Path(setup.out), _Printed())
     training.out.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
         layers = chosen_layers(Flux(model.weights.config), settings.layers)
@@ -280,6 +281,20 @@ def _training(setup: Setup, model: Any) -> tuple[LoraTraining, Any, _Random]:
     if found.foreseen is None:
         raise SluiceError("Nothing is managed: name a budget with --ram or --vram.")
     return training, found, given
+
+
+class _Printed:
+    """Says on stderr when a step has ended."""
+
+    def phase(self, name: str, total: int, done: int = 0) -> None:
+        self.done, self.began = done, time.perf_counter()
+
+    def advance(self, count: int = 1, told: str = "") -> None:
+        self.done += count
+        print(f"  step {self.done} after {time.perf_counter() - self.began:.1f} s, {told}", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        print(f"  {text}", file=sys.stderr, flush=True)
 
 
 class _Random:

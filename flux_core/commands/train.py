@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import argparse
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..checkpoint.whole_files import read_tensors
+from ..errors import InputError
+from ..io.folders import TINY_MODELS
 from ..models.autoencoder import Autoencoder
 from ..models.latents import process_out
 from ..runtime.device import find_device
@@ -23,7 +27,8 @@ from ..training.captions import vocabulary
 from ..training.code import Code, fit
 from ..training.codec import CodecStage, codec_config
 from ..training.drawing import collage, draw, loose_scene
-from ..training.export import TOKENIZERS, export
+from ..training.export import FILES, TOKENIZERS, export, write_weights
+from ..training.few_steps import Pairs, ReflowStage, Teacher, WindowsStage, without_guidance
 from ..training.flow import FlowStage, GuidanceStage, Pictures, sample
 from ..training.recipe import Recipe, changed, quick
 from ..training.small_networks import fast_dtype, fitting_for_small_networks, save_sheet
@@ -31,6 +36,7 @@ from ..training.system import Reader, System
 from ..training.trainer import train
 
 STAGES = ("flow", "guidance", "codec")
+FEWER = ("reflow", "one_step", "windows")  # stages for fewer steps, trained where they are asked for
 PROMPTS = [
     "a red 3 on the left", "the number seven in yellow on black", "a blue star at the top", "a green circle",
     "a pink heart in the middle on white", "an orange 8 at the bottom", "purple ring on the right", "a cyan five",
@@ -43,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice train`."""
     parser.add_argument("--out", type=Path, default=Path("models"), help="models folder to write (default: models)")
     parser.add_argument("--work", type=Path, help="folder for checkpoints and sample sheets (default: OUT/training)")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="only these stages")
+    parser.add_argument("--stages", nargs="+", choices=(*STAGES, *FEWER), default=list(STAGES),
+                        help="only these stages; reflow, one_step and windows make models for fewer steps")  # fmt: skip
     parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
     parser.add_argument("--quick", action="store_true", help="smallest networks, a handful of steps")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. flow.steps=2000")
@@ -82,7 +89,7 @@ class Training:
         torch.manual_seed(self.recipe.seed)
         losses: dict[str, list[float]] = {}
         with fitting_for_small_networks(self.device):
-            if "flow" in stages or "guidance" in stages:
+            if {"flow", "guidance"} & set(stages):
                 system = self.new_system()
                 if "flow" in stages:
                     losses["flow"] = self._train_flow(system)
@@ -91,6 +98,8 @@ class Training:
                 if "guidance" in stages:
                     losses["guidance"] = self._train_guidance(system)
                 export(self.out, system, None)
+            for stage in (stage for stage in FEWER if stage in stages):
+                losses[stage] = self._train_fewer(stage)
             if "codec" in stages:
                 losses["codec"] = self._train_codec()
         return losses
@@ -110,6 +119,28 @@ class Training:
             stage, self.recipe, self.work, lambda step: self._sheet("guidance", step, system, guidance=3.5), self.quiet
         )
 
+    def _train_fewer(self, name: str) -> list[float]:
+        """A stage for fewer steps, from the model that was taught guidance; its transformer has schnell's form."""
+        guide = self.recipe.guide
+        system, student = self.new_system(), self.new_system()
+        self._load_average("guidance", system)
+        self._load_average("reflow" if name == "one_step" else "guidance", student)
+        teacher = Teacher(system.requires_grad_(False).eval(), self.pictures, guide, True, self.dtype)
+        if name == "windows":
+            stage: WindowsStage | ReflowStage = WindowsStage(self.pictures, student, teacher, self.dtype)
+        else:
+            pairs = Pairs.of(teacher, self.recipe, self.work / "pairs.pt", self.quiet)
+            stage = ReflowStage(self.pictures, student, pairs, self.dtype, guide, name == "one_step")
+        # The text encoders stay as they are: the files of the model serve all its transformers.
+        student.clip.requires_grad_(False)
+        student.t5.requires_grad_(False)
+        look = partial(self._sheet, name, system=student, guidance=guide)
+        losses = train(stage, self.recipe, self.work, lambda step: look(step=step), self.quiet)
+        path = self.out / FILES["transformer"]
+        path = path.with_stem(f"{path.stem}-{name.replace('_', '-')}")
+        write_weights(path, without_guidance(student.transformer, guide))
+        return losses
+
     def _train_codec(self) -> list[float]:
         codec = Autoencoder(codec_config(self.recipe.sizes))
         codec.init_weights()
@@ -120,9 +151,22 @@ class Training:
         return losses
 
     def _load_average(self, stage: str, system: System) -> None:
-        state = torch.load(self.work / f"{stage}.pt", map_location=self.device, weights_only=True)
-        with torch.no_grad():
-            torch._foreach_copy_(list(system.parameters()), state["averages"])
+        """The weights that a stage ended with; without a checkpoint those of the shipped model, for what begins there.
+
+        Raises InputError if there is neither.
+        """
+        path = self.work / f"{stage}.pt"
+        if path.is_file():
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            with torch.no_grad():
+                torch._foreach_copy_(list(system.parameters()), state["averages"])
+            return
+        if stage != "guidance" or self.recipe.sizes != Recipe().sizes:
+            raise InputError(f"The stage {stage} has not been trained: there is no {path}. Train it first (--stages).")
+        for part, module in (("transformer", system.transformer), ("clip", system.clip), ("t5", system.t5)):
+            module.load_state_dict(
+                {name: value.float() for name, value in read_tensors(TINY_MODELS / FILES[part]).items()}
+            )
 
     def _sheet(self, stage: str, step: int, system: System, guidance: float = 1.0, cfg: float = 1.0) -> None:
         latents = sample(system, self.reader, PROMPTS, guidance=guidance, cfg=cfg, dtype=self.dtype)

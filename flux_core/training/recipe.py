@@ -85,6 +85,8 @@ class Recipe(FlowRecipe):
 
     loose_steps: int = 2000  # steps of `flow` on scenes with loose positions
     one_empty: float = 0.05  # how often only CLIP gets one, and how often only T5
+    guide: float = 3.5
+    windows: Phase = Phase(steps=300, batch=32, rate=5e-4, matrix_rate=1e-3, warm_up=20, cool_down=0.7, average=0.98)
     two_captions: float = 0.25  # how often the encoders get different captions of the same image
 
 
@@ -93,9 +95,10 @@ def quick() -> Recipe:
     sizes = Sizes(hidden=64, heads=1, depth=1, depth_single=1, t5_width=64, t5_layers=1, t5_mlp=64, clip_width=64,
                   clip_layers=1, codec_factors=(1, 1, 1, 1))  # fmt: skip
     phase = Phase(steps=12, batch=4, rate=2e-3, warm_up=2, average=0.5)
+    few = replace(phase, steps=2)
     return Recipe(
         sizes=sizes, code_pictures=32, flow=phase, guidance=replace(phase, steps=4), codec=replace(phase, batch=2),
-        save_every=5, sample_every=10,
+        reflow=few, one_step=few, windows=few, pairs=100, pair_steps=2, save_every=5, sample_every=10,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from sluice.flux_core.commands.cli import main
 from sluice.flux_core.commands.train import Training
 from sluice.flux_core.conditioning.tokenizer_files import find_clip, find_t5
 from sluice.flux_core.errors import InputError
+from sluice.flux_core.io.folders import TINY_MODELS
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
 from sluice.flux_core.models.flux import Flux
@@ -93,6 +94,21 @@ def test_the_command_writes_files_that_the_product_loads(tmp_path: Path) -> None
     words = find_clip(tmp_path / FILES["clip"], [], vocabulary=clip.vocabulary)
     assert words.end == clip.vocabulary - 1
     assert find_t5(tmp_path / FILES["t5"], [], vocabulary=shapes["t5"]["shared.weight"][0]).length == 18
+
+
+def test_models_for_fewer_steps_begin_at_the_shipped_one_and_keep_its_encoders(tmp_path: Path) -> None:
+    recipe = changed(Recipe(), ["windows.steps=1", "windows.batch=2", "code_pictures=32", "pair_steps=1"])
+    run = training(tmp_path, recipe)
+    vars(run)["_sheet"] = lambda *args, **options: None
+    with pytest.raises(InputError, match="stage reflow has not been trained"):
+        run.run(["one_step"])
+    assert len(run.run(["windows"])["windows"]) == 1
+    made = load_file(tmp_path / "diffusion_models" / "sluice-tiny-windows.safetensors")
+    shipped = load_file(TINY_MODELS / FILES["transformer"])
+    config = FluxConfig.from_shapes({name: tuple(value.shape) for name, value in made.items()})
+    assert not config.guidance and config.hidden == 192
+    assert {name for name in shipped if name not in made} == {name for name in shipped if "guidance_in" in name}
+    assert not (tmp_path / FILES["clip"]).exists()
 
 
 def test_a_sample_sheet_and_a_checkpoint_lie_in_the_work_folder(tmp_path: Path) -> None:

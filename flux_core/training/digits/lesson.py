@@ -101,6 +101,8 @@ class Lesson:
         recipe, teacher = self.recipe, self.teacher()
         student = self.new_system()
         self.load("reflow" if name == "one_step" else self.stages[-1], student)
+        for encoder in (student.clip, student.t5):  # their files serve all transformers of the model
+            encoder.requires_grad_(False)
         if name == "windows":
             stage: WindowsStage | ReflowStage = WindowsStage(self.pictures, student, teacher, self.dtype)
         else:
