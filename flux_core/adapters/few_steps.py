@@ -17,6 +17,11 @@ KNOWN = (
 NEAR = 1.6  # a strength that is wrong by more than this factor causes a warning
 
 
+def wanted_strength(name: str) -> float | None:
+    """The strength that a LoRA file of this name was made for, if it is one for few steps."""
+    return next((wanted for pattern, wanted in KNOWN if pattern.search(name)), None)
+
+
 def strength_hint(name: str, strength: float) -> str | None:
     """The warning about a LoRA file of this name, if it is one for few steps and the strength is wrong."""
     for pattern, wanted in KNOWN:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands import overrides, workflows
 from ..errors import PromptError
+from ..graph.canvas_edit import canvas_saying
 from ..graph.prompt import JsonPrompt, is_link, name_of
 from ..graph.templates import unfilled, with_defaults
 from ..runtime.settings import Settings
@@ -73,7 +74,7 @@ class Workflow:
         checked, outputs = self._program.checked(after, self._read.path.name)
         canvas = self._read.embedded.workflow
         if canvas:
-            canvas = overrides.canvas_saying(canvas, before, after, self._program.classes, self._read.canvas)
+            canvas = canvas_saying(canvas, before, after, self._program.classes, self._read.canvas)
         return self._program.run(checked, outputs, canvas, on_step, progress)
 
     @property

@@ -20,6 +20,7 @@ from PIL import Image
 
 from ...nodes.host import pack_host
 from ..errors import SluiceError
+from ..graph.app_form import OFFERED
 from ..training.drawing import SIDE
 from ..training.export import FILES
 from ..worker.registry import PREFIX, comfyui_tables, standalone_tables
@@ -28,13 +29,6 @@ WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 THUMBNAIL = 384
 TITLE, GAP = 30, 16  # of a node's title bar, which lies above its position; between two nodes
 GREEN, BLUE, PALE = ("#232", "#353"), ("#223", "#335"), ("#432", "#653")  # node colours of ComfyUI's palette
-# Widgets that the editor's app mode offers, the most wanted first.
-OFFERED = (
-    *(("CLIPTextEncode", "text"), ("CLIPTextEncodeFlux", "clip_l"), ("CLIPTextEncodeFlux", "t5xxl")),
-    *(("LoadImage", "image"), ("LoraLoaderModelOnly", "lora_name"), ("LoraLoaderModelOnly", "strength_model")),
-    *(("EmptySD3LatentImage", "width"), ("EmptySD3LatentImage", "height"), ("EmptySD3LatentImage", "batch_size")),
-    *(("RandomNoise", "noise_seed"), ("BasicScheduler", "steps"), ("BasicScheduler", "denoise")),
-)
 MODEL, T5, CLIP, VAE = (FILES[part].partition("/")[2] for part in ("transformer", "t5", "clip", "codec"))
 
 

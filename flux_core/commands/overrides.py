@@ -6,19 +6,15 @@ A node is named by its id, its title or its class, if the name is unambiguous. C
 
 from __future__ import annotations
 
-import copy
 import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..errors import PromptError, WorkflowError
-from ..graph.canvas import Workflow, read_canvas
-from ..graph.flatten import flatten
-from ..graph.interface import Classes, Interface, Interfaces
+from ..errors import PromptError
+from ..graph.interface import Classes, Interfaces
 from ..graph.prompt import is_link, name_of, title_of
 from ..graph.templates import filled, gaps, is_gap
-from ..graph.widgets import widget_values
 
 JsonPrompt = dict[str, dict[str, Any]]
 
@@ -197,53 +193,3 @@ def _set_seeds(prompt: JsonPrompt, seed: Seed) -> int:
 
 def _number(value: Any) -> int:
     return int(value) if isinstance(value, (int, float)) else 0
-
-
-def canvas_saying(
-    workflow: Any, before: JsonPrompt, after: JsonPrompt, classes: Classes, canvas: Workflow | None = None
-) -> Any | None:
-    """The canvas with the widgets changed that differ between two prompts; None if it cannot give the second prompt.
-
-    When an image is dropped on the editor, its canvas is shown. So the canvas must give the prompt that was run.
-    """
-    if before == after:
-        return workflow
-    changed = copy.deepcopy(workflow)
-    interfaces = Interfaces(classes)
-    nodes = {str(node.get("id")): node for node in changed.get("nodes", ()) if isinstance(node, dict)}
-    differing = [
-        (node_id, name)
-        for node_id, node in after.items()
-        for name, value in node["inputs"].items()
-        if before[node_id]["inputs"].get(name) != value
-    ]
-    for node_id, name in differing:
-        if node_id not in nodes or after[node_id]["class_type"] not in interfaces:
-            return None
-        _set_widget(nodes[node_id], interfaces[after[node_id]["class_type"]], name, after[node_id]["inputs"][name])
-    try:
-        was, says = (_flattened(one, classes) for one in (canvas or read_canvas(workflow), read_canvas(changed)))
-    except WorkflowError:
-        return None
-    for node_id, name in differing:
-        was.get(node_id, {})[name] = after[node_id]["inputs"][name]
-    return changed if was == says else None
-
-
-def _set_widget(node: dict[str, Any], interface: Interface, name: str, value: Any) -> None:
-    values = node.get("widgets_values")
-    if isinstance(values, dict):
-        values[name] = value
-    elif isinstance(values, list):
-        mark, old = object(), widget_values(interface, values).get(name)
-        for position, at in enumerate(values):
-            marked = [*values[:position], mark, *values[position + 1 :]]
-            # The editor saves an extra value after a seed. A mark in its place would shift the values that follow.
-            if at == old and widget_values(interface, marked).get(name) is mark:
-                values[position] = value
-                return
-
-
-def _flattened(canvas: Workflow, classes: Classes) -> dict[str, Any]:
-    prompt = flatten(canvas, classes, choose=lambda options: options[0])
-    return {node_id: node["inputs"] for node_id, node in prompt.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PromptError
+from ..graph.canvas_edit import canvas_saying
 from ..graph.interface import Classes
 from ..graph.partial import Part, runnable_part
 from ..graph.problems import MISSING_MODEL
@@ -62,7 +63,7 @@ def prepared(
         whole = check_prompt(changed, classes, folders, packs=read.packs).found if partial else found
         raise PromptError([f"{file.name} cannot be run:", *_refusal(whole, part, classes)])
     workflow = read.embedded.workflow
-    canvas = workflow and overrides.canvas_saying(workflow, read.prompt, checked.prompt, classes, read.canvas)
+    canvas = workflow and canvas_saying(workflow, read.prompt, checked.prompt, classes, read.canvas)
     return Job(file, found.prompt, found.outputs, canvas, notes)
 
 

@@ -19,6 +19,11 @@ _UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 Choose = Callable[[Sequence[str]], str]
 
 
+def as_written(options: Sequence[str]) -> str:
+    """A `Choose` that makes no choice: the options stay as they were written."""
+    return "{" + "|".join(options) + "}"
+
+
 def choices_made(text: str, choose: Choose) -> str:
     """A prompt with one option of each {a|b} chosen and comments (/* */, //) removed; a backslash escapes {, | and
     }.

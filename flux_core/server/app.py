@@ -3,6 +3,7 @@
     prompts jobs      running prompts               files images       images in and out
     model_routes      nodes and model files         user               the browser's settings and files
     templates frontend   the page                   system             the machine and its log
+    app_page             the page for phones
 
 Independent of: what the routes do.
 """
@@ -23,6 +24,7 @@ from aiohttp.typedefs import Handler
 from ..errors import InputError, MissingFileError, SluiceError, WorkflowError
 from ..workers.process import OnMessage, Worker, WorkerDied
 from . import (
+    app_page,
     compare_routes,
     exact,
     exchange,
@@ -64,6 +66,7 @@ _ROOMS = (
     gallery_changes,
     remote_routes,
     compare_routes,
+    app_page,
 )
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (WorkflowError, 400),

@@ -29,15 +29,16 @@ _PACK_FOLDERS = ("example_workflows", "workflows", "workflow", "templates", "exa
 
 async def index(request: web.Request) -> web.Response:
     """The list of templates in the form that the editor expects from ComfyUI: FLUX.1 itself, and the small model."""
-    return web.json_response(await asyncio.to_thread(_groups))
+    return web.json_response(await asyncio.to_thread(groups))
 
 
-def _groups() -> list[Json]:
+def groups() -> list[Json]:
+    """The templates in their groups."""
     names = sorted(_names(WORKFLOWS), key=lambda name: (name != FIRST, name))
     small = [_template(name, name.replace("_", " ").capitalize(), SMALL.get(name, ""), "png") for name in names]
-    groups = [_group("Small model", small)] if small else []
+    found = [_group("Small model", small)] if small else []
     full = [_full_size(one) for one in _full_size_index()]
-    return groups + ([_group("FLUX.1", full)] if full else [])
+    return found + ([_group("FLUX.1", full)] if full else [])
 
 
 def _group(title: str, templates: list[Json]) -> Json:
@@ -75,7 +76,7 @@ async def template_file(request: web.Request) -> web.StreamResponse:
     name = request.match_info["name"]
     stem, _, ending = name.rpartition(".")
     if ending == "json":
-        return web.json_response(await asyncio.to_thread(_canvas, stem))
+        return web.json_response(await asyncio.to_thread(canvas_of, stem))
     place, file = _place(stem.removesuffix("-1"))
     return _file(place, f"{file}.{ending}")
 
@@ -104,7 +105,7 @@ async def pack_file(request: web.Request) -> web.StreamResponse:
 
 async def default_workflow(request: web.Request) -> web.Response:
     """The canvas that a first visit shows, ready to run."""
-    return web.json_response(await asyncio.to_thread(_canvas, FIRST))
+    return web.json_response(await asyncio.to_thread(canvas_of, FIRST))
 
 
 async def nothing(request: web.Request) -> web.Response:
@@ -112,7 +113,7 @@ async def nothing(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
-def _canvas(name: str) -> Any:
+def canvas_of(name: str) -> Any:
     """The canvas of one of our workflows: from its image, where nodes have ComfyUI's names, or else its JSON file."""
     place, name = _place(name)
     picture = confined(place, f"{name}.png")

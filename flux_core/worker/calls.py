@@ -22,6 +22,7 @@ from ..io.published_files import published, size_text, told_forms
 from ..memory.budget import Allowed
 from ..workers.process_tree import end_own
 from ..workers.protocol import Message
+from . import forms
 from .prompt_check import check_prompt, missing_files
 from .required_tokenizers import Lacking
 from .worker import NO_DEVICE, Worker
@@ -124,6 +125,20 @@ class Calls:
         from .model_info import model_info
 
         return model_info(self.worker.folders, message["kind"], message["names"])
+
+    def on_loras(self, message: Message) -> Any:
+        """{"category"?, "model"?}: the LoRA files that are here, and whether each fits this model."""
+        from .lora_info import lora_list
+
+        return lora_list(self.worker.folders, message.get("category"), message.get("model"))
+
+    def on_form(self, message: Message) -> Any:
+        """{"workflow"}: a canvas or prompt as a form, see forms.py."""
+        return forms.form(message["workflow"], self.worker.classes)
+
+    def on_filled(self, message: Message) -> Any:
+        """{"workflow", "values": [[node, input, value]], "loras": [[name, strength]]}: what is to be queued."""
+        return forms.filled(message["workflow"], message["values"], message["loras"], self.worker.classes)
 
     def on_missing(self, message: Message) -> Any:
         """{"workflow"}: the model files that it names and that were not found, and missing tokenizers."""

@@ -15,6 +15,7 @@ import pytest
 from sluice.flux_core.commands import cli, overrides
 from sluice.flux_core.commands.inspect import workflow_facts
 from sluice.flux_core.errors import PromptError
+from sluice.flux_core.graph.canvas_edit import canvas_saying
 from sluice.flux_core.io.folders import standard_folders
 from sluice.flux_core.worker.registry import standalone_tables
 from sluice.flux_core.worker.required_models import as_listed, wanted_files
@@ -158,7 +159,7 @@ def canvas_prompt() -> dict[str, Any]:
 def test_widgets_on_the_canvas_follow_the_prompt() -> None:
     settings = ["2.steps=8", "2.scheduler=beta", "3.steps=4", "3.cfg=2"]
     after = overrides.apply(canvas_prompt(), CLASSES, settings, overrides.seeds(99, 1)[0])
-    told = overrides.canvas_saying(canvas(), canvas_prompt(), after, CLASSES)
+    told = canvas_saying(canvas(), canvas_prompt(), after, CLASSES)
     assert told is not None
     assert [box["widgets_values"] for box in told["nodes"]] == [
         [99, "randomize"],
@@ -169,7 +170,7 @@ def test_widgets_on_the_canvas_follow_the_prompt() -> None:
 
 def test_an_unchanged_canvas_is_passed_on_as_it_is() -> None:
     drawn = canvas()
-    assert overrides.canvas_saying(drawn, canvas_prompt(), canvas_prompt(), CLASSES) is drawn
+    assert canvas_saying(drawn, canvas_prompt(), canvas_prompt(), CLASSES) is drawn
 
 
 def test_a_canvas_that_cannot_say_the_same_is_dropped() -> None:
@@ -178,7 +179,7 @@ def test_a_canvas_that_cannot_say_the_same_is_dropped() -> None:
     one_node: list[dict[str, Any]] = [{"id": 2, "type": "BasicScheduler"}]
     for nodes in ([], one_node):
         spoilt = {"nodes": nodes, "links": []}
-        assert overrides.canvas_saying(spoilt, canvas_prompt(), after, CLASSES) is None
+        assert canvas_saying(spoilt, canvas_prompt(), after, CLASSES) is None
 
 
 # What the person sees

@@ -20,7 +20,8 @@ BARE_AND_API = [
     "/embeddings", "/experiment/models", "/experiment/models/vae", "/system_stats", "/features", "/i18n",
     "/workflow_templates", "/global_subgraphs", "/prompt", "/sluice/packs", "/sluice/gallery", "/sluice/workers",
     "/internal/logs", "/internal/logs/raw", "/internal/folder_paths", "/internal/files/output",
-    "/templates/index.json", "/user.css", "/sluice/doctor",
+    "/templates/index.json", "/user.css", "/sluice/doctor", "/sluice/app", "/sluice/app/app.mjs",
+    "/sluice/app/workflows", "/sluice/loras",
 ]  # fmt: skip
 
 
@@ -86,6 +87,20 @@ def test_the_gallery_offers_our_workflows_and_the_first_visit_lacks_nothing(serv
     assert server.get("/sluice/default_workflow").json == server.get("/templates/text_to_image.json").json
     assert server.post("/sluice/missing", server.get("/sluice/default_workflow").json).json == []
     assert server.get("/templates/none.json").status == server.get("/templates/flux1_none.json").status == 404
+
+
+def test_a_form_is_given_filled_in_and_nonsense_is_answered(server: Server) -> None:
+    form = server.post("/sluice/app/form", {"name": "text_to_image"}).json
+    seed = next([one["node"], one["input"], 5] for one in form["fields"] if one["kind"] == "seed")
+    told = server.post("/sluice/app/filled", {"workflow": form["workflow"], "values": [seed], "loras": []}).json
+    assert told["prompt"][seed[0]]["inputs"]["noise_seed"] == 5 and told["workflow"]["nodes"]
+    assert server.post("/sluice/app/form", {}).status == 403
+    assert server.post("/sluice/app/form", {"name": "../../x"}).status in (403, 404)
+    assert server.post("/sluice/app/form", {"workflow": {"nodes": 5}}).status == 400
+    for wrong in ({"values": 5}, {"values": [["1"]]}, {"values": [["1", "x", {}]]}, {"loras": [["a", 1.0]] * 9}):
+        answer = server.post("/sluice/app/filled", {"workflow": form["workflow"], **wrong})
+        assert answer.status == 403 and answer.json["error"]["message"], wrong
+    assert server.get("/sluice/app/index.html").status == server.get("/sluice/app/none.mjs").status == 404
 
 
 def test_model_files_are_listed_with_their_metadata(server: Server) -> None:

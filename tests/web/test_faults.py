@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.zeros_file import lora_shapes, zeros_file
 from PIL import Image
+from sluice.flux_core.io.embedded import read_workflow
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 WINDOWS = pytest.mark.parametrize(("size", "palette"), [("1440x900", "dark"), ("400x800", "light")])
@@ -103,3 +105,20 @@ def test_our_own_tabs_and_dialogs_are_accessible(
         seen = scene("access.mjs", server.url, size, palette, full_size)
     assert seen["found"] == {name: [] for name in seen["found"]} and len(seen["found"]) == 6
     assert seen["elsewhere"] == [], "nobody but the server is contacted"
+
+
+@pytest.mark.parametrize("palette", ["dark", "light"])
+def test_one_thumb_on_a_phone_prompts_runs_looks_varies_and_shares(
+    server: Any, scene: Any, tmp_path: Path, palette: str
+) -> None:
+    loras = server.base / "models" / "loras"
+    zeros_file(loras / "fits.safetensors", lora_shapes(), {"modelspec.trigger_phrase": "my cat"})
+    zeros_file(loras / "large.safetensors", lora_shapes(3072, 16))
+    Image.new("RGB", (128, 128), "teal").save(tmp_path / "teal.png")
+    seen = scene("phone.mjs", server.url, "400x800", palette, tmp_path / "teal.png", tmp_path)
+    assert seen["found"] == {name: [] for name in seen["found"]} and len(seen["found"]) == 8, "axe-core"
+    assert seen["small"] == {name: [] for name in seen["small"]}, "everything that is touched has 44 pixels"
+    assert seen["previews"] >= 1 and seen["elsewhere"] == []
+    shared = read_workflow(Path(seen["downloaded"]))
+    for carried in (shared.prompt, shared.workflow):
+        assert "a green heart on the left, white background" in str(carried)

@@ -81,6 +81,9 @@ export const throwAway = (pictures) =>
   posted("/sluice/gallery/delete", { pictures: pictures.map(({ filename, subfolder }) => ({ filename, subfolder })) });
 export const restore = (trashed) => posted("/sluice/gallery/restore", { trashed });
 
+/** LoRA files with family, rank, trigger words and whether they fit `model`, {category, name} or null; null inside ComfyUI. */
+export const loras = (model) => ours(`/sluice/loras?${new URLSearchParams(model ? { category: model.category, model: model.name } : {})}`);
+
 /** The address of an image; `preview`: of a smaller copy. */
 export function pictureUrl({ filename, subfolder, type }, preview = false) {
   const query = new URLSearchParams({ filename, subfolder: subfolder ?? "", type: type ?? "output" });

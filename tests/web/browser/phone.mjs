@@ -1,0 +1,118 @@
+// One thumb on a phone: prompt, run, look, vary, share; with gallery, memory, LoRAs and other workflows. See test_phone.py.
+//   node phone.mjs SIZE PALETTE PICTURE FOLDER      tells {prompts, downloaded, found (axe), small (targets), ...}
+
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { openWindow, scene } from "./page.mjs";
+
+const [size, palette, picture, folder] = process.argv.slice(2);
+const THUMB = 44; // CSS pixels
+
+/** What can be touched in `root` and is smaller than a thumb; a box to tick counts with its label. */
+function smallTargets([root, thumb]) {
+  const places = [...document.querySelectorAll(`${root} :is(button, a[href], input, select, textarea, summary)`)];
+  return places
+    .map((one) => (one.matches("[type=checkbox]") ? (one.closest("label") ?? one) : one))
+    .filter((one) => one.checkVisibility({ visibilityProperty: true }))
+    .map((one) => [one.outerHTML.slice(0, 120), one.getBoundingClientRect()])
+    .filter(([, box]) => box.width > 0 && (box.width < thumb || box.height < thumb))
+    .map(([html, box]) => `${html} ${Math.round(box.width)}x${Math.round(box.height)}`);
+}
+
+const phone = { colorScheme: palette, hasTouch: true, isMobile: true, acceptDownloads: true };
+await scene(`phone_${size}_${palette}`, await openWindow(size, phone), async (editor) => {
+  const { page } = editor;
+  const found = {}, small = {};
+  const check = async (name, root) => {
+    await page.waitForTimeout(200);
+    found[name] = await editor.axe(root);
+    small[name] = await page.evaluate(smallTargets, [root, THUMB]);
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    assert.ok(wide <= 0, `${name} is ${wide} pixels too wide`);
+    await editor.shot(`phone_${name}_${size}_${palette}`);
+  };
+  const result = page.locator(".app-result-image"), run = page.getByRole("button", { name: "Run", exact: true });
+  const finished = async (before = "") => {
+    await page.waitForFunction((old) => {
+      const image = document.querySelector(".app-result-image");
+      return image.alt.startsWith("Result") && image.src !== old && image.naturalWidth > 0;
+    }, before);
+    return result.evaluate((image) => image.src);
+  };
+
+  // Prompt, run.
+  await page.goto(process.env.SLUICE_URL + "/sluice/app");
+  const prompt = page.getByLabel("Prompt", { exact: true });
+  await prompt.waitFor();
+  await check("create", "body");
+  await prompt.tap();
+  await prompt.fill("a green heart on the left, white background");
+  await page.getByLabel("Steps", { exact: true }).fill("6");
+  await run.tap();
+  await page.getByRole("progressbar", { name: "Progress" }).waitFor();
+  const first = await finished();
+  const previews = editor.heard.filter(({ type }) => type === "preview").length;
+  await check("result", "body");
+
+  // Look.
+  await page.getByRole("button", { name: "Look at the image" }).tap();
+  await page.locator(".sluice-lightbox").waitFor();
+  await check("look", ".sluice-lightbox");
+  await page.getByRole("button", { name: "Close" }).tap();
+
+  // Vary: another seed, another image.
+  const seed = page.getByLabel("Seed", { exact: true }), before = await seed.inputValue();
+  await page.getByRole("button", { name: "Vary" }).tap();
+  await finished(first);
+  assert.notEqual(await seed.inputValue(), before);
+
+  // Share: the file as it is, with its workflow.
+  const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("link", { name: "Download" }).tap()]);
+  const downloaded = join(folder, download.suggestedFilename());
+  await download.saveAs(downloaded);
+
+  // A LoRA of those that are here, with what is known of each.
+  await page.getByRole("button", { name: "Add a LoRA" }).tap();
+  await page.getByText("Trigger words: my cat").waitFor();
+  await page.getByText("another shape").waitFor();
+  assert.ok(await page.getByRole("button", { name: "Use large.safetensors" }).isDisabled());
+  await check("loras", ".sluice-loras");
+  await page.getByRole("button", { name: "Use with its word: fits.safetensors, my cat" }).tap();
+  const strength = page.getByLabel("Strength of fits.safetensors");
+  await strength.fill("0.5");
+  const last = await result.evaluate((image) => image.src);
+  await run.tap();
+  await finished(last);
+
+  // Gallery and memory, and back with an image's workflow. What was typed is still there after the page is loaded again.
+  await page.getByRole("tab", { name: "Gallery" }).tap();
+  await page.locator(".sluice-thumb").nth(2).waitFor();
+  await check("gallery", "body");
+  await page.getByRole("tab", { name: "Memory" }).tap();
+  await page.getByText("measured peak").waitFor();
+  await check("memory", "body");
+  await page.getByRole("tab", { name: "Gallery" }).tap();
+  await page.locator(".sluice-thumb").nth(0).tap();
+  await page.getByRole("button", { name: "Open workflow" }).tap();
+  await page.waitForFunction(() => document.querySelector(".app-form textarea")?.value.endsWith(", my cat"));
+  assert.equal(await page.getByLabel("LoRA strength").inputValue(), "0.5");
+  await prompt.fill("a purple star");
+  await page.reload();
+  await page.waitForFunction(() => document.querySelector(".app-form textarea")?.value === "a purple star");
+
+  // A workflow with a start picture of the phone; and one of FLUX.1, whose files are listed where they are missing.
+  await page.locator("#choose").tap();
+  await page.getByRole("button", { name: /^Image to image A sketch/ }).waitFor();
+  await check("workflows", ".app-dialog");
+  await page.getByRole("button", { name: /^Image to image A sketch/ }).tap();
+  const upload = page.getByLabel("Sketch: choose a picture");
+  await upload.setInputFiles(picture);
+  await page.locator(`.app-picture[alt^="teal"]`).waitFor();
+  await page.locator("#choose").tap();
+  await page.getByRole("button", { name: /^FLUX.1 dev The usual/ }).tap();
+  await page.getByText("flux1-dev.safetensors (23.8 GB)").waitFor();
+  await check("missing", "body");
+  await run.tap();
+  await page.getByText("The workflow cannot run").waitFor();
+  return { found, small, downloaded, previews };
+});
