@@ -11,9 +11,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ..sockets import BOOLEAN, FLOAT, INT, STRING, Declared, choice
+from ..sockets import BOOLEAN, FLOAT, IMAGE, INT, MASK, STRING, Declared, choice, wire
 
 LARGEST = 2**63 - 1
+PICTURE = wire(IMAGE, "The image.")
+COVER = wire(MASK, "The mask.")
 
 log = logging.getLogger(__name__)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..sockets import IMAGE, INT, LATENT, Inputs, integer, number, pixels, wire
-from .declared import OfAnotherPack, one_of
+from ..sockets import INT, LATENT, Inputs, integer, number, pixels
+from .declared import PICTURE, OfAnotherPack, one_of
 
 ESSENTIALS = "comfyui_essentials"
-PICTURE = wire(IMAGE, "The image.")
 WIDTH, HEIGHT = "Width in pixels.", "Height in pixels."
 
 
