@@ -128,7 +128,23 @@ def _awq(matrix: Matrix, conf: Statement) -> Stored:
     return matrix.stored("AWQ4", (rows, 2 * half))
 
 
+def _low_rank(matrix: Matrix, conf: Statement) -> Stored:
+    """SVDQuant's in plain order, which only we write (convert/nunchaku_plain.py)."""
+    rows, half = matrix.sized(conf["format"], ("U8",))
+    columns, four = 2 * half, conf["format"] == "sluice_svdq_fp4"
+    group, rank = _size(matrix, conf, "group_size", 16 if four else 64), _size(matrix, conf, "rank", 32)
+    matrix.add("scale", ".weight_scale", [(rows, columns // group)], ("F8_E4M3",) if four else tuple(FLOATS))
+    matrix.add("smooth", ".weight_smooth", [(columns,)])
+    matrix.add("up", ".weight_up", [(rows, rank)])
+    matrix.add("down", ".weight_down", [(rank, columns)])
+    segments = _size(matrix, conf, "segments", 1)
+    matrix.add("channel", ".weight_channel", [(rows, segments)], optional=True)
+    return matrix.stored("SVDQ_FP4" if four else "SVDQ_INT4", (rows, columns))
+
+
 FORMATS = {
+    "sluice_svdq_int4": _low_rank,
+    "sluice_svdq_fp4": _low_rank,
     "float8_e4m3fn": _fp8,
     "float8_e5m2": _fp8,
     "mxfp8": _mxfp8,

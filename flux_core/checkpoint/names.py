@@ -108,7 +108,9 @@ def flux_diffusers(name: str) -> tuple[str, int] | None:
 
 
 def flux_bfl(name: str) -> tuple[str, int] | None:
-    """Keep a tensor that has BFL's name."""
+    """Keep a tensor that has BFL's name; `linear1.0.weight` is the first of the matrices that linear1 consists of."""
+    if found := re.fullmatch(r"(single_blocks\.\d+\.linear1)\.([01])\.weight", name):
+        return f"{found[1]}.weight", int(found[2])
     return (name, 0) if name.partition(".")[0] in FLUX_BFL else None
 
 
@@ -283,7 +285,7 @@ def model_tensors(file: WeightFile, prefix: str, rename: Rename) -> dict[str, St
             groups.setdefault(target[0], {})[target[1]] = stored
     if rename in (flux_diffusers, controlnet_diffusers):
         return {name: _swapped(_fused(name, file, parts, _parts_of(name))) for name, parts in groups.items()}
-    tensors = {name: _fused(name, file, parts, 1) for name, parts in groups.items()}
+    tensors = {name: _fused(name, file, parts, len(parts)) for name, parts in groups.items()}
     mark = file.entries.get(prefix + MARK)
     if mark is None or rename not in (flux_bfl, controlnet_bfl):
         return tensors

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from . import nunchaku
 from .kinds import KINDS, Detected, Facts
 from .lora_keys import FLUX, SUFFIX, changes_flux, place_of
 from .matrix_parts import INSTEAD
@@ -88,8 +89,8 @@ def _rank(file: WeightFile) -> Facts:
 
 
 _SCHEMES = (  # (a name that only such a file has, the program that quantised it)
-    (r"\.wscales$", "nunchaku (SVDQuant)"),
-    (r"\.scaled_zeros$", "nunchaku (AWQ)"),
+    (r"\.wscales$", nunchaku.SVDQUANT),
+    (r"\.scaled_zeros$", nunchaku.AWQ),
     (r"\.g_idx$", "GPTQ"),
     (r"\.qzeros$", "AWQ or GPTQ"),
     (r"\.W_q$", "HQQ"),
@@ -105,6 +106,9 @@ def quantised_by(file: WeightFile, names: Collection[str]) -> Detected | None:
     scheme = next((scheme for pattern, scheme in _SCHEMES if _any(pattern, names)), None)
     if scheme is None:
         return None
+    for kind, is_one in (("flux", nunchaku.quantised_flux), ("t5", nunchaku.quantised_t5)):
+        if is_one(names):  # brought into plain order before it is opened as a model
+            return Detected(kind, f"{KINDS[kind].noun} quantised by {scheme}", {}, {"quantised_by": scheme})
     return Detected("unknown", f"a weight file quantised by {scheme}", {}, {"quantised_by": scheme},
                     {"": f"it is quantised by {scheme}, which cannot be read. {INSTEAD}"})  # fmt: skip
 

@@ -28,7 +28,7 @@ BNB_STATE, BNB_KINDS = ".weight.quant_state.bitsandbytes__", ("nf4", "fp4")
 SCALES = (".scale_weight", ".weight_scale")  # factors of the weight beside it: ComfyUI's first and second form
 SIDES = re.compile(
     r"\.(scale_weight|scale_input|input_scale|output_scale|comfy_quant|pre_quant_scale"
-    r"|weight_(scale|scale_2|zeros|s_rel|s_channel|codebook|correction)|comfy_attention\.config"
+    r"|weight_(scale|scale_2|zeros|s_rel|s_channel|codebook|correction|smooth|up|down|channel)|comfy_attention\.config"
     r"|weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*|_scale|_shift))$|^scaled_fp8$"
 )
 

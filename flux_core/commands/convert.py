@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.detect import detect, refuse
-from ..checkpoint.files import open_weights
 from ..checkpoint.kinds import KINDS
 from ..errors import InputError
 from ..memory.budget import AUTO, format_size, parse_size
@@ -42,7 +41,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Convert the file. Raises what `open_weights` raises, InputError for a format, BudgetTooSmall, SluiceError."""
-    file = open_weights(args.file)
+    from ..convert.nunchaku_plain import open_plain
+
+    file = open_plain(args.file)
     found = detect(file)
     kind = _part(file.path, found, args.part)
     from ..convert.convert import named, steps_of, write

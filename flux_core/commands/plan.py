@@ -189,7 +189,9 @@ def open_model(name: str) -> Model:
                 "flux1-dev-Q4_K_S or flux1-schnell-fp8."
             )
         return of_published(known)
-    file = open_weights(name)
+    from ..convert.nunchaku_plain import open_plain
+
+    file = open_plain(name)
     found = detect(file)
     if "flux" not in found.parts:
         refuse(file.path, found, "flux")

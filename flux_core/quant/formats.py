@@ -19,6 +19,7 @@ from .floats import decode_bnb4, decode_mxfp8, decode_nvfp4
 from .fp8 import FP8, decode_fp8, half_to_bfloat
 from .gguf_blocks import BLOCKS, decode_blocks
 from .integers import decode_awq4, decode_int4, decode_int8, decode_w4a8, decode_w6a8
+from .low_rank import decode_low_rank
 from .sides import codes_of, side_of
 from .sizes import BLOCK
 from .workspace import chunk_values, fill_rows, scratch
@@ -147,5 +148,7 @@ FORMATS: dict[str, Row] = {
     "NF4": decode_bnb4,
     "FP4": decode_bnb4,
     "NVFP4": decode_nvfp4,
+    "SVDQ_INT4": decode_low_rank,
+    "SVDQ_FP4": decode_low_rank,
     "MXFP8": decode_mxfp8,
 }

@@ -22,6 +22,7 @@ GGML: Mapping[str, tuple[int, int]] = {
 # Codes whose scales are separate tensors (see encoding.py): without these tensors.
 CODES: Mapping[str, tuple[int, int]] = {
     "INT8": (1, 1), "INT4": (2, 1), "W4A8": (2, 1), "W6A8": (4, 3), "AWQ4": (2, 1),
+    "SVDQ_INT4": (2, 1), "SVDQ_FP4": (2, 1),
     "NF4": (2, 1), "FP4": (2, 1), "NVFP4": (2, 1), "MXFP8": (1, 1),
 }  # fmt: skip
 BLOCK: Mapping[str, tuple[int, int]] = {**SAFETENSORS, **GGML, **CODES}

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..checkpoint.detect import detect, refuse
-from ..checkpoint.files import open_weights
 from ..checkpoint.kinds import Detected
 from ..checkpoint.load import Tensors
 from ..checkpoint.stored import Stored, WeightFile
+from ..convert.nunchaku_plain import open_plain
 from ..errors import FileFormatError, InputError
 from ..sampling.schedule import default_sampling
 from .autoencoder_handle import Autoencoder
@@ -136,7 +136,7 @@ class _Absent:
 
 
 def _open(path: str | Path) -> tuple[WeightFile, Detected]:
-    file = open_weights(path)
+    file = open_plain(path)
     return file, detect(file)
 
 

@@ -30,8 +30,8 @@ class NunchakuFluxDiTLoader(OfAnotherPack, FromFiles):
     PACK = "ComfyUI-nunchaku"
     TITLE = "Nunchaku FLUX DiT Loader"
     DESCRIPTION = (
-        "Loads a FLUX.1 transformer. Files in nunchaku's own format are refused by name; every other format runs here. "
-        "GGUF Q4 needs about as much memory."
+        "Loads a FLUX.1 transformer. A file of nunchaku's (int4 or fp4) is written once in plain order into a cache "
+        "folder and streams from there; every other format runs too."
     )
     FUNCTION = "load_model"
     RETURN_TYPES = (MODEL,)
@@ -116,8 +116,8 @@ class NunchakuTextEncoderLoader(NunchakuTextEncoderLoaderV2):
         return {
             "required": {
                 **super().INPUT_TYPES()["required"],
-                "use_4bit_t5": one_of(("disable", "enable"), "enable needs nunchaku's own file, which cannot be read."),
-                "int4_model": line("The folder of that file; none here.", "none"),
+                "use_4bit_t5": one_of(("disable", "enable"), "enable takes T5 from int4_model, a file of nunchaku's."),
+                "int4_model": line("That file, in text_encoders.", "none"),
             }
         }
 
@@ -130,14 +130,11 @@ class NunchakuTextEncoderLoader(NunchakuTextEncoderLoaderV2):
         use_4bit_t5: str = "disable",
         int4_model: str = "none",
     ) -> tuple[Any]:
-        from ...flux_core.errors import InputError
+        from dataclasses import replace
 
-        if use_4bit_t5 == "enable":
-            raise InputError(
-                f"The 4-bit T5 {int4_model!r} is in nunchaku's own format, which cannot be read. Set use_4bit_t5 to "
-                "disable and choose another T5 file; four-bit GGUF files work."
-            )
-        return super().load_text_encoder(model_type, text_encoder1, text_encoder2, t5_min_length)
+        small = [int4_model] if use_4bit_t5 == "enable" else []  # the last T5 that is named is taken
+        clip = load_text_encoders(self.host, [text_encoder1, text_encoder2, *small])
+        return (replace(clip, options=replace(clip.options, min_length=t5_min_length)),)
 
 
 # -- MultiGPU ---------------------------------------------------------------------------------------------------------

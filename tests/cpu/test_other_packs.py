@@ -115,8 +115,11 @@ class TestLoaders:
         files = {"text_encoder1": "sluice-tiny-t5xxl.safetensors", "text_encoder2": "sluice-tiny-clip_l.safetensors"}
         (clip,) = given("NunchakuTextEncoderLoaderV2", model_type="flux.1", **files, t5_min_length=512)
         assert clip.options.min_length == 512
-        with pytest.raises(Exception, match="use_4bit_t5"):
-            called("NunchakuTextEncoderLoader", model_type="flux", **files, use_4bit_t5="enable", int4_model="svdq-t5")
+        four = {"use_4bit_t5": "enable", "int4_model": "sluice-tiny-t5xxl.safetensors", "t5_min_length": 256}
+        (clip,) = called("NunchakuTextEncoderLoader", model_type="flux", **files, **four)
+        assert clip.options.min_length == 256
+        with pytest.raises(Exception, match="awq-int4"):
+            called("NunchakuTextEncoderLoader", model_type="flux", **files, **four | {"int4_model": "awq-int4"})
 
     def test_a_canvas_of_multigpu_is_read_with_its_values(self) -> None:
         box = {

@@ -127,7 +127,7 @@ RECOGNISED: dict[str, tuple[Shapes, str, str]] = {
     ),
     "nunchaku's T5": (
         {f"encoder.block.0.layer.0.SelfAttention.q.{part}": (8, 8) for part in ("qweight", "scales", "scaled_zeros")},
-        "unknown", "quantised by nunchaku (AWQ)",
+        "t5", "a T5 text encoder quantised by nunchaku (AWQ)",
     ),
     "nunchaku's LoRA": (
         {f"transformer_blocks.0.qkv_proj.lora_{part}": (8, 8) for part in ("down", "up")}, "other", "for nunchaku",
