@@ -185,6 +185,7 @@ from .text import (
 )
 from .upscale import ImageUpscaleWithModel, UpscaleModelLoader
 from .vae import VAEDecode, VAEDecodeTiled, VAEEncode, VAEEncodeForInpaint, VAEEncodeTiled
+from .xy_grid import LabelledImageGrid, XYGrid
 
 NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceUNETLoader": UNETLoader,
@@ -307,6 +308,8 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceImageFromBatch": ImageFromBatch,
     "SluiceImageRotate": ImageRotate,
     "SluiceImageScaleToMaxDimension": ImageScaleToMaxDimension,
+    "SluiceXYGrid": XYGrid,
+    "SluiceLabelledImageGrid": LabelledImageGrid,
     "SluiceImageStitch": ImageStitch,
     "SluiceRepeatImageBatch": RepeatImageBatch,
     "SluiceResizeAndPadImage": ResizeAndPadImage,

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from ..commands.arguments import add_model_arguments
 from ..errors import InputError, MissingFileError
+from ..graph.axes import parse_axes
 from ..memory.budget import format_size
+from .grid import write_grids
 from .page import decibels, write_page
 from .results import Made, Price, Results, open_results, rows
-from .run import make
-from .setting import Setting, parse_all
+from .run import OWN_PROMPT, make
+from .setting import Setting, of_cells, parse_all
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
 
@@ -27,6 +29,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         help='a workflow with options, in quotation marks: "fast: dev.png --cache fast"; the first is the reference',
     )
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt on each line (default: 64 of ours)")
+    parser.add_argument(
+        "--x",
+        metavar="NODE.INPUT=A,B,C",
+        default="",
+        help="columns of a grid: other values of an input",
+    )
+    parser.add_argument("--y", metavar="NODE.INPUT=A,B,C", default="", help="rows of a grid")
     parser.add_argument("--first", type=_positive, metavar="N", help="only the first N prompts")
     parser.add_argument("--seeds", type=_seeds, default=[1], metavar="N,N,...", help="for each prompt (default: 1)")
     parser.add_argument(
@@ -44,10 +53,18 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Stopped and started again, it goes on where it was."""
-    settings = parse_all(args.settings)
+    settings, axes = parse_all(args.settings), None
+    if args.x or args.y:
+        if len(settings) > 1:
+            raise InputError("A grid (--x, --y) is made of one setting.")
+        axes = parse_axes(args.x, args.y)
+        settings = of_cells(settings[0], *axes)
     if len(settings) < 2:
         raise InputError("A comparison needs at least two settings.")
-    prompts = _prompts(args.prompts or PROMPTS)[: args.first]
+    if axes and not args.prompts:
+        prompts = [OWN_PROMPT]
+    else:
+        prompts = _prompts(args.prompts or PROMPTS)[: args.first]
     folder = args.out or Path("output/compare") / _folder_name(settings)
     price = Price(args.price_per_hour, args.watts, args.price_per_kwh)
     fresh = Results(
@@ -68,9 +85,11 @@ def run(args: Namespace) -> int:
 
     make(settings, results, folder, args.models, args.input, tell)
     page = write_page(results, folder, price)
+    grids = [str(file) for file in write_grids(results, folder, *axes)] if axes else []
     table = list(rows(results, price))
     if args.json:
-        print(json.dumps({"page": str(page), "settings": [_plain(row) for row in table]}))
+        told = {"page": str(page), "settings": [_plain(row) for row in table]}
+        print(json.dumps(told | ({"grids": grids} if axes else {})))
         return 0
     print()
     for row in table:
@@ -78,7 +97,8 @@ def run(args: Namespace) -> int:
         cost = "" if row["cost"] is None else f"  {row['cost']:.5f} an image"
         time = f"{row['seconds']:8.2f} s  {row['speed_up']:5.2f} x"
         print(f"{row['name']:<24}{time}  {format_size(row['peak_bytes'])}{cost}{likeness}")
-    print(f"\n{page}\nVote without seeing which is which: sluice serve, then the address /sluice/compare")
+    print("\n".join(["", *grids]))
+    print(f"{page}\nVote without seeing which is which: sluice serve, then the address /sluice/compare")
     return 0
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Tell = Callable[[Setting, Made], None]
+OWN_PROMPT = "(the prompt of the workflow)"
 
 
 def make(
@@ -37,6 +38,7 @@ def make(
 
     Raises what reading and running the workflows raises.
     """
+    loaded: _Loaded | None = None
     for number, setting in enumerate(settings):
         left = [
             (prompt, seed)
@@ -44,9 +46,27 @@ def make(
             for seed in results.seeds
             if results.find(number, prompt, seed) is None
         ]
-        if left:
-            _one_setting(number, setting, left, results, folder, models, input, tell)
-        gc.collect()  # the models of this setting go before those of the next are loaded
+        if left and (loaded is None or loaded.options != (setting.settings, setting.workflow)):
+            loaded = None
+            gc.collect()  # the models of the setting before go before those of this one are loaded
+            loaded = _Loaded(setting, models, input)
+        if left and loaded is not None:
+            _one_setting(number, setting, left, results, folder, loaded, tell)
+
+
+class _Loaded:
+    """A workflow with its models, for all settings that differ in values only. peaks: bytes of the newest runs."""
+
+    def __init__(self, setting: Setting, models: Sequence[Path], input: Path | None) -> None:
+        self.options = setting.settings, setting.workflow
+        program = Program(setting.settings, models, input)
+        self.flow = Workflow(program, workflows.read(setting.workflow, program.classes))
+        self.peaks: list[int] = []
+        program.runtime.events.listen(self._hear)
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        if event["type"] == "memory.job":
+            self.peaks.append(int(event["peak_bytes"]))
 
 
 def _one_setting(
@@ -55,23 +75,15 @@ def _one_setting(
     left: Sequence[tuple[int, int]],
     results: Results,
     folder: Path,
-    models: Sequence[Path],
-    input: Path | None,
+    loaded: _Loaded,
     tell: Tell,
 ) -> None:
-    program = Program(setting.settings, models, input)
-    flow = Workflow(program, workflows.read(setting.workflow, program.classes))
-    peaks: list[int] = []
-
-    def hear(event: dict[str, Any]) -> None:
-        if event["type"] == "memory.job":
-            peaks.append(int(event["peak_bytes"]))
-
-    program.runtime.events.listen(hear)
+    flow, peaks = loaded.flow, loaded.peaks
     for prompt, seed in left:
         peaks.clear()
         began = time.monotonic()
-        images = flow(results.prompts[prompt], seed=seed, values=setting.values, progress=False)
+        text = None if results.prompts[prompt] == OWN_PROMPT else results.prompts[prompt]
+        images = flow(text, seed=seed, values=setting.values, progress=False)
         seconds = time.monotonic() - began
         if not images:
             raise InputError(f"{setting.workflow.name} shows no image: it needs a Save Image node.")

@@ -9,12 +9,13 @@ import argparse
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 from ..commands.arguments import add_device_arguments
 from ..errors import InputError
+from ..graph.axes import Axis, cells
 from ..memory.budget import add_budget_arguments
 from ..runtime.settings import Settings
 
@@ -56,6 +57,15 @@ def parse_all(texts: Sequence[str]) -> list[Setting]:
             f'Two settings are called {twice!r}: give each a name, for example "fast: dev.png --cache fast".'
         )
     return settings
+
+
+def of_cells(setting: Setting, across: Axis, down: Axis) -> list[Setting]:
+    """The setting with the values of each cell of a grid, row by row."""
+    made = []
+    for cell in cells(across, down):
+        words = " ".join([setting.words, *(f"--set {shlex.quote(value)}" for value in cell)])
+        made.append(replace(setting, name=", ".join(cell), words=words, values=(*setting.values, *cell)))
+    return made
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sluice
 from PIL import Image
 from sluice.flux_core.compare import command
 from sluice.flux_core.compare.results import Made, Price, Results, open_results, read, rows
 from sluice.flux_core.compare.setting import parse, parse_all
 from sluice.flux_core.errors import InputError, SluiceError
+from sluice.flux_core.images.labelled_grid import labelled_grid
 from sluice.flux_core.images.similarity import psnr, ssim
 
 WORKFLOW = Path(__file__).parents[2] / "workflows/text_to_image.png"
@@ -106,6 +108,42 @@ def test_our_prompts_are_at_least_sixty_and_all_different() -> None:
     assert len(prompts) == len(set(prompts)) >= 60
 
 
+def test_a_grid_of_two_inputs_carries_the_workflow_that_makes_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command makes each cell by itself, the node grows a graph with all of them: the images are the same."""
+    monkeypatch.chdir(tmp_path)
+    parser = ArgumentParser()
+    command.add_arguments(parser)
+    axes = ["--x", "BasicScheduler.steps=1,2", "--y", "Prompt.text=a red circle, left;a blue star"]
+    assert command.run(parser.parse_args([f"{WORKFLOW} --dtype fp32", *axes, "--seeds", "5", "--json"])) == 0
+    (grid,) = json.loads(capsys.readouterr().out)["grids"]
+    with Image.open(grid) as made:
+        (again,) = sluice.workflow(grid, device="cpu", dtype="fp32", ram="8G")(progress=False)
+        assert made.size > (2 * 128, 2 * 128) and again.convert("RGB").tobytes() == made.convert("RGB").tobytes()
+        prompt = json.loads(made.info["prompt"])
+    (node,) = (node for node in prompt.values() if node["class_type"] == "SluiceXYGrid")
+    assert (node["inputs"]["x"], node["inputs"]["y"]) == (axes[1], axes[3])
+    with pytest.raises(InputError, match="made of one setting"):
+        command.run(parser.parse_args([str(WORKFLOW), f"b: {WORKFLOW}", *axes]))
+
+
+def test_labels_stand_above_columns_and_beside_rows() -> None:
+    cells = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green", "blue", "white")]
+    grid = labelled_grid(cells, ["a", "a long label of several words"], ["", ""])
+    left, top = grid.size[0] - 2 * 44, grid.size[1] - 2 * 34
+    assert left == 0 and top > 30 and grid.getpixel((left + 1, top + 1)) == (255, 0, 0)
+    assert grid.getpixel((left + 45, top + 35)) == (255, 255, 255) and grid.getpixel((left + 1, top + 35)) == (
+        0,
+        0,
+        255,
+    )
+    plain = labelled_grid(cells, ["", ""], ["one", "two"])
+    assert plain.size[1] == 2 * 34 and plain.size[0] > 2 * 44
+    with pytest.raises(ValueError, match="3 images for 2 columns and 2 rows"):
+        labelled_grid(cells[:3], ["", ""], ["", ""])
+
+
 def test_a_comparison_is_made_shown_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,21 +154,23 @@ def test_a_comparison_is_made_shown_and_goes_on(
     line = [
         f"exact: {WORKFLOW} --dtype fp32 --set steps=4",
         f"short: {WORKFLOW} --dtype fp32 --set steps=2",
+        f"int8: {WORKFLOW} --dtype bf16 --compute int8 --set steps=4",
         "--prompts",
         "prompts.txt",
     ]
     args = parser.parse_args([*line, "--out", "found", "--seeds", "3", "--json"])
     assert command.run(args) == 0
     told = json.loads(capsys.readouterr().out)
-    exact, short = told["settings"]
+    exact, short, int8 = told["settings"]
     assert (exact["images"], exact["psnr"], exact["speed_up"]) == (2, None, 1.0) and 10 < short["psnr"] < 60
+    assert short["psnr"] < int8["psnr"] < 60, "8-bit products are nearer to the exact image than half of the steps"
     page = (tmp_path / "found/index.html").read_text("utf-8")
-    assert "&lt;b&gt;blue" in page and page.count("<img") == 4
+    assert "&lt;b&gt;blue" in page and page.count("<img") == 6
     results = read(tmp_path / "found")
     assert all((tmp_path / "found" / made.file).is_file() for made in results.images)
     del results.images[-1]
     results.save(tmp_path / "found")
     before = (tmp_path / "found/0/000-3.png").stat().st_mtime_ns
     assert command.run(args) == 0
-    assert len(read(tmp_path / "found").images) == 4
+    assert len(read(tmp_path / "found").images) == 6
     assert (tmp_path / "found/0/000-3.png").stat().st_mtime_ns == before

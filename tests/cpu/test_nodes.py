@@ -82,7 +82,14 @@ def test_a_node_declares_what_comfyui_declares(name: str) -> None:
 
 
 def test_every_node_of_ours_is_compared() -> None:
-    ours = {"FluxToModel", "MemoryBudget", "ModelProducts", "StepCache"}  # what only we have
+    ours = {
+        "FluxToModel",
+        "MemoryBudget",
+        "ModelProducts",
+        "StepCache",
+        "XYGrid",
+        "LabelledImageGrid",
+    }  # what only we have
     ours |= {"ApplyFBCacheOnModel", "TeaCache", "TeaCacheForImgGen", "MagCache"}  # of other packs
     assert {name.removeprefix(PREFIX) for name in NODE_CLASSES} == set(REFERENCE) | ours
 
