@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...nodes.binding import bound_to
+from ..training.lora.comfyui_nodes import CLASSES
 from ..training.lora.node import TrainLora
 from .registry import PREFIX, Tables, standalone_tables
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def program_tables(host: Host) -> Tables:
-    """As `standalone_tables`, with the training of LoRAs."""
+    """As `standalone_tables`, with the training of LoRAs: a node of our own, and ComfyUI's under their ids."""
     classes, titles = standalone_tables(host)
-    more = bound_to(host, {f"{PREFIX}TrainLora": TrainLora})
-    return classes | more, titles | {name: TrainLora.TITLE for name in more}
+    more = bound_to(host, {f"{PREFIX}TrainLora": TrainLora, **CLASSES})
+    return classes | more, titles | {name: node.TITLE for name, node in more.items()}

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -210,6 +212,74 @@ def test_other_settings_other_images_or_an_infinite_loss_are_told(
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(SluiceError, match="has room for 0.00 GB"):
         training(images, tmp_path / "full", short).look()
+
+
+def test_models_and_folders_that_cannot_be_trained_on_are_told_before_anything_is_read(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = training(images, tmp_path / "out")
+    weights = made.parts.model.weights
+    for change, message in (
+        ({"in_channels": 96}, "takes 96 channels and gives 16: it is a Fill, Canny or Depth model"),
+        ({"guidance": False}, None),
+    ):
+        monkeypatch.setattr(weights, "config", replace(weights.config, **change))
+        if message:
+            with pytest.raises(InputError, match=message):
+                LoraTraining(QUICK, made.parts, images, tmp_path / "out")
+        else:
+            assert any("schnell" in note for note in made.look().notes)
+        monkeypatch.undo()
+    loaded = replace(made.parts.model, loras=("one",))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="has LoRAs already"):
+        LoraTraining(QUICK, replace(made.parts, model=loaded), images, tmp_path / "out")
+    for name in ("0.png", "1.png", "2.png"):
+        (images / name).write_bytes(b"none")
+    with pytest.raises(InputError, match="None of the 4 pictures|None of the 4 images"):
+        made.look()
+    with pytest.raises(InputError, match="No layer of this model fits triple_blocks"):
+        (tmp_path / "layers.txt").write_text("triple_blocks.*\n")
+        Image.new("RGB", (64, 64)).save(images / "0.png")
+        training(images, tmp_path / "out", replace(QUICK, layers=str(tmp_path / "layers.txt"))).look()
+
+
+class EightBits(torch.optim.AdamW):
+    """As bitsandbytes has it: moments as bytes, with a scale for each 256 of them."""
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        super().step()
+        for state in self.state.values():
+            for name in ("exp_avg", "exp_avg_sq"):
+                value = state[name]
+                scale = value.abs().max().clamp(min=1e-20) / 127
+                state[name] = (value / scale).round().clamp(-127, 127) * scale
+
+
+def test_moments_in_8_bits_come_from_a_library_and_go_on_like_others(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(QUICK, optimiser="adamw8bit", validate=0)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match="pip install bitsandbytes"):
+        training(images, tmp_path / "none", settings).run()
+    library = types.ModuleType("bitsandbytes")
+    library.optim = types.SimpleNamespace(AdamW8bit=EightBits)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "bitsandbytes", library)
+    whole = training(images, tmp_path / "whole", settings).run().read_bytes()
+    stopped = training(images, tmp_path / "stopped", settings)
+    told = [0]
+
+    def stops(count: int = 0, text: str = "") -> None:
+        told[0] += bool(text)
+        if told[0] == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stopped.watcher, "advance", stops)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    assert training(images, tmp_path / "stopped", settings).run().read_bytes() == whole
+    plain = training(images, tmp_path / "plain", replace(settings, optimiser="adamw")).run()
+    assert plain.read_bytes() != whole, "the rounded moments lead elsewhere"
 
 
 def test_both_kinds_of_names_mean_the_same_change_and_the_header_says_what_it_is(images: Path, tmp_path: Path) -> None:

@@ -24,6 +24,11 @@ def optimiser_for(settings: LoraSettings, masters: Sequence[Tensor]) -> torch.op
     options: dict[str, Any] = {"lr": settings.rate, "betas": BETAS, "weight_decay": settings.weight_decay}
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(list(masters), foreach=False, **options)
+    if settings.optimiser == "adam":
+        return torch.optim.Adam(list(masters), lr=settings.rate, betas=BETAS, foreach=False)
+    if settings.optimiser in ("sgd", "rmsprop"):
+        plain = torch.optim.SGD if settings.optimiser == "sgd" else torch.optim.RMSprop
+        return plain(list(masters), lr=settings.rate, foreach=False)
     try:
         import bitsandbytes
     except ImportError:

@@ -15,7 +15,7 @@ from ...errors import InputError
 
 KOHYA, PEFT = "kohya", "peft"
 KEYS = (KOHYA, PEFT)
-OPTIMISERS = ("adamw", "adamw8bit")
+OPTIMISERS = ("adamw", "adamw8bit", "adam", "sgd", "rmsprop")
 SCHEDULES = ("constant", "cosine", "linear")
 TIMES = ("logit-normal", "uniform", "mode")
 LOSSES = ("l2", "l1", "huber")
