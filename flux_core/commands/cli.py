@@ -40,6 +40,7 @@ COMMANDS = {
 # a command's second word that opens a room of its own
 ROOMS = {
     ("train", "lora"): ("train a LoRA on a folder of images", ".train_lora"),
+    ("train", "study"): ("train a family of sizes and fit the law of their performance", ".train_study"),
     ("train", "digits"): ("train a FLUX that draws digits in pixel space", ".train_digits"),
 }
 

@@ -223,7 +223,8 @@ class Lesson:
         path, now = self.work / "recipe.json", json.loads(json.dumps(asdict(self.recipe)))
         if path.is_file() and any(self.work.glob("*.pt")):
             before = json.loads(path.read_text("utf-8"))
-            different = [name for name in now if name in before.keys() - FREE and before[name] != now[name]]
+            free = FREE | {stage for stage in (*STAGES, *FEWER) if not (self.work / f"{stage}.pt").is_file()}
+            different = [name for name in now if name in before.keys() - free and before[name] != now[name]]
             if different:
                 raise InputError(
                     f"The training in {self.work} was started with other settings: {', '.join(different)}. Give the "
