@@ -8,6 +8,7 @@
     sluice bench memory       a full-size model streamed under memory budgets; on a GPU the peers beside it
     sluice bench training     LoRA steps of a full-size model under memory budgets, killed and gone on with
     sluice bench figure       a LoRA of the shipped model learns a figure from twelve images
+    sluice bench devices      one image on two processes with small budgets: peaks, and the difference from one process
     sluice bench gpu          the same on a GPU, beside other programs: correctness, peaks and times against targets
     sluice bench server       a thousand jobs of twenty clients, and kills after which no job may be lost
     sluice bench stopping     cancels and pauses at random moments of a full-size job
@@ -34,6 +35,7 @@ MEASUREMENTS = {
     "training": ("LoRA steps of a full-size model under memory budgets", "..bench.training"),
     "figure": ("what a LoRA of the shipped model learns from twelve images", "..bench.figure"),
     "workflow": ("a full-size workflow with ControlNets, Redux, LoRA and upscaling under a budget", "..bench.workflow"),
+    "devices": ("one image on two processes, neither of which may hold the model", "..bench.devices"),
     "gpu": ("full-size models on a GPU with a limit, beside other programs", "..bench.gpu"),
     "server": ("a thousand jobs of twenty clients, and kills after which no job may be lost", "..bench.server"),
     "stopping": ("cancels and pauses at random moments of a full-size job, with kills", "..bench.stopping"),

@@ -23,6 +23,7 @@ COMMANDS = {
     "run": ("make the images of a workflow (PNG, WebP or JSON)", ".run"),
     "serve": ("open the ComfyUI editor in the browser", ".serve"),
     "work": ("run jobs for a `sluice serve` on another machine", ".work"),
+    "cluster": ("start workers for a `sluice serve` on a Ray cluster, and keep them running", ".cluster"),
     "inspect": ("describe an image or a weight file", ".inspect"),
     "swap": ("replace ComfyUI's nodes in a workflow by Sluice's, or back", ".swap"),
     "packs": ("list which node packs of ComfyUI work here, and why others do not", ".packs"),
