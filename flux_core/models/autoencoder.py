@@ -20,6 +20,7 @@ from .products import Convolution, before_product
 from .strides import channels_last, row_major
 
 EPS = 1e-6
+HALVED = 7  # times: what leaves float16's range by a factor of 128 is within it
 GROUPS = 32
 
 
@@ -79,6 +80,30 @@ class Autoencoder(ImageCoder):
         """Latent [B, 16, h, w] -> pixels [B, 3, 8h, 8w], about -1..1."""
         out: Tensor = self.decoder(latent)
         return out
+
+    @torch.no_grad()
+    def scale_down(self, halvings: int = HALVED) -> None:
+        """Change the weights so that everything between two norms is 2 ** halvings smaller, and the results the same.
+
+        So float16 holds activations that it could not hold (FLUX's decoder exceeds 65504). Norms divide by what they
+        get, if their epsilon is as much smaller squared; scaled are those layers whose inputs are normalised, and of
+        the others the biases. A power of two changes no digit: in float32 the results have the same bits.
+        """
+        scale = 0.5**halvings
+        for module in self.modules():
+            if isinstance(module, nn.GroupNorm):
+                module.eps *= scale * scale
+            elif isinstance(module, ResnetBlock):
+                _scale(module.conv1, scale)
+                _scale(module.conv2, scale)
+                if isinstance(module.nin_shortcut, nn.Conv2d):
+                    _scale(module.nin_shortcut, scale, bias_only=True)
+            elif isinstance(module, AttnBlock):
+                _scale(module.proj_out, scale)
+            elif isinstance(module, Downsample | Upsample):
+                _scale(module.conv, scale, bias_only=True)
+        for half in (self.encoder, self.decoder):
+            _scale(half.conv_in, scale)
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -227,6 +252,13 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return out
+
+
+def _scale(layer: nn.Conv2d, scale: float, bias_only: bool = False) -> None:
+    if not bias_only:
+        layer.weight.mul_(scale)
+    if layer.bias is not None:
+        layer.bias.mul_(scale)
 
 
 def _swish(x: Tensor, training: bool) -> Tensor:

@@ -45,28 +45,29 @@ class Autoencoder:
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Image [B, H, W, C >= 3] in 0..1 -> latent [B, 16, H//8, W//8]. In tiles if the device is too small."""
-        managed = self._managed()
         _check_numbers("picture", image)
-        return self._sound(managed.convert(ENCODE, image) if managed else self._each(image, ENCODE, ENCODE_TILES))
+        return self._sound(lambda: self._whole(ENCODE, image, ENCODE_TILES))
 
     def decode_image(self, latent: Tensor) -> Tensor:
         """Latent [B, 16, h, w] -> image [B, 8h, 8w, 3] in 0..1. In tiles if the device is too small."""
-        managed = self._managed()
         _check_numbers("latent", latent)
-        return self._sound(managed.convert(DECODE, latent) if managed else self._each(latent, DECODE, DECODE_TILES))
+        return self._sound(lambda: self._whole(DECODE, latent, DECODE_TILES))
 
     def encode_image_tiled(self, image: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
         """`encode_image` in tiles; `tile` and `overlap` in pixels."""
         _check_numbers("picture", image)
-        return self._tiled(ENCODE, image, (tile, overlap), on_tile)
+        return self._sound(lambda: self._tiled(ENCODE, image, (tile, overlap), on_tile))
 
     def decode_image_tiled(self, latent: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
         """`decode_image` in tiles; `tile` and `overlap` in pixels of the image."""
         _check_numbers("latent", latent)
-        return self._tiled(DECODE, latent, (tile, overlap), on_tile)
+        return self._sound(lambda: self._tiled(DECODE, latent, (tile, overlap), on_tile))
 
     @torch.no_grad()
-    def _each(self, batch: Tensor, conversion: Conversion, tiles: Tiles) -> Tensor:
+    def _whole(self, conversion: Conversion, batch: Tensor, tiles: Tiles) -> Tensor:
+        managed = self._managed()
+        if managed:
+            return managed.convert(conversion, batch)
         module = self._module()
         done = []
         for one in batch.split(1):
@@ -83,11 +84,19 @@ class Autoencoder:
     def _tiled(self, conversion: Conversion, batch: Tensor, tiles: Tiles, on_tile: OnTile) -> Tensor:
         managed = self._managed()
         if managed:
-            return self._sound(managed.convert(conversion, batch, *tiles, on_tile))
-        return self._sound(conversion.tiled(self._module(), batch.to(self.runtime.device), *tiles, on_tile).cpu())
+            return managed.convert(conversion, batch, *tiles, on_tile)
+        return conversion.tiled(self._module(), batch.to(self.runtime.device), *tiles, on_tile).cpu()
 
-    def _sound(self, made: Tensor) -> Tensor:
-        """The result if all its numbers are finite. Raises NotFinite."""
+    def _sound(self, convert: Callable[[], Tensor]) -> Tensor:
+        """The result if all its numbers are finite; what float16 cannot hold is converted in float32.
+
+        Raises NotFinite.
+        """
+        made = convert()
+        if not torch.isfinite(made).all() and self._dtype is torch.float16:
+            log.warning("The autoencoder exceeds float16 for this image and computes in float32 from now on.")
+            self.weights.exceeds_half = True
+            made = convert()
         if torch.isfinite(made).all():
             return made
         reason = unsound(self.weights.tensors) or "Compute the autoencoder in float32 or bfloat16."
@@ -98,10 +107,14 @@ class Autoencoder:
         manager = runtime.manager(runtime.device, self.weights.nbytes)
         if manager is None:
             return None
-        return ManagedAutoencoder(manager, self.weights, runtime.autoencoder_dtype, runtime.activations)
+        return ManagedAutoencoder(manager, self.weights, self._dtype, runtime.activations)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float32 if self.weights.exceeds_half else self.runtime.autoencoder_dtype
 
     def _module(self) -> ImageCoder | PixelCodec:
-        return self.weights.module(self.runtime.device, self.runtime.autoencoder_dtype)
+        return self.weights.module(self.runtime.device, self._dtype)
 
 
 def _check_numbers(noun: str, numbers: Tensor) -> None:

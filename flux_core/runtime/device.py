@@ -49,9 +49,9 @@ def model_dtype(device: torch.device, name: str) -> torch.dtype:
     return _fastest(device) if name == "auto" else DTYPES[name]
 
 
-def autoencoder_dtype(of_model: torch.dtype) -> torch.dtype:
-    """The number type of the autoencoder for a transformer's type: never float16, whose range it exceeds."""
-    return torch.float32 if of_model is torch.float16 else of_model
+def autoencoder_dtype(of_model: torch.dtype, device: torch.device) -> torch.dtype:
+    """The autoencoder's number type for a transformer's: the same, but on a CPU not float16, which is slow."""
+    return torch.float32 if of_model is torch.float16 and device.type == "cpu" else of_model
 
 
 TEXT_DTYPE = torch.float32

@@ -72,7 +72,7 @@ class Runtime:
         settings = settings or Settings()
         self.device = find_device(settings.device)
         self.model_dtype = model_dtype(self.device, settings.dtype)
-        self.autoencoder_dtype = autoencoder_dtype(self.model_dtype)
+        self.autoencoder_dtype = autoencoder_dtype(self.model_dtype, self.device)
         self.text_dtype = TEXT_DTYPE
         self.step_cache = PRESETS[settings.cache]
         self.compute = settings.compute

@@ -308,6 +308,7 @@ class _ChannelsLast(Resident):
 
 class AutoencoderWeights(Weights[ImageCoder | PixelCodec]):
     config: AutoencoderConfig | PixelCodecConfig | Taef1Config
+    exceeds_half = False  # whether an image was found that float16 cannot hold, scaled down as it is
 
     def _config(self, shapes: dict[str, tuple[int, ...]]) -> AutoencoderConfig | PixelCodecConfig | Taef1Config:
         return (PixelCodecConfig if PIXELS in shapes else AutoencoderConfig).from_shapes(shapes)
@@ -319,6 +320,11 @@ class AutoencoderWeights(Weights[ImageCoder | PixelCodec]):
 
     def _holder(self, device: torch.device, dtype: torch.dtype, integers: Integers | None = None) -> Resident:
         return _ChannelsLast(device, dtype)
+
+    def _fill(self, module: ImageCoder | PixelCodec, holder: Resident) -> None:
+        super()._fill(module, holder)
+        if holder.dtype is torch.float16 and isinstance(module, Autoencoder):
+            module.scale_down()
 
     def module_on_meta(self, dtype: torch.dtype) -> ImageCoder | PixelCodec:
         """The module without weights, on the meta device."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from doubles.seeded import Fill, Seeded
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sluice.flux_core.errors import FileFormatError
 from sluice.flux_core.io.folders import TINY_MODELS
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -230,3 +230,52 @@ def test_16_bit_weights_lie_channels_last_and_decode_as_well(seeded: Seeded) -> 
         wanted, before, now = (each.decode_image(latent) for each in (exact, plain, module))
     assert (now - wanted).abs().mean() < 1.05 * (before - wanted).abs().mean() < 1 / 255
     assert (now - before).abs().mean() < 1 / 255
+
+
+@torch.no_grad()
+def test_a_scaled_down_autoencoder_gives_the_same_bits(
+    autoencoder: Autoencoder, image: Callable[..., Tensor], seeded: Seeded
+) -> None:
+    picture, latent = image("image", 1, 40, 32, 3), seeded("latent", (1, 16, 3, 5))
+    expected = autoencoder.encode_image(picture), autoencoder.decode(latent)
+    smaller = copy.deepcopy(autoencoder)
+    smaller.scale_down()
+    inside = [module for module in smaller.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert torch.equal(smaller.encode_image(picture), expected[0]) and torch.equal(smaller.decode(latent), expected[1])
+    assert {module.eps for module in inside} == {1e-6 / 2**14}
+    assert torch.equal(smaller.decoder.conv_out.weight, autoencoder.decoder.conv_out.weight)
+
+
+@pytest.fixture
+def large(autoencoder: Autoencoder) -> Autoencoder:
+    """One whose activations no float16 holds, as those of FLUX's decoder; its images are like any other's."""
+    autoencoder.decoder.conv_in.weight.data.mul_(1 << 16)
+    autoencoder.encoder.conv_in.weight.data.mul_(1 << 16)
+    return autoencoder
+
+
+@torch.no_grad()
+def test_float16_holds_it_once_it_is_scaled_down(large: Autoencoder, seeded: Seeded) -> None:
+    latent = seeded("latent", (1, 16, 3, 5))
+    exact = large.decode_image(latent)
+    assert not torch.isfinite(copy.deepcopy(large).half().decode_image(latent)).all()
+    half = copy.deepcopy(large)
+    half.scale_down()
+    found = half.half().decode_image(latent)
+    assert torch.isfinite(found).all() and (found - exact).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("ram", [None, "1G"], ids=["whole", "managed"])
+@pytest.mark.parametrize("factor", [1, 1 << 12], ids=["held", "exceeded"])
+def test_in_float16_it_is_loaded_scaled_down_and_what_exceeds_that_is_computed_in_float32(
+    large: Autoencoder, seeded: Seeded, tmp_path: Path, caplog: pytest.LogCaptureFixture, ram: str | None, factor: int
+) -> None:
+    large.decoder.conv_in.weight.data.mul_(factor)
+    save_file(large.state_dict(), tmp_path / "ae.safetensors")
+    runtime = Runtime(Settings.parse("cpu", "fp32", ram=ram))
+    runtime.autoencoder_dtype = torch.float16  # which a CPU does not choose by itself
+    coder, latent = load_autoencoder(runtime, tmp_path / "ae.safetensors"), seeded("latent", (1, 16, 3, 5))
+    found = coder.decode_image(latent)
+    with torch.no_grad():
+        assert (found - large.decode_image(latent)).abs().max() < 0.01
+    assert coder.weights.exceeds_half is (factor > 1) and ("float32 from now on" in caplog.text) is (factor > 1)

@@ -643,7 +643,7 @@ def test_a_name_that_is_not_there_and_a_weight_dtype_that_is_not_known(tmp_path:
         ("fp16", torch.float16, torch.float32),
     ],
 )
-def test_the_autoencoder_never_computes_in_float16(dtype: str, model: torch.dtype, coder: torch.dtype) -> None:
+def test_on_a_cpu_the_autoencoder_never_computes_in_float16(dtype: str, model: torch.dtype, coder: torch.dtype) -> None:
     chosen = Runtime(Settings("cpu", dtype))
     assert (chosen.model_dtype, chosen.autoencoder_dtype, chosen.text_dtype) == (model, coder, torch.float32)
 

@@ -33,7 +33,7 @@ def test_a_card_computes_in_what_it_is_measured_to_be_fastest_in(
     assert model_dtype(CARD, "fp32") is torch.float32, "whatever is fastest"
 
 
-def test_the_autoencoder_never_computes_in_float16() -> None:
-    assert [autoencoder_dtype(kind) for kind in (torch.float16, torch.bfloat16, torch.float32)] == [
-        torch.float32, torch.bfloat16, torch.float32,
-    ]  # fmt: skip
+def test_the_autoencoder_computes_as_the_transformer_but_on_a_cpu_not_in_float16() -> None:
+    kinds = (torch.float16, torch.bfloat16, torch.float32)
+    assert [autoencoder_dtype(kind, CARD) for kind in kinds] == list(kinds)
+    assert [autoencoder_dtype(kind, torch.device("cpu")) for kind in kinds] == [torch.float32, *kinds[1:]]
