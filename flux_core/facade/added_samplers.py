@@ -3,8 +3,9 @@
     comfy.samplers.KSampler.SAMPLERS.append("res_2m"); comfy.k_diffusion.sampling.sample_res_2m = function
     comfy.samplers.SCHEDULER_HANDLERS["beta57"] = SchedulerHandler(function)
 
-In ComfyUI such names appear in the lists of its own nodes, and workflows use them there. So do they here: `extend`
-replaces the classes of four nodes by ones that list them. Names of ours are still done by our own code.
+In ComfyUI such names appear in the lists of its own nodes, and workflows use them there. The same happens here:
+`extend` replaces the classes of four nodes by ones that list the added names. Our own names are still handled by our
+own code.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _NODES = ("KSampler", "KSamplerAdvanced", "KSamplerSelect", "BasicScheduler")
 
 
 def extend(engine: Engine) -> None:
-    """Let the sampling nodes list and run what packs have added. Nothing happens if no pack has."""
+    """Make the sampling nodes list and run what packs have added. Does nothing if no pack has added any."""
     offered = sys.modules.get(_MODULE)  # imported as soon as a pack uses it
     if offered is None:
         return
@@ -36,7 +37,7 @@ def extend(engine: Engine) -> None:
 
 
 def _added(offered: ModuleType, engine: Engine) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(samplers, schedules) that are not ours. A name without a function is no sampler."""
+    """(samplers, schedules) that are not ours. A name without a function is not a sampler."""
     functions = vars(engine.absent("comfy.k_diffusion.sampling"))
     samplers = [*offered.SAMPLER_NAMES, *offered.KSampler.SAMPLERS]
     names = [name for name in samplers if name not in offered.OWN_SAMPLERS and f"sample_{name}" in functions]
@@ -67,7 +68,7 @@ def _extended(ours: type[Any], names: Sequence[str], schedules: Sequence[str]) -
     return type(ours.__name__, (ours,), {**body, "__module__": ours.__module__})
 
 
-# -- what the nodes do with a name that is not ours ----------------------------------------------------------------
+# -- nodes with a name that is not ours ----------------------------------------------------------------------------
 
 
 def _ksampler(inputs: dict[str, Any]) -> tuple[Any]:

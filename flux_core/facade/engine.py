@@ -25,7 +25,7 @@ NodeTable = dict[str, Any]
 
 @dataclass
 class Engine:
-    """classes, titles: the tables that packs add their nodes to; own: the ids in them that are not of packs.
+    """classes, titles: the tables to which packs add their nodes; own: the ids in them that do not come from packs.
 
     tell(event, data, client_id): sends a message to the pages; client_id None: to all. free: frees models and results.
     """

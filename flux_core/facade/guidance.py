@@ -1,8 +1,7 @@
-"""Guiders of node packs on our engine: those that combine predictions in a way of their own.
+"""Guiders of node packs on our engine: those that combine predictions in their own way.
 
-A pack derives from comfy.samplers.CFGGuider and overrides `predict_noise(x, timestep)`, in which it asks for
-predictions with the functions below. They are answered by the evaluation of our own engine that is going on, for the
-same latent or another one.
+A pack derives from comfy.samplers.CFGGuider and overrides `predict_noise(x, timestep)`, in which it calls the functions
+below for predictions. Our own engine's current evaluation computes them, for the same latent or another one.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from ..sampling.guider import Evaluation, Model
 
 @dataclass(frozen=True)
 class PackGuider:
-    """A guider of a pack as our engine takes it. `names` are those of its conditionings, in order."""
+    """A guider of a pack with the interface of our engine. `names` are those of its conditionings, in order."""
 
     model: Model
     names: tuple[str, ...]
     conditionings: tuple[Conditioning, ...]
     theirs: Any = field(compare=False)
-    levels: Any = field(compare=False)  # what packs take for model_sampling
+    levels: Any = field(compare=False)  # the value of model_sampling for packs
 
     def combine(self, evaluate: Any, want_uncond: bool) -> tuple[Tensor, Tensor | None]:
-        """(D, U) as the pack's predict_noise computes D; U is that of the negative prompt."""
+        """(D, U), with D from the pack's predict_noise; U is that of the negative prompt."""
         if not isinstance(evaluate, Evaluation):
             raise InputError(f"The guider {type(self.theirs).__name__} runs only with the samplers of this program.")
         conds = dict(zip(self.names, self.conditionings, strict=True))
@@ -49,7 +48,7 @@ class PackGuider:
 
 
 class Predictions:
-    """What packs take for ComfyUI's model while one evaluation goes on."""
+    """ComfyUI's model as packs see it during one evaluation."""
 
     def __init__(self, evaluate: Evaluation, conds: Mapping[str, Any], sampling: Any) -> None:
         self._evaluate = evaluate
@@ -61,7 +60,9 @@ class Predictions:
         return self
 
     def predicted(self, conds: Sequence[Any], x: Tensor, timestep: Any) -> list[Tensor]:
-        """D of each of these conditionings of the guider; of None zeros. Raises InputError for another conditioning."""
+        """D for each of these conditionings of the guider; zeros for None. Raises InputError for another
+        conditioning.
+        """
         known = [cond for cond in conds if cond is not None]
         if not all(id(cond) in self._numbers for cond in known):
             raise InputError("A guider of a node pack asked for a conditioning that is not its own.")
@@ -81,7 +82,7 @@ def cfg_function(
     model: Predictions, cond_pred: Tensor, uncond_pred: Tensor, cond_scale: float, x: Tensor, timestep: Any,
     model_options: Mapping[str, Any] | None = None, cond: Any = None, uncond: Any = None,
 ) -> Tensor:  # fmt: skip
-    """Guidance by cfg, or what `sampler_cfg_function` of the options makes; then `sampler_post_cfg_function`."""
+    """Guidance by cfg, or by `sampler_cfg_function` of the options; then `sampler_post_cfg_function`."""
     options = model_options or {}
     known = {
         "cond_denoised": cond_pred, "uncond_denoised": uncond_pred, "model": model, "model_options": options,

@@ -1,8 +1,7 @@
 """Makes ComfyUI's modules importable for node packs, and for no other code of this process.
 
-Files below the folders of packs are loaded by a loader of ours, which gives each of them its own builtins, whose
-`__import__` finds ComfyUI's names. None of them is in sys.modules, so our own code, libraries and tests for ComfyUI do
-not find them.
+A loader of ours loads the files below the folders of packs. It gives each file separate builtins whose `__import__`
+finds ComfyUI's names. No name is in sys.modules, so our own code, libraries and tests for ComfyUI do not find them.
 
     sys.path_hooks                          one hook, only for folders below packs
     importlib.util.spec_from_file_location  uses the same loader for files below packs, which load their modules with it
@@ -63,7 +62,7 @@ class Isolation:
         self._forget_finders()
 
     def pack_of(self, path: str) -> str | None:
-        """The pack that a file or folder belongs to."""
+        """The pack to which a file or folder belongs."""
         place = os.path.abspath(path)
         return next((name for root, name in self._roots.items() if (place + os.sep).startswith(root)), None)
 

@@ -1,4 +1,4 @@
-"""Our node classes with the interface that packs call: ComfyUI's function names, order of arguments and types.
+"""Our node classes with the interface that packs use: ComfyUI's function names, order of arguments and types.
 
 Packs call core nodes in two ways: `nodes.VAEDecode().decode(vae, samples)`, and by id through NODE_CLASS_MAPPINGS and
 the class's own FUNCTION. Both use one wrapper, which converts arguments and results as links do.
@@ -10,9 +10,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from . import wires
+from . import link_values
 
-# Id -> the function of ComfyUI's class, where ours has another name or another order of arguments (which
+# Id -> the function of ComfyUI's class, if our function has another name or another order of arguments (given
 # follows in brackets).
 _FUNCTIONS = """
 UNETLoader load_unet; DualCLIPLoader load_clip; CLIPLoader load_clip; VAELoader load_vae;
@@ -90,7 +90,7 @@ def _function(ours: type[Any], order: list[str]) -> Callable[..., Any]:
 
     def call(self: Any, *given: Any, **named: Any) -> Any:
         named |= dict(zip(names, given, strict=False))
-        known = {name: wires.to_engine(value) for name, value in named.items()}
+        known = {name: link_values.to_engine(value) for name, value in named.items()}
         made = own(self, **known)
         if isinstance(made, dict):
             return {key: _out(value) if key == "result" else value for key, value in made.items()}
@@ -101,4 +101,4 @@ def _function(ours: type[Any], order: list[str]) -> Callable[..., Any]:
 
 
 def _out(made: Any) -> Any:
-    return tuple(wires.to_pack(value) for value in made) if isinstance(made, tuple) else made
+    return tuple(link_values.to_pack(value) for value in made) if isinstance(made, tuple) else made

@@ -1,4 +1,4 @@
-"""ComfyUI's modules as objects: the parts that we offer, and errors with a sentence for the others.
+"""ComfyUI's modules as objects: the parts that we offer, and clear errors for the others.
 
     comfy.utils.ProgressBar              ours, from flux_core/facade/offered/comfy/utils.py (its __all__)
     comfy.ldm.flux.model.Flux            an `Absent`: it can be imported, named and subclassed; a call raises an error
@@ -51,7 +51,7 @@ class Offer:
     """All modules of one process, and packs' changes of them. who: returns the pack of a calling frame."""
 
     who: Callable[[FrameType | None], str] = lambda frame: ""
-    base: Path = Path()  # where ComfyUI's own files would lie
+    base: Path = Path()  # where ComfyUI's own files would be
     loading: bool = False  # packs are being imported: instances of absent classes may never be used
     patches: dict[str, set[str]] = field(default_factory=dict)  # pack -> dotted names it has set
     _modules: dict[str, ModuleType] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class OfferedModule(ModuleType):
     """One module with ComfyUI's name. Its implementation is imported at the first use."""
 
     def __init__(self, name: str, offer: Offer) -> None:
-        super().__init__(name, f"What Sluice offers of ComfyUI's {name}.")
+        super().__init__(name, f"The part of ComfyUI's {name} that Sluice offers.")
         file = "nodes" if name.startswith("comfy_extras.nodes_") else SAME.get(name, name)  # core nodes share a table
         own: dict[str, Any] = {"_offer": offer, "_file": file, "_source": None}
         if name in PACKAGES:

@@ -1,9 +1,9 @@
 """Routes of packs, answered in the process that runs packs. The server process receives requests and passes them on.
 
-A request arrives as plain data; it is sent as HTTP over a private pair of sockets to an aiohttp
-application with the packs' routes. Answers are returned in full: no websockets, no streams.
+A request arrives as plain data; it is sent as HTTP over a private pair of sockets to an aiohttp application with the
+packs' routes. Answers are returned in full: no websockets, no streams.
 
-Independent of: which pack a route is of, how requests reach this process.
+Independent of: the pack of a route, how requests reach this process.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...nodes.binding import bound_to
 from ..errors import MissingFileError, SluiceError
-from ..facade import added_samplers, wires
+from ..facade import added_samplers, link_values
 from ..facade.engine import Engine, use
 from ..facade.isolation import Isolation
 from ..facade.module_names import TOP, VERSION
@@ -65,7 +65,7 @@ class NodePacks:
     def __init__(self, engine: Engine) -> None:
         yielding = {key for key, one in engine.classes.items() if getattr(one, "YIELDS", False)}
         engine.own = frozenset(engine.classes) - yielding
-        engine.executor.prepare = wires.prepared
+        engine.executor.prepare = link_values.prepared
         use(engine)
         self.engine = engine
         self.offer = Offer()
@@ -150,7 +150,7 @@ class NodePacks:
             if key in classes and not getattr(classes[key], "YIELDS", False):
                 continue
             try:
-                node_class.RELATIVE_PYTHON_MODULE = wires.PACK_MODULE + pack.name
+                node_class.RELATIVE_PYTHON_MODULE = link_values.PACK_MODULE + pack.name
                 node_class = bound_to(self.engine.host, {key: node_class})[key]
                 Interface(node_class)
                 free[str(key)] = node_class

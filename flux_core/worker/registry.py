@@ -60,5 +60,5 @@ def _touches_our_models(node_class: type[Any]) -> bool:
     if not getattr(node_class, "MODELS", True):
         return False
     inputs = node_class.INPUT_TYPES()
-    wires = [declared[0] for section in ("required", "optional") for declared in inputs.get(section, {}).values()]
-    return any(isinstance(kind, str) and kind in OWN for kind in wires)
+    types = [declared[0] for section in ("required", "optional") for declared in inputs.get(section, {}).values()]
+    return any(isinstance(kind, str) and kind in OWN for kind in types)

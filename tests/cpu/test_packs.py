@@ -179,7 +179,7 @@ def test_what_a_pack_sets_on_a_model_is_taken_over_or_refused_by_name(house: Hou
     assert torch.equal(ours["samples"], theirs["samples"]) and not torch.equal(plain["samples"], ours["samples"])
     for how in ("set_model_unet_function_wrapper", "set_model_attn1_replace", "set_model_sampler_post_cfg_function"):
         patched = {**loaders(), "theirs": {"class_type": "PackPatch", "inputs": {"model": ["model", 0], "how": how}}}
-        with pytest.raises(Exception, match="cannot reach a model of Sluice"):
+        with pytest.raises(Exception, match="is not possible for a model of Sluice"):
             house.run({**patched, "b": sampling("theirs")}, "b")
 
 

@@ -1,4 +1,4 @@
-"""execution: the parts of ComfyUI's executor that packs use. Runs themselves are done by our engine."""
+"""execution: the parts of ComfyUI's executor that packs use. Our engine does the runs themselves."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ __all__ = ["ExecutionBlocker", "validate_prompt"]
 
 
 async def validate_prompt(prompt_id: Any, prompt: Any = None, partial_execution_list: Any = None) -> tuple[Any, ...]:
-    """(fit to run, error, outputs, errors by node), as POST /prompt answers. Older callers give the prompt alone."""
+    """(valid, error, outputs, errors by node), as in the response of POST /prompt. Older callers pass only the
+    prompt.
+    """
     found = validate(prompt_id if prompt is None else prompt, current().classes, partial_execution_list)
     return found.error is None, found.error, list(found.outputs), found.node_errors

@@ -1,7 +1,7 @@
 """folder_paths: the kinds of model files with their folders, names in them, and the folders for images.
 
-The table is a plain dict as in ComfyUI: packs add kinds of their own and folders to known ones. Where a kind is ours,
-its folders are those of this program, the small model's among them.
+The table is a plain dict as in ComfyUI: packs add new kinds, and folders to existing ones. Kinds of ours have the
+folders of this program, including those of the small model.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ supported_pt_extensions = {".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors
 extension_mimetypes_cache = {"webp": "image", "fbx": "model"}
 filename_list_cache: dict[str, Any] = {}
 
-# Kinds that only packs read here: the folder of that name below each models folder.
+# Kinds that only packs use here: the folder of that name below each models folder.
 _FOR_PACKS = (
     *("audio_encoders", "classifiers", "configs", "diffusers", "gligen", "hypernetworks", "model_patches"),
     "photomaker",
@@ -79,7 +79,7 @@ def _first_table(folders: Folders) -> dict[str, tuple[list[str], set[str]]]:
 
 
 def __getattr__(name: str) -> Any:
-    """The table and the folders, which ComfyUI keeps as plain values."""
+    """The table and the folders, which are plain values in ComfyUI."""
     values: dict[str, Callable[[], Any]] = {
         "folder_names_and_paths": _table,
         "base_path": lambda: str(current().folders.user.parent),
@@ -125,7 +125,7 @@ def get_folder_paths(folder_name: str) -> list[str]:
 
 
 def add_model_folder_path(folder_name: str, full_folder_path: str, is_default: bool = False) -> None:
-    """One more folder for a kind, which may be new."""
+    """Add a folder to a kind, which may be new."""
     places, _ = _table().setdefault(map_legacy(folder_name), ([], set()))
     if full_folder_path in places:
         if not is_default:
@@ -147,7 +147,7 @@ def recursive_search(directory: str, excluded_dir_names: list[str] | None = None
 
 
 def filter_files_extensions(files: Collection[str], extensions: Collection[str]) -> list[str]:
-    """Sorted; without extensions every file is taken."""
+    """Sorted file names; without extensions all files are included."""
     return sorted(file for file in files if not extensions or os.path.splitext(file)[1].lower() in extensions)
 
 
@@ -178,14 +178,14 @@ def cached_filename_list_(folder_name: str) -> None:
 
 
 def get_filename_list(folder_name: str) -> list[str]:
-    """The names of all files of a kind. Of our own kinds also the formats only we read (GGUF)."""
+    """The names of all files of a kind, including formats that only we read (GGUF) for kinds of ours."""
     kind = map_legacy(folder_name)
     own = current().folders.filenames(kind) if kind in CATEGORIES else []
     return sorted({*get_filename_list_(kind)[0], *own})
 
 
 def get_full_path(folder_name: str, filename: str) -> str | None:
-    """Where a file of a kind lies. None if it is nowhere, or if its name leads out of the folder."""
+    """The path of a file of a kind. None if it does not exist, or if its name leads out of the folder."""
     for place in _table().get(map_legacy(folder_name), ((), ()))[0]:
         try:
             path = confined(Path(place), str(filename))
@@ -197,7 +197,7 @@ def get_full_path(folder_name: str, filename: str) -> str | None:
 
 
 def get_full_path_or_raise(folder_name: str, filename: str) -> str:
-    """Raises FileNotFoundError with the whole explanation."""
+    """Raises FileNotFoundError with the full explanation."""
     path = get_full_path(folder_name, filename)
     if path is None:
         kind = map_legacy(folder_name)
@@ -229,7 +229,7 @@ def exists_annotated_filepath(name: str) -> bool:
 def get_save_image_path(
     filename_prefix: str, output_dir: str, image_width: int = 0, image_height: int = 0
 ) -> tuple[str, str, int, str, str]:
-    """(folder, file name without number, next number, subfolder, prefix with its replacements made)."""
+    """(folder, file name without number, next number, subfolder, prefix with its fields replaced)."""
     saving.check_prefix(filename_prefix, output_dir)
     place = saving.place(filename_prefix, output_dir, image_width, image_height)
     subfolder = os.path.relpath(place.folder, output_dir)

@@ -35,15 +35,15 @@ class LatentPreviewer:
 
 
 class Latent2RGBPreviewer(LatentPreviewer):
-    """Each cell of the latent as a colour: the only preview there is here."""
+    """Each cell of the latent as a colour: the only kind of preview here."""
 
     def __init__(self, latent_rgb_factors: Any = None, latent_rgb_factors_bias: Any = None) -> None:
-        """The factors are those of FLUX.1; others are not read."""
+        """The factors are those of FLUX.1; the arguments are ignored."""
 
 
 class TAESDPreviewerImpl(LatentPreviewer):
     def __init__(self, taesd: Any = None) -> None:
-        """No small autoencoder is used here: previews are made as Latent2RGBPreviewer makes them."""
+        """No small autoencoder is used here: previews are those of Latent2RGBPreviewer."""
 
 
 def preview_to_image(latent_image: Tensor) -> Image.Image:

@@ -1,4 +1,4 @@
-"""node_helpers: small helpers that nodes share."""
+"""node_helpers: small functions that nodes share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["conditioning_set_values", "hasher", "image_alpha_fix", "pillow", "st
 
 
 def conditioning_set_values(conditioning: Any, values: Mapping[str, Any] | None = None, append: bool = False) -> Any:
-    """The same tokens with these values on every entry; `append` adds lists to the lists that are there."""
+    """The same tokens with these values set on every entry; `append` extends existing lists."""
     changed = []
     for tokens, old in conditioning:
         new = dict(old)
@@ -26,7 +26,7 @@ def conditioning_set_values(conditioning: Any, values: Mapping[str, Any] | None 
 
 
 def pillow(function: Callable[[Any], Any], argument: Any) -> Any:
-    """Call a function of Pillow; an image that is cut off is read as far as it goes."""
+    """Call a function of Pillow; a truncated image is read as far as possible."""
     try:
         return function(argument)
     except (OSError, UnidentifiedImageError, ValueError):
@@ -46,7 +46,7 @@ def string_to_torch_dtype(string: str) -> torch.dtype | None:
 
 
 def image_alpha_fix(destination: torch.Tensor, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two images [B, H, W, C] with equally many channels: the source loses its alpha, or the target gains one."""
+    """Makes the channels of two images [B, H, W, C] equal: removes the source's alpha, or adds alpha to the target."""
     if source.shape[-1] > destination.shape[-1]:
         source = source[..., : destination.shape[-1]]
     elif source.shape[-1] < destination.shape[-1]:

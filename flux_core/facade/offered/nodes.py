@@ -1,7 +1,7 @@
 """nodes: the core node classes, the tables of all nodes, and the functions that nodes share.
 
-A class of this module is ours, called as ComfyUI's is. The tables are plain dicts: what a pack adds to them while it is
-imported becomes a node of that pack.
+The classes of this module are ours, with the interface of ComfyUI's. The tables are plain dicts: a class that a pack
+adds during its import becomes a node of that pack.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
 
 
 def table() -> dict[str, Any]:
-    """Id -> class, of everything there is, ours as packs call them."""
+    """Id -> class for all nodes; ours have the interface for packs."""
     made: dict[str, Any] = current().keep("nodes", _first_table)
     return made
 
@@ -61,13 +61,15 @@ def _first_table() -> dict[str, Any]:
     for name, kept in special.items():
         if name in own:
             own[name] = type(name, (kept, own[name]), {"FUNCTION": "save_images"})
-    # Packs see a ComfyUI without what is answered here of packs that are missing.
+    # Packs do not see substitutes for nodes of missing packs.
     others = {name: one for name, one in engine.classes.items() if not getattr(one, "YIELDS", False)}
     return Table({**others, **own})
 
 
 class Table(dict[str, Any]):
-    """The loaders of ComfyUI that are not here are absent for packs that build on them; `in` and `get` tell so."""
+    """Loaders of ComfyUI that do not exist here are absent classes, for packs that derive from them; `in` and `get` do
+    not find them.
+    """
 
     def __missing__(self, node_id: str) -> Any:
         if node_id not in _ABSENT_LOADERS:
@@ -76,7 +78,7 @@ class Table(dict[str, Any]):
 
 
 def before_node_execution() -> None:
-    """Raises Interrupted if the run is to stop."""
+    """Raises Interrupted if the run must stop."""
     current().check_interrupted()
 
 
@@ -98,7 +100,9 @@ def composite(
     multiplier: int = 8,
     resize_source: bool = False,
 ) -> Any:
-    """comfy_extras.nodes_mask.composite: planes [B, C, H, W] laid over planes, x and y in units of 1/`multiplier`."""
+    """comfy_extras.nodes_mask.composite: places [B, C, H, W] on [B, C, H, W], with x and y in units of
+    1/`multiplier`.
+    """
     from ...images import resize
 
     return resize.composite(destination, source.to(destination.device), x, y, mask, resize_source, multiplier)
@@ -120,7 +124,7 @@ def common_ksampler(
     last_step: int | None = None,
     force_full_denoise: bool = False,
 ) -> tuple[dict[str, Any]]:
-    """Denoise a latent; (latent,)."""
+    """Denoise a latent. Returns (latent,)."""
     from .comfy import sample
 
     samples = sample.fix_empty_latent_channels(model, latent["samples"])
@@ -133,7 +137,9 @@ def common_ksampler(
 
 
 class Saver:
-    """Images into the output folder. Packs derive from it and set where to: `output_dir`, `type`, `prefix_append`."""
+    """Saves images in the output folder. Packs derive from it and set the target: `output_dir`, `type`,
+    `prefix_append`.
+    """
 
     def __init__(self) -> None:
         self.output_dir = str(current().folders.output)
@@ -158,7 +164,7 @@ class Saver:
 
 
 class Previewer(Saver):
-    """Images into the folder for temporary files."""
+    """Saves images in the folder for temporary files."""
 
     def __init__(self) -> None:
         super().__init__()

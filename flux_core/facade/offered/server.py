@@ -1,4 +1,4 @@
-"""server: PromptServer.instance, by which packs add routes and send messages to the pages."""
+"""server: PromptServer.instance, through which packs add routes and send messages to the pages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Instance(type):
 
 
 class PromptServer(metaclass=_Instance):
-    """The server for packs. The server process receives requests and passes those to packs' routes on to this one."""
+    """The server for packs. The server process receives requests, and passes those for packs' routes on to this one."""
 
     address, port = "127.0.0.1", 8188
 
@@ -55,7 +55,7 @@ class PromptServer(metaclass=_Instance):
 
     @property
     def client_id(self) -> str | None:
-        """Who queued the running prompt."""
+        """The client that queued the running prompt."""
         return current().client_id
 
     @property
@@ -75,7 +75,7 @@ class PromptServer(metaclass=_Instance):
         self.on_prompt_handlers.append(handler)
 
     def trigger_on_prompt(self, json_data: Any) -> Any:
-        """What the handlers make of a request. One that fails changes nothing."""
+        """A request as the handlers change it. A handler that fails changes nothing."""
         import traceback
 
         for handler in self.on_prompt_handlers:
@@ -86,7 +86,7 @@ class PromptServer(metaclass=_Instance):
         return json_data
 
     def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
-        """A message to one page, or to all. A preview: (format, image, longest side)."""
+        """Send a message to one page, or to all. A preview is (format, image, longest side)."""
         current().tell(event, data, sid)
 
     async def send(self, event: Any, data: Any, sid: str | None = None) -> None:

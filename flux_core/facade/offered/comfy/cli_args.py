@@ -1,6 +1,6 @@
-"""comfy.cli_args: ComfyUI's command line options for a program that runs like this one.
+"""comfy.cli_args: the values of ComfyUI's command line options that correspond to this program.
 
-Options that packs read and that mean nothing here are off.
+Options that packs read and that have no meaning here are off.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ __all__ = ["Flux", "LatentFormat"]
 
 
 class LatentFormat:
-    """How a family's latents are scaled for its transformer."""
+    """The scaling of a model family's latents for its transformer."""
 
     scale_factor = 1.0
     latent_channels = 4

@@ -29,7 +29,7 @@ class ModelType(enum.Enum):
 
 
 class BaseModel:
-    """Behind a MODEL: its sampling and its latents. The network itself is not to be reached from outside."""
+    """The model of a MODEL: its sampling and its latents. The network itself cannot be accessed."""
 
     model_type = ModelType.FLUX
     manual_cast_dtype = None
@@ -66,7 +66,7 @@ class BaseModel:
         return self.latent_format.process_out(latent)
 
     def memory_required(self, input_shape: Any) -> int:
-        """Bytes; our manager makes room by itself."""
+        """Bytes; our manager frees memory without being called."""
         return 0
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -74,11 +74,11 @@ class BaseModel:
 
 
 class Flux(BaseModel):
-    """FLUX.1, the only kind there is here."""
+    """FLUX.1, the only model type here."""
 
 
 class _Network:
-    """Stands for the network; asked for any part of it, it says that there is none to be had."""
+    """A placeholder of the network; reading an attribute raises an error that says it is not available."""
 
     def __getattr__(self, name: str) -> NoReturn:
         raise NotOffered(f"model.diffusion_model.{name} (the network behind a MODEL, whose weights are streamed)")

@@ -1,7 +1,7 @@
 """comfy.model_management: devices, number types, free memory, and a way to stop.
 
-The weights of our models are held by our own memory manager: what packs ask to load or unload of them is done anyway
-when it is needed, so those calls do nothing. Modules of a pack's own stay where the pack puts them.
+Our own memory manager holds the weights of our models. It loads and unloads them when needed, so packs' calls to load
+or unload them do nothing. A pack's own modules stay where the pack puts them.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ FLOAT8_TYPES = [torch.float8_e4m3fn, torch.float8_e5m2]
 XFORMERS_IS_AVAILABLE = False
 xpu_available = directml_enabled = False
 lowvram_available = True
-current_loaded_models: list[Any] = []  # ours are on a ledger of our own
+current_loaded_models: list[Any] = []  # our models are in our own ledger
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def compute() -> Runtime:
-    """What models are loaded into: the device and its number types."""
+    """The device on which models are loaded, and its number types."""
     return current().runtime
 
 
@@ -67,7 +67,7 @@ COMPUTED = ("cpu_state", "total_ram", "total_vram", "vram_state")
 
 
 def __getattr__(name: str) -> Any:
-    """What is known only once the device is."""
+    """Values that are known only once the device is known."""
     values: dict[str, Callable[[], Any]] = {
         "vram_state": lambda: VRAMState.DISABLED if cpu_mode() else VRAMState.NORMAL_VRAM,
         "cpu_state": lambda: CPUState.CPU if cpu_mode() else CPUState.GPU,
@@ -150,7 +150,7 @@ def is_amd() -> bool:
 
 
 def _no(*args: Any, **kwargs: Any) -> bool:
-    """What there is none of here."""
+    """The answer False for anything that does not exist here."""
     return False
 
 
@@ -176,7 +176,7 @@ def unet_dtype(
     supported_dtypes: Sequence[torch.dtype] = _DTYPES,
     weight_dtype: torch.dtype | None = None,
 ) -> torch.dtype:
-    """What this program computes in, if the model can be."""
+    """The number type of this program, if the model supports it."""
     wanted = compute().model_dtype
     return wanted if wanted in supported_dtypes else torch.float32
 
@@ -197,7 +197,7 @@ def intermediate_dtype() -> torch.dtype:
 def unet_manual_cast(
     weight_dtype: torch.dtype, inference_device: Any, supported_dtypes: Sequence[torch.dtype] = _DTYPES
 ) -> torch.dtype | None:
-    """The type to compute in where it is not that of the weights."""
+    """The type to compute in, if it differs from that of the weights."""
     wanted = unet_dtype(inference_device, supported_dtypes=supported_dtypes)
     return None if wanted == weight_dtype else wanted
 
@@ -281,7 +281,7 @@ def module_size(module: Any) -> int:
 
 
 def _done_when_needed(*args: Any, **kwargs: Any) -> None:
-    """Our models come to the device when they compute and make room when others need it."""
+    """Our models are moved to the device when they compute, and freed when others need the memory."""
 
 
 load_models_gpu = load_model_gpu = free_memory = cleanup_models = cleanup_models_gc = _done_when_needed
@@ -297,7 +297,7 @@ def soft_empty_cache(force: bool = False) -> None:
 
 
 def unload_all_models() -> None:
-    """Give back what models hold and nothing uses now."""
+    """Free everything that models hold and nothing uses now."""
     current().free()
     gc.collect()
     soft_empty_cache()

@@ -1,8 +1,8 @@
 """comfy.model_patcher: a MODEL for packs: one of our handles, or a module of a pack, with ComfyUI's methods.
 
-What packs set on a MODEL is kept here, as in ComfyUI, so that other packs find it. When the model comes back to a node
-of ours, `handle()` takes over what our engine can honour (sampling, the reading of noise masks, the number type) and
-refuses the rest by name.
+Everything that packs set on a MODEL is stored here, as in ComfyUI, so that other packs find it. When the model is
+passed to a node of ours, `handle()` adopts the settings that our engine supports (sampling, the use of noise masks, the
+number type) and refuses the others by name.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ __all__ = [
     "set_model_options_pre_cfg_function",
 ]
 
-_WHAT_IS = {  # entries of model_options that change how a model computes -> in words
+_WHAT_IS = {  # entries of model_options that change how a model computes -> their names for messages
     "model_function_wrapper": "a function around the network",
     "sampler_cfg_function": "a guidance function",
     "sampler_post_cfg_function": "a function after guidance",
     "sampler_pre_cfg_function": "a function before guidance",
-    "sampler_calc_cond_batch_function": "a function that asks the network",
+    "sampler_calc_cond_batch_function": "a function that calls the network",
 }
 
 
 def create_model_options_clone(orig_model_options: Mapping[str, Any]) -> dict[str, Any]:
-    """Dicts and lists of their own, everything else shared."""
+    """A copy with separate dicts and lists; everything else is shared."""
 
     def clone(value: Any) -> Any:
         if isinstance(value, dict):
@@ -57,7 +57,7 @@ def set_model_options_patch_replace(
     number: int,
     transformer_index: int | None = None,
 ) -> dict[str, Any]:
-    """Replace a block's part by a function."""
+    """Replace a part of a block by a function."""
     options = model_options.setdefault("transformer_options", {})
     where = (block_name, number) if transformer_index is None else (block_name, number, transformer_index)
     options.setdefault("patches_replace", {}).setdefault(name, {})[where] = patch
@@ -84,7 +84,7 @@ def set_model_options_pre_cfg_function(
 
 
 class ModelPatcher:
-    """A MODEL. `model`: a FluxModel of ours, or any torch module of a pack's own, which is moved to and fro."""
+    """A MODEL. `model`: a FluxModel of ours, or any torch module of a pack, which is moved between devices."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class ModelPatcher:
     # -- our engine's side -------------------------------------------------------------------------------------------
 
     def handle(self) -> FluxModel:
-        """The model for our own nodes. Raises InputError, or NotOffered, for what they cannot honour."""
+        """The model for our own nodes. Raises InputError, or NotOffered, for settings they do not support."""
         if self._handle is None:
             raise InputError(f"This MODEL is a {type(self.model).__name__} of a node pack; Sluice samples FLUX.1 only.")
         changes: dict[str, Any] = {}
@@ -145,13 +145,13 @@ class ModelPatcher:
     def _refused(self, what: str) -> InputError:
         return InputError(
             f"A node of another pack has put {what} on the model. That changes how ComfyUI's own network computes and "
-            "cannot reach a model of Sluice, whose weights are streamed. Leave that node out."
+            "is not possible for a model of Sluice, whose weights are streamed. Remove that node."
         )
 
-    # -- as ComfyUI's ------------------------------------------------------------------------------------------------
+    # -- ComfyUI's interface -----------------------------------------------------------------------------------------
 
     def clone(self) -> Any:
-        """One that can be changed by itself; weights are shared."""
+        """A copy that can be changed separately; weights are shared."""
         twin = copy.copy(self)
         twin.model_options = create_model_options_clone(self.model_options)
         for name in ("object_patches", "attachments"):
@@ -195,7 +195,7 @@ class ModelPatcher:
         return next((parameter.device for parameter in self.model.parameters()), self.offload_device)
 
     def get_model_object(self, name: str) -> Any:
-        """ "model_sampling", "latent_format", or what has been put in their place."""
+        """ "model_sampling", "latent_format", or their replacements."""
         if name in self.object_patches:
             return self.object_patches[name]
         found = self.model
@@ -254,7 +254,7 @@ class ModelPatcher:
         raise NotOffered(f"MODEL.{name}")
 
     def add_patches(self, patches: Mapping[str, Any], strength_patch: float = 1.0, strength_model: float = 1.0) -> Any:
-        """Changes of weights. Kept; LoRAs of ours are added by Load LoRA, or by load_lora_for_models."""
+        """Changes of weights. They are stored; LoRAs of ours are added by Load LoRA, or by load_lora_for_models."""
         for key, patch in patches.items():
             self.patches[key] = [*self.patches.get(key, []), (strength_patch, patch, strength_model)]
         return list(patches)
@@ -268,7 +268,7 @@ class ModelPatcher:
         named = self.model.state_dict().items()
         return {name: tensor for name, tensor in named if name.startswith(filter_prefix or "")}
 
-    # A pack's own module is moved; ours come and go by themselves.
+    # Only a pack's own module is moved; our models are moved by the memory manager.
 
     def patch_model(self, device_to: Any = None, *args: Any, **kwargs: Any) -> Any:
         if self._handle is None and device_to is not None:
@@ -279,7 +279,7 @@ class ModelPatcher:
         self.patch_model(device_to)
 
     def model_patches_to(self, device: Any) -> None:
-        """Nothing of ours is to be moved."""
+        """None of our modules needs to be moved."""
 
     def model_patches_models(self) -> list[Any]:
         return []

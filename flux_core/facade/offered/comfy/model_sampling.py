@@ -20,7 +20,7 @@ __all__ = [
     "time_snr_shift",
 ]
 
-# Of diffusion models: absent, but there for `from comfy.model_sampling import *`.
+# Names of diffusion models: absent, but listed for `from comfy.model_sampling import *`.
 COMPUTED = (
     *("EDM", "EPS", "X0", "V_PREDICTION", "IMG_TO_IMG", "COSMOS_RFLOW", "StableCascadeSampling"),
     *("ModelSamplingContinuousEDM", "ModelSamplingContinuousV", "ModelSamplingCosmosRFlow", "ModelSamplingDiscrete"),
@@ -54,7 +54,7 @@ class CONST:
 
 
 def _like(sigma: Any, x: Tensor) -> Tensor:
-    """A level, or one for each image, as what a batch of images is multiplied with."""
+    """A level, or one for each image, in a shape that can be multiplied with a batch of images."""
     like: Tensor = sigma.reshape(sigma.shape[:1] + (1,) * (x.ndim - 1)) if getattr(sigma, "ndim", 0) else sigma
     return like
 
@@ -97,7 +97,7 @@ class ModelSamplingFlux(_Levels):
 
 
 class ModelSamplingDiscreteFlow(_Levels):
-    """Levels shifted by one number, as FLUX.1-schnell's (1.0)."""
+    """Levels shifted by one number, as for FLUX.1-schnell (1.0)."""
 
     def __init__(self, model_config: Any = None) -> None:
         self.multiplier = 1.0
@@ -115,11 +115,11 @@ class ModelSamplingDiscreteFlow(_Levels):
 
 
 class _FluxSampling(ModelSamplingFlux, CONST):
-    """What a model like FLUX.1-dev is sampled with."""
+    """The sampling of a model like FLUX.1-dev."""
 
 
 class _LinearSampling(ModelSamplingDiscreteFlow, CONST):
-    """What a model like FLUX.1-schnell is sampled with."""
+    """The sampling of a model like FLUX.1-schnell."""
 
 
 def sampling_object(levels: Sampling) -> Any:
@@ -135,7 +135,7 @@ def sampling_object(levels: Sampling) -> Any:
 
 
 def engine_sampling(made: Any) -> Sampling:
-    """And back. Raises InputError for a sampling that is none of FLUX.1's."""
+    """The inverse of `sampling_object`. Raises InputError for a sampling that FLUX.1 does not have."""
     levels = getattr(made, "levels", None)
     if not isinstance(levels, (FluxShift, LinearFlow)):
         raise InputError(

@@ -1,4 +1,4 @@
-"""comfy.comfy_types: names of wires and the base that plain node classes may have. Types alone."""
+"""comfy.comfy_types: names of link types, and a base for plain node classes. Types only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StrEnum(str, Enum):
 
 
 class IO(StrEnum):
-    """Kinds of wires by their names."""
+    """Link types by their names."""
 
     STRING = "STRING"
     IMAGE = "IMAGE"
@@ -66,7 +66,7 @@ class IO(StrEnum):
     PRIMITIVE = "STRING,FLOAT,INT,BOOLEAN"
 
     def __ne__(self, value: object) -> bool:
-        """ "*" goes with everything: packs compare kinds with !=."""
+        """ "*" fits every type: packs compare types with !=."""
         if self == "*" or value == "*":
             return False
         if not isinstance(value, str):
@@ -89,7 +89,7 @@ class FileLocator(TypedDict):
 
 
 class ComfyNodeABC(ABC):  # noqa: B024
-    """A base without behaviour: a node class declares what ComfyUI's plain node classes declare."""
+    """A base without behaviour, with the attributes of ComfyUI's plain node classes."""
 
     DESCRIPTION: str
     CATEGORY: str
@@ -101,7 +101,7 @@ class ComfyNodeABC(ABC):  # noqa: B024
 
 
 class CheckLazyMixin:
-    """Every input that is wired and not there yet is needed."""
+    """Requests every linked input that has no value yet."""
 
     def check_lazy_status(self, **kwargs: Any) -> list[str]:
         return [name for name, value in kwargs.items() if value is None]

@@ -14,7 +14,7 @@ __all__ = ["cleanup_additional_models", "fix_empty_latent_channels", "prepare_no
 
 
 def prepare_noise(latent_image: Tensor, seed: int, noise_inds: Any = None) -> Tensor:
-    """Standard normal, shaped like the latent; `noise_inds` picks the draws."""
+    """Standard normal noise, shaped like the latent; `noise_inds` selects the draws."""
     return latents.noise(seed, latent_image.shape, None if noise_inds is None else list(noise_inds))
 
 
@@ -23,7 +23,7 @@ def fix_empty_latent_channels(model: Any, latent_image: Tensor) -> Tensor:
 
 
 def cleanup_additional_models(models: Any) -> None:
-    """Nothing was loaded beside the model."""
+    """Does nothing: no additional models were loaded."""
 
 
 def sample(

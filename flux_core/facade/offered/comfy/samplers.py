@@ -1,13 +1,12 @@
 """comfy.samplers: names and objects of samplers and schedules, and denoising with them on our models.
 
-A SAMPLER of a pack is a function over `model(x, sigma) -> picture`; it runs on our models too, since our own solvers
-know no more of a model.
+A SAMPLER of a pack is a function of `model(x, sigma) -> image`. It also works on our models, since our own solvers need
+nothing else from a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from ....sampling.sample import Sampler as EngineSampler
 from ...engine import current
 from ...guidance import PackGuider, calc_cond_batch, cfg_function, sampling_function
 from ...offered_modules import NotOffered
+from ...sampler_functions import PackSampler, SolverFunction
 from . import model_sampling
 
 __all__ = [
@@ -54,7 +54,7 @@ COMPUTED = ("k_diffusion_sampling",)
 
 
 def __getattr__(name: str) -> Any:
-    """The module of sampler functions, which packs add theirs to."""
+    """The module of sampler functions, to which packs add theirs."""
     if name == "k_diffusion_sampling":
         return current().absent("comfy.k_diffusion.sampling")
     raise AttributeError(name)
@@ -111,9 +111,9 @@ SCHEDULER_HANDLERS = {name: SchedulerHandler(partial(_by_name, name)) for name i
 
 
 def calculate_sigmas(model_sampling: Any, scheduler_name: str, steps: int) -> Tensor:
-    """The levels of a schedule [steps + 1]. Names that packs have added to SCHEDULER_HANDLERS are known."""
+    """The levels of a schedule [steps + 1]. Names that packs have added to SCHEDULER_HANDLERS are supported."""
     if scheduler_name not in SCHEDULER_HANDLERS:
-        return _by_name(scheduler_name, model_sampling, steps)  # whose error lists the names
+        return _by_name(scheduler_name, model_sampling, steps)  # its error lists the names
     handler = SCHEDULER_HANDLERS[scheduler_name]
     if handler.use_ms:
         return handler.handler(model_sampling, steps)
@@ -125,7 +125,7 @@ def calculate_sigmas(model_sampling: Any, scheduler_name: str, steps: int) -> Te
 
 
 class Sampler:
-    """The base of what a SAMPLER wire carries."""
+    """The base of the value of a SAMPLER link."""
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
         raise NotOffered(f"{type(self).__name__}.sample")
@@ -148,153 +148,23 @@ class KSAMPLER(Sampler):
         self.inpaint_options = dict(inpaint_options or {})
 
     def engine_sampler(self) -> Any:
-        """As our engine takes it: one of its own, or the pack's function over our models."""
+        """The sampler for our engine: one of our own, or the pack's function on our models."""
         own = self.sampler_function
-        if isinstance(own, _OurSolver) and not self.inpaint_options:
+        if isinstance(own, SolverFunction) and not self.inpaint_options:
             return EngineSampler(own.name, {**own.options, **self.extra_options})
         name = getattr(own, "__name__", type(own).__name__)
-        return _ForeignSampler(name, {}, self)
-
-
-class _OurSolver:
-    """One of our solvers as ComfyUI's sampler functions are called."""
-
-    def __init__(self, sampler: EngineSampler) -> None:
-        self.name, self.options = sampler.name, dict(sampler.options)
-        self.__name__ = f"sample_{sampler.name}"
-
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        sigmas: Tensor,
-        extra_args: Mapping[str, Any] | None = None,
-        callback: Any = None,
-        disable: Any = None,
-        **options: Any,
-    ) -> Tensor:
-        given = dict(extra_args or {})
-
-        def on_step(step: int, D: Tensor, x: Tensor) -> None:
-            if callback is not None:
-                callback({"i": step, "denoised": D, "x": x, "sigma": sigmas[step], "sigma_hat": sigmas[step]})
-
-        method = EngineSampler(self.name).method
-        sampling = _sampling_of(model)
-        solved: Tensor = method(
-            _Asked(model, given), x, sigmas, sampling=sampling, seed=int(given.get("seed") or 0), on_step=on_step,
-            **{**self.options, **options},
-        )  # fmt: skip
-        return solved
-
-
-def _sampling_of(model: Any) -> Any:
-    inner = model
-    while not hasattr(inner, "model_sampling") and hasattr(inner, "inner_model"):
-        inner = inner.inner_model
-    return model_sampling.engine_sampling(getattr(inner, "model_sampling", None))
-
-
-class _Asked:
-    """A model of ComfyUI's kind, model(x, sigma [B], **extra_args), with the interface of our solvers."""
-
-    def __init__(self, model: Any, extra_args: Mapping[str, Any]) -> None:
-        self.model, self.extra_args = model, extra_args
-
-    def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        seen: Tensor = self.model(x, x.new_full((x.shape[0],), sigma), **self.extra_args)
-        return seen
-
-    def with_uncond(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        raise NotOffered("A cfg++ sampler inside a pack's own sampler")
-
-
-@dataclass(frozen=True)
-class _ForeignSampler(EngineSampler):
-    """A pack's sampler function where our engine expects a solver."""
-
-    theirs: Any = None
-
-    def __post_init__(self) -> None:
-        """Its name is no solver's of ours."""
-
-    @property
-    def method(self) -> Any:
-        return _ForeignMethod(self.theirs)
-
-
-class _ForeignMethod:
-    """Calls a pack's sampler function as our engine calls a solver."""
-
-    fresh_mask_noise = False
-
-    def __init__(self, sampler: KSAMPLER) -> None:
-        self.sampler = sampler
-
-    def __call__(
-        self, denoise: Any, x: Tensor, sigmas: Any, *, sampling: Any, seed: int, on_step: Any = None, **options: Any
-    ) -> Tensor:
-        levels = [float(level) for level in sigmas]
-
-        def callback(told: Mapping[str, Any]) -> None:
-            if on_step is not None:
-                on_step(told["i"], told["denoised"], told["x"])
-
-        wrapped = _DenoiserModel(denoise, sampling)
-        extra = {"model_options": {"transformer_options": {}}, "seed": seed, "denoise_mask": None}
-        solved: Tensor = self.sampler.sampler_function(
-            wrapped, x, torch.tensor(levels, device=x.device), extra_args=extra, callback=callback, disable=True,
-            **self.sampler.extra_options,
-        )  # fmt: skip
-        return solved
-
-    def evaluated(self, sigmas: Any, sampling: Any, **options: Any) -> tuple[float, ...]:
-        """The beginning of each step, in fp32; the function may evaluate at further levels."""
-        return tuple(dict.fromkeys(torch.tensor(float(level)).item() for level in sigmas[:-1]))
-
-
-class _DenoiserModel:
-    """Our denoiser with the interface of ComfyUI's samplers: model(x, sigma [B]) -> image."""
-
-    def __init__(self, denoise: Any, sampling: Any) -> None:
-        self.denoise = denoise
-        self.model_sampling = model_sampling.sampling_object(sampling)
-        self.inner_model = _Inner(self.model_sampling)
-        self.sigmas: Any = None
-        self.cfg = 1.0
-
-    def __call__(self, x: Tensor, sigma: Any, **extra: Any) -> Tensor:
-        level = float(sigma.flatten()[0]) if isinstance(sigma, Tensor) else float(sigma)
-        return _tensor(self.denoise(x, level))
-
-
-class _Inner:
-    """model.inner_model, model.inner_model.inner_model: where packs read the levels."""
-
-    cfg = 1.0
-
-    def __init__(self, sampling: Any) -> None:
-        self.model_sampling = sampling
-
-    @property
-    def inner_model(self) -> _Inner:
-        return self
-
-
-def _tensor(value: Any) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value
+        return PackSampler(name, {}, self)
 
 
 def sampler_object(name: str) -> KSAMPLER:
-    """One of ours by its name, or one that a pack has added. Raises InputError for a name there is none of."""
+    """One of ours by its name, or one that a pack has added. Raises InputError for an unknown name."""
     return ksampler(name)
 
 
 def ksampler(sampler_name: str, extra_options: Any = None, inpaint_options: Any = None) -> KSAMPLER:
-    """As `sampler_object`, with options for its function."""
+    """`sampler_object`, with options for its function."""
     added = vars(current().absent("comfy.k_diffusion.sampling")).get(f"sample_{sampler_name}")
-    function = added or _OurSolver(EngineSampler(sampler_name))
+    function = added or SolverFunction(EngineSampler(sampler_name))
     return KSAMPLER(function, extra_options, inpaint_options)
 
 
@@ -302,7 +172,7 @@ def ksampler(sampler_name: str, extra_options: Any = None, inpaint_options: Any 
 
 
 class CFGGuider:
-    """A model with a prompt and a negative one. Packs that guide otherwise override `predict_noise`."""
+    """A model with a prompt and a negative prompt. Packs with other guidance override `predict_noise`."""
 
     inner_model: Any = None  # while a prediction is computed
 
@@ -323,16 +193,16 @@ class CFGGuider:
         self.cfg = cfg
 
     def predict_noise(self, x: Tensor, timestep: Any, model_options: Any = None, seed: int | None = None) -> Tensor:
-        """The denoised latent. Packs override it; this one guides by cfg."""
+        """The denoised latent. Packs override this method; this one uses cfg."""
         positive, negative = self.conds.get("positive"), self.conds.get("negative")
         options = self.model_options if model_options is None else model_options
         return sampling_function(self.inner_model, x, timestep, negative, positive, self.cfg, options, seed)
 
     def engine_guider(self) -> EngineGuider | PackGuider:
-        """As our engine takes it. Raises NotOffered for a guider that runs the whole sampling itself."""
+        """The guider for our engine. Raises NotOffered for a guider that overrides the whole sampling."""
         for name in ("inner_sample", "outer_sample"):
             if hasattr(type(self), name):
-                raise NotOffered(f"{type(self).__name__}.{name} (a guider that asks ComfyUI's own network)")
+                raise NotOffered(f"{type(self).__name__}.{name} (a guider that calls ComfyUI's own network)")
         if type(self).predict_noise is not CFGGuider.predict_noise:
             handle, conds = self.model_patcher.handle(), self.original_conds
             levels = model_sampling.sampling_object(handle.sampling)
@@ -403,7 +273,7 @@ def sample(
 
 
 class KSampler:
-    """Sampler and schedule by their names, for so many steps of one model."""
+    """Sampler and schedule by their names, for a number of steps of one model."""
 
     SAMPLERS = SAMPLER_NAMES
     SCHEDULERS = SCHEDULER_NAMES
@@ -432,7 +302,7 @@ class KSampler:
         return schedule.ksampler_schedule(self.sampler, self.scheduler, model_sampling.engine_sampling(sampling), steps)
 
     def set_steps(self, steps: int, denoise: float | None = None) -> None:
-        """`denoise` below 1 takes the last steps of a longer schedule."""
+        """`denoise` below 1 uses the last steps of a longer schedule."""
         self.steps, self.denoise = steps, denoise
         if denoise is None or denoise > 0.9999:
             self.sigmas = self.calculate_sigmas(steps)

@@ -81,7 +81,7 @@ class CLIP:
         return self._handle.options.last_layer
 
     def clip_layer(self, layer_idx: int) -> None:
-        """Read T5 only up to a layer, counted from the end."""
+        """Use T5 only up to a layer, counted from the end."""
         self._handle = replace(self._handle, options=replace(self._handle.options, last_layer=layer_idx))
 
     def set_tokenizer_option(self, option_name: str, value: Any) -> None:
@@ -130,7 +130,7 @@ class CLIP:
         return states
 
     def load_model(self) -> CLIP:
-        """Done when it is needed."""
+        """Does nothing: models are loaded when they are used."""
         return self
 
     def add_hooks_to_dict(self, pooled_dict: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class CLIP:
 
 
 def _row(rows: Sequence[Sequence[tuple[Any, ...]]]) -> Row:
-    """The first row, which is all that FLUX.1 reads."""
+    """The first row, the only one that FLUX.1 uses."""
     return Row(tuple(item[0] for item in rows[0]), tuple(float(item[1]) for item in rows[0]))
 
 
@@ -160,7 +160,7 @@ class VAE:
     extra_1d_channel = None
 
     def __init__(self, sd: Any = None, device: Any = None, config: Any = None, dtype: Any = None, **more: Any) -> None:
-        """sd: a handle, or what comfy.utils.load_torch_file read of an autoencoder's file."""
+        """sd: a handle, or the result of comfy.utils.load_torch_file for an autoencoder's file."""
         if sd is not None and getattr(sd, "path", None) is not None:
             sd = handles.load_autoencoder(current().runtime, sd.path)
         if not isinstance(sd, handles.Autoencoder):
@@ -184,10 +184,10 @@ class VAE:
         return torch.float32
 
     def throw_exception_if_invalid(self) -> None:
-        """It was checked when it was loaded."""
+        """Does nothing: the autoencoder was checked when it was loaded."""
 
     def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
-        """Sides cut to multiples of 8, colours alone."""
+        """Crops sides to multiples of 8 and removes the alpha channel."""
         return crop_to_cells(pixels.movedim(-1, 1)).movedim(1, -1)[..., :3]
 
     def encode(self, pixel_samples: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ class VAE:
         return self.downscale_ratio
 
     def temporal_compression_decode(self) -> None:
-        """There is no time in an image."""
+        """An image has no time axis."""
 
     def __getattr__(self, name: str) -> Any:
         if name in ("first_stage_model", "patcher", "get_sd"):
@@ -249,7 +249,7 @@ def load_clip(
     clip_type: Any = CLIPType.STABLE_DIFFUSION,
     model_options: Any = None,
 ) -> CLIP:
-    """CLIP-L and T5 out of these files. Raises what our loaders raise, among it for encoders of other models."""
+    """CLIP-L and T5 from these files. Raises the errors of our loaders, also for encoders of other models."""
     device = str((model_options or {}).get("load_device", "default"))
     return CLIP(
         handles.load_text(
@@ -259,7 +259,7 @@ def load_clip(
 
 
 def load_diffusion_model(unet_path: str, model_options: Mapping[str, Any] | None = None) -> ModelPatcher:
-    """FLUX.1's transformer of a file."""
+    """FLUX.1's transformer from a file."""
     names = {dtype: name for name, dtype in handles.WEIGHT_DTYPES.items() if not name.endswith("_fast")}
     weight_dtype = names.get((model_options or {}).get("dtype"), "default")
     return ModelPatcher(handles.load_flux(current().runtime, unet_path, weight_dtype))
@@ -279,7 +279,7 @@ def load_checkpoint_guess_config(
     model_options: Any = None,
     te_model_options: Any = None,
 ) -> tuple[Any, Any, Any, None]:
-    """(MODEL, CLIP, VAE, None) out of one file; None for parts it does not hold."""
+    """(MODEL, CLIP, VAE, None) from one file; None for parts that it does not contain."""
     model, text, autoencoder = handles.load_checkpoint(current().runtime, ckpt_path, *_text_folders())
     clip = CLIP(text) if output_clip and isinstance(text, handles.TextEncoders) else None
     vae = VAE(autoencoder) if output_vae and isinstance(autoencoder, handles.Autoencoder) else None
@@ -296,12 +296,12 @@ def load_checkpoint(
 def load_lora_for_models(
     model: ModelPatcher | None, clip: CLIP | None, lora: Any, strength_model: float, strength_clip: float
 ) -> tuple[Any, Any]:
-    """The same models with a LoRA. `lora`: what comfy.utils.load_torch_file read, unchanged."""
+    """The same models with a LoRA. `lora`: the unchanged result of comfy.utils.load_torch_file."""
     path = getattr(lora, "path", None)
     if path is None:
         raise InputError("A pack gives a LoRA as tensors it has changed; Sluice reads LoRAs from their files.")
     if model is None:
-        raise InputError("A LoRA for text encoders alone needs the model as well, to tell what it is for.")
+        raise InputError("A LoRA for text encoders alone needs the model as well, to determine its targets.")
     handle, text = model.handle(), None if clip is None else clip.handle()
     changed, text = read_lora(handle, text, path).added_to(handle, text, strength_model, strength_clip)
     twin = model.clone()

@@ -73,12 +73,12 @@ def lanczos(samples: Tensor, width: int, height: int) -> Tensor:
 
 
 def repeat_to_batch_size(tensor: Tensor, batch_size: int, dim: int = 0) -> Tensor:
-    """Cut or repeated along `dim`."""
+    """Cut or repeat a tensor along `dim`."""
     return resize.repeat_to_batch(tensor.movedim(dim, 0), batch_size).movedim(0, dim)
 
 
 def resize_to_batch_size(tensor: Tensor, batch_size: int) -> Tensor:
-    """As many items: the nearest ones of an even walk from the first to the last."""
+    """A batch of another size: items at equal distances from the first to the last."""
     count = tensor.shape[0]
     if count == batch_size:
         return tensor
@@ -104,14 +104,14 @@ def reshape_mask(input_mask: Tensor, output_shape: Sequence[int]) -> Tensor:
 
 
 def _corners(length: int, tile: int, overlap: int) -> list[int]:
-    """Where the tiles along one side begin."""
+    """The start positions of the tiles along one side."""
     if length <= tile:
         return [0]
     return [max(0, min(length - overlap, at)) for at in range(0, length - overlap, tile - overlap)]
 
 
 def get_tiled_scale_steps(width: int, height: int, tile_x: int, tile_y: int, overlap: int) -> int:
-    """How many tiles `tiled_scale` goes through."""
+    """The number of tiles in `tiled_scale`."""
     return len(_corners(width, tile_x, overlap)) * len(_corners(height, tile_y, overlap))
 
 
@@ -184,7 +184,7 @@ def tiled_scale_multidim(
 
 
 def _ramp(share: Tensor, dim: int, feather: int) -> None:
-    """Let a tile fade at both ends of one side, in place."""
+    """Fade a tile at both ends of one side, in place."""
     length = share.shape[dim]
     if feather >= length:
         return
@@ -197,13 +197,13 @@ def _ramp(share: Tensor, dim: int, feather: int) -> None:
 
 
 class FileTensors(dict[str, Any]):
-    """The tensors of a file, which remember where they come from: a LoRA is then read by our own reader."""
+    """The tensors of a file, with its path: LoRAs are then read by our own reader."""
 
     path: str | None = None
 
 
 def load_torch_file(ckpt: Any, safe_load: bool = False, device: Any = None, return_metadata: bool = False) -> Any:
-    """The tensors of a safetensors file, or of a pickle, from which nothing but tensors is ever taken."""
+    """The tensors of a safetensors file, or of a pickle, from which only tensors are loaded."""
     path = Path(ckpt)
     metadata: Any = None
     if path.suffix.lower() in (".safetensors", ".sft", ".gguf"):
@@ -237,7 +237,7 @@ def calculate_parameters(sd: Mapping[str, Tensor], prefix: str = "") -> int:
 
 
 def weight_dtype(sd: Mapping[str, Tensor], prefix: str = "") -> torch.dtype | None:
-    """The type of most of the numbers."""
+    """The type of most of the values."""
     counts: dict[torch.dtype, int] = {}
     for name, tensor in sd.items():
         if name.startswith(prefix):
@@ -261,7 +261,7 @@ def state_dict_key_replace(state_dict: StateDict, keys_to_replace: Mapping[str, 
 def state_dict_prefix_replace(
     state_dict: StateDict, replace_prefix: Mapping[str, str], filter_keys: bool = False
 ) -> StateDict:
-    """Other beginnings of names; `filter_keys` takes these alone, out of a dict that is then returned anew."""
+    """Replace the prefixes of names. With `filter_keys` only these names are removed and returned in a new dict."""
     out = {} if filter_keys else state_dict
     for old, new in replace_prefix.items():
         for name in [name for name in state_dict if name.startswith(old)]:
@@ -276,7 +276,7 @@ def get_attr(obj: Any, attr: str) -> Any:
 
 
 def set_attr(obj: Any, attr: str, value: Any) -> Any:
-    """Sets what a dotted name stands for; what was there before."""
+    """Sets the attribute of a dotted name. Returns its previous value."""
     place, _, name = attr.rpartition(".")
     owner = get_attr(obj, place) if place else obj
     before = getattr(owner, name)
@@ -313,7 +313,7 @@ def set_progress_bar_global_hook(function: Any) -> None:
 
 
 class ProgressBar:
-    """The progress of the running node. Raises what stops the run if it is to stop."""
+    """The progress of the running node. Raises Interrupted if the run must stop."""
 
     def __init__(self, total: float, node_id: str | None = None) -> None:
         self.total, self.current, self.node_id = total, 0.0, node_id

@@ -1,4 +1,4 @@
-"""comfy_api.input: kinds of values by name, for annotations."""
+"""comfy_api.input: names of value types, for annotations."""
 
 from __future__ import annotations
 

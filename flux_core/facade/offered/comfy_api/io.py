@@ -4,7 +4,7 @@
         define_schema() -> io.Schema(node_id, inputs=[io.Int.Input("a")], outputs=[io.Int.Output()])
         execute(a) -> io.NodeOutput(a + 1)
 
-`ComfyNode` reads the schema when it is first asked for what a plain class declares.
+`ComfyNode` reads the schema when an attribute of a plain class is first read.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Input:
-    """One input; kinds of wires derive from it."""
+    """One input; link types derive from it."""
 
     io_type: str = "*"
 
@@ -108,9 +108,9 @@ class Input:
 
 
 class WidgetInput(Input):
-    """An input that may be filled in by hand. `more` is what the kind of widget knows."""
+    """An input with a widget. `more` are the options of the widget's type."""
 
-    # The order of its own arguments after the common ones, for packs that give them by place.
+    # The order of its own arguments after the common ones, for packs that pass them by position.
     _ORDER: ClassVar[tuple[str, ...]] = ()
     _SPELLED: ClassVar[Mapping[str, str]] = {
         "force_input": "forceInput",
@@ -165,7 +165,7 @@ class Output:
 
 
 class ComfyTypeI:
-    """A kind of wire that is only read."""
+    """A link type without its own inputs."""
 
     io_type: str = "*"
     Type: Any = Any
@@ -173,13 +173,13 @@ class ComfyTypeI:
 
 
 class ComfyTypeIO(ComfyTypeI):
-    """A kind of wire: `.Input(id, ...)`, `.Output(...)`."""
+    """A link type: `.Input(id, ...)`, `.Output(...)`."""
 
     Output: Any = Output
 
 
 def Custom(io_type: str) -> Any:
-    """A kind of wire of a pack's own."""
+    """A link type of a pack."""
     return _kind(io_type)
 
 
@@ -190,7 +190,7 @@ def _kind(io_type: str, base: type[Any] = Input, order: str = "") -> Any:
 
 
 def comfytype(io_type: str, **kwargs: Any) -> Callable[[type[Any]], type[Any]]:
-    """A class decorator that names a kind of wire."""
+    """A class decorator that names a link type."""
 
     def named(cls: type[Any]) -> type[Any]:
         made = _kind(io_type)
@@ -268,11 +268,11 @@ AudioEncoder, AudioEncoderOutput, AnyType = map(_kind, ("AUDIO_ENCODER", "AUDIO_
 
 
 class MultiType:
-    """An input that takes any of several kinds of wires."""
+    """An input that accepts any of several link types."""
 
     class Input(Input):
         def __init__(self, id: Any, types: Sequence[Any] = (), **more: Any) -> None:
-            """id: a name, or an input with a widget that is to take wires of other kinds too."""
+            """id: a name, or an input with a widget that also accepts links of other types."""
             widget = id if isinstance(id, Input) else None
             super().__init__(widget.id if widget else id, **more)
             names = [kind if isinstance(kind, str) else kind.io_type for kind in types]
@@ -284,7 +284,7 @@ class MultiType:
 
 
 class MatchType:
-    """Inputs and outputs whose kinds go together."""
+    """Inputs and outputs whose types must match."""
 
     io_type = "COMFY_MATCHTYPE_V3"
 
@@ -311,7 +311,7 @@ class MatchType:
 
 
 class DynamicCombo:
-    """A choice whose options bring inputs of their own. The node gets them in one dict."""
+    """A choice whose options add inputs. The node receives them in one dict."""
 
     io_type = "COMFY_DYNAMICCOMBO_V3"
 
@@ -328,7 +328,7 @@ class DynamicCombo:
 
 
 class Autogrow:
-    """As many inputs as are linked. The node gets a dict of them by their names."""
+    """As many inputs as are linked. The node receives a dict of them by their names."""
 
     io_type = "COMFY_AUTOGROW_V3"
 
@@ -339,7 +339,7 @@ class Autogrow:
             self.declared = {"input": _sections([input]), "prefix": prefix, "min": min, "max": max}
 
     class TemplateNames:
-        """These names, from the first on."""
+        """These names, starting with the first."""
 
         def __init__(self, input: Any, names: Sequence[str], min: int = 1) -> None:
             self.declared = {"input": _sections([input]), "names": list(names), "min": min}
@@ -364,7 +364,7 @@ def _sections(inputs: Sequence[Any]) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Schema:
-    """What a node declares about itself."""
+    """The declaration of a node."""
 
     node_id: str
     display_name: str | None = None
@@ -410,7 +410,7 @@ class HiddenHolder:
 
 
 class NodeOutput:
-    """What a node returns: its outputs in order, what it shows, a graph to run in its place, or a reason to stop."""
+    """The result of a node: its outputs in order, data to show, a graph to run in its place, or a reason to stop."""
 
     def __init__(
         self, *args: Any, ui: Any = None, expand: Mapping[str, Any] | None = None, block_execution: str | None = None
@@ -425,7 +425,7 @@ class NodeOutput:
         return self.args[index]
 
     def plain(self, outputs: int) -> dict[str, Any]:
-        """As a plain class returns it."""
+        """The result in the form of a plain class."""
         made: dict[str, Any] = {"result": self.args}
         if self.block_execution is not None:
             made["result"] = (ExecutionBlocker(self.block_execution),) * outputs
@@ -437,7 +437,7 @@ class NodeOutput:
 
 
 class _FromSchema:
-    """A class attribute that the schema answers."""
+    """A class attribute whose value comes from the schema."""
 
     def __init__(self, answer: Callable[[Schema], Any]) -> None:
         self.answer = answer
@@ -501,11 +501,13 @@ class ComfyNode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, Any]]:
-        """Defined anew: lists of files may have changed."""
+        """Not cached: lists of files may have changed."""
         return cls.define_schema().declared()
 
     def EXECUTE_NORMALIZED(self, **given: Any) -> Any:
-        """Called as a plain class is; what a call is told besides its inputs lies on a class of its own."""
+        """The function that a plain class would have. Hidden values are attributes of a separate subclass for each
+        call.
+        """
         cls = type(self)
         schema = cls.GET_SCHEMA()
         names = {one.name for one in Hidden}

@@ -1,4 +1,4 @@
-"""comfy_api.latest.ui: what a node shows, and images saved for it."""
+"""comfy_api.latest.ui: data that a node shows, and saving images for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 
 
 class SavedResult(dict[str, Any]):
-    """Where a file lies: {"filename", "subfolder", "type"}."""
+    """The place of a file: {"filename", "subfolder", "type"}."""
 
     def __init__(self, filename: str, subfolder: str, type: Any) -> None:
         super().__init__(filename=filename, subfolder=subfolder, type=getattr(type, "value", type))
@@ -46,7 +46,7 @@ class SavedImages:
 
 
 class ImageSaveHelper:
-    """Saving as SaveImage does; `cls` is the node, whose prompt and canvas go into the file."""
+    """Saves images like SaveImage; `cls` is the node, whose prompt and canvas are added to the file."""
 
     @staticmethod
     def save_images(
@@ -64,7 +64,7 @@ class ImageSaveHelper:
 
 
 class PreviewImage:
-    """Images under the node."""
+    """Images shown under the node."""
 
     def __init__(self, image: Any, animated: bool = False, cls: Any = None, **kwargs: Any) -> None:
         self.values = ImageSaveHelper.save_images(image, "ComfyUI", "temp", cls)

@@ -11,7 +11,7 @@ __all__ = ["ComfyAPI", "ComfyAPISync", "ComfyExtension", "Input"]
 
 
 class ComfyExtension:
-    """What a pack's `comfy_entrypoint` returns: `get_node_list` names its node classes."""
+    """The result of a pack's `comfy_entrypoint`: `get_node_list` returns its node classes."""
 
     async def on_load(self) -> None:
         """Called once, before the list of nodes is requested."""
@@ -21,7 +21,7 @@ class ComfyExtension:
 
 
 class Input:
-    """Kinds of values by name."""
+    """Names of value types."""
 
     Image, Mask, Latent, Audio = ImageInput, MaskInput, LatentInput, AudioInput
 
@@ -32,13 +32,13 @@ def _progress(value: float, max_value: float, preview_image: Any = None, **more:
 
 class _Execution:
     async def set_progress(self, value: float, max_value: float, **more: Any) -> None:
-        """The progress of the running node. Raises what stops the run."""
+        """Report the progress of the running node. Raises Interrupted if the run must stop."""
         _progress(value, max_value, **more)
 
 
 class _ExecutionSync:
     def set_progress(self, value: float, max_value: float, **more: Any) -> None:
-        """The progress of the running node. Raises what stops the run."""
+        """Report the progress of the running node. Raises Interrupted if the run must stop."""
         _progress(value, max_value, **more)
 
 

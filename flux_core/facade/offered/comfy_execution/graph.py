@@ -13,6 +13,6 @@ __all__ = ["DependencyCycleError", "DynamicPrompt", "ExecutionBlocker", "get_inp
 
 
 def get_input_info(class_def: type[Any], input_name: str, valid_inputs: Any = None) -> tuple[Any, Any, Any]:
-    """(type, "required" | "optional" | "hidden", options) of an input; three times None if there is none."""
+    """(type, "required" | "optional" | "hidden", options) of an input; (None, None, None) if there is none."""
     found = Interface(class_def).input(input_name)
     return (None, None, None) if found is None else (found.type, found.category, dict(found.options))

@@ -14,7 +14,9 @@ __all__ = ["ExecutionBlocker", "GraphBuilder", "Node", "add_graph_prefix", "is_l
 
 
 class GraphBuilder:
-    """Collects nodes; their ids begin with a prefix of the running call's own, so that no two graphs share any."""
+    """Collects nodes; their ids begin with a prefix that is unique for the running call, so that no two graphs share
+    ids.
+    """
 
     def __init__(self, prefix: str | None = None) -> None:
         self.prefix = self.alloc_prefix() if prefix is None else prefix
@@ -25,7 +27,7 @@ class GraphBuilder:
     def alloc_prefix(
         cls, root: str | None = None, call_index: int | None = None, graph_index: int | None = None
     ) -> str:
-        """`node.call.graph.`: which node, the how manieth of its calls, the how manieth graph made in that."""
+        """`node.call.graph.`: the node, the number of its call, the number of the graph made in that call."""
         running = current_call.get()
         node_id, call = running or ("", 0)
         node_id = node_id if root is None else root
@@ -33,7 +35,7 @@ class GraphBuilder:
         return f"{node_id}.{call}.{_graphs_made(running) if graph_index is None else graph_index}."
 
     def node(self, class_type: str, id: str | None = None, **kwargs: Any) -> Node:
-        """A new node; inputs by their names. Asked again for an id, the node of that id."""
+        """A new node; inputs by their names. For an existing id, the node with that id."""
         if id is None:
             id, self.id_gen = str(self.id_gen), self.id_gen + 1
         full = self.prefix + str(id)
@@ -45,11 +47,11 @@ class GraphBuilder:
         return self.nodes.get(self.prefix + str(id))
 
     def finalize(self) -> dict[str, Any]:
-        """The graph as a node returns it under "expand"."""
+        """The graph in the form in which a node returns it under "expand"."""
         return {node.id: node.serialize() for node in self.nodes.values()}
 
     def replace_node_output(self, node_id: str, index: int, new_value: Any) -> None:
-        """Every input that is linked to an output gets this instead; None leaves it out."""
+        """Replace every link to an output by this value; None removes the input."""
         old = [self.prefix + str(node_id), index]
         for node in self.nodes.values():
             for name in [name for name, value in node.inputs.items() if is_link(value) and list(value) == old]:
@@ -63,12 +65,14 @@ class GraphBuilder:
 
 
 def _graphs_made(running: tuple[str, int] | None) -> int:
-    """How many graphs the running call has begun before. Kept for one prompt."""
+    """The number of graphs that the running call has made before. Kept for one prompt."""
     kept = current().keep("graphs", dict)
     if kept.get("prompt") is not current().prompt:
         kept.clear()
         kept["prompt"] = current().prompt
-    made = kept.setdefault(id(running), [running, 0])  # holding the call keeps its id from being another's
+    made = kept.setdefault(
+        id(running), [running, 0]
+    )  # the reference to the call prevents another call from getting its id
     made[1] += 1
     return int(made[1]) - 1
 
@@ -85,7 +89,7 @@ class Node:
         return [self.id, index]
 
     def set_input(self, key: str, value: Any) -> None:
-        """None takes the input away."""
+        """Set an input; None removes it."""
         if value is None:
             self.inputs.pop(key, None)
         else:

@@ -1,5 +1,6 @@
-"""comfy.k_diffusion.sampling: levels and small functions that samplers of packs are made of. Our solvers are not there:
-take them with comfy.samplers.sampler_object."""
+"""comfy.k_diffusion.sampling: levels and small functions with which packs build samplers. Our solvers are not here: use
+comfy.samplers.sampler_object.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def append_zero(x: Tensor) -> Tensor:
 
 
 def append_dims(x: Tensor, target_dims: int) -> Tensor:
-    """As many dimensions, the new ones of size 1 at the end."""
+    """Add dimensions of size 1 at the end."""
     return x.reshape(x.shape + (1,) * (target_dims - x.ndim))
 
 

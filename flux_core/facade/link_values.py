@@ -4,8 +4,8 @@
     TextEncoders  <-> comfy.sd.CLIP                            Guider  <-> comfy.samplers.CFGGuider
     Autoencoder   <-> comfy.sd.VAE
 
-They are converted when they enter a node, so that packs' nodes exchange their own objects unchanged. All
-other types (images, masks, latents, conditionings, noise, levels) are the same in both.
+They are converted when they enter a node, so that packs' nodes exchange their own objects unchanged. All other types
+(images, masks, latents, conditionings, noise, levels) are the same in both.
 """
 
 from __future__ import annotations
