@@ -5,12 +5,14 @@ Independent of: how memory is managed; it passes on what the core said last.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from aiohttp import web
 
 from ..errors import InputError, WorkflowError
 from ..io import strict_json
+from ..io.embedded import read_workflow_bytes
 from ..io.saving import write_whole
 from .members import Member
 from .services import Json, Route, Services, json_object, refuse, services
@@ -82,6 +84,21 @@ async def missing(request: web.Request) -> web.Response:
     return web.json_response(await services(request).job_runner.worker.call("missing", workflow=body))
 
 
+async def used_files(request: web.Request) -> web.Response:
+    """An image -> the files it was made with, each compared with the one here: [{"category", "name", "state", "text"}].
+
+    state: same, other, missing or unknown. [] for an image that names none, or that is no image.
+    """
+    data = await request.read()
+    try:
+        embedded = await asyncio.to_thread(read_workflow_bytes, data, "The image")
+    except WorkflowError:
+        return web.json_response([])
+    if not embedded.files:
+        return web.json_response([])
+    return web.json_response(await services(request).job_runner.worker.call("used_files", recorded=embedded.files))
+
+
 async def packs(request: web.Request) -> web.Response:
     """Node packs: name, nodes, and the reason if one could not be loaded."""
     here = services(request)
@@ -150,6 +167,7 @@ ROUTES: tuple[Route, ...] = (
     ("GET", "/sluice/workers", workers),
     ("POST", "/sluice/budget", budget),
     ("POST", "/sluice/missing", missing),
+    ("POST", "/sluice/used_files", used_files),
     ("GET", "/sluice/packs", packs),
     ("GET", "/sluice/doctor", doctor),
     ("GET", "/sluice/paused", paused),

@@ -17,6 +17,7 @@ from ..graph.editor_only import without_editor_nodes
 from ..graph.flatten import canvas_to_prompt, to_prompt
 from ..graph.object_info import object_info
 from ..io.embedded import read_workflow_bytes
+from ..io.file_hashes import hashes_of
 from ..io.folders import confined
 from ..io.published_files import published, size_text, told_forms
 from ..memory.budget import Allowed
@@ -25,6 +26,7 @@ from ..workers.protocol import Message
 from . import forms
 from .prompt_check import check_prompt, missing_files
 from .required_tokenizers import Lacking
+from .used_files import compared, states
 from .worker import NO_DEVICE, Worker
 
 ROUTES_AT_ONCE = 8  # requests to packs' routes that are answered at the same time
@@ -139,6 +141,11 @@ class Calls:
     def on_filled(self, message: Message) -> Any:
         """{"workflow", "values": [[node, input, value]], "loras": [[name, strength]]}: what is to be queued."""
         return forms.filled(message["workflow"], message["values"], message["loras"], self.worker.classes)
+
+    def on_used_files(self, message: Message) -> Any:
+        """{"recorded"}: [{"category", "name", "state", "text"}] of the files an image names, compared to ours."""
+        folders = self.worker.folders
+        return states(compared(message["recorded"], folders, hashes_of(folders.user)))
 
     def on_missing(self, message: Message) -> Any:
         """{"workflow"}: the model files that it names and that were not found, and missing tokenizers."""

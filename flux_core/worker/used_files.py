@@ -36,6 +36,7 @@ class Compared:
     name: str
     state: str
     text: str
+    here: str = ""  # the name under which a missing file is here
 
 
 def used_paths(prompt: Mapping[str, Any], classes: Classes, folders: Folders) -> dict[tuple[str, str], Path]:
@@ -123,7 +124,7 @@ def _missing(one: Mapping[str, Any], category: str, name: str, folders: Folders,
         path = folders.find(category, other)
         if path is not None and path.is_file() and path.stat().st_size == one["bytes"] and "sha256" in one:
             if hashes.known(path) == one["sha256"]:
-                return Compared(category, name, MISSING, f"{name} is here under another name: choose {other}.")
+                return Compared(category, name, MISSING, f"{name} is here under another name: choose {other}.", other)
     if category == IMAGES:
         return Compared(category, name, MISSING, f"The input image {name} ({one['bytes']:,} bytes) is missing.")
     size = f"It has {one['bytes'] / 1e9:.2f} GB. " if one["bytes"] > 1e8 else ""
@@ -145,4 +146,7 @@ def _image(name: str, folders: Folders) -> Path | None:
 
 def states(found: Iterable[Compared]) -> list[dict[str, str]]:
     """The results as JSON."""
-    return [{"category": one.category, "name": one.name, "state": one.state, "text": one.text} for one in found]
+    return [
+        {"category": one.category, "name": one.name, "state": one.state, "text": one.text, "here": one.here}
+        for one in found
+    ]

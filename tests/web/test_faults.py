@@ -9,6 +9,10 @@ import pytest
 from doubles.zeros_file import lora_shapes, zeros_file
 from PIL import Image
 from sluice.flux_core.io.embedded import read_workflow
+from sluice.flux_core.io.file_hashes import hashes_of
+from sluice.flux_core.io.folders import standard_folders
+from sluice.flux_core.io.png import with_workflow
+from sluice.flux_core.worker.used_files import used_files, with_files
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 WINDOWS = pytest.mark.parametrize(("size", "palette"), [("1440x900", "dark"), ("400x800", "light")])
@@ -95,15 +99,43 @@ def test_the_gallery_with_many_pictures_of_several_kinds(
     assert (output / "copy_01.png").is_file() and list((output / ".trash").iterdir()) == []
 
 
+def from_another_server(other: Path, here: Path) -> Path:
+    """An image made with four files on a server with its files in `other`; of these `here` has one changed, one under
+    another name, and one not at all."""
+    for name, rank in (("style", 4), ("mine", 5), ("FLUX.1-Turbo-Alpha", 6)):
+        zeros_file(other / "models" / "loras" / f"{name}.safetensors", lora_shapes(rank=rank))
+    zeros_file(here / "models" / "loras" / "style.safetensors", lora_shapes(rank=7))
+    zeros_file(here / "models" / "loras" / "renamed.safetensors", lora_shapes(rank=5))
+    folders = standard_folders(other)
+    names = ("style", "mine", "FLUX.1-Turbo-Alpha")
+    paths = {("loras", f"{name}.safetensors"): folders.path("loras", f"{name}.safetensors") for name in names}
+    tiny = ("diffusion_models", "sluice-tiny.safetensors")
+    files = used_files({tiny: folders.path(*tiny), **paths}, hashes_of(folders.user))
+    shipped = WORKFLOWS / "text_to_image.png"
+    workflow = read_workflow(shipped)
+    extra = with_files({"extra_pnginfo": {"workflow": workflow.workflow}}, files)["extra_pnginfo"]
+    made = here / "foreign.png"
+    made.write_bytes(with_workflow(shipped.read_bytes(), workflow.prompt, extra))
+    return made
+
+
 @WINDOWS
 def test_our_own_tabs_and_dialogs_are_accessible(
     serving: Any, scene: Any, tmp_path: Path, full_size: Path, size: str, palette: str
 ) -> None:
     (tmp_path / "output").mkdir()
     Image.new("RGB", (80, 40), "teal").save(tmp_path / "output" / "photo.jpg")
+    foreign = from_another_server(tmp_path / "other", tmp_path)
     with serving(tmp_path) as server:
-        seen = scene("access.mjs", server.url, size, palette, full_size)
-    assert seen["found"] == {name: [] for name in seen["found"]} and len(seen["found"]) == 6
+        seen = scene("access.mjs", server.url, size, palette, full_size, foreign)
+    assert seen["found"] == {name: [] for name in seen["found"]} and len(seen["found"]) == 8
+    told = {name: words for name, (words, _) in seen["used"].items()}
+    assert told == {
+        "sluice-tiny.safetensors": "same file", "style.safetensors": "another file of this name",
+        "mine.safetensors": "here as renamed.safetensors", "FLUX.1-Turbo-Alpha.safetensors": "missing",
+    }  # fmt: skip
+    absent = seen["used"]["FLUX.1-Turbo-Alpha.safetensors"][1]
+    assert "alimama-creative/FLUX.1-Turbo-Alpha (694 MB)" in absent and str(tmp_path / "models/loras") in absent
     assert seen["elsewhere"] == [], "nobody but the server is contacted"
 
 

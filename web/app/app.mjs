@@ -6,6 +6,7 @@ import * as live from "/extensions/sluice/live.mjs";
 import { memoryPanel } from "/extensions/sluice/memory_panel.mjs";
 import { look, missingList } from "/extensions/sluice/missing.mjs";
 import * as problem from "/extensions/sluice/problem.mjs";
+import { tellUsedFiles } from "/extensions/sluice/used_files.mjs";
 import { api } from "/scripts/api.js";
 import { drawForm } from "./form.mjs";
 import { jobs } from "./job.mjs";
@@ -66,6 +67,7 @@ async function openFile(file) {
   await trying(async () => {
     const answer = await request("/sluice/app/open", file, { "Content-Type": file.type || "application/octet-stream" });
     show({ workflow: answer.workflow, title: file.name }, answer);
+    tellUsedFiles(file);
     tab("create");
   });
 }

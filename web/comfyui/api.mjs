@@ -84,6 +84,16 @@ export const restore = (trashed) => posted("/sluice/gallery/restore", { trashed 
 /** LoRA files with family, rank, trigger words and whether they fit `model`, {category, name} or null; null inside ComfyUI. */
 export const loras = (model) => ours(`/sluice/loras?${new URLSearchParams(model ? { category: model.category, model: model.name } : {})}`);
 
+/**
+ * The files that an image (a File) was made with, compared with those of this server: [{category, name, state, text}];
+ * [] for an image that names none, null inside ComfyUI.
+ */
+export async function usedFiles(file) {
+  const headers = { "Content-Type": file.type || "application/octet-stream" };
+  const response = await api.fetchApi("/sluice/used_files", { method: "POST", headers, body: file });
+  return response.status === 404 || response.status === 405 ? null : json(response);
+}
+
 /** The address of an image; `preview`: of a smaller copy. */
 export function pictureUrl({ filename, subfolder, type }, preview = false) {
   const query = new URLSearchParams({ filename, subfolder: subfolder ?? "", type: type ?? "output" });

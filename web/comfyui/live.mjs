@@ -34,6 +34,9 @@ export const budget = watched({});
 /** Files that the open workflow needs and that were not found: models and tokenizers. */
 export const missing = watched([]);
 
+/** The files that the image opened last was made with, {title, files: [{category, name, state, text}]}; null without one. */
+export const used = watched(null);
+
 /** The error of the last job, {title, text}, if it was about memory; else null. */
 export const problem = watched(null);
 

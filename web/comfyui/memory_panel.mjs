@@ -6,12 +6,13 @@ import { budgetForm } from "./budget_form.mjs";
 import { doctorCard } from "./doctor_card.mjs";
 import { element, oncePerFrame, shape } from "./dom.mjs";
 import { bytes, plural, seconds } from "./format.mjs";
-import { lent, missing, paused, problem, stopping, workers } from "./live.mjs";
+import { lent, missing, paused, problem, stopping, used, workers } from "./live.mjs";
 import { memoryName, spending, verdict } from "./memory_state.mjs";
 import { missingList } from "./missing.mjs";
 import { lentCard, pauseButton, pausedCard } from "./paused_jobs.mjs";
 import { problemCard } from "./problem.mjs";
 import { residencyMap } from "./residency_map.mjs";
+import { usedFilesCard } from "./used_files.mjs";
 import { doing, drawn } from "./workers_state.mjs";
 
 const CHART = { width: 300, height: 56 };
@@ -22,7 +23,7 @@ export function memoryPanel(root) {
   let shown = [];
   const draw = oncePerFrame(() => {
     const told = drawn(workers.value);
-    lacking.replaceChildren(...problemCard(problem.value), ...lentCard(lent.value), ...missingList(missing.value), ...pausedCard(paused.value));
+    lacking.replaceChildren(...problemCard(problem.value), ...lentCard(lent.value), ...missingList(missing.value), ...usedFilesCard(used.value), ...pausedCard(paused.value));
     if (told.map(({ name }) => name).join() !== shown.map(({ name }) => name).join()) {
       shown.forEach(({ end }) => end());
       shown = told.map(({ name }) => workerColumn(name));
@@ -32,7 +33,7 @@ export function memoryPanel(root) {
   });
   root.classList.add("sluice-panel");
   root.replaceChildren(heading("Memory"), element("div", { class: "sluice-body" }, lacking, columns, doctorCard()));
-  const ends = [workers.watch(draw), missing.watch(draw), problem.watch(draw), stopping.watch(draw), paused.watch(draw), lent.watch(draw), draw.cancel];
+  const ends = [workers.watch(draw), missing.watch(draw), used.watch(draw), problem.watch(draw), stopping.watch(draw), paused.watch(draw), lent.watch(draw), draw.cancel];
   draw();
   return () => {
     ends.forEach((end) => end());

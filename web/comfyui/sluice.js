@@ -4,6 +4,7 @@
 import { app } from "../../scripts/app.js";
 import * as server from "./api.mjs";
 import * as finished from "./finished.mjs";
+import { addToEditor } from "./for_editor.mjs";
 import { galleryPanel } from "./gallery_panel.mjs";
 import * as live from "./live.mjs";
 import { memoryPanel } from "./memory_panel.mjs";
@@ -88,6 +89,7 @@ app.registerExtension({
     const standalone = live.start();
     problem.start(standalone);
     finished.start(standalone);
+    standalone.then((ours) => ours && addToEditor());
     return standalone;
   },
   afterConfigureGraph: tellWhatIsMissing,

@@ -1,9 +1,9 @@
 // Our own tabs, dialogs and pages as people use them who see little or hold no mouse: see test_faults.py.
-//   node access.mjs SIZE PALETTE MISSING.json      tells what axe-core finds amiss, by place
+//   node access.mjs SIZE PALETTE MISSING.json FOREIGN.png      tells what axe-core finds amiss, by place
 
 import { openEditor, scene } from "./page.mjs";
 
-const [size, palette, lacking] = process.argv.slice(2);
+const [size, palette, lacking, foreign] = process.argv.slice(2);
 const small = Number(size.split("x")[0]) < 600;
 
 await scene(`access_${size}_${palette}`, await openEditor(size, palette), async (editor) => {
@@ -33,6 +33,22 @@ await scene(`access_${size}_${palette}`, await openEditor(size, palette), async 
   await page.locator(".sluice-missing").waitFor();
   await check("memory_missing", ".sluice-panel");
 
+  // An image from another server: each of its files is the same, another one, missing, or here under another name.
+  await page.evaluate(() => window.app.rootGraph.clear());
+  await editor.drop(foreign);
+  await editor.notice.getByText("This image was made with other files").first().waitFor();
+  await page.locator(".sluice-used").getByText("mine.safetensors is here under another name: choose renamed.safetensors.").waitFor();
+  const used = await page.locator(".sluice-used li").evaluateAll((items) =>
+    Object.fromEntries(items.map((item) => [item.querySelector("strong").textContent, [item.querySelector("span").textContent, item.querySelector("p")?.textContent ?? ""]])));
+  if (small) await editor.notice.getByRole("button", { name: "Close" }).first().click(); // it lies over the panel
+  await check("used_files", ".sluice-panel");
+
+  // The LoRAs that are here, as a list in the editor.
+  await page.evaluate(() => void window.app.extensionManager.command.execute("sluice.loras")); // it ends with the dialog
+  await page.locator(".sluice-loras").getByText("renamed.safetensors").waitFor();
+  await check("loras", ".sluice-loras");
+  await page.keyboard.press("Escape");
+
   await editor.tab("sluice-gallery");
   await page.locator(".sluice-thumb").first().waitFor();
   await check("gallery", ".sluice-panel");
@@ -44,5 +60,5 @@ await scene(`access_${size}_${palette}`, await openEditor(size, palette), async 
   await boxes.nth(1).check();
   await page.getByRole("button", { name: "Compare", exact: true }).click();
   await check("compare", ".sluice-compare");
-  return { found };
+  return { found, used };
 });
