@@ -117,7 +117,7 @@ def _sampled(setup: Setup, split: str | None) -> Tensor:
         (options,) = workers_of(given, {"dtype": "fp32"}).values()
         runtime.team = Team.parse(options["team"], runtime.device)
     model = handles.load_flux(runtime, path_of(setup.folder, setup.file))
-    made = sample(model, setup, condition_of(setup, runtime.device), seed=SEED)
+    made, _ = sample(model, setup, condition_of(setup, runtime.device), seed=SEED)
     if runtime.team is not None:
         runtime.team.close()
     noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(SEED))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -17,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sluice.flux_core.errors import SluiceError
 from sluice.flux_core.io.folders import Folders, standard_folders
+from sluice.flux_core.server import remote_routes
 from sluice.flux_core.server.remote import RemoteWorker
 from sluice.flux_core.server.remote_files import NeededFiles, Results
 from sluice.flux_core.workers.fetch import Fetcher, Needed
@@ -279,3 +283,43 @@ def test_a_job_that_is_to_be_stopped_out_of_reach_has_ended(folders: Folders) ->
         assert not box.gone
 
     asyncio.run(main())
+
+
+# -- who is let in -----------------------------------------------------------------------------------------------------
+
+
+class Asked:
+    """The worker of the server's own machine, which knows its version and nodes."""
+
+    async def call(self, op: str) -> dict[str, str]:
+        assert op == "identity"
+        return {"version": "1.0", "nodes": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("hello", "said"),
+    [
+        ({"version": "0.9"}, "The worker box runs Sluice 0.9 and this server 1.0. Install the same version on both."),
+        ({"version": None}, "The worker box runs Sluice None and this server 1.0. Install the same version on both."),
+        ({"nodes": "abd"}, "The worker box has other nodes than this server. Give both the same --node-packs"),
+        ({"name": "cuda:0"}, "There is a worker cuda:0 already. Give this one another --name."),
+        ({"name": "a\nb"}, "The name of a worker is a printable text of at most 100 characters."),
+        ({"name": ""}, "The name of a worker is a printable text of at most 100 characters."),
+    ],
+)
+def test_a_worker_that_cannot_help_is_told_why_in_a_sentence(hello: dict[str, Any], said: str) -> None:
+    here: Any = SimpleNamespace(
+        job_runner=SimpleNamespace(worker=Asked(), members={"cuda:0": SimpleNamespace(worker=None, contact=True)})
+    )
+    given = {"name": "box", "session": "life", "version": "1.0", "nodes": "abc", **hello}
+    with pytest.raises(SluiceError, match=re.escape(said)):
+        asyncio.run(remote_routes._welcomed(None, here, given))  # type: ignore[arg-type]  # the request is not asked
+
+
+@pytest.mark.parametrize(
+    ("off", "said"),
+    [(7200.0, "is 120 minutes ahead of"), (-180.0, "is 3 minutes behind"), (5.0, None), (None, None)],
+)
+def test_a_clock_that_is_off_is_worth_a_warning(off: float | None, said: str | None) -> None:
+    told = remote_routes._clock_warning("box", {"clock": None if off is None else time.time() + off})
+    assert told is None if said is None else told is not None and said in told and "set the clock" in told
