@@ -89,7 +89,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """The record of the run, and whether everything held. Raises SluiceError if a process fails."""
     width, height = picture_size(args.size)
     file, steps = f"flux-{args.format}", args.steps or STEPS[args.format]
-    files = {file: (lambda: random_model.flux(*args.depth, args.hidden), FORMATS[args.format])}
+    files = {file: (lambda: random_model.flux(args.depth[0], args.depth[1], args.hidden), FORMATS[args.format])}
     ram = args.ram or BUDGETS[args.format]
     Allowed.parse(args.vram, ram)
     with written(args.folder, files, args.keep), tempfile.TemporaryDirectory(dir=args.folder) as place:
@@ -234,7 +234,7 @@ def train(setup: Setup, on_start: Callable[[], object]) -> dict[str, Any]:
     runtime = Runtime(Settings.parse(setup.device, AUTO, setup.vram, setup.ram))
     model = handles.load_flux(runtime, path_of(setup.folder, setup.file))
     training, found, given = _training(setup, model)
-    steps = Steps(training, found, given)  # type: ignore[arg-type] # random batches in place of a training set
+    steps = Steps(training, found, given)
     on_start()
     steps.run()
     managed = model.weights.managed(manager_of(runtime), model.dtype)
@@ -257,9 +257,10 @@ def train(setup: Setup, on_start: Callable[[], object]) -> dict[str, Any]:
 def _training(setup: Setup, model: Any) -> tuple[LoraTraining, Any, _Random]:
     """A training whose images and captions are random numbers."""
     from ..models.flux import Flux
+    from ..training.lora.adapter import chosen_layers
     from ..training.lora.folder import TrainingFolder
     from ..training.lora.settings import LoraSettings
-    from ..training.lora.training import Found, LoraTraining, Parts, chosen_layers, plan_of
+    from ..training.lora.training import Found, LoraTraining, Parts, plan_of
 
     class Numbers(LoraTraining):
         """Is not asked for pictures."""

@@ -151,7 +151,8 @@ def preview(latent: Tensor) -> Tensor:
     """
     if len(latent) != CHANNELS:
         colours = latent.unflatten(0, (1 if len(latent) % 3 else 3, -1)).mean(1).expand(3, -1, -1).movedim(0, -1)
-        return ((colours + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)
+        shown: Tensor = ((colours + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)
+        return shown
     factors = torch.tensor(PREVIEW_RGB, dtype=latent.dtype, device=latent.device)
     bias = torch.tensor(PREVIEW_BIAS, dtype=latent.dtype, device=latent.device)
     rgb = latent.movedim(0, -1) @ factors + bias

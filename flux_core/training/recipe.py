@@ -129,7 +129,7 @@ def _set(part: Any, path: list[str], text: str, setting: str) -> Any:
     try:
         kind = type(value)
         if kind is bool:
-            new = {"true": True, "false": False}[text.lower()]
+            new: Any = {"true": True, "false": False}[text.lower()]
         else:
             new = tuple(type(value[0])(item) for item in text.split(",")) if kind is tuple else kind(text)
     except (ValueError, KeyError):

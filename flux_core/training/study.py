@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,8 @@ class Fit:
             a, b = self.coefficients
             return a * math.log(parameters) + b
         least, factor, exponent = self.coefficients
-        return -(least + factor * parameters**-exponent)
+        performance: float = -(least + factor * parameters**-exponent)
+        return performance
 
 
 def study(
@@ -182,7 +184,10 @@ def read(table: Path) -> list[Run]:
         return []
     kinds = {"hidden": int, "seed": int, "steps": int, "batch": int, "parameters": int, "inside": int}
     rows = csv.DictReader(io.StringIO(table.read_text("utf-8")))
-    return [Run(**{name: kinds.get(name, float)(value) for name, value in row.items()}) for row in rows]
+    values: list[dict[str, Any]] = [
+        {name: kinds.get(name, float)(value) for name, value in row.items()} for row in rows
+    ]
+    return [Run(**row) for row in values]
 
 
 def _csv(runs: Sequence[Run]) -> bytes:

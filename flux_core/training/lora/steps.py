@@ -11,21 +11,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from ...errors import InputError, NotFinite
 from .adapter import TrainedLora
-from .batches import TrainingSet
 from .cache import digest
 from .checkpoint import Saved
 from .curve import Curve, Row
 from .kept import DEVICE
 from .lora_file import metadata_of, write_lora
 from .optimiser import load_state, optimiser_for, rate_at, state_of, update
-from .ready import Ready, ready
+from .ready import Pictures, Ready, ready
 from .walk import mean_of
 
 if TYPE_CHECKING:
@@ -35,10 +34,18 @@ LOOK_AHEAD = 32  # steps whose modulation rows are computed at once
 Call = tuple[Tensor, Tensor, Tensor | None]
 
 
+class Batches(Protocol):
+    """What is trained on: batches by their number, what their modulation depends on, and a fixed set for validation."""
+
+    def batch(self, number: int) -> Pictures: ...
+    def call(self, number: int) -> Call: ...
+    def validation(self) -> Sequence[Pictures]: ...
+
+
 class Steps:
     """The remaining steps of one training."""
 
-    def __init__(self, training: LoraTraining, found: Found, training_set: TrainingSet) -> None:
+    def __init__(self, training: LoraTraining, found: Found, training_set: Batches) -> None:
         self.training, self.found, self.set = training, found, training_set
         self.settings, model = training.settings, training.parts.model
         self.lora = TrainedLora(
