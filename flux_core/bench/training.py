@@ -99,7 +99,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         met = record["within_budget"] and record["read_as_planned"]
         if args.kills:
             stopped = Setup(str(args.folder), file, str(Path(place, "stopped")), *common)
-            kills = _Kills(stopped, random.Random(args.seed), record["seconds"][-1])
+            kills = _Kills(stopped, random.Random(args.seed), record["seconds"][0] + 3 * record["seconds"][-1])
             record["kills"], record["kills_in_saves"] = args.kills, kills.run(args.kills)
             record["resumed_equal"] = _bytes_of(stopped) == _bytes_of(whole)
             met = met and record["resumed_equal"]
@@ -154,10 +154,10 @@ def _killed_and_resumed(setup: Setup, after: float) -> bytes:
 
 
 class _Kills:
-    """Kills of one training: three of four within three steps' time, every fourth as soon as a save is under way."""
+    """Kills of one training: three of four within four steps' time, every fourth as soon as a save is under way."""
 
     def __init__(self, setup: Setup, chance: random.Random, seconds: float) -> None:
-        """seconds: of a step."""
+        """seconds: of the first step, which takes longer, and three more."""
         self.setup, self.chance, self.seconds = setup, chance, seconds
         self.state = Path(setup.out, "state")
 
@@ -172,7 +172,7 @@ class _Kills:
                 while process.is_alive() and not self._saving():
                     pass
             else:
-                time.sleep(self.chance.uniform(0, 3 * self.seconds))
+                time.sleep(self.chance.uniform(0, self.seconds))
             if not process.is_alive():
                 raise SluiceError("The training ended before it had been killed often enough. Take more --steps.")
             process.kill()

@@ -103,6 +103,7 @@ def measure(asked: list[Prompt], pictures: Iterable[np.ndarray]) -> dict[str, tu
             counts[part].append(right[part])
         counts["figure and colour"].append(right["figure"] and right["colour"])
         counts["all"].append(all(right.values()))
+        counts[f"all, of {len(right)} said"].append(all(right.values()))  # short captions and long ones
     return {part: (sum(answers), len(answers)) for part, answers in counts.items()}
 
 
