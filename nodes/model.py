@@ -150,12 +150,13 @@ class ModelProducts:
     def INPUT_TYPES(cls) -> Inputs:
         tip = (
             "default: the program's setting. int8: a file of any format is converted to integers while it is loaded. "
-            "16bit: integers are decoded. auto: integers where the file stores them and that is faster."
+            "16bit: integers are decoded. fp16-sums: as 16bit, summed in float16, for GeForce cards in fp16. "
+            "auto: integers where the file stores them and that is faster."
         )
         return {
             "required": {
                 "model": wire(MODEL, "The model."),
-                "products": choice(["default", "auto", "int8", "16bit"], tip),
+                "products": choice(["default", "auto", "int8", "16bit", "fp16-sums"], tip),
             }
         }
 

@@ -1,6 +1,7 @@
 """How fast each way to multiply is on this device, and how far from float32, for the six shapes of FLUX's blocks.
 
     numbers     F.linear in bfloat16
+    fp16 sums   F.linear in float16, summed in float16 (on NVIDIA cards)
     few passes  int8 with PyTorch's operations around the integer product
     kernels     int8 with kernels of our own around it, where they compile and agree
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..memory.rates import best_time
+from ..quant.half_sums import half_sums
 from ..quant.int8 import Integers, Operand
 from ..quant.int8_cuda import kernel_passes
 from ..quant.int8_encode import group_of, quantise
@@ -48,6 +50,9 @@ def _measured(device: torch.device, tokens: int, outputs: int, inputs: int, kern
     exact = F.linear(x.float(), matrix)
     weight, bias = matrix.bfloat16(), torch.zeros(outputs, device=device, dtype=torch.bfloat16)
     ways: list[tuple[str, Callable[[], Tensor]]] = [("numbers", lambda: F.linear(x, weight, bias))]
+    if device.type == "cuda":
+        half = x.half(), matrix.half(), bias.half()
+        ways.append(("fp16 sums", lambda: _summed_in_half(*half)))
     for rotation in (0, group_of(inputs)):
         codes, scales = quantise(matrix.clone(), rotation)
         operand = Operand(codes, scales[:, 0].contiguous(), rotation)
@@ -63,6 +68,11 @@ def _measured(device: torch.device, tokens: int, outputs: int, inputs: int, kern
             "difference": difference,
             "line": f"{outputs}x{inputs}, {way}: {rate / 1e12:.2f} T/s, off by {difference:.4f}",
         }  # fmt: skip
+
+
+def _summed_in_half(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    with half_sums():
+        return F.linear(x, weight, bias)
 
 
 def _way(integers: Integers, x: Tensor, operand: Operand, bias: Tensor) -> Callable[[], Tensor]:

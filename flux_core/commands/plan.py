@@ -31,7 +31,7 @@ from ..models.controlnet_config import ControlNetConfig, controlnet_key
 from ..models.flux_config import FluxConfig
 from ..quant.encoding import multiplied_as_integers
 from ..runtime.published import COMPARED, MULTIPLIED_AS_STORED, Published, int8_bytes, picture_size, published
-from ..runtime.settings import COMPUTES, INT8, SIXTEEN_BIT
+from ..runtime.settings import COMPUTES, HALF_SUMS, INT8, SIXTEEN_BIT
 from .plan_images import images, lines
 
 if TYPE_CHECKING:
@@ -295,6 +295,8 @@ def target_of(args: Namespace) -> Target:
     machine = card.machine(disk)
     if rate:
         machine = replace(machine, gemm=rate * 1e12, attention=rate * 0.7e12, integers=None)
+    if word == HALF_SUMS:
+        machine = replace(machine, gemm=card.half_sums * 1e12, integers=None)
     if args.link:
         machine = replace(machine, link=args.link * 1e9)
     memory = int(card.vram * GiB) if args.vram in (AUTO, OFF) else parse_size(args.vram)
@@ -325,7 +327,7 @@ def workload_for(model: Model, target: Target, job: Job, beside: Beside) -> Work
         return decodes(others[name]) if name in others else model.decoded(name)
 
     def in_integers(name: str) -> bool:
-        if name in others or name not in needs.streamed or target.compute == SIXTEEN_BIT:
+        if name in others or name not in needs.streamed or target.compute in (SIXTEEN_BIT, HALF_SUMS):
             return False
         return model.integers(name) and (target.compute == INT8 or target.machine.integers is not None)
 

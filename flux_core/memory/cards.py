@@ -24,6 +24,9 @@ INTEGERS = {
     "pascal": (4, 0.40), "turing": (4, 0.60), "ampere": (4, 0.65), "ada": (4, 0.65), "blackwell": (4, 0.60),
     "hopper": (2, 0.55), "a100": (2, 0.60),
 }  # fmt: skip
+# generation -> share of twice the peak in products that are summed in float16, which GeForce cards have from Turing on.
+# The double rate is the makers'; the share is an assumption, below that of sums in float32.
+HALF_SUMS = {"turing": 0.70, "ampere": 0.70, "ada": 0.70, "blackwell": 0.70}
 # generation -> (share of peak in products, share in attention, where peaks are from)
 GENERATIONS = {
     "pascal": (0.85, 0.46, "NVIDIA GeForce GTX 10 series specifications (no tensor cores: float32)"),
@@ -92,6 +95,11 @@ class Card:
         """10^12 operations/s of products in 8-bit integers in practice; None where they are no faster."""
         times, share = INTEGERS.get(self.generation, (0, 0.0))
         return self.peak * times * share or None
+
+    @property
+    def half_sums(self) -> float:
+        """TFLOP/s in practice of float16 products summed in float16; as others where that is no faster."""
+        return self.peak * 2 * HALF_SUMS[self.generation] if self.generation in HALF_SUMS else self.gemm
 
     @property
     def itemsize(self) -> int:

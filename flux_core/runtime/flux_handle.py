@@ -20,9 +20,11 @@ from ..adapters.apply import adapted
 from ..adapters.lora import LoraUse
 from ..errors import InputError
 from ..limits import check_room
+from ..models.denoiser_inputs import DenoiserInputs
 from ..models.flux import with_controlnets, with_sharing
 from ..models.flux_config import FluxConfig
 from ..models.latents import CELL, patches
+from ..quant.half_sums import check_half_sums, half_sums
 from ..sampling.guider import Network, Run
 from ..sampling.inpaint import MaskFunction
 from ..sampling.schedule import Sampling
@@ -34,7 +36,7 @@ from .loaded_whole import reported_flux
 from .lora_memory import reclaim_for_loras
 from .run_elsewhere import told
 from .runtime import Runtime
-from .settings import SIXTEEN_BIT
+from .settings import HALF_SUMS, SIXTEEN_BIT
 from .sound import unsound
 from .weights import ControlNetWeights, FluxWeights
 
@@ -161,6 +163,21 @@ class FluxModel:
 
     @contextmanager
     def _opened_here(self, run: Run) -> Iterator[Network]:
+        if self.compute != HALF_SUMS:
+            with self._opened_on_device(run) as network:
+                yield network
+            return
+        check_half_sums(self.device, self.dtype)
+        with self._opened_on_device(run) as network:
+
+            def summed_in_half(inputs: DenoiserInputs) -> Tensor:
+                with half_sums():
+                    return network(inputs)
+
+            yield summed_in_half
+
+    @contextmanager
+    def _opened_on_device(self, run: Run) -> Iterator[Network]:
         nets = self._controlnets(run)
         nbytes = self.weights.nbytes + sum(net.nbytes for net in nets)
         manager = self.runtime.manager(self.device, nbytes)

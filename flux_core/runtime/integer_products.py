@@ -25,7 +25,7 @@ from ..quant.held import IntegerWeight
 from ..quant.int8 import Integers
 from ..quant.int8_cuda import kernel_passes
 from .modulation import modulators
-from .settings import INT8, SIXTEEN_BIT
+from .settings import HALF_SUMS, INT8, SIXTEEN_BIT
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def integers_for(device: torch.device, dtype: torch.dtype, compute: str) -> Inte
     compute: one of settings.COMPUTES. "auto" uses integers if they are faster, except for float32 on a CPU, which is
     the reference for all comparisons; "int8" uses them wherever they are exact.
     """
-    if compute == SIXTEEN_BIT or (compute == AUTO and device.type == "cpu" and dtype is torch.float32):
+    if compute in (SIXTEEN_BIT, HALF_SUMS) or (compute == AUTO and device.type == "cpu" and dtype is torch.float32):
         return None
     found = _integers(device, compute == INT8)
     if found is None:

@@ -9,11 +9,13 @@ Number types:
 
 Products of the transformer:
 
+    16bit      everything is decoded to the number type
+    int8       matrices of blocks are multiplied as 8-bit integers; other files are quantised while they are loaded
+    fp16-sums  as 16bit, and products of float16 are summed in float16: faster on GeForce cards, less exact
+    auto       what is stored as 8-bit integers is multiplied as such, if that is faster on the device that is there
+
 Names and sizes only, so that the command line and the server can read them without importing torch. `runtime.py`
 creates the device and the number types.
-
-Names and sizes only, so that the command line and the server can read them without importing torch. `runtime.py` makes
-the device and the number types of them.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ from ..memory.budget import AUTO, Allowed
 
 NUMBER_TYPES = (AUTO, "fp32", "bf16", "fp16")
 CACHES = ("off", "fast", "faster")  # step caches, see sampling/step_cache.py
-INT8, SIXTEEN_BIT = "int8", "16bit"
+INT8, SIXTEEN_BIT, HALF_SUMS = "int8", "16bit", "fp16-sums"
 LATENT_RGB, TAEF1 = "latent2rgb", "taef1"
 PREVIEWS = (LATENT_RGB, TAEF1)  # of an image while it is sampled: colours of latent cells, or a small autoencoder's
-COMPUTES = (AUTO, INT8, SIXTEEN_BIT)  # how the transformer's matrices are multiplied
+COMPUTES = (AUTO, INT8, SIXTEEN_BIT, HALF_SUMS)  # how the transformer's matrices are multiplied
 
 
 @dataclass(frozen=True)
