@@ -4,7 +4,7 @@
 
 Two ControlNets (a union model of InstantX's kind, one of XLabs'), Redux with its vision encoder, a LoRA, T5-XXL, and an
 upscale model behind the decoder (with spandrel). Files of the published sizes with random weights are written first
-(27 GB, or 15 GB with a transformer that is there already) and deleted afterwards. The workflow runs in a process of its
+(24 GB, or 12 GB with a transformer that is there already) and deleted afterwards. The workflow runs in a process of its
 own, and what each model's run held at its largest is told beside what was predicted. The image shows nothing.
 """
 
@@ -103,7 +103,7 @@ def _files(depth: tuple[int, int], hidden: int) -> dict[str, tuple[str, Make, st
     vision = VisionConfig(1152, 4304, 27 if full else 2, 16, 14, 384, True, "tanh")
     files: dict[str, tuple[str, Make, str]] = {
         "flux": ("flux-fp8", flux, "F8_E4M3"),
-        "t5": ("t5-fp16", partial(random_model.t5, 24 if full else 2), "F16"),
+        "t5": ("t5-fp8", partial(random_model.t5, 24 if full else 2), "F8_E4M3"),
         "clip": ("clip-fp16", random_model.clip, "F16"),
         "autoencoder": ("ae-fp32", random_model.autoencoder, "F32"),
         "union": ("controlnet-union-bf16", partial(ControlNet, union), "BF16"),
@@ -208,7 +208,14 @@ def run(setup: Setup) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         base, runtime = Path(place), Runtime(Settings.parse(setup.device, "auto", setup.vram, setup.ram))
         runs: list[dict[str, Any]] = []
-        runtime.events.listen(lambda event: runs.append(event) if event["type"] == "memory.job" else None)
+
+        def ended(event: dict[str, Any]) -> None:
+            if event["type"] == "memory.job":
+                runs.append(event)
+                predicted, actual = (format_size(size) for size in (event["plan"]["peak_bytes"], event["peak_bytes"]))
+                print(f"{event['line']}\n  peak predicted {predicted}, actual {actual}", flush=True)
+
+        runtime.events.listen(ended)
         paths = base / "paths.yaml"
         lines = [f"  {category}: {setup.folder}" for category in CATEGORIES]
         paths.write_text("\n".join(["bench:", *lines, f"  tokenizers: {setup.tokenizers}"]))
@@ -257,9 +264,6 @@ def _image(setup: Setup) -> Any:
 
 
 def _tell(result: Mapping[str, Any]) -> None:
-    for one in result["runs"]:
-        print(one["line"])
-        print(f"  peak predicted {format_size(one['predicted_peak_bytes'])}, actual {format_size(one['peak_bytes'])}")
     largest = max(result["peaks"], key=lambda node: result["peaks"][node])
     budget = format_size(result["limit_bytes"])
     print(

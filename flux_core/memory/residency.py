@@ -5,8 +5,8 @@ A new plan is adopted without reading again what is already there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import BudgetTooSmall
@@ -87,11 +87,14 @@ class Residency:
             raise
         self.resident = [self._slabs.get(plan.groups[number].weights) for number in self.group]
 
-    def turns_from(self, start: int) -> Iterator[Turn]:
-        """The turns from use `start` on, for the groups that are resident now."""
-        groups = [None if self.resident[weight] is not None else self.group[weight] for weight in self.order]
+    def turns_from(self, start: int, left_out: Collection[int] = ()) -> Iterator[Turn]:
+        """The turns from use `start` on, for the groups that are resident now, without the uses `left_out`."""
+        uses = [use for use in range(len(self.order)) if use not in left_out]
+        order = [self.order[use] for use in uses]
+        groups = [None if self.resident[weight] is not None else self.group[weight] for weight in order]
         missing = frozenset(w for w, resident in enumerate(self.resident) if resident and w not in resident.here)
-        return turns_from(self.order, groups, min(OVERLAP, len(self.slots)), missing, start)
+        turns = turns_from(order, groups, min(OVERLAP, len(self.slots)), missing, uses.index(start))
+        return (replace(turn, use=uses[turn.use]) for turn in turns) if left_out else turns
 
     def _map(self, plan: Plan) -> None:
         """Compute the places of weights within their groups."""

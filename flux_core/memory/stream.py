@@ -89,6 +89,8 @@ class Stream:
         self._in_ring: dict[int, Turn] = {}  # the last turn of each weight whose group is in a slot
         self._closed: set[int] = set()  # visits that ended before an earlier one did
         self._last_use = -1  # the last use in the schedule that was taken in order
+        self._jumped: frozenset[int] = frozenset()  # uses that the last restart passed over
+        self._left_out: frozenset[int] = frozenset()  # uses that are passed over in every step
 
     # --- the main thread ------------------------------------------------------------------------------------
 
@@ -133,6 +135,8 @@ class Stream:
         self._ahead.popleft()
         self._taken += 1
         self._last_use = turn.use
+        if turn.use in self._jumped:
+            self._jumped = frozenset()
         if resident is not None:
             self.device.wait(COMPUTE, resident.arrived[weight])
             resident.here.add(weight)
@@ -277,8 +281,10 @@ class Stream:
             raise RuntimeError("this stream was closed")
         self._error, self._stopping, self._feeding = None, False, True
         self.restarts += 1
-        self._last_use = self._nearest_use(weight)
-        self._upcoming, turns = (self.held.turns_from(self._last_use) for _ in range(2))
+        use = self._nearest_use(weight)
+        self._leave_out(use)
+        self._last_use = use
+        self._upcoming, turns = (self.held.turns_from(use, self._left_out) for _ in range(2))
         try:
             self.spawn(self._feed(turns))
         except BaseException:
@@ -290,6 +296,23 @@ class Stream:
         order, count = self.held.order, len(self.held.order)
         ahead = {(use - self._last_use - 1) % count: use for use in range(count) if order[use] == weight}
         return ahead[min(ahead, key=lambda distance: min(distance, count - distance))]
+
+    def _leave_out(self, use: int) -> None:
+        """Learn from a restart at this use which uses the following steps will pass over.
+
+        A ControlNet whose range of steps has ended is no longer evaluated. The first step without it restarts the
+        stream behind the ControlNet; if the next step does so again, its uses are left out, and no further step
+        restarts. They come back as soon as one of them is asked for.
+        """
+        if use in self._left_out:
+            self._left_out = self._jumped = frozenset()
+            return
+        count = len(self.held.order)
+        distance = (use - self._last_use - 1) % count if self._last_use >= 0 else 0
+        passed = frozenset((self._last_use + 1 + step) % count for step in range(distance)) - self._left_out
+        if passed and passed == self._jumped:
+            self._left_out |= passed
+        self._jumped = passed
 
     def _draining(self) -> Steps[None]:
         """Stop the feeder and let the device finish. The ring is empty afterwards."""

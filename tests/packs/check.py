@@ -83,6 +83,8 @@ def workflow(node_id: str, interface: Interface) -> Prompt | None:
     inputs: dict[str, Any] = {}
     for declared in interface.inputs():
         kinds = [declared.type] if isinstance(declared.type, list) else str(declared.type).split(",")
+        if declared.category != "required" and declared.options.get("forceInput"):
+            continue
         source = next((SOURCES[kind] for kind in kinds if isinstance(kind, str) and kind in SOURCES), None)
         if isinstance(declared.type, list) or any(kind in WIDGETS for kind in kinds):
             options = declared.type if isinstance(declared.type, list) else declared.options.get("options")

@@ -150,6 +150,25 @@ def test_weights_may_be_used_more_than_once_in_a_step() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("make", [random_workload, repeated])
+def test_what_is_no_longer_used_is_left_out_after_two_steps(make: Callable[[random.Random], Workload]) -> None:
+    """A part of a step that ends, as a ControlNet's range does, and comes back: three restarts in all."""
+    for seed in range(60):
+        case = make_case(seed, make=make)
+        order, stream = case.order, case.stream()
+        first = case.rng.randrange(len(order))
+        rest = order[:first] + order[first + case.rng.randint(0, len(order) // 2) :]
+        walk = order * 2 + rest * 5 + order * 2
+
+        def job(case: Case = case, stream: Stream = stream, walk: list[int] = walk) -> Steps[None]:
+            yield from block(case, stream, walk)
+            yield from stream.closing()
+
+        assert run(case, job()) == [], seed
+        assert make is repeated or stream.restarts <= 4, seed
+
+
+@pytest.mark.slow
 def test_a_step_with_repeats_may_be_cut_changed_and_run_again() -> None:
     for seed in range(500):
         case = make_case(seed, make=repeated)
