@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..sampling.sample import Sampler as EngineSampler
-from .offered.comfy import model_sampling
+from .offered.comfy import latent_formats, model_base, model_sampling
 from .offered_modules import NotOffered
 
 
@@ -102,7 +103,7 @@ class _PackMethod:
             if on_step is not None:
                 on_step(told["i"], told["denoised"], told["x"])
 
-        wrapped = _DenoiserModel(denoise, sampling)
+        wrapped = _DenoiserModel(denoise, sampling, x.device)
         extra = {"model_options": {"transformer_options": {}}, "seed": seed, "denoise_mask": None}
         solved: Tensor = self.sampler.sampler_function(
             wrapped, x, torch.tensor(levels, device=x.device), extra_args=extra, callback=callback, disable=True,
@@ -118,10 +119,10 @@ class _PackMethod:
 class _DenoiserModel:
     """Our denoiser with the interface of ComfyUI's samplers: model(x, sigma [B]) -> image."""
 
-    def __init__(self, denoise: Any, sampling: Any) -> None:
+    def __init__(self, denoise: Any, sampling: Any, device: torch.device) -> None:
         self.denoise = denoise
         self.model_sampling = model_sampling.sampling_object(sampling)
-        self.inner_model = _InnerModel(self.model_sampling)
+        self.inner_model = _InnerModel(self.model_sampling, device)
         self.sigmas: Any = None
         self.cfg = 1.0
 
@@ -131,12 +132,25 @@ class _DenoiserModel:
 
 
 class _InnerModel:
-    """model.inner_model, model.inner_model.inner_model: where packs read the levels."""
+    """model.inner_model, model.inner_model.inner_model: where packs read the levels, the device and the latents' scale.
+
+    The conditionings are not there: the function `denoise` evaluates them.
+    """
 
     cfg = 1.0
 
-    def __init__(self, sampling: Any) -> None:
-        self.model_sampling = sampling
+    def __init__(self, sampling: Any, device: torch.device) -> None:
+        self.model_sampling, self.device = sampling, device
+        self.latent_format = latent_formats.Flux()
+        self.conds: dict[str, Any] = {}
+        self.diffusion_model = model_base.Network()
+        self.model_patcher = SimpleNamespace(model=self, model_options={"transformer_options": {}})
+
+    def process_latent_in(self, latent: Tensor) -> Tensor:
+        return self.latent_format.process_in(latent)
+
+    def process_latent_out(self, latent: Tensor) -> Tensor:
+        return self.latent_format.process_out(latent)
 
     @property
     def inner_model(self) -> _InnerModel:

@@ -194,6 +194,9 @@ def by_hand(
 ) -> Any:
     """Euler's steps."""
     assert not twice
+    inner = model.inner_model.inner_model
+    assert inner.device == x.device and not hasattr(inner.diffusion_model, "double_blocks")
+    assert torch.allclose(inner.process_latent_out(inner.process_latent_in(x)), x, atol=1e-5)
     for i in range(len(sigmas) - 1):
         denoised = model(x, sigmas[i] * x.new_ones([x.shape[0]]), **extra_args)
         callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})

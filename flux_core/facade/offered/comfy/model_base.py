@@ -54,7 +54,7 @@ class BaseModel:
 
     @property
     def diffusion_model(self) -> Any:
-        return _Network()
+        return Network()
 
     def get_dtype(self) -> Any:
         return self._handle.dtype
@@ -77,8 +77,12 @@ class Flux(BaseModel):
     """FLUX.1, the only model type here."""
 
 
-class _Network:
+class Network:
     """A placeholder of the network; reading an attribute raises an error that says it is not available."""
+
+    def _get_name(self) -> str:
+        """The name of its class, which packs print."""
+        return "Flux"
 
     def __getattr__(self, name: str) -> NoReturn:
         raise NotOffered(f"model.diffusion_model.{name} (the network behind a MODEL, whose weights are streamed)")
