@@ -1,7 +1,7 @@
 """Cancels and pauses at random moments of a full-size job on `sluice serve`, and kills after them.
 
     cancels  a job is stopped while it loads, encodes, samples or decodes: seconds until it has ended, and how many of
-             them its worker computed; the last ones are killed with their server at once. None may ever run again
+             them its worker computed; the first ones are killed with their server at once. None may ever run again
     pauses   a job is paused, its server killed and started again, the job resumed: its pixels beside those of a job
              that was never stopped, and its memory meanwhile beside that of a worker that has loaded nothing
 
@@ -40,7 +40,8 @@ TARGET = 2.0  # seconds until a cancelled job has ended
 MEMORY_TARGET = 1.05  # of a paused job, times that of an idle worker
 PATIENCE = 3600.0  # seconds after which something has gone wrong
 FIRST_SECONDS = 5.0  # of a job with nothing loaded: the phase "loading"
-PHASES = ("decoding", "sampling", "encoding", "loading")  # in this order later ones lose nothing that earlier ones need
+ENCODING_SECONDS = 20.0  # in which a text is stopped; a full-size T5 takes longer on a CPU
+PHASES = ("loading", "encoding", "decoding", "sampling")  # decoding needs what a whole job just before it has sampled
 BEGINS = {"decoding": "decode", "sampling": "sampler", "encoding": "text", "loading": "model"}  # with this node
 SAMPLERS = ("dpmpp_2m", "dpmpp_2m_sde")  # with several steps' history, and with noise of its own
 T5_TOKENS, T5_LENGTH = 32100, 512  # of the published tokenizer, and of a prompt
@@ -217,14 +218,12 @@ async def _cancels(server: Server, job: Job, args: argparse.Namespace) -> dict[s
     chance = random.Random(args.seed)
     await _ready(server)
     watch = await _watch(server)
-    whole = await _begun(server, watch, job.prompt())
-    ended = await watch.node(whole, None)
-    begins = [*watch.nodes(whole), ("end", ended)]
-    took = {node: after - at for (node, at), (_, after) in zip(begins, begins[1:], strict=False)}
-    print(f"a whole job: {', '.join(f'{node} {seconds:.1f} s' for node, seconds in took.items())}", flush=True)
     records, stopped = [], []
+    took: dict[str, float] = {}
     for number, phase in enumerate(_shares(args.cancels)):
-        kill = number >= args.cancels - args.kills
+        kill = number < args.kills
+        if phase in ("decoding", "sampling") and not took:
+            took = await _whole(server, watch, job)
         record, prompt_id = await _one_cancel(server, watch, job, phase, number, chance, took, kill)
         stopped.append(prompt_id)
         records.append(record)
@@ -239,7 +238,23 @@ async def _cancels(server: Server, job: Job, args: argparse.Namespace) -> dict[s
     late = sum(seconds > TARGET for seconds in measured)
     slowest = max(measured, default=0)
     print(f"cancels: {len(records)}, slowest {slowest:.2f} s, {late} later than {TARGET} s; {len(again)} run again")
-    return {"whole": took, "cancels": records, "late": late, "run_again": len(again), "met": not late and not again}
+    return {
+        "whole_seconds": took,
+        "cancels": records,
+        "late": late,
+        "run_again": len(again),
+        "met": not late and not again,
+    }
+
+
+async def _whole(server: Server, watch: Watch, job: Job) -> dict[str, float]:
+    """The seconds that each node of a whole job takes."""
+    whole = await _begun(server, watch, job.prompt())
+    ended = await watch.node(whole, None)
+    begins = [*watch.nodes(whole), ("end", ended)]
+    took = {node: after - at for (node, at), (_, after) in zip(begins, begins[1:], strict=False)}
+    print(f"a whole job: {', '.join(f'{node} {seconds:.1f} s' for node, seconds in took.items())}", flush=True)
+    return took
 
 
 def _shares(cancels: int) -> list[str]:
@@ -274,7 +289,7 @@ async def _one_cancel(
         await _post(server, "/free", {"unload_models": True, "free_memory": True})
     prompt_id = await _begun(server, watch, prompts[phase])
     began = await watch.node(prompt_id, BEGINS[phase])
-    length = FIRST_SECONDS if phase == "loading" else took[BEGINS[phase]]
+    length = {"loading": FIRST_SECONDS, "encoding": ENCODING_SECONDS}.get(phase) or took[BEGINS[phase]]
     after = chance.uniform(0.0, 0.95) * length
     await asyncio.sleep(max(0.0, began + after - time.monotonic()))
     node = watch.nodes(prompt_id)[-1][0]
