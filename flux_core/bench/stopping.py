@@ -20,7 +20,7 @@ import random
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Both parts. `met`: all cancelled jobs stopped in time and ran no more, all paused ones had the same pixels."""
-    files = {} if args.shipped else {
+    files: dict[str, tuple[Callable[[], Any], str]] = {} if args.shipped else {
         "flux-fp8": (random_model.flux, FORMATS["fp8"]), "t5-fp8": (random_model.t5, FORMATS["fp8"]),
         "clip-fp16": (random_model.clip, "F16"), "ae-fp32": (random_model.autoencoder, "F32"),
     }  # fmt: skip
@@ -336,7 +336,7 @@ async def _pauses(server: Server, job: Job, args: argparse.Namespace) -> dict[st
     for number in range(args.pauses):
         sampler = SAMPLERS[number % len(SAMPLERS)]
         after = chance.uniform(0.02, 0.95) * seconds[sampler]
-        record = {"sampler": sampler, "after": after} | await _one_pause(server, job, sampler, after)
+        record: dict[str, Any] = {"sampler": sampler, "after": after} | await _one_pause(server, job, sampler, after)
         record["same"] = record.pop("pixels") == expected[sampler]
         records.append(record)
         print(f"  {record}", flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,23 +55,18 @@ def prepared(
     part = runnable_part(changed, classes)
     checked = check_prompt(part.prompt if partial else changed, classes, folders, packs=read.packs)
     found = checked.found
-    notes = (*read.notes, *notes, *_changed_files(read, folders))
+    files = compared(read.embedded.files, folders, hashes_of(folders.user))
+    notes = (*read.notes, *notes, *(one.text for one in files if one.state == OTHER))
     if partial and found.outputs:
         notes += tuple(f"{file.name}: {sentence}" for sentence in (*part.lost, *found.sentences))
     elif found.problems:
         # With `partial` nothing is left, and the whole workflow says why.
         whole = check_prompt(changed, classes, folders, packs=read.packs).found if partial else found
-        raise PromptError([f"{file.name} cannot be run:", *_refusal(whole, part, classes)])
+        others = [f"  {one.text}" for one in files if one.state == OTHER or one.here]
+        raise PromptError([f"{file.name} cannot be run:", *_refusal(whole, part, classes), *others])
     workflow = read.embedded.workflow
     canvas = workflow and canvas_saying(workflow, read.prompt, checked.prompt, classes, read.canvas)
     return Job(file, found.prompt, found.outputs, canvas, notes)
-
-
-def _changed_files(read: workflows.WorkflowFile, folders: Folders) -> Iterator[str]:
-    """Files that the image was made with and that are others here; missing ones are told with what cannot run."""
-    for one in compared(read.embedded.files, folders, hashes_of(folders.user)):
-        if one.state == OTHER:
-            yield one.text
 
 
 def _refusal(found: Validation, part: Part, classes: Classes) -> list[str]:

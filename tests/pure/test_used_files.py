@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sluice.flux_core.commands import workflows
+from sluice.flux_core.commands.prepare import prepared
+from sluice.flux_core.errors import PromptError
 from sluice.flux_core.io import file_hashes
 from sluice.flux_core.io.file_hashes import FileHashes, hashes_of
 from sluice.flux_core.io.folders import Folders, standard_folders
+from sluice.flux_core.worker.registry import standalone_tables
 from sluice.flux_core.worker.used_files import compared, used_files, used_paths, with_files
+from sluice.nodes.host import pack_host
 
 
 class Loader:
@@ -93,3 +99,40 @@ def test_the_list_goes_beside_the_workflow() -> None:
     assert after == {"client_id": "x", "extra_pnginfo": {"workflow": {"nodes": []}, "sluice_files": files}}
     assert before["extra_pnginfo"] == {"workflow": {"nodes": []}}
     assert with_files({}, []) == {} and with_files({"extra_pnginfo": 5}, files) == {"extra_pnginfo": 5}
+
+
+def test_a_workflow_elsewhere_says_which_file_is_missing_which_renamed_and_which_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole answer of `sluice run` to an image that was made in another place."""
+    monkeypatch.chdir(tmp_path)
+    kinds = {"diffusion_models": "flux", "vae": "ae", "text_encoders": "t5"}
+    here, there = tmp_path / "here", tmp_path / "there"
+    for base in (here, there):
+        for kind, name in kinds.items():
+            (base / "models" / kind).mkdir(parents=True)
+            (base / "models" / kind / f"my-{name}.safetensors").write_bytes(name.encode() * 9)
+    (there / "models/vae/my-ae.safetensors").unlink()
+    (there / "models/text_encoders/my-t5.safetensors").rename(there / "models/text_encoders/other.safetensors")
+    (there / "models/diffusion_models/my-flux.safetensors").write_bytes(b"FLUX" * 9)
+    prompt = {
+        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "my-flux.safetensors", "weight_dtype": "default"}},
+        "2": {"class_type": "CLIPLoader", "inputs": {"clip_name": "my-t5.safetensors", "type": "flux"}},
+        "3": {"class_type": "VAELoader", "inputs": {"vae_name": "my-ae.safetensors"}},
+        "4": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+        "5": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+        "6": {"class_type": "PreviewAny", "inputs": {"source": ["3", 0]}},
+    }
+    folders = standard_folders(here)
+    classes, titles = standalone_tables(pack_host())
+    recorded = used_files(used_paths(prompt, classes, folders), hashes_of(folders.user))
+    (tmp_path / "x.json").write_text(json.dumps({"prompt": prompt, "extra_data": {}}), "utf-8")
+    read = workflows.read(tmp_path / "x.json", classes)
+    made = replace(read, embedded=replace(read.embedded, files=recorded))
+    monkeypatch.setattr(workflows, "read", lambda *given: made)
+    with pytest.raises(PromptError) as told:
+        prepared(tmp_path / "x.json", classes, titles, standard_folders(there))
+    text = "\n".join(told.value.problems)
+    assert "my-flux.safetensors is another file of this name (its content differs): the image will differ." in text
+    assert "my-t5.safetensors is here under another name: choose other.safetensors." in text
+    assert "'my-ae.safetensors' is in none of the vae folders" in text and "my-ae.safetensors is" not in text
