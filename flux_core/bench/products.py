@@ -110,7 +110,7 @@ def in_turns(works: Mapping[str, Work], rounds: int) -> dict[str, float]:
 
 def _gain(records: list[dict[str, Any]], size: str) -> float:
     """Of all layers of this size together, each once."""
-    seconds = [(each["bf16_s"], each["int8_s"]) for each in records if each["size"] == size]
+    seconds = [(float(each["bf16_s"]), float(each["int8_s"])) for each in records if each["size"] == size]
     return sum(one for one, _ in seconds) / sum(other for _, other in seconds)
 
 

@@ -76,7 +76,8 @@ def awq_sides(scales: Tensor, zeros: Tensor, groups: int) -> dict[str, Tensor]:
 
 def chunked_rows(x: Tensor, chunks: int, axis: int = 0) -> Tensor:
     """Rows d * chunks + j, as nunchaku stores modulations -> chunk j's rows one after the other."""
-    return x.movedim(axis, 0).unflatten(0, (-1, chunks)).transpose(0, 1).flatten(0, 1).movedim(0, axis).contiguous()
+    rows: Tensor = x.movedim(axis, 0).unflatten(0, (-1, chunks)).transpose(0, 1).flatten(0, 1)
+    return rows.movedim(0, axis).contiguous()
 
 
 def modulation_bias(bias: Tensor, chunks: int) -> Tensor:
@@ -98,9 +99,9 @@ def beside(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         block = part["weight_down"]
         down[row : row + block.shape[0], column : column + block.shape[1]] = block
         row, column = row + block.shape[0], column + block.shape[1]
-    names = [name for name in ("weight", "weight_scale", "weight_up") if name in parts[0]]
-    joined = {name: torch.cat([_bytes(part[name]) for part in parts], dim=1).view(parts[0][name].dtype)
-              for name in names}  # fmt: skip
+    joined: dict[str, Tensor] = {}
+    for name in ("weight", "weight_scale", "weight_up"):
+        joined[name] = torch.cat([_bytes(part[name]) for part in parts], dim=1).view(parts[0][name].dtype)
     joined |= {"weight_smooth": torch.cat([part["weight_smooth"] for part in parts]), "weight_down": down}
     if "weight_channel" in parts[0]:
         widths = [part["weight_down"].shape[1] for part in parts]

@@ -12,6 +12,8 @@ from torch import Tensor
 
 # An optional package, which .ci/run installs by itself because of what it requires; it then runs these tests.
 collect_ignore = [] if find_spec("spandrel") else ["test_upscaler.py"]
+# The compiler of CUDA alone, 62 MB without a card: pip install --no-deps nvidia-cuda-nvrtc-cu12
+collect_ignore += [] if find_spec("nvidia") and find_spec("nvidia.cuda_nvrtc") else ["test_nvrtc.py"]
 
 
 @pytest.fixture
