@@ -2,6 +2,7 @@
 
     correctness  streamed, partly resident and resident give the same bits, whatever the streams' pace and memory do
     products     rates and differences of products in numbers and in 8-bit integers, for all shapes of the model
+    devices      two processes on the card compute one image as one process does, each under half the cap
     fraction     peak and step time of the full size under a cap of the allocator, for both formats and three sizes
     training     steps of a LoRA training: the same bits streamed and resident, peak and time under the cap
     resident     the same with everything on the card: the time of the arithmetic alone, and the same bits
@@ -38,13 +39,14 @@ from ..memory.budget import AUTO, format_size, parse_size
 from ..runtime.device import find_device
 from ..runtime.published import picture_size
 from . import gpu_parts, gpu_training, random_model
+from .gpu_devices import devices
 from .gpu_parts import Part, Tell
 from .gpu_products import products
 from .gpu_table import markdown, targets
 from .memory import FORMATS, FULL, Setup, path_of, written
 from .peers import GROUPS, NEEDED, PEERS, measure_peer
 
-ONCE = ("correctness", "products")  # parts that need no full-size file
+ONCE = ("correctness", "products", "devices")  # parts that need no full-size file
 PARTS = (*ONCE, "fraction", "training", "resident", "peers", "ballast")
 SMALL = (2, 3)  # blocks of the model whose bits are compared
 STORED = {**{name: FORMATS[name] for name in ("bf16", "fp8")}, "Q8_0": "Q8_0"}
@@ -129,6 +131,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             carry_out("correctness", gpu_parts.correctness, replace(plain, setup=small, files=tuple(files)))
             if "training" in args.parts:
                 carry_out("training", gpu_training.bits, replace(plain, setup=small, files=tuple(files)))
+    if "devices" in args.parts:
+        depth = [min(few, blocks) for few, blocks in zip(SMALL, args.depth, strict=True)]
+        files = {"small-bf16": (partial(random_model.flux, depth[0], depth[1], args.hidden), STORED["bf16"])}
+        with written(folder, files, args.keep), _noting("devices", results):
+            carry_out("devices", devices, replace(plain, setup=replace(setup, steps=3), files=tuple(files)))
     if "products" in args.parts:
         carry_out("products", products, replace(plain, hidden=args.hidden))
     for format in args.format:

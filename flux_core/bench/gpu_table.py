@@ -52,6 +52,11 @@ def targets(facts: Facts, records: Sequence[Record]) -> list[dict[str, Any]]:
                 found.append(_target(f"{name}: the bits of the resident model", same, record["picture"]))
     if "training" in facts["parts"]:
         found += _of_training(facts, records)
+    if "devices" in facts["parts"]:
+        cases = [each for each in records if "device_case" in each]
+        good = sum(each["near"] and each["within"] for each in cases)
+        words = "two processes on one device: the image of one, each within half the cap"
+        found.append(_target(words, len(cases) == good == 3, f"{good} of 3"))
     if "peers" in facts["parts"]:
         faster = advantage(facts, records)
         words = f"{FASTER} x as fast as diffusers' group offloading, bf16, {facts['peer_size']}"

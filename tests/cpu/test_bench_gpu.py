@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "gpu" / "evaluate.py"
 # Its parts, which are processes, are forked from one that has imported PyTorch: each is spared two seconds of imports.
 FORKED = """
 import multiprocessing, runpy, sys
-rooms = ("gpu_parts", "gpu_products", "gpu_training", "peers")
+rooms = ("gpu_parts", "gpu_devices", "gpu_products", "gpu_training", "peers")
 multiprocessing.set_forkserver_preload(["__main__", *(f"sluice.flux_core.bench.{room}" for room in rooms)])
 context = multiprocessing.get_context("forkserver")
 multiprocessing.get_context = lambda method: context
@@ -39,6 +39,8 @@ def test_one_command_measures_compares_and_writes_down_everything(tmp_path: Path
     assert len(trained) == 6 and all(each["equal"] for each in trained)
     assert any(each["streamed_bytes"] for each in trained), "weights came twice a step"
     assert [each["finite"] for each in told["records"] if "training_seconds" in each] == [True]
+    together = [each for each in told["records"] if "device_case" in each]
+    assert len(together) == 3 and all(each["near"] and each["within"] for each in together)
     ways = [each for each in told["records"] if each["part"] == "products"]
     assert len(ways) == 18 and {each["way"] for each in ways} == {"numbers", "few passes", "few passes, rotated"}
     assert all(each["difference"] < (0.01 if each["way"] == "numbers" else 0.2) for each in ways)
