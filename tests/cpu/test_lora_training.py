@@ -410,3 +410,25 @@ def test_as_a_node_it_is_a_job_that_a_cancel_ends_with_a_checkpoint(images: Path
         told = train(parts.model, parts.text, parts.autoencoder, "images", "mine", **values)
     assert told["result"] == ("mine/mine.safetensors",) and (tmp_path / "loras" / told["result"][0]).is_file()
     assert steps_done[-1] == 4
+
+
+def test_diffusers_reads_the_same_matrices_from_both_families_of_names() -> None:
+    from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers as convert
+    from sluice.flux_core.models.flux import Flux
+    from sluice.flux_core.models.flux_config import flux1
+    from sluice.flux_core.training.lora.adapter import TrainedLora, chosen_layers
+
+    with torch.device("meta"):
+        flux = Flux(replace(flux1(), depth=1, depth_single=1))  # diffusers expects the published widths
+        layers = chosen_layers(flux, "blocks")
+        shapes = {name: tuple(value.shape) for name, value in flux.state_dict().items()}
+    lora = TrainedLora(layers, 2, 2.0, CPU, torch.float32)
+    masters = {name: torch.randn(value.shape, generator=torch.Generator().manual_seed(n))
+               for n, (name, value) in enumerate(lora.state().items())}  # fmt: skip
+    peft = lora_tensors(masters, 2.0, "peft", shapes, torch.float32)
+    read = convert(lora_tensors(masters, 2.0, "kohya", shapes, torch.float32))
+    assert read.keys() == peft.keys()
+    for name in (name.removesuffix(".lora_A.weight") for name in peft if name.endswith(".lora_A.weight")):
+        probe = torch.randn(peft[f"{name}.lora_A.weight"].shape[1], 3, generator=torch.Generator().manual_seed(0))
+        one, other = (file[f"{name}.lora_B.weight"] @ (file[f"{name}.lora_A.weight"] @ probe) for file in (peft, read))
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-3)
