@@ -16,7 +16,7 @@ Independent of: devices, storage formats, where the image comes from.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -178,8 +178,3 @@ def _spread(outputs: Iterable[Tensor], count: int, each: bool) -> tuple[Tensor, 
         return ()
     times = -(-count // len(made))
     return tuple([out for out in made for _ in range(times)] if each else made * times)[:count]
-
-
-def as_linear(layer: nn.Module) -> Linear:
-    """The layer behind a block, whichever family it is of."""
-    return layer if isinstance(layer, Linear) else cast(Linear, layer.linear)

@@ -59,6 +59,10 @@ class TeamSettings:
     seconds: float = SECONDS
 
 
+class _NoAnswer(SluiceError):
+    """A device did not answer in time, although its process may still run."""
+
+
 class _Hand:
     """The process of one other device."""
 
@@ -86,11 +90,11 @@ class _Hand:
             raise SluiceError(self.account) from None
 
     def answer(self, seconds: float) -> Message:
-        """Its next message. Raises SluiceError: its own, or that it has ended or does not answer."""
+        """Its next message. Raises SluiceError for an error of the process, for its end, or if it does not answer."""
         try:
             message = self._heard.get(timeout=seconds)
         except queue.Empty:
-            raise SluiceError(f"The device {self.name} did not answer for {seconds:.0f} seconds.") from None
+            raise _NoAnswer(f"The device {self.name} did not answer for {seconds:.0f} seconds.") from None
         if message is None:
             raise SluiceError(self.account)
         if "error" in message:
@@ -99,16 +103,18 @@ class _Hand:
         return message
 
     def complaint(self, seconds: float) -> str | None:
-        """What it said, or that it has ended; None if it is simply there."""
+        """Its error, or a sentence about its end; None if it still runs without an error."""
         try:
             self.answer(seconds)
+        except _NoAnswer as error:
+            return None if self.process.poll() is None else str(error)
         except SluiceError as error:
-            return None if self.process.poll() is None and "did not answer" in str(error) else str(error)
+            return str(error)
         return None
 
     @property
     def account(self) -> str:
-        """That it has ended, and how."""
+        """A sentence about the end of the process."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_LAST_WORDS)
         code = self.process.poll()

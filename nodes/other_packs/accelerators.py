@@ -17,7 +17,6 @@ SAGE = (
     *("disabled", "auto", "sageattn_qk_int8_pv_fp16_cuda", "sageattn_qk_int8_pv_fp16_triton"),
     *("sageattn_qk_int8_pv_fp8_cuda", "sageattn_qk_int8_pv_fp8_cuda++", "sageattn3"),
 )
-BACKENDS = ("inductor", "cudagraphs", "eager", "aot_eager")
 MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 
 

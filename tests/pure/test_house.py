@@ -194,7 +194,7 @@ def texts() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("paper", ["README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md", "docs/guide.md"])
-def test_files_that_the_papers_name_are_there(paper: str) -> None:
+def test_files_named_in_the_documents_exist(paper: str) -> None:
     text = (ROOT / paper).read_text(encoding="utf-8")
     text = re.sub(r"(?ms)^ *```.*?^ *```$", "", text)
     named = re.findall(r"`((?:[\w.]+/)+[\w.]*)`", text)
@@ -205,7 +205,7 @@ def test_files_that_the_papers_name_are_there(paper: str) -> None:
     assert [name for name in looked if not any((base / name).exists() for base in (ROOT, ROOT / "flux_core"))] == []
 
 
-def test_the_repository_speaks_of_the_product_alone() -> None:
+def test_files_mention_only_the_product() -> None:
     places = r"(?<![\w.])/work/|\.\./shared|/tmp/v/|golden/"
     talk = r"\bissue \d|\bworker [A-H]\b|\bthis session\b"
     pattern = re.compile(f"{places}|{talk}", re.IGNORECASE)
