@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..flux_core.errors import InputError, Interrupted, MissingFileError, SluiceError
+from ..flux_core.images.previews import FULL_SIZE
 from ..flux_core.io.folders import (
     CATEGORIES,
     PICTURE_FILES,
@@ -152,8 +153,11 @@ class Host:
         small = len(latent) == latents.CHANNELS and not self._without_taef1 and self._wants_taef1()
         if small and self._taef1 is None:
             self._taef1 = self._new_taef1()
-        made = self._taef1.image(latent) if small and self._taef1 else latents.preview(latent).cpu()
-        return Image.fromarray(made.numpy())
+        if not small or self._taef1 is None:
+            return Image.fromarray(latents.preview(latent).cpu().numpy())
+        image = Image.fromarray(self._taef1.image(latent).numpy())
+        image.info[FULL_SIZE] = True
+        return image
 
     def _wants_taef1(self) -> bool:
         return self._previews == TAEF1

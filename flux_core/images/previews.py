@@ -21,6 +21,7 @@ SHARE = 50  # a preview may take 1/50 of the time
 SIZE = 512  # pixels; previews are fitted into a square of this side
 ENLARGED = 8  # at most: a latent has an eighth of its image's side
 QUALITY = 95
+FULL_SIZE = "full size"  # in the info of an image that has the pixels of what it shows, not one for each latent cell
 
 
 class Throttle:
@@ -45,7 +46,7 @@ class Throttle:
 def jpeg(image: Image.Image) -> bytes:
     """The image, as large as what it is a preview of if that is not too large."""
     buffer = io.BytesIO()
-    scale = min(ENLARGED, SIZE / max(image.size))
+    scale = min(1 if image.info.get(FULL_SIZE) else ENLARGED, SIZE / max(image.size))
     image = image.convert("RGB").resize([max(1, round(side * scale)) for side in image.size])
     image.save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from doubles.seeded import Fill, Seeded
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from sluice.flux_core.checkpoint.detect import detect
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.errors import FileFormatError, InputError
+from sluice.flux_core.images.previews import jpeg
 from sluice.flux_core.io.folders import Folders, standard_folders
 from sluice.flux_core.models.latents import process_in
 from sluice.flux_core.models.taef1 import Taef1, Taef1Config
@@ -173,7 +176,9 @@ def test_load_vae_offers_it_by_comfyuis_name_and_needs_both_files(
 def test_previews_are_decoded_whatever_their_size(folders: Folders, small: Taef1, seeded: Seeded) -> None:
     host = host_of(folders, previews="taef1")
     latent = seeded("latent", (16, 40, 12))
-    image = np.asarray(host.preview(latent))
+    shown = host.preview(latent)
+    image = np.asarray(shown)
+    assert Image.open(io.BytesIO(jpeg(shown))).size == (96, 320), "it is not enlarged, having all pixels"
     whole = small.decode_scaled(latent[None])[0].clamp(0, 1).mul(255).movedim(0, -1)
     assert image.shape == (320, 96, 3)
     apart = np.abs(image - whole.numpy())
