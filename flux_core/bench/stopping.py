@@ -42,7 +42,7 @@ PATIENCE = 3600.0  # seconds after which something has gone wrong
 FIRST_SECONDS = 5.0  # of a job with nothing loaded: the phase "loading"
 ENCODING_SECONDS = 20.0  # in which a text is stopped; a full-size T5 takes longer on a CPU
 PHASES = ("loading", "encoding", "decoding", "sampling")  # decoding needs what a whole job just before it has sampled
-BEGINS = {"decoding": "decode", "sampling": "sampler", "encoding": "text", "loading": "model"}  # with this node
+BEGINS = {"decoding": "decode", "sampling": "sampler", "encoding": "text", "loading": "vae"}  # with this node
 SAMPLERS = ("dpmpp_2m", "dpmpp_2m_sde")  # with several steps' history, and with noise of its own
 T5_TOKENS, T5_LENGTH = 32100, 512  # of the published tokenizer, and of a prompt
 
