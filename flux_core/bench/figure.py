@@ -37,15 +37,14 @@ from ..training.recognise import recognise
 
 FIGURE, TRIGGER = UNSEEN[0], "blorp"
 PICTURES, NAME = 12, "blorp"
-OWN, REPEATS = 48, 6  # images of the model's own, and how often each of the twelve is seen for one of those
-GUIDANCE = 3.5  # of sampling, in evaluate.py
+OWN, REPEATS = 60, 10  # images of the model's own, and how often each of the twelve is seen for one of those
 WANTED = 0.8
 UNCHANGED = 0.05  # of other prompts may be followed less often
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench figure`."""
-    parser.add_argument("--steps", type=int, default=500, help="of training")
+    parser.add_argument("--steps", type=int, default=600, help="of training")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=2e-3)
@@ -61,7 +60,6 @@ def _measure_in(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     write_pictures(images / f"{REPEATS}_figure")
     write_own(images / "own", folder, args)
     words = ["train", "lora", str(images), "--name", NAME, "--out", str(loras), "--dropout", "0", "--layers", "all"]
-    words += ["--guidance", str(GUIDANCE)]  # as the images are made: twelve images teach nothing at another
     words += ["--steps", str(args.steps), "--rank", str(args.rank), "--batch", str(args.batch)]
     words += [
         "--rate",
