@@ -127,7 +127,7 @@ class _Lora(nn.Module):
             if "_blocks." in name and getattr(module, "weight", None) is not None and module.weight.ndim == 2
         }
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # all that is read
         made = {}
         for name, (rows, columns) in self.matrices.items():
             made[f"diffusion_model.{name}.lora_A.weight"] = torch.empty(RANK, columns)

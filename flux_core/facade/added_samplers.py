@@ -83,10 +83,16 @@ def _ksampler_advanced(inputs: dict[str, Any]) -> tuple[Any]:
     from .offered import nodes
     from .offered.comfy.model_patcher import ModelPatcher
 
-    told = ("noise_seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image")
     return nodes.common_ksampler(
         ModelPatcher(inputs["model"]),
-        *(inputs[name] for name in told),
+        inputs["noise_seed"],
+        inputs["steps"],
+        inputs["cfg"],
+        inputs["sampler_name"],
+        inputs["scheduler"],
+        inputs["positive"],
+        inputs["negative"],
+        inputs["latent_image"],
         disable_noise=inputs["add_noise"] == "disable",
         start_step=inputs["start_at_step"],
         last_step=inputs["end_at_step"],
