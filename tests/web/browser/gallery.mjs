@@ -16,10 +16,12 @@ await scene(`gallery_${size}_${palette}`, await openEditor(size, palette), async
   // Two pictures of one batch are told apart.
   await editor.setValue("EmptySD3LatentImage", "batch_size", 2);
   await editor.setValue("RandomNoise", "noise_seed", 41);
+  await editor.setValue("SaveImage", "filename_prefix", "days\\picture"); // as workflows from Windows write folders
   await editor.hear(ended, await editor.run());
   await editor.tab("sluice-gallery");
   await page.getByText(/^seed 41 · 2 of 2 · /).waitFor();
   await page.getByText(/^seed 41 · 1 of 2 · /).waitFor();
+  await page.waitForFunction(() => [...document.querySelectorAll(".sluice-thumb img")].slice(0, 2).every((image) => image.src.includes("subfolder=days") && image.naturalWidth > 0));
   const columns = await page.locator(".sluice-gallery").evaluate((list) => getComputedStyle(list).gridTemplateColumns.split(" ").length);
   assert.equal(columns, small ? 1 : 2, "columns at the sidebar's own width");
   await editor.shot(`gallery_${size}_${palette}`);
