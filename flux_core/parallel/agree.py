@@ -1,4 +1,4 @@
-"""Devices that finish a piece of work together, or give it up together: so that one may run out of memory.
+"""Agreement of all devices on whether a piece of work is done, so that one of them may run out of memory.
 
 A device that repeats a block alone would exchange other tensors than its partners. So before every message all devices
 say whether they still can; one that has run out of memory says no, and then all of them raise `AgreedOutOfMemory`,
@@ -21,17 +21,17 @@ Result = TypeVar("Result")
 
 
 class AgreedOutOfMemory(torch.OutOfMemoryError):
-    """Some device has run out of memory, and all of them know."""
+    """A device has run out of memory; raised on all devices."""
 
 
 class Agreement:
-    """One device's voice among all devices of a team."""
+    """One device's part in the agreement of a team."""
 
     def __init__(self, everybody: Wire) -> None:
         self._wire = everybody
 
     def confirm(self) -> None:
-        """Everything is well here. Raises AgreedOutOfMemory if it is not so everywhere."""
+        """Confirm that this device succeeded. Raises AgreedOutOfMemory if another one did not."""
         if self._failures(0.0):
             raise AgreedOutOfMemory("Another device has run out of memory.")
 
@@ -52,7 +52,7 @@ class Agreement:
 
 
 class AgreeingWire:
-    """A wire on which nothing is sent before all devices of the team have confirmed."""
+    """A transport that sends nothing before all devices of the team have confirmed."""
 
     def __init__(self, wire: Wire, agreement: Agreement) -> None:
         self.rank, self.size, self.sent = wire.rank, wire.size, wire.sent

@@ -1,4 +1,4 @@
-"""Tensor parallelism by held weights: each device holds some rows of a matrix, and a holder gives the whole product.
+"""Tensor parallelism by held weights: each device holds some rows of a matrix; the held weight returns the product.
 
 A product needs no other device's rows: each computes its own columns of the result, which are then gathered. Every
 number is the same sum as on one device. So the model, its side branches and its stored format stay as they are, and
@@ -64,7 +64,7 @@ class ShardedWeight:
 
 
 class OwnRows(DenseProducts):
-    """Rows that are numbers in memory."""
+    """Rows that are in memory as numbers."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
@@ -131,7 +131,7 @@ def _linear(module: nn.Module, name: str) -> Linear:
 
 
 def cut_rows(stored: Stored, rows: Span) -> Stored | None:
-    """Some rows of a stored matrix, without reading; None if they are no runs of its bytes."""
+    """Some rows of a stored matrix, without reading; None if they are not contiguous in its bytes."""
     start, end = rows
     encoding = stored.encoding
     parts = encoding.parts or (Part(stored.shape[0], stored.nbytes, encoding),)

@@ -1,4 +1,4 @@
-"""What one device of a team computes, as its runtime knows it: its share of the tokens and its rows of the matrices."""
+"""What one device of a team computes, as its runtime needs it: its share of the tokens and its rows of the matrices."""
 
 from __future__ import annotations
 

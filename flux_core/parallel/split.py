@@ -1,4 +1,4 @@
-"""How work is divided among devices, as numbers: who has which tokens, heads and rows.
+"""How work is divided among devices, as numbers: which tokens, heads and rows each device has.
 
     sp   each device has some of the tokens and all of the weights (sequence parallel)
     tp   each device has some rows of every matrix and all tokens (tensor parallel)
@@ -156,7 +156,7 @@ def team_words(names: Sequence[str], split: Split) -> str:
 
 
 def exchanged_bytes(split: Split, blocks: int, batch: int, tokens: int, hidden: int, itemsize: int) -> float:
-    """Bytes that leave each device in the attention of one step, by the study's formulas; even shares, one tp group."""
+    """Bytes that leave each device in the attention of one step, by formula; even shares, one tp group."""
     whole = blocks * batch * tokens * hidden * itemsize * (split.sp - 1) / split.sp
     return whole * (4 / split.sp if split.attention == "ulysses" else 2)
 

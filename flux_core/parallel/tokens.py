@@ -1,4 +1,4 @@
-"""Sequence parallelism: each device has some of the tokens, and all see all of them in attention. Nothing is padded.
+"""Sequence parallelism: each device has some of the tokens; attention is over all of them. Nothing is padded.
 
     ulysses  tokens are exchanged for heads: attention over all tokens with some heads, then back   (Jacobs et al. 2023)
     gather   everybody's keys and values are collected; own queries see them

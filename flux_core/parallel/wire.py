@@ -1,4 +1,4 @@
-"""How the devices of a group talk: four verbs, and the transport for processes of one machine.
+"""Communication between the devices of a group: four operations, and their transport between processes.
 
     exchange   everybody gives everybody something of its own       gather   everybody gets what everybody has
     reduce     everybody gets the sum, the same bits everywhere     shift    to the next one, from the one before
@@ -23,7 +23,7 @@ _PATTERN = 1009  # numbers in a message of the test of each pair
 
 
 class Wire(Protocol):
-    """One device's end. `sent`: payload bytes that have left it, by verb."""
+    """One device's end. `sent`: payload bytes sent by this device, by operation."""
 
     rank: int
     size: int
@@ -34,7 +34,7 @@ class Wire(Protocol):
         ...
 
     def gather(self, own: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
-        """Everybody's tensor, in order; their shapes may differ."""
+        """The tensors of all devices, in order; their shapes may differ."""
         ...
 
     def reduce(self, x: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class Wire(Protocol):
 
 
 class GlooWire:
-    """A group of processes. Raises RuntimeError from any verb when one of them has ended or is not heard in time."""
+    """A group of processes. Operations raise RuntimeError if one of them has ended or does not answer in time."""
 
     def __init__(self, store: Any, name: str, rank: int, size: int, seconds: float) -> None:
         """store: a torch.distributed.Store that all processes share; name: of this group; seconds: until a process
@@ -117,7 +117,7 @@ def _here(x: Tensor) -> Tensor:
 
 
 def wrong_partners(wire: Wire, device: torch.device) -> list[int]:
-    """The devices whose messages do not arrive as they were sent: each pair sends a pattern of its own first.
+    """The devices whose messages arrive changed: each pair exchanges a pattern first.
 
     On some machines copies between cards silently give zeros.
     """

@@ -153,7 +153,7 @@ class Team:
         return team_words(self.settings.names, self.settings.split)
 
     def start(self) -> DeviceShare:
-        """Start what does not run. Raises SluiceError for devices that do not come or cannot talk to each other."""
+        """Start missing processes. Raises SluiceError if a device does not start or cannot exchange data with another."""
         if self.share is None or any(hand.process.poll() is not None for hand in self._hands):
             self.close()
             try:
@@ -205,7 +205,7 @@ class Team:
                 yield _TeamNetwork(self, network)
         finally:
             if self._waiting:
-                self.close()  # whoever is in the middle of something cannot be told
+                self.close()  # a process in the middle of a step reads no messages
             for hand in self._hands:
                 with contextlib.suppress(SluiceError):  # one that has ended is missed when the next run begins
                     hand.say({"op": "close"})
@@ -225,11 +225,11 @@ class Team:
                 hand.say({"op": "budget", **words})
 
     def finished(self) -> None:
-        """An evaluation has come to its end here, and so everywhere: nobody waits for anybody."""
+        """An evaluation has ended here, and so on all devices: none waits for another."""
         self._waiting = False
 
     def reason(self, error: Exception) -> SluiceError | None:
-        """Why an evaluation failed, if another device is to blame."""
+        """Why an evaluation failed, if another device caused it."""
         time.sleep(0.05)
         complaints = [complaint for hand in self._hands if (complaint := hand.complaint(_LAST_WORDS / 4))]
         if complaints:
