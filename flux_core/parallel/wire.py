@@ -1,7 +1,7 @@
 """Communication between the devices of a group: four operations, and their transport between processes.
 
-    exchange   everybody gives everybody something of its own       gather   everybody gets what everybody has
-    reduce     everybody gets the sum, the same bits everywhere     shift    to the next one, from the one before
+    exchange   each device sends each other one a tensor of its own   gather   each device receives the tensors of all
+    reduce     each device receives the sum, with the same bits     shift    to the next device, from the one before
 
 `GlooWire` goes through PyTorch's gloo. What lies on a GPU is copied through the host's memory, which needs neither NCCL
 nor access of one card to another. Uses no model.

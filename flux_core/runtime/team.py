@@ -153,7 +153,7 @@ class Team:
         return team_words(self.settings.names, self.settings.split)
 
     def start(self) -> DeviceShare:
-        """Start missing processes. Raises SluiceError if a device does not start or cannot exchange data with another."""
+        """Start missing processes. Raises SluiceError if a device does not start or cannot exchange data."""
         if self.share is None or any(hand.process.poll() is not None for hand in self._hands):
             self.close()
             try:
