@@ -167,9 +167,13 @@ CARDS = {card.name: card for card in map(_card, _ROWS.strip().splitlines())}
 
 
 def find_card(name: str) -> Card:
-    """Find a card by its name in any notation: "rtx4060", "RTX 4060", "4060 Ti". Raises InputError with the known
-    cards.
+    """Find a card by its name in any notation: "rtx4060", "RTX 4060", "4060 Ti"; "rtx4060@3.0x4" is one in that slot.
+
+    Raises InputError with the known cards.
     """
+    name, at, slot = name.partition("@")
+    if at:
+        return find_card(name).in_slot(slot)
     wanted = _plain(name)
     for prefix in ("", "rtx", "gtx", "rx"):
         for card in CARDS.values():

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sluice.flux_core.commands import overrides, prepare, workflows
+from sluice.flux_core.commands import prepare, workflows
 from sluice.flux_core.errors import InputError, PromptError
-from sluice.flux_core.graph import canvas, problems
+from sluice.flux_core.graph import canvas, canvas_edit, problems
 from sluice.flux_core.graph.problems import MISSING_MODEL, MISSING_TOKENIZER, NO_OUTPUT, UNKNOWN_CLASS
 from sluice.flux_core.io.folders import Folders, standard_folders
 from sluice.flux_core.limits import is_out_of_memory
@@ -102,7 +102,7 @@ def test_a_workflow_is_read_once_and_its_files_are_looked_for_once(
         searches.append(args)
         return required_models.wanted_files(*args)
 
-    for module in (workflows, overrides):
+    for module in (workflows, canvas_edit):
         monkeypatch.setattr(module, "read_canvas", read_canvas)
     monkeypatch.setattr(prompt_check, "wanted_files", wanted_files)
     for file in sorted((ROOT / "workflows").glob("*.png")):

@@ -5,10 +5,12 @@ import { element } from "./dom.mjs";
 import { budgetWord } from "./format.mjs";
 import { budget } from "./live.mjs";
 
+const TRIES = 60, PAUSE = 500; // ms: half a minute, in which a worker imports PyTorch
 const FIELDS = { vram: "VRAM", ram: "RAM" };
 
 /** {element, end} for one worker. Hidden until its budget is known. */
 export function budgetForm(worker) {
+  let ended = false;
   const said = element("p", { class: "sluice-quiet", role: "status" });
   const inputs = Object.keys(FIELDS).map((name) =>
     element("input", { type: "text", name, autocomplete: "off", spellcheck: "false", size: "6", placeholder: "auto" }),
@@ -46,9 +48,21 @@ export function budgetForm(worker) {
 
   function show() {
     const known = budget.value[worker];
-    form.hidden = !known;
+    form.hidden = !known || !Object.keys(known).length;
     for (const input of inputs) {
       if (document.activeElement !== input) input.value = known?.[input.name] ?? "auto";
+    }
+  }
+
+  /** A worker that still starts has no answer yet. */
+  async function fetchBudget(tries = TRIES) {
+    try {
+      const answer = await server.setBudget(worker, {});
+      learn(answer);
+      const unknown = answer && !Object.keys(answer[worker] ?? {}).length;
+      if (unknown && tries && !ended) setTimeout(fetchBudget, PAUSE, tries - 1);
+    } catch (error) {
+      say(error.message, true);
     }
   }
 
@@ -58,6 +72,7 @@ export function budgetForm(worker) {
 
   say("Sizes like 8G or 900M, or auto.");
   show();
-  server.setBudget(worker, {}).then(learn, (error) => say(error.message, true));
-  return { element: form, end: budget.watch(show) };
+  const unwatch = budget.watch(show);
+  fetchBudget();
+  return { element: form, end: () => ((ended = true), unwatch()) };
 }

@@ -20,10 +20,14 @@ const CHART = { width: 300, height: 56 };
 /** Draw into `root` and keep it up to date. Returns a function that removes the panel. */
 export function memoryPanel(root) {
   const lacking = element("div", { class: "sluice-stack" }), columns = element("div", { class: "sluice-workers" });
-  let shown = [];
+  let shown = [], above = [];
   const draw = oncePerFrame(() => {
-    const told = drawn(workers.value);
-    lacking.replaceChildren(...problemCard(problem.value), ...lentCard(lent.value), ...missingList(missing.value), ...usedFilesCard(used.value), ...pausedCard(paused.value));
+    const told = drawn(workers.value), now = [problem.value, lent.value, missing.value, used.value, paused.value];
+    // Buttons must not be replaced at each step of a job: a click that began on one would be lost.
+    if (now.length !== above.length || now.some((value, number) => value !== above[number])) {
+      above = now;
+      lacking.replaceChildren(...problemCard(problem.value), ...lentCard(lent.value), ...missingList(missing.value), ...usedFilesCard(used.value), ...pausedCard(paused.value));
+    }
     if (told.map(({ name }) => name).join() !== shown.map(({ name }) => name).join()) {
       shown.forEach(({ end }) => end());
       shown = told.map(({ name }) => workerColumn(name));
@@ -45,17 +49,21 @@ export function memoryPanel(root) {
 /** One worker: {name, element, show, end}. Its name and job are shown if there are several workers. */
 function workerColumn(name) {
   const title = element("div", {}), live = element("div", { class: "sluice-stack" }), maps = element("div", { class: "sluice-stack" });
-  const form = budgetForm(name);
+  const actions = element("div", { class: "sluice-stack" }), form = budgetForm(name);
+  let pausable = null; // the job that the button pauses
   return {
     name,
-    element: element("section", { class: "sluice-stack sluice-worker", "aria-label": name ? `Worker ${name}` : "Memory" }, title, live, form.element, maps),
+    element: element("section", { class: "sluice-stack sluice-worker", "aria-label": name ? `Worker ${name}` : "Memory" }, title, live, actions, form.element, maps),
     end: form.end,
     show(worker, several) {
       const { state } = worker;
-      const run = state.models.length || state.pace ? [stepCard(state, worker.job), ...state.models.slice(0, 1).map(budgetCard)] : [nothingYet()];
+      const run = state.models.length || state.pace ? [stepCard(state), ...state.models.slice(0, 1).map(budgetCard)] : [nothingYet()];
       title.replaceChildren(...(several ? [element("h3", { class: "sluice-worker-name" }, name, element("span", { class: "sluice-quiet" }, doing(worker)))] : []));
       live.replaceChildren(...deviceCard(state.device), ...run);
       maps.replaceChildren(...state.models.map(modelCard));
+      const job = worker.job && !stopping.value ? worker.job : null;
+      if (job !== pausable) actions.replaceChildren(...(job ? [pauseButton(job)] : []));
+      pausable = job;
     },
   };
 }
@@ -94,7 +102,7 @@ function card(title, beside, ...children) {
   );
 }
 
-function stepCard(state, job) {
+function stepCard(state) {
   const { models, steps, pace } = state, last = steps.at(-1), plan = models[0]?.plan, told = verdict(state);
   const predicted = last?.predicted_seconds ?? plan?.seconds_per_step;
   return card(
@@ -110,7 +118,6 @@ function stepCard(state, job) {
     ),
     steps.length > 1 ? chart(steps, predicted) : null,
     told && element("p", { class: `sluice-verdict sluice-${told.tone}` }, told.text),
-    job && !stopping.value ? element("p", {}, pauseButton(job)) : null,
   );
 }
 

@@ -15,12 +15,12 @@ await scene(`errors_${size}_${palette}`, await openEditor(size, palette), async 
   await editor.setValue("CLIPTextEncode", "text", `a red circle ${size}`); // nothing of it is cached
   let start = await editor.run();
   await editor.hear((message) => message.type === "execution_error", start);
-  await toast.getByText("and the budget is 100 MiB").waitFor();
-  assert.match(await toast.innerText(), /The node "Prompt" failed/);
+  await toast.getByText("and there are 100 MiB of RAM for it").waitFor();
+  assert.match(await toast.innerText(), /The node ".+" failed/);
   await editor.shot(`errors_notice_${size}_${palette}`);
   if (small) await toast.getByRole("button", { name: "Close" }).click(); // it lies over the buttons of a small window
   await editor.tab("sluice-memory");
-  await page.locator(".sluice-problem").getByText("and the budget is 100 MiB").waitFor();
+  await page.locator(".sluice-problem").getByText("and there are 100 MiB of RAM for it").waitFor();
   await editor.shot(`errors_${size}_${palette}`);
 
   // With room enough both are gone.
