@@ -15,7 +15,7 @@ from doubles.simulated import SimulatedMemory
 from safetensors.torch import save_file
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.memory.manager import Manager
-from sluice.flux_core.memory.workload import MiB
+from sluice.flux_core.memory.workload import Machine, MiB
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.worker.calls import Calls
@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
 WORKSPACE = 128 * MiB  # what every budget keeps free for what computing takes inside itself
 LORA = "l.safetensors"
 TIGHT = 9 * MiB
+RATES = Machine(1e11, 1e11, 1e11, disk=5e8, alignment=4096)  # measured ones would change what a plan keeps
 WIDE = FluxConfig(
     in_channels=16, out_channels=16, hidden=256, heads=2, head_dim=128, mlp=1024, depth=2, depth_single=4,
     context_dim=32, vec_dim=32, guidance=True, axes_dim=(16, 56, 56),
@@ -102,6 +103,7 @@ class Jobs:
         runtime = self.worker.host.runtime
         self.manager = runtime.managers[CPU] = Manager(CPU, runtime.budget)
         self.memory = self.manager.memory = SimulatedMemory(1 << 40)
+        vars(self.manager)["machine"] = lambda model, tokens: RATES
 
     @property
     def held_bytes(self) -> int:
