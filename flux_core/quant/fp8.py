@@ -32,11 +32,7 @@ def decode_fp8(raw: Tensor, out: Tensor, format: str) -> None:
         out.copy_(raw.view(FP8[format]))
         return
     table = _pairs(format, out.dtype)
-    codes = raw[:paired].view(torch.uint16)
-    values = out[:paired].view(table.dtype)
-    chunk = chunk_values(raw.device) // 2
-    for start in range(0, codes.numel(), chunk):
-        look_up(table, codes[start : start + chunk], values[start : start + chunk])
+    look_up(table, raw[:paired].view(torch.uint16), out[:paired].view(table.dtype))
     if paired < raw.numel():
         out[paired:].copy_(raw[paired:].view(FP8[format]))
 

@@ -1,29 +1,66 @@
 """Looks up values in tables: several neighbouring codes are one index, and an entry has as many values.
 
+On a CPU `index_select` is PyTorch's fastest look-up, but it uses one core. Therefore many codes are divided among
+threads that each use one core: 1.5 times as fast on two cores as `gather`, which uses all of them.
+
 Independent of formats.
 """
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Barrier
+
 import torch
 from torch import Tensor
 
-from .workspace import scratch
+from .workspace import MAX_THREADS, scratch
+
+CODES = 1 << 19  # at a time for each thread: the overhead of a call is small, and their indices fit in a core's caches
+FEW = 1 << 16  # codes: for fewer, waking other threads takes about as long as looking them up
 
 
 def look_up(table: Tensor, codes: Tensor, values: Tensor) -> None:
-    """values[i] = table[codes[i]]. codes: integers of any type; table and values of one type, contiguous.
-
-    `index_select` uses only one core of a CPU; `gather` uses all.
-    """
-    threads = torch.get_num_threads() if codes.device.type == "cpu" else 1
-    if threads == 1 or codes.numel() % threads:
+    """values[i] = table[codes[i]]. codes [n]: integers; table [m] and values [n] of one type, contiguous."""
+    if codes.device.type != "cpu":
         index = scratch("index", tuple(codes.shape), torch.int32, codes.device)
         torch.index_select(table, 0, index.copy_(codes), out=values)
         return
-    index = scratch("index", (threads, codes.numel() // threads), torch.int64, codes.device)
-    index.view(-1).copy_(codes)
-    torch.gather(table.expand(threads, -1), 1, index, out=values.view(threads, -1))
+    threads = min(torch.get_num_threads(), MAX_THREADS) if codes.numel() > FEW else 1
+    count = max(1, -(-codes.numel() // threads))
+    index = scratch("index", (threads, min(count, CODES)), torch.int32, codes.device)
+    parts = list(zip(codes.split(count), values.split(count), index, strict=False))
+    if threads == 1:
+        _look_up(table, *parts[0])
+        return
+    for done in [_workers(threads, os.getpid()).submit(_look_up, table, *part) for part in parts]:
+        done.result()
+
+
+def _look_up(table: Tensor, codes: Tensor, values: Tensor, index: Tensor) -> None:
+    """index: memory for the indices, int32; as many codes at a time as it has room for."""
+    with torch.inference_mode():
+        for some, out in zip(codes.split(len(index)), values.split(len(index)), strict=True):
+            torch.index_select(table, 0, index[: len(some)].copy_(some), out=out)
+
+
+@cache
+def _workers(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that compute with one core each. process: its id, because a forked process has no threads."""
+    ready = Barrier(threads + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(threads, f"look-up {threads} {process}", begin)
+    for _ in range(threads):  # each starts a thread, as those before it wait
+        pool.submit(int)
+    ready.wait()
+    torch.set_num_threads(threads)  # the number is also the one for threads that begin later
+    return pool
 
 
 def nibbles_into(packed: Tensor, levels: Tensor, out: Tensor, high_first: bool = False) -> None:

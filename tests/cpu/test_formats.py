@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable, Iterator
 
 import gguf
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from doubles.seeded import Seeded
 from sluice.flux_core.errors import FileFormatError
-from sluice.flux_core.quant import workspace
+from sluice.flux_core.quant import lookup, workspace
 from sluice.flux_core.quant.encoding import Encoding, Part
 from sluice.flux_core.quant.formats import PLAIN, decode, decode_into
 from sluice.flux_core.quant.fp8 import FP8, encode_fp8
@@ -69,18 +70,45 @@ def test_blocks_with_any_scale_decode_as_in_the_gguf_package(format: str) -> Non
     assert same_bits(got[~got.isnan()], expected[~got.isnan()])
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.fixture
+def computing_threads() -> Iterator[Callable[[int], None]]:
+    """computing_threads(n): PyTorch computes with n threads until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", BITS)
 @pytest.mark.parametrize("format", FP8)
-def test_every_pair_of_fp8_codes_decodes_as_pytorch_converts_it(format: str, dtype: torch.dtype, threads: int) -> None:
+def test_every_pair_of_fp8_codes_decodes_as_pytorch_converts_it(
+    format: str, dtype: torch.dtype, threads: int, computing_threads: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(lookup, "FEW", 0)
+    monkeypatch.setattr(lookup, "CODES", 1000)
     codes = torch.arange(1 << 16).to(torch.uint16).view(torch.uint8)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    computing_threads(threads)
+    with torch.inference_mode(threads == 2):
         got = decode(codes, Encoding(format), codes.shape, dtype)
-    finally:
-        torch.set_num_threads(before)
     assert same_bits(got, codes.view(FP8[format]).to(dtype))
+
+
+def test_looking_up_leaves_the_number_of_threads_as_it_is(computing_threads: Callable[[int], None]) -> None:
+    """Of this thread, and of those that begin later. Waking threads is not worth it for few codes."""
+    computing_threads(5)
+    table, codes = torch.arange(256), torch.arange(256).repeat(1000)
+    values = torch.empty_like(codes)
+    lookup.look_up(table, codes[:1000], values[:1000])
+    began = {thread.name for thread in threading.enumerate() if thread.name.startswith("look-up")}
+    lookup.look_up(table, codes, values)
+    assert torch.equal(values, codes)
+    later: list[int] = []
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    now = {thread.name for thread in threading.enumerate() if thread.name.startswith("look-up")}
+    assert (torch.get_num_threads(), later, len(now - began)) == (5, [5], 5)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 255])
