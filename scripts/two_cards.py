@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 
 from sluice.flux_core.commands import plan, plan_cards
+from sluice.flux_core.commands.plan_model import Beside, open_model
+from sluice.flux_core.commands.plan_step import job_of
 
 PAIRS = (
     ("rtx4060", "rtx4060"),
@@ -31,9 +33,9 @@ def row(pair: tuple[str, str], model: str) -> str:
     parser = argparse.ArgumentParser()
     plan.add_arguments(parser)
     args = parser.parse_args([model, *(word for card in pair for word in ("--card", card))])
-    opened, cards = plan.open_model(model), plan_cards.cards_of(args)
-    jobs = [plan.job_of(args, target) for target in cards.targets]
-    ways = plan_cards.ways_of(opened, cards, jobs, plan.Beside())
+    opened, cards = open_model(model), plan_cards.cards_of(args)
+    jobs = [job_of(args, target) for target in cards.targets]
+    ways = plan_cards.ways_of(opened, cards, jobs, Beside())
     alone = min(way.seconds for way in ways if len(way.steps) == 1)
 
     def times(name: str) -> str:

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoint.kinds import Detected
-from ..commands import plan as planning
+from ..commands.plan import add_arguments as add_plan_arguments
+from ..commands.plan_model import Beside, open_model
+from ..commands.plan_page import page
+from ..commands.plan_step import job_of, plan_for
+from ..commands.plan_target import target_of
 from ..errors import InputError, MissingFileError
 from ..io.folders import TINY_MODELS, WEIGHT_FILES
 from ..memory.budget import AUTO
@@ -156,7 +160,7 @@ class Pipeline:
 
         runtime = self._program.runtime
         parser = ArgumentParser()
-        planning.add_arguments(parser)
+        add_plan_arguments(parser)
         words = [str(self._path), "--size", f"{width}x{height}", "--batch", str(count)]
         budget = runtime.budget.words
         if runtime.device.type == "cpu":
@@ -165,10 +169,10 @@ class Pipeline:
         words += ["--vram", budget["vram"], "--ram", budget["ram"]]
         args = parser.parse_args(words)
         args.card = args.cards[0] if args.cards else None
-        model, target = planning.open_model(args.model), planning.target_of(args)
-        job = planning.job_of(args, target)
-        made = planning.plan_for(model, target, job, planning.Beside())
-        return Prediction(made, "\n".join(planning.page(made, target, job, [])))
+        model, target = open_model(args.model), target_of(args)
+        job = job_of(args, target)
+        made = plan_for(model, target, job, Beside())
+        return Prediction(made, "\n".join(page(made, target, job, [])))
 
     def cancel(self) -> None:
         """Stop the running call within one block of the model; may be called from any thread."""

@@ -21,7 +21,10 @@ from ..memory.budget import format_size
 from ..memory.cards import find_card
 from ..memory.plan import Plan, plan
 from ..parallel.predict import Exchange, Step, of_rows, of_tokens, part_of, shares_by_speed, step_of
-from . import plan as of_one
+from .plan_images import IMAGE_STEPS
+from .plan_model import Beside, Model, as_computed, beside_of, open_model
+from .plan_step import budget_of, job_of, plan_for, workload_for
+from .plan_target import Target, target_of
 
 WORTH = 1.05  # times as fast as the fastest card alone: below that, several cards for one image are not worth it
 MOST = 8  # cards
@@ -31,7 +34,7 @@ MOST = 8  # cards
 class Cards:
     """Cards of one machine. exchange: bytes/s between them, through the host's memory."""
 
-    targets: tuple[of_one.Target, ...]
+    targets: tuple[Target, ...]
     exchange: float
 
     @property
@@ -70,11 +73,11 @@ class Way:
 
 def run(args: Namespace) -> int:
     """Print the ways. Raises InputError for cards that cannot be used together at all."""
-    model, cards = of_one.open_model(args.model), cards_of(args)
-    beside = of_one.beside_of(args, model)
-    jobs = [of_one.job_of(args, target) for target in cards.targets]
+    model, cards = open_model(args.model), cards_of(args)
+    beside = beside_of(args, model)
+    jobs = [job_of(args, target) for target in cards.targets]
     ways = ways_of(model, cards, jobs, beside)
-    steps = args.steps or of_one.IMAGE_STEPS
+    steps = args.steps or IMAGE_STEPS
     if args.json:
         told = {"cards": [target.label for target in cards.targets], "exchange": cards.exchange}
         print(json.dumps({"model": model.name, **told, "ways": [way.record() for way in ways], "advice": advice(ways)}))
@@ -99,21 +102,21 @@ def cards_of(args: Namespace) -> Cards:
         raise InputError("A plan for several devices is for graphics cards. For a processor give --card cpu alone.")
     sizes = sizes * len(args.cards) if len(sizes) == 1 else sizes
     targets = [
-        of_one.target_of(Namespace(**{**vars(args), "card": name, "vram": size}))
+        target_of(Namespace(**{**vars(args), "card": name, "vram": size}))
         for name, size in zip(args.cards, sizes, strict=True)
     ]
     slowest = min(find_card(name).exchange for name in args.cards)
     return Cards(tuple(targets), (args.exchange or slowest) * 1e9)
 
 
-def ways_of(model: of_one.Model, cards: Cards, jobs: Sequence[Any], beside: of_one.Beside) -> list[Way]:
+def ways_of(model: Model, cards: Cards, jobs: Sequence[Any], beside: Beside) -> list[Way]:
     """Each card alone, jobs side by side, then one image by tokens and by rows. Raises BudgetTooSmall if no card has
     room for the model."""
     count = len(cards.targets)
     ways, failed = list[Way](), list[BudgetTooSmall]()
     for number, (target, job) in enumerate(zip(cards.targets, jobs, strict=True)):
         try:
-            made = of_one.plan_for(of_one.as_computed(model, target), target, job, beside)
+            made = plan_for(as_computed(model, target), target, job, beside)
         except BudgetTooSmall as error:
             failed.append(error)
             continue
@@ -136,10 +139,10 @@ def ways_of(model: of_one.Model, cards: Cards, jobs: Sequence[Any], beside: of_o
 class _Planned:
     """Makes the ways in which all cards work. fastest: seconds of the fastest card alone."""
 
-    model: of_one.Model
+    model: Model
     cards: Cards
     jobs: Sequence[Any]
-    beside: of_one.Beside
+    beside: Beside
     fastest: float
 
     @property
@@ -180,9 +183,9 @@ class _Planned:
         """Each card's plan for its share of tokens and rows."""
         found = []
         for target, job, (tokens, rows) in zip(self.cards.targets, self.jobs, parts, strict=True):
-            model = of_one.as_computed(self.model, target)
-            workload = part_of(of_one.workload_for(model, target, job, self.beside), tokens, rows)
-            found.append(plan(workload, of_one.budget_of(target, len(parts)), target.machine))
+            model = as_computed(self.model, target)
+            workload = part_of(workload_for(model, target, job, self.beside), tokens, rows)
+            found.append(plan(workload, budget_of(target, len(parts)), target.machine))
         return found
 
     def _together(self, name: str, split: str, plans: Sequence[Plan], sent: tuple[float, int]) -> Way:

@@ -17,9 +17,12 @@ from ..errors import BudgetTooSmall, InputError
 from ..memory.budget import format_size
 from ..memory.plan import Plan, plan, smallest_budget
 from ..memory.report import plan_record
-from ..memory.workload import Budget, GiB, MiB, Workload
+from ..memory.workload import MiB, Workload
 from ..training.lora.settings import OPTIMISERS, LoraSettings
-from . import plan as of_pictures
+from .plan_model import Model, open_model
+from .plan_page import memory_lines, residency_map, speed_lines
+from .plan_step import budget_of, job_of, program_memory
+from .plan_target import Target, target_of
 
 if TYPE_CHECKING:
     from ..runtime.flux_needs import Job
@@ -50,11 +53,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Print the plan. Raises BudgetTooSmall with what would do."""
-    model, target = of_pictures.open_model(args.model), of_pictures.target_of(args)
+    model, target = open_model(args.model), target_of(args)
     if model.config.in_channels != model.config.out_channels:
         raise InputError(f"{model.name} takes more than images: LoRAs are trained on flux1-dev or flux1-schnell.")
     size = args.size if "x" in args.size.lower() else f"{args.size}x{args.size}"
-    job = of_pictures.job_of(Namespace(size=size, batch=args.batch), target)
+    job = job_of(Namespace(size=size, batch=args.batch), target)
     settings = LoraSettings(
         rank=args.rank,
         layers=args.layers,
@@ -74,17 +77,14 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def fastest(model: of_pictures.Model, target: of_pictures.Target, job: Job, settings: LoraSettings) -> Planned:
+def fastest(model: Model, target: Target, job: Job, settings: LoraSettings) -> Planned:
     """Over the places for block inputs. Raises BudgetTooSmall if there is no plan for any."""
     found: list[Planned] = []
     refused: BudgetTooSmall | None = None
     for place in PLACES if not target.cpu else ("device", "disk"):
         workload, kept = workload_of(model, target, job, settings, place)
-        ram = max(0, target.ram - of_pictures.PROGRAM - (kept if place == "ram" else 0))
-        pinned = min(ram, max(0, target.ram - max(4 * GiB, target.ram // 4)))
         try:
-            budget = Budget(target.memory, 0 if target.cpu else ram, 0 if target.cpu else pinned)
-            made = plan(workload, budget, target.machine)
+            made = plan(workload, budget_of(target, kept=kept if place == "ram" else 0), target.machine)
         except BudgetTooSmall as error:
             refused = refused or error
             continue
@@ -96,9 +96,7 @@ def fastest(model: of_pictures.Model, target: of_pictures.Target, job: Job, sett
     return min(found, key=lambda each: each.seconds)
 
 
-def workload_of(
-    model: of_pictures.Model, target: of_pictures.Target, job: Job, settings: LoraSettings, place: str
-) -> tuple[Workload, int]:
+def workload_of(model: Model, target: Target, job: Job, settings: LoraSettings, place: str) -> tuple[Workload, int]:
     """One step with all that is on the device beside weights, and bytes of block inputs."""
     from ..training.lora.needs import training_needs
     from ..training.lora.steps import LOOK_AHEAD
@@ -108,9 +106,7 @@ def workload_of(
     needs = found.needs
     decoded = [prod(shape) for name, shape in needs.matrices.items() if model.decoded(name)]
     fixed = {
-        "program" if target.cpu else "context and driver": of_pictures.PROGRAM
-        if target.cpu
-        else of_pictures.CONTEXT + of_pictures.HEADROOM,
+        **program_memory(target),
         "small weights": needs.small * job.itemsize,
         "LoRA and moments": found.numbers * bytes_a_number(settings.optimiser, job.dtype),
         "activations": needs.run.peak,
@@ -125,9 +121,7 @@ def workload_of(
     return needs.workload(model.name, nbytes, model.decoded, job.itemsize, fixed), found.kept_bytes
 
 
-def what_would_do(
-    model: of_pictures.Model, target: of_pictures.Target, job: Job, settings: LoraSettings
-) -> Iterator[str]:
+def what_would_do(model: Model, target: Target, job: Job, settings: LoraSettings) -> Iterator[str]:
     """Sentences for what does not fit."""
 
     def fits(job: Job, settings: LoraSettings) -> bool:
@@ -152,7 +146,7 @@ def what_would_do(
         yield f"With {side}x{side} images it would work at rank {smaller.rank}."
 
 
-def page(made: Planned, target: of_pictures.Target, job: Job, settings: LoraSettings) -> list[str]:
+def page(made: Planned, target: Target, job: Job, settings: LoraSettings) -> list[str]:
     """The whole answer for people."""
     size = f"{job.width}x{job.height}" + (f", {job.batch} at a time" if job.batch > 1 else "")
     where = {"device": "beside the weights", "ram": "in RAM", "disk": "on disk"}[made.place]
@@ -161,12 +155,12 @@ def page(made: Planned, target: of_pictures.Target, job: Job, settings: LoraSett
         f"{made.plan.workload.name} · LoRA of rank {settings.rank} ({settings.layers}) at {size} · {target.label}, "
         f"{format_size(target.memory)}",
         "",
-        *of_pictures.residency_map(made.plan),
+        *residency_map(made.plan),
         "",
         f"  {made.seconds:.2f} s a step, forward and backward: {hours:.1f} hours for {settings.steps} steps",
         f"  up to {made.seconds * RESERVE:.2f} s until a card has been measured: work on single numbers is not counted",
-        *of_pictures.speed(made.plan)[1:],
+        *speed_lines(made.plan)[1:],
         f"  block inputs wait {where} ({format_size(made.kept_bytes)} a step)",
         "",
-        *of_pictures.memory(made.plan, target),
+        *memory_lines(made.plan, target),
     ]

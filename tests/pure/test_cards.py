@@ -235,7 +235,7 @@ def test_a_budget_is_written_as_it_was_read(words: tuple[str, str]) -> None:
 
 def test_the_command_is_there_before_torch(prologue: str) -> None:
     """Its help and its refusals need none: torch is imported once it is clear what to plan for."""
-    code = prologue + "from sluice.flux_core.commands import plan\n"
-    code += "try: plan.open_model('flux9-dev')\nexcept Exception: sys.exit('torch' in sys.modules)\nsys.exit(2)"
+    code = prologue + "from sluice.flux_core.commands import plan, plan_model\n"
+    code += "try: plan_model.open_model('flux9-dev')\nexcept Exception: sys.exit('torch' in sys.modules)\nsys.exit(2)"
     run = subprocess.run([sys.executable, "-c", code])
     assert run.returncode == 0
