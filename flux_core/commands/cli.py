@@ -100,8 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.filename is not None and error.strerror:
             print(f"sluice: {error.filename}: {error.strerror}.", file=sys.stderr)
             return 1
-        told = f"{type(error).__name__}: {error}"
-        print(f"sluice: unexpected {told}. SLUICE_DEBUG=1 shows where it happened.", file=sys.stderr)
+        description = f"{type(error).__name__}: {error}"
+        print(f"sluice: unexpected {description}. SLUICE_DEBUG=1 shows where it happened.", file=sys.stderr)
         return 1
 
 

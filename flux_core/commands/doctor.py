@@ -40,5 +40,5 @@ def run(args: Namespace) -> int:
 def lines(finding: Finding, width: int) -> list[str]:
     """One finding on a terminal of this width: good or not, what, and below it what to do."""
     mark = "ok  " if finding.good else "todo"
-    told = [f"{mark}  {finding.subject:<18}{finding.text}"]
-    return told + textwrap.wrap(finding.advice, max(40, width - 6), initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines = [f"{mark}  {finding.subject:<18}{finding.text}"]
+    return lines + textwrap.wrap(finding.advice, max(40, width - 6), initial_indent=" " * 6, subsequent_indent=" " * 6)

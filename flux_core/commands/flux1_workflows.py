@@ -109,10 +109,10 @@ def image_to_image(canvas: Canvas, name: str) -> None:
 
 def fill(canvas: Canvas, name: str) -> None:
     loaded = _loaders(canvas, "flux1-fill-dev.safetensors")
-    told = _prompt(canvas, loaded.clip, guidance=30.0)
+    prompt = _prompt(canvas, loaded.clip, guidance=30.0)
     picture, mask = _picture(canvas, "Picture and mask")
     positive, _, latent = canvas.add(
-        "InpaintModelConditioning", (380, 710), positive=told, negative=_nothing(canvas, told), vae=loaded.vae,
+        "InpaintModelConditioning", (380, 710), positive=prompt, negative=_nothing(canvas, prompt), vae=loaded.vae,
         pixels=picture, mask=mask, noise_mask=False,
     )  # fmt: skip
     _text_to_image(canvas, name, loaded, positive, start=latent)
@@ -120,11 +120,11 @@ def fill(canvas: Canvas, name: str) -> None:
 
 def kontext(canvas: Canvas, name: str) -> None:
     loaded = _loaders(canvas, "flux1-dev-kontext_fp8_scaled.safetensors")
-    told = _prompt(canvas, loaded.clip, text="make it a winter evening with snow", guidance=2.5)
+    prompt = _prompt(canvas, loaded.clip, text="make it a winter evening with snow", guidance=2.5)
     picture, _ = _picture(canvas, "Picture to change")
     [scaled] = canvas.add("FluxKontextImageScale", (380, 710), collapsed=True, image=picture)
     [start] = canvas.add("VAEEncode", (380, 770), collapsed=True, pixels=scaled, vae=loaded.vae)
-    [changed] = canvas.add("ReferenceLatent", (380, 830), collapsed=True, conditioning=told, latent=start)
+    [changed] = canvas.add("ReferenceLatent", (380, 830), collapsed=True, conditioning=prompt, latent=start)
     _text_to_image(canvas, name, loaded, changed, start=start)
 
 
@@ -183,9 +183,9 @@ def _prompt(canvas: Canvas, clip: Output, text: str = PROMPT, guidance: float | 
     return canvas.add("FluxGuidance", (380, 220), colours=BLUE, conditioning=plain, guidance=guidance)[0]
 
 
-def _nothing(canvas: Canvas, told: Output) -> Output:
+def _nothing(canvas: Canvas, prompt: Output) -> Output:
     """A negative prompt for nodes that ask for one; FLUX.1 has none."""
-    return canvas.add("ConditioningZeroOut", (380, 320), collapsed=True, conditioning=told)[0]
+    return canvas.add("ConditioningZeroOut", (380, 320), collapsed=True, conditioning=prompt)[0]
 
 
 def _picture(canvas: Canvas, title: str) -> tuple[Output, Output]:
@@ -195,14 +195,14 @@ def _picture(canvas: Canvas, title: str) -> tuple[Output, Output]:
 
 def _control(canvas: Canvas, name: str, file: str, guidance: float, edges: bool) -> None:
     loaded = _loaders(canvas, lora=(file, 1.0))
-    told = _prompt(canvas, loaded.clip, guidance=guidance)
+    prompt = _prompt(canvas, loaded.clip, guidance=guidance)
     picture, _ = _picture(canvas, "Picture" if edges else "Depth map")
     [scaled] = canvas.add("ImageScaleToTotalPixels", (380, 710), collapsed=True, image=picture,
                           upscale_method="lanczos", megapixels=1.0, resolution_steps=16)  # fmt: skip
     if edges:
         [scaled] = canvas.add("Canny", (380, 770), image=scaled, low_threshold=0.15, high_threshold=0.3)
     positive, _, latent = canvas.add(
-        "InstructPixToPixConditioning", (380, 900), collapsed=True, positive=told, negative=_nothing(canvas, told),
+        "InstructPixToPixConditioning", (380, 900), collapsed=True, positive=prompt, negative=_nothing(canvas, prompt),
         vae=loaded.vae, pixels=scaled,
     )  # fmt: skip
     _text_to_image(canvas, name, loaded, positive, start=latent)
@@ -224,7 +224,7 @@ def _schedule(
 
 
 def _text_to_image(
-    canvas: Canvas, name: str, loaded: Loaded, told: Output, *, steps: int = STEPS, denoise: float = 1.0,
+    canvas: Canvas, name: str, loaded: Loaded, prompt: Output, *, steps: int = STEPS, denoise: float = 1.0,
     shift: bool = True, start: Output | None = None,
 ) -> None:  # fmt: skip
     """Everything between a prompt and the saved image."""
@@ -232,7 +232,7 @@ def _text_to_image(
     model, solver, sigmas, start = _schedule(
         canvas, loaded.model, steps=steps, denoise=denoise, shift=shift, start=start
     )
-    [guider] = canvas.add("BasicGuider", (1130, 40), model=model, conditioning=told)
+    [guider] = canvas.add("BasicGuider", (1130, 40), model=model, conditioning=prompt)
     latent, _ = canvas.add("SamplerCustomAdvanced", (1130, 160), noise=noise, guider=guider, sampler=solver,
                            sigmas=sigmas, latent_image=start)  # fmt: skip
     _save(canvas, loaded, latent, name)

@@ -172,8 +172,8 @@ def text_to_image(canvas: Canvas) -> None:
         "For FLUX.1 itself choose its files in the three loaders and 1024 x 1024.",
     )  # fmt: skip
     loaded = _loaders(canvas)
-    told = _prompt(canvas, loaded, "a yellow star in the middle on a navy background", (380, 40))
-    latent = _denoise(canvas, loaded.model, told, seed=7, steps=12)
+    prompt = _prompt(canvas, loaded, "a yellow star in the middle on a navy background", (380, 40))
+    latent = _denoise(canvas, loaded.model, prompt, seed=7, steps=12)
     _save(canvas, loaded, latent, "text_to_image", (1480, 40))
 
 
@@ -201,10 +201,10 @@ def image_to_image(canvas: Canvas) -> None:
         "pixels on **Sketch** first: ours is `flux_core/tiny/input/sketch.png` in this pack's folder.",
     )  # fmt: skip
     loaded = _loaders(canvas)
-    told = _prompt(canvas, loaded, "a heart on the right", (380, 40))
+    prompt = _prompt(canvas, loaded, "a heart on the right", (380, 40))
     picture, _ = canvas.add("LoadImage", (380, 380), size=(330, 330), title="Sketch", image="sketch.png")
     [start] = canvas.add("VAEEncode", (380, 760), pixels=picture, vae=loaded.vae)
-    latent = _denoise(canvas, loaded.model, told, seed=3, steps=16, denoise=0.8, start=start)
+    latent = _denoise(canvas, loaded.model, prompt, seed=3, steps=16, denoise=0.8, start=start)
     _save(canvas, loaded, latent, "image_to_image", (1480, 40))
 
 
@@ -216,11 +216,11 @@ def two_prompts(canvas: Canvas) -> None:
         "Here only CLIP is told the figure, and only T5 its colour, place and background.",
     )  # fmt: skip
     loaded = _loaders(canvas)
-    [told] = canvas.add(
+    [prompt] = canvas.add(
         "CLIPTextEncodeFlux", (380, 40), size=(330, 250), title="Two prompts", colours=GREEN, clip=loaded.clip,
         clip_l="a square", t5xxl="a pink object on the left, black background", guidance=3.5,
     )  # fmt: skip
-    latent = _denoise(canvas, loaded.model, told, seed=5, steps=12)
+    latent = _denoise(canvas, loaded.model, prompt, seed=5, steps=12)
     _save(canvas, loaded, latent, "two_prompts", (1480, 40))
 
 
@@ -243,9 +243,9 @@ def seeds_and_guidance(canvas: Canvas) -> None:
                          width=SIDE * 4, height=SIDE * 2, color=0x303030)  # fmt: skip
     for column, strength in enumerate(strengths):
         left = 780 + 280 * column
-        [told] = canvas.add("FluxGuidance", (left, 40), size=(250, 60), colours=BLUE,
+        [prompt] = canvas.add("FluxGuidance", (left, 40), size=(250, 60), colours=BLUE,
                             conditioning=text, guidance=strength)  # fmt: skip
-        [guider] = canvas.add("BasicGuider", (left, 150), collapsed=True, model=model, conditioning=told)
+        [guider] = canvas.add("BasicGuider", (left, 150), collapsed=True, model=model, conditioning=prompt)
         for row, noise in enumerate(noises):
             latent, _ = canvas.add("SamplerCustomAdvanced", (left, 200 + 270 * row), size=(250, 110), noise=noise,
                                    guider=guider, sampler=solver, sigmas=sigmas, latent_image=empty)  # fmt: skip
@@ -289,7 +289,7 @@ def _schedule(
 
 
 def _denoise(
-    canvas: Canvas, model: Output, told: Output, *, seed: int, steps: int, denoise: float = 1.0, shift: bool = True,
+    canvas: Canvas, model: Output, prompt: Output, *, seed: int, steps: int, denoise: float = 1.0, shift: bool = True,
     start: Output | None = None,
 ) -> Output:  # fmt: skip
     """Everything between a prompt and a finished latent."""
@@ -297,7 +297,7 @@ def _denoise(
     model, solver, sigmas, start = _schedule(
         canvas, model, steps=steps, at=(780, 160), denoise=denoise, shift=shift, start=start
     )
-    [guider] = canvas.add("BasicGuider", (1130, 40), model=model, conditioning=told)
+    [guider] = canvas.add("BasicGuider", (1130, 40), model=model, conditioning=prompt)
     return canvas.add("SamplerCustomAdvanced", (1130, 160), noise=noise, guider=guider, sampler=solver, sigmas=sigmas,
                       latent_image=start)[0]  # fmt: skip
 

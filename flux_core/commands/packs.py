@@ -49,13 +49,13 @@ def run(args: argparse.Namespace) -> int:
         stack.enter_context(contextlib.redirect_stdout(quiet))  # type: ignore[type-var]
         packs = load_packs(args.folder, Engine(host, folders, classes, titles, Executor(classes)))
         routes = packs.start_routes()["routes"]
-        told = packs.packs
+        found = packs.packs
     logging.disable(logging.NOTSET)
     if args.json:
-        print(json.dumps({"packs": told, "routes": routes}))
+        print(json.dumps({"packs": found, "routes": routes}))
     else:
-        print("\n".join(_lines(told)))
-    return 0 if all(pack["error"] is None for pack in told) else 1
+        print("\n".join(_lines(found)))
+    return 0 if all(pack["error"] is None for pack in found) else 1
 
 
 def _lines(packs: list[dict[str, Any]]) -> Iterable[str]:

@@ -79,8 +79,10 @@ def run(args: Namespace) -> int:
     ways = ways_of(model, cards, jobs, beside)
     steps = args.steps or IMAGE_STEPS
     if args.json:
-        told = {"cards": [target.label for target in cards.targets], "exchange": cards.exchange}
-        print(json.dumps({"model": model.name, **told, "ways": [way.record() for way in ways], "advice": advice(ways)}))
+        record = {"cards": [target.label for target in cards.targets], "exchange": cards.exchange}
+        print(
+            json.dumps({"model": model.name, **record, "ways": [way.record() for way in ways], "advice": advice(ways)})
+        )
         return 0
     title = f"{model.name} · {jobs[0].width}x{jobs[0].height} · {cards.names}"
     print("\n".join([title, "", *table(ways, cards, steps), "", *advice(ways)]))
@@ -222,17 +224,19 @@ def advice(ways: Sequence[Way]) -> list[str]:
     jobs = next((way for way in ways if "jobs at once" in way.name), None)
     together = [way for way in ways if way.name.startswith("one image")]
     best = max(together, key=lambda way: way.times, default=None)
-    told = []
+    sentences = []
     if best is None:
-        told.append(f"One image: {alone.name} ({alone.command}). The cards cannot compute one image together here.")
+        sentences.append(
+            f"One image: {alone.name} ({alone.command}). The cards cannot compute one image together here."
+        )
     elif best.refused:
-        told.append(f"One image: {alone.name} ({alone.command}). Both together would be no faster.")
+        sentences.append(f"One image: {alone.name} ({alone.command}). Both together would be no faster.")
     else:
-        told.append(f"One image: {best.command} is {best.times:.2f} times as fast as one card.")
+        sentences.append(f"One image: {best.command} is {best.times:.2f} times as fast as one card.")
     if jobs is not None and jobs.times > 1:
-        told.append(f"Several images: `sluice {jobs.command}` makes {jobs.times:.2f} times as many as one card.")
-    told += [f"Refused: {way.name}, {way.refused}" for way in together if way.refused]
-    return told
+        sentences.append(f"Several images: `sluice {jobs.command}` makes {jobs.times:.2f} times as many as one card.")
+    sentences += [f"Refused: {way.name}, {way.refused}" for way in together if way.refused]
+    return sentences
 
 
 def table(ways: Sequence[Way], cards: Cards, steps: int) -> list[str]:

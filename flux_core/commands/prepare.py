@@ -71,9 +71,9 @@ def prepared(
 
 def _refusal(found: Validation, part: Part, classes: Classes) -> list[str]:
     """All problems, and what helps."""
-    told = [f"  {sentence}" for sentence in found.sentences]
+    lines = [f"  {sentence}" for sentence in found.sentences]
     if any(problem.kind == MISSING_MODEL for problem in found.problems):
-        told.append("  Name further folders of model files with --models DIR.")
+        lines.append("  Name further folders of model files with --models DIR.")
     if found.outputs or (part.lost and validate(part.prompt, classes).outputs):
-        told.append("  The other outputs can be made: add --partial.")
-    return told
+        lines.append("  The other outputs can be made: add --partial.")
+    return lines

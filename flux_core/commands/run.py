@@ -210,12 +210,12 @@ def _made(
 def with_place(result: Result, prompt: JsonPrompt) -> Exception:
     """The exception that stopped a prompt, with the name of the node in which it happened."""
     assert result.exception is not None
-    _, told = result.messages[-1]
-    node = prompt.get(str(told.get("node_id")))
-    where = name_of(str(told["node_id"]), node) if node else "the workflow"
+    _, details = result.messages[-1]
+    node = prompt.get(str(details.get("node_id")))
+    where = name_of(str(details["node_id"]), node) if node else "the workflow"
     error = result.exception
     if os.environ.get("SLUICE_DEBUG"):
-        print("".join(told.get("traceback", ())), file=sys.stderr)
+        print("".join(details.get("traceback", ())), file=sys.stderr)
     if isinstance(error, PromptError):
         return PromptError([f"{where}: {problem}" for problem in error.problems])
     if isinstance(error, SluiceError):
@@ -286,8 +286,8 @@ def _new_runtime(args: argparse.Namespace) -> Runtime:
     if not args.json:
         runtime.events.listen(_tell_memory)
         notice = device_notice(runtime)
-        told = [notice["text"], notice["warning"], budget_problem(runtime, runtime.budget)]
-        print(*filter(None, told), sep="\n", file=sys.stderr)
+        notices = [notice["text"], notice["warning"], budget_problem(runtime, runtime.budget)]
+        print(*filter(None, notices), sep="\n", file=sys.stderr)
     return runtime
 
 

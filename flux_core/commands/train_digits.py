@@ -122,19 +122,19 @@ def _write_workflow(lesson: Lesson) -> Path:
     [clip] = canvas.add("DualCLIPLoader", (40, 180), clip_name1=f"{recipe.name}-t5xxl.safetensors",
                         clip_name2=f"{recipe.name}-clip_l.safetensors", type="flux")  # fmt: skip
     [vae] = canvas.add("VAELoader", (40, 360), vae_name=f"{recipe.name}-pixels.safetensors")
-    [told] = canvas.add("CLIPTextEncode", (380, 40), size=(330, 130), title="Prompt", colours=GREEN, clip=clip,
+    [prompt] = canvas.add("CLIPTextEncode", (380, 40), size=(330, 130), title="Prompt", colours=GREEN, clip=clip,
                         text=PROMPT)  # fmt: skip
     [none] = canvas.add("CLIPTextEncode", (380, 220), size=(330, 100), title="Without guidance", clip=clip, text="")
     if recipe.sizes.guidance:
         strengths = (recipe.guide, 1.0) if guided else (1.0, 1.0)
-        [told] = canvas.add("FluxGuidance", (380, 370), conditioning=told, guidance=strengths[0])
+        [prompt] = canvas.add("FluxGuidance", (380, 370), conditioning=prompt, guidance=strengths[0])
         [none] = canvas.add("FluxGuidance", (380, 480), conditioning=none, guidance=strengths[1])
         [model] = canvas.add("ModelSamplingFlux", (40, 480), model=model, max_shift=0.0, base_shift=0.0, width=side,
                              height=side)  # fmt: skip
     [empty] = canvas.add("EmptySD3LatentImage", (780, 40), title="Size", width=side, height=side, batch_size=4)
     [latent] = canvas.add(
         "KSampler", (780, 200), model=model, seed=0, steps=recipe.sample_steps, cfg=1.0 if guided else recipe.guide,
-        sampler_name="euler", scheduler="simple", positive=told, negative=none, latent_image=empty, denoise=1.0,
+        sampler_name="euler", scheduler="simple", positive=prompt, negative=none, latent_image=empty, denoise=1.0,
     )  # fmt: skip
     [pixels] = canvas.add("VAEDecode", (1130, 40), size=(210, 60), samples=latent, vae=vae)
     canvas.add("SaveImage", (1130, 150), size=(400, 440), images=pixels, filename_prefix=recipe.name)

@@ -272,9 +272,9 @@ class Bars:
         self.close()
         self._bar = tqdm(total=total, initial=done, desc=name, unit="step" if name == "train" else "", mininterval=0.5)
 
-    def advance(self, count: int = 1, told: str = "") -> None:
+    def advance(self, count: int = 1, note: str = "") -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(told, refresh=False)
+            self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(count)
 
     def note(self, text: str) -> None:

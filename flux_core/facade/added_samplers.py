@@ -75,8 +75,8 @@ def _ksampler(inputs: dict[str, Any]) -> tuple[Any]:
     from .offered import nodes
     from .offered.comfy.model_patcher import ModelPatcher
 
-    told = ("seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image", "denoise")
-    return nodes.common_ksampler(ModelPatcher(inputs["model"]), *(inputs[name] for name in told))
+    names = ("seed", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image", "denoise")
+    return nodes.common_ksampler(ModelPatcher(inputs["model"]), *(inputs[name] for name in names))
 
 
 def _ksampler_advanced(inputs: dict[str, Any]) -> tuple[Any]:

@@ -94,13 +94,13 @@ def _described(app: web.Application) -> list[dict[str, str]]:
 
     found = []
     for route in app.router.routes():
-        told: Mapping[str, Any] = route.resource.get_info() if route.resource is not None else {}
-        if "pattern" in told:
-            pattern = told["pattern"].pattern
-        elif "prefix" in told:
-            pattern = re.escape(told["prefix"]) + "/.*"
+        info: Mapping[str, Any] = route.resource.get_info() if route.resource is not None else {}
+        if "pattern" in info:
+            pattern = info["pattern"].pattern
+        elif "prefix" in info:
+            pattern = re.escape(info["prefix"]) + "/.*"
         else:
-            pattern = re.escape(str(told.get("path", "")))
+            pattern = re.escape(str(info.get("path", "")))
         if route.method != "HEAD":
             found.append({"method": route.method, "pattern": pattern})
     return found

@@ -99,9 +99,9 @@ class _PackMethod:
     ) -> Tensor:
         levels = [float(level) for level in sigmas]
 
-        def callback(told: Mapping[str, Any]) -> None:
+        def callback(state: Mapping[str, Any]) -> None:
             if on_step is not None:
-                on_step(told["i"], told["denoised"], told["x"])
+                on_step(state["i"], state["denoised"], state["x"])
 
         wrapped = _DenoiserModel(denoise, sampling, x.device)
         extra = {"model_options": {"transformer_options": {}}, "seed": seed, "denoise_mask": None}

@@ -101,23 +101,23 @@ def _plain(node: Mapping[str, Any]) -> str:
 
 def _field(node_id: str, node: Mapping[str, Any], declared: Input, value: Any, node_class: type[Any]) -> dict[str, Any]:
     title = title_of(node)
-    told: dict[str, Any] = {"node": node_id, "input": declared.name, "value": value}
-    told["label"] = _LABELS.get(declared.name) or title or declared.name
+    described: dict[str, Any] = {"node": node_id, "input": declared.name, "value": value}
+    described["label"] = _LABELS.get(declared.name) or title or declared.name
     options = declared.options
     if options.get("image_upload"):
-        told |= {"kind": "image", "label": title if title and title != _plain(node) else "Start picture"}
+        described |= {"kind": "image", "label": title if title and title != _plain(node) else "Start picture"}
     elif getattr(node_class, "FILES", {}).get(declared.name) == "loras":
-        told |= {"kind": "lora", "choices": _choices(declared)}
+        described |= {"kind": "lora", "choices": _choices(declared)}
     elif declared.type in ("INT", "FLOAT"):
         kind = "seed" if declared.name in _SEEDS else "integer" if declared.type == "INT" else "number"
-        told |= {"kind": kind, **{key: options[key] for key in ("min", "max", "step") if key in options}}
+        described |= {"kind": kind, **{key: options[key] for key in ("min", "max", "step") if key in options}}
     elif declared.type == "BOOLEAN":
-        told |= {"kind": "switch"}
+        described |= {"kind": "switch"}
     elif isinstance(declared.type, list) or declared.type == "COMBO":
-        told |= {"kind": "choice", "choices": _choices(declared)}
+        described |= {"kind": "choice", "choices": _choices(declared)}
     else:
-        told |= {"kind": "text"}
-    return told
+        described |= {"kind": "text"}
+    return described
 
 
 def _choices(declared: Input) -> list[Any]:

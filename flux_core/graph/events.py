@@ -65,24 +65,24 @@ class Events:
         """A node is skipped because of an ExecutionBlocker. The prompt continues, so the history has no entry for
         it.
         """
-        told = self._what(node_id, executed) | {
+        details = self._what(node_id, executed) | {
             "exception_message": f"Execution Blocked: {reason}",
             "exception_type": "ExecutionBlocked",
             "traceback": [],
             "current_inputs": [],
             "current_outputs": [],
         }
-        self.emit("execution_error", {"prompt_id": self.prompt_id, **told})
+        self.emit("execution_error", {"prompt_id": self.prompt_id, **details})
 
     def stopped(
         self, node_id: str, executed: list[str], error: Exception, inputs: Mapping[str, list[Any]], advice: str
     ) -> None:
         """Report that the run ended by request or by an error of a node."""
-        told = self._what(node_id, executed)
+        details = self._what(node_id, executed)
         if isinstance(error, Interrupted):
-            self.message("execution_interrupted", told)
+            self.message("execution_interrupted", details)
             return
-        told |= {
+        details |= {
             "exception_message": f"{error}\n{advice}",
             "exception_type": _type_name(type(error)),
             "traceback": traceback.format_tb(error.__traceback__),
@@ -90,8 +90,8 @@ class Events:
             "current_outputs": list(self.live.original),
         }
         if advice or isinstance(error, BudgetTooSmall):
-            told["about"] = "memory"  # our own field, for the panel of that name
-        self.message("execution_error", told)
+            details["about"] = "memory"  # our own field, for the panel of that name
+        self.message("execution_error", details)
 
     def _what(self, node_id: str, executed: list[str]) -> dict[str, Any]:
         node = self.live.nodes.get(node_id)

@@ -108,10 +108,10 @@ class _Recorded:
 
 def _identity(run: Run, model: Hashable) -> str:
     """64 hexadecimal digits of everything that the evaluations of a run depend on, except the latent."""
-    told = hashlib.sha256(repr((model, run.shape, run.timesteps, torch.__version__)).encode())
+    digest = hashlib.sha256(repr((model, run.shape, run.timesteps, torch.__version__)).encode())
     for part in _parts(run.conditions):
-        told.update(part)
-    return told.hexdigest()
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _parts(value: object) -> Iterator[bytes]:
@@ -133,11 +133,11 @@ def _parts(value: object) -> Iterator[bytes]:
 
 
 def _digest(inputs: DenoiserInputs) -> str:
-    told = hashlib.sha256(_bytes(inputs.x))
-    told.update(_bytes(inputs.timesteps))
-    told.update(repr((tuple(inputs.context.shape), tuple(inputs.pooled.shape))).encode())
-    told.update(_bytes(inputs.pooled))
-    return told.hexdigest()
+    digest = hashlib.sha256(_bytes(inputs.x))
+    digest.update(_bytes(inputs.timesteps))
+    digest.update(repr((tuple(inputs.context.shape), tuple(inputs.pooled.shape))).encode())
+    digest.update(_bytes(inputs.pooled))
+    return digest.hexdigest()
 
 
 def _bytes(tensor: Tensor) -> bytes:
@@ -156,8 +156,8 @@ def _size(digest: str, result: Tensor) -> int:
 
 def _head(digest: str, result: Tensor) -> bytes:
     dtype = str(result.dtype).removeprefix("torch.")
-    told = {"inputs": digest, "dtype": dtype, "shape": list(result.shape)}
-    return json.dumps(told).encode() + b"\n"
+    record = {"inputs": digest, "dtype": dtype, "shape": list(result.shape)}
+    return json.dumps(record).encode() + b"\n"
 
 
 def _opened(path: Path, identity: str, used: int) -> BinaryIO | None:

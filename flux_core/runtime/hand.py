@@ -54,8 +54,8 @@ def main(options: str) -> None:
     except Exception as error:
         if not isinstance(error, SluiceError):
             traceback.print_exc()
-        told = str(error) if isinstance(error, SluiceError) else f"{type(error).__name__}: {error}"
-        channel.send({"error": told, "type": type(error).__name__})
+        sentence = str(error) if isinstance(error, SluiceError) else f"{type(error).__name__}: {error}"
+        channel.send({"error": sentence, "type": type(error).__name__})
         os._exit(1)
 
 

@@ -43,10 +43,10 @@ def reported_flux(module: Flux, runtime: Runtime, tensors: Tensors, run: Run, dt
     observed = dry_run(module, lambda copy: copy(sample))
     workload = _workload(tensors, streamed_names(observed), observed, dtype, half_block)
     about = "transformer", runtime, runtime.device, tensors
-    with _report(*about, workload, tokens_of(sample), dtype, products_of(module), integers_of(module)) as told:
+    with _report(*about, workload, tokens_of(sample), dtype, products_of(module), integers_of(module)) as timed:
 
         def reporting(inputs: DenoiserInputs) -> Tensor:
-            velocity: Tensor = told(lambda: module(inputs))
+            velocity: Tensor = timed(lambda: module(inputs))
             return velocity
 
         yield reporting
@@ -71,8 +71,8 @@ class ReportedEncoder:
         observed = dry_run(self._encoder, lambda copy: copy(*sample))
         workload = _workload(tensors, observed.order, observed, self._dtype)
         count = tokens.shape[0] * tokens.shape[1]
-        with _report(*self._about, workload, count, self._dtype) as told:
-            return told(lambda: self._encoder(tokens, *more))
+        with _report(*self._about, workload, count, self._dtype) as timed:
+            return timed(lambda: self._encoder(tokens, *more))
 
 
 def _workload(
@@ -119,7 +119,7 @@ def _report(
     made = plan(wanted, Budget(1 << 62, 0, 0), machine)
     report = JobReport(label, made, total_bytes(device), runtime.events.emit, note=note)
 
-    def told(work: Callable[[], Any]) -> Any:
+    def timed(work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
         done = work()
         if device.type == "cuda":
@@ -128,7 +128,7 @@ def _report(
         return done
 
     try:
-        yield told
+        yield timed
     finally:
         report.peak = process_peak(device)
         report.close()

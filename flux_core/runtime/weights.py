@@ -206,8 +206,8 @@ class FluxWeights(Weights[Flux]):
     def _config(self, shapes: dict[str, tuple[int, ...]]) -> FluxConfig:
         """Shapes do not say how a head's channels are shared among index, row and column; the header may."""
         config = FluxConfig.from_shapes(shapes)
-        told = next(iter(self.tensors.values())).file.metadata.get(AXES)
-        return config if told is None else replace(config, axes_dim=axes_from(told, config.head_dim))
+        axes = next(iter(self.tensors.values())).file.metadata.get(AXES)
+        return config if axes is None else replace(config, axes_dim=axes_from(axes, config.head_dim))
 
     def _make(self) -> Flux:
         return Flux(self.config)

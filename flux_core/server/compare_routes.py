@@ -48,8 +48,8 @@ async def comparisons(request: web.Request) -> web.Response:
     """The comparisons that have images, newest first."""
     here = services(request)
     with _votes(here) as votes:
-        told = [_told(folder, votes) for folder in _folders(here)]
-    return web.json_response([one for one in told if one is not None])
+        described = [_told(folder, votes) for folder in _folders(here)]
+    return web.json_response([one for one in described if one is not None])
 
 
 async def draw(request: web.Request) -> web.Response:
@@ -64,8 +64,8 @@ async def draw(request: web.Request) -> web.Response:
     if pair is None:
         return web.json_response({"judged": done})
     address = f"/sluice/comparisons/pairs/{pair.id}"
-    told = {"pair": pair.id, "prompt": results["prompts"][pair.prompt], "judged": done}
-    return web.json_response({**told, "left": f"{address}/left", "right": f"{address}/right"})
+    answer = {"pair": pair.id, "prompt": results["prompts"][pair.prompt], "judged": done}
+    return web.json_response({**answer, "left": f"{address}/left", "right": f"{address}/right"})
 
 
 async def vote(request: web.Request) -> web.Response:
@@ -172,9 +172,9 @@ def _folder(here: Services, name: str) -> Path:
 
 def _results(folder: Path) -> Json:
     try:
-        told: Json = json.loads((folder / RESULTS).read_bytes())
-        _ = told["settings"], told["prompts"], told["images"]
-        return told
+        results: Json = json.loads((folder / RESULTS).read_bytes())
+        _ = results["settings"], results["prompts"], results["images"]
+        return results
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / RESULTS} contains no comparison: {error}.") from error
 

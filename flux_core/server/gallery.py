@@ -86,7 +86,7 @@ def _below(picture: Picture, here: Services) -> str:
 def _told(picture: Picture, here: Services, stars: Collection[str]) -> Json:
     below = picture.path.relative_to(here.folders.output)
     subfolder = "" if below.parent == Path() else below.parent.as_posix()
-    told: Json = {
+    entry: Json = {
         "filename": below.name,
         "subfolder": subfolder,
         "type": "output",
@@ -105,7 +105,7 @@ def _told(picture: Picture, here: Services, stars: Collection[str]) -> Json:
         "peak_vram": None,
         "peak_ram": None,
     }
-    return told | _made_by(here.store, picture, below.name, subfolder)
+    return entry | _made_by(here.store, picture, below.name, subfolder)
 
 
 def _made_by(store: Store, picture: Picture, name: str, subfolder: str) -> Json:

@@ -440,8 +440,8 @@ class JobRunner:
 
 def _account(job: Job, messages: list[Any]) -> str:
     """A failed job as one line for the terminal and the log panel: the node and the error."""
-    told = messages[-1][1] if messages else {}
-    node_id = str(told.get("node_id", ""))
+    error = messages[-1][1] if messages else {}
+    node_id = str(error.get("node_id", ""))
     node = job.request["prompt"].get(node_id)
     where = f" in {name_of(node_id, node)}" if node else ""
-    return f"The job failed{where}: {' '.join(str(told.get('exception_message', '')).split())}"
+    return f"The job failed{where}: {' '.join(str(error.get('exception_message', '')).split())}"

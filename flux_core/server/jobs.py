@@ -97,13 +97,13 @@ async def get_job(request: web.Request) -> web.Response:
         return web.json_response({"error": "Job not found"}, status=404)
     result = job.result or {}
     status = result.get("status")
-    told = _summary(found) | {"outputs": result.get("outputs", {})}
-    told["update_time"] = job.ended or job.started or job.created
+    detail = _summary(found) | {"outputs": result.get("outputs", {})}
+    detail["update_time"] = job.ended or job.started or job.created
     if status is not None:
-        told["execution_status"] = status
+        detail["execution_status"] = status
     extra = job.request["extra_data"]
-    told["workflow"] = {"prompt": job.request["prompt"], "extra_data": extra}
-    return web.json_response(told)
+    detail["workflow"] = {"prompt": job.request["prompt"], "extra_data": extra}
+    return web.json_response(detail)
 
 
 async def cancel_job(request: web.Request) -> web.Response:
@@ -120,7 +120,7 @@ async def cancel_jobs(request: web.Request) -> web.Response:
 def _summary(job: Summary) -> Json:
     """A job in the form of the frontend's list. The frontend rejects the whole list if one entry is wrong."""
     shown = [(node, kind, item) for node, kind, item in _shown(job.outputs)]
-    told: Json = {
+    summary: Json = {
         "id": job.prompt_id,
         "status": job.status,
         "create_time": job.created,
@@ -129,15 +129,15 @@ def _summary(job: Summary) -> Json:
         "previewable_outputs_count": len(shown),
     }
     times = {"execution_start_time": job.started, "execution_end_time": job.ended}
-    told |= {key: time for key, time in times.items() if time is not None}
+    summary |= {key: time for key, time in times.items() if time is not None}
     if isinstance(job.workflow_id, str):
-        told["workflow_id"] = job.workflow_id
+        summary["workflow_id"] = job.workflow_id
     if shown:
         node, kind, item = next((one for one in shown if one[2].get("type") == "output"), shown[0])
-        told["preview_output"] = {**item, "nodeId": node, "mediaType": kind}
+        summary["preview_output"] = {**item, "nodeId": node, "mediaType": kind}
     if job.status == FAILED and job.last_message and job.last_message[0] == "execution_error":
-        told["execution_error"] = job.last_message[1]
-    return told
+        summary["execution_error"] = job.last_message[1]
+    return summary
 
 
 def _shown(outputs: Json) -> list[tuple[str, str, Json]]:

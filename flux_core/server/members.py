@@ -78,7 +78,7 @@ class Member:
         """Store an event of this worker."""
         if event == _FREED:  # earlier events about memory are outdated
             self.warm = frozenset()
-            self.last_events = {kind: told for kind, told in self.last_events.items() if not kind.startswith(_MEMORY)}
+            self.last_events = {kind: event for kind, event in self.last_events.items() if not kind.startswith(_MEMORY)}
         else:
             self.last_events[event] = data
 

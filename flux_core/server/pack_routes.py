@@ -24,9 +24,9 @@ async def ask_worker(here: Services) -> None:
     try:
         with contextlib.suppress(SluiceError):
             here.packs = await worker.call("packs")
-            told = await worker.call("pack_routes")
-            here.pack_routes = [(route["method"], re.compile(route["pattern"])) for route in told["routes"]]
-            here.packs_see_prompts = told["on_prompt"]
+            found = await worker.call("pack_routes")
+            here.pack_routes = [(route["method"], re.compile(route["pattern"])) for route in found["routes"]]
+            here.packs_see_prompts = found["on_prompt"]
     finally:
         here.packs_known.set()
 
@@ -50,9 +50,9 @@ async def to_packs(request: web.Request, handler: Handler) -> web.StreamResponse
     whole = path + (f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else "")
     headers = [(name, value) for name, value in request.headers.items()]
     asked = here.job_runner.worker.call_route(request.method, whole, headers, await request.read())
-    told, body = await asyncio.shield(asked)
-    response = web.Response(status=told["status"], body=body)
-    for name, value in told["headers"]:
+    answer, body = await asyncio.shield(asked)
+    response = web.Response(status=answer["status"], body=body)
+    for name, value in answer["headers"]:
         if name.lower() == "content-type":
             response.headers["Content-Type"] = value
         else:

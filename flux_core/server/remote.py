@@ -93,12 +93,12 @@ class RemoteWorker:
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         try:
             self._say({"op": op, "call": number, **arguments})
-            told = await answer
+            reply = await answer
         finally:
             del self._answers[number]
-        if "error" in told:
-            raise _KINDS.get(told["type"], SluiceError)(told["error"])
-        return told["result"]
+        if "error" in reply:
+            raise _KINDS.get(reply["type"], SluiceError)(reply["error"])
+        return reply["result"]
 
     async def call_route(self, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> Any:
         """Routes of node packs are answered by workers of the server's own machine."""

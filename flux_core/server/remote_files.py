@@ -137,12 +137,12 @@ class Results:
                 del self._by_job[next(iter(self._by_job))]
         self._here[kind, subfolder, filename] = known
 
-    def renamed(self, told: Any) -> Any:
+    def renamed(self, message: Any) -> Any:
         """A worker's message with the names that its files have here."""
-        if isinstance(told, dict):
+        if isinstance(message, dict):
             try:
-                known = self._here.get((told["type"], told.get("subfolder", ""), told["filename"]))
+                known = self._here.get((message["type"], message.get("subfolder", ""), message["filename"]))
             except (KeyError, TypeError):
                 known = None
-            return {**told, **known} if known else {key: self.renamed(value) for key, value in told.items()}
-        return [self.renamed(one) for one in told] if isinstance(told, list) else told
+            return {**message, **known} if known else {key: self.renamed(value) for key, value in message.items()}
+        return [self.renamed(one) for one in message] if isinstance(message, list) else message

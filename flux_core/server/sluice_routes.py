@@ -39,15 +39,15 @@ async def budget(request: web.Request) -> web.Response:
     chosen = [member for member in members if body.get("worker") in (None, member.name)]
     if not chosen:
         return refuse(404, f"There is no worker {str(body['worker'])[:100]!r}.")
-    told = {}
+    budgets = {}
     for member in chosen:
         try:
-            told[member.name] = await member.worker.call("budget", **given)
+            budgets[member.name] = await member.worker.call("budget", **given)
         except InputError as error:
             return refuse(400, str(error) if len(members) == 1 else f"{member.name}: {error}")
-        if given and told[member.name]:
-            _set(here, member, told[member.name])
-    return web.json_response(told)
+        if given and budgets[member.name]:
+            _set(here, member, budgets[member.name])
+    return web.json_response(budgets)
 
 
 def _set(here: Services, member: Member, allowed: dict[str, str]) -> None:

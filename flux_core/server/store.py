@@ -170,8 +170,8 @@ class Store:
 
     def cancel(self, prompt_id: str) -> None:
         """Store that a running job is being stopped, so that it never runs again."""
-        told = {"prompt_id": prompt_id, "node_id": "", "node_type": "", "executed": [], "timestamp": now()}
-        status = {"status_str": "error", "completed": False, "messages": [["execution_interrupted", told]]}
+        interrupted = {"prompt_id": prompt_id, "node_id": "", "node_type": "", "executed": [], "timestamp": now()}
+        status = {"status_str": "error", "completed": False, "messages": [["execution_interrupted", interrupted]]}
         result = {"outputs": {}, "meta": {}, "status": status, "facts": {}}
         with self._writing():
             self._db.execute(

@@ -52,16 +52,16 @@ def _template(name: str, title: str, description: str, picture: str) -> Json:
     }  # fmt: skip
 
 
-def _full_size(told: Json) -> Json:
+def _full_size(entry: Json) -> Json:
     """A template of FLUX.1 itself: its thumbnail is a sketch of the graph; `files` has what it needs.
 
     The editor replaces every - and _ of a description by a space, so the names of files stand in the workflow's note.
     """
-    total, count = sum(one["gigabytes"] or 0 for one in told["files"]), len(told["files"])
+    total, count = sum(one["gigabytes"] or 0 for one in entry["files"]), len(entry["files"])
     listed = f"{count} files, listed in its note" if count > 1 else "1 file, named in its note"
-    about = f"{told['description']} Needs {total:.1f} GB ({listed})."
-    template = _template(FULL_SIZE + told["name"], told["title"], about, "svg")
-    return {**template, "size": round(total * 1e9), "files": told["files"]}
+    about = f"{entry['description']} Needs {total:.1f} GB ({listed})."
+    template = _template(FULL_SIZE + entry["name"], entry["title"], about, "svg")
+    return {**template, "size": round(total * 1e9), "files": entry["files"]}
 
 
 def _full_size_index() -> list[Json]:

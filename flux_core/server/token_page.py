@@ -35,5 +35,5 @@ _PAGE = """<!doctype html>
 
 def token_page(wrong: bool) -> str:
     """The page as HTML. wrong: whether a token was given that is not the server's."""
-    told = "This is not the token of this server."
-    return _PAGE.format(wrong=f'<p class="wrong" role="alert">{escape(told)}</p>' if wrong else "")
+    sentence = "This is not the token of this server."
+    return _PAGE.format(wrong=f'<p class="wrong" role="alert">{escape(sentence)}</p>' if wrong else "")

@@ -125,12 +125,12 @@ def _entries(folder: Path, root: Path) -> Iterator[Json]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".", TEMPORARY_PREFIX)):
             continue
-        told: Json = {"name": path.name, "path": path.relative_to(root).as_posix()}
+        entry: Json = {"name": path.name, "path": path.relative_to(root).as_posix()}
         if path.is_dir():
-            yield {**told, "type": "directory"}
+            yield {**entry, "type": "directory"}
         elif path.is_file():
             stat = path.stat()
-            yield {**told, "type": "file", "size": stat.st_size, "modified": int(stat.st_mtime * 1000)}
+            yield {**entry, "type": "file", "size": stat.st_size, "modified": int(stat.st_mtime * 1000)}
 
 
 def _names(folder: Path, recurse: bool) -> Iterator[str]:

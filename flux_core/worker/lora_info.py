@@ -44,7 +44,7 @@ def _parameters(path: Path | None) -> Shapes | None:
 
 
 def _told(folders: Folders, name: str, parameters: Shapes | None) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "name": name, "bytes": None, "about": "", "family": None, "rank": None, "changes": None, "triggers": [],
         "strength": wanted_strength(name), "fits": None, "why": "",
     }  # fmt: skip
@@ -52,22 +52,22 @@ def _told(folders: Folders, name: str, parameters: Shapes | None) -> dict[str, A
         file = open_weights(folders.path("loras", name))
         found = detect(file)
     except (SluiceError, OSError) as error:
-        return {**told, "fits": False, "why": str(error)}
-    told |= {"bytes": file.size, "about": found.noun, "triggers": trigger_words(file.metadata)}
-    told |= {key: found.facts.get(key) for key in ("family", "rank", "changes")}
+        return {**entry, "fits": False, "why": str(error)}
+    entry |= {"bytes": file.size, "about": found.noun, "triggers": trigger_words(file.metadata)}
+    entry |= {key: found.facts.get(key) for key in ("family", "rank", "changes")}
     if found.kind != "lora":
-        return {**told, "fits": False, "why": f"It is {found.noun}."}
+        return {**entry, "fits": False, "why": f"It is {found.noun}."}
     if parameters is None:
-        return told
-    if "transformer" not in str(told["changes"]):
-        return {**told, "fits": True, "why": "It changes the text encoders only: use Load LoRA."}
+        return entry
+    if "transformer" not in str(entry["changes"]):
+        return {**entry, "fits": True, "why": "It changes the text encoders only: use Load LoRA."}
     counted = fit({entry.name: entry.shape for entry in file.entries.values()}, parameters)
     if counted.wrong:
-        return {**told, "fits": False, "why": f"{counted.wrong} has another shape than the model's matrix."}
+        return {**entry, "fits": False, "why": f"{counted.wrong} has another shape than the model's matrix."}
     if not counted.used:
-        return {**told, "fits": False, "why": "None of its tensors belong to this model."}
+        return {**entry, "fits": False, "why": "None of its tensors belong to this model."}
     left = f"{counted.unused} of {counted.used + counted.unused} tensors will not be used." if counted.unused else ""
-    return {**told, "fits": True, "why": left}
+    return {**entry, "fits": True, "why": left}
 
 
 def trigger_words(metadata: Mapping[str, str]) -> list[str]:

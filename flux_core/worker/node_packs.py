@@ -95,8 +95,8 @@ class NodePacks:
     def packs(self) -> list[dict[str, Any]]:
         """The result of each pack, as JSON. Read it late: packs may replace names of ComfyUI's at any time."""
         patches = self.offer.patches
-        told = [replace(pack, patches=tuple(sorted(patches.get(pack.name, ())))) for pack in self._packs]
-        return [asdict(pack) for pack in told]
+        packs = [replace(pack, patches=tuple(sorted(patches.get(pack.name, ())))) for pack in self._packs]
+        return [asdict(pack) for pack in packs]
 
     def start_routes(self) -> dict[str, Any]:
         """Start to answer packs' routes: {"routes": [{"method", "pattern"}], "on_prompt": whether they see prompts}."""

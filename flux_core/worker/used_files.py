@@ -57,11 +57,11 @@ def used_paths(prompt: Mapping[str, Any], classes: Classes, folders: Folders) ->
 
 def used_files(paths: Mapping[tuple[str, str], Path], hashes: FileHashes) -> list[dict[str, Any]]:
     """The list for a saved image."""
-    told = []
+    entries = []
     for (category, name), path in paths.items():
         if path.is_file():
             known = hashes.known(path)
-            told.append(
+            entries.append(
                 {
                     "category": category,
                     "name": name,
@@ -69,7 +69,7 @@ def used_files(paths: Mapping[tuple[str, str], Path], hashes: FileHashes) -> lis
                     **({"sha256": known} if known else {}),
                 }
             )
-    return told
+    return entries
 
 
 def with_files(

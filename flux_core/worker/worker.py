@@ -175,8 +175,13 @@ class Worker:
             self._free({"free_memory": True})
         else:
             forget(self.folders.user, prompt_id)
-        told = {**done, "paused": paused, "gave_way": paused and self.gave_way, "facts": self.reports.measure.facts()}
-        self.channel.send({"done": prompt_id, **told})
+        outcome = {
+            **done,
+            "paused": paused,
+            "gave_way": paused and self.gave_way,
+            "facts": self.reports.measure.facts(),
+        }
+        self.channel.send({"done": prompt_id, **outcome})
         if result is not None and result.exception is not None and is_out_of_memory(result.exception):
             self._free({"free_memory": True})
 

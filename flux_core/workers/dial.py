@@ -168,12 +168,12 @@ class Dialer:
         try:
             if message["op"] not in _QUESTIONS:
                 raise SluiceError(f"A worker on another machine does not answer {message['op']!r}.")
-            told = {"result": await self._worker.call(message["op"], **arguments)}
+            outcome = {"result": await self._worker.call(message["op"], **arguments)}
             if message["op"] == "budget":
-                self._worker.options.update(told["result"])  # of the next process
+                self._worker.options.update(outcome["result"])  # of the next process
         except SluiceError as error:
-            told = {"error": str(error), "type": type(error).__name__}
-        await self._tell({"reply": message["call"], **told})
+            outcome = {"error": str(error), "type": type(error).__name__}
+        await self._tell({"reply": message["call"], **outcome})
 
     # -- a job -------------------------------------------------------------------------------------------------------
 
@@ -182,8 +182,8 @@ class Dialer:
         prompt_id, attempt = message["prompt_id"], message["attempt"]
         self._job, self._files, self._result = (prompt_id, attempt), 0, None
         try:
-            for told in message["files"]:
-                await self._fetcher.bring(Needed.parse(told), self._fetching)
+            for about in message["files"]:
+                await self._fetcher.bring(Needed.parse(about), self._fetching)
             done = await self._worker.run(prompt_id, message["prompt"], message["extra_data"], message["outputs"])
         except asyncio.CancelledError:  # before the worker process had the job
             done = _interrupted(prompt_id)
@@ -227,10 +227,10 @@ class Dialer:
                 await self._send_files(message["outputs"])
             await self._tell(message, payload)
 
-    async def _send_files(self, told: Any) -> None:
+    async def _send_files(self, outputs: Any) -> None:
         if self._job is None:
             return
-        for about in _files_in(told):
+        for about in _files_in(outputs):
             key = about["type"], about["subfolder"], about["filename"]
             if key in self._sent:
                 continue
@@ -262,15 +262,19 @@ def _raise_if_final(error: Exception, url: str) -> None:
         raise Refused(f"{url} answers, but takes no workers from here ({status}). Is it `sluice serve`, by this name?")
 
 
-def _files_in(told: Any) -> Iterator[dict[str, str]]:
+def _files_in(outputs: Any) -> Iterator[dict[str, str]]:
     """Files that nodes have created, at any depth of a message: {"type", "subfolder", "filename"}."""
-    if isinstance(told, dict):
-        if isinstance(told.get("filename"), str) and told.get("type") in ("output", "temp"):
-            yield {"type": told["type"], "subfolder": str(told.get("subfolder", "")), "filename": told["filename"]}
+    if isinstance(outputs, dict):
+        if isinstance(outputs.get("filename"), str) and outputs.get("type") in ("output", "temp"):
+            yield {
+                "type": outputs["type"],
+                "subfolder": str(outputs.get("subfolder", "")),
+                "filename": outputs["filename"],
+            }
             return
-        told = list(told.values())
-    if isinstance(told, list):
-        for one in told:
+        outputs = list(outputs.values())
+    if isinstance(outputs, list):
+        for one in outputs:
             yield from _files_in(one)
 
 

@@ -40,10 +40,10 @@ class Needed:
     sha256: str
 
     @classmethod
-    def parse(cls, told: Any) -> Needed:
+    def parse(cls, message: Any) -> Needed:
         """From a frame. Raises SluiceError for anything that does not describe a file."""
         try:
-            needed = cls(str(told["folder"]), str(told["name"]), int(told["size"]), str(told["sha256"]))
+            needed = cls(str(message["folder"]), str(message["name"]), int(message["size"]), str(message["sha256"]))
         except (KeyError, TypeError, ValueError):
             raise SluiceError("The server described a file in a way that this worker cannot read.") from None
         if len(needed.sha256) != 64 or not needed.sha256.isalnum() or needed.size < 0:
@@ -110,7 +110,7 @@ class Fetcher:
     async def _continue(self, needed: Needed, part: Path, there: int, tell: Told) -> str | None:
         """Fetch the missing part of a file. Returns why it is still incomplete; None if it is complete."""
         headers = {"Range": f"bytes={there}-"} if there else {}
-        told = 0.0
+        reported = 0.0
         try:
             async with self._session.get(f"{self._url}/sluice/file/{needed.sha256}", headers=headers) as answer:
                 if answer.status not in (200, 206):
@@ -120,8 +120,8 @@ class Fetcher:
                 with part.open("ab") as file:
                     async for block in answer.content.iter_chunked(_BLOCK):
                         file.write(block)
-                        if time.monotonic() - told > _TOLD_SECONDS:
-                            told = time.monotonic()
+                        if time.monotonic() - reported > _TOLD_SECONDS:
+                            reported = time.monotonic()
                             tell(f"fetching {needed.name}: {file.tell() >> 20} of {needed.size >> 20} MiB")
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             return str(error) or type(error).__name__
