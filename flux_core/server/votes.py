@@ -74,6 +74,7 @@ class Votes:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(file, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")  # a vote outlives the process; the last ones not a power cut
         self._db.executescript(_SCHEMA)
 
     def close(self) -> None:

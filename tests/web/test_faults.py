@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.client import Door
+from doubles.comparison import NAMES, comparison, setting_of, wilson
 from doubles.zeros_file import lora_shapes, zeros_file
 from PIL import Image
-from sluice.flux_core.io.embedded import read_workflow
-from sluice.flux_core.io.file_hashes import hashes_of
-from sluice.flux_core.io.folders import standard_folders
-from sluice.flux_core.io.png import with_workflow
-from sluice.flux_core.worker.used_files import used_files, with_files
+from sluice.flux_core.graph.canvas_edit import with_loras
+from sluice.flux_core.graph.flatten import to_prompt
+from sluice.flux_core.io.embedded import read_workflow, read_workflow_bytes
+from sluice.flux_core.worker.registry import standalone_tables
+from sluice.nodes.host import pack_host
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 WINDOWS = pytest.mark.parametrize(("size", "palette"), [("1440x900", "dark"), ("400x800", "light")])
@@ -101,39 +106,42 @@ def test_the_gallery_with_many_pictures_of_several_kinds(
     assert (output / "copy_01.png").is_file() and list((output / ".trash").iterdir()) == []
 
 
-def from_another_server(other: Path, here: Path) -> Path:
-    """An image made with four files on a server with its files in `other`; of these `here` has one changed, one under
-    another name, and one not at all."""
-    for name, rank in (("style", 4), ("mine", 5), ("FLUX.1-Turbo-Alpha", 6)):
-        zeros_file(other / "models" / "loras" / f"{name}.safetensors", lora_shapes(rank=rank))
-    zeros_file(here / "models" / "loras" / "style.safetensors", lora_shapes(rank=7))
-    zeros_file(here / "models" / "loras" / "renamed.safetensors", lora_shapes(rank=5))
-    folders = standard_folders(other)
-    names = ("style", "mine", "FLUX.1-Turbo-Alpha")
-    paths = {("loras", f"{name}.safetensors"): folders.path("loras", f"{name}.safetensors") for name in names}
-    tiny = ("diffusion_models", "sluice-tiny.safetensors")
-    files = used_files({tiny: folders.path(*tiny), **paths}, hashes_of(folders.user))
-    shipped = WORKFLOWS / "text_to_image.png"
-    workflow = read_workflow(shipped)
-    extra = with_files({"extra_pnginfo": {"workflow": workflow.workflow}}, files)["extra_pnginfo"]
-    made = here / "foreign.png"
-    made.write_bytes(with_workflow(shipped.read_bytes(), workflow.prompt, extra))
+@pytest.fixture(scope="module")
+def foreign(serving: Any, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An image that another server has made with the shipped model and three LoRAs."""
+    base = tmp_path_factory.mktemp("elsewhere")
+    names = [f"{name}.safetensors" for name in ("style", "mine", "FLUX.1-Turbo-Alpha")]
+    for rank, name in enumerate(names, 4):
+        zeros_file(base / "models" / "loras" / name, lora_shapes(rank=rank))
+    classes = standalone_tables(pack_host())[0]
+    shipped = read_workflow(WORKFLOWS / "text_to_image.png").workflow
+    canvas = with_loras(shipped, [(name, 1.0) for name in names], classes)
+    prompt = to_prompt(read_workflow_bytes(json.dumps(canvas).encode()), classes)
+    with serving(base) as server:
+        door = Door(server.url)
+        entry, _ = door.made(prompt, extra_data={"extra_pnginfo": {"workflow": canvas}})
+        (image,) = [image for node in entry["outputs"].values() for image in node.get("images", ())]
+        made: bytes = door.get(f"/view?filename={image['filename']}&subfolder={image['subfolder']}").body
+        door.close()
     return made
 
 
 @WINDOWS
 def test_our_own_tabs_and_dialogs_are_accessible(
-    serving: Any, scene: Any, tmp_path: Path, full_size: Path, size: str, palette: str
+    serving: Any, scene: Any, tmp_path: Path, full_size: Path, foreign: bytes, size: str, palette: str
 ) -> None:
     (tmp_path / "output").mkdir()
     Image.new("RGB", (80, 40), "teal").save(tmp_path / "output" / "photo.jpg")
-    foreign = from_another_server(tmp_path / "other", tmp_path)
+    zeros_file(tmp_path / "models" / "loras" / "style.safetensors", lora_shapes(rank=7))  # another one than elsewhere
+    zeros_file(tmp_path / "models" / "loras" / "renamed.safetensors", lora_shapes(rank=5))  # mine.safetensors there
+    (tmp_path / "foreign.png").write_bytes(foreign)
     with serving(tmp_path) as server:
-        seen = scene("access.mjs", server.url, size, palette, full_size, foreign)
+        seen = scene("access.mjs", server.url, size, palette, full_size, tmp_path / "foreign.png")
     assert seen["found"] == {name: [] for name in seen["found"]} and len(seen["found"]) == 8
     told = {name: words for name, (words, _) in seen["used"].items()}
     assert told == {
-        "sluice-tiny.safetensors": "same file", "style.safetensors": "another file of this name",
+        **dict.fromkeys([f"sluice-tiny{part}.safetensors" for part in ("", "-ae", "-clip_l", "-t5xxl")], "same file"),
+        "style.safetensors": "another file of this name",
         "mine.safetensors": "here as renamed.safetensors", "FLUX.1-Turbo-Alpha.safetensors": "missing",
     }  # fmt: skip
     absent = seen["used"]["FLUX.1-Turbo-Alpha.safetensors"][1]
@@ -156,3 +164,32 @@ def test_one_thumb_on_a_phone_prompts_runs_looks_varies_and_shares(
     shared = read_workflow(Path(seen["downloaded"]))
     for carried in (shared.prompt, shared.workflow):
         assert "a green heart on the left, white background" in str(carried)
+
+
+def test_two_people_judge_sixty_pairs_blindly_on_the_page(server: Any, scene: Any) -> None:
+    comparison(server.base / "output", 20)  # 3 pairs of settings for each prompt: 60 pairs
+    score = Counter[tuple[str, str]]()
+    for voter, size, palette in (("Ada", "1440x900", "dark"), ("Ben", "400x800", "light")):
+        seen = scene("votes.mjs", server.url, size, palette, voter)
+        assert seen["found"] == {"voting": [], "votes": []} and seen["small"] == [] and seen["elsewhere"] == []
+        judged = set[tuple[str, frozenset[str]]]()
+        for prompt, left, right, choice in seen["votes"]:
+            shown = {"left": setting_of(tuple(left)), "right": setting_of(tuple(right))}
+            judged.add((prompt, frozenset(shown.values())))
+            for side, setting in shown.items():
+                score[setting, "tie" if choice == "same" else "win" if choice == side else "loss"] += 1
+        assert len(judged) == len(seen["votes"]) == 60, "nobody is asked twice"
+    assert seen["told"] == "Votes of 2 people."
+    expected = [["setting", "preferred", "95 % interval", "wins", "ties", "losses"]]
+    for name in NAMES:
+        wins, losses, ties = (score[name, outcome] for outcome in ("win", "loss", "tie"))
+        assert wins + losses + ties == 80
+        share = (wins + ties / 2) / 80
+        low, high = (percent(bound) for bound in wilson(share, 80))
+        expected.append([name, percent(share), f"{low} to {high}", str(wins), str(ties), str(losses)])
+    assert seen["table"] == expected
+
+
+def percent(share: float) -> str:
+    """In tenths, halves rounded up."""
+    return f"{(100 * Decimal(share)).quantize(Decimal('0.1'), ROUND_HALF_UP)} %"

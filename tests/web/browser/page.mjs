@@ -9,6 +9,7 @@ import { basename, dirname, join } from "node:path";
 
 const { SLUICE_URL, BROWSER, PLAYWRIGHT = "playwright-core", CHROMIUM = "/usr/bin/chromium", SCREENSHOTS = "." } = process.env;
 const PATIENCE = 60_000; // ms; for the first page on a busy machine
+const THUMB = 44; // CSS pixels
 
 // It must not look for anybody on the internet: every such try is an error in the log of a closed network.
 export const QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
@@ -144,6 +145,11 @@ class Editor {
       .map(({ id, impact, nodes }) => ({ id, impact, where: nodes.map(({ html, any }) => `${html.slice(0, 160)} ${any[0]?.message ?? ""}`) }));
   }
 
+  /** What can be touched in `root` and is smaller than a thumb. */
+  smallTargets(root) {
+    return this.page.evaluate(smallTargets, [root, THUMB]);
+  }
+
   theme(palette) {
     return this.page.evaluate((id) => window.app.extensionManager.setting.set("Comfy.ColorPalette", id), palette);
   }
@@ -160,4 +166,15 @@ class Editor {
 function decoded(payload) {
   if (typeof payload === "string") return JSON.parse(payload);
   return { type: "preview", kind: payload.readUInt32BE(0), bytes: payload.length };
+}
+
+/** Evaluated in the page; a box to tick counts with its label. */
+function smallTargets([root, thumb]) {
+  const places = [...document.querySelectorAll(`${root} :is(button, a[href], input, select, textarea, summary)`)];
+  return places
+    .map((one) => (one.matches("[type=checkbox]") ? (one.closest("label") ?? one) : one))
+    .filter((one) => one.checkVisibility({ visibilityProperty: true }))
+    .map((one) => [one.outerHTML.slice(0, 120), one.getBoundingClientRect()])
+    .filter(([, box]) => box.width > 0 && (box.width < thumb || box.height < thumb))
+    .map(([html, box]) => `${html} ${Math.round(box.width)}x${Math.round(box.height)}`);
 }

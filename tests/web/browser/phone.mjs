@@ -1,4 +1,4 @@
-// One thumb on a phone: prompt, run, look, vary, share; with gallery, memory, LoRAs and other workflows. See test_phone.py.
+// One thumb on a phone: prompt, run, look, vary, share; with gallery, memory, LoRAs and other workflows. See test_faults.py.
 //   node phone.mjs SIZE PALETTE PICTURE FOLDER      tells {prompts, downloaded, found (axe), small (targets), ...}
 
 import assert from "node:assert/strict";
@@ -6,19 +6,6 @@ import { join } from "node:path";
 import { openWindow, scene } from "./page.mjs";
 
 const [size, palette, picture, folder] = process.argv.slice(2);
-const THUMB = 44; // CSS pixels
-
-/** What can be touched in `root` and is smaller than a thumb; a box to tick counts with its label. */
-function smallTargets([root, thumb]) {
-  const places = [...document.querySelectorAll(`${root} :is(button, a[href], input, select, textarea, summary)`)];
-  return places
-    .map((one) => (one.matches("[type=checkbox]") ? (one.closest("label") ?? one) : one))
-    .filter((one) => one.checkVisibility({ visibilityProperty: true }))
-    .map((one) => [one.outerHTML.slice(0, 120), one.getBoundingClientRect()])
-    .filter(([, box]) => box.width > 0 && (box.width < thumb || box.height < thumb))
-    .map(([html, box]) => `${html} ${Math.round(box.width)}x${Math.round(box.height)}`);
-}
-
 const phone = { colorScheme: palette, hasTouch: true, isMobile: true, acceptDownloads: true };
 await scene(`phone_${size}_${palette}`, await openWindow(size, phone), async (editor) => {
   const { page } = editor;
@@ -26,7 +13,7 @@ await scene(`phone_${size}_${palette}`, await openWindow(size, phone), async (ed
   const check = async (name, root) => {
     await page.waitForTimeout(200);
     found[name] = await editor.axe(root);
-    small[name] = await page.evaluate(smallTargets, [root, THUMB]);
+    small[name] = await editor.smallTargets(root);
     const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     assert.ok(wide <= 0, `${name} is ${wide} pixels too wide`);
     await editor.shot(`phone_${name}_${size}_${palette}`);
