@@ -121,7 +121,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     here = services(request)
     if len(request.query.get("clientId", "")) > 200:
         raise web.HTTPBadRequest(text="The clientId is too long.")
-    return await here.clients.serve(request, here.job_runner.greet)
+    return await here.clients.serve(request, here.job_runner.announcements.greet)
 
 
 async def _living(app: web.Application) -> AsyncIterator[None]:

@@ -4,7 +4,6 @@ A worker that has a job's models in memory ("warm") can start it at once; anothe
 waits up to three seconds for a warm worker, a free worker takes jobs with its own models first, and a worker gets
 other models where the queue would otherwise take longest. Serving the oldest job first instead, after any fixed time,
 was simulated too: as soon as the queue is longer than that time, all workers load models for each job.
-job.
 
 With one worker, jobs start strictly in the order of their numbers. With several, the order is kept among jobs with the
 same models, and jobs that were put in front of the queue start first.

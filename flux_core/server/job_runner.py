@@ -1,6 +1,7 @@
 """Takes jobs from the store, runs them on workers, stores the results, and informs the clients.
 
-`assign.py` decides which job goes to which worker.
+`assign.py` decides which job goes to which worker, `announcements.py` sends the state of the queue, `worker_events.py`
+the messages of workers, and `job_results.py` has the forms of results.
 
 Clients depend on the order: a result is in the history before `executing {node: null}` reports the end of the job.
 
@@ -18,29 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SluiceError
-from ..graph.prompt import name_of
 from ..workers.process import LostContact, OnMessage, WorkerDied
 from ..workers.protocol import Message
 from ..workers.unfinished import forget, forget_others
+from . import job_results
+from .announcements import Announcements
 from .assign import Models, assign, next_look
-from .clients import Client, Clients, text
-from .job import CANCELLED, COMPLETED, FAILED, PAUSED, Job, now
+from .clients import Clients
+from .job import CANCELLED, COMPLETED, FAILED, Job
 from .leases import Lending
 from .members import Connection, Member, Members
 from .store import ATTEMPTS, CannotWrite, Store
+from .worker_events import pass_on
 
 log = logging.getLogger(__name__)
 
-STATUS_SECONDS = 0.03  # changes of the queue within this time are sent as one message
 GIVE_WAY_SECONDS = 30.0  # for which a job leaves the card to a program that took memory without asking
 RETRY_SECONDS = 2.0  # between attempts to write a result on a full disk
 _STATUS = {"success": COMPLETED, "error": FAILED, "interrupted": CANCELLED}
-PAUSED_ALREADY: Message = {
-    "status": "interrupted",
-    "paused": True,
-}  # reason of a job whose worker died while it was stopping
-_PREVIEWS = ("auto", "latent2rgb", "taesd")  # as clients ask for them; "default" and "none" do not
-_TO_EVERYONE = {"execution_interrupted"}
 _NEWEST = 0.3  # weight of the newest job in the expected time of a job with the same models
 
 Start = Callable[[OnMessage], Connection]
@@ -56,11 +52,11 @@ class JobRunner:
         self.store, self.clients, self.user = store, clients, user
         forget_others(user, store.unfinished_ids())
         self.members = Members()
+        self.announcements = Announcements(store, self.members, clients)
         self.lending = Lending(self.members, store, clients, self._look_again)
         for name, begin in start.items():
             self.join(name, begin)
         self._wake = asyncio.Event()
-        self._telling = self._telling_workers = False
         self._seconds: dict[Models, float] = {}  # recent time of a job with these models
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -69,7 +65,7 @@ class JobRunner:
         member: Member
 
         def heard(message: Message, payload: bytes) -> None:
-            self.heard(member, message, payload)
+            pass_on(member, message, payload, self.clients, self.announcements)
 
         member = Member(name, start(heard))
         self.members.add(member)
@@ -81,7 +77,7 @@ class JobRunner:
     def look(self) -> None:
         """Called when workers were added, removed or changed: assign jobs again, and inform the clients."""
         self._wake.set()
-        self.tell_workers()
+        self.announcements.workers_changed()
 
     @property
     def worker(self) -> Connection:
@@ -94,7 +90,7 @@ class JobRunner:
         """Queue a job; it is on disk when this returns. Raises KeyError if the id is taken, CannotWrite."""
         job = self.store.add(prompt_id, number, request)
         self._wake.set()
-        self.tell_status()
+        self.announcements.queue_changed()
         return job
 
     def interrupt(self, prompt_id: str | None = None, client_id: str | None = None) -> bool:
@@ -132,37 +128,25 @@ class JobRunner:
 
         A running one stops after its current block and frees its memory; its evaluations are kept.
         """
-        paused = [one for one in (self.running_ids if prompt_id is None else [prompt_id]) if self.store.pause(one)]
+        chosen = self.members.running_ids if prompt_id is None else [prompt_id]
+        paused = [one for one in chosen if self.store.pause(one)]
         for one in paused:
             member = self.members.running(one)
             if member is not None:
                 member.worker.tell("pause", prompt_id=one)
                 self.clients.send("sluice.stopping", {"prompt_id": one})
-        self._tell_paused()
+        self.announcements.paused_changed()
         return paused
 
     def unpause(self, prompt_id: str | None = None) -> list[str]:
         """Resume a paused job, or all of them. Returns those that were resumed. Raises CannotWrite."""
-        known = [job["prompt_id"] for job in self.paused] if prompt_id is None else [prompt_id]
-        stopped = [one for one in known if one not in self.running_ids]  # a job that is still stopping stays paused
+        known = [job["prompt_id"] for job in self.announcements.paused] if prompt_id is None else [prompt_id]
+        # A job that is still stopping stays paused.
+        stopped = [one for one in known if one not in self.members.running_ids]
         resumed = [one for one in stopped if self.store.unpause(one)]
         self._wake.set()
-        self._tell_paused()
+        self.announcements.paused_changed()
         return resumed
-
-    @property
-    def paused(self) -> list[dict[str, Any]]:
-        """The paused jobs for pages: prompt_id, number, when they were created, whether they are still stopping."""
-        found, _ = self.store.history.summaries([PAUSED], oldest_first=True)
-        return [
-            {"prompt_id": one.prompt_id, "number": one.number, "created": one.created,
-             "stopping": one.prompt_id in self.running_ids}
-            for one in found
-        ]  # fmt: skip
-
-    def _tell_paused(self) -> None:
-        self.tell_status()
-        self.clients.send("sluice.paused", {"jobs": self.paused})
 
     def clear(self, prompt_ids: list[str] | None = None) -> list[str]:
         """Remove waiting jobs from the queue; None means all. Returns the removed ones."""
@@ -170,49 +154,8 @@ class JobRunner:
         for prompt_id in gone:
             forget(self.user, prompt_id)
         if gone:
-            self._tell_paused()
+            self.announcements.paused_changed()
         return gone
-
-    @property
-    def running_ids(self) -> list[str]:
-        return [member.running.prompt_id for member in self.members.busy if member.running is not None]
-
-    @property
-    def status(self) -> dict[str, Any]:
-        """The number of jobs left, in the form for clients."""
-        return {"exec_info": {"queue_remaining": self.store.waiting + len(self.running_ids)}}
-
-    def tell_status(self) -> None:
-        """Send the number of jobs left to all clients; several changes within a short time are sent once."""
-        if not self._telling:
-            self._telling = True
-            asyncio.get_running_loop().call_later(STATUS_SECONDS, self._tell_status)
-
-    def _tell_status(self) -> None:
-        self._telling = False
-        self.clients.send("status", {"status": self.status})
-
-    def tell_workers(self) -> None:
-        """Send the workers and their jobs to all clients; several changes within a short time are sent once."""
-        if not self._telling_workers:
-            self._telling_workers = True
-            asyncio.get_running_loop().call_later(STATUS_SECONDS, self._tell_workers)
-
-    def _tell_workers(self) -> None:
-        self._telling_workers = False
-        self.clients.send("sluice.workers", {"workers": [member.account for member in self.members]})
-
-    def greet(self, client: Client) -> None:
-        """Send a new client the current state, and a client whose job is running the progress of that job."""
-        client.put(text("status", {"status": self.status, "sid": client.id}))
-        for member in self.members.busy:
-            if member.running is None or member.running.request.get("client_id") != client.id or member.node is None:
-                continue
-            prompt_id = member.running.prompt_id
-            client.put(text("execution_start", {"prompt_id": prompt_id, "timestamp": now()}))
-            client.put(text("executing", {"node": member.node, "display_node": member.node, "prompt_id": prompt_id}))
-            if member.progress:
-                client.put(text("progress_state", member.progress))
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -244,8 +187,8 @@ class JobRunner:
 
     def _begin(self, job: Job, member: Member, cold: bool) -> None:
         member.begin(job, job.models, cold)
-        self.tell_status()
-        self.tell_workers()
+        self.announcements.queue_changed()
+        self.announcements.workers_changed()
         self._go(self._one(job, member, member.worker.run))
 
     def resume(self, member: Member, prompt_id: str, attempt: int, rest: Callable[..., Awaitable[Message]]) -> bool:
@@ -256,7 +199,7 @@ class JobRunner:
         if job is None:
             return False
         member.begin(job, job.models, cold=False)
-        self.tell_status()
+        self.announcements.queue_changed()
         self._go(self._one(job, member, rest))
         return True
 
@@ -296,7 +239,7 @@ class JobRunner:
                 done = lost
             except WorkerDied as error:
                 member.died()
-                done = PAUSED_ALREADY if self.store.is_paused(job.prompt_id) else self._failed(job, member, error)
+                done = self._paused_or_failed(job, member, error)
             except SluiceError as error:
                 done = self._failed(job, member, error)
             await self._end(job, member, done)
@@ -310,21 +253,21 @@ class JobRunner:
     async def _end(self, job: Job, member: Member, done: Message) -> None:
         if self._goes_on_later(job, done):
             member.running = None
-            self._tell_paused()
-            self.tell_workers()
+            self.announcements.paused_changed()
+            self.announcements.workers_changed()
             self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, job.request["client_id"])
             return
         if done.get("paused"):  # it was cancelled while it stopped for a lease
             done = self._interrupted(job)
         if done["status"] == "error":
-            log.error("%s", _account(job, done["messages"]))
+            log.error("%s", job_results.failure_line(job, done["messages"]))
         done["facts"]["worker"] = member.name
         self._expect(job.models, done["facts"].get("seconds"))
         await self._write_down(job, done)
         forget(self.user, job.prompt_id)
         member.running = None
-        self.tell_status()
-        self.tell_workers()
+        self.announcements.queue_changed()
+        self.announcements.workers_changed()
         self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, job.request["client_id"])
 
     def _goes_on_later(self, job: Job, done: Message) -> bool:
@@ -348,13 +291,7 @@ class JobRunner:
             self._seconds[models] = before + _NEWEST * (seconds - before)
 
     async def _write_down(self, job: Job, done: Message) -> None:
-        succeeded = done["status"] == "success"
-        status = {
-            "status_str": "success" if succeeded else "error",
-            "completed": succeeded,
-            "messages": done["messages"],
-        }
-        result = {"outputs": done["outputs"], "meta": done["meta"], "status": status, "facts": done["facts"]}
+        result = job_results.stored(done)
         while True:
             try:
                 self.store.finish(job.prompt_id, _STATUS[done["status"]], result, job.attempts)
@@ -372,76 +309,24 @@ class JobRunner:
         log.warning("%s Its job waits for another worker.", error)
         self.store.wait_again(job.prompt_id, error.counts)
         member.running = None
-        self.tell_status()
-        self.tell_workers()
+        self.announcements.queue_changed()
+        self.announcements.workers_changed()
         return None
 
     def _interrupted(self, job: Job) -> Message:
-        """The result of a job that was being stopped and whose worker has gone."""
-        data = {"prompt_id": job.prompt_id, "node_id": "", "node_type": "", "executed": [], "timestamp": now()}
-        self.clients.send("execution_interrupted", data)
-        messages = [["execution_interrupted", data]]
-        return {"status": "interrupted", "outputs": {}, "meta": {}, "messages": messages, "facts": {}}
+        """The result of a job that was being stopped and whose worker has gone; all clients are informed."""
+        done = job_results.interrupted(job)
+        event, data = done["messages"][0]
+        self.clients.send(event, data)
+        return done
+
+    def _paused_or_failed(self, job: Job, member: Member, error: WorkerDied) -> Message:
+        paused = self.store.is_paused(job.prompt_id)
+        return job_results.PAUSED_ALREADY if paused else self._failed(job, member, error)
 
     def _failed(self, job: Job, member: Member, error: SluiceError) -> Message:
-        """The result of a job whose worker has died."""
-        node = job.request["prompt"].get(member.node or "", {})
-        states = member.progress.get("nodes", {})
-        data = {
-            "prompt_id": job.prompt_id,
-            "node_id": member.node or "",
-            "node_type": node.get("class_type", ""),
-            "executed": [one for one, state in states.items() if state.get("state") == "finished"],
-            "exception_message": str(error),
-            "exception_type": type(error).__name__,
-            "traceback": [],
-            "current_inputs": {},
-            "current_outputs": list(job.request["prompt"]),
-            "timestamp": now(),
-        }
-        if isinstance(error, WorkerDied) and error.killed:
-            data["about"] = "memory"
-        self.clients.send("execution_error", data, job.request["client_id"])
-        messages = [["execution_error", data]]
-        return {"status": "error", "outputs": {}, "meta": {}, "messages": messages, "facts": {}}
-
-    # -- received from a worker --------------------------------------------------------------------------------------
-
-    def heard(self, member: Member, message: Message, payload: bytes) -> None:
-        """Pass an event or a preview on to the client of the job; our own events go to all, with its name."""
-        client_id = None if member.running is None else member.running.request["client_id"]
-        if "preview" in message:
-            if member.running is not None and client_id is not None:
-                asked = member.running.request["extra_data"].get("preview_method") in _PREVIEWS
-                self.clients.send_preview(message["preview"], message["image_type"], payload, client_id, asked)
-            return
-        if "tell" in message:
-            self.clients.send_for_pack(message["tell"], message.get("data"), payload, message["client_id"])
-            return
-        event, data = message["event"], message["data"]
-        if event == "sluice.fetching":
-            member.fetching = data["text"]
-            self.tell_workers()
-            return
-        if event == "executing":
-            member.node, member.fetching = data["node"], None
-        elif event == "progress_state":
-            member.progress = data
-        if event.startswith("sluice."):
-            member.note(event, data)
-            self.clients.send(event, {**data, "worker": member.name})
-        elif event in _TO_EVERYONE:
-            self.clients.send(event, data)
-        elif client_id is not None:
-            self.clients.send(event, data, client_id)
-        if event == "sluice.step" and client_id is not None:
-            self.clients.send_node_text(data["prompt_id"], data["node_id"], data["text"], client_id)
-
-
-def _account(job: Job, messages: list[Any]) -> str:
-    """A failed job as one line for the terminal and the log panel: the node and the error."""
-    error = messages[-1][1] if messages else {}
-    node_id = str(error.get("node_id", ""))
-    node = job.request["prompt"].get(node_id)
-    where = f" in {name_of(node_id, node)}" if node else ""
-    return f"The job failed{where}: {' '.join(str(error.get('exception_message', '')).split())}"
+        """The result of a job whose worker has died; the client of the job is informed."""
+        done = job_results.failed(job, member, error)
+        event, data = done["messages"][0]
+        self.clients.send(event, data, job.request["client_id"])
+        return done

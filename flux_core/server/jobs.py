@@ -18,7 +18,7 @@ _SHOWN_KINDS = {"images": "images", "gifs": "video", "video": "video", "audio": 
 async def get_queue(request: web.Request) -> web.Response:
     """Running and waiting jobs."""
     here = services(request)
-    return _json(here.store.queue_json(here.job_runner.running_ids))
+    return _json(here.store.queue_json(here.job_runner.members.running_ids))
 
 
 async def post_queue(request: web.Request) -> web.Response:

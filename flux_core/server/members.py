@@ -131,6 +131,11 @@ class Members:
         """The workers with a job."""
         return [member for member in self if member.running is not None]
 
+    @property
+    def running_ids(self) -> list[str]:
+        """The jobs that run."""
+        return [member.running.prompt_id for member in self.busy if member.running is not None]
+
     def running(self, prompt_id: str) -> Member | None:
         """The worker that runs this job."""
         return next((member for member in self.busy if member.running and member.running.prompt_id == prompt_id), None)

@@ -28,7 +28,7 @@ _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")  # the frontend sends t
 
 async def get_prompt(request: web.Request) -> web.Response:
     """The number of jobs left."""
-    return web.json_response(services(request).job_runner.status)
+    return web.json_response(services(request).job_runner.announcements.status)
 
 
 async def post_prompt(request: web.Request) -> web.Response:

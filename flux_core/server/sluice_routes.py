@@ -108,7 +108,7 @@ async def packs(request: web.Request) -> web.Response:
 
 async def paused(request: web.Request) -> web.Response:
     """The paused jobs: [{"prompt_id", "number", "created", "stopping"}]."""
-    return web.json_response(services(request).job_runner.paused)
+    return web.json_response(services(request).job_runner.announcements.paused)
 
 
 async def pause(request: web.Request) -> web.Response:
