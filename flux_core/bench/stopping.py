@@ -70,14 +70,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder, written(args.folder, files, args.keep):
         if not args.shipped:
-            _lay_out(args.folder, Path(folder) / "models")
+            lay_out(args.folder, Path(folder) / "models")
         return asyncio.run(_measure(args, Path(folder)))
 
 
-def _lay_out(folder: Path, models: Path) -> None:
+def lay_out(folder: Path, models: Path, flux: str = "flux-fp8") -> None:
     """The files as a models folder, with a T5 tokenizer of the published size."""
     for kind, names in (
-        ("diffusion_models", ["flux-fp8"]),
+        ("diffusion_models", [flux]),
         ("text_encoders", ["t5-fp8", "clip-fp16"]),
         ("vae", ["ae-fp32"]),
     ):

@@ -77,7 +77,7 @@ def comfyui(checkout: str, base: Path, package: Path, port: int) -> Iterator[Ser
     log = base / "server.log"
     flags = ["--base-directory", base, "--listen", "127.0.0.1", "--port", port, "--disable-auto-launch"]
     command = [sys.executable, Path(__file__).with_name("inside.py"), checkout, *flags]
-    environment = os.environ | THREADS | {"PYTHONPATH": str(package)}
+    environment = os.environ | THREADS | {"PYTHONPATH": f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     with log.open("w") as out:
         process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=out, env=environment)
     try:
