@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from doubles.random_cases import seeds
 from doubles.workloads import once, pair
 from sluice.flux_core.memory.eviction import (
     Eviction,
@@ -21,7 +22,7 @@ from sluice.flux_core.memory.plan import plan, smallest_budget
 from sluice.flux_core.memory.workload import Budget, Location, Machine, MiB, Workload
 
 MACHINE = Machine(1e12, 1e12, 1e11, disk=1e9, alignment=4096)
-SEEDS = range(200)
+SEEDS = seeds(200)
 
 
 def workload(rng: random.Random) -> Workload:

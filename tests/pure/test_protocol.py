@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from doubles.published_flux import flux_workload
+from doubles.random_cases import seeds
 from doubles.simulated import Event, Fault, Faults, Pending, SimulatedDevice, SimulatedSource, Simulation
 from doubles.workloads import Pair, again, once, pair, repeated_order, with_locations
 from sluice.flux_core.errors import BudgetTooSmall
@@ -131,7 +132,7 @@ def run(case: Case, job: Steps[None]) -> list[str]:
 
 @pytest.mark.slow
 def test_in_no_order_of_events_a_kernel_reads_anything_but_its_weights() -> None:
-    for seed in range(ORDERS):
+    for seed in seeds(ORDERS):
         case = make_case(seed)
         assert run(case, whole_job(case, case.stream())) == [], seed
 
@@ -140,20 +141,20 @@ def test_in_no_order_of_events_a_kernel_reads_anything_but_its_weights() -> None
 def test_weights_may_be_used_more_than_once_in_a_step() -> None:
     """Forward and then backward, shared by several layers, or in any order: still no kernel reads anything else."""
     fetched = 0
-    for seed in range(ORDERS * 2 // 3):
+    for seed in seeds(ORDERS * 2 // 3):
         case = make_case(seed, make=repeated)
         stream = case.stream()
         assert run(case, whole_job(case, stream)) == [], seed
         assert stream.restarts <= 1, seed
         fetched += case.plan.streamed_bytes > sum(w.nbytes for w in case.plan.workload.weights)
-    assert fetched > 50, "some weights are fetched twice in a step"
+    assert fetched > len(seeds(50)), "some weights are fetched twice in a step"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [random_workload, repeated])
 def test_what_is_no_longer_used_is_left_out_after_two_steps(make: Callable[[random.Random], Workload]) -> None:
     """A part of a step that ends, as a ControlNet's range does, and comes back: three restarts in all."""
-    for seed in range(60):
+    for seed in seeds(60):
         case = make_case(seed, make=make)
         order, stream = case.order, case.stream()
         first = case.rng.randrange(len(order))
@@ -170,7 +171,7 @@ def test_what_is_no_longer_used_is_left_out_after_two_steps(make: Callable[[rand
 
 @pytest.mark.slow
 def test_a_step_with_repeats_may_be_cut_changed_and_run_again() -> None:
-    for seed in range(500):
+    for seed in seeds(500):
         case = make_case(seed, make=repeated)
         case.device.capacity = 99999
         workload, machine = case.plan.workload, case.plan.machine
@@ -278,7 +279,7 @@ BROKEN = [
 def test_leaving_out_any_part_of_the_protocol_is_found(broken: Callable[[Case], type[Stream]]) -> None:
     for make in (random_workload, repeated):
         found = 0
-        for seed in range(200):
+        for seed in seeds(200):
             case = make_case(seed, unified=False, make=make)
             found += run(case, whole_job(case, case.stream(broken(case)))) != []
         assert found > 0
@@ -286,7 +287,7 @@ def test_leaving_out_any_part_of_the_protocol_is_found(broken: Callable[[Case], 
 
 def test_where_reads_land_on_the_device_the_host_must_wait_for_its_kernels() -> None:
     found = 0
-    for seed in range(200):
+    for seed in seeds(200):
         case = make_case(seed, unified=True)
         found += run(case, whole_job(case, case.stream(no_stage_wait(case)))) != []
     assert found > 0
@@ -295,7 +296,7 @@ def test_where_reads_land_on_the_device_the_host_must_wait_for_its_kernels() -> 
 # --- what goes wrong ends well ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", seeds(25))
 def test_out_of_memory_at_any_allocation_ends_in_right_weights_or_one_clear_error(seed: int) -> None:
     most = len(make_case(seed).plan.groups) + 8
     for call in range(1, most):
@@ -309,7 +310,7 @@ def test_out_of_memory_at_any_allocation_ends_in_right_weights_or_one_clear_erro
             assert run(case, whole_job(case, stream)) == []
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", seeds(25))
 def test_a_failed_read_is_one_error_and_the_step_can_be_run_again(seed: int) -> None:
     for call in range(1, 40):
         case = make_case(seed)
@@ -333,7 +334,7 @@ def test_a_failed_read_is_one_error_and_the_step_can_be_run_again(seed: int) -> 
             return
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", seeds(40))
 def test_refused_pinning_falls_back_to_ordinary_memory(seed: int) -> None:
     for calls in (frozenset({1}), frozenset({2}), frozenset({3}), frozenset({5}), frozenset(range(1, 99))):
         case = make_case(seed, Faults(pin=calls), unified=False)
@@ -341,7 +342,7 @@ def test_refused_pinning_falls_back_to_ordinary_memory(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", seeds(15))
 def test_a_run_cancelled_anywhere_leaves_nothing_behind_and_the_next_one_is_right(seed: int) -> None:
     for moment in range(200):
         for close in (True, False):
@@ -364,7 +365,7 @@ def test_a_run_cancelled_anywhere_leaves_nothing_behind_and_the_next_one_is_righ
             return
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", seeds(30))
 def test_the_budget_may_change_at_any_boundary(seed: int) -> None:
     boundaries = make_case(seed).steps * len(make_case(seed).source.weights)
     for boundary in range(boundaries + 1):
@@ -392,7 +393,7 @@ def test_the_budget_may_change_at_any_boundary(seed: int) -> None:
 
 
 def test_weights_may_be_skipped_repeated_or_asked_for_in_any_order() -> None:
-    for seed in range(300):
+    for seed in seeds(300):
         case = make_case(seed)
         stream = case.stream()
         count = len(case.source.weights)
@@ -406,7 +407,7 @@ def test_weights_may_be_skipped_repeated_or_asked_for_in_any_order() -> None:
 
 
 def test_a_block_that_is_run_again_gets_its_weights_again() -> None:
-    for seed in range(300):
+    for seed in seeds(300):
         case = make_case(seed)
         stream = case.stream()
         walk = case.order * case.steps
@@ -425,7 +426,7 @@ def test_a_block_that_is_run_again_gets_its_weights_again() -> None:
 
 def test_memory_of_the_host_is_counted_as_it_is_filled_and_kept_while_the_stream_is_parked() -> None:
     filled = 0
-    for seed in range(100):
+    for seed in seeds(100):
         case = make_case(seed, unified=False)
         stream = case.stream()
         made, holdings = case.plan, stream.held
@@ -447,7 +448,7 @@ def test_memory_of_the_host_is_counted_as_it_is_filled_and_kept_while_the_stream
 
         assert run(case, job()) == [], seed
         filled += set(made.locations) > {Location.DEVICE}
-    assert filled > 50
+    assert filled > len(seeds(30))
 
 
 # --- the clock ----------------------------------------------------------------------------------------------

@@ -1,0 +1,10 @@
+"""How many random cases a test tries: a fifth of what is thorough, and all of them with SLUICE_ALL_CASES=1."""
+
+from __future__ import annotations
+
+import os
+
+
+def seeds(thorough: int) -> range:
+    """The seeds of a test's random cases."""
+    return range(thorough if "SLUICE_ALL_CASES" in os.environ else thorough // 5)
