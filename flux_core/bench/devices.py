@@ -28,7 +28,8 @@ from ..runtime.runtime import Runtime
 from ..runtime.settings import Settings
 from ..runtime.team import Team
 from . import random_model
-from .memory import Setup, condition_of, path_of, sample, written
+from .files import path_of, written
+from .steps import Setup, condition_of, sample
 
 DEVICES = ("cpu:0", "cpu:1")
 TOLERANCE = 5e-6

@@ -39,12 +39,13 @@ from ..memory.budget import AUTO, format_size, parse_size
 from ..runtime.device import find_device
 from ..runtime.published import picture_size
 from . import gpu_parts, gpu_training, random_model
+from .files import FORMATS, FULL, path_of, written
 from .gpu_devices import devices
 from .gpu_parts import Part, Tell
 from .gpu_products import products
 from .gpu_table import markdown, targets
-from .memory import FORMATS, FULL, Setup, path_of, written
 from .peers import GROUPS, NEEDED, PEERS, measure_peer
+from .steps import Setup
 
 ONCE = ("correctness", "products", "devices")  # parts that need no full-size file
 PARTS = (*ONCE, "fraction", "training", "resident", "peers", "ballast")

@@ -15,8 +15,9 @@ from ..runtime.runtime import Runtime
 from ..runtime.settings import Settings
 from ..runtime.team import Team, TeamSettings
 from .devices import TOLERANCE
+from .files import path_of
 from .gpu_parts import Part, Tell
-from .memory import condition_of, manager_of, path_of, sample
+from .steps import condition_of, manager_of, sample
 
 SECONDS = 60.0  # until a process that is silent counts as lost
 

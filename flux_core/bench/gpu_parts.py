@@ -33,7 +33,9 @@ from ..runtime import handles
 from ..runtime.device import find_device
 from ..runtime.runtime import Runtime
 from ..runtime.settings import Settings
-from .memory import Setup, condition_of, manager_of, path_of, physical_limit, sample
+from .files import path_of
+from .limit import physical_limit
+from .steps import Setup, condition_of, manager_of, sample
 
 WARM = 2  # steps that are not timed: the first fills what stays, after it the plan is made anew
 SLEEP = 3_000_000  # cycles of a GPU, at most: about 1.5 ms

@@ -29,8 +29,8 @@ from ..runtime.settings import Settings
 from ..training.lora.adapter import TrainedLora, chosen_layers
 from ..training.lora.kept import DEVICE
 from ..training.lora.ready import Pictures, foreseen, ready
+from .files import path_of
 from .gpu_parts import Part, Tell
-from .memory import path_of
 
 RANK, TEXT = 16, 512
 FEWEST = 2  # steps: the first fills what stays, after it the plan is made anew

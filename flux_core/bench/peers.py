@@ -16,8 +16,8 @@ from ..memory.usage import CONTEXT_BYTES
 from ..runtime import handles
 from ..runtime.runtime import Runtime
 from ..runtime.settings import Settings
+from .files import path_of
 from .gpu_parts import Part, Tell
-from .memory import path_of
 from .transformer import diffusers_twin
 
 WARM = 1  # steps that are not timed

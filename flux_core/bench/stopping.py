@@ -33,7 +33,7 @@ from ..errors import SluiceError
 from ..io.folders import TINY_MODELS
 from ..runtime.published import picture_size
 from . import random_model
-from .memory import FORMATS, path_of, written
+from .files import FORMATS, path_of, written
 from .server import Server, running
 
 TARGET = 2.0  # seconds until a cancelled job has ended

@@ -33,7 +33,8 @@ from ..memory.budget import AUTO, Allowed, format_size
 from ..models.latents import CELL
 from ..runtime.published import picture_size
 from . import random_model
-from .memory import FORMATS, FULL, manager_of, path_of, written
+from .files import FORMATS, FULL, path_of, written
+from .steps import manager_of
 
 if TYPE_CHECKING:
     from ..training.lora.ready import Pictures

@@ -33,7 +33,7 @@ from ..models.flux_config import FluxConfig
 from ..models.redux import Redux, ReduxConfig
 from ..runtime.published import picture_size
 from . import random_model
-from .memory import FULL, path_of, written
+from .files import FULL, path_of, written
 
 RANK = 16
 SEED = 7

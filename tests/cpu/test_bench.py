@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -14,9 +16,11 @@ import torch
 from doubles.typed import linear_at, matrix_of
 from PIL import Image
 from sluice.flux_core.bench import products, workflow
-from sluice.flux_core.bench.memory import Setup, gains, sample
+from sluice.flux_core.bench.measurements import measure_job, measure_t5
+from sluice.flux_core.bench.memory import gains
 from sluice.flux_core.bench.peers import NEEDED, PEERS
 from sluice.flux_core.bench.run import PARTS
+from sluice.flux_core.bench.steps import Setup, sample
 from sluice.flux_core.bench.transformer import random_flux, steps_of
 from sluice.flux_core.checkpoint.detect import detect
 from sluice.flux_core.checkpoint.files import open_weights
@@ -92,6 +96,25 @@ def test_memory_is_measured_beside_the_peers_that_are_installed(
     else:
         assert [set(peer) for peer in told["peers"]] == [{"part", "peer", "missing"}]
     assert not list((tmp_path / "m").iterdir())
+
+
+def test_an_encoder_and_whole_jobs_are_measured_under_a_budget(tmp_path: Path) -> None:
+    """With the shipped model in place of files of random weights."""
+    models = Path(cli.__file__).parents[1] / "tiny/models"
+    for name, file in (
+        ("flux-bf16", "diffusion_models/sluice-tiny"), ("t5-fp16", "text_encoders/sluice-tiny-t5xxl"),
+        ("clip-fp16", "text_encoders/sluice-tiny-clip_l"), ("ae-fp32", "vae/sluice-tiny-ae"),
+    ):  # fmt: skip
+        shutil.copyfile(models / f"{file}.safetensors", tmp_path / f"{name}.safetensors")
+    setup = Setup(str(tmp_path), "flux-bf16", "cpu", "auto", "3G", 64, 64, 16, 2, 1)
+    encoder = measure_t5(replace(setup, file="t5-fp16"))
+    assert 0 < encoder["peak_bytes"] < 3 << 30 and encoder["actual_seconds"] > 0
+    job = measure_job(setup)
+    parts = [f"{name}: {part}" for name in ("first", "another prompt") for part in ("encode", "sample", "decode")]
+    assert sorted(phase["phase"] for phase in job["phases"]) == sorted(
+        [*parts, "another seed: sample", "another seed: decode"]
+    )
+    assert job["computed"] == 2 and 0 < job["peak_bytes"] < job["limit_bytes"]
 
 
 def test_the_sampling_of_a_measured_job_may_have_a_step_cache() -> None:

@@ -1,0 +1,89 @@
+"""One measurement of a model's steps: its setup, its runtime, and Euler steps without a workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..memory.budget import AUTO
+from ..memory.manager import Manager
+from ..runtime.runtime import Runtime
+from ..runtime.settings import Settings
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One measurement. file: a name for `files.path_of`. tokens: of text."""
+
+    folder: str
+    file: str
+    device: str
+    vram: str
+    ram: str
+    width: int
+    height: int
+    tokens: int
+    steps: int
+    batch: int
+    cache: str = "off"  # a word of settings.CACHES
+    compute: str = AUTO  # a word of settings.COMPUTES
+
+
+def runtime_of(setup: Setup) -> Runtime:
+    """A runtime with the device, budgets, cache and products of a setup."""
+    return Runtime(Settings.parse(setup.device, AUTO, setup.vram, setup.ram, setup.cache, setup.compute))
+
+
+def condition_of(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
+    """What a prompt would be encoded to: random numbers."""
+    from ..sampling.conditions import Condition
+
+    generator = torch.Generator().manual_seed(prompt)
+    context, pooled = torch.randn(1, setup.tokens, 4096, generator=generator), torch.randn(1, 768, generator=generator)
+    return Condition(context=context.to(device), pooled=pooled, guidance=3.5)
+
+
+@torch.inference_mode()
+def sample(
+    model: Any, setup: Setup, condition: Any, seed: int, on_step: Callable[[int], object] = lambda number: None
+) -> tuple[Tensor, int]:
+    """Euler steps by hand: what a sampler asks of a network, and of a step cache if one is set, and nothing else.
+
+    Returns the latent and the number of evaluations that were computed.
+    """
+    from ..sampling.guider import Run
+    from ..sampling.step_cache import CachedEvaluations
+
+    shape = (setup.batch, 16, setup.height // 8, setup.width // 8)
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
+    sigmas = torch.linspace(1, 0, setup.steps + 1).tolist()
+    setting = model.step_cache
+    cache = setting and CachedEvaluations(setting, 1 - setting.start_percent, 1 - setting.end_percent)
+    computed = 0
+    with model.open(Run(shape, tuple(sigmas[:-1]), (condition,))) as network:
+        for number, (level, following) in enumerate(zip(sigmas, sigmas[1:], strict=False), start=1):
+
+            def compute(x: Tensor = x, level: float = level) -> Tensor:
+                nonlocal computed
+                computed += 1
+                velocity: Tensor = network(condition.inputs(x, level, model.dtype)).float()
+                return velocity
+
+            if cache:
+                cache.begin(level)
+            velocity = cache.evaluate("condition", x, compute) if cache else compute()
+            x = x + (following - level) * velocity
+            on_step(number)
+    return x, computed
+
+
+def manager_of(runtime: Runtime) -> Manager:
+    """The manager of its models. Ends the program without one."""
+    made = runtime.manager(runtime.device, 1 << 62)
+    if made is None:
+        raise SystemExit("--vram off leaves nothing to measure")
+    return made
