@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .logic import growing
-from .sockets import IMAGE, LATENT, MASK, Inputs, integer, wire
+from .sockets import IMAGE, LATENT, MASK, Inputs, integer, socket
 
 Latent = dict[str, Any]
 
@@ -25,7 +25,7 @@ class RebatchImages:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         size = integer(1, 1, 4096, "Images per batch.")
-        return {"required": {"images": wire(IMAGE, "The images."), "batch_size": size}}
+        return {"required": {"images": socket(IMAGE, "The images."), "batch_size": size}}
 
     def cut(self, images: list[Any], batch_size: list[int]) -> tuple[list[Any]]:
         from ..flux_core.images.batches import cut_images
@@ -48,7 +48,7 @@ class RebatchLatents:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         size = integer(1, 1, 4096, "Latents per batch.")
-        return {"required": {"latents": wire(LATENT, "The latents."), "batch_size": size}}
+        return {"required": {"latents": socket(LATENT, "The latents."), "batch_size": size}}
 
     def cut(self, latents: list[Latent], batch_size: list[int]) -> tuple[list[Latent]]:
         from ..flux_core.images.batches import cut_latents

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .sockets import CONDITIONING, MASK, Inputs, choice, number, pixels, wire
+from .sockets import CONDITIONING, MASK, Inputs, choice, number, pixels, socket
 
 Conditioning = list[list[Any]]
 
@@ -23,7 +23,7 @@ class ConditioningZeroOut:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"conditioning": wire(CONDITIONING, "The encoded prompt.")}}
+        return {"required": {"conditioning": socket(CONDITIONING, "The encoded prompt.")}}
 
     def zero_out(self, conditioning: Conditioning) -> tuple[Conditioning]:
         from ..flux_core.conditioning.entries import zero_out
@@ -45,8 +45,8 @@ class ConditioningCombine:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning_1": wire(CONDITIONING, "One text."),
-                "conditioning_2": wire(CONDITIONING, "Another text."),
+                "conditioning_1": socket(CONDITIONING, "One text."),
+                "conditioning_2": socket(CONDITIONING, "Another text."),
             }
         }
 
@@ -68,8 +68,8 @@ class ConditioningConcat:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning_to": wire(CONDITIONING, "The first prompt."),
-                "conditioning_from": wire(CONDITIONING, "The prompt to append (its first entry)."),
+                "conditioning_to": socket(CONDITIONING, "The first prompt."),
+                "conditioning_from": socket(CONDITIONING, "The prompt to append (its first entry)."),
             }
         }
 
@@ -93,8 +93,8 @@ class ConditioningAverage:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning_to": wire(CONDITIONING, "One text."),
-                "conditioning_from": wire(CONDITIONING, "The other prompt (its first entry)."),
+                "conditioning_to": socket(CONDITIONING, "One text."),
+                "conditioning_from": socket(CONDITIONING, "The other prompt (its first entry)."),
                 "conditioning_to_strength": number(1.0, 0.0, 1.0, 0.01, "Share of the first prompt."),
             }
         }
@@ -121,7 +121,7 @@ class ConditioningSetArea:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The encoded prompt."),
+                "conditioning": socket(CONDITIONING, "The encoded prompt."),
                 "width": pixels(64, "Width of the area in pixels.", low=64, step=8),
                 "height": pixels(64, "Height of the area in pixels.", low=64, step=8),
                 "x": pixels(0, "Left edge in pixels.", step=8),
@@ -153,7 +153,7 @@ class ConditioningSetAreaPercentage:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The encoded prompt."),
+                "conditioning": socket(CONDITIONING, "The encoded prompt."),
                 "width": number(1.0, 0, 1.0, 0.01, "Width of the area, as a share of the image's width."),
                 "height": number(1.0, 0, 1.0, 0.01, "Height of the area, as a share of the image's height."),
                 "x": number(0, 0, 1.0, 0.01, "Left edge, as a share of the width."),
@@ -183,7 +183,7 @@ class ConditioningSetAreaStrength:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"conditioning": wire(CONDITIONING, "The encoded prompt."), "strength": STRENGTH}}
+        return {"required": {"conditioning": socket(CONDITIONING, "The encoded prompt."), "strength": STRENGTH}}
 
     def set_strength(self, conditioning: Conditioning, strength: float) -> tuple[Conditioning]:
         from ..flux_core.conditioning.entries import with_values
@@ -205,8 +205,8 @@ class ConditioningSetMask:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The encoded prompt."),
-                "mask": wire(MASK, "Where the prompt applies: 1 fully, 0 not at all."),
+                "conditioning": socket(CONDITIONING, "The encoded prompt."),
+                "mask": socket(MASK, "Where the prompt applies: 1 fully, 0 not at all."),
                 "strength": STRENGTH,
                 "set_cond_area": choice(
                     ["default", "mask bounds"], "Evaluate the whole image, or only the mask's bounding box."
@@ -238,7 +238,7 @@ class ConditioningSetTimestepRange:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The encoded prompt."),
+                "conditioning": socket(CONDITIONING, "The encoded prompt."),
                 "start": number(0.0, 0.0, 1.0, 0.001, "The point where the prompt begins to apply."),
                 "end": number(1.0, 0.0, 1.0, 0.001, "The point where it stops."),
             }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .loaders import FromFiles
-from .sockets import CONDITIONING, CONTROL_NET, IMAGE, MASK, MODEL, VAE, Inputs, choice, number, wire
+from .sockets import CONDITIONING, CONTROL_NET, IMAGE, MASK, MODEL, VAE, Inputs, choice, number, socket
 
 Conditioning = list[list[Any]]
 
@@ -52,7 +52,7 @@ class DiffControlNetLoader(ControlNetLoader):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         named = super().INPUT_TYPES()["required"]
-        return {"required": {"model": wire(MODEL, "Not used: no ControlNet for FLUX.1 depends on it."), **named}}
+        return {"required": {"model": socket(MODEL, "Not used: no ControlNet for FLUX.1 depends on it."), **named}}
 
     def load(self, control_net_name: str, model: Any = None) -> tuple[Any]:
         return super().load(control_net_name)
@@ -76,7 +76,7 @@ class SetUnionControlNetType:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "control_net": wire(CONTROL_NET, "A union ControlNet."),
+                "control_net": socket(CONTROL_NET, "A union ControlNet."),
                 "type": choice(TYPES, "auto sets no type."),
             }
         }
@@ -117,9 +117,9 @@ class ControlNetApply:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The prompt. The negative one gets the ControlNet as well."),
-                "control_net": wire(CONTROL_NET, "The ControlNet."),
-                "image": wire(IMAGE, "The image to follow."),
+                "conditioning": socket(CONDITIONING, "The prompt. The negative one gets the ControlNet as well."),
+                "control_net": socket(CONTROL_NET, "The ControlNet."),
+                "image": socket(IMAGE, "The image to follow."),
                 "strength": _strength(),
             }
         }
@@ -148,11 +148,11 @@ class ControlNetApplyAdvanced:
         return {
             "required": {
                 **_prompts(),
-                "image": wire(IMAGE, "The image to follow."),
+                "image": socket(IMAGE, "The image to follow."),
                 "strength": _strength(),
                 **_range(),
             },
-            "optional": {"vae": wire(VAE, "The autoencoder, for ControlNets that use the image as a latent.")},
+            "optional": {"vae": socket(VAE, "The autoencoder, for ControlNets that use the image as a latent.")},
         }
 
     def apply(
@@ -186,8 +186,8 @@ class ControlNetApplySD3(ControlNetApplyAdvanced):
         return {
             "required": {
                 **_prompts(),
-                "vae": wire(VAE, "The autoencoder, for ControlNets that use the image as a latent."),
-                "image": wire(IMAGE, "The image to follow."),
+                "vae": socket(VAE, "The autoencoder, for ControlNets that use the image as a latent."),
+                "image": socket(IMAGE, "The image to follow."),
                 "strength": _strength(),
                 **_range(),
             }
@@ -206,9 +206,9 @@ class ControlNetInpaintingAliMamaApply(ControlNetApplyAdvanced):
         return {
             "required": {
                 **_prompts(),
-                "vae": wire(VAE, "The autoencoder."),
-                "image": wire(IMAGE, "The image."),
-                "mask": wire(MASK, "The part to repaint."),
+                "vae": socket(VAE, "The autoencoder."),
+                "image": socket(IMAGE, "The image."),
+                "mask": socket(MASK, "The part to repaint."),
                 "strength": _strength(),
                 **_range(),
             }
@@ -239,7 +239,7 @@ class ControlNetInpaintingAliMamaApply(ControlNetApplyAdvanced):
 
 def _prompts() -> dict[str, Any]:
     return {
-        "positive": wire(CONDITIONING, "The prompt."),
-        "negative": wire(CONDITIONING, "The negative prompt; unused at cfg 1."),
-        "control_net": wire(CONTROL_NET, "The ControlNet."),
+        "positive": socket(CONDITIONING, "The prompt."),
+        "negative": socket(CONDITIONING, "The negative prompt; unused at cfg 1."),
+        "control_net": socket(CONTROL_NET, "The ControlNet."),
     }

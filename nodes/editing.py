@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .sockets import CONDITIONING, IMAGE, LATENT, MASK, VAE, Inputs, choice, switch, wire
+from .sockets import CONDITIONING, IMAGE, LATENT, MASK, VAE, Inputs, choice, socket, switch
 
 Conditioning = list[list[Any]]
 Latent = dict[str, Any]
@@ -24,10 +24,10 @@ class InstructPixToPixConditioning:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "positive": wire(CONDITIONING, "The prompt."),
-                "negative": wire(CONDITIONING, "The negative prompt; unused at cfg 1."),
-                "vae": wire(VAE, "The autoencoder."),
-                "pixels": wire(IMAGE, "The image to follow."),
+                "positive": socket(CONDITIONING, "The prompt."),
+                "negative": socket(CONDITIONING, "The negative prompt; unused at cfg 1."),
+                "vae": socket(VAE, "The autoencoder."),
+                "pixels": socket(IMAGE, "The image to follow."),
             }
         }
 
@@ -58,11 +58,11 @@ class InpaintModelConditioning:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "positive": wire(CONDITIONING, "The prompt."),
-                "negative": wire(CONDITIONING, "The negative prompt; unused at cfg 1."),
-                "vae": wire(VAE, "The autoencoder."),
-                "pixels": wire(IMAGE, "The image."),
-                "mask": wire(MASK, "The part to repaint."),
+                "positive": socket(CONDITIONING, "The prompt."),
+                "negative": socket(CONDITIONING, "The negative prompt; unused at cfg 1."),
+                "vae": socket(VAE, "The autoencoder."),
+                "pixels": socket(IMAGE, "The image."),
+                "mask": socket(MASK, "The part to repaint."),
                 "noise_mask": switch(True, "Also keep everything outside the mask exactly as it is."),
             }
         }
@@ -95,8 +95,8 @@ class ReferenceLatent:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
-            "required": {"conditioning": wire(CONDITIONING, "The prompt.")},
-            "optional": {"latent": wire(LATENT, "The encoded image.")},
+            "required": {"conditioning": socket(CONDITIONING, "The prompt.")},
+            "optional": {"latent": socket(LATENT, "The encoded image.")},
         }
 
     def append(self, conditioning: Conditioning, latent: Latent | None = None) -> tuple[Conditioning]:
@@ -122,7 +122,7 @@ class FluxKontextMultiReferenceLatentMethod:
         tip = "offset: side by side. index: each with an index of its own. uxo/uno: along the image's diagonal."
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The prompt."),
+                "conditioning": socket(CONDITIONING, "The prompt."),
                 "reference_latents_method": choice(["offset", "index", "uxo/uno"], tip),
             }
         }

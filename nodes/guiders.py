@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .binding import HostedNode
-from .sockets import CONDITIONING, GUIDER, MODEL, NOISE, SAMPLER, Declared, Inputs, choice, number, seed, wire
+from .sockets import CONDITIONING, GUIDER, MODEL, NOISE, SAMPLER, Declared, Inputs, choice, number, seed, socket
 
 Conditioning = list[list[Any]]
 
@@ -76,8 +76,8 @@ class BasicGuider(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model that denoises."),
-                "conditioning": wire(CONDITIONING, "What the image should show."),
+                "model": socket(MODEL, "The model that denoises."),
+                "conditioning": socket(CONDITIONING, "What the image should show."),
             }
         }
 
@@ -101,9 +101,9 @@ class CFGGuider(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model that denoises."),
-                "positive": wire(CONDITIONING, "What the image should show."),
-                "negative": wire(CONDITIONING, NEGATIVE_TIP),
+                "model": socket(MODEL, "The model that denoises."),
+                "positive": socket(CONDITIONING, "What the image should show."),
+                "negative": socket(CONDITIONING, NEGATIVE_TIP),
                 "cfg": cfg(),
             }
         }
@@ -128,10 +128,10 @@ class DualCFGGuider(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model that denoises."),
-                "cond1": wire(CONDITIONING, "The main prompt."),
-                "cond2": wire(CONDITIONING, "The second prompt."),
-                "negative": wire(CONDITIONING, "What to avoid."),
+                "model": socket(MODEL, "The model that denoises."),
+                "cond1": socket(CONDITIONING, "The main prompt."),
+                "cond2": socket(CONDITIONING, "The second prompt."),
+                "negative": socket(CONDITIONING, "What to avoid."),
                 "cfg_conds": cfg(),
                 "cfg_cond2_negative": cfg(),
                 "style": choice(["regular", "nested"], "How the three predictions are combined."),

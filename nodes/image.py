@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .sockets import IMAGE, MASK, Inputs, choice, integer, number, pixels, switch, wire
+from .sockets import IMAGE, MASK, Inputs, choice, integer, number, pixels, socket, switch
 
 METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
 METHOD_TIP = "The interpolation method. lanczos keeps the most detail when an image becomes smaller."
@@ -25,7 +25,7 @@ class ImageScale:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The image."),
+                "image": socket(IMAGE, "The image."),
                 "upscale_method": choice(METHODS, METHOD_TIP),
                 "width": pixels(512, "Width in pixels. 0 keeps the aspect ratio."),
                 "height": pixels(512, "Height in pixels. 0 keeps the aspect ratio."),
@@ -53,7 +53,7 @@ class ImageScaleBy:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The image."),
+                "image": socket(IMAGE, "The image."),
                 "upscale_method": choice(METHODS, METHOD_TIP),
                 "scale_by": number(1.0, 0.01, 8.0, 0.01, "Factor for both sides."),
             }
@@ -79,7 +79,7 @@ class ImageScaleToTotalPixels:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The image."),
+                "image": socket(IMAGE, "The image."),
                 "upscale_method": choice(METHODS, METHOD_TIP),
                 "megapixels": number(1.0, 0.01, 16.0, 0.01, "Size in units of 1024 x 1024 pixels."),
             },
@@ -104,7 +104,7 @@ class FluxKontextImageScale:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": wire(IMAGE, "The image.")}}
+        return {"required": {"image": socket(IMAGE, "The image.")}}
 
     def scale(self, image: Any) -> tuple[Any]:
         from ..flux_core.images.resize import kontext_size, resize_image
@@ -127,8 +127,8 @@ class ImageBatch:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image1": wire(IMAGE, "The first image."),
-                "image2": wire(IMAGE, "The second image."),
+                "image1": socket(IMAGE, "The first image."),
+                "image2": socket(IMAGE, "The second image."),
             }
         }
 
@@ -154,7 +154,7 @@ class ImageInvert:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": wire(IMAGE, "The image.")}}
+        return {"required": {"image": socket(IMAGE, "The image.")}}
 
     def invert(self, image: Any) -> tuple[Any]:
         return (1.0 - image,)
@@ -205,7 +205,7 @@ class ImagePadForOutpaint:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The image."),
+                "image": socket(IMAGE, "The image."),
                 "left": pixels(0, "Pixels to add on the left.", step=8),
                 "top": pixels(0, "Pixels to add at the top.", step=8),
                 "right": pixels(0, "Pixels to add on the right.", step=8),
@@ -234,13 +234,13 @@ class ImageCompositeMasked:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "destination": wire(IMAGE, "The image below."),
-                "source": wire(IMAGE, "The image on top."),
+                "destination": socket(IMAGE, "The image below."),
+                "source": socket(IMAGE, "The image on top."),
                 "x": pixels(0, "Its left edge in pixels."),
                 "y": pixels(0, "Its top edge in pixels."),
                 "resize_source": switch(False, "Resize it to the size of the one below."),
             },
-            "optional": {"mask": wire(MASK, "Where the upper image covers the lower one.")},
+            "optional": {"mask": socket(MASK, "Where the upper image covers the lower one.")},
         }
 
     def composite(

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .binding import HostedNode
-from .sockets import IMAGE, MASK, STRING, Inputs, choice, wire
+from .sockets import IMAGE, MASK, STRING, Inputs, choice, socket
 
 if TYPE_CHECKING:
     from .host import Host
@@ -123,7 +123,7 @@ class SaveImage(HostedNode):
         tip = "Beginning of the file names. Slashes create folders; %width% %height% %year% %month% %day% are replaced."
         return {
             "required": {
-                "images": wire(IMAGE, "The images to save."),
+                "images": socket(IMAGE, "The images to save."),
                 "filename_prefix": (STRING, {"default": "ComfyUI", "tooltip": tip}),
             },
             "hidden": HIDDEN,
@@ -154,7 +154,7 @@ class PreviewImage(HostedNode):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"images": wire(IMAGE, "The images to show.")}, "hidden": HIDDEN}
+        return {"required": {"images": socket(IMAGE, "The images to show.")}, "hidden": HIDDEN}
 
     def __init__(self) -> None:
         self.mark = os.urandom(3).hex()  # two previews never share names
@@ -176,7 +176,7 @@ class SaveImageWebsocket(HostedNode):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"images": wire(IMAGE, "The images to send.")}}
+        return {"required": {"images": socket(IMAGE, "The images to send.")}}
 
     @classmethod
     def IS_CHANGED(cls, images: Any) -> float:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .sockets import IMAGE, Inputs, choice, integer, number, wire
+from .sockets import IMAGE, Inputs, choice, integer, number, socket
 
 BLEND_MODES = ("normal", "multiply", "screen", "overlay", "soft_light", "difference")
-SOURCE = wire(IMAGE, "The image.")
+SOURCE = socket(IMAGE, "The image.")
 
 
 class ImageBlend:
@@ -23,8 +23,8 @@ class ImageBlend:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image1": wire(IMAGE, "The image below."),
-                "image2": wire(IMAGE, "The image on top."),
+                "image1": socket(IMAGE, "The image below."),
+                "image2": socket(IMAGE, "The image on top."),
                 "blend_factor": number(0.5, 0.0, 1.0, 0.01, "Share of the result; 0 leaves the first image."),
                 "blend_mode": choice(BLEND_MODES, "How the two are blended."),
             }

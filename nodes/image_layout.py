@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .sockets import IMAGE, INT, Inputs, choice, integer, pixels, switch, wire
+from .sockets import IMAGE, INT, Inputs, choice, integer, pixels, socket, switch
 
 METHODS = ("area", "lanczos", "bilinear", "nearest-exact", "bilinear", "bicubic")
 METHOD_TIP = "The interpolation method. lanczos keeps the most detail when an image becomes smaller."
 ROTATIONS = ("none", "90 degrees", "180 degrees", "270 degrees")
 FLIPS = ("x-axis: vertically", "y-axis: horizontally")
-SOURCE = wire(IMAGE, "The image.")
+SOURCE = socket(IMAGE, "The image.")
 
 
 class ImageCrop:
@@ -151,13 +151,13 @@ class ImageStitch:
         colours = ["white", "black", "red", "green", "blue"]
         return {
             "required": {
-                "image1": wire(IMAGE, "The first image."),
+                "image1": socket(IMAGE, "The first image."),
                 "direction": choice(["right", "down", "left", "up"], "The side for the second image.", default="right"),
                 "match_image_size": switch(True, "Resize the second to the height or width of the first."),
                 "spacing_width": integer(0, 0, 1024, "Pixels between them.", step=2),
                 "spacing_color": choice(colours, "The colour between them.", default="white"),
             },
-            "optional": {"image2": wire(IMAGE, "The second image; without it the first is returned unchanged.")},
+            "optional": {"image2": socket(IMAGE, "The second image; without it the first is returned unchanged.")},
         }
 
     def stitch(
@@ -190,7 +190,7 @@ class ImageFromBatch:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The batch."),
+                "image": socket(IMAGE, "The batch."),
                 "batch_index": integer(0, 0, 4095, "The first one, counted from 0."),
                 "length": integer(1, 1, 4096, "How many."),
             }
@@ -213,7 +213,9 @@ class RepeatImageBatch:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": wire(IMAGE, "What to repeat."), "amount": integer(1, 1, 4096, "How many times.")}}
+        return {
+            "required": {"image": socket(IMAGE, "What to repeat."), "amount": integer(1, 1, 4096, "How many times.")}
+        }
 
     def repeat(self, image: Any, amount: int) -> tuple[Any]:
         from ..flux_core.limits import check_room

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .binding import HostedNode
 from .image_files import HIDDEN, prefix_problem, save_pngs
-from .sockets import IMAGE, STRING, Declared, Inputs, choice, integer, number, switch, wire
+from .sockets import IMAGE, STRING, Declared, Inputs, choice, integer, number, socket, switch
 
 if TYPE_CHECKING:
     from .host import Host
@@ -40,7 +40,7 @@ class SaveImageAdvanced(HostedNode):
         options = [{"key": key, "inputs": {"required": inputs}} for key, inputs in _formats().items()]
         return {
             "required": {
-                "images": wire(IMAGE, "The images to save."),
+                "images": socket(IMAGE, "The images to save."),
                 "filename_prefix": prefix(),
                 "format": ("COMFY_DYNAMICCOMBO_V3", {"options": options, "tooltip": "The kind of file."}),
             },
@@ -128,7 +128,7 @@ class SaveAnimatedWEBP(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "images": wire(IMAGE, "The images, one after the other."),
+                "images": socket(IMAGE, "The images, one after the other."),
                 "filename_prefix": prefix(),
                 "fps": fps(),
                 "lossless": switch(True, "Keep each pixel exactly; quality then only sets the effort."),
@@ -173,7 +173,7 @@ class SaveAnimatedPNG(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "images": wire(IMAGE, "The images, one after the other."),
+                "images": socket(IMAGE, "The images, one after the other."),
                 "filename_prefix": prefix(),
                 "fps": fps(),
                 "compress_level": integer(4, 0, 9, "Higher values give smaller files and take longer."),
@@ -216,8 +216,8 @@ class ImageCompare(HostedNode):
         return {
             "required": {"compare_view": ("IMAGECOMPARE", {"socketless": True, "tooltip": "The two images."})},
             "optional": {
-                "image_a": wire(IMAGE, "The image on the left."),
-                "image_b": wire(IMAGE, "The image on the right."),
+                "image_a": socket(IMAGE, "The image on the left."),
+                "image_b": socket(IMAGE, "The image on the right."),
             },
             "hidden": HIDDEN,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .sockets import LATENT, MASK, Inputs, choice, integer, number, pixels, switch, wire
+from .sockets import LATENT, MASK, Inputs, choice, integer, number, pixels, socket, switch
 
 Latent = dict[str, Any]
 
@@ -77,7 +77,7 @@ class LatentUpscale:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "samples": wire(LATENT, "The latent to resize."),
+                "samples": socket(LATENT, "The latent to resize."),
                 "upscale_method": choice(METHODS, METHOD_TIP),
                 "width": pixels(512, "Width of the image in pixels. 0 keeps the aspect ratio.", step=8),
                 "height": pixels(512, "Height of the image in pixels. 0 keeps the aspect ratio.", step=8),
@@ -107,7 +107,7 @@ class LatentUpscaleBy:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "samples": wire(LATENT, "The latent to resize."),
+                "samples": socket(LATENT, "The latent to resize."),
                 "upscale_method": choice(METHODS, METHOD_TIP),
                 "scale_by": number(1.5, 0.01, 8.0, 0.01, "Factor for both sides."),
             }
@@ -133,7 +133,7 @@ class LatentFromBatch:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "samples": wire(LATENT, "The batch."),
+                "samples": socket(LATENT, "The batch."),
                 "batch_index": integer(0, 0, 63, "The first one, counted from 0."),
                 "length": integer(1, 1, 64, "How many."),
             }
@@ -159,7 +159,7 @@ class RepeatLatentBatch:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "samples": wire(LATENT, "What to repeat."),
+                "samples": socket(LATENT, "What to repeat."),
                 "amount": integer(1, 1, 64, "How many times."),
             }
         }
@@ -184,8 +184,8 @@ class SetLatentNoiseMask:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "samples": wire(LATENT, "The latent of an image."),
-                "mask": wire(MASK, "The part to repaint."),
+                "samples": socket(LATENT, "The latent of an image."),
+                "mask": socket(MASK, "The part to repaint."),
             }
         }
 
@@ -209,13 +209,13 @@ class LatentCompositeMasked:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "destination": wire(LATENT, "The latent below."),
-                "source": wire(LATENT, "The latent on top."),
+                "destination": socket(LATENT, "The latent below."),
+                "source": socket(LATENT, "The latent on top."),
                 "x": pixels(0, "Its left edge in pixels.", step=8),
                 "y": pixels(0, "Its top edge in pixels.", step=8),
                 "resize_source": switch(False, "Resize it to the size of the one below."),
             },
-            "optional": {"mask": wire(MASK, "Where the upper latent covers the lower one.")},
+            "optional": {"mask": socket(MASK, "Where the upper latent covers the lower one.")},
         }
 
     def composite(

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from .image_layout import FLIPS, ROTATIONS
-from .sockets import LATENT, Inputs, choice, number, pixels, wire
+from .sockets import LATENT, Inputs, choice, number, pixels, socket
 
 Latent = dict[str, Any]
 
-ONE, TWO = wire(LATENT, "The first latent."), wire(LATENT, "The second latent; it is resized to the size of the first.")
+ONE, TWO = (
+    socket(LATENT, "The first latent."),
+    socket(LATENT, "The second latent; it is resized to the size of the first."),
+)
 
 
 class LatentComposite:
@@ -26,8 +29,8 @@ class LatentComposite:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "samples_to": wire(LATENT, "The latent below."),
-                "samples_from": wire(LATENT, "The latent on top."),
+                "samples_to": socket(LATENT, "The latent below."),
+                "samples_from": socket(LATENT, "The latent on top."),
                 "x": pixels(0, "Its left edge in pixels.", step=8),
                 "y": pixels(0, "Its top edge in pixels.", step=8),
                 "feather": pixels(0, "Pixels over which its edges fade in.", step=8),
@@ -83,7 +86,7 @@ class LatentCrop:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "samples": wire(LATENT, "The latent."),
+                "samples": socket(LATENT, "The latent."),
                 "width": pixels(512, "Width of the part in pixels.", low=64, step=8),
                 "height": pixels(512, "Height of the part in pixels.", low=64, step=8),
                 "x": pixels(0, "Its left edge in pixels.", step=8),
@@ -110,7 +113,7 @@ class LatentFlip:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         tip = "Vertically (upside down) or horizontally (left and right exchanged)."
-        return {"required": {"samples": wire(LATENT, "The latent."), "flip_method": choice(FLIPS, tip)}}
+        return {"required": {"samples": socket(LATENT, "The latent."), "flip_method": choice(FLIPS, tip)}}
 
     def flip(self, samples: Latent, flip_method: str) -> tuple[Latent]:
         return ({**samples, "samples": samples["samples"].flip(2 if flip_method.startswith("x") else 3)},)
@@ -129,7 +132,7 @@ class LatentRotate:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         tip = "The angle, clockwise."
-        return {"required": {"samples": wire(LATENT, "The latent."), "rotation": choice(ROTATIONS, tip)}}
+        return {"required": {"samples": socket(LATENT, "The latent."), "rotation": choice(ROTATIONS, tip)}}
 
     def rotate(self, samples: Latent, rotation: str) -> tuple[Latent]:
         from ..flux_core.images.layout import turns
@@ -168,7 +171,7 @@ class LatentBatchSeedBehavior:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         rule = choice(["random", "fixed"], "fixed: all have the noise of the first one.", default="fixed")
-        return {"required": {"samples": wire(LATENT, "The batch."), "seed_behavior": rule}}
+        return {"required": {"samples": socket(LATENT, "The batch."), "seed_behavior": rule}}
 
     def choose(self, samples: Latent, seed_behavior: str) -> tuple[Latent]:
         rest = {key: value for key, value in samples.items() if key != "batch_index"}
@@ -227,7 +230,7 @@ class LatentMultiply:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         factor = number(1.0, -10.0, 10.0, 0.01, "The number.")
-        return {"required": {"samples": wire(LATENT, "The latent."), "multiplier": factor}}
+        return {"required": {"samples": socket(LATENT, "The latent."), "multiplier": factor}}
 
     def multiply(self, samples: Latent, multiplier: float) -> tuple[Latent]:
         return ({**samples, "samples": samples["samples"] * multiplier},)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .binding import HostedNode
-from .sockets import LATENT, STRING, Inputs, wire
+from .sockets import LATENT, STRING, Inputs, socket
 
 Latent = dict[str, Any]
 HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
@@ -26,7 +26,7 @@ class SaveLatent(HostedNode):
         tip = "Beginning of the file name. Slashes create folders; %year% %month% %day% are replaced."
         return {
             "required": {
-                "samples": wire(LATENT, "The latent to save."),
+                "samples": socket(LATENT, "The latent to save."),
                 "filename_prefix": (STRING, {"default": "latents/ComfyUI", "tooltip": tip}),
             },
             "hidden": HIDDEN,

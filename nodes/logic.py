@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .sockets import BOOLEAN, FLOAT, INT, STRING, Declared, Inputs, choice, integer, number, wire
+from .sockets import BOOLEAN, FLOAT, INT, STRING, Declared, Inputs, choice, integer, number, socket
 
 PLACE = "logic"
 ABSENT: Any = object()  # an input without a link; None is an input whose value is not computed yet
@@ -67,7 +67,7 @@ class ComfyNotNode:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"value": wire("*", "The value.")}}
+        return {"required": {"value": socket("*", "The value.")}}
 
     def turn(self, value: Any) -> tuple[bool]:
         return (not value,)

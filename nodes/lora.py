@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .loaders import FromFiles
-from .sockets import CLIP, MODEL, Inputs, number, wire
+from .sockets import CLIP, MODEL, Inputs, number, socket
 
 
 class LoraLoader(FromFiles):
@@ -24,8 +24,8 @@ class LoraLoader(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
-                "clip": wire(CLIP, "The text encoders."),
+                "model": socket(MODEL, "The model."),
+                "clip": socket(CLIP, "The text encoders."),
                 "lora_name": cls.files("loras", "The LoRA's file."),
                 "strength_model": number(1.0, -100.0, 100.0, 0.01, "How strongly the transformer is changed."),
                 "strength_clip": number(1.0, -100.0, 100.0, 0.01, "How strongly the text encoders are changed."),
@@ -59,7 +59,7 @@ class LoraLoaderModelOnly(FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "lora_name": cls.files("loras", "The LoRA's file."),
                 "strength_model": number(1.0, -100.0, 100.0, 0.01, "How strongly the transformer is changed."),
             }

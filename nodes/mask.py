@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .sockets import IMAGE, MASK, MAX_SIZE, Inputs, choice, integer, number, pixels, switch, wire
+from .sockets import IMAGE, MASK, MAX_SIZE, Inputs, choice, integer, number, pixels, socket, switch
 
 CHANNELS = ("red", "green", "blue", "alpha")
 
@@ -21,7 +21,7 @@ class MaskToImage:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"mask": wire(MASK, "The mask.")}}
+        return {"required": {"mask": socket(MASK, "The mask.")}}
 
     def convert(self, mask: Any) -> tuple[Any]:
         from ..flux_core.images.masks import layers
@@ -41,7 +41,7 @@ class ImageToMask:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": wire(IMAGE, "The image."), "channel": choice(CHANNELS, "Which channel.")}}
+        return {"required": {"image": socket(IMAGE, "The image."), "channel": choice(CHANNELS, "Which channel.")}}
 
     def convert(self, image: Any, channel: str) -> tuple[Any]:
         from ..flux_core.errors import InputError
@@ -64,7 +64,7 @@ class InvertMask:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"mask": wire(MASK, "The mask.")}}
+        return {"required": {"mask": socket(MASK, "The mask.")}}
 
     def invert(self, mask: Any) -> tuple[Any]:
         return (1.0 - mask,)
@@ -110,7 +110,7 @@ class GrowMask:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "mask": wire(MASK, "The mask."),
+                "mask": socket(MASK, "The mask."),
                 "expand": integer(0, -MAX_SIZE, MAX_SIZE, "Pixels to grow by.", step=1),
                 "tapered_corners": switch(True, "Grow without corners: a point becomes a diamond instead of a square."),
             }
@@ -136,7 +136,7 @@ class FeatherMask:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "mask": wire(MASK, "The mask."),
+                "mask": socket(MASK, "The mask."),
                 "left": pixels(0, "Pixels to fade over on the left."),
                 "top": pixels(0, "Pixels to fade over at the top."),
                 "right": pixels(0, "Pixels to fade over on the right."),

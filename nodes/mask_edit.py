@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .image_files import HIDDEN, PreviewImage
-from .sockets import IMAGE, MASK, Inputs, choice, integer, number, pixels, wire
+from .sockets import IMAGE, MASK, Inputs, choice, integer, number, pixels, socket
 
 OPERATIONS = ("multiply", "add", "subtract", "and", "or", "xor")
 
@@ -24,7 +24,7 @@ class ThresholdMask:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "mask": wire(MASK, "The mask."),
+                "mask": socket(MASK, "The mask."),
                 "value": number(0.5, 0.0, 1.0, 0.01, "The threshold."),
             }
         }
@@ -47,8 +47,8 @@ class MaskComposite:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "destination": wire(MASK, "The mask below."),
-                "source": wire(MASK, "The mask on top."),
+                "destination": socket(MASK, "The mask below."),
+                "source": socket(MASK, "The mask on top."),
                 "x": pixels(0, "Its left edge in pixels."),
                 "y": pixels(0, "Its top edge in pixels."),
                 "operation": choice(OPERATIONS, "How the two are combined."),
@@ -75,7 +75,7 @@ class CropMask:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "mask": wire(MASK, "The mask."),
+                "mask": socket(MASK, "The mask."),
                 "x": pixels(0, "Left edge of the part in pixels."),
                 "y": pixels(0, "Top edge of the part in pixels."),
                 "width": pixels(512, "Its width in pixels.", low=1),
@@ -103,7 +103,7 @@ class ImageColorToMask:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The image."),
+                "image": socket(IMAGE, "The image."),
                 "color": integer(0, 0, 0xFFFFFF, "The colour as one number, 0xRRGGBB.", step=1, display="color"),
             }
         }
@@ -126,7 +126,7 @@ class SplitImageWithAlpha:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"image": wire(IMAGE, "The image.")}}
+        return {"required": {"image": socket(IMAGE, "The image.")}}
 
     def split(self, image: Any) -> tuple[Any, Any]:
         alpha = image[..., 3] if image.shape[-1] > 3 else image[..., 0].new_ones(image.shape[:3])
@@ -147,8 +147,8 @@ class JoinImageWithAlpha:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image": wire(IMAGE, "The image."),
-                "alpha": wire(MASK, "1 where the image becomes transparent."),
+                "image": socket(IMAGE, "The image."),
+                "alpha": socket(MASK, "1 where the image becomes transparent."),
             }
         }
 
@@ -175,7 +175,7 @@ class MaskPreview(PreviewImage):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"mask": wire(MASK, "The mask to show.")}, "hidden": HIDDEN}
+        return {"required": {"mask": socket(MASK, "The mask to show.")}, "hidden": HIDDEN}
 
     def show(self, mask: Any, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
         from ..flux_core.images.masks import layers

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from .binding import HostedNode
-from .sockets import MODEL, STRING, Inputs, choice, number, pixels, wire
+from .sockets import MODEL, STRING, Inputs, choice, number, pixels, socket
 
 SHIFT_TIP = "1 spreads the levels evenly; a higher value spends more steps on high noise. schnell uses 1."
 
@@ -25,7 +25,7 @@ class ModelSamplingFlux:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "max_shift": number(1.15, 0.0, 100.0, 0.01, "The shift of a 1024x1024 image."),
                 "base_shift": number(0.5, 0.0, 100.0, 0.01, "The shift of a 256x256 image."),
                 "width": pixels(1024, "Width of the image in pixels.", low=16, step=8),
@@ -55,7 +55,7 @@ class ModelSamplingSD3:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         shift = number(3.0, 0.0, 100.0, 0.01, SHIFT_TIP)
-        return {"required": {"model": wire(MODEL, "The model."), "shift": shift}}
+        return {"required": {"model": socket(MODEL, "The model."), "shift": shift}}
 
     def patch(self, model: Any, shift: float) -> tuple[Any]:
         from ..flux_core.sampling.schedule import LinearFlow
@@ -76,7 +76,7 @@ class ModelSamplingAuraFlow:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         shift = number(1.73, 0.0, 100.0, 0.01, SHIFT_TIP)
-        return {"required": {"model": wire(MODEL, "The model."), "shift": shift}}
+        return {"required": {"model": socket(MODEL, "The model."), "shift": shift}}
 
     def patch(self, model: Any, shift: float) -> tuple[Any]:
         from ..flux_core.sampling.schedule import LinearFlow
@@ -98,7 +98,7 @@ class DifferentialDiffusion:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         strength = number(1.0, 0.0, 1.0, 0.01, "1 uses grey values as steps, 0 uses the mask unchanged.")
-        return {"required": {"model": wire(MODEL, "The model.")}, "optional": {"strength": strength}}
+        return {"required": {"model": socket(MODEL, "The model.")}, "optional": {"strength": strength}}
 
     def patch(self, model: Any, strength: float = 1.0) -> tuple[Any]:
         from ..flux_core.sampling.inpaint import DifferentialDiffusion as ByTime
@@ -121,7 +121,7 @@ class ModelComputeDtype:
         tip = "default uses the number type of the program."
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "dtype": choice(["default", "fp32", "fp16", "bf16"], tip),
             }
         }
@@ -155,7 +155,7 @@ class ModelProducts:
         )
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "products": choice(["default", "auto", "int8", "16bit", "fp16-sums"], tip),
             }
         }
@@ -182,7 +182,7 @@ class FluxToModel(HostedNode):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"model": wire(MODEL, "The model.")}}
+        return {"required": {"model": socket(MODEL, "The model.")}}
 
     def convert(self, model: Any) -> tuple[Any]:
         return (self.host.model(model),)
@@ -206,7 +206,7 @@ class MemoryBudget:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "vram": (STRING, {"default": "auto", "tooltip": "Memory of the GPU: a size, auto or off."}),
                 "ram": (STRING, {"default": "auto", "tooltip": "Memory of the machine: a size or auto."}),
             }

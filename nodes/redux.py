@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .loaders import FromFiles
-from .sockets import CLIP_VISION, CONDITIONING, IMAGE, STYLE_MODEL, Inputs, choice, number, wire
+from .sockets import CLIP_VISION, CONDITIONING, IMAGE, STYLE_MODEL, Inputs, choice, number, socket
 
 Conditioning = list[list[Any]]
 OUTPUT = "CLIP_VISION_OUTPUT"
@@ -46,8 +46,8 @@ class CLIPVisionEncode:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "clip_vision": wire(CLIP_VISION, "The vision encoder."),
-                "image": wire(IMAGE, "The image."),
+                "clip_vision": socket(CLIP_VISION, "The vision encoder."),
+                "image": socket(IMAGE, "The image."),
                 "crop": choice(
                     ("center", "none"), "center uses the central square, none the whole image stretched to a square."
                 ),
@@ -96,9 +96,9 @@ class StyleModelApply:
         )
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The prompt."),
-                "style_model": wire(STYLE_MODEL, "The style model."),
-                "clip_vision_output": wire(OUTPUT, "The encoded image."),
+                "conditioning": socket(CONDITIONING, "The prompt."),
+                "style_model": socket(STYLE_MODEL, "The style model."),
+                "clip_vision_output": socket(OUTPUT, "The encoded image."),
                 "strength": number(1.0, 0.0, 10.0, 0.001, "The influence of the image."),
                 "strength_type": choice(("multiply", "attn_bias"), kinds),
             }

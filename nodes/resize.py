@@ -6,7 +6,7 @@ from typing import Any
 
 from .image import CROP, METHODS
 from .logic import same
-from .sockets import Declared, Inputs, choice, integer, number, pixels, wire
+from .sockets import Declared, Inputs, choice, integer, number, pixels, socket
 
 Sections = dict[str, dict[str, Declared]]
 
@@ -15,7 +15,7 @@ def _options() -> dict[str, Sections]:
     """Rule for the new size -> the inputs that it needs."""
     side = "{} in pixels. The other side keeps the aspect ratio."
     crop = choice(CROP, "center crops the longer side first, so that nothing is distorted.", default="center")
-    match = wire("IMAGE,MASK", "The image or mask whose size is used.")
+    match = socket("IMAGE,MASK", "The image or mask whose size is used.")
     multiple = integer(1, 1, 16384, "Both sides become multiples of this.", step=1)
     options: dict[str, dict[str, Declared]] = {
         "scale dimensions": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .sockets import MODEL, SAMPLER, Declared, Inputs, choice, integer, number, switch, wire
+from .sockets import MODEL, SAMPLER, Declared, Inputs, choice, integer, number, socket, switch
 
 PLACE = "sampling/custom_sampling/samplers"
 ETA_TIP = "How much of each step is replaced by new noise: 0 adds none."
@@ -283,7 +283,7 @@ class SamplerSASolver:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model whose noise levels are used."),
+                "model": socket(MODEL, "The model whose noise levels are used."),
                 "eta": eta(high=10.0),
                 "sde_start_percent": number(0.2, 0.0, 1.0, 0.001, "Share of the denoising after which noise is added."),
                 "sde_end_percent": number(0.8, 0.0, 1.0, 0.001, "Share of the denoising up to which noise is added."),

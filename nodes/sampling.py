@@ -21,8 +21,8 @@ from .sockets import (
     integer,
     number,
     seed,
+    socket,
     switch,
-    wire,
 )
 
 if TYPE_CHECKING:
@@ -46,15 +46,15 @@ class KSampler(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model that denoises."),
+                "model": socket(MODEL, "The model that denoises."),
                 "seed": seed(),
                 "steps": integer(20, 1, 10000, STEPS_TIP),
                 "cfg": cfg(),
                 "sampler_name": choice(SAMPLERS, SAMPLER_TIP),
                 "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
-                "positive": wire(CONDITIONING, "What the image should show."),
-                "negative": wire(CONDITIONING, NEGATIVE_TIP),
-                "latent_image": wire(LATENT, "The latent to denoise. It determines the size of the image."),
+                "positive": socket(CONDITIONING, "What the image should show."),
+                "negative": socket(CONDITIONING, NEGATIVE_TIP),
+                "latent_image": socket(LATENT, "The latent to denoise. It determines the size of the image."),
                 "denoise": number(1.0, 0.0, 1.0, 0.01, DENOISE_TIP),
             }
         }
@@ -105,7 +105,7 @@ class KSamplerAdvanced(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model that denoises."),
+                "model": socket(MODEL, "The model that denoises."),
                 "add_noise": choice(
                     ["enable", "disable"], "Disable it in a second sampler, whose latent is noisy already."
                 ),
@@ -114,9 +114,9 @@ class KSamplerAdvanced(HostedNode):
                 "cfg": cfg(),
                 "sampler_name": choice(SAMPLERS, SAMPLER_TIP),
                 "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
-                "positive": wire(CONDITIONING, "What the image should show."),
-                "negative": wire(CONDITIONING, NEGATIVE_TIP),
-                "latent_image": wire(LATENT, "The latent to denoise. It determines the size of the image."),
+                "positive": socket(CONDITIONING, "What the image should show."),
+                "negative": socket(CONDITIONING, NEGATIVE_TIP),
+                "latent_image": socket(LATENT, "The latent to denoise. It determines the size of the image."),
                 "start_at_step": integer(0, 0, 10000, "The first step taken."),
                 "end_at_step": integer(10000, 0, 10000, "The step to stop before."),
                 "return_with_leftover_noise": choice(
@@ -179,15 +179,15 @@ class SamplerCustom(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model that denoises."),
+                "model": socket(MODEL, "The model that denoises."),
                 "add_noise": switch(True, "Add noise at the start."),
                 "noise_seed": seed(),
                 "cfg": cfg(),
-                "positive": wire(CONDITIONING, "What the image should show."),
-                "negative": wire(CONDITIONING, NEGATIVE_TIP),
-                "sampler": wire(SAMPLER, "The algorithm."),
-                "sigmas": wire(SIGMAS, "The noise levels."),
-                "latent_image": wire(LATENT, "The latent to denoise. It determines the size of the image."),
+                "positive": socket(CONDITIONING, "What the image should show."),
+                "negative": socket(CONDITIONING, NEGATIVE_TIP),
+                "sampler": socket(SAMPLER, "The algorithm."),
+                "sigmas": socket(SIGMAS, "The noise levels."),
+                "latent_image": socket(LATENT, "The latent to denoise. It determines the size of the image."),
             }
         }
 
@@ -225,11 +225,11 @@ class SamplerCustomAdvanced(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "noise": wire(NOISE, "The source of the noise."),
-                "guider": wire(GUIDER, "Model and prompts."),
-                "sampler": wire(SAMPLER, "The algorithm."),
-                "sigmas": wire(SIGMAS, "The noise levels."),
-                "latent_image": wire(LATENT, "The latent to denoise. It determines the size of the image."),
+                "noise": socket(NOISE, "The source of the noise."),
+                "guider": socket(GUIDER, "Model and prompts."),
+                "sampler": socket(SAMPLER, "The algorithm."),
+                "sigmas": socket(SIGMAS, "The noise levels."),
+                "latent_image": socket(LATENT, "The latent to denoise. It determines the size of the image."),
             }
         }
 
@@ -251,10 +251,10 @@ class AddNoise:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model whose scaling is used."),
-                "noise": wire(NOISE, "The noise."),
-                "sigmas": wire(SIGMAS, "The noise levels."),
-                "latent_image": wire(LATENT, "The latent."),
+                "model": socket(MODEL, "The model whose scaling is used."),
+                "noise": socket(NOISE, "The noise."),
+                "sigmas": socket(SIGMAS, "The noise levels."),
+                "latent_image": socket(LATENT, "The latent."),
             }
         }
 

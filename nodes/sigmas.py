@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .sockets import FLOAT, MODEL, SIGMAS, STRING, Inputs, choice, integer, number, switch, wire
+from .sockets import FLOAT, MODEL, SIGMAS, STRING, Inputs, choice, integer, number, socket, switch
 
 SCHEDULERS = (
     "simple",
@@ -36,7 +36,7 @@ class BasicScheduler:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model whose noise levels are used."),
+                "model": socket(MODEL, "The model whose noise levels are used."),
                 "scheduler": choice(SCHEDULERS, SCHEDULER_TIP),
                 "steps": integer(20, 1, 10000, STEPS_TIP),
                 "denoise": number(1.0, 0.0, 1.0, 0.01, DENOISE_TIP),
@@ -63,7 +63,7 @@ class BetaSamplingScheduler:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model whose noise levels are used."),
+                "model": socket(MODEL, "The model whose noise levels are used."),
                 "steps": integer(20, 1, 10000, STEPS_TIP),
                 "alpha": number(0.6, 0.0, 50.0, 0.01, "A smaller value takes more steps at high noise.", round=False),
                 "beta": number(0.6, 0.0, 50.0, 0.01, "A smaller value takes more steps at low noise.", round=False),
@@ -144,7 +144,7 @@ class SplitSigmas:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "sigmas": wire(SIGMAS, "The schedule."),
+                "sigmas": socket(SIGMAS, "The schedule."),
                 "step": integer(0, 0, 10000, "Steps in the first part."),
             }
         }
@@ -169,7 +169,7 @@ class SplitSigmasDenoise:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         share = number(1.0, 0.0, 1.0, 0.01, "Share of the steps in the second part.")
-        return {"required": {"sigmas": wire(SIGMAS, "The schedule."), "denoise": share}}
+        return {"required": {"sigmas": socket(SIGMAS, "The schedule."), "denoise": share}}
 
     def split(self, sigmas: Any, denoise: float) -> tuple[Any, Any]:
         from ..flux_core.sampling.schedule import split_denoise
@@ -189,7 +189,7 @@ class FlipSigmas:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"sigmas": wire(SIGMAS, "The schedule.")}}
+        return {"required": {"sigmas": socket(SIGMAS, "The schedule.")}}
 
     def flip(self, sigmas: Any) -> tuple[Any]:
         from ..flux_core.sampling.schedule import flip
@@ -210,7 +210,7 @@ class SetFirstSigma:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         level = number(136.0, 0.0, 20000.0, 0.001, "The new first level; at most 1 for FLUX.1.", round=False)
-        return {"required": {"sigmas": wire(SIGMAS, "The schedule."), "sigma": level}}
+        return {"required": {"sigmas": socket(SIGMAS, "The schedule."), "sigma": level}}
 
     def set_first(self, sigmas: Any, sigma: float) -> tuple[Any]:
         from ..flux_core.sampling.schedule import set_first
@@ -232,7 +232,7 @@ class ExtendIntermediateSigmas:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "sigmas": wire(SIGMAS, "The schedule."),
+                "sigmas": socket(SIGMAS, "The schedule."),
                 "steps": integer(2, 1, 100, "Number of steps that replace one step."),
                 "start_at_sigma": number(
                     -1.0, -1.0, 20000.0, 0.01, "Steps from higher levels are not divided; -1 divides all.", round=False
@@ -286,7 +286,7 @@ class SamplingPercentToSigma:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model whose noise levels are used."),
+                "model": socket(MODEL, "The model whose noise levels are used."),
                 "sampling_percent": number(0.0, 0.0, 1.0, 0.0001, "Share of the denoising."),
                 "return_actual_sigma": switch(False, "At the ends return the model's own first and last level."),
             }

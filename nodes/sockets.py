@@ -28,7 +28,7 @@ Declared = tuple[Any, dict[str, Any]]
 Inputs = dict[str, dict[str, Any]]
 
 
-def wire(kind: str, tip: str) -> Declared:
+def socket(kind: str, tip: str) -> Declared:
     """A socket without a widget."""
     return kind, {"tooltip": tip}
 

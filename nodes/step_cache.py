@@ -10,7 +10,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from .sockets import MODEL, STRING, Inputs, choice, number, switch, wire
+from .sockets import MODEL, STRING, Inputs, choice, number, socket, switch
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class _Cache:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "reuse_threshold": number(0.2, 0.0, 3.0, 0.01, THRESHOLD_TIP),
                 "start_percent": number(0.15, 0.0, 1.0, 0.01, START_TIP),
                 "end_percent": number(0.95, 0.0, 1.0, 0.01, END_TIP),
@@ -90,7 +90,7 @@ class StepCache:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "threshold": number(0.1, 0.0, 3.0, 0.01, THRESHOLD_TIP),
                 "start_percent": number(0.15, 0.0, 1.0, 0.01, START_TIP),
                 "end_percent": number(0.95, 0.0, 1.0, 0.01, END_TIP),
@@ -129,7 +129,7 @@ class ApplyFBCacheOnModel(_ElsewhereCache):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "object_to_patch": (STRING, {"default": "diffusion_model", "tooltip": "Not used."}),
                 "residual_diff_threshold": number(0.0, 0.0, 1.0, 0.001, "0 skips nothing; 0.12 is usual."),
                 "start": number(0.0, 0.0, 1.0, 0.01, START_TIP),
@@ -161,7 +161,7 @@ class TeaCache(_ElsewhereCache):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "model_type": (STRING, {"default": "flux", "tooltip": "Not used: it is read from the model."}),
                 "rel_l1_thresh": number(0.4, 0.0, 10.0, 0.01, "0 skips nothing; 0.25 to 0.8 is usual."),
             },
@@ -201,7 +201,7 @@ class MagCache(_ElsewhereCache):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "model_type": (STRING, {"default": "flux", "tooltip": "Not used: it is read from the model."}),
                 "magcache_thresh": number(0.24, 0.0, 0.3, 0.01, "0 skips nothing."),
                 "retention_ratio": number(0.1, 0.0, 0.3, 0.01, START_TIP),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .sockets import CLIP, CONDITIONING, Declared, Inputs, integer, number, prompt, wire
+from .sockets import CLIP, CONDITIONING, Declared, Inputs, integer, number, prompt, socket
 
 Conditioning = list[list[Any]]
 
@@ -26,7 +26,7 @@ class CLIPTextEncode:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         tip = "What the image should show. (word:1.2) weights a word; embedding:name inserts a textual inversion."
-        return {"required": {"text": prompt(tip), "clip": wire(CLIP, "The text encoders.")}}
+        return {"required": {"text": prompt(tip), "clip": socket(CLIP, "The text encoders.")}}
 
     def encode(self, text: str, clip: Any) -> tuple[Conditioning]:
         from ..flux_core.conditioning.text import encode_prompt
@@ -50,7 +50,7 @@ class CLIPTextEncodeFlux:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "clip": wire(CLIP, "The text encoders."),
+                "clip": socket(CLIP, "The text encoders."),
                 "clip_l": prompt("The text for CLIP-L, which summarises it: a few words are enough."),
                 "t5xxl": prompt("The text for T5, which uses all of it: sentences, lettering, positions."),
                 "guidance": guidance(),
@@ -78,7 +78,7 @@ class CLIPSetLastLayer:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "clip": wire(CLIP, "The text encoders."),
+                "clip": socket(CLIP, "The text encoders."),
                 "stop_at_clip_layer": integer(-1, -24, -1, "The last layer used, counted from the end.", step=1),
             }
         }
@@ -103,7 +103,7 @@ class T5TokenizerOptions:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "clip": wire(CLIP, "The text encoders."),
+                "clip": socket(CLIP, "The text encoders."),
                 "min_padding": integer(0, 0, 10000, "Number of padding tokens always added at the end.", step=1),
                 "min_length": integer(0, 0, 10000, "The length to pad to.", step=1),
             }
@@ -129,7 +129,7 @@ class FluxGuidance:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"conditioning": wire(CONDITIONING, "The encoded prompt."), "guidance": guidance()}}
+        return {"required": {"conditioning": socket(CONDITIONING, "The encoded prompt."), "guidance": guidance()}}
 
     def append(self, conditioning: Conditioning, guidance: float) -> tuple[Conditioning]:
         from ..flux_core.conditioning.entries import with_values
@@ -148,7 +148,7 @@ class FluxDisableGuidance:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"conditioning": wire(CONDITIONING, "The encoded prompt.")}}
+        return {"required": {"conditioning": socket(CONDITIONING, "The encoded prompt.")}}
 
     def append(self, conditioning: Conditioning) -> tuple[Conditioning]:
         from ..flux_core.conditioning.entries import with_values

@@ -6,7 +6,7 @@ from typing import Any
 
 from .binding import HostedNode
 from .loaders import FromFiles
-from .sockets import IMAGE, Inputs, wire
+from .sockets import IMAGE, Inputs, socket
 
 UPSCALE_MODEL = "UPSCALE_MODEL"
 
@@ -46,8 +46,8 @@ class ImageUpscaleWithModel(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "upscale_model": wire(UPSCALE_MODEL, "The upscale model. It determines the factor of enlargement."),
-                "image": wire(IMAGE, "The image."),
+                "upscale_model": socket(UPSCALE_MODEL, "The upscale model. It determines the factor of enlargement."),
+                "image": socket(IMAGE, "The image."),
             }
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .binding import HostedNode
-from .sockets import IMAGE, LATENT, MASK, VAE, Inputs, integer, wire
+from .sockets import IMAGE, LATENT, MASK, VAE, Inputs, integer, socket
 
 Latent = dict[str, Any]
 
@@ -22,7 +22,7 @@ class VAEEncode:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"pixels": wire(IMAGE, "The image."), "vae": wire(VAE, "The autoencoder.")}}
+        return {"required": {"pixels": socket(IMAGE, "The image."), "vae": socket(VAE, "The autoencoder.")}}
 
     def encode(self, pixels: Any, vae: Any) -> tuple[Latent]:
         return ({"samples": vae.encode_image(pixels)},)
@@ -40,7 +40,7 @@ class VAEDecode:
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"samples": wire(LATENT, "The latent."), "vae": wire(VAE, "The autoencoder.")}}
+        return {"required": {"samples": socket(LATENT, "The latent."), "vae": socket(VAE, "The autoencoder.")}}
 
     def decode(self, samples: Latent, vae: Any) -> tuple[Any]:
         return (vae.decode_image(samples["samples"]),)
@@ -60,8 +60,8 @@ class VAEEncodeTiled(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "pixels": wire(IMAGE, "The image."),
-                "vae": wire(VAE, "The autoencoder."),
+                "pixels": socket(IMAGE, "The image."),
+                "vae": socket(VAE, "The autoencoder."),
                 **_tiles(step=64),
             }
         }
@@ -86,8 +86,8 @@ class VAEDecodeTiled(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "samples": wire(LATENT, "The latent."),
-                "vae": wire(VAE, "The autoencoder."),
+                "samples": socket(LATENT, "The latent."),
+                "vae": socket(VAE, "The autoencoder."),
                 **_tiles(step=32),
             }
         }
@@ -118,9 +118,9 @@ class VAEEncodeForInpaint:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "pixels": wire(IMAGE, "The image."),
-                "vae": wire(VAE, "The autoencoder."),
-                "mask": wire(MASK, "The part to repaint."),
+                "pixels": socket(IMAGE, "The image."),
+                "vae": socket(VAE, "The autoencoder."),
+                "mask": socket(MASK, "The part to repaint."),
                 "grow_mask_by": integer(6, 0, 64, "Pixels by which the mask grows, to avoid a seam.", step=1),
             }
         }

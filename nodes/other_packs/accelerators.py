@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..sockets import IMAGE, MODEL, Inputs, wire
+from ..sockets import IMAGE, MODEL, Inputs, socket
 from .declared import OfAnotherPack, anything, decimal, flag, line, lines, one_of, unused, whole
 
 SAGE = (
@@ -33,7 +33,7 @@ class _PassesModel(OfAnotherPack):
     def INPUT_TYPES(cls) -> Inputs:
         required = {name: unused(declared) for name, declared in cls.SETTINGS.items()}
         optional = {name: unused(declared) for name, declared in cls.OPTIONAL.items()}
-        return {"required": {"model": wire(MODEL, "The model."), **required}, "optional": optional}
+        return {"required": {"model": socket(MODEL, "The model."), **required}, "optional": optional}
 
     def pass_on(self, model: Any, **settings: Any) -> tuple[Any]:
         self.tell("no effect here; images stay the same.")
@@ -195,7 +195,7 @@ class ApplyTeaCachePatch(_SetsCache):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         threshold = decimal("0 skips nothing; 0.25 to 0.8 is usual.", 0.25, 0.0, 1.0)
-        return {"required": {"model": wire(MODEL, "The model."), "rel_l1_thresh": threshold}}
+        return {"required": {"model": socket(MODEL, "The model."), "rel_l1_thresh": threshold}}
 
     def patch(self, model: Any, rel_l1_thresh: float) -> tuple[Any]:
         return self.cached(model, 0.25 * rel_l1_thresh)
@@ -212,7 +212,7 @@ class CacheModelAuto(_SetsCache):
     def INPUT_TYPES(cls) -> Inputs:
         share = decimal("The remaining share of the time: 0.5 computes about half of 20 steps.", 0.5, 0.0, 1.0)
         return {
-            "required": {"model": wire(MODEL, "The model."), "speed_factor": share},
+            "required": {"model": socket(MODEL, "The model."), "speed_factor": share},
             "optional": {"cache_mode": unused(line("", "taylor")), "compiler": unused(line("", "torch_compile"))},
         }
 
@@ -231,7 +231,7 @@ class CacheModelPeriodic(_SetsCache):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "cache_interval": whole("One of this number of steps is computed.", 2, 1, 7),
                 "start_step": unused(whole("", 2, 0, 10)),
             },
@@ -255,7 +255,7 @@ class CacheModelAdaptive(_SetsCache):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "threshold": decimal("0 skips nothing; 0.01 is usual.", 0.01, 0.0, 0.2, 0.001),
                 "max_skip_steps": unused(whole("", 4, 1, 10)),
             },
@@ -356,8 +356,8 @@ class VRAM_Debug(OfAnotherPack):
             },
             "optional": {
                 "any_input": anything("Any value."),
-                "image_pass": wire(IMAGE, "Images."),
-                "model_pass": wire(MODEL, "A model."),
+                "image_pass": socket(IMAGE, "Images."),
+                "model_pass": socket(MODEL, "A model."),
             },
         }
 

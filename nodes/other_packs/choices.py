@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 from ...flux_core.graph.calls import ExecutionBlocker
-from ..sockets import BOOLEAN, CLIP, CONDITIONING, IMAGE, INT, LATENT, MODEL, STRING, VAE, Inputs, wire
+from ..sockets import BOOLEAN, CLIP, CONDITIONING, IMAGE, INT, LATENT, MODEL, STRING, VAE, Inputs, socket
 from .declared import (
     Numbered,
     OfAnotherPack,
@@ -156,7 +156,7 @@ class Context(OfAnotherPack):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         parts = {name: (kind, {"forceInput": True, "tooltip": f"Its {name}."}) for name, kind in PARTS.items()}
-        return {"required": {}, "optional": {"base_ctx": wire(CONTEXT, "A context to extend."), **parts}}
+        return {"required": {}, "optional": {"base_ctx": socket(CONTEXT, "A context to extend."), **parts}}
 
     def convert(self, base_ctx: Any = None, **values: Any) -> tuple[Any, ...]:
         made = Context_(base_ctx or {})
@@ -178,7 +178,7 @@ class CondPassThrough(OfAnotherPack):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         pairs = zip(cls.RETURN_NAMES, cls.RETURN_TYPES, strict=True)
-        return {"required": {}, "optional": {name: wire(kind, "A value.") for name, kind in pairs}}
+        return {"required": {}, "optional": {name: socket(kind, "A value.") for name, kind in pairs}}
 
     def pass_on(self, **values: Any) -> tuple[Any, ...]:
         return tuple(values.get(name) for name in self.RETURN_NAMES)

@@ -11,11 +11,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ..sockets import BOOLEAN, FLOAT, IMAGE, INT, MASK, STRING, Declared, choice, wire
+from ..sockets import BOOLEAN, FLOAT, IMAGE, INT, MASK, STRING, Declared, choice, socket
 
 LARGEST = 2**63 - 1
-PICTURE = wire(IMAGE, "The image.")
-COVER = wire(MASK, "The mask.")
+PICTURE = socket(IMAGE, "The image.")
+COVER = socket(MASK, "The mask.")
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..image_save import ImageCompare
-from ..sockets import IMAGE, Inputs, choice, integer, wire
+from ..sockets import IMAGE, Inputs, choice, integer, socket
 from .declared import PICTURE, Numbered, OfAnotherPack, flag, in_order, one_of
 from .image_shapes import ESSENTIALS, HEIGHT, KJ, METHOD_TIP, METHODS, WIDTH
 
@@ -24,10 +24,10 @@ class ImageBatchMultiple(OfAnotherPack):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image_1": wire(IMAGE, "The first image."),
+                "image_1": socket(IMAGE, "The first image."),
                 "method": choice(METHODS, METHOD_TIP, default="lanczos"),
             },
-            "optional": {f"image_{n}": wire(IMAGE, "Another image.") for n in range(2, 6)},
+            "optional": {f"image_{n}": socket(IMAGE, "Another image.") for n in range(2, 6)},
         }
 
     def batch(self, image_1: Any, method: str, **others: Any) -> tuple[Any]:
@@ -48,7 +48,7 @@ class ImageBatchMulti(OfAnotherPack):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        image = wire(IMAGE, "An image.")
+        image = socket(IMAGE, "An image.")
         return {
             "required": {"inputcount": integer(2, 2, 1000, "The number of images that are used."), "image_1": image},
             "optional": Numbered("image_", image, {"image_2": image}),
@@ -93,7 +93,7 @@ class ImageListToBatch(OfAnotherPack):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {cls.INPUT: wire(IMAGE, "The images.")}}
+        return {"required": {cls.INPUT: socket(IMAGE, "The images.")}}
 
     def batch(self, **images: Any) -> tuple[Any]:
         return (_joined(images[self.INPUT], self.METHOD),)
@@ -139,8 +139,8 @@ class ImageConcatenate(OfAnotherPack):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "image1": wire(IMAGE, "The first image."),
-                "image2": wire(IMAGE, "The second image."),
+                "image1": socket(IMAGE, "The first image."),
+                "image2": socket(IMAGE, "The second image."),
                 "direction": one_of(("right", "down", "left", "up"), "The side for the second image."),
                 "match_image_size": flag(True, "Resize the second to the height or width of the first."),
             }
@@ -164,7 +164,7 @@ class ImageConcatMulti(OfAnotherPack):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        image = wire(IMAGE, "An image.")
+        image = socket(IMAGE, "An image.")
         return {
             "required": {
                 "inputcount": integer(2, 2, 1000, "The number of images that are used."),

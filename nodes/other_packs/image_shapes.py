@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..sockets import IMAGE, INT, MASK, Inputs, choice, integer, pixels, wire
+from ..sockets import IMAGE, INT, MASK, Inputs, choice, integer, pixels, socket
 from .declared import PICTURE, OfAnotherPack, flag, line, one_of, whole
 
 ESSENTIALS, KJ = "comfyui_essentials", "comfyui-kjnodes"
@@ -150,7 +150,7 @@ class _Flips(OfAnotherPack):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         axes = one_of(("x", "y", "xy"), "Which way.")
-        return {"required": {cls.INPUT: wire(cls.RETURN_TYPES[0], "The axis."), "axis": axes}}
+        return {"required": {cls.INPUT: socket(cls.RETURN_TYPES[0], "The axis."), "axis": axes}}
 
     def flip(self, axis: str, **given: Any) -> tuple[Any]:
         return (given[self.INPUT].flip([{"y": 1, "x": 2}[letter] for letter in axis]),)
@@ -193,7 +193,7 @@ class ImageResizeKJ(OfAnotherPack):
             "optional": {
                 "width_input": (INT, {"forceInput": True, "tooltip": "The width from another node."}),
                 "height_input": (INT, {"forceInput": True, "tooltip": "The height from another node."}),
-                "get_image_size": wire(IMAGE, "An image whose size is used."),
+                "get_image_size": socket(IMAGE, "An image whose size is used."),
                 "crop": (
                     ["disabled", "center", 0],
                     {"tooltip": "center crops the longer side, so that nothing is stretched."},
@@ -261,7 +261,7 @@ class ImageResizeKJv2(OfAnotherPack):
                 "divisible_by": integer(2, 0, 512, "Both sides become multiples of this."),
             },
             "optional": {
-                "mask": wire(MASK, "A mask that is resized with the image."),
+                "mask": socket(MASK, "A mask that is resized with the image."),
                 "device": one_of(("cpu", "gpu"), "No effect here."),
             },
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..sockets import IMAGE, MASK, Inputs, integer, wire
+from ..sockets import IMAGE, MASK, Inputs, integer, socket
 from .declared import PICTURE, OfAnotherPack, flag, whole
 from .krita_images import TOOLING
 
@@ -56,8 +56,8 @@ class ExtractImageTile(OfAnotherPack):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                cls.INPUT: wire(cls.RETURN_TYPES[0], "The image or mask to cut."),
-                "layout": wire(LAYOUT, "The layout."),
+                cls.INPUT: socket(cls.RETURN_TYPES[0], "The image or mask to cut."),
+                "layout": socket(LAYOUT, "The layout."),
                 "index": whole("Which tile.", 0, 0),
             }
         }
@@ -88,7 +88,7 @@ class GenerateTileMask(OfAnotherPack):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
-            "required": {"layout": wire(LAYOUT, "The layout."), "index": whole("Which tile.", 0, 0)},
+            "required": {"layout": socket(LAYOUT, "The layout."), "index": whole("Which tile.", 0, 0)},
             "optional": {"blend": flag(False, "Fade at the edges.")},
         }
 
@@ -111,9 +111,9 @@ class MergeImageTile(OfAnotherPack):
         return {
             "required": {
                 "image": PICTURE,
-                "layout": wire(LAYOUT, "The layout."),
+                "layout": socket(LAYOUT, "The layout."),
                 "index": whole("Which tile.", 0, 0),
-                "tile": wire(IMAGE, "The tile."),
+                "tile": socket(IMAGE, "The tile."),
             }
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..sockets import CONDITIONING, IMAGE, INT, LATENT, MASK, VAE, Inputs, integer, number, wire
+from ..sockets import CONDITIONING, IMAGE, INT, LATENT, MASK, VAE, Inputs, integer, number, socket
 from .declared import COVER, PICTURE, OfAnotherPack, flag, one_of
 
 INPAINT = "comfyui-inpaint-nodes"
@@ -164,11 +164,11 @@ class ColorMatch(OfAnotherPack):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "target": wire(IMAGE, "The image that is changed."),
-                "reference": wire(IMAGE, "The image with the wanted colours."),
+                "target": socket(IMAGE, "The image that is changed."),
+                "reference": socket(IMAGE, "The image with the wanted colours."),
                 "strength": number(1.0, 0.0, 1.0, 0.01, "How much."),
             },
-            "optional": {"exclude_mask": wire(MASK, "The part that is not measured.")},
+            "optional": {"exclude_mask": socket(MASK, "The part that is not measured.")},
         }
 
     def match(self, target: Any, reference: Any, strength: float, exclude_mask: Any = None) -> tuple[Any]:
@@ -239,9 +239,9 @@ class VAEEncodeInpaintConditioning(OfAnotherPack):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "positive": wire(CONDITIONING, "The positive text."),
-                "negative": wire(CONDITIONING, "The negative text."),
-                "vae": wire(VAE, "The autoencoder."),
+                "positive": socket(CONDITIONING, "The positive text."),
+                "negative": socket(CONDITIONING, "The negative text."),
+                "vae": socket(VAE, "The autoencoder."),
                 "pixels": PICTURE,
                 "mask": COVER,
             }

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..loaders import FromFiles
-from ..sockets import CLIP, MODEL, STRING, Inputs, wire
+from ..sockets import CLIP, MODEL, STRING, Inputs, socket
 from .declared import Numbered, OfAnotherPack, anything, decimal, flag, one_of, whole
 
 NOTHING = "None"
@@ -62,7 +62,7 @@ class PowerLoraLoader(_WithLoras):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        wires = {"model": wire(MODEL, "The model."), "clip": wire(CLIP, "The text encoders.")}
+        wires = {"model": socket(MODEL, "The model."), "clip": socket(CLIP, "The text encoders.")}
         return {"required": {}, "optional": Numbered("lora_", anything("A LoRA of the list."), wires)}
 
     def load_loras(self, model: Any = None, clip: Any = None, **entries: Any) -> tuple[Any, Any]:
@@ -94,7 +94,7 @@ class LoraLoaderStack(_WithLoras):
         rows: dict[str, Any] = {}
         for n in range(1, 5):
             rows |= {f"lora_{n:02}": cls.names(), f"strength_{n:02}": _strength()}
-        return {"required": {"model": wire(MODEL, "The model."), "clip": wire(CLIP, "The text encoders."), **rows}}
+        return {"required": {"model": socket(MODEL, "The model."), "clip": socket(CLIP, "The text encoders."), **rows}}
 
     def load_lora(self, model: Any, clip: Any, **rows: Any) -> tuple[Any, Any]:
         numbers = [f"{n:02}" for n in range(1, 5)]
@@ -117,7 +117,7 @@ class NunchakuFluxLoraLoader(_WithLoras):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "lora_name": cls.files("loras", "The LoRA's file."),
                 "lora_strength": _strength(100.0),
             }
@@ -144,7 +144,7 @@ class NunchakuFluxLoraStack(_WithLoras):
         rows: dict[str, Any] = {}
         for n in range(1, cls.COUNT + 1):
             rows |= {f"lora_name_{n}": cls.names(), f"lora_strength_{n}": _strength(100.0)}
-        return {"required": {"model": wire(MODEL, "The model.")}, "optional": rows}
+        return {"required": {"model": socket(MODEL, "The model.")}, "optional": rows}
 
     def load_lora_stack(self, model: Any, **rows: Any) -> tuple[Any]:
         entries = [
@@ -169,7 +169,7 @@ class FluxLoraLoader(_WithLoras):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
+                "model": socket(MODEL, "The model."),
                 "lora_name": cls.files("loras", "The LoRA's file."),
                 "strength_model": _strength(100.0),
             }
@@ -200,7 +200,7 @@ class CRLoRAStack(_WithLoras):
         for n in (1, 2, 3):
             rows |= {f"switch_{n}": one_of(("Off", "On"), "Whether it is in the list."), f"lora_name_{n}": cls.names()}
             rows |= {f"model_weight_{n}": _strength(), f"clip_weight_{n}": _strength()}
-        return {"required": rows, "optional": {"lora_stack": wire(STACK, "A list to extend.")}}
+        return {"required": rows, "optional": {"lora_stack": socket(STACK, "A list to extend.")}}
 
     def listed(self, lora_stack: Any = None, **rows: Any) -> tuple[list[Entry], str]:
         made = [
@@ -226,9 +226,9 @@ class CRApplyLoRAStack(_WithLoras):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model."),
-                "clip": wire(CLIP, "The text encoders."),
-                "lora_stack": wire(STACK, "The list."),
+                "model": socket(MODEL, "The model."),
+                "clip": socket(CLIP, "The text encoders."),
+                "lora_stack": socket(STACK, "The list."),
             }
         }
 
@@ -261,7 +261,7 @@ class EasyLoraStack(_WithLoras):
                 "mode": one_of(("simple", "advanced"), "advanced has two strengths for each."),
                 "num_loras": whole("The number of rows that are used.", 1, 1, cls.COUNT),
             },
-            "optional": {"optional_lora_stack": wire(STACK, "A list to extend."), **rows},
+            "optional": {"optional_lora_stack": socket(STACK, "A list to extend."), **rows},
         }
 
     def listed(
@@ -301,7 +301,7 @@ class LoRAStacker(_WithLoras):
         for n in range(1, cls.COUNT + 1):
             rows |= {f"lora_name_{n}": names, f"lora_wt_{n}": _strength()}
             rows |= {f"model_str_{n}": _strength(), f"clip_str_{n}": _strength()}
-        return {"required": rows, "optional": {"lora_stack": wire(STACK, "A list to extend.")}}
+        return {"required": rows, "optional": {"lora_stack": socket(STACK, "A list to extend.")}}
 
     def listed(self, input_mode: str, lora_count: int, lora_stack: Any = None, **rows: Any) -> tuple[Any]:
         kinds = ("lora_wt", "lora_wt") if input_mode == "simple" else ("model_str", "clip_str")

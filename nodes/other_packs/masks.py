@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..mask_edit import MaskPreview
-from ..sockets import MASK, Inputs, integer, number, wire
+from ..sockets import MASK, Inputs, integer, number, socket
 from .declared import OfAnotherPack, flag, one_of, whole
 
 ESSENTIALS, KJ = "comfyui_essentials", "comfyui-kjnodes"
@@ -27,7 +27,7 @@ class GrowMaskWithBlur(OfAnotherPack):
         far = 16384
         return {
             "required": {
-                "mask": wire(MASK, "The mask."),
+                "mask": socket(MASK, "The mask."),
                 "expand": whole("The number of pixels to grow; negative to shrink.", 0, -far, far),
                 "incremental_expandrate": number(0.0, 0.0, 100.0, 0.1, "The additional growth of each further mask."),
                 "tapered_corners": flag(True, "Grow to four neighbours instead of eight."),
@@ -79,7 +79,7 @@ class MaskBlurPlus(OfAnotherPack):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "mask": wire(MASK, "The mask."),
+                "mask": socket(MASK, "The mask."),
                 "amount": integer(6, 0, 256, "The size of the blur in pixels."),
                 "device": one_of(("auto", "cpu", "gpu"), "No effect here."),
             }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..redux import OUTPUT
-from ..sockets import CLIP_VISION, CONDITIONING, IMAGE, MASK, STYLE_MODEL, Inputs, number, wire
+from ..sockets import CLIP_VISION, CONDITIONING, IMAGE, MASK, STYLE_MODEL, Inputs, number, socket
 from .declared import OfAnotherPack, one_of
 
 PACK = "ComfyUI_AdvancedRefluxControl"
@@ -27,9 +27,9 @@ class StyleModelApplySimple(OfAnotherPack):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The prompt."),
-                "style_model": wire(STYLE_MODEL, "The style model."),
-                "clip_vision_output": wire(OUTPUT, "The encoded image."),
+                "conditioning": socket(CONDITIONING, "The prompt."),
+                "style_model": socket(STYLE_MODEL, "The style model."),
+                "clip_vision_output": socket(OUTPUT, "The encoded image."),
                 "image_strength": one_of(cls.STRENGTHS, "The influence of the image.", "medium"),
             }
         }
@@ -67,10 +67,10 @@ class ReduxAdvanced(OfAnotherPack):
         modes = (cls.SQUARE, "keep aspect ratio", "autocrop with mask")
         return {
             "required": {
-                "conditioning": wire(CONDITIONING, "The prompt."),
-                "style_model": wire(STYLE_MODEL, "The style model."),
-                "clip_vision": wire(CLIP_VISION, "The vision encoder."),
-                "image": wire(IMAGE, "The image."),
+                "conditioning": socket(CONDITIONING, "The prompt."),
+                "style_model": socket(STYLE_MODEL, "The style model."),
+                "clip_vision": socket(CLIP_VISION, "The vision encoder."),
+                "image": socket(IMAGE, "The image."),
                 "downsampling_factor": number(
                     3.0, 1.0, 9.0, 0.1, "The factor by which the number of its tokens is reduced in each direction."
                 ),
@@ -79,7 +79,7 @@ class ReduxAdvanced(OfAnotherPack):
                 "weight": number(1.0, 0.0, 1.0, 0.01, "The influence of the image; its square multiplies the tokens."),
             },
             "optional": {
-                "mask": wire(MASK, "Not available here: the part of the image that is used."),
+                "mask": socket(MASK, "Not available here: the part of the image that is used."),
                 "autocrop_margin": number(0.1, 0.0, 1.0, 0.01, "No effect here."),
             },
         }

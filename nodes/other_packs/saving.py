@@ -9,7 +9,7 @@ from typing import Any
 
 from ..binding import HostedNode
 from ..image_files import HIDDEN, prefix_problem
-from ..sockets import IMAGE, STRING, Inputs, integer, wire
+from ..sockets import IMAGE, STRING, Inputs, integer, socket
 from .declared import OfAnotherPack, flag, line, one_of, unused, whole
 
 ENDINGS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
@@ -65,7 +65,7 @@ class SaveImagePlus(_Saves):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "images": wire(IMAGE, "The images to save."),
+                "images": socket(IMAGE, "The images to save."),
                 "filename_prefix": _prefix(),
                 "file_type": one_of(cls.TYPES, "The format."),
                 "remove_metadata": flag(False, "Save without the workflow."),
@@ -99,7 +99,7 @@ class LayerSaveImagePlus(_Saves):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "images": wire(IMAGE, "The images to save."),
+                "images": socket(IMAGE, "The images to save."),
                 "custom_path": unused(line("")),
                 "filename_prefix": _prefix("comfyui"),
                 "timestamp": unused(one_of(("None", "second", "millisecond"), "")),
@@ -148,7 +148,7 @@ class SaveImageWithMetaDataUniversal(_Saves):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "images": wire(IMAGE, "The images to save."),
+                "images": socket(IMAGE, "The images to save."),
                 "filename_prefix": _prefix(),
                 "sampler_selection_method": unused(one_of(("Farthest", "Nearest", "By node ID"), "")),
                 "sampler_selection_node_id": unused(whole("", 0, 0, 999999999)),
@@ -164,7 +164,7 @@ class SaveImageWithMetaDataUniversal(_Saves):
                 "add_counter_to_filename": unused(flag(True, "")),
                 "civitai_sampler": unused(flag(False, "")),
                 "guidance_as_cfg": unused(flag(False, "")),
-                "extra_metadata": wire("EXTRA_METADATA", "Not used."),
+                "extra_metadata": socket("EXTRA_METADATA", "Not used."),
                 "save_workflow_image": unused(flag(True, "")),
                 "include_lora_summary": unused(flag(False, "")),
             },
@@ -204,7 +204,7 @@ class WasImageSave(_Saves):
         history = {name: unused(one_of(cls.BOTH, "")) for name in ("show_history", "show_history_by_prefix")}
         return {
             "required": {
-                "images": wire(IMAGE, "The images to save."),
+                "images": socket(IMAGE, "The images to save."),
                 "output_path": line("A folder of the output folder; [time(%Y-%m-%d)] is replaced.", "[time(%Y-%m-%d)]"),
                 "filename_prefix": _prefix(),
                 "filename_delimiter": unused(line("", "_")),

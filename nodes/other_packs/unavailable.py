@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..sockets import IMAGE, Inputs, wire
+from ..sockets import IMAGE, Inputs, socket
 from .declared import PICTURE, OfAnotherPack, line, whole
 from .inpainting import INPAINT
 
@@ -68,7 +68,11 @@ class IPAdapter(_Declared):
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model.",)
     NEEDS = IPAdapterModelLoader.NEEDS
-    INPUTS = {"model": wire("MODEL", "The model."), "ipadapter": wire("IPADAPTER", "The adapter."), "image": PICTURE}
+    INPUTS = {
+        "model": socket("MODEL", "The model."),
+        "ipadapter": socket("IPADAPTER", "The adapter."),
+        "image": PICTURE,
+    }
 
 
 class LoadFooocusInpaint(_Declared):

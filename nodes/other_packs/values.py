@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..formula import evaluate
-from ..sockets import BOOLEAN, FLOAT, INT, STRING, Declared, Inputs, wire
+from ..sockets import BOOLEAN, FLOAT, INT, STRING, Declared, Inputs, socket
 from .declared import (
     OfAnotherPack,
     anything,
@@ -192,7 +192,7 @@ class NumberTo(OfAnotherPack):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        return {"required": {"number": wire("NUMBER", NUMBER)}}
+        return {"required": {"number": socket("NUMBER", NUMBER)}}
 
     def convert(self, number: Any) -> tuple[Any]:
         return (self.KIND(number),)

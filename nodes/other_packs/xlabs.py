@@ -6,7 +6,7 @@ from typing import Any
 
 from ..loaders import FromFiles
 from ..sampling import report
-from ..sockets import CONDITIONING, IMAGE, LATENT, MODEL, Inputs, integer, number, seed, wire
+from ..sockets import CONDITIONING, IMAGE, LATENT, MODEL, Inputs, integer, number, seed, socket
 from .declared import OfAnotherPack, one_of, unused
 
 PACK = "x-flux-comfyui"
@@ -46,12 +46,12 @@ class LoadFluxControlNet(OfAnotherPack, FromFiles):
 def _inputs(**more: Any) -> Inputs:
     return {
         "required": {
-            "controlnet": wire(CONTROL_NET, "The ControlNet."),
-            "image": wire(IMAGE, "The image to follow. It is stretched to the size of the latent."),
+            "controlnet": socket(CONTROL_NET, "The ControlNet."),
+            "image": socket(IMAGE, "The image to follow. It is stretched to the size of the latent."),
             "strength": number(1.0, 0.0, 10.0, 0.01, "How closely to follow the image."),
             **more,
         },
-        "optional": {"controlnet_condition": wire(CONDITION, "ControlNets that are also applied.")},
+        "optional": {"controlnet_condition": socket(CONDITION, "ControlNets that are also applied.")},
     }
 
 
@@ -112,9 +112,9 @@ class XlabsSampler(OfAnotherPack, FromFiles):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The model that denoises."),
-                "conditioning": wire(CONDITIONING, "What the image should show."),
-                "neg_conditioning": wire(CONDITIONING, "What to avoid."),
+                "model": socket(MODEL, "The model that denoises."),
+                "conditioning": socket(CONDITIONING, "What the image should show."),
+                "neg_conditioning": socket(CONDITIONING, "What to avoid."),
                 "noise_seed": seed(),
                 "steps": integer(20, 1, 100, "Number of steps."),
                 "timestep_to_start_cfg": integer(20, 0, 100, "The first step with guidance by the negative prompt."),
@@ -125,8 +125,8 @@ class XlabsSampler(OfAnotherPack, FromFiles):
                 "denoise_strength": number(1.0, 0.0, 1.0, 0.01, "The share of the steps that are run."),
             },
             "optional": {
-                "latent_image": wire(LATENT, "The latent to denoise. It determines the size of the image."),
-                "controlnet_condition": wire(CONDITION, "ControlNets with their images."),
+                "latent_image": socket(LATENT, "The latent to denoise. It determines the size of the image."),
+                "controlnet_condition": socket(CONDITION, "ControlNets with their images."),
             },
         }
 
@@ -245,7 +245,7 @@ class ApplyAdvancedFluxIPAdapter(OfAnotherPack):
 
 def _adapted() -> dict[str, Any]:
     return {
-        "model": wire(MODEL, "The model."),
-        "ip_adapter_flux": wire(IP_ADAPTER, "The IP-Adapter."),
-        "image": wire(IMAGE, "The image to follow."),
+        "model": socket(MODEL, "The model."),
+        "ip_adapter_flux": socket(IP_ADAPTER, "The IP-Adapter."),
+        "image": socket(IMAGE, "The image to follow."),
     }

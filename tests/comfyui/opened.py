@@ -71,10 +71,10 @@ def plain(prompt: dict[str, Any]) -> dict[str, Any]:
 
 def without_pack(args: argparse.Namespace, base: Path) -> None:
     from sluice.flux_core.bench import random_model
-    from sluice.flux_core.bench.memory import FORMATS, written
+    from sluice.flux_core.bench.files import FORMATS, Make, written
     from sluice.flux_core.bench.stopping import lay_out
 
-    files = {
+    files: dict[str, tuple[Make, str]] = {
         "flux-2-blocks": (functools.partial(random_model.flux, 1, 1), FORMATS["fp8"]),
         "t5-fp8": (random_model.t5, FORMATS["fp8"]),
         "clip-fp16": (random_model.clip, "F16"), "ae-fp32": (random_model.autoencoder, "F32"),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ....nodes.binding import HostedNode
-from ....nodes.sockets import CLIP, CONDITIONING, IMAGE, LATENT, MODEL, Inputs, choice, integer, number, switch, wire
+from ....nodes.sockets import CLIP, CONDITIONING, IMAGE, LATENT, MODEL, Inputs, choice, integer, number, socket, switch
 
 LORA_MODEL, LOSS_MAP = "LORA_MODEL", "LOSS_MAP"
 NONE = "[None]"
@@ -50,7 +50,7 @@ class LoadImageTextSetFromFolderNode(HostedNode):
         return {
             "required": {
                 "folder": choice(folders, "The folder to load images from."),
-                "clip": wire(CLIP, "The text encoders."),
+                "clip": socket(CLIP, "The text encoders."),
             },
             "optional": {
                 "resize_method": choice(RESIZES, "For images of another size.", default="None"),
@@ -141,9 +141,9 @@ class TrainLoraNode(HostedNode):
         types = "The number type that the model computes in."
         return {
             "required": {
-                "model": wire(MODEL, "The transformer."),
-                "latents": wire(LATENT, "What is learned."),
-                "positive": wire(CONDITIONING, "An entry for each latent, or one for all."),
+                "model": socket(MODEL, "The transformer."),
+                "latents": socket(LATENT, "What is learned."),
+                "positive": socket(CONDITIONING, "An entry for each latent, or one for all."),
                 "batch_size": integer(1, 1, 10_000, "Latents a step.", step=1),
                 "grad_accumulation_steps": integer(1, 1, 1024, "Batches that are averaged for one update.", step=1),
                 "steps": integer(16, 1, 100_000, "Updates of the LoRA."),
@@ -228,8 +228,8 @@ class LoraModelLoader(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The transformer."),
-                "lora": wire(LORA_MODEL, "The LoRA."),
+                "model": socket(MODEL, "The transformer."),
+                "lora": socket(LORA_MODEL, "The LoRA."),
                 "strength_model": number(1.0, -100.0, 100.0, 0.01, "How strongly the transformer is changed."),
             }
         }
@@ -253,7 +253,7 @@ class SaveLoRANode(HostedNode):
         tip = "Beginning of the file name; slashes make folders."
         return {
             "required": {
-                "lora": wire(LORA_MODEL, "The LoRA."),
+                "lora": socket(LORA_MODEL, "The LoRA."),
                 "prefix": ("STRING", {"default": "loras/ComfyUI_trained_lora", "tooltip": tip}),
             },
             "optional": {"steps": ("INT", {"forceInput": True, "tooltip": "Written into the file name."})},
@@ -283,7 +283,7 @@ class LossGraphNode(HostedNode):
         tip = "Beginning of the file name."
         return {
             "required": {
-                "loss": wire(LOSS_MAP, "From the Train LoRA node."),
+                "loss": socket(LOSS_MAP, "From the Train LoRA node."),
                 "filename_prefix": ("STRING", {"default": "loss_graph", "tooltip": tip}),
             }
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....nodes.binding import HostedNode
-from ....nodes.sockets import CLIP, MODEL, VAE, Inputs, integer, number, wire
+from ....nodes.sockets import CLIP, MODEL, VAE, Inputs, integer, number, socket
 
 
 class TrainLora(HostedNode):
@@ -27,9 +27,9 @@ class TrainLora(HostedNode):
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "model": wire(MODEL, "The transformer, without LoRAs."),
-                "clip": wire(CLIP, "The text encoders."),
-                "vae": wire(VAE, "The autoencoder."),
+                "model": socket(MODEL, "The transformer, without LoRAs."),
+                "clip": socket(CLIP, "The text encoders."),
+                "vae": socket(VAE, "The autoencoder."),
                 "folder": ("STRING", {"default": "", "tooltip": "A folder of images in the input folder."}),
                 "name": ("STRING", {"default": "my-lora", "tooltip": "Of the LoRA and its files."}),
                 "trigger": ("STRING", {"default": "", "tooltip": "A word that stands for what is trained."}),
