@@ -9,6 +9,11 @@ from .sockets import CONDITIONING, IMAGE, LATENT, MASK, VAE, Inputs, choice, soc
 Conditioning = list[list[Any]]
 Latent = dict[str, Any]
 
+PROMPTS = {
+    "positive": socket(CONDITIONING, "The prompt."),
+    "negative": socket(CONDITIONING, "The negative prompt; unused at cfg 1."),
+}
+
 
 class InstructPixToPixConditioning:
     """Add a control image for FLUX.1-Canny or FLUX.1-Depth."""
@@ -24,8 +29,7 @@ class InstructPixToPixConditioning:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "positive": socket(CONDITIONING, "The prompt."),
-                "negative": socket(CONDITIONING, "The negative prompt; unused at cfg 1."),
+                **PROMPTS,
                 "vae": socket(VAE, "The autoencoder."),
                 "pixels": socket(IMAGE, "The image to follow."),
             }
@@ -58,8 +62,7 @@ class InpaintModelConditioning:
     def INPUT_TYPES(cls) -> Inputs:
         return {
             "required": {
-                "positive": socket(CONDITIONING, "The prompt."),
-                "negative": socket(CONDITIONING, "The negative prompt; unused at cfg 1."),
+                **PROMPTS,
                 "vae": socket(VAE, "The autoencoder."),
                 "pixels": socket(IMAGE, "The image."),
                 "mask": socket(MASK, "The part to repaint."),

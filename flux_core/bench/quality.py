@@ -90,7 +90,7 @@ def psnr(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
 
 def seen_alike(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
     """Whether the recogniser sees the same scene in two images of values 0..255."""
-    seen = [recognise(image.astype(np.float32) / 255) for image in (one, other)]
+    seen = [recognise(image.astype(np.float32) / np.float32(255)) for image in (one, other)]
     return replace(seen[0], overlap=1.0) == replace(seen[1], overlap=1.0)
 
 

@@ -9,6 +9,9 @@ from ..sockets import IMAGE, Inputs, choice, integer, socket
 from .declared import PICTURE, Numbered, OfAnotherPack, flag, in_order, one_of
 from .image_shapes import ESSENTIALS, HEIGHT, KJ, METHOD_TIP, METHODS, WIDTH
 
+COUNT = integer(2, 2, 1000, "The number of images that are used.")
+ANY = socket(IMAGE, "An image.")
+
 
 class ImageBatchMultiple(OfAnotherPack):
     """Essentials' node that joins up to five images in a batch."""
@@ -48,10 +51,9 @@ class ImageBatchMulti(OfAnotherPack):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        image = socket(IMAGE, "An image.")
         return {
-            "required": {"inputcount": integer(2, 2, 1000, "The number of images that are used."), "image_1": image},
-            "optional": Numbered("image_", image, {"image_2": image}),
+            "required": {"inputcount": COUNT, "image_1": ANY},
+            "optional": Numbered("image_", ANY, {"image_2": ANY}),
         }
 
     def batch(self, inputcount: int, **images: Any) -> tuple[Any]:
@@ -164,15 +166,14 @@ class ImageConcatMulti(OfAnotherPack):
 
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
-        image = socket(IMAGE, "An image.")
         return {
             "required": {
-                "inputcount": integer(2, 2, 1000, "The number of images that are used."),
-                "image_1": image,
+                "inputcount": COUNT,
+                "image_1": ANY,
                 "direction": one_of(("right", "down", "left", "up"), "The side for the next image."),
                 "match_image_size": flag(False, "Resize the others to the height or width of the first."),
             },
-            "optional": Numbered("image_", image, {"image_2": image}),
+            "optional": Numbered("image_", ANY, {"image_2": ANY}),
         }
 
     def stitch(self, inputcount: int, direction: str, match_image_size: bool, **images: Any) -> tuple[Any]:

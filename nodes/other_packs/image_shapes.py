@@ -13,7 +13,9 @@ from .declared import PICTURE, OfAnotherPack, flag, line, one_of, whole
 ESSENTIALS, KJ = "comfyui_essentials", "comfyui-kjnodes"
 WIDTH, HEIGHT = "Width in pixels.", "Height in pixels."
 METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
+SIDES = {"width": pixels(512, f"{WIDTH} 0 follows the image."), "height": pixels(512, f"{HEIGHT} 0 follows the image.")}
 METHOD_TIP = "The interpolation method. lanczos keeps the most detail when an image becomes smaller."
+MULTIPLE_TIP = "Both sides become multiples of this."
 
 
 class ImageResizePlus(OfAnotherPack):
@@ -33,8 +35,7 @@ class ImageResizePlus(OfAnotherPack):
         return {
             "required": {
                 "image": PICTURE,
-                "width": pixels(512, f"{WIDTH} 0 follows the image."),
-                "height": pixels(512, f"{HEIGHT} 0 follows the image."),
+                **SIDES,
                 "interpolation": one_of(
                     ("nearest", "bilinear", "bicubic", "area", "nearest-exact", "lanczos"), METHOD_TIP
                 ),
@@ -42,7 +43,7 @@ class ImageResizePlus(OfAnotherPack):
                     ("stretch", "keep proportion", "fill / crop", "pad"), "What happens to its aspect ratio."
                 ),
                 "condition": one_of(conditions, "The condition for resizing."),
-                "multiple_of": integer(0, 0, 512, "Both sides become multiples of this."),
+                "multiple_of": integer(0, 0, 512, MULTIPLE_TIP),
             }
         }
 
@@ -184,11 +185,10 @@ class ImageResizeKJ(OfAnotherPack):
         return {
             "required": {
                 "image": PICTURE,
-                "width": pixels(512, f"{WIDTH} 0 follows the image."),
-                "height": pixels(512, f"{HEIGHT} 0 follows the image."),
+                **SIDES,
                 "upscale_method": choice(METHODS, METHOD_TIP),
                 "keep_proportion": flag(False, "Keep the aspect ratio and fit the image into the size."),
-                "divisible_by": integer(2, 0, 512, "Both sides become multiples of this."),
+                "divisible_by": integer(2, 0, 512, MULTIPLE_TIP),
             },
             "optional": {
                 "width_input": (INT, {"forceInput": True, "tooltip": "The width from another node."}),
@@ -247,8 +247,7 @@ class ImageResizeKJv2(OfAnotherPack):
         return {
             "required": {
                 "image": PICTURE,
-                "width": pixels(512, f"{WIDTH} 0 follows the image."),
-                "height": pixels(512, f"{HEIGHT} 0 follows the image."),
+                **SIDES,
                 "upscale_method": choice(METHODS, METHOD_TIP),
                 "keep_proportion": one_of(cls.PROPORTIONS, "What happens to its aspect ratio."),
                 "pad_color": line(
@@ -258,7 +257,7 @@ class ImageResizeKJv2(OfAnotherPack):
                     ("center", "top", "bottom", "left", "right"),
                     "The part that is kept, or the position on the padding.",
                 ),
-                "divisible_by": integer(2, 0, 512, "Both sides become multiples of this."),
+                "divisible_by": integer(2, 0, 512, MULTIPLE_TIP),
             },
             "optional": {
                 "mask": socket(MASK, "A mask that is resized with the image."),

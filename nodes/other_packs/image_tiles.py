@@ -9,6 +9,7 @@ from .declared import PICTURE, OfAnotherPack, flag, whole
 from .krita_images import TOOLING
 
 LAYOUT = "TileLayout"
+TILE = {"layout": socket(LAYOUT, "The layout."), "index": whole("Which tile.", 0, 0)}  # inputs that choose a tile
 
 
 class CreateTileLayout(OfAnotherPack):
@@ -57,8 +58,7 @@ class ExtractImageTile(OfAnotherPack):
         return {
             "required": {
                 cls.INPUT: socket(cls.RETURN_TYPES[0], "The image or mask to cut."),
-                "layout": socket(LAYOUT, "The layout."),
-                "index": whole("Which tile.", 0, 0),
+                **TILE,
             }
         }
 
@@ -88,7 +88,7 @@ class GenerateTileMask(OfAnotherPack):
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         return {
-            "required": {"layout": socket(LAYOUT, "The layout."), "index": whole("Which tile.", 0, 0)},
+            "required": dict(TILE),
             "optional": {"blend": flag(False, "Fade at the edges.")},
         }
 
@@ -111,8 +111,7 @@ class MergeImageTile(OfAnotherPack):
         return {
             "required": {
                 "image": PICTURE,
-                "layout": socket(LAYOUT, "The layout."),
-                "index": whole("Which tile.", 0, 0),
+                **TILE,
                 "tile": socket(IMAGE, "The tile."),
             }
         }

@@ -8,6 +8,7 @@ from ..sockets import CONDITIONING, IMAGE, INT, LATENT, MASK, VAE, Inputs, integ
 from .declared import COVER, PICTURE, OfAnotherPack, flag, one_of
 
 INPAINT = "comfyui-inpaint-nodes"
+FALLOFF = integer(0, 0, 8191, "The width of the fade at its edge, in pixels.", step=1)
 BLURS = ("box", "linear", "gaussian")
 
 
@@ -28,7 +29,7 @@ class MaskedFill(OfAnotherPack):
                 "image": PICTURE,
                 "mask": COVER,
                 "fill": one_of(("neutral", "telea", "navier-stokes"), "neutral is grey; the others need OpenCV."),
-                "falloff": integer(0, 0, 8191, "The width of the fade at its edge, in pixels.", step=1),
+                "falloff": FALLOFF,
             }
         }
 
@@ -57,7 +58,7 @@ class MaskedBlur(OfAnotherPack):
                 "image": PICTURE,
                 "mask": COVER,
                 "blur": integer(255, 3, 8191, "The size of the blur in pixels.", step=1),
-                "falloff": integer(0, 0, 8191, "The width of the fade at its edge, in pixels.", step=1),
+                "falloff": FALLOFF,
             }
         }
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from ....nodes.binding import HostedNode
 from ....nodes.sockets import CLIP, CONDITIONING, IMAGE, LATENT, MODEL, Inputs, choice, integer, number, socket, switch
+from .node_progress import NodeProgress
 
 LORA_MODEL, LOSS_MAP = "LORA_MODEL", "LOSS_MAP"
 NONE = "[None]"
@@ -196,7 +197,7 @@ class TrainLoraNode(HostedNode):
             place = Path(tempfile.mkdtemp(prefix="training-", dir=_made(self.host.temp)))
             try:
                 training = GivenTraining(
-                    settings, computes, process_in(samples.float().clone()), positive, place, _Progress(self.host)
+                    settings, computes, process_in(samples.float().clone()), positive, place, NodeProgress(self.host)
                 )
                 if existing_lora != NONE:
                     start_from(training, self.host.full_path("loras", existing_lora))
@@ -321,21 +322,3 @@ def _with_lora(host: Any, model: Any, lora: dict[str, Any], strength: float) -> 
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-class _Progress:
-    """Reports every step to the host, and asks it whether to stop."""
-
-    def __init__(self, host: Any) -> None:
-        self.host, self.total, self.done = host, 1, 0
-
-    def phase(self, name: str, total: int, done: int = 0) -> None:
-        self.total, self.done = max(1, total), done
-        self.host.check_interrupted()
-
-    def advance(self, count: int = 1, told: str = "") -> None:
-        self.done += count
-        self.host.step(self.done, self.total)
-
-    def note(self, text: str) -> None:
-        """The command line alone shows notes."""

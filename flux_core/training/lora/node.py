@@ -6,6 +6,7 @@ from typing import Any
 
 from ....nodes.binding import HostedNode
 from ....nodes.sockets import CLIP, MODEL, VAE, Inputs, integer, number, socket
+from .node_progress import NodeProgress
 
 
 class TrainLora(HostedNode):
@@ -78,26 +79,8 @@ class TrainLora(HostedNode):
         with torch.inference_mode(False), torch.enable_grad():
             model.weights.unload()  # tensors of models loaded for inference support no backward pass
             training = LoraTraining(
-                settings, Parts(model, clip, vae), source, confined(places[0], name), _Progress(self.host)
+                settings, Parts(model, clip, vae), source, confined(places[0], name), NodeProgress(self.host)
             )
             path = training.run()
         lora = path.relative_to(places[0]).as_posix()
         return {"ui": {"text": [lora]}, "result": (lora,)}
-
-
-class _Progress:
-    """Reports every step to the host, and stops if the job was cancelled."""
-
-    def __init__(self, host: Any) -> None:
-        self.host, self.total, self.done = host, 1, 0
-
-    def phase(self, name: str, total: int, done: int = 0) -> None:
-        self.total, self.done = max(1, total), done
-        self.host.check_interrupted()
-
-    def advance(self, count: int = 1, told: str = "") -> None:
-        self.done += count
-        self.host.step(self.done, self.total)
-
-    def note(self, text: str) -> None:
-        """Only the command line shows notes."""
