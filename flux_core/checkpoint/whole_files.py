@@ -6,7 +6,8 @@ Models of any size go through load.py instead, which reads only what it needs. I
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,20 +29,44 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {name: decode(read(one), one.encoding, one.shape) for name, one in stored.items()}
 
 
-def safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a file: 8 bytes of header length, the header as JSON, then the tensors one after another."""
+@dataclass(frozen=True)
+class WholeFile:
+    """The content of a file in parts, so that it is written without a second copy of the tensors in memory.
+
+    head: 8 bytes of header length, and the header as JSON. The tensors follow one after another.
+    """
+
+    head: bytes
+    tensors: Sequence[Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.head) + sum(tensor.nbytes for tensor in self.tensors)
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        """The parts in order. A part shares the memory of its tensor if that is contiguous and on the CPU."""
+        yield self.head
+        for tensor in self.tensors:
+            if tensor.numel():
+                yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def whole_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> WholeFile:
+    """The safetensors file with these tensors. They must not change before it is written."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
-    position, parts = 0, []
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        data = tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    position, ordered = 0, [(name, tensors[name]) for name in sorted(tensors)]
+    for name, tensor in ordered:
         header[name] = {
             "dtype": _NAMES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": [position, position + len(data)],
+            "data_offsets": [position, position + tensor.nbytes],
         }
-        position += len(data)
-        parts.append(data)
+        position += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text + b"".join(parts)
+    return WholeFile(len(text).to_bytes(8, "little") + text, [tensor for _, tensor in ordered])
+
+
+def safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a small file."""
+    return b"".join(whole_file(tensors, metadata))

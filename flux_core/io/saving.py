@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +111,11 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace a file atomically: at every moment it is either the old one or the new one."""
+def write_whole(path: str | os.PathLike[str], data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Replace a file atomically: at every moment it is either the old one or the new one.
+
+    data: the content, or its parts in order.
+    """
     path = Path(path)
     with _temporary(path.parent, data) as temporary:
         replace(temporary, path)
@@ -183,12 +186,13 @@ def _number(file: str, name: str) -> int:
 
 
 @contextmanager
-def _temporary(folder: Path, data: bytes) -> Iterator[str]:
+def _temporary(folder: Path, data: bytes | Iterable[bytes | memoryview]) -> Iterator[str]:
     """The path of a temporary file with this content, flushed to disk, removed when the block ends."""
     path = openable(os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"))
     try:
         with open(path, "xb") as file:
-            file.write(data)
+            for part in (data,) if isinstance(data, bytes) else data:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         yield path

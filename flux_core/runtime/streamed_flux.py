@@ -118,20 +118,25 @@ class ManagedFlux:
             yield _StreamedNetwork(module, rows, control_rows, model, agreement)
 
     @contextmanager
-    def walking(self, observed: DryRun, key: Hashable, tokens: int) -> Iterator[RunningModel]:
+    def walking(
+        self, observed: DryRun, key: Hashable, tokens: int, activations: int | None = None
+    ) -> Iterator[RunningModel]:
         """The blocks' weights in another schedule than that of sampling, such as forward and then backward.
 
-        observed: one step of the schedule, named by `key`. tokens: of one image. Raises BudgetTooSmall.
+        observed: one step of the schedule, named by `key`. tokens: of one image. activations: bytes to expect instead
+        of the observed peak. Raises BudgetTooSmall.
         """
         self._follow(())
         self.blocks.reserve_scratch([name for name in self.blocks.stored if self.blocks.in_integers(name)])
-        with self._running(observed, key, tokens) as model:
+        with self._running(observed, key, tokens, activations) as model:
             yield model
 
-    def foreseen(self, observed: DryRun, key: Hashable, tokens: int, beside: int = 0) -> Plan:
+    def foreseen(
+        self, observed: DryRun, key: Hashable, tokens: int, beside: int = 0, activations: int | None = None
+    ) -> Plan:
         """The plan that `walking` would make if only `beside` bytes were allocated besides. Raises BudgetTooSmall."""
         self._follow(())
-        demand = self._demand(observed, key)
+        demand = self._demand(observed, key, activations)
         machine = self.manager.machine(self.blocks, tokens)
         return self.manager.foreseen(self.blocks, demand.workload, machine, demand.bytes + beside)
 
@@ -177,16 +182,19 @@ class ManagedFlux:
         return self._observed[key]
 
     @contextmanager
-    def _running(self, observed: DryRun, key: Hashable, tokens: int) -> Iterator[RunningModel]:
+    def _running(
+        self, observed: DryRun, key: Hashable, tokens: int, activations: int | None = None
+    ) -> Iterator[RunningModel]:
         machine = self.manager.machine(self.blocks, tokens)
-        with running(self.manager, self.blocks, self._demand(observed, key), machine) as model:
+        with running(self.manager, self.blocks, self._demand(observed, key, activations), machine) as model:
             self.report = model.report
             yield model
 
-    def _demand(self, observed: DryRun, key: Hashable) -> Demand:
+    def _demand(self, observed: DryRun, key: Hashable, activations: int | None = None) -> Demand:
         """The memory and work of steps like the observed one."""
         if key not in self.activations:
-            self.activations[key] = self.manager.memory.taken_bytes(observed.peak)
+            taken = self.manager.memory.taken_bytes(observed.peak)
+            self.activations[key] = taken if activations is None else activations
 
         def workload(fixed: Mapping[str, int]) -> Workload:
             return self.blocks.workload(observed.uses, fixed)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 import types
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from sluice.flux_core.adapters.lora import parse
 from sluice.flux_core.adapters.lora_names import flux_targets
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.lora_keys import FLUX
-from sluice.flux_core.checkpoint.whole_files import read_tensors
+from sluice.flux_core.checkpoint.whole_files import read_tensors, safetensors, whole_file
 from sluice.flux_core.errors import BudgetTooSmall, FileFormatError, InputError, Interrupted, NotFinite, SluiceError
 from sluice.flux_core.io.folders import TINY_MODELS, Folders
 from sluice.flux_core.memory.budget import Allowed
@@ -31,11 +32,15 @@ from sluice.flux_core.runtime.handles import load_autoencoder, load_flux, load_t
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.training.lora import checkpoint, steps
+from sluice.flux_core.training.lora.adapter import TrainedLora
 from sluice.flux_core.training.lora.buckets import Bucket, bucket_for, buckets
+from sluice.flux_core.training.lora.cache import digest, digest_in_parts
 from sluice.flux_core.training.lora.checkpoint import Checkpoints, Saved
 from sluice.flux_core.training.lora.folder import read_folder, tag_frequency
 from sluice.flux_core.training.lora.lora_file import lora_tensors
 from sluice.flux_core.training.lora.node import TrainLora
+from sluice.flux_core.training.lora.optimiser import optimiser_for, state_of, update
+from sluice.flux_core.training.lora.ready import with_gradients
 from sluice.flux_core.training.lora.settings import LoraSettings, settings_from
 from sluice.flux_core.training.lora.training import LoraTraining, Parts
 from sluice.nodes.binding import bound_to
@@ -313,6 +318,51 @@ def test_of_two_generations_a_damaged_one_is_passed_over(tmp_path: Path, monkeyp
     with pytest.raises(SluiceError, match=r"step 4 could not be written.*No space"):
         kept.save(Saved(4, {}, {}, {}, {}))
     assert kept.newest().step == 2  # type: ignore[union-attr]
+
+
+def test_a_save_copies_no_tensors(tmp_path: Path) -> None:
+    """Copies would be outside the plan: those of moments and LoRA together are larger than the activations of a step.
+
+    tracemalloc counts the memory of bytes, but not that of tensors.
+    """
+    kept, large = Checkpoints(tmp_path), {f"{n}": torch.randn(1 << 20) for n in range(4)}
+    tracemalloc.start()
+    try:
+        kept.save(Saved(1, large, large, {}, {}))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2 * MiB, f"{most} bytes for 32 MiB of tensors"
+    saved = kept.newest()
+    assert saved is not None and all(torch.equal(saved.moments[name], large[name]) for name in large)
+    mixed = {"b": torch.randn(3, 2).bfloat16(), "a": torch.tensor(1.5), "none": torch.empty(0, 4)}
+    content, file = safetensors(mixed, {"x": "y"}), whole_file(mixed, {"x": "y"})
+    assert file.nbytes == len(content) and digest_in_parts(file.nbytes, file) == digest(content)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "rmsprop", "sgd"])
+def test_the_moments_exist_before_the_first_update_and_change_nothing(name: str) -> None:
+    """The plan is made before the first update, from what the process has then."""
+    settings = replace(QUICK, optimiser=name)
+    ours, plain = (TrainedLora({"a": (3, 5)}, 2, 2.0, CPU, torch.float32) for _ in range(2))
+    optimiser, lazy = (optimiser_for(settings, lora.masters) for lora in (ours, plain))
+    before = {name: value.shape for name, value in state_of(optimiser, ours.names)[0].items()}
+    lazy.state.clear()  # as PyTorch would allocate them itself
+    for number in range(2):
+        for lora, each in ((ours, optimiser), (plain, lazy)):
+            for master in lora.masters:
+                master.grad = torch.linspace(-1, number, master.numel()).view_as(master)
+            update(each, lora.masters, 1e-2, 1.0)
+    after, expected = state_of(optimiser, ours.names)[0], state_of(lazy, plain.names)[0]
+    assert before == {key: value.shape for key, value in after.items()} and after.keys() == expected.keys()
+    assert all(torch.equal(after[key], expected[key]) for key in after)
+    assert all(map(torch.equal, ours.masters, plain.masters))
+
+
+def test_the_plan_contains_the_gradients_of_all_batches_of_an_update() -> None:
+    assert with_gradients(1000, 10, torch.float32, 1) == 1000, "those of one walk are in it, and need no copy"
+    assert with_gradients(1000, 10, torch.bfloat16, 4) == 1000 + 3 * 20, "those of earlier walks"
+    assert with_gradients(30, 10, torch.bfloat16, 2) == 2 * 20 + 40, "all, and their mean in float32"
 
 
 class Killed(BaseException):

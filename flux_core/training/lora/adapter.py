@@ -90,6 +90,11 @@ class TrainedLora:
         self.copies = [_copy(master, dtype) for master in self.masters]
 
     @property
+    def numbers(self) -> int:
+        """How many values are trained."""
+        return sum(master.numel() for master in self.masters)
+
+    @property
     def scale(self) -> float:
         return self.alpha / self.rank
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,6 +70,14 @@ def digest(*parts: object) -> str:
     for part in parts:
         data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode()
         total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()[:32]
+
+
+def digest_in_parts(nbytes: int, parts: Iterable[bytes | memoryview]) -> str:
+    """The same digest of one content of `nbytes` bytes that is given in parts."""
+    total = hashlib.sha256(nbytes.to_bytes(8, "little"))
+    for part in parts:
+        total.update(part)
     return total.hexdigest()[:32]
 
 

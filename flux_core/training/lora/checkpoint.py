@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ...checkpoint.whole_files import read_tensors, safetensors
+from ...checkpoint.whole_files import read_tensors, whole_file
 from ...errors import SluiceError
 from ...io.paths import WINDOWS
 from ...io.saving import TEMPORARY_PREFIX, replace, write_whole
-from .cache import digest
+from .cache import digest_in_parts
 
 GENERATIONS = 2
+CHUNK = 1 << 22  # bytes read at once
 LORA, MOMENTS, STATE = "lora.safetensors", "moments.safetensors", "state.json"
 
 
@@ -57,12 +58,12 @@ class Checkpoints:
         fresh = self.folder / f"{TEMPORARY_PREFIX}step-{saved.step:06}"
         try:
             fresh.mkdir()
-            files = {LORA: safetensors(saved.lora, {}), MOMENTS: safetensors(saved.moments, {})}
+            files = {LORA: whole_file(saved.lora, {}), MOMENTS: whole_file(saved.moments, {})}
             for name, data in files.items():
                 write_whole(fresh / name, data)
             state = {
                 "step": saved.step, "facts": dict(saved.facts), "others": dict(saved.others),
-                "digests": {name: digest(data) for name, data in files.items()},
+                "digests": {name: digest_in_parts(data.nbytes, data) for name, data in files.items()},
             }  # fmt: skip
             write_whole(fresh / STATE, json.dumps(state).encode())
             _flush(fresh)
@@ -85,7 +86,7 @@ class Checkpoints:
         for folder in reversed(self.generations()):
             with suppress(OSError, ValueError, KeyError):
                 state = json.loads((folder / STATE).read_text("utf-8"))
-                found = all(digest((folder / name).read_bytes()) == wanted for name, wanted in state["digests"].items())
+                found = all(_digest_of(folder / name) == wanted for name, wanted in state["digests"].items())
                 if found:
                     lora, moments = read_tensors(folder / LORA), read_tensors(folder / MOMENTS)
                     return Saved(state["step"], lora, moments, state["others"], state["facts"])
@@ -102,6 +103,16 @@ class Checkpoints:
         for path in self.folder.iterdir():
             if path.name.startswith(TEMPORARY_PREFIX):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _digest_of(path: Path) -> str:
+    return digest_in_parts(path.stat().st_size, _chunks(path))
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as stream:
+        while data := stream.read(CHUNK):
+            yield data
 
 
 def _flush(folder: Path) -> None:

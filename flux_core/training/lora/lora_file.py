@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...adapters.lora_names import diffusers_targets
-from ...checkpoint.whole_files import safetensors
+from ...checkpoint.whole_files import whole_file
 from ...io.saving import write_whole
 from .folder import TrainingFolder, tag_frequency
 from .settings import KOHYA, LoraSettings
@@ -59,7 +59,7 @@ def write_lora(
     """Write the file in bfloat16, completely or not at all."""
     tensors = lora_tensors(masters, settings.scale_alpha, keys or settings.keys, shapes, torch.bfloat16)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, safetensors(tensors, metadata))
+    write_whole(path, whole_file(tensors, metadata))
 
 
 def metadata_of(

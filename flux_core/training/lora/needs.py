@@ -19,7 +19,7 @@ from .adapter import TrainedLora, chosen_layers, parameter_count
 from .batches import shapes
 from .buckets import Bucket
 from .kept import DEVICE, RAM
-from .ready import kept_bytes, observe_walk
+from .ready import kept_bytes, observe_walk, with_gradients
 from .settings import LoraSettings
 
 
@@ -52,6 +52,7 @@ def _observed(config: FluxConfig, job: Job, settings: LoraSettings, place: str) 
     )
     run = observe_walk(lora.beside(flux), heaviest, place, job.dtype)
     numbers = parameter_count(layers.values(), settings.rank)
+    run = replace(run, peak=with_gradients(run.peak, numbers, job.dtype, settings.accumulate))
     return TrainingNeeds(
         replace(flux_needs(config, job), run=run), kept_bytes(flux, lora, heaviest, job.dtype), numbers
     )

@@ -17,10 +17,30 @@ from ...errors import InputError
 from .settings import LoraSettings
 
 BETAS = (0.9, 0.999)
+# PyTorch's names of the tensors that an optimiser has for each parameter, besides the number of steps
+MOMENTS = {
+    "adamw": ("exp_avg", "exp_avg_sq"),
+    "adam": ("exp_avg", "exp_avg_sq"),
+    "rmsprop": ("square_avg",),
+}
 
 
 def optimiser_for(settings: LoraSettings, masters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """Raises InputError if 8-bit moments are requested and no library has them."""
+    """With its moments allocated, so that a plan that is made next contains them.
+
+    bitsandbytes allocates its own in the first update. Raises InputError if 8-bit moments are requested and no library
+    has them.
+    """
+    optimiser = _optimiser(settings, masters)
+    for master in masters:
+        names = MOMENTS.get(settings.optimiser, ())
+        if names:
+            zeros = {name: torch.zeros_like(master) for name in names}
+            optimiser.state[master] = {"step": torch.zeros((), dtype=torch.float32), **zeros}
+    return optimiser
+
+
+def _optimiser(settings: LoraSettings, masters: Sequence[Tensor]) -> torch.optim.Optimizer:
     options: dict[str, Any] = {"lr": settings.rate, "betas": BETAS, "weight_decay": settings.weight_decay}
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(list(masters), foreach=False, **options)

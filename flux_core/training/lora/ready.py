@@ -80,6 +80,9 @@ class Ready:
         batch = self._batch(pictures, upcoming)
         return self._run(lambda attempt: self.walk(batch, attempt))
 
+    def measure(self, pictures: Sequence[Pictures]) -> None:
+        """To be called after an update with the gradients of these images: later steps need the memory it needed."""
+
     def losses(self, pictures: Pictures, upcoming: Upcoming = none_upcoming) -> Tensor:
         """The loss of each image [B], without gradients."""
         batch = self._batch(pictures, upcoming)
@@ -117,11 +120,9 @@ class ReadyStreamed(Ready):
         self.running, self.tokens = running, tokens
         self._rows_of = RunRows(managed.rows, managed.module, ())
 
-    def step(self, pictures: Pictures, upcoming: Upcoming = none_upcoming) -> Gradients:
-        found = super().step(pictures, upcoming)
-        if _tokens(pictures) >= self.tokens:
+    def measure(self, pictures: Sequence[Pictures]) -> None:
+        if max(_tokens(each) for each in pictures) >= self.tokens:
             self.running.measure()
-        return found
 
     def _run(self, work: Callable[[Attempt], Gradients]) -> Gradients:
         self.running.follow_budget()
@@ -143,19 +144,23 @@ class ReadyStreamed(Ready):
 
 @contextmanager
 def ready(
-    model: FluxModel, lora: TrainedLora, heaviest: Pictures, place: str, folder: Path, loss: Loss = squared
-) -> Iterator[Ready]:
+    model: FluxModel, lora: TrainedLora, heaviest: Pictures, place: str, folder: Path, loss: Loss = squared,
+    accumulate: int = 1,
+) -> Iterator[Ready]:  # fmt: skip
     """The model with the LoRA, ready for steps with images up to the size of `heaviest`.
 
-    place: where block inputs are stored (kept.py); folder: for those on disk. Raises BudgetTooSmall.
+    place: where block inputs are stored (kept.py); folder: for those on disk. accumulate: how many batches' gradients
+    are combined for one update. Raises BudgetTooSmall.
     """
     keeper = kept(place, model.device, folder)
     managed = _managed(model)
     if managed is None:
         yield Ready(model.weights.module(model.device, model.dtype), lora, model, keeper, loss)
         return
-    observed, key = _observed(managed, lora, heaviest, place, loss)
-    with managed.walking(observed, key, _tokens_of_one(heaviest)) as running:
+    observed, key = _observed(managed, lora, heaviest, place, loss, accumulate)
+    taken = managed.manager.memory.taken_bytes(observed.peak)
+    nbytes = with_gradients(taken, lora.numbers, model.dtype, accumulate)
+    with managed.walking(observed, key, _tokens_of_one(heaviest), nbytes) as running:
         yield ReadyStreamed(managed, lora, model, keeper, loss, running, _tokens(heaviest))
 
 
@@ -169,12 +174,12 @@ class Foreseen:
 
 
 def foreseen(
-    model: FluxModel, lora: TrainedLora, heaviest: Pictures, loss: Loss = squared, beside: int = 0
+    model: FluxModel, lora: TrainedLora, heaviest: Pictures, loss: Loss = squared, beside: int = 0, accumulate: int = 1
 ) -> Foreseen | None:
     """The fastest plan within the budget, over the places for block inputs; None for a model that is loaded whole.
 
-    lora: may be on the meta device. beside: bytes that will also be on the device but are not yet. Raises
-    BudgetTooSmall if there is no plan.
+    lora: may be on the meta device. beside: bytes that will also be on the device but are not yet. accumulate: as for
+    `ready`. Raises BudgetTooSmall if there is no plan.
     """
     managed = _managed(model)
     if managed is None:
@@ -184,9 +189,11 @@ def foreseen(
     found: list[Foreseen] = []
     refused: Exception | None = None
     for place in (DEVICE, RAM, DISK) if link is not None else (DEVICE, DISK):
-        observed, key = _observed(managed, lora, heaviest, place, loss)
+        observed, key = _observed(managed, lora, heaviest, place, loss, accumulate)
+        taken = managed.manager.memory.taken_bytes(observed.peak)
+        expected = with_gradients(taken, lora.numbers, model.dtype, accumulate)
         try:
-            plan = managed.foreseen(observed, key, _tokens_of_one(heaviest), beside)
+            plan = managed.foreseen(observed, key, _tokens_of_one(heaviest), beside, expected)
         except BudgetTooSmall as error:
             refused = refused or error
             continue
@@ -205,6 +212,17 @@ def kept_bytes(flux: Flux, lora: TrainedLora, heaviest: Pictures, dtype: torch.d
     return blocks * _tokens(heaviest) * flux.config.hidden * dtype.itemsize
 
 
+def with_gradients(activations: int, numbers: int, dtype: torch.dtype, accumulate: int) -> int:
+    """Bytes of tensors that an update needs at once. activations: of one batch's walk, with its gradients.
+
+    During the last walk the gradients of the earlier batches exist too. Afterwards those of all batches do, and their
+    mean in float32 for the optimiser. numbers: of the LoRA.
+    """
+    one = numbers * dtype.itemsize
+    copies = 0 if dtype == torch.float32 and accumulate == 1 else 4 * numbers
+    return max(activations + (accumulate - 1) * one, accumulate * one + copies)
+
+
 def observe_walk(flux: Flux, heaviest: Pictures, place: str, dtype: torch.dtype, loss: Loss = squared) -> DryRun:
     """One training step of a model with trainable branches, on the meta device."""
     sample = map_tensors(heaviest, shape_of)
@@ -221,7 +239,7 @@ def observe_walk(flux: Flux, heaviest: Pictures, place: str, dtype: torch.dtype,
 
 
 def _observed(
-    managed: ManagedFlux, lora: TrainedLora, heaviest: Pictures, place: str, loss: Loss
+    managed: ManagedFlux, lora: TrainedLora, heaviest: Pictures, place: str, loss: Loss, accumulate: int
 ) -> tuple[DryRun, Hashable]:
     module = lora.beside(managed.module)
     key = (
@@ -229,6 +247,7 @@ def _observed(
         shapes_of(heaviest),
         branch_shapes(module),
         place == DEVICE,
+        accumulate,
     )  # all places outside the device are equal here
     return managed.observed(key, lambda: observe_walk(module, heaviest, place, managed.dtype, loss)), key
 

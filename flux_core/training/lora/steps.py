@@ -88,6 +88,7 @@ class Steps:
         numbers = range(self.done * settings.accumulate, (self.done + 1) * settings.accumulate)
         batches = [self.set.batch(number) for number in numbers]
         found = mean_of([model.step(batch, lambda: self._upcoming(numbers.start)) for batch in batches])
+        losses = found.losses.tolist()
         loss = float(found.losses.mean())
         self.lora.take_gradients(model.walk.trained, found.gradients)
         rate = rate_at(settings, self.done)
@@ -95,10 +96,12 @@ class Steps:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFinite(self._not_finite())
         self.lora.refresh()
+        del found
+        model.measure(batches)
         self.done += 1
         seconds = time.perf_counter() - began
         times = torch.cat([batch.timesteps for batch in batches])
-        for t, each in zip(times.tolist(), found.losses.tolist(), strict=True):
+        for t, each in zip(times.tolist(), losses, strict=True):
             self.curve.add(Row(self.done, t, each, rate, seconds, norm))
         self.training.watcher.advance(1, f"loss {self._recent():.4f}")
 
@@ -124,8 +127,9 @@ class Steps:
         place = self.found.foreseen.place if self.found.foreseen else DEVICE
         training = self.training
         with ready(
-            training.parts.model, self.lora, training.heaviest(self.found), place, training.out, training.loss
-        ) as model:
+            training.parts.model, self.lora, training.heaviest(self.found), place, training.out, training.loss,
+            self.settings.accumulate,
+        ) as model:  # fmt: skip
             yield model
 
     @contextmanager

@@ -304,7 +304,8 @@ def plan_of(
     def at(rank: int) -> Foreseen | None:
         lora = TrainedLora(layers, rank, float(rank), torch.device("meta"), model.dtype)
         numbers = parameter_count(layers.values(), rank)
-        return foreseen(model, lora, heaviest, loss, numbers * bytes_a_number(settings.optimiser, model.dtype))
+        beside = numbers * bytes_a_number(settings.optimiser, model.dtype)
+        return foreseen(model, lora, heaviest, loss, beside, settings.accumulate)
 
     try:
         return at(settings.rank)
