@@ -4,6 +4,7 @@
     fp16 sums   F.linear in float16, summed in float16 (on NVIDIA cards)
     few passes  int8 with PyTorch's operations around the integer product
     kernels     int8 with kernels of our own around it, where they compile and agree
+    a library   int8 by a library that is installed, such as comfy-kitchen, where it agrees
 
 Inputs are random, with three columns thirty times larger than the others, as activations have. Knows no model.
 """
@@ -22,6 +23,7 @@ from ..quant.half_sums import half_sums
 from ..quant.int8 import Integers, Operand
 from ..quant.int8_cuda import kernel_passes
 from ..quant.int8_encode import group_of, quantise
+from ..quant.int8_library import LibraryIntegers, installed
 from ..runtime.device import find_device
 from .gpu_parts import Part, Tell
 
@@ -56,9 +58,10 @@ def _measured(device: torch.device, tokens: int, outputs: int, inputs: int, kern
     for rotation in (0, group_of(inputs)):
         codes, scales = quantise(matrix.clone(), rotation)
         operand = Operand(codes, scales[:, 0].contiguous(), rotation)
-        for name, integers in (("few passes", Integers()), ("kernels", Integers(kernels) if kernels else None)):
-            if integers is not None:
-                ways.append((f"{name}{', rotated' if rotation else ''}", _way(integers, x, operand, bias)))
+        kinds = [("few passes", Integers())]
+        kinds += [("kernels", Integers(kernels))] if kernels else []
+        kinds += [(each.name, LibraryIntegers(each, Integers())) for each in installed() if device.type == "cuda"]
+        ways += [(f"{name}{', rotated' if rotation else ''}", _way(one, x, operand, bias)) for name, one in kinds]
     for way, multiply in ways:
         seconds = best_time(multiply, device)
         difference = float((multiply().float() - exact).norm() / exact.norm())

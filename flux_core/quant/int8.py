@@ -107,6 +107,10 @@ class Integers:
     def name(self) -> str:
         return f"int8 products ({self.passes.name})"
 
+    def quantising(self) -> Integers:
+        """The same for matrices that are converted when they are loaded."""
+        return Integers(self.passes, quantises=True)
+
     def multiply(self, x: Tensor, operands: Sequence[Operand], bias: Tensor | None) -> Tensor:
         """x [M, K] times the operands, which are stacked by rows -> [M, N] in x's type. bias [N]."""
         out = x.new_empty(x.shape[0], sum(operand.codes.shape[0] for operand in operands))

@@ -1,13 +1,14 @@
 """Whether a device multiplies 8-bit integers exactly, with which passes, and whether that is faster than decoding.
 
 Exactness is checked once for each device, with the codes that give the largest sums: some libraries and processors
-saturate intermediate results. Speed is measured in about 50 ms, because no property of a device gives it.
+saturate intermediate results. On a card, products of an installed library are used where they are faster and agree with
+ours. Speed is measured in about 50 ms, because no property of a device gives it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import torch
@@ -24,6 +25,7 @@ from ..quant.encoding import LEVELS
 from ..quant.held import IntegerWeight
 from ..quant.int8 import Integers
 from ..quant.int8_cuda import kernel_passes
+from ..quant.int8_library import Library, LibraryIntegers, installed
 from .modulation import modulators
 from .settings import HALF_SUMS, INT8, SIXTEEN_BIT
 
@@ -118,10 +120,24 @@ def _integers(device: torch.device, quantises: bool = False) -> Integers | None:
     """The integer products of a device; None if it has none or they are not exact."""
     if quantises:
         plain = _integers(device)
-        return plain and Integers(plain.passes, quantises=True)
+        return plain and plain.quantising()
     if not _exact(device):
         return None
-    return Integers(kernel_passes(device) if device.type == "cuda" else None)
+    if device.type != "cuda":
+        return Integers()
+    return fastest(Integers(kernel_passes(device)), installed(), device)
+
+
+def fastest(own: Integers, libraries: Sequence[Library], device: torch.device) -> Integers:
+    """Our products, or those of a library that agrees with them and is faster for bfloat16 inputs."""
+    best, rate = own, 0.0
+    for library in libraries:
+        theirs = LibraryIntegers(library, own)
+        rate = rate or rates.integer_rate(own, device, torch.bfloat16, *PROBED)
+        measured = rates.integer_rate(theirs, device, torch.bfloat16, *PROBED)
+        if theirs.library is not None and measured > rate:
+            best, rate = theirs, measured
+    return best
 
 
 def _exact(device: torch.device) -> bool:
