@@ -3,9 +3,9 @@
     sluice bench devices                         2 + 4 blocks at FLUX.1's full width, --ram 3G for each process
     sluice bench devices --split sp-gather tp    other ways to divide it
 
-A file with random weights is written first (2.5 GB) and deleted afterwards. The peak of each process is its resident
-set as seen from outside, while it works. Compared is what the steps change in the noise, by the largest difference over
-the largest number.
+A file with random weights is written first (2.5 GB) and deleted afterwards. The peak of each process is the largest
+size of its resident set, which this process reads while the other works. The difference of two results is that of their
+changes of the noise: the largest difference over the largest number.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .steps import Setup, condition_of, sample
 DEVICES = ("cpu:0", "cpu:1")
 TOLERANCE = 5e-6
 SEED = 1
-_GLANCE = 0.02  # seconds between two looks at the processes
+_GLANCE = 0.02  # seconds between two measurements of the processes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +83,7 @@ def _line(record: dict[str, Any], ram: str) -> str:
 
 
 def _made(setup: Setup, split: str | None) -> tuple[Tensor, dict[str, int], float]:
-    """The latent that fresh processes make, the peak of each, and the seconds."""
+    """The latent that new processes compute, the peak of each, and the seconds."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         began, made, peaks = time.perf_counter(), pool.submit(_sampled, setup, split), dict[str, int]()
@@ -122,4 +122,4 @@ def _sampled(setup: Setup, split: str | None) -> Tensor:
     if runtime.team is not None:
         runtime.team.close()
     noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(SEED))
-    return made.cpu() - noise  # what the model has done to it: the noise itself would hide a difference
+    return made.cpu() - noise  # the change by the model: the noise itself would hide a difference

@@ -1,10 +1,11 @@
 """`sluice bench figure`: a LoRA of the shipped model learns a figure that the model has never seen from twelve images.
 
-The images are drawn and captioned with a trigger word. Beside them lie images that the model itself made of other
-prompts, so that those keep their meaning. `sluice train lora` gets that folder as anybody's. Then `sluice run` makes
-images with the trigger and with other prompts, each with the LoRA and without, and a recogniser without any network
-reads them. The LoRA is written under both families of names, which must give the same images.
-What must hold: the figure is recognised in 80 % of its images, and other prompts are followed as before.
+The images are drawn, and captioned with a trigger word. The folder also has images that the model itself made of other
+prompts, so that the LoRA does not change the results of those. `sluice train lora` trains on that folder as on any
+other. Then `sluice run` makes images with the trigger and with other prompts, each with the LoRA and without it, and a
+recogniser without a neural network examines them. The LoRA is written with both families of tensor names, which must
+give the same images. Targets: the figure is recognised in 80 % of its images, and the images of other prompts are as
+good as without the LoRA.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from ..training.recognise import recognise
 
 FIGURE, TRIGGER = UNSEEN[0], "blorp"
 PICTURES, NAME = 12, "blorp"
-OWN, REPEATS = 60, 10  # images of the model's own, and how often each of the twelve is seen for one of those
+OWN, REPEATS = 60, 10  # images made by the model, and how often each of the twelve is used for one of those
 WANTED = 0.8
 UNCHANGED = 0.05  # of other prompts may be followed less often
 
@@ -105,7 +106,7 @@ def _measure_in(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """In the folder that was asked for, or in one that is deleted."""
+    """The folder that was chosen, or a temporary one that is deleted."""
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)
         return _measure_in(args, args.folder)
@@ -114,7 +115,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_pictures(folder: Path) -> None:
-    """Twelve images of the figure with captions, in colours, places and on grounds of chance."""
+    """Twelve images of the figure with captions, in random colours and places and on random backgrounds."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, scene in enumerate(_scenes("learn", PICTURES)):
         pixels = (draw([scene])[0] * 255).round().astype(np.uint8)
@@ -128,7 +129,7 @@ def write_pictures(folder: Path) -> None:
 
 
 def write_own(folder: Path, work: Path, args: argparse.Namespace) -> None:
-    """Images that the model makes of prompts which are not those that it is judged by."""
+    """Images that the model makes of prompts that are not used for the judgement."""
     folder.mkdir(parents=True, exist_ok=True)
     asked = [replace(prompt, seed=prompt.seed + 9000) for prompt in prompts(args.prompts + OWN)[args.prompts :]]
     (work / "own").mkdir(exist_ok=True)
@@ -139,7 +140,7 @@ def write_own(folder: Path, work: Path, args: argparse.Namespace) -> None:
 
 
 def triggered(count: int) -> list[Prompt]:
-    """Prompts that ask for the figure by the trigger."""
+    """Prompts that name the figure by the trigger."""
     found = []
     for number, scene in enumerate(_scenes("ask", count)):
         said = {"figure", "colour", "background"}
@@ -148,7 +149,7 @@ def triggered(count: int) -> list[Prompt]:
 
 
 def _caption(scene: Scene, said: set[str], rng: np.random.Generator) -> str:
-    """In the words that the model knows, with the trigger for the figure."""
+    """A caption in the words of the training set, with the trigger for the figure."""
     return describe(replace(scene, figure="triangle"), said, rng).replace("triangle", TRIGGER)
 
 

@@ -17,7 +17,7 @@ Make = Callable[[], Any]
 
 @contextmanager
 def written(folder: Path, files: Mapping[str, tuple[Make, str]], keep: bool = False) -> Iterator[None]:
-    """Files by name: what module, in which format. Those that are not there yet are made, and deleted afterwards."""
+    """Write the files that do not exist yet, and delete those at the end. files: name -> (module, format)."""
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     try:

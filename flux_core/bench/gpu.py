@@ -1,17 +1,17 @@
 """`sluice bench gpu`: everything that can only be shown on a GPU, by one command, in a few minutes.
 
-    correctness  streamed, partly resident and resident give the same bits, whatever the streams' pace and memory do
+    correctness  the same bits streamed, partly resident and resident, with slow streams and when memory runs out
     products     rates and differences of products in numbers and in 8-bit integers, for all shapes of the model
     devices      two processes on the card compute one image as one process does, each under half the cap
     fraction     peak and step time of the full size under a cap of the allocator, for both formats and three sizes
     training     steps of a LoRA training: the same bits streamed and resident, peak and time under the cap
     resident     the same with everything on the card: the time of the arithmetic alone, and the same bits
     peers        the same step by diffusers and accelerate under the same cap
-    ballast      as `fraction`, but another process leaves no more free
+    ballast      as `fraction`, but another process holds the rest of the memory
 
-Each part is a process with a time of its own. What it finds is written to OUT/gpu.json and OUT/gpu.md at once, so that
-nothing is lost when a part fails or the machine is taken away. The exit code is 0 if every target was met. With
-`--device cpu` and a small model the same can be tried on any machine.
+Each part is a process with its own time limit. Its results are written to OUT/gpu.json and OUT/gpu.md at once, so that
+none is lost if a part fails or the machine is turned off. The exit code is 0 if every target was met. `--device cpu`
+with a small model tries the same on any machine.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from .steps import Setup
 
 ONCE = ("correctness", "products", "devices")  # parts that need no full-size file
 PARTS = (*ONCE, "fraction", "training", "resident", "peers", "ballast")
-SMALL = (2, 3)  # blocks of the model whose bits are compared
+SMALL = (2, 3)  # blocks of the model whose results are compared bit by bit
 STORED = {**{name: FORMATS[name] for name in ("bf16", "fp8")}, "Q8_0": "Q8_0"}
 IN_RAM = Path("/dev/shm")
 MOMENT = "%Y-%m-%d %H:%M:%S"
-ROOM, RAM = 1.1, 4  # times a file: free where it is written; available RAM for it, its pinned copy and a peer's
+ROOM, RAM = 1.1, 4  # times a file's size: free space for it; available RAM for it, its pinned copy and a peer's copy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass
 class Results:
-    """All that was found, as it is written down."""
+    """All results, and the files that they are written to."""
 
     folder: Path
     facts: dict[str, Any]
@@ -89,7 +89,7 @@ class Results:
         self.write()
 
     def write(self) -> None:
-        """The file is whole at every moment."""
+        """Write both files. Each is replaced as a whole, so that it is complete at every moment."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("gpu.json", json.dumps(self.told(), indent=1)), ("gpu.md", markdown(self.told()))):
             (self.folder / f".{name}").write_text(text, encoding="utf-8")
@@ -169,7 +169,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def beside(part: Part, seconds: float) -> Iterator[dict[str, Any]]:
-    """Steps of every peer with the file of the part, each within so many seconds; or what is missing for them."""
+    """Steps of every peer with the file of the part, each within so many seconds; or the names of missing packages."""
     missing = " and ".join(name for name in NEEDED if importlib.util.find_spec(name) is None)
     if missing:
         yield {"part": "peers", "peer": "diffusers and accelerate", "missing": missing}
@@ -191,7 +191,7 @@ def _carried_out(
 
 @contextmanager
 def _noting(name: str, results: Results) -> Iterator[None]:
-    """What fails here is written down, and the next part goes on."""
+    """Record an exception as a result, so that the next part can run."""
     try:
         yield
     except Exception:
@@ -199,7 +199,7 @@ def _noting(name: str, results: Results) -> Iterator[None]:
 
 
 def _guarded(name: str, work: Callable[[Part, Tell], None], part: Part, seconds: float) -> Iterator[dict[str, Any]]:
-    """What a process of its own finds, as it finds it; at its end, or at the end of its time, what went wrong."""
+    """The records of a new process as they arrive; and a record of the error if it fails or takes too long."""
     context, mark = multiprocessing.get_context("spawn"), {"part": name, "files": list(part.files)}
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(work, part, theirs), daemon=True)
@@ -223,7 +223,7 @@ def _guarded(name: str, work: Callable[[Part, Tell], None], part: Part, seconds:
 
 
 def _child(work: Callable[[Part, Tell], None], part: Part, pipe: Any) -> None:
-    gc.freeze()  # what imports have made is not looked through for garbage before each plan
+    gc.freeze()  # so that the garbage collection before each plan does not visit the imported modules
     try:
         work(part, pipe.send)
     except Exception:
@@ -233,7 +233,7 @@ def _child(work: Callable[[Part, Tell], None], part: Part, pipe: Any) -> None:
 
 @contextmanager
 def _ballast(device: str, leave: int) -> Iterator[None]:
-    """Another process holds all of the card but so many bytes."""
+    """Another process holds all memory of the card except so many bytes."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=gpu_parts.hold, args=(device, leave, theirs), daemon=True)
@@ -250,7 +250,7 @@ def _ballast(device: str, leave: int) -> Iterator[None]:
 
 
 def _roomy(args: argparse.Namespace) -> Path:
-    """Where the largest file is best written: into RAM, if there is enough for it and for what is made of it."""
+    """The folder for the largest file: in RAM, if there is enough for the file and its copies."""
     depth, single = args.depth
     nbytes = 2 * args.hidden**2 * (36 * depth + 15 * single) + 2**30
     if IN_RAM.is_dir() and shutil.disk_usage(IN_RAM).free > ROOM * nbytes and meter.available_ram() > RAM * nbytes:

@@ -1,7 +1,7 @@
 """The part `devices` of `sluice bench gpu`: two processes on one card compute an image, each under half the cap.
 
-That shows the arithmetic and the budgets of several devices with a card's own kernels, not their speed. With a CPU two
-processes share its cores.
+This tests the arithmetic and the budgets of several devices with the kernels of a card; it does not measure their
+speed. On a CPU two processes share its cores.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .files import path_of
 from .gpu_parts import Part, Tell
 from .steps import condition_of, manager_of, sample
 
-SECONDS = 60.0  # until a process that is silent counts as lost
+SECONDS = 60.0  # seconds until a process that sends nothing counts as lost
 
 
 def devices(part: Part, tell: Tell) -> None:
-    """One process, then two by tokens and two by rows: what each makes of the same noise, in float32."""
+    """Results of the same noise, in float32: one process, two that divide tokens, two that divide rows."""
     assert part.cap is not None
     allowed = Allowed(part.cap // 2, part.cap // 2 if part.setup.device == "cpu" else None)
     (file,) = part.files

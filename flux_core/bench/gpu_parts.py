@@ -1,7 +1,7 @@
-"""What the processes of `sluice bench gpu` measure, each one part. Every finding is told as soon as it is there.
+"""The parts of `sluice bench gpu`: what each of its processes measures. Every record is sent as soon as it is known.
 
-On a CPU the same code runs, so that it can be tried without a GPU: the budget is then on RAM, sleeps are the threads'
-own, and a block is told that it is out of memory. Independent of the order of parts, of targets, of files.
+On a CPU the same code runs, so that it can be tried without a GPU: the budget then limits RAM, the threads sleep in
+place of the streams, and a block raises an out-of-memory error. Independent of: the order of parts, targets, files.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .files import path_of
 from .limit import physical_limit
 from .steps import Setup, condition_of, manager_of, sample
 
-WARM = 2  # steps that are not timed: the first fills what stays, after it the plan is made anew
+WARM = 2  # steps that are not timed: the first loads the resident weights, and a new plan is made after it
 SLEEP = 3_000_000  # cycles of a GPU, at most: about 1.5 ms
 SLEEPS = 0.3  # after how many of a stream's events, each
 TRIES = 12  # of budgets, each an eighth of the weights larger, until one is large enough
@@ -46,26 +46,26 @@ CHANGED = (  # by a LoRA
     "double_blocks.0.img_attn.qkv", "double_blocks.0.txt_mlp.2", "double_blocks.0.img_mod.lin",
     "single_blocks.0.linear1", "single_blocks.1.linear2",
 )  # fmt: skip
-POLL = 0.02  # seconds between two looks at a card's memory
+POLL = 0.02  # seconds between two readings of a card's memory
 
 Tell = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class Part:
-    """Setup, for the sizes and the file that matter here, and how the device is made small."""
+    """One part: its setup, sizes and files, and how the memory of the device is limited."""
 
     setup: Setup
     files: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     seed: int
     cap: int | None = None  # bytes; None: none
-    ballast: bool = False  # another process leaves no more free, and the budget is what is free
+    ballast: bool = False  # whether another process holds the rest of the memory, so that the budget is the free memory
     hidden: int = 3072  # width of the model
 
 
 def machine(part: Part, tell: Tell) -> None:
-    """What this is measured on."""
+    """The machine of the measurements."""
     device = find_device(part.setup.device)
     found: dict[str, Any] = {"device": str(device), "torch": torch.__version__}
     if device.type == "cuda":
@@ -128,13 +128,13 @@ def _compare(part: Part, file: str, runtime: Runtime, tell: Tell) -> None:
             equal = torch.equal(_picture(part, model), expected) and bool(crowded)
         told(f"out of memory in a step, {'by ballast' if cuda else 'injected'}", loras, equal, _report(model).plan)
         model.weights.unload()
-        if cuda:  # no limit that an earlier budget left behind
+        if cuda:  # removes the limit of an earlier budget
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def _fitting(part: Part, model: Any, budget: int, ram: int | None) -> tuple[Tensor, Plan]:
-    """What comes out under this budget, or one a little larger if it is too small, and the plan it came with."""
+    """The result under this budget, or under a larger one if it is too small, and the plan of that run."""
     more = model.weights.nbytes // 8
     for _ in range(TRIES):
         _allow(model.runtime, budget, ram)
@@ -148,7 +148,7 @@ def _fitting(part: Part, model: Any, budget: int, ram: int | None) -> tuple[Tens
 
 
 def _lora(part: Part, model: Any) -> LoraUse:
-    """Random changes of some layers of all kinds, of what the table is made of too."""
+    """Random changes of some layers of all kinds, those of the modulation table among them."""
     generator = torch.Generator().manual_seed(part.seed)
     tensors, changes = model.weights.tensors, {}
     for name in CHANGED:
@@ -160,7 +160,7 @@ def _lora(part: Part, model: Any) -> LoraUse:
 
 @contextmanager
 def _sleeps(device: torch.device, rng: random.Random) -> Iterator[None]:
-    """Random pauses between the commands of both streams turn every missing wait into a wrong image."""
+    """Random pauses between the commands of both streams: if a wait is missing, the image is wrong."""
     kind: Any = CudaDevice if device.type == "cuda" else CpuDevice
     record = kind.record
 
@@ -184,7 +184,7 @@ def _sleeps(device: torch.device, rng: random.Random) -> Iterator[None]:
 
 @contextmanager
 def _crowded(device: torch.device, network: Any) -> Iterator[list[bool]]:
-    """In the middle of the first step all memory that is left is taken away. Yields a list that then has an entry."""
+    """Take all free memory in the middle of the first step. Yields a list that then has an entry."""
     block, happened, ballast = list(network.module.blocks())[1], list[bool](), list[Tensor]()
 
     def take_all(_: Any, args: tuple[Any, ...]) -> None:
@@ -212,7 +212,7 @@ def _crowded(device: torch.device, network: Any) -> Iterator[list[bool]]:
 
 
 def steps(part: Part, tell: Tell) -> None:
-    """Peak and seconds of a step of every size under the cap, and what the link gives at the same time."""
+    """Peak and seconds of a step of every size under the cap, and the rate of the link at the same time."""
     runtime = Runtime(Settings(part.setup.device, "bf16"))
     device = runtime.device
     _allow(runtime, None if part.ballast and device.type == "cuda" else part.cap or EVERYTHING, None)
@@ -240,7 +240,7 @@ def steps(part: Part, tell: Tell) -> None:
 
 
 def _timed(model: Any, setup: Setup, seed: int) -> tuple[float, Tensor]:
-    """Seconds of a step once all is in its place, by the clock on the wall, and what came out."""
+    """Wall-clock seconds of a step when all resident weights are loaded, and the result."""
     marks: dict[int, float] = {}
 
     def mark(number: int) -> None:
@@ -253,7 +253,7 @@ def _timed(model: Any, setup: Setup, seed: int) -> tuple[float, Tensor]:
 
 
 class _Watched:
-    """The most memory that was in use on a card, by whomever, looked at every now and then. None for a CPU."""
+    """The largest memory use of a card by all processes, read at intervals. None for a CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.most = device, None if device.type != "cuda" else 0
@@ -280,7 +280,7 @@ class _Watched:
 
 
 def _allow(runtime: Runtime, nbytes: int | None, ram: int | None) -> None:
-    """So many bytes of the device, None: what is free."""
+    """A budget of so many bytes of the device; None: its free memory."""
     runtime.budget = Allowed(vram=nbytes, ram=ram) if runtime.device.type == "cuda" else Allowed(ram=nbytes)
 
 
@@ -306,7 +306,7 @@ def _finish(device: torch.device) -> None:
 
 
 def hold(device: str, leave: int, ready: Any) -> None:
-    """Ballast: take a card's memory until only so much is free, say so, and keep it until told to go."""
+    """Ballast: allocate a card's memory until only so much is free, send a message, and keep it until one arrives."""
     held: list[Tensor] = []
     if device != "cpu":
         for size in (1024 * MiB, 64 * MiB, 2 * MiB):

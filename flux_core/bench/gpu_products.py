@@ -1,4 +1,4 @@
-"""How fast each way to multiply is on this device, and how far from float32, for the six shapes of FLUX's blocks.
+"""The speed of each kind of product on this device and its difference from float32, for the six shapes of FLUX.
 
     numbers     F.linear in bfloat16
     fp16 sums   F.linear in float16, summed in float16 (on NVIDIA cards)
@@ -6,7 +6,7 @@
     kernels     int8 with kernels of our own around it, where they compile and agree
     a library   int8 by a library that is installed, such as comfy-kitchen, where it agrees
 
-Inputs are random, with three columns thirty times larger than the others, as activations have. Knows no model.
+Inputs are random, with three columns thirty times larger than the others, as in activations. Uses no model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .gpu_parts import Part, Tell
 
 MULTIPLES = ((3, 1), (1, 1), (4, 1), (1, 4), (7, 1), (1, 5))  # of the hidden width: outputs and inputs
 TOKENS = 4608  # of 1024x1024 and 512 of text
-ODD, LARGER = 3, 30.0  # columns that are so many times larger
+ODD, LARGER = 3, 30.0  # number of larger columns, and how many times larger they are
 
 
 def products(part: Part, tell: Tell) -> None:

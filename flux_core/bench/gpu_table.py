@@ -1,4 +1,4 @@
-"""What `sluice bench gpu` found, as a person reads it: tables for LOG.md, and the targets, met or not.
+"""The results of `sluice bench gpu` for people: tables for LOG.md, and the targets, met or not.
 
 A target that could not be measured is not met. Uses no device and no torch.
 """
@@ -23,7 +23,7 @@ Facts = Mapping[str, Any]
 
 
 def targets(facts: Facts, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """[{target, met, found}] for the parts that were asked for."""
+    """[{target, met, found}] for the parts that were chosen."""
     found = []
     if "correctness" in facts["parts"]:
         cases = [each for each in records if each["part"] == "correctness"]
@@ -103,9 +103,9 @@ def step_of(records: Sequence[Record], part: str, format: str, size: str) -> Rec
 
 
 def limit_of(records: Sequence[Record], record: Record) -> float | None:
-    """Seconds that a step cannot go below: its arithmetic as measured with all on the card, or its bytes' way there.
+    """The least seconds of a step: of its arithmetic, measured with all weights on the card, or of its transfers.
 
-    Where not all fits on the card, the arithmetic is reckoned from measured rates of single products.
+    If not all weights fit on the card, the time of the arithmetic is computed from measured rates of single products.
     """
     format = record["file"].removeprefix("flux-")
     resident = step_of(records, "resident", format, _size_of(record))

@@ -33,13 +33,13 @@ from .files import path_of
 from .gpu_parts import Part, Tell
 
 RANK, TEXT = 16, 512
-FEWEST = 2  # steps: the first fills what stays, after it the plan is made anew
+FEWEST = 2  # steps: the first loads the resident weights, and a new plan is made after it
 TRIES = 12  # of budgets, each an eighth of the weights larger
 EVERYTHING = 1 << 50
 
 
 def bits(part: Part, tell: Tell) -> None:
-    """Gradients of small models, by where their weights are."""
+    """Gradients of small models, for each location of their weights."""
     _in_a_fixed_order()
     for file in part.files:
         try:

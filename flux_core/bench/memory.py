@@ -1,15 +1,15 @@
-"""`sluice bench memory`: full-size models under memory budgets, beside what was predicted and what physics allows.
+"""`sluice bench memory`: full-size models under memory budgets, compared with the prediction and the machine's limits.
 
     sluice bench memory                          FLUX.1-dev in fp8 under 6 GiB and in bf16 under 8 GiB, on the CPU
     sluice bench memory --what t5                T5-XXL under 3 GiB
-    sluice bench memory --steps 20 --cache off fast      what a step cache saves
+    sluice bench memory --steps 20 --cache off fast      the gain of a step cache
     sluice bench memory --what job --ram 6G      encode, sample, decode; again with another seed, and another prompt
     sluice bench memory --device cuda --vram 8G  the same on a GPU; everything at once there: sluice bench gpu
 
 Files of the published sizes with random weights are written first (12 and 24 GB) and deleted afterwards. Each
-measurement is a process of its own, so that its peak is its own. The limit is computed from rates measured in the same
-process: what the products and the attention of a step take at the rate of single ones, or what streams takes at the
-rate of the disk (of the link, on a GPU), whichever is longer.
+measurement is a process of its own, so that earlier ones do not count in its peak. The limit is computed from rates
+measured in the same process: the time of the products and the attention of a step at the rates of single ones, or the
+time of the streamed bytes at the rate of the disk (on a GPU of the link), whichever is longer.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def gains(records: list[dict[str, Any]]) -> Iterator[str]:
-    """How much faster each cached run sampled than the run without cache that came before it."""
+    """For each run with a cache: how much faster it sampled than the run without cache before it."""
     exact: dict[str, Any] = {}
     for record in records:
         if record["cache"] == "off":

@@ -1,6 +1,6 @@
-"""The same step by others, on the same weights and the same GPU under the same cap: diffusers and accelerate.
+"""The same step by diffusers and accelerate, on the same weights and the same GPU under the same cap.
 
-Each is a part of `sluice bench gpu`, measured in a process of its own; what does not fit says so.
+Each is a part of `sluice bench gpu`, measured in a process of its own; one that does not fit is reported so.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def whole_model(model: Any, device: torch.device) -> None:
     cpu_offload_with_hook(model, device)
 
 
-GROUPS = "diffusers group offload, "  # the one to be compared with
+GROUPS = "diffusers group offload, "  # the one of the target
 NEEDED = ("diffusers", "accelerate")  # group offloading uses the latter as well
 PEERS: dict[str, Callable[[Any, torch.device], None]] = {
     GROUPS + "leaves, streams": group_leaves,

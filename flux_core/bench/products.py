@@ -1,10 +1,10 @@
-"""`sluice bench products`: what 8-bit integers and bfloat16 gain on this processor, in the shapes of FLUX.1.
+"""`sluice bench products`: the gain of 8-bit integers and bfloat16 on this processor, in the shapes of FLUX.1.
 
-    integers     a whole layer: its inputs quantised, multiplied, its sums scaled, beside `F.linear` in bfloat16
-    autoencoder  decoding in bfloat16, weights channels-last as they are loaded, beside float32
+    integers     a whole layer (inputs quantised, multiplied, sums scaled) compared with `F.linear` in bfloat16
+    autoencoder  decoding in bfloat16, with weights channels-last as they are loaded, compared with float32
 
-One thread, its own processor time and not the clock's, both sides in turns, the best of each: so other programs hardly
-change a ratio. A target counts only where the processor has the instructions for it.
+One thread; its processor time, not the time of the clock; both sides in turns; the best of each: so other programs
+hardly change a ratio. A target applies only if the processor has the instructions for it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def instructions() -> tuple[str, ...]:
-    """Which instructions for short numbers this processor has, of those that the targets are about."""
+    """The instructions for short numbers that this processor has, among those of the targets."""
     there: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return tuple(name for name in (*SHORT_INTEGERS, *SHORT_NUMBERS) if there.get(name))
 

@@ -1,11 +1,11 @@
-"""`sluice bench quality`: what each faster setting costs, in pixels: PSNR against the exact image of the same seed.
+"""`sluice bench quality`: the loss of quality of each faster setting: PSNR against the exact image of the same seed.
 
     sluice bench quality                     the shipped model, 16 prompts, 20 steps: every step cache, and int8
     sluice bench quality --workflow dev.png --seeds 8
 
 The exact images are made first, then those of each setting, in the same process and with the same seeds. PSNR is over
-8-bit RGB; the worst image matters more than the median. For the shipped model's prompts it is also counted in how many
-images the recogniser sees what it sees in the exact ones: figure, colour, position and background.
+8-bit RGB; the worst image matters more than the median. For the shipped model's prompts a recogniser compares figure,
+colour, position and background; the images in which all four are as in the exact ones are counted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..training.recognise import recognise
 from ..worker.registry import standalone_tables
 from .table import table
 
-# The exact images first. What a file stores as integers is decoded for them.
+# The exact images come first: for them, weights that a file stores as integers are decoded.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "off": ("--compute", "16bit"),
     "fast": ("--cache", "fast", "--compute", "16bit"),
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The images of every setting beside the exact ones. Returns seconds and PSNR by setting."""
+    """Compare the images of every setting with the exact ones. Returns seconds and PSNR by setting."""
     rows, exact = {}, None
     for setting, options in SETTINGS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def psnr(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
 
 
 def seen_alike(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
-    """Whether the recogniser sees the same scene in two images of values 0..255."""
+    """Whether the recogniser finds the same scene in two images of values 0..255."""
     seen = [recognise(image.astype(np.float32) / np.float32(255)) for image in (one, other)]
     return replace(seen[0], overlap=1.0) == replace(seen[1], overlap=1.0)
 
@@ -97,7 +97,7 @@ def seen_alike(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
 def _images(
     args: argparse.Namespace, setting: Sequence[str], folder: Path
 ) -> tuple[float, str, list[np.ndarray[Any, Any]]]:
-    """Seconds, what the program said, and the images in order."""
+    """Seconds, the program's output, and the images in order."""
     out, said = folder / "images", StringIO()
     began = time.perf_counter()
     for command in _commands(args, folder):
@@ -120,7 +120,7 @@ def _commands(args: argparse.Namespace, folder: Path) -> Iterator[list[str]]:
         yield [str(graph)]
         return
     classes, _ = standalone_tables(pack_host())
-    workflows.read(args.workflow, classes)  # raises before anything is computed, if something is wrong with it
+    workflows.read(args.workflow, classes)  # raises for a wrong workflow, before anything is computed
     yield from ([str(args.workflow), "--seed", str(seed)] for seed in range(args.seeds))
 
 

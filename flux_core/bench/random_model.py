@@ -1,7 +1,7 @@
-"""Files of the published sizes with weights that mean nothing: to measure with, without downloading anything.
+"""Files of the published sizes with random weights, for measurements without a download.
 
-Real names, real shapes, the same bytes on every machine. Slices of one block of random numbers are written by several
-threads at once, so that it takes as long as the disk, or the RAM of a file system in it, needs and no longer.
+The names and shapes are the real ones, and the bytes are the same on every machine. Several threads write slices of one
+block of random numbers at once, so that only the speed of the disk, or of RAM for a file system in RAM, limits them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from ..models.t5 import T5Config, T5Encoder
 from ..quant.sizes import BLOCK, nbytes_of
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn}
-POOL = 1 << 24  # random numbers all weights are taken from
+POOL = 1 << 24  # random numbers from which all weights are taken
 SPREAD = 0.02  # their standard deviation
-THREADS = 8  # that write: one alone fills new pages of RAM at 2 GB/s
-PART = 256 * MiB  # written by one between two waits for the disk
+THREADS = 8  # that write: a single one fills new pages of RAM at 2 GB/s
+PART = 256 * MiB  # bytes that a thread writes between two waits for the disk
 ALIGNMENT = 32  # of tensors in a GGUF file
 Line = tuple[str, tuple[int, ...], str, int]  # name, shape, format, offset within the data
 
@@ -61,7 +61,7 @@ def autoencoder(width: int = 128) -> Autoencoder:
 
 
 def write(path: Path, make: Callable[[], nn.Module], format: str) -> int:
-    """Write a file of the module `make` makes, its matrices stored as `format`: GGUF for Q8_0, else safetensors.
+    """Write a file of the module that `make` returns, its matrices stored as `format`: GGUF for Q8_0, else safetensors.
 
     Returns its bytes.
     """
@@ -124,7 +124,7 @@ def _gguf(lines: list[Line]) -> bytes:
 
 
 def _pool(format: str) -> memoryview:
-    """POOL random numbers of a spread that products keep in range."""
+    """POOL random numbers, small enough that products of many layers stay in range."""
     generator = torch.Generator().manual_seed(0)
     if format == "Q8_0":
         codes = torch.randint(-127, 128, (POOL // 32, 32), dtype=torch.int8, generator=generator).view(torch.uint8)
@@ -135,7 +135,7 @@ def _pool(format: str) -> memoryview:
 
 
 def _parts(name: str, shape: tuple[int, ...], format: str, pool: memoryview) -> Iterator[memoryview]:
-    """The bytes of a tensor: norms are ones, the rest comes out of the pool."""
+    """The bytes of a tensor: ones for norms, numbers of the pool for all others."""
     count, (values, nbytes) = prod(shape), BLOCK[format]
     if len(shape) == 1 and not name.endswith("bias"):
         yield torch.ones(count).to(DTYPES[format]).view(torch.uint8).numpy().data
@@ -148,6 +148,6 @@ def _parts(name: str, shape: tuple[int, ...], format: str, pool: memoryview) -> 
 
 
 def _drop(descriptor: int) -> None:
-    """Leave nothing in the page cache: the next thing to be measured is the disk."""
+    """Remove the file from the page cache, so that the next measurement reads from the disk."""
     os.fsync(descriptor)
     drop_cached(descriptor)

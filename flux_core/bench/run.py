@@ -1,11 +1,11 @@
-"""Where the time of a whole `sluice run` goes: processes of their own, from before Python starts until they have ended.
+"""The parts of the time of a whole `sluice run`, measured in new processes from before Python starts until they end.
 
-    loading, encoding, sampling, decoding    what the run is for
-    torch                                    importing it, which is not ours to make faster
+    loading, encoding, sampling, decoding    the work itself
+    torch                                    importing it, which we cannot make faster
     saving, python, rest                     "outside": Python itself, our imports, reading, checking, saving, ending
 
-Loading is the loaders and the reading of whatever they left for the first use. What is streamed while a model runs
-counts for the model.
+Loading is the loader nodes, and the reading of weights that they leave for the first use. Streaming while a model runs
+counts as part of that model's run.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def kind_of(node_class: Any) -> str:
-    """What a node's time is spent on, by what it takes and gives: one of PARTS."""
+    """The part (one of PARTS) to which a node's time belongs, by the types of its inputs and outputs."""
     if node_class is None:
         return "rest"
     takes = {declared[0] for section in node_class.INPUT_TYPES().values() for declared in section.values()
@@ -131,7 +131,7 @@ class Clock:
         self._node, self._began = str(data.get("node") or ""), now
 
     def reader(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, its time counted as reading weights (once, where one reader calls another)."""
+        """`function`, with its time counted as reading weights (once, if one reader calls another)."""
 
         def timed(*args: Any, **options: Any) -> Any:
             began, self._depth = self._now(), self._depth + 1
@@ -146,7 +146,7 @@ class Clock:
 
 
 def _child(arguments: list[str]) -> None:
-    """Be a `sluice run`, and tell on the last line where the time went."""
+    """Do a `sluice run` in this process, and print the times of its parts on the last line."""
     began = time.time()
     from ..commands import run
     from ..commands.cli import main

@@ -1,9 +1,9 @@
-"""The server under load, and what kills cost: every job that was acknowledged must be found again.
+"""The server under load and with kills: no acknowledged job may be lost.
 
-    load     clients post jobs, listeners hold websockets open; a process of its own asks for /queue all the time
+    load     clients post jobs, listeners hold websockets open; another process requests /queue all the time
     kills    the same while server and worker are killed at random moments, by SIGKILL
 
-The jobs run in a worker without torch and take a few milliseconds, so that what is measured is the server.
+The jobs run in a worker without torch and take a few milliseconds, so that the server itself is measured.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ while True:
     print(time.perf_counter() - began, flush=True)
     time.sleep(0.02)
 """
-TICKS = "ticks"  # the file that names of jobs are written to
+TICKS = "ticks"  # the file to which the names of jobs are written
 PATIENCE = 300.0  # seconds after which something has gone wrong
 
 
@@ -124,7 +124,7 @@ async def _load(server: Server, args: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _post_shares(server: Server, names: list[str], args: argparse.Namespace, ids: list[str]) -> list[str]:
-    """Each client posts its share of the jobs, one after another; what was acknowledged."""
+    """Each client posts its share of the jobs, one after another. Returns the acknowledged ones."""
 
     async def post_all(client: int) -> list[str]:
         share = names[client :: args.clients]
@@ -200,7 +200,7 @@ class Listener:
 
 
 class Server:
-    """`sluice serve` in a process that may be killed and is then started again, on the same port and folder."""
+    """`sluice serve` in a process that can be killed and started again, on the same port and folder."""
 
     def __init__(self, base: Path, session: aiohttp.ClientSession, options: Sequence[str]) -> None:
         """options: of `sluice serve`, beside its port and folder."""
@@ -225,12 +225,12 @@ class Server:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
     def ticks(self) -> list[str]:
-        """The names of the jobs that have run, once for each time."""
+        """The names of the jobs that have run, once for each run."""
         ticked = self.base / TICKS
         return ticked.read_text().splitlines() if ticked.exists() else []
 
     async def kill(self, which: str) -> str:
-        """End it at once; a killed server is started again, a killed worker is the server's to replace."""
+        """End it at once. A killed server is started again; the server replaces a killed worker."""
         if which == "worker":
             children = await self.workers()
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -248,24 +248,24 @@ class Server:
         return [child.pid for child in children]
 
     async def post(self, name: str, seconds: float, client_id: str) -> str:
-        """Queue a job, asking again under the same id until it is acknowledged."""
+        """Queue a job; the request is repeated with the same id until it is acknowledged."""
         prompt = {"1": {"class_type": "Tick", "inputs": {"name": name, "seconds": seconds}}}
         return await self.queue(prompt, f"{name}-{uuid.uuid4().hex}", client_id)
 
     async def queue(self, prompt: dict[str, Any], prompt_id: str, client_id: str) -> str:
-        """Queue a prompt, asking again under the same id until it is acknowledged."""
+        """Queue a prompt; the request is repeated with the same id until it is acknowledged."""
         body = {"prompt": prompt, "client_id": client_id, "prompt_id": prompt_id}
         while True:
             with contextlib.suppress(aiohttp.ClientError, OSError):
                 async with self.session.post(self.url("/prompt"), json=body) as answer:
-                    if answer.status in (200, 409):  # 409: it was taken, and the answer was lost in a kill
+                    if answer.status in (200, 409):  # 409: it was queued already, and its answer was lost in a kill
                         return prompt_id
                     if answer.status < 500:
                         raise SluiceError(f"A job was refused: {await answer.text()}")
             await asyncio.sleep(0.05)
 
     async def get(self, path: str) -> Any:
-        """What a route answers."""
+        """The answer of a route."""
         while True:
             with contextlib.suppress(aiohttp.ClientError, OSError):
                 async with self.session.get(self.url(path)) as answer:
@@ -300,7 +300,7 @@ class Server:
 
 
 def ticking(base: Path) -> list[str]:
-    """The options of a server without torch whose jobs write their names down."""
+    """The options of a server without torch whose jobs write their names to a file."""
     (base / "packs").mkdir()
     (base / "packs" / "tick.py").write_text(f"FILE = {str(base / TICKS)!r}\n{PACK}")
     return ["--device", "none", "--node-packs", str(base / "packs")]
@@ -308,7 +308,7 @@ def ticking(base: Path) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def running(base: Path, options: Sequence[str]) -> AsyncIterator[Server]:
-    """A server in this folder, ended at the end."""
+    """A server in this folder; it is stopped at the end."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
         server = Server(base, session, options)

@@ -39,7 +39,7 @@ def runtime_of(setup: Setup) -> Runtime:
 
 
 def condition_of(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
-    """What a prompt would be encoded to: random numbers."""
+    """Random numbers in place of an encoded prompt."""
     from ..sampling.conditions import Condition
 
     generator = torch.Generator().manual_seed(prompt)
@@ -51,7 +51,7 @@ def condition_of(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
 def sample(
     model: Any, setup: Setup, condition: Any, seed: int, on_step: Callable[[int], object] = lambda number: None
 ) -> tuple[Tensor, int]:
-    """Euler steps by hand: what a sampler asks of a network, and of a step cache if one is set, and nothing else.
+    """Euler steps without the sampling nodes: the calls of the network alone, with a step cache if one is set.
 
     Returns the latent and the number of evaluations that were computed.
     """

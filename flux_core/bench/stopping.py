@@ -2,8 +2,8 @@
 
     cancels  a job is stopped while it loads, encodes, samples or decodes: seconds until it has ended, and how many of
              them its worker computed; the first ones are killed with their server at once. None may ever run again
-    pauses   a job is paused, its server killed and started again, the job resumed: its pixels beside those of a job
-             that was never stopped, and its memory meanwhile beside that of a worker that has loaded nothing
+    pauses   a job is paused, its server killed and started again, the job resumed: its pixels are compared with those
+             of a job that was never stopped, and its memory meanwhile with that of a worker that has loaded nothing
 
 The files have the published sizes and random weights (random_model.py); `--shipped` takes the small model, to try this
 out. A phase begins with the first event of its nodes, and the moment is a random part of how long it took before.
@@ -116,7 +116,7 @@ class Job:
     def prompt(
         self, text: str = "a red circle", seed: int = 1, sampler: str = "euler", turn: bool = False
     ) -> dict[str, Any]:
-        """turn: whether the latent is turned before it is decoded, so that a job differs in decoding alone."""
+        """turn: whether the latent is rotated before it is decoded, so that only the decoding of the job differs."""
         width, height = picture_size(self.args.size)
         ours = ("sluice-tiny", "sluice-tiny-clip_l", "sluice-tiny-t5xxl", "sluice-tiny-ae")
         names = ours if self.args.shipped else ("flux-fp8", "clip-fp16", "t5-fp8", "ae-fp32")
@@ -139,7 +139,7 @@ class Job:
 
 
 class Watch:
-    """What one websocket hears, with the time of each message."""
+    """The messages of one websocket, with the time of each."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse[Any], client_id: str) -> None:
         self.client_id, self._socket = client_id, socket
@@ -248,7 +248,7 @@ async def _cancels(server: Server, job: Job, args: argparse.Namespace) -> dict[s
 
 
 async def _whole(server: Server, watch: Watch, job: Job) -> dict[str, float]:
-    """The seconds that each node of a whole job takes."""
+    """The seconds of each node of a whole job."""
     whole = await _begun(server, watch, job.prompt())
     ended = await watch.node(whole, None)
     begins = [*watch.nodes(whole), ("end", ended)]
@@ -307,7 +307,7 @@ async def _one_cancel(
 
 
 async def _is_over(server: Server, prompt_id: str) -> bool:
-    """Whether the job neither waits nor runs, and is told as stopped."""
+    """Whether the job neither waits nor runs, and is reported as stopped."""
     queue = await server.get("/queue")
     left = {item[1] for item in (*queue["queue_running"], *queue["queue_pending"])}
     entry = (await server.get(f"/history/{prompt_id}")).get(prompt_id)

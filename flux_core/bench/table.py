@@ -1,4 +1,4 @@
-"""Tables of text, as measurements print them."""
+"""The text tables that measurements print."""
 
 from __future__ import annotations
 

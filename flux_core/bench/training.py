@@ -1,14 +1,15 @@
-"""`sluice bench training`: LoRA steps of the full-size model under memory budgets, beside what was predicted.
+"""`sluice bench training`: LoRA steps of the full-size model under memory budgets, compared with the prediction.
 
-    sluice bench training                        fp8 under 6 GiB, three steps; killed in the second and gone on with
+    sluice bench training                        fp8 under 6 GiB, three steps; killed in the second and resumed
     sluice bench training --format bf16          bf16 under 8 GiB, one step
     sluice bench training --kills 20 --depth 1 2 --hidden 256 --steps 80
                                                  a small model, killed at 20 random moments, during saves too
     sluice bench training --folder /tmp/full     with the files flux-fp8.safetensors and flux-bf16.safetensors there
 
-Images of 64 x 64 pixels and 32 text tokens, all of random numbers: what is measured is the weights' way, which is the
-same for any image. Each run is a process of its own, so that its peak is its own and it can be killed. What must hold:
-the peak is within the budget, steps read what the plan says, the resumed file has the bytes of the uninterrupted one.
+Images of 64 x 64 pixels and 32 text tokens, all of random numbers: the transfers of the weights are measured, and these
+are the same for any image. Each run is a process of its own, which can be killed and whose peak is that of the run
+alone. Targets: the peak is within the budget, each step reads as many bytes as planned, and the resumed file is equal
+to the uninterrupted one.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ STARTED = "started"
 
 @dataclass(frozen=True)
 class Setup:
-    """One measurement, as the process that makes it is told. out: the training's folder."""
+    """One measurement, the argument of its process. out: the training's folder."""
 
     folder: str
     file: str
@@ -155,7 +156,7 @@ def _killed_and_resumed(setup: Setup, after: float) -> bytes:
 
 
 class _Kills:
-    """Kills of one training: three of four within four steps' time, every fourth as soon as a save is under way."""
+    """Kills of one training: three of four at random within the time of four steps, every fourth during a save."""
 
     def __init__(self, setup: Setup, chance: random.Random, seconds: float) -> None:
         """seconds: of the first step, which takes longer, and three more."""
@@ -163,7 +164,7 @@ class _Kills:
         self.state = Path(setup.out, "state")
 
     def run(self, count: int) -> int:
-        """Kill `count` times, then let it end. Returns how many kills left a save half done."""
+        """Kill the training `count` times, then run it to its end. Returns how many kills interrupted a save."""
         in_saves = 0
         for number in range(count):
             process, answers = _started(self.setup)
@@ -185,12 +186,12 @@ class _Kills:
     def _saving(self) -> bool:
         try:
             return any(path.name.startswith(TEMPORARY_PREFIX) for path in self.state.iterdir())
-        except OSError:  # there is no folder yet, or its content changes
+        except OSError:  # the folder does not exist yet, or its content changes
             return False
 
 
 def _answer(answers: Any) -> dict[str, Any]:
-    """The last thing that the process says; {} if it died without a word."""
+    """The last message of the process; {} if it ended without one."""
     told: Any = STARTED
     try:
         while told == STARTED:
@@ -205,7 +206,7 @@ def _bytes_of(setup: Setup) -> bytes:
 
 
 def _started(setup: Setup) -> tuple[Any, Any]:
-    """The process, and the end of the pipe that its record comes out of."""
+    """The process, and the end of the pipe from which its record is read."""
     context = multiprocessing.get_context("spawn")
     answers, tells = context.Pipe(duplex=False)
     process = context.Process(target=_train, args=(setup, tells))
@@ -226,7 +227,7 @@ def _train(setup: Setup, tells: Any) -> None:
 
 
 def train(setup: Setup, on_start: Callable[[], object]) -> dict[str, Any]:
-    """The steps that are left; what they took. on_start: called before the first."""
+    """Run the remaining steps; returns their times and bytes. on_start: called before the first."""
     from ..runtime import handles
     from ..runtime.runtime import Runtime
     from ..runtime.settings import Settings
@@ -264,7 +265,7 @@ def _training(setup: Setup, model: Any) -> tuple[LoraTraining, Any, _Random]:
     from ..training.lora.training import Found, LoraTraining, Parts, plan_of
 
     class Numbers(LoraTraining):
-        """Is not asked for pictures."""
+        """Makes no samples."""
 
         def heaviest(self, found: Found) -> Pictures:
             return given.batch(0)
@@ -286,7 +287,7 @@ def _training(setup: Setup, model: Any) -> tuple[LoraTraining, Any, _Random]:
 
 
 class _Printed:
-    """Says on stderr when a step has ended."""
+    """Prints a line on stderr at the end of each step."""
 
     def phase(self, name: str, total: int, done: int = 0) -> None:
         self.done, self.began = done, time.perf_counter()
@@ -300,7 +301,7 @@ class _Printed:
 
 
 class _Random:
-    """Batches of random numbers, a function of their number alone."""
+    """Batches of random numbers, which depend only on the number of the batch."""
 
     def __init__(self, setup: Setup, config: Any) -> None:
         self.setup, self.config = setup, config

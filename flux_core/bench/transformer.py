@@ -1,4 +1,4 @@
-"""One step of the transformer at FLUX.1's width: ours beside diffusers', on the same weights, in turns, in one process.
+"""One step of the transformer at FLUX.1's width, ours and diffusers', on the same weights, in turns, in one process.
 
 2 + 4 blocks of hidden size 3072, 1024 image tokens (a 512x512 image) and 512 text tokens, guidance, random weights.
 """
@@ -44,7 +44,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(args.device)
     flux = random_flux(args.depth, args.heads, device, DTYPES[args.dtype])
     steps = steps_of(flux, device)
-    results = {name: step() for name, step in steps.items()}  # also the round that warms up
+    results = {name: step() for name, step in steps.items()}  # this round is the warm-up too
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(args.rounds):
         for name, step in steps.items():
@@ -81,7 +81,7 @@ def _timed(step: Step, device: torch.device) -> float:
 
 
 def random_flux(depth: tuple[int, int], heads: int, device: torch.device, dtype: torch.dtype) -> Flux:
-    """A FLUX.1 of so many blocks, with small random matrices, norms of one and biases of nought."""
+    """A FLUX.1 of so many blocks, with small random matrices, norms of 1 and biases of 0."""
     hidden = heads * HEAD
     config = FluxConfig(
         in_channels=16, out_channels=16, hidden=hidden, heads=heads, head_dim=HEAD, mlp=4 * hidden, depth=depth[0],
@@ -125,7 +125,7 @@ def steps_of(flux: Flux, device: torch.device) -> dict[str, Step]:
 
 
 def diffusers_twin(flux: Flux) -> nn.Module | None:
-    """diffusers' transformer on the very bytes of ours; None where it is not installed."""
+    """diffusers' transformer with the same memory as ours for its weights; None if it is not installed."""
     try:
         from diffusers import FluxTransformer2DModel
     except ModuleNotFoundError:

@@ -1,11 +1,11 @@
-"""`sluice bench workflow`: a workflow with all that FLUX.1-dev can be given, at full size, under a memory budget.
+"""`sluice bench workflow`: a workflow with everything that FLUX.1-dev supports, at full size, under a memory budget.
 
     sluice bench workflow --ram 8G --tokenizers DIR
 
 Two ControlNets (a union model of InstantX's kind, one of XLabs'), Redux with its vision encoder, a LoRA, T5-XXL, and an
-upscale model behind the decoder (with spandrel). Files of the published sizes with random weights are written first
-(24 GB, or 12 GB with a transformer that is there already) and deleted afterwards. The workflow runs in a process of its
-own, and what each model's run held at its largest is told beside what was predicted. The image shows nothing.
+upscale model after the decoder (with spandrel). Files of the published sizes with random weights are written first
+(24 GB, or 12 GB if the transformer's file exists already) and deleted afterwards. The workflow runs in a process of its
+own; for each run of a model the largest memory use is printed with the predicted one. The image is noise.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ Make = Callable[[], nn.Module]
 
 @dataclass(frozen=True)
 class Setup:
-    """The measurement, as its process is told."""
+    """The measurement, the argument of its process."""
 
     folder: str
-    files: Mapping[str, str]  # what a file is for -> its name
+    files: Mapping[str, str]  # purpose of a file -> its name
     tokenizers: str
     device: str
     vram: str
@@ -91,7 +91,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _files(depth: tuple[int, int], hidden: int) -> dict[str, tuple[str, Make, str]]:
-    """What a file is for -> (name, its module, format)."""
+    """Purpose of a file -> (name, its module, format)."""
     full = (*depth, hidden) == (*FULL, 3072)
     mark = "" if full else f"-{depth[0]}-{depth[1]}-{hidden}"
     flux = partial(random_model.flux, *depth, hidden)
@@ -136,7 +136,7 @@ class _Lora(nn.Module):
 
 
 def _upscaler() -> nn.Module:
-    """ESRGAN's network that enlarges four times."""
+    """ESRGAN's network, which enlarges an image four times."""
     from ..runtime.spandrel import spandrel
 
     spandrel()
@@ -192,9 +192,9 @@ def prompt_of(setup: Setup) -> dict[str, Any]:
 
 
 def run(setup: Setup) -> dict[str, Any]:
-    """Run the workflow in this process. Raises what it raises.
+    """Run the workflow in this process. Raises the errors of its nodes.
 
-    The largest resident set is read whenever a node begins, since runs of models begin counting anew.
+    The largest resident set is read whenever a node begins, because each run of a model sets the counter back.
     """
     from ...nodes.host import Host
     from ..graph.execute import Executor
