@@ -1,4 +1,4 @@
-"""Which files a pipeline is made of, and saving an image with its workflow."""
+"""Finds the files of a pipeline, and saves an image with its workflow."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def found_files(
 
 
 def _fitting(folders: Folders, part: str, width: int) -> str:
-    """The first text encoder file whose embeddings are `width` numbers long, which the transformer takes."""
+    """The first text encoder file whose embeddings have `width` numbers, as the transformer needs them."""
     table = {"t5": T5_TABLE, "clip_l": CLIP_TABLE}[part]
     for listed in folders.filenames("text_encoders"):
         try:
@@ -83,7 +83,7 @@ def _fitting(folders: Folders, part: str, width: int) -> str:
 
 
 def _autoencoder(folders: Folders, shipped: bool) -> str:
-    """The first autoencoder file; that of the shipped model for the shipped model only."""
+    """The first autoencoder file; the shipped model's is used for the shipped model only."""
     for listed in folders.filenames("vae"):
         path = folders.path("vae", listed)
         if path.is_relative_to(Path(__file__).parents[1]) != shipped:

@@ -1,4 +1,4 @@
-"""A FLUX.1 model as a Python object: text in, images out, and the plan before anything is computed."""
+"""A FLUX.1 model as a Python object: it makes images from a text, and predicts time and memory beforehand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LoraChoice = str | PathLike | tuple[str | PathLike, float]
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a model computes with if a call does not say."""
+    """The values that a call uses if it does not set them."""
 
     steps: int
     guidance: float | None
@@ -42,7 +42,7 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the memory manager intends for one image. Printed, it is the page of `sluice plan`."""
+    """The memory manager's plan for one image. Its text is the page of `sluice plan`."""
 
     plan: Plan
     text: str
@@ -151,7 +151,7 @@ class Pipeline:
         return self._program.run(checked, outputs, on_step=on_step, progress=progress)
 
     def plan(self, size: tuple[int, int] | None = None, count: int = 1) -> Prediction:
-        """What a step will need and how long it will take, under the budgets of this pipeline; computes no image.
+        """The memory and time that a step will need under the budgets of this pipeline; computes no image.
 
         Raises BudgetTooSmall if the model cannot run under them.
         """
@@ -194,5 +194,5 @@ def _is_file(name: str | PathLike) -> bool:
 
 
 def _name(name: str | PathLike) -> str:
-    """The name to look for in the folders: a file's own name, or a name as it is given."""
+    """The name to search for in the folders: a file's own name, or the given name."""
     return Path(name).name if _is_file(name) else str(name)

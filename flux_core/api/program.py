@@ -35,7 +35,7 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a node that takes long: `done` of `total` steps, and how the image looks by now."""
+    """One step of a node that takes long: `done` of `total` steps, and a preview of the image."""
 
     title: str
     done: int
@@ -43,7 +43,7 @@ class Step:
     _preview: Callable[[], Image.Image] | None = field(default=None, repr=False)
 
     def preview(self) -> Image.Image | None:
-        """A small RGB image of the unfinished result, made when it is asked for; None if the node has none."""
+        """A small RGB image of the unfinished result, computed at each call; None if the node has none."""
         return self._preview() if self._preview else None
 
 
@@ -65,7 +65,7 @@ class Program:
     ) -> None:
         """models: ComfyUI-like models folders, beside ./models. extra: category -> folders that are searched first.
 
-        Raises MissingFileError for a folder that is not there, InputError for a device that is not there.
+        Raises MissingFileError for a folder that does not exist, InputError for a device that does not exist.
         """
         from ...nodes.host import Host
         from ..worker.registry import standalone_tables
@@ -118,7 +118,7 @@ class Program:
         """The images that the output nodes of a checked prompt show, each with its workflow in `image.info`.
 
         on_step: called after every step. progress: draw a bar, also in a notebook. Raises Interrupted after `cancel`,
-        and what stopped a node, with the node's name.
+        and the error that stopped a node, with the node's name.
         """
         with self._lock, ExitStack() as stack:
             bar = stack.enter_context(_bar()) if progress else None
@@ -136,7 +136,7 @@ class Program:
             return [self._opened(image) for image in shown]
 
     def _opened(self, shown: Mapping[str, str]) -> Image.Image:
-        """An image file that a node has written, read into memory; the file goes."""
+        """An image file that a node has written, read into memory; the file is deleted."""
         from PIL import Image
 
         root = {"output": self.folders.output, "temp": self.folders.temp, "input": self.folders.input}[shown["type"]]

@@ -21,7 +21,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Request:
-    """What one call of a pipeline asks for. width, height: in pixels. loras: (listed file, strength)."""
+    """The values of one call of a pipeline. width, height: in pixels. loras: (listed file, strength)."""
 
     text: str
     seed: int

@@ -33,7 +33,7 @@ def workflow(
     input: PathLike | None = None,
 ) -> Workflow:
     """A workflow inside an image, or a JSON file, as a function. The budgets and folders are those of `sluice.load`;
-    input: where LoadImage looks. Raises MissingFileError, WorkflowError, InputError."""
+    input: the folder of LoadImage. Raises MissingFileError, WorkflowError, InputError."""
     program = Program(Settings.parse(device, dtype, vram, ram, cache), models, input)
     return Workflow(program, workflows.read(Path(file), program.classes))
 

@@ -9,7 +9,7 @@ from ..runtime.settings import CACHES, COMPUTES, LATENT_RGB, NUMBER_TYPES, PREVI
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where model files and images are."""
+    """The folders of model files and images."""
     parser.add_argument(
         "--out", "--output-directory", type=Path, metavar="DIR", help="where images go (default: ./output)"
     )
@@ -20,7 +20,7 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where model files are."""
+    """The folders of model files."""
     parser.add_argument(
         "--models",
         action="append",
@@ -40,7 +40,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where node packs are."""
+    """The folders of node packs."""
     parser.add_argument(
         "--node-packs",
         action="append",
@@ -79,7 +79,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_preview_argument(parser: argparse.ArgumentParser) -> None:
-    """How an image is shown while it is made."""
+    """The kind of previews."""
     parser.add_argument(
         "--previews",
         choices=PREVIEWS,

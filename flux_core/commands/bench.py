@@ -1,15 +1,15 @@
 """`sluice bench`: measurements of this machine that anyone can repeat. The last line of the output is JSON.
 
     sluice bench              the two quick ones, run and transformer
-    sluice bench run          a whole `sluice run`, and where its time goes
-    sluice bench transformer  a transformer step in bf16, ours beside diffusers
-    sluice bench products     what 8-bit integers and bfloat16 gain on this processor
+    sluice bench run          the parts of the time of a whole `sluice run`
+    sluice bench transformer  a transformer step in bf16, ours compared with diffusers'
+    sluice bench products     the gain of 8-bit integers and bfloat16 on this processor
     sluice bench quality      the difference of each faster setting from the exact image of the same seed
-    sluice bench memory       a full-size model streamed under memory budgets; on a GPU the peers beside it
-    sluice bench training     LoRA steps of a full-size model under memory budgets, killed and gone on with
+    sluice bench memory       a full-size model streamed under memory budgets; on a GPU compared with its peers
+    sluice bench training     LoRA steps of a full-size model under memory budgets, killed and resumed
     sluice bench figure       a LoRA of the shipped model learns a figure from twelve images
     sluice bench devices      one image on two processes with small budgets: peaks, and the difference from one process
-    sluice bench gpu          the same on a GPU, beside other programs: correctness, peaks and times against targets
+    sluice bench gpu          the same on a GPU, with other programs: correctness, peaks and times against targets
     sluice bench server       a thousand jobs of twenty clients, and kills after which no job may be lost
     sluice bench stopping     cancels and pauses at random moments of a full-size job
 

@@ -38,7 +38,7 @@ COMMANDS = {
     "bench": ("measure this machine", ".bench"),
 }
 
-# a command's second word that opens a room of its own
+# the second words of a command that have modules of their own
 ROOMS = {
     ("train", "lora"): ("train a LoRA on a folder of images", ".train_lora"),
     ("train", "study"): ("train a family of sizes and fit the law of their performance", ".train_study"),

@@ -80,13 +80,13 @@ def _team(
 
 
 def count_gpus() -> int:
-    """How many GPUs PyTorch sees, asked in a process of its own."""
+    """The number of GPUs that PyTorch finds, read in a process of its own."""
     asked = subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True)
     return int(asked.stdout) if asked.returncode == 0 and asked.stdout.strip().isdecimal() else 0
 
 
 def device_names(text: str, count: Any = count_gpus) -> tuple[str, ...]:
-    """The devices that a list names, each once. count: how many GPUs there are, asked for "auto". Raises InputError."""
+    """The devices that a list names, each once. count: returns the number of GPUs, for "auto". Raises InputError."""
     if text.strip().lower() == AUTO:
         return tuple(f"cuda:{number}" for number in range(count())) or ("cpu",)
     names = [name.strip().lower() for name in text.split(",")]
@@ -130,13 +130,13 @@ def _each(names: Sequence[str], option: str, text: str | None) -> list[str]:
 
 
 def _device(name: str) -> str:
-    """What a worker is told: the CPU is one device, however many workers share it."""
+    """The device for a worker's options: the CPU is one device, even if several workers share it."""
     kind = name.partition(":")[0]
     return name if kind == "cuda" else kind
 
 
 def _threads(names: Sequence[str], cores: int) -> dict[str, dict[str, int]]:
-    """Device -> the threads that its process computes with, where several share the processor."""
+    """Device -> the threads of its process, if several processes share the processor."""
     every = [one for name in names for one in name.split("+")]
     on_cpu = sum(name.startswith("cpu") for name in every)
     share = {"threads": max(1, cores // on_cpu)} if on_cpu > 1 else {}

@@ -1,4 +1,4 @@
-"""`sluice doctor`: whether this machine is ready, line by line, and what to do where it is not."""
+"""`sluice doctor`: reports whether this machine is ready, one line for each condition, and what to do if it is not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(args: Namespace) -> int:
 
 
 def lines(finding: Finding, width: int) -> list[str]:
-    """One finding on a terminal of this width: good or not, what, and below it what to do."""
+    """One finding for a terminal of this width: whether it is good, its text, and the advice below."""
     mark = "ok  " if finding.good else "todo"
     lines = [f"{mark}  {finding.subject:<18}{finding.text}"]
     return lines + textwrap.wrap(finding.advice, max(40, width - 6), initial_indent=" " * 6, subsequent_indent=" " * 6)

@@ -45,7 +45,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a workflow begins with."""
+    """The first nodes of a workflow."""
 
     model: Output
     clip: Output
@@ -54,7 +54,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Template:
-    """A workflow: what people read about it, and the function that draws it."""
+    """A workflow: its title and description, and the function that draws it."""
 
     title: str
     description: str
@@ -184,7 +184,7 @@ def _prompt(canvas: Canvas, clip: Output, text: str = PROMPT, guidance: float | 
 
 
 def _nothing(canvas: Canvas, prompt: Output) -> Output:
-    """A negative prompt for nodes that ask for one; FLUX.1 has none."""
+    """A negative prompt for nodes that require one; FLUX.1 uses none."""
     return canvas.add("ConditioningZeroOut", (380, 320), collapsed=True, conditioning=prompt)[0]
 
 
@@ -328,7 +328,7 @@ def files_of(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def index() -> list[dict[str, Any]]:
-    """What the template browser tells of each."""
+    """The description of each for the template browser."""
     return [
         {"name": name, "title": one.title, "description": one.description, "files": files_of(canvas_of(name).nodes)}
         for name, one in ALL.items()

@@ -91,7 +91,7 @@ class Canvas:
         self.groups.append({"title": title, "bounding": list(bounds), "color": colour, "font_size": 24, "flags": {}})
 
     def json(self) -> dict[str, Any]:
-        """The whole canvas, seen so that all of it fits in a window beside and below the editor's own bars."""
+        """The whole canvas, with a view that shows all of it in a window between the editor's own bars."""
         self._part()
         return {
             "last_node_id": len(self.nodes), "last_link_id": len(self.links), "nodes": self.nodes, "links": self.links,
@@ -100,7 +100,7 @@ class Canvas:
         }  # fmt: skip
 
     def _app(self) -> dict[str, Any]:
-        """What the editor's app mode shows: the values that people change, most wanted first, and the results."""
+        """The contents of the editor's app mode: the values to change, most important first, and the results."""
         inputs = [[node["id"], name] for kind, name in OFFERED for node in self.nodes if node["type"] == kind]
         return {"inputs": inputs, "outputs": [node["id"] for node in self.nodes if node["type"] == "SaveImage"]}
 
@@ -116,7 +116,7 @@ class Canvas:
     def _inputs(
         self, number: int, declared: dict[str, Any], values: dict[str, Any]
     ) -> tuple[list[dict[str, Any]], list[Any]]:
-        """Sockets with their links, and widget values in order, with what the editor adds behind some of them."""
+        """Sockets with their links, and widget values in order, with those that the editor adds after some of them."""
         sockets: list[dict[str, Any]] = []
         widgets: list[Any] = []
         upload = False
@@ -153,7 +153,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What every workflow begins with."""
+    """The first nodes of every workflow."""
 
     model: Output
     clip: Output
@@ -178,7 +178,7 @@ def text_to_image(canvas: Canvas) -> None:
 
 
 def four_steps(canvas: Canvas) -> None:
-    """As short as FLUX.1 schnell runs: four steps, no guidance node, no shift."""
+    """A workflow for FLUX.1 schnell: four steps, no guidance node, no shift."""
     canvas.note(
         (40, 520), (290, 230),
         "## Four steps\nThe graph that FLUX.1 schnell is used with: no guidance and no shift, four steps of Euler. "

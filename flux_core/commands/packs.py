@@ -1,4 +1,4 @@
-"""`sluice packs`: lists which node packs of a folder load, their nodes, what they lack, and why others do not load.
+"""`sluice packs`: lists the node packs of a folder that load, their nodes, missing requirements, and others' errors.
 
 Loading a pack runs its code, as `sluice serve --node-packs` does. Nothing is installed, and no workflow is run.
 """

@@ -1,11 +1,11 @@
-"""`sluice plan MODEL --card A --card B`: every way to use several cards, with seconds, memory and what to prefer.
+"""`sluice plan MODEL --card A --card B`: every way to use several cards, with seconds, memory and advice.
 
     alone      one card, the others idle
     jobs       each card makes images of its own
     tokens     one image, its tokens divided by the cards' speeds
     rows       one image, the rows of all matrices divided evenly
 
-From the planner of single cards, for each card's part of the work, and the arithmetic of parallel/predict.py.
+Uses the planner of single cards for each card's part of the work, and the arithmetic of parallel/predict.py.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class _Planned:
         return [f"cuda:{number}" for number in range(len(self.cards.targets))]
 
     def jobs_at_once(self, alone: Sequence[Way]) -> Way:
-        """RAM is divided, so that each card may have to read more from disk than alone."""
+        """The processes divide the RAM, so that each card may have to read more from disk than alone."""
         steps = {number: _alone(made) for number, made in enumerate(self._plans([(1.0, 1.0)] * len(self.devices)))}
         seconds = 1 / sum(1 / step.seconds for step in steps.values())
         return Way(
@@ -219,7 +219,7 @@ def _tokens(job: Any) -> int:
 
 
 def advice(ways: Sequence[Way]) -> list[str]:
-    """What to do for one image and for many, as sentences."""
+    """Advice for one image and for several images, as sentences."""
     alone = min((way for way in ways if len(way.steps) == 1), key=lambda way: way.seconds)
     jobs = next((way for way in ways if "jobs at once" in way.name), None)
     together = [way for way in ways if way.name.startswith("one image")]
@@ -240,7 +240,7 @@ def advice(ways: Sequence[Way]) -> list[str]:
 
 
 def table(ways: Sequence[Way], cards: Cards, steps: int) -> list[str]:
-    """The ways as lines, and below each what every card holds and moves."""
+    """The ways as lines, and below each the memory and the transfers of every card."""
     width = max(len(way.name) for way in ways)
     lines = [f"  {'':<{width}}{'s/step':>8}{f'{steps} steps':>10}{'speed':>7}"]
     for way in ways:

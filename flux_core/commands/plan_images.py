@@ -1,6 +1,6 @@
-"""Seconds of an image, for `sluice plan`: of all steps, with step caches, with few-step LoRAs, and what each rests on.
+"""Seconds of an image, for `sluice plan`: of all steps, with step caches and with few-step LoRAs, each with its basis.
 
-Uses no model and no memory: it is given the seconds of a step.
+Uses no model: the seconds of a step are an argument.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MEASURED_FROM = 16  # steps: below them a cache finds next to nothing to skip
 
 @dataclass(frozen=True)
 class Image:
-    """One way to make an image. `basis`: what the number of evaluations rests on."""
+    """One way to make an image. `basis`: the reason for the number of evaluations, as a sentence."""
 
     label: str
     evaluations: int

@@ -53,7 +53,7 @@ class ControlNetFile:
 
 @dataclass(frozen=True)
 class Beside:
-    """What comes beside the transformer: bytes of LoRAs, and ControlNets."""
+    """The models that are used with the transformer: bytes of LoRAs, and ControlNets."""
 
     loras: int = 0
     controlnets: tuple[ControlNetFile, ...] = ()
@@ -91,7 +91,7 @@ def decodes(stored: Stored) -> bool:
 
 
 def as_computed(model: Model, target: Target) -> Model:
-    """The model with its blocks quantised while it is loaded, if that is asked for."""
+    """The model, with its blocks quantised while it is loaded if the target computes in integers."""
     if target.compute != INT8:
         return model
 

@@ -51,7 +51,7 @@ def budget_of(target: Target, processes: int = 1, kept: int = 0) -> Budget:
 
 
 def workload_for(model: Model, target: Target, job: Job, beside: Beside) -> Workload:
-    """One step, with all that must be on the device."""
+    """One step, with everything that must be on the device."""
     from ..runtime.flux_needs import controlnet_tensors, flux_needs
 
     needs = flux_needs(model.config, job, tuple((net.key, net.config) for net in beside.controlnets))

@@ -12,7 +12,7 @@ from ..memory.cards import Card, find_card
 from ..memory.workload import GiB, Machine, MiB
 from ..runtime.settings import HALF_SUMS
 
-UNKNOWN = "rtx4060"  # the card to plan for where none is named and none is found
+UNKNOWN = "rtx4060"  # the card to plan for if none is named and none is found
 BLOCK = 4096  # of a disk, for a CPU
 
 

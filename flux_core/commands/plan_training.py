@@ -1,7 +1,7 @@
-"""`sluice plan MODEL --train lora`: memory, seconds a step, hours, and where everything lives, of a LoRA training.
+"""`sluice plan MODEL --train lora`: memory, seconds a step, hours, and the places of all data of a LoRA training.
 
-From the same planner as the training itself. What cannot work is refused with what would: the largest rank and size for
-this budget, the smallest budget for this rank.
+Uses the same planner as the training itself. If a training does not fit, the error names what would: the largest rank
+and size for this budget, the smallest budget for this rank.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PLACES = ("device", "ram", "disk")
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, where block inputs wait in it, and seconds a step with their way there and back."""
+    """A plan, the place where block inputs are kept, and seconds a step with the transfers of these inputs."""
 
     plan: Plan
     place: str
@@ -52,7 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Print the plan. Raises BudgetTooSmall with what would do."""
+    """Print the plan. Raises BudgetTooSmall, which names settings that fit."""
     model, target = open_model(args.model), target_of(args)
     if model.config.in_channels != model.config.out_channels:
         raise InputError(f"{model.name} takes more than images: LoRAs are trained on flux1-dev or flux1-schnell.")
@@ -78,7 +78,7 @@ def run(args: Namespace) -> int:
 
 
 def fastest(model: Model, target: Target, job: Job, settings: LoraSettings) -> Planned:
-    """Over the places for block inputs. Raises BudgetTooSmall if there is no plan for any."""
+    """The fastest plan over the places for block inputs. Raises BudgetTooSmall if there is none for any."""
     found: list[Planned] = []
     refused: BudgetTooSmall | None = None
     for place in PLACES if not target.cpu else ("device", "disk"):
@@ -97,7 +97,7 @@ def fastest(model: Model, target: Target, job: Job, settings: LoraSettings) -> P
 
 
 def workload_of(model: Model, target: Target, job: Job, settings: LoraSettings, place: str) -> tuple[Workload, int]:
-    """One step with all that is on the device beside weights, and bytes of block inputs."""
+    """One step with everything that is on the device besides weights, and the bytes of block inputs."""
     from ..training.lora.needs import training_needs
     from ..training.lora.steps import LOOK_AHEAD
     from ..training.lora.training import bytes_a_number
@@ -122,7 +122,7 @@ def workload_of(model: Model, target: Target, job: Job, settings: LoraSettings, 
 
 
 def what_would_do(model: Model, target: Target, job: Job, settings: LoraSettings) -> Iterator[str]:
-    """Sentences for what does not fit."""
+    """Sentences about settings that would fit."""
 
     def fits(job: Job, settings: LoraSettings) -> bool:
         try:
@@ -147,7 +147,7 @@ def what_would_do(model: Model, target: Target, job: Job, settings: LoraSettings
 
 
 def page(made: Planned, target: Target, job: Job, settings: LoraSettings) -> list[str]:
-    """The whole answer for people."""
+    """The plan for people, as lines."""
     size = f"{job.width}x{job.height}" + (f", {job.batch} at a time" if job.batch > 1 else "")
     where = {"device": "beside the weights", "ram": "in RAM", "disk": "on disk"}[made.place]
     hours = made.seconds * settings.steps / 3600

@@ -60,7 +60,7 @@ def prepared(
     if partial and found.outputs:
         notes += tuple(f"{file.name}: {sentence}" for sentence in (*part.lost, *found.sentences))
     elif found.problems:
-        # With `partial` nothing is left, and the whole workflow says why.
+        # With `partial` nothing is left; the problems of the whole workflow are the reasons.
         whole = check_prompt(changed, classes, folders, packs=read.packs).found if partial else found
         others = [f"  {one.text}" for one in files if one.state == OTHER or one.here]
         raise PromptError([f"{file.name} cannot be run:", *_refusal(whole, part, classes), *others])
@@ -70,7 +70,7 @@ def prepared(
 
 
 def _refusal(found: Validation, part: Part, classes: Classes) -> list[str]:
-    """All problems, and what helps."""
+    """All problems, and advice."""
     lines = [f"  {sentence}" for sentence in found.sentences]
     if any(problem.kind == MISSING_MODEL for problem in found.problems):
         lines.append("  Name further folders of model files with --models DIR.")

@@ -146,7 +146,7 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
 
 
 def _compare(result: dict[str, Any], exact: dict[str, Any], quiet: bool) -> None:
-    """Add the images of the exact run to a result, with how near each image is to its twin, and print it."""
+    """Add the images of the exact run to a result, with the difference of each pair of images, and print it."""
     from PIL import Image
 
     from ..images.similarity import psnr, ssim
@@ -249,7 +249,7 @@ def _seed(text: str) -> int | str:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """Of the one worker that this process is, as `sluice serve` would give them to it. Raises InputError."""
+    """The options of this process as a single worker, in the form of `sluice serve`. Raises InputError."""
     given = {"device": args.device, "dtype": args.dtype, "cache": args.cache, "compute": args.compute}
     (options, *more) = workers_of(args, given).values()
     if more:
@@ -293,7 +293,7 @@ def _new_runtime(args: argparse.Namespace) -> Runtime:
 
 @contextmanager
 def first_import() -> Iterator[None]:
-    """Import torch without garbage collection among a million objects that all stay (saves 0.2 s).
+    """Import torch without garbage collection, because none of its million objects is freed (saves 0.2 s).
 
     Ctrl-C ends the process at once: while torch is being imported it would suppress the exception or crash.
     """

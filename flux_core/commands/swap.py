@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the workflow; print on standard error what changed and what did not."""
+    """Write the workflow; print on standard error the number of changes, and the parts that did not change."""
     embedded = read_workflow(args.file)
     workflow = embedded.workflow or embedded.prompt
     if workflow is None:

@@ -1,10 +1,10 @@
 """`sluice train`: the whole recipe with one command, from drawn pictures to the files that are shipped.
 
     sluice train --out models            everything; under three hours on two CPU cores, minutes on a GPU
-    sluice train --out models --quick    the same motions with the smallest networks, in seconds
-    sluice train --evaluate              200 prompts through the product, recognised and counted
+    sluice train --out models --quick    the same stages with the smallest networks, in seconds
+    sluice train --evaluate              images of 200 prompts; a recogniser counts the right ones
 
-Stopped at any moment, it goes on at the last checkpoint when started again with the same --work folder.
+It can be stopped at any moment: started again with the same --work folder, it resumes at the last checkpoint.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ..training.system import Reader, System
 from ..training.trainer import train
 
 STAGES = ("flow", "guidance", "codec")
-FEWER = ("reflow", "one_step", "windows")  # stages for fewer steps, trained where they are asked for
+FEWER = ("reflow", "one_step", "windows")  # stages for fewer steps, trained only if they are chosen
 PROMPTS = [
     "a red 3 on the left", "the number seven in yellow on black", "a blue star at the top", "a green circle",
     "a pink heart in the middle on white", "an orange 8 at the bottom", "purple ring on the right", "a cyan five",
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Training:
-    """One recipe on its way from nothing to files."""
+    """One recipe, its folders, and the training of its stages."""
 
     def __init__(self, recipe: Recipe, out: Path, work: Path, device: torch.device, quiet: bool = False) -> None:
         self.recipe, self.out, self.work, self.device, self.quiet = recipe, out, work, device, quiet
@@ -120,7 +120,7 @@ class Training:
         )
 
     def _train_fewer(self, name: str) -> list[float]:
-        """A stage for fewer steps, from the model that was taught guidance; its transformer has schnell's form."""
+        """A stage for fewer steps, from the model trained for guidance; its transformer has schnell's form."""
         guide = self.recipe.guide
         system, student = self.new_system(), self.new_system()
         self._load_average("guidance", system)
@@ -151,7 +151,7 @@ class Training:
         return losses
 
     def _load_average(self, stage: str, system: System) -> None:
-        """The weights that a stage ended with; without a checkpoint those of the shipped model, for what begins there.
+        """The final weights of a stage; without a checkpoint those of the shipped model, for stages that begin there.
 
         Raises InputError if there is neither.
         """

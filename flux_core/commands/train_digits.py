@@ -1,11 +1,11 @@
 """`sluice train digits PRESET`: a FLUX in pixel space that draws digits, from a configuration file to a workflow.
 
-    sluice train digits digits-tiny                      train; again: goes on where it stopped
-    sluice train digits my.yaml --data mnist/            a configuration of one's own, and MNIST's files
-    sluice train digits digits-tiny --num-samples 8      samples of what is trained, as a PNG, and their prompts
-    sluice train digits digits-tiny --evaluate 500       accuracy, and Fréchet distance beside it
+    sluice train digits digits-tiny                      train; the same command resumes a stopped training
+    sluice train digits my.yaml --data mnist/            a configuration of your own, and MNIST's files
+    sluice train digits digits-tiny --num-samples 8      samples of the trained model as a PNG, and their prompts
+    sluice train digits digits-tiny --evaluate 500       accuracy and Fréchet distance
 
-What comes of it is a model like any other: `sluice run models/workflows/digits-tiny.json --models models`.
+The result is used as any other model: `sluice run models/workflows/digits-tiny.json --models models`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _evaluate(lesson: Lesson, args: argparse.Namespace) -> int:
 
 
 def _only(stages: list[str]) -> str | None:
-    """The one stage that is looked at. Raises InputError for several."""
+    """The stage to sample or to judge. Raises InputError for several."""
     if len(stages) > 1:
         raise InputError(f"One stage is sampled or judged at a time, not {', '.join(stages)}.")
     return stages[0] if stages else None

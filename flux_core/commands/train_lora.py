@@ -2,10 +2,10 @@
 
     sluice train lora photos/ --model flux1-dev-fp8 --trigger "anna person" --vram 8G --ram 16G
     sluice train lora photos/ ... --plan      memory, seconds a step, hours and files; writes nothing
-    sluice train lora photos/ ...             again: goes on where it stopped
+    sluice train lora photos/ ...             the same command resumes a stopped training
 
-One screen says before the first step what was found and what it will take. Ctrl-C ends at the next block and keeps all
-steps that were done; a kill costs those since the last checkpoint.
+Before the first step one page lists the images, the memory and the time. Ctrl-C ends the training at the next block and
+keeps all finished steps; after a kill the steps since the last checkpoint are lost.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settings_of(args: argparse.Namespace) -> LoraSettings:
-    """Raises InputError for what cannot be."""
+    """Raises InputError for settings that do not work together."""
     given = {field.name: getattr(args, field.name) for field in fields(LoraSettings) if field.name != "prompts"}
     given = {name: value for name, value in given.items() if value is not None}
     given.setdefault("name", args.folder.resolve().name or DEFAULTS.name)
@@ -148,7 +148,7 @@ def open_parts(runtime: Runtime, folders: Folders, names: ModelNames) -> Parts:
 
 
 def model_names(folders: Folders, args: argparse.Namespace) -> ModelNames:
-    """The files that are meant. Raises MissingFileError and InputError."""
+    """The files of the names on the command line. Raises MissingFileError and InputError."""
     from ..training.lora.samples import ModelNames
 
     wanted = args.model
@@ -186,7 +186,7 @@ def _with_loras(folders: Folders, out: Path, name: str) -> Folders:
 
 
 def sampler_of(training: LoraTraining, names: ModelNames, folders: Folders, runtime: Runtime) -> Any:
-    """What makes the sample pictures of a training; None without prompts."""
+    """The object that makes the sample images of a training; None without prompts."""
     from ...nodes.host import Host
     from ..graph.execute import Executor
     from ..training.lora.samples import WorkflowSampler
@@ -212,7 +212,7 @@ def sampler_of(training: LoraTraining, names: ModelNames, folders: Folders, runt
 
 
 def screen(training: LoraTraining, found: Found) -> list[str]:
-    """The one screen before the first step."""
+    """The page that is printed before the first step."""
     settings, count = training.settings, len(found.examples)
     captions = {caption for example in found.examples for caption in example.picture.captions}
     seen = settings.steps * settings.batch * settings.accumulate

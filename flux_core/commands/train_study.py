@@ -1,6 +1,6 @@
-"""`sluice train study`: a family of digit models, and the law that their performance follows.
+"""`sluice train study`: a family of digit models, and the law of their performance.
 
-sluice train study --out study               five sizes, three seeds; again: goes on with the runs that are missing
+sluice train study --out study               five sizes, three seeds; the same command adds the missing runs
 sluice train study --out study --widths 64 96 128 --seeds 1 --steps 200
 """
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train what is missing, print both laws, draw them. Returns the exit status."""
+    """Train the missing runs, print both laws, draw them. Returns the exit status."""
     from ..runtime.device import find_device
     from ..training.digits.recipe import DigitRecipe
     from ..training.study import HEAD, draw, fits, study, told

@@ -1,8 +1,8 @@
 """`sluice work URL --token T`: this machine's devices run jobs of a `sluice serve` on another machine.
 
 It connects to the server and needs no open port. Model files and images that this machine lacks are fetched from
-the server, below ./work/. SIGTERM, as spot machines send it, and Ctrl-C let the running job end; a second signal, or
-the end of --grace, gives it back.
+the server, below ./work/. After SIGTERM (which spot machines send) or Ctrl-C the running job may end; a second signal,
+or the end of --grace, returns it to the queue.
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ class WorkflowFile:
 
 
 def read(file: Path, classes: Classes, as_made: bool = False) -> WorkflowFile:
-    """The workflow of a file. Where an image's canvas and prompt differ the canvas counts, as it does in the editor.
+    """The workflow of a file. If an image's canvas and prompt differ, the canvas is used, as in the editor.
 
-    as_made: the prompt counts, which the image was made with. Raises MissingFileError, WorkflowError.
+    as_made: use the prompt, from which the image was made. Raises MissingFileError, WorkflowError.
     """
     embedded = read_workflow(file)
     canvas = _canvas(embedded)
@@ -63,7 +63,7 @@ def _disagreement(name: str, found: Sequence[str]) -> str:
 
 
 def _canvas(embedded: Embedded) -> Workflow | None:
-    """Raises WorkflowError for a canvas that cannot be read and has no prompt beside it, which would run instead."""
+    """Raises WorkflowError for a canvas that cannot be read, unless there is a prompt, which runs in its place."""
     if embedded.workflow is None:
         return None
     try:

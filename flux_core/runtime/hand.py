@@ -1,6 +1,6 @@
-"""The process of a further device of a team (team.py): opens the models it is told and computes its share of each step.
+"""The process of a further device of a team (team.py): opens the team's models and computes its share of each step.
 
-It has a runtime, a budget and a plan of its own, as if it were alone. It ends when the process that started it does.
+It has a runtime, a budget and a plan of its own. It ends when the process that started it ends.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _listen(channel: Channel, heard: Heard) -> None:
 
 
 def _join(channel: Channel, heard: Heard, runtime: Runtime, given: dict[str, Any]) -> None:
-    while (message := heard.get()[0])["op"] != "join":  # which comes when all processes are there
+    while (message := heard.get()[0])["op"] != "join":  # the connection exists when all processes have started
         _follow(runtime, message)
     torchs: Any = torch.distributed
     split = Split(**given["split"])

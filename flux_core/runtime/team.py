@@ -1,8 +1,8 @@
-"""Several devices for one picture: this process computes on the first one, and starts a process for each other device.
+"""Several devices for one image: this process computes on the first one, and starts a process for each other device.
 
-Only this process knows solver, noise, guidance, previews and cancelling. The others are told which model to open and
-are given the inputs of each evaluation; all compute their shares and return the same velocity. A process that has ended
-or does not answer ends the job with a sentence that names its device; the next job starts the team anew.
+Only this process has solver, noise, guidance, previews and cancelling. The others receive the model to open and the
+inputs of each evaluation; all compute their shares and return the same velocity. If a process has ended or does not
+answer, the job ends with an error that names its device; the next job starts a new team.
 
     this process -> hand.py   {"op": "open"} + model and run      <- {"opened": true} or {"error", "type"}
                               {"op": "call"} + inputs             {"op": "close"}
@@ -41,7 +41,7 @@ from ..workers.protocol import Channel, Message
 
 SECONDS = 120.0  # until a device that does not answer counts as lost
 START_SECONDS = 180.0
-_LAST_WORDS = 1.0  # seconds for which a process that fails has time to say why
+_LAST_WORDS = 1.0  # seconds for which a failing process has time to report its error
 _ENTRY = Path(__file__).resolve().parents[1] / "entry" / "hand.py"
 
 
@@ -139,7 +139,7 @@ class Team:
         self.share: DeviceShare | None = None
         self._hands: list[_Hand] = []
         self._budget: dict[str, str] = {}  # of each other device, once it was changed
-        self._waiting = False  # whether the others are in the middle of something that this device takes part in
+        self._waiting = False  # whether the others compute an evaluation in which this device takes part
 
     @classmethod
     def parse(cls, options: dict[str, Any], device: torch.device) -> Team:
@@ -191,7 +191,7 @@ class Team:
     def opened(self, model: object, run: object, own: AbstractContextManager[Network]) -> Iterator[Network]:
         """The network of all devices for one run. own: this device's part. model, run: what hand.py opens, picklable.
 
-        Raises SluiceError, with the device's name, for what fails elsewhere.
+        Raises SluiceError, with the device's name, for errors of other devices.
         """
         payload = _packed((model, run))
         self._waiting = True
@@ -211,7 +211,7 @@ class Team:
                     hand.say({"op": "close"})
 
     def tell_inputs(self, inputs: DenoiserInputs) -> None:
-        """The others begin with an evaluation."""
+        """Called when the others begin an evaluation."""
         payload = _packed(inputs)
         self._waiting = True
         for hand in self._hands:
@@ -221,15 +221,15 @@ class Team:
         """Each other device has this budget from its next evaluation on. words: {"vram", "ram"}, as written."""
         self._budget = words
         for hand in self._hands:
-            with contextlib.suppress(SluiceError):  # one that has ended is started anew with it
+            with contextlib.suppress(SluiceError):  # a process that has ended is started again with it
                 hand.say({"op": "budget", **words})
 
     def finished(self) -> None:
-        """An evaluation has ended here, and so on all devices: none waits for another."""
+        """Called when an evaluation has ended here, and so on all devices: none waits for another."""
         self._waiting = False
 
     def reason(self, error: Exception) -> SluiceError | None:
-        """Why an evaluation failed, if another device caused it."""
+        """The error of another device that made an evaluation fail; None if there is none."""
         time.sleep(0.05)
         complaints = [complaint for hand in self._hands if (complaint := hand.complaint(_LAST_WORDS / 4))]
         if complaints:
@@ -247,7 +247,7 @@ class Team:
 
 
 class _TeamNetwork:
-    """What a guider calls: the others are given the inputs, then this device computes its share."""
+    """The function that a guider calls: it sends the inputs to the others, then this device computes its share."""
 
     def __init__(self, team: Team, network: Network) -> None:
         self._team, self._network = team, network
@@ -256,7 +256,7 @@ class _TeamNetwork:
         check_cancelled()
         self._team.tell_inputs(inputs)
         try:
-            with cancellable(lambda: None):  # devices that wait for each other cannot stop half-way
+            with cancellable(lambda: None):  # devices that wait for each other cannot stop in the middle
                 velocity = self._network(inputs)
         except SluiceError:
             raise
