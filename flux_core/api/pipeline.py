@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LoraChoice = str | PathLike | tuple[str | PathLike, float]
 
+TOKEN_PIXELS = 16  # the width and height of the square of the image that is one token of the transformer
+
 
 @dataclass(frozen=True)
 class Defaults:
@@ -130,9 +132,10 @@ class Pipeline:
         images at a time, from one noise. guidance: FLUX.1 dev's distilled guidance. loras: files or names, or pairs
         with their strength. on_step: called after every step with a `Step`. progress: draw a bar.
 
-        Raises PromptError with every value that does not fit, BudgetTooSmall, and Interrupted after `cancel`.
+        Raises PromptError with every value that does not fit, InputError for a size or guidance that the model cannot
+        have, BudgetTooSmall, and Interrupted after `cancel`.
         """
-        width, height = size or self._defaults.size
+        width, height = self._size(size)
         if guidance is not None and self._defaults.guidance is None:
             raise InputError(f"{self._path.name} takes no guidance (it is a schnell model): leave it out.")
         request = Request(
@@ -155,7 +158,7 @@ class Pipeline:
 
         Raises BudgetTooSmall if the model cannot run under them.
         """
-        width, height = size or self._defaults.size
+        width, height = self._size(size)
         from ..runtime.device import total_bytes
 
         runtime = self._program.runtime
@@ -177,6 +180,20 @@ class Pipeline:
     def cancel(self) -> None:
         """Stop the running call within one block of the model; may be called from any thread."""
         self._program.cancel()
+
+    def __repr__(self) -> str:
+        width, height = self._defaults.size
+        return f"<Pipeline {self._path.name}: {self._defaults.steps} steps, {width}x{height} unless said otherwise>"
+
+    def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """The size asked for, or the usual one. Raises InputError for one that an image cannot have."""
+        width, height = size or self._defaults.size
+        if width % TOKEN_PIXELS or height % TOKEN_PIXELS:
+            nearest = "x".join(str(max(1, round(each / TOKEN_PIXELS)) * TOKEN_PIXELS) for each in (width, height))
+            raise InputError(
+                f"Width and height are multiples of {TOKEN_PIXELS} pixels; {width}x{height} is not. Take {nearest}."
+            )
+        return width, height
 
     def _lora(self, choice: LoraChoice) -> tuple[str, float]:
         name, strength = choice if isinstance(choice, tuple) else (choice, 1.0)

@@ -143,6 +143,10 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         pipe(PROMPT, loras=["unheard"])
     with pytest.raises(PromptError, match="steps"):
         pipe(PROMPT, steps=0)
+    for asked in (lambda: pipe(PROMPT, size=(100, 7)), lambda: pipe.plan(size=(100, 7))):
+        with pytest.raises(InputError, match="multiples of 16 pixels; 100x7 is not. Take 96x16."):
+            asked()
+    assert repr(pipe) == "<Pipeline sluice-tiny.safetensors: 12 steps, 128x128 unless said otherwise>"
     with pytest.raises(SluiceError, match="fox.png"):
         sluice.save(Image.new("RGB", (8, 8)), tmp_path / "fox.jpg")
     with pytest.raises(InputError, match="number type"):

@@ -32,7 +32,15 @@ async function choose(choice) {
   });
 }
 
+/** The comparisons that there are, with their votes up to now; the chosen one stays chosen. */
+async function list() {
+  const known = await ask("/sluice/comparisons"), { value } = at("comparison");
+  at("comparison").replaceChildren(...known.map(({ name, settings, votes }) => new Option(`${settings.join(" · ")} (${votes} votes)`, name, false, name === value)));
+  return known;
+}
+
 async function show() {
+  await list();
   const { settings, voters } = await ask(`/sluice/comparisons/${chosen()}/votes`);
   const share = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)} %`);
   const lines = [["setting", "preferred", "95 % interval", "wins", "ties", "losses"], ...settings.map((one) => [
@@ -73,7 +81,6 @@ addEventListener("keydown", ({ key, target }) => {
 
 at("voter").value = localStorage.getItem("sluice.voter") ?? "";
 told(async () => {
-  const known = await ask("/sluice/comparisons");
-  at("comparison").replaceChildren(...known.map(({ name, settings, votes }) => new Option(`${settings.join(" · ")} (${votes} votes)`, name)));
+  const known = await list();
   if (!known.length) at("told").textContent = "There is no comparison yet: make one with sluice compare.";
 });

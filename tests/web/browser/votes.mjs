@@ -48,6 +48,7 @@ await scene(`votes_${size}_${palette}`, await openWindow(size, { colorScheme: pa
   await page.getByText("All pairs are judged: 60 by you. Thank you.").waitFor();
   await press(page.getByRole("button", { name: "Show the votes" }));
   await page.locator("#table").waitFor();
+  await page.getByRole("option", { name: phone ? /120 votes/ : /60 votes/ }).waitFor({ state: "attached" });
   const rows = page.locator("#table tr");
   const table = await rows.evaluateAll((all) => all.map((row) => [...row.cells].map((cell) => cell.textContent)));
   found.votes = await editor.axe("body");
