@@ -148,7 +148,7 @@ def _gguf_metadata(kind: str, target: Target) -> dict[str, str | int]:
 def named(source: Path, target: Target) -> Path:
     """The default path of a conversion: beside the source, with the format in its name."""
     shard = shard_name(source.name)
-    stem = shard.stem if shard else source.name
+    stem = shard.stem if shard and shard.stem else source.name
     for ending in (INDEX, ".safetensors", ".sft", ".gguf"):
         stem = stem.removesuffix(ending)
     return source.parent / f"{stem}-{target.name}{'.gguf' if target.container == 'GGUF' else '.safetensors'}"

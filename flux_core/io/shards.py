@@ -1,4 +1,5 @@
-"""Models in several files: `NAME-00001-of-00003.safetensors` (Hugging Face) and the same with .gguf (llama.cpp).
+"""Models in several files: `NAME-00001-of-00003.safetensors` (Hugging Face), the same with .gguf (llama.cpp), and the
+two files of a folder that nunchaku wrote before it had a single file.
 
 Whichever shard is named, all of them are meant. Uses names only.
 """
@@ -15,23 +16,29 @@ _SHARD = re.compile(
 )
 
 
+PAIR = ("transformer_blocks.safetensors", "unquantized_layers.safetensors")  # nunchaku's
+
+
 @dataclass(frozen=True)
 class ShardName:
-    """One file of a set of `count`."""
+    """One file of a set of `count`. own_names: of all files, if they have no numbers; `stem` is their folder."""
 
     stem: str
     number: int
     count: int
     ending: str
+    own_names: tuple[str, ...] = ()
 
     @property
     def set(self) -> tuple[str, int, str]:
         """The same for all files of the set."""
-        return self.stem, self.count, self.ending
+        return self.stem + "".join(self.own_names), self.count, self.ending
 
     @property
     def names(self) -> list[str]:
         """All files of the set, in order."""
+        if self.own_names:
+            return [self.stem + name for name in self.own_names]
         return [f"{self.stem}-{number:05}-of-{self.count:05}{self.ending}" for number in range(1, self.count + 1)]
 
     @property
@@ -42,6 +49,10 @@ class ShardName:
 
 def shard_name(name: str) -> ShardName | None:
     """What the name of a file says of a set it belongs to; folders before it stay in the stem."""
+    begin = max(name.rfind("/"), name.rfind("\\")) + 1
+    folder, last = name[:begin], name[begin:]
+    if last in PAIR:
+        return ShardName(folder, PAIR.index(last) + 1, len(PAIR), ".safetensors", PAIR)
     found = _SHARD.fullmatch(name)
     if found is None or not 1 <= int(found["number"]) <= int(found["count"]):
         return None

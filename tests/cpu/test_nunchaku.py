@@ -17,7 +17,8 @@ from sluice.flux_core.checkpoint.quantized import quantised, statements
 from sluice.flux_core.convert import nunchaku_order as order
 from sluice.flux_core.convert import nunchaku_plain
 from sluice.flux_core.convert.nunchaku_plain import open_plain, plain_copy
-from sluice.flux_core.errors import FileFormatError, SluiceError
+from sluice.flux_core.errors import FileFormatError, MissingFileError, SluiceError
+from sluice.flux_core.io.shards import PAIR
 from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
@@ -238,6 +239,22 @@ def test_the_plain_copy_is_exact_and_written_once(path: Path, model: Written) ->
     written = file.path.stat().st_mtime_ns
     assert plain_copy(open_weights(path)) == file.path and file.path.stat().st_mtime_ns == written
     assert len(list(file.path.parent.iterdir())) == 1
+
+
+def test_the_older_folder_of_two_files_is_the_same_model(path: Path, model: Written, tmp_path: Path) -> None:
+    """Blocks in one file, the rest in the other, nothing in their headers: named by the folder or by either file."""
+    folder = tmp_path / "svdq-int4-flux.1-dev"
+    folder.mkdir()
+    blocks = {name: x for name, x in model.theirs.items() if "transformer_blocks." in name}
+    rest = {name: x for name, x in model.theirs.items() if name not in blocks}
+    save_file(blocks, folder / PAIR[0])
+    save_file(rest, folder / PAIR[1])
+    expected = velocity(path, None)
+    for named in (folder, folder / PAIR[0], folder / PAIR[1]):
+        assert torch.equal(velocity(named, None), expected)
+    (folder / PAIR[1]).unlink()
+    with pytest.raises(MissingFileError, match=f"only 1 of the 2 files of this model; {PAIR[1]} is missing"):
+        open_weights(folder)
 
 
 def test_two_matrices_of_four_bit_floats_beside_each_other_are_one(tmp_path: Path) -> None:

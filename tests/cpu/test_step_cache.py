@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from doubles.network import NetworkModel
+from sluice.flux_core.errors import Interrupted
 from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
 from sluice.flux_core.sampling.guider import BasicGuider, CFGGuider
 from sluice.flux_core.sampling.sample import Sampler, sample
@@ -119,6 +120,25 @@ def test_a_run_takes_nothing_from_the_run_before() -> None:
     cache = StepCache(0.1)
     first, again = run(cache), run(cache)
     assert torch.equal(first[0], again[0]) and first[1] == again[1]
+
+
+def test_a_run_that_ends_early_and_other_weights_leave_nothing_to_the_next_run() -> None:
+    """Whatever ran before with the same setting: the result is that of a fresh one."""
+    cache = StepCache(0.1)
+    fresh, calls = run(StepCache(0.1))
+
+    class Ends(Counted):
+        def __call__(self, inputs: DenoiserInputs) -> Tensor:
+            if len(self.calls) == 6:
+                raise Interrupted
+            return 1.5 * super().__call__(inputs)  # as a LoRA changes it
+
+    model = NetworkModel(Ends(), FLOW, step_cache=cache)
+    noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(3))  # another size as well
+    with pytest.raises(Interrupted):
+        sample(BasicGuider(model, entry(1)), Sampler("euler"), simple(FLOW, 20), torch.zeros_like(noise), noise, seed=1)
+    again, made = run(cache)
+    assert torch.equal(again, fresh) and made == calls
 
 
 def test_a_rising_noise_level_and_another_size_start_anew() -> None:

@@ -9,6 +9,7 @@ import pytest
 from sluice.flux_core.errors import InputError, MissingFileError, SluiceError
 from sluice.flux_core.io.folders import TINY_MODELS, Folders, annotated, confined, standard_folders
 from sluice.flux_core.io.published_files import gigabytes, published, size_text, smaller_forms
+from sluice.flux_core.io.shards import PAIR
 
 
 def put(root: Path, *names: str) -> None:
@@ -49,9 +50,11 @@ def test_lists_are_sorted_relative_names_of_weight_files_below_sub_folders(tmp_p
 def test_a_model_in_several_files_is_listed_once_and_found_by_any_of_its_names(tmp_path: Path) -> None:
     shards = [f"fine/m-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
     put(tmp_path / "models/unet", *shards, "fine/m.safetensors.index.json", "x-00002-of-00002.gguf", "one.safetensors")
+    put(tmp_path / "models/unet", *(f"svdq/{name}" for name in PAIR))
     folders = standard_folders(tmp_path)
     names = [name for name in folders.filenames("unet") if "tiny" not in name]
-    assert names == [shards[0], "one.safetensors", "x-00002-of-00002.gguf"]
+    assert names == [shards[0], "one.safetensors", f"svdq/{PAIR[0]}", "x-00002-of-00002.gguf"]
+    assert [folders.listed("unet", name) for name in ("svdq", f"svdq\\{PAIR[1]}")] == [f"svdq/{PAIR[0]}"] * 2
     for name in ("fine", "fine/", "fine\\m.safetensors.index.json", *shards):
         assert folders.listed("unet", name) == shards[0]
         assert folders.find("unet", name) is not None
