@@ -66,7 +66,7 @@ def workload_for(model: Model, target: Target, job: Job, beside: Beside) -> Work
         return model.integers(name) and (target.compute == INT8 or target.machine.integers is not None)
 
     decoded = [prod(shape) for name, shape in needs.matrices.items() if is_decoded(name) and not in_integers(name)]
-    products = {use.name: use.products for use in needs.run.uses}
+    products = {use.name: use.products + use.transposed for use in needs.run.uses}
     codes = [int(products[name] / (2 * needs.matrices[name][0])) for name in needs.streamed if in_integers(name)]
     fixed = {
         **program_memory(target),

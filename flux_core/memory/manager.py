@@ -73,8 +73,11 @@ class Manager:
         """A report for a run that begins under this plan."""
         return JobReport(model.label, plan, self.limit, self.emit)
 
-    def machine(self, model: ManagedModel, tokens: int) -> Machine:
-        """This device's rates for a model; those not measured before are measured now."""
+    def machine(self, model: ManagedModel, tokens: int, backward: bool = False) -> Machine:
+        """This device's rates for a model; those not measured before are measured now.
+
+        backward: also those of a backward pass.
+        """
         stored, dtype = model.source.stored, model.dtype
         hidden = min(rates.HIDDEN, max(each.shape[1] for each in stored if len(each.shape) == 2))
         tokens = rates.measured_tokens(self.device, tokens)
@@ -93,6 +96,7 @@ class Manager:
             integers=(
                 rates.integer_rate(model.integers, self.device, dtype, tokens, hidden) if model.integers else None
             ),
+            transposed=rates.transposed_rate(self.device, dtype, tokens, hidden) if backward else None,
         )
 
     def _disk_rate(self, model: ManagedModel) -> float:

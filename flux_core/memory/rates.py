@@ -41,6 +41,14 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int
 
 
 @cache
+def transposed_rate(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> float:
+    """FLOP/s of the gradient of its input: [tokens, 4 hidden] x [4 hidden, hidden]."""
+    slope = torch.randn(tokens, hidden, device=device).to(dtype).repeat(1, 4)
+    weight = torch.randn(hidden, hidden, device=device).to(dtype).repeat(4, 1)
+    return 2 * tokens * 4 * hidden * hidden / best_time(lambda: slope @ weight, device)
+
+
+@cache
 def integer_rate(integers: Integers, device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> float:
     """Operations/s of the same layer in 8-bit integers, for inputs and outputs of `dtype`."""
     x = torch.randn(tokens, hidden, device=device).to(dtype)

@@ -55,6 +55,7 @@ class Use:
     attention: float = 0.0  # FLOP of attention
     traffic: int = 0  # bytes of device memory read and written to decode it; 0 if it is multiplied as stored
     integers: float = 0.0  # operations of products in 8-bit integers
+    transposed: float = 0.0  # FLOP of products with the transposed matrix, of a backward pass
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class ObservedUse:
     products: float
     attention: float
     integers: float = 0.0  # operations of products in 8-bit integers
+    transposed: float = 0.0  # FLOP of products with the transposed matrix, of a backward pass
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,12 @@ class Machine:
     staging_buffers: int = 4
     staging_bytes: int = 64 * MiB
     integers: float | None = None  # operations/s of products in 8-bit integers; None: the same as for other products
+    transposed: float | None = None  # FLOP/s of products with a transposed matrix; None: the same as for other products
 
     def seconds(self, use: Use, nbytes: int) -> float:
         """Seconds of one use of a weight of `nbytes` stored bytes."""
         product = use.products / self.gemm + use.integers / (self.integers or self.gemm)
+        product += use.transposed / (self.transposed or self.gemm)
         if use.traffic:
             product += use.traffic / self.memory
         else:
@@ -175,7 +179,8 @@ def observed_workload(
     before: list[ObservedUse] = []  # work before the first use follows the last use of the previous step
     for use in observed:
         if use.name in numbers:
-            schedule.append(Use(numbers[use.name], use.products, use.attention, traffic(use.name), use.integers))
+            decoding = traffic(use.name)
+            schedule.append(Use(numbers[use.name], use.products, use.attention, decoding, use.integers, use.transposed))
         elif schedule:
             schedule[-1] = _with_work(schedule[-1], use)
         else:
@@ -191,6 +196,7 @@ def _with_work(use: Use, more: ObservedUse) -> Use:
         products=use.products + more.products,
         attention=use.attention + more.attention,
         integers=use.integers + more.integers,
+        transposed=use.transposed + more.transposed,
     )
 
 

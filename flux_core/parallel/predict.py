@@ -61,6 +61,7 @@ def part_of(workload: Workload, tokens: float, rows: float) -> Workload:
                 use,
                 products=use.products * tokens * rows,
                 integers=use.integers * tokens * rows,
+                transposed=use.transposed * tokens * rows,
                 attention=use.attention * tokens,
                 traffic=int(use.traffic * rows),
             )

@@ -39,6 +39,7 @@ from ..quant.int8 import FEWEST_ROWS
 
 META = torch.device("meta")
 aten = torch.ops.aten
+KINDS_OF_WORK = 4  # products, attention, products in integers, products with a transposed matrix
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -49,6 +50,11 @@ class DryRun:
 
     peak: int
     uses: tuple[ObservedUse, ...]
+
+    @property
+    def backward(self) -> bool:
+        """Whether gradients were computed through weights."""
+        return any(use.transposed for use in self.uses)
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -124,8 +130,8 @@ class _Observer(TorchDispatchMode):
         self._known: set[int] = set()
         self._uncounted = False
         self._names: list[str] = []
-        # before the first use, then after each: operations of products, of attention, of products in integers
-        self._work: list[list[float]] = [[0.0, 0.0, 0.0]]
+        # before the first use, then after each: the operations of ObservedUse in its order
+        self._work: list[list[float]] = [[0.0] * KINDS_OF_WORK]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -150,11 +156,16 @@ class _Observer(TorchDispatchMode):
     def use(self, name: str) -> None:
         """Record the use of a weight: the work that follows belongs to it."""
         self._names.append(name)
-        self._work.append([0.0, 0.0, 0.0])
+        self._work.append([0.0] * KINDS_OF_WORK)
 
     def multiply_integers(self, operations: float) -> None:
         """Record a product in integers."""
         self._work[-1][2] += operations
+
+    def multiply_transposed(self, flop: float) -> None:
+        """Record that the products since the last use of a weight, `flop` of them, are with its transpose."""
+        self._work[-1][0] -= flop
+        self._work[-1][3] += flop
 
     def attention(self, flop: float) -> None:
         """Record work that no operation shows."""
@@ -322,6 +333,11 @@ class _Observed(DenseProducts):
         out = x.new_empty(x.shape[0], self.shape[0])
         torch.empty_like(x, dtype=torch.int8)  # the codes of x exist at the same time
         return out
+
+    def multiply_transposed(self, grad: Tensor) -> Tensor:
+        found = super().multiply_transposed(grad)
+        self.observer.multiply_transposed(2.0 * grad.numel() * self.shape[1])
+        return found
 
     @contextmanager
     def dense(self, dtype: torch.dtype) -> Iterator[Tensor]:

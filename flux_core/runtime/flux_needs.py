@@ -77,7 +77,7 @@ class FluxNeeds:
         integers: whether it is multiplied in 8-bit integers. Then inputs are quantised (read twice, written once) and
         sums are scaled (read once, written once).
         """
-        products = {use.name: use.products for use in self.run.uses}
+        products = {use.name: use.products + use.transposed for use in self.run.uses}
 
         def traffic(name: str) -> int:
             outputs, inputs = self.matrices[name]

@@ -137,7 +137,7 @@ class ManagedFlux:
         """The plan that `walking` would make if only `beside` bytes were allocated besides. Raises BudgetTooSmall."""
         self._follow(())
         demand = self._demand(observed, key, activations)
-        machine = self.manager.machine(self.blocks, tokens)
+        machine = self.manager.machine(self.blocks, tokens, observed.backward)
         return self.manager.foreseen(self.blocks, demand.workload, machine, demand.bytes + beside)
 
     def _follow(self, controlnets: tuple[ManagedControlNet, ...]) -> None:
@@ -185,7 +185,7 @@ class ManagedFlux:
     def _running(
         self, observed: DryRun, key: Hashable, tokens: int, activations: int | None = None
     ) -> Iterator[RunningModel]:
-        machine = self.manager.machine(self.blocks, tokens)
+        machine = self.manager.machine(self.blocks, tokens, observed.backward)
         with running(self.manager, self.blocks, self._demand(observed, key, activations), machine) as model:
             self.report = model.report
             yield model

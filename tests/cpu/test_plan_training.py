@@ -28,10 +28,12 @@ def test_memory_and_work_of_a_step_are_those_of_arithmetic(side: int) -> None:
     numbers = found.numbers * 2  # bytes of the gradients
     assert found.kept_bytes == 5 * unit
     assert 20 * unit < moved.needs.run.peak - numbers < found.needs.run.peak < 45 * unit + numbers
-    products = sum(use.products for use in found.needs.run.uses)
+    transposed = sum(use.transposed for use in found.needs.run.uses)
+    products = transposed + sum(use.products for use in found.needs.run.uses)
     linear = 2 * tokens * sum(prod(found.needs.matrices[name]) for name in found.needs.streamed)
     linear -= sum(tokens_unused(name, found.needs.matrices[name], side) for name in found.needs.streamed)
     assert 2.5 * linear < products < 2.75 * linear, "forward, again without the last products, and back"
+    assert 0.9 * linear < transposed <= linear, "the way back is products with the transposed matrices"
     uses = [use.name for use in found.needs.run.uses]
     assert uses.count("single_blocks.0.linear2.weight") == 2 and uses.count("single_blocks.0.linear1.weight") == 3
 

@@ -18,7 +18,7 @@ from doubles.workloads import Pair, again, once, pair, repeated_order
 from sluice.flux_core.errors import BudgetTooSmall
 from sluice.flux_core.memory.plan import Plan, plan, smallest_budget, spread
 from sluice.flux_core.memory.schedule import fetched, fewest_slots, last_uses, turns_from
-from sluice.flux_core.memory.workload import IN_RAM, Budget, GiB, Location, Machine, MiB, Workload, groups_of
+from sluice.flux_core.memory.workload import IN_RAM, Budget, GiB, Location, Machine, MiB, Use, Workload, groups_of
 from sluice.flux_core.runtime.flux_needs import Job
 
 PLENTY = Budget(2**50, 2**50, 2**50)
@@ -272,3 +272,9 @@ def test_planning_needs_no_torch(prologue: str) -> None:
     code = prologue + "import sluice.flux_core.memory.plan, sluice.flux_core.runtime.published\n"
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_products_with_a_transposed_matrix_have_a_rate_of_their_own() -> None:
+    machine, use = Machine(1e12, 1e12, 1e12, disk=1e9), Use(0, 3e12, 0.0, 10**12, transposed=2e12)
+    assert machine.seconds(use, 0) == 3 + 2 + 1, "the rate of other products where it was not measured"
+    assert replace(machine, transposed=5e11).seconds(use, 0) == 3 + 4 + 1

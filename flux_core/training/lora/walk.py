@@ -227,6 +227,9 @@ class _Numbers(DenseProducts):
     def dense(self, dtype: torch.dtype) -> AbstractContextManager[Tensor]:
         return self.held.dense(dtype)
 
+    def multiply_transposed(self, grad: Tensor) -> Tensor:
+        return self.held.multiply_transposed(grad)
+
 
 def _leave_out_last_products(block: Block) -> None:
     """Make the last layers of a block of the training copy compute gradients but no values, if the values are unused.
