@@ -1,4 +1,4 @@
-"""Several images as one moving file, with the workflow inside as ComfyUI's editor looks for it."""
+"""Several images as one animated file, with the workflow where ComfyUI's editor reads it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .files import to_pil
 if TYPE_CHECKING:
     from PIL import Image
 
-PROMPT_TAG, FIRST_EXTRA_TAG = 0x0110, 0x010F  # EXIF's camera model and maker, which is where editors look
+PROMPT_TAG, FIRST_EXTRA_TAG = 0x0110, 0x010F  # EXIF's camera model and maker, which editors read
 
 WEBP_METHODS = {"default": 4, "fastest": 0, "slowest": 6}  # effort, as Pillow counts it
 
@@ -51,7 +51,7 @@ def apng(
 
 
 def texts(prompt: Mapping[str, Any] | None, extra: Mapping[str, Any] | None) -> list[tuple[int, str]]:
-    """EXIF tags and what stands in them: "prompt:{...}", "workflow:{...}"."""
+    """EXIF tags and their texts: "prompt:{...}", "workflow:{...}"."""
     found = [] if prompt is None else [(PROMPT_TAG, f"prompt:{strict_json.dumps(prompt)}")]
     lines = [f"{key}:{strict_json.dumps(value)}" for key, value in (extra or {}).items()]
     return found + [(FIRST_EXTRA_TAG - number, line) for number, line in enumerate(lines)]

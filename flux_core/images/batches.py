@@ -1,4 +1,4 @@
-"""Batches joined from several, and cut into batches of another size. What has another size takes that of the first."""
+"""Batches joined from several, and divided into batches of another size. All items get the size of the first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .resize import repeat_to_batch, resize, resize_image
 
 
 def join_images(images: Sequence[Tensor]) -> Tensor:
-    """Images [B, H, W, C] in one batch; those without alpha are opaque among some that have it."""
+    """Images [B, H, W, C] in one batch; if some have alpha, those without it become opaque."""
     channels = max(image.shape[-1] for image in images)
     opaque = [F.pad(image, (0, channels - image.shape[-1]), value=1.0) for image in images]
     height, width = opaque[0].shape[1:3]
@@ -45,7 +45,7 @@ def join_latents(latents: Sequence[Latent]) -> Latent:
 
 
 def join(things: Sequence[Any]) -> Any:
-    """Latents, images or masks in one batch, whatever the first of them is."""
+    """Latents, images or masks in one batch; all have the type of the first."""
     if isinstance(things[0], dict):
         return join_latents(things)
     return join_images(things) if things[0].ndim == 4 else join_masks(things)

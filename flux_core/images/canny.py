@@ -1,7 +1,7 @@
 """Edges of an image (Canny 1986), for FLUX.1-Canny and its LoRA. The numbers are those of kornia, which ComfyUI uses.
 
-Grey, smoothed by a Gaussian; the gradient of Sobel, not normalised; only ridges of it; and of the weak ridges only
-those that touch a strong one.
+The image is converted to grey and smoothed by a Gaussian. Of its Sobel gradient (not normalised) only ridges are kept,
+and of the weak ridges only those that touch a strong one.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 from ..errors import InputError
 
 GREY = (0.299, 0.587, 0.114)
-EPSILON = 1e-6  # under the root: what a flat image's gradient is the root of
+EPSILON = 1e-6  # added below the square root: the square of the gradient of a flat image
 AROUND = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))  # (dy, dx), clockwise from the right
 
 
 def canny(image: Tensor, low: float, high: float) -> Tensor:
     """Image [B, H, W, C] in 0..1 -> its edges, 0 or 1, [B, H, W, 3].
 
-    low, high: gradients from which on a ridge is weak and strong; a step from black to white has about 2.6.
+    low, high: the least gradients of weak and of strong ridges; a step from black to white has about 2.6.
     Raises InputError if low is above high.
     """
     if low > high:
@@ -32,7 +32,7 @@ def canny(image: Tensor, low: float, high: float) -> Tensor:
 
 
 def _grey(image: Tensor) -> Tensor:
-    """[B, 1, H, W], contiguous: the sums below are rounded in another order otherwise."""
+    """[B, 1, H, W], contiguous, because the rounding of the sums below depends on the order in memory."""
     if image.shape[-1] < 3:
         return image[..., 0].clone(memory_format=torch.contiguous_format)[:, None]
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
@@ -50,7 +50,7 @@ def _smoothed(grey: Tensor) -> Tensor:
 def _ridges(grey: Tensor) -> Tensor:
     """The length of the gradient where it is the largest along its own direction, elsewhere 0. [B, 1, H, W]
 
-    Of two equal pixels side by side the left one is kept, of two above one another the upper.
+    Of two equal neighbours in a row the left one is kept, in a column the upper one.
     """
     sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(grey)
     x, y = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), torch.stack((sobel, sobel.T))[:, None]).split(1, dim=1)

@@ -1,6 +1,6 @@
 """One image as the bytes of a file: PNG with 8 or 16 bits, JPEG, WebP, OpenEXR, AVIF, each with the workflow inside.
 
-Images are [H, W, C] with 1 (grey), 3 or 4 channels. Values beyond 0..1 are kept by OpenEXR alone.
+Images are [H, W, C] with 1 (grey), 3 or 4 channels. Only OpenEXR keeps values beyond 0..1.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def exr(image: Tensor, colour_space: str, prompt: Json, extra: Json) -> bytes:
 def avif(
     images: Tensor, depth: str, colour_space: str, crf: int, fps: float | None, prompt: Json, extra: Json
 ) -> bytes:
-    """Images [B, H, W, C] as one AVIF of 8 bits, moving if there are several. `crf` from 1 (best) to 63.
+    """Images [B, H, W, C] as one AVIF of 8 bits, animated if there are several. `crf` from 1 (best) to 63.
 
     Raises InputError for 10 bits and for colours beyond sRGB, which Pillow does not write.
     """

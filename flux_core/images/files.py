@@ -1,6 +1,7 @@
 """Image files <-> tensors: RGB [B, H, W, 3] in 0..1 and masks [B, H, W], where 1 is transparent.
 
-Reading is ComfyUI's: camera rotation applied, several frames become a batch, alpha becomes the mask. Uses no folders.
+Files are read as in ComfyUI: camera rotation is applied, several frames become a batch, alpha becomes the mask. Uses no
+folders.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ UNMASKED = (64, 64)  # the size of the mask of an image without transparency
 def load(path: Path) -> tuple[Tensor, Tensor]:
     """An image and its mask (all 0 without transparency). Frames of another size than the first are left out.
 
-    Raises MissingFileError, FileFormatError, or InputError for an image no memory here could hold.
+    Raises MissingFileError, FileFormatError, or InputError for an image that does not fit into memory.
     """
     from PIL import ImageSequence
 
@@ -42,7 +43,7 @@ def load(path: Path) -> tuple[Tensor, Tensor]:
                 continue
             images.append(image)
             masks.append(_transparency(upright))
-            if file.format == "MPO":  # what follows there is a depth map or the other eye's view
+            if file.format == "MPO":  # the following frames are a depth map or the view of the other eye
                 break
     if any(mask.shape != masks[0].shape for mask in masks):
         size = images[0].shape[:2]
@@ -94,7 +95,7 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def fingerprint(path: Path) -> str:
-    """Changes when the content of the file does."""
+    """A value that changes with the content of the file."""
     digest = hashlib.sha256()
     with open(openable(path), "rb") as file:
         while part := file.read(2**20):

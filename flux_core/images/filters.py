@@ -25,7 +25,7 @@ def sharpen(image: Tensor, radius: int, sigma: float, strength: float) -> Tensor
 
 
 def blend(under: Tensor, over: Tensor, share: float, mode: str) -> Tensor:
-    """`share` of what `mode` makes of both, the rest `under`. `over` takes the size of `under`, cropped."""
+    """`share` times the result of `mode` for both, plus the rest of `under`. `over` gets the size of `under`."""
     over = over[..., : under.shape[-1]]
     if over.shape[-1] < under.shape[-1]:  # the lower image's transparency is removed
         under = torch.cat((under[..., :-1], torch.ones_like(under[..., -1:])), dim=-1)

@@ -1,4 +1,4 @@
-"""Images fitted into a size by the rules of nodes that workflows bring from other packs.
+"""Images fitted into a size by the rules of other packs' nodes, which occur in workflows.
 
 Images are [B, H, W, C] in 0..1, masks [B, H, W]. Sizes are in pixels.
 """
@@ -51,7 +51,7 @@ def essentials_resize(
 
 
 def _within(wide: int, tall: int, width: int, height: int, padded: bool) -> tuple[int, int, tuple[int, int, int, int]]:
-    """The size that fits into `width` x `height` in the image's shape, and what is missing on each side of it."""
+    """The size that fits into `width` x `height` in the image's shape, and the missing pixels on each side."""
     if width == 0:
         width = LARGEST if tall < height else wide
     if height == 0:
@@ -64,7 +64,7 @@ def _within(wide: int, tall: int, width: int, height: int, padded: bool) -> tupl
 
 
 def _covering(wide: int, tall: int, width: int, height: int) -> tuple[int, int, tuple[int, int, int, int]]:
-    """The size that covers `width` x `height` in the image's shape, and what of it is kept."""
+    """The size that covers `width` x `height` in the image's shape, and the part of it that is kept."""
     ratio = max(width / wide, height / tall)
     across, down = round(wide * ratio), round(tall * ratio)
     x, y = max(0, (across - width) // 2), max(0, (down - height) // 2)
@@ -94,7 +94,7 @@ def _cut_to_multiple(image: Tensor, multiple: int) -> Tensor:
 
 
 def kj_size(wide: int, tall: int, width: int, height: int, proportion: str, multiple: int) -> tuple[int, int, int, int]:
-    """KJNodes' size: width and height of the resized image, and of the frame that it is to stand in.
+    """KJNodes' size: width and height of the resized image, and of the frame around it.
 
     proportion: "stretch", "resize" (fits into the frame), "pad" (the same, on a ground), "crop", "total_pixels".
     """
@@ -112,7 +112,7 @@ def kj_size(wide: int, tall: int, width: int, height: int, proportion: str, mult
         new = width or wide, height or tall
     frame = (width, height) if proportion.startswith("pad") and width and height else new
     cut = tuple(side - side % multiple for side in new) if multiple > 1 else new
-    # What was added around the uncut image stays; the frame is then filled up to the next multiple.
+    # The padding of the uncut image stays; the frame is then enlarged to the next multiple.
     around = tuple(cut[n] + frame[n] - new[n] for n in (0, 1))
     if multiple > 1 and frame != new:
         around = tuple(math.ceil(side / multiple) * multiple for side in around)
@@ -123,9 +123,9 @@ def kj_resize(
     image: Tensor, mask: Tensor | None, size: tuple[int, int], method: str, proportion: str,
     colour: tuple[float, ...], position: str, multiple: int,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """KJNodes' resizing of an image and a mask of the same size. Raises InputError for a proportion it has not.
+    """KJNodes' resizing of an image and a mask of the same size. Raises InputError for an unknown proportion.
 
-    colour: of the ground, in 0..1. position: "center", "top", "bottom", "left" or "right", of what is kept or framed.
+    colour: of the padding, in 0..1. position: "center", "top", "bottom", "left" or "right", of the part that is kept.
     """
     if proportion not in ("stretch", "resize", "pad", "pad_edge_pixel", "crop", "total_pixels"):
         raise InputError(f"keep_proportion {proportion!r} is not offered; choose pad, crop, resize or stretch.")
@@ -159,7 +159,7 @@ def _part(planes: Tensor, aspect: float, position: str) -> Tensor:
 def _framed(
     planes: Tensor, width: int, height: int, position: str, colour: tuple[float, ...], edges: bool
 ) -> tuple[Tensor, Tensor]:
-    """Planes on a ground of one colour or of their outermost pixels, and the mask of the ground."""
+    """Planes with padding of one colour or of their outermost pixels, and the mask of the padding."""
     tall, wide = planes.shape[-2:]
     left = {"left": 0, "right": width - wide}.get(position, (width - wide) // 2)
     top = {"top": 0, "bottom": height - tall}.get(position, (height - tall) // 2)
@@ -179,8 +179,8 @@ def grow_and_blur(
 ) -> Tensor:  # fmt: skip
     """KJNodes' masks: each grown by `expand` pixels (shrunk if negative) and `rate` more than the one before it.
 
-    alpha, decay: how much of each mask is its own and how much of the one before stays. radius: of a Gaussian blur of
-    8-bit pixels. [B, H, W].
+    alpha, decay: factors of each mask itself and of the mask before it. radius: of a Gaussian blur of 8-bit pixels.
+    [B, H, W].
     """
     out: list[Tensor] = []
     now = float(expand)

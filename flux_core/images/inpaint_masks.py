@@ -1,4 +1,4 @@
-"""Masks and fills around inpainting, by the rules of comfyui-inpaint-nodes, and its matching of colours.
+"""Masks and fills for inpainting, and matching of colours, by the rules of comfyui-inpaint-nodes.
 
 Images are [B, H, W, 3] in 0..1, masks [B, H, W]. Squares are 2 radius + 1 pixels wide; sizes of blurs are made odd.
 """
@@ -29,7 +29,7 @@ def expand(mask: Tensor, grow: int, blur: int, kind: str) -> Tensor:
 
 
 def shrink(mask: Tensor, shrink: int, blur: int, kind: str) -> Tensor:
-    """1 wherever a square of this radius lies in what is fully masked, then blurred."""
+    """1 wherever a square of this radius lies within the fully masked area, then blurred."""
     layers = masks.layers(mask)
     if shrink > 0:
         layers = eroded(layers, shrink)
@@ -37,7 +37,7 @@ def shrink(mask: Tensor, shrink: int, blur: int, kind: str) -> Tensor:
 
 
 def eroded(layers: Tensor, radius: int) -> Tensor:
-    """[B, 1, H, W] of 0 and 1: what is left of the ones; beyond the edges all is 1."""
+    """[B, 1, H, W] of 0 and 1, eroded; everything beyond the edges counts as 1."""
     return (-F.max_pool2d(-layers, 2 * radius + 1, stride=1, padding=radius) >= 1).to(layers)
 
 
@@ -55,7 +55,7 @@ def blend_blurred(image: Tensor, mask: Tensor, blur: int, falloff: int) -> Tenso
 
 
 def blend_filled(image: Tensor, mask: Tensor, falloff: int, method: str) -> Tensor:
-    """What OpenCV paints ("telea" or "navier-stokes") where the mask is 1. Raises InputError without OpenCV."""
+    """The image with OpenCV's fill ("telea" or "navier-stokes") where the mask is 1. InputError without OpenCV."""
     try:
         import cv2
     except ModuleNotFoundError as missing:
@@ -92,7 +92,7 @@ def _blurred(layers: Tensor, size: int, kind: str) -> Tensor:
 
 
 def _gaussian(planes: Tensor, size: int) -> Tensor:
-    """As wide as 0.3 (size - 1) + 0.8 pixels."""
+    """A Gaussian with a standard deviation of 0.3 (size - 1) + 0.8 pixels."""
     if size <= 1:
         return planes
     place = torch.arange(size) - size // 2
@@ -101,7 +101,7 @@ def _gaussian(planes: Tensor, size: int) -> Tensor:
 
 
 def _convolved(planes: Tensor, line: Tensor) -> Tensor:
-    """Every plane with the same line across and down; edges are mirrored as far as the image goes, then repeated."""
+    """Every plane filtered with one kernel in both directions; edges are mirrored once, then repeated."""
     half, channels = len(line) // 2, planes.shape[1]
     for axis in (3, 2):
         near = min(half, planes.shape[axis] - 1)

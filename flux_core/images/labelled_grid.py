@@ -14,9 +14,9 @@ LONGEST = 200  # letters of a label
 
 
 def labelled_grid(images: Sequence[Image.Image], across: Sequence[str], down: Sequence[str]) -> Image.Image:
-    """RGB images, row by row, as many as there are labels `across` times labels `down`; an empty label takes no room.
+    """RGB images, row by row, as many as labels `across` times labels `down`; an empty label takes no space.
 
-    Raises ValueError for another number of images, InputError for a grid that no memory could hold.
+    Raises ValueError for another number of images, InputError for a grid that does not fit into memory.
     """
     if len(images) != len(across) * len(down):
         raise ValueError(f"{len(images)} images for {len(across)} columns and {len(down)} rows")

@@ -1,6 +1,6 @@
-"""What flows on a LATENT wire: a dict with `samples` [B, C, h, w], perhaps `noise_mask` and `batch_index`.
+"""The values of LATENT links: dicts with `samples` [B, C, h, w], perhaps `noise_mask` and `batch_index`.
 
-Every function returns a new dict and carries unknown keys along. Independent of sampling.
+Every function returns a new dict and keeps unknown keys. Independent of sampling.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .resize import repeat_to_batch, resize
 Latent = dict[str, Any]
 
 
-COPIES = 6  # of a latent that a run has at the least: start, noise, state, what the network sees and says, image
+COPIES = 6  # copies of a latent in a run, at least: start, noise, state, input and output of the network, image
 
 
 def empty(width: int, height: int, batch: int, channels: int) -> Latent:
-    """Zeros for an image of `width` x `height` pixels. Raises InputError when no machine like this could hold it."""
+    """Zeros for an image of `width` x `height` pixels. Raises InputError if it does not fit into memory."""
     cells = batch * (width // CELL) * (height // CELL)
     check_room(f"A batch of {batch} latents for {width}x{height} pixels", COPIES * cells * CHANNELS * 4)
     return {"samples": torch.zeros(batch, channels, height // CELL, width // CELL)}
@@ -41,7 +41,7 @@ def from_batch(latent: Latent, index: int, length: int) -> Latent:
 
 
 def repeat(latent: Latent, times: int) -> Latent:
-    """The batch `times` over. Each repetition gets noise of its own."""
+    """The batch, repeated `times` times. Each repetition gets noise of its own."""
     samples = latent["samples"]
     repeated = {**latent, "samples": samples.repeat(times, 1, 1, 1)}
     if len(latent.get("noise_mask", ())) > 1:
@@ -73,7 +73,7 @@ def upscale_by(latent: Latent, factor: float, method: str) -> Latent:
 
 
 def fitted(other: Latent, latent: Latent, repeated: bool = True) -> Tensor:
-    """The samples of `other` in the size of `latent`, cropped, and (`repeated`) in its number."""
+    """The samples of `other` in the size of `latent`, cropped, and (`repeated`) with its batch size."""
     samples, like = other["samples"], latent["samples"]
     if samples.shape[1:] != like.shape[1:]:
         samples = resize(samples, like.shape[-1], like.shape[-2], "bilinear", "center")
@@ -81,7 +81,7 @@ def fitted(other: Latent, latent: Latent, repeated: bool = True) -> Tensor:
 
 
 def interpolate(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """`share` of a, the rest b: directions and lengths of the channel vectors, each averaged by themselves."""
+    """`share` of a, the rest of b: directions and lengths of the channel vectors are averaged separately."""
     a_norm, b_norm = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     way = (a / a_norm).nan_to_num() * share + (b / b_norm).nan_to_num() * (1 - share)
     unit: Tensor = (way / way.norm(dim=1, keepdim=True)).nan_to_num()
@@ -110,7 +110,7 @@ def lay_over(latent: Latent, other: Latent, x: int, y: int, feather: int) -> Lat
     over = other["samples"][..., : max(0, under.shape[2] - top), : max(0, under.shape[3] - left)]
     rows, columns = over.shape[-2:]
     cover = over.new_ones(rows, columns)
-    for step in range(fade):  # slices: a side longer than what is laid over leaves them empty, or wraps as ComfyUI's do
+    for step in range(fade):  # slices, as ComfyUI's: empty or counted from the end if a side is too long
         share = 1.0 / fade * (step + 1)
         if top:
             cover[step : step + 1] *= share

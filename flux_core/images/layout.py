@@ -1,4 +1,4 @@
-"""Images cut, turned, set beside one another, put on a larger ground. Images are [B, H, W, C] in 0..1."""
+"""Images cropped, rotated, joined side by side, padded. Images are [B, H, W, C] in 0..1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOURS = {
 
 
 def crop(image: Tensor, width: int, height: int, x: int, y: int) -> Tensor:
-    """A part; what would lie outside is left out, but one pixel there is at the least."""
+    """A part of the image without what lies outside, and with at least one pixel."""
     x, y = min(x, image.shape[2] - 1), min(y, image.shape[1] - 1)
     return image[:, y : y + height, x : x + width]
 
@@ -37,7 +37,7 @@ def scale_to_longest(image: Tensor, longest: int, method: str) -> Tensor:
 
 
 def fit_into(image: Tensor, width: int, height: int, colour: str, method: str) -> Tensor:
-    """As large as fits into `width` x `height`, in the middle of a ground of one colour."""
+    """The image as large as fits into `width` x `height`, in the middle of padding of one colour."""
     batch, old_height, old_width, channels = image.shape
     scale = min(width / old_width, height / old_height)
     columns, rows = int(old_width * scale), int(old_height * scale)
@@ -52,8 +52,8 @@ def fit_into(image: Tensor, width: int, height: int, colour: str, method: str) -
 def stitch(first: Tensor, second: Tensor, direction: str, match: bool, gap: int, colour: str) -> Tensor:
     """Set `second` to the right, below ("down"), left or above ("up") of `first`.
 
-    match: give it the height (beside) or the width (above, below) of the first; else the smaller one is centred on a
-    ground. gap: pixels between them, made even. The last image of the smaller batch is repeated.
+    match: give it the height (left, right) or the width (above, below) of the first; else the smaller one is centred
+    on padding. gap: pixels between them, made even. The last image of the smaller batch is repeated.
     """
     across = direction in ("left", "right")
     batch = max(len(first), len(second))
@@ -66,7 +66,7 @@ def stitch(first: Tensor, second: Tensor, direction: str, match: bool, gap: int,
     else:
         side = 1 if across else 2
         length = max(first.shape[side], second.shape[side])
-        ground = 1.0 if colour == "white" else 0.0  # of a coloured gap too the ground is black
+        ground = 1.0 if colour == "white" else 0.0  # the padding is black, also with a coloured gap
         first, second = (_centred(i, side, length, ground) for i in (first, second))
     channels = max(first.shape[-1], second.shape[-1])
     first, second = (F.pad(i, (0, channels - i.shape[-1]), value=1.0) for i in (first, second))

@@ -1,9 +1,9 @@
-"""Images of an unfinished image, as often as they are cheap.
+"""Previews of an unfinished image, as often as they cost little time.
 
-A preview is a projection of the latent and a small JPEG of it. Between two of them passes fifty times as long as the
-last one took, so that they cost less than 2 % of the time: with real models that is one at every step.
+A preview is a projection of the latent as a small JPEG. Before the next one fifty times the time of the last one
+passes, so that they cost less than 2 % of the time: with real models there is one at every step.
 
-Independent of: latents, models, who looks.
+Independent of: latents, models, clients.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FULL_SIZE = "full size"  # in the info of an image that has the pixels of what i
 
 
 class Throttle:
-    """Makes a preview if it is time for one."""
+    """Makes a preview if enough time has passed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -44,7 +44,7 @@ class Throttle:
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """The image, as large as what it is a preview of if that is not too large."""
+    """The preview, as large as the finished image if that is not too large."""
     buffer = io.BytesIO()
     scale = min(1 if image.info.get(FULL_SIZE) else ENLARGED, SIZE / max(image.size))
     image = image.convert("RGB").resize([max(1, round(side * scale)) for side in image.size])
@@ -53,7 +53,7 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def _wait_for_device() -> None:
-    """Let the step itself end, or waiting for it would be counted as the preview's cost."""
+    """Wait for the end of the step, so that this time does not count as the preview's cost."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.current_stream().synchronize()

@@ -1,4 +1,4 @@
-"""Sizes of pictures: resizing, cropping, padding, blending. ComfyUI's rules, so that its workflows give its pixels.
+"""Sizes of images: resizing, cropping, padding, blending. ComfyUI's rules, so that its workflows give its pixels.
 
 An image here is [B, H, W, C] with values 0..1, a plane [B, C, H, W]. Uses no files, no nodes and no models.
 """
@@ -72,7 +72,7 @@ def kontext_size(width: int, height: int) -> tuple[int, int]:
 def pad_for_outpaint(
     image: Tensor, left: int, top: int, right: int, bottom: int, feathering: int
 ) -> tuple[Tensor, Tensor]:
-    """The image on a larger grey canvas, and the mask [1, H, W] of what is to be painted.
+    """The image on a larger grey canvas, and the mask [1, H, W] of the area to paint.
 
     Inside the old image the mask falls off quadratically over `feathering` pixels from every side that grew.
     """
@@ -168,7 +168,7 @@ def _lanczos(planes: Tensor, width: int, height: int) -> Tensor:
 def _bislerp(x: Tensor, size: int, dim: int) -> Tensor:
     """Resize one side of [B, C, H, W], turning channel vectors along the great circle instead of averaging them."""
     length = x.shape[dim]
-    # The sources are taken as torch's bilinear resize takes them, rounding included.
+    # The source positions are those of torch's bilinear resize, rounding included.
     place = F.interpolate(torch.arange(length, dtype=torch.float32)[None, None], size=size, mode="linear")[0, 0]
     first = place.long()
     share = (place - place.floor()).reshape([-1 if d == dim else 1 for d in range(4)])  # of the second vector

@@ -1,4 +1,4 @@
-"""How alike two images are: PSNR, and SSIM (Wang, Bovik, Sheikh and Simoncelli 2004, eq. 13)."""
+"""The similarity of two images: PSNR, and SSIM (Wang, Bovik, Sheikh and Simoncelli 2004, eq. 13)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ssim(one: Image.Image, other: Image.Image) -> float | None:
 
 
 def nearest(image: Path, others: Sequence[Path]) -> tuple[int, float | None, float | None]:
-    """(index, psnr, ssim) of that one of `others`, at least one file, that is most alike to `image`."""
+    """(index, psnr, ssim) of the one of `others`, at least one file, that is most similar to `image`."""
     from PIL import Image
 
     with Image.open(image) as shown:

@@ -27,7 +27,7 @@ def resized(
     multiple: int = 1,
     match: Tensor | None = None,
 ) -> Tensor:
-    """[B, H, W, C] or [B, H, W] in the size that `resize_type` and what belongs to it say. Raises InputError.
+    """[B, H, W, C] or [B, H, W] in the size of `resize_type` and its values. Raises InputError.
 
     Two sides of 0 leave the image as it is; one of them follows the other.
     """
@@ -62,7 +62,7 @@ def _side(wide: int, tall: int, length: int, across: bool) -> tuple[int, int]:
 
 
 def _covering(picture: Tensor, method: str, multiple: int) -> Tensor:
-    """The largest multiples that fit into the picture: shrunk until one side fits, the other cut in the middle."""
+    """The largest multiples that fit into the image: reduced until one side fits, the other cropped in the middle."""
     tall, wide = picture.shape[1:3]
     width, height = wide // multiple * multiple, tall // multiple * multiple
     if multiple <= 1 or 0 in (width, height) or (width, height) == (wide, tall):

@@ -45,7 +45,7 @@ class Layout:
         return planes[:, top:bottom, left:right]
 
     def mask(self, index: int, blend: bool) -> Tensor:
-        """[1, h, w]: 1 where a tile counts: not in what it shares with its neighbours, with soft edges if `blend`."""
+        """[1, h, w]: 1 in the part that a tile does not share with its neighbours, with soft edges if `blend`."""
         cell, spans = self._cell(index), self.place(index)
         margin = self.padding if blend else self.padding - self.blending
         sides = []
@@ -63,7 +63,7 @@ class Layout:
         return made
 
     def merge(self, image: Tensor, index: int, tile: Tensor) -> Tensor:
-        """The image with a tile laid over its place."""
+        """The image with a tile at its place."""
         (top, bottom), (left, right) = self.place(index)
         weight = self.mask(index, blend=True)[..., None].to(image)
         made = image.clone()
@@ -72,7 +72,7 @@ class Layout:
 
 
 def layout(height: int, width: int, smallest: int, padding: int, blending: int, multiple: int) -> Layout:
-    """The most tiles of at least `smallest` pixels, multiples of `multiple`. Raises InputError for what cannot be."""
+    """The most tiles of at least `smallest` pixels, multiples of `multiple`. Raises InputError for impossible sizes."""
     if height % multiple or width % multiple or smallest % multiple:
         raise InputError(f"The image ({width}x{height}) and its tiles ({smallest}) should be multiples of {multiple}.")
     if blending > padding or smallest <= 2 * padding:

@@ -1,4 +1,4 @@
-"""What POSIX systems do with an open file and others do not: reads at an offset, and hints about the page cache."""
+"""Functions of POSIX systems for an open file, with substitutes: reads at an offset, hints about the page cache."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
 
 
 def drop_cached(descriptor: int, offset: int = 0, nbytes: int = 0) -> None:
-    """Let the system forget cached pages of a file (0 bytes: all from `offset` on), where it takes such hints."""
+    """Tell the system to drop cached pages of a file (0 bytes: all from `offset` on), if it supports such hints."""
     if sys.platform == "linux" and hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, offset, nbytes, os.POSIX_FADV_DONTNEED)

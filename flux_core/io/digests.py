@@ -1,6 +1,6 @@
 """SHA-256 of files, read once for each version of a file. Uses no formats.
 
-A file counts as unchanged while its size and its time of modification are.
+A file counts as unchanged while its size and its time of modification stay the same.
 """
 
 from __future__ import annotations

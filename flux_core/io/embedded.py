@@ -1,11 +1,11 @@
-"""The workflow that a file carries: in the texts of an image, or as JSON in any of the forms people keep it in.
+"""The workflow that a file contains: in the texts of an image, or as JSON in any of its usual forms.
 
     a canvas            {"nodes": [...], "links": [...]}                     what the editor saves
     an API prompt       {"3": {"class_type": ..., "inputs": {...}}, ...}     what the editor sends
     around either       {"prompt": ...}, {"input": {"workflow": ...}}, {"output": ..., "workflow": ...}, an entry of the
                         history: bodies of requests and answers
 
-Trusts nothing: of an API prompt only `class_type`, `inputs` and the names in `_meta` survive. Uses no node class.
+Files are not trusted: of an API prompt only `class_type`, `inputs` and the names in `_meta` stay. Uses no node class.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _DEEPEST = 4  # wrappers in wrappers
 
 @dataclass(frozen=True)
 class Embedded:
-    """What a file carries. At least one of the first three is there."""
+    """The contents of a file. At least one of the first three is not None."""
 
     prompt: dict[str, Any] | None = None  # API format: {id: {"class_type", "inputs", "_meta"?}}
     workflow: dict[str, Any] | None = None  # canvas format, as it was written
-    parameters: str | None = None  # the text other programs leave: not a graph, only to be shown
+    parameters: str | None = None  # the text of other programs: not a graph, only for display
     files: Any | None = None  # the files it was made with (worker/used_files.py); not checked
-    notes: tuple[str, ...] = ()  # what was left out in reading, in sentences
+    notes: tuple[str, ...] = ()  # sentences about the parts that were left out in reading
 
 
 def read_workflow(path: str | Path) -> Embedded:
@@ -91,7 +91,7 @@ _Texts = Iterable[tuple[str, str | WorkflowError]]
 
 def _from_texts(texts: _Texts, name: str) -> Embedded:
     """From the texts of an image. One that is damaged is left out with a note if another is whole."""
-    found = {key.lower(): text for key, text in texts}  # the last of two wins, as in the browser
+    found = {key.lower(): text for key, text in texts}  # the last of two is used, as in the browser
     parts: dict[str, Any] = {}
     damages: list[WorkflowError] = []
     for key, part in (("prompt", _prompt_text), ("workflow", _workflow_text), ("parameters", lambda text, name: text)):
@@ -128,7 +128,7 @@ def _workflow_text(text: str, name: str) -> dict[str, Any] | None:
 
 
 def from_document(document: Any, name: str) -> Embedded:
-    """From JSON that holds a canvas or an API prompt, bare or in what surrounds it in requests and answers.
+    """From JSON that holds a canvas or an API prompt, alone or inside a request or an answer.
 
     Raises WorkflowError if there is neither.
     """
@@ -177,7 +177,7 @@ def _request(document: Mapping[str, Any], name: str, depth: int) -> Embedded | N
 
 
 def _with_extra_keys(document: Mapping[str, Any], name: str) -> Embedded:
-    """An API prompt, without what some programs keep beside its nodes."""
+    """An API prompt, without the other entries that some programs add to its nodes."""
     extra = [key for key, node in document.items() if not _names_class(node) and not _has_inputs(node)]
     nodes = {key: node for key, node in document.items() if key not in extra}
     notes = (f"{name} has keys that are no nodes; they are left out: {', '.join(extra)}.",) if extra else ()
@@ -210,8 +210,8 @@ def is_prompt(value: Any) -> bool:
 def clean_prompt(value: Any, what: str = "The prompt") -> dict[str, Any]:
     """A copy of an API prompt holding only class_type, inputs and the strings of _meta.
 
-    ComfyUI would believe an `is_changed` found beside them and show yesterday's image. A node without class_type
-    keeps lacking it: that is for validation to report. Raises WorkflowError for a wrong shape or too many nodes.
+    ComfyUI would use an `is_changed` beside them and show an older image. A missing class_type stays missing:
+    validation reports it. Raises WorkflowError for a wrong shape or too many nodes.
     """
     if not isinstance(value, dict):
         raise WorkflowError(f"{what} is not an object of nodes.")

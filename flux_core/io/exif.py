@@ -1,9 +1,9 @@
-"""EXIF blocks, where WebP, JPEG and AVIF images carry their workflow, and the way to them through each container.
+"""EXIF blocks, which contain the workflow of WebP, JPEG and AVIF images, and how each container stores them.
 
     WebP: RIFF chunk "EXIF" | JPEG: segment APP1 "Exif" 0 0 | AVIF: an item of type "Exif", placed by `iinf` and `iloc`
-    the block is a TIFF header; ComfyUI's editor looks for texts "prompt:{...}" and "workflow:{...}" in its directory
+    the block is a TIFF header; ComfyUI's editor reads texts "prompt:{...}" and "workflow:{...}" in its directory
 
-Reading never decodes a pixel and has limits everywhere. Does not know what a workflow is.
+Reading decodes no pixels, and all sizes have limits. Independent of: the contents of a workflow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EXIF_DIRECTORY, _USER_COMMENT = 0x8769, 0x9286  # tags
 
 
 def texts(tiff: bytes) -> Iterator[tuple[str, str]]:
-    """The keyword and the text of each entry "keyword:text", and what the comment of the user holds.
+    """The keyword and the text of each entry "keyword:text", and the contents of the user comment.
 
     byte order (2), 42 (2), offset of the directory (4); there: count (2), then entries of tag (2), type (2; 2 = ASCII),
     count (4), value or its offset (4). A comment that is JSON holds prompt and workflow as its own keys; any other is
@@ -34,7 +34,7 @@ def texts(tiff: bytes) -> Iterator[tuple[str, str]]:
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
         return
-    budget = MAX_TEXT  # many entries may point at the same bytes
+    budget = MAX_TEXT  # many entries may have the same offset
     inner = None
     for tag, kind, length, offset in _entries(tiff, order, *struct.unpack_from(order + "I", tiff, 4)):
         inner = offset if tag == _EXIF_DIRECTORY else inner

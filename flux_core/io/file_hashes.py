@@ -1,7 +1,7 @@
 """SHA-256 of model files, computed once: kept by path, size and modification time in a JSON file of the user folder.
 
-A file of 12 GB takes ten seconds to half a minute, so large files are hashed when nothing else is to be done, and
-`known` answers None until then.
+A file of 12 GB takes ten to thirty seconds, so large files are hashed while nothing else runs, and `known` returns None
+until then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHUNK = 4 << 20
 
 
 class FileHashes:
-    """Safe from any thread. What cannot be read or written of the cache file is done without."""
+    """The hashes computed so far. Safe to use from any thread. A cache file that cannot be read is ignored."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._lock = file, threading.Lock()
@@ -30,7 +30,7 @@ class FileHashes:
             self._kept = {}
 
     def known(self, path: Path) -> str | None:
-        """64 hexadecimal digits; None if the file is large and has not been hashed, or is not there."""
+        """64 hexadecimal digits; None if the file is large and has not been hashed, or does not exist."""
         try:
             status = path.stat()
         except OSError:
@@ -41,7 +41,7 @@ class FileHashes:
         return self.compute(path) if status.st_size <= SMALL else None
 
     def compute(self, path: Path, stop: Callable[[], bool] = lambda: False) -> str | None:
-        """Hash the whole file and keep the result; None if `stop` says so in between, or it cannot be read."""
+        """Hash the whole file and keep the result; None if `stop` returns true in between, or it cannot be read."""
         told = hashlib.sha256()
         try:
             status = path.stat()
@@ -58,7 +58,7 @@ class FileHashes:
         return told.hexdigest()
 
     def compute_missing(self, paths: Iterable[Path], stop: Callable[[], bool] = lambda: False) -> None:
-        """Hash those that are not known yet, until `stop` says so."""
+        """Hash the files that are not known yet, until `stop` returns true."""
         for path in paths:
             if not stop() and self.known(path) is None:
                 self.compute(path, stop)

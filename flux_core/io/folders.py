@@ -1,4 +1,4 @@
-"""Where files lie: model folders by category, and the folders for inputs, outputs and previews.
+"""The folders of files: model folders by category, and those for inputs, outputs and previews.
 
 The layout is ComfyUI's, so that one model store serves both programs: `models/<folder>/` below one or several roots,
 and `extra_model_paths.yaml` for everything else. A name is relative to its folder; a name that leads outside it is
@@ -51,7 +51,7 @@ PICTURE_FILES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".ti
 _NO_SHARD = ShardName("", 0, 0, "")
 
 TINY_MODELS = Path(__file__).resolve().parents[1] / "tiny" / "models"
-TINY_INPUT = TINY_MODELS.parent / "input"  # images that the shipped workflows begin with
+TINY_INPUT = TINY_MODELS.parent / "input"  # the input images of the shipped workflows
 
 
 class Folders:
@@ -124,7 +124,7 @@ class Folders:
         return found
 
     def explain_missing(self, category: str, name: str) -> str:
-        """What was looked for and where, what is there instead, where it is published, which folder to put it in."""
+        """An explanation: the file, the folders searched, the files there, where it is published, the folder for it."""
         category = RENAMED.get(category, category)
         places = [str(place) for place in self.directories(category) if not place.is_relative_to(TINY_MODELS)]
         text = [f"{name!r} is in none of the {category} folders ({', '.join(places) or 'none is set'})."]
@@ -165,7 +165,7 @@ def standard_folders(
     """The folders of a run in `base`: the given model roots, `base/models`, those of `extra`, and the tiny model's.
 
     `extra` are extra_model_paths.yaml files. The one in `base` is read by default.
-    Raises MissingFileError for a root or file that is not there.
+    Raises MissingFileError for a root or file that does not exist.
     """
     roots = [Path(root).expanduser().absolute() for root in models]
     for root in roots:
@@ -286,7 +286,7 @@ def _list(directories: Iterable[Path], endings: tuple[str, ...]) -> tuple[dict[s
     for directory in map(walkable, directories):
         stamps[directory] = _stamp(directory)
         for place, subfolders, files in os.walk(directory, followlinks=True):
-            # A link to a folder that contains it would be followed without end.
+            # Following a link to a folder that contains it would never end.
             here = Path(os.path.realpath(place))
             deeper = [s for s in subfolders if not here.is_relative_to(os.path.realpath(here / s))]
             subfolders[:] = [s for s in deeper if s != ".git"]

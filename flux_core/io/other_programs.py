@@ -1,6 +1,6 @@
-"""Where other programs on this machine keep files that are needed here too: ComfyUI, the Hugging Face cache, packages.
+"""The places of files that other programs on this machine have: ComfyUI, the Hugging Face cache, Python packages.
 
-Only places are looked up: nothing is imported, opened or downloaded.
+Only searches for folders: nothing is imported, opened or downloaded.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def hugging_face_snapshots(*words: str) -> Iterator[Path]:
 
 
 def package_folder(name: str) -> Path | None:
-    """Where a Python package lies, without importing it."""
+    """The folder of a Python package, without importing it."""
     try:
         found = importlib.util.find_spec(name)
     except (ImportError, ValueError):

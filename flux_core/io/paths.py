@@ -1,10 +1,10 @@
-r"""What Windows makes of paths: names that stand for devices, drive letters, and a limit of 260 characters.
+r"""The rules of Windows for paths: names of devices, drive letters, and a limit of 260 characters.
 
     CON, NUL, COM1.txt        devices, in every folder and with every ending
     name:stream, C:name       another stream of a file, a file on another drive
     \\?\C:\models\...         the form of a path that may be up to 32767 characters long
 
-Elsewhere these are ordinary names, and paths come back as they went in.
+On other systems these are ordinary names, and the functions return paths unchanged.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def refused(part: str) -> str | None:
 
 
 def refused_in(path: str) -> str | None:
-    """As `refused`, of the first part that is refused of a path. A drive at its beginning is not looked at."""
+    """As `refused`, for the first part of a path that is refused. A drive at its beginning is ignored."""
     parts = re.split(r"[\\/]", ntpath.splitdrive(path)[1])
     return next((reason for part in parts if (reason := refused(part))), None)
 
@@ -51,12 +51,12 @@ def openable(path: str | os.PathLike[str]) -> str:
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a file, however long its path is."""
+    """Whether a file exists, for paths of any length."""
     return os.path.isfile(openable(path))
 
 
 def walkable(folder: str | os.PathLike[str]) -> str:
-    """A folder to be walked through: on Windows in the form that reaches files at every depth."""
+    """A folder to search with all subfolders: on Windows in the form without the limit, for files at every depth."""
     return extended(os.path.abspath(folder)) if WINDOWS else os.fspath(folder)
 
 

@@ -31,8 +31,8 @@ _KEYWORD = re.compile(r"[!-~](?:[ -~]{0,77}[!-~])?")
 def with_workflow(png: bytes, prompt: Mapping[str, Any] | None, extra: Mapping[str, Any] | None = None) -> bytes:
     """A copy of a PNG with `prompt` and one tEXt chunk per key of `extra` (usually `workflow`) before its pixels.
 
-    Chunks with these keywords that are already there are dropped, the pixels are not touched. Keys of `extra` that
-    cannot be a PNG keyword (1 to 79 printable ASCII characters) are left out, since no reader could ask for them.
+    Existing chunks with these keywords are dropped, the pixels are not changed. Keys of `extra` that are no PNG
+    keywords (1 to 79 printable ASCII characters) are left out, because no reader could find them.
     """
     texts = {key: value for key, value in (extra or {}).items() if _KEYWORD.fullmatch(key)}
     if prompt is not None:
@@ -74,7 +74,7 @@ def from_samples(samples: bytes, width: int, height: int, channels: int, depth: 
 
 
 def texts(file: BinaryIO, name: str) -> Iterator[tuple[str, str | WorkflowError]]:
-    """Keyword and text of the chunks that may hold a workflow, or what is wrong with a text.
+    """Keyword and text of the chunks that may hold a workflow, or the error of a text.
 
     Raises WorkflowError if the file is cut off or has too much text.
     """
@@ -100,7 +100,7 @@ def texts(file: BinaryIO, name: str) -> Iterator[tuple[str, str | WorkflowError]
 
 
 def _chunks(file: BinaryIO, name: str) -> Iterator[tuple[bytes, int]]:
-    """Type and length of each chunk, the file standing at its data. WorkflowError if the file ends before IEND does."""
+    """Type and length of each chunk; the file's position is that of its data. WorkflowError if the file has no IEND."""
     size = file.seek(0, 2)
     position = len(SIGNATURE)
     for _ in range(MAX_CHUNKS):

@@ -1,4 +1,4 @@
-"""Which model files are published where, how large they are, and which smaller forms of the same model there are.
+"""Published model files: their repositories, their sizes, and the smaller forms of the same model.
 
 Sizes are those on the pages of their repositories, in GB (10^9 bytes). Reads no file.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 
-# File name pattern -> the repository on Hugging Face that publishes it. First match wins.
+# File name pattern -> the repository on Hugging Face that publishes it. The first match is used.
 PUBLISHED: tuple[tuple[str, str], ...] = (
     ("flux1-dev-fp8*", "Comfy-Org/flux1-dev"),
     ("flux1-schnell-fp8*", "Comfy-Org/flux1-schnell"),

@@ -37,7 +37,7 @@ class Place:
     counter: int
 
     def save(self, data: bytes, batch_number: int = 0, suffix: str = "_.png") -> str:
-        """Write a file under the next free number and return its name. SluiceError when the disk refuses."""
+        """Write a file under the next free number and return its name. SluiceError if it cannot be written."""
         stem = self.name.replace("%batch_num%", str(batch_number))
         try:
             with _temporary(self.folder, data) as temporary:
@@ -52,7 +52,7 @@ class Place:
 
 
 def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int = 0) -> Place:
-    """Where images with this file name prefix go, below the folder `root`; missing folders are made.
+    """The place of images with this file name prefix, below the folder `root`; missing folders are created.
 
     `%width% %height%` (pixels) and `%year% %month% %day% %hour% %minute% %second%` (local time) are filled in here,
     `%batch_num%` when saving. Slashes make subfolders, as backslashes do in workflows from Windows; the colon of a
@@ -72,7 +72,7 @@ def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int
 
 
 def check_prefix(prefix: str, root: str | os.PathLike[str]) -> None:
-    """Whether `place` would take this prefix, asked before there is an image; makes nothing. Raises InputError."""
+    """Check before there is an image that `place` accepts this prefix; creates nothing. Raises InputError."""
     subfolder, name = os.path.split(os.path.normpath(_filled(prefix, 1, 1)))
     folder = _folder(prefix, subfolder, name, root)
     if len(os.fsencode(name)) > LONGEST_NAME:
@@ -85,7 +85,7 @@ def check_prefix(prefix: str, root: str | os.PathLike[str]) -> None:
 
 
 def _folder(prefix: str, subfolder: str, name: str, root: str | os.PathLike[str]) -> str:
-    """The folder that a prefix leads to. Raises InputError if it is not below `root`, or if names are refused here."""
+    """The folder of a prefix. Raises InputError if it is not below `root`, or if this system refuses its names."""
     if "\0" in prefix:
         raise InputError("The file name prefix holds a NUL character.")
     if reason := refused_in(os.path.join(subfolder, name)):
@@ -122,10 +122,10 @@ def write_whole(path: str | os.PathLike[str], data: bytes | Iterable[bytes | mem
 
 
 def replace(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Give a file the name of another, in one step, which takes the other away.
+    """Rename a file to the name of another, in one step, which removes the other.
 
-    Windows refuses while anybody has the other open, and virus scanners and indexers open each new file for a moment:
-    there it is tried for about three seconds. Raises OSError.
+    Windows refuses this while a program has the other file open, and virus scanners and indexers open each new file for
+    a moment: there it is tried for about three seconds. Raises OSError.
     """
     for pause in (0.02, 0.04, 0.1, 0.2, 0.4, 0.8, 1.6):
         try:
@@ -140,9 +140,9 @@ def replace(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
 
 @contextmanager
 def appearing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A stream for a new file too large to be held in memory: it has its name when the block has ended well.
+    """A stream for a new file that is too large for memory: it gets its name when the block has ended without an error.
 
-    Raises SluiceError if the disk refuses, or a file of that name is there by then; nothing is left behind.
+    Raises SluiceError if it cannot be written, or if a file of that name exists by then; no other file is left.
     """
     path = Path(path)
     temporary = os.path.join(path.parent, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp")
@@ -197,7 +197,7 @@ def _temporary(folder: Path, data: bytes | Iterable[bytes | memoryview]) -> Iter
             os.fsync(file.fileno())
         yield path
     finally:
-        with suppress(OSError):  # it has its name by now; or a scanner of Windows has it open: then it stays
+        with suppress(OSError):  # it has its name already; or a scanner of Windows has it open: then it stays
             os.unlink(path)
 
 
@@ -205,7 +205,7 @@ def _appear(temporary: str, target: Path) -> bool:
     """Give a finished file its name atomically, and only if the name is free."""
     try:
         if WINDOWS:
-            os.rename(temporary, openable(target))  # refuses an existing name there
+            os.rename(temporary, openable(target))  # fails for an existing name there
         else:
             os.link(temporary, target)
         return True
@@ -221,7 +221,7 @@ def _appear_without_links(temporary: str, target: Path) -> bool:
     try:
         os.close(os.open(openable(claim), os.O_CREAT | os.O_EXCL))
     except FileExistsError:
-        return False  # someone is writing this number, or was killed while doing so: take the next one
+        return False  # a process is writing this number, or was killed while it wrote: use the next one
     try:
         if os.path.exists(openable(target)):
             return False

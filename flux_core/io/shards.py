@@ -1,7 +1,7 @@
 """Models in several files: `NAME-00001-of-00003.safetensors` (Hugging Face), the same with .gguf (llama.cpp), and the
 two files of a folder that nunchaku wrote before it had a single file.
 
-Whichever shard is named, all of them are meant. Uses names only.
+The name of any shard stands for the whole set. Uses names only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-INDEX = ".index.json"  # behind the model's name: which tensor is in which shard
+INDEX = ".index.json"  # after the model's name: the file that lists the shard of each tensor
 _SHARD = re.compile(
     r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.safetensors|\.sft|\.gguf)", re.I | re.S
 )
@@ -43,12 +43,12 @@ class ShardName:
 
     @property
     def index(self) -> str:
-        """The file beside them that tells which tensor is where, if there is one."""
+        """The file that lists the shard of each tensor, if it exists."""
         return f"{self.stem}{self.ending}{INDEX}"
 
 
 def shard_name(name: str) -> ShardName | None:
-    """What the name of a file says of a set it belongs to; folders before it stay in the stem."""
+    """The set to which a file belongs according to its name; folders before it stay in the stem."""
     begin = max(name.rfind("/"), name.rfind("\\")) + 1
     folder, last = name[:begin], name[begin:]
     if last in PAIR:
@@ -60,7 +60,7 @@ def shard_name(name: str) -> ShardName | None:
 
 
 def first_of_each(names: Iterable[str]) -> list[str]:
-    """Names without those of later shards: a set is listed once, by the first of its files that is there. Sorted."""
+    """Names without those of later shards: a set is listed once, by the first of its files that exists. Sorted."""
     listed: list[str] = []
     seen: set[tuple[str, int, str]] = set()
     for name in sorted(names):

@@ -1,6 +1,6 @@
 """JSON as both Python and JavaScript read it: bounded in size and depth, without NaN, in plain ASCII.
 
-Everything read from an image or from the network passes through `loads`, everything written into one through `dumps`.
+`loads` reads everything from images and from the network, `dumps` writes everything for them.
 Uses no images, workflows or nodes.
 """
 
@@ -63,7 +63,7 @@ def plain(value: Any, what: str = "the value", depth: int = 0) -> Any:
 
 
 def decode(raw: bytes) -> str:
-    """UTF-8 if it is UTF-8 (many writers put it where Latin-1 belongs), Latin-1 otherwise; UTF-16 if it says so."""
+    """UTF-8 if valid (many programs write it in place of Latin-1), else Latin-1; UTF-16 after its byte-order mark."""
     if raw.startswith(UTF16):
         return raw.decode("utf-16", errors="replace")
     try:

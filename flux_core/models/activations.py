@@ -1,7 +1,7 @@
 """tanh-GELU, as FLUX's blocks use it, and its table for sixteen-bit numbers on a CPU.
 
-There are 65,536 numbers of such a type, and a CPU computes one GELU in the time of three look-ups. The table is made by
-PyTorch's own function, so every number comes out as from that.
+There are 65,536 numbers of such a type, and a CPU computes one GELU in the time of three look-ups. PyTorch's own
+function fills the table, so all results are equal to those of that function.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def gelu_(x: Tensor) -> Tensor:
-    """tanh-GELU in the memory of x, which may be part of something wider."""
+    """tanh-GELU in the memory of x, which may be a part of a wider tensor."""
     if x.device.type != "cpu" or x.element_size() != 2 or x.requires_grad or torch.compiler.is_compiling():
         out: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
         return out
     rows = x.flatten(0, -2) if x.ndim > 1 else x[None]
-    if rows.data_ptr() != x.data_ptr():  # a copy, as no view has these rows
+    if rows.data_ptr() != x.data_ptr():  # a copy, because no view has these rows
         return x.copy_(gelu(x))
     table = _table(x.dtype)
     count = max(1, LOOKED_UP * torch.get_num_threads() // max(1, rows.shape[1]))

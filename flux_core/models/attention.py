@@ -50,7 +50,7 @@ def rotate(x: Tensor, rope: Tensor, out: Tensor | None = None) -> Tensor:
 
     out: a tensor of x's shape and any float type to write the result into. Without it the result has a gradient.
     """
-    if torch.compiler.is_compiling():  # it fuses the plain formula, and refuses `out=` that is strided
+    if torch.compiler.is_compiling():  # torch.compile fuses the plain formula, and does not support a strided `out=`
         turned = torch.addcmul(*_products(x, rope)).flatten(-2)
         return turned if out is None else out.copy_(turned)
     if out is None:

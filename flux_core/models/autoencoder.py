@@ -1,8 +1,8 @@
 """The FLUX autoencoder: 8x8 pixels to one latent cell of 16 channels, and back (Rombach et al. 2022).
 
 Attribute names are BFL's keys. Convolutions run in the dtype of the weights; images and latents are passed in and
-returned as float32. The encoder computes in channels-last memory, as images are kept, the decoder in channels-first, as
-latents are. Latents here are unscaled; see latents.process_in. Uses no node and no sampler.
+returned as float32. The encoder computes in channels-last memory, the layout of images, the decoder in channels-first,
+that of latents. Latents here are unscaled; see latents.process_in. Uses no node and no sampler.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .products import Convolution, before_product
 from .strides import channels_last, row_major
 
 EPS = 1e-6
-HALVED = 7  # times: what leaves float16's range by a factor of 128 is within it
+HALVED = 7  # halvings: values up to 128 times the range of float16 then fit into it
 GROUPS = 32
 
 
@@ -83,11 +83,11 @@ class Autoencoder(ImageCoder):
 
     @torch.no_grad()
     def scale_down(self, halvings: int = HALVED) -> None:
-        """Change the weights so that everything between two norms is 2 ** halvings smaller, and the results the same.
+        """Change the weights so that all values between two norms are 2 ** halvings smaller, and the results the same.
 
-        So float16 holds activations that it could not hold (FLUX's decoder exceeds 65504). Norms divide by what they
-        get, if their epsilon is as much smaller squared; scaled are those layers whose inputs are normalised, and of
-        the others the biases. A power of two changes no digit: in float32 the results have the same bits.
+        Then float16 holds activations that would exceed its range (FLUX's decoder exceeds 65504). A norm removes the
+        factor, if its epsilon is multiplied by the factor squared. Layers with normalised inputs are scaled, and of
+        all others the biases. A power of two changes no digit: in float32 the results have the same bits.
         """
         scale = 0.5**halvings
         for module in self.modules():

@@ -1,10 +1,10 @@
 """Vision encoders as CLIP and SigLIP have them (Radford et al. 2021, Zhai et al. 2023): an image to tokens.
 
-    SigLIP   no class token; the last hidden state goes through the final norm: what FLUX.1 Redux reads
-    CLIP     a class token; its final state is projected into the space that texts share: what IP-Adapters read
+    SigLIP   no class token; the last hidden state goes through the final norm: the input of FLUX.1 Redux
+    CLIP     a class token; its final state is projected into the space that texts share: the input of IP-Adapters
 
 Attribute names are Hugging Face's keys. Activations are float32; weights may be stored in any number type. Uses no
-files, and of an image's size only what the encoder needs.
+files.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class VisionEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised pixels [B, 3, size, size] -> last hidden state [B, T, D], the one before [B, T, D], embedding.
 
-        The embedding is [B, projection] of the class token, or what there is in its place: [B, D] of the class token,
+        The embedding is [B, projection] of the class token; without a projection [B, D] of the class token, or
         [B, T, D] of SigLIP.
         """
         last, before, pooled = self.vision_model(row_major(pixels))
@@ -142,9 +142,9 @@ class Patches(nn.Module):
 
 
 def pixels_for(image: Tensor, config: VisionConfig, crop: bool) -> Tensor:
-    """An image [B, H, W, C >= 3] in 0..1 as an encoder wants it: [B, 3, size, size], normalised.
+    """An image [B, H, W, C >= 3] in 0..1 in the form for the encoder: [B, 3, size, size], normalised.
 
-    crop: keep the shape and cut out the middle; else squash. Resized with antialiasing, in steps of 1/255.
+    crop: keep the aspect ratio and crop the middle; else stretch. Resized with antialiasing, in steps of 1/255.
     """
     planes, size = image[..., :3].movedim(-1, 1).float(), config.size
     height, width = planes.shape[-2:]

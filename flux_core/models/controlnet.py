@@ -1,16 +1,16 @@
-"""ControlNets for FLUX.1: a few blocks like the transformer's, which also see an image to follow, and what they add.
+"""ControlNets for FLUX.1: a few blocks like the transformer's, with a control image as a further input.
 
 A ControlNet (Zhang et al. 2023) is evaluated before the transformer with the same latent, text and time. The image
-stream after each of its blocks goes through a layer of its own and is added to the transformer's after several blocks.
-Three families, told by their tensors:
+stream after each of its blocks passes a layer of its own and is added to the transformer's after several blocks. There
+are three families, which differ in their tensors:
 
-    latent      InstantX, Shakker, alimama: the image comes as a latent; alimama's has a mask as 17th channel; "union"
+    latent      InstantX, Shakker, alimama: the image is a latent; alimama's has a mask as 17th channel; "union"
                 models have an embedding for each kind of image, which becomes the first text token
-    image     XLabs: the image comes in pixels, through convolutions that make a latent of it
-    mistoline   MistoLine: as XLabs, with other convolutions, and an activation behind the layer of each block
+    picture     XLabs: the image is given in pixels, which convolutions convert to a latent
+    mistoline   MistoLine: as XLabs, with other convolutions, and an activation after the layer of each block
 
-Attribute names are the keys of the files, those of the blocks BFL's.
-Independent of: devices, storage formats, where the image comes from.
+Attribute names are the keys of the files, in the blocks those of BFL.
+Independent of: devices, storage formats, the source of the image.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from .token_share import Sharing
 
 DOUBLE_BLOCKS, SINGLE_BLOCKS = 19, 38  # of the transformer that the residuals are spread over
 _STRIDES = {"picture": (1, 1, 2, 1, 2, 1, 2, 1), "mistoline": (1, 1, 1, 2, 1, 2, 1, 2, 1, 1)}  # of the convolutions
-_POINTWISE = {"picture": (), "mistoline": (1, 8)}  # which of them see one pixel; the others see 3 x 3
+_POINTWISE = {"picture": (), "mistoline": (1, 8)}  # those with kernels of one pixel; the others have 3 x 3
 
 
 class ControlNet(FluxBody):
-    """What one image to follow adds to the image tokens of the transformer."""
+    """Computes the residuals of one control image for the image tokens of the transformer."""
 
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__(config.body)
@@ -71,11 +71,11 @@ class ControlNet(FluxBody):
         run_block: Callable[..., object] | None = None,
         sharing: Sharing | None = None,
     ) -> ControlResiduals:
-        """What to add to the image tokens, computed in the number type of `inputs.x`, already times the strength.
+        """The residuals for the image tokens, in the number type of `inputs.x`, multiplied by the strength.
 
-        modulation, run_block: as for `Flux.forward`. sharing: who divides the tokens among devices. Each device then
-        gets the residuals of its own tokens, or all of them where references follow the image: those are in no
-        ControlNet, and so the transformer's tokens are divided elsewhere.
+        modulation, run_block: as for `Flux.forward`. sharing: divides the tokens among devices. Each device then gets
+        the residuals of its own tokens, or all residuals if references follow the image: ControlNets do not use
+        references, and so the transformer divides its tokens at other positions.
         """
         run: Callable[..., Any] = run_block or (lambda block, *args: block(*args))
         x = inputs.x[:, : self.sizes.in_channels]
@@ -110,11 +110,11 @@ class ControlNet(FluxBody):
         return ControlResiduals(_spread(double, DOUBLE_BLOCKS, each), _spread(single, SINGLE_BLOCKS, each), own)
 
     def vector(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """As `FluxBody.vector`, but here the time too is rounded to `dtype` before it is multiplied."""
+        """As `FluxBody.vector`, but the time is also rounded to `dtype` before it is multiplied."""
         return self._vector(sinusoids(self._placed(timesteps, dtype)), pooled, guidance, dtype)
 
     def _hint_tokens(self, hint: Tensor, x: Tensor) -> Tensor:
-        """Patches of the image, [B, T, 4 * hint_channels], of a latent or of what the convolutions make of pixels."""
+        """Patches of the image, [B, T, 4 * hint_channels]: of a latent, or of the pixels after the convolutions."""
         if not self.config.takes_latent:
             stem = self.input_hint_block if self.config.kind == "picture" else self.input_cond_block
             hint = stem(hint * 2.0 - 1.0)

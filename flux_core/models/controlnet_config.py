@@ -20,8 +20,8 @@ class ControlNetConfig:
 
     body: FluxConfig
     kind: str
-    hint_channels: int  # of what becomes tokens, before 2x2 patching
-    modes: int = 0  # how many kinds of images it tells apart
+    hint_channels: int  # channels before 2x2 patching
+    modes: int = 0  # number of kinds of images, each with an embedding
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> ControlNetConfig:
@@ -36,12 +36,12 @@ class ControlNetConfig:
 
     @property
     def takes_latent(self) -> bool:
-        """Whether the image comes as a latent, encoded by the autoencoder."""
+        """Whether the image is a latent, encoded by the autoencoder."""
         return self.kind == "latent"
 
     @property
     def takes_mask(self) -> bool:
-        """Whether a mask comes with the latent."""
+        """Whether the latent has a mask as a further channel."""
         return self.takes_latent and self.hint_channels == LATENT_CHANNELS + 1
 
 

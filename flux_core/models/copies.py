@@ -1,4 +1,4 @@
-"""Copies of a module tree that share its weights, so that a run can change a model that other runs use meanwhile.
+"""Copies of a module tree that share its weights, so that a run can change a model that other runs use as well.
 
 A copy of a module has its own attributes and its own table of parameters and submodules; the parameters, the held
 weights and the submodules in those tables are the same objects. So the copy takes almost no memory, and setting an

@@ -1,8 +1,8 @@
-"""What a FLUX transformer is given in one evaluation: the arguments of the network, with their shapes.
+"""The inputs of a FLUX transformer for one evaluation: the arguments of the network, with their shapes.
 
-Guiders make it, streamed networks, caches and several devices pass it on, and the model's forward takes it. Whatever
-comes beside the latent (text, references, ControlNet residuals, tokens of image adapters) is a field here, so that
-nothing on the way has to know which of them there are: the functions of tensor_trees.py follow all of them.
+Guiders create them, streamed networks, caches and several devices pass them on, and the model's forward uses them. All
+inputs besides the latent (text, references, ControlNet residuals, tokens of image adapters) are fields here, and the
+functions of tensor_trees.py apply to every field: code that passes the inputs on does not depend on them.
 
 Uses no conditioning, no noise schedule and no device.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ControlResiduals:
-    """What ControlNets add to the image tokens: entry k is added after block k.
+    """The residuals of ControlNets for the image tokens: entry k is added after block k.
 
     Each entry is [B, T, hidden] and is added to the first T image tokens. None, or a tuple that ends early, adds
     nothing. own: whether the entries are for this device's tokens only, where several devices share the tokens.
@@ -34,7 +34,7 @@ class ControlInput:
     net        which ControlNet: its name in `Flux.controlnets`
     hint       [B or 1, 16 or 17, h, w] a scaled latent (and a mask), or [B or 1, 3, 8h, 8w] an image in 0..1: see
                `ControlNetConfig`
-    strength   what its residuals are multiplied by
+    strength   the factor of its residuals
     modes      for a union ControlNet: numbers of the kinds of images this is
     """
 
@@ -50,24 +50,24 @@ class DenoiserInputs:
 
     x               [B, in_channels, h, w]  scaled noisy latent, then any concatenated channels (Canny, Depth, Fill);
                     the network computes in its number type
-    timesteps       [B]  what the network is told of each latent's noise level, float32 whatever x is: sigma, or what
-                    `Sampling.timestep` makes of it
+    timesteps       [B]  the network's input for each latent's noise level, always float32: sigma, or the value of
+                    `Sampling.timestep` for it
     context         [B, L, context_dim]  text tokens
     pooled          [B, vec_dim]  pooled text vector
     guidance        [B], or None: no guidance term (not "no guidance": the model was trained with one)
     references      scaled latents [B, 16, h', w'] that the image attends to (Kontext)
-    reference_method  where their tokens are placed: see `latents.place_references`
+    reference_method  the positions of their tokens: see `latents.place_references`
     attention_mask  [B, T, T] or broadcastable, added to the attention's logits; T counts text tokens, then those of the
                     image, then those of the references
     control         residuals of ControlNets that were computed before, or None
     controls        images that ControlNets of the model follow
     seen            images that the double blocks also attend to (models/image_adapter.py): for each adapter one tensor
                     a block, its keys and values [2, n, tokens, hidden] for n images, whose mean counts
-    shows_none      whether this conditioning is to show no image: who adds `seen` then shows a black one
+    shows_none      whether this conditioning has no image: a black one is then used for `seen`
 
     x, context, references, attention_mask, control, controls and seen are on the device that computes. timesteps,
-    pooled and guidance may be on the CPU wherever the others are: a table of modulation rows can then be asked for them
-    without waiting for a GPU.
+    pooled and guidance may be on the CPU in any case: a table of modulation rows can then be searched for them without
+    waiting for a GPU.
     """
 
     x: Tensor

@@ -32,11 +32,11 @@ from .token_share import Sharing, TokenShare
 class Flux(FluxBody):
     """Velocity of a noisy latent. The estimate of the clean latent is x - sigma * velocity.
 
-    A run that follows ControlNets has them in its copy of the model, by name, in `controlnets`. One on several devices
-    has in `sharing` who divides the tokens; all devices are given the same inputs and return the same velocity.
+    A run with ControlNets has them in its copy of the model, by name, in `controlnets`. In a run on several devices
+    `sharing` divides the tokens; all devices get the same inputs and return the same velocity.
 
-    Made for inference. `train()` makes it differentiable; beside runs that use the same module, it is to be called on
-    a copy (`copies.deep`).
+    Made for inference. `train()` makes it differentiable; if other runs use the same module, call it on a copy
+    (`copies.deep`).
     """
 
     def __init__(self, config: FluxConfig) -> None:
@@ -61,9 +61,9 @@ class Flux(FluxBody):
     ) -> Tensor:
         """Velocity [B, out_channels, h, w] of the scaled latent, computed in the number type of `inputs.x`.
 
-        modulation   what `modulations` returns, if it was computed before: then timesteps, pooled and guidance are not
+        modulation   the result of `modulations`, if it was computed before: then timesteps, pooled and guidance are not
                      used
-        control_rows what `modulations` of each ControlNet returns, by its name
+        control_rows the result of `modulations` of each ControlNet, by its name
         run_block    called as run_block(block, *args) in place of block(*args), in the order of `blocks()`
         """
         inputs = map_tensors(inputs, row_major)
@@ -105,7 +105,7 @@ class Flux(FluxBody):
         return self.velocity(both, text, next(mods), height, width)
 
     def velocity(self, both: Tensor, text: int, mods: Tensor, height: int, width: int) -> Tensor:
-        """What the last block gives, [B, L, D] with `text` tokens of text first, as a velocity [B, C, height, width].
+        """The output of the last block, [B, L, D] with `text` text tokens first, as a velocity [B, C, height, width].
 
         mods: the rows of the final layer [B, 2, D].
         """
@@ -134,7 +134,7 @@ class Flux(FluxBody):
     def tokens(self, x: Tensor, references: Sequence[Tensor] = ()) -> Tensor:
         """Patches of the latent, then of the references: [B, Li, 4 * in_channels]."""
         packed = [latents.pack(part) for part in (x, *references)]
-        widened = bool(self.img_in.branches)  # a control LoRA takes more channels than the model has
+        widened = bool(self.img_in.branches)  # a control LoRA has more input channels than the model
         for part in packed:
             if part.shape[-1] != self.img_in.in_features and not (widened and part.shape[-1] == packed[0].shape[-1]):
                 raise InputError(

@@ -4,7 +4,7 @@ Attribute names are the keys of BFL checkpoints. A block leaves its inputs uncha
 `eval()` it reuses the memory of its own intermediate results; in `train()` it does not, so that it can be
 differentiated. The numbers are the same.
 
-Independent of: where modulation rows come from, which blocks are before and after.
+Independent of: the source of modulation rows, the blocks before and after.
 
 Each block uses its matrices in a fixed order, which is the order in which they can be streamed:
   double  img_attn.qkv, txt_attn.qkv, (attention),
@@ -59,8 +59,8 @@ class DoubleStreamBlock(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """img [B, Li, D], txt [B, Lt, D], mods [B, 12, D] -> both, one block later. Inputs are not changed.
 
-        attend: called as `attention` is, where the tokens are not all here. seen: keys and values [2, n, T, D] of n
-        images that the image tokens also attend to.
+        attend: used in place of `attention` if other devices have some of the tokens. seen: keys and values
+        [2, n, T, D] of n images that the image tokens also attend to.
         """
         img_a, img_m, txt_a, txt_m = (Mods(*part.split(1, dim=1)) for part in mods.split(3, dim=1))
 
@@ -84,9 +84,9 @@ class DoubleStreamBlock(nn.Module):
 
 
 def _looked_at(queries: Tensor, rope: Tensor, seen: Sequence[Tensor]) -> Tensor:
-    """What image tokens find in images, [B, L, D]: for each of `seen` the mean of what they find in its n images.
+    """The attention of image tokens to images, [B, L, D]: for each of `seen` the mean over its n images.
 
-    queries [B, L, H, d], at their positions; they are turned back, as what is seen has none. seen: [2, n, T, D] each.
+    queries [B, L, H, d] with rotated positions; the rotation is undone, as `seen` has none. seen: [2, n, T, D] each.
     """
     plain = rotate(queries.float(), backwards(rope)).to(queries.dtype)
     return sum((_found(plain, keys_and_values) for keys_and_values in seen[1:]), _found(plain, seen[0]))
@@ -134,7 +134,7 @@ class SingleStreamBlock(nn.Module):
         out = attend(q, k, v, mask)  # [B, L, D]
         if self.training:
             out = torch.cat((out, gelu(wide)), dim=-1)
-        else:  # v is not needed any more: the attention's output takes its columns, and no wide tensor is copied
+        else:  # v is no longer needed: the attention's output is written to its columns, so no wide tensor is copied
             qkv[..., 2 * hidden :] = out
             gelu_(wide)
             out = both[..., 2 * hidden :]

@@ -1,6 +1,6 @@
-"""What the FLUX.1 transformer and its ControlNets have in common: embedders, blocks, positions, modulation.
+"""The parts that the FLUX.1 transformer and its ControlNets have in common: embedders, blocks, positions, modulation.
 
-Attribute names are the keys of BFL checkpoints. Independent of: what comes out of the blocks.
+Attribute names are the keys of BFL checkpoints. Independent of: the use of the blocks' outputs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FluxBody(nn.Module):
         yield from cast("Iterable[SingleStreamBlock]", self.single_blocks)
 
     def vector(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """What all modulation depends on, [B, D]: time [B], guidance [B] and pooled text [B, vec_dim].
+        """The input of all modulation, [B, D], from time [B], guidance [B] and pooled text [B, vec_dim].
 
         The guidance is rounded to `dtype` before it is multiplied by 1000 (3.5 becomes 3504 in bf16) and the time is
         not: the reference does so, and images depend on it.

@@ -59,7 +59,7 @@ def flux1(in_channels: int = 16, guidance: bool = True) -> FluxConfig:
 
 
 def axes_of(head_dim: int) -> tuple[int, int, int]:
-    """How a head's channels are shared among index, row and column: 128 -> (16, 56, 56)."""
+    """The channels of a head for index, row and column: 128 -> (16, 56, 56)."""
     if head_dim % 32:
         raise FileFormatError(f"FLUX heads are 128 channels wide, or another multiple of 32; this file has {head_dim}.")
     return head_dim // 8, head_dim * 7 // 16, head_dim * 7 // 16

@@ -1,10 +1,10 @@
 """XLabs' IP-Adapter for FLUX.1 (after Ye et al. 2023): images that the transformer's double blocks also attend to.
 
 A vision encoder's embedding of an image becomes a few tokens. Every double block attends to them with the queries of
-its image stream, by keys and values of its own, and adds what it finds to that stream. Keys and values do not depend on
+its image stream, with keys and values of its own, and adds the result to that stream. Keys and values do not depend on
 the noise level: they are computed once for an image, and a run needs no weight of the adapter.
 
-Attribute names are the keys of the files. Does not know: vision encoders, files, devices.
+Attribute names are the keys of the files. Independent of: vision encoders, files, devices.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KEYS = "double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight"
 
 @dataclass(frozen=True)
 class ImageAdapterConfig:
-    """embedding: width of what the vision encoder gives; tokens: of one image; blocks: double blocks."""
+    """embedding: width of the vision encoder's output; tokens: of one image; blocks: double blocks."""
 
     embedding: int
     tokens: int

@@ -1,6 +1,6 @@
-"""What every autoencoder here has in common: whole images and tiles of them, to latents and back.
+"""The common part of all autoencoders here: conversion of whole images and of tiles to latents and back.
 
-A subclass converts pixels in -1..1 to latents and back; this file prepares images for it, and puts tiles together.
+A subclass converts pixels in -1..1 to latents and back; this file prepares images for it, and joins tiles.
 Images and latents are passed in and returned as float32. Uses no weights.
 """
 
@@ -14,7 +14,7 @@ from .tiling import three_tilings
 
 
 class ImageCoder(nn.Module):
-    """`channels`: of the images that it takes; further ones (alpha) are left out."""
+    """`channels`: of the images it converts; further ones (alpha) are left out."""
 
     channels: int
 

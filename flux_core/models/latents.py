@@ -1,4 +1,4 @@
-"""FLUX latents: their scaling, the noise they start from, their patches and positions, and a fast preview.
+"""FLUX latents: their scaling, the initial noise, their patches and positions, and a fast preview.
 
 A latent is [B, 16, h, w], one cell per 8x8 pixels. Outside the sampler it has the autoencoder's scale; inside, the
 transformer's (`process_in`). Uses no autoencoder, no transformer and no solver.
@@ -100,7 +100,7 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def patches(cells: int) -> int:
-    """How many patches cover `cells` latent cells."""
+    """The number of patches that cover `cells` latent cells."""
     return (cells + 1) // 2
 
 

@@ -1,7 +1,7 @@
 """The one linear layer of every model here: y = x W^T + b, plus side branches.
 
-W is an ordinary parameter, or a `HeldWeight`: an object that keeps the bytes elsewhere (quantised, streamed, shared)
-and is asked for the product. This file does not know where such bytes are, in which format, or on which device.
+W is an ordinary parameter, or a `HeldWeight`: an object that has the bytes (quantised, streamed, shared) and computes
+the product. Independent of: where such bytes are, their format, their device.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .products import before_product
 
 
 class HeldWeight(Protocol):
-    """A matrix W [out, in] that is kept elsewhere. Nothing it returns shares memory with W."""
+    """A matrix W [out, in] that is no parameter of the layer. No returned tensor shares memory with W."""
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x W^T + bias: x [n, in], bias [out] or None -> [n, out], in the dtype and on the device of x."""
@@ -42,7 +42,7 @@ class HeldWeight(Protocol):
 
 
 class Branch(Protocol):
-    """A side branch: what is added to some of the outputs, `rows` [start, end); None means all."""
+    """A side branch: its values are added to some of the outputs, `rows` [start, end); None means all."""
 
     @property
     def rows(self) -> tuple[int, int] | None: ...
@@ -51,11 +51,11 @@ class Branch(Protocol):
 
 
 class Reweighing(Protocol):
-    """A change that depends on the matrix, or comes before one that does: it makes a new matrix, of any float type."""
+    """A change that depends on the matrix, or precedes one that does: it returns a new matrix, of any float type."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The tensors the change is made of; they may have gradients."""
+        """The tensors of the change; they may have gradients."""
         ...
 
     def reweigh(self, weight: Tensor) -> Tensor: ...
@@ -97,7 +97,7 @@ class Linear(nn.Module):
         return self.add_branches(self._multiply(own), x)
 
     def add_branches(self, y: Tensor, x: Tensor) -> Tensor:
-        """The product y [..., out] of x plus what the side branches add to it; y may be overwritten."""
+        """The product y [..., out] of x plus the values of the side branches; y may be overwritten."""
         for branch in self.branches:
             before_product()
             if branch.rows is None:

@@ -1,7 +1,8 @@
 """The "autoencoder" of a FLUX in pixel space: the pixels of a patch become the channels of a latent cell, and back.
 
 Its file holds one tensor, `pixels.weight` [z, C, s, s]: a convolution whose stride is its size, with orthonormal rows,
-so that the same numbers lead back. FLUX's latent scale is undone in it: what the transformer sees is pixels in -1..1.
+so that the transposed convolution is its inverse. It removes FLUX's latent scale: the transformer's inputs are pixels
+in -1..1.
 A cell is shown as 8 x 8 pixels as everywhere, so each of its s x s pixels is shown 8 / s pixels wide.
 Has the methods of `autoencoder.Autoencoder`; uses no sampler.
 """
@@ -84,7 +85,7 @@ class PixelCodec(nn.Module):
         return shown.expand(-1, 3, -1, -1).movedim(1, -1)
 
     def encode_image_tiled(self, image: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:
-        """`encode_image`: cells do not see each other, so tiles would be the same."""
+        """`encode_image`: each cell is computed alone, so tiles would give the same result."""
         return self.encode_image(image)
 
     def decode_image_tiled(self, latent: Tensor, tile: int = 512, overlap: int = 64, on_tile: OnTile = None) -> Tensor:

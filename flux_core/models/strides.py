@@ -22,5 +22,5 @@ def row_major(x: Tensor) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """x [B, C, H, W] with the strides of a new tensor [B, H, W, C], which is how images are kept."""
+    """x [B, C, H, W] with the strides of a new tensor [B, H, W, C], the layout of images."""
     return row_major(x.movedim(1, -1)).movedim(-1, 1)

@@ -77,7 +77,7 @@ class T5Encoder(nn.Module):
 
         `layer` stops after that block (0-based; negative counts from the end), still applying the final norm. An
         executor may own the loop: run_block(block, *args) in place of block(*args).
-        Raises InputError for so many tokens that their attention fits into no memory here.
+        Raises InputError if there are so many tokens that their attention does not fit into memory.
         """
         x = row_major(tokens) if tokens.is_floating_point() else self.embed(row_major(tokens))
         length = x.shape[1]

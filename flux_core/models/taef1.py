@@ -1,6 +1,6 @@
 """TAEF1: a small autoencoder for FLUX.1's latents, eighteen times less work than the full one.
 
-Its images are sharp and not exact: for previews, and as a VAE where seconds count. Keys are those of the published
+Its images are sharp and not exact: for previews, and as a VAE if speed matters. Keys are those of the published
 files (madebyollin/taesd, MIT): `encoder.N` and `decoder.N` for the layers of taef1_encoder and taef1_decoder, counted
 with the decoder's clamp, activations and enlargements. It takes latents in the transformer's scale and gives red, green
 and blue in 0..1. Uses no node and no sampler.
@@ -21,13 +21,13 @@ from .latents import process_in, process_out
 from .products import Convolution
 from .strides import row_major
 
-CLAMP = 3.0  # latents are brought smoothly into -3..3 first
+CLAMP = 3.0  # latents are first limited smoothly to -3..3
 LEVELS = 3  # each halves the sides of an image
 
 
 @dataclass(frozen=True)
 class Taef1Config:
-    """The sizes, and which halves a file has: previews need the decoder only."""
+    """The sizes, and the halves that a file has: previews need the decoder only."""
 
     width: int
     latent_channels: int
@@ -96,7 +96,7 @@ class _Clamp(nn.Module):
 
 
 class _Block(nn.Module):
-    """Three convolutions beside the identity."""
+    """Three convolutions, added to the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Tensors inside tuples and dataclasses: listed, changed all at once, compared by shape.
 
-Whoever hands such a record on (to another device, to a dry run, into a cache) need not know its fields.
+Code that passes such a record on (to another device, to a dry run, into a cache) does not depend on its fields.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 
 def map_tensors(value: Value, change: Callable[[Tensor], Tensor]) -> Value:
-    """A tensor, or a tuple or dataclass of anything, with every tensor in it changed."""
+    """A tensor, or a tuple or dataclass with any contents, with every tensor in it changed."""
     changed: Any = value
     if isinstance(value, Tensor):
         changed = change(value)

@@ -41,7 +41,7 @@ def three_tilings(
 
 
 def tiles(x: Tensor, tile: Size, overlap: int) -> int:
-    """How many tiles one item of x [B, C, h, w] has."""
+    """The number of tiles of one item of x [B, C, h, w]."""
     return len(list(_corners(x, tile, overlap)))
 
 
@@ -59,7 +59,7 @@ def _tiled_item(x: Tensor, function: Callable[[Tensor], Tensor], tile: Size, ove
     for number, (top, left) in enumerate(_corners(x, tile, overlap)):
         part = function(x[..., top : top + tile[0], left : left + tile[1]])
         rows, columns = part.shape[-2:]
-        if number == 0:  # only now the channels, the type and the device are known
+        if number == 0:  # channels, type and device are known only after the first tile
             total = part.new_zeros(1, part.shape[1], *weights.shape[-2:])
             weights = weights.to(part)
         ramp = (_ramp(rows, feather)[:, None] * _ramp(columns, feather)).to(part)

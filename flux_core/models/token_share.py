@@ -1,7 +1,7 @@
-"""The seam by which several devices compute one picture: each has some of the tokens, and they meet in attention.
+"""The interface with which several devices compute one image: each has some of the tokens; attention is over all.
 
-The transformer asks whoever shares the tokens for its own ones, and for attention over all of them. This file does not
-know how the devices talk (parallel/tokens.py does).
+The transformer calls it for the tokens of its own device, and for attention over the tokens of all devices. Independent
+of: how the devices communicate (parallel/tokens.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TokenShare(Protocol):
         ...
 
     def whole_image(self, own: Tensor) -> Tensor:
-        """All image tokens [B, Li, C] of everybody's own ones."""
+        """All image tokens [B, Li, C], collected from the devices."""
         ...
 
 
@@ -42,5 +42,5 @@ class Sharing(Protocol):
     """Makes the shares of one evaluation."""
 
     def __call__(self, text: int, image: int) -> TokenShare:
-        """For so many tokens in all."""
+        """The share of one evaluation with so many tokens in all."""
         ...
