@@ -18,7 +18,7 @@ from .drawing import SIDE, collage, draw, loose_scene
 from .flow import rng_of
 from .recipe import Phase, Recipe, Sizes
 
-CROP = 64  # pixels; convolutions learn as much from a quarter of an image as from all of it
+CROP = 64  # pixels; for convolutions a quarter of an image is as useful as the whole one
 WHOLE_PICTURES = 0.28  # the last part of the training uses whole images, because group norms average over all cells
 LATENT_NOISE = 0.15  # largest standard deviation of the noise that the decoder must ignore, in scaled latents
 EDGES = 0.5  # weight of differences between neighbouring pixels

@@ -1,13 +1,13 @@
 """Stages for fewer steps: `reflow`, `one_step` and `windows`, each a plain regression from a finished, guided flow.
 
-reflow    rectification (Liu, Gong & Liu 2022, section 2): pairs of noise and what the teacher's whole path makes of it;
+reflow    rectification (Liu, Gong & Liu 2022, section 2): pairs of noise and the end of the teacher's path from it;
           the network learns the straight line between the two, so that its paths become straight
-one_step  distillation on the same pairs: the whole way in one step, from the noise alone
-windows   piecewise (Yan et al. 2024, PeRFlow): time is cut into 1, 2 or 4 windows, and the network learns at the start
-          of each the way to its end; as many Euler steps as windows are then the teacher's path
+one_step  distillation on the same pairs: the whole path in one step, from the noise alone
+windows   piecewise (Yan et al. 2024, PeRFlow): time is divided into 1, 2 or 4 windows, and the network learns at the
+          start of each the path to its end; one Euler step for each window then follows the teacher's path
 
 The student keeps the guidance input at one strength; `without_guidance` then puts that constant into a bias, which
-gives a file in schnell's form. Knows no data set and no command line.
+gives a file in schnell's form. Uses no data set and no command line.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .flow import Data, rng_of
 from .recipe import FlowRecipe, Phase
 from .system import System, Tokens
 
-WINDOWS = {1: 0.2, 2: 0.3, 4: 0.5}  # how often a step of `windows` learns so many
-STEEPNESS = 4.0  # of the U that half of reflow's times are drawn from (Lee et al. 2024, p(t) = e^at + e^-at)
+WINDOWS = {1: 0.2, 2: 0.3, 4: 0.5}  # share of the steps of `windows` with this number of windows
+STEEPNESS = 4.0  # of the U-shaped distribution of half of reflow's times (Lee et al. 2024, p(t) = e^at + e^-at)
 PAIRS_AT_ONCE = 100
 STRAIGHT_STEPS = 20
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A guided flow: in one pass, if the network has been taught guidance (`told`), or else in two."""
+    """A guided flow: in one pass if the network was trained for guidance (`told`), else in two."""
 
     system: System
     data: Data
@@ -66,7 +66,7 @@ class Teacher:
             yield velocity, x
 
     def end(self, x: Tensor, tokens: Tokens, start: float, end: float, steps: int) -> Tensor:
-        """Where the path leads."""
+        """The end of the path."""
         *_, (_, there) = self.walk(x, tokens, start, end, steps)
         return there
 
@@ -95,7 +95,7 @@ def straightness(flow: Teacher, noise: Tensor, tokens: Tokens, steps: int = STRA
 
 @dataclass(frozen=True)
 class Pairs:
-    """Noise [N, C, h, w], what the teacher makes of it [N, C, h, w], and the prompts."""
+    """Noise [N, C, h, w], the teacher's result from it [N, C, h, w], and the prompts."""
 
     noise: Tensor
     made: Tensor
@@ -103,7 +103,7 @@ class Pairs:
 
     @classmethod
     def of(cls, teacher: Teacher, recipe: FlowRecipe, path: Path, quiet: bool = False) -> Pairs:
-        """As many as the recipe says; kept in the file, where a stopped run goes on."""
+        """As many pairs as the recipe sets; they are stored in the file, so that a stopped run can be resumed."""
         parts: list[dict[str, object]] = []
         if path.is_file():
             parts = torch.load(path, weights_only=True)
@@ -130,7 +130,7 @@ class ReflowStage:
     def __init__(
         self, data: Data, student: System, pairs: Pairs, dtype: torch.dtype, strength: float, one_step: bool = False
     ) -> None:
-        """strength: of the guidance that is in the pairs, which the student is told as a constant."""
+        """strength: of the guidance of the pairs, a constant input of the student."""
         self.data, self.module, self.pairs, self.dtype, self.strength = data, student, pairs, dtype, strength
         self.name = "one_step" if one_step else "reflow"
         self.phase: Phase = data.recipe.one_step if one_step else data.recipe.reflow
@@ -160,7 +160,7 @@ def _times(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 class WindowsStage:
-    """The way from the start of a window to its end, as the teacher goes it in small steps."""
+    """The path from the start of a window to its end, by small steps of the teacher."""
 
     name = "windows"
 
@@ -185,9 +185,9 @@ class WindowsStage:
 
 @torch.no_grad()
 def without_guidance(flux: Flux, strength: float) -> dict[str, Tensor]:
-    """The weights of a transformer that is told `strength` for ever, in schnell's form: without a guidance input.
+    """The weights of a transformer with the constant guidance `strength`, in schnell's form: without a guidance input.
 
-    What the input adds to the modulation vector is a constant then; it goes into the bias of `vector_in`.
+    The input's part of the modulation vector is then a constant, which is added to the bias of `vector_in`.
     """
     weights = dict(flux.state_dict())
     added = flux.guidance_in(sinusoids(weights["vector_in.out_layer.bias"].new_tensor([strength], dtype=torch.float32)))

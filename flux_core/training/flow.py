@@ -40,7 +40,7 @@ class Batch:
 
 
 class Data(Protocol):
-    """What a flow learns from: endless batches that depend on the recipe's seed and the step alone."""
+    """The data of a flow: endless batches that depend only on the recipe's seed and the step."""
 
     @property
     def recipe(self) -> FlowRecipe: ...
@@ -49,11 +49,11 @@ class Data(Protocol):
         ...
 
     def prompts(self, stage: str, step: int, size: int) -> list[str]:
-        """Prompts such as pictures have, none of them empty."""
+        """Prompts of the kind that images have; none is empty."""
         ...
 
     def tokens(self, prompts: Sequence[str]) -> Tokens:
-        """Prompts as both encoders read them."""
+        """Prompts for both encoders."""
         ...
 
 
@@ -95,7 +95,7 @@ class Pictures:
         return [caption(random_scene(rng), rng) for _ in range(size)]
 
     def tokens(self, prompts: Sequence[str]) -> Tokens:
-        """Both encoders read the same."""
+        """Both encoders get the same text."""
         return self.reader.tokens(prompts, prompts, self.device)
 
 

@@ -1,4 +1,4 @@
-"""Every number of a training from nothing, in one place.
+"""All settings of a training from nothing, in one place.
 
 `FlowRecipe` is the common part, `Recipe()` the recipe of the shipped model; `quick()` runs the same stages in seconds.
 Recipes of digits are in digits/recipe.py.
@@ -64,7 +64,7 @@ class FlowRecipe:
     windows: Phase = Phase(steps=250, batch=64, rate=1e-3, warm_up=20, cool_down=0.7, average=0.98)
     pairs: int = 1500  # of noise and picture, for reflow and one_step
     pair_steps: int = 12  # of the teacher's path, for pairs and for all windows together
-    guide: float = 3.0  # the guidance that fewer steps are taught, and that samples show
+    guide: float = 3.0  # the guidance of stages for fewer steps, and of samples
     empty: float = 0.1  # how often the encoders get an empty prompt, which guidance needs
     time_mean: float = 0.3  # t = sigmoid(normal(time_mean, time_spread)), slightly towards noise
     time_spread: float = 1.2
@@ -84,7 +84,7 @@ class Recipe(FlowRecipe):
     codec: Phase = Phase(steps=5000, batch=8, rate=2e-3)
 
     loose_steps: int = 2000  # steps of `flow` on scenes with loose positions
-    one_empty: float = 0.05  # how often only CLIP gets one, and how often only T5
+    one_empty: float = 0.05  # share of captions that only CLIP gets, and that only T5 gets
     guide: float = 3.5
     windows: Phase = Phase(steps=300, batch=32, rate=5e-4, matrix_rate=1e-3, warm_up=20, cool_down=0.7, average=0.98)
     two_captions: float = 0.25  # how often the encoders get different captions of the same image

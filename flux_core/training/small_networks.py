@@ -1,4 +1,4 @@
-"""What trainings of small networks have in common: number type, settings of a CPU, sheets of samples."""
+"""The common parts of trainings of small networks: number type, settings of a CPU, sheets of samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it faster than float32."""
+    """bfloat16 if the device multiplies it faster than float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -24,8 +24,8 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 @contextmanager
 def fitting_for_small_networks(device: torch.device) -> Iterator[None]:
-    """On a CPU: plain attention (the fused one is slow going backwards over 82 tokens), and memory kept by the process
-    instead of being given back to Linux and cleared again for every tensor. Half as fast again, together."""
+    """On a CPU: plain attention (the backward pass of the fused one is slow for 82 tokens), and memory that the process
+    keeps, so that Linux does not clear it again for every tensor. Together they make training 1.5 times as fast."""
     if device.type != "cpu":
         yield
         return

@@ -1,9 +1,10 @@
 """A family of sizes trained alike: does performance grow as a log N + b, or as a power law?
 
-Every size and seed sees the same digits for as many steps; the rate falls with the square root of the width, the decay
-of the average follows the number of steps, so that the average is not what is measured. Performance is minus the flow
-loss on fixed triples of digit, noise and time that nobody learned from. Both laws are fitted by least squares, and the
-residuals are told beside the spread over the seeds. Each run is a line of a table; what is there is not run again.
+Every size and seed is trained on the same digits for the same number of steps. The rate falls with the square root of
+the width, and the decay of the average follows the number of steps, so that the average has no effect on the
+comparison. Performance is minus the flow loss on fixed triples of digit, noise and time that are in no training. Both
+laws are fitted by least squares, and the residuals are printed with the spread over the seeds. Each run is a line of a
+table; runs in the table are not repeated.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ EXPONENTS = np.linspace(0.02, 3.0, 150)
 
 @dataclass(frozen=True)
 class Run:
-    """One network of one seed. parameters: all of the transformer; inside: those of its blocks' matrices alone."""
+    """One network of one seed. parameters: all of the transformer; inside: only those of its blocks' matrices."""
 
     hidden: int
     seed: int
@@ -59,7 +60,7 @@ class Fit:
     residuals: tuple[float, ...]
 
     def at(self, parameters: float) -> float:
-        """Performance that it predicts."""
+        """The predicted performance."""
         if self.law == "log":
             a, b = self.coefficients
             return a * math.log(parameters) + b
@@ -72,7 +73,7 @@ def study(
     recipe: DigitRecipe, widths: Sequence[int], seeds: Sequence[int], folder: Path, device: torch.device,
     quiet: bool = False,
 ) -> list[Run]:  # fmt: skip
-    """All runs; those that are in the table of the folder are taken from there."""
+    """All runs; those in the table of the folder are read from it."""
     table = folder / "study.csv"
     runs = read(table)
     done = {(run.hidden, run.seed, run.steps, run.batch) for run in runs}
@@ -105,7 +106,7 @@ def _run(recipe: DigitRecipe, hidden: int, seed: int, folder: Path, device: torc
 
 @torch.no_grad()
 def held_out(lesson: Lesson, system: torch.nn.Module) -> float:
-    """The flow loss on fixed triples of digits nobody learned from; times are spread evenly over 0..1."""
+    """The flow loss on fixed triples with digits that are in no training; times are spread evenly over 0..1."""
     fixed = replace(lesson.recipe, seed=0, empty=0.0)
     others = DigitPictures(fixed, lesson.reader, lesson.digits[1], lesson.device)
     losses = []
@@ -130,7 +131,7 @@ def fits(runs: Sequence[Run]) -> tuple[Fit, Fit]:
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[tuple[float, float], float]:
-    """Slope and height of the line through points, and the sum of squares that is left."""
+    """Slope and intercept of the line through points, and the sum of the squared residuals."""
     middle = x - x.mean()
     slope = float(middle @ (y - y.mean()) / (middle @ middle))
     height = float(y.mean() - slope * x.mean())

@@ -1,4 +1,4 @@
-"""A small text-to-latent system as one module, and its tokenizers: what the stages of a flow train.
+"""A small text-to-latent system as one module, and its tokenizers, for the stages of a flow.
 
 It consists of the product's own networks and tokenizers, so the trained networks are the ones that run later.
 """

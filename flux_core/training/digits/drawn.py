@@ -1,6 +1,6 @@
-"""Digits drawn like handwriting: the outlines of drawing.py with chance thickness, slant, turn, size and place.
+"""Digits drawn like handwriting: the outlines of drawing.py with random thickness, slant, rotation, size and position.
 
-The same seed gives the same pictures everywhere. Knows no tensor and no model.
+The same seed gives the same images everywhere. Uses no tensors and no model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SLANT, TURN, STRETCH, SHIFT = 0.25, 0.15, 0.2, 2.0  # shear; radians; width agai
 
 
 def draw_digits(seed: int, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Images [count, 28, 28], white on black, and labels [count], the digits in turn."""
+    """Images [count, 28, 28], white on black, and labels [count]: 0 to 9, repeated."""
     rng = np.random.default_rng([seed, 28])
     labels = (np.arange(count) % 10).astype(np.uint8)
     return np.stack([_draw(DIGITS[label], rng) for label in labels]), labels

@@ -1,8 +1,8 @@
-"""How good generated digits are: read by a classifier, and compared with real ones by the Fréchet distance.
+"""The quality of generated digits: the accuracy of a classifier on them, and the Fréchet distance to real digits.
 
-The classifier is a small convolutional network trained on digits that the generator has never seen. Accuracy alone
-rewards blurred averages, which are easily read; the distance of its features (Heusel et al. 2017, with these features
-in place of Inception's) tells them from digits. Both are reported together.
+The classifier is a small convolutional network, trained on digits that are not used to train the generator. Accuracy
+alone favours blurred averages, which are easy to classify; for those the distance of the features (Heusel et al. 2017,
+with this network's features in place of Inception's) is large. Both are reported together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .data import Digits
 
 STEPS, BATCH, RATE = 700, 64, 2e-3
 FEATURES = 128
-LEARNED = 0.6  # of the digits that are not the generator's; the others test the classifier and are compared with
+LEARNED = 0.6  # of the digits that the generator does not use; the others test the classifier and are the reference
 TURN, GROW, MOVE = 0.2, 0.15, 0.15  # radians, share, share of half a picture
 
 
@@ -49,7 +49,7 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Judged:
-    """accuracy: share that is read as asked. distance: Fréchet's, of the features, to digits nobody learned from."""
+    """accuracy: share of right digits. distance: Fréchet's, of the features, to digits that are in no training."""
 
     accuracy: float
     distance: float
@@ -64,7 +64,7 @@ class Judge:
 
     @classmethod
     def trained(cls, others: Digits, path: Path, steps: int = STEPS) -> Judge:
-        """others: digits that the generator has never seen. path: where the classifier is kept once it is trained."""
+        """others: digits that are not used to train the generator. path: the file of the trained classifier."""
         cut = int(len(others) * LEARNED)
         classifier, learned = Classifier(), others[:cut]
         if path.is_file():
@@ -91,12 +91,12 @@ class Judge:
 
     @torch.no_grad()
     def own_accuracy(self) -> float:
-        """On the digits that were held out."""
+        """The classifier's accuracy on the digits that were held out."""
         return self._accuracy(_of(self.held_out), torch.from_numpy(self.held_out.labels.astype(np.int64)))
 
     @torch.no_grad()
     def judge(self, pictures: Tensor, asked: list[int]) -> Judged:
-        """Pictures [N, 1 or 3, H, W] in -1..1, of 28 x 28 or more around them, and the digits that were asked for."""
+        """pictures [N, 1 or 3, H, W] in -1..1, 28 x 28 pixels or with a border. asked: the digits of the prompts."""
         seen = _middle(pictures)
         return Judged(self._accuracy(seen, torch.tensor(asked)), frechet(self._features(seen), self.real))
 
@@ -139,7 +139,7 @@ def _middle(pictures: Tensor) -> Tensor:
 
 
 def _varied(pictures: Tensor, rng: np.random.Generator) -> Tensor:
-    """Turned, scaled and moved a little, each by chance."""
+    """The images, rotated, scaled and moved by small random amounts."""
     count = len(pictures)
     turn, grow = rng.uniform(-TURN, TURN, count), 1 + rng.uniform(-GROW, GROW, count)
     move = rng.uniform(-MOVE, MOVE, (2, count))

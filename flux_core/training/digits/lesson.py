@@ -1,10 +1,10 @@
-"""One FLUX in pixel space from nothing to files that every command reads: stages, samples, evaluation, export.
+"""The whole training of a FLUX in pixel space: stages, samples, evaluation, and export to files for every command.
 
     OUT/diffusion_models/NAME.safetensors        OUT/text_encoders/NAME-clip_l.safetensors, NAME-t5xxl.safetensors
     OUT/vae/NAME-pixels.safetensors              and a folder beside each encoder with its tokenizer
     OUT/training/NAME/                           checkpoints, sample-N.png with the prompts in sample-N.txt, judge.pt
 
-Stopped at any moment it goes on at the last checkpoint. Knows no command line and no workflow.
+A stopped training resumes at the last checkpoint. Uses no command line and no workflow.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from .pictures import WORDS, DigitPictures, digit_of, uncelled
 from .recipe import DigitRecipe
 
 STAGES = ("flow", "guidance")
-FEWER = ("reflow", "one_step", "windows")  # what each begins from is in `_before`
+FEWER = ("reflow", "one_step", "windows")  # `_before` has the stage from which each begins
 SHEET = 64  # pictures of a sheet
 AT_ONCE = 100  # pictures that are sampled together
-# What may change when a training goes on: it decides what is looked at, not what is learned.
+# Settings that may change when a training is resumed: they affect the reports and not the result.
 FREE = {"save_every", "sample_every", "guide", "sample_steps"}
 
 
 class Lesson:
-    """One recipe on its way."""
+    """The training of one recipe."""
 
     def __init__(
         self, recipe: DigitRecipe, out: Path, work: Path, device: torch.device, *, fresh: bool = False,
         quiet: bool = False,
     ) -> None:  # fmt: skip
-        """fresh: forget what was trained here before. Raises InputError if that had other settings."""
+        """fresh: delete an earlier training in this folder. Raises InputError if that had other settings."""
         self.recipe, self.out, self.work, self.device, self.quiet = recipe, out, work, device, quiet
         self.dtype = fast_dtype(device)
         work.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ class Lesson:
 
     @cached_property
     def digits(self) -> tuple[Digits, Digits]:
-        """To learn from, and to judge by."""
+        """The digits for training, and those for evaluation."""
         return load(self.recipe.data)
 
     @cached_property
@@ -73,12 +73,12 @@ class Lesson:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Those that the recipe has."""
+        """The stages of the recipe."""
         return STAGES if self.recipe.sizes.guidance and self.recipe.guidance.steps else STAGES[:1]
 
     @property
     def fewer(self) -> tuple[str, ...]:
-        """Stages for fewer steps, which are trained where they are asked for."""
+        """Stages for fewer steps, which are trained only if they are chosen."""
         return FEWER if self.recipe.sizes.guidance else ()
 
     def run(self, stages: Sequence[str] = ()) -> dict[str, list[float]]:
@@ -101,7 +101,7 @@ class Lesson:
         recipe, teacher = self.recipe, self.teacher()
         student = self.new_system()
         self.load("reflow" if name == "one_step" else self.stages[-1], student)
-        for encoder in (student.clip, student.t5):  # their files serve all transformers of the model
+        for encoder in (student.clip, student.t5):  # all transformers of the model use their files
             encoder.requires_grad_(False)
         if name == "windows":
             stage: WindowsStage | ReflowStage = WindowsStage(self.pictures, student, teacher, self.dtype)
@@ -114,17 +114,17 @@ class Lesson:
         return losses
 
     def teacher(self) -> Teacher:
-        """The guided flow that stages for fewer steps learn from."""
+        """The guided flow that is the teacher of stages for fewer steps."""
         system = self.new_system()
         self.load(self.stages[-1], system)
         return self.guided(system.requires_grad_(False).eval(), self.stages[-1])
 
     def guided(self, system: System, stage: str) -> Teacher:
-        """The guided velocity of a stage: one pass for those that were taught guidance, two for the plain flow."""
+        """The guided velocity of a stage: one pass for stages trained for guidance, two for the plain flow."""
         return Teacher(system, self.pictures, self.recipe.guide, stage != "flow", self.dtype)
 
     def new_system(self) -> System:
-        """With first weights that depend on the seed alone."""
+        """A transformer with initial weights that depend only on the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
             system = System(self.recipe.sizes, self.reader)
@@ -140,7 +140,7 @@ class Lesson:
         return train(stage, self.recipe, self.work, lambda step: self._sheet(name, step, system), self.quiet)
 
     def load(self, stage: str, system: System) -> None:
-        """Take over the averaged weights of a stage. Raises InputError if it has not been trained."""
+        """Copy the averaged weights of a stage. Raises InputError if it has not been trained."""
         path = self.work / f"{stage}.pt"
         if not path.is_file():
             raise InputError(f"The stage {stage} of {self.recipe.name} has not been trained: there is no {path}.")
@@ -160,7 +160,7 @@ class Lesson:
         return system.eval(), last
 
     def sample(self, system: System, stage: str, prompts: Sequence[str], seed: int = 0, steps: int = 0) -> Tensor:
-        """Pictures [N, channels, side, side] in -1..1, guided as the stage can: by one pass or by two."""
+        """Images [N, channels, side, side] in -1..1 with guidance, by one pass or by two, according to the stage."""
         recipe = self.recipe
         told = {"guidance": recipe.guide} if stage != "flow" else {"guidance": 1.0, "cfg": recipe.guide}
         parts = [prompts[start : start + AT_ONCE] for start in range(0, len(prompts), AT_ONCE)]
@@ -187,7 +187,7 @@ class Lesson:
         system.train()
 
     def evaluate(self, system: System, stage: str, count: int, steps: int = 0) -> Judged:
-        """Accuracy and Fréchet distance over `count` pictures, every digit as often, as digits and words in turn."""
+        """Accuracy and Fréchet distance over `count` images, equally many of each digit; prompts are digits and words."""
         judge = self.judge
         prompts = [WORDS[number % len(WORDS)] for number in range(count)]
         pictures = self.sample(system, stage, prompts, seed=1000, steps=steps)
@@ -213,7 +213,7 @@ class Lesson:
         return {AXES: ",".join(map(str, axes))} if any(axes) else {}
 
     def straightness(self, system: System, stage: str, count: int = 200) -> Straightness:
-        """Of `count` paths with fixed noise and prompts, guided as the stage can."""
+        """The straightness of `count` guided paths with fixed noise and prompts."""
         generator, recipe = torch.Generator().manual_seed(77), self.recipe
         noise = torch.randn((count, recipe.sizes.channels, recipe.cells, recipe.cells), generator=generator)
         prompts = [WORDS[number % len(WORDS)] for number in range(count)]
@@ -234,6 +234,6 @@ class Lesson:
 
 
 def chance_prompts(count: int, seed: int = 0) -> list[str]:
-    """As xdiffusion's samples have them: digits and words of chance."""
+    """Random digits and words, as in xdiffusion's samples."""
     rng = rng_of(seed, "prompts", 0)
     return [WORDS[int(number)] for number in rng.integers(len(WORDS), size=count)]

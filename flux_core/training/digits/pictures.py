@@ -19,7 +19,7 @@ from ..system import Reader, Tokens
 from .data import SIDE, Digits
 from .recipe import DigitRecipe
 
-WORDS = (*DIGITS, *NUMBER_WORDS)  # all prompts there are
+WORDS = (*DIGITS, *NUMBER_WORDS)  # all possible prompts
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class DigitPictures:
         return Batch(clean, noise, times, self.tokens(told))
 
     def prompts(self, stage: str, step: int, size: int) -> list[str]:
-        """Digits of chance, as digits and words."""
+        """Prompts of random digits, as digits and words."""
         rng = rng_of(self.recipe.seed, stage, step)
         return [_named(int(rng.integers(10)), self.recipe.words, rng) for _ in range(size)]
 
     def tokens(self, prompts: Sequence[str]) -> Tokens:
-        """Both encoders read the same."""
+        """Both encoders get the same text."""
         return self.reader.tokens(prompts, prompts, self.device)
 
 

