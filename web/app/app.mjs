@@ -1,4 +1,4 @@
-// The page for phones: choose a workflow, fill in its few inputs, run, look, vary, share; gallery and memory beside it.
+// The page for phones: choose a workflow, set its few inputs, run it, view, vary and share the images; gallery, memory.
 
 import { element } from "/extensions/sluice/dom.mjs";
 import { galleryPanel } from "/extensions/sluice/gallery_panel.mjs";
@@ -11,7 +11,7 @@ import { api } from "/scripts/api.js";
 import { drawForm } from "./form.mjs";
 import { jobs } from "./job.mjs";
 
-const KEY = "sluice.app"; // what was open and typed, for the next visit
+const KEY = "sluice.app"; // the open workflow and the typed values, for the next visit
 const FIRST = { name: "text_to_image", title: "Text to image" };
 const find = (id) => document.getElementById(id);
 
@@ -59,7 +59,7 @@ function remember() {
   try {
     localStorage[KEY] = JSON.stringify({ opened, kept: form.keep() });
   } catch {
-    // a browser that keeps nothing: the next visit begins anew
+    // a browser without storage: the next visit has no values
   }
 }
 
@@ -81,7 +81,7 @@ async function begin() {
   try {
     stored = JSON.parse(localStorage[KEY] ?? "null");
   } catch {
-    // nothing that can be used
+    // unusable contents
   }
   if (stored?.opened) {
     const answer = await request("/sluice/app/form", stored.opened).catch(() => null);

@@ -1,7 +1,7 @@
-// What our panels use of the editor's scripts/api.js, for a page without the editor: requests, and the server's messages
-// as events. An import map puts this file in the other's place.
+// The part of the editor's scripts/api.js that our panels use, for a page without the editor: requests, and the server's
+// messages as events. An import map replaces the editor's file by this one.
 
-const KEY = "sluice.client"; // a page that is loaded again hears of the job it queued before
+const KEY = "sluice.client"; // a reloaded page receives the events of the job that it queued before
 const PREVIEW = 1, PNG = 2; // kinds of binary messages and of images in them
 const FIRST_WAIT = 500, LONGEST_WAIT = 8000; // ms before connecting again
 

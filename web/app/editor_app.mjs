@@ -1,4 +1,4 @@
-// What our panels use of the editor's scripts/app.js, for a page without the editor: notices, and no graph.
+// The part of the editor's scripts/app.js that our panels use, for a page without the editor: notices, and no graph.
 
 import { element } from "/extensions/sluice/dom.mjs";
 

@@ -4,16 +4,16 @@ import { element } from "/extensions/sluice/dom.mjs";
 import { chooseLora } from "/extensions/sluice/lora_list.mjs";
 import { api } from "/scripts/api.js";
 
-const MOST_SEEDS = 2 ** 48; // as the command line draws them; a page shows numbers up to 2^53 exactly
+const MOST_SEEDS = 2 ** 48; // the same range as on the command line: a page shows numbers up to 2^53 exactly
 const WIDE = new Set(["text", "image", "lora", "seed"]);
 
 /** A new seed. */
 export const newSeed = () => Math.floor(Math.random() * MOST_SEEDS);
 
 /**
- * Draw the form `told` (of POST /sluice/app/form) into `root`. `changed` is called after every change, `say(text)` tells a
- * problem. Returns {values, loras, random, text, vary, keep}: what to send; whether each run
- * takes new seeds; the first text; `vary` puts new seeds in; `keep` what to restore later.
+ * Draw the form `told` (of POST /sluice/app/form) into `root`. `changed` is called after every change, `say(text)` shows a
+ * problem. Returns {values, loras, random, text, vary, keep}: the values to send; whether each run uses new seeds; the
+ * first text; `vary` sets new seeds; `keep` returns the values to restore later.
  */
 export function drawForm(root, told, { kept = {}, changed, say }) {
   const controls = told.fields.map((field) => control(field, told, { kept: kept.values?.[keyOf(field)], changed, say, write }));

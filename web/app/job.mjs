@@ -1,4 +1,4 @@
-// One job of this page: queued, followed by the server's messages, its images shown with what can be done with them.
+// One job of this page: queues it, shows its progress from the server's messages, and its images with buttons.
 
 import { element } from "/extensions/sluice/dom.mjs";
 import { copyText, lightbox } from "/extensions/sluice/lightbox.mjs";
@@ -7,7 +7,7 @@ import { api } from "/scripts/api.js";
 
 /**
  * The result's part of the page. `acts`: {vary, open(file)}; `busy(on)` is called when a job begins and ends, `say(text)`
- * tells a problem. Returns {queue}: `queue(prompt, workflow, text)` adds a job, whose images are called `text`, and shows it.
+ * shows a problem. Returns {queue}: `queue(prompt, workflow, text)` adds a job, whose images are called `text`, and shows it.
  */
 export function jobs(root, { vary, open, busy, say }) {
   const picture = element("img", { class: "app-result-image", alt: "" });
@@ -42,7 +42,7 @@ export function jobs(root, { vary, open, busy, say }) {
     look.hidden = strip.hidden = actions.hidden = true;
     bar.hidden = cancel.hidden = false;
     cancel.disabled = false;
-    bar.removeAttribute("value"); // how long it waits is not known
+    bar.removeAttribute("value"); // the waiting time is unknown
     state.textContent = "Waiting";
     root.scrollIntoView({ block: "start" });
   }
@@ -94,7 +94,7 @@ export function jobs(root, { vary, open, busy, say }) {
     lightbox(pictures, at, { open: async (image) => open(await server.pictureFile(image)), copy: copyText, star: null, remove: null });
   }
 
-  /** Hand the file over to another program of the phone; it carries its workflow. */
+  /** Share the file with another program of the phone; it contains its workflow. */
   async function shareImage() {
     try {
       await navigator.share({ files: [await server.pictureFile(results[at])] });
@@ -108,7 +108,7 @@ export function jobs(root, { vary, open, busy, say }) {
     previewed = null;
   }
 
-  /** After a pause of the connection: whether the job has ended meanwhile. */
+  /** After an interruption of the connection: whether the job has ended. */
   async function catchUp() {
     if (!current) return;
     const found = await api.fetchApi(`/history/${current}`).then((answer) => answer.json()).catch(() => ({}));

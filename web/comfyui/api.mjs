@@ -31,14 +31,14 @@ export const doctor = () => ours("/sluice/doctor");
 /** The paused jobs: [{prompt_id, number, created, stopping}]; null inside ComfyUI. */
 export const pausedJobs = () => ours("/sluice/paused");
 
-/** Pause a running job, or have a paused one go on. */
+/** Pause a running job, or resume a paused one. */
 export const pauseJob = (prompt_id) => posted("/sluice/pause", { prompt_id });
 export const resumeJob = (prompt_id) => posted("/sluice/resume", { prompt_id });
 
 /** The programs that have the card: [{by, seconds}]; null inside ComfyUI. */
 export const leases = () => ours("/sluice/yield");
 
-/** Drop a job that waits or is paused. */
+/** Remove a job that waits or is paused. */
 export const dropJob = async (prompt_id) => {
   const headers = { "Content-Type": "application/json" };
   await api.fetchApi("/queue", { method: "POST", headers, body: JSON.stringify({ delete: [prompt_id] }) });
@@ -70,7 +70,7 @@ export const star = ({ filename, subfolder }, starred) => posted("/sluice/galler
 
 /**
  * An image beside the exact one of the same workflow, without step cache and integer products. `makeExact` queues the job
- * that makes it; `exactOf` tells its state: {state, prompt_id, picture: {filename, subfolder, seconds, psnr, ssim} or null}.
+ * that makes it; `exactOf` returns its state: {state, prompt_id, picture: {filename, subfolder, seconds, psnr, ssim} or null}.
  */
 export const makeExact = ({ filename, subfolder }) =>
   posted("/sluice/gallery/exact", { filename, subfolder, client_id: api.clientId });

@@ -6,7 +6,7 @@ import { factsLine, likeness } from "./facts.mjs";
 
 const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
 
-/** Show `picture` beside its exact image; `say(text)` shows what is being waited for. Raises Refused. */
+/** Show `picture` beside its exact image; `say(text)` shows the progress. Raises Refused. */
 export async function showExact(picture, say) {
   const { prompt_id } = await server.makeExact(picture);
   say("The exact image is being made. It appears here when it is ready.");
@@ -21,7 +21,7 @@ export async function showExact(picture, say) {
   );
 }
 
-/** What has become of the exact image once its job has ended. */
+/** The result of the exact image's job. */
 function ended(picture, prompt_id) {
   return new Promise((resolve, reject) => {
     const look = async () => {

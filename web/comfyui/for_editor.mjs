@@ -1,5 +1,5 @@
 // What our own server adds to the editor: the page for phones in the menu, a list of LoRAs at their nodes and in the menu,
-// and a look at the files of every image that is opened.
+// and a check of the files of every image that is opened.
 
 import { app } from "../../scripts/app.js";
 import { chooseLora } from "./lora_list.mjs";
@@ -21,7 +21,7 @@ function modelOfGraph() {
   return null;
 }
 
-/** Let a person choose a LoRA for a node; without a node the list is only looked at. */
+/** Let a person choose a LoRA for a node; without a node the list is only shown. */
 async function choose(node) {
   const chosen = await chooseLora(modelOfGraph());
   if (!chosen || !node) return;

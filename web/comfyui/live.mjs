@@ -1,4 +1,4 @@
-// The current state, which all panels share and which outlives them.
+// The current state, which all panels share and which remains when they are removed.
 
 import * as server from "./api.mjs";
 import { EVENTS } from "./memory_state.mjs";
@@ -17,7 +17,7 @@ export function watched(value) {
       value = next;
       for (const tell of watchers) tell();
     },
-    /** Call `tell` at each change. Returns a function that ends this. */
+    /** Calls `tell` at each change. Returns a function that ends this. */
     watch(tell) {
       watchers.add(tell);
       return () => watchers.delete(tell);

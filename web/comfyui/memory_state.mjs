@@ -110,7 +110,7 @@ function measured(weights, fixed, peak) {
 
 const total = (parts) => parts.reduce((sum, part) => sum + part.bytes, 0);
 
-/** Without staging buffers in RAM, files are read straight into the device's memory: the device is a CPU. */
+/** Whether the device is a CPU: then there are no staging buffers in RAM, and files are read into its memory directly. */
 export const memoryName = (plan) => (plan.host_bytes > 0 ? "VRAM" : "RAM");
 
 /** Groups by location, in the order of CLASSES: {V: {count, bytes}, ...}, only those that occur. */
@@ -152,7 +152,7 @@ function groupOf(name) {
 /** The common name of the halves of a divided group. */
 const placeOf = (name) => /^(controlnets\.[^.]+\.)?(double_blocks\.\d+\.(img|txt)|single_blocks\.\d+)/.exec(name)?.[0] ?? name;
 
-/** A unit of a ControlNet: the file's name without the number that tells it from others, and the name it has in there. */
+/** A unit of a ControlNet: the file's name without the number that distinguishes it, and the unit's name in the file. */
 const CONTROLNET = /^controlnets\.([^.]+)-[0-9a-f]{8}\.(.+)$/;
 
 function inRows(label, cells, columns) {

@@ -3,7 +3,7 @@
 import { dropJob, pauseJob, resumeJob } from "./api.mjs";
 import { element } from "./dom.mjs";
 
-/** Pauses the job: it stops after the block that is being computed, gives its memory back and goes on later. */
+/** Pauses the job: it stops after the current block, frees its memory and can be resumed. */
 export const pauseButton = (job) =>
   element("button", { class: "sluice-button", type: "button", title: "Stop after the current block and go on later with the same result", onclick: once(() => pauseJob(job)) }, "Pause");
 
@@ -30,7 +30,7 @@ export function lentCard(leases) {
   return [element("section", { class: "sluice-card", "aria-label": "Card in use" }, element("h3", {}, "Jobs wait: the memory is lent to"), element("ul", { class: "sluice-stack" }, rows))];
 }
 
-/** A handler that acts once; what is shown next comes from the server. */
+/** A handler that acts once; the server's next message then changes the page. */
 function once(act) {
   return async ({ currentTarget: button }) => {
     button.disabled = true;

@@ -12,7 +12,7 @@ let hide = () => {};
 
 const word = ({ state, here }) => (here ? `here as ${here}` : (WORDS[state] ?? state));
 
-/** Ask the server about the files of an image, and tell what differs. Files that are no images, and failures, say nothing. */
+/** Request the files of an image from the server, and show the differences. Other files and errors show nothing. */
 export async function tellUsedFiles(file) {
   hide();
   used.set(null);

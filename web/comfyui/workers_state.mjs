@@ -19,7 +19,7 @@ export function afterEvent(known, event, data) {
   return { ...known, states: { ...known.states, [name]: after(known.states[name] ?? EMPTY, event, data) } };
 }
 
-/** The worker of an event; null if it is unknown. Events of a job name no worker: it is the one that runs the job. */
+/** The worker of an event; null if it is unknown. Events of a job contain no worker: it is the one that runs the job. */
 function nameOf({ workers }, event, data) {
   if (!OF_A_JOB.includes(event)) return data.worker ?? "";
   if (workers.length > 1) return workers.find(({ job }) => job === data.prompt_id)?.name ?? null;

@@ -1,4 +1,4 @@
-// Blind votes: asks the server for a pair, shows it without names, sends the choice. Nothing here knows which is which.
+// Blind votes: requests a pair from the server, shows it without names, sends the choice. The page has no names of settings.
 
 const at = (id) => document.getElementById(id);
 let pair = null;
@@ -25,7 +25,7 @@ async function next() {
 async function choose(choice) {
   if (pair?.pair === undefined) return;
   const { pair: number } = pair;
-  pair = null; // a second press before the next pair is shown counts for nothing
+  pair = null; // a second press before the next pair is shown is ignored
   await told(async () => {
     await ask("/sluice/comparisons/vote", { pair: number, choice });
     await next();

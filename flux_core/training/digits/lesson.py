@@ -187,7 +187,7 @@ class Lesson:
         system.train()
 
     def evaluate(self, system: System, stage: str, count: int, steps: int = 0) -> Judged:
-        """Accuracy and Fréchet distance over `count` images, equally many of each digit; prompts are digits and words."""
+        """Accuracy and Fréchet distance over `count` images, as many of each digit; prompts: digits and words."""
         judge = self.judge
         prompts = [WORDS[number % len(WORDS)] for number in range(count)]
         pictures = self.sample(system, stage, prompts, seed=1000, steps=steps)
