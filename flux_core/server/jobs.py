@@ -12,6 +12,8 @@ from .services import Json, Route, json_object, refuse, services, texts, whole
 
 MOST_JOBS = 1000  # in one answer
 _ALL = (PENDING, RUNNING, *ENDED)  # statuses that ComfyUI's clients know; paused jobs are listed only on request
+# What the frontend requires of an error; one that happened outside nodes does not have it.
+_OUTSIDE_NODES: Json = {"node_id": "", "node_type": "", "traceback": []}
 _SHOWN_KINDS = {"images": "images", "gifs": "video", "video": "video", "audio": "audio"}
 
 
@@ -85,7 +87,7 @@ async def get_jobs(request: web.Request) -> web.Response:
     ascending = request.query.get("sort_order") == "asc"
     found, total = services(request).store.history.summaries(statuses, limit, offset, ascending)
     pagination = {"offset": offset, "limit": limit, "total": total, "has_more": offset + len(found) < total}
-    return web.json_response({"jobs": [_summary(one) for one in found], "pagination": pagination})
+    return web.json_response({"jobs": [listed(one) for one in found], "pagination": pagination})
 
 
 async def get_job(request: web.Request) -> web.Response:
@@ -97,7 +99,7 @@ async def get_job(request: web.Request) -> web.Response:
         return web.json_response({"error": "Job not found"}, status=404)
     result = job.result or {}
     status = result.get("status")
-    detail = _summary(found) | {"outputs": result.get("outputs", {})}
+    detail = listed(found) | {"outputs": result.get("outputs", {})}
     detail["update_time"] = job.ended or job.started or job.created
     if status is not None:
         detail["execution_status"] = status
@@ -117,7 +119,7 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     return web.json_response({"cancelled": any([services(request).job_runner.cancel(one) for one in ids])})
 
 
-def _summary(job: Summary) -> Json:
+def listed(job: Summary) -> Json:
     """A job in the form of the frontend's list. The frontend rejects the whole list if one entry is wrong."""
     shown = [(node, kind, item) for node, kind, item in _shown(job.outputs)]
     summary: Json = {
@@ -136,7 +138,7 @@ def _summary(job: Summary) -> Json:
         node, kind, item = next((one for one in shown if one[2].get("type") == "output"), shown[0])
         summary["preview_output"] = {**item, "nodeId": node, "mediaType": kind}
     if job.status == FAILED and job.last_message and job.last_message[0] == "execution_error":
-        summary["execution_error"] = job.last_message[1]
+        summary["execution_error"] = _OUTSIDE_NODES | job.last_message[1]
     return summary
 
 

@@ -13,6 +13,7 @@ import pytest
 from sluice.flux_core.errors import SluiceError
 from sluice.flux_core.server import store as module
 from sluice.flux_core.server.job import CANCELLED, COMPLETED, FAILED, PENDING, RUNNING, Job
+from sluice.flux_core.server.jobs import listed
 from sluice.flux_core.server.store import ATTEMPTS, CannotWrite, Store
 
 
@@ -164,6 +165,10 @@ def test_a_job_that_keeps_killing_its_server_is_reported_not_tried_forever(tmp_p
     assert store.take() is None
     job = got(store, "a")
     assert job.status == FAILED and "not tried again" in json.dumps(job.result)
+    summary = store.history.summary("a")
+    assert summary is not None
+    error = listed(summary)["execution_error"]  # the frontend shows no job at all if a field is missing
+    assert {"node_id", "node_type", "exception_message", "exception_type", "traceback"} <= error.keys()
     store.close()
 
 
