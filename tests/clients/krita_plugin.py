@@ -24,7 +24,7 @@ async def work(plugin: Any, address: str) -> None:
     """Everything a person does first."""
     client = plugin.ComfyClient(address)
     await client.connect()
-    plugin.settings.check_server_resources = False  # it wants files of other models too; what it misses is noted
+    plugin.settings.check_server_resources = False  # it requests files of other models too; missing ones are noted
     async for status in client.discover_models(refresh=False):
         print(f"looked into {status.folder}: {status.current} of {status.total}")
     missing = client._supported_archs.get(plugin.Arch.flux, [])
@@ -52,7 +52,7 @@ async def _images(plugin: Any, listener: Any, job: str) -> Any:
 
 
 def _pieces(plugin: Any, client: Any, checkpoint: str) -> list[tuple[str, Any]]:
-    """What the plugin asks for, prepared by itself."""
+    """The request of the plugin, prepared by its own code."""
     style = plugin.Style(Path("default.json"))
     style.checkpoints, style.style_prompt, style.cfg_scale = [checkpoint], "", 3.5
     style.sampler, style.sampler_steps = "Flux - Euler simple", STEPS

@@ -151,7 +151,7 @@ def cli(address: str) -> bytes:
 
 
 def script(address: str) -> bytes:
-    """ComfyScript, which makes functions of what the server says of its nodes."""
+    """ComfyScript, which makes functions from the server's descriptions of nodes."""
     import comfy_script.runtime as runtime
 
     runtime.load(address + "/", watch=False, save_script_source=False)
@@ -276,7 +276,7 @@ def main() -> int:
             data = job(address)
             print(f"{name}: {'an image' if data.startswith(PNG) else 'no image'}")
             failed += not data.startswith(PNG)
-        except Exception as error:  # whatever a client raises is its result
+        except Exception as error:  # any exception of a client is its result
             failed += 1
             print(f"{name}: {type(error).__name__}: {error}")
     return 1 if failed else 0

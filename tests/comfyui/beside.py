@@ -1,4 +1,4 @@
-"""Nodes of ours beside ComfyUI's own, in one process, on the same values: what comes out must be the same.
+"""Our nodes and ComfyUI's own, in one process, on the same values: their results must be equal.
 
     python tests/comfyui/beside.py /path/to/ComfyUI
 

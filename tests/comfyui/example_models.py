@@ -1,4 +1,4 @@
-"""Files of random weights under the names that ComfyUI's example images for FLUX.1 ask for.
+"""Files of random weights with the names in ComfyUI's example images for FLUX.1.
 
 Layouts and shapes are those of the published files. Transformers and ControlNets have fewer blocks and, if asked,
 another width; T5 has its published width, layers and vocabulary, but fewer heads and a narrower middle.

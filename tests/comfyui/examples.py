@@ -165,7 +165,7 @@ def comfyui(checkout: str, base: Path, port: int) -> Iterator[Server]:
 
 
 def ours(prompt: Prompt, base: Path, out: Path, ram: str) -> tuple[list[bytes], list[str]]:
-    """The images of the program, and what its memory manager says about the transformer."""
+    """The images of the program, and its memory manager's report on the transformer."""
     file = base / "prompt.json"
     file.write_text(json.dumps(prompt))
     command = [sys.executable, "-c", PROGRAM, str(ROOT / "tests"), "run", str(file), "--out", str(out)]

@@ -43,7 +43,7 @@ from sluice.flux_core.facade.offered.comfy_execution.graph_utils import *
 
 
 def lay_out(comfyui: Path, folder: Path) -> None:
-    """The tests, and beside them what they need of ComfyUI."""
+    """The tests, and the parts of ComfyUI that they need."""
     shutil.copytree(comfyui / "tests" / "execution", folder / "tests" / "execution")
     for name in ("__init__.py", "conftest.py"):
         shutil.copy(comfyui / "tests" / name, folder / "tests")

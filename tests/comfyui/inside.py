@@ -32,7 +32,7 @@ def enter(comfyui: str, *flags: str) -> None:
 
 
 def declare_vision_operators() -> None:
-    """So that a torchvision built for another PyTorch can be imported: nobody calls these."""
+    """Substitutes with which a torchvision built for another PyTorch can be imported; they are not called."""
     import torch
 
     _kept.append(library := torch.library.Library("torchvision", "DEF"))  # its end would undeclare them

@@ -36,7 +36,7 @@ class Card:
         left = CARD - self.ours - sum(self.core.values())
         return (left, 0) if torch_free_too else left
 
-    # as our manager asks a device's memory
+    # as our manager reads a device's memory
 
     def allowed_bytes(self, allowed: Any) -> int:
         return CARD - sum(self.core.values())

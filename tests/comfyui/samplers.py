@@ -130,7 +130,7 @@ def stopped(guider: Any, latent: Any, sigmas: Any) -> None:
 
 
 def refused(bridged: Any) -> None:
-    """What cannot reach our weights is told so."""
+    """Nodes that cannot change our weights raise an error that says so."""
     try:
         bridged.clone().add_patches({"a": None})
     except Exception as error:

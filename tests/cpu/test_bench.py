@@ -118,7 +118,7 @@ def test_an_encoder_and_whole_jobs_are_measured_under_a_budget(tmp_path: Path) -
 
 
 def test_the_sampling_of_a_measured_job_may_have_a_step_cache() -> None:
-    """A network whose output hardly changes is asked for half of the steps and fewer."""
+    """A network whose output hardly changes is evaluated at half of the steps or fewer."""
     asked: list[float] = []
 
     class Slow:

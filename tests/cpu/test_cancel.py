@@ -27,7 +27,7 @@ FIRST = Path(__file__).parents[2] / "workflows" / "text_to_image.png"
 
 
 class Asked:
-    """How often somebody asked whether to go on, and the question at which the answer is no."""
+    """The number of checks for cancelling, and the check at which the run is cancelled."""
 
     def __init__(self, last: float = float("inf"), listener: Callable[[], object] = lambda: None) -> None:
         self.count, self.last, self.listener = 0, last, listener
@@ -82,7 +82,7 @@ def test_every_moment_of_a_job_can_be_its_last(studio: Studio) -> None:
 
 
 class Products(TorchDispatchMode):
-    """Counts products, convolutions and attentions since somebody last asked; `most` is the largest count."""
+    """Counts products, convolutions and attentions since the last check; `most` is the largest count."""
 
     PARTS = ("mm", "bmm", "linear", "matmul", "conv", "scaled_dot_product")
 

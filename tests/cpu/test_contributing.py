@@ -22,7 +22,7 @@ def blocks(title: str) -> list[str]:
 
 
 def says(*words: str) -> None:
-    """The rows of tables that the walks ask for are those that this test adds."""
+    """The walks use the table rows that this test adds."""
     for word in words:
         assert word in PAPER
 

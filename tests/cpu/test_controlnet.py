@@ -126,7 +126,7 @@ class Setup:
         return load_controlnet(self.runtime, self.folder / f"{name}.safetensors")
 
     def budget(self, nbytes: int) -> Manager:
-        """So many bytes beside the workspace."""
+        """So many bytes in addition to the workspace."""
         self.runtime.budget = Allowed(ram=nbytes)
         manager = self.runtime.managers[CPU] = Manager(CPU, self.runtime.budget, emit=self.runtime.events.emit)
         manager.memory = SimulatedMemory(nbytes + 128 * MiB)

@@ -30,7 +30,7 @@ PART = 4 * PAGE  # of a registration
 
 
 class Driver:
-    """What is registered, what was asked for, and how much more may be registered."""
+    """The registered memory, the calls, and the number of bytes that may still be registered."""
 
     def __init__(self) -> None:
         self.locked: dict[int, int] = {}

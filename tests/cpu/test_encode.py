@@ -35,7 +35,7 @@ T5 = T5Tokenizer(words("end", "pad"), end=WORDS - 2, pad=WORDS - 1, length=16)
 
 
 class Pair:
-    """Small random encoders that count how often they are asked for."""
+    """Small random encoders that count their uses."""
 
     def __init__(self) -> None:
         torch.manual_seed(3)

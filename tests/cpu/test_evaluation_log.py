@@ -1,4 +1,4 @@
-"""A run that was stopped goes on with the bits of one that was not, whatever the solver keeps of earlier steps."""
+"""A resumed run has the same bits as one that was not stopped, with solvers that use earlier steps too."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def conditioning(seed: int) -> Conditioning:
 def run(
     model: FluxModel, name: str, log: EvaluationLog | None, stop: Callable[[int], bool] = lambda step: False
 ) -> Tensor:
-    """What a sampler makes; Interrupted after the step for which `stop` says so."""
+    """The result of a sampler; Interrupted after the step for which `stop` returns true."""
 
     def callback(step: int, D: Tensor, x: Tensor, steps: int) -> None:
         if stop(step):

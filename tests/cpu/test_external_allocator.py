@@ -1,4 +1,4 @@
-"""Sharing a device: room is asked for before it is taken, what is granted is kept to, what is taken back is given."""
+"""Sharing a device: memory is requested before it is used, grants are not exceeded, reclaimed memory is freed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ENDLESS = 2**40
 
 
 class House:
-    """A allocator that grants `granted` bytes of weights to everybody, and writes down what it was asked."""
+    """An allocator that grants `granted` bytes of weights to each client, and records the requests."""
 
     device, spare_bytes = "cpu", 0
 

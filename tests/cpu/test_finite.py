@@ -1,4 +1,4 @@
-"""A run's numbers stay numbers: on a CPU that is seen at once, on another device without waiting for it."""
+"""Values that are not finite are found: on a CPU at once, on another device without waiting for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guiders and conditions: what is asked of the network, where and when it counts, and how the answers are combined."""
+"""Guiders and conditions: the evaluations of the network, where and when they count, and how they are combined."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def trained(
 def test_gradients_through_a_held_weight_are_those_of_a_parameter(
     layer: Linear, seeded: Seeded, dtype: torch.dtype, inside: bool
 ) -> None:
-    """To the bit, although the weight's memory holds other numbers by the time they are asked for."""
+    """Equal bits, although the memory of the weight has other contents by the time of the backward pass."""
     layer.requires_grad_(False)
     present(layer.bias).requires_grad_(True)
     reweighings, branches = trained(seeded, dtype)

@@ -166,7 +166,7 @@ def test_quantised_files_give_the_same_picture_expanded_packed_and_streamed(
 def test_integers_stream_as_the_operands_they_are(
     flux_file: Path, seeded: Seeded, runtime: Runtime, tmp_path: Path
 ) -> None:
-    """One image resident and streamed, LoRA and all; nothing is decoded, and the plan knows of integer products."""
+    """One image resident and streamed, with a LoRA; nothing is decoded, and the plan includes integer products."""
     path, wanted, file = tmp_path / "int8.safetensors", target("int8", True), open_weights(flux_file)
     write(path, "flux", steps_of("flux", detect(file).parts["flux"], wanted), wanted, {})
     model = replace(handles.load_flux(runtime, path), loras=loras(seeded), own_compute=INT8)
@@ -282,7 +282,7 @@ def test_another_seed_reads_only_what_streams_and_another_prompt_only_its_rows(
 def test_neither_another_lora_nor_another_strength_reads_a_modulation_matrix(
     flux_file: Path, seeded: Seeded, runtime: Runtime
 ) -> None:
-    """What LoRAs add to the rows is added beside them; only what cannot be is computed anew, and that is right too."""
+    """The values of LoRAs are added to the rows; all other rows are computed again; both are right."""
     model, (on_rows,) = handles.load_flux(runtime, flux_file), loras(seeded)
     low_rank = LowRank(seeded("e", (4, 256)), seeded("f", (1536, 4)), 0.01)
     rows = LowRank(seeded("g", (4, 256)), seeded("h", (256, 4)), 0.1, rows=(256, 512))

@@ -1,4 +1,4 @@
-"""Pictures, masks and latents cut, turned, mixed and combined: what holds for them whatever their size."""
+"""Images, masks and latents cropped, rotated, mixed and combined: laws for all sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ComfyUI's training nodes: a folder of images goes in, a LoRA comes out, is added, saved and gone on with."""
+"""ComfyUI's training nodes: a LoRA is trained on a folder of images, added to a model, saved, and trained further."""
 
 from __future__ import annotations
 

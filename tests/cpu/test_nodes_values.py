@@ -1,4 +1,4 @@
-"""Texts, batches and files of nodes: what ComfyUI's give (tests/comfyui/beside.py runs both)."""
+"""Texts, batches and files of nodes: the results of ComfyUI's (tests/comfyui/beside.py runs both)."""
 
 from __future__ import annotations
 

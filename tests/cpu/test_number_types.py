@@ -1,4 +1,4 @@
-"""Which number type a device computes in when nobody chooses one."""
+"""The default number type of each device."""
 
 from __future__ import annotations
 

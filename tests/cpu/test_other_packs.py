@@ -26,7 +26,7 @@ CLASSES, TITLES = standalone_tables(pack_host())
 
 
 def called(name: str, /, **values: Any) -> Any:
-    """What the node of this id gives, with its own defaults for what is not said."""
+    """The result of the node with this id; inputs that are not given have their defaults."""
     node_class = CLASSES[name]
     defaults = {
         one.name: default(one)

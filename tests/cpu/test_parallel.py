@@ -1,4 +1,4 @@
-"""One picture on several devices: the numbers of one, whatever is split and how. Here the devices are threads."""
+"""One image on several devices has the numbers of one device, for every kind of split. Here the devices are threads."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_bfloat16_is_as_near_to_float32_as_on_one_device(flux: Flux) -> None:
 
 @pytest.mark.parametrize(("attending", "verb"), [("ulysses", "exchange"), ("gather", "gather"), ("ring", "shift")])
 def test_the_bytes_that_leave_a_device_are_those_of_the_formula(flux: Flux, attending: str, verb: str) -> None:
-    """24 + 96 tokens and 4 heads divide evenly: nothing beside queries, keys, values and the velocity travels."""
+    """24 + 96 tokens and 4 heads divide evenly: only queries, keys, values and the velocity are exchanged."""
     config = FluxConfig(**{**vars(CONFIG), "heads": 4, "hidden": 256})
     model, given = filled(config), inputs((16, 24), 24)
     split, wires = Split(2, 1, attending), list[ThreadWire]()

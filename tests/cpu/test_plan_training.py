@@ -1,4 +1,4 @@
-"""What `sluice plan --train lora` says: from the walk itself, at FLUX.1's width, and refusals with what would do."""
+"""The output of `sluice plan --train lora`: from the training step at FLUX.1's width; refusals name what fits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Previews cost less than 2 % of the time, whatever a step takes."""
+"""Previews cost less than 2 % of the time, for any duration of a step."""
 
 from __future__ import annotations
 

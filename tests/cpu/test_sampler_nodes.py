@@ -1,4 +1,4 @@
-"""Sampler nodes with options: ComfyUI 0.3.64's numbers on a toy denoiser, and schedules and shifts beside them."""
+"""Sampler nodes with options, schedules and shifts: ComfyUI 0.3.64's numbers on a toy denoiser."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ SHAPE = (1, 16, 4, 6)
 
 
 class Field:
-    """A Denoise made of a function (x, sigma) -> (D, U); `calls` are the sigmas it was asked at."""
+    """A Denoise made from a function (x, sigma) -> (D, U); `calls` are the sigmas of its calls."""
 
     def __init__(self, function: Callable[[Tensor, float], tuple[Tensor, Tensor]]) -> None:
         self.function = function
@@ -66,7 +66,7 @@ def test_solvers_evaluate_at_the_levels_they_declare(name: str, levels: list[flo
         asked = tuple(dict.fromkeys(torch.tensor(level).item() for level in field.calls))
         declared = method.evaluated(levels, FluxShift(), **options)
         if name == "dpm_adaptive" and "eta" in options:
-            continue  # without noise eta is not used, which the declaration does not know
+            continue  # without noise eta is not used, although the declaration lists it
         known_before = asked[: len(declared)] if "adaptive" in name else asked
         assert declared == known_before and bool(declared) == bool(asked), options
     assert method.evaluated(levels[:1], FluxShift()) == ()
@@ -351,7 +351,7 @@ def test_increments_of_a_path_add_up(kind: Callable[[Tensor, int, Sigmas], StepN
     stops = [0.95, 0.6, 0.35, 0.2]
     parts = sum(draw(a, b) * math.sqrt(a - b) for a, b in pairwise(stops))
     whole = draw(stops[0], stops[-1]) * math.sqrt(stops[0] - stops[-1])
-    torch.testing.assert_close(parts, whole, rtol=0, atol=2e-3)  # the tree knows times to 1e-6
+    torch.testing.assert_close(parts, whole, rtol=0, atol=2e-3)  # the tree resolves times to 1e-6
     torch.testing.assert_close(draw(0.35, 0.6), -draw(0.6, 0.35))
     assert whole.std().item() == pytest.approx(math.sqrt(0.75), rel=0.05)
 

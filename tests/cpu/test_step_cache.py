@@ -123,7 +123,7 @@ def test_a_run_takes_nothing_from_the_run_before() -> None:
 
 
 def test_a_run_that_ends_early_and_other_weights_leave_nothing_to_the_next_run() -> None:
-    """Whatever ran before with the same setting: the result is that of a fresh one."""
+    """The result is that of a new cache, independent of earlier runs with the same setting."""
     cache = StepCache(0.1)
     fresh, calls = run(StepCache(0.1))
 
@@ -152,7 +152,7 @@ def test_a_rising_noise_level_and_another_size_start_anew() -> None:
 
     for sigma in (0.9, 0.8, 0.7, 0.6):
         at(sigma)
-    assert made == [0.9, 0.8]  # two full evaluations tell the rate; after that all is skipped
+    assert made == [0.9, 0.8]  # two full evaluations give the rate; all later ones are skipped
     at(0.95)
     assert made == [0.9, 0.8, 0.95]
     at(0.5)

@@ -1,4 +1,4 @@
-"""Weights that stream are the weights: bit for bit, with real files and threads, whatever stays and whatever passes."""
+"""Streamed weights are equal to the file's bit for bit, with real files and threads, for all residencies."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ FORMATS = (*DTYPES, "scaled", "diffusers", *QUANTS)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """files(format): the file, made when it is first asked for."""
+    """files(format): the file, written at its first use."""
     folder, made = tmp_path_factory.mktemp("models"), {}
 
     def file(format: str) -> Path:
@@ -184,7 +184,7 @@ def streamed(path: Path, dtype: torch.dtype, round_to: torch.dtype | None = None
 
 
 def mixes(count: int, rng: random.Random) -> list[str]:
-    """All stay, none stays, every other one, and whatever chance gives."""
+    """All resident, none, every other one, and random residencies."""
     return ["V" * count, "D" * count, "VD" * (count // 2), *("".join(rng.choices("VD", k=count)) for _ in range(2))]
 
 
@@ -272,7 +272,7 @@ def test_a_streamed_weight_may_be_used_in_any_order_and_any_number_of_times(
 
 
 def with_trained_branches(flux: Flux, dtype: torch.dtype) -> tuple[Flux, list[Tensor]]:
-    """A copy of the model for training, with branches beside some of its matrices, and the tensors of these."""
+    """A copy of the model for training, with side branches at some of its matrices, and the tensors of these."""
     generator = torch.Generator().manual_seed(4)
 
     def low_rank(rows: int, columns: int) -> LowRank:

@@ -1,4 +1,4 @@
-"""The model that comes with us: it is small, it draws what it is told, and the shipped workflows run on it."""
+"""The shipped model: it is small, it draws what the prompt says, and the shipped workflows run on it."""
 
 from __future__ import annotations
 

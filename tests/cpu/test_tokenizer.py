@@ -190,7 +190,7 @@ A, B = t.Vector("file", 0, None), t.Vector("file", 1, None)
         ("w1 embedding:style w2", (1, A, B, 2)),
         ("embedding:style", (A, B)),
         ("w1 embedding:nobody w2", (1, 2)),
-        ("w1 embedding:style, w2", (1, A, B, 0, 2)),  # the comma is a word this vocabulary does not know
+        ("w1 embedding:style, w2", (1, A, B, 0, 2)),  # the comma is not in this vocabulary
         ("(embedding:style:0.5)", (A, B)),
     ],
 )

@@ -93,7 +93,7 @@ def clip_folder(merges: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def pair_list(merges: list[str]) -> bytes:
-    """OpenAI's file, which goes on after the pairs that CLIP uses."""
+    """OpenAI's file, which has further entries after the pairs that CLIP uses."""
     return "\n".join(['"bpe_simple_vocab_16e6.txt#version: 0.2', *merges, "zz zz", ""]).encode()
 
 
@@ -163,7 +163,7 @@ def t5_folder(pieces: list[tuple[str, float]], tmp_path_factory: pytest.TempPath
 
 
 def write_gguf(file: Path, pieces: list[tuple[str, float]], kind: str = "t5", unused: int = 28 + v.T5_EXTRA) -> Path:
-    """A GGUF file of T5 as llama.cpp makes them: the table is filled up with pieces that nobody uses."""
+    """A GGUF file of T5 as llama.cpp makes them: the table is padded with unused pieces."""
     names = [piece for piece, _ in pieces] + [f"[PAD{len(pieces) + number}]" for number in range(unused)]
     scores, types = [score for _, score in pieces] + [-10000.0] * unused, [3, 3, 2] + [1] * (len(pieces) - 3)
     writer = gguf.GGUFWriter(str(file), "t5encoder")

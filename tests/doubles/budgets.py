@@ -20,7 +20,7 @@ class SimulatedManager(Manager):
 
 
 def budget(runtime: Runtime, nbytes: int) -> SimulatedManager:
-    """A budget of so many bytes beside what the workspace is thought to take."""
+    """A budget of so many bytes in addition to the predicted workspace."""
     runtime.budget = Allowed(ram=nbytes)
     made = SimulatedManager(CPU, runtime.budget, emit=runtime.events.emit)
     made.memory = SimulatedMemory(nbytes + 128 * MiB)

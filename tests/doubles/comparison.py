@@ -1,4 +1,4 @@
-"""A folder as `sluice compare` writes it, with images that tell their setting by colour, and intervals of votes."""
+"""A folder as `sluice compare` writes it, with images whose colour stands for their setting, and intervals of votes."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def with_values(conditioning: Conditioning, **values: Any) -> Conditioning:
 
 @dataclass(frozen=True)
 class Case:
-    """One run: four steps of euler from nothing, unless it says otherwise."""
+    """One run: by default four steps of euler from zeros."""
 
     positive: Conditioning = field(default_factory=lambda: prompt("a", guidance=3.5))
     negative: Conditioning = field(default_factory=lambda: prompt("b", length=5))

@@ -32,7 +32,7 @@ POISON = 0xEE
 
 
 class Fault(OSError):
-    """An error that a test asked for."""
+    """An error that a test raises on purpose."""
 
 
 @dataclass

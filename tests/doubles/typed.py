@@ -1,4 +1,4 @@
-"""What a test knows and a type leaves open: that something is there, and of which class it is."""
+"""Functions that narrow types in tests: a value is not None, or has a certain class."""
 
 from __future__ import annotations
 

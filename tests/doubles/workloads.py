@@ -30,7 +30,7 @@ def again(workload: Workload, order: Sequence[int], rng: random.Random) -> Workl
 
 
 def with_locations(workload: Workload, machine: Machine, locations: Sequence[Location], slots: int) -> Plan:
-    """The plan with these locations and this ring, whatever it costs and however little is gained."""
+    """The plan with these locations and this ring, without regard to its time."""
     groups = groups_of(workload, machine)
     timeline = Timeline(workload, machine, groups)
     moved = timeline.moved(locations)

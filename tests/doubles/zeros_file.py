@@ -1,4 +1,4 @@
-"""A safetensors file of zeros in float16, written without torch: for what only headers tell."""
+"""A safetensors file of zeros in float16, written without torch, for tests that read only headers."""
 
 from __future__ import annotations
 

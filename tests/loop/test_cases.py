@@ -1,4 +1,4 @@
-"""Files as people report them, through the command line: each is read, or told in one sentence; none gives noise.
+"""Files of the kinds that people report, with the command line: each is read, or refused in one sentence.
 
 All are made of the small model that comes with the program.
 """
@@ -131,7 +131,7 @@ def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Told:
 
 @pytest.fixture
 def inspected(capsys: pytest.CaptureFixture[str]) -> Callable[[Path], dict[str, Any]]:
-    """inspected(path): what `sluice inspect` tells."""
+    """inspected(path): the output of `sluice inspect`."""
 
     def run(path: Path) -> dict[str, Any]:
         capsys.readouterr()

@@ -57,7 +57,7 @@ def text_to_image(**latent: int) -> dict[str, Any]:
 
 @pytest.fixture
 def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Told:
-    """refused(prompt, *options): what was told on stderr, after checking that it was all that happened."""
+    """refused(prompt, *options): the text on stderr, after a check that nothing else was done."""
 
     def run(prompt: dict[str, Any], *options: str, code: int = 1) -> str:
         (here / "w.json").write_text(json.dumps(prompt))

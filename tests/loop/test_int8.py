@@ -1,4 +1,4 @@
-"""Files of 8-bit integers, multiplied as such: near the decoded image, the same bits resident and streamed, told."""
+"""Files of 8-bit integers, multiplied as such: near the decoded image, same bits resident and streamed, reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Run = Callable[..., tuple[np.ndarray, str]]
 
 @pytest.fixture
 def run(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """run(*options): the image of the shipped workflow, of the model as int8, and what was said."""
+    """run(*options): the image of the shipped workflow with the model in int8, and the program's output."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # half a second each on a busy disk
     out = here / "models/diffusion_models/int8.safetensors"
     assert cli.main(["convert", str(FLUX), "--to", "int8", "--rotate", "--out", str(out)]) == 0

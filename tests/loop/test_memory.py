@@ -35,7 +35,7 @@ Read = dict[str, set[str]]  # file -> tensors
 
 
 class Deaf:
-    """A server that a worker may tell everything."""
+    """A server that accepts every message of a worker."""
 
     def __init__(self) -> None:
         self.heard: list[dict[str, Any]] = []
@@ -46,7 +46,7 @@ class Deaf:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Read]:
-    """reads(): the tensors that were read since it was last asked. Every byte of a weight file comes by preadv."""
+    """reads(): the tensors that were read since its last call. All bytes of a weight file are read with preadv."""
     spans: list[tuple[str, int, int]] = []
     preadv: Callable[[int, list[memoryview], int], int] = vars(os)["preadv"]
 
@@ -155,7 +155,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 def workflow(
     text: str = "a fox", seed: int = 1, lora: tuple[float, float] | None = None, unet: str = "dev", tag: str = ""
 ) -> dict[str, Any]:
-    """A prompt of two steps, with a LoRA at two strengths; `tag` tells its nodes from those of another one."""
+    """A prompt of two steps, with a LoRA at two strengths; `tag` distinguishes its nodes from those of another one."""
 
     def link(name: str, slot: int = 0) -> list[Any]:
         return [tag + name, slot]

@@ -1,4 +1,4 @@
-"""One image on several devices, as processes: the numbers of one, budgets kept, faults told by name."""
+"""One image on several devices, as processes: the numbers of one, budgets kept, errors with the device's name."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Made = Callable[..., Runtime]
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A transformer and, beside it, a LoRA."""
+    """A transformer and a LoRA."""
     folder = tmp_path_factory.mktemp("team")
     state = fill_module(Flux(CONFIG)).state_dict()
     save_file({name: value.contiguous() for name, value in state.items()}, folder / "flux.safetensors")

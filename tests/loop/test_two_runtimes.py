@@ -95,7 +95,7 @@ class Program:
         return [plan["plan"]["streamed_bytes_per_step"] for plan in self.plans if plan["model"] == "transformer"]
 
     def keeps_its_budget(self) -> bool:
-        """What was planned is within it, and so are the weights that were really held beside the bare process."""
+        """The plan is within the budget, and so is the measured memory of the weights without that of the process."""
         held = self.host.runtime.managers[CPU].allocator.peak
         planned = all(plan["plan"]["peak_bytes"] <= plan["limit_bytes"] <= self.budget for plan in self.plans)
         return planned and 0 < held <= self.budget - self.base

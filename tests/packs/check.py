@@ -78,7 +78,7 @@ def within(seconds: int) -> Iterator[None]:
 
 
 def workflow(node_id: str, interface: Interface) -> Prompt | None:
-    """A prompt with this node in it; None if it wants something that we cannot give."""
+    """A prompt with this node; None if it needs an input that we cannot give."""
     prompt: Prompt = {}
     inputs: dict[str, Any] = {}
     for declared in interface.inputs():

@@ -1,4 +1,4 @@
-"""`sluice bench`: what it counts as what, and the form of what it tells."""
+"""`sluice bench`: the parts to which it assigns times, and the form of its output."""
 
 from __future__ import annotations
 

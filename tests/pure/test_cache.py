@@ -50,7 +50,7 @@ class Named(Join):
 
 
 class Clock(Value):
-    """Says itself whether it changed."""
+    """A node that reports itself whether it has changed."""
 
     answer: Any = 1
 

@@ -1,4 +1,4 @@
-"""What `sluice plan` says: of every card in the table, of files, of names, and of what makes no sense."""
+"""The output of `sluice plan`: for every card in the table, for files, for names, and for invalid arguments."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_an_8_gb_card_makes_a_step_in_the_time_its_arithmetic_takes(capsys: pyte
 def test_seconds_of_an_image_in_integers_with_a_cache_and_in_few_steps(
     capsys: pytest.CaptureFixture[str], card: str, most: tuple[int, int, int]
 ) -> None:
-    """What is promised for these cards, of 20 steps at 1024x1024; each number says what it rests on."""
+    """The figures for these cards, of 20 steps at 1024x1024; each number names its basis."""
     told = figures(capsys, "flux1-dev-int8", "--card", card, "--steps", "20")["images"]
     found = [image["seconds"] for image in told if "faster" not in image["label"]]
     assert all(seconds <= limit for seconds, limit in zip(found, most, strict=True)), found

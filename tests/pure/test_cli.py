@@ -1,4 +1,4 @@
-"""The command line says what is wrong in a sentence, changes what it is told to change, and never shows a traceback."""
+"""The command line reports errors in one sentence and without a traceback, and sets the values that it is given."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_prompt_given_is_not_changed() -> None:
     assert before == prompt()
 
 
-# The canvas tells the same story as the prompt
+# The canvas has the same contents as the prompt
 
 
 def canvas() -> dict[str, Any]:

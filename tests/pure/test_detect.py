@@ -1,4 +1,4 @@
-"""What a file is, by its names and shapes; and if it is not what was asked for, what it is and where it goes."""
+"""The kind of a file, from its names and shapes; for the wrong kind, the error names the kind and the right folder."""
 
 from __future__ import annotations
 

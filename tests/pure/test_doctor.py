@@ -1,4 +1,4 @@
-"""`sluice doctor`: what it says of machines that are not this one, and of folders."""
+"""`sluice doctor`: its findings about simulated machines, and about folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs that come and go: told apart by validation, gathered for the call, read from the canvas."""
+"""Inputs whose number varies: distinguished by validation, collected for the call, read from the canvas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes that only the editor knows: switches and notes are not missed, and broadcasts are links."""
+"""Nodes that exist only in the editor: switches and notes do not count as missing, and broadcasts are links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gives up memory for whom: decisions are data, and hold these laws whatever the numbers are."""
+"""Which models free memory for which: decisions are data, and these laws hold for all numbers."""
 
 from __future__ import annotations
 

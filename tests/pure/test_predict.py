@@ -1,4 +1,4 @@
-"""What `sluice plan` says of several cards: published runs, shares of the work, and what it refuses."""
+"""The output of `sluice plan` for several cards: published runs, shares of the work, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Previews as people see them: the size of the picture that is being made, within bounds."""
+"""Previews for people: they have the size of the unfinished image, within bounds."""
 
 from __future__ import annotations
 

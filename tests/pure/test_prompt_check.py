@@ -1,4 +1,4 @@
-"""Problems are data: programs know them by kind and place, whatever the sentences say. Workflows are read once."""
+"""Problems are data: programs use their kind and place, and not the sentences. Workflows are read once."""
 
 from __future__ import annotations
 

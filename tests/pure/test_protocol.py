@@ -484,7 +484,7 @@ def simulated_seconds(made: Plan, steps_run: int = 6) -> float:
             for weight, seconds in uses:
                 place = yield from stream.taking(weight)
                 device.kernel(place.slab, place.offset, data[weight], seconds)
-                if stream.held.reads_in_place:  # a CPU is through with a product before it goes on
+                if stream.held.reads_in_place:  # a CPU finishes a product before it continues
                     through = device.event()
                     device.record(COMPUTE, through)
                     yield device.finished(through)

@@ -289,7 +289,7 @@ def test_a_job_that_is_to_be_stopped_out_of_reach_has_ended(folders: Folders) ->
 
 
 class Asked:
-    """The worker of the server's own machine, which knows its version and nodes."""
+    """The worker of the server's own machine, which reports its version and nodes."""
 
     async def call(self, op: str) -> dict[str, str]:
         assert op == "identity"

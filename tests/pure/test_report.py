@@ -1,4 +1,4 @@
-"""Laws of what is told about a run: a step that came late has a cause, and everything is told once."""
+"""Laws of the reports of a run: a slow step has a cause, and everything is reported once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files go where the page can find them again, whatever a workflow calls them."""
+"""Files are saved where the page finds them, for every file name in a workflow."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_a_job_whose_worker_is_lost_waits_again_and_is_resumed_only_by_its_last_
     store.wait_again("a", counts=True)
     assert taken(store, "a").attempts == 2 and store.waiting == 1
     store.close()
-    store = Store(tmp_path / "q")  # the server died; the worker goes on
+    store = Store(tmp_path / "q")  # the server has ended; the worker continues
     assert store.resume("a", 1) is None and store.resume("b", 1) is None and store.waiting == 2
     job = store.resume("a", 2)
     assert job is not None and (job.status, job.attempts, store.waiting) == (RUNNING, 2, 1)

@@ -1,4 +1,4 @@
-"""An image names the files it was made with; elsewhere each is said to be the same, another one, or missing."""
+"""An image names the files it was made with; another machine reports each as the same, another one, or missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations that real clients have: the Krita plugin's, and those of scripts that know the examples alone."""
+"""Requests and answers of real clients: the Krita plugin, and scripts that follow ComfyUI's examples."""
 
 from __future__ import annotations
 

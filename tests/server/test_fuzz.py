@@ -1,4 +1,4 @@
-"""Whatever is sent to whatever route: an answer below 500, soon, and no file outside the folders meant for it."""
+"""Arbitrary data sent to all routes: each answer is below 500 and quick, and no file is written outside its folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Node packs that live on ComfyUI's modules: what they see, what they can do, and that nobody else sees it."""
+"""Node packs that import ComfyUI's modules: what they can import and do, and that other code is not affected."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_routes_of_packs_are_served(server: Server) -> None:
     body = bytes(range(256)) * 1000
     answer = server.ask("POST", "/uses_comfyui/echo", data=body)
     assert (answer.status, answer.body, answer.headers["X-Length"]) == (201, body, str(len(body)))
-    assert "A pack as many are" in server.get("/uses_comfyui_files/__init__.py").body.decode()
+    assert "A pack that imports ComfyUI" in server.get("/uses_comfyui_files/__init__.py").body.decode()
     assert server.get("/uses_comfyui_files/../../conftest.py").status == 403
     assert server.get("/uses_comfyui/fails").status == 500
     assert server.get("/uses_comfyui_nothing").status == 404
@@ -160,7 +160,7 @@ def test_inputs_of_schemas_may_come_and_go(server: Server) -> None:
 
 
 def test_nobody_else_sees_comfyuis_modules(prologue: str, tmp_path: Path) -> None:
-    """The pack's own file imports `folder_paths`; this process, its libraries and sys.modules know nothing of it."""
+    """The pack's own file imports `folder_paths`; this process, its libraries and sys.modules do not have it."""
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "__init__.py").write_text(
         "import sys, os\nsys.path.append(os.path.dirname(__file__))\n"

@@ -1,4 +1,4 @@
-"""Paused jobs: other jobs pass, they outlive kills, and they go on with the bits of a job that was never stopped."""
+"""Paused jobs: other jobs run before them, kills do not lose them, and resumed they give the same bits."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_paused_killed_restarted_and_resumed_gives_the_same_pixels(start: Begin)
 
 
 def another_program_gets_the_card(server: Server, expected: bytes) -> None:
-    """A job that runs stops, waits in the queue without any memory, and goes on when the lease is given back."""
+    """A running job stops, waits in the queue without any memory, and continues when the lease is returned."""
     server.post("/free", {"free_memory": True})
     listener = server.listen()
     job = server.queue(prompt(), listener.client_id)

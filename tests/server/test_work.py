@@ -116,7 +116,7 @@ def test_a_job_whose_worker_is_killed_is_done_by_another_and_once(server: Any, w
     cancelled = server.queue(server.prompt_of(("Steps", LONG)), listener.client_id, front=True)
     second = work(server.address)
     listener.until("progress", lambda data: data["prompt_id"] == cancelled)
-    second.kill()  # and this one is cancelled while nobody knows what became of it
+    second.kill()  # and this one is cancelled while its state is unknown
     server.until(lambda: not (remote(server) or {}).get("contact"))
     server.post("/interrupt")
     assert listener.end_of(cancelled)["status"]["messages"][-1][0] == "execution_interrupted"

@@ -27,7 +27,7 @@ WORDS = ("a red circle", "", "FLUX", "two\nlines", "große Bäume", "5", "x:1.2"
 
 @dataclass
 class Class:
-    """What a canvas needs to know of a node class."""
+    """The properties of a node class that a canvas needs."""
 
     name: str
     sockets: list[tuple[str, str]]
@@ -396,7 +396,7 @@ class Artist:
                 if shown if chosen is None else chosen:
                     outputs.append(kind)
         names: dict[str, int] = {}
-        for slot in slots:  # the editor tells equal names apart
+        for slot in slots:  # the editor makes equal names different
             names[slot["name"]] = names.get(slot["name"], 0) + 1
         made = self.box(sheet, self.random.choice(["workflow>", "workflow/"]) + name, slots, outputs, plain + late)
         if any(count > 1 for count in names.values()):

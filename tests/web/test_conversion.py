@@ -34,7 +34,7 @@ COUNT, SEED = int(os.environ.get("CANVASES", "16")), int(os.environ.get("SEED", 
 
 
 def signatures(prompt: Mapping[str, Any]) -> dict[str, str]:
-    """Node -> what it is, whatever the ids: its class, its values, and the signatures of what it is linked to."""
+    """Node -> its signature, without ids: its class, its values, and the signatures of the nodes linked to it."""
     known: dict[str, str] = {}
 
     def signature(node_id: str) -> str:

@@ -44,7 +44,7 @@ class Half(Number):
 
 
 class Show:
-    """Shows whatever comes in."""
+    """Shows any value."""
 
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "test", "show", (), True
 
@@ -93,7 +93,7 @@ class Add:
 
 
 class Either:
-    """Takes `first` for a positive choice, else `second`; asks only for the one it needs."""
+    """Returns `first` for a positive choice, else `second`; only the needed one is computed."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "choose", ("INT",)
 

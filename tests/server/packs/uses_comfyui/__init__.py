@@ -1,4 +1,4 @@
-"""A pack as many are: it lives on ComfyUI's modules. Of those that need no torch it uses every function."""
+"""A pack that imports ComfyUI's modules, as many do. It uses every function of those that need no torch."""
 
 from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 

@@ -76,7 +76,7 @@ class Facts(ComfyNodeABC):  # type: ignore[misc]  # ComfyUI has no types
         return "found"
 
     def probes(self) -> list[Any]:
-        """hasattr and getattr tell what is offered; other versions' modules are not there."""
+        """hasattr and getattr show what is offered; modules of other versions do not exist."""
         found = []
         try:
             from comfy.nothing_of_the_kind import anything  # noqa: F401
@@ -112,7 +112,7 @@ class Facts(ComfyNodeABC):  # type: ignore[misc]  # ComfyUI has no types
         return gone == [HERE_NAME]
 
     def absent(self) -> list[str]:
-        """What is not offered says so when it is called."""
+        """A function that is not offered raises an error that names it."""
         said = []
         for call in (Flux, Mine, comfy.ldm.modules.attention.optimized_attention, Flux.forward):
             try:
@@ -163,7 +163,7 @@ class Some:
 
 
 class Tell:
-    """Says something to who queued the prompt, and to everybody."""
+    """Sends a message to the client that queued the prompt, and one to all clients."""
 
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "test", "tell", (), True
 
