@@ -2,6 +2,7 @@
 
     correctness  the same bits streamed, partly resident and resident, with slow streams and when memory runs out
     products     rates and differences of products in numbers and in 8-bit integers, for all shapes of the model
+    pictures     one of the shipped model for each faster setting, beside the exact one: PNG files in OUT/pictures
     devices      two processes on the card compute one image as one process does, each under half the cap
     fraction     peak and step time of the full size under a cap of the allocator, for both formats and three sizes
     training     steps of a LoRA training: the same bits streamed and resident, peak and time under the cap
@@ -42,12 +43,13 @@ from . import gpu_parts, gpu_training, random_model
 from .files import FORMATS, FULL, path_of, written
 from .gpu_devices import devices
 from .gpu_parts import Part, Tell
+from .gpu_pictures import pictures
 from .gpu_products import products
 from .gpu_table import markdown, targets
 from .peers import GROUPS, NEEDED, PEERS, measure_peer
 from .steps import Setup
 
-ONCE = ("correctness", "products", "devices")  # parts that need no full-size file
+ONCE = ("correctness", "products", "pictures", "devices")  # parts that need no full-size file
 PARTS = (*ONCE, "fraction", "training", "resident", "peers", "ballast")
 SMALL = (2, 3)  # blocks of the model whose results are compared bit by bit
 STORED = {**{name: FORMATS[name] for name in ("bf16", "fp8")}, "Q8_0": "Q8_0"}
@@ -139,6 +141,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             carry_out("devices", devices, replace(plain, setup=replace(setup, steps=3), files=tuple(files)))
     if "products" in args.parts:
         carry_out("products", products, replace(plain, hidden=args.hidden))
+    if "pictures" in args.parts:
+        carry_out("pictures", partial(pictures, args.out / "pictures"), plain)
     for format in args.format:
         name = f"flux-{format}"
         wanted = [part for part in args.parts if part not in ONCE and (part != "peers" or format == "bf16")]

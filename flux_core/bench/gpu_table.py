@@ -142,7 +142,15 @@ def markdown(told: Mapping[str, Any]) -> str:
         out[-1] += f"; the card with one idle process: {idle} of {card}"
     out += ["", "| target | met | found |", "|---|---|---|"]
     out += [f"| {each['target']} | {'yes' if each['met'] else 'NO'} | {each['found']} |" for each in told["targets"]]
-    out += ["", *_correctness(records), *_products(records), *_steps(records), *_training(records), *_peers(records)]
+    out += [
+        "",
+        *_correctness(records),
+        *_products(records),
+        *_pictures(records),
+        *_steps(records),
+        *_training(records),
+        *_peers(records),
+    ]
     for record in records:
         if "error" in record:
             where = f"{record['part']} {', '.join(record.get('files', ()))}"
@@ -169,6 +177,17 @@ def _products(records: Sequence[Record]) -> Iterator[str]:
     for each in found:
         matrix = f"{each['outputs']}x{each['inputs']}"
         yield _row(matrix, str(each["tokens"]), each["way"], f"{each['rate'] / 1e12:.2f}", f"{each['difference']:.4f}")
+    yield ""
+
+
+def _pictures(records: Sequence[Record]) -> Iterator[str]:
+    found = [each for each in records if "setting" in each]
+    if found:
+        yield "| setting, shipped model | picture | PSNR beside the exact one |"
+        yield "|---|---|---|"
+    for each in found:
+        near = "" if each.get("psnr") is None else f"{each['psnr']:.1f} dB"
+        yield _row(each["setting"], each.get("shown") or each["refused"].replace("\n", " "), near)
     yield ""
 
 

@@ -60,7 +60,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     rows, exact = {}, None
     for setting, options in SETTINGS.items():
         with tempfile.TemporaryDirectory() as folder:
-            seconds, log, images = _images(args, options, Path(folder))
+            seconds, log, images = images_of(args, options, Path(folder))
         exact = exact or images
         found = [psnr(one, other) for one, other in zip(images, exact, strict=True)]
         finite = [value for value in found if value != float("inf")]
@@ -94,7 +94,7 @@ def seen_alike(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
     return replace(seen[0], overlap=1.0) == replace(seen[1], overlap=1.0)
 
 
-def _images(
+def images_of(
     args: argparse.Namespace, setting: Sequence[str], folder: Path
 ) -> tuple[float, str, list[np.ndarray[Any, Any]]]:
     """Seconds, the program's output, and the images in order."""

@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from sluice.flux_core.bench.gpu_table import markdown, targets
+from sluice.flux_core.bench.quality import SETTINGS
 
 SCRIPT = Path(__file__).resolve().parents[1] / "gpu" / "evaluate.py"
 # Its parts, which are processes, are forked from one that has imported PyTorch: each is spared two seconds of imports.
 FORKED = """
 import multiprocessing, runpy, sys
-rooms = ("gpu_parts", "gpu_devices", "gpu_products", "gpu_training", "peers")
+rooms = ("gpu_parts", "gpu_devices", "gpu_products", "gpu_pictures", "gpu_training", "peers")
 multiprocessing.set_forkserver_preload(["__main__", *(f"sluice.flux_core.bench.{room}" for room in rooms)])
 context = multiprocessing.get_context("forkserver")
 multiprocessing.get_context = lambda method: context
@@ -24,11 +26,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 SMALL = ("--device", "cpu", "--depth", "1", "2", "--hidden", "128", "--size", "32x32", "--peer-size", "32x32")
 
 
-def test_one_command_measures_compares_and_writes_down_everything(tmp_path: Path) -> None:
+def test_one_command_measures_compares_and_writes_down_everything(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Times on a CPU meet no target of a GPU, but bits do."""
+    packages = tmp_path_factory.mktemp("packages")  # so that the parts run this checkout and not an installed package
+    (packages / "sluice").symlink_to(SCRIPT.parents[2])
     ran = subprocess.run(
         [sys.executable, "-c", FORKED, SCRIPT, *SMALL, "--format", "bf16", "--steps", "3", "--cap", "2G"],
-        env={**os.environ, "OUT": str(tmp_path / "out")}, cwd=tmp_path, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "OUT": str(tmp_path / "out"), "PYTHONPATH": str(packages)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     told = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert "error" not in [key for each in told["records"] for key in each], ran.stdout
@@ -44,6 +51,10 @@ def test_one_command_measures_compares_and_writes_down_everything(tmp_path: Path
     ways = [each for each in told["records"] if each["part"] == "products"]
     assert len(ways) == 18 and {each["way"] for each in ways} == {"numbers", "few passes", "few passes, rotated"}
     assert all(each["difference"] < (0.01 if each["way"] == "numbers" else 0.2) for each in ways)
+    shown = {each["setting"]: each["psnr"] for each in told["records"] if each["part"] == "pictures"}
+    assert list(shown) == [*SETTINGS] and shown["off"] is None
+    assert all(decibels > 20 for decibels in [shown[each] for each in SETTINGS if each != "off"])
+    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == len(SETTINGS)
     steps = [each for each in told["records"] if each["part"] in ("fraction", "resident", "ballast")]
     assert len({each["picture"] for each in steps}) == 1 and len(steps) == 3
     assert ran.returncode == (0 if all(each["met"] for each in told["targets"]) else 1)
