@@ -1,4 +1,4 @@
-"""Stages for fewer steps: what they learn from, what they leave, and how straight paths are."""
+"""Stages for fewer steps: their data, their results, and the straightness of paths."""
 
 from __future__ import annotations
 

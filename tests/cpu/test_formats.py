@@ -1,4 +1,4 @@
-"""Stored bytes to numbers: every format gives what its inventors' own code gives, to the last bit."""
+"""Stored bytes to numbers: every format gives the bits of the reference code of its inventors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def random_blocks(format: str, count: int) -> Tensor:
 
 def reference(raw: Tensor, format: str) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # what overflows in NumPy is infinite there as here
+        warnings.simplefilter("ignore", RuntimeWarning)  # values that overflow become infinite in NumPy as here
         return _reference(raw, format)
 
 

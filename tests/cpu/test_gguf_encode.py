@@ -1,4 +1,4 @@
-"""Numbers become GGUF blocks as the `gguf` package makes them; where it makes none, blocks lose little."""
+"""Numbers become the GGUF blocks of the `gguf` package; for types that it cannot write, the loss is small."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ HEIGHT, WIDTH = 12, 10
 
 
 def entry(value: float = 0.0, length: int = 3, **values: Any) -> Conditioning:
-    """A conditioning whose text is one number."""
+    """A conditioning with one number as its text."""
     return [[torch.full((1, length, 4), value), {"pooled_output": torch.zeros(1, 5), **values}]]
 
 

@@ -1,4 +1,4 @@
-"""Sums in float16: the switch of PyTorch is on during our evaluations and as it was at any other time."""
+"""Sums in float16: PyTorch's switch is on during our evaluations and unchanged at any other time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files to models: the same numbers from every layout, shared weights, and clear words for what is not there."""
+"""Files to models: the same numbers from every layout, shared weights, and clear errors for missing parts."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def state(fill: Fill) -> dict[str, Tensor]:
 
 @pytest.fixture
 def look(seeded: Seeded) -> Callable[..., Tensor]:
-    """look(model): what it sees of a fixed latent and prompt."""
+    """look(model): its output for a fixed latent and prompt."""
 
     def velocity(model: handles.FluxModel) -> Tensor:
         x, dtype = seeded("x", (1, 16, 6, 4)), model.dtype

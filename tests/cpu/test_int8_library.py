@@ -1,4 +1,4 @@
-"""Another library's 8-bit products: used where they agree with ours and are faster, and never otherwise."""
+"""Another library's 8-bit products: used only if they agree with ours and are faster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one linear layer: it multiplies in the dtype of its input, wherever its matrix is kept."""
+"""The linear layer of all models: it multiplies in the dtype of its input, for every kind of stored matrix."""
 
 from __future__ import annotations
 

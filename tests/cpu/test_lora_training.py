@@ -1,4 +1,4 @@
-"""From a folder of images to a LoRA file: what is read, what is drawn, what is kept, and that a kill costs nothing."""
+"""From a folder of images to a LoRA file: captions, random choices, caches, and that a kill loses nothing."""
 
 from __future__ import annotations
 
@@ -342,7 +342,7 @@ def test_a_save_copies_no_tensors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "rmsprop", "sgd"])
 def test_the_moments_exist_before_the_first_update_and_change_nothing(name: str) -> None:
-    """The plan is made before the first update, from what the process has then."""
+    """The plan is made before the first update, from the memory of the process at that time."""
     settings = replace(QUICK, optimiser=name)
     ours, plain = (TrainedLora({"a": (3, 5)}, 2, 2.0, CPU, torch.float32) for _ in range(2))
     optimiser, lazy = (optimiser_for(settings, lora.masters) for lora in (ours, plain))

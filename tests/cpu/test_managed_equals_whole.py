@@ -117,7 +117,7 @@ def with_files(*files: tuple[Path, float]) -> Change:
 
 
 def changed(before: Tensor, after: Tensor) -> bool:
-    """Whether a picture is another one, beyond rounding."""
+    """Whether two images differ by more than rounding."""
     return bool((after - before).norm() > 1e-3 * before.norm())
 
 
@@ -134,7 +134,7 @@ def recorded() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", adapter_files.CASES)
 def test_with_adapters(name: str, models: Models, recorded: dict[str, Tensor], tmp_path: Path) -> None:
-    """Equal to ComfyUI's numbers, too, where it reads such files."""
+    """Equal to ComfyUI's numbers too, if it reads such files."""
     model, state = models(SMALL), state_of(SMALL)
     files = [
         (saved(tmp_path / f"{kind}.safetensors", adapter_files.KINDS[kind](state)), strength)

@@ -144,7 +144,7 @@ def test_quantised_files_give_the_same_picture_expanded_packed_and_streamed(
     tmp_path: Path,
     words: str,
 ) -> None:
-    """Codes and what they are decoded with go through the stream together."""
+    """Codes and their scales are streamed together."""
     runtime.compute = SIXTEEN_BIT
     name, rotated, path = words.split()[0], "--rotate" in words, tmp_path / "quantised"
     wanted, file = target(name, rotated), open_weights(flux_file)
@@ -666,7 +666,7 @@ def test_out_of_memory_in_a_text_encoder_costs_residents_and_not_the_prompt(
     failures: int,
     runtime: Runtime,
 ) -> None:
-    """Those of the transformer, where its own are fewer than a ring would be."""
+    """The bytes of the transformer, if they are fewer than those of a ring."""
     save_file(fill(T5Encoder(T5)).state_dict(), tmp_path / "t5.safetensors")
     save_file(fill(ClipTextModel(CLIP)).state_dict(), tmp_path / "clip.safetensors")
     text = handles.load_text(runtime, [tmp_path / "t5.safetensors", tmp_path / "clip.safetensors"])

@@ -59,7 +59,7 @@ def declared(node_class: type[Any]) -> dict[str, Any]:
 
 
 def without_prose(options: Any) -> Any:
-    """As JSON reads it back, and without tooltips, those of nested inputs too."""
+    """As JSON returns it, without tooltips, also in nested inputs."""
     if isinstance(options, dict):
         return {key: without_prose(value) for key, value in options.items() if key != "tooltip"}
     return [without_prose(one) for one in options] if isinstance(options, (list, tuple)) else options

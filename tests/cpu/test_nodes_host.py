@@ -1,4 +1,4 @@
-"""What nodes get from the program around them, standalone and inside ComfyUI."""
+"""The functions that the host program gives to nodes, standalone and inside ComfyUI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nunchaku's files: its order undone as its packers made it, and models that compute what the files mean."""
+"""nunchaku's files: the order of its packers is undone, and models compute the values that the files stand for."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_awq_is_undone_as_nunchakus_packer_makes_it() -> None:
 
 
 def packed_like(undo: Callable[[Tensor], Tensor], plain: Tensor, *shape: int) -> Tensor:
-    """What `undo` makes `plain` of."""
+    """The input for which `undo` returns `plain`."""
     places = undo(torch.arange(plain.numel()).view(shape)).flatten()
     packed = torch.empty_like(plain).flatten()
     packed[places] = plain.flatten()

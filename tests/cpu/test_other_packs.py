@@ -1,4 +1,4 @@
-"""Ids of other packs that are answered here: declared as there, and doing what they are for."""
+"""Nodes with the ids of other packs: declared as there, with the same results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts, numbers, pictures and files under the ids of other packs: what they give, by those packs' rules."""
+"""Nodes for texts, numbers, images and files with the ids of other packs: their results follow those packs' rules."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ X, SIGMA = torch.zeros(1, 2), torch.tensor([0.5])
 
 
 class Given:
-    """D of conditioning n is n + 1, everywhere; remembers which were asked for, and at which level."""
+    """D of conditioning n is n + 1, everywhere; records the conditionings of all calls and their levels."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[float, list[int]]] = []

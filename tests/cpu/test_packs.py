@@ -1,4 +1,4 @@
-"""Node packs on our models: what they compute through ComfyUI's modules is what our own nodes compute."""
+"""Node packs with our models: through ComfyUI's modules they get the results of our own nodes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LATENT = {"class_type": "EmptySD3LatentImage", "inputs": {"width": 64, "height":
 
 
 class Show:
-    """Keeps what it is given."""
+    """Keeps its arguments."""
 
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "test", "show", (), True
     seen: list[Any] = []
@@ -49,7 +49,7 @@ class Show:
 
 
 class House:
-    """The program with the pack in it. `run` gives what the nodes named in `shown` put out, in that order."""
+    """The program with the pack. `run` returns the outputs of the nodes named in `shown`, in that order."""
 
     def __init__(self, base: Path, managed: bool) -> None:
         folders = standard_folders(base)

@@ -362,7 +362,7 @@ def test_rows_of_every_stored_format_are_those_of_the_whole(tmp_path: Path, file
 
 def test_a_pair_that_changes_what_it_is_sent_is_found() -> None:
     class Zeros(ThreadWire):
-        """What device 2 gets of device 0 is zeros."""
+        """Device 2 receives zeros from device 0."""
 
         def exchange(self, out: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
             got = super().exchange(out, shapes)

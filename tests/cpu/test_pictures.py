@@ -1,4 +1,4 @@
-"""What the tiny model is taught: drawings, captions, words, and the latent code."""
+"""The training data of the tiny model: drawings, captions, words, and the latent code."""
 
 from __future__ import annotations
 

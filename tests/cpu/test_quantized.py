@@ -1,4 +1,4 @@
-"""Quantised matrices as their own programs write them: read out of a file, decoded to the bits of those programs.
+"""Quantised matrices as their own programs write them: read from a file, and decoded to the bits of those programs.
 
 fixtures/quantized.safetensors was made by comfy-kitchen and bitsandbytes themselves (fixtures/make_quantized.py).
 """

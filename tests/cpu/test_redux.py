@@ -77,7 +77,7 @@ def test_sizes_are_read_off_the_published_files() -> None:
 
 
 def applied(case: str, seeded: Seeded) -> list[Any]:
-    """What StyleModelApply makes of the cases of the fixture."""
+    """The results of StyleModelApply for the cases of the fixture."""
     text, tokens = seeded("text", (1, 5, 24)), REFERENCE["tokens"].flatten(0, 1)[None]
     plain = [[text, {}]]
     mask = {"attention_mask": seeded("mask", (1, 11, 11)) > 0, "attention_mask_img_shape": (2, 3)}

@@ -28,7 +28,7 @@ with safe_open(FIXTURE, "pt") as fixture:
 
 
 def called(name: str, **values: Any) -> Any:
-    """What the first output of a node gives."""
+    """The value of the first output of a node."""
     node_class = NODE_CLASSES["Sluice" + name]
     return getattr(node_class(), node_class.FUNCTION)(**values)[0]
 

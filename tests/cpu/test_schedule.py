@@ -78,7 +78,7 @@ def test_every_schedule_falls_from_noise_to_picture(name: str, sampling: Samplin
     assert (sigmas.diff() < 0).all()
     if name == "ddim_uniform":
         assert steps <= len(sigmas) - 1
-    elif name == "beta":  # levels that coincide are taken once
+    elif name == "beta":  # of equal levels one is used
         assert sigmas[0] == pytest.approx(1, abs=1e-6) and len(sigmas) - 1 <= steps
     else:
         assert sigmas[0] == pytest.approx(1, abs=1e-6) and len(sigmas) - 1 == steps

@@ -1,4 +1,4 @@
-"""`sluice train study`: both laws are found where they hold, and runs in the table are not run again."""
+"""`sluice train study`: both laws are found if they hold, and runs in the table are not run again."""
 
 from __future__ import annotations
 

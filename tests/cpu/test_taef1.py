@@ -185,7 +185,7 @@ def test_previews_are_decoded_whatever_their_size(folders: Folders, small: Taef1
     whole = small.decode_scaled(latent[None])[0].clamp(0, 1).mul(255).movedim(0, -1)
     assert image.shape == (320, 96, 3)
     apart = np.abs(image - whole.numpy())
-    assert apart[:100].max() <= 0.51 and apart.max() < 25  # where the seam cannot be seen from, and near it
+    assert apart[:100].max() <= 0.51 and apart.max() < 25  # far from the seam, and near it
     assert small.decode(latent[None]).shape == small.decode_scaled(process_in(latent[None])).shape
 
 

@@ -24,13 +24,13 @@ Run = Callable[[Path], list[Path]]
 
 @pytest.fixture(autouse=True)
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No models and no pictures but those that come with us."""
+    """Only the shipped models and images."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """run(workflow file): the pictures it makes."""
+    """run(workflow file): its images."""
     numbers = iter(range(100))
 
     def made(file: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Tokenizers in every form they are published in, wherever they lie on a machine: the same ids from each."""
+"""Tokenizers in every published form and in all usual places of a machine: each gives the same ids."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ids(tokenizer: ClipTokenizer | T5Tokenizer) -> list[list[int]]:
 
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What else is on the machine that runs the tests is not looked at."""
+    """Other tokenizers of the machine that runs the tests are hidden."""
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     for name in ("COMFYUI_PATH", "LOCALAPPDATA"):

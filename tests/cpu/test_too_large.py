@@ -1,4 +1,4 @@
-"""A job that is too large for the memory is refused before any node runs, with what is needed and what to do."""
+"""A job that is too large for the memory is refused before any node runs, with the needs and advice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sluice train`: it learns, it can be stopped at any step, and what it writes is what the product reads."""
+"""`sluice train`: the loss falls, it can be stopped at any step, and the program reads the files that it writes."""
 
 from __future__ import annotations
 

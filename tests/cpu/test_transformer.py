@@ -215,7 +215,7 @@ def test_gradients_change_the_memory_used_and_not_the_numbers(
 
 
 def test_a_model_made_for_inference_refuses_gradients(flux: Flux, inputs: DenoiserInputs) -> None:
-    """It overwrites what it made itself: that is an error, and never a wrong gradient."""
+    """It overwrites its own results: that is an error, and never a wrong gradient."""
     with pytest.raises(RuntimeError, match="differentiation"):
         flux(replace(inputs, x=inputs.x.requires_grad_())).sum().backward()
 

@@ -1,4 +1,4 @@
-// Errors as they are told: by kind, never by wording.
+// The texts of errors, chosen by kind and never by wording.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

@@ -1,4 +1,4 @@
-// Our own tabs, dialogs and pages as people use them who see little or hold no mouse: see test_faults.py.
+// Our own tabs, dialogs and pages for people with low vision or without a mouse: see test_faults.py.
 //   node access.mjs SIZE PALETTE MISSING.json FOREIGN.png      tells what axe-core finds amiss, by place
 
 import { openEditor, scene } from "./page.mjs";
@@ -43,7 +43,7 @@ await scene(`access_${size}_${palette}`, await openEditor(size, palette), async 
   if (small) await editor.notice.getByRole("button", { name: "Close" }).first().click(); // it lies over the panel
   await check("used_files", ".sluice-panel");
 
-  // The LoRAs that are here, as a list in the editor.
+  // The list of the installed LoRAs in the editor.
   await page.evaluate(() => void window.app.extensionManager.command.execute("sluice.loras")); // it ends with the dialog
   await page.locator(".sluice-loras").getByText("renamed.safetensors").waitFor();
   await check("loras", ".sluice-loras");

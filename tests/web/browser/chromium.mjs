@@ -1,4 +1,4 @@
-// One Chromium for all scenes of a test run: tells the address to connect to, and ends when standard input does.
+// One Chromium for all scenes of a test run: prints the address to connect to, and ends when standard input ends.
 
 import { createRequire } from "node:module";
 import { QUIET } from "./page.mjs";

@@ -1,4 +1,4 @@
-// What went wrong is told on the page in its own words: see test_faults.py.
+// Errors are shown on the page with their own texts: see test_faults.py.
 //   node errors.mjs SIZE PALETTE
 
 import assert from "node:assert/strict";
@@ -23,7 +23,7 @@ await scene(`errors_${size}_${palette}`, await openEditor(size, palette), async 
   await page.locator(".sluice-problem").getByText("and there are 100 MiB of RAM for it").waitFor();
   await editor.shot(`errors_${size}_${palette}`);
 
-  // With room enough both are gone.
+  // With enough memory both are removed.
   await editor.post("/sluice/budget", { ram: "auto" });
   if (small) await editor.tab("sluice-memory");
   await page.evaluate(() => Object.defineProperty(document, "hidden", { get: () => true, configurable: true }));
@@ -39,7 +39,7 @@ await scene(`errors_${size}_${palette}`, await openEditor(size, palette), async 
   await page.locator(".sluice-problem").waitFor({ state: "detached" });
   await toast.waitFor({ state: "detached" });
 
-  // What cannot be queued at all is told in full as well.
+  // A prompt that cannot be queued is reported in full as well.
   await editor.setValue("KSamplerSelect", "sampler_name", "nonsense");
   await editor.run();
   await toast.getByText("'nonsense' is not available").waitFor();

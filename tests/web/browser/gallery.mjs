@@ -13,7 +13,7 @@ await scene(`gallery_${size}_${palette}`, await openEditor(size, palette), async
   const thumbs = page.locator(".sluice-thumb"), box = page.locator(".sluice-lightbox");
   const nodes = () => page.evaluate(() => window.app.rootGraph.nodes.length);
 
-  // Two pictures of one batch are told apart.
+  // Two images of one batch are distinguished.
   await editor.setValue("EmptySD3LatentImage", "batch_size", 2);
   await editor.setValue("RandomNoise", "noise_seed", 41);
   await editor.setValue("SaveImage", "filename_prefix", "days\\picture"); // as workflows from Windows write folders
@@ -26,7 +26,7 @@ await scene(`gallery_${size}_${palette}`, await openEditor(size, palette), async
   assert.equal(columns, small ? 1 : 2, "columns at the sidebar's own width");
   await editor.shot(`gallery_${size}_${palette}`);
 
-  // Nothing moves while one scrolls: what has been seen stays where it was.
+  // Images keep their positions while a person scrolls.
   const body = page.locator(".sluice-body");
   const heights = () => page.locator(".sluice-gallery li").evaluateAll((items) => items.map((item) => item.offsetTop));
   const before = await heights();
@@ -45,7 +45,7 @@ await scene(`gallery_${size}_${palette}`, await openEditor(size, palette), async
   await page.keyboard.press("Escape");
   await box.waitFor({ state: "detached" });
 
-  // A picture without workflow cannot change what is open; a JPEG is there too.
+  // An image without a workflow does not change the open workflow; a JPEG is listed too.
   const filter = page.getByRole("searchbox");
   await filter.fill("plain.png");
   await page.getByText("1 image", { exact: true }).waitFor();
@@ -84,7 +84,7 @@ await scene(`gallery_${size}_${palette}`, await openEditor(size, palette), async
   await page.getByLabel("Order of the images").selectOption("name");
   await page.waitForFunction(() => document.querySelector(".sluice-prompt")?.textContent === "copy_00.png");
 
-  // By keyboard alone: on to the next picture, away with it, and back.
+  // By keyboard alone: select the next image, delete it, and restore it.
   await thumbs.nth(0).focus();
   await page.keyboard.press("ArrowRight");
   await page.keyboard.press("Delete");

@@ -1,4 +1,4 @@
-// Where the nodes of the shipped workflows lie on the screen: see test_faults.py.
+// The positions of the nodes of the shipped workflows on the screen: see test_faults.py.
 //   node layout.mjs SIZE PALETTE FILE...      tells {file: [left, top, right, bottom] of all nodes, in pixels}
 
 import { basename } from "node:path";

@@ -1,4 +1,4 @@
-// The Memory tab on the first run, and budgets that make sense or none: see test_faults.py.
+// The Memory tab on the first run, with valid and invalid budgets: see test_faults.py.
 //   node memory.mjs SIZE PALETTE
 
 import assert from "node:assert/strict";
@@ -18,7 +18,7 @@ await scene(`memory_${size}_${palette}`, await openEditor(size, palette), async 
     return start;
   };
 
-  // What computes is told before anything runs.
+  // The device is shown before anything runs.
   await editor.tab("sluice-memory");
   await page.locator(".sluice-card").getByText(/^b?float(16|32)$/).waitFor();
   let start = await run();
@@ -30,12 +30,12 @@ await scene(`memory_${size}_${palette}`, await openEditor(size, palette), async 
   await page.getByRole("img", { name: /^8 groups of weights: 8 resident/ }).waitFor();
   await editor.shot(`memory_${size}_${palette}`);
 
-  // Whether the machine is ready is told where it is asked, with what to do.
+  // The check of the machine shows its findings with advice.
   await page.getByRole("button", { name: "Check this machine" }).click();
   await page.locator(".sluice-findings li", { hasText: "only the small model that comes with Sluice" }).getByText("Download FLUX.1").waitFor();
   await editor.shot(`machine_${size}_${palette}`);
 
-  // Budgets that make no sense are answered, and nothing changes.
+  // Invalid budgets get an error, and nothing changes.
   const field = page.getByLabel("RAM", { exact: true }), set = page.getByRole("button", { name: "Set", exact: true });
   for (const [label, given, answer] of [
     ["RAM", "0", "0 MiB of RAM is too little: this program takes"],
@@ -51,13 +51,13 @@ await scene(`memory_${size}_${palette}`, await openEditor(size, palette), async 
   }
   await editor.shot(`memory_budget_${size}_${palette}`);
 
-  // One that does marks what was measured before it.
+  // After a valid one, older measurements are marked.
   await field.fill("3G");
   await set.click();
   await page.getByText("In force from the next step on.").waitFor();
   await page.getByText("last run, before the change").waitFor();
 
-  // A running job can be paused, and goes on.
+  // A running job can be paused and resumed.
   await editor.setValue("BasicScheduler", "steps", 3000);
   start = await run();
   await page.locator(".sluice-card").getByText(/ left$/).waitFor();
@@ -67,7 +67,7 @@ await scene(`memory_${size}_${palette}`, await openEditor(size, palette), async 
   await page.locator(".sluice-paused button", { hasText: "Resume" }).click();
   await page.locator(".sluice-paused").waitFor({ state: "detached" });
 
-  // A job that was cancelled has nothing left to do.
+  // A cancelled job shows no remaining work.
   start = editor.heard.length;
   await page.locator(".sluice-card").getByText(/ left$/).waitFor();
   await page.evaluate(() => window.comfyAPI.api.api.interrupt());

@@ -11,7 +11,7 @@ const { SLUICE_URL, BROWSER, PLAYWRIGHT = "playwright-core", CHROMIUM = "/usr/bi
 const PATIENCE = 60_000; // ms; for the first page on a busy machine
 const THUMB = 44; // CSS pixels
 
-// It must not look for anybody on the internet: every such try is an error in the log of a closed network.
+// It must not connect to the internet: each attempt is an error in the log of a closed network.
 export const QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
 /** A window of this size, "1440x900", without a page in it. */
@@ -54,8 +54,8 @@ class Editor {
     this.browser = browser;
     this.page = page;
     this.heard = []; // websocket messages {type, data}; previews as {type: "preview", bytes}
-    this.errors = []; // what the page complained about
-    this.elsewhere = []; // requests to anybody but the server
+    this.errors = []; // errors of the page
+    this.elsewhere = []; // requests to other servers
     page.on("websocket", (socket) => socket.on("framereceived", ({ payload }) => this.heard.push(decoded(payload))));
     page.on("pageerror", (error) => this.errors.push(String(error)));
     page.on("request", (request) => {
@@ -145,7 +145,7 @@ class Editor {
       .map(({ id, impact, nodes }) => ({ id, impact, where: nodes.map(({ html, any }) => `${html.slice(0, 160)} ${any[0]?.message ?? ""}`) }));
   }
 
-  /** What can be touched in `root` and is smaller than a thumb. */
+  /** The controls in `root` that are smaller than a thumb. */
   smallTargets(root) {
     return this.page.evaluate(smallTargets, [root, THUMB]);
   }

@@ -1,4 +1,4 @@
-// One thumb on a phone: prompt, run, look, vary, share; with gallery, memory, LoRAs and other workflows. See test_faults.py.
+// The page for phones: prompt, run, look, vary, share; gallery, memory, LoRAs and other workflows. See test_faults.py.
 //   node phone.mjs SIZE PALETTE PICTURE FOLDER      tells {prompts, downloaded, found (axe), small (targets), ...}
 
 import assert from "node:assert/strict";
@@ -53,7 +53,7 @@ await scene(`phone_${size}_${palette}`, await openWindow(size, phone), async (ed
   await finished(first);
   assert.notEqual(await seed.inputValue(), before);
 
-  // Share: the file as it is, with its workflow.
+  // Share: the unchanged file, with its workflow.
   const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("link", { name: "Download" }).tap()]);
   const downloaded = join(folder, download.suggestedFilename());
   await download.saveAs(downloaded);

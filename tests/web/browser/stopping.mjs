@@ -1,4 +1,4 @@
-// A job that was asked to stop says so until it has: see test_faults.py.
+// A job that is being stopped is shown so until it has ended: see test_faults.py.
 //   node stopping.mjs SIZE PALETTE
 
 import { openEditor, scene } from "./page.mjs";
@@ -20,7 +20,7 @@ await scene(`stopping_${size}_${palette}`, await openEditor(size, palette), asyn
   await editor.hear((message) => message.type === "execution_interrupted", start);
   await editor.notice.getByText("Stopping").waitFor({ state: "detached" });
 
-  // A slow one, as the server tells of it.
+  // A slow one, from the server's messages.
   await tell("sluice.stopping", { prompt_id: "slow" });
   await editor.notice.getByText("The job ends after the block").waitFor();
   if (!small) {

@@ -1,4 +1,4 @@
-// What a person does on the first day, in a real browser, on the real server: see test_web.py.
+// The actions of a person on the first day, in a real browser, on the real server: see test_web.py.
 //   node story.mjs WORKFLOW.png OUTPUT_FOLDER MISSING.json      tells what was seen as JSON on the last line
 
 import assert from "node:assert/strict";
@@ -143,7 +143,7 @@ try {
   seen.interrupted = true;
   await editor.shot("12_interrupted");
 
-  // A workflow of somebody with other files: the memory tab says where to get them. A valid one takes that back.
+  // A workflow with missing files: the memory tab lists their sources. A valid workflow removes the list.
   await empty();
   await editor.drop(lacking, "application/json");
   await page.locator(".sluice-missing").getByText("T5-XXL tokenizer (").waitFor();
@@ -153,7 +153,7 @@ try {
   await editor.drop(workflow);
   await page.locator(".sluice-missing").waitFor({ state: "detached" });
 
-  // A large model in a small card, as the core reports it: each group of it is in the map.
+  // A large model on a small card, from the core's events: each of its groups is in the map.
   const worker = await page.evaluate(async () => (await (await window.comfyAPI.api.api.fetchApi("/sluice/workers")).json())[0].name);
   for (const { event, data } of RECORDED) {
     const detail = { ...data, worker };

@@ -1,4 +1,4 @@
-// One person judges all pairs of a comparison without knowing which is which: see test_faults.py.
+// One person judges all pairs of a comparison without the names of the settings: see test_faults.py.
 //   node votes.mjs SIZE PALETTE VOTER
 // tells {votes: [[prompt, left colour, right colour, choice]], table, told, found (axe), small (targets)}
 
