@@ -1,7 +1,7 @@
 """ComfyUI's example images for FLUX.1, made by ComfyUI and by the program from the same random weights in float32.
 
     python tests/comfyui/examples.py /path/to/ComfyUI /path/to/ComfyUI_examples/flux
-    python tests/comfyui/examples.py ... --hidden 3072 --ram 3G       # the published width, streamed under a budget
+    python tests/comfyui/examples.py ... --hidden 3072 --ram 2200M    # the published width, streamed under a budget
 
 The second folder has the PNG and WebP files of https://github.com/comfyanonymous/ComfyUI_examples: each contains its
 workflow. Weights are random (example_models.py). Workflows are as published, but for the size of the images, the number
@@ -10,7 +10,7 @@ made from the examples try ControlNets of the other families and Redux with two 
 difference, of 255, is printed, and how many values differ; they must not differ by more than one.
 
 Set PYTHONPATH to ComfyUI's requirements if they are not in this environment. A budget that is stated forces the memory
-manager; the line that it prints about the transformer is shown.
+manager; what the program says of the transformer (what is resident, what streamed) is shown.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def ours(prompt: Prompt, base: Path, out: Path, ram: str) -> tuple[list[bytes], 
     done = subprocess.run(command, env=os.environ | THREADS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = (done.stdout + done.stderr).splitlines()
-    told = list(dict.fromkeys(line for line in lines if "streamed" in line))
+    told = list(dict.fromkeys(line for line in lines if line.startswith("transformer:")))
     return [path.read_bytes() for path in sorted(out.glob("*.png"))], told
 
 

@@ -1,6 +1,6 @@
 """Our weights under ComfyUI's own memory management, on a card that is simulated.
 
-    python tests/comfyui/models.py /path/to/ComfyUI
+    python tests/comfyui/memory.py /path/to/ComfyUI
 
 Real: comfy.model_management, our memory manager with its streams, a FLUX of 0.3 GiB. Simulated: how much memory is
 free, and a model of ComfyUI's that wants some. Every line is checked.
