@@ -104,7 +104,8 @@ class Results:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Every part in turn. Raises InputError before anything is written."""
     sizes = tuple(picture_size(size) for size in args.size)
-    peer_size, cap = picture_size(args.peer_size), parse_size(args.cap)
+    cap = parse_size(args.cap)
+    picture_size(args.peer_size)
     find_device(args.device)
     if args.steps <= gpu_parts.WARM:
         raise InputError(f"--steps {args.steps}: the first {gpu_parts.WARM} are not timed, so it takes more.")
@@ -119,57 +120,83 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for record in _guarded("machine", gpu_parts.machine, plain, 120):
         results.facts.update(record if "error" not in record else {})
     results.write()
-    seconds = 60 * args.minutes
-
-    def carry_out(name: str, work: Callable[[Part, Tell], None], part: Part) -> None:
-        for record in _carried_out(name, work, part, seconds):
-            results.add(record)
-
-    if "correctness" in args.parts:
-        depth = [min(few, blocks) for few, blocks in zip(SMALL, args.depth, strict=True)]
-        make = partial(random_model.flux, depth[0], depth[1], args.hidden)
-        files = {f"small-{name}": (make, STORED[name]) for name in STORED}
-        with written(folder, files, args.keep), _noting("correctness", results):
-            small = replace(setup, steps=3)
-            carry_out("correctness", gpu_parts.correctness, replace(plain, setup=small, files=tuple(files)))
-            if "training" in args.parts:
-                carry_out("training", gpu_training.bits, replace(plain, setup=small, files=tuple(files)))
-    if "devices" in args.parts:
-        depth = [min(few, blocks) for few, blocks in zip(SMALL, args.depth, strict=True)]
-        files = {"small-bf16": (partial(random_model.flux, depth[0], depth[1], args.hidden), STORED["bf16"])}
-        with written(folder, files, args.keep), _noting("devices", results):
-            carry_out("devices", devices, replace(plain, setup=replace(setup, steps=3), files=tuple(files)))
-    if "products" in args.parts:
-        carry_out("products", products, replace(plain, hidden=args.hidden))
-    if "pictures" in args.parts:
-        carry_out("pictures", partial(pictures, args.out / "pictures"), plain)
+    run = _Run(args, results, plain, folder, 60 * args.minutes)
+    run.small_models()
+    run.without_files()
     for format in args.format:
-        name = f"flux-{format}"
-        wanted = [part for part in args.parts if part not in ONCE and (part != "peers" or format == "bf16")]
-        if not wanted:
-            continue
-        file = {name: (partial(random_model.flux, args.depth[0], args.depth[1], args.hidden), STORED[format])}
-        with _noting("files", results), written(folder, file, args.keep):
-            results.facts[f"{name}_bytes"] = path_of(str(folder), name).stat().st_size
-            for part in wanted:
-                one = replace(plain, files=(name,))
-                if part == "fraction":
-                    carry_out(part, gpu_parts.steps, one)
-                elif part == "training":
-                    carry_out(part, gpu_training.steps, one)
-                elif part == "resident":
-                    carry_out(part, gpu_parts.steps, replace(one, cap=None))
-                elif part == "ballast":
-                    with _noting(part, results), _ballast(args.device, cap):
-                        carry_out(part, gpu_parts.steps, replace(one, ballast=True))
-                else:
-                    for record in beside(replace(one, sizes=(peer_size,)), seconds):
-                        results.add(record)
+        run.full_size(format)
     results.facts["ended"] = time.strftime(MOMENT)
     results.write()
     print(markdown(results.told()))
     print(f"written to {args.out / 'gpu.md'} and gpu.json")
     return results.told() | {"met": all(target["met"] for target in results.told()["targets"])}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The parts that were chosen, and the files for them. seconds: for one part."""
+
+    args: argparse.Namespace
+    results: Results
+    plain: Part
+    folder: Path
+    seconds: float
+
+    def _carry_out(self, name: str, work: Callable[[Part, Tell], None], part: Part) -> None:
+        for record in _carried_out(name, work, part, self.seconds):
+            self.results.add(record)
+
+    def small_models(self) -> None:
+        """The parts that compare bits of small models."""
+        args, parts = self.args, self.args.parts
+        depth = [min(few, blocks) for few, blocks in zip(SMALL, args.depth, strict=True)]
+        make = partial(random_model.flux, depth[0], depth[1], args.hidden)
+        small = replace(self.plain.setup, steps=3)
+        if "correctness" in parts:
+            files = {f"small-{name}": (make, STORED[name]) for name in STORED}
+            part = replace(self.plain, setup=small, files=tuple(files))
+            with written(self.folder, files, args.keep), _noting("correctness", self.results):
+                self._carry_out("correctness", gpu_parts.correctness, part)
+                if "training" in parts:
+                    self._carry_out("training", gpu_training.bits, part)
+        if "devices" in parts:
+            files = {"small-bf16": (make, STORED["bf16"])}
+            part = replace(self.plain, setup=small, files=tuple(files))
+            with written(self.folder, files, args.keep), _noting("devices", self.results):
+                self._carry_out("devices", devices, part)
+
+    def without_files(self) -> None:
+        """The parts that need no file with random weights."""
+        if "products" in self.args.parts:
+            self._carry_out("products", products, replace(self.plain, hidden=self.args.hidden))
+        if "pictures" in self.args.parts:
+            self._carry_out("pictures", partial(pictures, self.args.out / "pictures"), self.plain)
+
+    def full_size(self, format: str) -> None:
+        """All parts with the full-size model in this format."""
+        args, name = self.args, f"flux-{format}"
+        wanted = [part for part in args.parts if part not in ONCE and (part != "peers" or format == "bf16")]
+        if not wanted:
+            return
+        file = {name: (partial(random_model.flux, args.depth[0], args.depth[1], args.hidden), STORED[format])}
+        with _noting("files", self.results), written(self.folder, file, args.keep):
+            self.results.facts[f"{name}_bytes"] = path_of(str(self.folder), name).stat().st_size
+            for part in wanted:
+                self._full_size_part(part, replace(self.plain, files=(name,)))
+
+    def _full_size_part(self, part: str, one: Part) -> None:
+        if part == "fraction":
+            self._carry_out(part, gpu_parts.steps, one)
+        elif part == "training":
+            self._carry_out(part, gpu_training.steps, one)
+        elif part == "resident":
+            self._carry_out(part, gpu_parts.steps, replace(one, cap=None))
+        elif part == "ballast":
+            with _noting(part, self.results), _ballast(self.args.device, parse_size(self.args.cap)):
+                self._carry_out(part, gpu_parts.steps, replace(one, ballast=True))
+        else:
+            for record in beside(replace(one, sizes=(picture_size(self.args.peer_size),)), self.seconds):
+                self.results.add(record)
 
 
 def beside(part: Part, seconds: float) -> Iterator[dict[str, Any]]:
