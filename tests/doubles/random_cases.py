@@ -1,4 +1,4 @@
-"""How many random cases a test tries: a fifth of what is thorough, and all of them with SLUICE_ALL_CASES=1."""
+"""The number of random cases of a test: a fifth by default, all of them with SLUICE_ALL_CASES=1."""
 
 from __future__ import annotations
 

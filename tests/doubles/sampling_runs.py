@@ -20,7 +20,7 @@ def guider_of(case: Case, model: Model) -> Guider:
 
 
 def run_case(case: Case, model: Model) -> tuple[Tensor, Tensor]:
-    """The latent that comes out, and what the last step saw as the clean one."""
+    """The resulting latent, and the last step's estimate of the clean one."""
     sigmas = schedule.ksampler_schedule(case.sampler, case.scheduler, model.sampling, case.steps, case.denoise)
     latent, guider = dict(case.latent), guider_of(case, model)
     out, seen = sample_custom_advanced(RandomNoise(case.seed), guider, Sampler(case.sampler), sigmas, latent)

@@ -110,7 +110,7 @@ class Command:
 
 @dataclass
 class Faults:
-    """At which call, counted from 1, something goes wrong."""
+    """The number of the call, counted from 1, that raises an error."""
 
     allocate: frozenset[int] = frozenset()
     pin: frozenset[int] = frozenset()

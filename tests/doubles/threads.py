@@ -65,7 +65,7 @@ class ThreadWire:
 
 
 def on_threads(size: int, task: Callable[[int], Value]) -> list[Value]:
-    """What task(rank) returns on each of so many threads. Raises what the first of them raised."""
+    """The results of task(rank) on so many threads. Raises the first error of a thread."""
     results: list[Any] = [None] * size
     errors: list[BaseException] = []
 

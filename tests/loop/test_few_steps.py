@@ -21,7 +21,7 @@ SMALL = ("--set", "Size.width=64", "--set", "Size.height=64")
 def test_they_run_with_the_lora_at_its_strength(
     name: str, strength: float, here: Path, store: Path, sluice_run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The image is that of weights which the LoRA was added to at this strength; dev alone makes another one."""
+    """The image is that of weights with the LoRA added at this strength; dev alone gives another one."""
     weights = load_file(store / "diffusion_models/flux1-dev.safetensors")
     generator, module = torch.Generator().manual_seed(1), "double_blocks.0.img_attn.proj"
     rows, columns = weights[f"{module}.weight"].shape

@@ -1,4 +1,4 @@
-"""A workflow with GGUF files, made as such files are made, gives the picture of the numbers they stand for."""
+"""A workflow with GGUF files gives the image of the numbers that the files stand for."""
 
 from __future__ import annotations
 

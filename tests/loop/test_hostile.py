@@ -1,4 +1,4 @@
-"""Bad files, names and sizes, through the command line: one clear sentence, a non-zero exit, nothing left behind."""
+"""Bad files, names and sizes on the command line: one clear sentence, a non-zero exit code, no files left."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Read]:
 
 
 class Keep:
-    """The end of a prompt: keeps the latent that comes in."""
+    """The end of a prompt: stores its input latent."""
 
     FUNCTION, OUTPUT_NODE, RETURN_TYPES = "keep", True, ()
     kept: list[Tensor] = []

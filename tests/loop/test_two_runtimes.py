@@ -1,4 +1,4 @@
-"""Two programs in one process, with other budgets and number types: each gives the pictures it gives alone."""
+"""Two programs in one process, with different budgets and number types: each gives the same images as alone."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def workflow(node_id: str, interface: Interface) -> Prompt | None:
 
 
 def default(declared: Any, options: Any) -> Any:
-    """What the editor would put into a widget."""
+    """The value that the editor sets in a widget."""
     if "default" in declared.options:
         return declared.options["default"]
     if options:

@@ -1,4 +1,4 @@
-"""Which job goes to which worker: rules that hold for any queue and any workers, and a simulated day."""
+"""The assignment of jobs to workers: rules that hold for any queue and any workers, and a simulated day."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache: a change reaches exactly the nodes below it, and what is gone from the canvas is dropped."""
+"""The cache: a change affects exactly the nodes below it, and results of removed nodes are dropped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Thing:
 
 
 class Value:
-    """A source: gives what it was set to."""
+    """A source: returns the value that was set."""
 
     INPUT_TYPES = classmethod(lambda cls: {"required": {"value": ("*",)}})
     RETURN_TYPES, FUNCTION = ("*",), "run"

@@ -40,7 +40,7 @@ MATCH = {"template": {"template_id": "t", "allowed_types": "IMAGE,MASK"}}
 
 
 def node_class(inputs: dict[str, Any], outputs: tuple[str, ...] = (), output: bool = False, **more: Any) -> type[Any]:
-    """A node that shows what it is called with."""
+    """A node that shows its arguments."""
     fixed = {
         "INPUT_TYPES": classmethod(lambda cls: inputs),
         "RETURN_TYPES": outputs,
@@ -81,7 +81,7 @@ def names(interface: Interface, **given: Any) -> list[str]:
 
 
 def called(*nodes: dict[str, Any]) -> Any:
-    """What the last node is called with."""
+    """The arguments of the last node."""
     prompt = {str(number): node for number, node in enumerate(nodes, start=1)}
     found = validate(prompt, CLASSES)
     assert found.sentences == (), found.sentences

@@ -1,4 +1,4 @@
-"""GGUF files: what a header says is what the gguf package says, and nothing hostile comes through as data."""
+"""GGUF files: headers are read as by the gguf package, and hostile files are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Windows makes of names and of files that are in use, tried on any system."""
+"""The rules of Windows for names and for files in use, tested on any system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workflows in pictures: what is written comes back, and nothing hostile gets further than one sentence."""
+"""Workflows in images: they are read as they were written, and hostile files are refused in one sentence."""
 
 from __future__ import annotations
 

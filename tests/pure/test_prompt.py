@@ -1,4 +1,4 @@
-"""The API prompt: what counts as a link, what is believed, how nodes are called in sentences."""
+"""The API prompt: links, the entries that are kept, the names of nodes in sentences."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def test_a_file_that_the_server_has_not_is_a_sentence(tmp_path: Path, monkeypatc
 
 
 class Elsewhere:
-    """A RemoteWorker with what it was sent, what was heard of it, and whether it is gone."""
+    """A RemoteWorker with the messages to it and from it, and whether it has gone."""
 
     def __init__(self, folders: Folders, lease: float = 60.0) -> None:
         self.sent: list[Any] = []

@@ -1,4 +1,4 @@
-"""Safetensors files: what a header says is what the library says, and nothing hostile comes through as data."""
+"""Safetensors files: headers are read as by the library, and hostile files are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who has which tokens, heads and rows: nothing is lost, nothing is there twice, and what does not fit is refused."""
+"""The shares of tokens, heads and rows: each belongs to exactly one device, and impossible shares are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store acknowledged is there after any kill, once, and in order."""
+"""After any kill the store has every acknowledged job once, and in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Core nodes for ours and back: what changes, what stays, and that the browser does the same."""
+"""Core nodes replaced by ours and back: what changes, what stays, and that the browser does the same."""
 
 from __future__ import annotations
 

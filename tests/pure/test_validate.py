@@ -25,7 +25,7 @@ def node_class(outputs: tuple[Any, ...] = (), output_node: bool = False, **more:
 
 
 class Any_(str):
-    """What packs use as a type that fits everything."""
+    """The type that packs use to match every type."""
 
     def __ne__(self, other: object) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""Prompt syntax: what ComfyUI makes of parentheses, escapes and embedding names."""
+"""Prompt syntax: parentheses, escapes and embedding names, as in ComfyUI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Python without what Windows lacks: with this folder on PYTHONPATH, it and every Python it starts run without it.
+"""A Python without the functions that Windows lacks, for it and all its child processes: put this folder on PYTHONPATH.
 
 Python's own modules and psutil keep what they need: they are imported before, or given a copy of the module. What is
 taken away is listed here by name; that a file in use cannot be replaced there is left to tests of its own.
