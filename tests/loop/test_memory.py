@@ -103,7 +103,7 @@ class Jobs:
         runtime = self.worker.host.runtime
         self.manager = runtime.managers[CPU] = Manager(CPU, runtime.budget)
         self.memory = self.manager.memory = SimulatedMemory(1 << 40)
-        vars(self.manager)["machine"] = lambda model, tokens: RATES
+        vars(self.manager)["machine"] = lambda *_: RATES
 
     @property
     def held_bytes(self) -> int:
