@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from sluice.flux_core.memory import rates
+from sluice.flux_core.quant.encoding import Encoding
 from sluice.flux_core.runtime.device import autoencoder_dtype, model_dtype
 
 CARD = torch.device("cuda", 0)
@@ -37,3 +38,16 @@ def test_the_autoencoder_computes_as_the_transformer_but_on_a_cpu_not_in_float16
     kinds = (torch.float16, torch.bfloat16, torch.float32)
     assert [autoencoder_dtype(kind, CARD) for kind in kinds] == list(kinds)
     assert [autoencoder_dtype(kind, torch.device("cpu")) for kind in kinds] == [torch.float32, *kinds[1:]]
+
+
+def test_the_rate_of_decoding_is_measured_with_numbers_as_models_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros are decoded faster: plans that were made with their rate promised too much."""
+    seen: list[int] = []
+
+    def decode(raw: torch.Tensor, out: torch.Tensor, encoding: Encoding) -> None:
+        seen.append(len(raw.unique()))
+
+    monkeypatch.setattr(rates, "decode_into", decode)
+    encoding = Encoding("F8_E4M3")
+    assert rates._decode_rate.__wrapped__(torch.device("cpu"), torch.bfloat16, encoding, (64, 64)) > 0
+    assert seen and set(seen) == {256}
