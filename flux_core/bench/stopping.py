@@ -1,7 +1,8 @@
 """Cancels and pauses at random moments of a full-size job on `sluice serve`, and kills after them.
 
     cancels  a job is stopped while it loads, encodes, samples or decodes: seconds until it has ended, and how many of
-             them its worker computed; the first ones are killed with their server at once. None may ever run again
+             them its worker computed; some of each phase are killed with their server at once, and the server once more
+             at the end. None may ever run again
     pauses   a job is paused, its server killed and started again, the job resumed: its pixels are compared with those
              of a job that was never stopped, and its memory meanwhile with that of a worker that has loaded nothing
 
@@ -221,7 +222,7 @@ async def _cancels(server: Server, job: Job, args: argparse.Namespace) -> dict[s
     records, stopped = [], []
     took: dict[str, float] = {}
     for number, phase in enumerate(_shares(args.cancels)):
-        kill = number < args.kills
+        kill = (number + 1) * args.kills // args.cancels > number * args.kills // args.cancels  # evenly among them
         if phase in ("decoding", "sampling") and not took:
             took = await _whole(server, watch, job)
         record, prompt_id = await _one_cancel(server, watch, job, phase, number, chance, took, kill)
@@ -231,6 +232,8 @@ async def _cancels(server: Server, job: Job, args: argparse.Namespace) -> dict[s
         if kill:
             await watch.close()
             watch = await _watch(server)
+    await server.kill("server")
+    await _ready(server)
     await asyncio.sleep(2)
     again = [one for one in stopped if not await _is_over(server, one)]
     await watch.close()
@@ -285,7 +288,7 @@ async def _one_cancel(
         "decoding": job.prompt(turn=True), "sampling": job.prompt(seed=100 + number),
         "encoding": job.prompt(text=f"a blue star {number}"), "loading": job.prompt(text=f"a green heart {number}"),
     }  # fmt: skip
-    if phase == "loading" or kill:
+    if phase == "loading":
         await _post(server, "/free", {"unload_models": True, "free_memory": True})
     prompt_id = await _begun(server, watch, prompts[phase])
     began = await watch.node(prompt_id, BEGINS[phase])
@@ -336,14 +339,16 @@ async def _pauses(server: Server, job: Job, args: argparse.Namespace) -> dict[st
     for number in range(args.pauses):
         sampler = SAMPLERS[number % len(SAMPLERS)]
         after = chance.uniform(0.02, 0.95) * seconds[sampler]
-        record: dict[str, Any] = {"sampler": sampler, "after": after} | await _one_pause(server, job, sampler, after)
+        while (paused := await _one_pause(server, job, sampler, after))["ended"]:
+            print(f"  {sampler} was done before {after:.1f} s: once more, earlier", flush=True)
+            after /= 2
+        record: dict[str, Any] = {"sampler": sampler, "after": after} | paused
         record["same"] = record.pop("pixels") == expected[sampler]
         records.append(record)
         print(f"  {record}", flush=True)
     same = sum(record["same"] for record in records)
     most = max((record["memory"] for record in records), default=0)
-    paused = sum(not record["ended"] for record in records)
-    print(f"pauses: {paused}; {same} of {len(records)} with the same pixels; at most {most / 1e6:.0f} MB meanwhile")
+    print(f"pauses: {len(records)}; {same} with the same pixels; at most {most / 1e6:.0f} MB meanwhile")
     met = same == len(records) and most <= MEMORY_TARGET * idle
     return {"idle_bytes": idle, "most_bytes": most, "same": same, "pauses": records, "met": met}
 
