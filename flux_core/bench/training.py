@@ -292,9 +292,9 @@ class _Printed:
     def phase(self, name: str, total: int, done: int = 0) -> None:
         self.done, self.began = done, time.perf_counter()
 
-    def advance(self, count: int = 1, told: str = "") -> None:
+    def advance(self, count: int = 1, note: str = "") -> None:
         self.done += count
-        print(f"  step {self.done} after {time.perf_counter() - self.began:.1f} s, {told}", file=sys.stderr, flush=True)
+        print(f"  step {self.done} after {time.perf_counter() - self.began:.1f} s, {note}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         print(f"  {text}", file=sys.stderr, flush=True)

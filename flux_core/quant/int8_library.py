@@ -1,10 +1,10 @@
-"""8-bit integer products of another library, used only after it agreed with ours.
+"""8-bit integer products of another library, used only after a comparison with ours.
 
-    comfy-kitchen    what newer ComfyUI versions bring along: kernels for NVIDIA and AMD cards
+    comfy-kitchen    a requirement of newer ComfyUI versions: kernels for NVIDIA and AMD cards
 
-A library is asked for the first product of each kind (type of the inputs, rotation) beside ours, on the same inputs. If
-it fails, or its result is further from ours than two ways of rounding the same inputs are, it is not used any more in
-this process and a message says so. Whether it is faster is measured elsewhere (runtime/integer_products.py).
+The first product of each kind (type of the inputs, rotation) is computed by the library and by our code from the same
+inputs. If the library fails, or the two results differ by more than two ways of rounding the inputs do, it is not used
+any more in this process, and a warning says so. Its speed is measured elsewhere (runtime/integer_products.py).
 
 Independent of: files, devices, whether a library is installed.
 """
@@ -68,7 +68,7 @@ def installed() -> list[Library]:
 
 
 class LibraryIntegers(Integers):
-    """Products of a library, and ours where it has not agreed with them."""
+    """Products of a library; ours until a first product of its kind was compared, and if the two differ."""
 
     def __init__(self, library: Library, own: Integers) -> None:
         super().__init__(own.passes, own.quantises)

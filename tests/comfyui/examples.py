@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 
 import conftest  # noqa: E402, F401  # this checkout as `sluice`
 from example_models import write_models  # noqa: E402
-from pictures import THREADS, Server, pixels  # noqa: E402
+from pictures import THREADS, pixels, started  # noqa: E402
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -145,25 +144,6 @@ def is_load(node: dict[str, Any]) -> bool:
     return bool(node["class_type"] == "LoadImage")
 
 
-@contextmanager
-def comfyui(checkout: str, base: Path, port: int) -> Iterator[Server]:
-    import time
-
-    log = base / "server.log"
-    command = [sys.executable, Path(__file__).with_name("other_sizes.py"), checkout, *FLAGS]
-    command += ["--base-directory", base, "--listen", "127.0.0.1", "--port", port]
-    with log.open("w") as out:
-        process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=out, env=os.environ | THREADS)
-    try:
-        while "To see the GUI" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.3)
-        yield Server(port, log)
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def ours(prompt: Prompt, base: Path, out: Path, ram: str) -> tuple[list[bytes], list[str]]:
     """The images of the program, and its memory manager's report on the transformer."""
     file = base / "prompt.json"
@@ -229,7 +209,7 @@ def main() -> None:
             share_tokenizers(Path(args.comfyui).resolve() / "comfy", models / "tokenizers")
         (base / "models").symlink_to(models)
         write_images(base / "input", prompts)
-        with comfyui(args.comfyui, base, args.port) as server:
+        with started("other_sizes.py", [args.comfyui, *FLAGS], base, args.port) as server:
             for name, prompt in prompts.items():
                 if not any(text in name for text in args.only):
                     continue

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,23 @@ class Server:
 
 @contextmanager
 def comfyui(checkout: str, base: Path, package: Path, port: int) -> Iterator[Server]:
+    path = {"PYTHONPATH": f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    with started("inside.py", [checkout, "--disable-auto-launch"], base, port, path) as server:
+        yield server
+
+
+@contextmanager
+def started(
+    script: str, arguments: Sequence[str], base: Path, port: int, environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """ComfyUI as a script of this folder runs it, in the folder `base`."""
     log = base / "server.log"
-    flags = ["--base-directory", base, "--listen", "127.0.0.1", "--port", port, "--disable-auto-launch"]
-    command = [sys.executable, Path(__file__).with_name("inside.py"), checkout, *flags]
-    environment = os.environ | THREADS | {"PYTHONPATH": f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    place = ["--base-directory", str(base), "--listen", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments, *place]
     with log.open("w") as out:
-        process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=out, env=environment)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env={**os.environ, **THREADS, **(environment or {})}
+        )
     try:
         while "To see the GUI" not in log.read_text():
             assert process.poll() is None, log.read_text()

@@ -15,7 +15,7 @@ class NodeProgress:
         self.total, self.done = max(1, total), done
         self.host.check_interrupted()
 
-    def advance(self, count: int = 1, told: str = "") -> None:
+    def advance(self, count: int = 1, note: str = "") -> None:
         self.done += count
         self.host.step(self.done, self.total)
 
