@@ -34,6 +34,7 @@ from .protocol import Channel, Message, frame_of
 START_SECONDS = 120.0  # imports can take long from a cold disk; a worker that dies is noticed at once
 _KILLED = -getattr(signal, "SIGKILL", 9)
 STOP_SECONDS = 0.4  # between requesting the process to end and killing it
+LAST_LINE_SECONDS = 1.0  # for the last lines of a dead worker; a process that it started may keep the pipe open
 _LONGEST_LINE = 1 << 16
 _ENTRY = Path(__file__).resolve().parents[1] / "entry" / "worker.py"
 
@@ -163,7 +164,9 @@ class _Process:
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         self._tree = ProcessTree(self.popen.pid)
-        for thread in (self._write, self._relay, self._listen):
+        self._relaying = threading.Thread(target=self._relay, daemon=True)
+        self._relaying.start()
+        for thread in (self._write, self._listen):
             threading.Thread(target=thread, daemon=True).start()
 
     def waits_for(self, key: int | str) -> bool:
@@ -224,6 +227,7 @@ class _Process:
             while True:
                 self._post(self._received, *channel.receive())
         code = self.popen.wait()
+        self._relaying.join(LAST_LINE_SECONDS)  # what it printed last says why it ended
         self._frames.put(None)
         self._post(self._died, code)
 
