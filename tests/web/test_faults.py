@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -184,12 +184,13 @@ def test_two_people_judge_sixty_pairs_blindly_on_the_page(server: Any, scene: An
     for name in NAMES:
         wins, losses, ties = (score[name, outcome] for outcome in ("win", "loss", "tie"))
         assert wins + losses + ties == 80
-        share = (wins + ties / 2) / 80
-        low, high = (percent(bound) for bound in wilson(share, 80))
+        share = Fraction(2 * wins + ties, 160)
+        low, high = (percent(Fraction(bound)) for bound in wilson(float(share), 80))
         expected.append([name, percent(share), f"{low} to {high}", str(wins), str(ties), str(losses)])
     assert seen["table"] == expected
 
 
-def percent(share: float) -> str:
+def percent(share: Fraction) -> str:
     """In tenths, halves rounded up."""
-    return f"{(100 * Decimal(share)).quantize(Decimal('0.1'), ROUND_HALF_UP)} %"
+    tenths = (1000 * share + Fraction(1, 2)).__floor__()
+    return f"{tenths // 10}.{tenths % 10} %"

@@ -42,9 +42,11 @@ async function list() {
 async function show() {
   await list();
   const { settings, voters } = await ask(`/sluice/comparisons/${chosen()}/votes`);
-  const share = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)} %`);
+  const percent = (value) => (value === null ? "–" : `${value.toFixed(1)} %`);
+  // From the counts: a stored rate such as 0.2875 is a little less than it says and would be rounded down.
+  const preferred = ({ wins, ties, losses }) => (wins + ties + losses ? (100 * (wins + ties / 2)) / (wins + ties + losses) : null);
   const lines = [["setting", "preferred", "95 % interval", "wins", "ties", "losses"], ...settings.map((one) => [
-    one.name, share(one.rate), `${share(one.low)} to ${share(one.high)}`, one.wins, one.ties, one.losses,
+    one.name, percent(preferred(one)), `${percent(one.low && 100 * one.low)} to ${percent(one.high && 100 * one.high)}`, one.wins, one.ties, one.losses,
   ])];
   at("table").replaceChildren(...lines.map((cells, number) => {
     const row = document.createElement("tr");
