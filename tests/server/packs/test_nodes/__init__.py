@@ -242,6 +242,20 @@ class Paint(HostedNode, Source):
         return {"ui": {"images": [{"filename": name, "subfolder": target.subfolder, "type": "output"}]}}
 
 
+class Loaded(Steps):
+    """Steps that need a model file in memory."""
+
+    FILES = {"name": "vae"}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        needed = super().INPUT_TYPES()["required"]
+        return {"required": {"name": ("STRING", {}), **needed}}
+
+    def give(self, value: Any, steps: int, seconds: Any, name: str = "") -> tuple[Any]:
+        return super().give(value, steps, seconds)
+
+
 class Die(Source):
     """Takes the process with it."""
 
@@ -296,7 +310,7 @@ class KSampler(Number):
 WEB_DIRECTORY = "./web"
 _CLASSES = (
     Number, Half, Show, Chosen, OnlyEven, Add, Either, Clock, Upset, Broken, Many, Total, Anything, Twice, Later, Steps,
-    Paint, Die, Stuck, Family, Odd, KSampler,
+    Loaded, Paint, Die, Stuck, Family, Odd, KSampler,
 )  # fmt: skip
 NODE_CLASS_MAPPINGS = {node_class.__name__: node_class for node_class in _CLASSES}
 NODE_DISPLAY_NAME_MAPPINGS = {"Number": "A Number"}
