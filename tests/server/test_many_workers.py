@@ -164,10 +164,10 @@ def test_two_hundred_idle_workers_cost_the_server_little(start: Callable[..., Se
 
     session, listening = server.wait(all_join())
     process = psutil.Process(server.process.pid)
-    before = process.cpu_times()
+    before = process.num_ctx_switches().voluntary
     server.wait(asyncio.sleep(1.0))
-    after = process.cpu_times()
+    wakes = process.num_ctx_switches().voluntary - before
     assert len(workers(server)) == IDLE + 1 and not any(one.done() for one in listening)
     assert process.memory_info().rss < 100 << 20
-    assert after.user + after.system - before.user - before.system < 0.2  # seconds of processor time in one second
+    assert wakes < IDLE  # nothing is asked of each worker every second
     server.wait(session.close())
