@@ -175,6 +175,7 @@ from .string import (
     StringSubstring,
     StringTrim,
 )
+from .style_reference import ModelPatchLoader, USOStyleReference
 from .text import (
     CLIPSetLastLayer,
     CLIPTextEncode,
@@ -223,6 +224,8 @@ NODE_CLASSES: dict[str, type[Any]] = {
     "SluiceCLIPVisionEncode": CLIPVisionEncode,
     "SluiceStyleModelLoader": StyleModelLoader,
     "SluiceStyleModelApply": StyleModelApply,
+    "SluiceModelPatchLoader": ModelPatchLoader,
+    "SluiceUSOStyleReference": USOStyleReference,
     "SluiceLoraLoader": LoraLoader,
     "SluiceLoraLoaderModelOnly": LoraLoaderModelOnly,
     "SluiceUnetLoaderGGUF": UnetLoaderGGUF,

@@ -339,8 +339,19 @@ def _only_redux(name: str) -> tuple[str, int] | None:
     return (name, 0) if name.startswith("redux_") else None
 
 
+def _style_projector(file: WeightFile, names: Collection[str]) -> Component | None:
+    below = "feature_embedder."
+    if f"{below}mid_layer_norm.bias" not in names:
+        return None
+    return _component("style_projector", lambda: Component(
+        "style_projector", KINDS["style_projector"].noun,
+        model_tensors(file, below, lambda name: (name, 0)), {},
+    ))  # fmt: skip
+
+
 _COMPONENTS = {
     "clip_l": _clip, "t5": _t5, "autoencoder": _autoencoder, "taef1": _taef1, "clip_vision": _vision, "redux": _redux,
+    "style_projector": _style_projector,
 }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ KINDS: Mapping[str, Kind] = {
     "lora": Kind("a LoRA", "Load LoRA", "loras"),
     "controlnet": Kind("a ControlNet", "Load ControlNet Model", "controlnet"),
     "redux": Kind("a FLUX.1 Redux style model", "Load Style Model", "style_models"),
+    "style_projector": Kind("a style projector for FLUX.1 (USO)", "ModelPatchLoader", "model_patches"),
     "clip_vision": Kind("a CLIP vision model", "Load CLIP Vision", "clip_vision"),
     "ip_adapter": Kind("an IP-Adapter for FLUX.1 by XLabs", "Load Flux IPAdapter", "xlabs/ipadapters"),
     "embedding": Kind("a textual inversion embedding", None, "embeddings"),

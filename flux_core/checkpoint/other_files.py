@@ -41,6 +41,7 @@ _OTHER_MODELS = (  # (a name that only such a file has, kind, noun)
     (r"double_stream_modulation_img\.|double_stream_modulation\.", "other_model", "a FLUX.2 transformer"),
     (r"txt_in\.individual_token_refiner\.", "other_model", "a HunyuanVideo transformer"),
     (r"transformer_blocks\.0\.img_mod\.1\.", "other_model", "a Qwen-Image transformer"),
+    (r"^controlnet_blocks\.0\.y_rms\.weight$", "other", "a model patch for Qwen-Image"),
     (r"(^|\.)blocks\.0\.cross_attn\.k\.weight", "other_model", "a Wan video transformer"),
 )  # fmt: skip
 _HELPERS = (

@@ -23,7 +23,7 @@ from typing import Any
 from ..errors import WorkflowError
 
 PREFIX = "Sluice"
-_MODELS = ("MODEL", "CLIP", "VAE", "CONTROL_NET", "CLIP_VISION", "STYLE_MODEL")
+_MODELS = ("MODEL", "CLIP", "VAE", "CONTROL_NET", "CLIP_VISION", "STYLE_MODEL", "MODEL_PATCH")
 KINDS = {kind: f"FLUX_{kind}" for kind in _MODELS}
 EITHER = {*KINDS, *KINDS.values()}
 TABLE = Path(__file__).parents[2] / "web" / "comfyui" / "swap_nodes.json"

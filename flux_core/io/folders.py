@@ -33,6 +33,7 @@ CATEGORIES = (
     "diffusion_models",
     "embeddings",
     "loras",
+    "model_patches",
     "style_models",
     "text_encoders",
     "upscale_models",

@@ -41,6 +41,7 @@ PUBLISHED: tuple[tuple[str, str], ...] = (
     ("t5xxl*", "comfyanonymous/flux_text_encoders"),
     ("clip_l*", "comfyanonymous/flux_text_encoders"),
     ("sigclip_vision_patch14_384*", "Comfy-Org/sigclip_vision_384"),
+    ("uso-flux1-*", "Comfy-Org/USO_1.0_Repackaged"),
 )
 
 _GB: Mapping[str, float] = {

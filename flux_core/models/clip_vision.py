@@ -1,6 +1,7 @@
 """Vision encoders as CLIP and SigLIP have them (Radford et al. 2021, Zhai et al. 2023): an image to tokens.
 
-    SigLIP   no class token; the last hidden state goes through the final norm: the input of FLUX.1 Redux
+    SigLIP   no class token; the last hidden state goes through the final norm: the input of FLUX.1 Redux. Its states
+             at three depths are the input of USO's style projector
     CLIP     a class token; its final state is projected into the space that texts share: the input of IP-Adapters
 
 Attribute names are Hugging Face's keys. Activations are float32; weights may be stored in any number type. Uses no
@@ -22,6 +23,7 @@ from .clip_layers import Embedding, Encoder, LayerNorm
 from .linear import Linear
 from .strides import row_major
 
+DEPTHS = (2, 11, 20)  # layers counted from the last one, which is 1; what the style projector of USO takes, in order
 _HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16, 1664: 16}  # by width, of the published ones
 _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's images
 
@@ -67,6 +69,11 @@ class VisionConfig:
         """Of one image."""
         return (self.size // self.patch) ** 2 + (0 if self.siglip else 1)
 
+    @property
+    def has_depths(self) -> bool:
+        """Whether it is a SigLIP with enough layers for `DEPTHS`."""
+        return self.siglip and self.layers >= max(DEPTHS)
+
 
 class VisionEncoder(nn.Module):
     """Pixels to hidden states, and to one vector where there is a projection."""
@@ -79,36 +86,42 @@ class VisionEncoder(nn.Module):
             self.visual_projection = Linear(config.width, config.projection, bias=False)
         self.eval()
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Normalised pixels [B, 3, size, size] -> last hidden state [B, T, D], the one before [B, T, D], embedding.
 
         The embedding is [B, projection] of the class token; without a projection [B, D] of the class token, or
-        [B, T, D] of SigLIP.
+        [B, T, D] of SigLIP. A SigLIP with enough layers also returns its hidden states at `DEPTHS` [B, 3, T, D].
         """
-        last, before, pooled = self.vision_model(row_major(pixels))
-        return last, before, self.visual_projection(pooled) if self.config.projection else pooled
+        last, before, pooled, depths = self.vision_model(row_major(pixels))
+        embedding = self.visual_projection(pooled) if self.config.projection else pooled
+        return (last, before, embedding) if depths is None else (last, before, embedding, depths)
 
 
 class VisionTransformer(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.siglip = config.siglip
+        self.kept = [config.layers - depth for depth in DEPTHS] if config.has_depths else []
         self.embeddings = PatchEmbeddings(config)
         if not config.siglip:
             self.pre_layrnorm = LayerNorm(config.width)  # spelt so in the files
         self.encoder = Encoder(config)
         self.post_layernorm = LayerNorm(config.width)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         x = before = self.embeddings(pixels)
         if not self.siglip:
             x = self.pre_layrnorm(x)
-        for layer in self.encoder.layers:
+        states = {}
+        for number, layer in enumerate(self.encoder.layers):
             before, x = x, layer(x)
+            if number in self.kept:
+                states[number] = x
         if self.siglip:
             x = self.post_layernorm(x)
-            return x, before, x
-        return x, before, self.post_layernorm(x[:, 0])
+            depths = torch.stack([states[number] for number in self.kept], dim=1) if self.kept else None
+            return x, before, x, depths
+        return x, before, self.post_layernorm(x[:, 0]), None
 
 
 class PatchEmbeddings(nn.Module):

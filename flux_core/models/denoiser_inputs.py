@@ -58,16 +58,18 @@ class DenoiserInputs:
     references      scaled latents [B, 16, h', w'] that the image attends to (Kontext)
     reference_method  the positions of their tokens: see `latents.place_references`
     attention_mask  [B, T, T] or broadcastable, added to the attention's logits; T counts text tokens, then those of the
-                    image, then those of the references
+                    image, then those of the references, but not those of `style`
     control         residuals of ControlNets that were computed before, or None
     controls        images that ControlNets of the model follow
     seen            images that the double blocks also attend to (models/image_adapter.py): for each adapter one tensor
                     a block, its keys and values [2, n, tokens, hidden] for n images, whose mean counts
     shows_none      whether this conditioning has no image: a black one is then used for `seen`
+    style           [B or 1, S, hidden] tokens of style references (models/style_projector.py), before the text tokens
+                    and behind the text's embedder, at the origin; or None
 
-    x, context, references, attention_mask, control, controls and seen are on the device that computes. timesteps,
-    pooled and guidance may be on the CPU in any case: a table of modulation rows can then be searched for them without
-    waiting for a GPU.
+    x, context, references, attention_mask, control, controls, seen and style are on the device that computes.
+    timesteps, pooled and guidance may be on the CPU in any case: a table of modulation rows can then be searched for
+    them without waiting for a GPU.
     """
 
     x: Tensor
@@ -82,3 +84,4 @@ class DenoiserInputs:
     controls: tuple[ControlInput, ...] = ()
     seen: tuple[tuple[Tensor, ...], ...] = ()
     shows_none: bool = False
+    style: Tensor | None = None

@@ -78,13 +78,21 @@ class Flux(FluxBody):
         references = [latent.to(x.dtype) for latent in inputs.references]
 
         tokens, context = self.tokens(x, references), inputs.context.to(x.dtype)
-        rope = self.rope(x, context.shape[1], references, inputs.reference_method)
-        share = None if self.sharing is None else self.sharing(context.shape[1], tokens.shape[1])
-        if share is not None:
-            tokens, context, rope = share.image(tokens), share.text(context), share.positions(rope)
-        attend = () if share is None else (share.attention,)
-        img, txt = self.img_in(tokens), self.txt_in(context)  # [B, Li, D], [B, Lt, D]
         mask = None if inputs.attention_mask is None else inputs.attention_mask.to(x.dtype)
+        styled = None
+        if inputs.style is not None:
+            styled = torch.cat((inputs.style.to(x.dtype).expand(x.shape[0], -1, -1), self.txt_in(context)), dim=1)
+            style = inputs.style.shape[1]
+            mask = None if mask is None else F.pad(mask, (style, 0, style if mask.shape[-2] > 1 else 0, 0))
+        text = context.shape[1] if styled is None else styled.shape[1]
+        rope = self.rope(x, text, references, inputs.reference_method)
+        share = None if self.sharing is None else self.sharing(text, tokens.shape[1])
+        if share is not None:
+            tokens, rope = share.image(tokens), share.positions(rope)
+            context, styled = (share.text(context), None) if styled is None else (context, share.text(styled))
+        attend = () if share is None else (share.attention,)
+        img = self.img_in(tokens)  # [B, Li, D]
+        txt = self.txt_in(context) if styled is None else styled  # [B, Lt, D]
 
         mods = iter(rows)
         for number, block in enumerate(self.double_blocks):

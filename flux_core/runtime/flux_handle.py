@@ -58,6 +58,7 @@ class FluxModel:
     mask_function: MaskFunction | None = None
     compute_dtype: torch.dtype | None = None  # None: the runtime's
     seen: tuple[SeenImages, ...] = ()  # images for an IP-Adapter
+    style: Tensor | None = None  # tokens of style references [1, S, hidden]
     own_step_cache: StepCache | None = None  # None: the runtime's
     own_compute: str | None = None  # a word of settings.COMPUTES; None: the runtime's
 
@@ -122,9 +123,28 @@ class FluxModel:
             )
         return replace(self, seen=(*self.seen, images))
 
+    def styled(self, tokens: Tensor) -> FluxModel:
+        """The model with one more style reference [1, S, hidden], before those that it has, as in ComfyUI.
+
+        Raises InputError for tokens of another width.
+        """
+        config = self.weights.config
+        if tokens.shape[-1] != config.hidden:
+            raise InputError(
+                f"The style projector was made for a transformer {tokens.shape[-1]} wide, and {self.weights.path.name} "
+                f"is {config.hidden} wide. Choose a FLUX.1 dev model for USO."
+            )
+        return replace(self, style=tokens if self.style is None else torch.cat((tokens, self.style), dim=1))
+
     @contextmanager
     def _showing(self, run: Run) -> Iterator[tuple[Run, Network]]:
-        """The run and its network, which gets the images of the IP-Adapter with every input."""
+        """The run and its network, which gets the images of the IP-Adapter and the style with every input."""
+        if self.style is not None:
+            style = self.style.to(self.device, self.dtype)
+            run = replace(run, conditions=tuple(replace(c, style=style) for c in run.conditions))
+            with replace(self, style=None)._showing(run) as (run, network):
+                yield run, lambda inputs: network(replace(inputs, style=style))
+            return
         if not self.seen:
             with self._opened(run) as network:
                 yield run, network

@@ -178,6 +178,8 @@ def controlnet_tensors(nets: Mapping[str, Mapping[str, Stored]]) -> dict[str, St
 
 
 def tokens_of(inputs: DenoiserInputs) -> int:
-    """The tokens of one image: text, image and references."""
+    """The tokens of one image: style, text, image and references."""
     pictures = (inputs.x, *inputs.references)
-    return inputs.context.shape[1] + sum(patches(part.shape[-2]) * patches(part.shape[-1]) for part in pictures)
+    style = 0 if inputs.style is None else inputs.style.shape[1]
+    image = sum(patches(part.shape[-2]) * patches(part.shape[-1]) for part in pictures)
+    return style + inputs.context.shape[1] + image

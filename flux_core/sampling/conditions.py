@@ -92,6 +92,7 @@ class Condition:
     controls: tuple[Control, ...] = ()
     seen: tuple[tuple[Tensor, ...], ...] = ()  # inputs that the model adds: see `DenoiserInputs`
     shows_none: bool = False
+    style: Tensor | None = None
 
     def active(self, sigma: float) -> bool:
         return self.end <= sigma <= self.start
@@ -124,6 +125,7 @@ class Condition:
             controls=tuple(control.input(batch) for control in self.controls if control.active(sigma)),
             seen=self.seen,
             shows_none=self.shows_none,
+            style=self.style,
         )
 
 

@@ -22,7 +22,7 @@ OWN_EXTENSION = "sluice"
 # Kinds that ComfyUI has and nothing here reads; clients list them all.
 ELSEWHERE = (
     *("audio_encoders", "classifiers", "configs", "custom_nodes", "diffusers", "gligen", "hypernetworks"),
-    *("latent_upscale_models", "model_patches", "photomaker", "upscale_models"),
+    *("latent_upscale_models", "photomaker", "upscale_models"),
 )
 _CONDITIONS = ("If-Modified-Since", "If-None-Match", "Range")  # aiohttp would append zlib's trailer to an empty 304
 

@@ -85,6 +85,18 @@ def test_a_step_cache_reuses_the_same_steps(model: FluxModel, tmp_path: Path) ->
     assert torch.equal(run(cached, "euler", log), alone) and log.replayed > 0
 
 
+def test_a_run_with_another_style_uses_no_recorded_evaluation(model: FluxModel, tmp_path: Path) -> None:
+    drawn = torch.Generator().manual_seed(3)
+    hidden = model.weights.config.hidden
+    styles = [model.styled(torch.randn(1, 4, hidden, generator=drawn)) for _ in range(2)]
+    first = run(styles[0], "euler", EvaluationLog(tmp_path, lambda: "7"))
+    log = EvaluationLog(tmp_path, lambda: "7")
+    other = run(styles[1], "euler", log)
+    assert log.replayed == 0 and not torch.equal(first, other) and torch.equal(other, run(styles[1], "euler", None))
+    again = EvaluationLog(tmp_path, lambda: "7")
+    assert torch.equal(run(styles[1], "euler", again), other) and again.computed == 0
+
+
 def test_a_run_that_gives_way_to_another_program_goes_on_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,6 +209,22 @@ def test_with_conditionings(name: str, models: Models) -> None:
     assert all(torch.equal(latent, expected) for latent in managed)
 
 
+@pytest.mark.parametrize("case", (PLAIN, OF_MODELS["attention_mask"]), ids=("plain", "attention_mask"))
+def test_with_style_references(case: Case, models: Models) -> None:
+    model = models(SMALL)
+    first, second = (draw(name, 6, SMALL.hidden)[None] for name in ("style", "another style"))
+
+    def styled(model: FluxModel) -> FluxModel:
+        return model.styled(first).styled(second)
+
+    handle = styled(model.whole)
+    assert handle.style is not None and torch.equal(handle.style, torch.cat((second, first), dim=1))
+    plain, _ = run_case(case, model.whole)
+    expected, *managed = model.latents(case, styled)
+    assert changed(plain, expected)
+    assert all(torch.equal(latent, expected) for latent in managed)
+
+
 # -- stored formats --------------------------------------------------------------------------------------------------
 
 FILES = [*stored_formats.FILES, "GGUF"]

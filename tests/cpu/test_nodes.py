@@ -40,6 +40,7 @@ FILE_LISTS = {
     "control_net_name",
     "style_model_name",
     "model_name",
+    "name",
 }
 
 

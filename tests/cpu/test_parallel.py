@@ -79,6 +79,7 @@ CASES = {
     "controlnets and references": replace(
         with_everything(), control=None, controls=with_controlnets_and_images().controls
     ),
+    "style and everything": replace(with_everything(), style=seeded_tensor("style", (1, 6, 192))),
 }  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def test_tokens_of_several_devices_give_the_velocity_of_one(flux: Flux, case: st
 
 
 @pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("case", ["odd and wrapped", "a batch", "everything", "controlnets and references"])
+@pytest.mark.parametrize("case", ["odd and wrapped", "a batch", "style and everything", "controlnets and references"])
 def test_rows_of_several_devices_give_the_velocity_of_one(flux: Flux, case: str, size: int) -> None:
     with torch.inference_mode():
         expected = flux(CASES[case])

@@ -184,6 +184,14 @@ RECOGNISED: dict[str, tuple[Shapes, str, str]] = {
         {"controlnet_blocks.0.weight": (8, 8), "transformer_blocks.0.img_mod.1.weight": (8, 8)},
         "other", "another model family",
     ),
+    "style projector": (
+        {"feature_embedder.mid_layer_norm.bias": (8,), "feature_embedder.mid_projection.weight": (8, 8)},
+        "style_projector", "USO",
+    ),
+    "model patch for Qwen-Image": (
+        {"controlnet_blocks.0.y_rms.weight": (8,), "controlnet_blocks.0.input_proj.weight": (8, 8)},
+        "other", "Qwen-Image",
+    ),
     "Redux": ({"redux_up.weight": (8, 8), "redux_down.weight": (8, 8)}, "redux", "Redux"),
     "SigLIP": ({"vision_model.embeddings.patch_embedding.weight": (8, 3, 14, 14)}, "clip_vision", "vision"),
     "embedding": ({"clip_l": (4, 768), "t5xxl": (4, 4096)}, "embedding", "textual inversion"),

@@ -2,7 +2,7 @@
 // swap_nodes.json. Pure.
 
 const PREFIX = "Sluice";
-const KINDS = Object.fromEntries(["MODEL", "CLIP", "VAE", "CONTROL_NET", "CLIP_VISION", "STYLE_MODEL"].map((kind) => [kind, `FLUX_${kind}`]));
+const KINDS = Object.fromEntries(["MODEL", "CLIP", "VAE", "CONTROL_NET", "CLIP_VISION", "STYLE_MODEL", "MODEL_PATCH"].map((kind) => [kind, `FLUX_${kind}`]));
 const BACK = Object.fromEntries(Object.entries(KINDS).map(([core, ours]) => [ours, core]));
 const EITHER = new Set(Object.entries(KINDS).flat());
 

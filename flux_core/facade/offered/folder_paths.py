@@ -50,10 +50,7 @@ extension_mimetypes_cache = {"webp": "image", "fbx": "model"}
 filename_list_cache: dict[str, Any] = {}
 
 # Kinds that only packs use here: the folder of that name below each models folder.
-_FOR_PACKS = (
-    *("audio_encoders", "classifiers", "configs", "diffusers", "gligen", "hypernetworks", "model_patches"),
-    "photomaker",
-)
+_FOR_PACKS = (*("audio_encoders", "classifiers", "configs", "diffusers", "gligen", "hypernetworks", "photomaker"),)
 _ENDINGS = {"configs": {".yaml"}, "diffusers": {"folder"}, "classifiers": {""}}
 
 Files = tuple[list[str], dict[str, float], float]
