@@ -6,12 +6,14 @@
     kernels     int8 with kernels of our own around it, where they compile and agree
     a library   int8 by a library that is installed, such as comfy-kitchen, where it agrees
 
-Inputs are random, with three columns thirty times larger than the others, as in activations. Uses no model.
+Inputs are random, with three columns thirty times larger than the others, as in activations. Then the same of
+attention: PyTorch's, and sageattention's where it is installed and agrees. Uses no model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..memory.rates import best_time
+from ..models.attention import attention
+from ..models.attention_library import LibraryAttention, RunAttention
 from ..quant.half_sums import half_sums
 from ..quant.int8 import Integers, Operand
 from ..quant.int8_cuda import kernel_passes
@@ -29,6 +33,7 @@ from .gpu_parts import Part, Tell
 
 MULTIPLES = ((3, 1), (1, 1), (4, 1), (1, 4), (7, 1), (1, 5))  # of the hidden width: outputs and inputs
 TOKENS = 4608  # of 1024x1024 and 512 of text
+HEAD, SAGE = 128, "sageattention"
 ODD, LARGER = 3, 30.0  # number of larger columns, and how many times larger they are
 
 
@@ -41,6 +46,8 @@ def products(part: Part, tell: Tell) -> None:
         hidden = part.hidden
         for record in _measured(device, tokens, outputs * hidden, inputs * hidden, kernels):
             tell(record)
+    for record in _attentions(device, tokens, max(1, part.hidden // HEAD)):
+        tell(record)
 
 
 def _measured(device: torch.device, tokens: int, outputs: int, inputs: int, kernels: Any) -> Iterator[dict[str, Any]]:
@@ -71,6 +78,33 @@ def _measured(device: torch.device, tokens: int, outputs: int, inputs: int, kern
             "difference": difference,
             "line": f"{outputs}x{inputs}, {way}: {rate / 1e12:.2f} T/s, off by {difference:.4f}",
         }  # fmt: skip
+
+
+def _attentions(device: torch.device, tokens: int, heads: int) -> Iterator[dict[str, Any]]:
+    """Attention in bfloat16; queries and keys as after their norm, with a mean that keys have in common."""
+    generator = torch.Generator().manual_seed(tokens)
+    q, k, v = (torch.randn(1, tokens, heads, HEAD, generator=generator).to(device) for _ in range(3))
+    k += k[:, :1].clone()
+    exact = attention(q, k, v)
+    q, k, v = (each.bfloat16() for each in (q, k, v))
+    source = LibraryAttention.installed()
+    refused = source.refused(device, torch.bfloat16, HEAD)
+    if not refused:
+        source.attend(q, k, v)  # compares it with PyTorch's
+        refused = source.problem
+    ways: dict[str, Callable[..., Tensor]] = {"PyTorch": attention}
+    ways |= {} if refused else {SAGE: RunAttention(source, SAGE)}
+    for way, attend in ways.items():
+        seconds = best_time(partial(attend, q, k, v), device)
+        difference = float((attend(q, k, v).float() - exact).norm() / exact.norm())
+        rate = 4 * tokens * tokens * heads * HEAD / seconds
+        yield {
+            "attention": way, "heads": heads, "tokens": tokens, "seconds": seconds, "rate": rate,
+            "difference": difference,
+            "line": f"attention, {way}: {rate / 1e12:.2f} T/s, off by {difference:.4f}",
+        }  # fmt: skip
+    if refused:
+        yield {"attention": SAGE, "refused": refused, "line": f"attention, {SAGE}: not measured, as {refused}"}
 
 
 def _summed_in_half(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -146,6 +146,7 @@ def markdown(told: Mapping[str, Any]) -> str:
         "",
         *_correctness(records),
         *_products(records),
+        *_attentions(records),
         *_pictures(records),
         *_steps(records),
         *_training(records),
@@ -177,6 +178,20 @@ def _products(records: Sequence[Record]) -> Iterator[str]:
     for each in found:
         matrix = f"{each['outputs']}x{each['inputs']}"
         yield _row(matrix, str(each["tokens"]), each["way"], f"{each['rate'] / 1e12:.2f}", f"{each['difference']:.4f}")
+    yield ""
+
+
+def _attentions(records: Sequence[Record]) -> Iterator[str]:
+    found = [each for each in records if "attention" in each]
+    if found:
+        yield "| attention of | heads | tokens | 10^12 operations/s | relative difference from float32 |"
+        yield "|---|---|---|---|---|"
+    for each in found:
+        if "refused" in each:
+            yield _row(each["attention"], "", "", each["refused"], "")
+        else:
+            row = each["attention"], str(each["heads"]), str(each["tokens"])
+            yield _row(*row, f"{each['rate'] / 1e12:.2f}", f"{each['difference']:.4f}")
     yield ""
 
 

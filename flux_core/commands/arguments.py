@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..runtime.settings import CACHES, COMPUTES, LATENT_RGB, NUMBER_TYPES, PREVIEWS
+from ..runtime.settings import ATTENTIONS, CACHES, COMPUTES, LATENT_RGB, NUMBER_TYPES, PREVIEWS, PYTORCH
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +75,13 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
         default="off",
         help="reuse the model's output at steps where it changes little: fast computes about half of the steps, faster "
         "fewer still; images differ slightly from the exact ones (default: off)",
+    )
+    parser.add_argument(
+        "--attention",
+        choices=ATTENTIONS,
+        default=PYTORCH,
+        help="of the transformer: sage computes it in 8 bits with the package sageattention on an NVIDIA card, if that "
+        "is installed and its first result is near PyTorch's; images differ slightly (default: pytorch)",
     )
 
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 _AUTOMATIC = "Not needed: models are streamed through the memory that is free. --vram SIZE sets a limit."
 _DTYPE = "Write --dtype fp32, bf16 or fp16 for all models (default: the fastest without visible loss)."
 _FP8 = "Not needed: files in fp8 stay in fp8. `sluice convert` writes a model file in fp8."
-_ATTENTION = "Not needed: PyTorch's attention is always used."
+_ATTENTION = "Not needed: PyTorch's attention is used."
 _DEFAULT = "Not needed: this is the default."
 _NVIDIA_OR_CPU = "Not available: models run on NVIDIA and AMD cards and on the CPU."
 _PACKS = "Not needed: only the node packs in the folder of --node-packs DIR are loaded."
@@ -64,7 +64,7 @@ ADVICE = {
     "--force-channels-last": _DEFAULT,
     "--deterministic": "Not available: the algorithms that PyTorch chooses are used.",
     "--use-split-cross-attention": _ATTENTION, "--use-quad-cross-attention": _ATTENTION,
-    "--use-pytorch-cross-attention": _ATTENTION, "--use-sage-attention": _ATTENTION,
+    "--use-pytorch-cross-attention": _ATTENTION, "--use-sage-attention": "Write --attention sage.",
     "--use-flash-attention": _ATTENTION, "--disable-xformers": _ATTENTION,
     "--force-upcast-attention": _ATTENTION, "--dont-upcast-attention": _ATTENTION,
     "--preview-method": "Previews are always made; write --previews taef1 for taesd.",

@@ -32,7 +32,7 @@ from ..memory.budget import add_budget_arguments
 from ..parallel.split import devices_of
 from ..runtime.settings import Settings
 from ..worker.too_large import too_large
-from ..worker.used_files import used_files, used_paths, with_files
+from ..worker.used_files import chosen_settings, used_files, used_paths, with_files
 from . import overrides
 from .arguments import add_device_arguments, add_folder_arguments, add_pack_arguments
 from .devices import add_devices_argument, workers_of
@@ -77,7 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare",
         choices=["exact"],
-        help="make every image again without step cache and integer products, and tell how far apart the two are",
+        help="make every image again without step cache, integer products and another library's attention, and tell "
+        "how far apart the two are",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON on the last line")
     add_folder_arguments(parser)
@@ -135,13 +136,15 @@ def _run(args: argparse.Namespace, listen: Emit) -> list[dict[str, Any]]:
     for note in dict.fromkeys(note for job in jobs for note in job.notes):
         print(note, file=sys.stderr)
     _ = host.runtime  # before anything runs: an unknown device is an error of the command line
-    devices = devices_of(_options(args).get("team"))
-    done = [_made(job, executor, bars, folders, args.json, devices) for job in jobs]
+    options = _options(args)
+    devices = devices_of(options.get("team"))
+    about = devices, chosen_settings(options, exact=False)
+    done = [_made(job, executor, bars, folders, args.json, about) for job in jobs]
     if args.compare:
         host.runtime.exact = True
         executor.cache.forget_all()
         for job, result in zip(jobs, done, strict=True):
-            _compare(result, _made(job, executor, bars, folders, True, devices), quiet=args.json)
+            _compare(result, _made(job, executor, bars, folders, True, (devices, "")), quiet=args.json)
     return done
 
 
@@ -178,16 +181,16 @@ def _check_output(folder: Path) -> None:
 
 
 def _made(
-    job: Job, executor: Executor, bars: Bars, folders: Folders, quiet: bool, devices: str | None
+    job: Job, executor: Executor, bars: Bars, folders: Folders, quiet: bool, about: tuple[str | None, str]
 ) -> dict[str, Any]:
     """Run one job and print the paths of its images. Raises the error that stopped it, with the node's name.
 
-    devices: which ones compute together, for the images' metadata; None if there is one.
+    about: for the images' metadata, which devices compute together (None: one) and the settings that change images.
     """
     began = time.monotonic()
     files = used_files(used_paths(job.prompt, executor.classes, folders), hashes_of(folders.user))
     canvas = {"extra_pnginfo": {"workflow": job.canvas}} if job.canvas else {}
-    extra = with_files(canvas, files, devices)
+    extra = with_files(canvas, files, *about)
     bars.titles = {node_id: title_of(node) for node_id, node in job.prompt.items()}
     executor.cache.forget_shown()  # a workflow that is given twice is saved twice
     try:
@@ -250,7 +253,7 @@ def _seed(text: str) -> int | str:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of this process as a single worker, in the form of `sluice serve`. Raises InputError."""
-    given = {"device": args.device, "dtype": args.dtype, "cache": args.cache, "compute": args.compute}
+    given = {key: getattr(args, key) for key in ("device", "dtype", "cache", "compute", "attention")}
     (options, *more) = workers_of(args, given).values()
     if more:
         raise InputError(
@@ -281,7 +284,8 @@ def _new_runtime(args: argparse.Namespace) -> Runtime:
         from ..runtime.runtime import Runtime
 
     options = _options(args)
-    runtime = Runtime(Settings.parse(*(options[key] for key in ("device", "dtype", "vram", "ram", "cache", "compute"))))
+    words = ("device", "dtype", "vram", "ram", "cache", "compute", "attention")
+    runtime = Runtime(Settings.parse(*(options[key] for key in words)))
     _join(runtime, options)
     if not args.json:
         runtime.events.listen(_tell_memory)

@@ -164,6 +164,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         "cache": args.cache,
         "previews": args.previews,
         "compute": args.compute,
+        "attention": args.attention,
         "gives_way": args.gives_way,
     }
     workers = {

@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         "dtype": args.dtype,
         "cache": args.cache,
         "compute": args.compute,
+        "attention": args.attention,
         "previews": args.previews,
     }
     asyncio.run(_work(args, url, place, workers_of(args, common)))

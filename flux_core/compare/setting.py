@@ -42,7 +42,8 @@ def parse(text: str) -> Setting:
     except ValueError as error:  # a quotation mark without its other half
         raise InputError(f"{text!r} cannot be read: {error}.") from None
     given = _parser(text).parse_args(split)
-    chosen = Settings.parse(given.device, given.dtype, given.vram, given.ram, given.cache, given.compute)
+    sizes = given.vram, given.ram
+    chosen = Settings.parse(given.device, given.dtype, *sizes, given.cache, given.compute, given.attention)
     name = named["name"] if named else " ".join([given.workflow.stem, *words.split()[1:]])
     return Setting(name, words, given.workflow, chosen, tuple(given.values))
 

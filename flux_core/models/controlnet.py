@@ -70,12 +70,13 @@ class ControlNet(FluxBody):
         modulation: Sequence[Tensor] | None = None,
         run_block: Callable[..., object] | None = None,
         sharing: Sharing | None = None,
+        attend: Callable[..., Tensor] | None = None,
     ) -> ControlResiduals:
         """The residuals for the image tokens, in the number type of `inputs.x`, multiplied by the strength.
 
         modulation, run_block: as for `Flux.forward`. sharing: divides the tokens among devices. Each device then gets
         the residuals of its own tokens, or all residuals if references follow the image: ControlNets do not use
-        references, and so the transformer divides its tokens at other positions.
+        references, and so the transformer divides its tokens at other positions. attend: as `Flux.attend`.
         """
         run: Callable[..., Any] = run_block or (lambda block, *args: block(*args))
         x = inputs.x[:, : self.sizes.in_channels]
@@ -89,7 +90,8 @@ class ControlNet(FluxBody):
         share = None if sharing is None else sharing(txt.shape[1], tokens.shape[1])
         if share is not None:
             tokens, hint, txt, rope = share.image(tokens), share.image(hint), share.text(txt), share.positions(rope)
-        attend = () if share is None else (None, share.attention)
+        chosen = attend if share is None else share.attention
+        attending = () if chosen is None else (None, chosen)
         img, text = self.img_in(tokens) + self.pos_embed_input(hint), txt.shape[1]
         collected = share is not None and bool(inputs.references)
 
@@ -99,12 +101,12 @@ class ControlNet(FluxBody):
 
         double, single = [], []
         for block, layer in zip(self.double_blocks, self.controlnet_blocks, strict=True):
-            img, txt = run(block, img, txt, next(mods), rope, *attend)
+            img, txt = run(block, img, txt, next(mods), rope, *attending)
             double.append(residual(layer, img))
         if len(self.single_blocks):
             both = torch.cat((txt, finite(img)), dim=1)
             for block, layer in zip(self.single_blocks, self.controlnet_single_blocks, strict=True):
-                both = run(block, both, next(mods), rope, *attend)
+                both = run(block, both, next(mods), rope, *attending)
                 single.append(residual(layer, both[:, text:]))
         each, own = self.config.takes_latent, share is not None and not collected
         return ControlResiduals(_spread(double, DOUBLE_BLOCKS, each), _spread(single, SINGLE_BLOCKS, each), own)

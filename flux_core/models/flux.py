@@ -33,7 +33,8 @@ class Flux(FluxBody):
     """Velocity of a noisy latent. The estimate of the clean latent is x - sigma * velocity.
 
     A run with ControlNets has them in its copy of the model, by name, in `controlnets`. In a run on several devices
-    `sharing` divides the tokens; all devices get the same inputs and return the same velocity.
+    `sharing` divides the tokens; all devices get the same inputs and return the same velocity. `attend` replaces
+    `attention` where one device has all tokens.
 
     Made for inference. `train()` makes it differentiable; if other runs use the same module, call it on a copy
     (`copies.deep`).
@@ -45,6 +46,7 @@ class Flux(FluxBody):
         self.final_layer = FinalLayer(c.hidden, c.out_channels * 4)
         self.controlnets = nn.ModuleDict()
         self.sharing: Sharing | None = None
+        self.attend: Callable[..., Tensor] | None = None
         self.eval()
 
     @property
@@ -90,7 +92,8 @@ class Flux(FluxBody):
         if share is not None:
             tokens, rope = share.image(tokens), share.positions(rope)
             context, styled = (share.text(context), None) if styled is None else (context, share.text(styled))
-        attend = () if share is None else (share.attention,)
+        chosen = self.attend if share is None else share.attention
+        attend = () if chosen is None else (chosen,)
         img = self.img_in(tokens)  # [B, Li, D]
         txt = self.txt_in(context) if styled is None else styled  # [B, Lt, D]
 
@@ -136,7 +139,11 @@ class Flux(FluxBody):
         for control in inputs.controls:
             net = self.controlnets[control.net]
             mods = rows.get(control.net)
-            made.append(net(inputs, control, modulation=mods, run_block=run_block, sharing=self.sharing))
+            made.append(
+                net(
+                    inputs, control, modulation=mods, run_block=run_block, sharing=self.sharing, attend=self.attend
+                )
+            )  # fmt: skip
         return made
 
     def tokens(self, x: Tensor, references: Sequence[Tensor] = ()) -> Tensor:
@@ -176,6 +183,15 @@ def with_sharing(flux: Flux, sharing: Sharing | None) -> Flux:
     """A copy of the transformer that computes a share of the tokens. All weights are shared."""
     made = shallow(flux)
     made.sharing = sharing
+    return made
+
+
+def with_attention(flux: Flux, attend: Callable[..., Tensor] | None) -> Flux:
+    """A copy of the transformer whose attention, and that of its ControlNets, is computed by `attend`; see
+    `models.attention.attention`. All weights are shared.
+    """
+    made = shallow(flux)
+    made.attend = attend
     return made
 
 

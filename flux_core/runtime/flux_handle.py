@@ -20,8 +20,9 @@ from ..adapters.apply import adapted
 from ..adapters.lora import LoraUse
 from ..errors import InputError
 from ..limits import check_room
+from ..models.attention_library import RunAttention
 from ..models.denoiser_inputs import DenoiserInputs
-from ..models.flux import with_controlnets, with_sharing
+from ..models.flux import with_attention, with_controlnets, with_sharing
 from ..models.flux_config import FluxConfig
 from ..models.latents import CELL, patches
 from ..quant.half_sums import check_half_sums, half_sums
@@ -29,6 +30,7 @@ from ..sampling.guider import Network, Run
 from ..sampling.inpaint import MaskFunction
 from ..sampling.schedule import Sampling
 from ..sampling.step_cache import StepCache
+from .chosen_attention import run_attention
 from .device import total_bytes
 from .flux_needs import controlnet_tensors
 from .image_adapters import SeenImages
@@ -36,7 +38,7 @@ from .loaded_whole import reported_flux
 from .lora_memory import reclaim_for_loras
 from .run_elsewhere import told
 from .runtime import Runtime
-from .settings import HALF_SUMS, SIXTEEN_BIT
+from .settings import HALF_SUMS, PYTORCH, SIXTEEN_BIT
 from .sound import unsound
 from .weights import ControlNetWeights, FluxWeights
 
@@ -61,6 +63,7 @@ class FluxModel:
     style: Tensor | None = None  # tokens of style references [1, S, hidden]
     own_step_cache: StepCache | None = None  # None: the runtime's
     own_compute: str | None = None  # a word of settings.COMPUTES; None: the runtime's
+    own_attention: str | None = None  # a word of settings.ATTENTIONS; None: the runtime's
 
     @property
     def runtime(self) -> Runtime:
@@ -81,6 +84,10 @@ class FluxModel:
     @property
     def compute(self) -> str:
         return SIXTEEN_BIT if self.runtime.exact else self.own_compute or self.runtime.compute
+
+    @property
+    def attention(self) -> str:
+        return PYTORCH if self.runtime.exact else self.own_attention or self.runtime.attention
 
     def emit(self, event: dict[str, Any]) -> None:
         self.runtime.events.emit(event)
@@ -103,13 +110,14 @@ class FluxModel:
         Raises InputError for an image that does not fit in memory in any case.
         """
         check_room_for(self.weights.config, run.shape, self.dtype, self.device)
-        log = self.runtime.evaluations
-        with self._showing(run) as (run, network):
+        log, attend = self.runtime.evaluations, run_attention(self)
+        with self._showing(run, attend) as (run, network):
             if log is None:
                 yield network
                 return
             loras = tuple(use.identity for use in self.loras if use.strength)
-            depends_on = self.weights.identity, loras, self.dtype, self.compute, self.device.type
+            attention = attend.identity if attend else ""
+            depends_on = self.weights.identity, loras, self.dtype, self.compute, self.device.type, attention
             with log.recorded(network, run, depends_on) as recorded:
                 yield recorded
 
@@ -137,16 +145,16 @@ class FluxModel:
         return replace(self, style=tokens if self.style is None else torch.cat((tokens, self.style), dim=1))
 
     @contextmanager
-    def _showing(self, run: Run) -> Iterator[tuple[Run, Network]]:
+    def _showing(self, run: Run, attend: RunAttention | None) -> Iterator[tuple[Run, Network]]:
         """The run and its network, which gets the images of the IP-Adapter and the style with every input."""
         if self.style is not None:
             style = self.style.to(self.device, self.dtype)
             run = replace(run, conditions=tuple(replace(c, style=style) for c in run.conditions))
-            with replace(self, style=None)._showing(run) as (run, network):
+            with replace(self, style=None)._showing(run, attend) as (run, network):
                 yield run, lambda inputs: network(replace(inputs, style=style))
             return
         if not self.seen:
-            with self._opened(run) as network:
+            with self._opened(run, attend) as network:
                 yield run, network
             return
 
@@ -157,21 +165,21 @@ class FluxModel:
         black = tuple(there(images.nothing) for images in self.seen)
         conditions = tuple(replace(c, seen=black if c.shows_none else shown) for c in run.conditions)
         run = replace(run, conditions=conditions)
-        with self._opened(run) as network:
+        with self._opened(run, attend) as network:
             yield run, lambda inputs: network(replace(inputs, seen=black if inputs.shows_none else shown))
 
     @contextmanager
-    def _opened(self, run: Run) -> Iterator[Network]:
+    def _opened(self, run: Run, attend: RunAttention | None = None) -> Iterator[Network]:
         team = self.runtime.team
         if team is None:
-            with self._opened_here(run) as network:
+            with self._opened_here(run, attend) as network:
                 yield network
             return
         team.settings.split.check(self.weights.config.heads)
         for net in self._controlnets(run):
             team.settings.split.check(net.config.body.heads)
         self.runtime.share = team.start()
-        with team.opened(self.description, told(run), self._opened_here(run)) as network:
+        with team.opened(self.description, told(run), self._opened_here(run, attend)) as network:
             yield network
 
     @property
@@ -182,13 +190,13 @@ class FluxModel:
         return Description(str(self.weights.path), names[self.weights.round_to], uses, self.dtype, self.compute)
 
     @contextmanager
-    def _opened_here(self, run: Run) -> Iterator[Network]:
+    def _opened_here(self, run: Run, attend: RunAttention | None) -> Iterator[Network]:
         if self.compute != HALF_SUMS:
-            with self._opened_on_device(run) as network:
+            with self._opened_on_device(run, attend) as network:
                 yield network
             return
         check_half_sums(self.device, self.dtype)
-        with self._opened_on_device(run) as network:
+        with self._opened_on_device(run, attend) as network:
 
             def summed_in_half(inputs: DenoiserInputs) -> Tensor:
                 with half_sums():
@@ -197,7 +205,7 @@ class FluxModel:
             yield summed_in_half
 
     @contextmanager
-    def _opened_on_device(self, run: Run) -> Iterator[Network]:
+    def _opened_on_device(self, run: Run, attend: RunAttention | None) -> Iterator[Network]:
         nets = self._controlnets(run)
         nbytes = self.weights.nbytes + sum(net.nbytes for net in nets)
         manager = self.runtime.manager(self.device, nbytes)
@@ -209,6 +217,8 @@ class FluxModel:
                 module = with_controlnets(module, parts)
             if self.runtime.share is not None:
                 module = with_sharing(module, self.runtime.share.tokens)
+            if attend is not None:
+                module = with_attention(module, attend)
             if not self.runtime.events.has_listeners:
                 yield module
                 return
@@ -219,7 +229,9 @@ class FluxModel:
         managed = self.weights.managed(manager, self.dtype, self.compute)
         reclaim_for_loras(manager, self.loras, self.device, self.dtype)
         uses = [use for use in self.loras if use.strength]
-        with managed.opened(run, uses, [net.managed(manager, self.dtype, self.compute) for net in nets]) as network:
+        with managed.opened(
+            run, uses, [net.managed(manager, self.dtype, self.compute) for net in nets], attend
+        ) as network:
             yield network
 
     def _controlnets(self, run: Run) -> list[ControlNetWeights]:

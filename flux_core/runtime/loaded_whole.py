@@ -27,10 +27,11 @@ from ..models.tensor_trees import map_tensors
 from ..quant.formats import PLAIN
 from ..quant.int8 import Integers
 from ..sampling.guider import Network, Run
+from .chosen_attention import note_of
 from .device import total_bytes
 from .dry_run import DryRun, dry_run, shape_of
 from .flux_needs import half_block, heaviest_inputs, streamed_names, tokens_of
-from .integer_products import integers_of, products_of
+from .integer_products import integers_of
 from .runtime import Runtime
 
 Tensors = Mapping[str, Stored]
@@ -43,7 +44,7 @@ def reported_flux(module: Flux, runtime: Runtime, tensors: Tensors, run: Run, dt
     observed = dry_run(module, lambda copy: copy(sample))
     workload = _workload(tensors, streamed_names(observed), observed, dtype, half_block)
     about = "transformer", runtime, runtime.device, tensors
-    with _report(*about, workload, tokens_of(sample), dtype, products_of(module), integers_of(module)) as timed:
+    with _report(*about, workload, tokens_of(sample), dtype, lambda: note_of(module), integers_of(module)) as timed:
 
         def reporting(inputs: DenoiserInputs) -> Tensor:
             velocity: Tensor = timed(lambda: module(inputs))
@@ -105,10 +106,10 @@ def _report(
     workload: Callable[[Mapping[str, int]], Workload],
     tokens: int,
     dtype: torch.dtype,
-    note: str = "",
+    note: Callable[[], str] = str,
     integers: Integers | None = None,
 ) -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """A function that runs a pass and reports it. note: further facts about the run.
+    """A function that runs a pass and reports it. note: returns further facts about the run at its end.
 
     integers: the object that multiplies integers in it.
     """
@@ -117,7 +118,7 @@ def _report(
     wanted = workload({"program and small weights": max(0, _held(device) - weights)})
     machine = _machine(device, tensors, tokens, dtype, integers)
     made = plan(wanted, Budget(1 << 62, 0, 0), machine)
-    report = JobReport(label, made, total_bytes(device), runtime.events.emit, note=note)
+    report = JobReport(label, made, total_bytes(device), runtime.events.emit)
 
     def timed(work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
@@ -130,7 +131,7 @@ def _report(
     try:
         yield timed
     finally:
-        report.peak = process_peak(device)
+        report.peak, report.note = process_peak(device), note()
         report.close()
 
 

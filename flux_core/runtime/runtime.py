@@ -35,6 +35,7 @@ from ..memory.budget import Allowed
 from ..memory.external import ExternalAllocator
 from ..memory.manager import SMALL_BYTES, Manager
 from ..memory.report import Events
+from ..models.attention_library import LibraryAttention
 from ..parallel.share import DeviceShare
 from ..sampling.step_cache import PRESETS
 from .device import TEXT_DTYPE, autoencoder_dtype, device_report, find_device, model_dtype
@@ -75,7 +76,8 @@ class Runtime:
         self.autoencoder_dtype = autoencoder_dtype(self.model_dtype, self.device)
         self.text_dtype = TEXT_DTYPE
         self.step_cache = PRESETS[settings.cache]
-        self.compute = settings.compute
+        self.compute, self.attention = settings.compute, settings.attention
+        self.library_attention: LibraryAttention | None = None  # another library's, once a model has asked for it
         self.exact = False  # whether models compute every step from decoded weights, regardless of other settings
         self.external = external
         self.events = Events()

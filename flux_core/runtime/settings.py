@@ -14,6 +14,11 @@ Products of the transformer:
     fp16-sums  as 16bit, and products of float16 are summed in float16: faster on GeForce cards, less exact
     auto       what is stored as 8-bit integers is multiplied as such, if that is faster on the device that is there
 
+Attention of the transformer:
+
+    pytorch    the reference
+    sage       of the package sageattention, in 8 bits, where it is installed and agrees; faster, less exact
+
 Names and sizes only, so that the command line and the server can read them without importing torch. `runtime.py`
 creates the device and the number types.
 """
@@ -31,13 +36,15 @@ INT8, SIXTEEN_BIT, HALF_SUMS = "int8", "16bit", "fp16-sums"
 LATENT_RGB, TAEF1 = "latent2rgb", "taef1"
 PREVIEWS = (LATENT_RGB, TAEF1)  # of an image while it is sampled: colours of latent cells, or a small autoencoder's
 COMPUTES = (AUTO, INT8, SIXTEEN_BIT, HALF_SUMS)  # how the transformer's matrices are multiplied
+PYTORCH, SAGE = "pytorch", "sage"
+ATTENTIONS = (PYTORCH, SAGE)  # what computes the transformer's attention
 
 
 @dataclass(frozen=True)
 class Settings:
     """device: "cpu", "cuda", "cuda:1", or None or "auto" for the best available one.
 
-    dtype, cache, compute: one of NUMBER_TYPES, CACHES, COMPUTES.
+    dtype, cache, compute, attention: one of NUMBER_TYPES, CACHES, COMPUTES, ATTENTIONS.
     """
 
     device: str | None = None
@@ -45,6 +52,7 @@ class Settings:
     budget: Allowed = Allowed()
     cache: str = "off"
     compute: str = AUTO
+    attention: str = PYTORCH
 
     def __post_init__(self) -> None:
         """Raises InputError for an unknown word."""
@@ -54,6 +62,8 @@ class Settings:
             raise InputError(f"There is no step cache {self.cache!r}; choose {', '.join(CACHES)}.")
         if self.compute not in COMPUTES:
             raise InputError(f"There is no compute mode {self.compute!r}; choose {', '.join(COMPUTES)}.")
+        if self.attention not in ATTENTIONS:
+            raise InputError(f"There is no attention {self.attention!r}; choose {', '.join(ATTENTIONS)}.")
 
     @classmethod
     def parse(
@@ -64,7 +74,8 @@ class Settings:
         ram: str | None = None,
         cache: str | None = None,
         compute: str | None = None,
+        attention: str | None = None,
     ) -> Settings:
         """From the values of command line options. None means the default. Raises InputError."""
         budget = Allowed.parse(vram or AUTO, ram or AUTO)
-        return cls(device, dtype or AUTO, budget, cache or "off", compute or AUTO)
+        return cls(device, dtype or AUTO, budget, cache or "off", compute or AUTO, attention or PYTORCH)

@@ -24,9 +24,10 @@ from ..memory.plan import Plan
 from ..memory.report import JobReport
 from ..memory.running import Demand, RunningModel, running
 from ..memory.workload import Workload
+from ..models.attention_library import RunAttention
 from ..models.copies import deep
 from ..models.denoiser_inputs import DenoiserInputs
-from ..models.flux import Flux, with_controlnets, with_sharing
+from ..models.flux import Flux, with_attention, with_controlnets, with_sharing
 from ..models.flux_config import FluxConfig
 from ..models.tensor_trees import shapes_of
 from ..parallel.agree import Agreement
@@ -34,6 +35,7 @@ from ..parallel.share import DeviceShare
 from ..quant.fp8 import FP8
 from ..quant.int8 import Integers
 from ..sampling.guider import Network, Run
+from .chosen_attention import note_of
 from .dry_run import DryRun, branch_shapes
 from .flux_needs import (
     control_inputs,
@@ -45,7 +47,6 @@ from .flux_needs import (
     streamed_names,
     tokens_of,
 )
-from .integer_products import products_of
 from .managed_controlnet import MODULATION, ManagedControlNet
 from .modulation import ModulationTable, modulation_linears
 from .modulation_rows import RowStore, RunRows
@@ -98,24 +99,34 @@ class ManagedFlux:
 
     @contextmanager
     def opened(
-        self, run: Run, uses: Sequence[LoraUse] = (), controlnets: Sequence[ManagedControlNet] = ()
+        self,
+        run: Run,
+        uses: Sequence[LoraUse] = (),
+        controlnets: Sequence[ManagedControlNet] = (),
+        attend: RunAttention | None = None,
     ) -> Iterator[Network]:
-        """The network with the LoRAs of `uses` and these ControlNets, ready for one run. Raises BudgetTooSmall."""
+        """The network with the LoRAs of `uses`, these ControlNets and this attention, ready for one run. Raises
+        BudgetTooSmall.
+        """
         self._follow(tuple(controlnets))
         module = adapted(self._streamed, uses, self.manager.device, self.dtype)
         if self._share is not None:
             module = with_sharing(module, self._share.tokens)
+        if attend is not None:
+            module = with_attention(module, attend)
         sample = heaviest_inputs(run, self.dtype)
         self.blocks.reserve_scratch(reweighed(module))
         rows = self.rows.of_run(run, module, uses)
         control_rows = {net.key: net.rows.of_run(_of_net(run, net.key), net.module, ()) for net in self.controlnets}
         controls = tuple((control.net, control.modes) for control in sample.controls)
-        key = shapes_of(sample), sample.reference_method, branch_shapes(module), controls
+        key = shapes_of(sample), sample.reference_method, branch_shapes(module), controls, attend and attend.identity
         observed = self.observed(key, lambda: observe_blocks(module, sample))
         with self._running(observed, key, tokens_of(sample)) as model:
-            model.report.note = products_of(module)
             agreement = None if self._share is None else self._share.agreement
-            yield _StreamedNetwork(module, rows, control_rows, model, agreement)
+            try:
+                yield _StreamedNetwork(module, rows, control_rows, model, agreement)
+            finally:
+                model.report.note = note_of(module)
 
     @contextmanager
     def walking(

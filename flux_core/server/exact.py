@@ -1,4 +1,5 @@
-"""An image of the gallery beside the exact image of the same workflow: without step cache and integer products.
+"""An image of the gallery beside the exact image of the same workflow: without step cache, integer products and
+another library's attention.
 
 POST /sluice/gallery/exact    {"filename", "subfolder", "client_id"?} -> {"prompt_id"}: a job makes the exact image
 GET  /sluice/gallery/exact    ?filename&subfolder -> {"state", "prompt_id", "picture"}: what has become of it

@@ -5,7 +5,9 @@ A saved image contains the list as a separate text, "sluice_files", which ComfyU
     [{"category": "diffusion_models", "name": "flux1-dev.safetensors", "bytes": 23802932552, "sha256": "..."}, ...]
 
 sha256 is left out while a large file has not been hashed yet. An image that several devices computed together says so
-in "sluice_devices": "cpu:0 and cpu:1 as sp2 ulysses". Its numbers differ in the last digits from one device's.
+in "sluice_devices": "cpu:0 and cpu:1 as sp2 ulysses". Its numbers differ in the last digits from one device's. Options
+of the program that were chosen although they change images are in "sluice_settings": "--cache fast --attention sage";
+what a node chose is in its workflow.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ from ..graph.interface import Classes
 from ..io.exif import FILES_FIELD
 from ..io.file_hashes import FileHashes
 from ..io.folders import TINY_INPUT, Folders, annotated, confined
+from ..memory.budget import AUTO
+from ..runtime.settings import PYTORCH
 from .required_models import wanted_files
 
 SAME, OTHER, MISSING, UNKNOWN = "same", "other", "missing", "unknown"
-DEVICES_FIELD = "sluice_devices"
+DEVICES_FIELD, SETTINGS_FIELD = "sluice_devices", "sluice_settings"
+EXACT = {"cache": "off", "compute": AUTO, "attention": PYTORCH}  # the defaults of options that change images
 IMAGES = "input"  # the category of input images
 _IMAGE_NODES = ("LoadImage", "LoadImageMask", "LoadImageOutput")
 
@@ -72,12 +77,21 @@ def used_files(paths: Mapping[tuple[str, str], Path], hashes: FileHashes) -> lis
     return entries
 
 
+def chosen_settings(options: Mapping[str, Any], exact: bool) -> str:
+    """The options that change images and were chosen, as on a command line. exact: whether they have no effect."""
+    chosen = {} if exact else {name: options.get(name) or usual for name, usual in EXACT.items()}
+    return " ".join(f"--{name} {word}" for name, word in chosen.items() if word != EXACT[name])
+
+
 def with_files(
-    extra_data: Mapping[str, Any], files: list[dict[str, Any]], devices: str | None = None
+    extra_data: Mapping[str, Any], files: list[dict[str, Any]], devices: str | None = None, settings: str = ""
 ) -> dict[str, Any]:
-    """The extra data of a job, with the list, and the devices if there are several, among what its images carry."""
+    """The extra data of a job, with the list, the devices if there are several, and the settings, among what its images
+    carry.
+    """
     carried = extra_data.get("extra_pnginfo")
-    more = ({FILES_FIELD: files} if files else {}) | ({DEVICES_FIELD: devices} if devices else {})
+    named = {FILES_FIELD: files, DEVICES_FIELD: devices, SETTINGS_FIELD: settings}
+    more = {name: value for name, value in named.items() if value}
     if not more or not isinstance(carried, (dict, type(None))):
         return dict(extra_data)
     return {**extra_data, "extra_pnginfo": {**(carried or {}), **more}}

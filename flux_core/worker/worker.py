@@ -26,7 +26,7 @@ from ..workers.protocol import Channel, Message
 from ..workers.unfinished import forget, unfinished
 from .measure import Measure, release_memory
 from .reports import Reports
-from .used_files import used_files, used_paths, with_files
+from .used_files import chosen_settings, used_files, used_paths, with_files
 
 if TYPE_CHECKING:
     from ...nodes.host import Host
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .node_packs import NodePacks
 
 NO_ROUTES: dict[str, Any] = {"routes": [], "on_prompt": False}
-SETTINGS = ("device", "dtype", "vram", "ram", "cache", "compute")  # of runtime/settings.py, in its order
+SETTINGS = ("device", "dtype", "vram", "ram", "cache", "compute", "attention")  # of runtime/settings.py, in its order
 NO_DEVICE = "none"  # for packs that need no torch, and to measure the server: our models cannot run then
 
 
@@ -161,8 +161,10 @@ class Worker:
             if self.trouble:
                 raise SluiceError(self.trouble)
             paths = used_paths(job["prompt"], self.classes, self.folders)
-            extra = with_files(job["extra_data"], used_files(paths, self.hashes), devices_of(self.options.get("team")))
-            with self._exactly(is_exact(job["extra_data"])):
+            exact = is_exact(job["extra_data"])
+            about = devices_of(self.options.get("team")), chosen_settings(self.options, exact)
+            extra = with_files(job["extra_data"], used_files(paths, self.hashes), *about)
+            with self._exactly(exact):
                 result = self.executor.execute(job["prompt"], prompt_id, extra, job["outputs"])
             self._hash(paths.values())
             done = _as_json(result)
@@ -263,7 +265,7 @@ class Worker:
 
 
 def is_exact(extra_data: Mapping[str, Any]) -> bool:
-    """Whether a job is to be computed without step caches and integer products (server/exact.py)."""
+    """Whether a job is to be computed exactly: without what `chosen_settings` names (server/exact.py)."""
     ours = extra_data.get("sluice")
     return isinstance(ours, Mapping) and "exact_of" in ours
 

@@ -1,8 +1,8 @@
 """Nodes of other packs that make a model faster, and their effect here.
 
-Compiling, other attention kernels, loading orders and clearing of memory change no image, so the model is passed on
-unchanged; the memory manager and the products of this program serve the same purpose. Step caches are replaced by
-Sluice's own.
+Compiling, loading orders and clearing of memory change no image, so the model is passed on unchanged; the memory
+manager and the products of this program serve the same purpose. Step caches are replaced by Sluice's own. SageAttention
+is used if it is chosen.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ SAGE = (
     *("disabled", "auto", "sageattn_qk_int8_pv_fp16_cuda", "sageattn_qk_int8_pv_fp16_triton"),
     *("sageattn_qk_int8_pv_fp8_cuda", "sageattn_qk_int8_pv_fp8_cuda++", "sageattn3"),
 )
+SAGE_TIP = "disabled: the program's setting. The others: sageattention, which chooses a kernel for the card itself."
 MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 
 
@@ -122,14 +123,32 @@ class CompileModel(_PassesModel):
     }
 
 
+def with_sage(model: Any, choice: str) -> Any:
+    """The model with the attention that a pack's node chose: one of `SAGE`."""
+    from ...flux_core.runtime import settings
+
+    return model if choice == "disabled" else replace(model, own_attention=settings.SAGE)
+
+
 class PathchSageAttentionKJ(_PassesModel):
     """KJNodes' choice of an attention kernel."""
 
     PACK = "comfyui-kjnodes"
     TITLE = "Patch Sage Attention KJ"
-    DESCRIPTION = "PyTorch's own kernels compute attention here. The model is passed on unchanged."
-    SETTINGS = {"sage_attention": one_of(SAGE, "")}
+    DESCRIPTION = (
+        "Computes the model's attention with the package sageattention on an NVIDIA card, if it is installed and its "
+        "first result is near PyTorch's; a message says if it is not used. Images differ slightly."
+    )
+    OUTPUT_TOOLTIPS = ("The model with this attention.",)
     OPTIONAL = {"allow_compile": flag(False, "")}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        inputs = super().INPUT_TYPES()
+        return {**inputs, "required": {**inputs["required"], "sage_attention": one_of(SAGE, SAGE_TIP)}}
+
+    def pass_on(self, model: Any, sage_attention: str = "disabled", **settings: Any) -> tuple[Any]:
+        return (with_sage(model, sage_attention),)
 
 
 class PatchModelPatcherOrder(_PassesModel):

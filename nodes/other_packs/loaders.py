@@ -19,6 +19,7 @@ from ..loaders import (
     load_transformer,
 )
 from ..sockets import CLIP, MODEL, Inputs, choice
+from .accelerators import SAGE_TIP, with_sage
 from .declared import OfAnotherPack, decimal, flag, line, one_of, unused, whole
 
 # -- nunchaku ---------------------------------------------------------------------------------------------------------
@@ -286,7 +287,7 @@ class DiffusionModelLoaderKJ(OfAnotherPack, FromFiles):
 
     PACK = "comfyui-kjnodes"
     TITLE = "Diffusion Model Loader KJ"
-    DESCRIPTION = "Loads a FLUX.1 transformer. Number types and attention are chosen for the device."
+    DESCRIPTION = "Loads a FLUX.1 transformer. The number type of the computation is chosen for the device."
     FUNCTION = "load_model"
     RETURN_TYPES = (MODEL,)
     OUTPUT_TOOLTIPS = ("The model that denoises.",)
@@ -304,12 +305,14 @@ class DiffusionModelLoaderKJ(OfAnotherPack, FromFiles):
                 ),
                 "compute_dtype": unused(one_of(("default", "fp16", "bf16", "fp32"), "")),
                 "patch_cublaslinear": unused(flag(False, "")),
-                "sage_attention": unused(one_of(cls.ATTENTION, "")),
+                "sage_attention": one_of(cls.ATTENTION, SAGE_TIP),
                 "enable_fp16_accumulation": unused(flag(False, "")),
             },
             "optional": {"extra_state_dict": unused(line(""))},
         }
 
-    def load_model(self, model_name: str, weight_dtype: str, **settings: Any) -> tuple[Any]:
+    def load_model(
+        self, model_name: str, weight_dtype: str, sage_attention: str = "disabled", **settings: Any
+    ) -> tuple[Any]:
         stored = weight_dtype if weight_dtype.startswith("fp8") else "default"
-        return (load_transformer(self.host, model_name, stored),)
+        return (with_sage(load_transformer(self.host, model_name, stored), sage_attention),)

@@ -48,7 +48,9 @@ def test_one_command_measures_compares_and_writes_down_everything(
     assert [each["finite"] for each in told["records"] if "training_seconds" in each] == [True]
     together = [each for each in told["records"] if "device_case" in each]
     assert len(together) == 3 and all(each["near"] and each["within"] for each in together)
-    ways = [each for each in told["records"] if each["part"] == "products"]
+    ways = [each for each in told["records"] if each["part"] == "products" and "way" in each]
+    by_torch, by_sage = (each for each in told["records"] if "attention" in each)
+    assert by_torch["difference"] < 0.02 and ("refused" in by_sage or by_sage["difference"] < 0.15)
     assert len(ways) == 18 and {each["way"] for each in ways} == {"numbers", "few passes", "few passes, rotated"}
     assert all(each["difference"] < (0.01 if each["way"] == "numbers" else 0.2) for each in ways)
     shown = {each["setting"]: each["psnr"] for each in told["records"] if each["part"] == "pictures"}

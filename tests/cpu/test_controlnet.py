@@ -17,10 +17,11 @@ from sluice.flux_core.errors import FileFormatError, InputError
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
 from sluice.flux_core.memory.workload import MiB
+from sluice.flux_core.models.attention import attention
 from sluice.flux_core.models.controlnet import ControlNet
 from sluice.flux_core.models.controlnet_config import ControlNetConfig
 from sluice.flux_core.models.denoiser_inputs import ControlInput, DenoiserInputs
-from sluice.flux_core.models.flux import Flux, with_controlnets
+from sluice.flux_core.models.flux import Flux, with_attention, with_controlnets
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.latents import process_in
 from sluice.flux_core.runtime.controlnets import load_controlnet
@@ -218,6 +219,16 @@ def test_the_transformer_gets_the_sum_of_all_residuals(setup: Setup, seeded: See
         total = replace(one, double=tuple(p + q for p, q in zip(one.double, other.double, strict=True)))
         assert_close(both, flux(replace(inputs, control=total)), rtol=1e-5, atol=1e-6)
         assert not torch.allclose(both, flux(inputs), atol=1e-2)
+        heads: list[int] = []
+
+        def counting(q: Tensor, *more: Any) -> Tensor:
+            heads.append(q.shape[1])
+            return attention(q, *more)
+
+        module = with_attention(with_controlnets(flux, nets), counting)  # type: ignore[arg-type]
+        assert torch.equal(module(replace(inputs, controls=(first, second))), both)
+        blocks = [len(list(net.blocks())) for net in (flux, nets["a"], nets["b"])]  # type: ignore[operator]
+        assert len(heads) == sum(blocks) and min(blocks) > 0
     assert not list(flux.children())[-1]._modules, "the shared model has none"
 
 

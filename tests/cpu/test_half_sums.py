@@ -12,6 +12,7 @@ import torch
 from sluice.flux_core.errors import InputError
 from sluice.flux_core.io.folders import TINY_MODELS
 from sluice.flux_core.memory.cards import find_card
+from sluice.flux_core.models.attention_library import RunAttention
 from sluice.flux_core.quant import half_sums as module
 from sluice.flux_core.quant.half_sums import check_half_sums, half_sums
 from sluice.flux_core.runtime import flux_handle
@@ -81,7 +82,7 @@ def test_where_it_has_no_effect_it_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_model_evaluates_in_it_only_where_it_is_chosen(monkeypatch: pytest.MonkeyPatch, matmul: Matmul) -> None:
     @contextmanager
-    def opened(self: FluxModel, run: Run) -> Iterator[Any]:
+    def opened(self: FluxModel, run: Run, attend: RunAttention | None) -> Iterator[Any]:
         assert not matmul.allow_fp16_accumulation, "loading is not an evaluation"
         yield lambda inputs: matmul.allow_fp16_accumulation
 

@@ -205,6 +205,16 @@ class TestAccelerators:
         model = object()
         assert given(name, model=model) == (model,)
 
+    def test_a_chosen_attention_belongs_to_the_model(self) -> None:
+        named = {"unet_name": "sluice-tiny.safetensors", "weight_dtype": "default"}
+        (model,) = given("UNETLoader", **named)
+        (chosen,) = given("PathchSageAttentionKJ", model=model, sage_attention="auto")
+        loaded = {"model_name": "sluice-tiny.safetensors", "weight_dtype": "default"}
+        (other,) = given("DiffusionModelLoaderKJ", **loaded, sage_attention="sageattn_qk_int8_pv_fp16_cuda")
+        assert (model.attention, chosen.attention, other.attention) == ("pytorch", "sage", "sage")
+        (off,) = given("PathchSageAttentionKJ", model=chosen, sage_attention="disabled")
+        assert off.attention == "sage", "disabled leaves the model as it is"
+
     @pytest.mark.parametrize(
         ("name", "values", "threshold"),
         [

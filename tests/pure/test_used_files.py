@@ -17,7 +17,7 @@ from sluice.flux_core.io import file_hashes
 from sluice.flux_core.io.file_hashes import FileHashes, hashes_of
 from sluice.flux_core.io.folders import Folders, standard_folders
 from sluice.flux_core.worker.registry import standalone_tables
-from sluice.flux_core.worker.used_files import compared, used_files, used_paths, with_files
+from sluice.flux_core.worker.used_files import chosen_settings, compared, used_files, used_paths, with_files
 from sluice.nodes.host import pack_host
 
 
@@ -98,6 +98,10 @@ def test_the_list_goes_beside_the_workflow() -> None:
     after = with_files(before, files)
     assert after == {"client_id": "x", "extra_pnginfo": {"workflow": {"nodes": []}, "sluice_files": files}}
     assert before["extra_pnginfo"] == {"workflow": {"nodes": []}}
+    assert with_files({}, [], None, "--cache fast")["extra_pnginfo"] == {"sluice_settings": "--cache fast"}
+    chosen = {"device": "cpu", "cache": "fast", "compute": None, "attention": "sage"}
+    assert chosen_settings(chosen, exact=False) == "--cache fast --attention sage"
+    assert chosen_settings(chosen, exact=True) == chosen_settings({"cache": "off"}, exact=False) == ""
     assert with_files({}, []) == {} and with_files({"extra_pnginfo": 5}, files) == {"extra_pnginfo": 5}
 
 
