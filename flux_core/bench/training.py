@@ -4,6 +4,7 @@
     sluice bench training --format bf16          bf16 under 8 GiB, one step
     sluice bench training --kills 20 --depth 1 2 --hidden 256 --steps 80
                                                  a small model, killed at 20 random moments, during saves too
+    sluice bench training --parts --no-kill      also the parts of a step's time, measured in one more step
     sluice bench training --folder /tmp/full     with the files flux-fp8.safetensors and flux-bf16.safetensors there
 
 Images of 64 x 64 pixels and 32 text tokens, all of random numbers: the transfers of the weights are measured, and these
@@ -36,10 +37,11 @@ from ..runtime.published import picture_size
 from . import random_model
 from .files import FORMATS, FULL, path_of, written
 from .steps import manager_of
+from .training_parts import table, with_parts
 
 if TYPE_CHECKING:
     from ..training.lora.ready import Pictures
-    from ..training.lora.steps import Call
+    from ..training.lora.steps import Call, Steps
     from ..training.lora.training import LoraTraining
 
 BUDGETS = {"fp8": "6G", "bf16": "8G"}
@@ -64,6 +66,7 @@ class Setup:
     tokens: int
     steps: int
     rank: int
+    parts: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kill", action=argparse.BooleanOptionalAction, help="in step 2, then go on (default: for fp8)"
     )
+    parser.add_argument("--parts", action="store_true", help="measure the parts of a step's time in a further step")
     parser.add_argument("--kills", type=int, default=0, metavar="N", help="at random moments, every fourth in a save")
     parser.add_argument("--seed", type=int, default=0, help="of those moments")
     parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="where files are written")
@@ -96,7 +100,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     Allowed.parse(args.vram, ram)
     with written(args.folder, files, args.keep), tempfile.TemporaryDirectory(dir=args.folder) as place:
         common = (args.device, args.vram, ram, width, height, args.tokens, steps, args.rank)
-        whole = Setup(str(args.folder), file, str(Path(place, "whole")), *common)
+        whole = Setup(str(args.folder), file, str(Path(place, "whole")), *common, parts=args.parts)
         record = _measured(whole)
         met = record["within_budget"] and record["read_as_planned"]
         if args.kills:
@@ -137,6 +141,7 @@ def _measured(setup: Setup) -> dict[str, Any]:
         f"(planned {told['planned_bytes'] / 1e9:.3f}), losses {', '.join(f'{loss:.5f}' for loss in told['losses'])}",
         flush=True,
     )
+    print(table(told["predicted_parts"], told["measured_parts"]), flush=True)
     return record
 
 
@@ -239,6 +244,7 @@ def train(setup: Setup, on_start: Callable[[], object]) -> dict[str, Any]:
     steps = Steps(training, found, given)
     on_start()
     steps.run()
+    measured = _parts(training, found, given, steps) if setup.parts else None
     managed = model.weights.managed(manager_of(runtime), model.dtype)
     report = managed.report
     assert report is not None
@@ -248,12 +254,24 @@ def train(setup: Setup, on_start: Callable[[], object]) -> dict[str, Any]:
         "read_bytes": [step.read_bytes for step in report.steps],
         "losses": [row.loss for row in steps.curve.rows],
         "predicted_seconds": report.plan.seconds,
+        "predicted_parts": report.plan.parts,
+        "measured_parts": measured,
         "planned_bytes": report.plan.streamed_bytes,
         "peak_bytes": manager_of(runtime).memory.peak_bytes(),
         "limit_bytes": report.limit,
         "block_inputs": found.foreseen.place,
         "dtype": str(model.dtype),
     }
+
+
+def _parts(training: LoraTraining, found: Any, given: _Random, steps: Steps) -> dict[str, float]:
+    """Measured in the second of two further steps; the first one reads the weights that stay."""
+    from ..training.lora.ready import ready
+
+    place = found.foreseen.place
+    with ready(training.parts.model, steps.lora, given.batch(0), place, training.out) as model:
+        model.step(given.batch(0))
+        return with_parts(lambda: model.step(given.batch(0)))[1]
 
 
 def _training(setup: Setup, model: Any) -> tuple[LoraTraining, Any, _Random]:

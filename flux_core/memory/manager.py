@@ -85,7 +85,7 @@ class Manager:
         common = max(formats, key=formats.count)
         sample = max((each for each in stored if each.format == common), key=lambda each: each.nbytes)
         cuda = self.device.type == "cuda"
-        return Machine(
+        made = Machine(
             gemm=rates.gemm_rate(self.device, dtype, tokens, hidden),
             attention=rates.attention_rate(self.device, dtype, max(256, tokens)),
             memory=rates.decode_rate(self.device, dtype, sample),
@@ -96,8 +96,8 @@ class Manager:
             integers=(
                 rates.integer_rate(model.integers, self.device, dtype, tokens, hidden) if model.integers else None
             ),
-            transposed=rates.transposed_rate(self.device, dtype, tokens, hidden) if backward else None,
         )
+        return rates.with_training_rates(made, self.device, dtype, tokens, hidden) if backward else made
 
     def _disk_rate(self, model: ManagedModel) -> float:
         file = model.source.stored[0].file.identity

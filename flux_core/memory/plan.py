@@ -20,7 +20,7 @@ from functools import cached_property
 
 from ..errors import BudgetTooSmall
 from .pipeline import Timeline
-from .workload import IN_RAM, Budget, Group, Location, Machine, MiB, Workload, groups_of
+from .workload import IN_RAM, PARTS, Budget, Group, Location, Machine, MiB, Workload, groups_of
 
 SLOTS = 3  # one in use, one filled, one being filled: a copy may be late by one group's time without a stall
 MOST_SLOTS = 6
@@ -74,6 +74,13 @@ class Plan:
     def compute_seconds(self) -> float:
         weights = self.workload.weights
         return sum(self.machine.seconds(use, weights[use.weight].nbytes) for use in self.workload.schedule)
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The seconds of PARTS, whose sum is `compute_seconds`."""
+        weights, uses = self.workload.weights, self.workload.schedule
+        each = [self.machine.parts(use, weights[use.weight].nbytes) for use in uses]
+        return dict(zip(PARTS, map(sum, zip(*each, strict=True)), strict=True))
 
     def at(self, *locations: Location) -> list[Group]:
         """The groups with one of these locations."""

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..cancel import check_cancelled
 from ..checkpoint.stored import Stored
 from ..quant.encoding import Encoding
 from ..quant.formats import PLAIN, decode_into
+from ..quant.fp8 import FP8, encode_fp8
 from ..quant.int8 import Integers, Operand
 from .cpu import anonymous
 from .source import FileSource
-from .workload import MiB
+from .workload import FewRows, Machine, MiB
 
 HIDDEN, TOKENS = 3072, 1024  # the largest sizes measured on a CPU: larger products are no faster
 GPU_TOKENS, GPU_HEADS = 4096, 24  # sizes measured on a GPU: smaller products do not use all of it
+SPREAD = 0.02  # standard deviation of FLUX.1's weights, about
 SAMPLE_BYTES = 192 * MiB  # bytes read from disk, or copied over the link
 
 
@@ -46,6 +51,86 @@ def transposed_rate(device: torch.device, dtype: torch.dtype, tokens: int, hidde
     slope = torch.randn(tokens, hidden, device=device).to(dtype).repeat(1, 4)
     weight = torch.randn(hidden, hidden, device=device).to(dtype).repeat(4, 1)
     return 2 * tokens * 4 * hidden * hidden / best_time(lambda: slope @ weight, device)
+
+
+def few_rows(rate: Callable[..., float], *args: Any, tokens: int, hidden: int) -> FewRows:
+    """The time of products with up to this many rows, from the rates with all of them and with a quarter of them.
+
+    A line through the two times. A product of few rows takes long for its FLOP because the matrix must be read.
+    """
+    fewer, numbers = max(1, tokens // 4), 4.0 * hidden * hidden
+    many, few = (2 * numbers * rows / rate(*args, rows, hidden) for rows in (tokens, fewer))
+    row = max(many - few, 0.1 * many) / max(1, tokens - fewer)  # seconds; it cannot be negative, even if disturbed
+    return FewRows(max(0.0, many - tokens * row) / numbers, 2 * numbers / row)
+
+
+@cache
+def elementwise_rate(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> float:
+    """Bytes/s read and written by a block's operations besides products: norm, modulation, GELU, sums of two tensors.
+
+    Results are new tensors as in training, and so the time to allocate them is included.
+    """
+    x = torch.randn(tokens, hidden, device=device).to(dtype)
+    wide, row = x.repeat(1, 4), x[:1].clone()
+
+    def work() -> None:
+        torch.addcmul(row, F.layer_norm(x, x.shape[-1:]), row)  # reads x, writes; reads, writes
+        torch.addcmul(x, row, x)  # reads twice, writes
+        F.gelu(wide, approximate="tanh")  # reads, writes
+        wide + wide  # as with the values of a LoRA: reads twice, writes
+
+    return (7 * x.nbytes + 5 * wide.nbytes) / best_time(work, device)
+
+
+@cache
+def side_rate(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> float:
+    """Bytes/s read and written by the products of a LoRA and of its gradients."""
+    rank = 4  # with so few, reading and writing limit the rate; the FLOP of larger ones are counted too
+    x = torch.randn(tokens, hidden, device=device).to(dtype)
+    wide, down = x.repeat(1, 4), x[:1].expand(rank, -1).contiguous()
+    up, inner = (
+        torch.randn(4 * hidden, rank, device=device).to(dtype),
+        torch.randn(tokens, rank, device=device).to(dtype),
+    )
+
+    def work() -> None:
+        F.linear(x, down)
+        F.linear(inner, up)
+        wide.t() @ inner  # the gradient of `up`
+        wide @ up
+        inner.t() @ x
+
+    moved = 2 * (x.nbytes + down.nbytes) + 3 * (wide.nbytes + up.nbytes) + 5 * inner.nbytes
+    return moved / best_time(work, device)
+
+
+@cache
+def trained_attention_rate(device: torch.device, dtype: torch.dtype, tokens: int) -> float:
+    """FLOP/s of attention and its gradients, which take 2.5 times the FLOP because scores are computed again."""
+    heads = 4 if device.type == "cpu" else GPU_HEADS
+    q = torch.randn(1, heads, tokens, 128, device=device).to(dtype).requires_grad_()
+
+    def work() -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            out = F.scaled_dot_product_attention(q, q, q)
+            torch.autograd.grad(out, q, out.detach())
+
+    return 3.5 * 4 * heads * tokens * tokens * 128 / best_time(work, device)
+
+
+def with_training_rates(
+    machine: Machine, device: torch.device, dtype: torch.dtype, tokens: int, hidden: int
+) -> Machine:
+    """The machine with the rates of a backward pass, and of the work beside the products with the model's matrices."""
+    return replace(
+        machine,
+        attention=trained_attention_rate(device, dtype, tokens),
+        transposed=transposed_rate(device, dtype, tokens, hidden),
+        few_rows=few_rows(gemm_rate, device, dtype, tokens=tokens, hidden=hidden),
+        few_rows_transposed=few_rows(transposed_rate, device, dtype, tokens=tokens, hidden=hidden),
+        elementwise=elementwise_rate(device, dtype, tokens, hidden),
+        side=side_rate(device, dtype, tokens, hidden),
+    )
 
 
 @cache
@@ -76,13 +161,23 @@ def decode_rate(device: torch.device, dtype: torch.dtype, stored: Stored) -> flo
 
 @cache
 def _decode_rate(device: torch.device, dtype: torch.dtype, encoding: Encoding, shape: tuple[int, ...]) -> float:
-    # not zeros, which a CPU decodes from fp8 a quarter faster than other numbers
-    raw = torch.randint(256, (encoding.nbytes(shape),), dtype=torch.uint8, device=device)
+    raw = _like_weights(encoding, shape).to(device)
     out = torch.empty(shape, dtype=dtype, device=device)
     moved = raw.nbytes + 2 * out.nbytes
     if PLAIN.get(encoding.format) == dtype and encoding.as_is:
         return moved / best_time(lambda: out.copy_(raw.view(dtype).view(shape)), device)
     return moved / best_time(lambda: decode_into(raw, out, encoding), device)
+
+
+def _like_weights(encoding: Encoding, shape: tuple[int, ...]) -> Tensor:
+    """Stored bytes, uint8 [n], on the CPU. Time depends on the numbers where a table decodes them: a CPU decodes zeros
+    from fp8 in a quarter less time than weights, which use a quarter of the codes, and random codes in more.
+    """
+    nbytes = encoding.nbytes(shape)
+    if encoding.format not in FP8:
+        return torch.randint(256, (nbytes,), dtype=torch.uint8)
+    codes = encode_fp8(SPREAD * torch.randn(min(nbytes, MiB)), encoding.format).view(torch.uint8)
+    return codes.repeat(-(-nbytes // len(codes)))[:nbytes]
 
 
 def disk_rate(weights: Sequence[Stored]) -> float:

@@ -13,6 +13,8 @@ from enum import Enum
 MiB, GiB = 2**20, 2**30
 SLOT_BYTES = 16 * MiB  # bytes of a group for models without blocks; a larger weight is a group of its own
 
+# of the time of a step; `decoding` is reading, for matrices that are multiplied as they are stored
+PARTS = "products", "transposed products", "decoding", "attention", "small products", "other operations"
 COMPUTE_BOUND, LINK_BOUND, DISK_BOUND = "compute", "link", "disk"
 
 
@@ -56,17 +58,23 @@ class Use:
     traffic: int = 0  # bytes of device memory read and written to decode it; 0 if it is multiplied as stored
     integers: float = 0.0  # operations of products in 8-bit integers
     transposed: float = 0.0  # FLOP of products with the transposed matrix, of a backward pass
+    numbers: float = 0.0  # of the matrix
+    moved: float = 0.0  # bytes that other operations read and write: norms, activations, sums
+    side: float = 0.0  # bytes that products of two activations or with small matrices read and write: LoRAs
 
 
 @dataclass(frozen=True)
 class ObservedUse:
-    """One use of a weight as observed by a dry run (runtime/dry_run.py): its name, and the FLOP until the next use."""
+    """One use of a weight as observed by a dry run (runtime/dry_run.py): its name, and the work until the next use."""
 
     name: str
     products: float
     attention: float
     integers: float = 0.0  # operations of products in 8-bit integers
     transposed: float = 0.0  # FLOP of products with the transposed matrix, of a backward pass
+    numbers: float = 0.0  # of the matrix
+    moved: float = 0.0  # bytes that other operations read and write
+    side: float = 0.0  # bytes that products without a weight of the model read and write
 
 
 @dataclass(frozen=True)
@@ -103,8 +111,23 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class FewRows:
+    """The time of a product with few rows: `number` seconds for each number of the matrix, however many rows there are,
+    and its FLOP at the rate `flop`."""
+
+    number: float
+    flop: float
+
+    def seconds(self, numbers: float, flop: float) -> float:
+        return numbers * self.number + flop / self.flop
+
+
+@dataclass(frozen=True)
 class Machine:
-    """A device's rates, in FLOP/s and bytes/s as reached in practice, and its alignment and staging."""
+    """A device's rates, in FLOP/s and bytes/s as reached in practice, and its alignment and staging.
+
+    The last four are measured for training only. Where they are None, the work is not counted.
+    """
 
     gemm: float
     attention: float
@@ -118,16 +141,32 @@ class Machine:
     staging_bytes: int = 64 * MiB
     integers: float | None = None  # operations/s of products in 8-bit integers; None: the same as for other products
     transposed: float | None = None  # FLOP/s of products with a transposed matrix; None: the same as for other products
+    few_rows: FewRows | None = None  # where a product with few rows takes longer than its FLOP take
+    few_rows_transposed: FewRows | None = None
+    elementwise: float | None = None  # bytes/s of operations that are not products
+    side: float | None = None  # bytes/s of products with thin matrices, as those of LoRAs
 
     def seconds(self, use: Use, nbytes: int) -> float:
         """Seconds of one use of a weight of `nbytes` stored bytes."""
-        product = use.products / self.gemm + use.integers / (self.integers or self.gemm)
-        product += use.transposed / (self.transposed or self.gemm)
-        if use.traffic:
-            product += use.traffic / self.memory
-        else:
-            product = max(product, nbytes / self.memory)
-        return product + use.attention / self.attention
+        return sum(self.parts(use, nbytes))
+
+    def parts(self, use: Use, nbytes: int) -> tuple[float, float, float, float, float, float]:
+        """The seconds of `seconds` in the order of PARTS."""
+        forward, backward = self._products(use)
+        forward += use.integers / (self.integers or self.gemm)
+        decoding = use.traffic / self.memory if use.traffic else max(0.0, nbytes / self.memory - forward - backward)
+        side = use.side / self.side if self.side else 0.0
+        others = use.moved / self.elementwise if self.elementwise else 0.0
+        return forward, backward, decoding, use.attention / self.attention, side, others
+
+    def _products(self, use: Use) -> tuple[float, float]:
+        """Seconds of the products with numbers: with matrices, and with the transposed matrix."""
+        forward, backward = use.products / self.gemm, use.transposed / (self.transposed or self.gemm)
+        if use.transposed and self.few_rows_transposed:
+            backward = max(backward, self.few_rows_transposed.seconds(use.numbers, use.transposed))
+        elif not use.transposed and self.few_rows:
+            forward = max(forward, self.few_rows.seconds(use.numbers, use.products))
+        return forward, backward
 
     def room(self, nbytes: int) -> int:
         """Bytes a weight needs in a slab. Without a link, whole disk blocks are read, from before its beginning."""
@@ -179,8 +218,8 @@ def observed_workload(
     before: list[ObservedUse] = []  # work before the first use follows the last use of the previous step
     for use in observed:
         if use.name in numbers:
-            decoding = traffic(use.name)
-            schedule.append(Use(numbers[use.name], use.products, use.attention, decoding, use.integers, use.transposed))
+            work = {name: value for name, value in vars(use).items() if name != "name"}
+            schedule.append(Use(numbers[use.name], traffic=traffic(use.name), **work))
         elif schedule:
             schedule[-1] = _with_work(schedule[-1], use)
         else:
@@ -191,13 +230,7 @@ def observed_workload(
 
 
 def _with_work(use: Use, more: ObservedUse) -> Use:
-    return replace(
-        use,
-        products=use.products + more.products,
-        attention=use.attention + more.attention,
-        integers=use.integers + more.integers,
-        transposed=use.transposed + more.transposed,
-    )
+    return replace(use, **{name: getattr(use, name) + value for name, value in vars(more).items() if name != "name"})
 
 
 def decode_traffic(nbytes: int, numel: int, itemsize: int) -> int:

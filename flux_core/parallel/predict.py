@@ -62,6 +62,9 @@ def part_of(workload: Workload, tokens: float, rows: float) -> Workload:
                 products=use.products * tokens * rows,
                 integers=use.integers * tokens * rows,
                 transposed=use.transposed * tokens * rows,
+                numbers=use.numbers * rows,
+                moved=use.moved * tokens,
+                side=use.side * tokens,
                 attention=use.attention * tokens,
                 traffic=int(use.traffic * rows),
             )

@@ -5,7 +5,8 @@ The model is run as it will run later, including LoRAs. Three things are observe
     peak        the lifetime of every tensor of the run; the most bytes that exist at once
     order       which weights its Linears use, in order: the schedule by which they can be streamed. A weight that is
                 used again (shared, or needed once more in the backward pass) occurs once per use
-    work        floating-point operations between one use and the next, of products and of attention, by the shapes
+    work        floating-point operations between one use and the next, of products and of attention, by the shapes;
+                and the bytes that all other operations read and write
 
 Memory that kernels use internally is not seen: a measurement after the first step replaces the estimate.
 
@@ -28,7 +29,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from ..memory.workload import ObservedUse
 from ..models.copies import deep
@@ -36,10 +36,10 @@ from ..models.linear import Linear
 from ..models.tensor_trees import map_tensors, shapes_of, tensors_of
 from ..quant.held import DenseProducts, IntegerWeight
 from ..quant.int8 import FEWEST_ROWS
+from .observed_work import moved_by, work_of
 
 META = torch.device("meta")
-aten = torch.ops.aten
-KINDS_OF_WORK = 4  # products, attention, products in integers, products with a transposed matrix
+KINDS_OF_WORK = 7  # the numbers of an ObservedUse
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -129,6 +129,7 @@ class _Observer(TorchDispatchMode):
         self.alive = self.peak = 0
         self._known: set[int] = set()
         self._uncounted = False
+        self._weight: int | None = None  # the storage of the weight in use
         self._names: list[str] = []
         # before the first use, then after each: the operations of ObservedUse in its order
         self._work: list[list[float]] = [[0.0] * KINDS_OF_WORK]
@@ -142,8 +143,11 @@ class _Observer(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         products, attention = work_of(func, args, kwargs, result)
-        self._work[-1][0] += products
-        self._work[-1][1] += attention
+        work = self._work[-1]
+        work[0] += products
+        work[1] += attention
+        if not attention and not self._of_weight(args):
+            work[6 if products else 5] += moved_by(func, args, kwargs, result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._note(leaf)
@@ -153,10 +157,23 @@ class _Observer(TorchDispatchMode):
         """Mark tensors as weights: they are counted elsewhere, also where an operation returns one unchanged."""
         self._known.update(tensor.untyped_storage()._cdata for tensor in tensors)
 
-    def use(self, name: str) -> None:
-        """Record the use of a weight: the work that follows belongs to it."""
+    def use(self, name: str, numbers: int) -> None:
+        """Record the use of a weight with this many numbers: the work that follows belongs to it."""
         self._names.append(name)
         self._work.append([0.0] * KINDS_OF_WORK)
+        self._work[-1][4] = numbers
+
+    @contextmanager
+    def product_of(self, weight: Tensor) -> Iterator[None]:
+        """Operations with a streamed weight in this context are its product, whose time depends on its FLOP."""
+        self._weight = weight.untyped_storage()._cdata
+        try:
+            yield
+        finally:
+            self._weight = None
+
+    def _of_weight(self, args: tuple[Any, ...]) -> bool:
+        return any(isinstance(arg, Tensor) and arg.untyped_storage()._cdata == self._weight for arg in args)
 
     def multiply_integers(self, operations: float) -> None:
         """Record a product in integers."""
@@ -328,7 +345,7 @@ class _Observed(DenseProducts):
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if not self.integers or x.shape[0] < FEWEST_ROWS:
             return super().multiply(x, bias)
-        self.observer.use(self.name)
+        self.observer.use(self.name, prod(self.shape))
         self.observer.multiply_integers(2.0 * x.numel() * self.shape[0])
         out = x.new_empty(x.shape[0], self.shape[0])
         torch.empty_like(x, dtype=torch.int8)  # the codes of x exist at the same time
@@ -341,32 +358,8 @@ class _Observed(DenseProducts):
 
     @contextmanager
     def dense(self, dtype: torch.dtype) -> Iterator[Tensor]:
-        self.observer.use(self.name)
+        self.observer.use(self.name, prod(self.shape))
         with self.observer.uncounted():
             weight = torch.empty(self.shape, dtype=dtype, device=META)
-        yield weight
-
-
-def work_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> tuple[float, float]:
-    """FLOP of one operation: (of a product, of attention). Element-wise operations count as none: memory bandwidth
-    limits them.
-
-    Without gradients composite operations are observed whole; they are counted as the operations into which PyTorch
-    decomposes them.
-    """
-    operation = func._overloadpacket
-    if operation is aten.linear:
-        return 2.0 * args[0].numel() * args[1].shape[0], 0.0
-    if operation is aten.matmul:
-        return 2.0 * result.numel() * args[0].shape[-1], 0.0
-    if operation in (aten.conv1d, aten.conv2d):
-        return 2.0 * result.numel() * prod(args[1].shape[1:]), 0.0
-    if operation is aten.scaled_dot_product_attention:
-        query, key, value = args[:3]
-        scores = query.numel() // query.shape[-1] * key.shape[-2]
-        return 0.0, 2.0 * scores * (query.shape[-1] + value.shape[-1])
-    formula = flop_registry.get(operation)
-    if formula is None:
-        return 0.0, 0.0
-    flop = float(formula(*args, **kwargs, out_val=result))
-    return (0.0, flop) if "attention" in str(operation) else (flop, 0.0)
+        with self.observer.product_of(weight):
+            yield weight

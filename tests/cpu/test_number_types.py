@@ -50,4 +50,4 @@ def test_the_rate_of_decoding_is_measured_with_numbers_as_models_have_them(monke
     monkeypatch.setattr(rates, "decode_into", decode)
     encoding = Encoding("F8_E4M3")
     assert rates._decode_rate.__wrapped__(torch.device("cpu"), torch.bfloat16, encoding, (64, 64)) > 0
-    assert seen and set(seen) == {256}
+    assert seen and all(30 < codes < 200 for codes in seen), "weights use some of the 256 codes"

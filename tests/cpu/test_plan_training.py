@@ -9,6 +9,8 @@ from math import prod
 import pytest
 from sluice.flux_core.commands.cli import main
 from sluice.flux_core.io.folders import TINY_MODELS
+from sluice.flux_core.memory.rates import few_rows
+from sluice.flux_core.memory.workload import FewRows, Machine, Use
 from sluice.flux_core.models.flux_config import flux1
 from sluice.flux_core.runtime.flux_needs import Job
 from sluice.flux_core.training.lora.kept import DEVICE, RAM
@@ -36,6 +38,37 @@ def test_memory_and_work_of_a_step_are_those_of_arithmetic(side: int) -> None:
     assert 0.9 * linear < transposed <= linear, "the way back is products with the transposed matrices"
     uses = [use.name for use in found.needs.run.uses]
     assert uses.count("single_blocks.0.linear2.weight") == 2 and uses.count("single_blocks.0.linear1.weight") == 3
+
+
+def test_the_bytes_of_other_operations_and_of_lora_products_are_counted() -> None:
+    job = Job(128, 128, text_tokens=64)
+    small, large = (training_needs(SHORT, job, LoraSettings(rank=rank), DEVICE) for rank in (4, 8))
+    uses, more = small.needs.run.uses, large.needs.run.uses
+    streams = 5 * 128 * 3072 * 2  # bytes of the streams of all blocks
+    assert 3 * 27 * streams < sum(use.moved for use in uses) < 15 * 27 * streams, "forward, again, and back"
+    assert sum(use.moved for use in more) == pytest.approx(sum(use.moved for use in uses), rel=0.02)
+    matrices = 2 * small.numbers  # bytes by which the pairs are larger
+    read = sum(use.side for use in more) - sum(use.side for use in uses)
+    assert 4 * matrices < read < 6 * matrices, "read forward, again, and back; their gradients written"
+
+
+def test_a_product_with_few_rows_takes_longer_than_its_flop() -> None:
+    few = FewRows(1e-10, 2e11)
+    machine = Machine(1e11, 1e11, 1e10, 1e9, few_rows=few, elementwise=1e9, side=2e9)
+    numbers = 1e6
+    assert machine.seconds(Use(0, products=2 * 48 * numbers, numbers=numbers), 0) == 2 * 48 * numbers / 1e11
+    assert machine.seconds(Use(0, products=2 * numbers, numbers=numbers), 0) == pytest.approx(1e-4 + 1e-5)
+    assert machine.seconds(Use(0, moved=1e9, side=1e9), 0) == 1.5
+
+
+def test_the_line_through_two_times_is_that_of_few_rows() -> None:
+    def rate(rows: int, hidden: int) -> float:
+        return 2 * 4 * hidden**2 * rows / (1e-3 + 1e-4 * rows)
+
+    found = few_rows(rate, tokens=48, hidden=64)
+    assert found.number * 4 * 64**2 == pytest.approx(1e-3)
+    assert found.seconds(4 * 64**2, 2 * 4 * 64**2 * 10) == pytest.approx(2e-3)
+    assert few_rows(lambda rows, hidden: 1e9 / rows, tokens=48, hidden=64).flop > 0, "a disturbed measurement"
 
 
 def tokens_unused(name: str, shape: tuple[int, int], side: int) -> int:
