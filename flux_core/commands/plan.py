@@ -19,7 +19,7 @@ from . import plan_cards, plan_training
 from .plan_formats import compared
 from .plan_images import IMAGE_STEPS, images, lines
 from .plan_model import as_computed, beside_of, open_model
-from .plan_page import page
+from .plan_page import basis_lines, page
 from .plan_step import job_of, plan_for
 from .plan_target import target_of
 
@@ -92,7 +92,12 @@ def run(args: Namespace) -> int:
     rows = compared(model, target, job, beside)
     ways = images(made.seconds, args.steps or IMAGE_STEPS)
     if args.json:
-        told = {"card": target.label, "formats": [row.record() for row in rows], "images": [w.record() for w in ways]}
+        told = {
+            "card": target.label,
+            "basis": basis_lines(made, target),
+            "formats": [row.record() for row in rows],
+            "images": [way.record() for way in ways],
+        }
         print(json.dumps(plan_record(made) | told))
         return 0
     print("\n".join([*page(made, target, job, rows), "", *lines(ways)]))

@@ -29,6 +29,7 @@ def page(made: Plan, target: Target, job: Job, rows: Sequence[Row]) -> list[str]
         *residency_map(made),
         "",
         *speed_lines(made),
+        *(f"    {line}" for line in basis_lines(made, target)),
         "",
         *memory_lines(made, target),
         *(["", *formats_table(rows)] if rows else []),
@@ -71,6 +72,11 @@ def speed_lines(made: Plan) -> list[str]:
         f"  {format_size(made.resident_bytes)} stay, {format_size(made.streamed_bytes)} stream each step"
         + (f" through {made.slots} slots of {format_size(made.slot_bytes)}" if made.slots else ""),
     ]
+
+
+def basis_lines(made: Plan, target: Target) -> list[str]:
+    """What the seconds of a step rest on."""
+    return target.basis(any(use.integers for use in made.workload.schedule))
 
 
 def memory_lines(made: Plan, target: Target) -> list[str]:

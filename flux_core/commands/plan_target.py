@@ -18,7 +18,10 @@ BLOCK = 4096  # of a disk, for a CPU
 
 @dataclass(frozen=True)
 class Target:
-    """The device to plan for. `cpu`: RAM is its memory. `guessed`: no card was named and none was found here."""
+    """The device to plan for. `cpu`: RAM is its memory. `guessed`: no card was named and none was found here.
+
+    card: of the table, if its rates are used; None if the command line gave the rates.
+    """
 
     label: str
     machine: Machine
@@ -28,6 +31,13 @@ class Target:
     cpu: bool
     guessed: bool = False
     compute: str = AUTO  # a word of settings.COMPUTES
+    card: Card | None = None
+
+    def basis(self, integers: bool) -> list[str]:
+        """What the rates rest on. integers: whether a step has products of integers."""
+        if self.card is None:
+            return ["an assumed processor; --compute sets its rate"] if self.cpu else ["the rates of the command line"]
+        return self.card.basis(integers, self.compute == HALF_SUMS)
 
 
 def card_of_this_machine() -> Card | None:
@@ -59,4 +69,4 @@ def target_of(args: Namespace) -> Target:
     if args.link:
         machine = replace(machine, link=args.link * 1e9)
     memory = int(card.vram * GiB) if args.vram in (AUTO, OFF) else parse_size(args.vram)
-    return Target(card.label, machine, memory, ram, card.itemsize, False, found is None, word)
+    return Target(card.label, machine, memory, ram, card.itemsize, False, found is None, word, None if rate else card)

@@ -16,13 +16,16 @@ from dataclasses import dataclass, replace
 from ..errors import InputError
 from .workload import Machine
 
-# generation -> (peak of 8-bit integer products relative to `peak`, share of it in practice); none without a gain.
-# Multiples are the makers'. The share of Pascal fits GTX 1070 runs at 768x1024, 8.1 s a step (sd-webui-forge-classic,
-# pull request 1466); those of tensor cores fit runs on an RTX 3090 (ComfyUI-INT8-Fast) within 5 %. Hopper and A100:
-# assumed.
+_ON_PASCAL = "fits GTX 1070 runs at 768x1024, 8.1 s a step (sd-webui-forge-classic, pull request 1466)"
+_ON_AMPERE = "fits RTX 3090 runs, 1.99 times as fast as 16-bit numbers (ComfyUI-INT8-Fast)"
+_LIKE_AMPERE = "assumed near the 65% that fits RTX 3090 runs (ComfyUI-INT8-Fast)"
+_ASSUMED = "the share is an assumption"
+# generation -> (peak of 8-bit integer products relative to `peak`, share of it in practice, the reason for the share);
+# none without a gain. Multiples are the makers'.
 INTEGERS = {
-    "pascal": (4, 0.40), "turing": (4, 0.60), "ampere": (4, 0.65), "ada": (4, 0.65), "blackwell": (4, 0.60),
-    "hopper": (2, 0.55), "a100": (2, 0.60),
+    "pascal": (4, 0.40, _ON_PASCAL), "turing": (4, 0.60, _LIKE_AMPERE), "ampere": (4, 0.65, _ON_AMPERE),
+    "ada": (4, 0.65, _LIKE_AMPERE), "blackwell": (4, 0.60, _LIKE_AMPERE), "hopper": (2, 0.55, _ASSUMED),
+    "a100": (2, 0.60, _ASSUMED),
 }  # fmt: skip
 # generation -> share of twice the peak in products that are summed in float16, which GeForce cards have from Turing on.
 # The double rate is the makers'; the share is an assumption, below that of sums in float32.
@@ -93,7 +96,7 @@ class Card:
     @property
     def integers(self) -> float | None:
         """10^12 operations/s of products in 8-bit integers in practice; None where they are no faster."""
-        times, share = INTEGERS.get(self.generation, (0, 0.0))
+        times, share, _ = INTEGERS.get(self.generation, (0, 0.0, ""))
         return self.peak * times * share or None
 
     @property
@@ -109,6 +112,23 @@ class Card:
     @property
     def source(self) -> str:
         return GENERATIONS[self.generation][2]
+
+    def basis(self, integers: bool, half_sums: bool) -> list[str]:
+        """What the seconds of a step rest on, as lines. integers, half_sums: whether a step has such products."""
+        products, attention, source = GENERATIONS[self.generation]
+        lines = [
+            f"peak {self.peak:g} TFLOP/s: {source}",
+            f"products {products:.0%} of it, attention {attention:.0%}: measured by users of GeForce cards",
+            f"copies {self.link:g} GB/s from pinned memory on PCIe {self.bus}",
+        ]
+        if self.generation in ("pascal", "rdna2", "rdna3", "hopper", "a100"):
+            lines[1] = f"products {products:.0%} of it, attention {attention:.0%}: {_ASSUMED}"
+        if integers and self.generation in INTEGERS:
+            times, share, reason = INTEGERS[self.generation]
+            lines.append(f"8-bit integers {share:.0%} of {times} times the peak: {reason}")
+        if half_sums and self.generation in HALF_SUMS:
+            lines.append(f"sums in float16 {HALF_SUMS[self.generation]:.0%} of twice the peak: {_ASSUMED}")
+        return lines
 
     def machine(self, disk: float) -> Machine:
         """disk in bytes/s."""

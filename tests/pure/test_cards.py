@@ -110,9 +110,19 @@ def test_a_file_that_is_quantised_while_it_is_loaded_takes_the_memory_of_integer
 
 
 def test_integers_on_published_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """GTX 1070, 768x1024: 8.1 s a step (sd-webui-forge-classic, pull request 1466), within 15 %."""
+    """Within 15 %: GTX 1070, 768x1024, 8.1 s a step (sd-webui-forge-classic, pull request 1466); RTX 3090, 1.99 times
+    as fast as bfloat16 (ComfyUI-INT8-Fast). The page names the run that the rate fits.
+    """
     told = figures(capsys, "flux1-dev-int8", "--card", "gtx1070", "--size", "768x1024")
     assert told["seconds_per_step"] == pytest.approx(8.1, rel=0.15)
+    assert told["basis"][-1].startswith("8-bit integers 40% of 4 times the peak: fits GTX 1070 runs at 768x1024")
+    of_int8 = figures(capsys, "flux1-dev-int8", "--card", "rtx3090")
+    of_bf16 = figures(capsys, "flux1-dev", "--card", "rtx3090")
+    assert of_bf16["seconds_per_step"] / of_int8["seconds_per_step"] == pytest.approx(1.99, rel=0.15)
+    assert "fits RTX 3090 runs" in of_int8["basis"][-1] and not any("integers" in line for line in of_bf16["basis"])
+    page = answer(capsys, "flux1-dev", "--card", "rtx4060", "--compute", "fp16-sums", "--size", "512x512")
+    assert "    peak 30.2 TFLOP/s: NVIDIA Ada" in page and "sums in float16 70% of twice the peak" in page
+    assert figures(capsys, "flux1-dev", "--compute", "30")["basis"] == ["the rates of the command line"]
 
 
 def test_few_steps_have_no_cache_to_speak_of(capsys: pytest.CaptureFixture[str]) -> None:
