@@ -29,7 +29,8 @@ from .placeholders import Choose, choices_made, fields_filled
 from .widgets import entered, is_widget, kind_of, layout, widget_values
 
 _REROUTES = ("Reroute", "Reroute (rgthree)", "SetNode")  # their first input leads to their first output
-_NO_NODES = frozenset({*NEVER_SENT, *_REROUTES, "PrimitiveNode", "GetNode"})
+_GETTERS = ("GetNode", "OutputGet")  # KJNodes', and Flux-Continuum's, which offers some of the names only
+_NO_NODES = frozenset({*NEVER_SENT, *_REROUTES, *_GETTERS, "PrimitiveNode"})
 _SAVERS = ("SaveImage", "SaveAnimatedPNG", "SaveAnimatedWEBP", "SaveWEBM", "SaveVideo", "SaveLatent", "PreviewImage")
 
 
@@ -127,7 +128,7 @@ class _Flattening:
                     raise WorkflowError(f"The subgraphs of the workflow contain each other (node {scope.id_of(node)}).")
                 scope.inner[node.id] = self._inside(scope, node, graph)
                 yield from self._unpacked(scope.inner[node.id])
-            elif self._is_node(node):
+            elif self._is_node(node) and not self._stands_alone(scope.graph, node):
                 yield scope, node
 
     def _linked(self, graph: CanvasGraph) -> CanvasGraph:
@@ -143,6 +144,13 @@ class _Flattening:
 
     def _is_node(self, node: CanvasNode) -> bool:
         return node.type in self.interfaces and node.type not in NEVER_SENT or node.type not in _NO_NODES
+
+    def _stands_alone(self, graph: CanvasGraph, node: CanvasNode) -> bool:
+        """Whether a node of an unknown class has no socket and no link: no image depends on it. Packs draw texts and
+        pictures on the canvas with such nodes.
+        """
+        ends = (end for link in graph.links.values() for end in (link.source, link.target))
+        return node.type not in self.interfaces and not (node.inputs or node.outputs) and node.id not in ends
 
     def _inside(self, scope: _Scope, node: CanvasNode, graph: CanvasGraph) -> _Scope:
         """The subgraph of an instance, with the values set by its widgets or by those of an outer subgraph."""
@@ -251,7 +259,7 @@ class _Flattening:
             value = scope.values_inside.get((node.id, "value"), values[0] if values else None)
             kind = kind_of(node.outputs[0].type) if node.outputs else "*"
             return None if value is None else _Value(value, primitive=kind)
-        return self._set_node(scope, node) if node.type == "GetNode" else None
+        return self._set_node(scope, node) if node.type in _GETTERS else None
 
     def _out_of_subgraph(self, scope: _Scope, index: int) -> _Place | _Value | None:
         """One step from an input inside a subgraph to the link into the instance's input."""

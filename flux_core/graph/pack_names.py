@@ -1,5 +1,7 @@
 """Guesses the node pack of a class id from the way packs name their nodes, where the workflow does not name the pack.
 
+It also knows what nodes of ComfyUI itself are for that Sluice does not have.
+
 Names are those of ComfyUI's registry where there is one, else of the repository. The table was written for this file:
 the few packs that FLUX.1 workflows use most, and the marks in their ids.
 """
@@ -39,8 +41,13 @@ _MARKS: tuple[tuple[str, str], ...] = (
     (r"^(Apply|Load)?Pulid|PulidFlux", "ComfyUI-PuLID-Flux"),
     (r"^ACEPlus", "ACE_plus"),
     (r"^IPAdapter", "comfyui_ipadapter_plus"),
-    (r"^Xlabs|FluxControlNet|FluxIPAdapter|FluxLora", "x-flux-comfyui"),
     (r"^(Apply|Load)TheMisto|TheMisto$", "ComfyUI-MistoControlNet-Flux-dev"),
+    (r"^Xlabs|FluxControlNet|FluxIPAdapter|FluxLora", "x-flux-comfyui"),
+    (r"^StableMakeup_", "ComfyUI_Stable_Makeup"),
+    (r"_Zho$", "ComfyUI-Gemini"),
+    (r"_party$", "comfyui_LLM_party"),
+    (r"^ai4artsed_", "ai4artsed_comfyui"),
+    (r"^InversionDemo", "execution-inversion-demo-comfyui"),
     (r"^ReActor", "comfyui-reactor"),
     (r"Florence2", "comfyui-florence2"),
     (r"^InpaintCrop|^InpaintStitch|^InpaintResize|^InpaintExtend", "comfyui-inpaint-cropandstitch"),
@@ -74,9 +81,40 @@ _NAMED: dict[str, str] = {
     **dict.fromkeys(("FluxSimpleInpainting", "FluxGuffInpainting", "FluxVAELoader"), "ComfyUI-Flux-Inpainting"),
     **dict.fromkeys(("FluxTransformerInpainting",), "ComfyUI-Flux-Inpainting"),
     **dict.fromkeys(("LoraLoaderFromURL", "HFHubLoraLoader", "MultiLoraLoader-70bf3d77"), "ComfyUI-glifnodes"),
+    **dict.fromkeys(("LoraTextExtractor-b1f83aa2",), "ComfyUI-glifnodes"),
+    **dict.fromkeys(("PreviewMask_",), "comfyui-mixlab-nodes"),
+    **dict.fromkeys(("TiledDiffusion",), "ComfyUI-TiledDiffusion"),
+    **dict.fromkeys(("ImagesGridByRows", "ImagesGridByColumns", "GridAnnotation"), "images-grid-comfy-plugin"),
+    **dict.fromkeys(("LLMLoader", "LLMSampler"), "ComfyUI_VLM_nodes"),
+    **dict.fromkeys(("OneButtonPrompt",), "OneButtonPrompt"),
+    **dict.fromkeys(("Text Overlay",), "ComfyUI-TextOverlay"),
     **dict.fromkeys(("ImageAndMaskResizeNode",), "comfyui-inpainteasy"),
     **dict.fromkeys(("Image Save", "Image Overlay", "Random Number", "Text String Truncate"), "was-node-suite-comfyui"),
 }
+# Nodes of ComfyUI itself that Sluice does not have, because they are for other models: what for, and what to do.
+_DIFFUSION_2 = "a model of Stable Diffusion 2"
+_OF_COMFYUI: tuple[tuple[str, str, str], ...] = (
+    (r"^TripleCLIPLoader$", "the text encoders of Stable Diffusion 3", "Load those of FLUX.1 with DualCLIPLoader."),
+    (r"^QuadrupleCLIPLoader$", "the text encoders of HiDream", "Load those of FLUX.1 with DualCLIPLoader."),
+    (r"^CLIPTextEncode(SDXL|SD3|HiDream|Lumina2|HunyuanDiT)", "prompts of another model", "Use CLIPTextEncodeFlux."),
+    (r"^Empty[A-Za-z0-9]*LatentVideo$", "latents of videos", "For images use EmptySD3LatentImage."),
+    (r"^(Save|Create|Load|Get)(Video|WEBM)", "videos", "Save the images with SaveImage or SaveAnimatedWEBP."),
+    (
+        r"^SD_4XUpscale_Conditioning$",
+        f"the upscaler x4, {_DIFFUSION_2}",
+        "Enlarge images with UpscaleModelLoader and ImageUpscaleWithModel.",
+    ),
+    (
+        r"^LotusConditioning$",
+        f"the depth model Lotus, {_DIFFUSION_2}",
+        "Load a depth image with LoadImage, or make it with the pack comfyui_controlnet_aux (--node-packs FOLDER).",
+    ),
+    (
+        r"^(Kling|Veo\d?|Luma|Runway|Pika|Minimax|Moonvalley|Ideogram|Recraft|OpenAI|Gemini|Stability)[A-Za-z0-9]*Node$",
+        "a service of another company, to which it sends its inputs",
+        "Sluice computes on your machines only; remove the node.",
+    ),
+)
 _COMPILED = tuple((re.compile(pattern), pack) for pattern, pack in _MARKS)
 
 
@@ -85,3 +123,11 @@ def likely_pack(class_type: str) -> str | None:
     if class_type in _NAMED:
         return _NAMED[class_type]
     return next((pack for pattern, pack in _COMPILED if pattern.search(class_type)), None)
+
+
+def purpose_in_comfyui(class_type: str) -> str | None:
+    """What a node of ComfyUI itself is for and what to do without it, as sentences; None if it is none of those."""
+    for pattern, purpose, advice in _OF_COMFYUI:
+        if re.search(pattern, class_type):
+            return f"It belongs to ComfyUI itself and is for {purpose}. {advice}"
+    return None

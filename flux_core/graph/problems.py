@@ -13,10 +13,11 @@ from typing import Any
 
 from .dynamic import find
 from .interface import Classes, Interfaces
-from .pack_names import likely_pack
+from .pack_names import likely_pack, purpose_in_comfyui
 from .prompt import is_link, name_of
 
 _LOAD_PACKS = "Load packs with --node-packs FOLDER."
+_PERHAPS_A_PACK = "If it belongs to a node pack, name the pack's folder with --node-packs FOLDER."
 _MANY = 20  # choices beyond this are not listed
 # Kinds of problems for which ComfyUI has no error type.
 UNKNOWN_CLASS, NO_OUTPUT = "unknown_class", "no_output"
@@ -111,10 +112,12 @@ def _unknown_class(node_id: str, node: Mapping[str, Any], classes: Classes, pack
     text = f"{place_of(node_id, node)} cannot run: there is no node class {class_type!r} here."
     if pack and pack != "comfy-core":
         return f"{text} It comes from the node pack {pack}. {_LOAD_PACKS}"
+    if purpose := purpose_in_comfyui(class_type):
+        return f"{text} {purpose}"
     if likely := likely_pack(class_type):
         return f"{text} It is probably from the node pack {likely}. {_LOAD_PACKS}"
     one_id_each = {node_class: name for name, node_class in reversed([*classes.items()])}
-    return text + _similar(class_type, one_id_each.values())
+    return f"{text}{_similar(class_type, one_id_each.values())} {_PERHAPS_A_PACK}"
 
 
 def _problem(case: _Case) -> Problem:

@@ -25,9 +25,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[0] = str(Path(__file__).parents[1])
 
 import conftest  # noqa: E402, F401  # this checkout as `sluice`
+
+sys.path.pop(0)  # packs import libraries that have the names of this file and its folder
+
 from sluice.flux_core.commands import workflows  # noqa: E402
 from sluice.flux_core.errors import SluiceError  # noqa: E402
 from sluice.flux_core.graph.interface import Classes  # noqa: E402

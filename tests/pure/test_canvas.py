@@ -251,6 +251,13 @@ class TestLinks:
     def test_invisible_links_are_followed_by_name(self) -> None:
         nodes = [node(1, "Empty"), node(5, "SetNode", ["L"]), node(6, "GetNode", ["L"]), node(2, "Mix")]
         assert inputs_of(canvas(*nodes, links=[(1, 0, 5, "*"), (6, 0, 2, "one")]), "2") == {"one": ["1", 0]}
+        nodes[2]["type"] = "OutputGet"
+        assert inputs_of(canvas(*nodes, links=[(1, 0, 5, "*"), (6, 0, 2, "one")]), "2") == {"one": ["1", 0]}
+
+    def test_what_an_unknown_pack_draws_on_the_canvas_is_left_out(self) -> None:
+        drawn, linked = node(1, "PictureOfAlien"), node(5, "AlienMix")
+        work = canvas(drawn, linked, node(2, "Mix"), links=[(5, 0, 2, "one")])
+        assert canvas_to_prompt(work, CLASSES).keys() == {"2", "5"}
 
     def test_muted_nodes_vanish_with_their_links(self) -> None:
         work = canvas(node(1, "Empty", mode=2), node(2, "Mix"), links=[(1, 0, 2, "one")])

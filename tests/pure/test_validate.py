@@ -165,7 +165,8 @@ class TestSentences:
             "11": {"inputs": {}},
         }
         assert problems(prompt) == (
-            "Node 10 (Savv) cannot run: there is no node class 'Savv' here. Did you mean 'Save'?",
+            "Node 10 (Savv) cannot run: there is no node class 'Savv' here. Did you mean 'Save'? If it belongs to a "
+            "node pack, name the pack's folder with --node-packs FOLDER.",
             "Node 11 has no class_type.",
             "Node 2 (Load), input name: 'MODEL7.safetensors' is not available. Did you mean 'model7.safetensors' or "
             "'model27.safetensors' or 'model17.safetensors'?",
@@ -371,8 +372,23 @@ class TestObjectInfo:
         ("LayerUtility: ImageBlend", "comfyui_layerstyle"),
         ("KSamplerVariationsWithNoise+", "comfyui_essentials"),
         ("ClownsharKSampler_Beta", "RES4LYF"),
+        ("LoadTheMistoFluxControlNet", "ComfyUI-MistoControlNet-Flux-dev"),
     ],
 )
 def test_an_id_that_nobody_explains_is_told_with_its_likely_pack(class_type: str, pack: str) -> None:
     found = validate({"1": {"class_type": class_type, "inputs": {}}}, {})
     assert f"probably from the node pack {pack}." in found.sentences[0] and "--node-packs" in found.sentences[0]
+
+
+@pytest.mark.parametrize(
+    ("class_type", "purpose", "advice"),
+    [
+        ("TripleCLIPLoader", "Stable Diffusion 3", "DualCLIPLoader"),
+        ("EmptyHunyuanLatentVideo", "videos", "EmptySD3LatentImage"),
+        ("LotusConditioning", "the depth model Lotus", "LoadImage"),
+        ("KlingImageToVideoNode", "a service of another company", "remove the node"),
+    ],
+)
+def test_a_node_of_comfyui_for_another_model_is_told_as_such(class_type: str, purpose: str, advice: str) -> None:
+    (found,) = validate({"1": {"class_type": class_type, "inputs": {}}}, {class_type + "GGUF": object}).sentences
+    assert "belongs to ComfyUI itself" in found and purpose in found and advice in found and "Did you mean" not in found

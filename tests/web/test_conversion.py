@@ -10,7 +10,8 @@ What differs on purpose is not drawn (see canvases.py):
     a primitive's value passes through reroutes, bypassed nodes and the inputs of subgraphs, as in earlier editors; this
         one sends the value stored in the node instead
     links into inputs that a class does not declare are dropped; the editor sends them, and ComfyUI ignores them
-    nodes of unknown classes: the editor names their values UNKNOWN, we leave them out
+    nodes of unknown classes: the editor names their values UNKNOWN, we leave them out; a node of an unknown class
+        without sockets is left out as a whole
 
     CANVASES=500 SEED=7000 python -m pytest tests/web/test_conversion.py      compares that many, from another seed
 """
