@@ -80,7 +80,7 @@ class DoubleStreamBlock(nn.Module):
             img = img + look
         txt = torch.addcmul(txt, txt_a.gate, self.txt_attn.proj(txt_out))
         txt = torch.addcmul(txt, txt_m.gate, self.txt_mlp(txt_m.apply(txt)))
-        return img, finite(txt)
+        return img, finite(txt, infinite=False)
 
 
 def _looked_at(queries: Tensor, rope: Tensor, seen: Sequence[Tensor]) -> Tensor:
@@ -278,6 +278,14 @@ def normalise(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
 
 
-def finite(x: Tensor) -> Tensor:
-    """float16 overflows in deep blocks: clamp it to its range."""
-    return torch.nan_to_num(x, nan=0.0, posinf=65504, neginf=-65504) if x.dtype == torch.float16 else x
+def finite(x: Tensor, infinite: bool = True) -> Tensor:
+    """float16 overflows in deep blocks for some tokens: clamp it to its range, as ComfyUI does. x [B, L, D].
+
+    A channel that is not a number for any token comes from damaged weights or inputs. It would be replaced like the
+    others, and the image would be noise; so everything becomes NaN, which ends the run with a message. infinite:
+    whether the same applies to a channel that is infinite for every token, as it does unless all are text tokens.
+    """
+    if x.dtype != torch.float16:
+        return x
+    lost = (~x.isfinite() if infinite else x.isnan()).all(dim=1).any()
+    return torch.nan_to_num(x, nan=0.0, posinf=65504, neginf=-65504).masked_fill_(lost, torch.nan)

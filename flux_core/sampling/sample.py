@@ -103,6 +103,7 @@ def sample(
     given = model.device, model.dtype, mask, model.latent_channels
     canvas = Canvas(batch, height, width, model.in_channels, *given)
     conditions = [prepare(conditioning, canvas, model.sampling) for conditioning in guider.conditionings]
+    _check_text(guider, model.dtype)
     equal_areas(conditions)
     share_with_others(conditions)
     conditions = fit_controls(conditions, canvas, model.sampling)
@@ -146,6 +147,23 @@ class _Watch:
 
 
 LARGE = 1e5  # values of encoded text are below 1000 for all sensible prompt weights
+
+
+def _check_text(guider: Guider, dtype: torch.dtype) -> None:
+    """Raises NotFinite for encoded text with values that the number type has no room for.
+
+    In float16 the blocks replace what is not finite, as ComfyUI's do; the image would be noise, without a message.
+    """
+    most = torch.finfo(dtype).max
+    for conditioning in guider.conditionings:
+        for tokens, values in conditioning:
+            largest = max(float(text.abs().max()) for text in (tokens, values["pooled_output"]))
+            if largest > most:
+                raise NotFinite(
+                    f"Before step 1: the encoded text has values up to {largest:.3g}, and {str(dtype)[6:]} ends at "
+                    f"{most:.5g}. Remove very large weights from the prompt, or compute in another number type "
+                    "(--dtype bf16, fp32)."
+                )
 
 
 def _why(step: int, steps: int, model: Model, conditions: Sequence[Sequence[Condition]]) -> str:

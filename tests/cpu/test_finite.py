@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from doubles.network import NetworkModel
+from doubles.seeded import Seeded
 from safetensors.torch import save_file
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.stored import whole
@@ -13,6 +17,9 @@ from sluice.flux_core.errors import NotFinite
 from sluice.flux_core.images.files import to_pil
 from sluice.flux_core.runtime.sound import unsound
 from sluice.flux_core.sampling.finite import Answer, Diverged, FiniteCheck
+from sluice.flux_core.sampling.guider import BasicGuider
+from sluice.flux_core.sampling.sample import Sampler, sample
+from sluice.flux_core.sampling.schedule import FluxShift
 from torch import Tensor
 
 GOOD, BAD = torch.ones(3), torch.tensor([1.0, float("nan")])
@@ -85,3 +92,17 @@ def test_the_tensor_that_is_no_number_is_found_and_named(tmp_path: Path) -> None
 def test_no_picture_is_made_of_what_is_no_number() -> None:
     with pytest.raises(NotFinite, match="NaN"):
         to_pil(torch.full((2, 2, 3), float("nan")))
+
+
+def test_text_beyond_the_number_type_is_told(seeded: Seeded) -> None:
+    """In float16 the blocks replace what is not finite: a prompt weight of 1e30 made noise without a message."""
+    model = NetworkModel(lambda inputs: torch.zeros_like(inputs.x), FluxShift(), dtype=torch.float16)
+    latent = torch.zeros(1, 16, 8, 8)
+    for scale, largest in ((1e30, "e+30, and float16 ends at 65504"), (1.0, None)):
+        text: Any = [[scale * seeded("text", (1, 4, 32)), {"pooled_output": seeded("pooled", (1, 32))}]]
+        guider = BasicGuider(model, text)
+        if largest is None:
+            sample(guider, Sampler("euler"), torch.tensor([1.0, 0.0]), latent, latent + 1, seed=1)
+            continue
+        with pytest.raises(NotFinite, match=re.escape(largest)):
+            sample(guider, Sampler("euler"), torch.tensor([1.0, 0.0]), latent, latent + 1, seed=1)

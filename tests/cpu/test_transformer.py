@@ -20,7 +20,7 @@ from sluice.flux_core.models import attention, flux_blocks, latents
 from sluice.flux_core.models.attention import rotate, rotations
 from sluice.flux_core.models.denoiser_inputs import ControlResiduals, DenoiserInputs
 from sluice.flux_core.models.flux import Flux
-from sluice.flux_core.models.flux_blocks import sinusoids
+from sluice.flux_core.models.flux_blocks import finite, sinusoids
 from sluice.flux_core.models.flux_config import FluxConfig, axes_of
 from sluice.flux_core.models.linear import Linear
 from sluice.flux_core.models.tensor_trees import map_tensors
@@ -322,13 +322,33 @@ def test_a_new_model_predicts_zero_and_learns_from_the_first_steps(inputs: Denoi
     assert losses[0] == target.square().mean() and losses[-1] < 0.9 * losses[0]
 
 
-def test_float16_overflow_is_brought_back_into_range(flux: Flux, inputs: DenoiserInputs) -> None:
-    block = flux.single_blocks[0].half()
-    matrix_of(linear_at(block, "linear2")).data.fill_(60000.0)
-    x = torch.ones(1, 17, 128, dtype=torch.float16)
+def test_float16_overflow_of_some_tokens_is_brought_back_into_range() -> None:
+    numbers = torch.linspace(-6, 6, 2 * 5 * 4).view(2, 5, 4).half()
+    assert finite(numbers.float()).dtype == torch.float32 and torch.equal(finite(numbers), numbers)
+    numbers[0, :4, 1], numbers[1, 2, 1:] = torch.inf, torch.nan
+    numbers[1, 0, 0] = -torch.inf
+    expected = torch.nan_to_num(numbers, nan=0.0, posinf=65504, neginf=-65504)
+    for infinite in (True, False):
+        assert torch.equal(finite(numbers, infinite), expected)
+    numbers[0, 4, 1] = -torch.inf  # of every token of one image
+    assert finite(numbers).isnan().all() and finite(numbers, infinite=False).isfinite().all()
+    numbers[0, :, 1] = torch.nan
+    assert finite(numbers, infinite=False).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(60000.0, "single_blocks.0.linear2"), (torch.nan, "double_blocks.0.txt_mlp.2")]
+)
+def test_a_damaged_matrix_in_float16_gives_no_image(
+    flux: Flux, inputs: DenoiserInputs, number: float, name: str
+) -> None:
+    """What is not finite is replaced for some tokens; if it is so for all, the velocity says it, and the run ends."""
+    half = flux.half()
+    given = replace(inputs, x=inputs.x.half())
     with torch.no_grad():
-        out = block(x, torch.ones(1, 3, 128, dtype=torch.float16), flux.rope(inputs.x, 5))
-    assert out.isfinite().all() and out.abs().max() == 65504
+        assert half(given).isfinite().all()
+        matrix_of(linear_at(half, name)).data[1] = number
+        assert half(given).isnan().all()
 
 
 @pytest.mark.parametrize(
