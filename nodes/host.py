@@ -66,6 +66,8 @@ class Host:
         self._make_runtime = make_runtime or _default_runtime
         self._runtime: Runtime | None = None
         self._lock = threading.Lock()
+        # whether jobs wait that are to go first, for long nodes to ask between two steps; the worker sets it
+        self.others_wait: Callable[[], bool] = lambda: False
 
     @property
     def runtime(self) -> Runtime:

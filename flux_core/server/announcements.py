@@ -9,7 +9,7 @@ import asyncio
 from typing import Any
 
 from .clients import Client, Clients, text
-from .job import PAUSED, now
+from .job import PAUSED, Job, now
 from .members import Members
 from .store import Store
 
@@ -21,6 +21,7 @@ class Announcements:
 
     def __init__(self, store: Store, members: Members, clients: Clients) -> None:
         self._store, self._members, self._clients = store, members, clients
+        self.aside: dict[str, Job] = {}  # jobs that let others go first, from when they are told to until they go on
         self._queue_pending = self._workers_pending = False  # whether a message will be sent soon
 
     @property
@@ -30,12 +31,16 @@ class Announcements:
 
     @property
     def paused(self) -> list[dict[str, Any]]:
-        """The paused jobs for pages: prompt_id, number, when they were created, whether they are still stopping."""
+        """The paused jobs for pages: prompt_id, number, when they were created, whether they are still stopping.
+
+        aside: whether they go on without being asked, because they let other jobs go first.
+        """
         found, _ = self._store.history.summaries([PAUSED], oldest_first=True)
+        both = [(one, False) for one in found] + [(one, True) for one in self.aside.values()]
         return [
             {"prompt_id": one.prompt_id, "number": one.number, "created": one.created,
-             "stopping": one.prompt_id in self._members.running_ids}
-            for one in found
+             "stopping": one.prompt_id in self._members.running_ids, "aside": aside}
+            for one, aside in both
         ]  # fmt: skip
 
     def queue_changed(self) -> None:

@@ -11,6 +11,7 @@ from .assign import Models
 PENDING, RUNNING, COMPLETED, FAILED, CANCELLED = "pending", "in_progress", "completed", "failed", "cancelled"
 PAUSED = "paused"  # neither waits nor runs until it is resumed or cancelled
 ENDED = (COMPLETED, FAILED, CANCELLED)
+OTHERS_FIRST = "others_first"  # the input of a node that asks for `lets_others_first`
 
 
 def plain_number(number: float) -> float:
@@ -53,6 +54,12 @@ class Job:
     def models(self) -> Models:
         """The model files that its prompt names."""
         return frozenset(self.request.get("models", ()))
+
+    @property
+    def lets_others_first(self) -> bool:
+        """Whether other jobs go first: it begins when none waits, and stops between two steps for those that come."""
+        nodes = self.request["prompt"].values() if isinstance(self.request.get("prompt"), dict) else ()
+        return any(isinstance(node, dict) and node.get("inputs", {}).get(OTHERS_FIRST) is True for node in nodes)
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,7 @@ class JobRunner:
         chosen = self.members.running_ids if prompt_id is None else [prompt_id]
         paused = [one for one in chosen if self.store.pause(one)]
         for one in paused:
+            self.announcements.aside.pop(one, None)
             member = self.members.running(one)
             if member is not None:
                 member.worker.tell("pause", prompt_id=one)
@@ -153,6 +154,7 @@ class JobRunner:
         gone = self.store.delete_waiting(prompt_ids)
         for prompt_id in gone:
             forget(self.user, prompt_id)
+            self.announcements.aside.pop(prompt_id, None)
         if gone:
             self.announcements.paused_changed()
         return gone
@@ -174,19 +176,40 @@ class JobRunner:
     def _start_jobs(self) -> float | None:
         """Start the jobs that can start. Returns seconds until more may start without an event. Raises CannotWrite."""
         lent = self.lending.left
-        places = [member.place for member in self.members if not (lent and member.here)]
-        free = sum(place.free for place in places)
+        while True:
+            places = [member.place for member in self.members if not (lent and member.here)]
+            free = sum(place.free for place in places)
+            if not free or not self.store.waiting:
+                break
+            others = self.store.others_wait
+            for given in assign(self.store.groups(free, self._seconds), places, time.time()):
+                job = self.store.take(given.prompt_id)
+                if job is not None:
+                    self._begin(job, self.members[given.place], given.cold)
+            if not others or self.store.others_wait:
+                break
+        self._let_others_first()
         if not free or not self.store.waiting:
             return lent or None
-        for given in assign(self.store.groups(free, self._seconds), places, time.time()):
-            job = self.store.take(given.prompt_id)
-            if job is not None:
-                self._begin(job, self.members[given.place], given.cold)
         again = next_look(self.store.groups(1, self._seconds), time.time())
         return min((seconds for seconds in (again, lent or None) if seconds is not None), default=None)
 
+    def _let_others_first(self) -> None:
+        """While jobs wait and no worker is free: one worker's job stops after its step, if it lets others go first."""
+        idle = any(member.place.free or member.stepping_aside for member in self.members)
+        if idle or not self.store.others_wait:
+            return
+        member = next((one for one in self.members.busy if one.running and one.running.lets_others_first), None)
+        if member is not None and member.running is not None:
+            member.stepping_aside = True
+            member.worker.tell("step_aside", prompt_id=member.running.prompt_id)
+            self.announcements.aside[member.running.prompt_id] = member.running
+            self.announcements.paused_changed()
+
     def _begin(self, job: Job, member: Member, cold: bool) -> None:
         member.begin(job, job.models, cold)
+        if self.announcements.aside.pop(job.prompt_id, None):
+            self.announcements.paused_changed()
         self.announcements.queue_changed()
         self.announcements.workers_changed()
         self._go(self._one(job, member, member.worker.run))
@@ -251,13 +274,16 @@ class JobRunner:
             self._wake.set()
 
     async def _end(self, job: Job, member: Member, done: Message) -> None:
+        member.stepping_aside = False
+        if not done.get("aside") and self.announcements.aside.pop(job.prompt_id, None):
+            self.announcements.paused_changed()
         if self._goes_on_later(job, done):
             member.running = None
             self.announcements.paused_changed()
             self.announcements.workers_changed()
             self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, job.request["client_id"])
             return
-        if done.get("paused"):  # it was cancelled while it stopped for a lease
+        if done.get("paused") or done.get("aside"):  # it was cancelled while it stopped for a lease
             done = self._interrupted(job)
         if done["status"] == "error":
             log.error("%s", job_results.failure_line(job, done["messages"]))
@@ -271,8 +297,10 @@ class JobRunner:
         self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, job.request["client_id"])
 
     def _goes_on_later(self, job: Job, done: Message) -> bool:
-        """Whether a job has stopped for a time: it was paused, or waits again because another program has the card."""
-        if not done.get("paused"):
+        """Whether a job has stopped for a time: it was paused, or waits again because another program has the card or
+        because it lets others go first.
+        """
+        if not (done.get("paused") or done.get("aside")):
             return False
         if self.store.is_paused(job.prompt_id):
             return True

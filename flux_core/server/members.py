@@ -53,6 +53,7 @@ class Member:
     name: str
     worker: Connection
     running: Job | None = None
+    stepping_aside: bool = False  # whether that job was told to let others go first
     node: str | None = None
     progress: dict[str, Any] = field(default_factory=dict)
     last_events: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +71,7 @@ class Member:
 
     def begin(self, job: Job, models: Models, cold: bool) -> None:
         """A job starts: the worker then has that job's models, because results of older jobs are dropped."""
+        self.stepping_aside = False
         self.running, self.node, self.progress, self.warm, self.fetching = job, None, {}, models, None
         if cold:
             self.changed = time.time()

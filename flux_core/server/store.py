@@ -82,7 +82,9 @@ class Store:
             ) from error
         self.history = History(self._db, self._writing)
         self._waiting: list[_Entry] = []
-        self._groups: dict[Models, list[_Entry]] = {}  # the same entries by the models that the jobs need
+        # the same entries by the models that the jobs need; jobs that let others go first are in the second of the two
+        self._groups: tuple[dict[Models, list[_Entry]], dict[Models, list[_Entry]]] = {}, {}
+        self._later: set[str] = set()  # the waiting jobs that let others go first
         self._models: dict[str, Models] = {}  # of waiting jobs, by prompt_id
         self._lines: dict[str, str] = {}  # prompt_id -> its line as JSON, of waiting jobs
         self._items: dict[str, str] = {}  # prompt_id -> its whole item as JSON, of those that were listed last
@@ -138,7 +140,11 @@ class Store:
         return job
 
     def groups(self, starting: int, seconds: Mapping[Models, float]) -> list[Group]:
-        """The waiting jobs by the models they need. starting: how many could start now. seconds: the time of a job."""
+        """The waiting jobs by the models they need. starting: how many could start now. seconds: the time of a job.
+
+        Jobs that let others go first are among them only if no other job waits.
+        """
+        first, later = self._groups
         return [
             Group(
                 models,
@@ -148,8 +154,13 @@ class Store:
                 entries[0][1] / 1000,
                 seconds.get(models, USUAL_SECONDS),
             )
-            for models, entries in self._groups.items()
+            for models, entries in (first or later).items()
         ]
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether a job waits that does not let others go first."""
+        return bool(self._groups[0])
 
     def finish(self, prompt_id: str, status: str, result: dict[str, Any], attempt: int | None = None) -> bool:
         """Store the result of a running job. Returns whether it counted. Raises CannotWrite.
@@ -324,8 +335,11 @@ class Store:
         for prompt_id in gone:
             del self._models[prompt_id], self._lines[prompt_id]
         self._waiting = [entry for entry in self._waiting if entry[2] in self._models]
-        left = {models: [e for e in entries if e[2] in self._models] for models, entries in self._groups.items()}
-        self._groups = {models: entries for models, entries in left.items() if entries}
+        self._later.difference_update(gone)
+        for groups in self._groups:
+            left = {models: [e for e in entries if e[2] in self._models] for models, entries in groups.items()}
+            groups.clear()
+            groups.update((models, entries) for models, entries in left.items() if entries)
         return [*gone, *paused]
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -335,17 +349,21 @@ class Store:
         self._models[job.prompt_id] = job.models
         self._lines[job.prompt_id] = json.dumps(job.line)
         insort(self._waiting, entry)
-        insort(self._groups.setdefault(job.models, []), entry)
+        if job.lets_others_first:
+            self._later.add(job.prompt_id)
+        insort(self._groups[job.prompt_id in self._later].setdefault(job.models, []), entry)
 
     def _drop(self, entry: _Entry) -> None:
         """Remove a job from the index of waiting jobs."""
         models = self._models.pop(entry[2])
         del self._lines[entry[2]]
-        group = self._groups[models]
+        groups = self._groups[entry[2] in self._later]
+        self._later.discard(entry[2])
+        group = groups[models]
         for entries in (self._waiting, group):
             del entries[bisect_left(entries, entry)]
         if not group:
-            del self._groups[models]
+            del groups[models]
 
     def _select(self, where: str, *values: object) -> Iterator[Job]:
         for row in self._db.execute(

@@ -53,6 +53,8 @@ class Calls:
                     self.worker.executor.cancel(message.get("prompt_id"))
                 elif message["op"] == "pause":
                     self.worker.pause(message["prompt_id"])
+                elif message["op"] == "step_aside":
+                    self.worker.stepping_aside.add(message["prompt_id"])
                 else:
                     self.pending.put(message)
         except (EOFError, OSError):

@@ -47,12 +47,14 @@ class Worker:
         self.prepared = threading.Event()
         self.trouble: str | None = None  # why nothing can be computed
         self.pausing: set[str] = set()  # jobs that will be paused
+        self.stepping_aside: set[str] = set()  # jobs that will stop after a step, for others to go first
         self.resumed = False  # whether the running job has begun before
         self.gave_way = False  # whether the running job stops because another program has taken memory
         self.reports = Reports(channel)
         self.folders = _folders(options)
         self.hashes = hashes_of(self.folders.user)
         self.host = self._new_host()
+        self.host.others_wait = lambda: self.executor.running in self.stepping_aside
         self.classes, self.titles = self._tables()
         self.executor = Executor(
             self.classes, emit=self.reports.emit, around=self._around, after_failure=advice_after, refused=self._refused
@@ -172,14 +174,17 @@ class Worker:
             traceback.print_exc()
             result, done = None, self._engine_failed(job, error)
         paused = prompt_id in self.pausing and done["status"] == "interrupted"
+        aside = prompt_id in self.stepping_aside and done["status"] == "interrupted" and not paused
         self.pausing.discard(prompt_id)
+        self.stepping_aside.discard(prompt_id)
         if paused:  # pages are told that no model is loaded; then the server ends this process
             self._free({"free_memory": True})
-        else:
+        elif not aside:
             forget(self.folders.user, prompt_id)
         outcome = {
             **done,
             "paused": paused,
+            "aside": aside,
             "gave_way": paused and self.gave_way,
             "facts": self.reports.measure.facts(),
         }

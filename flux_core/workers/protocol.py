@@ -8,6 +8,7 @@ The frames use the worker's standard input and output, which are separated from 
 
     server -> worker   {"op": "run", "prompt_id", "prompt", "extra_data", "outputs"}
                        {"op": "interrupt", "prompt_id"}          {"op": "pause", "prompt_id"}
+                       {"op": "step_aside", "prompt_id"}         stop between two steps, for other jobs to go first
                        {"op": "free", "unload_models", "free_memory"}
                        {"op": ..., "call": n, ...}               answered by {"reply": n, ...}:
                            "object_info" "validate" "system" "packs" "missing" "budget" "default_workflow"
@@ -16,7 +17,8 @@ The frames use the worker's standard input and output, which are separated from 
                        {"event": name, "data", "prompt_id"}      as ComfyUI's websocket names them, or "sluice...."
                        {"preview": {ids}, "image_type"} + bytes
                        {"tell": name, "data", "client_id"}       a node pack to the pages, or a number + bytes
-                       {"done": prompt_id, "status", "outputs", "meta", "messages", "paused", "gave_way", "facts"}
+                       {"done": prompt_id, "status", "outputs", "meta", "messages", "paused", "gave_way", "aside",
+                           "facts"}
                        {"reply": n, "result"} or {"reply": n, "error", "type"}, of a route + body
 
 A worker on another machine (`sluice work`) sends and is sent the same frames as messages of a WebSocket, and these:

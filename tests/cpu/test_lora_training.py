@@ -11,6 +11,7 @@ import time
 import tracemalloc
 import types
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,6 +196,22 @@ def test_stopped_and_gone_on_streamed_or_whole_the_file_has_the_same_bytes(
     again = training(images, tmp_path / "stopped")  # whole this time
     assert again.run().read_bytes() == expected
     assert (again.out / "q-000002.safetensors").read_bytes() == (whole.out / "q-000002.safetensors").read_bytes()
+    lets_others_go_first(images, whole.out, tmp_path / "aside", expected)
+
+
+def lets_others_go_first(images: Path, whole: Path, out: Path, expected: bytes) -> None:
+    """Stopped after every step, streamed and whole in turn, it makes all files of the undisturbed one."""
+    shutil.copytree(whole / "cache", out / "cache")
+    runs = 0
+    while not (out / "q.safetensors").exists():
+        aside = training(images, out, budget=(6 * MiB, None)[runs % 2])
+        aside.others_wait, runs = (lambda: True), runs + 1
+        with pytest.raises(Interrupted, match="go first") if runs < 5 else nullcontext():
+            aside.run()
+    assert runs == 5, "it is not asked where a sample follows, nor at the end"
+    assert (out / "q.safetensors").read_bytes() == expected
+    for name in ("q-000002.safetensors", "q-000004.safetensors", "validation.csv"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def test_other_settings_other_images_or_an_infinite_loss_are_told(

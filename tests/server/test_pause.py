@@ -8,6 +8,7 @@ from typing import Any
 
 from doubles.client import Server
 from PIL import Image
+from safetensors.torch import load_file
 
 Begin = Callable[..., Server]
 
@@ -117,6 +118,38 @@ def test_a_killed_job_goes_on_where_it_was(start: Begin) -> None:
     (kept,) = evaluations(server)
     assert kept.stat().st_size > 4 * 16 * 16 * 16 * 4
     assert pixels(begin(start), job) == expected
+
+
+def training(name: str, folder: str, steps: int = 40) -> dict[str, Any]:
+    """A training that lets other jobs go first."""
+    found = prompt()
+    return {key: found[key] for key in ("model", "clip", "vae")} | {
+        "train": {"class_type": "SluiceTrainLora", "inputs": {
+            "model": ["model", 0], "clip": ["clip", 0], "vae": ["vae", 0], "folder": folder, "name": name,
+            "trigger": "x", "steps": steps, "rank": 2, "size": 64, "batch": 1, "rate": 1e-3, "seed": 0,
+            "save_every": 100, "others_first": True}},
+    }  # fmt: skip
+
+
+def test_a_training_lets_waiting_jobs_go_first_and_ends_with_the_same_numbers(start: Begin) -> None:
+    server = begin(start)
+    folder = server.base / "input/few"
+    folder.mkdir(parents=True)
+    for number in range(2):
+        Image.new("RGB", (64, 64), (100 * number, 50, 200)).save(folder / f"{number}.png")
+    listener = server.listen()
+    job = server.queue(training("gaps", "few"), listener.client_id)
+    listener.until("progress", lambda data: data["prompt_id"] == job and data["max"] == 40 and data["value"] >= 3)
+    pictures = [server.queue(prompt(seed=seed, steps=1), listener.client_id) for seed in (7, 8)]
+    told = listener.until("sluice.paused", lambda data: any(one["aside"] for one in data["jobs"]))["jobs"]
+    assert [one["prompt_id"] for one in told] == [job]
+    assert all(pixels(server, one) for one in pictures) and server.get(f"/history/{job}").json == {}
+    server.until(lambda: server.get("/sluice/paused").json == [], "the training to go on")
+    assert entry_of(server, job)["status"]["completed"]
+    undisturbed = server.queue(training("alone", "few"))
+    assert entry_of(server, undisturbed)["status"]["completed"]
+    first, second = (load_file(server.base / f"models/loras/{name}/{name}.safetensors") for name in ("gaps", "alone"))
+    assert first.keys() == second.keys() and all(first[key].equal(second[key]) for key in first)
 
 
 def test_waiting_jobs_can_be_paused_and_paused_ones_cancelled(start: Begin) -> None:

@@ -10,14 +10,15 @@ export const pauseButton = (job) =>
 /** A card with the paused jobs; nothing if there are none. */
 export function pausedCard(jobs) {
   if (!jobs.length) return [];
-  const rows = jobs.map(({ prompt_id, number, created, stopping }) => {
+  const rows = jobs.map(({ prompt_id, number, created, stopping, aside }) => {
     const name = `Job ${Math.abs(number)}`;
+    const state = aside ? (stopping ? "stops after this step for waiting jobs" : "continues when no other job waits") : stopping ? "stopping" : new Date(created).toLocaleTimeString();
     return element(
       "li",
       { class: "sluice-line sluice-paused" },
-      element("span", { class: "sluice-grow" }, name, element("span", { class: "sluice-quiet" }, stopping ? " · stopping" : ` · ${new Date(created).toLocaleTimeString()}`)),
-      element("button", { class: "sluice-button", type: "button", disabled: stopping, "aria-label": `Resume ${name}`, onclick: once(() => resumeJob(prompt_id)) }, "Resume"),
-      element("button", { class: "sluice-button", type: "button", "aria-label": `Remove ${name}`, onclick: once(() => dropJob(prompt_id)) }, "Remove"),
+      element("span", { class: "sluice-grow" }, name, element("span", { class: "sluice-quiet" }, ` · ${state}`)),
+      aside ? "" : element("button", { class: "sluice-button", type: "button", disabled: stopping, "aria-label": `Resume ${name}`, onclick: once(() => resumeJob(prompt_id)) }, "Resume"),
+      element("button", { class: "sluice-button", type: "button", disabled: aside && stopping, "aria-label": `Remove ${name}`, onclick: once(() => dropJob(prompt_id)) }, "Remove"),
     );
   });
   return [element("section", { class: "sluice-card", "aria-label": "Paused jobs" }, element("h3", {}, "Paused"), element("ul", { class: "sluice-stack" }, rows))];

@@ -41,8 +41,12 @@ class TrainLora(HostedNode):
                 "rate": number(1e-4, 1e-7, 0.1, 1e-6, "Learning rate."),
                 "seed": integer(0, 0, 2**32 - 1, "Of everything random."),
                 "save_every": integer(250, 1, 100_000, "Steps from one checkpoint to the next."),
-            }
-        }
+            },
+            "optional": {
+                "others_first": ("BOOLEAN", {"default": False, "tooltip": "Other jobs of the queue go first: the "
+                    "training begins when none waits, and stops between two steps while others run."}),
+            },
+        }  # fmt: skip
 
     def train(
         self,
@@ -59,6 +63,7 @@ class TrainLora(HostedNode):
         rate: float,
         seed: int,
         save_every: int,
+        others_first: bool = False,
     ) -> dict[str, Any]:
         import torch
 
@@ -81,6 +86,8 @@ class TrainLora(HostedNode):
             training = LoraTraining(
                 settings, Parts(model, clip, vae), source, confined(places[0], name), NodeProgress(self.host)
             )
+            if others_first:
+                training.others_wait = self.host.others_wait
             path = training.run()
         lora = path.relative_to(places[0]).as_posix()
         return {"ui": {"text": [lora]}, "result": (lora,)}

@@ -111,6 +111,7 @@ class LoraTraining:
         self.settings, self.parts, self.source, self.out = settings, parts, source, out
         self.watcher, self.sampler = watcher or Silent(), sampler
         self.going_on = True  # False: ignore an earlier training with this name
+        self.others_wait: Callable[[], bool] = lambda: False  # asked between steps: whether to stop and go on later
         self.checkpoints = Checkpoints(out / "state")
         self.loss = LOSS_FUNCTIONS[settings.loss]
         check_model(parts.model)
