@@ -49,10 +49,12 @@ def condition_of(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
 
 @torch.inference_mode()
 def sample(
-    model: Any, setup: Setup, condition: Any, seed: int, on_step: Callable[[int], object] = lambda number: None
-) -> tuple[Tensor, int]:
+    model: Any, setup: Setup, condition: Any, seed: int, on_step: Callable[[int], object] = lambda number: None,
+    on_velocity: Callable[[Tensor], object] = lambda velocity: None,
+) -> tuple[Tensor, int]:  # fmt: skip
     """Euler steps without the sampling nodes: the calls of the network alone, with a step cache if one is set.
 
+    on_step and on_velocity are called after each step with its number, and with its velocity [B, 16, h, w] in float32.
     Returns the latent and the number of evaluations that were computed.
     """
     from ..sampling.guider import Run
@@ -77,6 +79,7 @@ def sample(
                 cache.begin(level)
             velocity = cache.evaluate("condition", x, compute) if cache else compute()
             x = x + (following - level) * velocity
+            on_velocity(velocity)
             on_step(number)
     return x, computed
 
