@@ -6,11 +6,14 @@ Images and latents are passed in and returned as float32. Uses no weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 from torch import Tensor, nn
 
-from .tiling import three_tilings
+from .tiling import Elsewhere, parts_of_three_tilings, three_tilings
+
+OnTile = Callable[[int, int], None] | None  # (tiles done, of how many)
 
 
 class ImageCoder(nn.Module):
@@ -40,20 +43,39 @@ class ImageCoder(nn.Module):
         return _image(self._decode(latent))
 
     def encode_image_tiled(
-        self, image: Tensor, tile: int = 512, overlap: int = 64, on_tile: Callable[[int, int], None] | None = None
+        self,
+        image: Tensor,
+        tile: int = 512,
+        overlap: int = 64,
+        on_tile: OnTile = None,
+        elsewhere: Elsewhere | None = None,
     ) -> Tensor:
         """`encode_image` in tiles: the average of three tilings. `tile` and `overlap` in pixels."""
-        overlap = overlap if overlap < tile // 2 else tile // 4  # the narrowest tiles have half the length
-        pixels = self._pixels(image)
-        return three_tilings(pixels, self._encode, tile, overlap, 1 / self.compression, on_tile)
+        pixels, (tile, overlap) = self._pixels(image), _encoded_in(tile, overlap)
+        return three_tilings(pixels, self._encode, tile, overlap, 1 / self.compression, on_tile, elsewhere)
 
     def decode_image_tiled(
-        self, latent: Tensor, tile: int = 512, overlap: int = 64, on_tile: Callable[[int, int], None] | None = None
+        self,
+        latent: Tensor,
+        tile: int = 512,
+        overlap: int = 64,
+        on_tile: OnTile = None,
+        elsewhere: Elsewhere | None = None,
     ) -> Tensor:
         """`decode_image` in tiles: the average of three tilings. `tile` and `overlap` in pixels of the image."""
-        overlap = overlap if overlap * 4 <= tile else tile // 4  # as ComfyUI does here, and only here
         cells = self.compression
-        return _image(three_tilings(latent, self._decode, tile // cells, overlap // cells, cells, on_tile))
+        tile, overlap = _decoded_in(tile, overlap, cells)
+        return _image(three_tilings(latent, self._decode, tile, overlap, cells, on_tile, elsewhere))
+
+    def encoded_tiles(self, image: Tensor, tile: int, overlap: int, own: slice) -> Iterator[tuple[int, Tensor]]:
+        """Some of the tiles of `encode_image_tiled`, each with its number, not blended. own: which."""
+        parts = enumerate(parts_of_three_tilings(self._pixels(image), *_encoded_in(tile, overlap)))
+        return ((number, self._encode(part)) for number, part in islice(parts, own.start, None, own.step))
+
+    def decoded_tiles(self, latent: Tensor, tile: int, overlap: int, own: slice) -> Iterator[tuple[int, Tensor]]:
+        """Some of the tiles of `decode_image_tiled`, each with its number, not blended. own: which."""
+        parts = enumerate(parts_of_three_tilings(latent, *_decoded_in(tile, overlap, self.compression)))
+        return ((number, self._decode(part)) for number, part in islice(parts, own.start, None, own.step))
 
     def _pixels(self, image: Tensor) -> Tensor:
         """[B, H, W, C] in 0..1 -> [B, 3, H', W'] in -1..1, cropped about the centre to whole cells."""
@@ -67,6 +89,17 @@ class ImageCoder(nn.Module):
 
     def _decode(self, latent: Tensor) -> Tensor:
         return self.decode(latent.to(next(self.parameters()))).float()
+
+
+def _encoded_in(tile: int, overlap: int) -> tuple[int, int]:
+    """Length and overlap of tiles, in pixels."""
+    return tile, overlap if overlap < tile // 2 else tile // 4  # the narrowest tiles have half the length
+
+
+def _decoded_in(tile: int, overlap: int, cells: int) -> tuple[int, int]:
+    """Length and overlap of tiles, in cells."""
+    overlap = overlap if overlap * 4 <= tile else tile // 4  # as ComfyUI does here, and only here
+    return tile // cells, overlap // cells
 
 
 def _image(pixels: Tensor) -> Tensor:

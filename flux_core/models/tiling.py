@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 Size = tuple[int, int]
+Elsewhere = Callable[[int], Tensor | None]  # number of a tile -> its result, None if it is to be computed here
 
 
 def three_tilings(
@@ -21,23 +22,42 @@ def three_tilings(
     overlap: int,
     scale: float,
     on_tile: Callable[[int, int], None] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Tensor:
     """The mean of three tilings, with square, tall and wide tiles, whose seams lie in different places.
 
-    `tile` and `overlap` are in cells of x. on_tile(done, total) is called after each tile.
+    `tile` and `overlap` are in cells of x. on_tile(done, total) is called after each tile. elsewhere: results of tiles
+    that another process computes; the others are computed here.
     """
-    sizes = [(tile, tile), (tile * 2, tile // 2), (tile // 2, tile * 2)]
+    sizes = _three_sizes(tile)
     total = x.shape[0] * sum(tiles(x, size, overlap) for size in sizes)
     done = itertools.count(1)
 
     def counted(part: Tensor) -> Tensor:
-        out = function(part)
+        number = next(done)
+        made = None if elsewhere is None else elsewhere(number - 1)
+        out = function(part) if made is None else made.to(part.device)
         if on_tile is not None:
-            on_tile(next(done), total)
+            on_tile(number, total)
         return out
 
     first, *others = (tiled(x, counted, size, overlap, scale) for size in sizes)
     return sum(others, first) / 3
+
+
+def parts_of_three_tilings(x: Tensor, tile: int, overlap: int) -> Iterator[Tensor]:
+    """The tiles of x before they are computed, in the order of `three_tilings`."""
+    for size in _three_sizes(tile):
+        for item in x.split(1):
+            if item.shape[-2] <= size[0] and item.shape[-1] <= size[1]:
+                yield item
+                continue
+            for top, left in _corners(item, size, overlap):
+                yield item[..., top : top + size[0], left : left + size[1]]
+
+
+def _three_sizes(tile: int) -> list[Size]:
+    return [(tile, tile), (tile * 2, tile // 2), (tile // 2, tile * 2)]
 
 
 def tiles(x: Tensor, tile: Size, overlap: int) -> int:

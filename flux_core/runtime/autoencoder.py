@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import BudgetTooSmall
 from ..memory.manager import Manager
 from ..memory.workload import MiB
+from ..models.tiling import Elsewhere
 from .dry_run import dry_run
 
 log = logging.getLogger(__name__)
@@ -37,9 +39,15 @@ class Conversion:
         out: Tensor = getattr(module, self.method)(x)
         return out
 
-    def tiled(self, module: Any, x: Tensor, tile: int, overlap: int, on_tile: OnTile = None) -> Tensor:
-        out: Tensor = getattr(module, f"{self.method}_tiled")(x, tile, overlap, on_tile)
+    def tiled(
+        self, module: Any, x: Tensor, tile: int, overlap: int, on_tile: OnTile = None, *elsewhere: Elsewhere
+    ) -> Tensor:
+        """elsewhere: for tiles that other processes compute; of an ImageCoder only."""
+        out: Tensor = getattr(module, f"{self.method}_tiled")(x, tile, overlap, on_tile, *elsewhere)
         return out
+
+
+Tiled = Callable[[Conversion, Any, Tensor, int, int, OnTile], Tensor]
 
 
 class PictureWeights(Protocol):
@@ -60,10 +68,18 @@ class ManagedAutoencoder:
     """One autoencoder on one device."""
 
     def __init__(
-        self, manager: Manager, weights: PictureWeights, dtype: torch.dtype, activations: dict[Hashable, int]
+        self,
+        manager: Manager,
+        weights: PictureWeights,
+        dtype: torch.dtype,
+        activations: dict[Hashable, int],
+        tiled: Tiled = Conversion.tiled,
     ) -> None:
-        """activations: bytes that dry runs have found, by shape; new results are added to it."""
+        """activations: bytes that dry runs have found, by shape; new results are added to it. tiled: converts one item
+        in tiles with the loaded module.
+        """
         self.manager, self.weights, self.dtype, self.activations = manager, weights, dtype, activations
+        self._tiled = tiled
 
     @torch.no_grad()
     def convert(
@@ -87,15 +103,22 @@ class ManagedAutoencoder:
         return self._run(conversion, batch, TILES[-1], TILES[-1] // 8, on_tile)
 
     def _run(self, conversion: Conversion, batch: Tensor, tile: int, overlap: int, on_tile: OnTile) -> Tensor:
+        with self.loaded(conversion, batch, tile) as module:
+            items = [item.to(self.manager.device) for item in batch.split(1)]
+            if tile:
+                made = [self._tiled(conversion, module, item, tile, overlap, on_tile).cpu() for item in items]
+            else:
+                made = [conversion.run(module, item).cpu() for item in items]
+            del module  # before its memory is given back
+        return torch.cat(made)
+
+    @contextmanager
+    def loaded(self, conversion: Conversion, batch: Tensor, tile: int) -> Iterator[Any]:
+        """The module, with memory for a conversion in tiles of this size. Raises BudgetTooSmall."""
         with self.manager.reserved("the autoencoder", self._needed(conversion, batch, tile)):
-            module = self.weights.module(self.manager.device, self.dtype)
             try:
-                items = [item.to(self.manager.device) for item in batch.split(1)]
-                if tile:
-                    return torch.cat([conversion.tiled(module, item, tile, overlap, on_tile).cpu() for item in items])
-                return torch.cat([conversion.run(module, item).cpu() for item in items])
+                yield self.weights.module(self.manager.device, self.dtype)
             finally:
-                del module
                 self.weights.unload()
 
     def _sizes(self, conversion: Conversion, batch: Tensor) -> Iterator[int]:

@@ -8,8 +8,9 @@ Independent of: nodes, and how bytes become parameters.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,18 @@ DECODE_TILES: Tiles = (512, 128)  # after a whole image did not fit on the devic
 ENCODE_TILES: Tiles = (512, 64)
 ENCODE = Conversion("encode_image", axes=(1, 2), scale=1)
 DECODE = Conversion("decode_image", axes=(2, 3), scale=CELL)
+
+
+@dataclass(frozen=True)
+class TilesOf:
+    """A conversion in tiles, as another process is told it. method: of the conversion; tile, overlap: in pixels."""
+
+    paths: tuple[str, ...]  # of the autoencoder's files
+    method: str
+    x: Tensor
+    tile: int
+    overlap: int
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class Autoencoder:
             except torch.cuda.OutOfMemoryError:
                 log.warning("The device has too little memory for an image of this size at once; tiles are used.")
             torch.cuda.empty_cache()
-            done.append(conversion.tiled(module, one.to(self.runtime.device), *tiles).cpu())
+            done.append(self._tiled_by_all(conversion, module, one.to(self.runtime.device), *tiles).cpu())
         return torch.cat(done)
 
     @torch.no_grad()
@@ -85,7 +98,34 @@ class Autoencoder:
         managed = self._managed()
         if managed:
             return managed.convert(conversion, batch, *tiles, on_tile)
-        return conversion.tiled(self._module(), batch.to(self.runtime.device), *tiles, on_tile).cpu()
+        there = batch.to(self.runtime.device)
+        return self._tiled_by_all(conversion, self._module(), there, *tiles, on_tile).cpu()
+
+    def _tiled_by_all(
+        self, conversion: Conversion, module: Any, x: Tensor, tile: int, overlap: int, on_tile: OnTile = None
+    ) -> Tensor:
+        """In tiles; in a team each device computes some of them, and this one blends them: the bits of one device."""
+        team = self.runtime.team
+        if team is None or not isinstance(module, ImageCoder):
+            return conversion.tiled(module, x, tile, overlap, on_tile)
+        paths = tuple(dict.fromkeys(str(stored.file.path) for stored in self.weights.tensors.values()))
+        with team.converting(TilesOf(paths, conversion.method, x, tile, overlap, self._dtype)) as elsewhere:
+            return conversion.tiled(module, x, tile, overlap, on_tile, elsewhere)
+
+    @torch.no_grad()
+    def own_tiles(self, given: TilesOf, own: slice) -> Generator[tuple[int, Tensor], None, None]:
+        """The tiles of a conversion that a further device of a team computes, with their numbers.
+
+        Raises BudgetTooSmall.
+        """
+        conversion = ENCODE if given.method == ENCODE.method else DECODE
+        manager = self.runtime.manager(self.runtime.device, self.weights.nbytes)
+        if manager is None:
+            yield from _tiles(self.weights.module(self.runtime.device, given.dtype), given, own)
+            return
+        managed = ManagedAutoencoder(manager, self.weights, given.dtype, self.runtime.activations)
+        with managed.loaded(conversion, given.x, given.tile) as module:
+            yield from _tiles(module, given, own)
 
     def _sound(self, convert: Callable[[], Tensor]) -> Tensor:
         """The result if all its numbers are finite; what float16 cannot hold is converted in float32.
@@ -107,7 +147,7 @@ class Autoencoder:
         manager = runtime.manager(runtime.device, self.weights.nbytes)
         if manager is None:
             return None
-        return ManagedAutoencoder(manager, self.weights, self._dtype, runtime.activations)
+        return ManagedAutoencoder(manager, self.weights, self._dtype, runtime.activations, self._tiled_by_all)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -115,6 +155,11 @@ class Autoencoder:
 
     def _module(self) -> ImageCoder | PixelCodec:
         return self.weights.module(self.runtime.device, self._dtype)
+
+
+def _tiles(module: Any, given: TilesOf, own: slice) -> Iterator[tuple[int, Tensor]]:
+    computed = module.encoded_tiles if given.method == ENCODE.method else module.decoded_tiles
+    yield from computed(given.x, given.tile, given.overlap, own)
 
 
 def _check_numbers(noun: str, numbers: Tensor) -> None:

@@ -12,20 +12,21 @@ import queue
 import signal
 import threading
 import traceback
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from typing import Any
 
 import torch
 
-from ..errors import SluiceError
+from ..errors import BudgetTooSmall, SluiceError
 from ..memory.budget import Allowed
 from ..models.tensor_trees import map_tensors
 from ..parallel.share import joined
 from ..parallel.split import Split
 from ..sampling.guider import Network, Run
 from ..workers.protocol import Channel, Message, private_pipes
-from .handles import FluxModel, described
+from .autoencoder_handle import TilesOf
+from .handles import FluxModel, described, load_autoencoder
 from .run_elsewhere import restored
 from .runtime import Runtime
 from .settings import Settings
@@ -89,6 +90,10 @@ def _serve(channel: Channel, heard: Heard, runtime: Runtime) -> None:
             channel.send({"opened": True})
         elif message["op"] == "call":
             _call(network, _unpacked(payload, runtime.device))
+        elif message["op"] == "tiles":
+            _convert(channel, heard, runtime, message, _unpacked(payload, runtime.device))
+        elif message["op"] == "stop":
+            channel.send({"stopped": True})
         elif message["op"] == "budget":
             _follow(runtime, message)
             if network is None:
@@ -96,6 +101,23 @@ def _serve(channel: Channel, heard: Heard, runtime: Runtime) -> None:
         else:
             stack.close()
             network = None
+
+
+def _convert(channel: Channel, heard: Heard, runtime: Runtime, order: Message, tiles: TilesOf) -> None:
+    """Send this device's tiles, unless it is told to stop."""
+    try:
+        autoencoder = load_autoencoder(runtime, *tiles.paths)
+        with closing(autoencoder.own_tiles(tiles, slice(order["rank"], None, order["size"]))) as computed:
+            for number, tile in computed:
+                channel.send({"tile": number}, pickle.dumps(tile.cpu(), protocol=pickle.HIGHEST_PROTOCOL))
+                while not heard.empty():
+                    message, _ = heard.get()
+                    if message["op"] == "stop":
+                        channel.send({"stopped": True})
+                        return
+                    _follow(runtime, message)
+    except (torch.OutOfMemoryError, BudgetTooSmall) as error:
+        channel.send({"short": str(error)})
 
 
 def _follow(runtime: Runtime, budget: Message) -> None:

@@ -7,6 +7,9 @@ answer, the job ends with an error that names its device; the next job starts a 
     this process -> hand.py   {"op": "open"} + model and run      <- {"opened": true} or {"error", "type"}
                               {"op": "call"} + inputs             {"op": "close"}
                               {"op": "budget", "vram", "ram"}     from the next evaluation on
+                              {"op": "tiles", "rank", "size"} + what to convert    <- {"tile": number} + the tile, ...
+                                                                                   or {"short": why}, of memory
+                              {"op": "stop"} the tiles                             <- {"stopped": true}
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import pickle
 import queue
 import subprocess
@@ -34,10 +38,13 @@ from ..cancel import cancellable, check_cancelled
 from ..errors import InputError, SluiceError
 from ..models.denoiser_inputs import DenoiserInputs
 from ..models.tensor_trees import map_tensors
+from ..models.tiling import Elsewhere
 from ..parallel.share import DeviceShare, joined
 from ..parallel.split import Split, team_words
 from ..sampling.guider import Network
 from ..workers.protocol import Channel, Message
+
+log = logging.getLogger(__name__)
 
 SECONDS = 120.0  # until a device that does not answer counts as lost
 START_SECONDS = 180.0
@@ -73,13 +80,13 @@ class _Hand:
         )
         assert self.process.stdin is not None and self.process.stdout is not None
         self._channel = Channel(self.process.stdout, self.process.stdin)  # type: ignore[arg-type]  # both are binary
-        self._heard: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[tuple[Message, bytes] | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError, ValueError):
             while True:
-                self._heard.put(self._channel.receive()[0])
+                self._heard.put(self._channel.receive())
         self._heard.put(None)
 
     def say(self, message: Message, payload: bytes = b"") -> None:
@@ -91,16 +98,22 @@ class _Hand:
 
     def answer(self, seconds: float) -> Message:
         """Its next message. Raises SluiceError for an error of the process, for its end, or if it does not answer."""
+        return self.delivery(seconds)[0]
+
+    def delivery(self, seconds: float) -> tuple[Message, bytes]:
+        """Its next message with the bytes that follow it. Raises like `answer`."""
         try:
-            message = self._heard.get(timeout=seconds)
+            heard = self._heard.get(timeout=seconds)
         except queue.Empty:
             raise _NoAnswer(f"The device {self.name} did not answer for {seconds:.0f} seconds.") from None
-        if message is None:
+        if heard is None:
+            self._heard.put(None)  # for whoever asks again
             raise SluiceError(self.account)
+        message, payload = heard
         if "error" in message:
             kind = InputError if message["type"] == InputError.__name__ else SluiceError
             raise kind(f"The device {self.name}: {message['error']}")
-        return message
+        return message, payload
 
     def complaint(self, seconds: float) -> str | None:
         """Its error, or a sentence about its end; None if it still runs without an error."""
@@ -140,6 +153,7 @@ class Team:
         self._hands: list[_Hand] = []
         self._budget: dict[str, str] = {}  # of each other device, once it was changed
         self._waiting = False  # whether the others compute an evaluation in which this device takes part
+        self._running = False  # whether a model is open
 
     @classmethod
     def parse(cls, options: dict[str, Any], device: torch.device) -> Team:
@@ -194,7 +208,7 @@ class Team:
         Raises SluiceError, with the device's name, for errors of other devices.
         """
         payload = _packed((model, run))
-        self._waiting = True
+        self._waiting = self._running = True
         try:
             for hand in self._hands:
                 hand.say({"op": "open"}, payload)
@@ -204,11 +218,61 @@ class Team:
                 self._waiting = False
                 yield _TeamNetwork(self, network)
         finally:
+            self._running = False
             if self._waiting:
                 self.close()  # a process in the middle of a step reads no messages
             for hand in self._hands:
                 with contextlib.suppress(SluiceError):  # one that has ended is missed when the next run begins
                     hand.say({"op": "close"})
+
+    @contextmanager
+    def converting(self, tiles: object) -> Iterator[Elsewhere]:
+        """Tiles of the autoencoder from the other devices, by number: device r computes r, r + size, r + 2 size, ...
+
+        tiles: what hand.py converts, picklable. A device that has too little memory leaves its tiles to this one. While
+        a model is open, all are left to this one. Raises SluiceError, with the device's name, for other errors.
+        """
+        if self._running:
+            yield lambda number: None
+            return
+        self.start()
+        payload, size, short = _packed(tiles), len(self._hands) + 1, set[int]()
+
+        def elsewhere(number: int) -> Tensor | None:
+            rank = number % size
+            if rank == 0 or rank in short:
+                return None
+            hand = self._hands[rank - 1]
+            message, tile = hand.delivery(self.settings.seconds)
+            if "short" in message:
+                short.add(rank)
+                log.warning("%s leaves its tiles to %s. %s", hand.name, self.settings.names[0], message["short"])
+                return None
+            made: Tensor = pickle.loads(tile)
+            return made
+
+        try:
+            for rank, hand in enumerate(self._hands, start=1):
+                hand.say({"op": "tiles", "rank": rank, "size": size}, payload)
+            yield elsewhere
+            self._stop_converting()
+        except _NoAnswer:
+            self.close()
+            raise
+        except BaseException:  # a cancelled job, or an error of a device, which has ended then
+            try:
+                self._stop_converting()
+            except SluiceError:
+                self.close()
+            raise
+
+    def _stop_converting(self) -> None:
+        """Raises SluiceError if a device has ended or does not answer."""
+        for hand in self._hands:
+            hand.say({"op": "stop"})
+        for hand in self._hands:
+            while "stopped" not in hand.answer(self.settings.seconds):
+                pass
 
     def tell_inputs(self, inputs: DenoiserInputs) -> None:
         """Called when the others begin an evaluation."""

@@ -22,13 +22,15 @@ from sluice.flux_core.errors import InputError, SluiceError
 from sluice.flux_core.memory import meter
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.models import flux_blocks
+from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
 from sluice.flux_core.models.controlnet import ControlNet
 from sluice.flux_core.models.controlnet_config import ControlNetConfig
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.parallel.split import Split
+from sluice.flux_core.runtime.autoencoder_handle import OnTile
 from sluice.flux_core.runtime.controlnets import load_controlnet
-from sluice.flux_core.runtime.handles import FluxModel, load_flux
+from sluice.flux_core.runtime.handles import FluxModel, load_autoencoder, load_flux
 from sluice.flux_core.runtime.lora_files import read_lora
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
@@ -64,6 +66,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_file(kind(state), folder / f"{name}.safetensors")
     net = fill_module(ControlNet(NET)).state_dict()
     save_file({name: value.contiguous() for name, value in net.items()}, folder / "net.safetensors")
+    coder = fill_module(Autoencoder(AutoencoderConfig(3, 32, (1, 2, 2, 4), 1, 16))).state_dict()
+    save_file({name: value.contiguous() for name, value in coder.items()}, folder / "autoencoder.safetensors")
     return folder / "flux.safetensors"
 
 
@@ -111,12 +115,34 @@ def look(
     return found
 
 
+def tiled(runtime: Runtime, file: Path, on_tile: OnTile = None) -> list[Tensor]:
+    """Two images to latents and back, in tiles."""
+    coder = load_autoencoder(runtime, file.with_name("autoencoder.safetensors"))
+    images, latents = seeded_tensor("images", (2, 48, 80, 3)).abs(), seeded_tensor("latents", (2, 16, 5, 9))
+    return [coder.encode_image_tiled(images, 32, 8, on_tile), coder.decode_image_tiled(latents, 32, 8, on_tile)]
+
+
+def same_bits(got: list[Tensor], expected: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 def children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "hand.py" in " ".join(child.cmdline())]
 
 
 def distance(got: list[Tensor], expected: list[Tensor]) -> float:
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, expected, strict=True))
+
+
+def counted(method: Callable[..., Tensor], calls: list[int]) -> Callable[..., Tensor]:
+    """The method, with the batch of each call that computes noted in `calls`."""
+
+    def call(module: Autoencoder, x: Tensor) -> Tensor:
+        if x.device.type != "meta":
+            calls.append(len(x))
+        return method(module, x)
+
+    return call
 
 
 class FailsOnce:
@@ -136,10 +162,10 @@ class FailsOnce:
 
 @pytest.mark.parametrize("split", [Split(2, 1), Split(1, 2)], ids=["tokens", "rows"])
 def test_two_processes_stream_the_velocity_of_one(
-    team: Made, file: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+    team: Made, file: Path, split: Split, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With LoRA, LoKr, DoRA, a ControlNet, memory that runs out on one device, and a budget that is changed. And two
-    without a budget, which load it whole."""
+    without a budget, which load it whole. The autoencoder's tiles are those of one process to the last bit."""
     limit = allowed()
     alone, two = Runtime(Settings("cpu", "fp32", limit)), team(split, limit)
     plans: list[list[dict[str, Any]]] = [[], []]
@@ -164,11 +190,17 @@ def test_two_processes_stream_the_velocity_of_one(
     (hand,) = children()
     assert distance(look(model), got) == 0 and hand.is_running()
     assert two.team is not None
+    in_tiles, here = tiled(alone, file), list[int]()
+    monkeypatch.setattr(Autoencoder, "decode", counted(Autoencoder.decode, here))
+    totals: list[int] = []
+    assert same_bits(tiled(two, file, lambda done, total: totals.append(total)), in_tiles)
+    assert len(here) == totals[-1]  # which counts the tiles of one of the two latents: half of all
     two.team.tell_budget(Allowed(None, 100 << 20).words)  # as for all of them, but only the other one is to fail
+    assert same_bits(tiled(two, file), in_tiles) and "cpu:1 leaves its tiles to cpu:0" in caplog.text
     with pytest.raises(SluiceError, match="The device cpu:1: .*budget is 100 MiB"):
         look(model)
     free = team(split, Allowed(managed=False))
-    assert distance(look(model_of(free, file)), expected) < 5e-6
+    assert distance(look(model_of(free, file)), expected) < 5e-6 and same_bits(tiled(free, file), in_tiles)
     net = load_controlnet(free, file.with_name("net.safetensors")).weights
     assert distance(look(model_of(free, file), net=net), controlled) < 5e-6
     (last,) = children()
@@ -185,6 +217,10 @@ def test_a_device_that_dies_or_hangs_is_named_and_the_next_image_is_made(team: M
     with pytest.raises(SluiceError, match=rf"device cpu:1 \(pid {before.pid}\) was killed by signal 9"):
         look(model, between=before.kill)
     assert not children() and distance(look(model), expected) == 0
+    in_tiles, (between,) = tiled(runtime, file), children()
+    with pytest.raises(SluiceError, match=rf"device cpu:1 \(pid {between.pid}\) was killed by signal 9"):
+        tiled(runtime, file, on_tile=lambda done, total: between.kill())
+    assert not children() and same_bits(tiled(runtime, file), in_tiles)
     (other,) = children()
     with pytest.raises(SluiceError, match="cpu:1 did not answer for 2 seconds"):
         look(model, between=other.suspend)
@@ -202,6 +238,9 @@ def test_a_device_that_dies_or_hangs_is_named_and_the_next_image_is_made(team: M
     with pytest.raises(Stopped), cancellable(ask):
         look(model, between=lambda: asked.append(None))
     (third,) = children()
+    with pytest.raises(Stopped):
+        tiled(runtime, file, on_tile=lambda done, total: ask())
+    assert same_bits(tiled(runtime, file), in_tiles)
     assert distance(look(model), expected) == 0 and children() == [third]  # cancelling costs no restart
 
 
