@@ -36,6 +36,7 @@ def test_the_first_day_in_a_browser(server: Any, scene: Any, full_size: Path) ->
     assert seen["progress"] >= 12 and seen["previews"] >= 1 and seen["shown"] == 1
     assert {"UNETLoader", "DualCLIPLoader", "VAELoader", "CLIPTextEncode"} <= set(seen["cached"])
     assert seen["gallery"] and seen["interrupted"] and seen["managed"] and seen["cells"] == 76
+    assert seen["on_a_phone"] == seen["first_visit"]
     assert "https://huggingface.co/black-forest-labs/FLUX.1-dev" in seen["sources"]
     assert "https://huggingface.co/google/t5-v1_1-xxl" in seen["sources"], "tokenizers are listed with the models"
     assert seen["elsewhere"] == [], "nobody but the server is contacted"

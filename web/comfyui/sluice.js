@@ -13,6 +13,8 @@ import { notice } from "./notice.mjs";
 import * as problem from "./problem.mjs";
 import { offerSwap } from "./swap_menu.mjs";
 
+const NARROW = 600; // CSS pixels of a window in which a workflow at its usual scale shows two nodes
+
 const drawn = new WeakMap(); // element of the sidebar -> {panel, undo}, of the panel that is in it
 
 /**
@@ -67,6 +69,23 @@ async function tellWhatIsMissing() {
   hideMissing = notice("warn", "Files are missing", detail, 6000);
 }
 
+/** In a narrow window show the whole workflow, with the image that it makes: at the usual scale both are out of sight. */
+function fitNarrow() {
+  if (window.innerWidth >= NARROW || !app.rootGraph?.nodes.length) return;
+  const boxes = app.rootGraph.nodes.map((node) => [...node.boundingRect]);
+  const [left, top] = [0, 1].map((side) => Math.min(...boxes.map((box) => box[side])));
+  const [right, bottom] = [0, 1].map((side) => Math.max(...boxes.map((box) => box[side] + box[side + 2])));
+  const { ds, canvas } = app.canvas;
+  const view = canvas.getBoundingClientRect();
+  const bar = document.querySelector(".side-tool-bar-container")?.getBoundingClientRect();
+  const from = bar && bar.left < view.left + 8 ? bar.right - view.left : 0; // the bar of tabs lies over the canvas
+  const room = view.width - from;
+  ds.scale = Math.min((0.94 * room) / (right - left), (0.7 * view.height) / (bottom - top), 1);
+  ds.offset[0] = (from + room / 2) / ds.scale - (left + right) / 2;
+  ds.offset[1] = view.height / 2 / ds.scale - (top + bottom) / 2;
+  app.canvas.setDirty(true, true);
+}
+
 app.registerExtension({
   name: "sluice",
   settings: finished.settings,
@@ -92,5 +111,8 @@ app.registerExtension({
     standalone.then((ours) => ours && addToEditor());
     return standalone;
   },
-  afterConfigureGraph: tellWhatIsMissing,
+  afterConfigureGraph() {
+    requestAnimationFrame(fitNarrow); // after the editor has restored the view that the file names
+    return tellWhatIsMissing();
+  },
 });

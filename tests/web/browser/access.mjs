@@ -1,37 +1,34 @@
 // Our own tabs, dialogs and pages for people with low vision or without a mouse: see test_faults.py.
-//   node access.mjs SIZE PALETTE MISSING.json FOREIGN.png      tells what axe-core finds amiss, by place
+//   node access.mjs MISSING.json FOREIGN.png      tells what axe-core finds amiss, by place and window; what is told of files
 
 import { openEditor, scene } from "./page.mjs";
 
-const [size, palette, lacking, foreign] = process.argv.slice(2);
-const small = Number(size.split("x")[0]) < 600;
+const [lacking, foreign] = process.argv.slice(2);
 
-await scene(`access_${size}_${palette}`, await openEditor(size, palette), async (editor) => {
+await scene("access", await openEditor(), async (editor) => {
   const { page } = editor;
   const found = {};
-  const settled = () => page.waitForTimeout(400); // the theme's colours fade in
   const check = async (name, ...where) => {
-    await settled();
-    found[name] = await editor.axe(...where);
-    await editor.shot(`access_${name}_${size}_${palette}`);
+    await page.waitForTimeout(400); // the theme's colours fade in
+    found[`${name} ${editor.size}`] = await editor.axe(...where);
+    await editor.shot(name);
   };
+  const checkAll = (name, ...where) => editor.inWindows(() => check(name, ...where));
   const ended = (message) => message.type === "executing" && message.data.node === null;
 
   await editor.tab("sluice-memory");
   await page.locator(".sluice-card").first().waitFor();
-  await check("memory_before", ".sluice-panel");
-  if (small) await editor.tab("sluice-memory");
-  await editor.hear(ended, await editor.run());
-  if (small) await editor.tab("sluice-memory");
+  await checkAll("memory_before", ".sluice-panel");
+  await editor.hear(ended, await editor.runBesides("sluice-memory"));
   await page.getByText("measured peak").waitFor();
   await page.getByLabel("RAM", { exact: true }).fill("much");
   await page.getByRole("button", { name: "Set", exact: true }).click();
   await page.locator(".sluice-budget .sluice-over").waitFor();
-  await check("memory", ".sluice-panel");
+  await checkAll("memory", ".sluice-panel");
   await page.evaluate(() => window.app.rootGraph.clear());
   await editor.drop(lacking, "application/json");
   await page.locator(".sluice-missing").waitFor();
-  await check("memory_missing", ".sluice-panel");
+  await checkAll("memory_missing", ".sluice-panel");
 
   // An image from another server: each of its files is the same, another one, missing, or here under another name.
   await page.evaluate(() => window.app.rootGraph.clear());
@@ -40,25 +37,25 @@ await scene(`access_${size}_${palette}`, await openEditor(size, palette), async 
   await page.locator(".sluice-used").getByText("mine.safetensors is here under another name: choose renamed.safetensors.").waitFor();
   const used = await page.locator(".sluice-used li").evaluateAll((items) =>
     Object.fromEntries(items.map((item) => [item.querySelector("strong").textContent, [item.querySelector("span").textContent, item.querySelector("p")?.textContent ?? ""]])));
-  if (small) await editor.notice.getByRole("button", { name: "Close" }).first().click(); // it lies over the panel
-  await check("used_files", ".sluice-panel");
+  await editor.notice.getByRole("button", { name: "Close" }).first().click(); // it lies over the panel of a small window
+  await checkAll("used_files", ".sluice-panel");
 
   // The list of the installed LoRAs in the editor.
   await page.evaluate(() => void window.app.extensionManager.command.execute("sluice.loras")); // it ends with the dialog
   await page.locator(".sluice-loras").getByText("renamed.safetensors").waitFor();
-  await check("loras", ".sluice-loras");
+  await checkAll("loras", ".sluice-loras");
   await page.keyboard.press("Escape");
 
   await editor.tab("sluice-gallery");
   await page.locator(".sluice-thumb").first().waitFor();
-  await check("gallery", ".sluice-panel");
+  await checkAll("gallery", ".sluice-panel");
   await page.locator(".sluice-thumb").first().click();
-  await check("lightbox", ".sluice-lightbox");
+  await checkAll("lightbox", ".sluice-lightbox");
   await page.keyboard.press("Escape");
   const boxes = page.locator(".sluice-pick input");
   await boxes.nth(0).check();
   await boxes.nth(1).check();
   await page.getByRole("button", { name: "Compare", exact: true }).click();
-  await check("compare", ".sluice-compare");
+  await checkAll("compare", ".sluice-compare");
   return { found, used };
 });

@@ -11,7 +11,7 @@ await scene(`cluster_${name}`, await openWindow("1440x900"), async (editor) => {
   await editor.tab("sluice-memory");
   await page.locator(".sluice-worker").first().waitFor();
   const workers = await page.locator(".sluice-worker").evaluateAll((all) => all.map((one) => one.getAttribute("aria-label")));
-  await editor.shot(`cluster_${name}`);
+  await editor.shot("workers");
   const ended = await page.evaluate(async () => {
     const jobs = await window.comfyAPI.api.api.getHistory(100_000);
     return jobs.map((job) => job.status);

@@ -1,69 +1,68 @@
 // The Memory tab on the first run, with valid and invalid budgets: see test_faults.py.
-//   node memory.mjs SIZE PALETTE
+//   node memory.mjs      tells {seen: [{figures, models} of each window]}
 
-import assert from "node:assert/strict";
 import { openEditor, scene } from "./page.mjs";
 
-const [size, palette] = process.argv.slice(2);
-const small = Number(size.split("x")[0]) < 600;
-
-await scene(`memory_${size}_${palette}`, await openEditor(size, palette), async (editor) => {
+await scene("memory", await openEditor(), async (editor) => {
   const { page } = editor;
   const ended = (message) => message.type === "executing" && message.data.node === null;
-  const aside = () => small && editor.tab("sluice-memory"); // a small window has no room for panel and canvas at once
-  const run = async () => {
-    await aside();
-    const start = await editor.run();
-    await aside();
-    return start;
-  };
+  const seen = [];
 
-  // The device is shown before anything runs.
+  // The device is shown before anything runs, and map, prediction and peak after the first run.
   await editor.tab("sluice-memory");
   await page.locator(".sluice-card").getByText(/^b?float(16|32)$/).waitFor();
-  let start = await run();
+  let start = await editor.runBesides("sluice-memory");
   await editor.hear(ended, start);
-  await page.locator(".sluice-card", { hasText: "measured peak" }).waitFor();
-  const figures = await page.locator(".sluice-figures dd").allInnerTexts();
-  const models = await page.locator(".sluice-map").evaluateAll((maps) =>
-    maps.map((map) => map.closest("section").querySelector("h3 span").textContent.split(" · ")[0]));
-  await page.getByRole("img", { name: /^8 groups of weights: 8 resident/ }).waitFor();
-  await editor.shot(`memory_${size}_${palette}`);
+  await editor.inWindows(async () => {
+    await page.locator(".sluice-card", { hasText: "measured peak" }).waitFor();
+    const figures = await page.locator(".sluice-figures dd").allInnerTexts();
+    const models = await page.locator(".sluice-map").evaluateAll((maps) =>
+      maps.map((map) => map.closest("section").querySelector("h3 span").textContent.split(" · ")[0]));
+    await page.getByRole("img", { name: /^8 groups of weights: 8 resident/ }).waitFor();
+    await editor.shot("first_run");
+    seen.push({ figures, models });
+  });
 
   // The check of the machine shows its findings with advice.
   await page.getByRole("button", { name: "Check this machine" }).click();
-  await page.locator(".sluice-findings li", { hasText: "only the small model that comes with Sluice" }).getByText("Download FLUX.1").waitFor();
-  await editor.shot(`machine_${size}_${palette}`);
+  await editor.inWindows(async () => {
+    await page.locator(".sluice-findings li", { hasText: "only the small model that comes with Sluice" }).getByText("Download FLUX.1").waitFor();
+    await editor.shot("machine");
+  });
 
   // Invalid budgets get an error, and nothing changes.
   const field = page.getByLabel("RAM", { exact: true }), set = page.getByRole("button", { name: "Set", exact: true });
-  for (const [label, given, answer] of [
-    ["RAM", "0", "0 MiB of RAM is too little: this program takes"],
-    ["RAM", "100M", "100 MiB of RAM is too little"],
-    ["RAM", "1000G", "1000.00 GiB of RAM is more than there is"],
-    ["VRAM", "8G", "There is no GPU here"],
-    ["RAM", "much", "'much' is not a size"],
-  ]) {
-    await page.getByLabel(label, { exact: true }).fill(given);
-    await set.click();
-    await page.locator(".sluice-budget .sluice-over").getByText(answer).waitFor();
-    await page.getByLabel(label, { exact: true }).fill("auto");
-  }
-  await editor.shot(`memory_budget_${size}_${palette}`);
+  await editor.inWindows(async () => {
+    for (const [label, given, answer] of [
+      ["RAM", "0", "0 MiB of RAM is too little: this program takes"],
+      ["RAM", "100M", "100 MiB of RAM is too little"],
+      ["RAM", "1000G", "1000.00 GiB of RAM is more than there is"],
+      ["VRAM", "8G", "There is no GPU here"],
+      ["RAM", "much", "'much' is not a size"],
+    ]) {
+      await page.getByLabel(label, { exact: true }).fill(given);
+      await set.click();
+      await page.locator(".sluice-budget .sluice-over").getByText(answer).waitFor();
+      await page.getByLabel(label, { exact: true }).fill("auto");
+    }
+    await editor.shot("budget");
+  });
 
   // After a valid one, older measurements are marked.
   await field.fill("3G");
   await set.click();
   await page.getByText("In force from the next step on.").waitFor();
-  await page.getByText("last run, before the change").waitFor();
+  await editor.inWindows(() => page.getByText("last run, before the change").waitFor());
 
   // A running job can be paused and resumed.
-  await editor.setValue("BasicScheduler", "steps", 3000);
-  start = await run();
+  await editor.setValue("BasicScheduler", "steps", 600);
+  start = await editor.runBesides("sluice-memory");
   await page.locator(".sluice-card").getByText(/ left$/).waitFor();
   await page.getByRole("button", { name: "Pause", exact: true }).click();
-  await page.locator(".sluice-paused button:enabled", { hasText: "Resume" }).waitFor();
-  await editor.shot(`paused_${size}_${palette}`);
+  await editor.inWindows(async () => {
+    await page.locator(".sluice-paused button:enabled", { hasText: "Resume" }).waitFor();
+    await editor.shot("paused");
+  });
   await page.locator(".sluice-paused button", { hasText: "Resume" }).click();
   await page.locator(".sluice-paused").waitFor({ state: "detached" });
 
@@ -72,6 +71,6 @@ await scene(`memory_${size}_${palette}`, await openEditor(size, palette), async 
   await page.locator(".sluice-card").getByText(/ left$/).waitFor();
   await page.evaluate(() => window.comfyAPI.api.api.interrupt());
   await editor.hear(ended, start);
-  await page.locator(".sluice-card").getByText(/ left$/).waitFor({ state: "detached" });
-  return { figures, models };
+  await editor.inWindows(() => page.locator(".sluice-card").getByText(/ left$/).waitFor({ state: "detached" }));
+  return { seen };
 });

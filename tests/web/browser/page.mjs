@@ -11,6 +11,11 @@ const { SLUICE_URL, BROWSER, PLAYWRIGHT = "playwright-core", CHROMIUM = "/usr/bi
 const PATIENCE = 60_000; // ms; for the first page on a busy machine
 const THUMB = 44; // CSS pixels
 
+const TITLES = { "sluice-memory": "Memory", "sluice-gallery": "Gallery" };
+
+// Every fault is looked for in both: a window of a notebook computer, and one of a phone.
+export const WINDOWS = [["1440x900", "dark"], ["400x800", "light"]];
+
 // It must not connect to the internet: each attempt is an error in the log of a closed network.
 export const QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
@@ -22,26 +27,26 @@ export async function openWindow(size = "1600x1000", options = {}) {
     ? await chromium.connect(BROWSER)
     : await chromium.launch({ executablePath: CHROMIUM, headless: true, args: QUIET });
   const page = await browser.newPage({ viewport: { width, height }, ...options });
-  page.setDefaultTimeout(PATIENCE);
   return new Editor(browser, page);
 }
 
-/** The page after its editor has started, with all that the server says to it kept in `heard`. */
-export async function openEditor(size, palette) {
+/** The page after its editor has started in the first of WINDOWS, with all that the server says to it kept in `heard`. */
+export async function openEditor(size = WINDOWS[0][0], palette = WINDOWS[0][1]) {
   const editor = await openWindow(size);
   await editor.visit();
-  if (palette) await editor.theme(palette);
+  await editor.theme(palette);
   return editor;
 }
 
 /** Run a scene: `play(editor)` returns what it saw, which is told as JSON on the last line; a failure is pictured. */
 export async function scene(name, editor, play) {
   let seen;
+  editor.name = name;
   try {
     seen = await play(editor);
     if (editor.errors.length) throw new Error(`the page has errors: ${editor.errors.join("; ")}`);
   } catch (error) {
-    await editor.shot(`${name}_failed`);
+    await editor.shot("failed");
     throw error;
   } finally {
     await editor.close();
@@ -52,15 +57,54 @@ export async function scene(name, editor, play) {
 class Editor {
   constructor(browser, page) {
     this.browser = browser;
-    this.page = page;
-    this.heard = []; // websocket messages {type, data}; previews as {type: "preview", bytes}
     this.errors = []; // errors of the page
     this.elsewhere = []; // requests to other servers
+    this.follow(page);
+  }
+
+  /** Note what this page says and asks for, from now on. */
+  follow(page) {
+    this.page = page;
+    this.heard = []; // websocket messages {type, data}; previews as {type: "preview", bytes}
+    page.setDefaultTimeout(PATIENCE);
+    this.resized();
     page.on("websocket", (socket) => socket.on("framereceived", ({ payload }) => this.heard.push(decoded(payload))));
     page.on("pageerror", (error) => this.errors.push(String(error)));
     page.on("request", (request) => {
       if (!/^(data|blob):/.test(request.url()) && !request.url().startsWith(SLUICE_URL)) this.elsewhere.push(request.url());
     });
+  }
+
+  /** Note the size of the window, as it is now. */
+  resized() {
+    const { width, height } = this.page.viewportSize();
+    this.size = `${width}x${height}`;
+    this.small = width < 600; // no room for a panel and the canvas at once
+  }
+
+  /** Do `look(size)` in each of WINDOWS: the page keeps its state, as when a person turns or resizes a screen. */
+  async inWindows(look) {
+    for (const [size, palette] of WINDOWS) {
+      const [width, height] = size.split("x").map(Number);
+      await this.page.setViewportSize({ width, height });
+      this.resized();
+      await this.theme(palette);
+      await look(size);
+    }
+  }
+
+  /** A new page in a window of this size, without any state of the page before: another person's. */
+  async leave(size, options = {}) {
+    await this.page.context().close();
+    const [width, height] = size.split("x").map(Number);
+    this.follow(await this.browser.newPage({ viewport: { width, height }, ...options }));
+  }
+
+  /** Such a page with the editor in it. */
+  async fresh(size, palette) {
+    await this.leave(size);
+    await this.visit();
+    await this.theme(palette);
   }
 
   async visit(address = SLUICE_URL) {
@@ -118,6 +162,23 @@ class Editor {
     return this.page.getByTestId(`${id}-tab-button`).click();
   }
 
+  /** Open a tab of the sidebar, or close it, if it is not so already. */
+  async opened(id, open = true) {
+    const { page } = this;
+    const panel = page.locator(".sluice-panel").filter({ has: page.getByRole("heading", { name: TITLES[id], exact: true }) });
+    if ((await panel.count()) > 0 === open) return;
+    await this.tab(id);
+    await panel.waitFor({ state: open ? "visible" : "detached" });
+  }
+
+  /** Run where a panel lies over the button in a small window: it is closed meanwhile. */
+  async runBesides(id) {
+    if (this.small) await this.opened(id, false);
+    const start = await this.run();
+    await this.opened(id);
+    return start;
+  }
+
   /** Write a value into the widget of the only node of a type. */
   setValue(type, name, value) {
     return this.page.evaluate(([wanted, widget, given]) => {
@@ -154,8 +215,9 @@ class Editor {
     return this.page.evaluate((id) => window.app.extensionManager.setting.set("Comfy.ColorPalette", id), palette);
   }
 
-  shot(name) {
-    return this.page.screenshot({ path: join(SCREENSHOTS, `${name}.png`) });
+  /** A picture of the page, named after the scene, what it shows and the size of the window. */
+  shot(what) {
+    return this.page.screenshot({ path: join(SCREENSHOTS, `${this.name}_${what}_${this.size}.png`) });
   }
 
   close() {

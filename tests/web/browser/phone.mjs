@@ -7,7 +7,7 @@ import { openWindow, scene } from "./page.mjs";
 
 const [size, palette, picture, folder] = process.argv.slice(2);
 const phone = { colorScheme: palette, hasTouch: true, isMobile: true, acceptDownloads: true };
-await scene(`phone_${size}_${palette}`, await openWindow(size, phone), async (editor) => {
+await scene(`phone_${palette}`, await openWindow(size, phone), async (editor) => {
   const { page } = editor;
   const found = {}, small = {};
   const check = async (name, root) => {
@@ -16,7 +16,7 @@ await scene(`phone_${size}_${palette}`, await openWindow(size, phone), async (ed
     small[name] = await editor.smallTargets(root);
     const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     assert.ok(wide <= 0, `${name} is ${wide} pixels too wide`);
-    await editor.shot(`phone_${name}_${size}_${palette}`);
+    await editor.shot(name);
   };
   const result = page.locator(".app-result-image"), run = page.getByRole("button", { name: "Run", exact: true });
   const finished = async (before = "") => {

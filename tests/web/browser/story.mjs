@@ -4,13 +4,14 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { openEditor } from "./page.mjs";
+import { openEditor, WINDOWS } from "./page.mjs";
 
 const [workflow, outputs, lacking] = process.argv.slice(2);
 const RECORDED = JSON.parse(readFileSync(new URL("../fixtures/recorded_run.json", import.meta.url)));
 const editor = await openEditor();
 const { page } = editor;
 const seen = {};
+editor.name = "story";
 
 const ended = (message) => message.type === "executing" && message.data.node === null;
 const values = (type) =>
@@ -168,6 +169,15 @@ try {
   await editor.theme("light");
   await page.waitForTimeout(700);
   await editor.shot("15_map_light");
+
+  // Another person, on a phone: the same first visit, and a first image.
+  await editor.fresh(...WINDOWS[1]);
+  await editor.until(() => window.app.rootGraph.nodes.some((node) => node.type === "SamplerCustomAdvanced"));
+  seen.on_a_phone = await editor.types();
+  start = await editor.run();
+  await editor.hear(ended, start);
+  await editor.until(() => window.app.rootGraph.nodes.find((one) => one.type === "SaveImage").imgs?.length);
+  await editor.shot("16_finished");
 
   seen.errors = editor.errors;
   seen.elsewhere = editor.elsewhere;

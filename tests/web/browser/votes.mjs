@@ -24,7 +24,7 @@ async function shownPair([last, choice]) {
   return { prompt: document.getElementById("prompt").textContent, colours, address: sides[0].src, x: x + width / 2, y: y + height / 2 };
 }
 
-await scene(`votes_${size}_${palette}`, await openWindow(size, { colorScheme: palette, hasTouch: phone, isMobile: phone }), async (editor) => {
+await scene("votes", await openWindow(size, { colorScheme: palette, hasTouch: phone, isMobile: phone }), async (editor) => {
   const { page } = editor;
   const press = (button) => (phone ? button.tap() : button.click());
   const found = {};
@@ -37,7 +37,7 @@ await scene(`votes_${size}_${palette}`, await openWindow(size, { colorScheme: pa
   const small = phone ? await editor.smallTargets("body") : [];
   const blind = await page.locator("#voting").innerHTML();
   assert.ok(CHOICES.every((side) => blind.includes(side)) && !/dev|steps|int8|three/.test(blind), blind);
-  await editor.shot(`votes_${size}_${palette}`);
+  await editor.shot("two_images");
 
   const votes = [];
   const choice = () => CHOICES[votes.length % CHOICES.length];
@@ -52,7 +52,7 @@ await scene(`votes_${size}_${palette}`, await openWindow(size, { colorScheme: pa
   const rows = page.locator("#table tr");
   const table = await rows.evaluateAll((all) => all.map((row) => [...row.cells].map((cell) => cell.textContent)));
   found.votes = await editor.axe("body");
-  await editor.shot(`votes_counted_${size}_${palette}`);
+  await editor.shot("counted");
   const told = await page.getByRole("status").innerText();
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   assert.ok(wide <= 0, `the page is ${wide} pixels too wide`);
