@@ -21,6 +21,7 @@ from sluice.flux_core.models.controlnet_config import ControlNetConfig
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.redux import Redux, ReduxConfig
+from sluice.flux_core.models.style_projector import StyleConfig, StyleProjector
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from torch import Tensor
 
@@ -50,6 +51,10 @@ def write_models(models: Path, hidden: int, depth: int, depth_single: int) -> No
         random_model.write(path, partial(Flux, config), "BF16")
         if hidden != PUBLISHED_WIDTH:
             _scale(path, ".weight", (PUBLISHED_WIDTH / hidden) ** 0.5)
+    projector = models / "model_patches" / "uso-flux1-projector-v1.safetensors"
+    projector.parent.mkdir()
+    random_model.write(projector, partial(StyleProjector, StyleConfig(729, 1152, 64, hidden)), "F32")
+    save_file({f"feature_embedder.{name}": value for name, value in load_file(projector).items()}, projector)
     (models / "checkpoints").mkdir()
     for name in ("flux1-dev", "flux1-schnell"):
         save_file(_checkpoint(models, name), models / "checkpoints" / f"{name}-fp8.safetensors")

@@ -6,8 +6,8 @@
 The second folder has the PNG and WebP files of https://github.com/comfyanonymous/ComfyUI_examples: each contains its
 workflow. Weights are random (example_models.py). Workflows are as published, but for the size of the images, the number
 of steps, and FluxKontextImageScale, which would enlarge images to a megapixel: ImageScale takes its place. Workflows
-made from the examples try ControlNets of the other families and Redux with two images. For each image the largest
-difference, of 255, is printed, and how many values differ; they must not differ by more than one.
+made from the examples try ControlNets of the other families, and Redux and USO with two images each. For each image the
+largest difference, of 255, is printed, and how many values differ; they must not differ by more than one.
 
 Set PYTHONPATH to ComfyUI's requirements if they are not in this environment. A budget that is stated forces the memory
 manager; what the program says of the transformer (what is resident, what streamed) is shown.
@@ -63,7 +63,7 @@ def examples(folder: Path) -> Iterator[tuple[str, Prompt]]:
 
 
 def others(prompts: dict[str, Prompt]) -> Iterator[tuple[str, Prompt]]:
-    """Workflows with ControlNets of the other families and with two images for Redux."""
+    """Workflows with ControlNets of the other families, and with two images for Redux and for USO."""
     following = prompts["flux_controlnet_example"]
     (loader,) = of_class(following, "ControlNetLoader")
     (apply,) = of_class(following, "ControlNetApplySD3")
@@ -98,6 +98,18 @@ def others(prompts: dict[str, Prompt]) -> Iterator[tuple[str, Prompt]]:
     prompt["again"]["inputs"] |= again | {"strength": 0.5, "strength_type": "attn_bias"}
     prompt[guider]["inputs"]["conditioning"] = ["again", 0]
     yield "Redux, two images", prompt
+
+    prompt = copy.deepcopy(prompts["flux_redux_model_example"])
+    model = prompt[guider]["inputs"]["model"]
+    prompt["second"] = {"class_type": "LoadImage", "inputs": {"image": "fennec_girl_sing.png"}}
+    prompt["seen"] = copy.deepcopy(prompt[seen])
+    prompt["seen"]["inputs"]["image"] = ["second", 0]
+    prompt["patch"] = {"class_type": "ModelPatchLoader", "inputs": {"name": "uso-flux1-projector-v1.safetensors"}}
+    for name, image in (("one", seen), ("two", "seen")):
+        inputs = {"model": model, "model_patch": ["patch", 0], "clip_vision_output": [image, 0]}
+        prompt[name], model = {"class_type": "USOStyleReference", "inputs": inputs}, [name, 0]
+    prompt[guider]["inputs"] |= {"model": model, "conditioning": prompt[apply]["inputs"]["conditioning"]}
+    yield "USO, two images", prompt
 
 
 def of_class(prompt: Prompt, name: str) -> list[str]:

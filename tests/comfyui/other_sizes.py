@@ -1,4 +1,4 @@
-"""ComfyUI, with FLUX transformers, ControlNets and a T5 of other sizes than the published ones.
+"""ComfyUI, with FLUX transformers, ControlNets, a style projector and a T5 of other sizes than the published ones.
 
     python tests/comfyui/other_sizes.py /path/to/ComfyUI FLAGS...
 
@@ -38,9 +38,34 @@ def widths_from_files() -> None:
     detection.detect_unet_config, encoders.T5XXLModel.__init__ = detected, made
 
 
+def projector_from_file() -> None:
+    """Have ComfyUI read the width of USO's projector from its file, once its nodes are there."""
+    import nodes
+
+    init: Any = nodes.init_extra_nodes
+
+    async def initialised(*args: Any, **kwargs: Any) -> Any:
+        done = await init(*args, **kwargs)
+        there = nodes.NODE_CLASS_MAPPINGS["ModelPatchLoader"].load_model_patch.__globals__
+        published: Any = there["SigLIPMultiFeatProjModel"]
+
+        class Sized(published):  # type: ignore[misc]
+            def load_state_dict(self, state: Any, *args: Any, **kwargs: Any) -> Any:
+                hidden, dtype = state["high_projection.weight"].shape[0], state["high_projection.weight"].dtype
+                operations = there["comfy"].ops.manual_cast
+                published.__init__(self, hidden_size=hidden, dtype=dtype, operations=operations)
+                return published.load_state_dict(self, state, *args, **kwargs)
+
+        there["SigLIPMultiFeatProjModel"] = Sized
+        return done
+
+    nodes.init_extra_nodes = initialised
+
+
 if __name__ == "__main__":
     checkout, *flags = sys.argv[1:]
     enter(checkout, *flags)
     widths_from_files()
+    projector_from_file()
     os.chdir(checkout)
     runpy.run_path(str(Path(checkout) / "main.py"), run_name="__main__")

@@ -1,6 +1,15 @@
 """Files of the kinds that people report, with the command line: each is read, or refused in one sentence.
 
-All are made of the small model that comes with the program.
+All are made of the small model that comes with the program. Further kinds have their tests elsewhere:
+
+    nodes that exist only in the editor          tests/pure/test_editor_only.py, tests/pure/test_canvas.py
+    a backslash in the prefix of an image        tests/server/test_clients.py, tests/pure/test_saving.py
+    workflows in EXIF, one broken text of two    tests/pure/test_workflow_files.py, tests/pure/test_embedded.py
+    canvases sent as prompts, keys like _comment tests/server/test_clients.py, tests/pure/test_embedded.py
+    OFT                                          tests/cpu/test_lora.py, tests/pure/test_detect.py
+    files of nunchaku and quanto                 tests/cpu/test_nunchaku.py, tests/cpu/test_quantized.py
+    pickles and dead links in a model folder     tests/pure/test_folders.py
+    a number in place of a file's name           tests/cpu/test_nodes_values.py
 """
 
 from __future__ import annotations
