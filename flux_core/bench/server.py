@@ -15,7 +15,6 @@ import random
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections import Counter
@@ -28,6 +27,7 @@ import aiohttp
 import psutil
 
 from ..errors import SluiceError
+from .scratch import scratch_folder
 
 PACK = """
 import time
@@ -82,8 +82,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 async def _measure(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder:
-        async with running(Path(folder), ticking(Path(folder))) as server:
+    with scratch_folder() as folder:
+        async with running(folder, ticking(folder)) as server:
             found["load"] = await _load(server, args)
             _print_load(found["load"])
             if args.kills:

@@ -18,7 +18,6 @@ import contextlib
 import hashlib
 import json
 import random
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +34,7 @@ from ..io.folders import TINY_MODELS
 from ..runtime.published import picture_size
 from . import random_model
 from .files import FORMATS, path_of, written
+from .scratch import scratch_folder
 from .server import Server, running
 
 TARGET = 2.0  # seconds until a cancelled job has ended
@@ -69,10 +69,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "flux-fp8": (random_model.flux, FORMATS["fp8"]), "t5-fp8": (random_model.t5, FORMATS["fp8"]),
         "clip-fp16": (random_model.clip, "F16"), "ae-fp32": (random_model.autoencoder, "F32"),
     }  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder, written(args.folder, files, args.keep):
+    with scratch_folder() as folder, written(args.folder, files, args.keep):
         if not args.shipped:
-            lay_out(args.folder, Path(folder) / "models")
-        return asyncio.run(_measure(args, Path(folder)))
+            lay_out(args.folder, folder / "models")
+        return asyncio.run(_measure(args, folder))
 
 
 def lay_out(folder: Path, models: Path, flux: str = "flux-fp8") -> None:

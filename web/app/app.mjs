@@ -46,13 +46,13 @@ function show(next, answer, kept) {
   form = drawForm(find("form"), answer, { kept, changed: remember, say });
   if (!answer.fields.length) say("This workflow has no inputs that are known here. The editor opens it.");
   remember();
-  lookForMissing();
+  look(told.workflow);
 }
 
-async function lookForMissing() {
-  const files = await look(told.workflow);
+function drawMissing() {
+  const files = live.missing.value;
   find("missing").classList.toggle("sluice-panel", files.length > 0);
-  find("missing").replaceChildren(...missingList(files));
+  find("missing").replaceChildren(...missingList(files, live.used.value));
 }
 
 function remember() {
@@ -77,6 +77,8 @@ async function openShipped({ name, title }) {
 }
 
 async function begin() {
+  live.missing.watch(drawMissing);
+  live.used.watch(drawMissing);
   let stored = null;
   try {
     stored = JSON.parse(localStorage[KEY] ?? "null");

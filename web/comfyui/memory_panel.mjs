@@ -17,8 +17,11 @@ import { doing, drawn } from "./workers_state.mjs";
 
 const CHART = { width: 300, height: 56 };
 
-/** Draw into `root` and keep it up to date. Returns a function that removes the panel. */
-export function memoryPanel(root) {
+/**
+ * Draw into `root` and keep it up to date. Returns a function that removes the panel.
+ * use: see missingList.
+ */
+export function memoryPanel(root, use = null) {
   const lacking = element("div", { class: "sluice-stack" }), columns = element("div", { class: "sluice-workers" });
   let shown = [], above = [];
   const draw = oncePerFrame(() => {
@@ -26,7 +29,7 @@ export function memoryPanel(root) {
     // Buttons must not be replaced at each step of a job: a click that began on one would be lost.
     if (now.length !== above.length || now.some((value, number) => value !== above[number])) {
       above = now;
-      lacking.replaceChildren(...problemCard(problem.value), ...lentCard(lent.value), ...missingList(missing.value), ...usedFilesCard(used.value), ...pausedCard(paused.value));
+      lacking.replaceChildren(...problemCard(problem.value), ...lentCard(lent.value), ...missingList(missing.value, used.value, use), ...usedFilesCard(used.value), ...pausedCard(paused.value));
     }
     if (told.map(({ name }) => name).join() !== shown.map(({ name }) => name).join()) {
       shown.forEach(({ end }) => end());

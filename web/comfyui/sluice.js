@@ -69,6 +69,19 @@ async function tellWhatIsMissing() {
   hideMissing = notice("warn", "Files are missing", detail, 6000);
 }
 
+/** Choose the file `other` wherever the open workflow names `name`, and look again for what is missing. */
+function useInstead(name, other) {
+  for (const node of app.rootGraph.nodes) {
+    for (const widget of node.widgets ?? []) {
+      if (widget.value !== name) continue;
+      widget.value = other;
+      widget.callback?.(other);
+    }
+  }
+  app.rootGraph.setDirtyCanvas(true, true);
+  return tellWhatIsMissing();
+}
+
 /** In a narrow window show the whole workflow, with the image that it makes: at the usual scale both are out of sight. */
 function fitNarrow() {
   if (window.innerWidth >= NARROW || !app.rootGraph?.nodes.length) return;
@@ -93,7 +106,7 @@ app.registerExtension({
   addCustomNodeDefs: offerSwap,
   setup() {
     dress();
-    tab(memoryPanel, {
+    tab((root) => memoryPanel(root, useInstead), {
       id: "sluice-memory",
       icon: "pi pi-microchip",
       title: "Memory",

@@ -1,9 +1,10 @@
 // Our own tabs, dialogs and pages for people with low vision or without a mouse: see test_faults.py.
 //   node access.mjs MISSING.json FOREIGN.png      tells what axe-core finds amiss, by place and window; what is told of files
 
+import assert from "node:assert/strict";
 import { openEditor, scene } from "./page.mjs";
 
-const [lacking, foreign] = process.argv.slice(2);
+const [absent, foreign] = process.argv.slice(2);
 
 await scene("access", await openEditor(), async (editor) => {
   const { page } = editor;
@@ -26,7 +27,7 @@ await scene("access", await openEditor(), async (editor) => {
   await page.locator(".sluice-budget .sluice-over").waitFor();
   await checkAll("memory", ".sluice-panel");
   await page.evaluate(() => window.app.rootGraph.clear());
-  await editor.drop(lacking, "application/json");
+  await editor.drop(absent, "application/json");
   await page.locator(".sluice-missing").waitFor();
   await checkAll("memory_missing", ".sluice-panel");
 
@@ -39,6 +40,16 @@ await scene("access", await openEditor(), async (editor) => {
     Object.fromEntries(items.map((item) => [item.querySelector("strong").textContent, [item.querySelector("span").textContent, item.querySelector("p")?.textContent ?? ""]])));
   await editor.notice.getByRole("button", { name: "Close" }).first().click(); // it lies over the panel of a small window
   await checkAll("used_files", ".sluice-panel");
+
+  // The one that is here under another name is used with a click, and no longer listed as missing.
+  const lacking = page.locator(".sluice-missing");
+  await lacking.getByText("The same file is here, named renamed.safetensors").waitFor();
+  await lacking.getByRole("heading", { name: "1 file missing" }).waitFor();
+  await lacking.getByRole("button", { name: "Use renamed.safetensors" }).click();
+  await lacking.getByText("The same file is here").waitFor({ state: "detached" });
+  await lacking.getByText("FLUX.1-Turbo-Alpha.safetensors (694 MB)").waitFor();
+  const chosen = await page.evaluate(() => window.app.rootGraph.nodes.flatMap((node) => node.widgets ?? []).map(({ value }) => value));
+  assert.ok(chosen.includes("renamed.safetensors") && !chosen.includes("mine.safetensors"));
 
   // The list of the installed LoRAs in the editor.
   await page.evaluate(() => void window.app.extensionManager.command.execute("sluice.loras")); // it ends with the dialog
