@@ -24,6 +24,7 @@ from sluice.flux_core.quant import floats, workspace
 from sluice.flux_core.quant.encoding import Encoding, rotates
 from sluice.flux_core.quant.formats import decode
 from sluice.flux_core.quant.rotation import hadamard, root, rotate
+from sluice.flux_core.quant.sides import unswizzled
 from torch import Tensor
 
 RECORDED = load_file(Path(__file__).parents[1] / "fixtures/quantized.safetensors")
@@ -205,6 +206,19 @@ def test_a_rotation_is_its_own_inverse_and_that_of_the_paper(group: int) -> None
     turned = codes.clone()
     rotate(turned, group)
     assert torch.equal(turned, (codes.unflatten(1, (2, group)) @ (h * root(group))).flatten(1))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (128, 4), (129, 5), (300, 17), (256, 192)])
+def test_scales_in_the_order_of_tensor_cores_are_found_again(rows: int, columns: int) -> None:
+    """Written entry by entry: the tile of 128 x 4, and in it row r at (r % 32, r // 32), as cuBLAS describes it."""
+    scales = torch.arange(1, rows * columns + 1).view(rows, columns)
+    wide = -(-columns // 4)
+    stored = torch.zeros(-(-rows // 128) * wide * 512, dtype=scales.dtype)
+    for row in range(rows):
+        for column in range(columns):
+            tile, r = row // 128 * wide + column // 4, row % 128
+            stored[512 * tile + 16 * (r % 32) + 4 * (r // 32) + column % 4] = scales[row, column]
+    assert torch.equal(unswizzled(stored, rows, columns), scales)
 
 
 def test_rotations_are_of_powers_of_four() -> None:
