@@ -208,7 +208,7 @@ class JobRunner:
 
     def _begin(self, job: Job, member: Member, cold: bool) -> None:
         member.begin(job, job.models, cold)
-        if self.announcements.aside.pop(job.prompt_id, None):
+        if self.announcements.aside.pop(job.prompt_id, False):
             self.announcements.paused_changed()
         self.announcements.queue_changed()
         self.announcements.workers_changed()
@@ -275,7 +275,7 @@ class JobRunner:
 
     async def _end(self, job: Job, member: Member, done: Message) -> None:
         member.stepping_aside = False
-        if not done.get("aside") and self.announcements.aside.pop(job.prompt_id, None):
+        if not done.get("aside") and self.announcements.aside.pop(job.prompt_id, False):
             self.announcements.paused_changed()
         if self._goes_on_later(job, done):
             member.running = None
