@@ -42,15 +42,17 @@ _GLANCE = 0.02  # seconds between two measurements of the processes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench devices`."""
-    parser.add_argument("--split", nargs="+", default=["sp", "tp"], metavar="WAY", help="as for `sluice run`")
-    parser.add_argument("--ram", default="3G", metavar="SIZE", help="of each process (default: %(default)s)")
+    parser.add_argument(
+        "--split", nargs="+", default=["sp", "tp"], metavar="WAY", help="ways to split, as for `sluice run`"
+    )
+    parser.add_argument("--ram", default="3G", metavar="SIZE", help="RAM budget of each process (default: %(default)s)")
     parser.add_argument("--size", default="256x256", metavar="WxH")
-    parser.add_argument("--tokens", type=int, default=128, help="of text")
+    parser.add_argument("--tokens", type=int, default=128, help="number of text tokens")
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="where the file is written")
-    parser.add_argument("--keep", action="store_true", help="leave the file for another run")
-    parser.add_argument("--depth", type=int, nargs=2, default=(2, 4), help="double and single blocks")
-    parser.add_argument("--hidden", type=int, default=3072, help="their width")
+    parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="folder for the model file")
+    parser.add_argument("--keep", action="store_true", help="keep the model file for another run")
+    parser.add_argument("--depth", type=int, nargs=2, default=(2, 4), help="number of double and single blocks")
+    parser.add_argument("--hidden", type=int, default=3072, help="width of the blocks")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -45,14 +45,14 @@ UNCHANGED = 0.05  # of other prompts may be followed less often
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench figure`."""
-    parser.add_argument("--steps", type=int, default=600, help="of training")
+    parser.add_argument("--steps", type=int, default=600, help="steps of training")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--prompts", type=int, default=40, help="of each kind")
+    parser.add_argument("--prompts", type=int, default=40, help="number of prompts of each kind")
     parser.add_argument("--sampling-steps", type=int, default=12)
     parser.add_argument("--device", metavar="cpu|cuda[:N]")
-    parser.add_argument("--folder", type=Path, help="keep everything there (default: a folder that is deleted)")
+    parser.add_argument("--folder", type=Path, help="folder in which all files are kept (default: a temporary folder)")
 
 
 def _measure_in(args: argparse.Namespace, folder: Path) -> dict[str, Any]:

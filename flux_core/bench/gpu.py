@@ -61,21 +61,27 @@ ROOM, RAM = 1.1, 4  # times a file's size: free space for it; available RAM for 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench gpu`."""
     out = Path(os.environ.get("OUT") or "bench-gpu")
-    parser.add_argument("--out", type=Path, default=out, metavar="FOLDER", help=f"of what it writes (default: {out})")
+    parser.add_argument(
+        "--out", type=Path, default=out, metavar="FOLDER", help=f"folder for the results (default: {out})"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--minutes", type=float, default=4.0, help="for one part (default: 4)")
-    parser.add_argument("--cap", default="8G", metavar="SIZE", help="of the card (default: 8G)")
+    parser.add_argument("--minutes", type=float, default=4.0, help="time limit of each part (default: 4)")
+    parser.add_argument("--cap", default="8G", metavar="SIZE", help="memory of the card that may be used (default: 8G)")
     parser.add_argument("--format", nargs="+", choices=("bf16", "fp8"), default=["bf16", "fp8"])
     parser.add_argument("--size", nargs="+", default=["512x512", "1024x1024", "1920x1072"], metavar="WxH")
     parser.add_argument("--peer-size", default="1024x1024", metavar="WxH")
-    parser.add_argument("--steps", type=int, default=8, help="of which the first two are not timed")
+    parser.add_argument("--steps", type=int, default=8, help="steps of each measurement; the first two are not timed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--commit", default=None, help="to be noted (default: what git says)")
+    parser.add_argument("--commit", default=None, help="commit to note in the results (default: read from git)")
     parser.add_argument("--device", default="cuda", metavar="cuda|cpu")
-    parser.add_argument("--folder", type=Path, default=None, help="for files of 12 and 24 GB (default: RAM, or --out)")
-    parser.add_argument("--keep", action="store_true", help="leave them for another run")
-    parser.add_argument("--depth", type=int, nargs=2, default=FULL, help="fewer blocks, to try this out")
-    parser.add_argument("--hidden", type=int, default=3072, help="narrower ones")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="folder for model files of 12 and 24 GB (default: in RAM, or --out)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the model files for another run")
+    parser.add_argument(
+        "--depth", type=int, nargs=2, default=FULL, help="number of double and single blocks; fewer for a quick try"
+    )
+    parser.add_argument("--hidden", type=int, default=3072, help="width of the blocks; smaller for a quick try")
 
 
 @dataclass

@@ -44,20 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--what",
         choices=("flux", "t5", "job"),
         default="flux",
-        help="the transformer (default), a text encoder, or whole images",
+        help="measure the transformer (default), a text encoder, or whole images",
     )
-    parser.add_argument("--format", nargs="+", choices=FORMATS, default=["fp8", "bf16"], help="of the weights")
-    parser.add_argument("--ram", nargs="+", default=[], metavar="SIZE", help="budgets to measure under")
-    parser.add_argument("--vram", default=AUTO, metavar="SIZE", help="on a GPU (default: what is free)")
+    parser.add_argument(
+        "--format", nargs="+", choices=FORMATS, default=["fp8", "bf16"], help="number format of the weights"
+    )
+    parser.add_argument("--ram", nargs="+", default=[], metavar="SIZE", help="RAM budgets to measure with")
+    parser.add_argument("--vram", default=AUTO, metavar="SIZE", help="GPU memory budget (default: what is free)")
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda")
-    parser.add_argument("--size", nargs="+", default=["256x256"], metavar="WxH", help="of the images")
+    parser.add_argument("--size", nargs="+", default=["256x256"], metavar="WxH", help="size of the images")
     parser.add_argument(
         "--peers",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="the same steps by diffusers and accelerate, if they are installed (default: on a GPU, for bf16)",
+        help="also measure the same steps with diffusers and accelerate, if installed (default: on a GPU, for bf16)",
     )
-    parser.add_argument("--tokens", type=int, default=512, help="of text")
+    parser.add_argument("--tokens", type=int, default=512, help="number of text tokens")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument(
@@ -65,13 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=CACHES,
         default=["off"],
-        help="step caches; several are measured in turn",
+        help="step caches to measure; several are measured alternately",
     )
-    parser.add_argument("--compute", choices=COMPUTES, default=AUTO, help="products of the transformer")
-    parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="where files are written")
-    parser.add_argument("--keep", action="store_true", help="leave the files for another run")
-    parser.add_argument("--depth", type=int, nargs=2, default=FULL, help="fewer blocks, to try this out")
-    parser.add_argument("--hidden", type=int, default=3072, help="narrower ones")
+    parser.add_argument("--compute", choices=COMPUTES, default=AUTO, help="how the transformer multiplies matrices")
+    parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="folder for the model files")
+    parser.add_argument("--keep", action="store_true", help="keep the model files for another run")
+    parser.add_argument(
+        "--depth", type=int, nargs=2, default=FULL, help="number of double and single blocks; fewer for a quick try"
+    )
+    parser.add_argument("--hidden", type=int, default=3072, help="width of the blocks; smaller for a quick try")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

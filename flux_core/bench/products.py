@@ -32,11 +32,11 @@ Work = Callable[[], object]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench products`."""
-    parser.add_argument("--size", nargs="+", default=["256x256", "512x512"], metavar="WxH", help="of the images")
-    parser.add_argument("--tokens", type=int, default=512, help="of text")
+    parser.add_argument("--size", nargs="+", default=["256x256", "512x512"], metavar="WxH", help="size of the images")
+    parser.add_argument("--tokens", type=int, default=512, help="number of text tokens")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--decoded", default="128x128", metavar="WxH", help="the image that the autoencoder decodes")
-    parser.add_argument("--narrower", type=int, default=1, help="divide all widths by this, to try it out")
+    parser.add_argument("--narrower", type=int, default=1, help="divide all widths by this number, for a quick try")
 
 
 @torch.inference_mode()

@@ -46,10 +46,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench quality`."""
-    parser.add_argument("--workflow", type=Path, help="a workflow of your own (default: the shipped model's prompts)")
-    parser.add_argument("--seeds", type=int, default=4, help="with --workflow: how many seeds")
-    parser.add_argument("--prompts", type=int, default=16, help="without --workflow: how many prompts")
-    parser.add_argument("--steps", type=int, default=20, help="without --workflow: sampling steps")
+    parser.add_argument("--workflow", type=Path, help="workflow to measure (default: prompts for the shipped model)")
+    parser.add_argument("--seeds", type=int, default=4, help="number of seeds, with --workflow")
+    parser.add_argument("--prompts", type=int, default=16, help="number of prompts, without --workflow")
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps, without --workflow")
     parser.add_argument("--models", type=Path, help="a models folder")
     parser.add_argument("--device")
     parser.add_argument("--dtype", default="fp32", help="the number type of all images (default: fp32)")

@@ -36,11 +36,22 @@ TARGET = 0.5  # seconds outside
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench run`."""
-    parser.add_argument("workflow", nargs="?", type=Path, default=WORKFLOW, help="default: the shipped text to image")
+    parser.add_argument(
+        "workflow",
+        nargs="?",
+        type=Path,
+        default=WORKFLOW,
+        help="workflow to measure (default: the shipped text_to_image)",
+    )
     parser.add_argument("--models", type=Path, metavar="DIR", help="a models folder (default: the shipped model)")
-    parser.add_argument("--input", type=Path, metavar="DIR", help="where LoadImage looks")
+    parser.add_argument("--input", type=Path, metavar="DIR", help="the folder of LoadImage")
     parser.add_argument("--device", metavar="cpu|cuda[:N]")
-    parser.add_argument("--rounds", type=int, default=5, help="processes; the one with the median outside counts")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=5,
+        help="number of processes; the one with the median time outside the stages is reported",
+    )
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -68,11 +68,18 @@ PATIENCE = 300.0  # seconds after which something has gone wrong
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench server`."""
     parser.add_argument("--jobs", type=int, default=1000)
-    parser.add_argument("--clients", type=int, default=20, help="that post jobs at the same time")
-    parser.add_argument("--listeners", type=int, default=50, help="open websockets, the clients' among them")
-    parser.add_argument("--kills", type=int, default=50, help="of server and worker, while as many jobs come in again")
-    parser.add_argument("--seconds", type=float, default=0.005, help="that a job takes")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--clients", type=int, default=20, help="number of clients that post jobs at the same time")
+    parser.add_argument(
+        "--listeners", type=int, default=50, help="number of open websockets, including those of the clients"
+    )
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=50,
+        help="number of kills of the server or worker, while as many jobs are posted again",
+    )
+    parser.add_argument("--seconds", type=float, default=0.005, help="duration of a job")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -51,16 +51,18 @@ T5_TOKENS, T5_LENGTH = 32100, 512  # of the published tokenizer, and of a prompt
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench stopping`."""
     parser.add_argument("--cancels", type=int, default=30)
-    parser.add_argument("--kills", type=int, default=6, help="of the cancels: the server is killed at once")
+    parser.add_argument(
+        "--kills", type=int, default=6, help="number of cancels after which the server is killed at once"
+    )
     parser.add_argument("--pauses", type=int, default=20)
     parser.add_argument("--size", default="512x512", metavar="WxH")
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--ram", default="10G", metavar="SIZE", help="the budget")
+    parser.add_argument("--ram", default="10G", metavar="SIZE", help="RAM budget (default: %(default)s)")
     parser.add_argument("--dtype", default="bf16")
-    parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="where files are written")
-    parser.add_argument("--keep", action="store_true", help="leave the files for another run")
-    parser.add_argument("--shipped", action="store_true", help="the shipped model in place of full-size files")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="folder for the model files")
+    parser.add_argument("--keep", action="store_true", help="keep the model files for another run")
+    parser.add_argument("--shipped", action="store_true", help="use the shipped model instead of full-size files")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -71,24 +71,34 @@ class Setup:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench training`."""
-    parser.add_argument("--format", choices=BUDGETS, default="fp8", help="of the weights")
-    parser.add_argument("--ram", metavar="SIZE", help="budget (default: 6G for fp8, 8G for bf16)")
-    parser.add_argument("--vram", default=AUTO, metavar="SIZE", help="on a GPU (default: what is free)")
+    parser.add_argument("--format", choices=BUDGETS, default="fp8", help="number format of the weights")
+    parser.add_argument("--ram", metavar="SIZE", help="RAM budget (default: 6G for fp8, 8G for bf16)")
+    parser.add_argument("--vram", default=AUTO, metavar="SIZE", help="GPU memory budget (default: what is free)")
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda")
-    parser.add_argument("--size", default="64x64", metavar="WxH", help="of the images")
-    parser.add_argument("--tokens", type=int, default=32, help="of text")
-    parser.add_argument("--steps", type=int, help="default: 3 for fp8, 1 for bf16")
-    parser.add_argument("--rank", type=int, default=4, help="of the LoRA")
+    parser.add_argument("--size", default="64x64", metavar="WxH", help="size of the images")
+    parser.add_argument("--tokens", type=int, default=32, help="number of text tokens")
+    parser.add_argument("--steps", type=int, help="steps of training (default: 3 for fp8, 1 for bf16)")
+    parser.add_argument("--rank", type=int, default=4, help="rank of the LoRA")
     parser.add_argument(
-        "--kill", action=argparse.BooleanOptionalAction, help="in step 2, then go on (default: for fp8)"
+        "--kill",
+        action=argparse.BooleanOptionalAction,
+        help="kill the training in step 2 and continue it (default: for fp8)",
     )
     parser.add_argument("--parts", action="store_true", help="measure the parts of a step's time in a further step")
-    parser.add_argument("--kills", type=int, default=0, metavar="N", help="at random moments, every fourth in a save")
-    parser.add_argument("--seed", type=int, default=0, help="of those moments")
-    parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="where files are written")
-    parser.add_argument("--keep", action="store_true", help="leave the files for another run")
-    parser.add_argument("--depth", type=int, nargs=2, default=FULL, help="fewer blocks, to try this out")
-    parser.add_argument("--hidden", type=int, default=3072, help="narrower ones")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=0,
+        metavar="N",
+        help="kill the training N times at random moments, every fourth time during a save",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
+    parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="folder for the model files")
+    parser.add_argument("--keep", action="store_true", help="keep the model files for another run")
+    parser.add_argument(
+        "--depth", type=int, nargs=2, default=FULL, help="number of double and single blocks; fewer for a quick try"
+    )
+    parser.add_argument("--hidden", type=int, default=3072, help="width of the blocks; smaller for a quick try")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -34,8 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--depth", type=int, nargs=2, default=(2, 4), metavar=("DOUBLE", "SINGLE"))
-    parser.add_argument("--heads", type=int, default=HEADS, help="of 128 each; fewer to try this out")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each, in turns")
+    parser.add_argument(
+        "--heads", type=int, default=HEADS, help="attention heads of 128 numbers each; fewer for a quick try"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each program, measured alternately")
 
 
 @torch.inference_mode()

@@ -61,16 +61,18 @@ class Setup:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench workflow`."""
-    parser.add_argument("--ram", default="8G", metavar="SIZE", help="the budget (default: 8G)")
-    parser.add_argument("--vram", default="auto", metavar="SIZE", help="on a GPU (default: what is free)")
+    parser.add_argument("--ram", default="8G", metavar="SIZE", help="RAM budget (default: 8G)")
+    parser.add_argument("--vram", default="auto", metavar="SIZE", help="GPU memory budget (default: what is free)")
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda")
-    parser.add_argument("--size", default="256x256", metavar="WxH", help="of the image before it is enlarged")
+    parser.add_argument("--size", default="256x256", metavar="WxH", help="size of the image before it is enlarged")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--tokenizers", type=Path, required=True, help="a folder with clip_l and t5xxl tokenizer files")
-    parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="where files are written")
-    parser.add_argument("--keep", action="store_true", help="leave the files for another run")
-    parser.add_argument("--depth", type=int, nargs=2, default=FULL, help="fewer blocks, to try this out")
-    parser.add_argument("--hidden", type=int, default=3072, help="narrower ones")
+    parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="folder for the model files")
+    parser.add_argument("--keep", action="store_true", help="keep the model files for another run")
+    parser.add_argument(
+        "--depth", type=int, nargs=2, default=FULL, help="number of double and single blocks; fewer for a quick try"
+    )
+    parser.add_argument("--hidden", type=int, default=3072, help="width of the blocks; smaller for a quick try")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

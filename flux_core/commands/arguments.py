@@ -11,7 +11,7 @@ from ..runtime.settings import ATTENTIONS, CACHES, COMPUTES, LATENT_RGB, NUMBER_
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     """The folders of model files and images."""
     parser.add_argument(
-        "--out", "--output-directory", type=Path, metavar="DIR", help="where images go (default: ./output)"
+        "--out", "--output-directory", type=Path, metavar="DIR", help="folder for images (default: ./output)"
     )
     parser.add_argument(
         "--input", "--input-directory", type=Path, metavar="DIR", help="the folder of LoadImage (default: ./input)"
@@ -35,7 +35,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="FILE",
-        help="a file like ComfyUI's extra_model_paths.yaml",
+        help="a file in the format of ComfyUI's extra_model_paths.yaml",
     )
 
 
@@ -47,34 +47,37 @@ def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="DIR",
-        help="a folder of ComfyUI node packs, whose code is run; may be repeated",
+        help="a folder of ComfyUI node packs; their code is run; may be repeated",
     )
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Device and number types."""
-    parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
+    parser.add_argument(
+        "--device",
+        metavar="cpu|cuda[:N]",
+        help="device to compute on (default: the first GPU, or the CPU if there is none)",
+    )
     parser.add_argument(
         "--dtype",
         choices=NUMBER_TYPES,
         default="auto",
-        help="number type of the computation; auto takes the fastest without visible loss",
+        help="number type of the computation; auto chooses the fastest without visible loss (default: auto)",
     )
     parser.add_argument(
         "--compute",
         choices=COMPUTES,
         default="auto",
-        help="products of the transformer: int8 multiplies 8-bit integers, which any file is made into while it is "
-        "loaded; 16bit decodes; fp16-sums sums in float16 (GeForce cards, with --dtype fp16); auto multiplies integers "
-        "where the file stores them and that is faster here "
-        "(default: auto)",
+        help="how the transformer multiplies matrices: int8 multiplies 8-bit integers and converts other files while "
+        "loading; 16bit multiplies decoded numbers; fp16-sums adds in float16 (GeForce cards, with --dtype fp16); auto "
+        "multiplies integers if the file stores them and this device is faster with them (default: auto)",
     )
     parser.add_argument(
         "--cache",
         choices=CACHES,
         default="off",
         help="reuse the model's output at steps where it changes little: fast computes about half of the steps, faster "
-        "fewer still; images differ slightly from the exact ones (default: off)",
+        "computes fewer; images differ slightly from the exact ones (default: off)",
     )
     parser.add_argument(
         "--attention",
@@ -91,6 +94,6 @@ def add_preview_argument(parser: argparse.ArgumentParser) -> None:
         "--previews",
         choices=PREVIEWS,
         default=LATENT_RGB,
-        help="of an image while it is made: latent2rgb shows the colours of its cells; taef1 decodes it with "
-        "vae_approx/taef1_decoder.safetensors, sharper (default: latent2rgb)",
+        help="pictures shown while an image is made: latent2rgb shows a colour per latent cell; taef1 is sharper and "
+        "needs vae_approx/taef1_decoder.safetensors (default: latent2rgb)",
     )

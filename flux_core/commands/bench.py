@@ -48,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "\n".join(["measurements:", *(f"  {name:<12} {does}" for name, (does, _) in MEASUREMENTS.items())])
     parser.add_argument(
-        "measurement", nargs="?", choices=MEASUREMENTS, metavar="MEASUREMENT", help="default: run and transformer"
+        "measurement",
+        nargs="?",
+        choices=MEASUREMENTS,
+        metavar="MEASUREMENT",
+        help="what to measure (default: run and transformer)",
     )
     parser.add_argument("options", nargs=argparse.REMAINDER, help="see: sluice bench MEASUREMENT --help")
 

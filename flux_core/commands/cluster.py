@@ -30,17 +30,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine",
         default=LOCAL,
         metavar="ADDRESS",
-        help=f"of the Ray cluster: HOST:6379, auto for this machine's, or {LOCAL} for one of its own (default)",
+        help=f"address of the Ray cluster: HOST:6379, auto for the one here, or {LOCAL} to start one (default)",
     )
-    parser.add_argument("--workers", type=_count, default=1, metavar="N", help="to keep running (default: 1)")
-    parser.add_argument("--cpus", type=float, default=1.0, metavar="N", help="for each worker (default: 1)")
-    parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="for each worker (default: 0)")
-    parser.add_argument("--grace", type=float, default=30.0, metavar="SECONDS", help="for running jobs at the end")
+    parser.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="number of workers to keep running (default: 1)"
+    )
+    parser.add_argument("--cpus", type=float, default=1.0, metavar="N", help="CPU cores for each worker (default: 1)")
+    parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="GPUs for each worker (default: 0)")
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="time that running jobs get when the command ends (default: 30)",
+    )
     parser.add_argument(
         "--options",
         default="",
         metavar="TEXT",
-        help='of `sluice work` on every node: --options="--vram 8G --dtype bf16"',
+        help='options of `sluice work` on every node: --options="--vram 8G --dtype bf16"',
     )
 
 

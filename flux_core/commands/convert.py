@@ -31,11 +31,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="bf16, fp16, fp32, fp8, int8 (safetensors) or Q8_0, Q6_K, Q5_K, Q4_K, Q5_1, Q5_0, Q4_1, Q4_0 (GGUF)",
     )  # fmt: skip
     parser.add_argument(
-        "--rotate", action="store_true", help="int8: rotate columns first; halves the loss where few columns are large"
+        "--rotate",
+        action="store_true",
+        help="with int8: rotate the columns first, which halves the loss if a few columns are large",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the new file (default: beside the old one)")
-    parser.add_argument("--ram", default=AUTO, metavar="SIZE", help="do not use more memory than this")
-    parser.add_argument("--part", choices=ORDER, help="of a file with several models, the one to convert")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the file to write (default: beside the old one)")
+    parser.add_argument("--ram", default=AUTO, metavar="SIZE", help="RAM budget")
+    parser.add_argument("--part", choices=ORDER, help="the model to convert, if the file contains several")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on the last line")
 
 

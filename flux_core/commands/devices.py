@@ -31,8 +31,8 @@ def add_devices_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--devices",
         metavar="LIST|auto",
-        help="one worker for each of these devices, e.g. cuda:0,cuda:1; --vram and --ram take a list then as well. "
-        "cuda:0+cuda:1 compute each image together",
+        help="start one worker for each of these devices, e.g. cuda:0,cuda:1; --vram and --ram accept a list, too. "
+        "Devices joined by +, e.g. cuda:0+cuda:1, compute each image together",
     )
     add_split_arguments(parser)
 
@@ -43,11 +43,17 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
         "--split",
         default="auto",
         metavar="WAY",
-        help="of an image on devices joined by +: sp divides its tokens, tp the rows of the matrices, sp4tp2 both; "
-        "sp-gather and sp-ring attend in other ways (default: sp)",
+        help="how devices joined by + share an image: sp divides its tokens, tp divides the matrices, sp4tp2 both; "
+        "sp-gather and sp-ring are sp with other ways of exchanging keys and values (default: sp)",
     )
-    parser.add_argument("--mesh", metavar="AxB", help="reads --split as a mesh is split: 2x4 and '((2, 0), (4, 1))'")
-    parser.add_argument("--shares", metavar="LIST", help="relative speeds of devices that divide tokens, e.g. 2,1")
+    parser.add_argument(
+        "--mesh",
+        metavar="AxB",
+        help="size of the device mesh, with --split as a tuple for it: --mesh 2x4 --split '((2, 0), (4, 1))'",
+    )
+    parser.add_argument(
+        "--shares", metavar="LIST", help="relative speeds of the devices that divide the tokens, e.g. 2,1"
+    )
 
 
 def workers_of(args: argparse.Namespace, common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from .arguments import add_folder_arguments
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, default=8188, help="of the server (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8188, help="port of the server (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_folder_arguments(parser)
 

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice packs`."""
     parser.add_argument("folder", nargs="+", type=Path, help="a folder of node packs (custom_nodes), or one pack")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--verbose", action="store_true", help="also print what packs print, and full tracebacks")
+    parser.add_argument(
+        "--verbose", action="store_true", help="also print the output of the packs, and full tracebacks"
+    )
     add_folder_arguments(parser)
 
 

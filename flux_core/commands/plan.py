@@ -25,12 +25,14 @@ from .plan_target import target_of
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", help="a file, or a published name like flux1-dev-fp8")
-    parser.add_argument("--size", default="1024x1024", metavar="WxH", help="of the image (default: %(default)s)")
+    parser.add_argument("model", help="a model file, or a published name such as flux1-dev-fp8")
+    parser.add_argument("--size", default="1024x1024", metavar="WxH", help="size of the image (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time (default: %(default)s)")
-    parser.add_argument("--lora", action="append", default=[], metavar="FILE", help="count this LoRA (may be repeated)")
     parser.add_argument(
-        "--controlnet", action="append", default=[], metavar="FILE", help="count this ControlNet (may be repeated)"
+        "--lora", action="append", default=[], metavar="FILE", help="include this LoRA; may be repeated"
+    )
+    parser.add_argument(
+        "--controlnet", action="append", default=[], metavar="FILE", help="include this ControlNet; may be repeated"
     )
     parser.add_argument(
         "--card",
@@ -38,24 +40,29 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=[],
         dest="cards",
         metavar="NAME",
-        help="rtx4060, rtx3070, gtx1070, ... or cpu (default: the card of this machine); rtx4060@3.0x4 is one in that "
-        "slot. Given several times: all ways to use these cards",
+        help="rtx4060, rtx3070, gtx1070, ... or cpu (default: the card of this machine); rtx4060@3.0x4 is one in "
+        "such a PCIe slot. With several --card: all ways to use these cards together",
     )
     parser.add_argument(
-        "--exchange", type=_rate, metavar="GB/s", help="between several cards, through the host's memory"
+        "--exchange", type=_rate, metavar="GB/s", help="rate between several cards, through the memory of the host"
     )
     parser.add_argument(
-        "--steps", type=int, metavar="N", help=f"of an image (default: {IMAGE_STEPS}), or of a training"
+        "--steps",
+        type=int,
+        metavar="N",
+        help=f"sampling steps of an image (default: {IMAGE_STEPS}), or steps of a training",
     )
     parser.add_argument(
         "--compute",
         type=_compute,
         default=AUTO,
         metavar="WORD|TFLOPS",
-        help=f"{', '.join(COMPUTES)}: as for sluice run; or a number: the rate of products, in place of the card's",
+        help=f"{', '.join(COMPUTES)} as for sluice run; or a number: the rate to assume for matrix products",
     )
-    parser.add_argument("--link", type=_rate, metavar="GB/s", help="from RAM to the card")
-    parser.add_argument("--disk", type=_rate, default=3.0, metavar="GB/s", help="of the disk (default: %(default)s)")
+    parser.add_argument("--link", type=_rate, metavar="GB/s", help="rate from RAM to the card")
+    parser.add_argument(
+        "--disk", type=_rate, default=3.0, metavar="GB/s", help="read rate of the disk (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     plan_training.add_arguments(parser)
     add_budget_arguments(parser)

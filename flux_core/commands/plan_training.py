@@ -45,10 +45,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The options that `sluice plan` has for trainings."""
     group = parser.add_argument_group("training")
     default = LoraSettings()
-    group.add_argument("--train", choices=("lora",), help="plan a training in place of images")
-    group.add_argument("--rank", type=int, default=default.rank, metavar="N", help="of the LoRA (default: %(default)s)")
-    group.add_argument("--layers", default=default.layers, help="as `train lora` takes them (default: %(default)s)")
-    group.add_argument("--optimiser", choices=OPTIMISERS, default=default.optimiser, help="default: %(default)s")
+    group.add_argument("--train", choices=("lora",), help="plan the training of a LoRA instead of making images")
+    group.add_argument(
+        "--rank", type=int, default=default.rank, metavar="N", help="rank of the LoRA (default: %(default)s)"
+    )
+    group.add_argument(
+        "--layers",
+        default=default.layers,
+        help="layers that get a LoRA, as in `sluice train lora` (default: %(default)s)",
+    )
+    group.add_argument("--optimiser", choices=OPTIMISERS, default=default.optimiser, help="(default: %(default)s)")
 
 
 def run(args: Namespace) -> int:

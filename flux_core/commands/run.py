@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a value; NODE is a number, a title or a class, and may be left out if only one node has INPUT",
     )
     parser.add_argument(
-        "--seed", type=_seed, metavar="N|random", help="set every seed; random draws a new one for each run"
+        "--seed", type=_seed, metavar="N|random", help="set every seed; random chooses a new seed for each run"
     )
     parser.add_argument(
         "--count",
@@ -67,18 +67,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partial",
         action="store_true",
-        help="make the images that can be made, if other parts of a workflow need nodes or files that are not here",
+        help="make the images that can be made, even if other parts of the workflow need missing nodes or files",
     )
     parser.add_argument(
         "--as-made",
         action="store_true",
-        help="if an image's canvas differs from what the image was made with, run the latter",
+        help="if the canvas stored in an image differs from the prompt that made the image, run the prompt",
     )
     parser.add_argument(
         "--compare",
         choices=["exact"],
-        help="make every image again without step cache, integer products and another library's attention, and tell "
-        "how far apart the two are",
+        help="make every image again without step cache, integer products and another library's attention, and print "
+        "the difference (PSNR and SSIM)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON on the last line")
     add_folder_arguments(parser)

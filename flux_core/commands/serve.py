@@ -50,8 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="address to listen on (default: this machine only); any other address requires a token",
     )
-    parser.add_argument("--port", type=_port, default=PORT, help=f"default: {PORT}; 0 takes a free one")
-    parser.add_argument("--token", metavar="TEXT", help="the token of visitors (default with --host: a random one)")
+    parser.add_argument(
+        "--port", type=_port, default=PORT, help=f"port to listen on; 0 takes a free one (default: {PORT})"
+    )
+    parser.add_argument(
+        "--token", metavar="TEXT", help="token that visitors must give (default with --host: a random one)"
+    )
     parser.add_argument(
         "--allow-host",
         action="append",
@@ -60,28 +64,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="another name of this server besides localhost, e.g. host.docker.internal; may be repeated",
     )
     parser.add_argument(
-        "--remote-only", action="store_true", help="leave all jobs to machines that run `sluice work` for this server"
+        "--remote-only",
+        action="store_true",
+        help="run no jobs here; leave them to machines that run `sluice work` for this server",
     )
     parser.add_argument(
         "--lease",
         type=_seconds,
         default=LEASE_SECONDS,
         metavar="SECONDS",
-        help=f"for which such a machine may be silent until another gets its job (default: {LEASE_SECONDS:.0f})",
+        help="time after which the job of a machine that sends nothing is given to another "
+        f"(default: {LEASE_SECONDS:.0f})",
     )
     parser.add_argument(
         "--yield",
         action="store_true",
         dest="gives_way",
-        help="a running job waits when another program takes memory that it needs, and goes on later",
+        help="pause the running job when another program takes memory that the job needs, and continue it later",
     )
-    parser.add_argument("--open", action="store_true", help="open the browser")
+    parser.add_argument("--open", action="store_true", help="open the editor in the browser")
     parser.add_argument(
         "--base-directory",
         type=Path,
         default=None,
         metavar="DIR",
-        help="the folder with models, input, output, temp and user (default: here)",
+        help="the folder that contains models, input, output, temp and user (default: the current folder)",
     )
     add_folder_arguments(parser)
     add_pack_arguments(parser)

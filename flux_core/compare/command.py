@@ -28,25 +28,45 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="SETTING",
         help='a workflow with options, in quotation marks: "fast: dev.png --cache fast"; the first is the reference',
     )
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt on each line (default: 64 of ours)")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="a text file with one prompt per line (default: 64 prompts that come with Sluice)",
+    )
     parser.add_argument(
         "--x",
         metavar="NODE.INPUT=A,B,C",
         default="",
-        help="columns of a grid: other values of an input",
+        help="values of one input, one column of the grid for each",
     )
-    parser.add_argument("--y", metavar="NODE.INPUT=A,B,C", default="", help="rows of a grid")
-    parser.add_argument("--first", type=_positive, metavar="N", help="only the first N prompts")
-    parser.add_argument("--seeds", type=_seeds, default=[1], metavar="N,N,...", help="for each prompt (default: 1)")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: output/compare/ and the names of the settings"
+        "--y", metavar="NODE.INPUT=A,B,C", default="", help="values of another input, one row of the grid for each"
     )
-    parser.add_argument("--input", type=Path, metavar="DIR", help="where LoadImage looks (default: ./input)")
-    parser.add_argument("--price-per-hour", type=float, default=0.0, metavar="X", help="of a rented machine")
+    parser.add_argument("--first", type=_positive, metavar="N", help="use only the first N prompts")
     parser.add_argument(
-        "--watts", type=float, default=0.0, metavar="W", help="that this machine draws while it computes"
+        "--seeds", type=_seeds, default=[1], metavar="N,N,...", help="seeds to use with every prompt (default: 1)"
     )
-    parser.add_argument("--price-per-kwh", type=float, default=0.0, metavar="X", help="with --watts")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the result (default: output/compare/ and the names of the settings)",
+    )
+    parser.add_argument("--input", type=Path, metavar="DIR", help="the folder of LoadImage (default: ./input)")
+    parser.add_argument(
+        "--price-per-hour",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="price of a rented machine, for the cost of an image",
+    )
+    parser.add_argument(
+        "--watts", type=float, default=0.0, metavar="W", help="power that this machine draws while it computes"
+    )
+    parser.add_argument(
+        "--price-per-kwh", type=float, default=0.0, metavar="X", help="price of energy, used with --watts"
+    )
     parser.add_argument("--json", action="store_true", help="print the table as one JSON object")
     add_model_arguments(parser)
 

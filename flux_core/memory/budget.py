@@ -74,5 +74,5 @@ def _word(nbytes: int | None) -> str:
 def add_budget_arguments(parser: ArgumentParser) -> None:
     """Add --vram and --ram, which are the same for every command."""
     group = parser.add_argument_group("memory")
-    group.add_argument("--vram", metavar="SIZE|auto|off", default=AUTO, help="GPU memory to stay below, e.g. 8G or 8")
-    group.add_argument("--ram", metavar="SIZE|auto", default=AUTO, help="RAM to stay below, e.g. 16G")
+    group.add_argument("--vram", metavar="SIZE|auto|off", default=AUTO, help="GPU memory budget, e.g. 8G or 8")
+    group.add_argument("--ram", metavar="SIZE|auto", default=AUTO, help="RAM budget, e.g. 16G")
