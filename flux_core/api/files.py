@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import io
 import os
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from ..checkpoint.detect import detect, refuse
 from ..checkpoint.files import open_weights
 from ..checkpoint.kinds import KINDS, Detected
 from ..errors import MissingFileError, SluiceError
-from ..io.folders import WEIGHT_FILES, Folders
+from ..io.folders import TINY_MODELS, WEIGHT_FILES, Folders
 from ..io.published_files import published
 from ..io.saving import write_whole
 from .text_to_image import Files
@@ -62,8 +63,17 @@ def found_files(
         widths = {"t5": tensors[CONTEXT].shape[1], "clip_l": tensors[VECTOR].shape[1]}
         text_encoders = (_fitting(folders, "t5", widths["t5"]), _fitting(folders, "clip_l", widths["clip_l"]))
     if vae is None:
-        vae = _autoencoder(folders, shipped=path.is_relative_to(Path(__file__).parents[1]))
+        vae = _autoencoder(folders, shipped=is_shipped(path))
     return Files(None, listed, text_encoders, vae), path, found
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether this is a file of the shipped model, or a copy of one, wherever it lies."""
+    if path.is_relative_to(TINY_MODELS):
+        return True
+    size = path.stat().st_size
+    same_size = (own for own in TINY_MODELS.rglob("*.safetensors") if own.stat().st_size == size)
+    return path.is_file() and any(filecmp.cmp(own, path, shallow=False) for own in same_size)
 
 
 def _fitting(folders: Folders, part: str, width: int) -> str:
@@ -86,7 +96,7 @@ def _autoencoder(folders: Folders, shipped: bool) -> str:
     """The first autoencoder file; the shipped model's is used for the shipped model only."""
     for listed in folders.filenames("vae"):
         path = folders.path("vae", listed)
-        if path.is_relative_to(Path(__file__).parents[1]) != shipped:
+        if is_shipped(path) != shipped:
             continue
         try:
             if "autoencoder" in detect(open_weights(path)).parts:

@@ -16,12 +16,12 @@ from ..commands.plan_page import page
 from ..commands.plan_step import job_of, plan_for
 from ..commands.plan_target import target_of
 from ..errors import InputError, MissingFileError
-from ..io.folders import TINY_MODELS, WEIGHT_FILES
+from ..io.folders import WEIGHT_FILES
 from ..memory.budget import AUTO
 from ..memory.plan import Plan
 from ..models.flux_config import FluxConfig
 from ..runtime.settings import Settings
-from .files import found_files, located
+from .files import found_files, is_shipped, located
 from .program import OnStep, PathLike, Program
 from .text_to_image import Files, Request, text_to_image
 
@@ -104,7 +104,7 @@ class Pipeline:
         self._program, self._files, self._path = program, files, path
         tensors = found.parts["flux"]
         config = FluxConfig.from_shapes({name: stored.shape for name, stored in tensors.items()})
-        shipped = path.is_relative_to(TINY_MODELS)
+        shipped = is_shipped(path)
         self._defaults = Defaults(
             steps=12 if shipped else 20 if config.guidance else 4,
             guidance=3.5 if config.guidance else None,

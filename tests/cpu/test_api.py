@@ -135,6 +135,21 @@ def test_files_may_lie_anywhere(tmp_path: Path, pipe: sluice.Pipeline) -> None:
     assert pixels(made) == pixels(expected)
 
 
+@pytest.mark.parametrize("prefix", ["", "my-"])
+@pytest.mark.parametrize("copied", ["*/sluice-tiny.safetensors", "*/*.safetensors"])
+def test_copies_of_the_shipped_files_in_the_models_folder_are_the_shipped_model(
+    tmp_path: Path, pipe: sluice.Pipeline, prefix: str, copied: str
+) -> None:
+    for file in TINY_MODELS.glob(copied):
+        target = tmp_path / "models" / file.parent.name / f"{prefix}{file.name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    for name in {"sluice-tiny", f"{prefix}sluice-tiny"}:
+        own = sluice.load(name, device="cpu", dtype="fp32")
+        made, expected = (each(PROMPT, seed=7, steps=1, progress=False) for each in (own, pipe))
+        assert pixels(made) == pixels(expected), "in the shipped model's own size"
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="Comfy-Org/flux1-dev; put it into .*checkpoints"):
         sluice.load("flux1-dev-fp8")
