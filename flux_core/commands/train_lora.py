@@ -242,8 +242,9 @@ def screen(training: LoraTraining, found: Found) -> list[str]:
         f"  captions    {len(captions)}"
         + (f", {found.folder.without_caption} pictures have none" if found.folder.without_caption else "")
         + (f"; trigger {settings.trigger!r}" if settings.trigger else ""),
-        f"  steps       {settings.steps} of {settings.batch * settings.accumulate}: each picture is seen about "
-        f"{seen / max(1, found.views):.0f} times" + (" for each repeat" if found.views != count else ""),
+        f"  steps       {settings.steps}, {_pictures(settings.batch * settings.accumulate)} in each: "
+        f"each is seen about {seen / max(1, found.views):.0f} times"
+        + (" for each repeat" if found.views != count else ""),
         *_plan_lines(training, found),
         f"  files       {training.final} and checkpoints, every {settings.save_every} steps",
     ]
@@ -271,6 +272,10 @@ def _plan_lines(training: LoraTraining, found: Found) -> list[str]:
         + (f", {made.disk_bytes / 1e9:.2f} GB of it from disk" if made.disk_bytes else ""),
         f"  time        {made.seconds:.2f} s a step, bound by {made.bound}: {_hours(hours)} in all, without samples",
     ]
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count} pictures"
 
 
 def _hours(hours: float) -> str:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...graph.execute import Executor
 from ...graph.prompt import JsonPrompt
 from ...io.saving import write_whole
 from .settings import LoraSettings
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
 
 LABEL = 18  # pixels above a row of the sheet
 LARGEST = 320  # pixels of an image's longer side on the sheet
@@ -111,7 +114,9 @@ class WorkflowSampler:
 
 
 def write_sheet(folder: Path, prompts: Sequence[str]) -> Path:
-    """All samples in one image, sheet.png next to their folder, a row for each step."""
+    """All samples in one image, sheet.png next to their folder: a row for each step, a column for each prompt, whose
+    beginning is above it.
+    """
     from PIL import Image, ImageDraw
 
     rows: dict[int, dict[int, Path]] = {}
@@ -125,10 +130,12 @@ def write_sheet(folder: Path, prompts: Sequence[str]) -> Path:
     with Image.open(next(iter(rows[steps[0]].values()))) as first:
         scale = min(1.0, LARGEST / max(first.size))
         width, height = (max(1, round(side * scale)) for side in first.size)
-    sheet = Image.new("RGB", (width * len(prompts), (height + LABEL) * len(steps)), "white")
+    sheet = Image.new("RGB", (width * len(prompts), LABEL + (height + LABEL) * len(steps)), "white")
     draw = ImageDraw.Draw(sheet)
+    for column, prompt in enumerate(prompts):
+        draw.text((column * width + 4, 3), _shortened(" ".join(prompt.split()), width - 8, draw), fill="black")
     for row, step in enumerate(steps):
-        top = row * (height + LABEL)
+        top = LABEL + row * (height + LABEL)
         draw.text((4, top + 3), f"step {step}", fill="black")
         for column, path in rows[step].items():
             with Image.open(path) as picture:
@@ -138,6 +145,15 @@ def write_sheet(folder: Path, prompts: Sequence[str]) -> Path:
     sheet.save(buffer, "PNG")
     write_whole(path, buffer.getvalue())
     return path
+
+
+def _shortened(text: str, width: int, draw: ImageDraw.ImageDraw) -> str:
+    """The text, or its beginning and dots, in at most `width` pixels."""
+    if draw.textlength(text) <= width:
+        return text
+    while text and draw.textlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text.rstrip()}..."
 
 
 def _node(class_type: str, **inputs: Any) -> dict[str, Any]:

@@ -132,7 +132,8 @@ class LoraTraining:
         examples, unreadable, small = self._sorted(folder, pictures)
         if not examples:
             raise InputError(
-                f"None of the {len(folder.pictures)} pictures in {folder.path} can be read: {unreadable[0]}"
+                f"None of the {len(folder.pictures)} pictures in {folder.path} can be read: {unreadable[0]}. "
+                "Check that they open in an image viewer, and save them again as PNG or JPEG."
             )
         used = [example.picture for example in examples]
         captions = ["", *dict.fromkeys(caption for picture in used for caption in picture.captions)]
@@ -197,9 +198,9 @@ class LoraTraining:
     def _notes(self, found: Found) -> Iterator[str]:
         settings = self.settings
         if found.unreadable:
-            yield f"{len(found.unreadable)} pictures cannot be read and are left out: {'; '.join(found.unreadable[:3])}"
+            yield f"{_counted(len(found.unreadable))} cannot be read, left out: {'; '.join(found.unreadable[:3])}"
         if found.small:
-            yield f"{found.small} pictures are smaller than {settings.size}x{settings.size} and will be enlarged."
+            yield f"{_counted(found.small)} smaller than {settings.size}x{settings.size} will be enlarged."
         if not self.parts.model.weights.config.guidance:
             yield "This is a schnell model, distilled to a few steps: a LoRA trained on it may undo some of that."
         elif settings.guidance != 1:
@@ -284,6 +285,10 @@ def check_model(model: FluxModel) -> None:
         )
     if model.loras:
         raise InputError("The model has LoRAs already. Train on the model without them.")
+
+
+def _counted(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count} pictures"
 
 
 def kept_type(dtype: torch.dtype) -> torch.dtype:
