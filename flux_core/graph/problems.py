@@ -7,6 +7,7 @@ They are made from ComfyUI's error records; nothing is checked here.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,10 @@ from .pack_names import likely_pack, purpose_in_comfyui
 from .prompt import is_link, name_of
 
 _LOAD_PACKS = "Load packs with --node-packs FOLDER."
+_ANOTHER_VERSION = (
+    ", which is loaded here without it: it is of another version, or that part of it did not load (see sluice packs). "
+    "Update the pack, or replace the node."
+)
 _PERHAPS_A_PACK = "If it belongs to a node pack, name the pack's folder with --node-packs FOLDER."
 _MANY = 20  # choices beyond this are not listed
 # Kinds of problems for which ComfyUI has no error type.
@@ -111,13 +116,24 @@ def _unknown_class(node_id: str, node: Mapping[str, Any], classes: Classes, pack
     pack = meta.get("cnr_id") or meta.get("aux_id") or packs.get(class_type)
     text = f"{place_of(node_id, node)} cannot run: there is no node class {class_type!r} here."
     if pack and pack != "comfy-core":
-        return f"{text} It comes from the node pack {pack}. {_LOAD_PACKS}"
+        return f"{text} It comes from the node pack {pack}{_way_to_pack(pack, classes)}"
     if purpose := purpose_in_comfyui(class_type):
         return f"{text} {purpose}"
     if likely := likely_pack(class_type):
-        return f"{text} It is probably from the node pack {likely}. {_LOAD_PACKS}"
+        return f"{text} It is probably from the node pack {likely}{_way_to_pack(likely, classes)}"
     one_id_each = {node_class: name for name, node_class in reversed([*classes.items()])}
     return f"{text}{_similar(class_type, one_id_each.values())} {_PERHAPS_A_PACK}"
+
+
+def _way_to_pack(pack: str, classes: Classes) -> str:
+    """The rest of a sentence about a pack that a node needs: it is to be loaded, or the loaded one lacks the node."""
+    loaded = {_plain_name(getattr(node_class, "RELATIVE_PYTHON_MODULE", "")) for node_class in classes.values()}
+    return _ANOTHER_VERSION if _plain_name(pack) in loaded - {""} else f". {_LOAD_PACKS}"
+
+
+def _plain_name(pack: str) -> str:
+    """A pack's name without its owner, its module and signs, in which its spellings differ."""
+    return re.sub(r"[\W_]", "", pack.removeprefix("custom_nodes.").rpartition("/")[2].lower())
 
 
 def _problem(case: _Case) -> Problem:

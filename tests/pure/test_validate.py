@@ -392,3 +392,15 @@ def test_an_id_that_nobody_explains_is_told_with_its_likely_pack(class_type: str
 def test_a_node_of_comfyui_for_another_model_is_told_as_such(class_type: str, purpose: str, advice: str) -> None:
     (found,) = validate({"1": {"class_type": class_type, "inputs": {}}}, {class_type + "GGUF": object}).sentences
     assert "belongs to ComfyUI itself" in found and purpose in found and advice in found and "Did you mean" not in found
+
+
+def test_a_loaded_pack_without_the_node_is_told_as_such() -> None:
+    class Other:
+        RELATIVE_PYTHON_MODULE = "custom_nodes.ComfyUI-Inpaint-CropAndStitch"
+
+    for pack in ("comfyui-inpaint-cropandstitch", "lquesada/ComfyUI-Inpaint-CropAndStitch"):
+        prompt = {"1": {"class_type": "InpaintCrop", "inputs": {}}}
+        (found,) = validate(prompt, {"Other": Other}, packs={"InpaintCrop": pack}).sentences
+        assert f"from the node pack {pack}, which is loaded here without it" in found and "Update the pack" in found
+        (found,) = validate(prompt, {}, packs={"InpaintCrop": pack}).sentences
+        assert found.endswith(f"from the node pack {pack}. Load packs with --node-packs FOLDER.")
