@@ -276,9 +276,9 @@ def _taef1_of(tensors: Shapes) -> Component:
     if channels != 16:
         noun = f"a small autoencoder of another family (TAESD, {channels} latent channels; FLUX.1's has 16)"
         return Component("other_autoencoder", noun, {}, {})
-    told = "" if len(halves) == 2 else f", its {halves[0]}"
+    half = "" if len(halves) == 2 else f", its {halves[0]}"
     facts: Facts = {"halves": " and ".join(halves), "latent_channels": channels}
-    return Component("taef1", f"{KINDS['taef1'].noun}{told}", tensors, facts)
+    return Component("taef1", f"{KINDS['taef1'].noun}{half}", tensors, facts)
 
 
 def _only_coder(name: str) -> tuple[str, int] | None:

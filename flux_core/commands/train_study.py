@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Train the missing runs, print both laws, draw them. Returns the exit status."""
     from ..runtime.device import find_device
     from ..training.digits.recipe import DigitRecipe
-    from ..training.study import HEAD, draw, fits, study, told
+    from ..training.study import HEAD, draw, fits, study, summary
 
     wrong = [width for width in args.widths if width < HEAD or width % HEAD]
     if wrong or len(set(args.widths)) < 3 or args.seeds < 1:
@@ -49,6 +49,6 @@ def run(args: argparse.Namespace) -> int:
     recipe = replace(recipe, flow=replace(recipe.flow, steps=args.steps, batch=args.batch))
     runs = study(recipe, args.widths, range(args.seeds), args.out, find_device(args.device))
     draw(runs, args.out)
-    print("\n".join([*told(runs), f"{args.out / 'study.png'}, study.svg, study.csv"]))
+    print("\n".join([*summary(runs), f"{args.out / 'study.png'}, study.svg, study.csv"]))
     print(json.dumps({fit.law: asdict(fit) for fit in fits(runs)}))
     return 0

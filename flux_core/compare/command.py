@@ -108,8 +108,8 @@ def run(args: Namespace) -> int:
     grids = [str(file) for file in write_grids(results, folder, *axes)] if axes else []
     table = list(rows(results, price))
     if args.json:
-        told = {"page": str(page), "settings": [_plain(row) for row in table]}
-        print(json.dumps(told | ({"grids": grids} if axes else {})))
+        summary = {"page": str(page), "settings": [_plain(row) for row in table]}
+        print(json.dumps(summary | ({"grids": grids} if axes else {})))
         return 0
     print()
     for row in table:

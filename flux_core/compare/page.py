@@ -46,14 +46,14 @@ without the first image, which also loads the model.</p>
 
 def write_page(results: Results, folder: Path, price: Price) -> Path:
     """index.html in the folder."""
-    told = list(rows(results, price))
-    has_cost = any(row["cost"] is not None for row in told)
+    table = list(rows(results, price))
+    has_cost = any(row["cost"] is not None for row in table)
     page = _PAGE.format(
         title=escape(" · ".join(setting["name"] for setting in results.settings)),
         machine=escape(results.machine),
         columns=len(results.settings),
         cost_head="<th>cost an image</th>" if has_cost else "",
-        table="\n".join(_row(row, has_cost) for row in told),
+        table="\n".join(_row(row, has_cost) for row in table),
         images="\n".join(_images(results)),
     )
     write_whole(folder / "index.html", page.encode())

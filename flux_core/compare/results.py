@@ -66,9 +66,9 @@ def open_results(folder: Path, fresh: Results) -> Results:
 def read(folder: Path) -> Results:
     """Raises SluiceError for a file that is none."""
     try:
-        told = json.loads((folder / FILE).read_bytes())
-        images = [Made(**image) for image in told.pop("images")]
-        return Results(**told, images=images)
+        saved = json.loads((folder / FILE).read_bytes())
+        images = [Made(**image) for image in saved.pop("images")]
+        return Results(**saved, images=images)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SluiceError(f"{folder / FILE} holds no comparison: {error}.") from error
 

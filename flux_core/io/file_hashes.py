@@ -42,20 +42,20 @@ class FileHashes:
 
     def compute(self, path: Path, stop: Callable[[], bool] = lambda: False) -> str | None:
         """Hash the whole file and keep the result; None if `stop` returns true in between, or it cannot be read."""
-        told = hashlib.sha256()
+        hashed = hashlib.sha256()
         try:
             status = path.stat()
             with path.open("rb") as file:
                 while data := file.read(CHUNK):
                     if stop():
                         return None
-                    told.update(data)
+                    hashed.update(data)
         except OSError:
             return None
         with self._lock:
-            self._kept[str(path)] = [status.st_size, status.st_mtime_ns, told.hexdigest()]
+            self._kept[str(path)] = [status.st_size, status.st_mtime_ns, hashed.hexdigest()]
             self._save()
-        return told.hexdigest()
+        return hashed.hexdigest()
 
     def compute_missing(self, paths: Iterable[Path], stop: Callable[[], bool] = lambda: False) -> None:
         """Hash the files that are not known yet, until `stop` returns true."""

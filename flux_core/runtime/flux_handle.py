@@ -36,7 +36,7 @@ from .flux_needs import controlnet_tensors
 from .image_adapters import SeenImages
 from .loaded_whole import reported_flux
 from .lora_memory import reclaim_for_loras
-from .run_elsewhere import told
+from .run_elsewhere import portable
 from .runtime import Runtime
 from .settings import HALF_SUMS, PYTORCH, SIXTEEN_BIT
 from .sound import unsound
@@ -179,7 +179,7 @@ class FluxModel:
         for net in self._controlnets(run):
             team.settings.split.check(net.config.body.heads)
         self.runtime.share = team.start()
-        with team.opened(self.description, told(run), self._opened_here(run, attend)) as network:
+        with team.opened(self.description, portable(run), self._opened_here(run, attend)) as network:
             yield network
 
     @property

@@ -1,4 +1,4 @@
-"""A run as another process is told it: with the files of its ControlNets in place of what is loaded of them."""
+"""A run in the form in which another process gets it: with paths of its ControlNets in place of their weights."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class ControlNetPath:
     path: str
 
 
-def told(run: Run) -> Run:
+def portable(run: Run) -> Run:
     """The run in a form that can be pickled."""
     return _with_nets(run, lambda weights: ControlNetPath(str(weights.path)))
 
 
 def restored(run: Run, runtime: Runtime) -> Run:
-    """The run that `told` was given, with the ControlNets of this process. Raises as `load_controlnet`."""
+    """The run that `portable` was given, with the ControlNets of this process. Raises as `load_controlnet`."""
     return _with_nets(run, lambda net: load_controlnet(runtime, net.path).weights)
 
 

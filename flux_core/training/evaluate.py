@@ -79,8 +79,8 @@ def workflow(asked: Iterable[Prompt], steps: int, guidance: float = 3.5, lora: s
     for number, prompt in enumerate(asked):
         nodes |= {
             f"{number}.text": _node("CLIPTextEncode", text=prompt.text, clip=["clip", 0]),
-            f"{number}.told": _node("FluxGuidance", conditioning=[f"{number}.text", 0], guidance=guidance),
-            f"{number}.guider": _node("BasicGuider", model=["shift", 0], conditioning=[f"{number}.told", 0]),
+            f"{number}.guidance": _node("FluxGuidance", conditioning=[f"{number}.text", 0], guidance=guidance),
+            f"{number}.guider": _node("BasicGuider", model=["shift", 0], conditioning=[f"{number}.guidance", 0]),
             f"{number}.noise": _node("RandomNoise", noise_seed=prompt.seed),
             f"{number}.latent": _node(
                 "SamplerCustomAdvanced", noise=[f"{number}.noise", 0], guider=[f"{number}.guider", 0],

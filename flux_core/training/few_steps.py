@@ -37,17 +37,17 @@ STRAIGHT_STEPS = 20
 
 @dataclass(frozen=True)
 class Teacher:
-    """A guided flow: in one pass if the network was trained for guidance (`told`), else in two."""
+    """A guided flow: in one pass if the network was trained for guidance (`guided`), else in two."""
 
     system: System
     data: Data
     strength: float
-    told: bool
+    guided: bool
     dtype: torch.dtype
 
     def velocity(self, x: Tensor, t: Tensor, tokens: Tokens) -> Tensor:
         """Of states [B, C, h, w] at times [B]."""
-        if self.told:
+        if self.guided:
             out: Tensor = self.system(x, t, tokens, torch.full_like(t, self.strength), self.dtype)
             return out
         empty = self.data.tokens([""] * len(x))
@@ -119,9 +119,9 @@ class Pairs:
             fresh = path.with_suffix(".new")
             torch.save(parts, fresh)
             replace(fresh, path)
-        told = [prompt for part in parts for prompt in part["prompts"]]  # type: ignore[attr-defined]
+        prompts = [prompt for part in parts for prompt in part["prompts"]]  # type: ignore[attr-defined]
         noise, made = (torch.cat([part[name] for part in parts]) for name in ("noise", "made"))  # type: ignore[misc]
-        return cls(noise, made, told)
+        return cls(noise, made, prompts)
 
 
 class ReflowStage:
@@ -146,8 +146,8 @@ class ReflowStage:
         times = torch.ones(size) if self.name == "one_step" else torch.from_numpy(_times(rng, size))
         t = times.to(device)
         along = t[:, None, None, None]
-        told = torch.full_like(t, self.strength)
-        velocity: Tensor = self.module((1 - along) * made + along * noise, t, tokens, told, self.dtype)
+        guidance = torch.full_like(t, self.strength)
+        velocity: Tensor = self.module((1 - along) * made + along * noise, t, tokens, guidance, self.dtype)
         return (velocity - (noise - made)).square().mean()
 
 

@@ -141,9 +141,9 @@ class GuidanceStage:
         size = len(batch.times)
         empty = self.pictures.tokens([""] * size)
         one = torch.ones_like(batch.times)
-        told: Tensor = self.teacher(batch.noisy, batch.times, batch.tokens, one, self.dtype)
+        guided: Tensor = self.teacher(batch.noisy, batch.times, batch.tokens, one, self.dtype)
         free: Tensor = self.teacher(batch.noisy, batch.times, empty, one, self.dtype)
-        return free + strength[:, None, None, None] * (told - free)
+        return free + strength[:, None, None, None] * (guided - free)
 
 
 def rng_of(seed: int, stage: str, step: int) -> np.random.Generator:
@@ -160,14 +160,14 @@ def sample(
     device, channels = next(system.parameters()).device, system.transformer.config.in_channels
     noise = torch.randn((len(prompts), channels, side, side), generator=torch.Generator().manual_seed(seed))
     x, count = noise.to(device), len(prompts)
-    told = reader.tokens(prompts, prompts, device)
+    texts = reader.tokens(prompts, prompts, device)
     empty = reader.tokens([""] * count, [""] * count, device)
     line = torch.linspace(1, 0, steps + 1)
     times = (shift * line / (1 + (shift - 1) * line)).tolist()
     strength = torch.full((count,), guidance, device=device)
     for now, then in zip(times, times[1:], strict=False):
         t = torch.full((count,), now, device=device)
-        v = system(x, t, told, strength, dtype)
+        v = system(x, t, texts, strength, dtype)
         if cfg != 1.0:
             free = system(x, t, empty, strength, dtype)
             v = free + cfg * (v - free)

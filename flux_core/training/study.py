@@ -145,7 +145,7 @@ def _fit(law: str, coefficients: tuple[float, ...], count: np.ndarray, performan
     return Fit(law, coefficients, explained, tuple(map(float, left)))
 
 
-def told(runs: Sequence[Run]) -> list[str]:
+def summary(runs: Sequence[Run]) -> list[str]:
     """The table, the laws and their residuals, as lines."""
     log, power = fits(runs)
     lines = ["hidden   parameters   seeds   loss      spread   log N     power law"]

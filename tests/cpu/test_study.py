@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sluice.flux_core.commands.cli import main
 from sluice.flux_core.training.digits.data import draw as draw_digits
-from sluice.flux_core.training.study import Run, fits, read, told
+from sluice.flux_core.training.study import Run, fits, read, summary
 
 
 def runs(loss_of: dict[str, float], law: str) -> list[Run]:
@@ -47,6 +47,6 @@ def test_a_study_is_a_table_and_a_figure_and_goes_on(
     after = read(tmp_path / "study.csv")
     assert after[:3] == before and len(after) == 6 and "R²" in capsys.readouterr().out
     assert (tmp_path / "study.svg").stat().st_size > 1000 < (tmp_path / "study.png").stat().st_size
-    assert len(told(after)) == 6
+    assert len(summary(after)) == 6
     assert main([*words[:-1], "--seeds", "1"]) == 1
     assert "three different multiples of 32" in capsys.readouterr().err

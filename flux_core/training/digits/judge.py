@@ -107,7 +107,7 @@ class Judge:
         return found
 
     def _accuracy(self, pictures: Tensor, labels: Tensor) -> float:
-        right = [(self.classifier(part).argmax(1) == told) for part, told in zip(
+        right = [(self.classifier(part).argmax(1) == label) for part, label in zip(
             pictures.split(500), labels.split(500), strict=True)]  # fmt: skip
         return float(torch.cat(right).float().mean())
 

@@ -162,12 +162,12 @@ class Lesson:
     def sample(self, system: System, stage: str, prompts: Sequence[str], seed: int = 0, steps: int = 0) -> Tensor:
         """Images [N, channels, side, side] in -1..1 with guidance, by one pass or by two, according to the stage."""
         recipe = self.recipe
-        told = {"guidance": recipe.guide} if stage != "flow" else {"guidance": 1.0, "cfg": recipe.guide}
+        settings = {"guidance": recipe.guide} if stage != "flow" else {"guidance": 1.0, "cfg": recipe.guide}
         parts = [prompts[start : start + AT_ONCE] for start in range(0, len(prompts), AT_ONCE)]
         latents = [
             sample(
                 system, self.reader, part, side=recipe.cells, seed=seed + number, dtype=self.dtype,
-                steps=steps or recipe.sample_steps, shift=1.0, **told,
+                steps=steps or recipe.sample_steps, shift=1.0, **settings,
             ).cpu()
             for number, part in enumerate(parts)
         ]  # fmt: skip

@@ -36,12 +36,14 @@ class DigitPictures:
         recipe, rng = self.recipe, rng_of(self.recipe.seed, stage, step)
         chosen = self.digits[rng.integers(len(self.digits), size=size)]
         clean = cells(pixels(chosen.images, recipe.side, recipe.channels, rng), recipe.cell).to(self.device)
-        told = [_named(int(label), recipe.words, rng) for label in chosen.labels]
-        told = ["" if chance < recipe.empty else prompt for prompt, chance in zip(told, rng.random(size), strict=True)]
+        prompts = [_named(int(label), recipe.words, rng) for label in chosen.labels]
+        prompts = [
+            "" if chance < recipe.empty else prompt for prompt, chance in zip(prompts, rng.random(size), strict=True)
+        ]
         noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32)).to(self.device)
         bell = rng.normal(recipe.time_mean, recipe.time_spread, size).astype(np.float32)
         times = torch.from_numpy(bell).to(self.device).sigmoid()
-        return Batch(clean, noise, times, self.tokens(told))
+        return Batch(clean, noise, times, self.tokens(prompts))
 
     def prompts(self, stage: str, step: int, size: int) -> list[str]:
         """Prompts of random digits, as digits and words."""

@@ -211,8 +211,8 @@ class TrainLoraNode(HostedNode):
 
 def _steps_of(name: str) -> int:
     """The steps in a file name written by SaveLoRANode; 0 for others."""
-    told = name.split("_steps_")[0].split("_")[-1] if "_steps_" in name else ""
-    return int(told) if told.isdigit() else 0
+    steps = name.split("_steps_")[0].split("_")[-1] if "_steps_" in name else ""
+    return int(steps) if steps.isdigit() else 0
 
 
 class LoraModelLoader(HostedNode):

@@ -68,10 +68,10 @@ def read_folder(path: Path, trigger: str = "", repeats: int = 1) -> TrainingFold
     tables = {folder: _table(folder) for folder in {path, *(file.parent for file in files)}}
     pictures, missing = [], 0
     for file in files:
-        told = _told_of(file, path, tables)
+        captions_of_file = _captions_of(file, path, tables)
         times, name = _counted(file, path)
-        missing += not told
-        captions = [_with_trigger(caption, trigger) for caption in told] or [_with_trigger(name, trigger)]
+        missing += not captions_of_file
+        captions = [_with_trigger(caption, trigger) for caption in captions_of_file] or [_with_trigger(name, trigger)]
         pictures.append(Picture(file, tuple(dict.fromkeys(captions)), times * repeats, _mask_of(file)))
     empty = [picture.path for picture in pictures if picture.captions == ("",)]
     if len(empty) == len(pictures):
@@ -111,7 +111,7 @@ def _pictures_below(path: Path) -> Iterator[Path]:
             yield entry
 
 
-def _told_of(file: Path, root: Path, tables: dict[Path, dict[str, list[str]]]) -> list[str]:
+def _captions_of(file: Path, root: Path, tables: dict[Path, dict[str, list[str]]]) -> list[str]:
     """The captions of an image, from the first source that has any."""
     for suffix in TEXTS:
         beside = file.with_suffix(suffix)
@@ -123,9 +123,9 @@ def _told_of(file: Path, root: Path, tables: dict[Path, dict[str, list[str]]]) -
     if beside.is_file():
         return _captions_in(_json(_text(beside), beside), beside)
     for folder in (file.parent, root):
-        told = tables.get(folder, {}).get(file.relative_to(folder).as_posix())
-        if told is not None:
-            return told
+        listed = tables.get(folder, {}).get(file.relative_to(folder).as_posix())
+        if listed is not None:
+            return listed
     return []
 
 

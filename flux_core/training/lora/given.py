@@ -107,8 +107,8 @@ class GivenSet:
 
     def call(self, number: int) -> Call:
         chosen, times = self._drawn(number)
-        told = self.guidance[chosen] if self.model.weights.config.guidance else None
-        return times, self.pooled[chosen], told
+        guidance = self.guidance[chosen] if self.model.weights.config.guidance else None
+        return times, self.pooled[chosen], guidance
 
     def validation(self) -> Sequence[Pictures]:
         """None: there is no validation set."""

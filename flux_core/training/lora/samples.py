@@ -64,13 +64,13 @@ def workflow(names: ModelNames, settings: LoraSettings, lora: str | None, prefix
         "sigmas": _node("BasicScheduler", model=model, scheduler="simple", steps=settings.sample_steps, denoise=1.0),
         "empty": _node("EmptySD3LatentImage", width=size, height=size, batch_size=1),
     }
-    told = ["text", 0]
+    conditioning = ["text", 0]
     nodes["text"] = _node("CLIPTextEncode", text=settings.prompts[number], clip=clip)
     if names.guidance:
-        nodes["told"] = _node("FluxGuidance", conditioning=told, guidance=settings.sample_guidance)
-        told = ["told", 0]
+        nodes["guidance"] = _node("FluxGuidance", conditioning=conditioning, guidance=settings.sample_guidance)
+        conditioning = ["guidance", 0]
     return nodes | {
-        "guider": _node("BasicGuider", model=model, conditioning=told),
+        "guider": _node("BasicGuider", model=model, conditioning=conditioning),
         "noise": _node("RandomNoise", noise_seed=settings.seed + number),
         "latent": _node(
             "SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=["solver", 0],
