@@ -44,6 +44,7 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="WAY",
         help="how devices joined by + share an image: sp divides its tokens, tp divides the matrices, sp4tp2 both; "
+        "cfg gives each device another condition, such as the negative prompt; "
         "sp-gather and sp-ring are sp with other ways of exchanging keys and values (default: sp)",
     )
     parser.add_argument(

@@ -19,14 +19,14 @@ from .wire import GlooWire, Wire, wrong_partners
 class DeviceShare:
     """tokens: None if this device has all of them. weights: None if it has them whole.
 
-    agreement: with all devices of the team, about what fails here.
+    agreement: with the devices that compute the same evaluations, about what fails here; None if there are none.
     """
 
     split: Split
     rank: int
     tokens: TokenSharing | None
     weights: WeightSharing | None
-    agreement: Agreement
+    agreement: Agreement | None
 
 
 def joined(
@@ -39,12 +39,16 @@ def joined(
     """
     everybody = GlooWire(store, "all", rank, split.size, seconds)
     wrong = wrong_partners(everybody, device)
-    agreement = Agreement(everybody)
+    cfg_rank, member = divmod(rank, split.group)
+    if split.group == 1:
+        return DeviceShare(split, rank, None, None, None), wrong
+    same = everybody if split.cfg == 1 else GlooWire(store, f"cfg{cfg_rank}", member, split.group, seconds)
+    agreement = Agreement(same)
 
     def group(name: str, member: int, size: int) -> Wire:
-        return AgreeingWire(GlooWire(store, name, member, size, seconds), agreement)
+        return AgreeingWire(GlooWire(store, f"{name} of {cfg_rank}", member, size, seconds), agreement)
 
-    sp_rank, tp_rank = divmod(rank, split.tp)
+    sp_rank, tp_rank = divmod(member, split.tp)
     tokens = weights = None
     if split.sp > 1:
         tokens = TokenSharing(group(f"sp{tp_rank}", sp_rank, split.sp), split, shares)

@@ -2,8 +2,9 @@
 
     sp   each device has some of the tokens and all of the weights (sequence parallel)
     tp   each device has some rows of every matrix and all tokens (tensor parallel)
+    cfg  each group of sp * tp devices evaluates another condition of an image, such as the negative prompt
 
-The devices of one tp group are neighbours: device = sp_rank * tp + tp_rank. Uses no torch.
+The devices of one tp group are neighbours: device = (cfg_rank * sp + sp_rank) * tp + tp_rank. Uses no torch.
 """
 
 from __future__ import annotations
@@ -44,25 +45,31 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """sp groups of tp devices each. attention: one of ATTENTIONS, how sequence-parallel devices attend."""
+    """cfg groups of sp groups of tp devices. attention: one of ATTENTIONS, how sequence-parallel devices attend."""
 
     sp: int = 1
     tp: int = 1
     attention: str = "ulysses"
+    cfg: int = 1
+
+    @property
+    def group(self) -> int:
+        """The devices that compute one evaluation together."""
+        return self.sp * self.tp
 
     @property
     def size(self) -> int:
-        return self.sp * self.tp
+        return self.cfg * self.group
 
     @property
     def words(self) -> str:
         """As it is written on a command line."""
-        parts = [f"{name}{count}" for name, count in (("sp", self.sp), ("tp", self.tp)) if count > 1]
+        parts = [f"{name}{count}" for name, count in (("cfg", self.cfg), ("sp", self.sp), ("tp", self.tp)) if count > 1]
         return "".join(parts) + (f" {self.attention}" if self.sp > 1 else "")
 
     @classmethod
     def parse(cls, text: str, devices: int, mesh: str | None = None) -> Split:
-        """ "auto", "sp", "tp", "sp4tp2", or "((2, 0), (4, 1))" with the mesh "2x4": (sp, axis), (tp, axis).
+        """ "auto", "sp", "tp", "cfg", "sp4tp2", or "((2, 0), (4, 1))" with the mesh "2x4": (sp, axis), (tp, axis).
 
         A "-ring" or "-gather" at the end names the attention. Raises InputError.
         """
@@ -76,11 +83,13 @@ class Split:
             return cls(devices, 1, attention)
         if word == "tp":
             return cls(1, devices, attention)
-        found = re.fullmatch(r"(?:sp(\d{1,3}))?(?:tp(\d{1,3}))?", word)
+        if word == "cfg":
+            return cls(1, 1, attention, devices)
+        found = re.fullmatch(r"(?:cfg(\d{1,3}))?(?:sp(\d{1,3}))?(?:tp(\d{1,3}))?", word)
         if not found or not word:
-            raise InputError(f"{text!r} is not a way to divide an image. Write auto, sp, tp, sp4tp2, or sp-ring.")
-        split = cls(int(found[1] or 1), int(found[2] or 1), attention)
-        if split.size != devices or 0 in (split.sp, split.tp):
+            raise InputError(f"{text!r} is not a way to divide an image. Write auto, sp, tp, cfg, sp4tp2, or sp-ring.")
+        split = cls(int(found[2] or 1), int(found[3] or 1), attention, int(found[1] or 1))
+        if split.size != devices or 0 in (split.cfg, split.sp, split.tp):
             raise InputError(
                 f"{text} is for {split.size} devices, and {devices} are given. Change --split or --devices."
             )

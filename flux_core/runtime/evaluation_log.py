@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from ..models.denoiser_inputs import DenoiserInputs
-from ..sampling.guider import Network, Run
+from ..sampling.guider import Network, Run, velocities
 
 MAGIC = b"SLUICE-1"
 _LONGEST_HEAD = 4096
@@ -86,6 +86,16 @@ class _Recorded:
         self._log.computed += 1
         self._keep(digest, result)
         return result
+
+    def together(self, inputs: Sequence[DenoiserInputs]) -> list[Tensor]:
+        """The results of independent evaluations; those that are not recorded are computed at the same time."""
+        if self._at < len(self._known) or not hasattr(self._network, "together"):
+            return [self(one) for one in inputs]
+        results = velocities(self._network, inputs)
+        self._log.computed += len(results)
+        for one, result in zip(inputs, results, strict=True):
+            self._keep(_digest(one), result)
+        return results
 
     def _forget_rest(self) -> None:
         """The run differs from the file from here on: drop the rest of the file."""

@@ -8,7 +8,8 @@ Independent of: nodes, prompts, solvers, and how bytes become parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +27,7 @@ from ..models.flux import with_attention, with_controlnets, with_sharing
 from ..models.flux_config import FluxConfig
 from ..models.latents import CELL, patches
 from ..quant.half_sums import check_half_sums, half_sums
-from ..sampling.guider import Network, Run
+from ..sampling.guider import Network, Run, velocities
 from ..sampling.inpaint import MaskFunction
 from ..sampling.schedule import Sampling
 from ..sampling.step_cache import StepCache
@@ -41,6 +42,8 @@ from .runtime import Runtime
 from .settings import HALF_SUMS, PYTORCH, SIXTEEN_BIT
 from .sound import unsound
 from .weights import ControlNetWeights, FluxWeights
+
+log = logging.getLogger(__name__)
 
 WEIGHT_DTYPES = {
     "default": None,
@@ -151,7 +154,7 @@ class FluxModel:
             style = self.style.to(self.device, self.dtype)
             run = replace(run, conditions=tuple(replace(c, style=style) for c in run.conditions))
             with replace(self, style=None)._showing(run, attend) as (run, network):
-                yield run, lambda inputs: network(replace(inputs, style=style))
+                yield run, _Changed(network, lambda inputs: replace(inputs, style=style))
             return
         if not self.seen:
             with self._opened(run, attend) as network:
@@ -166,7 +169,7 @@ class FluxModel:
         conditions = tuple(replace(c, seen=black if c.shows_none else shown) for c in run.conditions)
         run = replace(run, conditions=conditions)
         with self._opened(run, attend) as network:
-            yield run, lambda inputs: network(replace(inputs, seen=black if inputs.shows_none else shown))
+            yield run, _Changed(network, lambda inputs: replace(inputs, seen=black if inputs.shows_none else shown))
 
     @contextmanager
     def _opened(self, run: Run, attend: RunAttention | None = None) -> Iterator[Network]:
@@ -178,6 +181,13 @@ class FluxModel:
         team.settings.split.check(self.weights.config.heads)
         for net in self._controlnets(run):
             team.settings.split.check(net.config.body.heads)
+        if len(run.conditions) < team.settings.split.cfg:
+            log.warning(
+                "This image has %d condition%s for the %d groups of devices of --split %s, so some compute nothing. "
+                "Give it a negative prompt and a cfg above 1, or write --split sp.",
+                len(run.conditions), "" if len(run.conditions) == 1 else "s", team.settings.split.cfg,
+                team.settings.split.words,
+            )  # fmt: skip
         self.runtime.share = team.start()
         with team.opened(self.description, portable(run), self._opened_here(run, attend)) as network:
             yield network
@@ -202,7 +212,7 @@ class FluxModel:
                 with half_sums():
                     return network(inputs)
 
-            yield summed_in_half
+            yield summed_in_half  # below a team's network, which has its own way to evaluate several inputs
 
     @contextmanager
     def _opened_on_device(self, run: Run, attend: RunAttention | None) -> Iterator[Network]:
@@ -248,6 +258,21 @@ class FluxModel:
     def unsound(self) -> str | None:
         """Why the output is not finite: a sentence about a tensor of the file that is not finite, or None."""
         return unsound(self.weights.tensors)
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """A network whose inputs are changed first."""
+
+    network: Network
+    change: Callable[[DenoiserInputs], DenoiserInputs]
+
+    def __call__(self, inputs: DenoiserInputs) -> Tensor:
+        return self.network(self.change(inputs))
+
+    def together(self, inputs: Sequence[DenoiserInputs]) -> list[Tensor]:
+        """Of independent evaluations."""
+        return velocities(self.network, [self.change(one) for one in inputs])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import BudgetTooSmall, SluiceError
 from ..memory.budget import Allowed
@@ -89,7 +90,9 @@ def _serve(channel: Channel, heard: Heard, runtime: Runtime) -> None:
             network = stack.enter_context(kept[0].open(kept[1]))
             channel.send({"opened": True})
         elif message["op"] == "call":
-            _call(network, _unpacked(payload, runtime.device))
+            velocity = _called(network, _unpacked(payload, runtime.device))
+            if message["answer"]:
+                channel.send({"velocity": True}, pickle.dumps(velocity.cpu(), protocol=pickle.HIGHEST_PROTOCOL))
         elif message["op"] == "tiles":
             _convert(channel, heard, runtime, message, _unpacked(payload, runtime.device))
         elif message["op"] == "stop":
@@ -124,9 +127,9 @@ def _follow(runtime: Runtime, budget: Message) -> None:
     runtime.budget = Allowed.parse(budget["vram"], budget["ram"])
 
 
-def _call(network: Network | None, inputs: Any) -> None:
+def _called(network: Network | None, inputs: Any) -> Tensor:
     assert network is not None
-    network(inputs)
+    return network(inputs)
 
 
 def _unpacked(payload: bytes, device: torch.device) -> Any:

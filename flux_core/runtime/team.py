@@ -5,7 +5,8 @@ inputs of each evaluation; all compute their shares and return the same velocity
 answer, the job ends with an error that names its device; the next job starts a new team.
 
     this process -> hand.py   {"op": "open"} + model and run      <- {"opened": true} or {"error", "type"}
-                              {"op": "call"} + inputs             {"op": "close"}
+                              {"op": "call", "answer"} + inputs   <- {"velocity": true} + it, if "answer"
+                              {"op": "close"}
                               {"op": "budget", "vram", "ram"}     from the next evaluation on
                               {"op": "tiles", "rank", "size"} + what to convert    <- {"tile": number} + the tile, ...
                                                                                    or {"short": why}, of memory
@@ -274,12 +275,19 @@ class Team:
             while "stopped" not in hand.answer(self.settings.seconds):
                 pass
 
-    def tell_inputs(self, inputs: DenoiserInputs) -> None:
-        """Called when the others begin an evaluation."""
-        payload = _packed(inputs)
+    def tell_inputs(self, inputs: DenoiserInputs, group: int = 0) -> None:
+        """Called when the others of a group begin an evaluation. The first device of another group returns it."""
+        payload, size = _packed(inputs), self.settings.split.group
         self._waiting = True
-        for hand in self._hands:
-            hand.say({"op": "call"}, payload)
+        for rank in range(group * size, (group + 1) * size):
+            if rank > 0:
+                self._hands[rank - 1].say({"op": "call", "answer": group > 0 and rank == group * size}, payload)
+
+    def velocity(self, group: int) -> Tensor:
+        """What another group has computed. Raises SluiceError."""
+        hand = self._hands[group * self.settings.split.group - 1]
+        made: Tensor = pickle.loads(hand.delivery(self.settings.seconds)[1])
+        return made.to(self._device)
 
     def tell_budget(self, words: dict[str, str]) -> None:
         """Each other device has this budget from its next evaluation on. words: {"vram", "ram"}, as written."""
@@ -317,11 +325,24 @@ class _TeamNetwork:
         self._team, self._network = team, network
 
     def __call__(self, inputs: DenoiserInputs) -> Tensor:
+        return self._evaluated([inputs])[0]
+
+    def together(self, inputs: Sequence[DenoiserInputs]) -> list[Tensor]:
+        """The velocities of independent evaluations: as many at a time as there are groups."""
+        groups, found = self._team.settings.split.cfg, list[Tensor]()
+        for start in range(0, len(inputs), groups):
+            found += self._evaluated(inputs[start : start + groups])
+        return found
+
+    def _evaluated(self, inputs: Sequence[DenoiserInputs]) -> list[Tensor]:
+        """One evaluation for each of the first groups."""
         check_cancelled()
-        self._team.tell_inputs(inputs)
+        for group, one in enumerate(inputs):
+            self._team.tell_inputs(one, group)
         try:
             with cancellable(lambda: None):  # devices that wait for each other cannot stop in the middle
-                velocity = self._network(inputs)
+                velocities = [self._network(inputs[0])]
+                velocities += [self._team.velocity(group) for group in range(1, len(inputs))]
         except SluiceError:
             raise
         except Exception as error:
@@ -331,7 +352,7 @@ class _TeamNetwork:
             raise reason from error
         self._team.finished()
         check_cancelled()
-        return velocity
+        return velocities
 
 
 def _packed(value: Any) -> bytes:

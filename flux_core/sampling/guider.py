@@ -27,6 +27,12 @@ from .step_cache import CachedEvaluations, StepCache
 Network = Callable[[DenoiserInputs], Tensor]
 
 
+def velocities(network: Network, inputs: Sequence[DenoiserInputs]) -> list[Tensor]:
+    """Of evaluations that do not depend on each other: at the same time if the network has a method `together`."""
+    together: Callable[[Sequence[DenoiserInputs]], list[Tensor]] | None = getattr(network, "together", None)
+    return [network(one) for one in inputs] if together is None else together(inputs)
+
+
 @dataclass(frozen=True)
 class Run:
     """The evaluations of the network that a sampling run will need, declared before it starts."""
@@ -185,21 +191,39 @@ class Denoiser:
         found: list[Tensor] = []
         if self.cache is not None and self.cache.setting.keeps != "denoised":
             self.cache.begin(sigma)
+        active = {
+            (number, key): c for number in which for key, c in enumerate(self.conditions[number]) if c.active(sigma)
+        }
+        asked = _Asked(self.network, {key: c.inputs(x, timestep, self.dtype, sigma) for key, c in active.items()})
         for number in which:
-            active = [(key, c) for key, c in enumerate(self.conditions[number]) if c.active(sigma)]
-            found.append(_blend([(c, self._denoised((number, key), c, x, sigma, timestep)) for key, c in active], x))
+            mine = {key: c for key, c in active.items() if key[0] == number}
+            found.append(_blend([(c, self._denoised(key, c, x, sigma, asked)) for key, c in mine.items()], x))
         return found
 
-    def _denoised(self, key: Hashable, condition: Condition, x: Tensor, sigma: float, timestep: float) -> Tensor:
+    def _denoised(self, key: Hashable, condition: Condition, x: Tensor, sigma: float, asked: _Asked) -> Tensor:
         """D of one condition in fp32, of its area if it has one. key: identifies the condition in this run."""
-        inputs = condition.inputs(x, timestep, self.dtype, sigma)
+        inputs = asked.inputs[key]
         if self.cache is None or self.cache.setting.keeps == "denoised":
-            velocity = self.network(inputs).float()
+            velocity = asked.velocity(key).float()
         else:
-            velocity = self.cache.evaluate(key, inputs.x[:, : x.shape[1]], lambda: self.network(inputs)).float()
+            velocity = self.cache.evaluate(key, inputs.x[:, : x.shape[1]], lambda: asked.velocity(key)).float()
         if velocity.shape[-2:] != inputs.x.shape[-2:]:
             raise InputError(f"The network returned {tuple(velocity.shape)} for a latent {tuple(inputs.x.shape)}.")
         return (x if condition.area is None else condition.area.of(x)) - sigma * velocity
+
+
+class _Asked:
+    """The velocities of all conditions at one level. If the first is computed, so are the others (step_cache.py)."""
+
+    def __init__(self, network: Network, inputs: dict[Hashable, DenoiserInputs]) -> None:
+        self.network, self.inputs = network, inputs
+        self._made: dict[Hashable, Tensor] = {}
+
+    def velocity(self, key: Hashable) -> Tensor:
+        if hasattr(self.network, "together") and key == next(iter(self.inputs)):
+            self._made = dict(zip(self.inputs, velocities(self.network, list(self.inputs.values())), strict=True))
+        made = self._made.pop(key, None)
+        return self.network(self.inputs[key]) if made is None else made
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -38,7 +39,8 @@ from sluice.flux_core.runtime.team import Team, TeamSettings
 from sluice.flux_core.runtime.weights import ControlNetWeights
 from sluice.flux_core.sampling.conditions import Condition
 from sluice.flux_core.sampling.controls import Control
-from sluice.flux_core.sampling.guider import Run
+from sluice.flux_core.sampling.guider import CFGGuider, Denoiser, Run, cached_evaluations
+from sluice.flux_core.sampling.step_cache import StepCache
 from torch import Tensor
 
 CONFIG = replace(FluxConfig(**adapter_files.SIZES), hidden=256, heads=2, mlp=1024)
@@ -126,6 +128,34 @@ def same_bits(got: list[Tensor], expected: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+def guided(model: FluxModel, on_call: Callable[[int], object] = lambda number: None) -> list[Tensor]:
+    """The images D of two steps with a prompt and a negative prompt. on_call: of each evaluation in this process."""
+    x = seeded_tensor("x", (1, 16, 10, 6))
+    prompt, negative = (
+        Condition(
+            seeded_tensor(f"c {n}", (1, n, CONFIG.context_dim)), seeded_tensor(f"y {n}", (1, CONFIG.vec_dim)), 4.0
+        )
+        for n in (5, 3)
+    )
+    counter = itertools.count()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        torch.inference_mode(),
+        model.open(Run(tuple(x.shape), TIMES, (prompt, negative))) as network,
+    ):
+        forward = flux_blocks.DoubleStreamBlock.forward
+
+        def heard(block: flux_blocks.DoubleStreamBlock, *args: Any) -> Any:
+            if next(counter) % CONFIG.depth == 0:
+                on_call(1)
+            return forward(block, *args)
+
+        patch.setattr(flux_blocks.DoubleStreamBlock, "forward", heard)
+        guider = CFGGuider(model, [], [], 3.0)
+        denoise = Denoiser(guider, network, [[prompt], [negative]], model.dtype, cached_evaluations(model))
+        return [denoise(x, time) for time in TIMES]
+
+
 def children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "hand.py" in " ".join(child.cmdline())]
 
@@ -207,6 +237,22 @@ def test_two_processes_stream_the_velocity_of_one(
     assert free.team is not None
     free.team.close()
     assert not last.is_running()
+
+
+def test_each_device_evaluates_another_condition(team: Made, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each has the whole model under its own budget: the same bits, whether a step cache decides or not."""
+    limit = allowed()
+    alone, two = Runtime(Settings("cpu", "fp32", limit)), team(Split(cfg=2), limit)
+    expected, here = guided(model_of(alone, file)), list[int]()
+    model = model_of(two, file)
+    assert same_bits(guided(model, on_call=here.append), expected) and len(here) == len(TIMES)
+    cached = replace(model, own_step_cache=StepCache(0.0, 0.0, 1.0))
+    assert same_bits(guided(cached, on_call=here.append), expected) and len(here) == 2 * len(TIMES)
+    assert "compute nothing" not in caplog.text and distance(look(model), look(model_of(alone, file))) == 0
+    assert "1 condition for the 2 groups of devices of --split cfg2" in caplog.text
+    (hand,) = children()
+    with pytest.raises(SluiceError, match=rf"device cpu:1 \(pid {hand.pid}\) was killed by signal 9"):
+        guided(model, on_call=lambda number: hand.kill())
 
 
 def test_a_device_that_dies_or_hangs_is_named_and_the_next_image_is_made(team: Made, file: Path) -> None:

@@ -61,7 +61,7 @@ def test_devices_that_are_joined_are_one_worker_with_a_process_for_each() -> Non
     assert one["device"] == "cpu" and one["ram"] == "2G" and one["team"]["names"] == ["cpu:0", "cpu:1"]
     (hand,) = one["team"]["hands"]
     assert (hand["device"], hand["dtype"], hand["ram"], hand["threads"]) == ("cpu", "fp32", "2G", one["threads"])
-    assert one["team"]["split"] == {"sp": 2, "tp": 1, "attention": "ring"} and one["team"]["shares"] == 2
+    assert one["team"]["split"] == {"sp": 2, "tp": 1, "attention": "ring", "cfg": 1} and one["team"]["shares"] == 2
     mixed = workers_of(given(devices="cuda:0+cuda:1,cuda:2", vram="6G,8G", split="tp", shares=None), {})
     assert mixed["cuda:2"]["vram"] == "8G" and "team" not in mixed["cuda:2"]
     assert [hand["device"] for hand in mixed["cuda:0+cuda:1"]["team"]["hands"]] == ["cuda:1"]

@@ -37,6 +37,7 @@ def test_places_of_all_devices_are_all_places(text: int, image: int, size: int) 
     [
         ("auto", 2, None, Split(2, 1)), ("sp", 3, None, Split(3, 1)), ("tp", 2, None, Split(1, 2)),
         ("sp4tp2", 8, None, Split(4, 2)), ("sp2-ring", 2, None, Split(2, 1, "ring")), ("tp2", 2, None, Split(1, 2)),
+        ("cfg", 3, None, Split(cfg=3)), ("cfg2sp2", 4, None, Split(2, 1, cfg=2)),
         ("((2, 0), (4, 1))", 8, "2x4", Split(2, 4)), ("((4,1),(2,0))", 8, "2x4", Split(4, 2)),
     ],
 )  # fmt: skip
