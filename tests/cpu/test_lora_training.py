@@ -209,6 +209,11 @@ def lets_others_go_first(images: Path, whole: Path, out: Path, expected: bytes) 
         with pytest.raises(Interrupted, match="go first") if runs < 5 else nullcontext():
             aside.run()
     assert runs == 5, "it is not asked where a sample follows, nor at the end"
+    early = training(images, out.with_name("early"))
+    early.others_wait = lambda: True
+    with pytest.raises(Interrupted, match="go first"):
+        early.run()
+    assert len(list((early.out / "cache").iterdir())) == 1, "also between two captions"
     assert (out / "q.safetensors").read_bytes() == expected
     for name in ("q-000002.safetensors", "q-000004.safetensors", "validation.csv"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name

@@ -12,10 +12,11 @@ export function pausedCard(jobs) {
   if (!jobs.length) return [];
   const rows = jobs.map(({ prompt_id, number, created, stopping, aside }) => {
     const name = `Job ${Math.abs(number)}`;
-    const state = aside ? (stopping ? "stops after this step for waiting jobs" : "continues when no other job waits") : stopping ? "stopping" : new Date(created).toLocaleTimeString();
+    const state = aside ? (stopping ? "stops for other jobs" : "waits for other jobs") : stopping ? "stopping" : new Date(created).toLocaleTimeString();
+    const rule = aside ? { title: "Other jobs go first. It stops after its step and continues when no other job waits." } : {};
     return element(
       "li",
-      { class: "sluice-line sluice-paused" },
+      { class: "sluice-line sluice-paused", ...rule },
       element("span", { class: "sluice-grow" }, name, element("span", { class: "sluice-quiet" }, ` · ${state}`)),
       aside ? "" : element("button", { class: "sluice-button", type: "button", disabled: stopping, "aria-label": `Resume ${name}`, onclick: once(() => resumeJob(prompt_id)) }, "Resume"),
       element("button", { class: "sluice-button", type: "button", disabled: aside && stopping, "aria-label": `Remove ${name}`, onclick: once(() => dropJob(prompt_id)) }, "Remove"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from ...errors import InputError, Interrupted, NotFinite
+from ...errors import InputError, NotFinite
 from .adapter import TrainedLora
 from .cache import digest
 from .checkpoint import Saved
@@ -76,8 +76,8 @@ class Steps:
                     if self.done % settings.save_every == 0 and self.done < settings.steps:
                         self._save()
                         self._write(self.training.early(self.done))
-                    if self.done < until and self.training.others_wait():
-                        raise Interrupted("Other jobs go first.")
+                    if self.done < until:
+                        self.training.let_others_first()
             self._save()
             if self.done < settings.steps:
                 self._write(self.training.early(self.done))

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from ...cancel import check_cancelled
-from ...errors import BudgetTooSmall, InputError, SluiceError
+from ...errors import BudgetTooSmall, InputError, Interrupted, SluiceError
 from ...io.saving import write_whole
 from ...models.flux import Flux
 from ...runtime.handles import Autoencoder, FluxModel, TextEncoders
@@ -243,6 +243,11 @@ class LoraTraining:
         Steps(self, found, training_set).run()
         return self.final
 
+    def let_others_first(self) -> None:
+        """Raise Interrupted if other jobs are to go first. What is done is kept: embeddings, latents, steps."""
+        if self.others_wait():
+            raise Interrupted("Other jobs go first.")
+
     @property
     def final(self) -> Path:
         return self.out / f"{self.settings.name}.safetensors"
@@ -261,6 +266,7 @@ class LoraTraining:
                 check_cancelled()
                 found.texts.get(caption)
                 self.watcher.advance()
+                self.let_others_first()
         self.parts.text.clip_weights.unload()
         self.parts.text.t5_weights.unload()
         self.parts.text.encodings.clear()
@@ -271,6 +277,7 @@ class LoraTraining:
                 check_cancelled()
                 found.pictures.get(example.picture, example.bucket, example.key)
                 self.watcher.advance()
+                self.let_others_first()
         self.parts.autoencoder.weights.unload()
 
 
