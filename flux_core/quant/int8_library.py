@@ -68,7 +68,7 @@ def installed() -> list[Library]:
 
 
 class LibraryIntegers(Integers):
-    """Products of a library; ours until a first product of its kind was compared, and if the two differ."""
+    """Products of a library, if its first product of each kind agrees with ours; otherwise ours."""
 
     def __init__(self, library: Library, own: Integers) -> None:
         super().__init__(own.passes, own.quantises)
@@ -90,26 +90,32 @@ class LibraryIntegers(Integers):
         kind = x.dtype, operand.rotation
         if kind in self._agreed:
             return self._by_library(self.library, x, operand, bias)
-        ours = super().multiply(x, operands, bias)
-        problem = self._problem(self.library, x, operand, bias, ours)
-        if problem:
+        theirs, problem = self._compared(self.library, x, operand, bias)
+        if theirs is None:
             log.warning("%s is not used for 8-bit products: %s. Ours are used.", self.library.name, problem)
             self.library = None
-        else:
-            self._agreed.add(kind)
-        return ours
+            return super().multiply(x, operands, bias)
+        self._agreed.add(kind)
+        return theirs  # not ours: the first image of a process has the numbers of the others
 
-    def _problem(self, library: Library, x: Tensor, operand: Operand, bias: Tensor | None, ours: Tensor) -> str:
+    def _compared(
+        self, library: Library, x: Tensor, operand: Operand, bias: Tensor | None
+    ) -> tuple[Tensor | None, str]:
+        """The library's product, or None and what is wrong with it."""
+        ours = super().multiply(x, [operand], bias)
         try:
             theirs = self._by_library(library, x, operand, bias)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001  another program's code: whatever it raises, ours computes
-            return f"{type(error).__name__}: {error}"
+            return None, f"{type(error).__name__}: {error}"
         if theirs.shape != ours.shape or theirs.dtype != ours.dtype:
-            return f"its result is {theirs.dtype} {list(theirs.shape)} in place of {ours.dtype} {list(ours.shape)}"
+            return (
+                None,
+                f"its result is {theirs.dtype} {list(theirs.shape)} in place of {ours.dtype} {list(ours.shape)}",
+            )
         apart = float((theirs.float() - ours.float()).norm() / ours.float().norm().clamp_(min=1e-30))
-        return "" if apart <= NEAR else f"its first product is off by {apart:.2g} of ours"
+        return (theirs, "") if apart <= NEAR else (None, f"its first product is off by {apart:.2g} of ours")
 
     def _by_library(self, library: Library, x: Tensor, operand: Operand, bias: Tensor | None) -> Tensor:
         """Some rows of x at a time, so that sums take little memory. A row's result does not depend on the others."""

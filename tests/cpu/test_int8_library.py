@@ -58,7 +58,7 @@ def operand(seeded: Seeded) -> Callable[[int], Operand]:
     return made
 
 
-def test_the_first_product_of_each_kind_is_compared_and_ours(
+def test_the_first_product_of_each_kind_is_compared_and_the_library_s_from_then_on(
     seeded: Seeded, operand: Callable[[int], Operand], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = Counted(nearly)
@@ -66,8 +66,8 @@ def test_the_first_product_of_each_kind_is_compared_and_ours(
     bias = seeded("b", (24,))
     for x in (seeded("x", (40, 64)), seeded("x", (40, 64)).bfloat16()):
         for one in (operand(0), operand(16)):
-            assert torch.equal(integers.multiply(x, [one], bias), own.multiply(x, [one], bias))
-            assert torch.equal(integers.multiply(x, [one], bias), nearly(x, one, bias.to(x.dtype)))
+            for _ in range(2):
+                assert torch.equal(integers.multiply(x, [one], bias), nearly(x, one, bias.to(x.dtype)))
     assert integers.name == "int8 products (some library)" and library.rows == [40] * 8
     monkeypatch.setattr(int8_library, "SUMS", 24 * 16)
     assert torch.equal(integers.multiply(x, [one], bias), nearly(x, one, bias.bfloat16()))
@@ -77,7 +77,7 @@ def test_the_first_product_of_each_kind_is_compared_and_ours(
 
 
 @pytest.mark.parametrize(
-    ("product", "told"),
+    ("product", "warning"),
     [
         (without_rotation, "off by"),
         (fails, "RuntimeError: no kernel image"),
@@ -87,14 +87,14 @@ def test_the_first_product_of_each_kind_is_compared_and_ours(
     ],
 )
 def test_a_library_that_does_not_agree_is_not_asked_again(
-    product: Product, told: str, seeded: Seeded, operand: Callable[[int], Operand], caplog: pytest.LogCaptureFixture
+    product: Product, warning: str, seeded: Seeded, operand: Callable[[int], Operand], caplog: pytest.LogCaptureFixture
 ) -> None:
     library, x = Counted(product), seeded("x", (40, 64))
     integers = LibraryIntegers(library, Integers())
     for _ in range(3):
         assert torch.equal(integers.multiply(x, [operand(16)], None), Integers().multiply(x, [operand(16)], None))
     assert library.rows == [40] and integers.name == Integers().name
-    assert len(caplog.records) == 1 and "some library is not used" in caplog.text and told in caplog.text
+    assert len(caplog.records) == 1 and "some library is not used" in caplog.text and warning in caplog.text
     assert type(integers.quantising()) is Integers and integers.quantising().quantises
 
 
