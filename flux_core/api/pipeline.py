@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from ..commands.plan import add_arguments as add_plan_arguments
 from ..commands.plan_model import Beside, open_model
 from ..commands.plan_page import page
 from ..commands.plan_step import job_of, plan_for
-from ..commands.plan_target import target_of
+from ..commands.plan_target import Target, target_of
 from ..errors import InputError, MissingFileError
 from ..io.folders import WEIGHT_FILES
 from ..memory.budget import AUTO
@@ -103,7 +103,7 @@ class Pipeline:
     def __init__(self, program: Program, files: Files, path: Path, found: Detected) -> None:
         self._program, self._files, self._path = program, files, path
         tensors = found.parts["flux"]
-        config = FluxConfig.from_shapes({name: stored.shape for name, stored in tensors.items()})
+        self._config = config = FluxConfig.from_shapes({name: stored.shape for name, stored in tensors.items()})
         shipped = is_shipped(path)
         self._defaults = Defaults(
             steps=12 if shipped else 20 if config.guidance else 4,
@@ -173,9 +173,29 @@ class Pipeline:
         args = parser.parse_args(words)
         args.card = args.cards[0] if args.cards else None
         model, target = open_model(args.model), target_of(args)
+        if runtime.device.type == "cpu":
+            target = self._measured(target, width * height // TOKEN_PIXELS**2)
         job = job_of(args, target)
         made = plan_for(model, target, job, Beside())
         return Prediction(made, "\n".join(page(made, target, job, [])))
+
+    def _measured(self, target: Target, tokens: int) -> Target:
+        """The target with the rates of this processor for products and heads as wide as this model's.
+
+        Processors differ by a factor of ten, so that an assumed one says little about this one.
+        """
+        from ..memory import rates
+
+        runtime = self._program.runtime
+        device, dtype = runtime.device, runtime.model_dtype
+        measured = rates.measured_tokens(device, tokens)
+        machine = replace(
+            target.machine,
+            gemm=rates.gemm_rate(device, dtype, measured, min(rates.HIDDEN, self._config.hidden)),
+            attention=rates.attention_rate(device, dtype, max(256, measured), self._config.head_dim),
+        )
+        label = f"this processor with {machine.gemm / 1e12:.2g} TFLOP/s"
+        return replace(target, machine=machine, label=label, measured=True)
 
     def cancel(self) -> None:
         """Stop the running call within one block of the model; may be called from any thread."""

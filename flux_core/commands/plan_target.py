@@ -32,9 +32,12 @@ class Target:
     guessed: bool = False
     compute: str = AUTO  # a word of settings.COMPUTES
     card: Card | None = None
+    measured: bool = False  # whether the rates were measured on this machine
 
     def basis(self, integers: bool) -> list[str]:
         """What the rates rest on. integers: whether a step has products of integers."""
+        if self.measured:
+            return ["rates measured on this processor"]
         if self.card is None:
             return ["an assumed processor; --compute sets its rate"] if self.cpu else ["the rates of the command line"]
         return self.card.basis(integers, self.compute == HALF_SUMS)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import sluice
+import torch
 from PIL import Image
 from sluice.flux_core.errors import InputError, Interrupted, MissingFileError, PromptError, SluiceError
 from sluice.flux_core.io.folders import TINY_MODELS
+from sluice.flux_core.memory import rates
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "a red circle on the left"
@@ -59,6 +61,23 @@ def test_the_plan_is_the_command_lines(pipe: sluice.Pipeline) -> None:
     small, large = pipe.plan(size=(64, 64)), pipe.plan(size=(512, 512))
     assert 0 < small.seconds_per_step < large.seconds_per_step and small.peak_bytes < large.peak_bytes
     assert "512x512" in str(large) and "a step, bound by" in str(large)
+    assert "this processor with" in str(large) and "rates measured on this processor" in str(large)
+
+
+def test_the_plan_has_the_rates_of_this_processor(pipe: sluice.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention of narrow heads is slower than of FLUX.1's: the rate is measured with the model's own."""
+    asked = []
+
+    def attention(device: torch.device, dtype: torch.dtype, tokens: int, width: int) -> float:
+        asked.append((dtype, tokens, width))
+        return 1e9
+
+    monkeypatch.setattr(rates, "gemm_rate", lambda device, dtype, tokens, hidden: 1e12)
+    monkeypatch.setattr(rates, "attention_rate", attention)
+    planned = pipe.plan(size=(1024, 1024))
+    assert asked == [(torch.float32, 1024, 64)]
+    attended = 6 * 4 * 3 * 64 * (4096 + 128) ** 2 / 1e9  # blocks, two products, heads, width
+    assert planned.seconds_per_step == pytest.approx(attended, rel=0.2)
 
 
 def test_steps_are_reported_with_previews_and_can_be_cancelled(pipe: sluice.Pipeline) -> None:
