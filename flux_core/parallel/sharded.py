@@ -27,10 +27,16 @@ from ..quant.held import DenseProducts
 from .split import Span, spans
 from .wire import Wire
 
-CUT = re.compile(r"(controlnets\.[^.]+\.)?(double|single)_blocks\.")  # of a ControlNet too
+CUT = re.compile(
+    r"(controlnets\.[^.]+\.)?(double|single)_blocks\."  # of a ControlNet too
+    r"|encoder\.block\.|text_model\.encoder\.layers\."  # T5's and CLIP's
+)
 TILED = ("NVFP4", "MXFP8")  # their scales lie in tiles of TILE rows
 TILE = 128
-WHOLE = ("_mod.lin.", ".modulation.lin.")  # read once a run, for one vector a step
+WHOLE = (
+    "_mod.lin.", ".modulation.lin.",  # read once a run, for one vector a step
+    ".relative_attention_bias.",  # a table
+)  # fmt: skip
 
 
 class ShardedWeight:
@@ -78,7 +84,7 @@ class OwnRows(DenseProducts):
 
 @dataclass(frozen=True)
 class WeightSharing:
-    """Cuts the matrices of a transformer's blocks for one device of a tensor group."""
+    """Cuts the matrices of the blocks of a transformer or text encoder for one device of a tensor group."""
 
     wire: Wire
 

@@ -19,6 +19,7 @@ from ..memory.report import JobReport
 from ..memory.running import Demand, running
 from ..memory.workload import Workload
 from ..models.tensor_trees import map_tensors, shapes_of
+from ..parallel.share import DeviceShare
 from .dry_run import DryRun, branch_shapes, dry_run, shape_of
 
 ENCODER = 1  # priority: if two models need the same memory, the one with the higher priority gets it
@@ -36,8 +37,10 @@ class ManagedEncoder:
         dtype: torch.dtype,
         holder: Resident,
         sample: tuple[Any, ...],
+        share: DeviceShare | None = None,
     ) -> None:
-        """make: creates the module on the meta device; sample: arguments of some run, also on the meta device.
+        """make: creates the module on the meta device; sample: arguments of some run, also on the meta device. share:
+        of this device, if several hold some rows of each matrix.
 
         Raises FileFormatError if the file is incomplete.
         """
@@ -47,9 +50,15 @@ class ManagedEncoder:
         self.activations: dict[Hashable, int] = {}
         self._observed: dict[Hashable, DryRun] = {}
         names = dry_run(self.module, lambda module: module(*sample)).order
+        cut, self._agreement = (None, None) if share is None else (share.weights, share.agreement)
+        if cut:
+            cut.narrow(self.module, tensors)
+        own = cut.tensors(tensors) if cut else tensors
         self.model = manager.admit(
-            ManagedModel(label, ENCODER, manager.allocator, self.module, tensors, names, dtype, holder.round_to)
+            ManagedModel(label, ENCODER, manager.allocator, self.module, own, names, dtype, holder.round_to)
         )
+        if cut:
+            cut.wrap(self.module, tensors)
         bind_rest(self.module, tensors, manager.device, holder.dtype, holder.round_to)
         self.report: JobReport | None = None
 
@@ -64,7 +73,10 @@ class ManagedEncoder:
         machine = self.manager.machine(self.model, tokens or prod(args[0].shape[:2]))
         with running(self.manager, self.model, self._demand(module, args), machine) as model:
             self.report = model.report
-            return model.step(lambda: module(*args))
+            agreement = self._agreement
+            if agreement is None:
+                return model.step(lambda: module(*args))
+            return model.step(lambda: agreement.of(lambda: module(*args)), together=True)
 
     def _demand(self, module: nn.Module, args: tuple[Any, ...]) -> Demand:
         """The memory and work of a run of `module`, including LoRAs, with arguments like these."""

@@ -27,7 +27,7 @@ from ..parallel.split import Split
 from ..sampling.guider import Network, Run
 from ..workers.protocol import Channel, Message, private_pipes
 from .autoencoder_handle import TilesOf
-from .handles import FluxModel, described, load_autoencoder
+from .handles import FluxModel, described, load_autoencoder, told_encoder
 from .run_elsewhere import restored
 from .runtime import Runtime
 from .settings import Settings
@@ -81,6 +81,7 @@ def _join(channel: Channel, heard: Heard, runtime: Runtime, given: dict[str, Any
 
 def _serve(channel: Channel, heard: Heard, runtime: Runtime) -> None:
     kept: tuple[FluxModel, Run] | None = None  # so that their weights stay for the next run
+    encoders: dict[str, Any] = {}  # likewise
     stack, network = ExitStack(), None
     while True:
         message, payload = heard.get()
@@ -95,6 +96,10 @@ def _serve(channel: Channel, heard: Heard, runtime: Runtime) -> None:
                 channel.send({"velocity": True}, pickle.dumps(velocity.cpu(), protocol=pickle.HIGHEST_PROTOCOL))
         elif message["op"] == "tiles":
             _convert(channel, heard, runtime, message, _unpacked(payload, runtime.device))
+        elif message["op"] == "encode":
+            told, args = _unpacked(payload, runtime.device)
+            encoders[told.kind] = told_encoder(runtime, told)
+            encoders[told.kind](*args)
         elif message["op"] == "stop":
             channel.send({"stopped": True})
         elif message["op"] == "budget":

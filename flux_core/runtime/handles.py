@@ -30,12 +30,12 @@ from ..sampling.schedule import default_sampling
 from .autoencoder_handle import Autoencoder
 from .flux_handle import WEIGHT_DTYPES, Description, FluxModel
 from .runtime import Runtime
-from .text_handle import TextEncoders
+from .text_handle import EncoderOf, TextEncoders, ready
 from .weights import AutoencoderWeights, ClipWeights, FluxWeights, T5Weights, Taef1Weights
 
 __all__ = [
     "WEIGHT_DTYPES", "Autoencoder", "Description", "FluxModel", "TextEncoders", "described", "load_autoencoder",
-    "load_checkpoint", "load_flux", "load_text",
+    "load_checkpoint", "load_flux", "load_text", "told_encoder",
 ]  # fmt: skip
 
 
@@ -56,6 +56,12 @@ def described(runtime: Runtime, given: Description) -> FluxModel:
     """The model of a description, in this process. Raises the errors of `load_flux`."""
     model = load_flux(runtime, given.path, given.weight_dtype)
     return replace(model, loras=given.loras, compute_dtype=given.dtype, own_compute=given.compute)
+
+
+def told_encoder(runtime: Runtime, given: EncoderOf) -> Any:
+    """The text encoder that another process tells, in this one. Raises the errors of `load_text`."""
+    file, found = _open(given.path)
+    return ready(_encoder(runtime, given.kind, file, found.parts[given.kind]), given.loras, runtime.device)
 
 
 def load_text(
@@ -156,15 +162,20 @@ def _text(
     tokenizers: Sequence[Path],
     embeddings: Sequence[Path],
 ) -> TextEncoders:
-    (clip_file, clip), (t5_file, t5) = parts["clip_l"], parts["t5"]
-    clip_identity, t5_identity = (clip_file.identity, "clip_l"), (t5_file.identity, "t5")
     return TextEncoders(
-        runtime.weights.get(clip_identity, lambda: ClipWeights(runtime, clip, clip_identity)),
-        runtime.weights.get(t5_identity, lambda: T5Weights(runtime, t5, t5_identity)),
+        _encoder(runtime, "clip_l", *parts["clip_l"]),
+        _encoder(runtime, "t5", *parts["t5"]),
         on_cpu=on_cpu,
         tokenizers=tuple(tokenizers),
         embedding_folders=tuple(embeddings),
     )
+
+
+def _encoder(runtime: Runtime, kind: str, file: WeightFile, tensors: Tensors) -> Any:
+    """ClipWeights or T5Weights."""
+    identity = file.identity, kind
+    made = ClipWeights if kind == "clip_l" else T5Weights
+    return runtime.weights.get(identity, lambda: made(runtime, tensors, identity))
 
 
 def _taef1(runtime: Runtime, opened: Sequence[tuple[WeightFile, Detected]]) -> Autoencoder:

@@ -10,6 +10,7 @@ answer, the job ends with an error that names its device; the next job starts a 
                               {"op": "budget", "vram", "ram"}     from the next evaluation on
                               {"op": "tiles", "rank", "size"} + what to convert    <- {"tile": number} + the tile, ...
                                                                                    or {"short": why}, of memory
+                              {"op": "encode"} + the encoder and what to encode
                               {"op": "stop"} the tiles                             <- {"stopped": true}
 """
 
@@ -25,12 +26,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -65,6 +66,9 @@ class TeamSettings:
     split: Split
     shares: int | Sequence[float]
     seconds: float = SECONDS
+
+
+Result = TypeVar("Result")
 
 
 class _NoAnswer(SluiceError):
@@ -275,6 +279,34 @@ class Team:
             while "stopped" not in hand.answer(self.settings.seconds):
                 pass
 
+    def encoded(self, encoder_and_args: object, own: Callable[[], Result]) -> Result:
+        """The output of a text encoder whose rows are divided. own: computes this device's rows, with the others.
+
+        encoder_and_args: what hand.py encodes, picklable. Raises SluiceError, with the device's name, for errors of
+        other devices.
+        """
+        payload = _packed(encoder_and_args)
+        try:
+            for hand in self._hands[: self.settings.split.group - 1]:
+                hand.say({"op": "encode"}, payload)
+            return self.computed(own)
+        except BaseException:
+            self.close()  # a process in the middle of an encoding reads no messages
+            raise
+
+    def computed(self, own: Callable[[], Result]) -> Result:
+        """This device's part of something that all compute. Raises SluiceError for errors of other devices."""
+        try:
+            with cancellable(lambda: None):  # devices that wait for each other cannot stop in the middle
+                return own()
+        except SluiceError:
+            raise
+        except Exception as error:
+            reason = self.reason(error)
+            if reason is None:
+                raise
+            raise reason from error
+
     def tell_inputs(self, inputs: DenoiserInputs, group: int = 0) -> None:
         """Called when the others of a group begin an evaluation. The first device of another group returns it."""
         payload, size = _packed(inputs), self.settings.split.group
@@ -339,17 +371,9 @@ class _TeamNetwork:
         check_cancelled()
         for group, one in enumerate(inputs):
             self._team.tell_inputs(one, group)
-        try:
-            with cancellable(lambda: None):  # devices that wait for each other cannot stop in the middle
-                velocities = [self._network(inputs[0])]
-                velocities += [self._team.velocity(group) for group in range(1, len(inputs))]
-        except SluiceError:
-            raise
-        except Exception as error:
-            reason = self._team.reason(error)
-            if reason is None:
-                raise
-            raise reason from error
+        own = self._team.computed(lambda: self._network(inputs[0]))
+        with cancellable(lambda: None):
+            velocities = [own, *(self._team.velocity(group) for group in range(1, len(inputs)))]
         self._team.finished()
         check_cancelled()
         return velocities

@@ -26,6 +26,7 @@ from .loaded_whole import ReportedEncoder
 from .lora_memory import reclaim_for_loras
 from .runtime import Runtime
 from .sound import unsound
+from .team import Team
 from .weights import ClipWeights, T5Weights
 
 
@@ -78,14 +79,12 @@ class TextEncoders:
         return self._ready(self.t5_weights, self.t5_loras)
 
     def _ready(self, weights: ClipWeights | T5Weights, loras: tuple[LoraUse, ...]) -> Any:
-        manager, dtype = self.runtime.manager(self.device, weights.nbytes), self.runtime.text_dtype
-        if manager is not None:
-            return _Managed(weights.managed(manager, dtype), loras, self.device, dtype)
-        module = adapted(weights.module(self.device, dtype), loras, self.device, dtype)
-        if not self.runtime.events.has_listeners:
-            return module
-        label = "CLIP-L" if weights is self.clip_weights else "T5"
-        return ReportedEncoder(label, module, self.runtime, self.device, weights.tensors, dtype)
+        team = self.runtime.team
+        if team is None or team.settings.split.tp == 1 or self.device != self.runtime.device:
+            return ready(weights, loras, self.device)
+        self.runtime.share = team.start()
+        kind = "clip_l" if isinstance(weights, ClipWeights) else "t5"
+        return _Divided(team, EncoderOf(str(weights.path), kind, loras), ready(weights, loras, self.device))
 
     def embeddings(self, encoder: str) -> Lookup | None:
         return lookup(self.embedding_folders, encoder) if self.embedding_folders else None
@@ -93,6 +92,39 @@ class TextEncoders:
     def unsound(self, encoder: str) -> str | None:
         """Why an encoder's output is not finite: a sentence about a tensor of its file that is not finite, or None."""
         return unsound((self.clip_weights if encoder == "clip_l" else self.t5_weights).tensors)
+
+
+@dataclass(frozen=True)
+class EncoderOf:
+    """A text encoder, as another process is told it. kind: "clip_l" or "t5"."""
+
+    path: str
+    kind: str
+    loras: tuple[LoraUse, ...]
+
+
+def ready(weights: ClipWeights | T5Weights, loras: tuple[LoraUse, ...], device: torch.device) -> Any:
+    """The encoder with LoRAs, to be called; if several devices have rows of its matrices, they call it together."""
+    runtime = weights.runtime
+    manager, dtype = runtime.manager(device, weights.nbytes), runtime.text_dtype
+    if manager is not None:
+        return _Managed(weights.managed(manager, dtype), loras, device, dtype)
+    module = adapted(weights.module(device, dtype), loras, device, dtype)
+    if not runtime.events.has_listeners:
+        return module
+    label = "CLIP-L" if isinstance(weights, ClipWeights) else "T5"
+    return ReportedEncoder(label, module, runtime, device, weights.tensors, dtype)
+
+
+class _Divided:
+    """A text encoder of which each device has some rows of every matrix."""
+
+    def __init__(self, team: Team, told: EncoderOf, own: Any) -> None:
+        self._team, self._told, self._own = team, told, own
+        self.config, self.embed = own.config, own.embed
+
+    def __call__(self, *args: Any) -> Any:
+        return self._team.encoded((self._told, args), lambda: self._own(*args))
 
 
 class _Managed:

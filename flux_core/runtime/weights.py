@@ -55,7 +55,6 @@ class Weights(Generic[Module]):
     """`tensors` under the model's own names; `identity` identifies the model and the state of its file."""
 
     config: Any
-    divided = False  # whether several devices compute it together
 
     def __init__(self, runtime: Runtime, tensors: Tensors, identity: Hashable) -> None:
         """Raises FileFormatError if no such model has tensors of these shapes."""
@@ -82,7 +81,7 @@ class Weights(Generic[Module]):
         Raises FileFormatError if the file is incomplete.
         """
         with self._lock:
-            self._follow_team()
+            self._follow_team(device)
             key = device, dtype, self._integers(device, dtype, compute)
             if self._loaded is None or self._loaded[0] != key:
                 self._loaded = None
@@ -101,7 +100,7 @@ class Weights(Generic[Module]):
         """
         with self._lock:
             self._loaded = None
-            self._follow_team()
+            self._follow_team(manager.device)
             key = manager, dtype, self._integers(manager.device, dtype, compute)
             if self._managed is None or self._managed[0] != key:
                 self._give_up_managed()
@@ -114,11 +113,16 @@ class Weights(Generic[Module]):
             self._loaded = None
             self._give_up_managed()
 
-    def _follow_team(self) -> None:
+    def _follow_team(self, device: torch.device) -> None:
         """Load again for a team that was started anew: it communicates over other connections."""
-        if self.divided and self._share is not self.runtime.share:
+        share = self._share_on(device)
+        if self._share is not share:
             self.unload()
-            self._share = self.runtime.share
+            self._share = share
+
+    def _share_on(self, device: torch.device) -> DeviceShare | None:
+        """This device's share, if several compute the model together."""
+        return None
 
     # -- as a client of an external allocator, if it is loaded whole; under a manager its models are clients
 
@@ -168,7 +172,7 @@ class Weights(Generic[Module]):
 
     def _fill(self, module: Module, holder: Resident) -> None:
         """In a team that divides matrices: with this device's rows of those that are cut."""
-        cut = self.runtime.share.weights if self.divided and self.runtime.share is not None else None
+        cut = None if self._share is None else self._share.weights
         if cut is None:
             bind(module, self.tensors, holder)
             return
@@ -197,7 +201,6 @@ class FluxWeights(Weights[Flux]):
     """A transformer. `round_to`: the type to which `weight_dtype` rounds all weights, None for the file's own."""
 
     config: FluxConfig
-    divided = True
 
     def __init__(self, runtime: Runtime, tensors: Tensors, identity: Hashable, round_to: torch.dtype | None) -> None:
         self.round_to = round_to
@@ -208,6 +211,9 @@ class FluxWeights(Weights[Flux]):
         config = FluxConfig.from_shapes(shapes)
         axes = next(iter(self.tensors.values())).file.metadata.get(AXES)
         return config if axes is None else replace(config, axes_dim=axes_from(axes, config.head_dim))
+
+    def _share_on(self, device: torch.device) -> DeviceShare | None:
+        return self.runtime.share
 
     def _make(self) -> Flux:
         return Flux(self.config)
@@ -227,7 +233,6 @@ class ControlNetWeights(Weights[ControlNet]):
     """A ControlNet. Its key identifies it among those of a run."""
 
     config: ControlNetConfig
-    divided = True
 
     @property
     def key(self) -> str:
@@ -235,6 +240,9 @@ class ControlNetWeights(Weights[ControlNet]):
 
     def _config(self, shapes: dict[str, tuple[int, ...]]) -> ControlNetConfig:
         return ControlNetConfig.from_shapes(shapes)
+
+    def _share_on(self, device: torch.device) -> DeviceShare | None:
+        return self.runtime.share
 
     def _make(self) -> ControlNet:
         return ControlNet(self.config)
@@ -257,6 +265,9 @@ class ClipWeights(Weights[ClipTextModel]):
     def _config(self, shapes: dict[str, tuple[int, ...]]) -> ClipConfig:
         return ClipConfig.from_shapes(shapes)
 
+    def _share_on(self, device: torch.device) -> DeviceShare | None:
+        return _rows_on(self.runtime, device)
+
     def _make(self) -> ClipTextModel:
         return ClipTextModel(self.config)
 
@@ -267,7 +278,7 @@ class ClipWeights(Weights[ClipTextModel]):
         rows = torch.empty(1, self.config.positions, self.config.width, device="meta")
         sample = rows, torch.zeros(1, dtype=torch.int64, device="meta")
         holder = self._holder(manager.device, dtype)
-        return ManagedEncoder(manager, "CLIP-L", self._make, self.tensors, dtype, holder, sample)
+        return ManagedEncoder(manager, "CLIP-L", self._make, self.tensors, dtype, holder, sample, self._share)
 
 
 class T5Weights(Weights[T5Encoder]):
@@ -277,6 +288,9 @@ class T5Weights(Weights[T5Encoder]):
 
     def _config(self, shapes: dict[str, tuple[int, ...]]) -> T5Config:
         return T5Config.from_shapes(shapes)
+
+    def _share_on(self, device: torch.device) -> DeviceShare | None:
+        return _rows_on(self.runtime, device)
 
     def _make(self) -> T5Encoder:
         return T5Encoder(self.config)
@@ -291,7 +305,7 @@ class T5Weights(Weights[T5Encoder]):
     def _manage(self, manager: Manager, dtype: torch.dtype, integers: Integers | None) -> ManagedEncoder:
         sample = (torch.empty(1, 2, self.config.width, device="meta"),)
         holder = self._holder(manager.device, dtype)
-        return ManagedEncoder(manager, "T5", self._make, self.tensors, dtype, holder, sample)
+        return ManagedEncoder(manager, "T5", self._make, self.tensors, dtype, holder, sample, self._share)
 
 
 class _ChannelsLast(Resident):
@@ -340,6 +354,12 @@ class Taef1Weights(AutoencoderWeights):
 
     def _config(self, shapes: dict[str, tuple[int, ...]]) -> Taef1Config:
         return Taef1Config.from_shapes(shapes)
+
+
+def _rows_on(runtime: Runtime, device: torch.device) -> DeviceShare | None:
+    """A text encoder is divided where matrices are, on the device of the team."""
+    share = runtime.share
+    return share if share is not None and share.weights is not None and device == runtime.device else None
 
 
 def _expanded(

@@ -24,14 +24,16 @@ from sluice.flux_core.memory import meter
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.models import flux_blocks
 from sluice.flux_core.models.autoencoder import Autoencoder, AutoencoderConfig
+from sluice.flux_core.models.clip_text import ClipConfig, ClipTextModel
 from sluice.flux_core.models.controlnet import ControlNet
 from sluice.flux_core.models.controlnet_config import ControlNetConfig
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
+from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.parallel.split import Split
 from sluice.flux_core.runtime.autoencoder_handle import OnTile
 from sluice.flux_core.runtime.controlnets import load_controlnet
-from sluice.flux_core.runtime.handles import FluxModel, load_autoencoder, load_flux
+from sluice.flux_core.runtime.handles import FluxModel, TextEncoders, load_autoencoder, load_flux, load_text
 from sluice.flux_core.runtime.lora_files import read_lora
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
@@ -44,6 +46,8 @@ from sluice.flux_core.sampling.step_cache import StepCache
 from torch import Tensor
 
 CONFIG = replace(FluxConfig(**adapter_files.SIZES), hidden=256, heads=2, mlp=1024)
+T5 = T5Config(vocabulary=64, width=64, inner=64, heads=2, mlp=128, layers=3)
+CLIP = ClipConfig(vocabulary=60, positions=77, width=64, mlp=128, layers=3, heads=2, eos_token_id=59)
 NET = ControlNetConfig(replace(CONFIG, depth=1, depth_single=1), "latent", 16, 4)
 TIMES = (0.9, 0.5)
 WORKFLOW = Path(__file__).parents[2] / "workflows" / "text_to_image.png"
@@ -68,6 +72,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_file(kind(state), folder / f"{name}.safetensors")
     net = fill_module(ControlNet(NET)).state_dict()
     save_file({name: value.contiguous() for name, value in net.items()}, folder / "net.safetensors")
+    for name, encoder in (("t5", T5Encoder(T5)), ("clip", ClipTextModel(CLIP))):
+        tensors = {key: value.contiguous() for key, value in fill_module(encoder).state_dict().items()}
+        save_file(tensors, folder / f"{name}.safetensors")
     coder = fill_module(Autoencoder(AutoencoderConfig(3, 32, (1, 2, 2, 4), 1, 16))).state_dict()
     save_file({name: value.contiguous() for name, value in coder.items()}, folder / "autoencoder.safetensors")
     return folder / "flux.safetensors"
@@ -115,6 +122,24 @@ def look(
             found.append(network(condition.inputs(x, time, model.dtype)))
             between()
     return found
+
+
+def encoders(runtime: Runtime, file: Path) -> TextEncoders:
+    return load_text(runtime, [file.with_name("clip.safetensors"), file.with_name("t5.safetensors")])
+
+
+def encoded(runtime: Runtime, file: Path) -> list[Tensor]:
+    """What T5 and CLIP make of a text."""
+    both = encoders(runtime, file)
+    with torch.no_grad():
+        text = both.t5()(seeded_tensor("t5 text", (1, 7, T5.width)), None)
+        pooled = both.clip()(seeded_tensor("clip text", (1, 6, CLIP.width)), torch.tensor([4]))[1]
+    return [text, pooled]
+
+
+def rows_sent(layers: int, width: int, inner: int, mlp: int, tokens: int) -> int:
+    """Bytes that leave each of two devices: half of what each matrix of a block gives for each token, in float32."""
+    return 4 * layers * tokens * (3 * inner + width + mlp + width) // 2
 
 
 def tiled(runtime: Runtime, file: Path, on_tile: OnTile = None) -> list[Tensor]:
@@ -220,6 +245,20 @@ def test_two_processes_stream_the_velocity_of_one(
     (hand,) = children()
     assert distance(look(model), got) == 0 and hand.is_running()
     assert two.team is not None
+    texts, told = encoded(alone, file), len(plans[1])
+    sent = dict(two.team.share.weights.wire.sent) if two.team and two.team.share and two.team.share.weights else None
+    if sent is None:
+        assert same_bits(encoded(two, file), texts)
+    else:
+        assert distance(encoded(two, file), texts) < 5e-6
+        gathered = rows_sent(T5.layers, T5.width, T5.inner, 2 * T5.mlp, 7)
+        gathered += rows_sent(CLIP.layers, CLIP.width, CLIP.width, CLIP.mlp, 6)
+        assert two.share is not None and two.share.weights is not None
+        assert two.share.weights.wire.sent["gather"] == sent["gather"] + gathered
+        parts = [event["plan"] for event in plans[1][told:] if event["type"] == "memory.plan"]
+        wholes = [event["plan"] for event in plans[0] if event["type"] == "memory.plan"][-2:]
+        for part, whole in zip(parts, wholes, strict=True):
+            assert 2 * sum(unit["bytes"] for unit in part["units"]) == sum(unit["bytes"] for unit in whole["units"])
     in_tiles, here = tiled(alone, file), list[int]()
     monkeypatch.setattr(Autoencoder, "decode", counted(Autoencoder.decode, here))
     totals: list[int] = []
@@ -233,7 +272,13 @@ def test_two_processes_stream_the_velocity_of_one(
     assert distance(look(model_of(free, file)), expected) < 5e-6 and same_bits(tiled(free, file), in_tiles)
     net = load_controlnet(free, file.with_name("net.safetensors")).weights
     assert distance(look(model_of(free, file), net=net), controlled) < 5e-6
+    assert distance(encoded(free, file), texts) < 5e-6
     (last,) = children()
+    if split.tp == 2:
+        encode = encoders(free, file).t5()
+        last.kill()
+        with pytest.raises(SluiceError, match=rf"device cpu:1 \(pid {last.pid}\) was killed by signal 9"):
+            encode(seeded_tensor("t5 text", (1, 7, T5.width)), None)
     assert free.team is not None
     free.team.close()
     assert not last.is_running()
