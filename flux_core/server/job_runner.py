@@ -35,6 +35,7 @@ from .worker_events import pass_on
 log = logging.getLogger(__name__)
 
 GIVE_WAY_SECONDS = 30.0  # for which a job leaves the card to a program that took memory without asking
+INSIST_SECONDS = 2.0  # after which a second request to stop a job ends its process; before, it may be a double click
 RETRY_SECONDS = 2.0  # between attempts to write a result on a full disk
 _STATUS = {"success": COMPLETED, "error": FAILED, "interrupted": CANCELLED}
 _NEWEST = 0.3  # weight of the newest job in the expected time of a job with the same models
@@ -94,7 +95,11 @@ class JobRunner:
         return job
 
     def interrupt(self, prompt_id: str | None = None, client_id: str | None = None) -> bool:
-        """Stop running jobs after the current block: this one, all, or a client's. Returns whether there was one."""
+        """Stop running jobs after the current block: this one, all, or a client's. Returns whether there was one.
+
+        A job that is asked again later, and runs here, is ended with its process: a block of a very large image takes
+        hours, and a node of a pack may not end at all. The next job starts another process.
+        """
         chosen = [
             member
             for member in self.members.busy
@@ -116,6 +121,11 @@ class JobRunner:
             self.store.cancel(running)
         except CannotWrite as error:  # stop it in any case
             log.error("%s", error)
+        if member.here and member.stopping and time.monotonic() - member.stopping > INSIST_SECONDS:
+            log.warning("The job %s did not stop and was stopped again: its process is ended.", running)
+            self._go(member.worker.stop())
+            return
+        member.stopping = member.stopping or time.monotonic()
         member.worker.tell("interrupt", prompt_id=running)
         self.clients.send("sluice.stopping", {"prompt_id": running})
 
@@ -349,6 +359,8 @@ class JobRunner:
         return done
 
     def _paused_or_failed(self, job: Job, member: Member, error: WorkerDied) -> Message:
+        if self.store.is_cancelled(job.prompt_id):
+            return self._interrupted(job)
         paused = self.store.is_paused(job.prompt_id)
         return job_results.PAUSED_ALREADY if paused else self._failed(job, member, error)
 

@@ -53,6 +53,7 @@ class Member:
     name: str
     worker: Connection
     running: Job | None = None
+    stopping: float = 0.0  # when that job was first asked to stop, by the monotonic clock; 0: it was not
     stepping_aside: bool = False  # whether that job was told to let others go first
     node: str | None = None
     progress: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +72,7 @@ class Member:
 
     def begin(self, job: Job, models: Models, cold: bool) -> None:
         """A job starts: the worker then has that job's models, because results of older jobs are dropped."""
-        self.stepping_aside = False
+        self.stepping_aside, self.stopping = False, 0.0
         self.running, self.node, self.progress, self.warm, self.fetching = job, None, {}, models, None
         if cold:
             self.changed = time.time()

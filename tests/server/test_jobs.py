@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from doubles.client import Listener, Server
+from doubles.client import Listener, Server, until
 
 UI_FEATURES = {"supports_preview_metadata": True, "supports_progress_text_metadata": True}
 
@@ -124,6 +124,27 @@ def test_a_running_job_can_be_stopped(server: Server, how: str) -> None:
     assert entry["status"]["messages"][-1][0] == "execution_interrupted"
     assert listener.until("execution_interrupted")["node_id"] == "1"
     assert server.get(f"/jobs/{prompt_id}").json["status"] == "cancelled"
+    listener.close()
+
+
+def test_a_job_that_does_not_stop_is_ended_with_its_process_when_it_is_stopped_again(server: Server) -> None:
+    """A step of it takes ten minutes. The second request counts two seconds after the first."""
+    listener = server.listen()
+    prompt_id = server.queue(long_prompt(server, seconds=600.0), listener.client_id)
+    listener.until("executing", lambda data: data["node"] == "1")
+    server.post("/interrupt")
+    server.post("/interrupt")  # a double click
+    assert [job[1] for job in server.get("/queue").json["queue_running"]] == [prompt_id]
+
+    def ended() -> bool:
+        server.post("/interrupt")
+        return not server.get("/queue").json["queue_running"]
+
+    until(ended)
+    assert listener.end_of(prompt_id)["status"]["messages"][-1][0] == "execution_interrupted"
+    assert server.get(f"/jobs/{prompt_id}").json["status"] == "cancelled"
+    next_id = server.queue(short_prompt(server), listener.client_id)
+    assert listener.end_of(next_id)["status"]["status_str"] == "success"
     listener.close()
 
 

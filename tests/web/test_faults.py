@@ -156,7 +156,7 @@ def test_one_thumb_on_a_phone_prompts_runs_looks_varies_and_shares(
     zeros_file(loras / "large.safetensors", lora_shapes(3072, 16))
     Image.new("RGB", (128, 128), "teal").save(tmp_path / "teal.png")
     seen = scene("phone.mjs", server.url, "400x800", palette, tmp_path / "teal.png", tmp_path)
-    assert seen["found"] == {name: [] for name in seen["found"]} and len(seen["found"]) == 8, "axe-core"
+    assert seen["found"] == {name: [] for name in seen["found"]} and len(seen["found"]) == 9, "axe-core"
     assert seen["small"] == {name: [] for name in seen["small"]}, "everything that is touched has 44 pixels"
     assert seen["previews"] >= 1 and seen["elsewhere"] == []
     shared = read_workflow(Path(seen["downloaded"]))

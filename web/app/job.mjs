@@ -5,6 +5,8 @@ import { copyText, lightbox } from "/extensions/sluice/lightbox.mjs";
 import * as server from "/extensions/sluice/api.mjs";
 import { api } from "/scripts/api.js";
 
+const INSIST = 2500; // ms after which a second cancel ends the job's process: see INSIST_SECONDS of the server
+
 /**
  * The result's part of the page. `acts`: {vary, open(file)}; `busy(on)` is called when a job begins and ends, `say(text)`
  * shows a problem. Returns {queue}: `queue(prompt, workflow, text)` adds a job, whose images are called `text`, and shows it.
@@ -55,9 +57,15 @@ export function jobs(root, { vary, open, busy, say }) {
   }
 
   async function stop() {
+    const stopped = current;
     cancel.disabled = true;
     state.textContent = "Stopping";
-    await api.fetchApi(`/jobs/${current}/cancel`, { method: "POST" });
+    setTimeout(() => {
+      if (current !== stopped) return;
+      cancel.disabled = false;
+      state.textContent = "Stopping after the block that is being computed. If that takes too long, cancel again: its process is then ended.";
+    }, INSIST);
+    await api.fetchApi(`/jobs/${stopped}/cancel`, { method: "POST" });
   }
 
   /** Show the images of a finished job. */

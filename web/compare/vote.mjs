@@ -1,6 +1,7 @@
 // Blind votes: requests a pair from the server, shows it without names, sends the choice. The page has no names of settings.
 
 const at = (id) => document.getElementById(id);
+const EXAMPLE = 'sluice compare "exact: dev.png" "fast: dev.png --cache fast"';
 let pair = null;
 
 async function ask(address, body) {
@@ -84,5 +85,7 @@ addEventListener("keydown", ({ key, target }) => {
 at("voter").value = localStorage.getItem("sluice.voter") ?? "";
 told(async () => {
   const known = await list();
-  if (!known.length) at("told").textContent = "There is no comparison yet: make one with sluice compare.";
+  if (known.length) return;
+  at("begin").hidden = true;
+  at("told").textContent = `There is no comparison yet. Make one in a terminal, then load this page again: ${EXAMPLE}`;
 });

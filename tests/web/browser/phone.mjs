@@ -34,7 +34,15 @@ await scene(`phone_${palette}`, await openWindow(size, phone), async (editor) =>
   await check("create", "body");
   await prompt.tap();
   await prompt.fill("a green heart on the left, white background");
-  await page.getByLabel("Steps", { exact: true }).fill("6");
+  const steps = page.getByLabel("Steps", { exact: true });
+  await steps.fill("0"); // it is told beside the field, which is not behind the bars
+  await run.tap();
+  await page.waitForFunction(() => document.activeElement.matches(":invalid"));
+  await page.waitForTimeout(300);
+  const [field, foot] = await Promise.all([steps.boundingBox(), page.locator(".app-foot").boundingBox()]);
+  assert.ok(field.y > 60 && field.y + field.height < foot.y, `${field.y} to ${field.y + field.height}, the bar from ${foot.y}`);
+  await editor.shot("wrong_value");
+  await steps.fill("6");
   await run.tap();
   await page.getByRole("progressbar", { name: "Progress" }).waitFor();
   const first = await finished();
@@ -101,5 +109,11 @@ await scene(`phone_${palette}`, await openWindow(size, phone), async (editor) =>
   await check("missing", "body");
   await run.tap();
   await page.getByText("The workflow cannot run").waitFor();
+
+  // The page for votes without a comparison.
+  await page.goto(process.env.SLUICE_URL + "/sluice/compare");
+  await page.getByText("There is no comparison yet. Make one in a terminal").waitFor();
+  assert.equal(await page.getByRole("button").count(), 0);
+  await check("compare_none", "body");
   return { found, small, downloaded, previews };
 });
