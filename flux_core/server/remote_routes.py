@@ -102,7 +102,8 @@ async def _welcomed(request: web.Request, here: Services, hello: Message) -> tup
         )
     if hello.get("nodes") != own["nodes"]:
         raise SluiceError(
-            f"The worker {name} has other nodes than this server. Give both the same --node-packs in the same versions."
+            f"The worker {name} has other nodes than this server: it {_of_packs(hello.get('packs'))}, the server "
+            f"{_of_packs(own.get('packs'))}. Give both the same --node-packs in the same versions."
         )
     runner = here.job_runner
     member = runner.members[name] if name in runner.members else None
@@ -137,6 +138,12 @@ def _resumed(here: Services, member: Member, running: Any) -> bool:
         return False
     assert isinstance(member.worker, RemoteWorker)
     return here.job_runner.resume(member, str(running["prompt_id"]), int(running["attempt"]), member.worker.rest)
+
+
+def _of_packs(names: Any) -> str:
+    if not isinstance(names, list) or not names:
+        return "has no node packs"
+    return f"has the node pack{'s' if len(names) > 1 else ''} {', '.join(map(str, names))}"
 
 
 def _clock_warning(name: str, hello: Message) -> str | None:

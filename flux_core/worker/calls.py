@@ -95,11 +95,15 @@ class Calls:
         return object_info(chosen, self.worker.titles, second_ids(classes))
 
     def on_identity(self, message: Message) -> Any:
-        """{"version", "nodes"}: equal for two workers that give the same results for all prompts."""
+        """{"version", "nodes"}: equal for two workers that give the same results for all prompts; and the names of
+        their "packs".
+        """
         from ... import __version__
 
         nodes = sorted(f"{name} {getattr(cls, 'RETURN_TYPES', ())}" for name, cls in self.worker.classes.items())
-        return {"version": __version__, "nodes": hashlib.sha256("\n".join(nodes).encode()).hexdigest()[:16]}
+        packs = sorted(pack["name"] for pack in (self.worker.packs.packs if self.worker.packs else ()) if pack["nodes"])
+        digest = hashlib.sha256("\n".join(nodes).encode()).hexdigest()[:16]
+        return {"version": __version__, "nodes": digest, "packs": packs}
 
     def on_packs(self, message: Message) -> Any:
         """The results of importing the node packs."""

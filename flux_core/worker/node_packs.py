@@ -230,7 +230,7 @@ def _tell(pack: Pack) -> None:
     if pack.error:
         log.error("The node pack %s was not loaded: %s", pack.name, pack.error)
         return
-    log.info("The node pack %s has %d nodes.", pack.name, len(pack.nodes))
+    log.info("The node pack %s has %d node%s.", pack.name, len(pack.nodes), "" if len(pack.nodes) == 1 else "s")
     if pack.left_out:
         reason = next(iter(pack.left_out.values()))
         log.warning("%s: %d nodes are left out (%s): %s", pack.name, len(pack.left_out), _listed(pack.left_out), reason)

@@ -81,7 +81,7 @@ class Dialer:
                     await self._one_connection()
                     failed = 0
                 except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-                    _raise_if_final(error, self._url)
+                    _raise_if_final(error, self._url, "Authorization" in self._session.headers)
                     if not failed:
                         self._say(f"No connection to {self._url} ({error or type(error).__name__}). Connecting again.")
                     failed += 1
@@ -253,11 +253,12 @@ class Dialer:
                 await self._socket.send_bytes(frame_of(message, payload))
 
 
-def _raise_if_final(error: Exception, url: str) -> None:
-    """Raise Refused for a response that would be the same the next time."""
+def _raise_if_final(error: Exception, url: str, with_token: bool) -> None:
+    """Raise Refused for a response that would be the same the next time. with_token: whether one was given."""
     status = getattr(error, "status", None)
     if status == 401:
-        raise Refused(f"{url} does not know this token. It is printed when the server starts; give it with --token.")
+        wrong = "does not know this token" if with_token else "asks for a token"
+        raise Refused(f"{url} {wrong}. It is printed when the server starts; give it with --token.")
     if status in (403, 404):
         raise Refused(f"{url} answers, but takes no workers from here ({status}). Is it `sluice serve`, by this name?")
 

@@ -23,7 +23,7 @@ The frames use the worker's standard input and output, which are separated from 
 
 A worker on another machine (`sluice work`) sends and is sent the same frames as messages of a WebSocket, and these:
 
-    worker -> server   {"hello": {"name", "session", "version", "nodes", "clock", "running": {"prompt_id", "attempt"}}}
+    worker -> server   {"hello": {"name", "session", "clock", "running": {"prompt_id", "attempt"}, and its "identity"}}
                        {"file": {"prompt_id", "attempt", "index", "type", "subfolder", "filename"}, "last"} + bytes
                        {"died": prompt_id, "error", "killed"} or {"unable": prompt_id, "error"} in place of "done"
                        {"drain": true} takes no further job      {"leave": true} and gives its job back

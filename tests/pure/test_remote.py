@@ -291,9 +291,9 @@ def test_a_job_that_is_to_be_stopped_out_of_reach_has_ended(folders: Folders) ->
 class Asked:
     """The worker of the server's own machine, which reports its version and nodes."""
 
-    async def call(self, op: str) -> dict[str, str]:
+    async def call(self, op: str) -> dict[str, Any]:
         assert op == "identity"
-        return {"version": "1.0", "nodes": "abc"}
+        return {"version": "1.0", "nodes": "abc", "packs": ["one"]}
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,12 @@ class Asked:
     [
         ({"version": "0.9"}, "The worker box runs Sluice 0.9 and this server 1.0. Install the same version on both."),
         ({"version": None}, "The worker box runs Sluice None and this server 1.0. Install the same version on both."),
-        ({"nodes": "abd"}, "The worker box has other nodes than this server. Give both the same --node-packs"),
+        (
+            {"nodes": "abd", "packs": ["one", "two"]},
+            "The worker box has other nodes than this server: it has the node packs one, two, the server has the node "
+            "pack one. Give both the same --node-packs",
+        ),
+        ({"nodes": "abd"}, "than this server: it has no node packs, the server has the node pack one."),
         ({"name": "cuda:0"}, "There is a worker cuda:0 already. Give this one another --name."),
         ({"name": "a\nb"}, "The name of a worker is a printable text of at most 100 characters."),
         ({"name": ""}, "The name of a worker is a printable text of at most 100 characters."),

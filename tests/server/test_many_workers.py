@@ -148,7 +148,7 @@ def test_every_job_has_one_result_when_a_worker_is_killed_and_a_link_is_cut(
 
 def test_two_hundred_idle_workers_cost_the_server_little(start: Callable[..., Server]) -> None:
     server = start(packs=None)
-    known: Any = SimpleNamespace(worker=SimpleNamespace(classes=program_tables(pack_host())[0]))
+    known: Any = SimpleNamespace(worker=SimpleNamespace(classes=program_tables(pack_host())[0], packs=None))
     identity = Calls.on_identity(known, {})
 
     async def join(session: aiohttp.ClientSession, number: int) -> Any:
