@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import hashlib
 import json
 import random
@@ -24,9 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
-import aiohttp
 import psutil
 
 from ..errors import SluiceError
@@ -36,10 +33,10 @@ from . import random_model
 from .files import FORMATS, path_of, written
 from .scratch import scratch_folder
 from .server import Server, running
+from .watch import Watch, watching
 
 TARGET = 2.0  # seconds until a cancelled job has ended
 MEMORY_TARGET = 1.05  # of a paused job, times that of an idle worker
-PATIENCE = 3600.0  # seconds after which something has gone wrong
 FIRST_SECONDS = 5.0  # of a job with nothing loaded: the phase "loading"
 ENCODING_SECONDS = 20.0  # in which a text is stopped; a full-size T5 takes longer on a CPU
 PHASES = ("loading", "encoding", "decoding", "sampling")  # decoding needs what a whole job just before it has sampled
@@ -50,15 +47,15 @@ T5_TOKENS, T5_LENGTH = 32100, 512  # of the published tokenizer, and of a prompt
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sluice bench stopping`."""
-    parser.add_argument("--cancels", type=int, default=30)
+    parser.add_argument("--cancels", type=int, default=30, help="number of cancels")
     parser.add_argument(
         "--kills", type=int, default=6, help="number of cancels after which the server is killed at once"
     )
-    parser.add_argument("--pauses", type=int, default=20)
-    parser.add_argument("--size", default="512x512", metavar="WxH")
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--pauses", type=int, default=20, help="number of pauses")
+    parser.add_argument("--size", default="512x512", metavar="WxH", help="size of the image")
+    parser.add_argument("--steps", type=int, default=2, help="sampling steps")
     parser.add_argument("--ram", default="10G", metavar="SIZE", help="RAM budget (default: %(default)s)")
-    parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--dtype", default="bf16", help="number type of the computation")
     parser.add_argument("--folder", type=Path, default=Path("bench-models"), help="folder for the model files")
     parser.add_argument("--keep", action="store_true", help="keep the model files for another run")
     parser.add_argument("--shipped", action="store_true", help="use the shipped model instead of full-size files")
@@ -117,9 +114,9 @@ class Job:
     args: argparse.Namespace
 
     def prompt(
-        self, text: str = "a red circle", seed: int = 1, sampler: str = "euler", turn: bool = False
+        self, text: str = "a red circle", seed: int = 1, sampler: str = "euler", turn: str = "none"
     ) -> dict[str, Any]:
-        """turn: whether the latent is rotated before it is decoded, so that only the decoding of the job differs."""
+        """turn: a rotation of the latent before it is decoded, so that only the decoding of the job differs."""
         width, height = picture_size(self.args.size)
         ours = ("sluice-tiny", "sluice-tiny-clip_l", "sluice-tiny-t5xxl", "sluice-tiny-ae")
         names = ours if self.args.shipped else ("flux-fp8", "clip-fp16", "t5-fp8", "ae-fp32")
@@ -134,66 +131,11 @@ class Job:
                 "model": ["model", 0], "positive": ["text", 0], "negative": ["text", 0], "latent_image": ["empty", 0],
                 "seed": seed, "steps": self.args.steps, "cfg": 1.0, "sampler_name": sampler, "scheduler": "simple",
                 "denoise": 1.0}),
-            "turn": ("LatentRotate", {"samples": ["sampler", 0], "rotation": "180 degrees" if turn else "none"}),
+            "turn": ("LatentRotate", {"samples": ["sampler", 0], "rotation": turn}),
             "decode": ("VAEDecode", {"samples": ["turn", 0], "vae": ["vae", 0]}),
             "save": ("SaveImage", {"images": ["decode", 0], "filename_prefix": "stopped"}),
         }  # fmt: skip
         return {node_id: {"class_type": kind, "inputs": inputs} for node_id, (kind, inputs) in nodes.items()}
-
-
-class Watch:
-    """The messages of one websocket, with the time of each."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse[Any], client_id: str) -> None:
-        self.client_id, self._socket = client_id, socket
-        self.heard: list[tuple[float, str, Mapping[str, Any]]] = []
-        self._new = asyncio.Event()
-        self._task = asyncio.create_task(self._listen())
-
-    async def _listen(self) -> None:
-        async for message in self._socket:
-            if message.type is aiohttp.WSMsgType.TEXT:
-                told = message.json()
-                self.heard.append((time.monotonic(), told["type"], told["data"]))
-                self._new.set()
-
-    async def node(self, prompt_id: str, node: str | None) -> float:
-        """When a node of a job began; None: when the job ended. Raises SluiceError if it ends before."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            self._new.clear()
-            for when, kind, data in self.heard:
-                if kind == "executing" and data.get("prompt_id") == prompt_id and data["node"] in (node, None):
-                    if data["node"] == node:
-                        return when
-                    raise SluiceError(f"The job ended before its node {node}: {self._last_words(prompt_id)}")
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._new.wait(), 1.0)
-        raise SluiceError(f"The job did not come to {node or 'its end'} within {PATIENCE:.0f} seconds.")
-
-    def nodes(self, prompt_id: str) -> list[tuple[str, float]]:
-        """The nodes that began, with their times."""
-        return [
-            (data["node"], when) for when, kind, data in self.heard
-            if kind == "executing" and data.get("prompt_id") == prompt_id and data["node"]
-        ]  # fmt: skip
-
-    def _last_words(self, prompt_id: str) -> str:
-        said = [data for _, kind, data in self.heard if kind == "execution_error" and data["prompt_id"] == prompt_id]
-        return said[-1]["exception_message"].strip() if said else "no error was told"
-
-    async def close(self) -> None:
-        await self._socket.close()
-        await self._task
-
-
-async def _watch(server: Server) -> Watch:
-    client_id = uuid.uuid4().hex
-    while True:
-        with contextlib.suppress(aiohttp.ClientError, OSError):
-            address = server.url(f"/ws?{urlencode({'clientId': client_id})}")
-            return Watch(await server.session.ws_connect(address, max_msg_size=0), client_id)
-        await asyncio.sleep(0.05)
 
 
 async def _post(server: Server, path: str, body: Any) -> Any:
@@ -220,20 +162,27 @@ async def _begun(server: Server, watch: Watch, prompt: dict[str, Any]) -> str:
 async def _cancels(server: Server, job: Job, args: argparse.Namespace) -> dict[str, Any]:
     chance = random.Random(args.seed)
     await _ready(server)
-    watch = await _watch(server)
+    watch = await watching(server)
     records, stopped = [], []
     took: dict[str, float] = {}
+    turns = ["180 degrees", "90 degrees", "270 degrees"]
     for number, phase in enumerate(_shares(args.cancels)):
         kill = (number + 1) * args.kills // args.cancels > number * args.kills // args.cancels  # evenly among them
         if phase in ("decoding", "sampling") and not took:
             took = await _whole(server, watch, job)
-        record, prompt_id = await _one_cancel(server, watch, job, phase, number, chance, took, kill)
+        record, prompt_id = await _one_cancel(server, watch, job, phase, number, chance, took, kill, turns[0])
+        while record["node"] == "end":
+            took[BEGINS[phase]] = record["after"]
+            if phase == "decoding":
+                del turns[0]  # this latent has been decoded now, and is not decoded again
+            print(f"  {phase} ended before its cancel, after {record['after']:.1f} s: once more, earlier", flush=True)
+            record, prompt_id = await _one_cancel(server, watch, job, phase, number, chance, took, kill, turns[0])
         stopped.append(prompt_id)
         records.append(record)
         print(f"  {_told(record)}", flush=True)
         if kill:
             await watch.close()
-            watch = await _watch(server)
+            watch = await watching(server)
     await server.kill("server")
     await _ready(server)
     await asyncio.sleep(2)
@@ -285,9 +234,10 @@ async def _one_cancel(
     chance: random.Random,
     took: Mapping[str, float],
     kill: bool,
+    turn: str,
 ) -> tuple[dict[str, Any], str]:
     prompts = {
-        "decoding": job.prompt(turn=True), "sampling": job.prompt(seed=100 + number),
+        "decoding": job.prompt(turn=turn), "sampling": job.prompt(seed=100 + number),
         "encoding": job.prompt(text=f"a blue star {number}"), "loading": job.prompt(text=f"a green heart {number}"),
     }  # fmt: skip
     if phase == "loading":
@@ -299,6 +249,8 @@ async def _one_cancel(
     await asyncio.sleep(max(0.0, began + after - time.monotonic()))
     node = watch.nodes(prompt_id)[-1][0]
     record: dict[str, Any] = {"phase": phase, "after": after, "node": node, "seconds": None}
+    if (ended := watch.ended(prompt_id)) is not None:
+        return record | {"node": "end", "after": ended - began}, prompt_id
     worker = psutil.Process((await server.workers())[0])
     before, asked = sum(worker.cpu_times()[:2]), time.monotonic()
     await _post(server, "/interrupt", {"prompt_id": prompt_id})
@@ -329,7 +281,7 @@ async def _pauses(server: Server, job: Job, args: argparse.Namespace) -> dict[st
     await _ready(server)
     idle = _memory(server)
     expected, seconds = {}, {}
-    watch = await _watch(server)
+    watch = await watching(server)
     for sampler in SAMPLERS:
         began = time.monotonic()
         prompt_id = await _begun(server, watch, job.prompt(sampler=sampler))
@@ -358,7 +310,7 @@ async def _pauses(server: Server, job: Job, args: argparse.Namespace) -> dict[st
 async def _one_pause(server: Server, job: Job, sampler: str, after: float) -> dict[str, Any]:
     """Pause, kill, start again, resume. `ended`: the job was done before it could be paused."""
     await _post(server, "/free", {"unload_models": True, "free_memory": True})
-    watch = await _watch(server)
+    watch = await watching(server)
     prompt_id = await _begun(server, watch, job.prompt(sampler=sampler))
     await watch.node(prompt_id, BEGINS["loading"])
     await asyncio.sleep(after)

@@ -86,7 +86,7 @@ def test_a_cancelled_job_differs_from_the_one_before_in_the_phase_that_is_to_be_
     stopping.add_arguments(parser)
     job = stopping.Job(parser.parse_args(["--size", "64x32", "--steps", "3"]))
     whole, decoding, sampling, encoding = (
-        job.prompt(), job.prompt(turn=True), job.prompt(seed=7), job.prompt(text="a blue star")
+        job.prompt(), job.prompt(turn="90 degrees"), job.prompt(seed=7), job.prompt(text="a blue star")
     )  # fmt: skip
     for prompt, node in ((decoding, "turn"), (sampling, "sampler"), (encoding, "text")):
         assert [name for name in whole if whole[name] != prompt[name]] == [node]
