@@ -29,6 +29,7 @@ from ..runtime.runtime import Runtime
 from ..runtime.settings import Settings
 from ..runtime.team import Team
 from . import random_model
+from .child_process import end_with_parent
 from .files import path_of, written
 from .steps import Setup, condition_of, sample
 
@@ -98,7 +99,7 @@ def _line(record: dict[str, Any], ram: str) -> str:
 def _made(setup: Setup, split: str | None) -> tuple[Tensor, dict[str, int], float]:
     """The velocities that new processes compute, the peak of each, and the seconds."""
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(1, spawn, end_with_parent) as pool:
         began, made, peaks = time.perf_counter(), pool.submit(_sampled, setup, split), dict[str, int]()
         while not made.done():
             for process in psutil.Process().children(recursive=True):

@@ -40,6 +40,7 @@ from ..memory.budget import AUTO, format_size, parse_size
 from ..runtime.device import find_device
 from ..runtime.published import picture_size
 from . import gpu_parts, gpu_training, random_model
+from .child_process import end_with_parent
 from .files import FORMATS, FULL, path_of, written
 from .gpu_devices import devices
 from .gpu_parts import Part, Tell
@@ -260,6 +261,7 @@ def _guarded(name: str, work: Callable[[Part, Tell], None], part: Part, seconds:
 
 
 def _child(work: Callable[[Part, Tell], None], part: Part, pipe: Any) -> None:
+    end_with_parent()
     gc.freeze()  # so that the garbage collection before each plan does not visit the imported modules
     try:
         work(part, pipe.send)

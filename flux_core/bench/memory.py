@@ -30,6 +30,7 @@ from ..runtime.device import find_device
 from ..runtime.published import picture_size
 from ..runtime.settings import CACHES, COMPUTES
 from . import random_model
+from .child_process import end_with_parent
 from .files import FORMATS, FULL, Make, written
 from .measurements import measure_flux, measure_job, measure_t5
 from .steps import Setup
@@ -156,7 +157,7 @@ def _measurements(args: argparse.Namespace) -> Iterator[Measurement]:
 
 def _in_a_process(work: Callable[[Setup], dict[str, Any]], setup: Setup) -> dict[str, Any]:
     """A new process, so that its peak is not that of an earlier measurement. Raises SluiceError if it dies."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         try:
             return asdict(setup) | pool.submit(work, setup).result()
         except BrokenProcessPool:

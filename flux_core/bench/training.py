@@ -35,6 +35,7 @@ from ..memory.budget import AUTO, Allowed, format_size
 from ..models.latents import CELL
 from ..runtime.published import picture_size
 from . import random_model
+from .child_process import end_with_parent
 from .files import FORMATS, FULL, path_of, written
 from .steps import manager_of
 from .training_parts import table, with_parts
@@ -234,6 +235,7 @@ def _started(setup: Setup) -> tuple[Any, Any]:
 
 
 def _train(setup: Setup, tells: Any) -> None:
+    end_with_parent()
     try:
         tells.send(train(setup, lambda: tells.send(STARTED)))
     except Exception as error:

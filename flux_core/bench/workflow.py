@@ -33,6 +33,7 @@ from ..models.flux_config import FluxConfig
 from ..models.redux import Redux, ReduxConfig
 from ..runtime.published import picture_size
 from . import random_model
+from .child_process import end_with_parent
 from .files import FULL, path_of, written
 
 RANK = 16
@@ -86,7 +87,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         args.device, args.vram, args.ram, width, height, args.steps,
     )  # fmt: skip
     with written(args.folder, {name: (make, format) for name, make, format in files.values()}, args.keep):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
+        with multiprocessing.get_context("spawn").Pool(1, end_with_parent) as pool:
             result: dict[str, Any] = pool.apply(run, (setup,))
     _tell(result)
     return result

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
+import time
+from multiprocessing.connection import Connection
 
+import psutil
 import pytest
 from sluice.flux_core.bench import stopping
+from sluice.flux_core.bench.child_process import end_with_parent
 from sluice.flux_core.bench.run import PARTS, WORK, Clock, kind_of, split
 from sluice.flux_core.bench.table import table
 from sluice.flux_core.commands import bench, cli
@@ -94,3 +100,26 @@ def test_a_cancelled_job_differs_from_the_one_before_in_the_phase_that_is_to_be_
     assert {problem.node_id for problem in checked.problems} <= {"model", "clip", "vae"}, "only files are missing"
     assert sorted(stopping._shares(6), key=stopping.PHASES.index) == stopping._shares(6)
     assert set(stopping._shares(4)) == set(stopping.PHASES)
+
+
+def _sleeps(pipe: Connection) -> None:
+    end_with_parent()
+    pipe.send(os.getpid())
+    time.sleep(60)
+
+
+def _starts(pipe: Connection) -> None:
+    multiprocessing.get_context("fork").Process(target=_sleeps, args=(pipe,)).start()
+    time.sleep(60)
+
+
+def test_a_measuring_process_ends_with_the_program_that_was_killed() -> None:
+    fork = multiprocessing.get_context("fork")
+    heard, pipe = fork.Pipe()
+    parent = fork.Process(target=_starts, args=(pipe,))
+    parent.start()
+    child = psutil.Process(heard.recv())
+    parent.kill()
+    parent.join()
+    child.wait(timeout=20)
+    assert not child.is_running()
