@@ -35,7 +35,16 @@ await scene(`phone_${palette}`, await openWindow(size, phone), async (editor) =>
   await prompt.tap();
   await prompt.fill("a green heart on the left, white background");
   const steps = page.getByLabel("Steps", { exact: true });
-  await steps.fill("0"); // it is told beside the field, which is not behind the bars
+  await steps.fill("6");
+  await run.tap();
+  await page.getByRole("progressbar", { name: "Progress" }).waitFor();
+  const first = await finished();
+  const previews = editor.heard.filter(({ type }) => type === "preview").length;
+  await check("result", "body");
+
+  // A wrong value is told beside its field, which is scrolled to and not behind the bars.
+  await steps.fill("0");
+  await page.evaluate(() => scrollTo(0, 0));
   await run.tap();
   await page.waitForFunction(() => document.activeElement.matches(":invalid"));
   await page.waitForTimeout(300);
@@ -43,11 +52,6 @@ await scene(`phone_${palette}`, await openWindow(size, phone), async (editor) =>
   assert.ok(field.y > 60 && field.y + field.height < foot.y, `${field.y} to ${field.y + field.height}, the bar from ${foot.y}`);
   await editor.shot("wrong_value");
   await steps.fill("6");
-  await run.tap();
-  await page.getByRole("progressbar", { name: "Progress" }).waitFor();
-  const first = await finished();
-  const previews = editor.heard.filter(({ type }) => type === "preview").length;
-  await check("result", "body");
 
   // Look.
   await page.getByRole("button", { name: "Look at the image" }).tap();
