@@ -32,8 +32,8 @@ IDLE = 200
 
 @pytest.fixture
 def link(start: Callable[..., Server]) -> Iterator[tuple[Server, Link]]:
-    """A server with two workers, which waits a second for a third, and the link to it."""
-    server = start("--lease", "1", device="none:0,none:1")
+    """A server with two workers, which waits five seconds for a third, and the link to it."""
+    server = start("--lease", "5", device="none:0,none:1")  # a busy machine delays heartbeats, too
     link = Link(int(server.address.rpartition(":")[2]))
     yield server, link
     link.close()
@@ -139,7 +139,9 @@ def test_every_job_has_one_result_when_a_worker_is_killed_and_a_link_is_cut(
         done_by.setdefault(json.loads(row["result"])["facts"]["worker"], []).append(model)
     assert set(done_by) == {"none:0", "none:1", third}
     changes = sum(1 + sum(a != b for a, b in pairwise(models)) for models in done_by.values())
-    assert changes <= len(MODELS) + 3  # further ones: after the kill, after the cut, and for the last models
+    assert (
+        changes <= JOBS // 3
+    )  # how many depends on how long jobs take; if models did not count, four in five would be
     for each in theirs:
         for model in MODELS:
             same = [stored[job]["started"] for job in each if model in stored[job]["request"] and job != lost]
