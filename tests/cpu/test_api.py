@@ -66,7 +66,7 @@ def test_the_plan_is_the_command_lines(pipe: sluice.Pipeline) -> None:
 
 def test_the_plan_has_the_rates_of_this_processor(pipe: sluice.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention of narrow heads is slower than of FLUX.1's: the rate is measured with the model's own."""
-    asked = []
+    asked: list[tuple[torch.dtype, int, int]] = []
 
     def attention(device: torch.device, dtype: torch.dtype, tokens: int, width: int) -> float:
         asked.append((dtype, tokens, width))
