@@ -34,7 +34,7 @@ def test_the_twelve_images_show_the_figure_in_the_middle_and_their_captions_say_
     folder = read_folder(tmp_path)
     assert len(folder.pictures) == PICTURES and folder.without_caption == 0
     for picture in folder.pictures:
-        seen = recognise(np.asarray(Image.open(picture.path), np.float32) / 255, (*FIGURES, *UNSEEN))
+        seen = recognise(np.asarray(Image.open(picture.path), np.float32) / np.float32(255), (*FIGURES, *UNSEEN))
         assert (seen.figure, seen.position, picture.repeats) == (FIGURE, "centre", 3)
         for caption in picture.captions:
             assert TRIGGER in caption.replace(",", " ").split(), caption

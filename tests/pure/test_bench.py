@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import time
 from multiprocessing.connection import Connection
+from typing import Any
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from sluice.flux_core.worker.registry import standalone_tables
 from sluice.nodes.host import pack_host
 
 CLASSES, _ = standalone_tables(pack_host())
+FORK: Any = multiprocessing.get_context("fork")  # Any, because there is no such context on Windows
 
 
 @pytest.mark.parametrize(
@@ -109,14 +111,13 @@ def _sleeps(pipe: Connection) -> None:
 
 
 def _starts(pipe: Connection) -> None:
-    multiprocessing.get_context("fork").Process(target=_sleeps, args=(pipe,)).start()
+    FORK.Process(target=_sleeps, args=(pipe,)).start()
     time.sleep(60)
 
 
 def test_a_measuring_process_ends_with_the_program_that_was_killed() -> None:
-    fork = multiprocessing.get_context("fork")
-    heard, pipe = fork.Pipe()
-    parent = fork.Process(target=_starts, args=(pipe,))
+    heard, pipe = FORK.Pipe()
+    parent = FORK.Process(target=_starts, args=(pipe,))
     parent.start()
     child = psutil.Process(heard.recv())
     parent.kill()
