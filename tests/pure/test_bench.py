@@ -22,7 +22,6 @@ from sluice.flux_core.worker.registry import standalone_tables
 from sluice.nodes.host import pack_host
 
 CLASSES, _ = standalone_tables(pack_host())
-FORK: Any = multiprocessing.get_context("fork")  # Any, because there is no such context on Windows
 
 
 @pytest.mark.parametrize(
@@ -111,13 +110,15 @@ def _sleeps(pipe: Connection) -> None:
 
 
 def _starts(pipe: Connection) -> None:
-    FORK.Process(target=_sleeps, args=(pipe,)).start()
+    fork: Any = multiprocessing.get_context("fork")
+    fork.Process(target=_sleeps, args=(pipe,)).start()
     time.sleep(60)
 
 
 def test_a_measuring_process_ends_with_the_program_that_was_killed() -> None:
-    heard, pipe = FORK.Pipe()
-    parent = FORK.Process(target=_starts, args=(pipe,))
+    fork: Any = multiprocessing.get_context("fork")  # Any, because there is no such context on Windows
+    heard, pipe = fork.Pipe()
+    parent = fork.Process(target=_starts, args=(pipe,))
     parent.start()
     child = psutil.Process(heard.recv())
     parent.kill()
