@@ -43,17 +43,6 @@ def command(prologue: str) -> list[str]:
     return [sys.executable, "-c", prologue + "from sluice.flux_core.commands.cli import main; raise SystemExit(main())"]
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: one process more than there are cores, because tests of servers and pages wait half of their time."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests, those in a browser, come first: at the end they would run while other processes are idle."""
-    items.sort(key=lambda item: "/tests/web/" not in item.path.as_posix())
-
-
 def pytest_collection_finish() -> None:
     """What imports and collecting have made is not looked through again at each garbage collection.
 
