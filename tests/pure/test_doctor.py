@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sluice.flux_core.commands.doctor import lines
@@ -79,8 +80,14 @@ def test_what_is_missing_in_the_model_folders_is_told(tmp_path: Path) -> None:
 def test_little_room_and_folders_that_cannot_be_written_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    room = SimpleNamespace(free=2 * storage.LITTLE_ROOM)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room)  # how full this disk is has no part in the test
     (good,) = storage.room_findings([tmp_path / "output", tmp_path / "output"])
     assert good.good and "free" in good.text
+    room.free = storage.LITTLE_ROOM - 1
+    (full,) = storage.room_findings([tmp_path / "output"])
+    assert not full.good and "Free some space" in full.advice
+    room.free = storage.LITTLE_ROOM
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     (refused,) = storage.room_findings([tmp_path / "output"])
     assert "cannot be written" in refused.advice
