@@ -3,7 +3,8 @@
 PyTorch converts fp8 on a CPU one code at a time (0.3 G weights/s per core). Here two neighbouring codes are one 16-bit
 index into 65,536 pairs of values: a quarter megabyte for two-byte values, which fits in a core's second-level cache,
 and one load and one store for two weights. The tables are made by PyTorch's own conversion, so every code, including
-NaN and subnormals, gives the same bits as `tensor.to`. On an accelerator the plain conversion is the fast one.
+NaN and subnormals, gives the same bits as `tensor.to`. Where a C compiler is installed, a compiled function does the
+same for large matrices twice as fast (fp8_compiled.py). On an accelerator the plain conversion is the fast one.
 
     e4m3fn   s eeee mmm    bias 7, no infinity, 0x7f and 0xff are NaN     (Micikevicius et al. 2022)
     e5m2     s eeeee mm    bias 15, infinities and NaN as IEEE 754: the upper byte of a float16
@@ -18,15 +19,23 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from .fp8_compiled import decoder
 from .lookup import look_up
+from .threads import run_parts, thread_count
 from .workspace import chunk_values, scratch
 
 FP8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+LARGE = 1 << 20  # codes of a matrix for which the compiled decoder is used, and made at the first one
 _PAIR = {2: torch.int32, 4: torch.int64}  # size of a value -> integer as wide as two of them
 
 
 def decode_fp8(raw: Tensor, out: Tensor, format: str) -> None:
     """Codes `raw` [n] uint8 -> values `out` [n], contiguous, float32, float16 or bfloat16. Exact."""
+    compiled = decoder(out.dtype) if raw.device.type == "cpu" and format == "F8_E4M3" and raw.numel() >= LARGE else None
+    if compiled is not None:
+        count = -(-raw.numel() // thread_count(raw.numel()))
+        run_parts(compiled, zip(raw.split(count), out.split(count), strict=True))
+        return
     paired = raw.numel() & ~1
     if raw.device.type != "cpu" or out.element_size() not in _PAIR or raw.storage_offset() & 1 or paired == 0:
         out.copy_(raw.view(FP8[format]))

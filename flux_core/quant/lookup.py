@@ -8,18 +8,13 @@ Independent of formats.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from threading import Barrier
-
 import torch
 from torch import Tensor
 
-from .workspace import MAX_THREADS, scratch
+from .threads import run_parts, thread_count
+from .workspace import scratch
 
 CODES = 1 << 19  # at a time for each thread: the overhead of a call is small, and their indices fit in a core's caches
-FEW = 1 << 16  # codes: for fewer, waking other threads takes about as long as looking them up
 
 
 def look_up(table: Tensor, codes: Tensor, values: Tensor) -> None:
@@ -28,15 +23,10 @@ def look_up(table: Tensor, codes: Tensor, values: Tensor) -> None:
         index = scratch("index", tuple(codes.shape), torch.int32, codes.device)
         torch.index_select(table, 0, index.copy_(codes), out=values)
         return
-    threads = min(torch.get_num_threads(), MAX_THREADS) if codes.numel() > FEW else 1
+    threads = thread_count(codes.numel())
     count = max(1, -(-codes.numel() // threads))
     index = scratch("index", (threads, min(count, CODES)), torch.int32, codes.device)
-    parts = list(zip(codes.split(count), values.split(count), index, strict=False))
-    if threads == 1:
-        _look_up(table, *parts[0])
-        return
-    for done in [_workers(threads, os.getpid()).submit(_look_up, table, *part) for part in parts]:
-        done.result()
+    run_parts(lambda *part: _look_up(table, *part), zip(codes.split(count), values.split(count), index, strict=False))
 
 
 def _look_up(table: Tensor, codes: Tensor, values: Tensor, index: Tensor) -> None:
@@ -44,23 +34,6 @@ def _look_up(table: Tensor, codes: Tensor, values: Tensor, index: Tensor) -> Non
     with torch.inference_mode():
         for some, out in zip(codes.split(len(index)), values.split(len(index)), strict=True):
             torch.index_select(table, 0, index[: len(some)].copy_(some), out=out)
-
-
-@cache
-def _workers(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads that compute with one core each. process: its id, because a forked process has no threads."""
-    ready = Barrier(threads + 1)
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        ready.wait()
-
-    pool = ThreadPoolExecutor(threads, f"look-up {threads} {process}", begin)
-    for _ in range(threads):  # each starts a thread, as those before it wait
-        pool.submit(int)
-    ready.wait()
-    torch.set_num_threads(threads)  # the number is also the one for threads that begin later
-    return pool
 
 
 def nibbles_into(packed: Tensor, levels: Tensor, out: Tensor, high_first: bool = False) -> None:
