@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.detect import detect, refuse
-from ..checkpoint.files import open_weights
 from ..errors import InputError
 from ..images.masks import layers
 from ..images.resize import repeat_to_batch, resize
 from ..models.latents import CELL, process_in
 from .runtime import Runtime
-from .weights import ControlNetWeights
+from .weights import ControlNetWeights, weights_in
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,4 @@ class ControlNet:
 
 def load_controlnet(runtime: Runtime, path: str | Path) -> ControlNet:
     """The ControlNet of a file. Raises MissingFileError, or FileFormatError with the kind of the file."""
-    file = open_weights(path)
-    found = detect(file)
-    if "controlnet" not in found.parts:
-        refuse(file.path, found, "controlnet")
-    tensors, identity = found.parts["controlnet"], (file.identity, "controlnet")
-    return ControlNet(runtime.weights.get(identity, lambda: ControlNetWeights(runtime, tensors, identity)))
+    return ControlNet(weights_in(runtime, path, "controlnet", ControlNetWeights))

@@ -12,8 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint.detect import detect, refuse
-from ..checkpoint.files import open_weights
 from ..checkpoint.load import Resident
 from ..errors import InputError
 from ..memory.manager import Manager
@@ -23,7 +21,7 @@ from ..quant.int8 import Integers
 from .encoder import ManagedEncoder
 from .runtime import Runtime
 from .vision import VisionModel, run_encoder
-from .weights import Weights
+from .weights import Weights, weights_in
 
 
 class ImageAdapterWeights(Weights[ImageAdapterModule]):
@@ -107,10 +105,4 @@ def _line(begin: float, end: float, count: int) -> list[float]:
 
 def load_image_adapter(runtime: Runtime, path: str | Path, vision: VisionModel) -> ImageAdapter:
     """The adapter of a file. Raises MissingFileError and FileFormatError."""
-    file = open_weights(path)
-    found = detect(file)
-    if "ip_adapter" not in found.parts:
-        refuse(file.path, found, "ip_adapter")
-    tensors, identity = found.parts["ip_adapter"], (file.identity, "ip_adapter")
-    weights = runtime.weights.get(identity, lambda: ImageAdapterWeights(runtime, tensors, identity))
-    return ImageAdapter(weights, vision)
+    return ImageAdapter(weights_in(runtime, path, "ip_adapter", ImageAdapterWeights), vision)

@@ -19,8 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.detect import detect, refuse
-from ..checkpoint.files import open_weights
 from ..checkpoint.load import Resident
 from ..errors import InputError, NotFinite
 from ..memory.manager import Manager
@@ -32,7 +30,7 @@ from .encoder import ManagedEncoder
 from .loaded_whole import ReportedEncoder
 from .runtime import Runtime
 from .sound import unsound
-from .weights import Weights
+from .weights import Weights, weights_in
 
 COMPUTED = torch.float32  # for all of them, whatever their files contain
 PROJECTOR = "style projector"  # in plans and messages
@@ -186,32 +184,17 @@ class StyleReference:
 
 def load_vision(runtime: Runtime, path: str | Path) -> VisionModel:
     """The vision encoder of a file, SigLIP's or CLIP's. Raises MissingFileError and FileFormatError."""
-    file = open_weights(path)
-    found = detect(file)
-    if "clip_vision" not in found.parts:
-        refuse(file.path, found, "clip_vision")
-    tensors, identity = found.parts["clip_vision"], (file.identity, "clip_vision")
-    return VisionModel(runtime.weights.get(identity, lambda: VisionWeights(runtime, tensors, identity)))
+    return VisionModel(weights_in(runtime, path, "clip_vision", VisionWeights))
 
 
 def load_style(runtime: Runtime, path: str | Path) -> StyleModel:
     """The Redux model of a file. Raises MissingFileError and FileFormatError."""
-    file = open_weights(path)
-    found = detect(file)
-    if "redux" not in found.parts:
-        refuse(file.path, found, "redux")
-    tensors, identity = found.parts["redux"], (file.identity, "redux")
-    return StyleModel(runtime.weights.get(identity, lambda: ReduxWeights(runtime, tensors, identity)))
+    return StyleModel(weights_in(runtime, path, "redux", ReduxWeights))
 
 
 def load_model_patch(runtime: Runtime, path: str | Path) -> StyleReference:
     """The style projector of a file. Raises MissingFileError and FileFormatError, also for patches of other models."""
-    file = open_weights(path)
-    found = detect(file)
-    if "style_projector" not in found.parts:
-        refuse(file.path, found, "style_projector")
-    tensors, identity = found.parts["style_projector"], (file.identity, "style_projector")
-    return StyleReference(runtime.weights.get(identity, lambda: ProjectorWeights(runtime, tensors, identity)))
+    return StyleReference(weights_in(runtime, path, "style_projector", ProjectorWeights))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ Independent of: handles, nodes, sampling.
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,6 +18,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.detect import detect, refuse
+from ..checkpoint.files import open_weights
 from ..checkpoint.load import Resident, Tensors, bind
 from ..checkpoint.stored import Stored
 from ..errors import FileFormatError
@@ -49,6 +51,7 @@ from .streamed_flux import ManagedFlux
 FILLED = 0.8  # share of the free memory that matrices may take after expansion to the type of the products
 
 Module = TypeVar("Module", bound=nn.Module)
+Kind = TypeVar("Kind", bound="Weights[Any]")
 
 
 class Weights(Generic[Module]):
@@ -195,6 +198,21 @@ class Weights(Generic[Module]):
 
     def _manage(self, manager: Manager, dtype: torch.dtype, integers: Integers | None) -> Any:
         raise NotImplementedError
+
+
+def weights_in(
+    runtime: Runtime, path: str | Path, part: str, make: Callable[[Runtime, Tensors, Hashable], Kind]
+) -> Kind:
+    """The weights of one part of a file, as `detect` names parts; the same object for all who hold it.
+
+    Raises MissingFileError, and FileFormatError that says what the file is if it has no such part.
+    """
+    file = open_weights(path)
+    found = detect(file)
+    if part not in found.parts:
+        refuse(file.path, found, part)
+    tensors, identity = found.parts[part], (file.identity, part)
+    return runtime.weights.get(identity, lambda: make(runtime, tensors, identity))
 
 
 class FluxWeights(Weights[Flux]):
