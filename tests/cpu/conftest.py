@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 import pytest
@@ -59,3 +59,11 @@ def layout(request: pytest.FixtureRequest) -> Callable[[Tensor], Tensor]:
         return changed
 
     return change
+
+
+@pytest.fixture
+def computing_threads() -> Iterator[Callable[[int], None]]:
+    """computing_threads(n): PyTorch computes with n threads until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import gguf
 import numpy as np
@@ -71,14 +71,6 @@ def test_blocks_with_any_scale_decode_as_in_the_gguf_package(format: str) -> Non
     assert same_bits(got[~got.isnan()], expected[~got.isnan()])
 
 
-@pytest.fixture
-def computing_threads() -> Iterator[Callable[[int], None]]:
-    """computing_threads(n): PyTorch computes with n threads until the test ends."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", BITS)
 @pytest.mark.parametrize("format", FP8)
@@ -126,7 +118,7 @@ def test_large_fp8_decodes_with_and_without_a_c_compiler(
 ) -> None:
     if compiler is not None:  # None: the one of this machine
         monkeypatch.setenv("CC", compiler)
-        monkeypatch.setattr(fp8_compiled.shutil, "which", lambda name: name if name == compiler else None)
+        monkeypatch.setattr("shutil.which", lambda name: name if name == compiler else None)
     fp8_compiled._decoders.cache_clear()
     codes = torch.arange(fp8.LARGE + 77, dtype=torch.int32).to(torch.uint8)
     try:
