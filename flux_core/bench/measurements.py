@@ -17,7 +17,7 @@ from ..memory.report import JobReport
 from ..memory.workload import letters
 from .files import path_of
 from .limit import physical_limit
-from .steps import Setup, condition_of, manager_of, runtime_of, sample
+from .steps import Setup, SlowlyChanging, condition_of, manager_of, runtime_of, sample
 
 
 def measure_flux(setup: Setup) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def measure_flux(setup: Setup) -> dict[str, Any]:
     runtime = runtime_of(setup)
     model = handles.load_flux(runtime, path_of(setup.folder, setup.file))
     began = time.perf_counter()
-    _, computed = sample(model, setup, condition_of(setup, runtime.device), seed=1)
+    _, computed = sample(model, setup, condition_of(setup, runtime.device), seed=1, adjust=SlowlyChanging())
     seconds = time.perf_counter() - began
     flux = model.weights.managed(manager_of(runtime), model.dtype, model.compute)
     assert flux.report is not None

@@ -47,14 +47,44 @@ def condition_of(setup: Setup, device: torch.device, prompt: int = 0) -> Any:
     return Condition(context=context.to(device), pooled=pooled, guidance=3.5)
 
 
+class SlowlyChanging:
+    """Makes velocities of random weights change between steps as slowly as those of a model that was trained.
+
+    Random weights give another velocity at each step, and a step cache would skip nothing. So the velocity is a
+    constant plus a small multiple of the network's. CHANGE: mean|v_i - v_(i-1)| / mean|v| of the shipped model in 20
+    steps, its median over the noise levels at which steps may be skipped.
+    """
+
+    CHANGE = 0.03
+
+    def __init__(self) -> None:
+        self._constant: Tensor | None = None
+        self._first: Tensor | None = None
+        self._factor: float | None = None
+
+    def __call__(self, velocity: Tensor) -> Tensor:
+        """The velocity [B, 16, h, w] that is used. The second call determines the multiple."""
+        if self._constant is None or self._first is None:
+            generator = torch.Generator().manual_seed(0)
+            self._constant = torch.randn(velocity.shape, generator=generator).to(velocity.device)
+            self._first = velocity
+            return self._constant
+        if self._factor is None:
+            change = float((velocity - self._first).abs().mean())
+            self._factor = self.CHANGE * float(self._constant.abs().mean()) / change if change else 0.0
+        return self._constant + self._factor * velocity
+
+
 @torch.inference_mode()
 def sample(
     model: Any, setup: Setup, condition: Any, seed: int, on_step: Callable[[int], object] = lambda number: None,
     on_velocity: Callable[[Tensor], object] = lambda velocity: None,
+    adjust: Callable[[Tensor], Tensor] = lambda velocity: velocity,
 ) -> tuple[Tensor, int]:  # fmt: skip
     """Euler steps without the sampling nodes: the calls of the network alone, with a step cache if one is set.
 
-    on_step and on_velocity are called after each step with its number, and with its velocity [B, 16, h, w] in float32.
+    adjust is called for each computed velocity and returns the one that is used. on_step and on_velocity are called
+    after each step with its number, and with its velocity [B, 16, h, w] in float32.
     Returns the latent and the number of evaluations that were computed.
     """
     from ..sampling.guider import Run
@@ -72,8 +102,7 @@ def sample(
             def compute(x: Tensor = x, level: float = level) -> Tensor:
                 nonlocal computed
                 computed += 1
-                velocity: Tensor = network(condition.inputs(x, level, model.dtype)).float()
-                return velocity
+                return adjust(network(condition.inputs(x, level, model.dtype)).float())
 
             if cache:
                 cache.begin(level)

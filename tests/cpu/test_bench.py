@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from sluice.flux_core.bench.measurements import measure_job, measure_t5
 from sluice.flux_core.bench.memory import gains
 from sluice.flux_core.bench.peers import NEEDED, PEERS
 from sluice.flux_core.bench.run import PARTS
-from sluice.flux_core.bench.steps import Setup, sample
+from sluice.flux_core.bench.steps import Setup, SlowlyChanging, sample
 from sluice.flux_core.bench.transformer import random_flux, steps_of
 from sluice.flux_core.checkpoint.detect import detect
 from sluice.flux_core.checkpoint.files import open_weights
@@ -143,6 +144,16 @@ def test_the_sampling_of_a_measured_job_may_have_a_step_cache() -> None:
     model.step_cache = PRESETS["fast"]  # type: ignore[assignment]
     cached, computed = sample(model, setup, Noted(), 1)
     assert torch.allclose(cached, exact, atol=0.01) and len(asked) == computed < 12
+
+
+def test_random_velocities_change_as_slowly_as_those_of_a_trained_model() -> None:
+    slowly, generator = SlowlyChanging(), torch.Generator().manual_seed(2)
+    made = [slowly(7 * torch.randn(1, 16, 8, 8, generator=generator)) for _ in range(6)]
+    for one, following in itertools.pairwise(made[1:]):
+        change = float((following - one).abs().mean() / one.abs().mean())
+        assert change == pytest.approx(SlowlyChanging.CHANGE, rel=0.1)
+    constant = SlowlyChanging()
+    assert torch.equal(constant(torch.ones(1, 16, 4, 4)), constant(torch.ones(1, 16, 4, 4)))
 
 
 def test_each_cached_run_is_compared_with_the_exact_one_before_it() -> None:
