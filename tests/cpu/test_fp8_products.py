@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -86,8 +87,13 @@ def test_few_vectors_and_small_matrices_are_multiplied_whole(
 def test_e4m3_weights_are_multiplied_in_pieces_with_their_scale(
     small: None, encoding: Encoding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
-    monkeypatch.setattr(fp8_products, "in_pieces", lambda *given: (made.append(1), in_pieces(*given))[1])
+    made: list[Tensor] = []
+
+    def noted(*given: Any) -> Tensor:
+        made.append(in_pieces(*given))
+        return made[-1]
+
+    monkeypatch.setattr(fp8_products, "in_pieces", noted)
     x, codes, bias = product(torch.bfloat16)
     with packed(codes.view(-1), encoding, codes.shape).dense(torch.bfloat16) as weight:
         right = F.linear(x, weight, bias)
