@@ -6,12 +6,14 @@ Uses tensors only: no model, no weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..processor.c_functions import rotate as rotate_by_c
 from .products import before_product
 
 
@@ -94,6 +96,8 @@ def _products(x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _turn_on_cpu(x: Tensor, rope: Tensor, out: Tensor) -> Tensor:
     """For CPUs: products over contiguous numbers, for their vector instructions. Products are rounded, then added."""
+    if all(rotate_by_c(*pair) for pair in zip(x, repeat(rope), out, strict=False)):
+        return out
     both = torch.empty_like(x)
     turned = out if out.dtype == x.dtype else torch.empty_like(x)
     for number, row in enumerate(rope[:, None].unbind(2)):  # [L, 1, d]

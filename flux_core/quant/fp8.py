@@ -4,7 +4,8 @@ PyTorch converts fp8 on a CPU one code at a time (0.3 G weights/s per core). Her
 index into 65,536 pairs of values: a quarter megabyte for two-byte values, which fits in a core's second-level cache,
 and one load and one store for two weights. The tables are made by PyTorch's own conversion, so every code, including
 NaN and subnormals, gives the same bits as `tensor.to`. Where a C compiler is installed, a compiled function does the
-same for large matrices twice as fast (fp8_compiled.py). On an accelerator the plain conversion is the fast one.
+same for large matrices two to three times as fast (processor/c_functions.py). On an accelerator the plain conversion
+is the fast one.
 
     e4m3fn   s eeee mmm    bias 7, no infinity, 0x7f and 0xff are NaN     (Micikevicius et al. 2022)
     e5m2     s eeeee mm    bias 15, infinities and NaN as IEEE 754: the upper byte of a float16
@@ -19,9 +20,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .fp8_compiled import decoder
+from ..processor.c_functions import decoder
+from ..processor.threads import run_parts, thread_count
 from .lookup import look_up
-from .threads import run_parts, thread_count
 from .workspace import chunk_values, scratch
 
 FP8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .fp8_compiled import Decoder, decoder
-from .threads import run_parts, thread_count
+from ..processor.c_functions import Decoder, decoder
+from ..processor.threads import run_parts, thread_count
 from .workspace import matrix_scratch
 
 log = logging.getLogger(__name__)

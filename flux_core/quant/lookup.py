@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .threads import run_parts, thread_count
+from ..processor.threads import run_parts, thread_count
 from .workspace import scratch
 
 CODES = 1 << 19  # at a time for each thread: the overhead of a call is small, and their indices fit in a core's caches

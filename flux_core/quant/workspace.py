@@ -15,17 +15,20 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..processor.threads import MAX_THREADS
+
 CHUNK_CPU = (
     1 << 20
 )  # values per thread: enough to make the overhead of a call small, few enough for a processor's caches
-MAX_THREADS = 8  # threads share a chunk beyond this, so that the scratch stays below 100 MB
 CHUNK_DEVICE = 1 << 22  # accelerators work best with few large kernels
 
 _local = threading.local()
 
 
 def chunk_values(device: torch.device) -> int:
-    """How many values to decode at a time; a multiple of 256, so that no block is split."""
+    """How many values to decode at a time; a multiple of 256, so that no block is split. Threads beyond MAX_THREADS
+    share them.
+    """
     return CHUNK_CPU * min(torch.get_num_threads(), MAX_THREADS) if device.type == "cpu" else CHUNK_DEVICE
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from doubles.seeded import Seeded
 from sluice.flux_core.errors import FileFormatError
-from sluice.flux_core.quant import fp8, fp8_compiled, lookup, workspace
-from sluice.flux_core.quant import threads as quant_threads
+from sluice.flux_core.processor import threads as processor_threads
+from sluice.flux_core.quant import lookup, workspace
 from sluice.flux_core.quant.encoding import Encoding, Part
 from sluice.flux_core.quant.formats import PLAIN, decode, decode_into
 from sluice.flux_core.quant.fp8 import FP8, encode_fp8
@@ -78,7 +78,7 @@ def test_every_pair_of_fp8_codes_decodes_as_pytorch_converts_it(
     format: str, dtype: torch.dtype, threads: int, computing_threads: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(quant_threads, "FEW", 0)
+    monkeypatch.setattr(processor_threads, "FEW", 0)
     monkeypatch.setattr(lookup, "CODES", 1000)
     codes = torch.arange(1 << 16).to(torch.uint16).view(torch.uint8)
     computing_threads(threads)
@@ -93,14 +93,14 @@ def test_looking_up_leaves_the_number_of_threads_as_it_is(computing_threads: Cal
     table, codes = torch.arange(256), torch.arange(256).repeat(1000)
     values = torch.empty_like(codes)
     lookup.look_up(table, codes[:1000], values[:1000])
-    began = {thread.name for thread in threading.enumerate() if thread.name.startswith("decoding")}
+    began = {thread.name for thread in threading.enumerate() if thread.name.startswith("processor")}
     lookup.look_up(table, codes, values)
     assert torch.equal(values, codes)
     later: list[int] = []
     thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
     thread.start()
     thread.join()
-    now = {thread.name for thread in threading.enumerate() if thread.name.startswith("decoding")}
+    now = {thread.name for thread in threading.enumerate() if thread.name.startswith("processor")}
     assert (torch.get_num_threads(), later, len(now - began)) == (7, [7], 7)
 
 
@@ -109,32 +109,6 @@ def test_looking_up_leaves_the_number_of_threads_as_it_is(computing_threads: Cal
 def test_fp8_of_any_length_and_place_decodes(count: int, start: int) -> None:
     codes = torch.randint(0, 127, (300,), dtype=torch.uint8)[start : start + count]
     assert same_bits(decode(codes, Encoding("F8_E4M3"), (count,)), codes.view(torch.float8_e4m3fn).to(torch.bfloat16))
-
-
-@pytest.mark.parametrize("dtype", BITS)
-@pytest.mark.parametrize("compiler", [None, "false", "/nowhere/cc"])
-def test_large_fp8_decodes_with_and_without_a_c_compiler(
-    dtype: torch.dtype, compiler: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if compiler is not None:  # None: the one of this machine
-        monkeypatch.setenv("CC", compiler)
-        monkeypatch.setattr("shutil.which", lambda name: name if name == compiler else None)
-    fp8_compiled._decoders.cache_clear()
-    codes = torch.arange(fp8.LARGE + 77, dtype=torch.int32).to(torch.uint8)
-    try:
-        assert same_bits(decode(codes, Encoding("F8_E4M3"), (len(codes),), dtype), codes.view(FP8["F8_E4M3"]).to(dtype))
-        assert compiler is None or fp8_compiled.decoder(dtype) is None
-    finally:
-        fp8_compiled._decoders.cache_clear()
-
-
-@pytest.mark.parametrize("wrong", [0, 0x3D, 0x7F, 0xFF])
-def test_a_compiled_decoder_with_one_wrong_code_is_not_used(wrong: int) -> None:
-    def decoding(codes: Tensor, values: Tensor) -> None:
-        values.copy_(codes.view(FP8["F8_E4M3"]))
-        values[codes == wrong] = 3.0
-
-    assert not fp8_compiled.agrees(decoding, torch.bfloat16)
 
 
 @pytest.mark.parametrize("format", FP8)

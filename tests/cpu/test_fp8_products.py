@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from sluice.flux_core.quant import fp8_products, threads
+from sluice.flux_core.processor import threads
+from sluice.flux_core.processor.c_functions import Decoder
+from sluice.flux_core.quant import fp8_products
 from sluice.flux_core.quant.encoding import Encoding
 from sluice.flux_core.quant.fp8 import FP8
-from sluice.flux_core.quant.fp8_compiled import Decoder
 from sluice.flux_core.quant.fp8_products import Fp8Products, in_pieces
 from sluice.flux_core.quant.held import packed
 from torch import Tensor

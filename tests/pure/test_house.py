@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 # From the ground up. `.` is the package itself: ComfyUI's door.
 RANKS = (
     *("errors", "limits", "cancel", "io", "graph", "workers", "server"),
-    *("models", "quant", "checkpoint", "convert"),
+    *("processor", "models", "quant", "checkpoint", "convert"),
     *("images", "conditioning", "adapters", "memory", "sampling", "parallel", "runtime", "doctor"),
     *("nodes", "facade", "training", "worker", "commands", "api", "compare", "bench", "entry", "."),
 )

@@ -1,6 +1,6 @@
 """Divides work on the CPU among threads that each use one core, for operations that PyTorch runs on one core only.
 
-Independent of formats.
+Independent of what is computed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from .workspace import MAX_THREADS
-
+MAX_THREADS = 8  # so that scratch for each of them stays below 100 MB
 FEW = 1 << 16  # values: for fewer, waking other threads takes about as long as computing them
 
 
@@ -44,7 +43,7 @@ def _workers(threads: int, process: int) -> ThreadPoolExecutor:
         torch.set_num_threads(1)
         ready.wait()
 
-    pool = ThreadPoolExecutor(threads, f"decoding {threads} {process}", begin)
+    pool = ThreadPoolExecutor(threads, f"processor {threads} {process}", begin)
     for _ in range(threads):  # each starts a thread, as those before it wait
         pool.submit(int)
     ready.wait()
