@@ -28,7 +28,7 @@ from ..graph.prompt import JsonPrompt, name_of, title_of
 from ..io.file_hashes import hashes_of
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after
-from ..memory.budget import add_budget_arguments
+from ..memory.budget import AUTO, add_budget_arguments, format_size, parse_size
 from ..parallel.split import devices_of
 from ..runtime.settings import Settings
 from ..worker.too_large import too_large
@@ -272,8 +272,10 @@ def _join(runtime: Runtime, options: Mapping[str, Any]) -> None:
     if options.get("threads"):
         torch.set_num_threads(options["threads"])
     if options.get("team"):
-        runtime.team = Team.parse(options["team"], runtime.device)
-        print(f"Each image is computed on {runtime.team.words}.", file=sys.stderr)
+        runtime.team = Team.parse(options["team"], runtime.device, runtime.events.emit)
+        ram = options["ram"]  # of each process
+        each = "" if ram == AUTO else f", each with {format_size(parse_size(ram))} of RAM"
+        print(f"Each image is computed on {runtime.team.words}{each}.", file=sys.stderr)
 
 
 def _new_runtime(args: argparse.Namespace) -> Runtime:
@@ -326,6 +328,8 @@ def _tell_memory(event: dict[str, Any]) -> None:
         print(*(event[key] for key in ("line", "warning") if event[key]), sep="\n", file=sys.stderr)
     elif event["type"] == "steps.reused":
         print(event["line"], file=sys.stderr)
+    elif event["type"] == "device.job":
+        print(f"{event['device']}: {event['line']}", file=sys.stderr)
 
 
 def _inference_mode() -> AbstractContextManager[Any]:

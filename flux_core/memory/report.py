@@ -91,11 +91,15 @@ def group_name(plan: Plan, number: int) -> str:
 
 @dataclass
 class Step:
-    """One pass through the model. `waited`: seconds that the main thread waited for weights."""
+    """One pass through the model.
+
+    waited: seconds that the main thread waited for weights. exchanged: seconds of exchange with other devices.
+    """
 
     seconds: float
     waited: float
     read_bytes: int
+    exchanged: float = 0.0
 
 
 @dataclass
@@ -110,10 +114,16 @@ class JobReport:
     peak: int = 0
     restarts: int = 0
     note: str = ""  # further facts about this run
+    clock: Callable[[], float] | None = None  # seconds of exchange with other devices so far, if there are any
     _ring_reported: float = field(default=float("-inf"), repr=False)
+    _exchanged_before: float = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
         self.follow(self.plan, self.limit)
+
+    def count_exchange(self, clock: Callable[[], float]) -> None:
+        """Before the first step: other devices take part. clock: returns the seconds of exchange with them so far."""
+        self.clock, self._exchanged_before = clock, clock()
 
     def follow(self, plan: Plan, limit: int) -> None:
         """The run continues with this plan and this budget."""
@@ -128,7 +138,9 @@ class JobReport:
             self.emit({"type": "memory.at", "model": self.label, "units": sorted(in_ring)})
 
     def step(self, seconds: float, waited: float, read_bytes: int) -> None:
-        self.steps.append(Step(seconds, waited, read_bytes))
+        before = self._exchanged_before
+        self._exchanged_before = self.clock() if self.clock is not None else before
+        self.steps.append(Step(seconds, waited, read_bytes, self._exchanged_before - before))
         self.emit({
             "type": "memory.step", "model": self.label, "step": len(self.steps), "seconds": seconds,
             "predicted_seconds": self.plan.seconds, "waited_seconds": waited, "read_bytes": read_bytes,
@@ -145,6 +157,12 @@ class JobReport:
     def stall(self) -> float:
         steady = self.steps[1:] or self.steps
         return sum(step.waited for step in steady) / len(steady) if steady else 0.0
+
+    @property
+    def exchange(self) -> float:
+        """Seconds per step in which this device sent to others, received, or waited for them."""
+        steady = self.steps[1:] or self.steps
+        return sum(step.exchanged for step in steady) / len(steady) if steady else 0.0
 
     def line(self) -> str:
         plan, locations = self.plan, self.plan.locations
@@ -165,6 +183,8 @@ class JobReport:
             parts.append(f"actual {format_seconds(self.actual)}")
             if plan.slots:
                 parts.append(f"stall {format_seconds(self.stall)}")
+            if self.exchange:
+                parts.append(f"exchange {format_seconds(self.exchange)}")
         parts.append(f"peak {format_size(self.peak)} of {format_size(self.limit)}")
         if self.note:
             parts.append(self.note)
@@ -176,6 +196,11 @@ class JobReport:
         if actual is None or len(self.steps) < 2 or actual <= max(LATE * plan.seconds, plan.seconds + LATE_SECONDS):
             return None
         late = f"{self.label}: {format_seconds(actual)} a step where {format_seconds(plan.seconds)} were predicted. "
+        if self.exchange > (actual - plan.seconds) / 2:
+            return late + (
+                f"Of this, {format_seconds(self.exchange)} are exchange with the other devices and waiting for them, "
+                "which the prediction does not contain."
+            )
         # With a link, it is the GPU's kernels that wait for weights, and the host cannot see for how long.
         unseen = plan.machine.link is not None and plan.bound != COMPUTE_BOUND
         if unseen or self.stall > (actual - plan.seconds) / 2:

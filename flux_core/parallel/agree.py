@@ -30,6 +30,11 @@ class Agreement:
     def __init__(self, everybody: Wire) -> None:
         self._wire = everybody
 
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in it so far."""
+        return self._wire.seconds
+
     def confirm(self) -> None:
         """Confirm that this device succeeded. Raises AgreedOutOfMemory if another one did not."""
         if self._failures(0.0):
@@ -57,6 +62,10 @@ class AgreeingWire:
     def __init__(self, wire: Wire, agreement: Agreement) -> None:
         self.rank, self.size, self.sent = wire.rank, wire.size, wire.sent
         self._wire, self._agreement = wire, agreement
+
+    @property
+    def seconds(self) -> float:
+        return self._wire.seconds
 
     def _confirm(self, x: Tensor) -> None:
         if x.device.type != "meta":

@@ -28,6 +28,11 @@ class DeviceShare:
     weights: WeightSharing | None
     agreement: Agreement | None
 
+    def exchange_seconds(self) -> float:
+        """Seconds of exchange with the devices that compute the same evaluations so far, waiting included."""
+        wires = [each.wire for each in (self.tokens, self.weights) if each is not None]
+        return sum(wire.seconds for wire in wires) + (self.agreement.seconds if self.agreement is not None else 0.0)
+
 
 def joined(
     store: Any, split: Split, rank: int, shares: int | Sequence[float], device: torch.device, seconds: float

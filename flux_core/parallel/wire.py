@@ -9,6 +9,7 @@ nor access of one card to another. Uses no model.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from math import prod
@@ -28,6 +29,11 @@ class Wire(Protocol):
     rank: int
     size: int
     sent: dict[str, int]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in these operations so far, waiting for the other devices included."""
+        ...
 
     def exchange(self, out: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
         """out[r] goes to device r; what comes from device r has shapes[r]."""
@@ -54,6 +60,7 @@ class GlooWire:
         that is silent counts as lost. A group of its own: it is not the process's default group."""
         self.rank, self.size = rank, size
         self.sent: dict[str, int] = {}
+        self.seconds = 0.0
         torchs: Any = dist  # whose annotations lack some of what it has
         options = torchs.ProcessGroupGloo._Options()
         options._devices = [torchs.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
@@ -68,7 +75,7 @@ class GlooWire:
         sizes = [prod(shape) for shape in shapes]
         got = flat.new_empty(sum(sizes))
         given = [part.numel() for part in out]
-        self._group.alltoall_base(got, flat, sizes, given, dist.AllToAllOptions()).wait()
+        self._finish(self._group.alltoall_base(got, flat, sizes, given, dist.AllToAllOptions()))
         return [part.view(shape).to(out[0].device) for part, shape in zip(got.split(sizes), shapes, strict=True)]
 
     def gather(self, own: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
@@ -79,7 +86,7 @@ class GlooWire:
         padded = _here(own).new_zeros(most)  # gloo gathers equal sizes only
         padded[: own.numel()] = _here(own).flatten()
         into = [torch.empty_like(padded) for _ in shapes]
-        self._group.allgather([into], [padded]).wait()
+        self._finish(self._group.allgather([into], [padded]))
         return [part[: prod(shape)].view(shape).to(own.device) for part, shape in zip(into, shapes, strict=True)]
 
     def reduce(self, x: Tensor) -> Tensor:
@@ -87,7 +94,7 @@ class GlooWire:
             return x.clone()
         self._count("reduce", 2 * x.nbytes * (self.size - 1) // self.size)
         total = _here(x).clone()
-        self._group.allreduce([total]).wait()
+        self._finish(self._group.allreduce([total]))
         return total.to(x.device)
 
     def shift(self, parts: Sequence[Tensor], shapes: Sequence[Shape]) -> Callable[[], list[Tensor]]:
@@ -101,11 +108,16 @@ class GlooWire:
         work += [self._group.recv([part], before, number) for number, part in enumerate(into)]
 
         def wait() -> list[Tensor]:
-            for one in work:
-                one.wait()
+            self._finish(*work)
             return [part.to(parts[0].device) for part in into]
 
         return wait
+
+    def _finish(self, *work: Any) -> None:
+        began = time.perf_counter()
+        for one in work:
+            one.wait()
+        self.seconds += time.perf_counter() - began
 
     def _count(self, verb: str, nbytes: int) -> None:
         self.sent[verb] = self.sent.get(verb, 0) + nbytes

@@ -50,6 +50,7 @@ class ManagedEncoder:
         self.activations: dict[Hashable, int] = {}
         self._observed: dict[Hashable, DryRun] = {}
         names = dry_run(self.module, lambda module: module(*sample)).order
+        self._share = share
         cut, self._agreement = (None, None) if share is None else (share.weights, share.agreement)
         if cut:
             cut.narrow(self.module, tensors)
@@ -73,6 +74,8 @@ class ManagedEncoder:
         machine = self.manager.machine(self.model, tokens or prod(args[0].shape[:2]))
         with running(self.manager, self.model, self._demand(module, args), machine) as model:
             self.report = model.report
+            if self._share is not None:
+                self.report.count_exchange(self._share.exchange_seconds)
             agreement = self._agreement
             if agreement is None:
                 return model.step(lambda: module(*args))

@@ -80,6 +80,8 @@ def _join(channel: Channel, heard: Heard, runtime: Runtime, given: dict[str, Any
 
 
 def _serve(channel: Channel, heard: Heard, runtime: Runtime) -> None:
+    reports: list[dict[str, Any]] = []  # of the models that ran since this was last sent
+    runtime.events.listen(lambda event: reports.append(event) if event["type"] == "memory.job" else None)
     kept: tuple[FluxModel, Run] | None = None  # so that their weights stay for the next run
     encoders: dict[str, Any] = {}  # likewise
     stack, network = ExitStack(), None
@@ -109,6 +111,9 @@ def _serve(channel: Channel, heard: Heard, runtime: Runtime) -> None:
         else:
             stack.close()
             network = None
+            told = [{key: report[key] for key in ("line", "peak_bytes", "limit_bytes")} for report in reports]
+            channel.send({"closed": told})
+            reports.clear()
 
 
 def _convert(channel: Channel, heard: Heard, runtime: Runtime, order: Message, tiles: TilesOf) -> None:

@@ -39,7 +39,8 @@ Tensors = Mapping[str, Stored]
 
 @contextmanager
 def reported_flux(module: Flux, runtime: Runtime, tensors: Tensors, run: Run, dtype: torch.dtype) -> Iterator[Network]:
-    """A transformer that reports its run."""
+    """A transformer that reports its run. tensors: of the whole files, also if this device has some rows only."""
+    tensors = _held_here(runtime, tensors)
     sample = heaviest_inputs(run, dtype)
     observed = dry_run(module, lambda copy: copy(sample))
     workload = _workload(tensors, streamed_names(observed), observed, dtype, half_block)
@@ -63,7 +64,7 @@ class ReportedEncoder:
             encoder.config,
             getattr(encoder, "embed", None),
         )  # a text encoder's workload, by its tokens
-        self._encoder, self._about = encoder, (label, runtime, device, tensors)
+        self._encoder, self._about = encoder, (label, runtime, device, _held_here(runtime, tensors))
         self._dtype = dtype
 
     def __call__(self, tokens: Tensor, *more: Any) -> Any:
@@ -119,6 +120,8 @@ def _report(
     machine = _machine(device, tensors, tokens, dtype, integers)
     made = plan(wanted, Budget(1 << 62, 0, 0), machine)
     report = JobReport(label, made, total_bytes(device), runtime.events.emit)
+    if runtime.share is not None:
+        report.count_exchange(runtime.share.exchange_seconds)
 
     def timed(work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
@@ -151,6 +154,12 @@ def _machine(
         link=None,
         integers=rates.integer_rate(integers, device, dtype, measured, hidden) if integers else None,
     )
+
+
+def _held_here(runtime: Runtime, tensors: Tensors) -> Tensors:
+    """This device's rows, if several devices divide the matrices."""
+    cut = runtime.share and runtime.share.weights
+    return cut.tensors(tensors) if cut else tensors
 
 
 def _file(tensors: Tensors) -> str:

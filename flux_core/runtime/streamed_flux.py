@@ -123,6 +123,8 @@ class ManagedFlux:
         observed = self.observed(key, lambda: observe_blocks(module, sample))
         with self._running(observed, key, tokens_of(sample)) as model:
             agreement = None if self._share is None else self._share.agreement
+            if self._share is not None:
+                model.report.count_exchange(self._share.exchange_seconds)
             try:
                 yield _StreamedNetwork(module, rows, control_rows, model, agreement)
             finally:

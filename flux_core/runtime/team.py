@@ -6,7 +6,7 @@ answer, the job ends with an error that names its device; the next job starts a 
 
     this process -> hand.py   {"op": "open"} + model and run      <- {"opened": true} or {"error", "type"}
                               {"op": "call", "answer"} + inputs   <- {"velocity": true} + it, if "answer"
-                              {"op": "close"}
+                              {"op": "close"}           <- {"closed": [{"line", "peak_bytes", "limit_bytes"}, ...]}
                               {"op": "budget", "vram", "ram"}     from the next evaluation on
                               {"op": "tiles", "rank", "size"} + what to convert    <- {"tile": number} + the tile, ...
                                                                                    or {"short": why}, of memory
@@ -38,6 +38,7 @@ from torch import Tensor
 
 from ..cancel import cancellable, check_cancelled
 from ..errors import InputError, SluiceError
+from ..memory.report import Emit, ignore
 from ..models.denoiser_inputs import DenoiserInputs
 from ..models.tensor_trees import map_tensors
 from ..models.tiling import Elsewhere
@@ -151,9 +152,11 @@ class _Hand:
 class Team:
     """The devices of one runtime. `share` is this process's own, once the team has been started."""
 
-    def __init__(self, settings: TeamSettings, device: torch.device) -> None:
-        """device: this process's. Starts nothing."""
-        self.settings, self._device = settings, device
+    def __init__(self, settings: TeamSettings, device: torch.device, emit: Emit = ignore) -> None:
+        """device: this process's. emit: receives {"type": "device.job"} for each model that ran on another device, with
+        the line of its report and its peak and limit in bytes. Starts nothing.
+        """
+        self.settings, self._device, self._emit = settings, device, emit
         self.share: DeviceShare | None = None
         self._hands: list[_Hand] = []
         self._budget: dict[str, str] = {}  # of each other device, once it was changed
@@ -161,10 +164,11 @@ class Team:
         self._running = False  # whether a model is open
 
     @classmethod
-    def parse(cls, options: dict[str, Any], device: torch.device) -> Team:
+    def parse(cls, options: dict[str, Any], device: torch.device, emit: Emit = ignore) -> Team:
         """Of data: {"names", "hands", "split", "shares"}, as the command line makes it."""
         split = Split(**options["split"])
-        return cls(TeamSettings(tuple(options["names"]), tuple(options["hands"]), split, options["shares"]), device)
+        settings = TeamSettings(tuple(options["names"]), tuple(options["hands"]), split, options["shares"])
+        return cls(settings, device, emit)
 
     @property
     def words(self) -> str:
@@ -226,9 +230,19 @@ class Team:
             self._running = False
             if self._waiting:
                 self.close()  # a process in the middle of a step reads no messages
+            self._close_run()
+
+    def _close_run(self) -> None:
+        """End the run on the other devices, and emit what each of them reports of its memory."""
+        try:
             for hand in self._hands:
-                with contextlib.suppress(SluiceError):  # one that has ended is missed when the next run begins
-                    hand.say({"op": "close"})
+                hand.say({"op": "close"})
+            for hand in self._hands:
+                for report in hand.answer(self.settings.seconds)["closed"]:
+                    log.info("%s: %s", hand.name, report["line"])
+                    self._emit({"type": "device.job", "device": hand.name, **report})
+        except SluiceError:  # the run has its result, or an error of its own; the next run starts the team anew
+            self.close()
 
     @contextmanager
     def converting(self, tiles: object) -> Iterator[Elsewhere]:

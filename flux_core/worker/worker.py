@@ -95,7 +95,7 @@ class Worker:
         if self.options.get("team"):
             from ..runtime.team import Team
 
-            runtime.team = Team.parse(self.options["team"], runtime.device)
+            runtime.team = Team.parse(self.options["team"], runtime.device, runtime.events.emit)
         if self.options.get("gives_way"):
             runtime.give_way = self._give_way
         runtime.events.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))

@@ -29,6 +29,7 @@ class ThreadWire:
     def __init__(self, board: Board, rank: int) -> None:
         self.board, self.rank, self.size = board, rank, board.size
         self.sent: dict[str, int] = {}
+        self.seconds = 0.0
 
     def _meet(self, mine: Any) -> list[Any]:
         self.board.slots[self.rank] = mine

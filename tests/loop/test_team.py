@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,7 @@ from torch import Tensor
 CONFIG = replace(FluxConfig(**adapter_files.SIZES), hidden=256, heads=2, mlp=1024)
 T5 = T5Config(vocabulary=64, width=64, inner=64, heads=2, mlp=128, layers=3)
 CLIP = ClipConfig(vocabulary=60, positions=77, width=64, mlp=128, layers=3, heads=2, eos_token_id=59)
+DEEP = replace(CONFIG, depth=4, depth_single=12)  # half of its matrices are 28 MiB
 NET = ControlNetConfig(replace(CONFIG, depth=1, depth_single=1), "latent", 16, 4)
 TIMES = (0.9, 0.5)
 WORKFLOW = Path(__file__).parents[2] / "workflows" / "text_to_image.png"
@@ -85,15 +87,14 @@ def team() -> Iterator[Made]:
     """team(split, budget, seconds): a runtime on as many processors as the split has, ended afterwards."""
     teams: list[Team] = []
 
-    def make(
-        split: Split, budget: Allowed | None = None, hand: Allowed | None = None, seconds: float = 30.0
-    ) -> Runtime:
+    def make(split: Split, budget: Allowed | None = None, seconds: float = 30.0) -> Runtime:
         budget = budget or allowed()
         runtime = Runtime(Settings("cpu", "fp32", budget))
-        options: dict[str, Any] = {"device": "cpu", "dtype": "fp32", "threads": 1, **(hand or budget).words}
+        options: dict[str, Any] = {"device": "cpu", "dtype": "fp32", "threads": 1, **budget.words}
         names = tuple(f"cpu:{number}" for number in range(split.size))
         shares = 2 if split.sp == 2 else 1
-        runtime.team = Team(TeamSettings(names, (options,) * (split.size - 1), split, shares, seconds), runtime.device)
+        settings = TeamSettings(names, (options,) * (split.size - 1), split, shares, seconds)
+        runtime.team = Team(settings, runtime.device, runtime.events.emit)
         teams.append(runtime.team)
         return runtime
 
@@ -268,6 +269,9 @@ def test_two_processes_stream_the_velocity_of_one(
     assert same_bits(tiled(two, file), in_tiles) and "cpu:1 leaves its tiles to cpu:0" in caplog.text
     with pytest.raises(SluiceError, match="The device cpu:1: .*budget is 100 MiB"):
         look(model)
+    reports = [event for event in plans[1] if event["type"] == "device.job" and "transformer" in event["line"]]
+    assert {report["device"] for report in reports} == {"cpu:1"}
+    assert all(0 < report["peak_bytes"] <= report["limit_bytes"] for report in reports)
     free = team(split, Allowed(managed=False))
     assert distance(look(model_of(free, file)), expected) < 5e-6 and same_bits(tiled(free, file), in_tiles)
     net = load_controlnet(free, file.with_name("net.safetensors")).weights
@@ -300,7 +304,9 @@ def test_each_device_evaluates_another_condition(team: Made, file: Path, caplog:
         guided(model, on_call=lambda number: hand.kill())
 
 
-def test_a_device_that_dies_or_hangs_is_named_and_the_next_image_is_made(team: Made, file: Path) -> None:
+def test_a_device_that_fails_or_hangs_is_named_and_the_next_image_is_made(
+    team: Made, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = team(Split(2, 1), Allowed(managed=False), seconds=2.0)
     model = model_of(runtime, file)
     expected = look(model)
@@ -312,6 +318,16 @@ def test_a_device_that_dies_or_hangs_is_named_and_the_next_image_is_made(team: M
     with pytest.raises(SluiceError, match=rf"device cpu:1 \(pid {between.pid}\) was killed by signal 9"):
         tiled(runtime, file, on_tile=lambda done, total: between.kill())
     assert not children() and same_bits(tiled(runtime, file), in_tiles)
+    assert runtime.team is not None
+    with monkeypatch.context() as patch, pytest.raises(SluiceError, match="The device cpu:1: RuntimeError: mat1 and"):
+        tell = runtime.team.tell_inputs
+        patch.setattr(
+            runtime.team,
+            "tell_inputs",
+            lambda given, group: tell(replace(given, context=given.context[..., 1:]), group),
+        )
+        look(model)  # the other device is given a text of another width
+    assert not children() and distance(look(model), expected) == 0
     (other,) = children()
     with pytest.raises(SluiceError, match="cpu:1 did not answer for 2 seconds"):
         look(model, between=other.suspend)
@@ -335,10 +351,26 @@ def test_a_device_that_dies_or_hangs_is_named_and_the_next_image_is_made(team: M
     assert distance(look(model), expected) == 0 and children() == [third]  # cancelling costs no restart
 
 
-def test_what_another_device_refuses_is_told_with_its_name(team: Made, file: Path) -> None:
-    runtime = team(Split(2, 1), hand=Allowed(None, 100 << 20))
-    with pytest.raises(SluiceError, match="The device cpu:1: .*budget is 100 MiB"):
-        look(model_of(runtime, file))
+def test_another_device_refuses_with_its_name_and_streams_with_what_it_asked_for(
+    team: Made, file: Path, tmp_path: Path
+) -> None:
+    runtime = team(Split(1, 2))
+    assert runtime.team is not None
+    told: list[dict[str, Any]] = []
+    runtime.events.listen(told.append)
+    runtime.team.tell_budget(Allowed(None, 100 << 20).words)
+    state = fill_module(Flux(DEEP)).state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "deep.safetensors")
+    with pytest.raises(SluiceError, match="The device cpu:1: .*budget is 100 MiB") as refused:
+        look(load_flux(runtime, tmp_path / "deep.safetensors"))
+    least = re.search(r"Allow (\d+) MiB or more", str(refused.value))
+    assert least
+    runtime.team.tell_budget(Allowed(None, int(least[1]) + 10 << 20).words)
+    alone = Runtime(Settings("cpu", "fp32", allowed()))
+    two, one = (look(load_flux(each, tmp_path / "deep.safetensors")) for each in (runtime, alone))
+    assert distance(two, one) < 5e-6
+    (report,) = (event for event in told if event["type"] == "device.job" and "transformer" in event["line"])
+    assert " · stream " in report["line"] and report["peak_bytes"] <= report["limit_bytes"]
     with pytest.raises(InputError, match="2 heads, too few for 64 devices"):
         look(model_of(team(Split(64, 1)), file))
 

@@ -47,6 +47,27 @@ def test_published_runs_on_two_cards_are_predicted_within_five_percent(system: s
         assert abs(predicted / seconds - 1) < 0.05, (way, predicted, seconds)
 
 
+# (bytes/s, seconds a message, seconds of a step on one device) of a system, its image tokens, devices -> seconds of a
+# step by the study's own model of it, which divides tokens as we do. It leaves the exchange of the velocity out.
+STUDY = [
+    ((21e9, 2e-5, 23.56 / 28), 4096, {2: 0.49984, 4: 0.27027}),
+    ((150e9, 9e-5, 4.30 / 28), 4096, {2: 0.09780, 4: 0.05672}),
+    ((10.5e9, 2e-5, 2.22), 4096, {2: 1.26597}),
+    ((120e9, 9e-5, 9.997 / 28), 4096, {2: 0.202226, 4: 0.109605, 8: 0.060773}),
+    ((120e9, 9e-5, 2.007334), 16384, {2: 1.063236, 4: 0.549075, 8: 0.28275}),
+]
+
+
+@pytest.mark.parametrize(("system", "image", "steps"), STUDY)
+def test_steps_of_two_to_eight_devices_take_what_the_study_computes(
+    system: tuple[float, float, float], image: int, steps: dict[int, float]
+) -> None:
+    rate, latency, alone = system
+    for devices, seconds in steps.items():
+        sent = of_tokens([1 / devices] * devices, FLUX, 1, 512 + image, 2)
+        assert alone / devices + Exchange(*sent, rate, latency).seconds == pytest.approx(seconds, rel=0.01), devices
+
+
 def test_parts_of_the_work_add_up_to_the_whole() -> None:
     weights = (Weight("a", 0, 101), Weight("b", 1, 64))
     uses = (Use(0, 8.0, 4.0, 200), Use(1, 2.0, 0.0, 0, 6.0))

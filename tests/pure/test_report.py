@@ -45,6 +45,16 @@ def test_a_late_step_names_what_it_waited_for() -> None:
     assert "the link gave" in (run(2.0, card=slow_link).cause() or "")
 
 
+def test_exchange_with_other_devices_is_shown_and_named_as_the_cause() -> None:
+    planned, clock = run(1.0, steps=0), iter(range(100))
+    planned.count_exchange(lambda: next(clock) * planned.plan.seconds)
+    for _ in range(4):
+        planned.step(2 * planned.plan.seconds, 0.0, 0)
+    assert "are exchange with the other devices" in (planned.cause() or "")
+    assert planned.exchange == pytest.approx(planned.plan.seconds) and " · exchange " in planned.line()
+    assert "exchange" not in run(2.0).line()
+
+
 def test_the_first_step_which_also_loads_is_not_held_against_a_run() -> None:
     made = run(1.0)
     made.steps[0].seconds *= 50
