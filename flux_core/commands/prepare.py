@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import PromptError
 from ..graph.canvas_edit import canvas_saying
 from ..graph.interface import Classes
-from ..graph.partial import Part, runnable_part
+from ..graph.partial import Part, only_unconnected, runnable_part
 from ..graph.problems import MISSING_MODEL
 from ..graph.templates import unfilled, with_defaults
 from ..graph.validate import Validation, validate
@@ -45,7 +45,7 @@ def prepared(
     """The job that a file asks for. Raises MissingFileError, WorkflowError, PromptError.
 
     settings, seed: as `overrides.apply`. as_made: as `workflows.read`. partial: if something in it cannot run, the
-    rest of it is the job.
+    rest of it is the job. Outputs that lack only a link are left out in any case, as in ComfyUI, with a note.
     """
     read = workflows.read(file, classes, as_made)
     changed = overrides.apply(read.prompt, classes, settings, seed, titles)
@@ -59,6 +59,8 @@ def prepared(
     notes = (*read.notes, *notes, *(one.text for one in files if one.state == OTHER))
     if partial and found.outputs:
         notes += tuple(f"{file.name}: {sentence}" for sentence in (*part.lost, *found.sentences))
+    elif found.outputs and only_unconnected(found.problems, found.prompt, classes):
+        notes += tuple(f"{file.name}: {sentence} Outputs that need it are left out." for sentence in found.sentences)
     elif found.problems:
         # With `partial` nothing is left; the problems of the whole workflow are the reasons.
         whole = check_prompt(changed, classes, folders, packs=read.packs).found if partial else found

@@ -1,17 +1,19 @@
 """The part of a prompt that can run although other parts cannot.
 
-Nodes of unknown classes are removed, and all nodes that need them. Whether to run only a part is decided elsewhere.
-Nothing is run here.
+Nodes of unknown classes are removed, and all nodes that need them. Outputs that lack only a link do not stop the
+others. Whether to run only a part is decided elsewhere. Nothing is run here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .interface import Classes
+from .interface import Classes, Interfaces
+from .problems import Problem
 from .prompt import is_link, name_of
+from .widgets import is_widget
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,26 @@ def runnable_part(prompt: Mapping[str, Any], classes: Classes) -> Part:
         for node_id in outputs
     )
     return Part({node_id: node for node_id, node in prompt.items() if node_id not in because}, lost)
+
+
+def only_unconnected(problems: Iterable[Problem], prompt: Mapping[str, Any], classes: Classes) -> bool:
+    """Whether every problem is a socket that the workflow's author has left without a link.
+
+    Nobody can mend these from outside, and ComfyUI runs the other outputs of such a workflow.
+    """
+    interfaces = Interfaces(classes)
+    return all(
+        problem.kind == "required_input_missing"
+        and problem.node_id is not None
+        and is_socket(interfaces, prompt[problem.node_id].get("class_type", ""), problem.input or "")
+        for problem in problems
+    )
+
+
+def is_socket(interfaces: Interfaces, class_type: str, name: str) -> bool:
+    """Whether only a link can give this input its value."""
+    declared = interfaces[class_type].input(name) if class_type in interfaces else None
+    return declared is not None and not is_widget(declared)
 
 
 def _capitalised(text: str) -> str:

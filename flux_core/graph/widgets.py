@@ -28,8 +28,9 @@ _CONTROL = (
     "randomize",
     "increment-wrap",
     True,
-    False,
-)  # the oldest files have a toggle
+    False,  # the oldest files have a toggle
+    None,  # some packs put a button there
+)
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "animated_image_upload")
 
 
@@ -100,7 +101,7 @@ def widget_values(interface: Interface, saved: Any, named: Any = None) -> dict[s
 
     A missing value or null is replaced by the default; an input with neither is left out.
     """
-    found = take(interface, list(saved), frozenset()) if isinstance(saved, list) else saved
+    found = take(interface, _without_sockets(interface, saved), frozenset()) if isinstance(saved, list) else saved
     sources = [source for source in (named, found) if isinstance(source, Mapping)]
 
     def value_of(declared: Input) -> Any:
@@ -111,6 +112,23 @@ def widget_values(interface: Interface, saved: Any, named: Any = None) -> dict[s
     for source in sources[::-1] if getattr(interface.node_class, "EDITOR_WIDGETS", ()) else ():
         values |= {name: value for name, value in source.items() if value is not None}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _without_sockets(interface: Interface, saved: list[Any]) -> list[Any]:
+    """A copy without the values of inputs that must be linked (forceInput).
+
+    Older editors gave them a widget, and saved its value. As in today's editor, the number of values tells.
+    """
+    kept: list[bool] = []
+    for declared in interface.inputs():
+        forced = bool(declared.options.get("forceInput"))
+        if forced or is_widget(declared):
+            kept.append(not forced)
+        if is_widget(declared) and _has_control(declared):
+            kept.append(True)
+    if len(kept) != len(saved) or all(kept):
+        return list(saved)
+    return [value for value, keep in zip(saved, kept, strict=True) if keep]
 
 
 def take(interface: Interface, saved: list[Any], absent: frozenset[str]) -> dict[str, Any]:
@@ -180,13 +198,18 @@ def take_primitive(saved: list[Any]) -> list[Any]:
 
 def _drop_control(declared: Input, saved: list[Any]) -> None:
     """Drop the way a seed changes with each run, and for a combo also its filter."""
-    seed = declared.type == "INT" and declared.name in ("seed", "noise_seed")
-    if not (declared.options.get("control_after_generate") or seed) or not _is_control(saved):
+    if not _has_control(declared) or not _is_control(saved):
         return
     saved.pop(0)
     if declared.type != "INT" and saved[:1] == [""]:
         saved.pop(0)
 
 
+def _has_control(declared: Input) -> bool:
+    """Whether the editor adds the way in which a value changes with each run."""
+    seed = declared.type == "INT" and declared.name in ("seed", "noise_seed")
+    return bool(declared.options.get("control_after_generate") or seed)
+
+
 def _is_control(saved: list[Any]) -> bool:
-    return bool(saved) and isinstance(saved[0], (str, bool)) and saved[0] in _CONTROL
+    return bool(saved) and (saved[0] is None or (isinstance(saved[0], (str, bool)) and saved[0] in _CONTROL))

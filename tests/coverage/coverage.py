@@ -33,10 +33,10 @@ sys.path.pop(0)  # packs import libraries that have the names of this file and i
 
 from sluice.flux_core.commands import workflows  # noqa: E402
 from sluice.flux_core.errors import SluiceError  # noqa: E402
-from sluice.flux_core.graph.interface import Classes  # noqa: E402
-from sluice.flux_core.graph.partial import runnable_part  # noqa: E402
+from sluice.flux_core.graph.interface import Classes, Interfaces  # noqa: E402
+from sluice.flux_core.graph.partial import is_socket, runnable_part  # noqa: E402
 from sluice.flux_core.graph.templates import unfilled, with_defaults  # noqa: E402
-from sluice.flux_core.graph.validate import validate  # noqa: E402
+from sluice.flux_core.graph.validate import Validation, validate  # noqa: E402
 from sluice.flux_core.io.folders import standard_folders  # noqa: E402
 from sluice.flux_core.worker.registry import standalone_tables  # noqa: E402
 
@@ -73,16 +73,27 @@ def account(path: Path, classes: Classes, partial: bool) -> Account:
     found = validate(prompt, classes, packs=packs)
     unknown = {node.get("class_type", "?") for node in prompt.values() if node.get("class_type", "") not in classes}
     told.missing = sorted(unknown)
-    wrong = [
-        error
-        for node in found.node_errors.values()
-        for error in node["errors"]
-        if not _names_a_file(error, classes.get(node["class_type"]))
-    ]
     told.problems = unfilled(prompt)
-    told.accepted = not unknown and not wrong and not told.problems and bool(found.outputs or found.node_errors)
+    told.accepted = not unknown and not told.problems and _runs(prompt, found, classes)
     told.problems += [] if told.accepted else list(found.sentences)
     return told
+
+
+def _runs(prompt: Mapping[str, Any], found: Validation, classes: Classes) -> bool:
+    """Whether outputs are left when those are left out that lack only a link, and no other output has a fault."""
+    interfaces = Interfaces(classes)
+    left_out: set[str] = set()
+    for node in found.node_errors.values():
+        for error in node["errors"]:
+            if _names_a_file(error, classes.get(node["class_type"])):
+                continue
+            if error["type"] != "required_input_missing":
+                return False
+            if not is_socket(interfaces, node["class_type"], error["extra_info"]["input_name"]):
+                return False
+            left_out.update(node["dependent_outputs"])
+    outputs = (one for one, node in prompt.items() if getattr(classes[node["class_type"]], "OUTPUT_NODE", False))
+    return any(one not in left_out for one in outputs)
 
 
 def _names_a_file(error: Mapping[str, Any], node_class: Any) -> bool:
@@ -93,6 +104,8 @@ def _names_a_file(error: Mapping[str, Any], node_class: Any) -> bool:
     if error["type"] not in ABSENT:
         return False
     if isinstance(value, str) and DEVICE.fullmatch(value):
+        return True
+    if (error["extra_info"].get("input_config") or [None])[0] == []:  # a folder that has nothing here
         return True
     of_ours = name in getattr(node_class, "FILES", {}) or name in ("image", "latent")
     return of_ours or (isinstance(value, str) and value.lower().endswith(FILE_ENDINGS))

@@ -121,7 +121,7 @@ class TestWidgetValues:
         found = inputs_of(canvas(node(3, "Sampler", self.SAMPLER)), "3")
         assert found == {"seed": 7, "steps": 30, "cfg": 1, "sampler_name": "heun", "denoise": 0.5, "note": "x"}
 
-    @pytest.mark.parametrize("word", ["fixed", "increment", "decrement", "randomize", True, False])
+    @pytest.mark.parametrize("word", ["fixed", "increment", "decrement", "randomize", True, False, None])
     def test_every_age_of_the_seeds_companion_is_skipped(self, word: Any) -> None:
         assert inputs_of(canvas(node(3, "Sampler", [7, word, 30])), "3")["steps"] == 30
         assert inputs_of(canvas(node(3, "Noise", [7, word])), "3") == {"noise_seed": 7}
@@ -154,6 +154,15 @@ class TestWidgetValues:
         work = canvas(node(1, "Noise", [5]), node(3, "Sampler", self.SAMPLER), links=[(1, 0, 3, "steps", "INT")])
         found = inputs_of(work, "3")
         assert found["steps"] == ["1", 0] and found["cfg"] == 1
+
+    @pytest.mark.parametrize(
+        "saved", [["", "characters", 80, 5, "fixed", ""], ["characters", 80, 5, "fixed"], ["characters", 80]]
+    )
+    def test_values_of_inputs_that_became_sockets_are_left_out(self, saved: list[Any]) -> None:
+        text = ("STRING", {"forceInput": True})
+        required = {"text": text, "by": (["words", "characters"],), "to": ("INT", {}), "seed": ("INT", {"default": 5})}
+        truncate = Interface(node_class(required=required, optional={"text_b": text}))
+        assert widget_values(truncate, saved) == {"by": "characters", "to": 80, "seed": 5}
 
     def test_the_interface_decides_and_nothing_else(self) -> None:
         assert widget_values(Interface(CLASSES["Empty"]), [64, 32, 7, 7]) == {"width": 64, "height": 32}

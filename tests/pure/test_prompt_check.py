@@ -117,3 +117,23 @@ def test_a_damaged_canvas_beside_a_prompt_is_left_out(tmp_path: Path) -> None:
     drawn.write_text(json.dumps({"prompt": workflow(), "workflow": {"nodes": "none"}}))
     with pytest.raises(PromptError, match=r"gone\.safetensors"):
         prepare.prepared(drawn, CLASSES, TITLES, standard_folders(tmp_path))
+
+
+def test_outputs_that_lack_only_a_link_are_left_out_as_in_comfyui(tmp_path: Path) -> None:
+    file = tmp_path / "w.json"
+    prompt = workflows.read(ROOT / "workflows/four_steps.png", CLASSES).prompt
+    loose = {"90": node("VAEDecode", vae=["91", 0]), "92": node("PreviewImage", images=["90", 0])}
+    loose["91"] = node("VAELoader", vae_name="sluice-tiny-ae.safetensors")
+    file.write_text(json.dumps({**prompt, **loose}))
+    job = prepare.prepared(file, CLASSES, TITLES, standard_folders(tmp_path))
+    assert "92" not in job.outputs and job.outputs
+    assert any("(VAEDecode), input samples" in note and "left out" in note for note in job.notes)
+
+    loose["91"]["inputs"].clear()  # no link gives a choice: a person can mend it
+    file.write_text(json.dumps({**prompt, **loose}))
+    with pytest.raises(PromptError, match="vae_name"):
+        prepare.prepared(file, CLASSES, TITLES, standard_folders(tmp_path))
+
+    file.write_text(json.dumps({"92": node("PreviewImage")}))  # nothing else
+    with pytest.raises(PromptError, match="images"):
+        prepare.prepared(file, CLASSES, TITLES, standard_folders(tmp_path))
