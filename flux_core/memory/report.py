@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .budget import format_seconds, format_size
@@ -93,12 +93,19 @@ def group_name(plan: Plan, number: int) -> str:
 class Step:
     """One pass through the model.
 
-    waited: seconds that the main thread waited for weights. exchanged: seconds of exchange with other devices.
+    waited         seconds that the main thread waited for weights
+    read_bytes     read from the file in this time, with what was read ahead for the next step
+    fetched_bytes  of the weights that this step brought to the device and used
+    planned_bytes  those of the plan in force, with weights that stay and were brought for the first time; None if the
+                   plan changed within the step
+    exchanged      seconds of exchange with other devices
     """
 
     seconds: float
     waited: float
     read_bytes: int
+    fetched_bytes: int = 0
+    planned_bytes: int | None = None
     exchanged: float = 0.0
 
 
@@ -137,13 +144,15 @@ class JobReport:
             self._ring_reported = now
             self.emit({"type": "memory.at", "model": self.label, "units": sorted(in_ring)})
 
-    def step(self, seconds: float, waited: float, read_bytes: int) -> None:
+    def step(self, step: Step) -> None:
+        """A step has ended; what was exchanged in it is filled in here."""
         before = self._exchanged_before
         self._exchanged_before = self.clock() if self.clock is not None else before
-        self.steps.append(Step(seconds, waited, read_bytes, self._exchanged_before - before))
+        step = replace(step, exchanged=self._exchanged_before - before)
+        self.steps.append(step)
         self.emit({
-            "type": "memory.step", "model": self.label, "step": len(self.steps), "seconds": seconds,
-            "predicted_seconds": self.plan.seconds, "waited_seconds": waited, "read_bytes": read_bytes,
+            "type": "memory.step", "model": self.label, "step": len(self.steps), "seconds": step.seconds,
+            "predicted_seconds": self.plan.seconds, "waited_seconds": step.waited, "read_bytes": step.read_bytes,
             "resident_bytes": self.plan.resident_bytes, "homes": letters(self.plan.locations),
         })  # fmt: skip
 

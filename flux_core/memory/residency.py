@@ -167,6 +167,12 @@ class Residency:
         return sum(self.room[weight] for weight in here) + sum(slot.slab.nbytes for slot in self.slots)
 
     @property
+    def missing_bytes(self) -> int:
+        """Bytes of weights that will stay on the device and have not been taken there yet."""
+        missing = (w for w, resident in enumerate(self.resident) if resident is not None and w not in resident.here)
+        return sum(self.weights[weight].nbytes for weight in missing)
+
+    @property
     def ram_bytes(self) -> int:
         """Bytes of RAM in use by now."""
         return self.arena.used_bytes + self.staging.used_bytes

@@ -17,6 +17,7 @@ import torch
 from .managed_model import ManagedModel
 from .manager import DRIFT, Manager
 from .plan import Plan
+from .report import Step
 from .workload import Machine, MiB, Workload
 
 RETRIES = 3  # of work that runs out of memory
@@ -52,6 +53,8 @@ class _Step:
     ended: Callable[[], float]
     waited: float
     read_bytes: int
+    fetched_bytes: int
+    planned_bytes: int | None
 
 
 class RunningModel:
@@ -74,9 +77,20 @@ class RunningModel:
         """
         stream, source, device = self.model.stream, self.model.source, self.manager.allocator
         assert stream is not None
-        began, waited, read = device.completion(), stream.waited, source.bytes_read
+        began, waited, read, fetched = device.completion(), stream.waited, source.bytes_read, stream.fetched_bytes
+        plan = self.report.plan
+        planned = plan.streamed_bytes + stream.held.missing_bytes
         result = self.attempt(work, together)
-        self._queued.append(_Step(began, device.completion(), stream.waited - waited, source.bytes_read - read))
+        self._queued.append(
+            _Step(
+                began,
+                device.completion(),
+                stream.waited - waited,
+                source.bytes_read - read,
+                stream.fetched_bytes - fetched,
+                planned if self.report.plan is plan else None,
+            )
+        )
         self._report_steps(left=0 if self.report.plan.machine.link is None else 1)
         self.report.restarts = stream.restarts
         return result
@@ -154,7 +168,9 @@ class RunningModel:
         """Wait for all queued steps except the last `left`, and report them."""
         while len(self._queued) > left:
             step = self._queued.popleft()
-            self.report.step(step.ended() - step.began(), step.waited, step.read_bytes)
+            self.report.step(
+                Step(step.ended() - step.began(), step.waited, step.read_bytes, step.fetched_bytes, step.planned_bytes)
+            )
 
 
 @contextmanager

@@ -75,6 +75,7 @@ class Stream:
         self.weights = plan.workload.weights
         self.held = Residency(plan, device, source)
         self.waited = 0.0  # seconds the main thread has waited for the feeder
+        self.fetched_bytes = 0  # of weights that were brought and taken; what was read ahead counts when it is taken
         self.restarts = 0
         self.in_ring: tuple[int, ...] = ()  # groups in the ring, for display; written by the feeder
 
@@ -134,6 +135,7 @@ class Stream:
             raise error or RuntimeError("the feeder ended without an error")
         self._ahead.popleft()
         self._taken += 1
+        self._count(turn)
         self._last_use = turn.use
         if turn.use in self._jumped:
             self._jumped = frozenset()
@@ -177,7 +179,12 @@ class Stream:
         self._ahead.append(next(self._upcoming))
         return self._ahead[0]
 
+    def _count(self, turn: Turn) -> None:
+        if turn.brings:
+            self.fetched_bytes += self.weights[turn.weight].nbytes
+
     def _pass_over(self, turn: Turn) -> None:
+        self._count(turn)
         if turn.visit is None:
             resident = self.held.resident[turn.weight]
             assert resident is not None

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..checkpoint.stored import Stored
 from ..memory import meter, rates
 from ..memory.plan import plan
-from ..memory.report import JobReport
+from ..memory.report import JobReport, Step
 from ..memory.usage import process_peak, reset_process_peak
 from ..memory.workload import Budget, Machine, Workload, decode_traffic, grouped, observed_workload
 from ..models.denoiser_inputs import DenoiserInputs
@@ -128,7 +128,7 @@ def _report(
         done = work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        report.step(time.perf_counter() - began, 0.0, 0)
+        report.step(Step(time.perf_counter() - began, 0.0, 0))
         return done
 
     try:

@@ -13,6 +13,7 @@ import torch
 from doubles.seeded import Fill
 from doubles.simulated import SimulatedMemory
 from safetensors.torch import save_file
+from sluice.flux_core.bench.training import read_as_planned
 from sluice.flux_core.checkpoint.detect import detect
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.convert.convert import steps_of, write
@@ -32,7 +33,7 @@ from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.training.lora.adapter import TrainedLora, chosen_layers
 from sluice.flux_core.training.lora.kept import DEVICE, DISK, RAM
-from sluice.flux_core.training.lora.ready import Pictures, foreseen, observe_walk, ready
+from sluice.flux_core.training.lora.ready import Pictures, ReadyStreamed, foreseen, observe_walk, ready
 from torch import Tensor
 
 SMALL = FluxConfig(
@@ -192,6 +193,39 @@ def test_a_block_that_runs_out_of_memory_going_backwards_is_run_again(files: Fil
         assert next(failures, None) is None
     assert same((first.losses, list(first.gradients)), expected)
     assert same((second.losses, list(second.gradients)), expected)
+    told = tight.weights.managed(tight.runtime.managers[CPU], tight.dtype).report.steps
+    assert told[1].fetched_bytes == told[1].planned_bytes
+
+
+def test_each_step_fetches_what_the_plan_in_force_says(files: Files, tmp_path: Path) -> None:
+    """Also the step after a change of the plan, which brings other weights to stay, and with what was read ahead."""
+    path, given = files("F32"), pictures(1)
+    least = max(smallest_for(path, "fp32", given, "blocks"), table_bytes(path, "fp32"))
+    model = load_flux(runtime_of("fp32", least + 4 * MiB), path)
+    managed = model.weights.managed(model.runtime.managers[CPU], model.dtype)
+    with ready(model, lora_for(model, "blocks"), given, DEVICE, tmp_path) as steps:
+        steps.step(given)
+        before, source = managed.report.plan, managed.blocks.source
+        assert isinstance(steps, ReadyStreamed)
+        running = steps.running
+        running.demand.activations[running.demand.key] += 3 * MiB
+        running.replan()
+        after = managed.report.plan
+        steps.step(given)
+        steps.step(given)
+    told = managed.report.steps
+    assert 0 < after.resident_bytes < before.resident_bytes and before.streamed_bytes < after.streamed_bytes
+    assert told[0].planned_bytes == before.streamed_bytes + before.resident_bytes
+    assert after.streamed_bytes <= told[1].planned_bytes and told[2].planned_bytes == after.streamed_bytes
+    record = {
+        "fetched_bytes": [step.fetched_bytes for step in told],
+        "planned_bytes": [step.planned_bytes for step in told],
+        "read_bytes": [source.bytes_read],
+        "most_ahead_bytes": 2 * max(before.ring_bytes, after.ring_bytes),
+    }
+    assert managed.report.restarts == 2 and read_as_planned(record)
+    assert not read_as_planned(record | {"planned_bytes": [step.planned_bytes - 1 for step in told]})
+    assert not read_as_planned(record | {"most_ahead_bytes": source.bytes_read - sum(record["fetched_bytes"]) - 1})
 
 
 def test_only_what_is_trained_is_walked_back_to(files: Files, tmp_path: Path) -> None:

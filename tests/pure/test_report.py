@@ -28,7 +28,7 @@ def run(
     planned = plan(BLOCKS, Budget(GiB, ram), card)
     made = report.JobReport("blocks", planned, GiB, emit)
     for _ in range(steps):
-        made.step(seconds * planned.seconds, waited * planned.seconds, planned.streamed_bytes)
+        made.step(report.Step(seconds * planned.seconds, waited * planned.seconds, planned.streamed_bytes))
     return made
 
 
@@ -49,7 +49,7 @@ def test_exchange_with_other_devices_is_shown_and_named_as_the_cause() -> None:
     planned, clock = run(1.0, steps=0), iter(range(100))
     planned.count_exchange(lambda: next(clock) * planned.plan.seconds)
     for _ in range(4):
-        planned.step(2 * planned.plan.seconds, 0.0, 0)
+        planned.step(report.Step(2 * planned.plan.seconds, 0.0, 0))
     assert "are exchange with the other devices" in (planned.cause() or "")
     assert planned.exchange == pytest.approx(planned.plan.seconds) and " · exchange " in planned.line()
     assert "exchange" not in run(2.0).line()

@@ -59,7 +59,7 @@ def test_the_recorded_run_has_the_shape_of_what_the_core_tells() -> None:
     planned = plan(flux_workload("flux1-dev-fp8"), Budget(6 << 30, 8 << 30), find_card("rtx4060").machine(2.5e9))
     made = report.JobReport("transformer", planned, 6 << 30, told.append)
     made.report_ring([1])
-    made.step(1.0, 0.0, 0)
+    made.step(report.Step(1.0, 0.0, 0))
     made.close()
     assert [event["type"] for event in told] == ["memory.plan", "memory.at", "memory.step", "memory.job"]
     for event in told:
