@@ -17,7 +17,7 @@ from ..memory.report import plan_record
 from ..runtime.settings import COMPUTES
 from . import plan_cards, plan_training
 from .plan_formats import compared
-from .plan_images import IMAGE_STEPS, images, lines
+from .plan_images import IMAGE_STEPS, images, lines, passes_of
 from .plan_model import as_computed, beside_of, open_model
 from .plan_page import basis_lines, page
 from .plan_step import job_of, plan_for
@@ -45,6 +45,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--exchange", type=_rate, metavar="GB/s", help="rate between several cards, through the memory of the host"
+    )
+    parser.add_argument(
+        "--cfg",
+        type=_rate,
+        default=1.0,
+        metavar="X",
+        help="cfg of the sampler: above 1, each step evaluates the negative prompt as well (default: 1)",
     )
     parser.add_argument(
         "--steps",
@@ -97,7 +104,7 @@ def run(args: Namespace) -> int:
     beside = beside_of(args, model)
     made = plan_for(as_computed(model, target), target, job, beside)
     rows = compared(model, target, job, beside)
-    ways = images(made.seconds, args.steps or IMAGE_STEPS)
+    ways = images(made.seconds, args.steps or IMAGE_STEPS, passes_of(args.cfg))
     if args.json:
         told = {
             "card": target.label,

@@ -28,17 +28,26 @@ class Image:
         return {"label": self.label, "evaluations": self.evaluations, "seconds": self.seconds, "basis": self.basis}
 
 
-def images(step_seconds: float, steps: int) -> list[Image]:
-    """With every step computed first. Denoising only: text encoders and autoencoder come to some seconds more."""
-    made = [Image(f"{steps} steps", steps, steps * step_seconds, "every step is computed")]
+def passes_of(cfg: float) -> int:
+    """Evaluations in a step: with a cfg other than 1, the negative prompt is evaluated as well."""
+    return 1 if math.isclose(cfg, 1.0) else 2
+
+
+def images(evaluation_seconds: float, steps: int, passes: int = 1) -> list[Image]:
+    """With every step computed first. Denoising only: text encoders and autoencoder come to some seconds more.
+
+    passes: evaluations in a step.
+    """
+    step_seconds = passes * evaluation_seconds
+    made = [Image(f"{steps} steps", steps * passes, steps * step_seconds, "every step is computed")]
     if steps >= MEASURED_FROM:
         for name, share in COMPUTED.items():
             count = math.ceil(steps * share)
             basis = "the share that the shipped model computed; images differ slightly"
-            made.append(Image(f"{steps} steps, --cache {name}", count, count * step_seconds, basis))
+            made.append(Image(f"{steps} steps, --cache {name}", count * passes, count * step_seconds, basis))
     if steps > FEW:
         basis = "a LoRA for few steps (Turbo, or Hyper at strength 0.125)"
-        made.append(Image(f"{FEW} steps", FEW, FEW * step_seconds, basis))
+        made.append(Image(f"{FEW} steps", FEW * passes, FEW * step_seconds, basis))
     return made
 
 

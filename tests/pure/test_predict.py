@@ -134,6 +134,34 @@ def test_a_good_pair_is_used_together_and_a_bad_slot_is_refused_with_what_to_do(
     assert fast["one image, rows divided"]["refused"] is None
 
 
+def test_with_a_negative_prompt_each_half_of_the_cards_evaluates_a_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    card = ("--card", "rtx4060")
+    two = ways(capsys, "flux1-dev-fp8", *card * 2, "--cfg", "3")
+    each, alone, tokens = (
+        two[name] for name in ("one image, a prompt each", "card 0 alone", "one image, tokens divided")
+    )
+    assert each["command"] == "--devices cuda:0+cuda:1 --split cfg" and each["refused"] is None
+    assert each["times"] == pytest.approx(2.0, abs=0.02) and tokens["times"] < each["times"]
+    streamed = [way["cards"][0]["streamed_bytes_per_step"] for way in (alone, each)]
+    assert streamed[0] == pytest.approx(2 * streamed[1], rel=0.01)
+    assert each["cards"][0]["exchanged_bytes_per_step"] == 4 * 64 * 4096  # one velocity in float32
+    four = ways(capsys, "flux1-dev-fp8", *card * 4, "--cfg", "3")["one image, prompts and tokens divided"]
+    assert four["command"].endswith(" --split cfg2sp2") and tokens["times"] < four["times"] < 4
+    page = answer(capsys, "flux1-dev-fp8", "--card", "rtx3090", "--card", "rtx3060", "--cfg", "3")
+    assert "cfg 3: 2 evaluations a step" in page
+    assert re.search(r"Refused: one image, a prompt each, 0\.\d+ times as fast as one card", page)
+
+
+def test_what_a_slow_disk_makes_slower_than_one_card_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two processes divide the RAM and read from one disk."""
+    pair = ("flux1-dev", "--card", "rtx4060", "--card", "rtx4060", "--ram", "10G", "--disk", "0.5")
+    told = json.loads(answer(capsys, *pair, "--json"))
+    refused = {way["way"]: way["refused"] for way in told["ways"] if way["refused"]}
+    assert re.match(r"0\.\d+ times as many as one card: the processes divide the RAM", refused["two jobs at once"])
+    assert "GB of weights from the same disk" in refused["one image, tokens divided"]
+    assert not any(line.startswith("Several images") for line in told["advice"])
+
+
 def test_unequal_cards_divide_by_speed_and_number_types_are_not_mixed(capsys: pytest.CaptureFixture[str]) -> None:
     found = ways(capsys, "flux1-dev-fp8", "--card", "rtx3090", "--card", "rtx3060", "--vram", "20G,10G")
     tokens = found["one image, tokens divided"]
