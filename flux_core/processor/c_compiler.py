@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -24,9 +25,12 @@ OPTIONS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
 
 
 def compiled(source: str) -> ctypes.CDLL | None:
-    """The library; None on Windows, without a compiler, or if it fails. source: ASCII."""
+    """The library; None without a compiler, if it fails, and on other systems than Linux. source: ASCII.
+
+    On macOS the name of a compiler may be a program that opens a window to install one.
+    """
     compiler = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or os.name != "posix":
+    if compiler is None or sys.platform != "linux":
         return None
     with tempfile.TemporaryDirectory(prefix="sluice-") as folder:
         path, library = Path(folder) / "functions.c", Path(folder) / "functions.so"
