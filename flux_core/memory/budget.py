@@ -47,11 +47,11 @@ class Allowed:
     @classmethod
     def parse(cls, vram: str = AUTO, ram: str = AUTO) -> Allowed:
         """Parse the texts of a command line or a widget. Raises InputError."""
-        words = [(word or AUTO).strip().lower() for word in (vram, ram)]
-        if words[1] == OFF:
+        words = [(word or AUTO).strip() for word in (vram, ram)]
+        if words[1].lower() == OFF:
             raise InputError("--ram takes a size or auto; --vram off switches memory management off.")
-        device, host = (None if word in (AUTO, OFF) else parse_size(word) for word in words)
-        return cls(device, host, words[0] != OFF)
+        device, host = (None if word.lower() in (AUTO, OFF) else parse_size(word) for word in words)
+        return cls(device, host, words[0].lower() != OFF)
 
     @property
     def words(self) -> dict[str, str]:

@@ -48,7 +48,9 @@ class Connection(Protocol):
 
 @dataclass(eq=False)
 class Member:
-    """One worker. running: its job; node, progress: of that job. last_events: the newest event of each kind."""
+    """One worker. running: its job; node, progress: of that job. last_events: the newest event of each
+    kind, the oldest one first.
+    """
 
     name: str
     worker: Connection
@@ -78,7 +80,8 @@ class Member:
             self.changed = time.time()
 
     def note(self, event: str, data: Any) -> None:
-        """Store an event of this worker."""
+        """Store an event of this worker, as the newest one."""
+        self.last_events.pop(event, None)
         if event == _FREED:  # earlier events about memory are outdated
             self.warm = frozenset()
             self.last_events = {kind: event for kind, event in self.last_events.items() if not kind.startswith(_MEMORY)}

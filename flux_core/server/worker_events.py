@@ -31,12 +31,19 @@ def pass_on(member: Member, message: Message, payload: bytes, clients: Clients, 
         member.node, member.fetching = data["node"], None
     elif event == "progress_state":
         member.progress = data
+    elif event == "execution_start":  # goes to the page of the job only; the Memory tab of every page needs it
+        _to_all(member, "sluice.started", {"prompt_id": data["prompt_id"]}, clients)
     if event.startswith("sluice."):
-        member.note(event, data)
-        clients.send(event, {**data, "worker": member.name})
+        _to_all(member, event, data, clients)
     elif event in _TO_EVERYONE:
         clients.send(event, data)
     elif client_id is not None:
         clients.send(event, data, client_id)
     if event == "sluice.step" and client_id is not None:
         clients.send_node_text(data["prompt_id"], data["node_id"], data["text"], client_id)
+
+
+def _to_all(member: Member, event: str, data: Message, clients: Clients) -> None:
+    """Store one of our events for pages that open later, and send it to all pages, with the worker's name."""
+    member.note(event, data)
+    clients.send(event, {**data, "worker": member.name})

@@ -50,8 +50,8 @@ def test_each_device_has_its_budget_and_ram_is_divided() -> None:
     assert budgets(("a", "b"), "auto", "2G,3G")["b"]["ram"] == "3G"
     with pytest.raises(InputError, match=r"--vram 1G,2G,3G gives 3 sizes for 2 devices \(a, b\)"):
         budgets(("a", "b"), "1G,2G,3G", "auto")
-    with pytest.raises(InputError, match="is not a size"):
-        budgets(("a", "b"), "1G,much", "auto")
+    with pytest.raises(InputError, match="'Much' is not a size"):  # as it was typed
+        budgets(("a", "b"), "1G,Much", "auto")
 
 
 def test_devices_that_are_joined_are_one_worker_with_a_process_for_each() -> None:

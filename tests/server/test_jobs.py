@@ -227,6 +227,7 @@ def test_the_pace_is_told_to_all_and_inside_the_node(server: Server) -> None:
     listener.until("feature_flags")
     prompt_id = server.queue(long_prompt(server, seconds=0.02, steps=4), listener.client_id)
     listener.end_of(prompt_id)
+    assert other.until("sluice.started", lambda data: data["prompt_id"] == prompt_id)["worker"]
     pace = other.until("sluice.step", lambda data: data["step"] == 4)
     assert pace["prompt_id"] == prompt_id and pace["node_id"] == "1" and pace["steps"] == 4
     assert pace["seconds_per_step"] >= 0.02 and pace["seconds_left"] == 0
@@ -234,7 +235,10 @@ def test_the_pace_is_told_to_all_and_inside_the_node(server: Server) -> None:
     n = struct.unpack_from(">I", texts[-1], 4)[0]
     assert texts[-1][8 : 8 + n].decode() == prompt_id
     assert texts[-1][8 + n : 13 + n] == b"\0\0\0\x011" and b"s/it" in texts[-1]
-    assert server.get("/sluice/workers").json[0]["events"]["sluice.step"]["prompt_id"] == prompt_id
+    events = server.get("/sluice/workers").json[0]["events"]
+    assert events["sluice.step"]["prompt_id"] == prompt_id
+    kinds = [kind for kind in events if kind in ("sluice.started", "sluice.step")]
+    assert kinds == ["sluice.started", "sluice.step"], "the oldest comes first"
     listener.close()
     other.close()
 

@@ -128,6 +128,16 @@ test("figures of a run do not outlive what they were measured under", () => {
   }
 });
 
+test("from the start of a job to its first plan the figures of the last job are not shown as its own", () => {
+  for (const start of ["sluice.started", "execution_start"]) {
+    const started = after(replay(RUN), start, { prompt_id: "x" });
+    assert.ok(started.planning && !started.steps.length && !started.pace, start);
+    assert.ok(!after(started, "sluice.memory.plan", PLANNED).planning);
+    assert.ok(!after(started, "sluice.memory.step", of("step")[0]).planning);
+    for (const end of ["execution_success", "execution_interrupted", "execution_error"]) assert.ok(!after(started, end, {}).planning, end);
+  }
+});
+
 test("the device is known whatever happens to models", () => {
   const device = { name: "CPU", type: "cpu", dtype: "float32", total_bytes: 1 };
   const state = after(replay(RUN), "sluice.device", device);

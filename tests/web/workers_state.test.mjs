@@ -24,6 +24,13 @@ test("where nobody tells of workers there is one without a name", () => {
   assert.deepEqual(states(replay(STEP(undefined, 2), ["execution_start", { prompt_id: "x" }])), { "": null });
 });
 
+test("a plan is being made for a job that runs, and for none that another page's job has left behind", () => {
+  const planning = (known) => drawn(known).map(({ state }) => state.planning);
+  const known = replay(["sluice.workers", TWO], ["sluice.started", { worker: "cpu:0" }], ["sluice.started", { worker: "cpu:1" }]);
+  assert.deepEqual(planning(known), [true, false]);
+  assert.deepEqual(planning(replay(["execution_start", { prompt_id: "x" }])), [true]);
+});
+
 test("what a worker does is said in words", () => {
   const [busy, idle] = drawn(replay(["sluice.workers", TWO]));
   const fetching = { ...busy, fetching: "fetching ae.safetensors: 3 of 300 MiB" };

@@ -71,7 +71,7 @@ export async function start() {
     const heard = new Set(Object.keys(workers.value.states)); // received since the page listens: newer than the following
     hear({ workers: known }, "sluice.workers");
     for (const { name, events } of known.filter((worker) => !heard.has(worker.name))) {
-      for (const event of EVENTS.filter((kind) => events[kind])) hear({ ...events[event], worker: name }, event);
+      for (const event of Object.keys(events)) hear({ ...events[event], worker: name }, event); // oldest first
     }
   }
   if (known) setLent((await server.leases()) ?? []);

@@ -60,7 +60,7 @@ function workerColumn(name) {
     end: form.end,
     show(worker, several) {
       const { state } = worker;
-      const run = state.models.length || state.pace ? [stepCard(state), ...state.models.slice(0, 1).map(budgetCard)] : [nothingYet()];
+      const run = state.planning ? [planningCard(state)] : state.models.length || state.pace ? [stepCard(state), ...state.models.slice(0, 1).map(budgetCard)] : [nothingYet()];
       title.replaceChildren(...(several ? [element("h3", { class: "sluice-worker-name" }, name, element("span", { class: "sluice-quiet" }, doing(worker)))] : []));
       live.replaceChildren(...deviceCard(state.device), ...run);
       maps.replaceChildren(...state.models.map(modelCard));
@@ -81,6 +81,12 @@ function nothingYet() {
     { class: "sluice-empty" },
     "No model is in memory yet. Press Run: its map appears here, with the predicted time of a step.",
   );
+}
+
+/** In place of the figures of the last job, from the start of a job to the plan of its first model: seconds for large files. */
+function planningCard({ pace }) {
+  const text = "A job has started. Its prediction and its budget appear here when its plan is made.";
+  return card("Step", stopping.value ? "stopping" : pace ? progress(pace) : "planning", element("p", { class: "sluice-quiet" }, text));
 }
 
 /** The device, its number type and its memory. */

@@ -9,14 +9,16 @@
 //   sluice.memory.freed   all memory was freed: {}
 //   sluice.device         the device: {name, type, dtype, total_bytes, free_bytes, ram_bytes, text, warning}
 //   sluice.budget         the budgets have been changed: {vram, ram}
+//   sluice.started        a job has started, of any page: {prompt_id}
 //   sluice.step           a node's step, of which each may be several passes: {step, steps, seconds_per_step, seconds_left}
 //
 // All sizes are bytes, all times seconds.
 
 const RUN_EVENTS = ["sluice.memory.plan", "sluice.memory.at", "sluice.memory.step", "sluice.memory.job", "sluice.memory.freed"];
-const ENDS = ["execution_start", "execution_interrupted", "execution_error"]; // events that end the figures of a run
-export const EVENTS = [...RUN_EVENTS, "sluice.step", "sluice.device", "sluice.budget", ...ENDS];
-export const EMPTY = Object.freeze({ models: Object.freeze([]), steps: Object.freeze([]), pace: null, device: null });
+const STARTS = ["sluice.started", "execution_start"]; // ComfyUI itself sends the second one only
+const ENDS = ["execution_success", "execution_interrupted", "execution_error"];
+export const EVENTS = [...RUN_EVENTS, "sluice.step", "sluice.device", "sluice.budget", ...STARTS, ...ENDS];
+export const EMPTY = Object.freeze({ models: Object.freeze([]), steps: Object.freeze([]), pace: null, device: null, planning: false });
 export const CLASSES = Object.freeze({
   V: "resident",
   P: "streamed from pinned RAM",
@@ -30,14 +32,14 @@ const LATE = 1.25, LATE_SECONDS = 0.1; // actual over predicted from which a ste
 
 /**
  * The state after one event. `models`: {model, plan, limit, peak, warning, moving, stale}, the one that ran last first;
- * `steps`: its passes; `pace`: the progress of its node; `device`: the device. Figures of a run under budgets that have
- * changed since are `stale`.
+ * `steps`: its passes; `pace`: the progress of its node; `device`: the device; `planning`: whether a job has started of
+ * which no model has a plan yet. Figures of a run under budgets that have changed since are `stale`.
  */
 export function after(state, event, data) {
   switch (event) {
     case "sluice.memory.plan": {
       const steps = state.models[0]?.model === data.model && !state.models[0].done ? state.steps : [];
-      return { ...inFront(state, data.model, { ...FRESH, plan: data.plan, limit: data.limit_bytes, peak: null }), steps };
+      return { ...inFront(state, data.model, { ...FRESH, plan: data.plan, limit: data.limit_bytes, peak: null }), steps, planning: false };
     }
     case "sluice.memory.at":
       return inFront(state, data.model, { moving: data.units });
@@ -53,16 +55,23 @@ export function after(state, event, data) {
       return { ...state, device: data };
     case "sluice.budget":
       return { ...state, models: state.models.map((one) => ({ ...one, stale: true })), steps: [], pace: null };
+    case "sluice.started":
     case "execution_start":
+      return { ...still(state), steps: [], planning: true };
     case "execution_interrupted":
     case "execution_error":
-      return { ...state, models: state.models.map((one) => ({ ...one, moving: [] })), pace: null };
+      return { ...still(state), planning: false };
+    case "execution_success":
+      return { ...state, planning: false };
     case "sluice.step":
       return { ...state, pace: data };
     default:
       return state;
   }
 }
+
+/** The state while no model runs: nothing is moving, and no node has progress. */
+const still = (state) => ({ ...state, models: state.models.map((one) => ({ ...one, moving: [] })), pace: null });
 
 const FRESH = { warning: null, moving: [], done: false, stale: false }; // values that a new plan resets
 
@@ -79,7 +88,7 @@ function withStep(state, data) {
   const known = state.models.find((one) => one.model === data.model);
   const units = known?.plan.units.map((unit, number) => ({ ...unit, class: data.homes?.[number] ?? unit.class }));
   const next = known ? inFront(state, data.model, { plan: { ...known.plan, units }, done: false }) : state;
-  return { ...next, steps: [...steps, data].slice(-REMEMBERED_STEPS) };
+  return { ...next, steps: [...steps, data].slice(-REMEMBERED_STEPS), planning: false };
 }
 
 const WORKING = ["activations", "workspace"]; // known after a run, as the rest of the measured peak

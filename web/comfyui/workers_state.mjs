@@ -7,7 +7,7 @@
 
 import { after, EMPTY } from "./memory_state.mjs";
 
-const OF_A_JOB = ["execution_start", "execution_interrupted", "execution_error"];
+const OF_A_JOB = ["execution_start", "execution_success", "execution_interrupted", "execution_error"];
 
 export const NOBODY = Object.freeze({ workers: Object.freeze([]), states: Object.freeze({}) });
 
@@ -29,7 +29,10 @@ function nameOf({ workers }, event, data) {
 /** The workers to draw, each with its state; one without a name inside ComfyUI. */
 export function drawn({ workers, states }) {
   const told = workers.length ? workers : [{ name: Object.keys(states)[0] ?? "", job: null, number: null, taking: true }];
-  return told.map((worker) => ({ ...worker, state: states[worker.name] ?? EMPTY }));
+  return told.map((worker) => {
+    const state = states[worker.name] ?? EMPTY, idle = worker.name !== "" && worker.job === null;
+    return { ...worker, state: idle ? { ...state, planning: false } : state }; // the end of another page's job is not sent here
+  });
 }
 
 /** A worker's activity in a few words. */

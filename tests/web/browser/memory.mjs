@@ -38,7 +38,7 @@ await scene("memory", await openEditor(), async (editor) => {
       ["RAM", "100M", "100 MiB of RAM is too little"],
       ["RAM", "1000G", "1000.00 GiB of RAM is more than there is"],
       ["VRAM", "8G", "There is no GPU here"],
-      ["RAM", "much", "'much' is not a size"],
+      ["RAM", "-5G", "'-5G' is not a size"],
     ]) {
       await page.getByLabel(label, { exact: true }).fill(given);
       await set.click();

@@ -170,6 +170,15 @@ try {
   await page.waitForTimeout(700);
   await editor.shot("15_map_light");
 
+  // A job starts: until its first plan, the figures of the last one are not shown as its own.
+  const events = [["sluice.workers", { workers: [{ name: worker, job: "x", number: 1, taking: true }] }], ["sluice.started", { worker }]];
+  for (const event of events) {
+    await page.evaluate(([name, detail]) => window.comfyAPI.api.api.dispatchEvent(new CustomEvent(name, { detail })), event);
+  }
+  await page.getByText("A job has started. Its prediction").waitFor();
+  assert.equal(await page.locator(".sluice-figures").count(), 0);
+  await editor.shot("15_planning_light");
+
   // Another person, on a phone: the same first visit, and a first image.
   await editor.fresh(...WINDOWS[1]);
   await editor.until(() => window.app.rootGraph.nodes.some((node) => node.type === "SamplerCustomAdvanced"));
