@@ -212,17 +212,19 @@ def sampler_of(training: LoraTraining, names: ModelNames, folders: Folders, runt
 
     if not training.settings.prompts:
         return None
-    classes, _ = standalone_tables(Host(folders, make_runtime=lambda: runtime))
+    host = Host(folders, report=lambda done, total, _: sampler.report(done, total), make_runtime=lambda: runtime)
+    classes, _ = standalone_tables(host)
     loras = training.out.parent.absolute()
     training.out = loras / training.out.name
-    return WorkflowSampler(
+    sampler = WorkflowSampler(
         lambda: Executor(classes, around=_inference_mode),
         names,
         training.settings,
         folders.output,
         loras,
-        lambda text: training.watcher.note(text),
+        lambda: training.watcher,
     )
+    return sampler
 
 
 # -- what people see ---------------------------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ def format_size(nbytes: float) -> str:
     return f"{nbytes / GiB:.2f} GiB" if abs(nbytes) >= GiB else f"{nbytes / MiB:.0f} MiB"
 
 
+def format_least(nbytes: int) -> str:
+    """A size that suffices for `nbytes`: rounded up, for a person to type. A budget of it holds them."""
+    return f"{-(-nbytes * 100 // GiB) / 100:.2f} GiB" if nbytes >= GiB else f"{-(-nbytes // MiB)} MiB"
+
+
 def format_seconds(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 

@@ -17,7 +17,7 @@ import torch
 
 from ..errors import BudgetTooSmall
 from . import meter, rates
-from .budget import Allowed, format_size
+from .budget import Allowed, format_least, format_size
 from .cpu import CpuDevice
 from .cuda import CudaDevice
 from .eviction import Eviction, Holder, all_below, evictions, evictions_for, room_for, shrunk, weight_bytes
@@ -195,8 +195,8 @@ class Manager:
         whole = self.limit - there + needed
         kind, option = ("RAM", "--ram") if self.device.type != "cuda" else ("memory of the card", "--vram")
         return BudgetTooSmall(
-            f"Making {what} with {file} needs at least {format_size(whole)}, and there are {format_size(self.limit)} "
-            f"of {kind} for it. Choose a smaller size or batch, or allow {format_size(whole)} or more ({option}, or "
+            f"Making {what} with {file} needs at least {format_least(whole)}, and there are {format_size(self.limit)} "
+            f"of {kind} for it. Choose a smaller size or batch, or allow {format_least(whole)} or more ({option}, or "
             f"the Memory tab). Activations of a step take {format_size(taken)} of it."
         )
 
@@ -211,8 +211,9 @@ class Manager:
         short -= self._carry_out(evictions(_holders(models), short), models)
         if short > 0:
             raise BudgetTooSmall(
-                f"{label} needs at least {format_size(self.limit + short)}, and the budget is "
-                f"{format_size(self.limit)}. Allow more, or reduce the need: a smaller image, fewer or smaller LoRAs."
+                f"{label} needs at least {format_least(self.limit + short)}, and the budget is "
+                f"{format_size(self.limit)}. Allow {format_least(self.limit + short)} or more, or reduce the need: a "
+                "smaller image, fewer or smaller LoRAs."
             )
 
     @contextmanager

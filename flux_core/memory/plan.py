@@ -301,9 +301,10 @@ def _too_small(timeline: Timeline, budget: int) -> str:
     largest = sorted(workload.fixed.items(), key=lambda item: -item[1])[:3]
     slots = f"{fewest} slot{'s' if fewest > 1 else ''} of {max(slot, MiB) / MiB:.0f} MiB"
     parts = ", ".join([slots, *(f"{purpose} {size / MiB:.0f} MiB" for purpose, size in largest if size >= MiB)])
+    least = -(-needed // MiB)  # rounded up, so that a budget of it suffices
     return (
-        f"{workload.name} needs at least {needed / MiB:.0f} MiB with every weight streamed, and the budget is "
-        f"{budget / MiB:.0f} MiB. Allow {needed / MiB:.0f} MiB or more, or reduce the need: a smaller image or batch "
+        f"{workload.name} needs at least {least} MiB with every weight streamed, and the budget is "
+        f"{budget // MiB} MiB. Allow {least} MiB or more, or reduce the need: a smaller image or batch "
         f"(fewer activations), a more strongly quantised file (smaller slots), fewer or smaller LoRAs. "
-        f"The {needed / MiB:.0f} MiB are: {parts}."
+        f"The {least} MiB are: {parts}."
     )

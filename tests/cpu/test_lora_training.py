@@ -25,6 +25,8 @@ from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.lora_keys import FLUX
 from sluice.flux_core.checkpoint.whole_files import read_tensors, safetensors, whole_file
 from sluice.flux_core.errors import BudgetTooSmall, FileFormatError, InputError, Interrupted, NotFinite, SluiceError
+from sluice.flux_core.graph.execute import Executor, Result
+from sluice.flux_core.graph.prompt import JsonPrompt
 from sluice.flux_core.io.folders import TINY_MODELS, Folders
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
@@ -42,6 +44,7 @@ from sluice.flux_core.training.lora.lora_file import lora_tensors
 from sluice.flux_core.training.lora.node import TrainLora
 from sluice.flux_core.training.lora.optimiser import optimiser_for, state_of, update
 from sluice.flux_core.training.lora.ready import with_gradients
+from sluice.flux_core.training.lora.samples import ModelNames, WorkflowSampler
 from sluice.flux_core.training.lora.settings import LoraSettings, settings_from
 from sluice.flux_core.training.lora.training import LoraTraining, Parts
 from sluice.nodes.binding import bound_to
@@ -197,6 +200,59 @@ def test_stopped_and_gone_on_streamed_or_whole_the_file_has_the_same_bytes(
     assert again.run().read_bytes() == expected
     assert (again.out / "q-000002.safetensors").read_bytes() == (whole.out / "q-000002.safetensors").read_bytes()
     lets_others_go_first(images, whole.out, tmp_path / "aside", expected)
+
+
+class Told:
+    """A watcher that adds up the progress of each phase."""
+
+    def __init__(self) -> None:
+        self.phases: list[tuple[str, int]] = []
+
+    def phase(self, name: str, total: int, done: int = 0) -> None:
+        self.phases.append((name, done))
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        name, done = self.phases[-1]
+        self.phases[-1] = name, done + count
+
+    def note(self, text: str) -> None: ...
+
+
+class StoppedExecutor(Executor):
+    """Makes images in three steps each; a stop is asked for before the third one of training step 2."""
+
+    def __init__(self, stop: bool, folder: Path) -> None:
+        super().__init__({})
+        self.stop, self.folder = stop, folder
+        self.report: Callable[[int, int], None] = lambda done, total: None
+
+    def again(self) -> Executor:
+        return self
+
+    def execute(self, prompt: JsonPrompt, prompt_id: str = "", *_: object, **__: object) -> Result:
+        for done in (1, 2, 3):
+            if self.stop and prompt_id == "step-000002" and done == 3:
+                return Result({}, {}, "interrupted", (), (), Interrupted("The training was stopped."))
+            self.report(done, 3)
+        Image.new("RGB", (64, 64)).save(self.folder / f"{prompt['file']['inputs']['filename_prefix']}_00001_.png")
+        return Result({}, {}, "success", (), ())
+
+
+def test_samples_show_their_steps_and_a_stop_while_they_are_made_leaves_no_gap(images: Path, tmp_path: Path) -> None:
+    settings = replace(QUICK, steps=4, sample_every=2, sample_steps=3, prompts=("a", "b"), validate=0)
+    watcher = Told()
+    for stop, budget in ((True, None), (False, 6 * MiB)):
+        made = training(images, tmp_path / "out", settings, budget)
+        made.watcher = watcher
+        executor = StoppedExecutor(stop, made.out / "samples")
+        sampler = WorkflowSampler(executor.again, ModelNames("m"), settings, executor.folder, tmp_path, lambda: watcher)
+        made.sampler, executor.report = sampler, sampler.report
+        with pytest.raises(Interrupted) if stop else nullcontext():
+            made.run()
+    rows = [row for row in watcher.phases if row[0].startswith("samples")]
+    assert rows == [(f"samples of step {step}", done) for step, done in ((0, 6), (2, 2), (2, 6), (4, 6))]
+    with Image.open(made.out / "sheet.png") as sheet:
+        assert sheet.size == (128, 18 + 3 * (64 + 18))
 
 
 def lets_others_go_first(images: Path, whole: Path, out: Path, expected: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from doubles.published_flux import flux_workload
 from doubles.random_cases import seeds
 from doubles.workloads import Pair, again, once, pair, repeated_order
 from sluice.flux_core.errors import BudgetTooSmall
+from sluice.flux_core.memory.budget import format_least, parse_size
 from sluice.flux_core.memory.plan import Plan, plan, smallest_budget, spread
 from sluice.flux_core.memory.schedule import fetched, fewest_slots, last_uses, turns_from
 from sluice.flux_core.memory.workload import IN_RAM, Budget, GiB, Location, Machine, MiB, Use, Workload, groups_of
@@ -153,8 +155,15 @@ def test_the_same_question_has_the_same_answer() -> None:
 def test_one_byte_below_the_smallest_budget_is_refused_by_name_and_the_smallest_is_enough() -> None:
     for _, workload, machine, low, _ in random_cases(500):
         assert plan(workload, Budget(low), machine).peak_bytes <= low
-        with pytest.raises(BudgetTooSmall, match="smaller image"):
+        with pytest.raises(BudgetTooSmall, match="smaller image") as refused:
             plan(workload, Budget(low - 1), machine)
+        asked = re.search(r"Allow (\d+ MiB) or more", str(refused.value))
+        assert asked and low <= parse_size(asked[1]) < low + MiB
+
+
+@pytest.mark.parametrize("nbytes", [1, 480 * MiB + 1, GiB - 1, GiB, 7 * GiB + 3, 64 * GiB])
+def test_the_size_that_an_error_asks_for_suffices(nbytes: int) -> None:
+    assert nbytes <= parse_size(format_least(nbytes)) <= nbytes + max(MiB, GiB // 100)
 
 
 def test_everything_stays_when_everything_fits() -> None:

@@ -21,6 +21,8 @@ from .settings import LoraSettings
 if TYPE_CHECKING:
     from PIL import ImageDraw
 
+    from .training import Watcher
+
 LABEL = 18  # pixels above a row of the sheet
 LARGEST = 320  # pixels of an image's longer side on the sheet
 MOST_ROWS = 40
@@ -91,16 +93,19 @@ class WorkflowSampler:
         settings: LoraSettings,
         folder: Path,
         loras: Path,
-        note: Callable[[str], None],
+        watcher: Callable[[], Watcher],
     ) -> None:
-        """lora names are relative to the folder `loras`."""
+        """lora names are relative to the folder `loras`. watcher: returns the one of the training."""
         self.make_executor, self.names, self.settings = make_executor, names, settings
-        self.folder, self.loras, self.note = folder, loras, note
+        self.folder, self.loras, self.watcher = folder, loras, watcher
+        self._done = 0  # steps of all samples of this row
 
     def __call__(self, lora: Path | None, step: int) -> None:
-        """Raises the error that stopped the workflow."""
+        """Make the samples of one step. Raises the error that stopped a workflow, Interrupted among them."""
+        each, self._done = self.settings.sample_steps, 0
+        self.watcher().phase(f"samples of step {step}", each * len(self.settings.prompts))
         self.folder.mkdir(parents=True, exist_ok=True)
-        prefix = f"step-{step:06}"
+        prefix = _prefix(step)
         for old in self.folder.glob(f"{prefix}-*.png"):
             old.unlink()
         name = None if lora is None else lora.relative_to(self.loras).as_posix()
@@ -110,7 +115,26 @@ class WorkflowSampler:
             result = executor.execute(prompt, prefix, {}, ["file"])
             if result.exception is not None:
                 raise result.exception
-        self.note(f"Sample pictures of step {step}: {write_sheet(self.folder, self.settings.prompts)}")
+            self._advance(each * (number + 1))
+        self.watcher().note(f"Sample pictures of step {step}: {write_sheet(self.folder, self.settings.prompts)}")
+
+    def made(self, step: int) -> bool:
+        """Whether all samples of a step exist: the training may have been stopped while they were made."""
+        return len(list(self.folder.glob(f"{_prefix(step)}-*.png"))) == len(self.settings.prompts)
+
+    def report(self, done: int, total: int) -> None:
+        """For the host of the executors: `done` of `total` steps of the current sample are done."""
+        each = self.settings.sample_steps
+        self._advance(self._done // each * each + min(done, each - 1))  # the last one when the image is written
+
+    def _advance(self, done: int) -> None:
+        if done > self._done:
+            self.watcher().advance(done - self._done)
+            self._done = done
+
+
+def _prefix(step: int) -> str:
+    return f"step-{step:06}"
 
 
 def write_sheet(folder: Path, prompts: Sequence[str]) -> Path:

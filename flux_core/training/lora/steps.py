@@ -61,8 +61,7 @@ class Steps:
 
     def run(self) -> None:
         settings, watcher = self.settings, self.training.watcher
-        if self.done == 0:
-            self._sample(None)
+        self._sample_before()
         while self.done < settings.steps:
             until = min(settings.steps, (self.done // settings.sample_every + 1) * settings.sample_every)
             with self._saving_when_stopped(), self._ready() as model:
@@ -175,6 +174,15 @@ class Steps:
             self.found.sizes, self.done,
         )  # fmt: skip
         write_lora(path, self.lora.state(), self.settings, self.shapes, metadata)
+
+    def _sample_before(self) -> None:
+        """Samples without the LoRA, or those of the step to continue from if the training was stopped in them."""
+        sampler, path = self.training.sampler, self.training.early(self.done)
+        if self.done == 0:
+            self._sample(None)
+        elif self.done % self.settings.sample_every == 0 and self.done < self.settings.steps and path.is_file():
+            if sampler is not None and not sampler.made(self.done):
+                self._sample(path)
 
     def _sample(self, path: Path | None) -> None:
         """Must be called after the checkpoint has been written."""

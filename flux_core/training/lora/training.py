@@ -62,7 +62,11 @@ class Silent:
     def note(self, text: str) -> None: ...
 
 
-Sampler = Callable[[Path | None, int], None]  # a LoRA file (None: without one) and the step: make the sample pictures
+class Sampler(Protocol):
+    """Makes the sample pictures of a step, with a LoRA file or (None) without one."""
+
+    def __call__(self, lora: Path | None, step: int) -> None: ...
+    def made(self, step: int) -> bool: ...
 
 
 @dataclass(frozen=True)
