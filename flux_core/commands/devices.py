@@ -4,8 +4,9 @@
     cpu:0,cpu:1     as many workers on the CPU, which share its threads
     cuda:0+cuda:1   one worker whose devices compute each image together
 
-`--vram 6G,8G` gives each device its own limit, in the same order; one size holds for each of them. `--ram 8G,16G` too,
-but one size of RAM is the machine's and is divided among the processes. Imports no torch.
+`--vram 6G,8G` gives each worker its own limit, in the same order, or each of the devices that are joined by +; one size
+holds for each of them. `--ram 8G,16G` too, but one size of RAM is the machine's and is divided among the processes, and
+so is the RAM of a worker whose devices are joined. Imports no torch.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
 
 def workers_of(args: argparse.Namespace, common: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Name of each worker -> its options (see flux_core/worker/main.py). Raises InputError."""
+    _check_split(args)
     if args.devices is None:
         return {args.device or AUTO: {**common, **Allowed.parse(args.vram, args.ram).words}}
     if args.device is not None:
@@ -68,11 +70,22 @@ def workers_of(args: argparse.Namespace, common: Mapping[str, Any]) -> dict[str,
     threads = _threads(names, os.cpu_count() or 1)
     found = {}
     for name in names:
-        first, *others = ({**limits[name], **threads[one], "device": _device(one)} for one in name.split("+"))
+        first, *others = ({**limits[one], **threads[one], "device": _device(one)} for one in name.split("+"))
         found[name] = {**common, **first}
         if others:
             found[name]["team"] = _team(name, others, common, args)
     return found
+
+
+def _check_split(args: argparse.Namespace) -> None:
+    """Raise InputError for options about an image on several devices where no devices are joined."""
+    given = [("--split", getattr(args, "split", AUTO) != AUTO), ("--mesh", args.mesh), ("--shares", args.shares)]
+    option = next((name for name, value in given if value), None)
+    if option and "+" not in (args.devices or ""):
+        raise InputError(
+            f"{option} says how devices joined by + share an image, and none are joined. Write for example "
+            "--devices cuda:0+cuda:1."
+        )
 
 
 def _team(
@@ -81,6 +94,11 @@ def _team(
     """The further devices of a worker: see `Team.parse`."""
     split = Split.parse(args.split, len(others) + 1, args.mesh)
     numbers = {key: common.get(key) for key in ("dtype", "compute")}
+    if args.shares is not None and split.sp == 1:
+        raise InputError(
+            f"--shares is for devices that divide the tokens, and with --split {split.words} none do. Leave it out, or "
+            "use --split sp."
+        )
     shares = parsed_shares(args.shares, split.sp)
     hands = [{**numbers, **other} for other in others]
     return {"names": name.split("+"), "hands": hands, "split": vars(split), "shares": shares}
@@ -101,7 +119,7 @@ def device_names(text: str, count: Any = count_gpus) -> tuple[str, ...]:
         if not all(_NAME.fullmatch(one) for one in name.split("+")):
             raise InputError(f"{name!r} is no device. Write a list like cuda:0,cuda:1 or cuda:0+cuda:1, or auto.")
     plain = ["+".join("cuda:0" if one == "cuda" else one for one in name.split("+")) for name in names]
-    every = [one for name in plain for one in name.split("+")]
+    every = ["cpu:0" if one == "cpu" else one for name in plain for one in name.split("+")]
     twice = next((one for one in every if every.count(one) > 1), None)
     if twice:
         raise InputError(f"The device {twice} is named twice. A worker has a device to itself.")
@@ -109,31 +127,40 @@ def device_names(text: str, count: Any = count_gpus) -> tuple[str, ...]:
 
 
 def budgets(names: Sequence[str], vram: str, ram: str) -> dict[str, dict[str, str]]:
-    """Name of a worker -> {"vram", "ram"} of each of its processes. Raises InputError."""
-    limits = list(zip(_each(names, "--vram", vram), _each(names, "--ram", ram), strict=True))
-    allowed = [Allowed.parse(*words) for words in limits]
-    processes = [name.count("+") + 1 for name in names]
-    if "," not in ram:
-        processes = [sum(processes)] * len(names)
-    each = [
-        Allowed(one.vram, one.ram and one.ram // count, one.managed)
-        for one, count in zip(allowed, processes, strict=True)
+    """Name of a device -> {"vram", "ram"} of its process. Raises InputError.
+
+    Sizes of a list are those of workers, whose processes divide the RAM, or those of devices.
+    """
+    devices = [one for name in names for one in name.split("+")]
+    sizes = ram.count(",") + 1
+    dividing = [
+        len(devices) if sizes == 1 else name.count("+") + 1 if sizes == len(names) else 1
+        for name in names
+        for _ in name.split("+")
     ]
-    return {name: one.words for name, one in zip(names, each, strict=True)}
+    limits = zip(devices, _each(names, "--vram", vram), _each(names, "--ram", ram), dividing, strict=True)
+    found = {}
+    for device, card, memory, processes in limits:
+        one = Allowed.parse(card, memory)
+        found[device] = Allowed(one.vram, one.ram and one.ram // processes, one.managed).words
+    return found
 
 
 def _each(names: Sequence[str], option: str, text: str | None) -> list[str]:
-    words = (text or AUTO).split(",")
+    """The size of each device, as written."""
+    words, counts = (text or AUTO).split(","), [name.count("+") + 1 for name in names]
     if len(words) == 1:
-        return words * len(names)
-    if len(words) != len(names):
+        return words * sum(counts)
+    if len(words) not in (len(names), sum(counts)):
         raise InputError(
-            f"{option} {text} gives {len(words)} sizes for {len(names)} device{'s' if len(names) > 1 else ''} "
+            f"{option} {text} gives {len(words)} sizes for {sum(counts)} device{'s' if sum(counts) > 1 else ''} "
             f"({', '.join(names)}). Give one size, or one for each."
         )
     if OFF in words:
         raise InputError(f"{option} takes off for all devices or for none.")
-    return words
+    if len(words) == sum(counts):
+        return words
+    return [word for word, count in zip(words, counts, strict=True) for _ in range(count)]
 
 
 def _device(name: str) -> str:

@@ -273,9 +273,16 @@ def _join(runtime: Runtime, options: Mapping[str, Any]) -> None:
         torch.set_num_threads(options["threads"])
     if options.get("team"):
         runtime.team = Team.parse(options["team"], runtime.device, runtime.events.emit)
-        ram = options["ram"]  # of each process
-        each = "" if ram == AUTO else f", each with {format_size(parse_size(ram))} of RAM"
-        print(f"Each image is computed on {runtime.team.words}{each}.", file=sys.stderr)
+        print(f"Each image is computed on {runtime.team.words}{_ram_words(options)}.", file=sys.stderr)
+
+
+def _ram_words(options: Mapping[str, Any]) -> str:
+    """The RAM of each process of a team, which is a part of --ram."""
+    sizes = [each["ram"] for each in (options, *options["team"]["hands"])]
+    if AUTO in sizes:
+        return ""
+    named = [format_size(parse_size(size)) for size in sizes]
+    return f", each with {named[0]} of RAM" if len(set(named)) == 1 else f", with {' and '.join(named)} of RAM"
 
 
 def _new_runtime(args: argparse.Namespace) -> Runtime:

@@ -35,6 +35,7 @@ from ..server.remote import LEASE_SECONDS
 from ..server.services import Settings
 from ..server.sluice_routes import kept_budget
 from ..server.store import Store
+from ..workers.process import with_budget
 from .arguments import add_device_arguments, add_folder_arguments, add_pack_arguments, add_preview_argument
 from .devices import add_devices_argument, workers_of
 
@@ -174,26 +175,24 @@ def _settings(args: argparse.Namespace) -> Settings:
         "attention": args.attention,
         "gives_way": args.gives_way,
     }
-    workers = {
-        name: {**given, **_budget(name, given, folders.user)} for name, given in workers_of(args, options).items()
-    }
+    workers = {name: _with_kept_budget(name, given, folders.user) for name, given in workers_of(args, options).items()}
     token = args.token or (None if is_loopback(args.host) else secrets.token_urlsafe(16))
     return Settings(folders, workers, token, tuple(args.allow_host), _argv(sys.argv[1:]), args.remote_only, args.lease)
 
 
-def _budget(name: str, options: dict[str, Any], user: Path) -> dict[str, str]:
-    """The budgets of the command line, or else those set in the page of the last server here. Raises InputError."""
+def _with_kept_budget(name: str, options: dict[str, Any], user: Path) -> dict[str, Any]:
+    """A worker's options with the budget of the command line, or else the one set in the page of the last server."""
     said = {key: options[key] for key in ("vram", "ram")}
     kept = kept_budget(user, name)
     if set(said.values()) != {AUTO} or not kept:
-        return said
+        return options
     try:
         kept = Allowed.parse(kept.get("vram", AUTO), kept.get("ram", AUTO)).words
     except InputError:
-        return said
+        return options
     where = "" if name == AUTO else f" for {name}"
     print(f"Memory as set in the page{where}: VRAM {kept['vram']}, RAM {kept['ram']}.", flush=True)
-    return kept
+    return with_budget(options, kept)
 
 
 def _argv(argv: list[str]) -> tuple[str, ...]:

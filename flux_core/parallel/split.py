@@ -100,7 +100,10 @@ class Split:
         numbers = re.fullmatch(r"\(\((\d+),(\d)\),\((\d+),(\d)\)\)", text.replace(" ", ""))
         sizes = re.fullmatch(r"(\d+)x(\d+)", mesh or "")
         if not numbers or not sizes:
-            raise InputError("A mesh and its split are written --mesh 2x4 --split '((2, 0), (4, 1))'.")
+            given = (
+                f"there is no --mesh and --split {text}" if mesh is None else f"given are --mesh {mesh} --split {text}"
+            )
+            raise InputError(f"A mesh and its split are written --mesh 2x4 --split '((2, 0), (4, 1))'; {given}.")
         (sp, sp_axis, tp, tp_axis), axes = (int(n) for n in numbers.groups()), [int(n) for n in sizes.groups()]
         if {sp_axis, tp_axis} != {0, 1}:
             raise InputError(
@@ -120,7 +123,7 @@ class Split:
         if self.attention == "ulysses" and self.sp > heads:
             raise InputError(
                 f"This model has {heads} heads, too few for {self.sp} devices that take whole heads each. Use fewer "
-                "devices, or --split sp-gather."
+                f"devices, or --split {self.words.partition(' ')[0]}-gather."
             )
 
 

@@ -184,7 +184,7 @@ class FluxModel:
         if len(run.conditions) < team.settings.split.cfg:
             log.warning(
                 "This image has %d condition%s for the %d groups of devices of --split %s, so some compute nothing. "
-                "Give it a negative prompt and a cfg above 1, or write --split sp.",
+                "Give it a negative prompt and a cfg above 1, or choose a --split without cfg.",
                 len(run.conditions), "" if len(run.conditions) == 1 else "s", team.settings.split.cfg,
                 team.settings.split.words,
             )  # fmt: skip

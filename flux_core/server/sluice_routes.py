@@ -14,6 +14,7 @@ from ..errors import InputError, WorkflowError
 from ..io import strict_json
 from ..io.embedded import read_workflow_bytes
 from ..io.saving import write_whole
+from ..workers.process import with_budget
 from .members import Member
 from .services import Json, Route, Services, json_object, refuse, services
 
@@ -52,7 +53,7 @@ async def budget(request: web.Request) -> web.Response:
 
 def _set(here: Services, member: Member, allowed: dict[str, str]) -> None:
     """Store a worker's new budget for processes that replace it, and for the next server here."""
-    member.worker.options.update(allowed)
+    member.worker.options.update(with_budget(member.worker.options, allowed))
     file = budget_file(here.folders.user)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, strict_json.dumps(_kept(here.folders.user) | {member.name: allowed}).encode())

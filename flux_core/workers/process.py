@@ -271,3 +271,11 @@ def _how_it_ended(code: int, last_lines: deque[str]) -> str:
         name = next((number.name for number in signal.Signals if number == -code), f"signal {-code}")
         return f"The worker process crashed ({name}).{last}"
     return f"The worker process ended with code {code}.{last}"
+
+
+def with_budget(options: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
+    """A worker's options with another budget, which holds for each device of its team. words: {"vram", "ram"}."""
+    found = {**options, **words}
+    if options.get("team"):
+        found["team"] = {**options["team"], "hands": [{**hand, **words} for hand in options["team"]["hands"]]}
+    return found

@@ -12,6 +12,7 @@ import yaml
 from sluice.flux_core.commands import work
 from sluice.flux_core.commands.devices import budgets, device_names, workers_of
 from sluice.flux_core.errors import InputError
+from sluice.flux_core.workers.process import with_budget
 
 
 def given(**options: str | None) -> argparse.Namespace:
@@ -29,6 +30,7 @@ def test_devices_are_counted_or_named() -> None:
     [
         ("cpu:0,cpu:0", "cpu:0 is named twice"),
         ("cuda,cuda:0", "cuda:0 is named twice"),
+        ("cpu+cpu:0", "cpu:0 is named twice"),
         ("cuda:0+cuda:1,cuda:1", "cuda:1 is named twice"),
         ("cpu:0+", "is no device"),
         ("cuda:0,,cuda:1", "is no device"),
@@ -65,6 +67,24 @@ def test_devices_that_are_joined_are_one_worker_with_a_process_for_each() -> Non
     mixed = workers_of(given(devices="cuda:0+cuda:1,cuda:2", vram="6G,8G", split="tp", shares=None), {})
     assert mixed["cuda:2"]["vram"] == "8G" and "team" not in mixed["cuda:2"]
     assert [hand["device"] for hand in mixed["cuda:0+cuda:1"]["team"]["hands"]] == ["cuda:1"]
+    unequal = workers_of(given(devices="cuda:0+cuda:1", vram="20G,10G", ram="8G"), {})["cuda:0+cuda:1"]
+    (second,) = unequal["team"]["hands"]
+    assert (unequal["vram"], second["vram"], unequal["ram"], second["ram"]) == ("20G", "10G", "4G", "4G")
+    (second,) = workers_of(given(devices="cpu:0+cpu:1", ram="1G,2G"), {})["cpu:0+cpu:1"]["team"]["hands"]
+    assert second["ram"] == "2G"
+    changed = with_budget(unequal, {"vram": "6G", "ram": "2G"})
+    assert [(each["vram"], each["ram"]) for each in (changed, *changed["team"]["hands"])] == [("6G", "2G")] * 2
+    assert unequal["team"]["hands"][0]["vram"] == "10G" and "team" not in with_budget({"device": "cpu"}, {"ram": "2G"})
+    two = workers_of(given(devices="cpu:0+cpu:1,cpu:2", ram="4G,3G"), {})
+    assert (two["cpu:0+cpu:1"]["ram"], two["cpu:2"]["ram"]) == ("2G", "3G")
+    for wrong, said in (
+        ({"devices": "cuda:0,cuda:1", "split": "tp"}, "--split says how devices joined by"),
+        ({"shares": "2,1"}, "--shares says how devices joined by"),
+        ({"devices": "cuda:0+cuda:1", "split": "tp", "shares": "2,1"}, "with --split tp2 none do"),
+        ({"devices": "cpu:0+cpu:1", "ram": "1G,2G,3G"}, "3 sizes for 2 devices"),
+    ):
+        with pytest.raises(InputError, match=said):
+            workers_of(given(**wrong), {})
     with pytest.raises(InputError, match="for 4 devices, and 2 are given"):
         workers_of(given(devices="cpu:0+cpu:1", split="sp2tp2"), {})
 
