@@ -43,12 +43,12 @@ def run(args: argparse.Namespace) -> int:
     host = Host(folders)
     classes, titles = standalone_tables(host)
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(message)s")
-    quiet = contextlib.nullcontext(sys.stderr) if args.verbose else io.StringIO()
+    quiet = sys.stderr if args.verbose else io.StringIO()
     with contextlib.ExitStack() as stack:
         if not args.verbose:
             logging.disable(logging.CRITICAL)
-            stack.enter_context(contextlib.redirect_stderr(quiet))  # type: ignore[type-var]
-        stack.enter_context(contextlib.redirect_stdout(quiet))  # type: ignore[type-var]
+            stack.enter_context(contextlib.redirect_stderr(quiet))
+        stack.enter_context(contextlib.redirect_stdout(quiet))
         packs = load_packs(args.folder, Engine(host, folders, classes, titles, Executor(classes)))
         routes = packs.start_routes()["routes"]
         found = packs.packs

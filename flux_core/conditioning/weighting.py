@@ -42,7 +42,12 @@ class EmbeddingName:
 
 def segments(prompt: str) -> list[Segment]:
     """Split a prompt at its weight groups, in reading order; escapes are resolved, empty segments left out."""
-    return [Segment(_unescape(text), weight) for text, weight in _read(_escape(prompt), 1.0, depth=0) if text]
+    return [Segment(unescape(text), weight) for text, weight in weighted(escape(prompt), 1.0) if text]
+
+
+def weighted(escaped: str, weight: float) -> list[tuple[str, float]]:
+    """(text, weight) of every part of an escaped prompt, in reading order; `weight` is that outside of all groups."""
+    return list(_read(escaped, weight, depth=0))
 
 
 def pieces(text: str) -> Iterator[str | EmbeddingName]:
@@ -104,13 +109,15 @@ def _weighted(inside: str, outer: float) -> tuple[str, float]:
     return inside, outer * EMPHASIS
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Replace escaped parentheses by characters that are no parentheses."""
     for written, carried in _ESCAPES.items():
         text = text.replace(written, carried)
     return text
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
+    """The parentheses that `escape` replaced, without their backslash."""
     for written, carried in _ESCAPES.items():
         text = text.replace(carried, written[1])
     return text

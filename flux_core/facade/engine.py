@@ -38,6 +38,7 @@ class Engine:
     tell: Callable[[Any, Any, str | None], None] = lambda event, data, client_id: None
     preview: Callable[[Callable[[], Any]], Any] = lambda make: None  # an image encoded for a progress event
     free: Callable[[], None] = lambda: None
+    pack_folders: tuple[str, ...] = ()  # the folders that contain the packs
     own: frozenset[str] = field(default_factory=frozenset)
     absent: Callable[[str], Any] = lambda name: None  # the substitute for a part of ComfyUI that is not offered
     kept: dict[str, Any] = field(default_factory=dict)  # values that the offered modules keep

@@ -2,7 +2,8 @@
 
     FluxModel     <-> comfy.model_patcher.ModelPatcher        Sampler <-> comfy.samplers.KSAMPLER
     TextEncoders  <-> comfy.sd.CLIP                            Guider  <-> comfy.samplers.CFGGuider
-    Autoencoder   <-> comfy.sd.VAE
+    Autoencoder   <-> comfy.sd.VAE                             VisionModel <-> comfy.clip_vision.ClipVisionModel
+    ControlNet    <-> comfy.controlnet.ControlNet              StyleModel  <-> comfy.sd.StyleModel
 
 They are converted when they enter a node, so that packs' nodes exchange their own objects unchanged. All other types
 (images, masks, latents, conditionings, noise, levels) are the same in both.
@@ -50,11 +51,13 @@ def _changed(value: Any, kinds: Callable[[], Mapping[type[Any], Callable[[Any], 
 
 
 def _pack_kinds() -> Mapping[type[Any], Callable[[Any], Any]]:
+    from ..runtime.controlnets import ControlNet
     from ..runtime.handles import Autoencoder, FluxModel, TextEncoders
+    from ..runtime.vision import StyleModel, VisionModel
     from ..sampling.guider import BasicGuider, CFGGuider
     from ..sampling.sample import Sampler
     from .guidance import PackGuider
-    from .offered.comfy import model_patcher, samplers, sd
+    from .offered.comfy import clip_vision, controlnet, model_patcher, samplers, sd
 
     def guider(ours: Any) -> Any:
         made = samplers.CFGGuider(model_patcher.ModelPatcher(ours.model))
@@ -69,6 +72,9 @@ def _pack_kinds() -> Mapping[type[Any], Callable[[Any], Any]]:
         FluxModel: model_patcher.ModelPatcher,
         TextEncoders: sd.CLIP,
         Autoencoder: sd.VAE,
+        VisionModel: clip_vision.ClipVisionModel,
+        StyleModel: sd.StyleModel,
+        ControlNet: controlnet.ControlNet,
         Sampler: lambda ours: samplers.ksampler(ours.name, ours.options),
         BasicGuider: guider,
         CFGGuider: guider,
@@ -77,12 +83,15 @@ def _pack_kinds() -> Mapping[type[Any], Callable[[Any], Any]]:
 
 
 def _engine_kinds() -> Mapping[type[Any], Callable[[Any], Any]]:
-    from .offered.comfy import model_patcher, samplers, sd
+    from .offered.comfy import clip_vision, controlnet, model_patcher, samplers, sd
 
     return {
         model_patcher.ModelPatcher: lambda theirs: theirs.handle(),
         sd.CLIP: lambda theirs: theirs.handle(),
         sd.VAE: lambda theirs: theirs.handle(),
+        sd.StyleModel: lambda theirs: theirs.handle(),
+        clip_vision.ClipVisionModel: lambda theirs: theirs.handle(),
+        controlnet.ControlBase: lambda theirs: theirs.handle(),
         samplers.KSAMPLER: lambda theirs: theirs.engine_sampler(),
         samplers.CFGGuider: lambda theirs: theirs.engine_guider(),
     }

@@ -118,6 +118,21 @@ _INSIDE: Mapping[str, str] = {
     "comfy_extras.chainner_models": "model_loading",
 }
 
+# Classes of comfy_extras whose names differ from the ids of their nodes.
+CLASS_NAMES: Mapping[str, str] = {
+    **{"Blend": "ImageBlend", "Blur": "ImageBlur", "Sharpen": "ImageSharpen"},
+    **{"LatentRebatch": "RebatchLatents", "ImageRebatch": "RebatchImages"},
+    **{"String": "PrimitiveString", "StringMultiline": "PrimitiveStringMultiline", "Boolean": "PrimitiveBoolean"},
+    **{"Int": "PrimitiveInt", "Float": "PrimitiveFloat", "EasyCacheNode": "EasyCache", "LazyCacheNode": "LazyCache"},
+}
+# Libraries that ComfyUI's modules import, and that packs read through them: server.web, nodes.torch.
+LIBRARIES: Mapping[str, str] = {
+    **{name: name for name in "aiohttp asyncio copy gc hashlib inspect json logging math os random sys".split()},
+    **{name: name for name in "threading time torch traceback uuid".split()},
+    **{"np": "numpy", "web": "aiohttp.web", "Image": "PIL.Image", "ImageOps": "PIL.ImageOps"},
+    **{"ImageSequence": "PIL.ImageSequence", "F": "torch.nn.functional", "safetensors": "safetensors"},
+}
+
 _VERSIONS = ("comfy_api.latest", "comfy_api.v0_0_1", "comfy_api.v0_0_2")
 # Modules that are offered by a file of another name under offered/.
 SAME: Mapping[str, str] = {

@@ -11,9 +11,7 @@ Independent of: who may see these modules (isolation.py).
 from __future__ import annotations
 
 import importlib
-import opcode
 import sys
-from abc import ABCMeta
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,19 +19,10 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from ..errors import SluiceError
-from .module_names import KNOWN, PACKAGES, SAME
+from .module_names import KNOWN, LIBRARIES, PACKAGES, SAME, TOP
+from .partly_offered import PartlyOffered, is_probe
 
 _HERE = Path(__file__).resolve().parent / "offered"
-# The bytecode of a plain read of a name; anything else is hasattr, or getattr with a default.
-_READS = (
-    "LOAD_ATTR",
-    "LOAD_METHOD",
-    "IMPORT_FROM",
-    "IMPORT_STAR",
-    "CALL_INTRINSIC_1",
-    "LOAD_SUPER_ATTR",
-    "DELETE_ATTR",
-)
 
 
 class NotOffered(SluiceError, AttributeError):
@@ -109,7 +98,11 @@ class OfferedModule(ModuleType):
             return inner
         if source is not None and (name in source.__all__ or _answers(source, name)):
             return getattr(source, name)
-        if _is_probe(sys._getframe(1)):
+        if name in TOP:  # execution.nodes: a module that this one imports
+            return self._offer.module(name)
+        if name in LIBRARIES:
+            return importlib.import_module(LIBRARIES[name])
+        if is_probe(sys._getframe(1)):
             raise NotOffered(f"{self.__name__}.{name}")
         return self._offer.absent(f"{self.__name__}.{name}")
 
@@ -127,7 +120,7 @@ class OfferedModule(ModuleType):
         return sorted({*self.__dict__, *(source.__all__ if source is not None else ())})
 
 
-class Absent(ABCMeta):
+class Absent(PartlyOffered):
     """The type of absent names: classes, so that packs can derive from them and use them in annotations."""
 
     _absent_: str
@@ -144,7 +137,7 @@ class Absent(ABCMeta):
         raise NotOffered(f"{cls._absent_}, on which the pack's own {cls.__name__} is built,")
 
     def __getattr__(cls, name: str) -> Any:
-        if name.startswith("_") or _is_probe(sys._getframe(1)):
+        if name.startswith("_") or is_probe(sys._getframe(1)):
             raise AttributeError(f"{cls._absent_}.{name} is not offered by Sluice")
         return cls._offer_.absent(f"{cls._absent_}.{name}")
 
@@ -154,6 +147,9 @@ class Absent(ABCMeta):
         super().__setattr__(name, value)
 
     def __iter__(cls) -> Iterator[Any]:
+        """A table of names (UNET_MAP_BASIC) is empty while packs are imported: they add it to tables of their own."""
+        if cls.__name__.isupper() and cls.__dict__.get("_absent_") and cls._offer_.loading:
+            return iter(())
         raise NotOffered(cls._absent_)
 
     __len__ = __contains__ = __getitem__ = _refuse
@@ -172,7 +168,7 @@ class _Unusable:
         self.__dict__["_name"] = name
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or _is_probe(sys._getframe(1)):
+        if name.startswith("__") or is_probe(sys._getframe(1)):
             raise AttributeError(f"{self._name}.{name} is not offered by Sluice")
         raise NotOffered(f"{self._name}.{name}")
 
@@ -190,9 +186,3 @@ def _answers(source: ModuleType, name: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-def _is_probe(frame: FrameType) -> bool:
-    """Whether the code tests for a name (hasattr, or getattr by name) instead of reading it."""
-    operation = opcode.opname[frame.f_code.co_code[frame.f_lasti]] if frame.f_lasti >= 0 else "LOAD_ATTR"
-    return not operation.startswith(_READS)

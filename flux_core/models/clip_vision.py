@@ -25,7 +25,7 @@ from .strides import row_major
 
 DEPTHS = (2, 11, 20)  # layers counted from the last one, which is 1; what the style projector of USO takes, in order
 _HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16, 1664: 16}  # by width, of the published ones
-_MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's images
+MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's images
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,15 @@ def pixels_for(image: Tensor, config: VisionConfig, crop: bool) -> Tensor:
 
     crop: keep the aspect ratio and crop the middle; else stretch. Resized with antialiasing, in steps of 1/255.
     """
-    planes, size = image[..., :3].movedim(-1, 1).float(), config.size
+    mean, deviation = ((0.5,) * 3, (0.5,) * 3) if config.siglip else (MEAN, DEVIATION)
+    return preprocessed(image, config.size, mean, deviation, crop)
+
+
+def preprocessed(
+    image: Tensor, size: int, mean: Sequence[float] = MEAN, deviation: Sequence[float] = DEVIATION, crop: bool = True
+) -> Tensor:
+    """`pixels_for` with any size, mean and deviation of the three colours; without them CLIP's."""
+    planes = image[..., :3].movedim(-1, 1).float()
     height, width = planes.shape[-2:]
     if (height, width) != (size, size):
         scale = size / min(height, width)
@@ -168,5 +176,4 @@ def pixels_for(image: Tensor, config: VisionConfig, crop: bool) -> Tensor:
         top, left = ((side - size) // 2 for side in fitted)
         planes = planes[..., top : top + size, left : left + size]
     planes = (255.0 * planes).clamp(0, 255).round() / 255.0
-    mean, deviation = ((0.5,) * 3, (0.5,) * 3) if config.siglip else (_MEAN, _DEVIATION)
     return (planes - planes.new_tensor(mean)[:, None, None]) / planes.new_tensor(deviation)[:, None, None]

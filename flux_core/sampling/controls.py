@@ -45,6 +45,8 @@ class Control:
 def control_of(values: Mapping[str, Any]) -> ControlUse | None:
     """The ControlNets of one entry. Raises InputError for one of another program."""
     use = values.get("control")
+    if use is not None and hasattr(use, "control_use"):  # an object of a node pack
+        use = use.control_use()
     if use is None or isinstance(use, ControlUse):
         return use
     raise InputError(

@@ -14,6 +14,7 @@ process, so only the folders that the user names are imported.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import inspect
 import logging
@@ -78,6 +79,9 @@ class NodePacks:
     def load(self, places: Iterable[Path]) -> None:
         """Import all packs in these folders and add their nodes to the tables."""
         found = [path.absolute() for place in places for path in candidates(place)]
+        self.engine.pack_folders = tuple(dict.fromkeys(str(path.parent) for path in found))
+        with contextlib.suppress(OSError):  # packs list the input folder when they are asked for their inputs
+            self.engine.folders.input.mkdir(parents=True, exist_ok=True)
         self.isolation.install()
         for path in found:
             self.isolation.add(path, name_of(path))
@@ -168,6 +172,7 @@ class NodePacks:
         )
 
     def _reason(self, error: BaseException, pack: Pack) -> str:
+        error = _first_cause(error)
         if isinstance(error, ModuleNotFoundError) and error.name:
             module = error.name.partition(".")[0]
             if module in TOP:
@@ -186,6 +191,14 @@ def load_packs(places: Iterable[Path], engine: Engine) -> NodePacks:
     packs = NodePacks(engine)
     packs.load(places)
     return packs
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """For a missing module or sys.exit: the module that was missing first; packs handle that and then give up."""
+    found, before = error, error.__context__
+    while before is not None and isinstance(error, (ModuleNotFoundError, SystemExit)):
+        found, before = (before if isinstance(before, ModuleNotFoundError) else found), before.__context__
+    return found
 
 
 def _told(error: BaseException) -> str:

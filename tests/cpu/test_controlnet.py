@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from sluice.flux_core.checkpoint.names import FLUX_DOUBLE, FLUX_SINGLE, FLUX_TOP, FUSED
 from sluice.flux_core.commands import cli
 from sluice.flux_core.errors import FileFormatError, InputError
+from sluice.flux_core.facade.link_values import to_engine, to_pack
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
 from sluice.flux_core.memory.workload import MiB
@@ -300,6 +301,28 @@ def test_the_inpainting_one_gets_what_is_kept_and_a_mask(
     assert not kept[:, :4].any() and (kept[:, 4:] == 1).all()
     run(setup.model(), *applied(setup.net("alimama"), seeded, vae=Coder()))  # another node: nothing is masked
     assert (evaluations[-1].controls[0].hint[:, 16] == 1).all()
+
+
+def test_a_pack_applies_it_with_comfyuis_methods(setup: Setup, seeded: Seeded) -> None:
+    net, picture = setup.net("union"), seeded("control", (1, 40, 60, 3)).sigmoid()
+    theirs, coder = to_pack(net), Coder()
+    made = theirs.copy().set_cond_hint(picture.movedim(-1, 1), 0.8, (0.0, 0.5), vae=coder)
+
+    def pair(control: Any) -> tuple[Any, Any]:
+        values = {"control": control, "control_apply_to_uncond": False}
+        return prompt("positive", seeded, **values), prompt("negative", seeded, **values)
+
+    ours = applied(net, seeded, end=0.5, vae=coder)
+    expected = run(setup.model(), *ours)
+    assert torch.equal(run(setup.model(), *pair(made)), expected) and to_engine(made) is net
+    both = run(setup.model(), *applied(net, seeded, *ours, vae=coder))
+    assert torch.equal(run(setup.model(), *applied(net, seeded, *pair(made), vae=coder)), both)
+    after = theirs.copy().set_cond_hint(picture.movedim(-1, 1), 0.8, vae=coder).set_previous_controlnet(made)
+    assert torch.equal(run(setup.model(), *pair(after)), both) and not torch.equal(both, expected)
+    after.set_extra_arg("control_type", [1])
+    assert after.control_use().network.modes == (1,) and made.control_use().network.modes == ()
+    with pytest.raises(InputError, match="without an image"):
+        run(setup.model(), *pair(theirs))
 
 
 def test_what_cannot_be_applied_says_what_to_do(setup: Setup, seeded: Seeded) -> None:

@@ -12,6 +12,8 @@ from doubles.simulated import SimulatedMemory
 from safetensors.torch import load_file, save_file
 from sluice.flux_core.conditioning.style import thinned, with_style
 from sluice.flux_core.errors import FileFormatError, InputError
+from sluice.flux_core.facade.link_values import to_engine, to_pack
+from sluice.flux_core.facade.offered.comfy import clip_vision
 from sluice.flux_core.memory import workload
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
@@ -149,6 +151,18 @@ def test_files_are_read_and_a_budget_changes_no_bit(
     events.clear()
     assert torch.equal(seen_and_made(runtime, folder, image)[1], expected[1])
     assert {event["model"] for event in events} == {"vision encoder", "Redux"}, "loaded whole, they report as well"
+
+
+def test_packs_get_the_same_from_comfyuis_methods(runtime: Runtime, folder: Path, seeded: Seeded) -> None:
+    image, encoder, redux = seeded("seen", (2, 40, 25, 3)).sigmoid(), folder / "sig", folder / "redux"
+    theirs, style = to_pack(load_vision(runtime, encoder)), to_pack(load_style(runtime, redux))
+    seen = theirs.encode_image(image, crop="center")
+    assert torch.equal(seen["last_hidden_state"], load_vision(runtime, encoder).encode(image).last_hidden_state)
+    tokens = load_style(runtime, redux).tokens(seen)
+    assert style.get_cond(seen).shape == (2, 16, 24) and torch.equal(style.get_cond(seen).flatten(0, 1)[None], tokens)
+    assert to_engine(theirs) == load_vision(runtime, encoder) and to_engine(style) == load_style(runtime, redux)
+    pixels = clip_vision.clip_preprocess(image, theirs.image_size, [0.5] * 3, [0.5] * 3)
+    assert torch.equal(pixels, pixels_for(image, SIGLIP, crop=True))
 
 
 def test_what_does_not_fit_says_what_to_load(runtime: Runtime, folder: Path, fill: Fill, seeded: Seeded) -> None:

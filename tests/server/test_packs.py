@@ -196,7 +196,7 @@ def test_nobody_else_sees_comfyuis_modules(prologue: str, tmp_path: Path) -> Non
 def test_the_command_line_tells_of_packs_and_runs_with_them(
     sluice: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    listed = sluice("packs", "--json", str(PACKS), cwd=tmp_path, stderr=subprocess.DEVNULL)
+    listed = sluice("packs", "--json", "--verbose", str(PACKS), cwd=tmp_path, stderr=subprocess.DEVNULL)
     told = json.loads(listed.communicate(timeout=120)[0])
     assert listed.returncode == 1 and len(told["packs"]) == 7  # some of them do not load
     assert any("uses_comfyui" in route["pattern"] for route in told["routes"])

@@ -71,7 +71,7 @@ def _first_table(folders: Folders) -> dict[str, tuple[list[str], set[str]]]:
     roots = list(dict.fromkeys(str(Path(place).parent) for place in known["checkpoints"]))
     for kind in _FOR_PACKS:
         known.setdefault(kind, [os.path.join(root, kind) for root in roots])
-    known["custom_nodes"] = [str(folders.user.parent / "custom_nodes")]
+    known["custom_nodes"] = [*current().pack_folders, str(folders.user.parent / "custom_nodes")]
     return {kind: (places, _ENDINGS.get(kind, supported_pt_extensions)) for kind, places in known.items()}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...io import png, saving
 from ..engine import current
+from ..module_names import CLASS_NAMES
 from ..node_classes import for_packs
 
 __all__ = [
@@ -42,8 +43,9 @@ def __getattr__(name: str) -> Any:
         from ...sampling.sample import DisableNoise, RandomNoise
 
         return RandomNoise if name == "Noise_RandomNoise" else DisableNoise
-    found = None if name.startswith("_") else table().get(name)
-    if found is None or name not in current().own:
+    node_id = CLASS_NAMES.get(name, name)
+    found = None if name.startswith("_") else table().get(node_id)
+    if found is None or node_id not in current().own:
         raise AttributeError(name)
     return found
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..engine import current
 from ..offered_modules import NotOffered
+from ..partly_offered import PartlyOffered
 from ..routes import PackRoutes
 
 __all__ = ["BinaryEventTypes", "PromptServer", "is_loopback"]
@@ -24,7 +25,7 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "127.0.0.1", "::1")
 
 
-class _Instance(type):
+class _Instance(PartlyOffered):
     """PromptServer.instance: created at the first use."""
 
     @property

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import comfy.model_management as mm
 import comfy.model_sampling
 import comfy.sample
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.sd
+import comfy.sd1_clip
 import comfy.utils
+import execution
 import folder_paths
 import latent_preview
 import node_helpers
+import server
 import torch
+from comfy.model_base import SDXL, BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from comfy_extras.nodes_mask import GrowMask, composite
+from comfy_extras.nodes_post_processing import Blur
 
 import nodes
+
+TABLE = {"mine": 1, **dict(comfy.utils.UNET_MAP_BASIC)}  # for models that do not exist here
+
+
+class Wrapper(BaseModel, SDXL):  # type: ignore[misc]  # ComfyUI has no types
+    """Built on what is there and on what is not."""
+
+    def run(self, function: BaseModel.apply_model) -> None:
+        """Only named, as a type."""
+
+
+def replaced(module: Any, name: str) -> Any:
+    """A function of ComfyUI's that a pack replaces, if it exists."""
+    return getattr(module, name) if not hasattr(module, "never") else None
 
 
 class Base:
@@ -304,7 +325,33 @@ class Tools(Base):
         mm.load_models_gpu([own])
         mm.soft_empty_cache()
         assert own.model_dtype() is torch.float32
+        self.words_and_names()
         return {"ui": {"done": [True]}}
+
+    def words_and_names(self) -> None:
+        escaped = comfy.sd1_clip.escape_important("a \\(b\\) (c:1.5)")
+        parts = [(comfy.sd1_clip.unescape_important(text), w) for text, w in comfy.sd1_clip.token_weights(escaped, 2.0)]
+        assert parts == [("a (b) ", 2.0), ("c", 1.5)]
+        assert comfy.sampler_helpers.prepare_mask(torch.ones(4, 4), (1, 16, 8, 8), "cpu").shape == (1, 16, 8, 8)
+        assert execution.full_type_name(str) == "str" and execution.full_type_name(Tools).endswith(".Tools")
+        assert Blur is nodes.NODE_CLASS_MAPPINGS["ImageBlur"] and execution.nodes is nodes
+        assert callable(server.web.json_response)  # type: ignore[attr-defined]  # ComfyUI, not the folder of tests
+        assert os.path.dirname(__file__) in folder_paths.get_folder_paths("custom_nodes")
+        assert os.path.isdir(folder_paths.get_input_directory())
+        assert TABLE == {"mine": 1} and not hasattr(BaseModel, "apply_model")
+        mm.raise_non_oom(mm.OOM_EXCEPTION("CUDA out of memory."))
+        for call, told in (
+            (lambda: mm.raise_non_oom(KeyError("mine")), "mine"),
+            (lambda: replaced(comfy.samplers, "get_area_and_mult")(), "comfy.samplers.get_area_and_mult is a part"),
+            (lambda: BaseModel.apply_model(None), "comfy.model_base.BaseModel.apply_model is a part"),
+            (lambda: len(comfy.utils.UNET_MAP_BASIC), "comfy.utils.UNET_MAP_BASIC is a part"),
+        ):
+            try:
+                call()
+            except Exception as error:
+                assert told in str(error), error
+            else:
+                raise AssertionError(told)
 
 
 class Invert(io.ComfyNode):  # type: ignore[misc]  # ComfyUI has no types

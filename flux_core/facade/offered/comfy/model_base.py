@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ....runtime.handles import FluxModel
 from ...offered_modules import NotOffered
+from ...partly_offered import PartlyOffered
 from . import latent_formats, model_sampling
 
 __all__ = ["BaseModel", "Flux", "ModelType"]
@@ -28,7 +29,7 @@ class ModelType(enum.Enum):
     FLOW_COSMOS = 10
 
 
-class BaseModel:
+class BaseModel(metaclass=PartlyOffered):
     """The model of a MODEL: its sampling and its latents. The network itself cannot be accessed."""
 
     model_type = ModelType.FLUX

@@ -16,34 +16,38 @@ import torch
 from torch import Tensor
 
 from ....errors import Interrupted
+from ....limits import is_out_of_memory
 from ....memory import meter
 from ....runtime.device import room, total_bytes
 from ....runtime.runtime import Runtime
 from ...engine import current
 
 __all__ = [
-    "CPUState", "EXTRA_RESERVED_VRAM", "FLOAT8_TYPES", "InterruptProcessingException", "OOM_EXCEPTION", "VRAMState",
-    "XFORMERS_IS_AVAILABLE", "cast_to", "cast_to_device", "cleanup_models", "cleanup_models_gc", "cpu_mode",
-    "current_loaded_models", "device_should_use_non_blocking", "device_supports_non_blocking",
-    "directml_enabled", "dtype_size", "extra_reserved_memory", "flash_attention_enabled", "force_channels_last",
-    "force_upcast_attention_dtype", "free_memory", "get_autocast_device", "get_free_memory", "get_torch_device",
-    "get_torch_device_name", "get_total_memory", "intermediate_device", "intermediate_dtype",
-    "interrupt_current_processing", "is_amd", "is_ascend_npu", "is_device_cpu", "is_device_cuda", "is_device_mps",
-    "is_device_type", "is_device_xpu", "is_directml_enabled", "is_intel_xpu", "is_mlu", "is_nvidia", "load_model_gpu",
-    "load_models_gpu", "loaded_models", "lowvram_available", "maximum_vram_for_weights", "minimum_inference_memory",
-    "module_size", "mps_mode", "pick_weight_dtype", "processing_interrupted", "pytorch_attention_enabled",
-    "sage_attention_enabled", "should_use_bf16", "should_use_fp16", "soft_empty_cache", "supports_cast",
-    "supports_dtype", "text_encoder_device", "text_encoder_dtype", "text_encoder_offload_device",
-    "throw_exception_if_processing_interrupted", "unet_dtype", "unet_inital_load_device",
-    "unet_manual_cast", "unet_offload_device", "unload_all_models", "vae_device", "vae_dtype", "vae_offload_device",
-    "xformers_enabled", "xformers_enabled_vae", "xpu_available",
+    "CPUState", "DISABLE_SMART_MEMORY", "EXTRA_RESERVED_VRAM", "FLOAT8_TYPES", "InterruptProcessingException",
+    "OOM_EXCEPTION", "VRAMState", "XFORMERS_IS_AVAILABLE", "cast_to", "cast_to_device", "cleanup_models",
+    "cleanup_models_gc", "cpu_mode", "current_loaded_models", "device_should_use_non_blocking",
+    "device_supports_non_blocking", "directml_enabled", "dtype_size", "extra_reserved_memory",
+    "flash_attention_enabled", "force_channels_last", "force_upcast_attention_dtype", "free_memory",
+    "get_autocast_device", "get_free_memory", "get_offload_stream", "get_supported_float8_types",
+    "get_torch_device", "get_torch_device_name", "get_total_memory", "in_training", "intermediate_device",
+    "intermediate_dtype", "interrupt_current_processing", "is_amd", "is_ascend_npu", "is_device_cpu",
+    "is_device_cuda", "is_device_mps", "is_device_type", "is_device_xpu", "is_directml_enabled", "is_intel_xpu",
+    "is_mlu", "is_nvidia", "load_model_gpu", "load_models_gpu", "loaded_models", "lowvram_available",
+    "maximum_vram_for_weights", "minimum_inference_memory", "module_size", "mps_mode", "pick_weight_dtype",
+    "processing_interrupted", "pytorch_attention_enabled", "raise_non_oom", "sage_attention_enabled",
+    "should_use_bf16", "should_use_fp16", "soft_empty_cache", "supports_cast", "supports_dtype",
+    "supports_fp8_compute", "sync_stream", "text_encoder_device", "text_encoder_dtype",
+    "text_encoder_offload_device", "throw_exception_if_processing_interrupted", "unet_dtype",
+    "unet_inital_load_device", "unet_manual_cast", "unet_offload_device", "unload_all_models",
+    "unload_model_clones", "vae_device", "vae_dtype", "vae_offload_device", "xformers_enabled",
+    "xformers_enabled_vae", "xpu_available",
 ]  # fmt: skip
 
 InterruptProcessingException = Interrupted
 OOM_EXCEPTION = torch.cuda.OutOfMemoryError
 EXTRA_RESERVED_VRAM = 400 << 20
 FLOAT8_TYPES = [torch.float8_e4m3fn, torch.float8_e5m2]
-XFORMERS_IS_AVAILABLE = False
+XFORMERS_IS_AVAILABLE = DISABLE_SMART_MEMORY = in_training = False
 xpu_available = directml_enabled = False
 lowvram_available = True
 current_loaded_models: list[Any] = []  # our models are in our own ledger
@@ -154,7 +158,7 @@ def _no(*args: Any, **kwargs: Any) -> bool:
     return False
 
 
-is_intel_xpu = is_ascend_npu = is_mlu = is_directml_enabled = _no
+is_intel_xpu = supports_fp8_compute = is_ascend_npu = is_mlu = is_directml_enabled = _no
 xformers_enabled = xformers_enabled_vae = sage_attention_enabled = flash_attention_enabled = force_channels_last = _no
 
 
@@ -233,6 +237,19 @@ def device_supports_non_blocking(device: Any) -> bool:
 device_should_use_non_blocking = device_supports_non_blocking
 
 
+def get_supported_float8_types() -> list[torch.dtype]:
+    """All types with eight bits, which only store weights here."""
+    return FLOAT8_TYPES
+
+
+def get_offload_stream(device: Any) -> None:
+    """None: packs' own modules are moved on the stream that computes."""
+
+
+def sync_stream(device: Any, stream: Any) -> None:
+    """Does nothing: see `get_offload_stream`."""
+
+
 def cast_to(
     weight: Tensor,
     dtype: torch.dtype | None = None,
@@ -284,7 +301,9 @@ def _done_when_needed(*args: Any, **kwargs: Any) -> None:
     """Our models are moved to the device when they compute, and freed when others need the memory."""
 
 
-load_models_gpu = load_model_gpu = free_memory = cleanup_models = cleanup_models_gc = _done_when_needed
+load_models_gpu = load_model_gpu = free_memory = cleanup_models = cleanup_models_gc = unload_model_clones = (
+    _done_when_needed
+)
 
 
 def loaded_models(only_currently_used: bool = False) -> list[Any]:
@@ -301,6 +320,12 @@ def unload_all_models() -> None:
     current().free()
     gc.collect()
     soft_empty_cache()
+
+
+def raise_non_oom(error: Exception) -> None:
+    """Raises the error again, unless memory ran out."""
+    if not is_out_of_memory(error):
+        raise error
 
 
 # -- stopping ----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from torch import Tensor
 from ....errors import InputError
 from ....runtime.handles import FluxModel
 from ...offered_modules import NotOffered
+from ...partly_offered import PartlyOffered
 from . import model_base, model_sampling
 
 __all__ = [
@@ -83,7 +84,7 @@ def set_model_options_pre_cfg_function(
     return _append(model_options, "sampler_pre_cfg_function", pre_cfg_function, disable_cfg1_optimization)
 
 
-class ModelPatcher:
+class ModelPatcher(metaclass=PartlyOffered):
     """A MODEL. `model`: a FluxModel of ours, or any torch module of a pack, which is moved between devices."""
 
     def __init__(

@@ -9,8 +9,16 @@ from torch import Tensor
 
 from ....models import latents
 from . import samplers
+from .utils import reshape_mask
 
-__all__ = ["cleanup_additional_models", "fix_empty_latent_channels", "prepare_noise", "sample", "sample_custom"]
+__all__ = [
+    "cleanup_additional_models",
+    "fix_empty_latent_channels",
+    "prepare_mask",
+    "prepare_noise",
+    "sample",
+    "sample_custom",
+]
 
 
 def prepare_noise(latent_image: Tensor, seed: int, noise_inds: Any = None) -> Tensor:
@@ -20,6 +28,11 @@ def prepare_noise(latent_image: Tensor, seed: int, noise_inds: Any = None) -> Te
 
 def fix_empty_latent_channels(model: Any, latent_image: Tensor) -> Tensor:
     return latents.fix_channels(latent_image)
+
+
+def prepare_mask(noise_mask: Tensor, shape: Any, device: Any) -> Tensor:
+    """A mask [B, H, W] in the shape of a latent, on a device."""
+    return reshape_mask(noise_mask, torch.Size(shape)).to(device)
 
 
 def cleanup_additional_models(models: Any) -> None:

@@ -22,6 +22,7 @@ from ....sampling.sample import Sampler as EngineSampler
 from ...engine import current
 from ...guidance import PackGuider, calc_cond_batch, cfg_function, sampling_function
 from ...offered_modules import NotOffered
+from ...partly_offered import PartlyOffered
 from ...sampler_functions import PackSampler, SolverFunction
 from . import model_sampling
 
@@ -124,7 +125,7 @@ def calculate_sigmas(model_sampling: Any, scheduler_name: str, steps: int) -> Te
 # -- samplers ----------------------------------------------------------------------------------------------------------
 
 
-class Sampler:
+class Sampler(metaclass=PartlyOffered):
     """The base of the value of a SAMPLER link."""
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
@@ -171,7 +172,7 @@ def ksampler(sampler_name: str, extra_options: Any = None, inpaint_options: Any 
 # -- denoising ---------------------------------------------------------------------------------------------------------
 
 
-class CFGGuider:
+class CFGGuider(metaclass=PartlyOffered):
     """A model with a prompt and a negative prompt. Packs with other guidance override `predict_noise`."""
 
     inner_model: Any = None  # while a prediction is computed
@@ -272,7 +273,7 @@ def sample(
     return _run(guider, noise, latent, sampler, sigmas, denoise_mask, callback, seed)
 
 
-class KSampler:
+class KSampler(metaclass=PartlyOffered):
     """Sampler and schedule by their names, for a number of steps of one model."""
 
     SAMPLERS = SAMPLER_NAMES

@@ -15,21 +15,24 @@ from ....conditioning import text as encoding
 from ....conditioning.tokenizer import Row
 from ....errors import InputError
 from ....images.resize import crop_to_cells
-from ....runtime import handles
+from ....runtime import handles, vision
 from ....runtime.lora_files import read_lora
 from ...engine import current
 from ...offered_modules import NotOffered
+from ...partly_offered import PartlyOffered
 from .model_patcher import ModelPatcher
 
 __all__ = [
     "CLIP",
     "CLIPType",
+    "StyleModel",
     "VAE",
     "load_checkpoint",
     "load_checkpoint_guess_config",
     "load_clip",
     "load_diffusion_model",
     "load_lora_for_models",
+    "load_style_model",
     "load_unet",
 ]
 
@@ -58,7 +61,7 @@ class CLIPType(enum.Enum):
     HUNYUAN_IMAGE = 19
 
 
-class CLIP:
+class CLIP(metaclass=PartlyOffered):
     """Both text encoders. Made by loaders and by `clone`."""
 
     def __init__(self, handle: Any = None, **kwargs: Any) -> None:
@@ -150,7 +153,7 @@ def _row(rows: Sequence[Sequence[tuple[Any, ...]]]) -> Row:
     return Row(tuple(item[0] for item in rows[0]), tuple(float(item[1]) for item in rows[0]))
 
 
-class VAE:
+class VAE(metaclass=PartlyOffered):
     """The autoencoder: images [B, H, W, 3] in 0..1 to latents [B, 16, h, w] and back."""
 
     latent_channels, latent_dim, downscale_ratio, upscale_ratio = 16, 2, 8, 8
@@ -236,6 +239,26 @@ class VAE:
 
 
 # -- from files --------------------------------------------------------------------------------------------------------
+
+
+class StyleModel:
+    """FLUX.1 Redux."""
+
+    def __init__(self, handle: vision.StyleModel) -> None:
+        self._handle = handle
+
+    def handle(self) -> vision.StyleModel:
+        return self._handle
+
+    def get_cond(self, input: Any) -> Tensor:
+        """The tokens [B, T, C] for the output of a vision encoder."""
+        every = self._handle.tokens(input)
+        return every.view(len(input.last_hidden_state), -1, every.shape[-1])
+
+
+def load_style_model(ckpt_path: str) -> StyleModel:
+    """Raises the errors of Load Style Model."""
+    return StyleModel(vision.load_style(current().runtime, ckpt_path))
 
 
 def _text_folders() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
