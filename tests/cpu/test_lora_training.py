@@ -136,9 +136,37 @@ def test_bad_folders_are_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"No picture .* has a caption.*--trigger"):
         read_folder(tmp_path)
-    (tmp_path / "metadata.jsonl").write_text('{"text": "x"}')
-    with pytest.raises(FileFormatError, match="line 1, does not name a picture"):
+    with pytest.raises(InputError, match=r"a\.png is a file\. Give the folder"):
+        read_folder(tmp_path / "a.png")
+    table = tmp_path / "metadata.jsonl"
+    for text, message in (
+        ('{"text": "x"}', r"line 1, does not name a picture.*like {.*cat\.png"),
+        ('\n{"text": ', r"metadata\.jsonl, line 2, is not JSON: .*Every line is like {.*cat\.png"),
+    ):
+        table.write_text(text)
+        with pytest.raises(FileFormatError, match=message):
+            read_folder(tmp_path)
+    table.write_text('{"file_name": "b.png", "text": "b"}')
+    with pytest.raises(InputError, match=r"metadata\.jsonl names pictures that are not there; the first is b\.png"):
         read_folder(tmp_path)
+    assert read_folder(tmp_path, "x").not_there == ("b.png",)
+    table.unlink()
+    for text, message in (
+        ("{", r"a\.json is not JSON: .*Write {\"caption"),
+        ("3", r"a\.json should hold an object such"),
+    ):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(FileFormatError, match=message):
+            read_folder(tmp_path)
+
+
+def test_files_of_a_training_below_the_images_are_none_of_them(images: Path) -> None:
+    """As when the program is started in the folder of the images."""
+    short = replace(QUICK, steps=1, validate=0)
+    made = training(images, images / "models" / "loras" / "q", short)
+    expected = made.run().read_bytes()
+    assert (made.out / "loss.png").is_file()
+    assert training(images, made.out, short).run().read_bytes() == expected
 
 
 def test_buckets_have_one_area_and_the_shapes_of_images() -> None:
@@ -292,6 +320,11 @@ def test_other_settings_other_images_or_an_infinite_loss_are_told(
         wild.run()
     with pytest.raises(BudgetTooSmall, match=r"needs at least \d+ MiB.*--rank \d+ would fit"):
         training(images, tmp_path / "tight", replace(short, rank=400), budget=8 * MiB).look()
+    with pytest.raises(InputError, match=r"out\.txt is a file, so .* Choose another --out or --name"):
+        (tmp_path / "out.txt").write_text("")
+        training(images, tmp_path / "out.txt" / "q", short).look()
+    (images / "masks" / "2.png").write_bytes(b"none")
+    assert "the mask of 2.png: cannot identify" in "".join(training(images, tmp_path / "mask", short).look().notes)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(SluiceError, match="has room for 0.00 GB"):
         training(images, tmp_path / "full", short).look()
@@ -344,7 +377,7 @@ def test_moments_in_8_bits_come_from_a_library_and_go_on_like_others(
     settings = replace(QUICK, optimiser="adamw8bit", validate=0)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(InputError, match="pip install bitsandbytes"):
-        training(images, tmp_path / "none", settings).run()
+        training(images, tmp_path / "none", settings).look()
     library = types.ModuleType("bitsandbytes")
     library.optim = types.SimpleNamespace(AdamW8bit=EightBits)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "bitsandbytes", library)

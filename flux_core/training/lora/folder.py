@@ -24,6 +24,9 @@ from ...errors import FileFormatError, InputError, MissingFileError
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".tif", ".tiff")
 TEXTS = (".txt", ".caption")
 MASKS, MASK_LABEL = "masks", "-masklabel"
+TABLE = "metadata.jsonl"
+OF_A_TRAINING = ("settings.json", "cache")  # in its folder, which may be below that of the images
+EXAMPLE, CAPTION = '{"file_name": "cat.png", "text": "a cat"}', '{"caption": "a cat"}'
 MOST_VARIANTS = 16  # captions of one line with alternatives
 _REPEATS = re.compile(r"(\d+)_(.*)")
 _CHOICE = re.compile(r"\{([^{}|]*(?:\|[^{}|]*)+)\}")
@@ -46,6 +49,7 @@ class TrainingFolder:
     path: Path
     pictures: tuple[Picture, ...]
     without_caption: int
+    not_there: tuple[str, ...] = ()  # names in tables of captions that no image has
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -57,6 +61,8 @@ def read_folder(path: Path, trigger: str = "", repeats: int = 1) -> TrainingFold
     """Raises MissingFileError if the folder does not exist, InputError if there are no images, or neither captions nor
     a trigger, FileFormatError for a table of captions that cannot be read.
     """
+    if path.is_file():
+        raise InputError(f"{path} is a file. Give the folder of the pictures, each with a .txt beside it.")
     if not path.is_dir():
         raise MissingFileError(f"There is no folder {path}. Give a folder of pictures, each with a .txt beside it.")
     files = sorted(_pictures_below(path))
@@ -66,6 +72,7 @@ def read_folder(path: Path, trigger: str = "", repeats: int = 1) -> TrainingFold
             ".txt file of the same name."
         )
     tables = {folder: _table(folder) for folder in {path, *(file.parent for file in files)}}
+    not_there = tuple(name for folder, table in tables.items() for name in table if not (folder / name).is_file())
     pictures, missing = [], 0
     for file in files:
         captions_of_file = _captions_of(file, path, tables)
@@ -78,8 +85,9 @@ def read_folder(path: Path, trigger: str = "", repeats: int = 1) -> TrainingFold
         raise InputError(
             f"No picture in {path} has a caption, and there is no trigger word. Write captions into .txt files of the "
             'same names, or give --trigger "a word": it becomes the caption of every picture.'
+            + (f" {TABLE} names pictures that are not there; the first is {not_there[0]}." if not_there else "")
         )
-    return TrainingFolder(path, tuple(pictures), missing)
+    return TrainingFolder(path, tuple(pictures), missing, not_there)
 
 
 def variants(text: str) -> list[str]:
@@ -98,14 +106,14 @@ def variants(text: str) -> list[str]:
 
 
 def _pictures_below(path: Path) -> Iterator[Path]:
-    """Files that may be images; folders whose names begin with a dot or underscore, and those of masks, are left
-    out.
+    """Files that may be images. Folders whose names begin with a dot or underscore, those of masks, and those with the
+    files of a training are left out.
     """
     for entry in sorted(path.iterdir()):
         if entry.name.startswith((".", "_")):
             continue
         if entry.is_dir():
-            if entry.name != MASKS:
+            if entry.name != MASKS and not all((entry / name).exists() for name in OF_A_TRAINING):
                 yield from _pictures_below(entry)
         elif entry.suffix.lower() in PICTURES and not entry.stem.endswith(MASK_LABEL):
             yield entry
@@ -121,7 +129,7 @@ def _captions_of(file: Path, root: Path, tables: dict[Path, dict[str, list[str]]
             ]
     beside = file.with_suffix(".json")
     if beside.is_file():
-        return _captions_in(_json(_text(beside), beside), beside)
+        return _captions_in(_json(_text(beside), beside.name, f"Write {CAPTION}, or remove the file."), beside)
     for folder in (file.parent, root):
         listed = tables.get(folder, {}).get(file.relative_to(folder).as_posix())
         if listed is not None:
@@ -131,25 +139,23 @@ def _captions_of(file: Path, root: Path, tables: dict[Path, dict[str, list[str]]
 
 def _table(folder: Path) -> dict[str, list[str]]:
     """metadata.jsonl: captions by file name relative to the folder."""
-    file = folder / "metadata.jsonl"
+    file = folder / TABLE
     if not file.is_file():
         return {}
     found: dict[str, list[str]] = {}
     for number, line in enumerate(_text(file).splitlines(), 1):
         if not line.strip():
             continue
-        entry = _json(line, f"{file.name}, line {number},")
+        entry = _json(line, f"{file.name}, line {number},", f"Every line is like {EXAMPLE}.")
         if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-            raise FileFormatError(
-                f'{file.name}, line {number}, does not name a picture: {{"file_name": "cat.png", "text": "a cat"}}.'
-            )
+            raise FileFormatError(f"{file.name}, line {number}, does not name a picture. Every line is like {EXAMPLE}.")
         found[entry["file_name"].replace("\\", "/")] = _captions_in(entry, file)
     return found
 
 
 def _captions_in(entry: Any, where: Path) -> list[str]:
     if not isinstance(entry, dict):
-        raise FileFormatError(f'{where.name} should hold an object with a "caption", not {type(entry).__name__}.')
+        raise FileFormatError(f"{where.name} should hold an object such as {CAPTION}, not {type(entry).__name__}.")
     values = (entry.get(key) for key in ("text", "caption", "caption_short", "prompt"))
     texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
     return [caption for text in texts if isinstance(text, str) and text.strip() for caption in variants(text.strip())]
@@ -191,11 +197,11 @@ def _text(file: Path) -> str:
         raise FileFormatError(f"{file} cannot be read: {error.strerror}.") from error
 
 
-def _json(text: str, where: Path | str) -> Any:
+def _json(text: str, where: str, way_out: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise FileFormatError(f"{getattr(where, 'name', where)} is not JSON: {error}.") from error
+        raise FileFormatError(f"{where} is not JSON: {error}. {way_out}") from error
 
 
 def tag_frequency(pictures: Sequence[Picture], trigger: str) -> dict[str, int]:

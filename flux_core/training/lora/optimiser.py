@@ -49,6 +49,17 @@ def _optimiser(settings: LoraSettings, masters: Sequence[Tensor]) -> torch.optim
     if settings.optimiser in ("sgd", "rmsprop"):
         plain = torch.optim.SGD if settings.optimiser == "sgd" else torch.optim.RMSprop
         return plain(list(masters), lr=settings.rate, foreach=False)
+    made: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(list(masters), **options)
+    return made
+
+
+def check_installed(optimiser: str) -> None:
+    """Raises InputError if the optimiser needs a library that is not installed."""
+    if optimiser == "adamw8bit":
+        _bitsandbytes()
+
+
+def _bitsandbytes() -> Any:
     try:
         import bitsandbytes
     except ImportError:
@@ -56,8 +67,7 @@ def _optimiser(settings: LoraSettings, masters: Sequence[Tensor]) -> torch.optim
             "8-bit moments need bitsandbytes, which is not installed: pip install bitsandbytes, or take "
             "--optimiser adamw, whose moments take 8 bytes a number instead of 2."
         ) from None
-    made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(list(masters), **options)
-    return made
+    return bitsandbytes
 
 
 def rate_at(settings: LoraSettings, step: int) -> float:

@@ -89,7 +89,10 @@ class LoraSettings:
         if self.shift != "size" and not _positive(self.shift):
             raise InputError(f"--shift is `size` or a number above 0, not {self.shift!r}.")
         if not self.name or set(self.name) & set('/\\:*?"<>|\0') or self.name.startswith("."):
-            raise InputError(f"--name {self.name!r} cannot be the name of a file.")
+            raise InputError(
+                f"--name {self.name!r} cannot be the name of a file. Choose one of letters and digits, without a dot "
+                "at its beginning."
+            )
 
     @property
     def scale_alpha(self) -> float:

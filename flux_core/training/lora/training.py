@@ -34,7 +34,8 @@ from .batches import Example, TrainingSet, shapes
 from .buckets import bucket_for, buckets
 from .cache import Cache, PictureCache, TextCache, digest_of_weights
 from .checkpoint import Checkpoints
-from .folder import TrainingFolder, read_folder
+from .folder import TABLE, TrainingFolder, read_folder
+from .optimiser import check_installed
 from .ready import Foreseen, Pictures, foreseen
 from .settings import LoraSettings, differences, settings_from
 from .walk import Loss, squared
@@ -129,6 +130,7 @@ class LoraTraining:
         """
         settings, parts = self.settings, self.parts
         folder = read_folder(self.source, settings.trigger, settings.repeats)
+        check_installed(settings.optimiser)
         self._check_before()
         seen = digest_of_weights(dict(parts.autoencoder.weights.tensors))
         cache = Cache(self.out / "cache")
@@ -169,12 +171,18 @@ class LoraTraining:
 
         among, examples, unreadable, small = buckets(self.settings.size), [], [], 0
         for picture in folder.pictures:
+            read = picture.path
             try:
-                with Image.open(picture.path) as image:
+                with Image.open(read) as image:
                     image.load()
                     width, height = ImageOps.exif_transpose(image).size
+                if picture.mask is not None:
+                    read = picture.mask
+                    with Image.open(read) as mask:
+                        mask.load()
             except Exception as error:  # Pillow's readers raise various errors, depending on the format
-                unreadable.append(f"{picture.path.name}: {error}")
+                what = f"{picture.path.name}" if read == picture.path else f"the mask of {picture.path.name}"
+                unreadable.append(f"{what}: {error}")
                 continue
             bucket = bucket_for(width, height, among)
             small += width < bucket.width or height < bucket.height
@@ -182,7 +190,10 @@ class LoraTraining:
         return examples, unreadable, small
 
     def _check_before(self) -> None:
-        """Settings that differ from those of the checkpoint. Raises InputError."""
+        """Raise InputError for settings that differ from those of the checkpoint, and a file where a folder must be."""
+        file = next((place for place in (self.out, *self.out.parents) if place.is_file()), None)
+        if file is not None:
+            raise InputError(f"{file} is a file, so {self.out} cannot become a folder. Choose another --out or --name.")
         path = self.out / "settings.json"
         if not self.going_on or not path.is_file() or not self.checkpoints.generations():
             return
@@ -203,6 +214,9 @@ class LoraTraining:
         settings = self.settings
         if found.unreadable:
             yield f"{_counted(len(found.unreadable))} cannot be read, left out: {'; '.join(found.unreadable[:3])}"
+        if found.folder.not_there:
+            first, *more = found.folder.not_there
+            yield f"{TABLE} has captions for {_counted(1 + len(more))} not there: {first}" + (" ..." if more else "")
         if found.small:
             yield f"{_counted(found.small)} smaller than {settings.size}x{settings.size} will be enlarged."
         if not self.parts.model.weights.config.guidance:
