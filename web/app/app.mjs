@@ -106,10 +106,17 @@ async function vary() {
 }
 
 async function send() {
+  if (find("run").disabled) return; // a second tap makes no second job
   tab("create");
+  busy(true);
   await trying(async () => {
-    const { prompt, workflow } = await request("/sluice/app/filled", { workflow: told.workflow, values: form.values(), loras: form.loras() });
-    await result.queue(prompt, workflow, form.text());
+    try {
+      const { prompt, workflow } = await request("/sluice/app/filled", { workflow: told.workflow, values: form.values(), loras: form.loras() });
+      await result.queue(prompt, workflow, form.text());
+    } catch (error) {
+      busy(false);
+      throw error;
+    }
   });
 }
 
@@ -170,3 +177,4 @@ find("form").addEventListener("submit", (event) => {
 const standalone = live.start();
 problem.start(standalone);
 begin();
+result.again();

@@ -70,6 +70,32 @@ await scene(`phone_${palette}`, await openWindow(size, phone), async (editor) =>
   const downloaded = join(folder, download.suggestedFilename());
   await download.saveAs(downloaded);
 
+  // Two taps make one job; it is still shown after the page is loaded again, while it is paused, resumed and cancelled.
+  if (palette === "dark") {
+    const state = (text) => page.locator("#result").getByRole("status").getByText(text).waitFor();
+    await steps.fill("900");
+    await run.dblclick();
+    await state(/^Step /);
+    await page.reload();
+    await state(/^Step /);
+    const jobs = await page.evaluate(async () => (await fetch("/queue")).json());
+    assert.deepEqual([jobs.queue_running.length, jobs.queue_pending.length], [1, 0]);
+    await page.getByRole("tab", { name: "Memory" }).tap();
+    await page.getByRole("button", { name: "Pause", exact: true }).tap();
+    await page.locator(".sluice-paused button:enabled", { hasText: "Resume" }).waitFor();
+    await page.getByRole("tab", { name: "Create" }).tap();
+    await state("Paused. Resume it in the tab Memory.");
+    await editor.shot("paused");
+    await page.getByRole("tab", { name: "Memory" }).tap();
+    await page.locator(".sluice-paused button", { hasText: "Resume" }).tap();
+    await page.getByRole("tab", { name: "Create" }).tap();
+    await state(/^Step /);
+    await page.getByRole("button", { name: "Cancel" }).tap();
+    await state("Cancelled.");
+    assert.ok(await run.isEnabled());
+    await steps.fill("6");
+  }
+
   // A LoRA of those that are here, with what is known of each.
   await page.getByRole("button", { name: "Add a LoRA" }).tap();
   await page.getByText("Trigger words: my cat").waitFor();
