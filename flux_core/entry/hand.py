@@ -11,6 +11,9 @@ if __name__ == "__main__":
     assert spec and spec.loader
     sys.modules["sluice"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["sluice"])
-    from sluice.flux_core.runtime.hand import main
+    from sluice.flux_core.processor.lasting_imports import lasting_imports
+
+    with lasting_imports():
+        from sluice.flux_core.runtime.hand import main
 
     main(sys.argv[1])

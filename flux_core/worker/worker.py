@@ -21,6 +21,7 @@ from ..io.file_hashes import hashes_of
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after, is_out_of_memory
 from ..parallel.split import devices_of
+from ..processor.lasting_imports import lasting_imports
 from ..runtime.settings import LATENT_RGB, Settings
 from ..workers.protocol import Channel, Message
 from ..workers.unfinished import forget, unfinished
@@ -141,13 +142,14 @@ class Worker:
         """Import torch and prepare the device, while the user still looks at the page."""
         if self.options.get("device") == NO_DEVICE:
             return
-        import torch
-        from PIL import Image
+        with lasting_imports():
+            import torch
+            from PIL import Image
 
-        from ..runtime import handles  # noqa: F401
-        from ..runtime.device_notice import device_notice
+            from ..runtime import handles  # noqa: F401
+            from ..runtime.device_notice import device_notice
 
-        Image.init()
+            Image.init()
         if self.options.get("threads"):
             torch.set_num_threads(self.options["threads"])
         notice = device_notice(self.host.runtime)
