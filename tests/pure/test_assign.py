@@ -122,6 +122,25 @@ def test_cases(groups: list[Group], places: list[Place], expected: dict[str, str
     assert {one.place: one.prompt_id for one in assign(groups, places, NOW)} == expected
 
 
+@pytest.mark.parametrize(("seconds", "loads"), [(0.08, 5), (1.0, 8), (20.0, 12)])
+def test_sixty_jobs_of_five_models_on_three_workers_load_each_model_about_once(seconds: float, loads: int) -> None:
+    """All come at once. Jobs of 20 s wait for more than a minute, so that some models are loaded by a second worker."""
+    waiting = {frozenset(name): [str(n) for n in range(60) if "abcde"[n % 5] == name] for name in "abcde"}
+    places = {name: Place(name, True) for name in "uvw"}
+    now, cold, ends = NOW, 0, list[tuple[float, str]]()
+    while any(waiting.values()) or ends:
+        groups = [Group(m, jobs[:3], len(jobs), float(jobs[0]), NOW, seconds) for m, jobs in waiting.items() if jobs]
+        for made in assign(groups, list(places.values()), now):
+            needed = next(m for m, jobs in waiting.items() if made.prompt_id in jobs)
+            waiting[needed].remove(made.prompt_id)
+            place, cold = places[made.place], cold + made.cold
+            places[made.place] = Place(made.place, False, needed, now if made.cold else place.changed)
+            heapq.heappush(ends, (now + seconds, made.place))
+        now, freed = heapq.heappop(ends)
+        places[freed] = Place(freed, True, places[freed].warm, places[freed].changed)
+    assert cold <= loads
+
+
 # -- a day in small ----------------------------------------------------------------------------------------------------
 
 SPEEDS = [2.2] * 1 + [1.0] * 10 + [0.5] * 13 + [0.3] * 14 + [0.18] * 12  # a tenth of the 500 cards of the study
