@@ -80,8 +80,7 @@ class NodePacks:
         """Import all packs in these folders and add their nodes to the tables."""
         found = [path.absolute() for place in places for path in candidates(place)]
         self.engine.pack_folders = tuple(dict.fromkeys(str(path.parent) for path in found))
-        with contextlib.suppress(OSError):  # packs list the input folder when they are asked for their inputs
-            self.engine.folders.input.mkdir(parents=True, exist_ok=True)
+        self._make_folders()
         self.isolation.install()
         for path in found:
             self.isolation.add(path, name_of(path))
@@ -94,6 +93,13 @@ class NodePacks:
             _tell(pack)
         self.offer.loading = False
         added_samplers.extend(self.engine)
+
+    def _make_folders(self) -> None:
+        """The folders that ComfyUI always has; packs list them, or refuse to load without them."""
+        folders = self.engine.folders
+        with contextlib.suppress(OSError):
+            for place in (folders.input, folders.directories("checkpoints")[0].parent):
+                place.mkdir(parents=True, exist_ok=True)
 
     @property
     def packs(self) -> list[dict[str, Any]]:
@@ -129,7 +135,8 @@ class NodePacks:
 
     def _load(self, path: Path) -> Pack:
         pack = Pack(name_of(path), str(path), missing=lacking(path))
-        before = {*_table(self.engine), *self.engine.own}
+        classes = self.engine.classes
+        before = {*_table(self.engine), *(key for key in classes if not getattr(classes[key], "YIELDS", False))}
         try:
             if not path.exists():
                 raise SluiceError(f"There is no folder {path}.")

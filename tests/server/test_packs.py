@@ -199,6 +199,7 @@ def test_the_command_line_tells_of_packs_and_runs_with_them(
     listed = sluice("packs", "--json", "--verbose", str(PACKS), cwd=tmp_path, stderr=subprocess.DEVNULL)
     told = json.loads(listed.communicate(timeout=120)[0])
     assert listed.returncode == 1 and len(told["packs"]) == 7  # some of them do not load
+    assert {name for pack in told["packs"] for name in pack["taken"]} == {"KSampler"}
     assert any("uses_comfyui" in route["pattern"] for route in told["routes"])
     shown = sluice("packs", str(PACKS / "uses_comfyui"), cwd=tmp_path)
     text = shown.communicate(timeout=120)[0]
