@@ -131,6 +131,17 @@ class TestTemplates:
             (False, False, True),
         ]
 
+    def test_a_seed_that_packs_write_for_a_new_one_takes_a_new_one(self) -> None:
+        prompt = {
+            "1": {"class_type": "RandomNoise", "inputs": {"noise_seed": -1}},
+            "2": {"class_type": "Seed (rgthree)", "inputs": {"seed": -1}},  # has a meaning of its own
+            "3": {"class_type": "ConditioningSetArea", "inputs": {"x": -1}},
+        }
+        made, notes = with_defaults(prompt, CLASSES)
+        seed = made["1"]["inputs"]["noise_seed"]
+        assert 0 <= seed < 1 << 32 and len(notes) == 1 and str(seed) in notes[0]
+        assert made["2"]["inputs"]["seed"] == made["3"]["inputs"]["x"] == -1
+
     def test_gaps_are_filled_by_name_wherever_they_stand(self) -> None:
         settings = ["{{SEED}}=7", "{{PROMPT}}=a cat", "{{STYLE}}=oil", "${model}=flux.safetensors", "{{TYPE}}=default"]
         made = apply(self.TEMPLATE, CLASSES, settings, None)
