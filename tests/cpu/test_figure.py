@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ from sluice.flux_core.bench.figure import (
     FIGURE,
     PICTURES,
     TRIGGER,
+    UNSEEN_COLOURS,
+    by_novelty,
     interval,
+    learned,
     recogniser,
     triggered,
     write_pictures,
 )  # fmt: skip
 from sluice.flux_core.training.captions import POSITION_WORDS
-from sluice.flux_core.training.drawing import FIGURES, UNSEEN
+from sluice.flux_core.training.drawing import BACKGROUNDS, COLOURS, FIGURES, UNSEEN
 from sluice.flux_core.training.lora.folder import read_folder
 from sluice.flux_core.training.recognise import recognise
 
@@ -39,6 +43,21 @@ def test_the_twelve_images_show_the_figure_in_the_middle_and_their_captions_say_
         for caption in picture.captions:
             assert TRIGGER in caption.replace(",", " ").split(), caption
             assert not any(caption.endswith(place) or f"{place}," in caption for place in OTHER_PLACES), caption
+
+
+def test_every_background_is_on_three_of_the_twelve_and_prompts_also_have_what_none_of_them_has() -> None:
+    scenes, asked = learned(), triggered(40)
+    assert Counter(scene.background for scene in scenes) == dict.fromkeys(BACKGROUNDS, 3)
+    assert {scene.colour for scene in scenes} == set(COLOURS) - set(UNSEEN_COLOURS)
+    pairs = {(scene.colour, scene.background) for scene in scenes}
+    assert len(pairs) == PICTURES, "no two of the twelve are the same image"
+    places = by_novelty(asked)
+    assert sorted(number for these in places.values() for number in these) == list(range(40))
+    for kind, these in places.items():
+        assert len(these) >= 5, kind
+        for scene in (asked[number].scene for number in these):
+            assert ((scene.colour, scene.background) in pairs) == (kind == "seen_pair")
+            assert (scene.colour in UNSEEN_COLOURS) == (kind == "new_colour")
 
 
 def test_prompts_with_the_trigger_name_no_place_or_always_one() -> None:
