@@ -2,15 +2,16 @@
 
 The images are drawn, and captioned with a trigger word. The figure is in the middle of each, where this model puts a
 figure if the prompt names no place: the model learns a figure at each place separately, so that twelve images of five
-places would be two or three of each. Every background is on three of the twelve: with a single image on white the
-figure was incomplete on white in every other colour. Two colours are on none. The folder also has images that the model
-itself made of other prompts, so that the LoRA does not change the results of those. `sluice train lora` trains on that
-folder as on any other. Then `sluice run` makes images with the trigger and with other prompts, each with the LoRA and
-without it, and a recogniser without a neural network examines them. It is measured too: on drawings of the figure that
-were not trained on, and on drawings of the other figures. The LoRA is written with both families of tensor names, which
-must give the same images. Targets: the figure is recognised in 80 % of its images, and the images of other prompts are
-as good as without the LoRA. Prompts are counted separately too by whether one of the twelve has their colour and
-background, and prompts that name another place than the middle are counted beside that and are no target.
+places would be two or three of each. Every background is on three of the twelve: when a single one was white, figures
+of the two other colours on white that were examined were incomplete. Two colours are on none. The folder also has
+images that the model itself made of other prompts, so that the LoRA does not change the results of those. `sluice train
+lora` trains on that folder as on any other. Then `sluice run` makes images with the trigger and with other prompts,
+each with the LoRA and without it, and a recogniser without a neural network examines them. It is measured too: on
+drawings of the figure that were not trained on, and on drawings of the other figures. The LoRA is written with both
+families of tensor names, which must give the same images. Targets: the figure is recognised in 80 % of its images, and
+the images of other prompts are as good as without the LoRA. Prompts are counted separately too by whether one of the
+twelve has their colour and background, and prompts that name another place than the middle are counted beside that and
+are no target.
 """
 
 from __future__ import annotations
