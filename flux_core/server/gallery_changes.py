@@ -20,6 +20,7 @@ from ..io.saving import write_whole
 from .services import Json, Route, json_object, services
 
 TRASH = ".trash"
+CHANGED = "sluice.gallery"  # sent to all pages after a change, so that each shows it
 
 
 async def star(request: web.Request) -> web.Response:
@@ -32,6 +33,7 @@ async def star(request: web.Request) -> web.Response:
         stars = starred(here.folders)
         stars = stars | {name} if body.get("starred") else stars - {name}
         await asyncio.to_thread(_keep, here.folders, stars)
+    here.clients.send(CHANGED, {})
     return web.json_response({"starred": name in stars})
 
 
@@ -41,6 +43,7 @@ async def throw_away(request: web.Request) -> web.Response:
     names = [_named(picture) for picture in body.get("pictures", ()) if isinstance(picture, dict)]
     async with here.looking:
         moved = [await asyncio.to_thread(_to_trash, here.folders.output, name) for name in names]
+    here.clients.send(CHANGED, {})
     return web.json_response({"trashed": moved, "folder": str(here.folders.output / TRASH)})
 
 
@@ -51,6 +54,7 @@ async def take_back(request: web.Request) -> web.Response:
     async with here.looking:
         for name in names:
             await asyncio.to_thread(_from_trash, here.folders.output, name)
+    here.clients.send(CHANGED, {})
     return web.json_response({"restored": len(names)})
 
 

@@ -202,7 +202,11 @@ def test_pictures_are_starred_sorted_thrown_away_and_taken_back(server: Server) 
     assert names("starred=true") == ["a.png"]
     assert server.post("/sluice/gallery/star", {**ask, "starred": False}).json == {"starred": False}
     assert names("starred=true") == []
+    page = server.listen()
+    page.until("status")
     trashed = [server.post("/sluice/gallery/delete", {"pictures": [ask]}).json["trashed"]]
+    page.until("sluice.gallery")  # every other page shows the change
+    page.close()
     assert trashed == [["changes/a.png"]] and names() == ["c.jpg", "b.png"]
     (folder / "a.png").write_bytes((folder / "b.png").read_bytes())
     trashed.append(server.post("/sluice/gallery/delete", {"pictures": [ask]}).json["trashed"])

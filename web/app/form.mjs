@@ -8,7 +8,7 @@ const MOST_SEEDS = 2 ** 48; // the same range as on the command line: a page sho
 const WIDE = new Set(["text", "image", "lora", "seed"]);
 
 /** A new seed. */
-export const newSeed = () => Math.floor(Math.random() * MOST_SEEDS);
+const newSeed = () => Math.floor(Math.random() * MOST_SEEDS);
 
 /**
  * Draw the form `told` (of POST /sluice/app/form) into `root`. `changed` is called after every change, `say(text)` shows a

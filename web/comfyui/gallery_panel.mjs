@@ -169,7 +169,7 @@ export function galleryPanel(root, open) {
     element("div", { class: "sluice-tools" }, filter, sort, onlyStarred, comparing),
     element("div", { class: "sluice-body", tabindex: "-1" }, undo, said, list, more),
   );
-  const end = server.listen(["status", "execution_success"], soon);
+  const end = server.listen(["status", "execution_success", "sluice.gallery"], soon);
   load(PAGE);
   return () => {
     end();

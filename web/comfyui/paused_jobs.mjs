@@ -12,7 +12,7 @@ export function pausedCard(jobs) {
   if (!jobs.length) return [];
   const rows = jobs.map(({ prompt_id, number, created, stopping, aside }) => {
     const name = `Job ${Math.abs(number)}`;
-    const state = aside ? (stopping ? "stops for other jobs" : "waits for other jobs") : stopping ? "stopping" : new Date(created).toLocaleTimeString();
+    const state = aside ? (stopping ? "stops for other jobs" : "waits for other jobs") : stopping ? "stopping" : new Date(created).toLocaleTimeString([], { timeStyle: "short" });
     const rule = aside ? { title: "Other jobs go first. It stops after its step and continues when no other job waits." } : {};
     return element(
       "li",
