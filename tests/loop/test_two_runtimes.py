@@ -126,6 +126,7 @@ def test_two_runtimes_at_the_same_time_give_the_pictures_that_each_gives_alone(
     for dtype, _ in kinds.values():  # what imports and first calls take is there before anything is counted
         Program([wide, store], tmp_path / "first", dtype, 1 << 40).pictures(SEEDS[:1])
     gc.collect()
+    gc.freeze()  # what a first run imports
     alone = {}
     for name, (dtype, nbytes) in kinds.items():
         program = Program([wide, store], tmp_path / "alone" / name, dtype, nbytes)
