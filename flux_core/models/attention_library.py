@@ -167,7 +167,8 @@ class RunAttention:
 
 def _attend(library: Library, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     before_product()
-    return library.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2)
+    with torch.cuda.device_of(q):  # Triton's kernels run on the current card
+        return library.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2)
 
 
 def _observed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -127,46 +127,41 @@ extern "C" __global__ void finish_sums(
 
 
 class CudaPasses:
-    """`Passes` with kernels of our own."""
+    """`Passes` with kernels of our own. Each is queued on its tensors' card, which need not be the current one."""
 
     name = "kernels of our own"
 
     def __init__(self, quantise_rows: Kernel, finish_sums: Kernel) -> None:
         """Each is called with grid, block and args, like PyTorch's compiled kernels."""
         self._quantise_rows, self._finish_sums = quantise_rows, finish_sums
+        self._wide = TorchPasses()
 
     def quantise(self, x: Tensor, rotation: int) -> tuple[Tensor, Tensor]:
+        if rotation > THREADS:  # a block of threads rotates no more columns together
+            return self._wide.quantise(x, rotation)
         x = x.contiguous()
         codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
         scales = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
         divisor = LEVELS * root(rotation) if rotation else float(LEVELS)
-        self._quantise_rows(
-            grid=(x.shape[0], 1, 1),
-            block=(THREADS, 1, 1),
-            args=[x, codes, scales, x.shape[1], KINDS[x.dtype], rotation, SMALLEST, divisor],
-        )
+        with torch.cuda.device_of(x):
+            self._quantise_rows(
+                grid=(x.shape[0], 1, 1),
+                block=(THREADS, 1, 1),
+                args=[x, codes, scales, x.shape[1], KINDS[x.dtype], rotation, SMALLEST, divisor],
+            )
         return codes, scales
 
     def finish(self, sums: Tensor, rows: Tensor, columns: Tensor, bias: Tensor | None, out: Tensor) -> None:
         columns = columns.contiguous()  # a single scale for the whole matrix is an expanded tensor
         height, width = sums.shape
         given = columns if bias is None else bias
-        self._finish_sums(
-            grid=(-(-height * width // THREADS), 1, 1),
-            block=(THREADS, 1, 1),
-            args=[
-                sums,
-                rows,
-                columns,
-                given,
-                out,
-                height,
-                width,
-                out.stride(0),
-                KINDS[out.dtype],
-                int(bias is not None),
-            ],
-        )
+        numbers = [height, width, out.stride(0), KINDS[out.dtype], int(bias is not None)]
+        with torch.cuda.device_of(out):
+            self._finish_sums(
+                grid=(-(-height * width // THREADS), 1, 1),
+                block=(THREADS, 1, 1),
+                args=[sums, rows, columns, given, out, *numbers],
+            )
 
 
 def kernel_passes(device: torch.device) -> CudaPasses | None:

@@ -118,8 +118,12 @@ class LibraryIntegers(Integers):
         return (theirs, "") if apart <= NEAR else (None, f"its first product is off by {apart:.2g} of ours")
 
     def _by_library(self, library: Library, x: Tensor, operand: Operand, bias: Tensor | None) -> Tensor:
-        """Some rows of x at a time, so that sums take little memory. A row's result does not depend on the others."""
+        """Some rows of x at a time, so that sums take little memory. A row's result does not depend on the others.
+
+        The parts are of about the same size: a last one of a few rows would be too small for cuBLAS.
+        """
         count = max(1, SUMS // len(operand.codes))
         bias = None if bias is None else bias.to(x.dtype)
-        parts = [library.multiply(rows, operand, bias) for rows in x.split(count)]
+        with torch.cuda.device_of(x):  # Triton's kernels run on the current card
+            parts = [library.multiply(rows, operand, bias) for rows in x.tensor_split(-(-len(x) // count))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

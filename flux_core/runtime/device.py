@@ -90,7 +90,9 @@ def device_report(device: torch.device) -> dict[str, Any]:
 def _fastest(device: torch.device) -> torch.dtype:
     """bfloat16 where the device computes in it; other cards are measured for some milliseconds."""
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        with torch.cuda.device(device):  # the answer is about the current card
+            bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        if bfloat16:
             return torch.bfloat16
         half, single = (rates.gemm_rate(device, dtype, *PROBED) for dtype in (torch.float16, torch.float32))
         return torch.float16 if half >= GAIN * single else torch.float32  # the GTX 10 series has float16 at 1/64

@@ -65,7 +65,7 @@ def are_finite(numbers: Tensor) -> Answer:
     there = torch.empty((), dtype=torch.bool, pin_memory=True)
     there.copy_(finite, non_blocking=True)
     arrived = torch.cuda.Event()
-    arrived.record()
+    arrived.record(torch.cuda.current_stream(numbers.device))  # its card need not be the current one
 
     def answer(wait: bool) -> bool | None:
         if wait:

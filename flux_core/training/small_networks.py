@@ -17,7 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 if the device multiplies it faster than float32."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        with torch.cuda.device(device):  # the answer is about the current card
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
 

@@ -16,7 +16,7 @@ from sluice.flux_core.checkpoint.stored import whole
 from sluice.flux_core.errors import NotFinite
 from sluice.flux_core.images.files import to_pil
 from sluice.flux_core.runtime.sound import unsound
-from sluice.flux_core.sampling.finite import Answer, Diverged, FiniteCheck
+from sluice.flux_core.sampling.finite import Answer, Diverged, FiniteCheck, are_finite
 from sluice.flux_core.sampling.guider import BasicGuider
 from sluice.flux_core.sampling.sample import Sampler, sample
 from sluice.flux_core.sampling.schedule import FluxShift
@@ -32,6 +32,31 @@ def test_on_a_cpu_the_step_itself_is_told(bad: float) -> None:
     with pytest.raises(Diverged) as error:
         check(torch.tensor([1.0, bad]))
     assert error.value.step == 2
+
+
+def test_on_a_card_the_answer_is_that_of_its_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current card may be another one, whose stream is empty: its event says nothing about these numbers."""
+    card, recorded = torch.device("cuda", 1), list[object]()
+
+    class OnCard(Tensor):
+        device = card  # type: ignore[assignment]  # read-only in Tensor
+
+    class Event:
+        def record(self, stream: object = None) -> None:
+            recorded.append(stream)
+
+        def query(self) -> bool:
+            return False
+
+        def synchronize(self) -> None: ...
+
+    plain = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, dtype, pin_memory: plain(*shape, dtype=dtype))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"the stream of {device}")
+    answer = are_finite(BAD.as_subclass(OnCard))
+    assert recorded == ["the stream of cuda:1"]
+    assert answer(False) is None and answer(True) is False
 
 
 class Slow:

@@ -10,6 +10,7 @@ import inspect
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,28 @@ def test_groups_of_every_size_are_rotated(passes: CudaPasses, group: int) -> Non
     codes, scales = passes.quantise(x, group)
     expected, expected_scales = TorchPasses().quantise(x, group)
     assert (codes.int() - expected.int()).abs().max() <= 1 and torch.allclose(scales, expected_scales, rtol=1e-5)
+
+
+def test_wider_groups_than_a_block_has_threads_are_rotated_by_pytorch(passes: CudaPasses) -> None:
+    x = torch.randn(3, 2048, generator=torch.Generator().manual_seed(4))
+    for found, expected in zip(passes.quantise(x, 1024), TorchPasses().quantise(x, 1024), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_kernels_run_on_the_card_of_their_tensors(passes: CudaPasses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch launches them on the current card, whichever their tensors are on."""
+    chosen: list[Tensor] = []
+
+    @contextmanager
+    def device_of(tensor: Tensor) -> Iterator[None]:
+        chosen.append(tensor)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    x, sums, out = torch.ones(2, 32), torch.ones(2, 8, dtype=torch.int32), torch.empty(2, 8)
+    passes.quantise(x, 0)
+    passes.finish(sums, torch.ones(2), torch.ones(8), None, out)
+    assert [id(each) for each in chosen] == [id(x), id(out)]
 
 
 def test_every_float16_number_goes_in_and_out_and_floats_round_as_pytorch_rounds(passes: CudaPasses) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from sluice.flux_core.memory import rates
 from sluice.flux_core.quant.encoding import Encoding
 from sluice.flux_core.runtime.device import autoencoder_dtype, model_dtype
+from sluice.flux_core.training.small_networks import fast_dtype
 
-CARD = torch.device("cuda", 0)
+CARD = torch.device("cuda", 1)
 
 
 @pytest.mark.parametrize(
@@ -28,9 +32,23 @@ def test_a_card_computes_in_what_it_is_measured_to_be_fastest_in(
         assert device == CARD and not bfloat16, "a card that computes in bfloat16 is not measured"
         return {torch.float16: half, torch.float32: 1.0}[dtype]
 
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bfloat16)
+    current = [torch.device("cuda", 0)]
+
+    @contextmanager
+    def chosen(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    def supported(including_emulation: bool = True) -> bool:
+        """Another card, beside the one that is asked about, computes in the other type."""
+        return bfloat16 if current[-1] == CARD else not bfloat16
+
+    monkeypatch.setattr(torch.cuda, "device", chosen)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     monkeypatch.setattr(rates, "gemm_rate", rate)
     assert model_dtype(CARD, "auto") is expected
+    assert (fast_dtype(CARD) is torch.bfloat16) == bfloat16
     assert model_dtype(CARD, "fp32") is torch.float32, "whatever is fastest"
 
 
