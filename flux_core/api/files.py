@@ -45,11 +45,9 @@ def found_files(
     """
     place = located(folders, name, ("diffusion_models", "checkpoints"))
     if place is None:
-        whole = published(name) in ALL_IN_ONE
-        raise MissingFileError(
-            f"There is no model {name!r} in the diffusion_models and checkpoints folders. "
-            + folders.explain_missing("checkpoints" if whole else "diffusion_models", name)
-        )
+        both = ("diffusion_models", "checkpoints")
+        target, other = reversed(both) if published(name) in ALL_IN_ONE else both
+        raise MissingFileError(folders.explain_missing(target, name, also=(other,)))
     category, listed = place
     path = folders.path(category, listed)
     found = detect(open_weights(path))

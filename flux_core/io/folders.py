@@ -124,17 +124,22 @@ class Folders:
             raise MissingFileError(self.explain_missing(category, name))
         return found
 
-    def explain_missing(self, category: str, name: str) -> str:
-        """An explanation: the file, the folders searched, the files there, where it is published, the folder for it."""
+    def explain_missing(self, category: str, name: str, also: Sequence[str] = ()) -> str:
+        """An explanation: the file, the folders searched, the files there, where it is published, the folder for it.
+
+        category: the one to put it into. also: further categories that were searched.
+        """
         category = RENAMED.get(category, category)
-        places = [str(place) for place in self.directories(category) if not place.is_relative_to(TINY_MODELS)]
-        text = [f"{name!r} is in none of the {category} folders ({', '.join(places) or 'none is set'})."]
+        searched = [category, *also]
+        places = [str(d) for each in searched for d in self.directories(each) if not d.is_relative_to(TINY_MODELS)]
+        what = " and ".join(searched)
+        text = [f"{name!r} is in none of the {what} folders ({', '.join(places) or 'none is set'})."]
         if name.lower().endswith(PICKLES) and category not in ENDINGS:
             text.append("Only .safetensors, .sft and .gguf files are read: the others may run code when opened.")
-        elsewhere = [c for c in self.models if c != category and self.find(c, name)]
+        elsewhere = [c for c in self.models if c not in searched and self.find(c, name)]
         if elsewhere:
             text.append(f"A file of that name lies in {elsewhere[0]}.")
-        close = _close(name, self.filenames(category))
+        close = _close(name, [listed for each in searched for listed in self.filenames(each)])
         if close:
             text.append(f"Close names there: {', '.join(close)}.")
         publisher = published(name)

@@ -9,6 +9,7 @@ images and no nodes.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -48,7 +49,7 @@ class Place:
                         return file_name
         except (OSError, ValueError) as error:
             reason = f"Nothing could be saved in {self.folder} as {_shortened(stem)!r}: {_reason(error)}."
-            raise SluiceError(reason) from error
+            raise SluiceError(f"{reason}{_advice(error)}") from error
 
 
 def place(prefix: str, root: str | os.PathLike[str], width: int = 0, height: int = 0) -> Place:
@@ -104,7 +105,18 @@ def _folder(prefix: str, subfolder: str, name: str, root: str | os.PathLike[str]
 
 
 def _unusable(prefix: str, root: str | os.PathLike[str], error: Exception) -> InputError:
-    return InputError(f"The file name prefix {_shortened(prefix)!r} cannot be used below {root}: {_reason(error)}.")
+    return InputError(f"Nothing can be saved in {root} as {_shortened(prefix)!r}: {_reason(error)}.{_advice(error)}")
+
+
+def _advice(error: Exception) -> str:
+    """What to do about an error of the file system: a sentence with a space before it, or nothing."""
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
+        return " Allow this user to write there, or start with another output folder (--output)."
+    if isinstance(error, (NotADirectoryError, FileExistsError)):
+        return " Choose another file name prefix, or another output folder (--output)."
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return " Free some space there, or start with another output folder (--output)."
+    return ""
 
 
 def _shortened(text: str) -> str:

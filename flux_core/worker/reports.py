@@ -35,6 +35,12 @@ class Reports:
         elif event == "progress" and (step := self.measure.stepped(data)) is not None:
             self.channel.send({"event": "sluice.step", "data": step})
 
+    def ran(self, event: dict[str, Any], on_card: bool) -> None:
+        """Send an event of a model. on_card: whether its memory is a card's."""
+        if event["type"] == "memory.job":
+            self.measure.ran(event["peak_bytes"], on_card)
+        self.channel.send({"event": f"sluice.{event['type']}", "data": event})
+
     def progressed(self, done: int, total: int, preview: Any = None) -> None:
         """A node has finished a step."""
         image = None if preview is None else self.throttle.make(preview)

@@ -99,7 +99,8 @@ class Worker:
             runtime.team = Team.parse(self.options["team"], runtime.device, runtime.events.emit)
         if self.options.get("gives_way"):
             runtime.give_way = self._give_way
-        runtime.events.listen(lambda event: self.channel.send({"event": f"sluice.{event['type']}", "data": event}))
+        on_card = runtime.device.type != "cpu"
+        runtime.events.listen(lambda event: self.reports.ran(event, on_card))
         emit_warnings(runtime)
         return runtime
 

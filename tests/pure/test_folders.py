@@ -150,6 +150,8 @@ def test_a_missing_model_is_explained(tmp_path: Path) -> None:
         assert part in str(told.value)
     assert "lies in vae" in folders.explain_missing("loras", "stray.sft")
     assert "may run code" in folders.explain_missing("checkpoints", "old.ckpt")
+    both = folders.explain_missing("diffusion_models", "stray.sft", also=("vae",))
+    assert both.startswith("'stray.sft' is in none of the diffusion_models and vae folders (") and "lies in" not in both
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,9 @@ class TestFileNames:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path or not mode & os.W_OK)
-        with pytest.raises(InputError, match=f"{tmp_path} cannot be written to"):
+        with pytest.raises(
+            InputError, match=f"{tmp_path} cannot be written to. Allow this user .* another output folder"
+        ):
             saving.check_prefix("sub/a", tmp_path / "out")
         monkeypatch.undo()
         saving.check_prefix("sub/a", tmp_path / "out")
