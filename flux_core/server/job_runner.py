@@ -352,10 +352,10 @@ class JobRunner:
         return None
 
     def _interrupted(self, job: Job) -> Message:
-        """The result of a job that was being stopped and whose worker has gone; all clients are informed."""
+        """The result of a job that was being stopped and whose worker has gone; the client of the job is informed."""
         done = job_results.interrupted(job)
         event, data = done["messages"][0]
-        self.clients.send(event, data)
+        self.clients.send(event, data, job.request["client_id"])
         return done
 
     def _paused_or_failed(self, job: Job, member: Member, error: WorkerDied) -> Message:

@@ -8,11 +8,14 @@ from .clients import Clients
 from .members import Member
 
 _PREVIEWS = ("auto", "latent2rgb", "taesd")  # as clients ask for them; "default" and "none" do not
-_TO_EVERYONE = {"execution_interrupted"}
 
 
 def pass_on(member: Member, message: Message, payload: bytes, clients: Clients, announcements: Announcements) -> None:
-    """Pass an event or a preview on to the client of the job; our own events go to all, with its name."""
+    """Pass an event or a preview on to the client of the job; our own events go to all, with its name.
+
+    Clients take an event of a job for the job that they show: one of another page would end its progress. As in
+    ComfyUI, `execution_interrupted` goes to all if no client has queued the job.
+    """
     client_id = None if member.running is None else member.running.request["client_id"]
     if "preview" in message:
         if member.running is not None and client_id is not None:
@@ -35,9 +38,7 @@ def pass_on(member: Member, message: Message, payload: bytes, clients: Clients, 
         _to_all(member, "sluice.started", {"prompt_id": data["prompt_id"]}, clients)
     if event.startswith("sluice."):
         _to_all(member, event, data, clients)
-    elif event in _TO_EVERYONE:
-        clients.send(event, data)
-    elif client_id is not None:
+    elif client_id is not None or event == "execution_interrupted":
         clients.send(event, data, client_id)
     if event == "sluice.step" and client_id is not None:
         clients.send_node_text(data["prompt_id"], data["node_id"], data["text"], client_id)

@@ -38,7 +38,7 @@ def both_busy(server: Any, listener: Any) -> list[str]:
 
 
 def test_two_workers_run_two_jobs_and_each_is_stopped_and_dies_alone(pair: Any) -> None:
-    listener = pair.listen()
+    listener, other = pair.listen(), pair.listen()
     first, second = both_busy(pair, listener)
     third = pair.queue(pair.prompt_of(("Number", {"value": 3})), listener.client_id)
     assert sorted(running(pair)) == sorted([first, second])
@@ -66,6 +66,9 @@ def test_two_workers_run_two_jobs_and_each_is_stopped_and_dies_alone(pair: Any) 
     assert any(sum(worker["job"] is not None for worker in one) == 2 for one in told)
     pair.post("/interrupt")
     pair.until(lambda: not running(pair))
+    other.until("sluice.workers", lambda data: all(worker["job"] is None for worker in data["workers"]))
+    heard = {kind for kind, _ in other.heard}
+    assert "sluice.stopping" in heard and not [kind for kind in heard if kind.startswith("execut")]
 
 
 def test_kill_dash_nine_puts_the_jobs_of_all_workers_back(pair: Any, start: Callable[..., Any]) -> None:

@@ -143,3 +143,11 @@ test("the device is known whatever happens to models", () => {
   const state = after(replay(RUN), "sluice.device", device);
   assert.deepEqual(after(state, "sluice.memory.freed", {}), { ...EMPTY, device });
 });
+
+test("of each model on another device the newest report is shown, until the next job", () => {
+  const told = (device, line) => ({ event: "sluice.device.job", data: { device, line } });
+  const reports = [told("cpu:1", "transformer: peak 1 GiB"), told("cpu:2", "transformer: peak 2 GiB"), told("cpu:1", "encoder: peak 3 GiB")];
+  const state = replay([...RUN, ...reports, told("cpu:1", "transformer: peak 4 GiB")]);
+  assert.deepEqual(state.others.map(({ device, line }) => `${device} ${line}`), ["cpu:2 transformer: peak 2 GiB", "cpu:1 encoder: peak 3 GiB", "cpu:1 transformer: peak 4 GiB"]);
+  assert.deepEqual(after(state, "sluice.started", {}).others, []);
+});

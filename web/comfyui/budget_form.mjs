@@ -8,9 +8,12 @@ import { budget } from "./live.mjs";
 const TRIES = 60, PAUSE = 500; // ms: half a minute, in which a worker imports PyTorch
 const FIELDS = { vram: "VRAM", ram: "RAM" };
 
-/** {element, end} for one worker. Hidden until its budget is known. */
+/**
+ * {element, follow, end} for one worker. Hidden until its budget is known. `follow(busy)` tells whether a job runs: then
+ * a change is in force from its next step on.
+ */
 export function budgetForm(worker) {
-  let ended = false;
+  let ended = false, busy = false;
   const said = element("p", { class: "sluice-quiet", role: "status" });
   const inputs = Object.keys(FIELDS).map((name) =>
     element("input", { type: "text", name, autocomplete: "off", spellcheck: "false", size: "6", placeholder: "auto" }),
@@ -34,7 +37,7 @@ export function budgetForm(worker) {
     button.disabled = true;
     try {
       learn(await server.setBudget(worker, Object.fromEntries(inputs.map((input) => [input.name, budgetWord(input.value)]))));
-      say("In force from the next step on.");
+      say(busy ? "In force from the next step on." : "In force for the next job.");
     } catch (error) {
       say(error.message, true);
     }
@@ -74,5 +77,5 @@ export function budgetForm(worker) {
   show();
   const unwatch = budget.watch(show);
   fetchBudget();
-  return { element: form, end: () => ((ended = true), unwatch()) };
+  return { element: form, follow: (runs) => (busy = runs), end: () => ((ended = true), unwatch()) };
 }

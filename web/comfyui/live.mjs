@@ -2,9 +2,9 @@
 
 import * as server from "./api.mjs";
 import { EVENTS } from "./memory_state.mjs";
-import { afterEvent, NOBODY } from "./workers_state.mjs";
+import { afterEvent, jobsOf, NOBODY } from "./workers_state.mjs";
 
-const ENDINGS = ["execution_start", "execution_success", "execution_error", "execution_interrupted"];
+const OVER = ["sluice.started", "execution_start", "execution_success", "execution_error", "execution_interrupted"];
 
 /** A value with listeners. */
 export function watched(value) {
@@ -40,8 +40,12 @@ export const used = watched(null);
 /** The error of the last job, {title, text}, if it was about memory; else null. */
 export const problem = watched(null);
 
-/** Whether the running job is being stopped. */
-export const stopping = watched(false);
+/** The running jobs that are being stopped: their prompt_ids. */
+export const stopping = watched([]);
+
+function stopped(jobs) {
+  if (stopping.value.some((job) => jobs.includes(job))) stopping.set(stopping.value.filter((job) => !jobs.includes(job)));
+}
 
 /** The paused jobs, oldest first: [{prompt_id, number, created, stopping}]. */
 export const paused = watched([]);
@@ -59,11 +63,16 @@ function setLent(leases) {
 
 /** Start to listen, and fetch earlier events. Returns whether the server is our own, not ComfyUI. */
 export async function start() {
-  const hear = (data, event) => workers.set(afterEvent(workers.value, event, data));
+  const hear = (data, event) => {
+    const before = jobsOf(workers.value);
+    workers.set(afterEvent(workers.value, event, data));
+    // The end of another page's job is not sent here: its worker no longer has it.
+    stopped(before.filter((job) => !jobsOf(workers.value).includes(job)));
+  };
   server.listen(["sluice.workers", ...EVENTS], hear);
   server.listen(["sluice.budget"], ({ worker = "", ...allowed }) => budget.set({ ...budget.value, [worker]: allowed }));
-  server.listen(["sluice.stopping"], () => stopping.set(true));
-  server.listen(ENDINGS, () => stopping.set(false));
+  server.listen(["sluice.stopping"], ({ prompt_id }) => stopping.set([...stopping.value, prompt_id]));
+  server.listen(OVER, ({ prompt_id }) => stopped([prompt_id]));
   server.listen(["sluice.paused"], ({ jobs }) => paused.set(jobs));
   server.listen(["sluice.lent"], ({ leases }) => setLent(leases));
   const known = await server.workers();

@@ -59,12 +59,13 @@ function workerColumn(name) {
     element: element("section", { class: "sluice-stack sluice-worker", "aria-label": name ? `Worker ${name}` : "Memory" }, title, live, actions, form.element, maps),
     end: form.end,
     show(worker, several) {
-      const { state } = worker;
-      const run = state.planning ? [planningCard(state)] : state.models.length || state.pace ? [stepCard(state), ...state.models.slice(0, 1).map(budgetCard)] : [nothingYet()];
+      const { state } = worker, ending = several ? stopping.value.includes(worker.job) : stopping.value.length > 0;
+      const run = state.planning ? [planningCard(state, ending)] : state.models.length || state.pace ? [stepCard(state, ending), ...state.models.slice(0, 1).map(budgetCard)] : [nothingYet()];
       title.replaceChildren(...(several ? [element("h3", { class: "sluice-worker-name" }, name, element("span", { class: "sluice-quiet" }, doing(worker)))] : []));
-      live.replaceChildren(...deviceCard(state.device), ...run);
+      live.replaceChildren(...deviceCard(state.device), ...run, ...othersCard(state.others));
       maps.replaceChildren(...state.models.map(modelCard));
-      const job = worker.job && !stopping.value ? worker.job : null;
+      const job = worker.job && !ending ? worker.job : null;
+      form.follow(worker.job !== null || state.planning);
       if (job !== pausable) actions.replaceChildren(...(job ? [pauseButton(job)] : []));
       pausable = job;
     },
@@ -84,9 +85,9 @@ function nothingYet() {
 }
 
 /** In place of the figures of the last job, from the start of a job to the plan of its first model: seconds for large files. */
-function planningCard({ pace }) {
+function planningCard({ pace }, ending) {
   const text = "A job has started. Its prediction and its budget appear here when its plan is made.";
-  return card("Step", stopping.value ? "stopping" : pace ? progress(pace) : "planning", element("p", { class: "sluice-quiet" }, text));
+  return card("Step", ending ? "stopping" : pace ? progress(pace) : "planning", element("p", { class: "sluice-quiet" }, text));
 }
 
 /** The device, its number type and its memory. */
@@ -102,6 +103,12 @@ function deviceCard(device) {
   ];
 }
 
+/** What the other devices that make one image with this one report of their memory: a line for each model. */
+function othersCard(others) {
+  if (!others.length) return [];
+  return [card("Other devices", "last run", ...others.map(({ device, line }) => element("p", { class: "sluice-quiet" }, `${device}: ${line}`)))];
+}
+
 function card(title, beside, ...children) {
   return element(
     "section",
@@ -111,12 +118,12 @@ function card(title, beside, ...children) {
   );
 }
 
-function stepCard(state) {
+function stepCard(state, ending) {
   const { models, steps, pace } = state, last = steps.at(-1), plan = models[0]?.plan, told = verdict(state);
   const predicted = last?.predicted_seconds ?? plan?.seconds_per_step;
   return card(
     "Step",
-    stopping.value ? "stopping" : pace ? progress(pace) : "",
+    ending ? "stopping" : pace ? progress(pace) : "",
     element(
       "dl",
       { class: "sluice-figures" },

@@ -7,6 +7,7 @@
 //   sluice.memory.step    one pass through the model: {model, step, seconds, predicted_seconds, waited_seconds, homes}
 //   sluice.memory.job     the model's run has ended: {model, plan, limit_bytes, peak_bytes, stall_seconds, warning}
 //   sluice.memory.freed   all memory was freed: {}
+//   sluice.device.job     a model's run on another device, of several that make one image, has ended: {device, line}
 //   sluice.device         the device: {name, type, dtype, total_bytes, free_bytes, ram_bytes, text, warning}
 //   sluice.budget         the budgets have been changed: {vram, ram}
 //   sluice.started        a job has started, of any page: {prompt_id}
@@ -17,8 +18,8 @@
 const RUN_EVENTS = ["sluice.memory.plan", "sluice.memory.at", "sluice.memory.step", "sluice.memory.job", "sluice.memory.freed"];
 const STARTS = ["sluice.started", "execution_start"]; // ComfyUI itself sends the second one only
 const ENDS = ["execution_success", "execution_interrupted", "execution_error"];
-export const EVENTS = [...RUN_EVENTS, "sluice.step", "sluice.device", "sluice.budget", ...STARTS, ...ENDS];
-export const EMPTY = Object.freeze({ models: Object.freeze([]), steps: Object.freeze([]), pace: null, device: null, planning: false });
+export const EVENTS = [...RUN_EVENTS, "sluice.step", "sluice.device", "sluice.device.job", "sluice.budget", ...STARTS, ...ENDS];
+export const EMPTY = Object.freeze({ models: Object.freeze([]), steps: Object.freeze([]), pace: null, device: null, others: Object.freeze([]), planning: false });
 export const CLASSES = Object.freeze({
   V: "resident",
   P: "streamed from pinned RAM",
@@ -32,8 +33,8 @@ const LATE = 1.25, LATE_SECONDS = 0.1; // actual over predicted from which a ste
 
 /**
  * The state after one event. `models`: {model, plan, limit, peak, warning, moving, stale}, the one that ran last first;
- * `steps`: its passes; `pace`: the progress of its node; `device`: the device; `planning`: whether a job has started of
- * which no model has a plan yet. Figures of a run under budgets that have changed since are `stale`.
+ * `steps`: its passes; `pace`: the progress of its node; `device`: the device; `others`: the newest report of each model
+ * on the other devices, {device, line}; `planning`: whether a job has started of which no model has a plan yet. Figures of a run under budgets that have changed since are `stale`.
  */
 export function after(state, event, data) {
   switch (event) {
@@ -53,11 +54,15 @@ export function after(state, event, data) {
       return { ...EMPTY, device: state.device };
     case "sluice.device":
       return { ...state, device: data };
+    case "sluice.device.job": {
+      const about = ({ device, line }) => `${device} ${line.split(":")[0]}`;
+      return { ...state, others: [...state.others.filter((one) => about(one) !== about(data)), data] };
+    }
     case "sluice.budget":
       return { ...state, models: state.models.map((one) => ({ ...one, stale: true })), steps: [], pace: null };
     case "sluice.started":
     case "execution_start":
-      return { ...still(state), steps: [], planning: true };
+      return { ...still(state), steps: [], others: [], planning: true };
     case "execution_interrupted":
     case "execution_error":
       return { ...still(state), planning: false };
@@ -72,6 +77,9 @@ export function after(state, event, data) {
 
 /** The state while no model runs: nothing is moving, and no node has progress. */
 const still = (state) => ({ ...state, models: state.models.map((one) => ({ ...one, moving: [] })), pace: null });
+
+/** The state of a worker without a job: the end of a job is sent to the page that queued it, and to no other. */
+export const idle = (state) => ({ ...(state.pace?.step < state.pace?.steps ? still(state) : state), planning: false });
 
 const FRESH = { warning: null, moving: [], done: false, stale: false }; // values that a new plan resets
 

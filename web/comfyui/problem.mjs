@@ -21,7 +21,7 @@ export function start(standalone) {
   let done = () => {};
   stopping.watch(() => {
     done();
-    done = stopping.value ? notice("info", "Stopping", "The job ends after the block that is being computed. If that takes too long, cancel again: its process is then ended.") : () => {};
+    done = stopping.value.length ? notice("info", "Stopping", "The job ends after the block that is being computed. If that takes too long, cancel again: its process is then ended.") : () => {};
   });
   const warned = new Set(); // texts shown since the last job began
   server.listen(["execution_start"], () => warned.clear());

@@ -5,7 +5,7 @@
 //
 // Events about one worker carry its name in `worker`; inside ComfyUI there is one, without a name.
 
-import { after, EMPTY } from "./memory_state.mjs";
+import { after, EMPTY, idle } from "./memory_state.mjs";
 
 const OF_A_JOB = ["execution_start", "execution_success", "execution_interrupted", "execution_error"];
 
@@ -30,10 +30,13 @@ function nameOf({ workers }, event, data) {
 export function drawn({ workers, states }) {
   const told = workers.length ? workers : [{ name: Object.keys(states)[0] ?? "", job: null, number: null, taking: true }];
   return told.map((worker) => {
-    const state = states[worker.name] ?? EMPTY, idle = worker.name !== "" && worker.job === null;
-    return { ...worker, state: idle ? { ...state, planning: false } : state }; // the end of another page's job is not sent here
+    const state = states[worker.name] ?? EMPTY;
+    return { ...worker, state: worker.name !== "" && worker.job === null ? idle(state) : state };
   });
 }
+
+/** The jobs that the workers run. */
+export const jobsOf = ({ workers }) => workers.map(({ job }) => job).filter((job) => job !== null);
 
 /** A worker's activity in a few words. */
 export function doing({ job, number, taking, contact, fetching }) {

@@ -51,7 +51,7 @@ await scene("memory", await openEditor(), async (editor) => {
   // After a valid one, older measurements are marked.
   await field.fill("3G");
   await set.click();
-  await page.getByText("In force from the next step on.").waitFor();
+  await page.getByText("In force for the next job.").waitFor();
   await editor.inWindows(() => page.getByText("last run, before the change").waitFor());
 
   // A running job can be paused and resumed.

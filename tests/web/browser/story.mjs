@@ -125,7 +125,7 @@ try {
   await editor.tab("sluice-memory");
   await page.getByLabel("RAM", { exact: true }).fill("2G");
   await page.getByRole("button", { name: "Set", exact: true }).click();
-  await page.getByText("In force from the next step on.").waitFor();
+  await page.getByText("In force for the next job.").waitFor();
   await editor.setValue("RandomNoise", "noise_seed", 9);
   start = await editor.run();
   await editor.hear((message) => message.type === "sluice.memory.plan", start);
