@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from ..cancel import cancellable
 from ..commands.run import with_place
 from ..errors import Interrupted, PromptError
 from ..graph.execute import Executor
+from ..graph.partial import only_unconnected
 from ..graph.prompt import JsonPrompt, title_of
 from ..io.folders import Folders, standard_folders
 from ..limits import advice_after
@@ -101,9 +103,15 @@ class Program:
         self._executor.cancel()
 
     def checked(self, prompt: JsonPrompt, what: str) -> tuple[JsonPrompt, tuple[str, ...]]:
-        """The prompt with its files as they are listed, and its output nodes. Raises PromptError with every problem."""
+        """The prompt with its files as they are listed, and its output nodes. Raises PromptError with every problem.
+
+        Outputs that lack only a link are left out if there are others, as in ComfyUI, with a warning.
+        """
         found = check_prompt(prompt, self.classes, self.folders).found
-        if found.problems:
+        if found.outputs and only_unconnected(found.problems, found.prompt, self.classes):
+            for sentence in found.sentences:
+                warnings.warn(f"{what}: {sentence} Outputs that need it are left out.", stacklevel=3)
+        elif found.problems:
             raise PromptError([f"{what} cannot be run:", *(f"  {sentence}" for sentence in found.sentences)])
         return found.prompt, found.outputs
 

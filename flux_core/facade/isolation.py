@@ -35,11 +35,13 @@ from .standard_library import fronts
 
 
 class Isolation:
-    """The folders of packs, and the imports of their code. modules: returns the module of one of ComfyUI's names."""
+    """The folders of packs, and the imports of their code. modules: returns the module of one of ComfyUI's names; main:
+    the path of ComfyUI's main.py.
+    """
 
-    def __init__(self, modules: Callable[[str], ModuleType | None]) -> None:
+    def __init__(self, modules: Callable[[str], ModuleType | None], main: Callable[[], str]) -> None:
         self._modules = modules
-        self._fronts = fronts(modules, self.pack_of)
+        self._fronts = fronts(modules, self.pack_of, main)
         self._roots: dict[str, str] = {}  # folder with a separator at its end -> name of the pack
         self.builtins = {**vars(builtins), "__import__": self._import}
         self._plain_spec = importlib.util.spec_from_file_location

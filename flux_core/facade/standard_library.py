@@ -1,10 +1,11 @@
-"""`sys` and `importlib` for packs: the same modules, with ComfyUI's modules added.
+"""`sys`, `importlib` and `__main__` for packs: the same modules, with ComfyUI's modules added.
 
     sys.modules["folder_paths"]           exists, as in ComfyUI
     del sys.modules["torchvision"]        has no effect: some packs remove all modules imported after them, which
                                           in ComfyUI were imported before. Modules of packs can be removed.
     importlib.import_module("comfy.utils")
     importlib.reload(comfy.samplers)      has no effect
+    __main__.__file__                     ComfyUI's main.py, beside which packs look for web/extensions
 
 Everything else is read from, and written to, the real modules.
 """
@@ -39,8 +40,20 @@ class Front(ModuleType):
         return dir(self.__dict__["_real"])
 
 
-def fronts(offered: Offered, pack_of: Callable[[str], str | None]) -> dict[str, ModuleType]:
-    """Name -> module, for packs. offered: returns the module of one of ComfyUI's names; pack_of: the pack of a file."""
+class Main(Front):
+    """`__main__` with the path of ComfyUI's main.py. file: returns it when a pack reads it."""
+
+    def __init__(self, real: ModuleType, file: Callable[[], str]) -> None:
+        super().__init__(real, _file=file)
+
+    def __getattr__(self, name: str) -> Any:
+        return self.__dict__["_file"]() if name == "__file__" else super().__getattr__(name)
+
+
+def fronts(offered: Offered, pack_of: Callable[[str], str | None], main: Callable[[], str]) -> dict[str, ModuleType]:
+    """Name -> module, for packs. offered: returns the module of one of ComfyUI's names; pack_of: the pack of a file;
+    main: returns the path that `__main__` has for packs.
+    """
 
     def import_module(name: str, package: str | None = None) -> ModuleType:
         found = offered(name) if _is_comfyuis(name) else None
@@ -53,6 +66,7 @@ def fronts(offered: Offered, pack_of: Callable[[str], str | None]) -> dict[str, 
     return {
         "sys": Front(sys, modules=Modules(offered, pack_of)),
         "importlib": Front(importlib, import_module=import_module, reload=reload),
+        "__main__": Main(sys.modules["__main__"], main),
     }
 
 

@@ -70,11 +70,12 @@ class NodePacks:
         use(engine)
         self.engine = engine
         self.offer = Offer()
-        self.isolation = Isolation(self.offer.module)
+        self.isolation = Isolation(self.offer.module, self._main_file)
         self.offer.who = self.isolation.calling_pack
         engine.absent = self.offer.absent
         self.offer.base = engine.folders.user.parent
         self._packs: list[Pack] = []
+        self._copied: set[Path] = set()  # folders of JavaScript beside main.py
 
     def load(self, places: Iterable[Path]) -> None:
         """Import all packs in these folders and add their nodes to the tables."""
@@ -100,6 +101,26 @@ class NodePacks:
         with contextlib.suppress(OSError):
             for place in (folders.input, folders.directories("checkpoints")[0].parent):
                 place.mkdir(parents=True, exist_ok=True)
+
+    def _main_file(self) -> str:
+        """The path of ComfyUI's main.py, which does not exist here. Older packs copy their JavaScript to the folder
+        web/extensions beside it.
+        """
+        with contextlib.suppress(OSError):
+            self._copies.mkdir(parents=True, exist_ok=True)
+        return str(self.offer.base / "main.py")
+
+    @property
+    def _copies(self) -> Path:
+        return self.offer.base / "web" / "extensions"
+
+    def _copied_since(self) -> dict[str, str]:
+        """The folders of JavaScript that packs have copied since the last call."""
+        with contextlib.suppress(OSError):
+            new = sorted(place for place in self._copies.iterdir() if place.is_dir() and place not in self._copied)
+            self._copied.update(new)
+            return {place.name: str(place) for place in new}
+        return {}
 
     @property
     def packs(self) -> list[dict[str, Any]]:
@@ -174,6 +195,7 @@ class NodePacks:
         web = self.engine.kept.get("EXTENSION_WEB_DIRS", {})
         more = {str(name): str(place) for name, place in web.items() if Path(str(place)).is_dir()}
         web.clear()
+        more |= self._copied_since()
         return replace(
             pack, nodes=tuple(free), taken=taken, left_out=left_out, web=_web(Path(pack.path), module), extensions=more
         )

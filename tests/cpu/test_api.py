@@ -138,6 +138,20 @@ def test_which_text_is_the_prompt_is_asked_if_there_are_several(tmp_path: Path) 
         sluice.workflow(file, device="cpu")(prompt="a blue star")
 
 
+def test_outputs_that_lack_only_a_link_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    prompt = json.loads(Image.open(ROOT / "workflows/text_to_image.png").info["prompt"])
+    prompt["23"] = {"class_type": "PreviewImage", "inputs": {}, "_meta": {"title": "Loose end"}}
+    file = tmp_path / "loose.json"
+    file.write_text(json.dumps(prompt), "utf-8")
+    with pytest.warns(UserWarning, match="loose.json: .*Loose end.* Outputs that need it are left out."):
+        (image,) = sluice.workflow(file, device="cpu")(steps=1, set={"Size.batch_size": 1}, progress=False)
+    assert image.size == (128, 128)
+    del prompt["23"]["_meta"]
+    file.write_text(json.dumps({"23": prompt["23"]}), "utf-8")
+    with pytest.raises(PromptError, match="cannot be run"):
+        sluice.workflow(file, device="cpu")(progress=False)
+
+
 def test_files_may_lie_anywhere(tmp_path: Path, pipe: sluice.Pipeline) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

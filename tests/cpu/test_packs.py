@@ -110,9 +110,17 @@ def sampling(model: str) -> Prompt:
     return {"class_type": "KSampler", "inputs": {"model": [model, 0], **numbers, **links}}
 
 
-def test_the_pack_loads_whole(house: House) -> None:
-    (pack,) = house.packs.packs
-    assert pack["error"] is None and pack["left_out"] == {} and len(pack["nodes"]) == 9
+def test_the_packs_load_whole(house: House) -> None:
+    builds, uses = house.packs.packs
+    assert builds["error"] is None and builds["nodes"] == ("PackNetwork",)
+    assert (Path(builds["extensions"]["built"]) / "built.js").is_file() and not uses["extensions"]
+    assert uses["error"] is None and uses["left_out"] == {} and len(uses["nodes"]) == 9
+
+
+def test_a_pack_builds_networks_from_comfyuis_layers(house: House) -> None:
+    prompt = {"latent": LATENT, "made": {"class_type": "PackNetwork", "inputs": {"latent": ["latent", 0]}}}
+    (latent,) = house.run(prompt, "made")
+    assert latent["samples"].shape == (1, 81, 16) and bool(latent["samples"].isfinite().all())
 
 
 def test_prompts_are_encoded_alike(house: House) -> None:
