@@ -35,10 +35,10 @@ def test_a_pack_that_imports_comfyui_loads_and_is_told_about(packs: dict[str, An
 
 def test_what_is_not_offered_says_so_when_it_is_called(server: Server, packs: dict[str, Any]) -> None:
     told = packs["calls_absent"]["error"]
-    assert "comfy.ldm.modules.attention.optimized_attention_for_device" in told and "ComfyUI" in told
+    assert "comfy.ldm.modules.attention.attention_flash" in told and "ComfyUI" in told
     flux, mine, function, method = said(server, "absent")
     assert flux.startswith("comfy.ldm.flux.model.Flux is ") and "Mine is built" in mine
-    assert function.startswith("comfy.ldm.modules.attention.optimized_attention is ")
+    assert function.startswith("comfy.ldm.modules.attention.attention_xformers is ")
     assert method.startswith("comfy.ldm.flux.model.Flux.forward is ")
 
 

@@ -2,6 +2,6 @@
 
 import comfy.ldm.modules.attention
 
-optimized = comfy.ldm.modules.attention.optimized_attention_for_device("cpu")
+flash = comfy.ldm.modules.attention.attention_flash("cpu")
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {}

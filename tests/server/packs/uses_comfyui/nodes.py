@@ -86,7 +86,7 @@ class Facts(ComfyNodeABC):  # type: ignore[misc]  # ComfyUI has no types
             *found,
             hasattr(nodes, "MAX_RESOLUTION"),
             hasattr(nodes, "something_new"),
-            hasattr(comfy.ldm.modules.attention, "optimized_attention"),
+            hasattr(comfy.ldm.modules.attention, "attention_xformers"),
             getattr(Flux, "forward_orig", None),
             isinstance(self, Flux),
             nodes.MAX_RESOLUTION,
@@ -114,7 +114,7 @@ class Facts(ComfyNodeABC):  # type: ignore[misc]  # ComfyUI has no types
     def absent(self) -> list[str]:
         """A function that is not offered raises an error that names it."""
         said = []
-        for call in (Flux, Mine, comfy.ldm.modules.attention.optimized_attention, Flux.forward):
+        for call in (Flux, Mine, comfy.ldm.modules.attention.attention_xformers, Flux.forward):
             try:
                 call()
             except AttributeError as error:
