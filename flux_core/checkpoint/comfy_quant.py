@@ -29,6 +29,8 @@ def comfy_matrix(matrix: Matrix, conf: Statement) -> Stored:
     if not isinstance(format, str) or format not in FORMATS:
         raise matrix.unreadable(f"{format!r} (ComfyUI's comfy_quant)")
     stored = FORMATS[format](matrix, conf)
+    if _option(conf, "convrot", False) and not stored.encoding.rotation:
+        raise matrix.unreadable(f"{format} with rotated columns (convrot)")
     for suffix in MEANING:
         if suffix not in matrix.used and (extra := matrix.entry(suffix)) is not None:
             raise matrix.unreadable(f"{format} with {extra.name}")

@@ -31,6 +31,7 @@ from .names import (
     taef1,
 )
 from .other_files import helpers, lora, other_models, quantised_by
+from .shapes import misshapen
 from .stored import Stored, WeightFile
 
 Shapes = Mapping[str, Stored]
@@ -98,6 +99,12 @@ def _usable(file: WeightFile, components: Iterable[Component]) -> tuple[dict[str
                 f"{file.path.name} is incomplete: of {KINDS[component.kind].noun} {len(lacking)} tensors are missing, "
                 f"the first is {lacking[0]}. If it is one of several files, fetch the others too; else fetch it again, "
                 "or choose another file."
+            )
+        elif wrong := misshapen(component.kind, {name: one.shape for name, one in component.tensors.items()}):
+            name, needed = wrong
+            refusals[component.kind] = (
+                f"{file.path.name} is damaged: {name} has the shape {list(component.tensors[name].shape)}, and the "
+                f"other tensors require {list(needed)}. Fetch it again, or choose another file."
             )
         elif component.kind in (*_COMPONENTS, "flux"):
             parts[component.kind] = component.tensors

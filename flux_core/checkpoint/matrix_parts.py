@@ -112,13 +112,17 @@ def one_or_rows(*rows: int) -> list[tuple[int, ...]]:
 
 
 def number(file: WeightFile, entry: TensorEntry) -> float:
-    """The value of a tensor of one float, in float32 as in ComfyUI. Raises FileFormatError if it is NaN or infinite."""
+    """The value of a factor of one float, in float32 as in ComfyUI. Raises FileFormatError for 0, NaN and infinity."""
     raw = small_bytes(file, entry)
     value = struct.unpack(FLOATS[entry.format], raw if entry.format != "BF16" else b"\0\0" + raw)[0]
     if not math.isfinite(value):
         raise FileFormatError(
             f"{file.path.name}: {entry.name} is {value}, so no value of its matrix is finite. The file is damaged: "
             "fetch it again."
+        )
+    if value == 0:
+        raise FileFormatError(
+            f"{file.path.name}: {entry.name} is 0, so its whole matrix would be 0. The file is damaged: fetch it again."
         )
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 

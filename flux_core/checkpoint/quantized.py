@@ -25,6 +25,22 @@ from .stored import Stored, TensorEntry, WeightFile, whole
 
 COMFY, METADATA = ".comfy_quant", "_quantization_metadata"
 BNB_STATE, BNB_KINDS = ".weight.quant_state.bitsandbytes__", ("nf4", "fp4")
+NOT_NUMBERS = (
+    "I8",
+    "U8",
+    "I16",
+    "U16",
+    "I32",
+    "U32",
+    "I64",
+    "U64",
+    "BOOL",
+    "C64",
+    "F4",
+    "F6_E2M3",
+    "F6_E3M2",
+    "F8_E8M0",
+)
 SCALES = (".scale_weight", ".weight_scale")  # factors of the weight beside it: ComfyUI's first and second form
 SIDES = re.compile(
     r"\.(scale_weight|scale_input|input_scale|output_scale|comfy_quant|pre_quant_scale"
@@ -72,9 +88,9 @@ def quantised(file: WeightFile, entry: TensorEntry, said: Mapping[str, Statement
             "of them can be right. Fetch the file again, or use another one."
         )
     matrix = Matrix(file, layer, entry)
+    if schemes in ([], ["scaled fp8"]) and len(entry.shape) == 2 and entry.format in NOT_NUMBERS:
+        raise _unsaid(matrix)
     if not schemes:
-        if len(entry.shape) == 2 and entry.format in ("I8", "U8"):
-            raise _unsaid(matrix)
         return whole(file, entry)
     if schemes == ["quanto"]:
         return _quanto(matrix)

@@ -285,7 +285,7 @@ def test_t5_of_four_bits_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(nunchaku_plain.FOLDER, str(tmp_path / "cache"))
     made, matrices = case("awq"), Tensors()
     layers = [
-        *(f"0.SelfAttention.{name}" for name in "qkvo"),
+        *(f"0.SelfAttention.{name}" for name in "qkv"),
         *(f"1.DenseReluDense.{name}" for name in ("wi_0", "wi_1")),
     ]
     for name in layers:
@@ -296,6 +296,7 @@ def test_t5_of_four_bits_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     plain = {
         "shared.weight": torch.randn(40, 256).half(), "encoder.final_layer_norm.weight": ones,
         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": torch.randn(32, 4).half(),
+        "encoder.block.0.layer.0.SelfAttention.o.weight": torch.randn(256, 16).half(),
         "encoder.block.0.layer.1.DenseReluDense.wo.weight": torch.randn(256, 16).half(),
         "encoder.block.0.layer.0.layer_norm.weight": ones.clone(),
         "encoder.block.0.layer.1.layer_norm.weight": ones.clone(),

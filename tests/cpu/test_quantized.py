@@ -257,6 +257,23 @@ BAD: dict[str, tuple[str, dict[str, Any], type[FileFormatError], str]] = {
     ),
     "two quantisations": ("int8", {"scale_weight": torch.tensor(1.0)}, FileFormatError, "ComfyUI and scaled fp8"),
     "bytes without a word": ("int8_rows", {"comfy_quant": None}, UnreadableScheme, "beside them img_in.weight_scale"),
+    "packed words without a word": (
+        "int8_rows", {"weight": torch.zeros(24, 16, dtype=torch.int32), "weight_scale": None, "comfy_quant": None},
+        UnreadableScheme, "contains bytes (I32)",
+    ),
+    "integers with the scale of fp8": (
+        "int8_rows", {"weight_scale": None, "comfy_quant": None, "scale_weight": torch.tensor(0.5)},
+        UnreadableScheme, "beside them img_in.scale_weight",
+    ),
+    "a scale that is 0": (
+        "int8", {"weight": torch.ones(4, 4).to(torch.float8_e4m3fn), "weight_scale": torch.tensor(0.0),
+                 "comfy_quant": said(format="float8_e4m3fn")}, FileFormatError, "img_in.weight_scale is 0",
+    ),
+    "a rotation that the format does not have": (
+        "int8", {"weight": torch.ones(4, 64).to(torch.float8_e4m3fn), "weight_scale": torch.tensor(0.5),
+                 "comfy_quant": said(format="float8_e4m3fn", convrot=True, convrot_groupsize=64)},
+        UnreadableScheme, "float8_e4m3fn with rotated columns",
+    ),
     "statistics cut short": ("nf4", {"weight.absmax": torch.ones(7)}, FileFormatError, "weight.absmax is F32 [7]"),
     "codes cut short": ("nf4", {"weight": torch.zeros(9, 1, dtype=torch.uint8)}, FileFormatError, "as nf4 [96, 1"),
     "a state without a shape": (

@@ -12,6 +12,7 @@ from sluice.flux_core.checkpoint.describe import as_text, describe
 from sluice.flux_core.checkpoint.detect import detect, refuse
 from sluice.flux_core.checkpoint.kinds import KINDS
 from sluice.flux_core.checkpoint.names import FLUX_DOUBLE, FLUX_SINGLE, FLUX_TOP
+from sluice.flux_core.checkpoint.shapes import misshapen
 from sluice.flux_core.checkpoint.stored import TensorEntry, WeightFile
 from sluice.flux_core.errors import FileFormatError
 
@@ -25,9 +26,12 @@ def holding(shapes: Shapes, name: str = "model.safetensors") -> WeightFile:
 
 
 def whole(kind: str, shapes: Shapes, prefix: str = "") -> Shapes:
-    """With what is missing for a model of as many blocks."""
-    names = [name[len(prefix) :] for name in shapes]
-    return {prefix + name: (8, 8) for name in missing(kind, names)} | shapes
+    """With what is missing for a model of as many blocks, in the shapes that it needs."""
+    plain = {name[len(prefix) :]: shape for name, shape in shapes.items()}
+    full = {name: (8, 8) for name in missing(kind, plain)} | plain
+    while wrong := misshapen(kind, full):
+        full[wrong[0]] = wrong[1]
+    return {prefix + name: shape for name, shape in full.items()}
 
 
 def flux(columns: int = 64, guidance: bool = True, double: int = 2, single: int = 3) -> Shapes:
@@ -45,18 +49,19 @@ def flux(columns: int = 64, guidance: bool = True, double: int = 2, single: int 
 
 
 def flux_of_diffusers() -> Shapes:
-    """The same under diffusers' names, one block of each kind."""
-    shapes: Shapes = {}
-    tops = {theirs: module for theirs, (module, _) in FLUX_TOP.items() if not module.startswith("guidance")}
-    shapes |= {f"{theirs}.{kind}": (8, 8) for theirs in tops for kind in ("weight", "bias")}
+    """The same under diffusers' names, one block of each kind, 8 wide, with an MLP as wide."""
+    modules = [theirs for theirs, (module, _) in FLUX_TOP.items() if not module.startswith("guidance")]
     for family, table in (("transformer_blocks.0", FLUX_DOUBLE), ("single_transformer_blocks.0", FLUX_SINGLE)):
-        for theirs in table:
-            shapes |= {
-                f"{family}.{theirs}.{kind}": (8, 8)
-                for kind in ("weight", "bias")
-                if kind == "weight" or "norm_" not in theirs
-            }
-    return shapes | {"x_embedder.weight": (128, 64), "proj_out.weight": (64, 128)}
+        modules += [f"{family}.{theirs}" for theirs in table]
+    sizes = {
+        "x_embedder": (8, 64), "proj_out": (64, 8), "norm_out.linear": (16, 8),
+        "time_text_embed.timestep_embedder.linear_1": (8, 256), "transformer_blocks.0.norm1.linear": (48, 8),
+        "transformer_blocks.0.norm1_context.linear": (48, 8), "single_transformer_blocks.0.norm.linear": (24, 8),
+        "single_transformer_blocks.0.proj_out": (8, 16),
+    }  # fmt: skip
+    norms = [module for module in modules if ".norm_" in module]
+    shapes: Shapes = {f"{module}.weight": (8,) if module in norms else sizes.get(module, (8, 8)) for module in modules}
+    return shapes | {f"{module}.bias": shapes[f"{module}.weight"][:1] for module in modules if module not in norms}
 
 
 def clip(layers: int = 12, prefix: str = "text_model.") -> Shapes:
@@ -68,13 +73,13 @@ def clip(layers: int = 12, prefix: str = "text_model.") -> Shapes:
 
 
 def clip_of_openai() -> Shapes:
-    shapes: Shapes = {"token_embedding.weight": (49408, 768), "positional_embedding": (77, 768),
-                      "ln_final.weight": (768,), "ln_final.bias": (768,), "text_projection": (768, 768)}  # fmt: skip
+    shapes: Shapes = {"token_embedding.weight": (49408, 8), "positional_embedding": (77, 8),
+                      "ln_final.weight": (8,), "ln_final.bias": (8,), "text_projection": (8, 8)}  # fmt: skip
     for layer in range(12):
         block = f"transformer.resblocks.{layer}."
-        shapes |= {f"{block}attn.in_proj_{kind}": (24, 8) for kind in ("weight", "bias")}
+        shapes |= {f"{block}attn.in_proj_weight": (24, 8), f"{block}attn.in_proj_bias": (24,)}
         for module in ("attn.out_proj", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj"):
-            shapes |= {f"{block}{module}.{kind}": (8, 8) for kind in ("weight", "bias")}
+            shapes |= {f"{block}{module}.weight": (8,) if "ln_" in module else (8, 8), f"{block}{module}.bias": (8,)}
     return shapes | {"visual.class_embedding": (1024,), "logit_scale": ()}
 
 
@@ -236,6 +241,24 @@ def test_sizes_are_counted() -> None:
 def test_a_model_with_impossible_shapes_is_a_damaged_file(shape: tuple[int, ...]) -> None:
     with pytest.raises(FileFormatError, match="should be a matrix"):
         detect(holding(flux() | {"img_in.weight": shape}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "shape"),
+    [
+        ("flux", "double_blocks.1.img_mlp.2.weight", (127, 512)),
+        ("flux", "single_blocks.2.linear2.bias", (129,)),
+        ("flux", "double_blocks.0.txt_attn.norm.query_norm.scale", (64,)),
+        ("clip_l", "text_model.encoder.layers.3.self_attn.k_proj.weight", (768, 767)),
+        ("t5", "encoder.block.2.layer.1.DenseReluDense.wo.weight", (128, 64)),
+    ],
+)
+def test_a_tensor_whose_shape_contradicts_the_others_is_named(kind: str, name: str, shape: tuple[int, ...]) -> None:
+    shapes = {"flux": flux, "clip_l": clip, "t5": t5}[kind]()
+    assert name in shapes
+    found = detect(holding(shapes | {name: shape}))
+    assert kind not in found.parts
+    assert f"{name} has the shape {list(shape)}, and the other tensors require" in found.refusals[kind]
 
 
 def test_an_attention_of_matrices_becomes_one_of_convolutions() -> None:
