@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..memory.workload import ObservedUse
@@ -36,9 +35,9 @@ from ..models.linear import Linear
 from ..models.tensor_trees import map_tensors, shapes_of, tensors_of
 from ..quant.held import DenseProducts, IntegerWeight
 from ..quant.int8 import FEWEST_ROWS
+from .meta_results import META, MetaResults, new_like
 from .observed_work import moved_by, work_of
 
-META = torch.device("meta")
 KINDS_OF_WORK = 7  # the numbers of an ObservedUse
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -117,15 +116,15 @@ def branch_shapes(module: nn.Module) -> Hashable:
 
 def shape_of(tensor: Tensor) -> Any:
     """The same tensor without memory, on the meta device."""
-    made = torch.empty_like(tensor, device=META).requires_grad_(tensor.requires_grad)
+    made = new_like(tensor).requires_grad_(tensor.requires_grad)
     return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
 
-class _Observer(TorchDispatchMode):
+class _Observer(MetaResults):
     """Observes every operation: counts the bytes of storages from their first result to their end, and the work."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # a class of torch's without annotations
+        super().__init__()
         self.alive = self.peak = 0
         self._known: set[int] = set()
         self._uncounted = False
@@ -134,14 +133,9 @@ class _Observer(TorchDispatchMode):
         # before the first use, then after each: the operations of ObservedUse in its order
         self._work: list[list[float]] = [[0.0] * KINDS_OF_WORK]
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """PyTorch's compiler is not used here, and importing it would take two seconds."""
-        return False
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        result = super().__torch_dispatch__(func, types, args, kwargs)
         products, attention = work_of(func, args, kwargs, result)
         work = self._work[-1]
         work[0] += products

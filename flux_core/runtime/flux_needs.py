@@ -27,7 +27,8 @@ from ..models.latents import CELL, patches
 from ..models.linear import Linear
 from ..models.tensor_trees import map_tensors, tensors_of
 from ..sampling.guider import Run
-from .dry_run import META, DryRun, dry_run, shape_of
+from .dry_run import DryRun, dry_run, shape_of
+from .meta_results import META, MetaResults
 from .modulation import modulation_linears, rows_like
 
 TEXT_TOKENS = 512
@@ -152,7 +153,8 @@ def half_block(name: str) -> str:
 def heaviest_inputs(run: Run, dtype: torch.dtype) -> DenoiserInputs:
     """The largest inputs of a run in bytes: shapes only, on the meta device."""
     x = torch.empty(run.shape, device=META)
-    everything = [map_tensors(condition, shape_of).inputs(x, 1.0, dtype) for condition in run.conditions]
+    with MetaResults():
+        everything = [map_tensors(condition, shape_of).inputs(x, 1.0, dtype) for condition in run.conditions]
     heaviest = max(everything, key=lambda inputs: sum(tensor.nbytes for tensor in tensors_of(inputs)))
     return map_tensors(heaviest, shape_of)
 

@@ -19,7 +19,8 @@ from ..memory.workload import Workload
 from ..models.denoiser_inputs import DenoiserInputs
 from ..models.flux_body import FluxBody
 from ..sampling.guider import Run
-from .dry_run import META, dry_run
+from .dry_run import dry_run
+from .meta_results import META
 from .modulation import ModulationTable, Rows, modulations, modulators, with_branches
 
 VECTOR = ("time_in.", "vector_in.", "guidance_in.")  # layers of the vector on which all modulation depends

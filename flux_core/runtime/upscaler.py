@@ -19,7 +19,8 @@ from ..errors import BudgetTooSmall, FileFormatError
 from ..memory.workload import MiB
 from ..models.tiling import tiled, tiles
 from .autoencoder import KERNELS
-from .dry_run import META, dry_run
+from .dry_run import dry_run
+from .meta_results import META
 from .runtime import Runtime
 from .spandrel import spandrel
 

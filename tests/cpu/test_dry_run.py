@@ -21,8 +21,9 @@ from sluice.flux_core.models.flux_config import FluxConfig, flux1
 from sluice.flux_core.models.linear import Linear
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.models.tensor_trees import map_tensors
-from sluice.flux_core.runtime.dry_run import META, branch_shapes, dry_run, on_meta, shape_of
+from sluice.flux_core.runtime.dry_run import branch_shapes, dry_run, on_meta, shape_of
 from sluice.flux_core.runtime.flux_needs import Job, flux_needs, half_block, observe_blocks, streamed_names
+from sluice.flux_core.runtime.meta_results import META
 from torch import Tensor, nn
 
 SMALL = FluxConfig(16, 16, 128, 1, 128, 512, 3, 4, 24, 16, True, (16, 56, 56))

@@ -13,8 +13,8 @@ import torch
 
 from ...models.flux import Flux
 from ...models.flux_config import FluxConfig
-from ...runtime.dry_run import META
 from ...runtime.flux_needs import FluxNeeds, Job, flux_needs
+from ...runtime.meta_results import META
 from .adapter import TrainedLora, chosen_layers, parameter_count
 from .batches import shapes
 from .buckets import Bucket

@@ -22,9 +22,10 @@ from ...memory.running import RunningModel
 from ...models.denoiser_inputs import DenoiserInputs
 from ...models.flux import Flux
 from ...models.tensor_trees import map_tensors, shapes_of
-from ...runtime.dry_run import META, DryRun, branch_shapes, dry_run, shape_of
+from ...runtime.dry_run import DryRun, branch_shapes, dry_run, shape_of
 from ...runtime.flux_needs import tokens_of
 from ...runtime.handles import FluxModel
+from ...runtime.meta_results import META
 from ...runtime.modulation import Rows, rows_like
 from ...runtime.modulation_rows import Call, RunRows
 from ...runtime.streamed_flux import ManagedFlux
