@@ -1,7 +1,11 @@
-"""Guiders of node packs on our engine: those that combine predictions in their own way.
+"""Guidance of node packs on our engine: guiders and functions that combine predictions in their own way.
 
-A pack derives from comfy.samplers.CFGGuider and overrides `predict_noise(x, timestep)`, in which it calls the functions
-below for predictions. Our own engine's current evaluation computes them, for the same latent or another one.
+PackGuider     a pack derives from comfy.samplers.CFGGuider and overrides `predict_noise(x, timestep)`
+ModelGuidance  a pack puts functions on a MODEL (set_model_sampler_cfg_function and its relatives, a wrapper around the
+               model's function); the guiders of this program then use them
+
+Both call the functions below for predictions. Our own engine's current evaluation computes them, for the same latent or
+another one.
 """
 
 from __future__ import annotations
@@ -47,35 +51,105 @@ class PackGuider:
         return D, U
 
 
+class ModelGuidance:
+    """The functions that packs have put on a MODEL, for the guiders of this program.
+
+    options: the model options with the functions. levels: the value of model_sampling for packs.
+    """
+
+    def __init__(self, options: Mapping[str, Any], levels: Any) -> None:
+        self.options, self.levels = options, levels
+
+    def combine(
+        self, evaluate: Any, conditionings: Sequence[Conditioning], cfg: float, want_uncond: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """(D, U) with D from the pack's functions. Raises InputError where ComfyUI itself samples."""
+        if not isinstance(evaluate, Evaluation):
+            raise InputError("A guidance function of a node pack runs only with the samplers of this program.")
+        inner = Predictions(evaluate, dict(enumerate(conditionings)), self.levels)
+        positive, negative = [*conditionings, None][:2]
+        sigma = evaluate.x.new_full((evaluate.x.shape[0],), evaluate.sigma, dtype=torch.float32)
+        D = sampling_function(inner, evaluate.x, sigma, negative, positive, cfg, self.options)
+        return D, inner.predicted([negative], evaluate.x, sigma, self.options)[0] if want_uncond else None
+
+
+# Parts of the model options that change the network itself, which is ours.
+_OF_THE_NETWORK = ("patches", "patches_replace", "wrappers", "callbacks", "optimized_attention_override")
+
+
 class Predictions:
     """ComfyUI's model as packs see it during one evaluation."""
 
-    def __init__(self, evaluate: Evaluation, conds: Mapping[str, Any], sampling: Any) -> None:
+    def __init__(self, evaluate: Evaluation, conds: Mapping[Any, Any], sampling: Any) -> None:
         self._evaluate = evaluate
         self._numbers = {id(cond): number for number, cond in enumerate(conds.values())}
+        self._uncond = id([*conds.values()][1]) if len(conds) > 1 else None
         self.model_sampling = sampling
 
     @property
     def inner_model(self) -> Predictions:
         return self
 
-    def predicted(self, conds: Sequence[Any], x: Tensor, timestep: Any) -> list[Tensor]:
-        """D for each of these conditionings of the guider; zeros for None. Raises InputError for another
-        conditioning.
+    def predicted(
+        self, conds: Sequence[Any], x: Tensor, timestep: Any, options: Mapping[str, Any] | None = None
+    ) -> list[Tensor]:
+        """D for each of these conditionings of the guider; zeros for None.
+
+        Raises InputError for another conditioning, and for options that change the network.
         """
+        options = options or {}
+        inner = options.get("transformer_options") or {}
+        changed = [name for name in _OF_THE_NETWORK if inner.get(name)]
+        if changed:
+            raise InputError(
+                f"A node pack asks for a prediction with changes of the network itself ({', '.join(changed)}), which "
+                "is not possible for a model of Sluice, whose weights are streamed. Remove that node."
+            )
         known = [cond for cond in conds if cond is not None]
         if not all(id(cond) in self._numbers for cond in known):
             raise InputError("A guider of a node pack asked for a conditioning that is not its own.")
-        sigma = float(timestep.max()) if isinstance(timestep, Tensor) else float(timestep)
-        made = iter(self._evaluate.at(x, sigma)([self._numbers[id(cond)] for cond in known]) if known else ())
+        wrapper = options.get("model_function_wrapper")
+        if wrapper is None:
+            made = iter(self._of(known, x, timestep))
+        else:
+            made = iter([self._wrapped(wrapper, cond, x, timestep, inner) for cond in known])
         return [torch.zeros_like(x) if cond is None else next(made) for cond in conds]
+
+    def _of(self, conds: Sequence[Any], x: Tensor, timestep: Any) -> list[Tensor]:
+        sigma = float(timestep.max()) if isinstance(timestep, Tensor) else float(timestep)
+        return self._evaluate.at(x, sigma)([self._numbers[id(cond)] for cond in conds]) if conds else []
+
+    def _wrapped(
+        self, wrapper: Any, cond: Any, x: Tensor, timestep: Any, transformer_options: Mapping[str, Any]
+    ) -> Tensor:
+        """D of one conditioning by a pack's function around the model's function."""
+        text = cond[0][0]
+        which = [1 if id(cond) == self._uncond else 0] * x.shape[0]
+        told = {**transformer_options, "cond_or_uncond": which[:1], "sigmas": timestep}
+
+        def apply_model(x: Tensor, t: Tensor, **given: Any) -> Tensor:
+            changed = {name for name in _OF_THE_NETWORK if (given.get("transformer_options") or {}).get(name)}
+            changed |= {name for name in given if name not in ("c_crossattn", "transformer_options")}
+            if given.get("c_crossattn", text) is not text:
+                changed.add("c_crossattn")
+            if changed:
+                raise InputError(
+                    f"A node pack's function around the model changes {', '.join(sorted(changed))}, which a model of "
+                    "Sluice does not take from it. Remove that node."
+                )
+            return self._of([cond], x, t)[0]
+
+        c = {"c_crossattn": text, "transformer_options": told}
+        given = {"input": x, "timestep": timestep, "c": c, "cond_or_uncond": which[:1]}
+        made: Tensor = wrapper(apply_model, given)
+        return made
 
 
 def calc_cond_batch(
     model: Predictions, conds: Sequence[Any], x_in: Tensor, timestep: Any, model_options: Any = None
 ) -> list[Tensor]:
     """The prediction of the denoised latent for each conditioning; zeros for None."""
-    return model.predicted(conds, x_in, timestep)
+    return model.predicted(conds, x_in, timestep, model_options)
 
 
 def cfg_function(
@@ -107,5 +181,9 @@ def sampling_function(
     options = model_options or {}
     single = math.isclose(cond_scale, 1.0) and not options.get("disable_cfg1_optimization", False)
     conds = [cond, None if single else uncond]
-    C, U = calc_cond_batch(model, conds, x, timestep, options)
-    return cfg_function(model, C, U, cond_scale, x, timestep, options, cond=cond, uncond=conds[1])
+    told = {"conds": conds, "input": x, "sigma": timestep, "model": model, "model_options": options}
+    batch = options.get("sampler_calc_cond_batch_function")
+    out = calc_cond_batch(model, conds, x, timestep, options) if batch is None else batch(told)
+    for function in options.get("sampler_pre_cfg_function", ()):
+        out = function({**told, "conds_out": out, "cond_scale": cond_scale, "timestep": timestep})
+    return cfg_function(model, out[0], out[1], cond_scale, x, timestep, options, cond=cond, uncond=conds[1])

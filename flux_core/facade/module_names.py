@@ -15,6 +15,7 @@ TOP = (
     "comfy_config",
     "comfy_execution",
     "comfy_extras",
+    "comfyui_version",
     "execution",
     "folder_paths",
     "latent_preview",
@@ -148,7 +149,8 @@ SAME: Mapping[str, str] = {
 _NEWER = (
     *("comfy.memory_management", "comfy.nested_tensor", "comfy.quant_ops", "comfy.ldm.lumina.controlnet"),
     *("comfy.taesd.taehv", "comfy_extras.nodes_sam3"),
+    *("comfy.ldm.anima", "comfy.ldm.anima.lllite", "comfy.ldm.anima.model"),
 )
 _NAMES = {f"{package}.{name}" for package, names in _INSIDE.items() for name in names.split()}
 KNOWN = frozenset({*TOP, *_NAMES, *_NEWER, *SAME})
-PACKAGES = frozenset(_INSIDE)
+PACKAGES = frozenset({*_INSIDE, "comfy.ldm.anima"})

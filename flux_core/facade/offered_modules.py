@@ -91,7 +91,7 @@ class OfferedModule(ModuleType):
         source = self._offers()
         if source is not None and name == "__all__":
             return [*source.__all__, *getattr(source, "COMPUTED", ())]
-        if name.startswith("__"):
+        if name.startswith("__") and (source is None or name not in source.__all__):
             raise AttributeError(f"{self.__name__} has no {name}")
         inner = self._offer.module(f"{self.__name__}.{name}")
         if inner is not None:

@@ -27,7 +27,7 @@ from ..models.flux import with_attention, with_controlnets, with_sharing
 from ..models.flux_config import FluxConfig
 from ..models.latents import CELL, patches
 from ..quant.half_sums import check_half_sums, half_sums
-from ..sampling.guider import Network, Run, velocities
+from ..sampling.guider import Guidance, Network, Run, velocities
 from ..sampling.inpaint import MaskFunction
 from ..sampling.schedule import Sampling
 from ..sampling.step_cache import StepCache
@@ -61,6 +61,7 @@ class FluxModel:
     sampling: Sampling
     loras: tuple[LoraUse, ...] = ()
     mask_function: MaskFunction | None = None
+    guidance: Guidance | None = None
     compute_dtype: torch.dtype | None = None  # None: the runtime's
     seen: tuple[SeenImages, ...] = ()  # images for an IP-Adapter
     style: Tensor | None = None  # tokens of style references [1, S, hidden]

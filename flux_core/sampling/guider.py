@@ -63,6 +63,11 @@ class Model(Protocol):
     @property
     def mask_function(self) -> MaskFunction | None: ...
     @property
+    def guidance(self) -> Guidance | None:
+        """The model's own guidance, in place of a guider's; None for almost all models."""
+        ...
+
+    @property
     def step_cache(self) -> StepCache | None: ...
     def emit(self, event: dict[str, Any]) -> None:
         """Emit an event to the listeners of this program."""
@@ -71,6 +76,16 @@ class Model(Protocol):
     def open(self, run: Run) -> AbstractContextManager[Network]: ...
     def unsound(self) -> str | None:
         """Called after a run has failed: a sentence about a tensor of the model that is not finite, or None."""
+        ...
+
+
+class Guidance(Protocol):
+    """Guidance that belongs to a model: node packs put functions on a MODEL that combine predictions in another way."""
+
+    def combine(
+        self, evaluate: Evaluate, conditionings: Sequence[Conditioning], cfg: float, want_uncond: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """(D, U) as `Guider.combine`, for a prompt and, if there are two, a negative prompt."""
         ...
 
 
@@ -100,6 +115,8 @@ class BasicGuider:
         return (self.conditioning,)
 
     def combine(self, evaluate: Evaluate, want_uncond: bool) -> tuple[Tensor, Tensor | None]:
+        if self.model.guidance is not None:
+            return self.model.guidance.combine(evaluate, self.conditionings, 1.0, want_uncond)
         (D,) = evaluate([0])
         return D, torch.zeros_like(D) if want_uncond else None
 
@@ -120,6 +137,8 @@ class CFGGuider:
         return self.positive, self.negative
 
     def combine(self, evaluate: Evaluate, want_uncond: bool) -> tuple[Tensor, Tensor | None]:
+        if self.model.guidance is not None:
+            return self.model.guidance.combine(evaluate, self.conditionings, self.cfg, want_uncond)
         if math.isclose(self.cfg, 1.0) and not want_uncond:
             return evaluate([0])[0], None
         C, U = evaluate([0, 1])
@@ -147,6 +166,11 @@ class DualCFGGuider:
         return self.cond1, self.cond2, self.negative
 
     def combine(self, evaluate: Evaluate, want_uncond: bool) -> tuple[Tensor, Tensor | None]:
+        if self.model.guidance is not None:
+            raise InputError(
+                "A node of another pack has put a guidance function on the model, which is for one prompt and one "
+                "negative prompt. Use CFGGuider, or remove that node."
+            )
         a, b = self.cfg_conds, self.cfg_cond2_negative
         if self.style == "nested":
             C1, C2, U = evaluate([0, 1, 2])

@@ -15,6 +15,7 @@ from sluice.flux_core.graph.execute import Executor, Result
 from sluice.flux_core.graph.validate import validate
 from sluice.flux_core.io.folders import standard_folders
 from sluice.flux_core.memory.manager import Manager
+from sluice.flux_core.models.latents import process_in
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.worker.node_packs import NodePacks
@@ -185,10 +186,28 @@ def test_what_a_pack_sets_on_a_model_is_taken_over_or_refused_by_name(house: Hou
     prompt |= {"a": sampling("shifted"), "b": sampling("theirs")}
     plain, ours, theirs = house.run(prompt, "sampled", "a", "b")
     assert torch.equal(ours["samples"], theirs["samples"]) and not torch.equal(plain["samples"], ours["samples"])
-    for how in ("set_model_unet_function_wrapper", "set_model_attn1_replace", "set_model_sampler_post_cfg_function"):
-        patched = {**loaders(), "theirs": {"class_type": "PackPatch", "inputs": {"model": ["model", 0], "how": how}}}
-        with pytest.raises(Exception, match="is not possible for a model of Sluice"):
-            house.run({**patched, "b": sampling("theirs")}, "b")
+    patched = {**loaders(), "theirs": {"class_type": "PackPatch", "inputs": {"model": ["model", 0], "how": "attn1"}}}
+    with pytest.raises(Exception, match="is not possible for a model of Sluice"):
+        house.run({**patched, "b": sampling("theirs")}, "b")
+
+
+@pytest.mark.parametrize("how", ["wrapper", "cfg", "pre_cfg", "post_cfg", "batch"])
+def test_guidance_that_a_pack_puts_on_a_model_is_used_by_our_samplers(house: House, how: str) -> None:
+    """Each function does the same in its own place: a scale of 2.5 in place of 4; the wrapper halves the last image."""
+    prompt = loaders()
+    prompt["empty"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["clip", 0], "text": ""}}
+    prompt["theirs"] = {"class_type": "PackPatch", "inputs": {"model": ["model", 0], "how": how}}
+
+    def with_scale(model: str, cfg: float) -> Prompt:
+        node = sampling(model)
+        return {**node, "inputs": {**node["inputs"], "cfg": cfg, "negative": ["empty", 0]}}
+
+    prompt |= {"plain": with_scale("model", 2.5), "changed": with_scale("theirs", 2.5 if how == "wrapper" else 4.0)}
+    plain, changed = (value["samples"] for value in house.run(prompt, "plain", "changed"))
+    if how == "wrapper":
+        torch.testing.assert_close(process_in(changed), process_in(plain) / 2, atol=1e-4, rtol=0)
+    else:
+        torch.testing.assert_close(changed, plain, atol=1e-4, rtol=0)
 
 
 def test_pictures_are_decoded_and_saved_alike(house: House) -> None:

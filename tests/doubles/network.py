@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sluice.flux_core.sampling.guider import Network, Run
+from sluice.flux_core.sampling.guider import Guidance, Network, Run
 from sluice.flux_core.sampling.inpaint import MaskFunction
 from sluice.flux_core.sampling.schedule import Sampling
 from sluice.flux_core.sampling.step_cache import StepCache
@@ -24,6 +24,7 @@ class NetworkModel:
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
     mask_function: MaskFunction | None = None
+    guidance: Guidance | None = None
     step_cache: StepCache | None = None
 
     def open(self, run: Run) -> AbstractContextManager[Network]:

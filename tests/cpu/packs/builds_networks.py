@@ -9,6 +9,7 @@ import comfy.conds
 import comfy.ldm.common_dit
 import comfy.ops
 import comfy.patcher_extension
+import comfyui_version
 import torch
 from comfy.ldm.flux.layers import DoubleStreamBlock, EmbedND, timestep_embedding
 from comfy.ldm.modules.attention import CrossAttention, optimized_attention
@@ -55,7 +56,7 @@ class Network:
         assert optimized_attention(img, img, img, 2).dtype is torch.float32
         assert comfy.conds.CONDRegular(img).process_cond(2, "cpu").size()[0] == 2
         executor = comfy.patcher_extension.WrapperExecutor.new_executor(abs, [lambda inner, value: inner(value) + 1])
-        assert executor.execute(-1) == 2
+        assert executor.execute(-1) == 2 and comfyui_version.__version__.count(".") == 2
         return ({"samples": img},)
 
 

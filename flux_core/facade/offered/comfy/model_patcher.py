@@ -1,8 +1,8 @@
 """comfy.model_patcher: a MODEL for packs: one of our handles, or a module of a pack, with ComfyUI's methods.
 
 Everything that packs set on a MODEL is stored here, as in ComfyUI, so that other packs find it. When the model is
-passed to a node of ours, `handle()` adopts the settings that our engine supports (sampling, the use of noise masks, the
-number type) and refuses the others by name.
+passed to a node of ours, `handle()` adopts the settings that our engine supports (sampling, guidance, functions around
+the model's function, the use of noise masks, the number type) and refuses the others by name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ....errors import InputError
 from ....runtime.handles import FluxModel
+from ...guidance import ModelGuidance
 from ...offered_modules import NotOffered
 from ...partly_offered import PartlyOffered
 from . import model_base, model_sampling
@@ -30,13 +31,13 @@ __all__ = [
     "set_model_options_pre_cfg_function",
 ]
 
-_WHAT_IS = {  # entries of model_options that change how a model computes -> their names for messages
-    "model_function_wrapper": "a function around the network",
-    "sampler_cfg_function": "a guidance function",
-    "sampler_post_cfg_function": "a function after guidance",
-    "sampler_pre_cfg_function": "a function before guidance",
-    "sampler_calc_cond_batch_function": "a function that calls the network",
-}
+_GUIDANCE = (  # entries of model_options that combine predictions, or call the network as it is
+    "model_function_wrapper",
+    "sampler_cfg_function",
+    "sampler_post_cfg_function",
+    "sampler_pre_cfg_function",
+    "sampler_calc_cond_batch_function",
+)
 
 
 def create_model_options_clone(orig_model_options: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,9 +129,9 @@ class ModelPatcher(metaclass=PartlyOffered):
         mask_function = options.pop("denoise_mask_function", None)
         if mask_function is not None:
             changes["mask_function"] = _MaskFunction(mask_function, self.model)
-        for key, words in _WHAT_IS.items():
-            if options.get(key):
-                raise self._refused(words)
+        if any(options.get(key) for key in _GUIDANCE):
+            levels = model_sampling.sampling_object(changes.get("sampling", self._handle.sampling))
+            changes["guidance"] = ModelGuidance(create_model_options_clone(options), levels)
         inner = options.get("transformer_options", {})
         for key in ("patches", "patches_replace", "wrappers", "callbacks"):
             if inner.get(key):
