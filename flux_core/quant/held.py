@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,6 @@ from ..models.linear import HeldWeight
 from .encoding import Encoding, multiplied_as_integers
 from .formats import PLAIN, decode_into
 from .fp8 import FP8, encode_fp8
-from .fp8_products import PRODUCTS
 from .int8 import FEWEST_ROWS, Integers, operands_of
 from .workspace import matrix_scratch, scratch
 
@@ -114,18 +112,6 @@ class PlainWeight(StoredWeight):
             yield weight
 
 
-class Fp8Weight(StoredWeight):
-    """Decoded some rows at a time between parts of the product, on a CPU that has the compiled decoder."""
-
-    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        plain = replace(self.encoding, scale=None).as_is and self.round_to is None
-        kind = PRODUCTS.kind(x, self.shape, bias) if plain else None
-        if kind is None:
-            return super().multiply(x, bias)
-        with self.fetch() as raw:
-            return PRODUCTS.multiply(kind, x, raw.view(self.shape), self.encoding.scale, bias)
-
-
 class IntegerWeight(StoredWeight):
     """Multiplied in integers: its bytes are used unchanged as the right side of the product.
 
@@ -162,7 +148,7 @@ class _FetchedIntegers(Fetched):
 
 
 # The class for each format that is not always decoded first.
-KINDS: Mapping[str, type[StoredWeight]] = {**dict.fromkeys(PLAIN, PlainWeight), "F8_E4M3": Fp8Weight}
+KINDS: Mapping[str, type[StoredWeight]] = dict.fromkeys(PLAIN, PlainWeight)
 
 
 def stored_weight(
