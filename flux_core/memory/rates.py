@@ -29,6 +29,7 @@ from .workload import FewRows, Machine, MiB
 HIDDEN, TOKENS = 3072, 1024  # the largest sizes measured on a CPU: larger products are no faster
 GPU_TOKENS, GPU_HEADS = 4096, 24  # sizes measured on a GPU: smaller products do not use all of it
 SPREAD = 0.02  # standard deviation of FLUX.1's weights, about
+TURNS = 8  # of a comparison; the first products of a process take up to six times as long as later ones
 SAMPLE_BYTES = 192 * MiB  # bytes read from disk, or copied over the link
 
 
@@ -40,9 +41,13 @@ def measured_tokens(device: torch.device, tokens: int) -> int:
 @cache
 def gemm_rate(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> float:
     """FLOP/s of a linear layer [tokens, hidden] x [4 hidden, hidden]."""
+    return 2 * tokens * 4 * hidden * hidden / best_time(_layer(device, dtype, tokens, hidden), device)
+
+
+def _layer(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> Callable[[], object]:
     x = torch.randn(tokens, hidden, device=device).to(dtype)
     weight = torch.randn(hidden, hidden, device=device).to(dtype).repeat(4, 1)
-    return 2 * tokens * 4 * hidden * hidden / best_time(lambda: F.linear(x, weight), device)
+    return lambda: F.linear(x, weight)
 
 
 @cache
@@ -136,11 +141,33 @@ def with_training_rates(
 @cache
 def integer_rate(integers: Integers, device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> float:
     """Operations/s of the same layer in 8-bit integers, for inputs and outputs of `dtype`."""
+    seconds = best_time(_integer_layer(integers, device, dtype, tokens, hidden), device)
+    return 2 * tokens * 4 * hidden * hidden / seconds
+
+
+def _integer_layer(
+    integers: Integers, device: torch.device, dtype: torch.dtype, tokens: int, hidden: int
+) -> Callable[[], object]:
+    """Includes quantising inputs and scaling sums."""
     x = torch.randn(tokens, hidden, device=device).to(dtype)
     codes = torch.randint(-127, 128, (hidden, hidden), dtype=torch.int8, device=device).repeat(4, 1)
     operand = Operand(codes, torch.ones(4 * hidden, device=device))
-    seconds = best_time(lambda: integers.multiply(x, [operand], None), device)
-    return 2 * tokens * 4 * hidden * hidden / seconds
+    return lambda: integers.multiply(x, [operand], None)
+
+
+@cache
+def integer_gain(integers: Integers, device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> float:
+    """The speedup of that layer in integers over `dtype`.
+
+    Measured in turns, because a decision rests on it: another program or a cold processor then delays both.
+    """
+    layers = _layer(device, dtype, tokens, hidden), _integer_layer(integers, device, dtype, tokens, hidden)
+    turns = []
+    with torch.inference_mode():
+        for _ in range(TURNS):
+            turns.append([_seconds(layer, device) for layer in layers])
+    plain, whole = map(min, zip(*turns, strict=True))
+    return plain / max(whole, 1e-9)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 Exactness is checked once for each device, with the codes that give the largest sums: some libraries and processors
 saturate intermediate results. On a card, products of an installed library are used where they are faster and agree with
-ours. Speed is measured in about 50 ms, because no property of a device gives it.
+ours. Speed is measured in a fraction of a second, because no property of a device gives it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def integers_for(device: torch.device, dtype: torch.dtype, compute: str) -> Inte
         if compute == INT8:
             log.warning("%s does not multiply 8-bit integers exactly: matrices of integers are decoded.", device)
         return None
-    if compute == INT8 or gain(found, device, dtype) >= GAIN:
+    if compute == INT8 or rates.integer_gain(found, device, dtype, *PROBED) >= GAIN:
         return found
     log.info("8-bit integers are not faster than %s on %s: matrices of integers are decoded.", dtype, device)
     return None
@@ -107,12 +107,6 @@ def integers_of(module: nn.Module) -> Integers | None:
     """The object that multiplies a model's integer matrices; None if it has none."""
     held = (part.held for part in module.modules() if isinstance(part, Linear))
     return next((weight.integers for weight in held if isinstance(weight, IntegerWeight)), None)
-
-
-@cache
-def gain(integers: Integers, device: torch.device, dtype: torch.dtype) -> float:
-    """The speedup of a layer in integers, including quantising inputs and scaling sums, over `dtype`."""
-    return rates.integer_rate(integers, device, dtype, *PROBED) / rates.gemm_rate(device, dtype, *PROBED)
 
 
 @cache

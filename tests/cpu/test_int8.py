@@ -215,17 +215,15 @@ def test_what_is_not_finite_stays_so(seeded: Seeded) -> None:
 def test_what_computes_is_chosen_by_word_by_exactness_and_by_measurement(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    speed = {"integers": 3.0, "numbers": 1.0}
-    monkeypatch.setattr(rates, "integer_rate", lambda *args: speed["integers"])
-    monkeypatch.setattr(rates, "gemm_rate", lambda *args: speed["numbers"])
+    gain = [3.0]
+    monkeypatch.setattr(rates, "integer_gain", lambda *args: gain[0])
 
     def chosen(compute: str, dtype: torch.dtype = torch.bfloat16) -> bool:
-        integer_products.gain.cache_clear()
         return integers_for(CPU, dtype, compute) is not None
 
     assert chosen("auto") and chosen("int8") and not chosen("16bit")
     assert not chosen("auto", torch.float32) and chosen("int8", torch.float32), "float32 on a CPU is the reference"
-    speed["integers"] = 1.05
+    gain[0] = 1.05
     assert not chosen("auto") and chosen("int8")
     integer_products._integers.cache_clear()
     monkeypatch.setattr(torch, "_int_mm", lambda a, b: (a.int() @ b.int()).clamp(-32768, 32767))
@@ -233,4 +231,19 @@ def test_what_computes_is_chosen_by_word_by_exactness_and_by_measurement(
         assert not chosen("int8")
     assert "does not multiply 8-bit integers exactly" in caplog.text
     integer_products._integers.cache_clear()
-    integer_products.gain.cache_clear()
+
+
+def test_products_are_compared_in_turns_and_the_slow_first_ones_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each product takes 2 s at first; later a plain one takes 0.4 s and one in integers 0.1 s."""
+    calls: list[str] = []
+
+    def seconds(work: Callable[[], object], device: torch.device) -> float:
+        integers = "integer" in work.__qualname__
+        calls.append("integers" if integers else "numbers")
+        return 2.0 if len(calls) <= 8 else 0.1 if integers else 0.4
+
+    monkeypatch.setattr(rates, "_seconds", seconds)
+    assert rates.integer_gain.__wrapped__(Integers(), CPU, torch.bfloat16, 8, 16) == pytest.approx(4.0)
+    assert calls == ["numbers", "integers"] * 8
