@@ -167,7 +167,7 @@ def integer_gain(integers: Integers, device: torch.device, dtype: torch.dtype, t
         for _ in range(TURNS):
             turns.append([_seconds(layer, device) for layer in layers])
     plain, whole = map(min, zip(*turns, strict=True))
-    return plain / max(whole, 1e-9)
+    return float(plain / max(whole, 1e-9))
 
 
 @cache

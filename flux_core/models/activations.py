@@ -43,7 +43,10 @@ def gelu_(x: Tensor) -> Tensor:
 
 @cache
 def _table(dtype: torch.dtype) -> Tensor:
-    """All 65,536 numbers of a two-byte type -> their GELU, as integers."""
+    """All 65,536 numbers of a two-byte type -> their GELU, as integers.
+
+    In parts that PyTorch computes with one thread: where threads divide a tensor, the last bits of some numbers differ.
+    """
     with torch.inference_mode(False), torch.no_grad():
         numbers = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(dtype)
-        return gelu(numbers).view(torch.int16)
+        return torch.cat([gelu(part) for part in numbers.split(1 << 12)]).view(torch.int16)

@@ -1,8 +1,9 @@
 """Three loops in C for a CPU: fp8 codes to numbers, look-ups of sixteen-bit numbers, and rotations of queries and keys.
 
 PyTorch computes them as chains of operations that each write their result to memory; a compiled loop keeps all steps in
-registers. Arithmetic is used only if it gives the bits of PyTorch's operations for a sample. Without a C compiler, and
-for few numbers, the callers use PyTorch's operations.
+registers. The loops are divided among PyTorch's own threads: threads of ours would find the cores taken, because
+PyTorch's spin for a while after each of its operations. Arithmetic is used only if it gives the bits of PyTorch's
+operations for a sample. Without a C compiler, and for few numbers, the callers use PyTorch's operations.
 
 fp8: a code s eeee mmm with e > 0 has the mantissa and the exponent e - 7; with e = 0 it is mmm * 2^-9, which is a
 normal number in every result type; 0x7f is NaN.
@@ -21,7 +22,6 @@ import torch
 from torch import Tensor
 
 from .c_compiler import compiled
-from .threads import run_parts, thread_count
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +30,14 @@ SOURCE = r"""
 #include <stdint.h>
 #include <string.h>
 
+/* threads: the number of cores to compute with. */
+
 /* type: an integer as wide as a result, which has `digits` bits of mantissa and this bias. nan: PyTorch's, with the
    sign of the code if `signed_nan`. */
 #define DECODE(name, type, digits, bias, nan, signed_nan)                                       \
-void name(const uint8_t *restrict codes, type *restrict values, size_t count) {                 \
+void name(const uint8_t *restrict codes, type *restrict values, size_t count, int threads) {    \
     const type seventh = (type)(bias - 7) << digits, one = (type)1 << digits; /* 2^-7; 2 as a factor */ \
+    _Pragma("omp parallel for num_threads(threads)")                                            \
     for (size_t i = 0; i < count; i++) {                                                        \
         type magnitude = codes[i] & 0x7f, sign = (type)(codes[i] & 0x80) << (8 * sizeof(type) - 8); \
         type value = seventh + (magnitude << (digits - 3));                                     \
@@ -50,9 +53,12 @@ DECODE(fp8_to_float16, uint16_t, 10, 15, 0x7f80, 1)
 DECODE(fp8_to_float32, uint32_t, 23, 127, 0x7ff00000, 1)
 
 /* values[i] = table[values[i]] in rows of `columns` numbers that begin `stride` numbers apart. */
-void look_up(const uint16_t *restrict table, uint16_t *restrict values, size_t rows, size_t columns, size_t stride) {
-    for (size_t row = 0; row < rows; row++, values += stride)
-        for (size_t i = 0; i < columns; i++) values[i] = table[values[i]];
+void look_up(const uint16_t *table, uint16_t *values, size_t rows, size_t columns, size_t stride, int threads) {
+    #pragma omp parallel for num_threads(threads)
+    for (size_t row = 0; row < rows; row++) {
+        uint16_t *restrict here = values + row * stride;
+        for (size_t i = 0; i < columns; i++) here[i] = table[here[i]];
+    }
 }
 
 /* To the nearest, ties to even. */
@@ -63,16 +69,20 @@ static inline uint16_t to_bfloat16(float value) {
 }
 
 /* x [tokens, heads, width]; turns [tokens, 2, width]; out: heads * width numbers for each token, `stride` apart. */
-void rotate(const float *restrict x, const float *restrict turns, uint16_t *restrict out, size_t tokens, size_t heads,
-            size_t width, size_t stride) {
-    for (size_t token = 0; token < tokens; token++, turns += 2 * width, out += stride)
-        for (size_t head = 0; head < heads; head++, x += width) {
-            uint16_t *restrict here = out + head * width;
+void rotate(const float *x, const float *turns, uint16_t *out, size_t tokens, size_t heads, size_t width,
+            size_t stride, int threads) {
+    #pragma omp parallel for num_threads(threads)
+    for (size_t token = 0; token < tokens; token++) {
+        const float *restrict first = turns + token * 2 * width, *restrict second = first + width;
+        for (size_t head = 0; head < heads; head++) {
+            const float *restrict from = x + (token * heads + head) * width;
+            uint16_t *restrict to = out + token * stride + head * width;
             for (size_t i = 0; i < width; i += 2) {
-                here[i] = to_bfloat16(x[i] * turns[i] + x[i + 1] * turns[i + 1]);
-                here[i + 1] = to_bfloat16(x[i] * turns[width + i] + x[i + 1] * turns[width + i + 1]);
+                to[i] = to_bfloat16(from[i] * first[i] + from[i + 1] * first[i + 1]);
+                to[i + 1] = to_bfloat16(from[i] * second[i] + from[i + 1] * second[i + 1]);
             }
         }
+    }
 }
 """
 LOOKED_UP_FROM, ROTATED_FROM = 1 << 20, 1 << 18  # numbers: for fewer, a process compiles longer than it saves
@@ -82,7 +92,7 @@ Decoder = Callable[[Tensor, Tensor], None]
 
 
 def decoder(dtype: torch.dtype) -> Decoder | None:
-    """Writes e4m3fn codes [n] uint8 as values [n] of this type, both contiguous on the CPU, with one core; or None."""
+    """Writes e4m3fn codes [n] uint8 as values [n] of this type, both contiguous on the CPU, with all cores; or None."""
     return _decoders().get(dtype)
 
 
@@ -94,12 +104,7 @@ def look_up_rows(table: Tensor, values: Tensor) -> bool:
     library = _library() if values.numel() >= LOOKED_UP_FROM else None
     if library is None:
         return False
-
-    def some(part: Tensor) -> None:
-        library.look_up(table.data_ptr(), part.data_ptr(), len(part), part.shape[1], part.stride(0))
-
-    count = -(-len(values) // thread_count(values.numel()))
-    run_parts(some, ((part,) for part in values.split(max(1, count))))
+    library.look_up(table.data_ptr(), values.data_ptr(), *values.shape, values.stride(0), torch.get_num_threads())
     return True
 
 
@@ -115,15 +120,14 @@ def rotate(x: Tensor, turns: Tensor, out: Tensor) -> bool:
         return False
     if x.numel() < ROTATED_FROM or not _rotates():
         return False
-    count = max(1, -(-len(x) // thread_count(x.numel())))
-    run_parts(_rotate, zip(x.split(count), turns.split(count), out.split(count), strict=True))
+    _rotate(x, turns, out)
     return True
 
 
 def _rotate(x: Tensor, turns: Tensor, out: Tensor) -> None:
     library = _library()
     assert library is not None
-    library.rotate(x.data_ptr(), turns.data_ptr(), out.data_ptr(), *x.shape, out.stride(0))
+    library.rotate(x.data_ptr(), turns.data_ptr(), out.data_ptr(), *x.shape, out.stride(0), torch.get_num_threads())
 
 
 @cache
@@ -131,10 +135,10 @@ def _library() -> ctypes.CDLL | None:
     """While its functions run, other Python threads run too."""
     library = compiled(SOURCE)
     if library is not None:
-        pointer, number = ctypes.c_void_p, ctypes.c_size_t
-        arguments = {**dict.fromkeys(_DECODERS.values(), (pointer, pointer, number)),
-                     "look_up": (pointer, pointer, number, number, number),
-                     "rotate": (pointer, pointer, pointer, number, number, number, number)}  # fmt: skip
+        pointer, number, threads = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+        arguments = {**dict.fromkeys(_DECODERS.values(), (pointer, pointer, number, threads)),
+                     "look_up": (pointer, pointer, number, number, number, threads),
+                     "rotate": (pointer, pointer, pointer, number, number, number, number, threads)}  # fmt: skip
         for name, kinds in arguments.items():
             function = getattr(library, name)  # the same object at each use, unlike library[name]
             function.argtypes, function.restype = kinds, None
@@ -155,7 +159,7 @@ def _as_decoder(library: ctypes.CDLL, name: str) -> Decoder:
     function = getattr(library, name)
 
     def decode(codes: Tensor, values: Tensor) -> None:
-        function(codes.data_ptr(), values.data_ptr(), codes.numel())
+        function(codes.data_ptr(), values.data_ptr(), codes.numel(), torch.get_num_threads())
 
     return decode
 

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from ..processor.c_functions import decoder
-from ..processor.threads import run_parts, thread_count
 from .lookup import look_up
 from .workspace import chunk_values, scratch
 
@@ -34,8 +33,7 @@ def decode_fp8(raw: Tensor, out: Tensor, format: str) -> None:
     """Codes `raw` [n] uint8 -> values `out` [n], contiguous, float32, float16 or bfloat16. Exact."""
     compiled = decoder(out.dtype) if raw.device.type == "cpu" and format == "F8_E4M3" and raw.numel() >= LARGE else None
     if compiled is not None:
-        count = -(-raw.numel() // thread_count(raw.numel()))
-        run_parts(compiled, zip(raw.split(count), out.split(count), strict=True))
+        compiled(raw, out)
         return
     paired = raw.numel() & ~1
     if raw.device.type != "cpu" or out.element_size() not in _PAIR or raw.storage_offset() & 1 or paired == 0:
