@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import io
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from ..checkpoint.detect import detect, refuse
 from ..checkpoint.files import open_weights
 from ..checkpoint.kinds import KINDS, Detected
 from ..errors import MissingFileError, SluiceError
-from ..io.folders import TINY_MODELS, WEIGHT_FILES, Folders
+from ..io.folders import TINY_MODELS, Folders
 from ..io.published_files import published
 from ..io.saving import write_whole
 from .text_to_image import Files
@@ -26,15 +25,6 @@ ALL_IN_ONE = ("Comfy-Org/flux1-dev", "Comfy-Org/flux1-schnell")  # publish files
 T5_TABLE, CLIP_TABLE = "shared.weight", "text_model.embeddings.token_embedding.weight"
 
 
-def located(folders: Folders, name: str, categories: Iterable[str]) -> tuple[str, str] | None:
-    """(category, listed name) of a model named with or without its ending, in the first category that has it."""
-    for category in categories:
-        for candidate in (name, *(name + ending for ending in WEIGHT_FILES)):
-            if folders.find(category, candidate) is not None:
-                return category, folders.listed(category, candidate)
-    return None
-
-
 def found_files(
     folders: Folders, name: str, text_encoders: tuple[str, str] | None, vae: str | None
 ) -> tuple[Files, Path, Detected]:
@@ -43,7 +33,7 @@ def found_files(
     Encoders and autoencoder that are not named are those of the model folders whose sizes fit the transformer. Opens
     headers only. Raises MissingFileError, FileFormatError.
     """
-    place = located(folders, name, ("diffusion_models", "checkpoints"))
+    place = folders.located(name, ("diffusion_models", "checkpoints"))
     if place is None:
         both = ("diffusion_models", "checkpoints")
         target, other = reversed(both) if published(name) in ALL_IN_ONE else both

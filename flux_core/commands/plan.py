@@ -1,9 +1,10 @@
 """`sluice plan MODEL`: the command that predicts the memory and time that a model needs, before anything is downloaded.
 
-MODEL is a file, or the name of a published one: flux1-dev, flux1-dev-fp8, flux1-dev-Q8_0, flux1-dev-Q4_K_S.gguf,
-flux1-schnell-fp8.safetensors and so on. Of files only headers are read. A step is observed on a model without
-weights, as it is for every run (runtime/dry_run.py); torch is imported only when the arguments have been checked.
-`--train lora` plans a training (plan_training.py), several `--card` plan their use together (plan_cards.py).
+MODEL is a file, the name of one in the model folders, or the name of a published one: flux1-dev, flux1-dev-fp8,
+flux1-dev-Q8_0, flux1-dev-Q4_K_S.gguf, flux1-schnell-fp8.safetensors and so on. Of files only headers are read. A step
+is observed on a model without weights, as it is for every run (runtime/dry_run.py); torch is imported only when the
+arguments have been checked. `--train lora` plans a training (plan_training.py), several `--card` plan their use
+together (plan_cards.py).
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from ..memory.budget import AUTO, add_budget_arguments
 from ..memory.report import plan_record
 from ..runtime.settings import COMPUTES
 from . import plan_cards, plan_training
+from .arguments import add_model_arguments
 from .plan_formats import compared
 from .plan_images import IMAGE_STEPS, images, lines, passes_of
-from .plan_model import as_computed, beside_of, open_model
+from .plan_model import as_computed, beside_of, folders_of, open_model
 from .plan_page import basis_lines, page
 from .plan_step import job_of, plan_for
 from .plan_target import target_of
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", help="a model file, or a published name such as flux1-dev-fp8")
+    parser.add_argument(
+        "model", help="a model file, its name in the models folder, or a published name such as flux1-dev-fp8"
+    )
     parser.add_argument("--size", default="1024x1024", metavar="WxH", help="size of the image (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time (default: %(default)s)")
     parser.add_argument(
@@ -72,6 +76,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     plan_training.add_arguments(parser)
+    add_model_arguments(parser)
     add_budget_arguments(parser)
 
 
@@ -99,7 +104,7 @@ def run(args: Namespace) -> int:
         return plan_training.run(args)
     if len(args.cards) > 1:
         return plan_cards.run(args)
-    model, target = open_model(args.model), target_of(args)
+    model, target = open_model(args.model, folders_of(args)), target_of(args)
     job = job_of(args, target)
     beside = beside_of(args, model)
     made = plan_for(as_computed(model, target), target, job, beside)

@@ -24,7 +24,7 @@ from ..memory.plan import Plan, plan
 from ..memory.workload import DISK_BOUND
 from ..parallel.predict import Exchange, Step, of_rows, of_tokens, part_of, shares_by_speed, step_of
 from .plan_images import IMAGE_STEPS, passes_of
-from .plan_model import Beside, Model, as_computed, beside_of, open_model
+from .plan_model import Beside, Model, as_computed, beside_of, folders_of, open_model
 from .plan_step import budget_of, job_of, plan_for, workload_for
 from .plan_target import Target, target_of
 
@@ -78,7 +78,7 @@ class Way:
 
 def run(args: Namespace) -> int:
     """Print the ways. Raises InputError for cards that cannot be used together at all."""
-    model, cards = open_model(args.model), cards_of(args)
+    model, cards = open_model(args.model, folders_of(args)), cards_of(args)
     beside = beside_of(args, model)
     jobs = [job_of(args, target) for target in cards.targets]
     passes = passes_of(args.cfg)

@@ -16,6 +16,7 @@ from ..checkpoint.detect import detect, refuse
 from ..checkpoint.files import open_weights
 from ..checkpoint.stored import Stored
 from ..errors import InputError, MissingFileError
+from ..io.folders import Folders, standard_folders
 from ..models.controlnet_config import ControlNetConfig, controlnet_key
 from ..models.flux_config import FluxConfig
 from ..quant.encoding import multiplied_as_integers
@@ -25,6 +26,8 @@ from .plan_target import Target
 
 if TYPE_CHECKING:
     from ..runtime.flux_needs import FluxNeeds
+
+MODELS = ("diffusion_models", "checkpoints")  # categories of files with a transformer
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,26 @@ class Beside:
     controlnets: tuple[ControlNetFile, ...] = ()
 
 
-def open_model(name: str) -> Model:
-    """A file's or a published model. Raises MissingFileError or InputError for other names, FileFormatError."""
-    if not Path(name).exists():
-        known = published(name)
-        if known is None:
-            raise MissingFileError(
-                f"There is no file {name}, and it is no published name like flux1-dev, flux1-dev-fp8, flux1-dev-Q8_0, "
-                "flux1-dev-Q4_K_S or flux1-schnell-fp8."
-            )
-        return of_published(known)
+def folders_of(args: Namespace) -> Folders:
+    """The model folders of the command line. Raises MissingFileError for one that does not exist."""
+    return standard_folders(Path.cwd(), args.models, extra=args.extra_model_paths)
+
+
+def open_model(name: str, folders: Folders | None = None) -> Model:
+    """The model of a file, of a name in the model folders (if given), or of a published name, in this order.
+
+    Raises MissingFileError or InputError for other names, FileFormatError.
+    """
+    path = Path(name)
+    if not path.exists():
+        place = None if folders is None else folders.located(name, MODELS)
+        if place is None:
+            return _published(name, folders)
+        assert folders is not None
+        path = folders.path(*place)
     from ..convert.nunchaku_plain import open_plain
 
-    file = open_plain(name)
+    file = open_plain(path)
     found = detect(file)
     if "flux" not in found.parts:
         refuse(file.path, found, "flux")
@@ -83,6 +93,17 @@ def open_model(name: str) -> Model:
         lambda key: decodes(tensors[key]),
         lambda key: key in tensors and multiplied_as_integers(tensors[key].encoding, tensors[key].shape),
     )
+
+
+def _published(name: str, folders: Folders | None) -> Model:
+    known = published(name)
+    if known is None:
+        there = "" if folders is None else f" {folders.explain_missing(MODELS[0], name)}"
+        raise MissingFileError(
+            f"There is no file {name}, and it is no published name like flux1-dev, flux1-dev-fp8, flux1-dev-Q8_0, "
+            f"flux1-dev-Q4_K_S or flux1-schnell-fp8.{there}"
+        )
+    return of_published(known)
 
 
 def decodes(stored: Stored) -> bool:

@@ -19,7 +19,7 @@ from ..memory.plan import Plan, plan, smallest_budget
 from ..memory.report import plan_record
 from ..memory.workload import MiB, Workload
 from ..training.lora.settings import OPTIMISERS, LoraSettings
-from .plan_model import Model, open_model
+from .plan_model import Model, folders_of, open_model
 from .plan_page import memory_lines, residency_map, speed_lines
 from .plan_step import budget_of, job_of, program_memory
 from .plan_target import Target, target_of
@@ -59,7 +59,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Print the plan. Raises BudgetTooSmall, which names settings that fit."""
-    model, target = open_model(args.model), target_of(args)
+    model, target = open_model(args.model, folders_of(args)), target_of(args)
     if model.config.in_channels != model.config.out_channels:
         raise InputError(f"{model.name} takes more than images: LoRAs are trained on flux1-dev or flux1-schnell.")
     size = args.size if "x" in args.size.lower() else f"{args.size}x{args.size}"

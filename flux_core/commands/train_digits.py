@@ -5,6 +5,8 @@
     sluice train digits digits-tiny --num-samples 8      samples of the trained model as a PNG, and their prompts
     sluice train digits digits-tiny --evaluate 500       accuracy and Fréchet distance
 
+Settings that a training was started with (--set, --data) need not be given again: they are in its folder.
+
 The result is used as any other model: `sluice run models/workflows/digits-tiny.json --models models`.
 """
 
@@ -37,7 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stages", nargs="+", default=[], help="run only these stages (default: all stages of the config file)"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, e.g. flow.steps=2000"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting, e.g. flow.steps=2000; it holds for the training and its samples from then on",
     )
     parser.add_argument(
         "--device",
@@ -59,16 +65,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, sample or judge. Returns the exit status."""
     from ..runtime.device import find_device
-    from ..training.digits.lesson import Lesson
-    from ..training.digits.recipe import checked, preset
+    from ..training.digits.lesson import RECORD, Lesson, is_trained
+    from ..training.digits.recipe import Record, checked, preset
     from ..training.recipe import changed
 
-    recipe = preset(args.config)
+    config = preset(args.config)
+    work = args.work or args.out / "training" / checked(changed(config, args.set)).name
+    going_on = is_trained(work) and not args.fresh
+    recipe = Record(work / RECORD).continued(config) if going_on else config
     if args.data:
         recipe = replace(recipe, data=args.data)
     recipe = checked(changed(recipe, args.set))
-    work = args.work or args.out / "training" / recipe.name
-    lesson = Lesson(recipe, args.out, work, find_device(args.device), fresh=args.fresh)
+    lesson = Lesson(recipe, args.out, work, find_device(args.device), fresh=args.fresh, config=config)
     args.stages = [stage.replace("-", "_") for stage in args.stages]
     has = (*lesson.stages, *lesson.fewer)
     unknown = sorted(set(args.stages) - set(has))

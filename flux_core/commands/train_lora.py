@@ -168,19 +168,17 @@ def model_names(folders: Folders, args: argparse.Namespace) -> ModelNames:
     """The files of the names on the command line. Raises MissingFileError and InputError."""
     from ..training.lora.samples import ModelNames
 
-    wanted = args.model
-    for category in ("diffusion_models", "checkpoints"):
-        name = next((n for n in (wanted, f"{wanted}.safetensors", f"{wanted}.gguf") if folders.find(category, n)), None)
-        if name is None:
-            continue
-        if category == "checkpoints":
-            return ModelNames(folders.listed(category, name), checkpoint=True)
-        tiny = name == TINY
-        clip, t5 = args.text_encoders or (
-            _first(folders, "text_encoders", "clip_l", tiny), _first(folders, "text_encoders", "t5", tiny)
-        )  # fmt: skip
-        return ModelNames(folders.listed(category, name), (clip, t5), args.vae or _first(folders, "vae", "ae", tiny))
-    raise InputError(folders.explain_missing("diffusion_models", wanted))
+    place = folders.located(args.model, ("diffusion_models", "checkpoints"))
+    if place is None:
+        raise InputError(folders.explain_missing("diffusion_models", args.model))
+    category, name = place
+    if category == "checkpoints":
+        return ModelNames(name, checkpoint=True)
+    tiny = name == TINY
+    clip, t5 = args.text_encoders or (
+        _first(folders, "text_encoders", "clip_l", tiny), _first(folders, "text_encoders", "t5", tiny)
+    )  # fmt: skip
+    return ModelNames(name, (clip, t5), args.vae or _first(folders, "vae", "ae", tiny))
 
 
 def _first(folders: Folders, category: str, part: str, tiny: bool) -> str:

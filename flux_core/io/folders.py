@@ -117,6 +117,14 @@ class Folders:
         inside = [first for first in names if first.rpartition("/")[0] == name.rstrip("/")]
         return inside[0] if len(inside) == 1 else name
 
+    def located(self, name: str, categories: Iterable[str]) -> tuple[str, str] | None:
+        """(category, listed name) of a model named with or without its ending, in the first category that has it."""
+        for category in categories:
+            for candidate in (name, *(name + ending for ending in WEIGHT_FILES)):
+                if self.find(category, candidate) is not None:
+                    return category, self.listed(category, candidate)
+        return None
+
     def path(self, category: str, name: str) -> Path:
         """As `find`, but raises MissingFileError with the whole explanation if there is no such file."""
         found = self.find(category, name)

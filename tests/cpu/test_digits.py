@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import struct
 from argparse import ArgumentParser
 from pathlib import Path
@@ -57,12 +58,13 @@ def test_a_file_of_settings_becomes_a_model_that_runs_under_a_budget_too(few_dig
     config, out = tmp_path / "q.yaml", tmp_path / "models"
     config.write_text(QUICK)
     words = ["train", "digits", str(config), "--out", str(out), "--device", "cpu"]
-    assert main(words) == 0
+    assert main([*words, "--set", "flow.rate=0.003"]) == 0
     work = out / "training" / "q"
     assert Image.open(work / "sample-flow-4.png").size == (8 * 28, 8 * 28)
     told = (work / "sample-guidance-2.txt").read_text().split()
     assert len(told) == 64 and set(told) <= set(WORDS)
-    assert main([*words, "--num-samples", "8"]) == 0
+    assert main([*words, "--num-samples", "8"]) == 0, "the rate need not be given again"
+    assert json.loads((work / "recipe.json").read_text())["flow"]["rate"] == 0.003
     assert Image.open(work / "samples-8.png").size == (8 * 28, 28) and Image.open(work / "samples-8.png").mode == "RGB"
 
     images = []
@@ -80,6 +82,9 @@ def test_a_file_of_settings_becomes_a_model_that_runs_under_a_budget_too(few_dig
     assert model.weights.config.axes_dim == (8, 12, 12) and model.latent_channels == 12
     with pytest.raises(InputError, match="started with other settings: seed, flow"):
         main_raising([*words, "--set", "seed=1", "--set", "flow.steps=5"])
+    config.write_text(QUICK + "words: 0.25\n")
+    with pytest.raises(InputError, match=r"started with other settings: words\. Leave these out"):
+        main_raising(words)
 
 
 def main_raising(words: list[str]) -> None:

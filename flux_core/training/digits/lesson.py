@@ -32,10 +32,11 @@ from ..trainer import train
 from .data import Digits, load
 from .judge import Judge, Judged
 from .pictures import WORDS, DigitPictures, digit_of, uncelled
-from .recipe import DigitRecipe
+from .recipe import DigitRecipe, Record
 
 STAGES = ("flow", "guidance")
 FEWER = ("reflow", "one_step", "windows")  # `_before` has the stage from which each begins
+RECORD = "recipe.json"
 SHEET = 64  # pictures of a sheet
 AT_ONCE = 100  # pictures that are sampled together
 # Settings that may change when a training is resumed: they affect the reports and not the result.
@@ -47,16 +48,18 @@ class Lesson:
 
     def __init__(
         self, recipe: DigitRecipe, out: Path, work: Path, device: torch.device, *, fresh: bool = False,
-        quiet: bool = False,
+        quiet: bool = False, config: DigitRecipe | None = None,
     ) -> None:  # fmt: skip
-        """fresh: delete an earlier training in this folder. Raises InputError if that had other settings."""
+        """fresh: delete an earlier training in this folder. config: the settings of the configuration file, before
+        those of the command line. Raises InputError if an earlier training had other settings.
+        """
         self.recipe, self.out, self.work, self.device, self.quiet = recipe, out, work, device, quiet
         self.dtype = fast_dtype(device)
         work.mkdir(parents=True, exist_ok=True)
         if fresh:
             for old in work.glob("*.pt"):
                 old.unlink()
-        self._check_settings()
+        self._check_settings(config or recipe)
         folder = out / "text_encoders"
         self.reader = Reader.write(
             folder / f"{recipe.name}-clip_l", folder / f"{recipe.name}-t5xxl", WORDS, recipe.sizes.t5_length
@@ -219,18 +222,23 @@ class Lesson:
         prompts = [WORDS[number % len(WORDS)] for number in range(count)]
         return straightness(self.guided(system, stage), noise.to(self.device), self.pictures.tokens(prompts))
 
-    def _check_settings(self) -> None:
-        path, now = self.work / "recipe.json", json.loads(json.dumps(asdict(self.recipe)))
-        if path.is_file() and any(self.work.glob("*.pt")):
-            before = json.loads(path.read_text("utf-8"))
+    def _check_settings(self, config: DigitRecipe) -> None:
+        record, now = Record(self.work / RECORD), json.loads(json.dumps(asdict(self.recipe)))
+        if is_trained(self.work):
+            before = record.read()
             free = FREE | {stage for stage in (*STAGES, *FEWER) if not (self.work / f"{stage}.pt").is_file()}
             different = [name for name in now if name in before.keys() - free and before[name] != now[name]]
             if different:
                 raise InputError(
-                    f"The training in {self.work} was started with other settings: {', '.join(different)}. Give the "
-                    "same again to continue it, --fresh to start again, or another --work."
+                    f"The training in {self.work} was started with other settings: {', '.join(different)}. Leave these "
+                    "out to continue it; --fresh starts again, and another --work begins another training."
                 )
-        write_whole(path, json.dumps(now, indent=1).encode())
+        record.write(self.recipe, config)
+
+
+def is_trained(work: Path) -> bool:
+    """Whether the folder has a checkpoint of a stage."""
+    return any((work / f"{stage}.pt").is_file() for stage in (*STAGES, *FEWER))
 
 
 def chance_prompts(count: int, seed: int = 0) -> list[str]:

@@ -1,22 +1,27 @@
 """All settings of a FLUX in pixel space that draws digits, read from a configuration file.
 
+A training records its settings, and later commands on it use these (`Record`).
+
 A file (YAML) contains the values that differ from the defaults here; the presets beside this file are such files. The
 possible entries are described in `DigitRecipe` and, for the networks, in `Sizes`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ...errors import InputError
+from ...io.saving import write_whole
 from ..recipe import FlowRecipe, Phase, Sizes, changed
 
 PRESETS = Path(__file__).parent / "presets"
+CONFIG = "config"  # the configuration file's settings in a record
 PATCHES = (1, 2, 4)  # pixels along a latent cell; a token has twice as many
 
 
@@ -93,10 +98,45 @@ def checked(recipe: DigitRecipe) -> DigitRecipe:
     return replace(recipe, sizes=replace(recipe.sizes, channels=recipe.channels * recipe.cell**2))
 
 
+@dataclass(frozen=True)
+class Record:
+    """The settings of a training, in its folder: those that were used, and those of the configuration file."""
+
+    path: Path
+
+    def read(self) -> dict[str, Any]:
+        """The settings that were used, as JSON; empty if there are none. Raises InputError for a damaged file."""
+        try:
+            document = json.loads(self.path.read_text("utf-8")) if self.path.is_file() else {}
+        except (ValueError, OSError) as error:
+            raise InputError(f"{self.path} cannot be read ({error}). Start again with --fresh.") from error
+        return document if isinstance(document, dict) else {}
+
+    def write(self, used: DigitRecipe, config: DigitRecipe) -> None:
+        """Replace the record."""
+        write_whole(self.path, json.dumps({**asdict(used), CONFIG: asdict(config)}, indent=1).encode())
+
+    def continued(self, config: DigitRecipe) -> DigitRecipe:
+        """The settings that were used, so that they need not be given again. What has been changed in the configuration
+        file since is as the file says. config: the file, as it is now.
+        """
+        used = self.read()
+        before = dict(_pairs(used.pop(CONFIG, {})))
+        now, kept = dict(_pairs(asdict(config))), dict(_pairs(used))
+        same = {name: kept[name] for name in now if name in kept and before.get(name, now[name]) == now[name]}
+        return changed(DigitRecipe(), [f"{name}={text}" for name, text in {**now, **same}.items()], f"{self.path}:")
+
+
+def _pairs(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for text in _flat(document):
+        name, _, value = text.partition("=")
+        yield name, value
+
+
 def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in document.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
             yield f"{prefix}{name}={text}"
