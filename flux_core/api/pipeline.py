@@ -21,7 +21,7 @@ from ..memory.budget import AUTO
 from ..memory.plan import Plan
 from ..models.flux_config import FluxConfig
 from ..runtime.settings import Settings
-from .files import found_files, is_shipped, located
+from .files import found_files, is_shipped
 from .program import OnStep, PathLike, Program
 from .text_to_image import Files, Request, text_to_image
 
@@ -219,7 +219,7 @@ class Pipeline:
         name, strength = choice if isinstance(choice, tuple) else (choice, 1.0)
         if _is_file(name):
             self._program.folders.search_first("loras", Path(name).absolute().parent)
-        place = located(self._program.folders, _name(name), ("loras",))
+        place = self._program.folders.located(_name(name), ("loras",))
         if place is None:
             raise MissingFileError(self._program.folders.explain_missing("loras", _name(name)))
         return place[1], float(strength)

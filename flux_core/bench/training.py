@@ -312,8 +312,9 @@ def _training(setup: Setup, model: Any) -> tuple[LoraTraining, Any, _Random]:
     from ..models.flux import Flux
     from ..training.lora.adapter import chosen_layers
     from ..training.lora.folder import TrainingFolder
+    from ..training.lora.phases import Task, planned
     from ..training.lora.settings import LoraSettings
-    from ..training.lora.training import Found, LoraTraining, Parts, plan_of
+    from ..training.lora.training import Found, LoraTraining, Parts
 
     class Numbers(LoraTraining):
         """Makes no samples."""
@@ -331,7 +332,8 @@ def _training(setup: Setup, model: Any) -> tuple[LoraTraining, Any, _Random]:
     with torch.device("meta"):
         layers = chosen_layers(Flux(model.weights.config), settings.layers)
     found = Found(TrainingFolder(Path(NAME), (), 0), [], [], 0, nothing, nothing, layers)
-    found.foreseen = plan_of(model, settings, layers, given.batch(0))
+    task = Task(settings, layers, given.batch(0), training.loss)
+    found.phases, found.foreseen = planned(training.parts, task)
     if found.foreseen is None:
         raise SluiceError("Nothing is managed: name a budget with --ram or --vram.")
     return training, found, given

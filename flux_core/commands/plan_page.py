@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..memory.budget import format_size
+from ..memory.phases import Phase
 from ..memory.plan import Plan
 from ..memory.workload import Location
 from .plan_formats import Row, formats_table
@@ -86,3 +87,9 @@ def memory_lines(made: Plan, target: Target) -> list[str]:
     total = f"  {'peak':<20}{format_size(made.peak_bytes):>12}  of {format_size(target.memory)}"
     host = [] if target.cpu else [f"  {'RAM for streaming':<20}{format_size(made.host_bytes):>12}"]
     return [*lines, total, *host]
+
+
+def phase_lines(phases: Sequence[Phase]) -> list[str]:
+    """What each phase of a job takes of the budget, and the least that it can run with."""
+    return [f"  {each.name:<20}peak {format_size(each.peak or 0):>9}, needs at least {format_size(each.least)}"
+            for each in phases]  # fmt: skip

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
 from ..errors import BudgetTooSmall, InputError
 from ..memory.budget import format_size
+from ..memory.phases import Phase, too_large
 from ..memory.plan import Plan, plan, smallest_budget
 from ..memory.report import plan_record
 from ..memory.workload import MiB, Workload
 from ..training.lora.settings import OPTIMISERS, LoraSettings
 from .plan_model import Model, folders_of, open_model
-from .plan_page import memory_lines, residency_map, speed_lines
+from .plan_page import memory_lines, phase_lines, residency_map, speed_lines
 from .plan_step import budget_of, job_of, program_memory
 from .plan_target import Target, target_of
 
 if TYPE_CHECKING:
     from ..runtime.flux_needs import Job
+    from .plan_phases import Encoders
 
+STEPS = "training steps"
 RESERVE = 1.5  # times what is predicted, before a card has been measured: element-wise work is not in the rates
 PLACES = ("device", "ram", "disk")
 
@@ -71,15 +74,21 @@ def run(args: Namespace) -> int:
         optimiser=args.optimiser,
         batch=args.batch,
     )
-    try:
-        made = fastest(model, target, job, settings)
-    except BudgetTooSmall as error:
-        raise BudgetTooSmall(f"{error} {' '.join(what_would_do(model, target, job, settings))}") from None
+    from .plan_phases import encoders_for
+
+    encoders = encoders_for(model, folders_of(args), job.text_tokens)
+    phases = phases_of(encoders, model, target, job, settings)
+    if too_large(phases, target.memory):
+        raise BudgetTooSmall(_refusal(encoders, model, target, job, settings, phases))
+    made = fastest(model, target, job, settings)
+    phases = [replace(phase, peak=made.plan.peak_bytes) if phase.name == STEPS else phase for phase in phases]
     if args.json:
         record = plan_record(made.plan) | {"card": target.label, "block_inputs": made.place}
+        record["phases"] = [{"name": each.name, "least_bytes": each.least, "peak_bytes": each.peak} for each in phases]
         print(json.dumps(record | {"seconds_per_step": made.seconds, "hours": made.seconds * settings.steps / 3600}))
         return 0
-    print("\n".join(page(made, target, job, settings)))
+    told = "unknown: their phases are not planned" if encoders is None else encoders.told
+    print("\n".join([*page(made, target, job, settings), "", *phase_lines(phases), f"  encoders are {told}"]))
     return 0
 
 
@@ -105,8 +114,8 @@ def fastest(model: Model, target: Target, job: Job, settings: LoraSettings) -> P
 def workload_of(model: Model, target: Target, job: Job, settings: LoraSettings, place: str) -> tuple[Workload, int]:
     """One step with everything that is on the device besides weights, and the bytes of block inputs."""
     from ..training.lora.needs import training_needs
-    from ..training.lora.steps import LOOK_AHEAD
-    from ..training.lora.training import bytes_a_number
+    from ..training.lora.optimiser import bytes_a_number
+    from ..training.lora.phases import row_count
 
     found = training_needs(model.config, job, settings, place)
     needs = found.needs
@@ -118,7 +127,7 @@ def workload_of(model: Model, target: Target, job: Job, settings: LoraSettings, 
         "activations": needs.run.peak,
         "workspace": max(128 * MiB, needs.run.peak // 20),
         "decoding": max(decoded, default=0) * job.itemsize,
-        "modulation table": (LOOK_AHEAD + settings.validate) * needs.row_bytes(job),
+        "modulation table": row_count(replace(settings, batch=job.batch)) * needs.row_bytes(job) // job.batch,
     }
 
     def nbytes(name: str) -> int:
@@ -127,29 +136,34 @@ def workload_of(model: Model, target: Target, job: Job, settings: LoraSettings, 
     return needs.workload(model.name, nbytes, model.decoded, job.itemsize, fixed), found.kept_bytes
 
 
-def what_would_do(model: Model, target: Target, job: Job, settings: LoraSettings) -> Iterator[str]:
-    """Sentences about settings that would fit."""
+def phases_of(encoders: Encoders | None, model: Model, target: Target, job: Job, settings: LoraSettings) -> list[Phase]:
+    """All phases of the training, the peak of the steps not yet known."""
+    from ..training.lora.needs import training_needs
+    from ..training.lora.phases import row_count
+    from .plan_phases import other_phases
 
-    def fits(job: Job, settings: LoraSettings) -> bool:
-        try:
-            return bool(fastest(model, target, job, settings))
-        except BudgetTooSmall:
-            return False
+    workload, _ = workload_of(model, target, job, settings, "disk" if target.cpu else "ram")
+    steps = Phase(STEPS, smallest_budget(workload, target.machine), None)
+    found = training_needs(model.config, job, settings, "ram")
+    kept = workload.fixed["LoRA and moments"] + workload.fixed["decoding"]
+    rows = row_count(replace(settings, batch=job.batch))
+    others = other_phases(encoders, model, found.needs, target, job, numbers=found.numbers, kept=kept, rows=rows)
+    return [*others[:-1], steps, others[-1]]
 
-    place = "disk" if target.cpu else "ram"
-    least = smallest_budget(workload_of(model, target, job, settings, place)[0], target.machine)
+
+def _refusal(
+    encoders: Encoders | None, model: Model, target: Target, job: Job, settings: LoraSettings, phases: Sequence[Phase]
+) -> str:
+    from ..training.lora.phases import refusal
+
+    def fits(rank: int, size: int) -> bool:
+        smaller = job if size == side else replace(job, width=size, height=size)
+        made = phases_of(encoders, model, target, smaller, replace(settings, rank=rank))
+        return not too_large(made, target.memory)
+
+    side = max(job.width, job.height)
     option = "--ram" if target.cpu else "--vram"
-    yield f"The smallest budget for rank {settings.rank} at this size is {option} {-(-least // MiB)}M."
-    ranks = [rank for rank in (256, 128, 64, 32, 16, 8, 4) if rank < settings.rank]
-    rank = next((rank for rank in ranks if fits(job, replace(settings, rank=rank))), None)
-    if rank is not None:
-        yield f"The largest rank that fits here is {rank}."
-        return
-    smaller = replace(settings, rank=min(settings.rank, 4))
-    sides = [side for side in (1024, 768, 512, 256) if side * side < job.width * job.height]
-    side = next((side for side in sides if fits(replace(job, width=side, height=side), smaller)), None)
-    if side is not None:
-        yield f"With {side}x{side} images it would work at rank {smaller.rank}."
+    return refusal(phases, target.memory, option, settings.rank, side, fits)
 
 
 def page(made: Planned, target: Target, job: Job, settings: LoraSettings) -> list[str]:

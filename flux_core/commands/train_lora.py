@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 from ..cancel import cancellable
 from ..errors import InputError, Interrupted
 from ..io.folders import Folders, standard_folders
-from ..memory.budget import add_budget_arguments, format_size
+from ..memory.budget import add_budget_arguments, format_seconds, format_size
 from ..runtime.settings import Settings
 from ..training.lora.settings import KEYS, LOSSES, OPTIMISERS, SCHEDULES, TIMES, LoraSettings
 from .arguments import add_device_arguments, add_model_arguments
+from .plan_page import phase_lines
 from .run import first_import
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         training.watcher = bars
         try:
             path = training.run(found)
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             bars.close()
             done = training.checkpoints.newest()
             after = f"after step {done.step}" if done else "before the first step"
@@ -253,7 +254,7 @@ def screen(training: LoraTraining, found: Found) -> list[str]:
 
 def _plan_lines(training: LoraTraining, found: Found) -> list[str]:
     from ..training.lora.adapter import parameter_count
-    from ..training.lora.training import bytes_a_number
+    from ..training.lora.optimiser import bytes_a_number
 
     settings, model = training.settings, training.parts.model
     numbers = parameter_count(found.layers.values(), settings.rank)
@@ -263,15 +264,21 @@ def _plan_lines(training: LoraTraining, found: Found) -> list[str]:
         return [f"  memory      the model is small and loaded whole on {model.device.type}; {lora}"]
     made, place = found.foreseen.plan, found.foreseen.place
     where = {"device": "beside the weights", "ram": "in RAM", "disk": "on disk"}[place]
-    hours = made.seconds * settings.steps * settings.accumulate / 3600
+    seconds = found.foreseen.seconds(settings.accumulate)
+    hours = seconds * settings.steps / 3600
     return [
-        f"  memory      peak {format_size(made.peak_bytes)}; {lora}; block inputs {where} "
-        f"({format_size(found.foreseen.kept_bytes)})",
+        *_titled("memory", phase_lines(found.phases)),
+        f"              in steps: {lora}; block inputs {where} ({format_size(found.foreseen.kept_bytes)})",
         f"  weights     {made.resident_bytes / 1e9:.2f} GB stay, {made.streamed_bytes / 1e9:.2f} GB stream each step"
         + (f" through {made.slots} slots" if made.slots else "")
         + (f", {made.disk_bytes / 1e9:.2f} GB of it from disk" if made.disk_bytes else ""),
-        f"  time        {made.seconds:.2f} s a step, bound by {made.bound}: {_hours(hours)} in all, without samples",
+        f"  time        {format_seconds(seconds)} a step, bound by {made.bound}: {_hours(hours)} without samples",
     ]
+
+
+def _titled(title: str, lines: Sequence[str]) -> list[str]:
+    """The lines beside a title of the page."""
+    return [f"  {title if number == 0 else '':<10}{line}" for number, line in enumerate(lines)]
 
 
 def _pictures(count: int) -> str:

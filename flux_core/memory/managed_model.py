@@ -96,9 +96,18 @@ class ManagedModel:
 
         changed: names of matrices that are decoded also where they would be multiplied as integers.
         """
+        shape = self._scratch_shape(changed)
+        if prod(shape):
+            matrix_scratch(shape, self.dtype, self.device.place).view(torch.uint8).zero_()
+
+    def scratch_bytes(self, changed: Collection[str] = ()) -> int:
+        """Bytes that `reserve_scratch` allocates."""
+        return prod(self._scratch_shape(changed)) * self.dtype.itemsize
+
+    def _scratch_shape(self, changed: Collection[str]) -> tuple[int, ...]:
+        """The shape of the largest matrix that is decoded, (0,) if none is."""
         shapes = [stored.shape for name, stored in self.stored.items() if self.decoded(name) or name in changed]
-        if shapes:
-            matrix_scratch(max(shapes, key=prod), self.dtype, self.device.place).view(torch.uint8).zero_()
+        return max(shapes, key=prod, default=(0,))
 
     @property
     def stream(self) -> Stream | None:

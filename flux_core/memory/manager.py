@@ -23,6 +23,7 @@ from .cuda import CudaDevice
 from .eviction import Eviction, Holder, all_below, evictions, evictions_for, room_for, shrunk, weight_bytes
 from .external import ExternalAllocator
 from .managed_model import ManagedModel
+from .phases import WORKSPACE, Room
 from .plan import Plan, plan, smallest_budget
 from .report import Emit, JobReport, ignore
 from .source import BLOCK
@@ -92,12 +93,16 @@ class Manager:
             disk=self._disk_rate(model),
             link=rates.link_rate(self.device) if cuda else None,
             host_copy=rates.host_copy_rate() if cuda else 6e9,
-            alignment=256 if cuda else BLOCK,
+            alignment=self._alignment,
             integers=(
                 rates.integer_rate(model.integers, self.device, dtype, tokens, hidden) if model.integers else None
             ),
         )
         return rates.with_training_rates(made, self.device, dtype, tokens, hidden) if backward else made
+
+    @property
+    def _alignment(self) -> int:
+        return 256 if self.device.type == "cuda" else BLOCK
 
     def _disk_rate(self, model: ManagedModel) -> float:
         file = model.source.stored[0].file.identity
@@ -139,6 +144,18 @@ class Manager:
     ) -> Plan:
         """The plan that the model would run by if no other held anything. Changes nothing. Raises BudgetTooSmall."""
         return plan(workload(self._fixed(activations)), Budget(self.limit, *self._host_room(model)), machine)
+
+    def room(self, machine: Machine | None = None) -> Room:
+        """The budget for a job of several phases, if no model kept anything. machine: this device's rates; those of
+        some device if they have not been measured, which is enough for the least memory.
+        """
+        if machine is None:
+            machine = Machine(
+                1e12, 5e11, 1e11, 1e9, link=1e10 if self.device.type == "cuda" else None, alignment=self._alignment
+            )
+        host = self._host_room_for(0)
+        program = self._fixed(0)["program and small weights"] + self.memory.growth_bytes
+        return Room(Budget(self.limit, *host), machine, {"program": program})
 
     def replan(
         self,
@@ -288,11 +305,15 @@ class Manager:
 
         What the model has in RAM already counts as free for it: otherwise every second run would lose it again.
         """
+        return self._host_room_for(model.ram_bytes)
+
+    def _host_room_for(self, there: int) -> tuple[int, int]:
+        """`_host_room` for a model that has `there` bytes in RAM."""
         if self.device.type != "cuda":
             return 0, 0
         ram = self.allowed.ram if self.allowed.ram is not None else meter.automatic_ram()
-        room = max(0, ram - meter.resident_bytes() + self.memory.ram_of_others + model.ram_bytes)
-        free = meter.available_ram() + model.ram_bytes - max(4 * GiB, meter.total_ram() // 4)
+        room = max(0, ram - meter.resident_bytes() + self.memory.ram_of_others + there)
+        free = meter.available_ram() + there - max(4 * GiB, meter.total_ram() // 4)
         return room, min(room, max(0, free))
 
     def close(self) -> None:
@@ -302,7 +323,7 @@ class Manager:
 
 def _working(activations: int) -> int:
     """Bytes of activations and of the kernels' own workspace."""
-    return activations + max(128 * MiB, activations // 20)
+    return activations + max(WORKSPACE, activations // 20)
 
 
 def _holders(models: Sequence[ManagedModel]) -> list[Holder]:

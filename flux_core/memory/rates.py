@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..cancel import check_cancelled
 from ..checkpoint.stored import Stored
@@ -28,6 +29,7 @@ from .workload import FewRows, Machine, MiB
 
 HIDDEN, TOKENS = 3072, 1024  # the largest sizes measured on a CPU: larger products are no faster
 GPU_TOKENS, GPU_HEADS = 4096, 24  # sizes measured on a GPU: smaller products do not use all of it
+CHAIN = 8  # times that a chain of small operations is repeated
 SPREAD = 0.02  # standard deviation of FLUX.1's weights, about
 TURNS = 8  # of a comparison; the first products of a process take up to six times as long as later ones
 SAMPLE_BYTES = 192 * MiB  # bytes read from disk, or copied over the link
@@ -123,6 +125,45 @@ def trained_attention_rate(device: torch.device, dtype: torch.dtype, tokens: int
     return 3.5 * 4 * heads * tokens * tokens * 128 / best_time(work, device)
 
 
+@cache
+def call_seconds(device: torch.device) -> float | None:
+    """Seconds to call one operation in a step with gradients, on tensors so small that nothing else takes time.
+
+    None for a GPU, whose kernels run while the next operations are called.
+    """
+    if device.type != "cpu":
+        return None
+    x, weight = torch.ones(4, 16, requires_grad=True), torch.ones(16, 16)
+
+    def work() -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            y = x
+            for _ in range(CHAIN):
+                y = F.gelu(F.linear(F.layer_norm(y, (16,)), weight)) * x + y
+            torch.autograd.grad(y.sum(), x)
+
+    with _Counted() as counted:
+        work()
+    return float(best_time(work, device) / counted.calls)
+
+
+class _Counted(TorchDispatchMode):
+    """Counts the operations that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # a class of torch's without annotations
+        self.calls = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch's compiler is not used here, and importing it would take two seconds."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
 def with_training_rates(
     machine: Machine, device: torch.device, dtype: torch.dtype, tokens: int, hidden: int
 ) -> Machine:
@@ -135,6 +176,7 @@ def with_training_rates(
         few_rows_transposed=few_rows(transposed_rate, device, dtype, tokens=tokens, hidden=hidden),
         elementwise=elementwise_rate(device, dtype, tokens, hidden),
         side=side_rate(device, dtype, tokens, hidden),
+        call=call_seconds(device),
     )
 
 

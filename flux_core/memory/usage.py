@@ -22,6 +22,9 @@ from .ledger import ledger_of
 from .workload import MiB
 
 CONTEXT_BYTES = 450 * MiB  # the most that a CUDA process takes before its first tensor
+GROWTH_BYTES = (
+    96 * MiB
+)  # of RAM for code and its caches that a training uses first after it was planned; 100 were measured
 HEADROOM_BYTES = 256 * MiB  # left free for the driver and other programs: a full card fails, or swaps (Windows)
 
 
@@ -67,6 +70,11 @@ class Memory(Protocol):
     @property
     def ram_of_others(self) -> int:
         """RAM that the weights of the process's other runtimes take."""
+        ...
+
+    @property
+    def growth_bytes(self) -> int:
+        """What the program itself may still take on the device in a long job, besides weights and activations."""
         ...
 
     @property
@@ -119,6 +127,10 @@ class CpuMemory:
     @property
     def ram_of_others(self) -> int:
         return self.account.others_weights
+
+    @property
+    def growth_bytes(self) -> int:
+        return GROWTH_BYTES
 
     @property
     def disturbed(self) -> bool:
@@ -185,6 +197,10 @@ class CudaMemory:
     @property
     def ram_of_others(self) -> int:
         return self.ram.others_weights
+
+    @property
+    def growth_bytes(self) -> int:
+        return 0
 
     @property
     def disturbed(self) -> bool:

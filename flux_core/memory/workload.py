@@ -61,6 +61,7 @@ class Use:
     numbers: float = 0.0  # of the matrix
     moved: float = 0.0  # bytes that other operations read and write: norms, activations, sums
     side: float = 0.0  # bytes that products of two activations or with small matrices read and write: LoRAs
+    calls: float = 0.0  # operations that are called
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class ObservedUse:
     numbers: float = 0.0  # of the matrix
     moved: float = 0.0  # bytes that other operations read and write
     side: float = 0.0  # bytes that products without a weight of the model read and write
+    calls: float = 0.0  # operations that are called
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class FewRows:
 class Machine:
     """A device's rates, in FLOP/s and bytes/s as reached in practice, and its alignment and staging.
 
-    The last four are measured for training only. Where they are None, the work is not counted.
+    The last five are measured for training only. Where they are None, the work is not counted.
     """
 
     gemm: float
@@ -145,6 +147,7 @@ class Machine:
     few_rows_transposed: FewRows | None = None
     elementwise: float | None = None  # bytes/s of operations that are not products
     side: float | None = None  # bytes/s of products with thin matrices, as those of LoRAs
+    call: float | None = None  # seconds to call an operation, however small; None where kernels run meanwhile
 
     def seconds(self, use: Use, nbytes: int) -> float:
         """Seconds of one use of a weight of `nbytes` stored bytes."""
@@ -156,7 +159,7 @@ class Machine:
         forward += use.integers / (self.integers or self.gemm)
         decoding = use.traffic / self.memory if use.traffic else max(0.0, nbytes / self.memory - forward - backward)
         side = use.side / self.side if self.side else 0.0
-        others = use.moved / self.elementwise if self.elementwise else 0.0
+        others = (use.moved / self.elementwise if self.elementwise else 0.0) + use.calls * (self.call or 0.0)
         return forward, backward, decoding, use.attention / self.attention, side, others
 
     def _products(self, use: Use) -> tuple[float, float]:

@@ -6,7 +6,7 @@ It is loaded for each conversion and freed afterwards; if necessary, resident we
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -128,16 +128,48 @@ class ManagedAutoencoder:
         yield from (tile for tile in (0, *TILES[:-1]) if self._needed(conversion, batch, tile) <= available)
 
     def _needed(self, conversion: Conversion, batch: Tensor, tile: int) -> int:
-        """Bytes for the weights, for the tensors of one run, and for the image into which tiles are blended."""
-        shape = [1, *batch.shape[1:]]
-        height, width = (shape[axis] * conversion.scale for axis in conversion.axes)
-        if tile:
-            for axis in conversion.axes:
-                shape[axis] = min(shape[axis], tile // conversion.scale)
-        key = conversion, tuple(shape), self.dtype, self.weights.config
-        if key not in self.activations:
-            sample, module = torch.empty(shape, device="meta"), self.weights.module_on_meta(self.dtype)
-            self.activations[key] = dry_run(module, lambda copy: conversion.run(copy, sample)).peak
-        made = int(self.activations[key] * KERNELS.get(self.manager.device.type, 1.0))
-        picture: int = 4 * 3 * height * width
-        return self.weights.loaded_bytes(self.dtype) + made + (4 if tile else 1) * picture + 64 * MiB
+        kind = self.manager.device.type
+        return needed_bytes(self.weights, conversion, batch.shape[1:], tile, self.dtype, kind, self.activations)
+
+
+def sizes_of(
+    weights: PictureWeights,
+    conversion: Conversion,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    kind: str,
+    activations: dict[Hashable, int],
+) -> tuple[int, ...]:
+    """Bytes that one item needs whole, and in tiles of each size, in the order in which they are tried.
+
+    Arguments as of `needed_bytes`.
+    """
+    return tuple(needed_bytes(weights, conversion, shape, tile, dtype, kind, activations) for tile in (0, *TILES))
+
+
+def needed_bytes(
+    weights: PictureWeights,
+    conversion: Conversion,
+    shape: Sequence[int],
+    tile: int,
+    dtype: torch.dtype,
+    kind: str,
+    activations: dict[Hashable, int],
+) -> int:
+    """Bytes for the weights, for the tensors of one run, and for the image into which tiles are blended.
+
+    shape: of one item. tile: pixels; 0 for the whole item. kind: of the device. activations: bytes that dry runs have
+    found, by shape; new results are added to it.
+    """
+    one = [1, *shape]
+    height, width = (one[axis] * conversion.scale for axis in conversion.axes)
+    if tile:
+        for axis in conversion.axes:
+            one[axis] = min(one[axis], tile // conversion.scale)
+    key = conversion, tuple(one), dtype, weights.config
+    if key not in activations:
+        sample, module = torch.empty(one, device="meta"), weights.module_on_meta(dtype)
+        activations[key] = dry_run(module, lambda copy: conversion.run(copy, sample)).peak
+    made = int(activations[key] * KERNELS.get(kind, 1.0))
+    picture: int = 4 * 3 * height * width
+    return weights.loaded_bytes(dtype) + made + (4 if tile else 1) * picture + 64 * MiB

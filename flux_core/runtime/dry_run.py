@@ -6,7 +6,7 @@ The model is run as it will run later, including LoRAs. Three things are observe
     order       which weights its Linears use, in order: the schedule by which they can be streamed. A weight that is
                 used again (shared, or needed once more in the backward pass) occurs once per use
     work        floating-point operations between one use and the next, of products and of attention, by the shapes;
-                and the bytes that all other operations read and write
+                the bytes that all other operations read and write; and the number of operations
 
 Memory that kernels use internally is not seen: a measurement after the first step replaces the estimate.
 
@@ -38,7 +38,7 @@ from ..quant.int8 import FEWEST_ROWS
 from .meta_results import META, MetaResults, new_like
 from .observed_work import moved_by, work_of
 
-KINDS_OF_WORK = 7  # the numbers of an ObservedUse
+KINDS_OF_WORK = 8  # the numbers of an ObservedUse
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -138,6 +138,7 @@ class _Observer(MetaResults):
         result = super().__torch_dispatch__(func, types, args, kwargs)
         products, attention = work_of(func, args, kwargs, result)
         work = self._work[-1]
+        work[7] += "empty" not in str(func._overloadpacket)  # a repeated block makes its results in this way
         work[0] += products
         work[1] += attention
         if not attention and not self._of_weight(args):

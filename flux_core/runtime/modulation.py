@@ -48,6 +48,10 @@ class ModulationTable:
             if too_many > 0:
                 too_many -= _nbytes(self._rows.pop(key))
 
+    def drop_others(self) -> None:
+        """Drop all rows that are not expected."""
+        self._rows = OrderedDict((key, rows) for key, rows in self._rows.items() if key in self.expected)
+
     def __getitem__(self, key: Hashable) -> Rows:
         self._rows.move_to_end(key)
         return self._rows[key]

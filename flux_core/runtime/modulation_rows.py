@@ -6,7 +6,7 @@ without LoRAs. Another prompt does, because the rows depend on its pooled vector
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -48,17 +48,25 @@ class RowStore:
 
     def compute(self, module: FluxBody, vectors: dict[Hashable, Tensor]) -> None:
         """Add the rows of these vectors [B, D] to the table with one pass over the matrices. Raises BudgetTooSmall."""
-        weights, count = self.weights, sum(vector.shape[0] for vector in vectors.values())
+        workload, activations = self.needs(module, sum(vector.shape[0] for vector in vectors.values()))
+        with self.manager.opened(self.weights, workload, self.manager.machine(self.weights, 64), activations):
+            self.table.fill(module, vectors)
+        self.weights.close()
+
+    def needs(self, module: FluxBody, count: int) -> tuple[Callable[[Mapping[str, int]], Workload], int]:
+        """The workload of computing `count` rows, from what else is on the device, and the bytes of activations."""
+        weights = self.weights
         everything = torch.empty(count, module.sizes.hidden, dtype=weights.dtype, device=META)
         observed = dry_run(module, lambda copy: modulations(copy, [everything]))
 
         def workload(fixed: Mapping[str, int]) -> Workload:
             return weights.workload(observed.uses, fixed)
 
-        made = sum(stored.shape[0] for stored in weights.stored.values()) * count * weights.dtype.itemsize
-        with self.manager.opened(weights, workload, self.manager.machine(weights, 64), 2 * made):
-            self.table.fill(module, vectors)
-        weights.close()
+        return workload, 2 * self.nbytes(count)
+
+    def nbytes(self, count: int) -> int:
+        """Bytes of `count` rows."""
+        return sum(stored.shape[0] for stored in self.weights.stored.values()) * count * self.weights.dtype.itemsize
 
 
 class RunRows:
@@ -87,8 +95,9 @@ class RunRows:
         return not self.store.table.missing([self.key(call)])
 
     def expect(self, calls: Sequence[Call]) -> None:
-        """Compute the missing ones of these rows, and keep all of them. The model must not be open."""
+        """Compute the missing ones of these rows, and keep all of them and no others. The model must not be open."""
         self.store.table.expected = frozenset(self.key(call) for call in calls)
+        self.store.table.drop_others()
         self.fill(calls)
 
     def of_call(self, call: Call) -> Rows:

@@ -130,6 +130,16 @@ class ManagedFlux:
             finally:
                 model.report.note = note_of(module)
 
+    @property
+    def as_integers(self) -> list[str]:
+        """The matrices of blocks that are multiplied as integers; a backward pass decodes them too."""
+        return [name for name in self.blocks.stored if self.blocks.in_integers(name)]
+
+    def walked(self, observed: DryRun) -> Callable[[Mapping[str, int]], Workload]:
+        """Makes the workload of a step in another schedule than that of sampling, from what else is on the device."""
+        self._follow(())
+        return lambda fixed: self.blocks.workload(observed.uses, fixed)
+
     @contextmanager
     def walking(
         self, observed: DryRun, key: Hashable, tokens: int, activations: int | None = None
@@ -140,7 +150,7 @@ class ManagedFlux:
         of the observed peak. Raises BudgetTooSmall.
         """
         self._follow(())
-        self.blocks.reserve_scratch([name for name in self.blocks.stored if self.blocks.in_integers(name)])
+        self.blocks.reserve_scratch(self.as_integers)
         with self._running(observed, key, tokens, activations) as model:
             yield model
 

@@ -54,7 +54,7 @@ class Card:
 
     def reset_peak(self) -> None: ...
 
-    ram_of_others, disturbed = 0, False
+    ram_of_others, growth_bytes, disturbed = 0, 0, False
 
     def running(self, working: int, lasting: bool) -> Any:
         return contextlib.nullcontext()

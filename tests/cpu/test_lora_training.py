@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -269,7 +270,7 @@ class StoppedExecutor(Executor):
 def test_samples_show_their_steps_and_a_stop_while_they_are_made_leaves_no_gap(images: Path, tmp_path: Path) -> None:
     settings = replace(QUICK, steps=4, sample_every=2, sample_steps=3, prompts=("a", "b"), validate=0)
     watcher = Told()
-    for stop, budget in ((True, None), (False, 6 * MiB)):
+    for stop, budget in ((True, None), (False, 80 * MiB)):
         made = training(images, tmp_path / "out", settings, budget)
         made.watcher = watcher
         executor = StoppedExecutor(stop, made.out / "samples")
@@ -318,16 +319,38 @@ def test_other_settings_other_images_or_an_infinite_loss_are_told(
     monkeypatch.setattr(wild, "loss", lambda velocity, target: (velocity - target).exp() * 1e38)
     with pytest.raises(NotFinite, match=r"not a finite number at step \d.*--rate 0\.3"):
         wild.run()
-    with pytest.raises(BudgetTooSmall, match=r"needs at least \d+ MiB.*--rank \d+ would fit"):
-        training(images, tmp_path / "tight", replace(short, rank=400), budget=8 * MiB).look()
+    shutil.copytree(tmp_path / "out" / "cache", tmp_path / "tight" / "cache")
+    with pytest.raises(BudgetTooSmall, match=r"What does not fit: training steps .* or choose rank \d+"):
+        training(images, tmp_path / "tight", replace(short, rank=400), budget=16 * MiB).look()
     with pytest.raises(InputError, match=r"out\.txt is a file, so .* Choose another --out or --name"):
         (tmp_path / "out.txt").write_text("")
         training(images, tmp_path / "out.txt" / "q", short).look()
     (images / "masks" / "2.png").write_bytes(b"none")
     assert "the mask of 2.png: cannot identify" in "".join(training(images, tmp_path / "mask", short).look().notes)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(SluiceError, match="has room for 0.00 GB"):
+    with pytest.raises(SluiceError, match="has room for 0 MiB, and this training will write"):
         training(images, tmp_path / "full", short).look()
+
+
+def test_every_phase_is_checked_before_anything_is_read_and_what_is_asked_for_suffices(
+    images: Path, tmp_path: Path
+) -> None:
+    short, out = replace(QUICK, steps=2, prompts=("a",)), tmp_path / "out"
+    tight = training(images, out, short, budget=8 * MiB)
+    with pytest.raises(BudgetTooSmall, match=r"What does not fit: samples .*, encode pictures \(") as told:
+        tight.look()
+    assert not tight.parts.text.t5_weights.loaded and not out.exists()
+    asked = re.search(r"Allow (\d+)M or more \(--ram.*; a smaller rank or size is not enough", str(told.value))
+    assert asked is not None
+    least = int(asked[1]) * MiB
+    enough = training(images, out, short, budget=least - 128 * MiB)
+    found = enough.look()
+    names = ["encode captions", "encode pictures", "modulation rows", "training steps", "samples", "checkpoints"]
+    assert [phase.name for phase in found.phases] == names
+    assert all(phase.peak is not None and phase.least <= phase.peak <= least for phase in found.phases)
+    assert enough.run(found).is_file()
+    again = training(images, out, replace(short, steps=3), budget=least - 128 * MiB).look()
+    assert [phase.name for phase in again.phases] == names[2:], "what is in the cache is not encoded again"
 
 
 def test_models_and_folders_that_cannot_be_trained_on_are_told_before_anything_is_read(

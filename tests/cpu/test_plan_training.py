@@ -7,9 +7,10 @@ from dataclasses import replace
 from math import prod
 
 import pytest
+import torch
 from sluice.flux_core.commands.cli import main
 from sluice.flux_core.io.folders import TINY_MODELS
-from sluice.flux_core.memory.rates import few_rows
+from sluice.flux_core.memory.rates import call_seconds, few_rows
 from sluice.flux_core.memory.workload import FewRows, Machine, Use
 from sluice.flux_core.models.flux_config import flux1
 from sluice.flux_core.runtime.flux_needs import Job
@@ -47,6 +48,8 @@ def test_the_bytes_of_other_operations_and_of_lora_products_are_counted() -> Non
     streams = 5 * 128 * 3072 * 2  # bytes of the streams of all blocks
     assert 3 * 27 * streams < sum(use.moved for use in uses) < 15 * 27 * streams, "forward, again, and back"
     assert sum(use.moved for use in more) == pytest.approx(sum(use.moved for use in uses), rel=0.02)
+    calls = sum(use.calls for use in uses)
+    assert 5 * 150 < calls == sum(use.calls for use in more), "operations, however large they are"
     matrices = 2 * small.numbers  # bytes by which the pairs are larger
     read = sum(use.side for use in more) - sum(use.side for use in uses)
     assert 4 * matrices < read < 6 * matrices, "read forward, again, and back; their gradients written"
@@ -59,6 +62,9 @@ def test_a_product_with_few_rows_takes_longer_than_its_flop() -> None:
     assert machine.seconds(Use(0, products=2 * 48 * numbers, numbers=numbers), 0) == 2 * 48 * numbers / 1e11
     assert machine.seconds(Use(0, products=2 * numbers, numbers=numbers), 0) == pytest.approx(1e-4 + 1e-5)
     assert machine.seconds(Use(0, moved=1e9, side=1e9), 0) == 1.5
+    assert machine.seconds(Use(0, calls=100), 0) == 0
+    assert (call_seconds(torch.device("cpu")) or 0) > 0
+    assert replace(machine, call=1e-5).seconds(Use(0, calls=100), 0) == pytest.approx(1e-3)
 
 
 def test_the_line_through_two_times_is_that_of_few_rows() -> None:
@@ -86,12 +92,16 @@ def test_the_command_tells_memory_time_and_places(capsys: pytest.CaptureFixture[
     assert record["fixed"]["LoRA and moments"] > 2**20
     name = "sluice-tiny"  # as in the models folder
     assert main(["plan", name, "--train", "lora", "--card", "cpu", "--size", "128", "--rank", "8"]) == 0
-    assert "forward and backward" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "forward and backward" in told and "sluice-tiny-t5xxl.safetensors" in told
+    assert [each["name"] for each in record["phases"]] == [
+        "encode captions", "encode pictures", "modulation rows", "training steps", "checkpoints",
+    ]  # fmt: skip
 
 
 def test_what_cannot_work_is_refused_with_what_would(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", TINY, "--train", "lora", "--card", "rtx4060", "--size", "256", "--vram", "1000M"]
     assert main([*words, "--rank", "512"]) == 1
-    assert "The largest rank that fits here is 256." in capsys.readouterr().err
+    assert "does not fit: training steps" in (told := capsys.readouterr().err) and "or choose rank 256" in told
     assert main(["plan", "flux1-fill", "--train", "lora"]) == 1
     assert "LoRAs are trained on flux1-dev" in capsys.readouterr().err

@@ -42,6 +42,7 @@ class SimulatedMemory:
     budget: int
     most: int = 0
     ram_of_others: int = 0
+    growth_bytes: int = 0
     disturbed: bool = False
 
     def allowed_bytes(self, allowed: Allowed) -> int:

@@ -76,14 +76,18 @@ class TrainedLora:
         self, shapes: Mapping[str, tuple[int, int]], rank: int, alpha: float, device: torch.device, dtype: torch.dtype,
         seed: int = 0,
     ) -> None:  # fmt: skip
-        """The initial values depend on the seed and on each layer's name, not on which other layers there are."""
+        """The initial values depend on the seed and on each layer's name, not on which other layers there are.
+
+        On the meta device there are none: a plan needs shapes only.
+        """
         self.shapes, self.rank, self.alpha = dict(shapes), rank, alpha
         self.names = [f"{path}.{part}" for path in shapes for part in ("down", "up")]
         self.masters: list[Tensor] = []
         for path, (outputs, inputs) in shapes.items():
-            bound = 1 / math.sqrt(inputs)
-            numbers = np.random.default_rng([seed, *path.encode()]).random((rank, inputs), np.float32)
-            self.masters.append(torch.from_numpy((2 * numbers - 1) * bound).to(device))
+            if device.type == "meta":
+                self.masters.append(torch.empty(rank, inputs, device=device))
+            else:
+                self.masters.append(_drawn([seed, *path.encode()], rank, inputs).to(device))
             self.masters.append(torch.zeros(outputs, rank, device=device))
         for master in self.masters:
             master.requires_grad_()
@@ -135,6 +139,12 @@ class TrainedLora:
 
     def state(self) -> dict[str, Tensor]:
         return dict(zip(self.names, (master.detach() for master in self.masters), strict=True))
+
+
+def _drawn(seed: Sequence[int], rank: int, inputs: int) -> Tensor:
+    """Even between -1 / sqrt(inputs) and 1 / sqrt(inputs)."""
+    numbers = np.random.default_rng(seed).random((rank, inputs), np.float32)
+    return torch.from_numpy((2 * numbers - 1) * (1 / math.sqrt(inputs)))
 
 
 def _copy(master: Tensor, dtype: torch.dtype) -> Tensor:

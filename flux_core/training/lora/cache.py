@@ -113,14 +113,18 @@ class PictureCache:
         return Encoded(entry["latent"], entry.get("weights"))
 
     def _make(self, picture: Picture, bucket: Bucket) -> dict[str, Tensor]:
-        image, transparent = picture_files.load(picture.path)
-        latent = process_in(self.autoencoder.encode_image(_fitted(image[:1], bucket)).float())
+        latent = process_in(self.autoencoder.encode_image(_read(picture.path, bucket)).float())
         made = {"latent": latent[0]}
         if picture.mask is not None:
             mask = picture_files.load_channel(picture.mask, "red")[..., None]
             cells = _fitted(mask, bucket, "bilinear")[..., 0][:, None]
             made["weights"] = F.avg_pool2d(cells, CELL)[0].clamp(0, 1)
         return made
+
+
+def _read(path: Path, bucket: Bucket) -> Tensor:
+    """The first frame in the size of the bucket. The whole picture is not kept: a photograph takes 300 MB."""
+    return _fitted(picture_files.load(path)[0][:1], bucket).clone()
 
 
 def _fitted(image: Tensor, bucket: Bucket, method: str = "lanczos") -> Tensor:
@@ -140,11 +144,17 @@ class TextCache:
         self, cache: Cache, text: TextEncoders, seen: str, captions: Sequence[str], dtype: torch.dtype
     ) -> None:
         """dtype: the type in which the tokens are stored. seen: the digest of the encoders' weights."""
-        rows = [tokenize_t5(text, caption) for caption in dict.fromkeys(captions)]
+        self.captions = list(dict.fromkeys(captions))
+        rows = [tokenize_t5(text, caption) for caption in self.captions]
+        self.weighted = any(row.weighted for row in rows)  # then T5 encodes the empty row beside it
         self.length = max(len(row.tokens) for row in rows)
         self.cache, self.seen, self.dtype = cache, seen, dtype
         self.text = replace(text, options=replace(text.options, min_length=self.length))
         self._pooled: dict[str, Tensor] = {}
+
+    def missing(self) -> list[str]:
+        """The captions that must still be encoded."""
+        return [caption for caption in self.captions if not self.cache.has(self.key(caption))]
 
     def key(self, caption: str) -> str:
         return digest("caption 1", [caption, self.length, str(self.dtype), self.seen])

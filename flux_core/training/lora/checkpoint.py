@@ -74,9 +74,11 @@ class Checkpoints:
             _flush(self.folder)
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)
+            before = self.generations()
+            there = f"That of step {int(before[-1].name[5:])} is whole" if before else "There is none before it"
             raise SluiceError(
-                f"The checkpoint of step {saved.step} could not be written to {self.folder}: {error.strerror}. The one "
-                "before it is whole. Make room, and start the same command again."
+                f"The checkpoint of step {saved.step} could not be written to {self.folder}: {error.strerror}. {there}."
+                " Make room, and give the same command again."
             ) from error
         for old in self.generations()[:-GENERATIONS]:
             shutil.rmtree(old, ignore_errors=True)

@@ -7,6 +7,7 @@ step, as in other trainings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from ...models.flux import Flux
 from ...runtime.handles import FluxModel
 from .adapter import chosen_layers
 from .folder import TrainingFolder
+from .phases import Task, planned
 from .ready import Pictures
 from .settings import LoraSettings
 from .steps import Call, Steps
-from .training import Found, LoraTraining, Parts, Watcher, plan_of
+from .training import Found, LoraTraining, Parts, Watcher
 
 
 class GivenTraining(LoraTraining):
@@ -48,7 +50,9 @@ class GivenTraining(LoraTraining):
         nothing: Any = None
         self.out.mkdir(parents=True, exist_ok=True)
         found = Found(TrainingFolder(self.out, (), 0), [], [], 0, nothing, nothing, self.layers())
-        found.foreseen = plan_of(self.parts.model, self.settings, found.layers, self.heaviest(found), self.loss)
+        found.phases, found.foreseen = planned(
+            self.parts, self.given_task(found), lambda rank, _: self.given_task(found, rank)
+        )
         steps = Steps(self, found, self.batches)
         if self.first is not None:
             steps.lora.load(self.first)
@@ -57,6 +61,12 @@ class GivenTraining(LoraTraining):
         for row in steps.curve.rows:
             by_step.setdefault(row.step, []).append(row.loss)
         return steps.lora.state(), [sum(values) / len(values) for values in by_step.values()]
+
+    def given_task(self, found: Found, rank: int | None = None) -> Task:
+        """What the memory of the training depends on: there is nothing to encode."""
+        return Task(
+            replace(self.settings, rank=rank or self.settings.rank), found.layers, self.heaviest(found), self.loss
+        )
 
     def layers(self) -> dict[str, tuple[int, int]]:
         """The layers that the settings choose."""

@@ -4,7 +4,7 @@
     InRam     copied to RAM (pinned with a GPU) and back
     OnDisk    written to one unnamed file and read back
 
-The plan chooses (plan_of in training.py). Memory in RAM and the file are reused from step to step. Independent of
+The plan chooses (`foreseen` in ready.py). Memory in RAM and the file are reused from step to step. Independent of
 models.
 """
 

@@ -115,3 +115,11 @@ def load_state(
         if found:
             state[index] = found
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def bytes_a_number(optimiser: str, dtype: torch.dtype) -> int:
+    """Bytes per value of a LoRA in training, besides its gradients: the master, its moments, and the copy for
+    products.
+    """
+    moments = 2 if optimiser == "adamw8bit" else 4 * len(MOMENTS.get(optimiser, ()))
+    return 4 + moments + (0 if dtype == torch.float32 else dtype.itemsize)

@@ -7,7 +7,7 @@ so one pass over the adaLN matrices serves many steps. Uses no data set and no o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 from ...errors import BudgetTooSmall
 from ...memory.plan import Plan
 from ...memory.running import RunningModel
+from ...memory.workload import Machine, Workload
 from ...models.denoiser_inputs import DenoiserInputs
 from ...models.flux import Flux
 from ...models.tensor_trees import map_tensors, shapes_of
@@ -32,6 +33,9 @@ from ...runtime.streamed_flux import ManagedFlux
 from .adapter import TrainedLora
 from .kept import DEVICE, DISK, RAM, Elsewhere, Kept, OnDevice, kept
 from .walk import Attempt, Batch, Gradients, Loss, Walk, at_once, squared
+
+UPDATE_BYTES = 100  # read and written for each value: norm, clipping, AdamW's operations one by one, the copy
+UPDATE_CALLS = 20  # operations for each of the LoRA's tensors
 
 
 @dataclass(frozen=True)
@@ -154,14 +158,14 @@ def ready(
     are combined for one update. Raises BudgetTooSmall.
     """
     keeper = kept(place, model.device, folder)
-    managed = _managed(model)
+    managed = managed_of(model)
     if managed is None:
         yield Ready(model.weights.module(model.device, model.dtype), lora, model, keeper, loss)
         return
     observed, key = _observed(managed, lora, heaviest, place, loss, accumulate)
     taken = managed.manager.memory.taken_bytes(observed.peak)
     nbytes = with_gradients(taken, lora.numbers, model.dtype, accumulate)
-    with managed.walking(observed, key, _tokens_of_one(heaviest), nbytes) as running:
+    with managed.walking(observed, key, tokens_of_one(heaviest), nbytes) as running:
         yield ReadyStreamed(managed, lora, model, keeper, loss, running, _tokens(heaviest))
 
 
@@ -172,6 +176,11 @@ class Foreseen:
     plan: Plan
     place: str  # where block inputs are stored
     kept_bytes: int  # of block inputs
+    update: float = 0.0  # seconds of an update besides the steps through the model: the optimiser, the next batch
+
+    def seconds(self, accumulate: int) -> float:
+        """Seconds of an update with this many batches."""
+        return self.plan.seconds * accumulate + self.update
 
 
 def foreseen(
@@ -182,11 +191,11 @@ def foreseen(
     lora: may be on the meta device. beside: bytes that will also be on the device but are not yet. accumulate: as for
     `ready`. Raises BudgetTooSmall if there is no plan.
     """
-    managed = _managed(model)
+    managed = managed_of(model)
     if managed is None:
         return None
     nbytes = kept_bytes(managed.module, lora, heaviest, model.dtype)
-    link = managed.manager.machine(managed.blocks, _tokens_of_one(heaviest)).link
+    link = managed.manager.machine(managed.blocks, tokens_of_one(heaviest)).link
     found: list[Foreseen] = []
     refused: Exception | None = None
     for place in (DEVICE, RAM, DISK) if link is not None else (DEVICE, DISK):
@@ -194,16 +203,32 @@ def foreseen(
         taken = managed.manager.memory.taken_bytes(observed.peak)
         expected = with_gradients(taken, lora.numbers, model.dtype, accumulate)
         try:
-            plan = managed.foreseen(observed, key, _tokens_of_one(heaviest), beside, expected)
+            plan = managed.foreseen(observed, key, tokens_of_one(heaviest), beside, expected)
         except BudgetTooSmall as error:
             refused = refused or error
             continue
         moved = {DEVICE: 0.0, RAM: 2 * nbytes / (link or 1), DISK: 2 * nbytes / plan.machine.disk}[place]
-        found.append(Foreseen(replace(plan, seconds=plan.seconds + moved), place, nbytes))
+        update = update_seconds(plan.machine, lora)
+        found.append(Foreseen(replace(plan, seconds=plan.seconds + moved), place, nbytes, update))
     if not found:
         assert refused is not None
         raise refused
     return min(found, key=lambda each: each.plan.seconds)
+
+
+def step_needs(
+    managed: ManagedFlux, lora: TrainedLora, heaviest: Pictures, place: str, loss: Loss, accumulate: int
+) -> tuple[Callable[[Mapping[str, int]], Workload], int]:
+    """The workload of an update, from what else is on the device, and the bytes of its activations and gradients."""
+    observed, _ = _observed(managed, lora, heaviest, place, loss, accumulate)
+    taken = managed.manager.memory.taken_bytes(observed.peak)
+    return managed.walked(observed), with_gradients(taken, lora.numbers, managed.dtype, accumulate)
+
+
+def update_seconds(machine: Machine, lora: TrainedLora) -> float:
+    """Seconds of an update of the LoRA with clipping."""
+    calls = UPDATE_CALLS * 2 * len(lora.shapes) * (machine.call or 0.0)
+    return calls + UPDATE_BYTES * lora.numbers / (machine.elementwise or machine.memory)
 
 
 def kept_bytes(flux: Flux, lora: TrainedLora, heaviest: Pictures, dtype: torch.dtype) -> int:
@@ -253,14 +278,16 @@ def _observed(
     return managed.observed(key, lambda: observe_walk(module, heaviest, place, managed.dtype, loss)), key
 
 
-def _managed(model: FluxModel) -> ManagedFlux | None:
+def managed_of(model: FluxModel) -> ManagedFlux | None:
+    """The model under its memory manager; None if it is loaded whole."""
     manager = model.runtime.manager(model.device, model.weights.nbytes)
     return None if manager is None else model.weights.managed(manager, model.dtype)
 
 
-def _tokens_of_one(pictures: Pictures) -> int:
+def tokens_of_one(pictures: Pictures) -> int:
+    """The tokens of one image with its text."""
     return tokens_of(DenoiserInputs(pictures.x, pictures.timesteps, pictures.context, pictures.pooled))
 
 
 def _tokens(pictures: Pictures) -> int:
-    return _tokens_of_one(pictures) * pictures.x.shape[0]
+    return tokens_of_one(pictures) * pictures.x.shape[0]

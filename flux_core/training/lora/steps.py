@@ -24,13 +24,13 @@ from .curve import Curve, Row
 from .kept import DEVICE
 from .lora_file import metadata_of, write_lora
 from .optimiser import load_state, optimiser_for, rate_at, state_of, update
+from .phases import LOOK_AHEAD
 from .ready import Pictures, Ready, ready
 from .walk import mean_of
 
 if TYPE_CHECKING:
     from .training import Found, LoraTraining
 
-LOOK_AHEAD = 32  # steps whose modulation rows are computed at once
 Call = tuple[Tensor, Tensor, Tensor | None]
 
 
@@ -60,7 +60,7 @@ class Steps:
         self.validation = training_set.validation()
 
     def run(self) -> None:
-        settings, watcher = self.settings, self.training.watcher
+        settings, watcher, resumed = self.settings, self.training.watcher, self.done
         self._sample_before()
         while self.done < settings.steps:
             until = min(settings.steps, (self.done // settings.sample_every + 1) * settings.sample_every)
@@ -82,7 +82,8 @@ class Steps:
                 self._write(self.training.early(self.done))
                 self._sample(self.training.early(self.done))
         self._write(self.training.final)
-        self._sample(self.training.final)
+        if resumed < settings.steps or not self._has_samples():
+            self._sample(self.training.final)
 
     def _step(self, model: Ready) -> None:
         settings, began = self.settings, time.perf_counter()
@@ -177,17 +178,25 @@ class Steps:
 
     def _sample_before(self) -> None:
         """Samples without the LoRA, or those of the step to continue from if the training was stopped in them."""
-        sampler, path = self.training.sampler, self.training.early(self.done)
+        path = self.training.early(self.done)
         if self.done == 0:
             self._sample(None)
         elif self.done % self.settings.sample_every == 0 and self.done < self.settings.steps and path.is_file():
-            if sampler is not None and not sampler.made(self.done):
+            if not self._has_samples():
                 self._sample(path)
+
+    def _has_samples(self) -> bool:
+        """Whether the samples of this step exist, if there should be any."""
+        sampler = self.training.sampler
+        return sampler is None or sampler.made(self.done)
 
     def _sample(self, path: Path | None) -> None:
         """Must be called after the checkpoint has been written."""
         if self.training.sampler is not None and self.settings.prompts:
-            self.training.sampler(path, self.done)
+            try:
+                self.training.sampler(path, self.done)
+            finally:
+                self.training.release_encoders()
 
     def _not_finite(self) -> str:
         saved = self.training.checkpoints.generations()

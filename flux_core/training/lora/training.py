@@ -17,7 +17,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,18 +25,23 @@ import torch
 import torch.nn.functional as F
 
 from ...cancel import check_cancelled
-from ...errors import BudgetTooSmall, InputError, Interrupted, SluiceError
+from ...conditioning.text import tokenize_t5
+from ...errors import InputError, Interrupted
 from ...io.saving import write_whole
+from ...memory.phases import Phase
 from ...models.flux import Flux
+from ...quant.workspace import release as release_scratch
 from ...runtime.handles import Autoencoder, FluxModel, TextEncoders
-from .adapter import TrainedLora, chosen_layers, parameter_count
+from .adapter import chosen_layers, parameter_count
 from .batches import Example, TrainingSet, shapes
-from .buckets import bucket_for, buckets
+from .buckets import Bucket, bucket_for, buckets
 from .cache import Cache, PictureCache, TextCache, digest_of_weights
-from .checkpoint import Checkpoints
+from .checkpoint import GENERATIONS, Checkpoints
+from .disk import check_space, writing
 from .folder import TABLE, TrainingFolder, read_folder
-from .optimiser import check_installed
-from .ready import Foreseen, Pictures, foreseen
+from .optimiser import bytes_a_number, check_installed
+from .phases import Task, planned
+from .ready import Foreseen, Pictures
 from .settings import LoraSettings, differences, settings_from
 from .walk import Loss, squared
 
@@ -90,6 +95,8 @@ class Found:
     texts: TextCache
     pictures: PictureCache
     layers: dict[str, tuple[int, int]]
+    pixels: int = 0  # of the largest picture file
+    phases: tuple[Phase, ...] = ()
     foreseen: Foreseen | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -135,7 +142,7 @@ class LoraTraining:
         seen = digest_of_weights(dict(parts.autoencoder.weights.tensors))
         cache = Cache(self.out / "cache")
         pictures = PictureCache(cache, parts.autoencoder, seen)
-        examples, unreadable, small = self._sorted(folder, pictures)
+        examples, unreadable, small, pixels = self._sorted(folder, pictures)
         if not examples:
             raise InputError(
                 f"None of the {len(folder.pictures)} pictures in {folder.path} can be read: {unreadable[0]}. "
@@ -147,29 +154,50 @@ class LoraTraining:
         texts = TextCache(cache, parts.text, digest_of_weights(read), captions, kept_type(parts.model.dtype))
         with torch.device("meta"):
             layers = chosen_layers(Flux(parts.model.weights.config), settings.layers)
-        found = Found(folder, examples, unreadable, small, texts, pictures, layers)
-        found.foreseen = plan_of(parts.model, settings, layers, self.heaviest(found), self.loss)
+        found = Found(folder, examples, unreadable, small, texts, pictures, layers, pixels)
+        found.phases, found.foreseen = planned(parts, self.task(found), lambda rank, size: self.task(found, rank, size))
         found.notes = list(self._notes(found))
         self._check_disk(found)
         return found
 
     def heaviest(self, found: Found) -> Pictures:
         """The shapes of the largest batch."""
-        config = self.parts.model.weights.config
         bucket = max((example.bucket for example in found.examples), key=lambda each: each.tokens)
+        return self._shapes(found, self.settings, bucket)
+
+    def _shapes(self, found: Found, settings: LoraSettings, bucket: Bucket) -> Pictures:
+        config = self.parts.model.weights.config
         masked = any(example.picture.mask for example in found.examples)
         return shapes(
-            self.settings, bucket, found.texts.length, config.context_dim, config.vec_dim, config.in_channels,
+            settings, bucket, found.texts.length, config.context_dim, config.vec_dim, config.in_channels,
             config.guidance, masked,
         )  # fmt: skip
 
-    def _sorted(self, folder: TrainingFolder, pictures: PictureCache) -> tuple[list[Example], list[str], int]:
-        """Images with their buckets, the unreadable ones, and the number of those that are smaller than their
-        bucket.
+    def task(self, found: Found, rank: int | None = None, size: int | None = None) -> Task:
+        """All that the memory of the training depends on; with another rank and size, if they are given."""
+        settings = replace(self.settings, rank=rank or self.settings.rank, size=size or self.settings.size)
+        heaviest = self.heaviest(found)
+        if size is not None:
+            heaviest = self._shapes(found, settings, max(buckets(size), key=lambda each: each.tokens))
+        return Task(
+            settings,
+            found.layers,
+            heaviest,
+            self.loss,
+            captions=bool(found.texts.missing()),
+            rows=2 if found.texts.weighted else 1,
+            pictures=bool(_without_latent(found)),
+            pixels=found.pixels,
+            prompts=max((len(tokenize_t5(self.parts.text, prompt).tokens) for prompt in settings.prompts), default=0),
+        )
+
+    def _sorted(self, folder: TrainingFolder, pictures: PictureCache) -> tuple[list[Example], list[str], int, int]:
+        """Images with their buckets, the unreadable ones, the number of those that are smaller than their bucket, and
+        the pixels of the largest.
         """
         from PIL import Image, ImageOps
 
-        among, examples, unreadable, small = buckets(self.settings.size), [], [], 0
+        among, examples, unreadable, small, most = buckets(self.settings.size), [], [], 0, 0
         for picture in folder.pictures:
             read = picture.path
             try:
@@ -185,9 +213,10 @@ class LoraTraining:
                 unreadable.append(f"{what}: {error}")
                 continue
             bucket = bucket_for(width, height, among)
+            most = max(most, width * height)
             small += width < bucket.width or height < bucket.height
             examples.append(Example(picture, bucket, pictures.key(picture, bucket)))
-        return examples, unreadable, small
+        return examples, unreadable, small, most
 
     def _check_before(self) -> None:
         """Raise InputError for settings that differ from those of the checkpoint, and a file where a folder must be."""
@@ -226,17 +255,20 @@ class LoraTraining:
 
     def _check_disk(self, found: Found) -> None:
         """Raise SluiceError if the disk has too little space for the files that will be written."""
-        numbers = parameter_count(found.layers.values(), self.settings.rank)
-        files = self.settings.steps // self.settings.save_every + 2
-        needed = 3 * 12 * numbers + files * 2 * numbers
-        there = next(place for place in (self.out, *self.out.parents) if place.is_dir())
-        free = shutil.disk_usage(there).free
-        if free < needed:
-            raise SluiceError(
-                f"{there} has room for {free / 1e9:.2f} GB, and this training will write {needed / 1e9:.2f} GB: "
-                f"checkpoints, and a LoRA every {self.settings.save_every} steps. Make room, save more rarely "
-                "(--save-every), or choose a smaller --rank."
-            )
+        settings, config = self.settings, self.parts.model.weights.config
+        numbers = parameter_count(found.layers.values(), settings.rank)
+        saved = numbers * bytes_a_number(settings.optimiser, torch.float32)
+        before = len(self.checkpoints.generations()) if self.going_on else 0
+        early = settings.steps // settings.save_every + 2 - (len(self._written()) if self.going_on else 0)
+        cells = sum(example.bucket.tokens * 4 for example in _without_latent(found))
+        text = found.texts.length * config.context_dim * found.texts.dtype.itemsize
+        caches = len(found.texts.missing()) * text + 4 * cells * config.in_channels
+        check_space(
+            self.out,
+            max(1, GENERATIONS + 1 - before) * saved + max(1, early) * 2 * numbers,
+            caches,
+            settings.save_every,
+        )
 
     # -- the training --------------------------------------------------------------------------------------------------
 
@@ -244,22 +276,34 @@ class LoraTraining:
         """Train to the end. Returns the path of the LoRA file.
 
         Raises Interrupted if the user stopped it, with a checkpoint of all finished steps; NotFinite if the loss became
-        infinite.
+        infinite; SluiceError if its files cannot be written.
         """
         from .steps import Steps
 
         found = found or self.look()
-        if not self.going_on:
-            for old in ("state", "samples"):
-                shutil.rmtree(self.out / old, ignore_errors=True)
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_whole(self.out / "settings.json", self.settings.to_json().encode())
-        self._encode(found)
-        training_set = TrainingSet(
-            self.settings, found.examples, found.pictures, found.texts, self.parts.model.weights.config.guidance
-        )
-        Steps(self, found, training_set).run()
+        guidance = self.parts.model.weights.config.guidance
+        with writing(self.out):
+            if not self.going_on:
+                self._delete_earlier()
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_whole(self.out / "settings.json", self.settings.to_json().encode())
+            self._encode(found)
+            training_set = TrainingSet(self.settings, found.examples, found.pictures, found.texts, guidance)
+            Steps(self, found, training_set).run()
         return self.final
+
+    def _delete_earlier(self) -> None:
+        """Delete what an earlier training with this name has written, except its caches."""
+        for old in ("state", "samples"):
+            shutil.rmtree(self.out / old, ignore_errors=True)
+        for file in self._written():
+            file.unlink()
+
+    def _written(self) -> list[Path]:
+        """The LoRA files that a training with this name has written."""
+        found = self.out.iterdir() if self.out.is_dir() else ()
+        steps = (file for file in found if file.stem.removeprefix(f"{self.settings.name}-").isdigit())
+        return [file for file in (self.final, *steps) if file.suffix == ".safetensors" and file.is_file()]
 
     def let_others_first(self) -> None:
         """Raise Interrupted if other jobs are to go first. What is done is kept: embeddings, latents, steps."""
@@ -276,19 +320,17 @@ class LoraTraining:
 
     def _encode(self, found: Found) -> None:
         """Fill the caches, one encoder after the other, and release the encoders."""
-        captions = ["", *dict.fromkeys(c for example in found.examples for c in example.picture.captions)]
-        missing = [caption for caption in captions if not found.texts.cache.has(found.texts.key(caption))]
+        missing = found.texts.missing()
         if missing:
             self.watcher.phase("encode captions", len(missing))
             for caption in missing:
                 check_cancelled()
                 found.texts.get(caption)
+                self.parts.text.encodings.clear()  # it is on disk; in memory it would only take room
                 self.watcher.advance()
                 self.let_others_first()
-        self.parts.text.clip_weights.unload()
-        self.parts.text.t5_weights.unload()
-        self.parts.text.encodings.clear()
-        left = [example for example in found.examples if not found.pictures.cache.has(example.key)]
+        self._release_text()
+        left = _without_latent(found)
         if left:
             self.watcher.phase("encode pictures", len(left))
             for example in left:
@@ -297,6 +339,24 @@ class LoraTraining:
                 self.watcher.advance()
                 self.let_others_first()
         self.parts.autoencoder.weights.unload()
+
+    def release_encoders(self) -> None:
+        """Free all that text encoders and autoencoder hold."""
+        self._release_text()
+        self.parts.autoencoder.weights.unload()
+
+    def _release_text(self) -> None:
+        """Free all that the text encoders hold."""
+        text = self.parts.text
+        text.clip_weights.unload()
+        text.t5_weights.unload()
+        text.encodings.clear()
+        release_scratch()
+
+
+def _without_latent(found: Found) -> list[Example]:
+    """The pictures whose latents are not in the cache."""
+    return [example for example in found.examples if not found.pictures.cache.has(example.key)]
 
 
 def check_model(model: FluxModel) -> None:
@@ -319,42 +379,3 @@ def _counted(count: int) -> str:
 def kept_type(dtype: torch.dtype) -> torch.dtype:
     """The type in which embeddings are stored for a model that computes in `dtype`."""
     return torch.float32 if dtype == torch.float32 else torch.bfloat16
-
-
-def plan_of(
-    model: FluxModel,
-    settings: LoraSettings,
-    layers: dict[str, tuple[int, int]],
-    heaviest: Pictures,
-    loss: Loss = squared,
-) -> Foreseen | None:
-    """The needs of the steps, with everything that training keeps. Raises BudgetTooSmall with settings that would
-    fit.
-    """
-
-    def at(rank: int) -> Foreseen | None:
-        lora = TrainedLora(layers, rank, float(rank), torch.device("meta"), model.dtype)
-        numbers = parameter_count(layers.values(), rank)
-        beside = numbers * bytes_a_number(settings.optimiser, model.dtype)
-        return foreseen(model, lora, heaviest, loss, beside, settings.accumulate)
-
-    try:
-        return at(settings.rank)
-    except BudgetTooSmall as error:
-        for rank in (rank for rank in (128, 64, 32, 16, 8, 4, 1) if rank < settings.rank):
-            try:
-                at(rank)
-            except BudgetTooSmall:
-                continue
-            raise BudgetTooSmall(f"{error} --rank {rank} would fit.") from None
-        raise BudgetTooSmall(
-            f"{error} A smaller --rank alone is not enough; try a smaller --size or --batch."
-        ) from None
-
-
-def bytes_a_number(optimiser: str, dtype: torch.dtype) -> int:
-    """Bytes per value of a LoRA in training, besides its gradients: the master, two moments, and the copy for
-    products.
-    """
-    moments = 2 if optimiser == "adamw8bit" else 8
-    return 4 + moments + (0 if dtype == torch.float32 else dtype.itemsize)
