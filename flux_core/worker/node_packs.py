@@ -7,8 +7,8 @@
 
 Only code of packs can import ComfyUI's modules by their names (flux_core/facade/). A pack that cannot be imported is
 reported and left out, as is a node whose declaration fails; the others work. An id that exists already keeps its class,
-except the ids that nodes/other_packs/ provides while the pack is missing. A pack's code runs with all rights of this
-process, so only the folders that the user names are imported.
+except the ids that nodes/other_packs/ provides while the pack is missing (all but `ActsOnModel` there). A pack's code
+runs with all rights of this process, so only the folders that the user names are imported.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class NodePacks:
     """The packs of one process. engine: the program around them; their nodes are added to its tables."""
 
     def __init__(self, engine: Engine) -> None:
-        yielding = {key for key, one in engine.classes.items() if getattr(one, "YIELDS", False)}
-        engine.own = frozenset(engine.classes) - yielding
+        standing_in = {key for key, one in engine.classes.items() if getattr(one, "STANDS_IN", False)}
+        engine.own = frozenset(engine.classes) - standing_in
         engine.executor.prepare = link_values.prepared
         use(engine)
         self.engine = engine
@@ -180,6 +180,8 @@ class NodePacks:
         left_out: dict[str, str] = {}
         for key, node_class in offered.items():
             if key in classes and not getattr(classes[key], "YIELDS", False):
+                if key not in self.engine.own:  # other packs find the pack's own class
+                    _table(self.engine).setdefault(str(key), node_class)
                 continue
             try:
                 node_class.RELATIVE_PYTHON_MODULE = link_values.PACK_MODULE + pack.name

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..sockets import IMAGE, MODEL, Inputs, socket
-from .declared import OfAnotherPack, anything, decimal, flag, line, lines, one_of, unused, whole
+from .declared import ActsOnModel, OfAnotherPack, anything, decimal, flag, line, lines, one_of, unused, whole
 
 SAGE = (
     *("disabled", "auto", "sageattn_qk_int8_pv_fp16_cuda", "sageattn_qk_int8_pv_fp16_triton"),
@@ -21,7 +21,7 @@ SAGE_TIP = "disabled: the program's setting. The others: sageattention, which ch
 MODES = ("default", "max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 
 
-class _PassesModel(OfAnotherPack):
+class _PassesModel(ActsOnModel):
     """A node with a model as input and the same model as output."""
 
     FUNCTION = "pass_on"
@@ -189,7 +189,7 @@ class FluxForwardOverrider(_PassesModel):
     DESCRIPTION = "Prepares a model for its pack's other nodes; no preparation is needed here."
 
 
-class _SetsCache(OfAnotherPack):
+class _SetsCache(ActsOnModel):
     """A step cache of another pack, replaced by Sluice's own."""
 
     FUNCTION = "patch"

@@ -2,7 +2,8 @@
 
 A class of this folder makes a workflow work that was made with another pack: it has the inputs and outputs of that
 pack's node. Only the standalone program offers it; in ComfyUI the pack itself is used. If the user names the pack's
-folder, the pack's own node runs.
+folder, the pack's own node runs; except for nodes that act on a model, where the pack's own would change ComfyUI's
+network or its loading, which are not here (`ActsOnModel`).
 """
 
 from __future__ import annotations
@@ -25,12 +26,19 @@ class OfAnotherPack:
 
     PACK = ""
     CATEGORY = "other packs"
+    STANDS_IN = True  # packs do not see it in their table of nodes
     YIELDS = True  # a loaded pack with this id replaces it
 
     @classmethod
     def tell(cls, text: str) -> None:
         """Log the difference to the pack's node."""
         log.info("%s: %s", getattr(cls, "TITLE", cls.__name__), text)
+
+
+class ActsOnModel(OfAnotherPack):
+    """A node that loads, patches or samples a model. It stays if its pack is loaded."""
+
+    YIELDS = False
 
 
 class Numbered(dict[str, Any]):

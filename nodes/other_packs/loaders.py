@@ -20,12 +20,12 @@ from ..loaders import (
 )
 from ..sockets import CLIP, MODEL, Inputs, choice
 from .accelerators import SAGE_TIP, with_sage
-from .declared import OfAnotherPack, decimal, flag, line, one_of, unused, whole
+from .declared import ActsOnModel, decimal, flag, line, one_of, unused, whole
 
 # -- nunchaku ---------------------------------------------------------------------------------------------------------
 
 
-class NunchakuFluxDiTLoader(OfAnotherPack, FromFiles):
+class NunchakuFluxDiTLoader(ActsOnModel, FromFiles):
     """Nunchaku's loader of transformers."""
 
     PACK = "ComfyUI-nunchaku"
@@ -74,7 +74,7 @@ class NunchakuFluxDiTLoader(OfAnotherPack, FromFiles):
         return (model,)
 
 
-class NunchakuTextEncoderLoaderV2(OfAnotherPack, FromFiles):
+class NunchakuTextEncoderLoaderV2(ActsOnModel, FromFiles):
     """Nunchaku's loader of text encoders."""
 
     PACK = "ComfyUI-nunchaku"
@@ -146,11 +146,11 @@ def _placed(node_class: type[Any], **more: Any) -> type[Any]:
     placement = {name: unused(declared) for name, declared in more.items()}
     function = node_class.FUNCTION
 
-    class Placed(OfAnotherPack, node_class):  # type: ignore[misc]
+    class Placed(ActsOnModel, node_class):  # type: ignore[misc]
         PACK = "comfyui-multigpu"
         TITLE = f"{getattr(node_class, 'TITLE', node_class.__name__)} (MultiGPU)"
         DESCRIPTION = f"{node_class.DESCRIPTION} The memory manager decides where weights are."
-        CATEGORY = OfAnotherPack.CATEGORY
+        CATEGORY = ActsOnModel.CATEGORY
 
         @classmethod
         def INPUT_TYPES(cls) -> Inputs:
@@ -212,7 +212,7 @@ DualCLIPLoaderGGUFDisTorch2MultiGPU = _placed(DualCLIPLoaderGGUF, **SECOND)
 # -- others -----------------------------------------------------------------------------------------------------------
 
 
-class LoaderGGUF(OfAnotherPack, FromFiles):
+class LoaderGGUF(ActsOnModel, FromFiles):
     """The pack gguf's loader of transformers."""
 
     PACK = "gguf"
@@ -232,23 +232,23 @@ class LoaderGGUF(OfAnotherPack, FromFiles):
         return (load_transformer(self.host, gguf_name),)
 
 
-class DualClipLoaderGGUF(OfAnotherPack, DualCLIPLoader):
+class DualClipLoaderGGUF(ActsOnModel, DualCLIPLoader):
     """The pack gguf's loader of text encoders."""
 
     PACK = "gguf"
     TITLE = "GGUF DualCLIP Loader"
-    CATEGORY = OfAnotherPack.CATEGORY
+    CATEGORY = ActsOnModel.CATEGORY
 
 
-class VaeGGUF(OfAnotherPack, VAELoader):
+class VaeGGUF(ActsOnModel, VAELoader):
     """The pack gguf's loader of autoencoders."""
 
     PACK = "gguf"
     TITLE = "GGUF VAE Loader"
-    CATEGORY = OfAnotherPack.CATEGORY
+    CATEGORY = ActsOnModel.CATEGORY
 
 
-class LoadDiffusionModel(OfAnotherPack, FromFiles):
+class LoadDiffusionModel(ActsOnModel, FromFiles):
     """A transformer by its file name only, as some programs write it in API prompts."""
 
     TITLE = "Load Diffusion Model (by name)"
@@ -266,12 +266,12 @@ class LoadDiffusionModel(OfAnotherPack, FromFiles):
         return (load_transformer(self.host, unet_name),)
 
 
-class CheckpointLoaderNF4(OfAnotherPack, CheckpointLoaderSimple):
+class CheckpointLoaderNF4(ActsOnModel, CheckpointLoaderSimple):
     """The NF4 pack's loader: the file determines how its numbers are stored."""
 
     PACK = "ComfyUI_bitsandbytes_NF4"
     TITLE = "CheckpointLoaderNF4"
-    CATEGORY = OfAnotherPack.CATEGORY
+    CATEGORY = ActsOnModel.CATEGORY
 
 
 class UNETLoaderNF4(LoadDiffusionModel):
@@ -282,7 +282,7 @@ class UNETLoaderNF4(LoadDiffusionModel):
     FILES = {"unet_name": "diffusion_models"}
 
 
-class DiffusionModelLoaderKJ(OfAnotherPack, FromFiles):
+class DiffusionModelLoaderKJ(ActsOnModel, FromFiles):
     """KJNodes' loader of transformers."""
 
     PACK = "comfyui-kjnodes"

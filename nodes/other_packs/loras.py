@@ -10,7 +10,7 @@ from typing import Any
 
 from ..loaders import FromFiles
 from ..sockets import CLIP, MODEL, STRING, Inputs, socket
-from .declared import Numbered, OfAnotherPack, anything, decimal, flag, one_of, whole
+from .declared import ActsOnModel, Numbered, OfAnotherPack, anything, decimal, flag, one_of, whole
 
 NOTHING = "None"
 STACK = "LORA_STACK"
@@ -102,7 +102,7 @@ class LoraLoaderStack(_WithLoras):
         return self.added(model, clip, entries)
 
 
-class NunchakuFluxLoraLoader(_WithLoras):
+class NunchakuFluxLoraLoader(ActsOnModel, _WithLoras):
     """Nunchaku's loader of a LoRA."""
 
     PACK = "ComfyUI-nunchaku"
@@ -127,7 +127,7 @@ class NunchakuFluxLoraLoader(_WithLoras):
         return (self.added(model, None, [(lora_name, lora_strength, 0.0)])[0],)
 
 
-class NunchakuFluxLoraStack(_WithLoras):
+class NunchakuFluxLoraStack(ActsOnModel, _WithLoras):
     """Nunchaku's loader of up to fifteen LoRAs."""
 
     PACK = "ComfyUI-nunchaku"
@@ -154,7 +154,7 @@ class NunchakuFluxLoraStack(_WithLoras):
         return (self.added(model, None, entries)[0],)
 
 
-class FluxLoraLoader(_WithLoras):
+class FluxLoraLoader(ActsOnModel, _WithLoras):
     """XLabs' loader of a LoRA."""
 
     PACK = "x-flux-comfyui"

@@ -7,7 +7,7 @@ from typing import Any
 from ..loaders import FromFiles
 from ..sampling import report
 from ..sockets import CONDITIONING, IMAGE, LATENT, MODEL, Inputs, integer, number, seed, socket
-from .declared import OfAnotherPack, one_of, unused
+from .declared import ActsOnModel, one_of, unused
 
 PACK = "x-flux-comfyui"
 CONTROL_NET, CONDITION, IP_ADAPTER = "FluxControlNet", "ControlNetCondition", "IP_ADAPTER_FLUX"
@@ -15,7 +15,7 @@ Conditioning = list[list[Any]]
 Latent = dict[str, Any]
 
 
-class LoadFluxControlNet(OfAnotherPack, FromFiles):
+class LoadFluxControlNet(ActsOnModel, FromFiles):
     """XLabs' loader of a ControlNet."""
 
     PACK = PACK
@@ -55,7 +55,7 @@ def _inputs(**more: Any) -> Inputs:
     }
 
 
-class ApplyFluxControlNet(OfAnotherPack):
+class ApplyFluxControlNet(ActsOnModel):
     """A ControlNet with its image."""
 
     PACK = PACK
@@ -97,7 +97,7 @@ class ApplyAdvancedFluxControlNet(ApplyFluxControlNet):
         )
 
 
-class XlabsSampler(OfAnotherPack, FromFiles):
+class XlabsSampler(ActsOnModel, FromFiles):
     """XLabs' sampler."""
 
     PACK = PACK
@@ -154,7 +154,7 @@ class XlabsSampler(OfAnotherPack, FromFiles):
         return (sample_xlabs(model, conditioning, neg_conditioning, latent_image, run, controls, report(self.host)),)
 
 
-class LoadFluxIPAdapter(OfAnotherPack, FromFiles):
+class LoadFluxIPAdapter(ActsOnModel, FromFiles):
     """XLabs' loader of an IP-Adapter."""
 
     PACK = PACK
@@ -185,7 +185,7 @@ class LoadFluxIPAdapter(OfAnotherPack, FromFiles):
         return (load_image_adapter(host.runtime, host.full_path("xlabs_ipadapters", ipadatper), vision),)
 
 
-class ApplyFluxIPAdapter(OfAnotherPack):
+class ApplyFluxIPAdapter(ActsOnModel):
     """Images that the model also follows."""
 
     PACK = PACK
@@ -208,7 +208,7 @@ class ApplyFluxIPAdapter(OfAnotherPack):
         return (model.seeing(ip_adapter_flux.see(image, ip_scale, average=False)),)
 
 
-class ApplyAdvancedFluxIPAdapter(OfAnotherPack):
+class ApplyAdvancedFluxIPAdapter(ActsOnModel):
     """The same node with a strength for each block."""
 
     PACK = PACK

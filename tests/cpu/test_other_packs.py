@@ -75,17 +75,24 @@ def test_a_loaded_pack_takes_its_ids_back(tmp_path: Path) -> None:
         "    INPUT_TYPES = classmethod(lambda cls: {'required': {}})\n"
         "    RETURN_TYPES, FUNCTION = ('INT',), 'go'\n"
         "import nodes\n"
-        "SEEN = 'CompileModel' in nodes.NODE_CLASS_MAPPINGS\n"
-        "NODE_CLASS_MAPPINGS = {'CompileModel': Own, 'KSampler': Own, 'Seen' if SEEN else 'Unseen': Own}\n"
+        "SEEN = {'ImageResize+', 'CompileModel'} & set(nodes.NODE_CLASS_MAPPINGS)\n"
+        "IDS = ('ImageResize+', 'CompileModel', 'KSampler', 'Seen' if SEEN else 'Unseen')\n"
+        "NODE_CLASS_MAPPINGS = dict.fromkeys(IDS, Own)\n"
+    )
+    (pack.parent / "viewer.py").write_text(
+        "from nodes import NODE_CLASS_MAPPINGS as TABLE\nNODE_CLASS_MAPPINGS = {'Viewed': TABLE['CompileModel']}\n"
     )
     folders = standard_folders(tmp_path)
     host = Host(folders)
     classes, titles = standalone_tables(host)
-    ours = classes["KSampler"]
+    ours, accelerator = classes["KSampler"], classes["CompileModel"]
     packs = load_packs([tmp_path / "packs"], Engine(host, folders, classes, titles, Executor(classes)))
-    assert classes["CompileModel"].__name__ == "Own" and classes["KSampler"] is ours
+    assert classes["ImageResize+"].__name__ == "Own" and classes["KSampler"] is ours
     assert "Unseen" in classes, packs.packs
-    assert packs.packs[0]["taken"] == ("KSampler",)
+    theirs, viewer = packs.packs
+    assert theirs["taken"] == ("CompileModel", "KSampler"), "the pack's own would change ComfyUI's network"
+    assert classes["CompileModel"] is accelerator and viewer["nodes"] == ("Viewed",)
+    assert classes["Viewed"].__name__ == "Own"
 
 
 class TestLoaders:

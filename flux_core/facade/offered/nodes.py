@@ -64,7 +64,7 @@ def _first_table() -> dict[str, Any]:
         if name in own:
             own[name] = type(name, (kept, own[name]), {"FUNCTION": "save_images"})
     # Packs do not see substitutes for nodes of missing packs.
-    others = {name: one for name, one in engine.classes.items() if not getattr(one, "YIELDS", False)}
+    others = {name: one for name, one in engine.classes.items() if not getattr(one, "STANDS_IN", False)}
     return Table({**others, **own})
 
 
