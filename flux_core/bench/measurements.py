@@ -38,7 +38,7 @@ def measure_flux(setup: Setup) -> dict[str, Any]:
 
 def measure_t5(setup: Setup) -> dict[str, Any]:
     """One prompt through the encoder under the budget."""
-    from ..runtime.weights import T5Weights
+    from ..runtime.model_weights import T5Weights
 
     runtime = runtime_of(setup)
     weights = T5Weights(runtime, _tensors(setup, "t5"), "t5")
@@ -70,7 +70,7 @@ class _Job:
 
     def __init__(self, setup: Setup) -> None:
         from ..runtime import handles
-        from ..runtime.weights import ClipWeights, T5Weights
+        from ..runtime.model_weights import ClipWeights, T5Weights
 
         self.setup, self.runtime = setup, runtime_of(setup)
         self.manager = manager_of(self.runtime)

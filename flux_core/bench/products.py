@@ -88,7 +88,7 @@ def _autoencoder(width: int, height: int, rounds: int, narrower: int) -> dict[st
     latent = torch.randn(1, 16, height // 8, width // 8)
     exact, fast = random_model.autoencoder(128 // narrower), random_model.autoencoder(128 // narrower).bfloat16()
     for parameter in fast.parameters():
-        if parameter.ndim == 4:  # as runtime/weights.py loads them
+        if parameter.ndim == 4:  # as runtime/model_weights.py loads them
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     works: dict[str, Work] = {"fp32_s": lambda: exact.decode_image(latent), "bf16_s": lambda: fast.decode_image(latent)}
     found = in_turns(works, rounds)

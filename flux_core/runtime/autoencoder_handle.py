@@ -20,9 +20,9 @@ from ..models.image_coder import ImageCoder
 from ..models.latents import CELL
 from ..models.pixel_codec import PixelCodec
 from .autoencoder import Conversion, ManagedAutoencoder
+from .model_weights import AutoencoderWeights
 from .runtime import Runtime
 from .sound import unsound
-from .weights import AutoencoderWeights
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from ..errors import InputError
 from ..images.masks import layers
 from ..images.resize import repeat_to_batch, resize
 from ..models.latents import CELL, process_in
+from .model_weights import ControlNetWeights
 from .runtime import Runtime
-from .weights import ControlNetWeights, weights_in
+from .weights import weights_in
 
 
 @dataclass(frozen=True)

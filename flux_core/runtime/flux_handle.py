@@ -37,11 +37,11 @@ from .flux_needs import controlnet_tensors
 from .image_adapters import SeenImages
 from .loaded_whole import reported_flux
 from .lora_memory import reclaim_for_loras
+from .model_weights import ControlNetWeights, FluxWeights
 from .run_elsewhere import portable
 from .runtime import Runtime
 from .settings import HALF_SUMS, PYTORCH, SIXTEEN_BIT
 from .sound import unsound
-from .weights import ControlNetWeights, FluxWeights
 
 log = logging.getLogger(__name__)
 

@@ -29,9 +29,9 @@ from ..errors import FileFormatError, InputError
 from ..sampling.schedule import default_sampling
 from .autoencoder_handle import Autoencoder
 from .flux_handle import WEIGHT_DTYPES, Description, FluxModel
+from .model_weights import AutoencoderWeights, ClipWeights, FluxWeights, T5Weights, Taef1Weights
 from .runtime import Runtime
 from .text_handle import EncoderOf, TextEncoders, ready
-from .weights import AutoencoderWeights, ClipWeights, FluxWeights, T5Weights, Taef1Weights
 
 __all__ = [
     "WEIGHT_DTYPES", "Autoencoder", "Description", "FluxModel", "TextEncoders", "described", "load_autoencoder",

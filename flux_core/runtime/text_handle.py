@@ -24,10 +24,10 @@ from ..conditioning.tokenizer_files import clip_tokenizer, t5_tokenizer
 from .encoder import ManagedEncoder
 from .loaded_whole import ReportedEncoder
 from .lora_memory import reclaim_for_loras
+from .model_weights import ClipWeights, T5Weights
 from .runtime import Runtime
 from .sound import unsound
 from .team import Team
-from .weights import ClipWeights, T5Weights
 
 
 @dataclass(frozen=True)

@@ -304,7 +304,7 @@ def test_runs_with_other_loras_share_one_module_at_the_same_time(
     Products in bfloat16 may round differently on another thread (Xeons with AMX do), hence the small tolerance: 3 %
     of what distinguishes the two LoRAs.
     """
-    monkeypatch.setattr("sluice.flux_core.runtime.weights.room", lambda _: 0 if packed else 1 << 60)
+    monkeypatch.setattr("sluice.flux_core.runtime.model_weights.room", lambda _: 0 if packed else 1 << 60)
     stored = {name: value.to(torch.float8_e4m3fn) if value.ndim == 2 else value for name, value in state.items()}
     model = handles.load_flux(runtime, saved(tmp_path / "fp8.safetensors", stored))
     wide = SMALL.hidden

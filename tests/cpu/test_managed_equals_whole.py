@@ -29,7 +29,6 @@ from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.linear import Linear
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.quant.formats import FORMATS
-from sluice.flux_core.runtime import weights
 from sluice.flux_core.runtime.handles import FluxModel, load_flux, load_text
 from sluice.flux_core.runtime.lora_files import read_lora
 from sluice.flux_core.runtime.runtime import Runtime
@@ -249,7 +248,7 @@ def test_with_weights_stored_as(file: str, diffusers: bool, tmp_path: Path, monk
     expected, *managed = model.latents(case, change)
     assert expected.abs().max() < 100, "numbers as weights are"
     assert all(torch.equal(latent, expected) for latent in managed)
-    monkeypatch.setattr(weights, "FILLED", 0.0)
+    monkeypatch.setattr(model_weights, "FILLED", 0.0)
     packed = twice(path).whole
     assert torch.equal(run_case(case, change(packed))[0], expected)
     module = packed.weights.module(packed.device, packed.dtype)

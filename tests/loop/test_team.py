@@ -36,10 +36,10 @@ from sluice.flux_core.runtime.autoencoder_handle import OnTile
 from sluice.flux_core.runtime.controlnets import load_controlnet
 from sluice.flux_core.runtime.handles import FluxModel, TextEncoders, load_autoencoder, load_flux, load_text
 from sluice.flux_core.runtime.lora_files import read_lora
+from sluice.flux_core.runtime.model_weights import ControlNetWeights
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
 from sluice.flux_core.runtime.team import Team, TeamSettings
-from sluice.flux_core.runtime.weights import ControlNetWeights
 from sluice.flux_core.sampling.conditions import Condition
 from sluice.flux_core.sampling.controls import Control
 from sluice.flux_core.sampling.guider import CFGGuider, Denoiser, Run, cached_evaluations
