@@ -29,6 +29,7 @@ from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.linear import Linear
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
 from sluice.flux_core.quant.formats import FORMATS
+from sluice.flux_core.runtime import model_weights
 from sluice.flux_core.runtime.handles import FluxModel, load_flux, load_text
 from sluice.flux_core.runtime.lora_files import read_lora
 from sluice.flux_core.runtime.runtime import Runtime
