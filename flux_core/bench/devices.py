@@ -113,7 +113,7 @@ def _look(process: psutil.Process, peaks: dict[str, int]) -> None:
         command, size = " ".join(process.cmdline()), process.memory_info().rss
     except psutil.Error:
         return
-    name = DEVICES[1] if "hand.py" in command else DEVICES[0] if "spawn_main" in command else None
+    name = DEVICES[1] if "team_member.py" in command else DEVICES[0] if "spawn_main" in command else None
     if name is not None:
         peaks[name] = max(peaks.get(name, 0), size)
 

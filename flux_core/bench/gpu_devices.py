@@ -34,8 +34,8 @@ def devices(part: Part, tell: Tell) -> None:
         if split is not None and model.weights.config.heads < split.sp:
             split = Split(split.sp, split.tp, "gather")
         if split is not None:
-            hand = {"device": part.setup.device, "dtype": "fp32", **allowed.words}
-            settings = TeamSettings(("the first process", "the second process"), (hand,), split, split.sp, SECONDS)
+            member = {"device": part.setup.device, "dtype": "fp32", **allowed.words}
+            settings = TeamSettings(("the first process", "the second process"), (member,), split, split.sp, SECONDS)
             runtime.team = Team(settings, runtime.device)
         try:
             made = sample(model, part.setup, condition_of(part.setup, runtime.device), part.seed)[0].cpu()

@@ -100,8 +100,8 @@ def _team(
             "use --split sp."
         )
     shares = parsed_shares(args.shares, split.sp)
-    hands = [{**numbers, **other} for other in others]
-    return {"names": name.split("+"), "hands": hands, "split": vars(split), "shares": shares}
+    members = [{**numbers, **other} for other in others]
+    return {"names": name.split("+"), "members": members, "split": vars(split), "shares": shares}
 
 
 def count_gpus() -> int:

@@ -278,7 +278,7 @@ def _join(runtime: Runtime, options: Mapping[str, Any]) -> None:
 
 def _ram_words(options: Mapping[str, Any]) -> str:
     """The RAM of each process of a team, which is a part of --ram."""
-    sizes = [each["ram"] for each in (options, *options["team"]["hands"])]
+    sizes = [each["ram"] for each in (options, *options["team"]["members"])]
     if AUTO in sizes:
         return ""
     named = [format_size(parse_size(size)) for size in sizes]

@@ -4,40 +4,35 @@ Only this process has solver, noise, guidance, previews and cancelling. The othe
 inputs of each evaluation; all compute their shares and return the same velocity. If a process has ended or does not
 answer, the job ends with an error that names its device; the next job starts a new team.
 
-    this process -> hand.py   {"op": "open"} + model and run      <- {"opened": true} or {"error", "type"}
-                              {"op": "call", "answer"} + inputs   <- {"velocity": true} + it, if "answer"
-                              {"op": "close"}           <- {"closed": [{"line", "peak_bytes", "limit_bytes"}, ...]}
-                              {"op": "budget", "vram", "ram"}     from the next evaluation on
-                              {"op": "tiles", "rank", "size"} + what to convert    <- {"tile": number} + the tile, ...
-                                                                                   or {"short": why}, of memory
-                              {"op": "encode"} + the encoder and what to encode
-                              {"op": "stop"} the tiles                             <- {"stopped": true}
+Messages to the others (team_member.py), and their answers:
+
+    {"op": "open"} + model and run      <- {"opened": true} or {"error", "type"}
+    {"op": "call", "answer"} + inputs   <- {"velocity": true} + it, if "answer"
+    {"op": "close"}                     <- {"closed": [{"line", "peak_bytes", "limit_bytes"}, ...]}
+    {"op": "budget", "vram", "ram"}     from the next evaluation on
+    {"op": "tiles", "rank", "size"} + what to convert   <- {"tile": number} + it, ... or {"short": why} (of memory)
+    {"op": "encode"} + the encoder and what to encode
+    {"op": "stop"} the tiles            <- {"stopped": true}
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import pickle
-import queue
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..cancel import cancellable, check_cancelled
-from ..errors import InputError, SluiceError
+from ..errors import SluiceError
 from ..memory.report import Emit, ignore
 from ..models.denoiser_inputs import DenoiserInputs
 from ..models.tensor_trees import map_tensors
@@ -45,108 +40,29 @@ from ..models.tiling import Elsewhere
 from ..parallel.share import DeviceShare, joined
 from ..parallel.split import Split, team_words
 from ..sampling.guider import Network
-from ..workers.protocol import Channel, Message
+from .team_process import LAST_WORDS, MemberProcess, NoAnswer
 
 log = logging.getLogger(__name__)
 
 SECONDS = 120.0  # until a device that does not answer counts as lost
 START_SECONDS = 180.0
-_LAST_WORDS = 1.0  # seconds for which a failing process has time to report its error
-_ENTRY = Path(__file__).resolve().parents[1] / "entry" / "hand.py"
 
 
 @dataclass(frozen=True)
 class TeamSettings:
-    """names: of all devices, the first one this process's. hands: the options of each other one (see hand.py).
+    """names: of all devices, the first one this process's. members: the options of each other one (team_member.py).
 
     shares: relative speeds in the sequence group, or how many it has. seconds: until a silent device counts as lost.
     """
 
     names: tuple[str, ...]
-    hands: tuple[dict[str, Any], ...]
+    members: tuple[dict[str, Any], ...]
     split: Split
     shares: int | Sequence[float]
     seconds: float = SECONDS
 
 
 Result = TypeVar("Result")
-
-
-class _NoAnswer(SluiceError):
-    """A device did not answer in time, although its process may still run."""
-
-
-class _Hand:
-    """The process of one other device."""
-
-    def __init__(self, name: str, options: dict[str, Any]) -> None:
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, str(_ENTRY), json.dumps(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self._channel = Channel(self.process.stdout, self.process.stdin)  # type: ignore[arg-type]  # both are binary
-        self._heard: queue.SimpleQueue[tuple[Message, bytes] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        with contextlib.suppress(EOFError, OSError, ValueError):
-            while True:
-                self._heard.put(self._channel.receive())
-        self._heard.put(None)
-
-    def say(self, message: Message, payload: bytes = b"") -> None:
-        """Raises SluiceError if the process has ended."""
-        try:
-            self._channel.send(message, payload)
-        except (OSError, ValueError):
-            raise SluiceError(self.account) from None
-
-    def answer(self, seconds: float) -> Message:
-        """Its next message. Raises SluiceError for an error of the process, for its end, or if it does not answer."""
-        return self.delivery(seconds)[0]
-
-    def delivery(self, seconds: float) -> tuple[Message, bytes]:
-        """Its next message with the bytes that follow it. Raises like `answer`."""
-        try:
-            heard = self._heard.get(timeout=seconds)
-        except queue.Empty:
-            raise _NoAnswer(f"The device {self.name} did not answer for {seconds:.0f} seconds.") from None
-        if heard is None:
-            self._heard.put(None)  # for whoever asks again
-            raise SluiceError(self.account)
-        message, payload = heard
-        if "error" in message:
-            kind = InputError if message["type"] == InputError.__name__ else SluiceError
-            raise kind(f"The device {self.name}: {message['error']}")
-        return message, payload
-
-    def complaint(self, seconds: float) -> str | None:
-        """Its error, or a sentence about its end; None if it still runs without an error."""
-        try:
-            self.answer(seconds)
-        except _NoAnswer as error:
-            return None if self.process.poll() is None else str(error)
-        except SluiceError as error:
-            return str(error)
-        return None
-
-    @property
-    def account(self) -> str:
-        """A sentence about the end of the process."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_LAST_WORDS)
-        code = self.process.poll()
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-        return f"The process of the device {self.name} (pid {self.process.pid}) {how} in the middle of an image."
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
 
 
 class Team:
@@ -158,16 +74,16 @@ class Team:
         """
         self.settings, self._device, self._emit = settings, device, emit
         self.share: DeviceShare | None = None
-        self._hands: list[_Hand] = []
+        self._members: list[MemberProcess] = []
         self._budget: dict[str, str] = {}  # of each other device, once it was changed
         self._waiting = False  # whether the others compute an evaluation in which this device takes part
         self._running = False  # whether a model is open
 
     @classmethod
     def parse(cls, options: dict[str, Any], device: torch.device, emit: Emit = ignore) -> Team:
-        """Of data: {"names", "hands", "split", "shares"}, as the command line makes it."""
+        """Of data: {"names", "members", "split", "shares"}, as the command line makes it."""
         split = Split(**options["split"])
-        settings = TeamSettings(tuple(options["names"]), tuple(options["hands"]), split, options["shares"])
+        settings = TeamSettings(tuple(options["names"]), tuple(options["members"]), split, options["shares"])
         return cls(settings, device, emit)
 
     @property
@@ -177,7 +93,7 @@ class Team:
 
     def start(self) -> DeviceShare:
         """Start missing processes. Raises SluiceError if a device does not start or cannot exchange data."""
-        if self.share is None or any(hand.process.poll() is not None for hand in self._hands):
+        if self.share is None or any(member.process.poll() is not None for member in self._members):
             self.close()
             try:
                 self.share = self._started()
@@ -191,17 +107,17 @@ class Team:
         torchs: Any = torch.distributed
         patience = timedelta(seconds=START_SECONDS)
         store = torchs.TCPStore("127.0.0.1", 0, given.split.size, True, patience, wait_for_workers=False)
-        for rank, (name, options) in enumerate(zip(given.names[1:], given.hands, strict=True), start=1):
+        for rank, (name, options) in enumerate(zip(given.names[1:], given.members, strict=True), start=1):
             place = {"rank": rank, "port": store.port, "split": given.split.__dict__, "shares": given.shares}
-            self._hands.append(_Hand(name, {**options, **self._budget, **place, "seconds": given.seconds}))
-        for hand in self._hands:
-            hand.answer(START_SECONDS)  # its device is there
-        for hand in self._hands:
-            hand.say({"op": "join"})
+            self._members.append(MemberProcess(name, {**options, **self._budget, **place, "seconds": given.seconds}))
+        for member in self._members:
+            member.answer(START_SECONDS)  # its device is there
+        for member in self._members:
+            member.say({"op": "join"})
         share, wrong = joined(store, given.split, 0, given.shares, self._device, given.seconds)
         found = [(0, other) for other in wrong]
-        for rank, hand in enumerate(self._hands, start=1):
-            found += [(rank, other) for other in hand.answer(given.seconds)["wrong"]]
+        for rank, member in enumerate(self._members, start=1):
+            found += [(rank, other) for other in member.answer(given.seconds)["wrong"]]
         if found:
             pairs = ", ".join(f"{given.names[a]} from {given.names[b]}" for a, b in found)
             raise SluiceError(
@@ -212,18 +128,18 @@ class Team:
 
     @contextmanager
     def opened(self, model: object, run: object, own: AbstractContextManager[Network]) -> Iterator[Network]:
-        """The network of all devices for one run. own: this device's part. model, run: what hand.py opens, picklable.
+        """The network of all devices for one run. own: this device's part. model, run: what the others open, picklable.
 
         Raises SluiceError, with the device's name, for errors of other devices.
         """
         payload = _packed((model, run))
         self._waiting = self._running = True
         try:
-            for hand in self._hands:
-                hand.say({"op": "open"}, payload)
+            for member in self._members:
+                member.say({"op": "open"}, payload)
             with own as network:
-                for hand in self._hands:
-                    hand.answer(START_SECONDS)
+                for member in self._members:
+                    member.answer(START_SECONDS)
                 self._waiting = False
                 yield _TeamNetwork(self, network)
         finally:
@@ -235,12 +151,12 @@ class Team:
     def _close_run(self) -> None:
         """End the run on the other devices, and emit what each of them reports of its memory."""
         try:
-            for hand in self._hands:
-                hand.say({"op": "close"})
-            for hand in self._hands:
-                for report in hand.answer(self.settings.seconds)["closed"]:
-                    log.info("%s: %s", hand.name, report["line"])
-                    self._emit({"type": "device.job", "device": hand.name, **report})
+            for member in self._members:
+                member.say({"op": "close"})
+            for member in self._members:
+                for report in member.answer(self.settings.seconds)["closed"]:
+                    log.info("%s: %s", member.name, report["line"])
+                    self._emit({"type": "device.job", "device": member.name, **report})
         except SluiceError:  # the run has its result, or an error of its own; the next run starts the team anew
             self.close()
 
@@ -248,34 +164,34 @@ class Team:
     def converting(self, tiles: object) -> Iterator[Elsewhere]:
         """Tiles of the autoencoder from the other devices, by number: device r computes r, r + size, r + 2 size, ...
 
-        tiles: what hand.py converts, picklable. A device that has too little memory leaves its tiles to this one. While
+        tiles: what all convert, picklable. A device that has too little memory leaves its tiles to this one. While
         a model is open, all are left to this one. Raises SluiceError, with the device's name, for other errors.
         """
         if self._running:
             yield lambda number: None
             return
         self.start()
-        payload, size, short = _packed(tiles), len(self._hands) + 1, set[int]()
+        payload, size, short = _packed(tiles), len(self._members) + 1, set[int]()
 
         def elsewhere(number: int) -> Tensor | None:
             rank = number % size
             if rank == 0 or rank in short:
                 return None
-            hand = self._hands[rank - 1]
-            message, tile = hand.delivery(self.settings.seconds)
+            member = self._members[rank - 1]
+            message, tile = member.delivery(self.settings.seconds)
             if "short" in message:
                 short.add(rank)
-                log.warning("%s leaves its tiles to %s. %s", hand.name, self.settings.names[0], message["short"])
+                log.warning("%s leaves its tiles to %s. %s", member.name, self.settings.names[0], message["short"])
                 return None
             made: Tensor = pickle.loads(tile)
             return made
 
         try:
-            for rank, hand in enumerate(self._hands, start=1):
-                hand.say({"op": "tiles", "rank": rank, "size": size}, payload)
+            for rank, member in enumerate(self._members, start=1):
+                member.say({"op": "tiles", "rank": rank, "size": size}, payload)
             yield elsewhere
             self._stop_converting()
-        except _NoAnswer:
+        except NoAnswer:
             self.close()
             raise
         except BaseException:  # a cancelled job, or an error of a device, which has ended then
@@ -287,22 +203,22 @@ class Team:
 
     def _stop_converting(self) -> None:
         """Raises SluiceError if a device has ended or does not answer."""
-        for hand in self._hands:
-            hand.say({"op": "stop"})
-        for hand in self._hands:
-            while "stopped" not in hand.answer(self.settings.seconds):
+        for member in self._members:
+            member.say({"op": "stop"})
+        for member in self._members:
+            while "stopped" not in member.answer(self.settings.seconds):
                 pass
 
     def encoded(self, encoder_and_args: object, own: Callable[[], Result]) -> Result:
         """The output of a text encoder whose rows are divided. own: computes this device's rows, with the others.
 
-        encoder_and_args: what hand.py encodes, picklable. Raises SluiceError, with the device's name, for errors of
+        encoder_and_args: what all compute, picklable. Raises SluiceError, with the device's name, for errors of
         other devices.
         """
         payload = _packed(encoder_and_args)
         try:
-            for hand in self._hands[: self.settings.split.group - 1]:
-                hand.say({"op": "encode"}, payload)
+            for member in self._members[: self.settings.split.group - 1]:
+                member.say({"op": "encode"}, payload)
             return self.computed(own)
         except BaseException:
             self.close()  # a process in the middle of an encoding reads no messages
@@ -327,20 +243,20 @@ class Team:
         self._waiting = True
         for rank in range(group * size, (group + 1) * size):
             if rank > 0:
-                self._hands[rank - 1].say({"op": "call", "answer": group > 0 and rank == group * size}, payload)
+                self._members[rank - 1].say({"op": "call", "answer": group > 0 and rank == group * size}, payload)
 
     def velocity(self, group: int) -> Tensor:
         """What another group has computed. Raises SluiceError."""
-        hand = self._hands[group * self.settings.split.group - 1]
-        made: Tensor = pickle.loads(hand.delivery(self.settings.seconds)[1])
+        member = self._members[group * self.settings.split.group - 1]
+        made: Tensor = pickle.loads(member.delivery(self.settings.seconds)[1])
         return made.to(self._device)
 
     def tell_budget(self, words: dict[str, str]) -> None:
         """Each other device has this budget from its next evaluation on. words: {"vram", "ram"}, as written."""
         self._budget = words
-        for hand in self._hands:
+        for member in self._members:
             with contextlib.suppress(SluiceError):  # a process that has ended is started again with it
-                hand.say({"op": "budget", **words})
+                member.say({"op": "budget", **words})
 
     def finished(self) -> None:
         """Called when an evaluation has ended here, and so on all devices: none waits for another."""
@@ -349,19 +265,19 @@ class Team:
     def reason(self, error: Exception) -> SluiceError | None:
         """The error of another device that made an evaluation fail; None if there is none."""
         time.sleep(0.05)
-        complaints = [complaint for hand in self._hands if (complaint := hand.complaint(_LAST_WORDS / 4))]
+        complaints = [complaint for member in self._members if (complaint := member.complaint(LAST_WORDS / 4))]
         if complaints:
             return SluiceError(" ".join(complaints))
         if isinstance(error, RuntimeError) and "imed out" in str(error):
-            names = " or ".join(hand.name for hand in self._hands)
+            names = " or ".join(member.name for member in self._members)
             return SluiceError(f"The device {names} did not answer for {self.settings.seconds:.0f} seconds.")
         return None
 
     def close(self) -> None:
         """End all other processes."""
-        for hand in self._hands:
-            hand.end()
-        self._hands, self.share = [], None
+        for member in self._members:
+            member.end()
+        self._members, self.share = [], None
 
 
 class _TeamNetwork:

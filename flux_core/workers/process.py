@@ -277,5 +277,5 @@ def with_budget(options: Mapping[str, Any], words: Mapping[str, str]) -> dict[st
     """A worker's options with another budget, which holds for each device of its team. words: {"vram", "ram"}."""
     found = {**options, **words}
     if options.get("team"):
-        found["team"] = {**options["team"], "hands": [{**hand, **words} for hand in options["team"]["hands"]]}
+        found["team"] = {**options["team"], "members": [{**member, **words} for member in options["team"]["members"]]}
     return found

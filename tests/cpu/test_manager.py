@@ -40,7 +40,7 @@ from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
 from sluice.flux_core.models.flux import Flux
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.t5 import T5Config, T5Encoder
-from sluice.flux_core.runtime import autoencoder, handles, modulation, streamed_flux, weights
+from sluice.flux_core.runtime import autoencoder, handles, model_weights, modulation, streamed_flux
 from sluice.flux_core.runtime.handles import FluxModel
 from sluice.flux_core.runtime.integer_products import block_matrices, integers_for, within_ram
 from sluice.flux_core.runtime.runtime import Runtime
@@ -151,7 +151,7 @@ def test_quantised_files_give_the_same_picture_expanded_packed_and_streamed(
     write(path, "flux", steps_of("flux", detect(file).parts["flux"], wanted), wanted, {})
     no_budget(runtime)
     expected = picture(handles.load_flux(runtime, path), seeded)
-    monkeypatch.setattr(weights, "FILLED", 0.0)
+    monkeypatch.setattr(model_weights, "FILLED", 0.0)
     gc.collect()
     model = handles.load_flux(runtime, path)
     assert torch.equal(picture(model, seeded), expected)

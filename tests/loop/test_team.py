@@ -183,7 +183,7 @@ def guided(model: FluxModel, on_call: Callable[[int], object] = lambda number: N
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "hand.py" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children() if "team_member.py" in " ".join(child.cmdline())]
 
 
 def distance(got: list[Tensor], expected: list[Tensor]) -> float:
@@ -243,8 +243,8 @@ def test_two_processes_stream_the_velocity_of_one(
     once = FailsOnce(monkeypatch)
     assert all(torch.equal(a, b) for a, b in zip(look(model), got, strict=True)) and once.failed
     two.budget = Allowed(None, limit.ram - (64 << 20))
-    (hand,) = children()
-    assert distance(look(model), got) == 0 and hand.is_running()
+    (member,) = children()
+    assert distance(look(model), got) == 0 and member.is_running()
     assert two.team is not None
     texts, told = encoded(alone, file), len(plans[1])
     sent = dict(two.team.share.weights.wire.sent) if two.team and two.team.share and two.team.share.weights else None
@@ -299,9 +299,9 @@ def test_each_device_evaluates_another_condition(team: Made, file: Path, caplog:
     assert same_bits(guided(cached, on_call=here.append), expected) and len(here) == 2 * len(TIMES)
     assert "compute nothing" not in caplog.text and distance(look(model), look(model_of(alone, file))) == 0
     assert "1 condition for the 2 groups of devices of --split cfg2" in caplog.text
-    (hand,) = children()
-    with pytest.raises(SluiceError, match=rf"device cpu:1 \(pid {hand.pid}\) was killed by signal 9"):
-        guided(model, on_call=lambda number: hand.kill())
+    (member,) = children()
+    with pytest.raises(SluiceError, match=rf"device cpu:1 \(pid {member.pid}\) was killed by signal 9"):
+        guided(model, on_call=lambda number: member.kill())
 
 
 def test_a_device_that_fails_or_hangs_is_named_and_the_next_image_is_made(
@@ -388,8 +388,8 @@ def test_an_image_of_several_devices_says_so_and_is_the_same_on_one(
 
     together = run(WORKFLOW, "--devices", "cpu:0+cpu:1")
     torch.set_num_threads(threads)  # of this process, which the command ends with otherwise
-    for hand in children():
-        hand.kill()
+    for member in children():
+        member.kill()
     with Image.open(together) as made, Image.open(run(together)) as alone:
         assert json.loads(made.info["sluice_devices"]) == "cpu:0 and cpu:1 as sp2 ulysses"
         assert "sluice_devices" not in alone.info

@@ -61,20 +61,27 @@ def test_devices_that_are_joined_are_one_worker_with_a_process_for_each() -> Non
     assert list(options) == ["cpu:0+cpu:1"]
     one = options["cpu:0+cpu:1"]
     assert one["device"] == "cpu" and one["ram"] == "2G" and one["team"]["names"] == ["cpu:0", "cpu:1"]
-    (hand,) = one["team"]["hands"]
-    assert (hand["device"], hand["dtype"], hand["ram"], hand["threads"]) == ("cpu", "fp32", "2G", one["threads"])
+    (member,) = one["team"]["members"]
+    assert (member["device"], member["dtype"], member["ram"], member["threads"]) == (
+        "cpu",
+        "fp32",
+        "2G",
+        one["threads"],
+    )
     assert one["team"]["split"] == {"sp": 2, "tp": 1, "attention": "ring", "cfg": 1} and one["team"]["shares"] == 2
     mixed = workers_of(given(devices="cuda:0+cuda:1,cuda:2", vram="6G,8G", split="tp", shares=None), {})
     assert mixed["cuda:2"]["vram"] == "8G" and "team" not in mixed["cuda:2"]
-    assert [hand["device"] for hand in mixed["cuda:0+cuda:1"]["team"]["hands"]] == ["cuda:1"]
+    assert [member["device"] for member in mixed["cuda:0+cuda:1"]["team"]["members"]] == ["cuda:1"]
     unequal = workers_of(given(devices="cuda:0+cuda:1", vram="20G,10G", ram="8G"), {})["cuda:0+cuda:1"]
-    (second,) = unequal["team"]["hands"]
+    (second,) = unequal["team"]["members"]
     assert (unequal["vram"], second["vram"], unequal["ram"], second["ram"]) == ("20G", "10G", "4G", "4G")
-    (second,) = workers_of(given(devices="cpu:0+cpu:1", ram="1G,2G"), {})["cpu:0+cpu:1"]["team"]["hands"]
+    (second,) = workers_of(given(devices="cpu:0+cpu:1", ram="1G,2G"), {})["cpu:0+cpu:1"]["team"]["members"]
     assert second["ram"] == "2G"
     changed = with_budget(unequal, {"vram": "6G", "ram": "2G"})
-    assert [(each["vram"], each["ram"]) for each in (changed, *changed["team"]["hands"])] == [("6G", "2G")] * 2
-    assert unequal["team"]["hands"][0]["vram"] == "10G" and "team" not in with_budget({"device": "cpu"}, {"ram": "2G"})
+    assert [(each["vram"], each["ram"]) for each in (changed, *changed["team"]["members"])] == [("6G", "2G")] * 2
+    assert unequal["team"]["members"][0]["vram"] == "10G" and "team" not in with_budget(
+        {"device": "cpu"}, {"ram": "2G"}
+    )
     two = workers_of(given(devices="cpu:0+cpu:1,cpu:2", ram="4G,3G"), {})
     assert (two["cpu:0+cpu:1"]["ram"], two["cpu:2"]["ram"]) == ("2G", "3G")
     for wrong, said in (

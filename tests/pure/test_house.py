@@ -114,7 +114,7 @@ def test_imports_of_our_own_are_relative_and_comfyui_is_known_to_the_host_and_th
         named = {target[1] for target in imports(path) if target[0] == ""}
         if module_of(path) == ("nodes", "host") or path.name.startswith("bridge_"):
             named -= {"comfy", "comfy_extras", "folder_paths"}
-        if module_of(path)[:2] == ("flux_core", "entry") and path.stem in ("worker", "hand"):
+        if module_of(path)[:2] == ("flux_core", "entry") and path.stem in ("worker", "team_member"):
             named -= {"sluice"}  # started as files, they load the package by that name
         wrong[id_of(path)] = named & FOREIGN
     assert offenders(wrong) == {}

@@ -14,6 +14,6 @@ if __name__ == "__main__":
     from sluice.flux_core.processor.lasting_imports import lasting_imports
 
     with lasting_imports():
-        from sluice.flux_core.runtime.hand import main
+        from sluice.flux_core.runtime.team_member import main
 
     main(sys.argv[1])
