@@ -15,6 +15,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from ..errors import InputError
 from ..memory.budget import AUTO, add_budget_arguments
 from ..memory.report import plan_record
+from ..runtime.published import TEXT_TOKENS
 from ..runtime.settings import COMPUTES
 from . import plan_cards, plan_training
 from .arguments import add_model_arguments
@@ -32,6 +33,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--size", default="1024x1024", metavar="WxH", help="size of the image (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time (default: %(default)s)")
+    parser.add_argument(
+        "--prompt-tokens",
+        type=int,
+        default=TEXT_TOKENS,
+        metavar="N",
+        help="tokens of the prompt, padding included (default: %(default)s, the most that FLUX.1 was trained with; a "
+        "token is about four letters)",
+    )
     parser.add_argument(
         "--lora", action="append", default=[], metavar="FILE", help="include this LoRA; may be repeated"
     )

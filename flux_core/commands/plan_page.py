@@ -10,6 +10,7 @@ from ..memory.budget import format_size
 from ..memory.phases import Phase
 from ..memory.plan import Plan
 from ..memory.workload import Location
+from ..runtime.published import TEXT_TOKENS
 from .plan_formats import Row, formats_table
 from .plan_target import Target
 
@@ -22,6 +23,8 @@ _CONTROLNET = re.compile(r"(?:controlnets\.([^.]+)-[0-9a-f]{8}\.)?(.+)")
 def page(made: Plan, target: Target, job: Job, rows: Sequence[Row]) -> list[str]:
     """The output for people, as lines."""
     size = f"{job.width}x{job.height}" + (f", {job.batch} at a time" if job.batch > 1 else "")
+    if job.text_tokens != TEXT_TOKENS:
+        size += f", {job.text_tokens} tokens of the prompt"
     kind = "RAM" if target.cpu else "memory"
     title = f"{made.workload.name} · {size} · {target.label}, {format_size(target.memory)} of {kind}"
     return [

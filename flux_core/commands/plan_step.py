@@ -27,9 +27,11 @@ def job_of(args: Namespace, target: Target) -> Job:
     width, height = picture_size(args.size)
     if args.batch < 1:
         raise InputError("The batch is at least 1.")
+    if args.prompt_tokens < 1:
+        raise InputError("A prompt has at least 1 token.")
     from ..runtime.flux_needs import Job
 
-    return Job(height, width, args.batch, itemsize=target.itemsize)
+    return Job(height, width, args.batch, args.prompt_tokens, itemsize=target.itemsize)
 
 
 def plan_for(model: Model, target: Target, job: Job, beside: Beside) -> Plan:

@@ -66,7 +66,7 @@ def run(args: Namespace) -> int:
     if model.config.in_channels != model.config.out_channels:
         raise InputError(f"{model.name} takes more than images: LoRAs are trained on flux1-dev or flux1-schnell.")
     size = args.size if "x" in args.size.lower() else f"{args.size}x{args.size}"
-    job = job_of(Namespace(size=size, batch=args.batch), target)
+    job = job_of(Namespace(size=size, batch=args.batch, prompt_tokens=args.prompt_tokens), target)
     settings = LoraSettings(
         rank=args.rank,
         layers=args.layers,

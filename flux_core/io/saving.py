@@ -111,11 +111,11 @@ def _unusable(prefix: str, root: str | os.PathLike[str], error: Exception) -> In
 def _advice(error: Exception) -> str:
     """What to do about an error of the file system: a sentence with a space before it, or nothing."""
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
-        return " Allow this user to write there, or start with another output folder (--output)."
+        return " Allow this user to write there, or start with another output folder (--out)."
     if isinstance(error, (NotADirectoryError, FileExistsError)):
-        return " Choose another file name prefix, or another output folder (--output)."
+        return " Choose another file name prefix, or another output folder (--out)."
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return " Free some space there, or start with another output folder (--output)."
+        return " Free some space there, or start with another output folder (--out)."
     return ""
 
 

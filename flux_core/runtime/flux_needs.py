@@ -30,8 +30,8 @@ from ..sampling.guider import Run
 from .dry_run import DryRun, dry_run, shape_of
 from .meta_results import META, MetaResults
 from .modulation import modulation_linears, rows_like
+from .published import TEXT_TOKENS
 
-TEXT_TOKENS = 512
 _STREAMED = re.compile(
     r"(controlnets\.[^.]+\.)?(double_blocks|single_blocks|controlnet_blocks|controlnet_single_blocks)\."
 )

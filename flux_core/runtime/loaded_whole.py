@@ -33,6 +33,7 @@ from .dry_run import DryRun, dry_run, shape_of
 from .flux_needs import half_block, heaviest_inputs, streamed_names, tokens_of
 from .integer_products import integers_of
 from .runtime import Runtime
+from .slow_steps import warn_of_slow_steps
 
 Tensors = Mapping[str, Stored]
 
@@ -45,7 +46,10 @@ def reported_flux(module: Flux, runtime: Runtime, tensors: Tensors, run: Run, dt
     observed = dry_run(module, lambda copy: copy(sample))
     workload = _workload(tensors, streamed_names(observed), observed, dtype, half_block)
     about = "transformer", runtime, runtime.device, tensors
-    with _report(*about, workload, tokens_of(sample), dtype, lambda: note_of(module), integers_of(module)) as timed:
+    integers = integers_of(module)
+    with _report(*about, workload, tokens_of(sample), dtype, lambda: note_of(module), integers) as (report, timed):
+        if runtime.share is None or runtime.share.rank == 0:
+            warn_of_slow_steps(sample, report.plan.seconds)
 
         def reporting(inputs: DenoiserInputs) -> Tensor:
             velocity: Tensor = timed(lambda: module(inputs))
@@ -73,7 +77,7 @@ class ReportedEncoder:
         observed = dry_run(self._encoder, lambda copy: copy(*sample))
         workload = _workload(tensors, observed.order, observed, self._dtype)
         count = tokens.shape[0] * tokens.shape[1]
-        with _report(*self._about, workload, count, self._dtype) as timed:
+        with _report(*self._about, workload, count, self._dtype) as (_, timed):
             return timed(lambda: self._encoder(tokens, *more))
 
 
@@ -109,8 +113,8 @@ def _report(
     dtype: torch.dtype,
     note: Callable[[], str] = str,
     integers: Integers | None = None,
-) -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """A function that runs a pass and reports it. note: returns further facts about the run at its end.
+) -> Iterator[tuple[JobReport, Callable[[Callable[[], Any]], Any]]]:
+    """The report, and a function that runs a pass and reports it. note: returns further facts about the run at its end.
 
     integers: the object that multiplies integers in it.
     """
@@ -132,7 +136,7 @@ def _report(
         return done
 
     try:
-        yield timed
+        yield report, timed
     finally:
         report.peak, report.note = process_peak(device), note()
         report.close()

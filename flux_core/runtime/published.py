@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..models.flux_config import FluxConfig, flux1
 from ..quant.sizes import BLOCK, nbytes_of
 
+TEXT_TOKENS = 512  # of the longest prompts that FLUX.1 dev was trained with
 MULTIPLIED_AS_STORED = {"F32", "F16", "BF16"}
 COMPARED = ("bf16", "fp8", "int8", "Q8_0", "Q4_K_S")
 CHANNELS = {

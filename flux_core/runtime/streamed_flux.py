@@ -50,6 +50,7 @@ from .flux_needs import (
 from .managed_controlnet import MODULATION, ManagedControlNet
 from .modulation import ModulationTable, modulation_linears
 from .modulation_rows import RowStore, RunRows
+from .slow_steps import warn_of_slow_steps
 
 Result = TypeVar("Result")
 
@@ -122,6 +123,8 @@ class ManagedFlux:
         key = shapes_of(sample), sample.reference_method, branch_shapes(module), controls, attend and attend.identity
         observed = self.observed(key, lambda: observe_blocks(module, sample))
         with self._running(observed, key, tokens_of(sample)) as model:
+            if self._share is None or self._share.rank == 0:
+                warn_of_slow_steps(sample, model.report.plan.seconds)
             agreement = None if self._share is None else self._share.agreement
             if self._share is not None:
                 model.report.count_exchange(self._share.exchange_seconds)

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sluice.flux_core.commands import workflows
 from sluice.flux_core.errors import BudgetTooSmall, InputError
 from sluice.flux_core.graph.execute import Executor, Result
 from sluice.flux_core.io.folders import standard_folders
+from sluice.flux_core.models.denoiser_inputs import DenoiserInputs
 from sluice.flux_core.runtime.runtime import Runtime
 from sluice.flux_core.runtime.settings import Settings
+from sluice.flux_core.runtime.slow_steps import slow_steps
 from sluice.flux_core.worker.registry import standalone_tables
 from sluice.flux_core.worker.too_large import too_large
 from sluice.nodes.host import Host
@@ -43,9 +46,22 @@ def from_a_file(prompt: dict[str, Any]) -> None:
     prompt[name] = {"class_type": "VAEEncode", "inputs": {}}
 
 
+def told(prompt: dict[str, Any]) -> None:
+    """A prompt of more tokens than FLUX.1 was trained with, for one step."""
+    next(node for node in prompt.values() if node["class_type"] == "CLIPTextEncode")["inputs"]["text"] = (
+        "a star, " * 400
+    )
+    next(node for node in prompt.values() if node["class_type"] == "BasicScheduler")["inputs"]["steps"] = 1
+
+
 def run(tmp_path: Path, settings: Settings, change: Change) -> Result:
+    def runtime() -> Runtime:
+        made = Runtime(settings)
+        made.events.listen(lambda event: None)  # runs of models are reported to listeners
+        return made
+
     folders = standard_folders(tmp_path)
-    host = Host(folders, make_runtime=lambda: Runtime(settings))
+    host = Host(folders, make_runtime=runtime)
     classes = standalone_tables(host)[0]
     prompt = workflows.read(FIRST, classes).prompt
     change(prompt)
@@ -84,3 +100,24 @@ def test_what_fits_or_is_not_known_before_is_not_refused(tmp_path: Path) -> None
         prompt = workflows.read(FIRST, classes).prompt
         change(prompt)
         assert list(too_large(prompt, classes, folders, host.runtime)) == []
+
+
+@pytest.mark.parametrize("ram", ["auto", "1G"])
+def test_a_long_prompt_is_told_before_its_first_step(
+    tmp_path: Path, ram: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(tmp_path, Settings.parse("cpu", "fp32", ram=ram), told).status == "success"
+    said = next(record.getMessage() for record in caplog.records if "predicted to take" in record.getMessage())
+    found = re.search(r"computes ([\d,]+) tokens, ([\d,]+) of the prompt and 64 of the image", said)
+    assert found and "a shorter prompt is faster" in said
+    tokens, prompt = (int(number.replace(",", "")) for number in found.groups())
+    assert tokens == prompt + 64 and prompt > 512
+
+
+def test_long_steps_are_told_with_their_time_and_usual_ones_are_not() -> None:
+    one = torch.empty(1, device="meta")
+    text, pooled = torch.empty(1, 512, 4096, device="meta"), torch.empty(1, 768, device="meta")
+    usual = DenoiserInputs(torch.empty(1, 16, 128, 128, device="meta"), one, text, pooled, one)
+    assert slow_steps(usual, 59.0) is None
+    assert "take 12 minutes: it computes 4,608 tokens, 512 of the prompt" in (slow_steps(usual, 720.0) or "")
+    assert "take 52 hours" in (slow_steps(usual, 188_684.0) or "")
