@@ -269,9 +269,17 @@ def _reduced(x: Tensor, axes: Sequence[int] | int | None = None, keep: bool = Fa
     """Sums and means of floating-point numbers."""
     if not x.is_contiguous() or not x.is_floating_point() or any(options.values()):
         return NotImplemented
+    return _without(x, axes, keep, x.dtype)
+
+
+def _all_or_any(x: Tensor, axis: int | None = None, keep: bool = False) -> Any:
+    return _without(x, axis, keep, torch.bool) if x.is_contiguous() else NotImplemented
+
+
+def _without(x: Tensor, axes: Sequence[int] | int | None, keep: bool, dtype: torch.dtype) -> Tensor:
     gone = {axis % x.ndim for axis in ([axes] if isinstance(axes, int) else axes or range(x.ndim))}
     shape = [1 if axis in gone else size for axis, size in enumerate(x.shape) if keep or axis not in gone]
-    return _contiguous(shape, x.dtype)
+    return _contiguous(shape, dtype)
 
 
 def _norm(x: Tensor, order: float = 2, axes: Sequence[int] | None = None, keep: bool = False, **options: Any) -> Any:
@@ -301,6 +309,10 @@ RULES: dict[str, Callable[..., Any]] = {
     "aten.embedding.default": _embedding,
     "aten.index.Tensor": _index,
     "aten.upsample_nearest2d.vec": _upsample,
+    "aten.all.default": _all_or_any,
+    "aten.all.dim": _all_or_any,
+    "aten.any.default": _all_or_any,
+    "aten.any.dim": _all_or_any,
     "aten.mean.default": _reduced,
     "aten.mean.dim": _reduced,
     "aten.sum.default": _reduced,
