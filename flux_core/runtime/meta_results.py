@@ -221,20 +221,21 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
     first = tensors[0]
     axis = dim % max(1, first.ndim)
     others = {(*tensor.shape[:axis], 0, *tensor.shape[axis + 1 :]) for tensor in tensors}
-    # In channels-last memory the result would be so too.
-    plain = all(tensor.ndim < 4 or tensor.stride(1) != 1 for tensor in tensors)
-    if not first.ndim or len(others) != 1 or not plain or not _one_type(*tensors):
+    if not first.ndim or len(others) != 1 or not _not_channels_last(tensors) or not _one_type(*tensors):
         return NotImplemented
     size = sum(tensor.shape[axis] for tensor in tensors)
     return _contiguous((*first.shape[:axis], size, *first.shape[axis + 1 :]), first.dtype)
 
 
 def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Any:
-    first = tensors[0]
-    if not _one_type(*tensors) or any(t.shape != first.shape or not t.is_contiguous() for t in tensors):
+    if len({tensor.shape for tensor in tensors}) != 1 or not _not_channels_last(tensors):
         return NotImplemented
-    axis = dim % (first.ndim + 1)
-    return _contiguous((*first.shape[:axis], len(tensors), *first.shape[axis:]), first.dtype)
+    return _cat([tensor.unsqueeze(dim) for tensor in tensors], dim)
+
+
+def _not_channels_last(tensors: Sequence[Tensor]) -> bool:
+    """Tensors in channels-last memory are joined to one in channels-last memory."""
+    return all(tensor.ndim < 4 or tensor.stride(1) != 1 for tensor in tensors)
 
 
 def _repeat(x: Tensor, times: Sequence[int]) -> Any:
@@ -313,6 +314,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "aten.all.dim": _all_or_any,
     "aten.any.default": _all_or_any,
     "aten.any.dim": _all_or_any,
+    "aten.logsumexp.default": _reduced,
     "aten.mean.default": _reduced,
     "aten.mean.dim": _reduced,
     "aten.sum.default": _reduced,

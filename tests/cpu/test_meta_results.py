@@ -108,7 +108,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "enlarged": lambda: [F.interpolate(x, scale_factor=2.0, mode="nearest") for x in (IMAGE, CHANNELS_LAST, ODD_BATCH)],
     "joined": lambda: (
         *(torch.cat((X, PART), 1), torch.cat((X, X), -1), torch.cat((IMAGE, CHANNELS_LAST), 1)),
-        *(torch.cat((TURNED_HEADS, TURNED_HEADS), 2), torch.stack((X, X), -1), torch.stack((X, X))),
+        *(torch.cat((TURNED_HEADS, TURNED_HEADS), 2), torch.stack((X, TURNED), -1), torch.stack((X, PART))),
+        *(torch.stack((HEADS, TURNED_HEADS), axis) for axis in (0, 2, 4, -2)),
+        *(torch.stack((TURNED_HEADS, TURNED_HEADS)), torch.stack((IMAGE, CHANNELS_LAST))),
     ),
     "rows": lambda: (
         *(F.embedding(NUMBERS, meta(10, 4)), X[NUMBERS[:, 0], NUMBERS[:, 1]], X[NUMBERS[0]]),
@@ -116,6 +118,7 @@ CALLS: dict[str, Callable[[], object]] = {
     ),
     "reduced": lambda: (
         *(X.sum(), X.mean(dim=-1), X.mean(dim=(0, 2), keepdim=True), X.sum(1)),
+        *(X.logsumexp(-1), X.logsumexp(-1, keepdim=True)),
         *(torch.linalg.vector_norm(X, dim=1, keepdim=True), (X > 0).all(dim=1).any(), X.any(dim=-1, keepdim=True)),
     ),
     "softmax": lambda: (X.softmax(-1), X.bfloat16().softmax(1)),

@@ -52,7 +52,7 @@ def test_all_of_it_is_smaller_than_16_megabytes() -> None:
 
 def test_prompts_give_the_figure_and_the_colour_they_name(tmp_path: Path) -> None:
     asked = prompts(20)
-    table = measure(asked, make(main, asked, tmp_path, steps=12, models=None, device="cpu"))
+    table = measure(asked, make(main, asked, tmp_path, steps=6, models=None, device="cpu"))
     for part in ("digit", "shape", "colour", "position", "background"):
         right, of = table[part]
         assert right >= 0.85 * of, (part, table)

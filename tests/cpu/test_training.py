@@ -35,7 +35,9 @@ def training(folder: Path, recipe: Recipe) -> Training:
 
 def test_the_loss_of_every_stage_falls(tmp_path: Path) -> None:
     recipe = changed(quick(), ["flow.steps=30", "guidance.steps=6", "codec.steps=12", "save_every=1000"])
-    losses = training(tmp_path, recipe).run(["flow", "guidance", "codec"])
+    run = training(tmp_path, recipe)
+    vars(run).update(_sheet=lambda *args, **options: None, _codec_sheet=lambda *args: None)  # half of the time
+    losses = run.run(["flow", "guidance", "codec"])
     for stage in ("flow", "codec"):
         first, last = losses[stage][:5], losses[stage][-5:]
         assert sum(last) < 0.9 * sum(first), stage
