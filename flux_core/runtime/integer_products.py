@@ -32,6 +32,7 @@ from .settings import HALF_SUMS, INT8, SIXTEEN_BIT
 log = logging.getLogger(__name__)
 
 GAIN = 1.1  # speedup of int8 products from which "auto" uses them
+_IN_BLOCKS = ("double_blocks.", "single_blocks.", "controlnet_blocks.", "controlnet_single_blocks.")
 PROBED = 256, 2048  # rows and columns of the inputs in the measurement
 
 
@@ -55,11 +56,14 @@ def integers_for(device: torch.device, dtype: torch.dtype, compute: str) -> Inte
 
 
 def block_matrices(tensors: Mapping[str, Stored]) -> tuple[str, ...]:
-    """The names of the matrices that a step multiplies with all tokens: those of blocks, except adaLN's."""
+    """The names of the matrices that a step multiplies with all tokens: those of blocks, except adaLN's.
+
+    In a ControlNet also those after its blocks. They are the streamed ones (flux_needs.py) without adaLN's.
+    """
     return tuple(
         name
         for name, stored in tensors.items()
-        if name.startswith(("double_blocks.", "single_blocks.")) and len(stored.shape) == 2 and ".lin." not in name
+        if name.startswith(_IN_BLOCKS) and len(stored.shape) == 2 and ".lin." not in name
     )
 
 

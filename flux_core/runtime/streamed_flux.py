@@ -188,7 +188,9 @@ class ManagedFlux:
             ))  # fmt: skip
             tensors = _together(tensors, round_to, {net.key: net.tensors for net in self.controlnets})
             round_to = None
-            integers = next((net.integers for net in self.controlnets if net.integers is not None), integers)
+            # the transformer's first: if it is too large to be quantised in this memory, they do not quantise
+            given = (integers, *(net.integers for net in self.controlnets))
+            integers = next((one for one in given if one is not None), None)
         names = streamed_names(observe_blocks(module, inputs))
         cut = self._share and self._share.weights
         if cut:

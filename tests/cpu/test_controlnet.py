@@ -17,6 +17,7 @@ from sluice.flux_core.errors import FileFormatError, InputError
 from sluice.flux_core.facade.link_values import to_engine, to_pack
 from sluice.flux_core.memory.budget import Allowed
 from sluice.flux_core.memory.manager import Manager
+from sluice.flux_core.memory.source import FileSource
 from sluice.flux_core.memory.workload import MiB
 from sluice.flux_core.models.attention import attention
 from sluice.flux_core.models.controlnet import ControlNet
@@ -25,6 +26,8 @@ from sluice.flux_core.models.denoiser_inputs import ControlInput, DenoiserInputs
 from sluice.flux_core.models.flux import Flux, with_attention, with_controlnets
 from sluice.flux_core.models.flux_config import FluxConfig
 from sluice.flux_core.models.latents import process_in
+from sluice.flux_core.quant.int8 import Integers
+from sluice.flux_core.runtime import model_weights
 from sluice.flux_core.runtime.controlnets import load_controlnet
 from sluice.flux_core.runtime.handles import load_flux
 from sluice.flux_core.runtime.runtime import Runtime
@@ -366,6 +369,28 @@ def test_under_any_budget_the_bits_are_the_same_and_every_block_is_in_the_plan(s
         stays = {unit["class"] for plan in made for unit in plan["units"]}
         assert stays == ({"V"} if nbytes == 16 * MiB else {"V", "D"} if nbytes == 4 * MiB else stays)
         assert all(plan["peak_bytes"] <= nbytes + 128 * MiB for plan in made)
+
+
+def test_in_integers_the_bits_are_those_of_a_model_loaded_whole(
+    setup: Setup, seeded: Seeded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def picture() -> Tensor:
+        return run(setup.model(), *applied(setup.net("union"), seeded, vae=Coder()))
+
+    setup.runtime.budget = Allowed(managed=False)
+    exact = picture()
+    setup.runtime.compute = "int8"
+    whole = picture()
+    assert not torch.equal(whole, exact)
+    manager = setup.budget(112 * MiB)  # quantising alone takes 96
+    assert torch.equal(picture(), whole)
+    plain = Integers()  # what the transformer gets if it is too large to be quantised in the memory that is allowed
+    monkeypatch.setattr(model_weights, "within_ram", lambda integers, manager, tensors: plain)
+    model = setup.model()
+    model.weights.unload()
+    run(model, *applied(setup.net("union"), seeded, vae=Coder()))
+    blocks = model.weights.managed(manager, torch.float32, "int8").blocks
+    assert blocks.integers is plain and isinstance(blocks.source, FileSource)
 
 
 def test_what_streams_is_grouped_by_blocks_of_one_size(setup: Setup, seeded: Seeded) -> None:

@@ -254,7 +254,7 @@ def test_a_model_with_impossible_shapes_is_a_damaged_file(shape: tuple[int, ...]
     ],
 )
 def test_a_tensor_whose_shape_contradicts_the_others_is_named(kind: str, name: str, shape: tuple[int, ...]) -> None:
-    shapes = {"flux": flux, "clip_l": clip, "t5": t5}[kind]()
+    shapes = flux() if kind == "flux" else clip() if kind == "clip_l" else t5()
     assert name in shapes
     found = detect(holding(shapes | {name: shape}))
     assert kind not in found.parts
