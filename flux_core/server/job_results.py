@@ -1,6 +1,6 @@
 """The results of jobs: of those whose worker cannot report one, and as they are stored.
 
-Pure functions; `job_runner.py` sends and stores what they return.
+Pure functions; `job_ends.py` sends and stores what they return.
 """
 
 from __future__ import annotations

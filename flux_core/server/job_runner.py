@@ -1,9 +1,8 @@
-"""Takes jobs from the store, runs them on workers, stores the results, and informs the clients.
+"""Takes jobs from the store and gives them to workers; stops, pauses and removes them when a route asks for it.
 
-`assign.py` decides which job goes to which worker, `announcements.py` sends the state of the queue, `worker_events.py`
-the messages of workers, and `job_results.py` has the forms of results.
-
-Clients depend on the order: a result is in the history before `executing {node: null}` reports the end of the job.
+A job waits in the store, runs on a member, and ends or waits again (job_ends.py); `_wake` lets the loop look again
+after each change. `assign.py` decides which job goes to which worker, `leases.py` when none may begin,
+`announcements.py` sends the state of the queue, and `worker_events.py` the messages of workers.
 
 Independent of: HTTP, nodes, torch.
 """
@@ -14,31 +13,26 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import SluiceError
-from ..workers.process import LostContact, OnMessage, WorkerDied
+from ..workers.process import OnMessage
 from ..workers.protocol import Message
 from ..workers.unfinished import forget, forget_others
-from . import job_results
 from .announcements import Announcements
-from .assign import Models, assign, next_look
+from .assign import assign, next_look
 from .clients import Clients
-from .job import CANCELLED, COMPLETED, FAILED, Job
+from .job import Job
+from .job_ends import RETRY_SECONDS, JobEnds, Run
 from .leases import Lending
 from .members import Connection, Member, Members
-from .store import ATTEMPTS, CannotWrite, Store
+from .store import CannotWrite, Store
 from .worker_events import pass_on
 
 log = logging.getLogger(__name__)
 
-GIVE_WAY_SECONDS = 30.0  # for which a job leaves the card to a program that took memory without asking
 INSIST_SECONDS = 2.0  # after which a second request to stop a job ends its process; before, it may be a double click
-RETRY_SECONDS = 2.0  # between attempts to write a result on a full disk
-_STATUS = {"success": COMPLETED, "error": FAILED, "interrupted": CANCELLED}
-_NEWEST = 0.3  # weight of the newest job in the expected time of a job with the same models
 
 Start = Callable[[OnMessage], Connection]
 
@@ -55,10 +49,10 @@ class JobRunner:
         self.members = Members()
         self.announcements = Announcements(store, self.members, clients)
         self.lending = Lending(self.members, store, clients, self._look_again)
+        self._ends = JobEnds(store, clients, self.announcements, self.lending, user)
         for name, begin in start.items():
             self.join(name, begin)
         self._wake = asyncio.Event()
-        self._seconds: dict[Models, float] = {}  # recent time of a job with these models
         self._tasks: set[asyncio.Task[None]] = set()
 
     def join(self, name: str, start: Start) -> Member:
@@ -192,7 +186,7 @@ class JobRunner:
             if not free or not self.store.waiting:
                 break
             others = self.store.others_wait
-            for given in assign(self.store.groups(free, self._seconds), places, time.time()):
+            for given in assign(self.store.groups(free, self._ends.seconds), places, time.time()):
                 job = self.store.take(given.prompt_id)
                 if job is not None:
                     self._begin(job, self.members[given.place], given.cold)
@@ -201,7 +195,7 @@ class JobRunner:
         self._let_others_first()
         if not free or not self.store.waiting:
             return lent or None
-        again = next_look(self.store.groups(1, self._seconds), time.time())
+        again = next_look(self.store.groups(1, self._ends.seconds), time.time())
         return min((seconds for seconds in (again, lent or None) if seconds is not None), default=None)
 
     def _let_others_first(self) -> None:
@@ -224,7 +218,7 @@ class JobRunner:
         self.announcements.workers_changed()
         self._go(self._one(job, member, member.worker.run))
 
-    def resume(self, member: Member, prompt_id: str, attempt: int, rest: Callable[..., Awaitable[Message]]) -> bool:
+    def resume(self, member: Member, prompt_id: str, attempt: int, rest: Run) -> bool:
         """A remote worker reports that it runs a job. Returns whether it may; `rest` then waits for the result."""
         if member.running is not None:
             return (member.running.prompt_id, member.running.attempts) == (prompt_id, attempt)
@@ -235,6 +229,13 @@ class JobRunner:
         self.announcements.queue_changed()
         self._go(self._one(job, member, rest))
         return True
+
+    async def _one(self, job: Job, member: Member, run: Run) -> None:
+        """Run one job from its start to its end."""
+        try:
+            await self._ends.follow(job, member, run)
+        finally:
+            self._wake.set()
 
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -250,123 +251,3 @@ class JobRunner:
             if member.running is not None:
                 self.store.release(member.running.prompt_id)
         await asyncio.gather(*(member.worker.stop() for member in self.members))
-
-    async def _one(self, job: Job, member: Member, run: Callable[..., Awaitable[Message]]) -> None:
-        """Run one job from its start to its end."""
-        request = job.request
-        try:
-            try:
-                done = await run(
-                    job.prompt_id,
-                    request["prompt"],
-                    request["extra_data"],
-                    request["outputs"],
-                    attempt=job.attempts,
-                    models=request.get("models", ()),
-                )
-            except LostContact as error:
-                member.died()
-                lost = self._lost(job, member, error)
-                if lost is None:
-                    return
-                done = lost
-            except WorkerDied as error:
-                member.died()
-                done = self._paused_or_failed(job, member, error)
-            except SluiceError as error:
-                done = self._failed(job, member, error)
-            await self._end(job, member, done)
-        except Exception:  # an error of ours must not stop the queue
-            log.exception("The job %s could not be finished.", job.prompt_id)
-            unnoted = SluiceError("The server could not store the result of this job.")
-            await self._end(job, member, self._failed(job, member, unnoted))
-        finally:
-            self._wake.set()
-
-    async def _end(self, job: Job, member: Member, done: Message) -> None:
-        member.stepping_aside = False
-        if not done.get("aside") and self.announcements.aside.pop(job.prompt_id, False):
-            self.announcements.paused_changed()
-        if self._goes_on_later(job, done):
-            member.running = None
-            self.announcements.paused_changed()
-            self.announcements.workers_changed()
-            self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, job.request["client_id"])
-            return
-        if done.get("paused") or done.get("aside"):  # it was cancelled while it stopped for a lease
-            done = self._interrupted(job)
-        if done["status"] == "error":
-            log.error("%s", job_results.failure_line(job, done["messages"]))
-        done["facts"]["worker"] = member.name
-        self._expect(job.models, done["facts"].get("seconds"))
-        await self._write_down(job, done)
-        forget(self.user, job.prompt_id)
-        member.running = None
-        self.announcements.queue_changed()
-        self.announcements.workers_changed()
-        self.clients.send("executing", {"node": None, "prompt_id": job.prompt_id}, job.request["client_id"])
-
-    def _goes_on_later(self, job: Job, done: Message) -> bool:
-        """Whether a job has stopped for a time: it was paused, or waits again because another program has the card or
-        because it lets others go first.
-        """
-        if not (done.get("paused") or done.get("aside")):
-            return False
-        if self.store.is_paused(job.prompt_id):
-            return True
-        if self.store.is_cancelled(job.prompt_id):
-            return False
-        self.store.wait_again(job.prompt_id, counts=False)
-        if done.get("gave_way"):
-            log.info("Another program has taken memory: the job waits for %.0f seconds.", GIVE_WAY_SECONDS)
-            self.lending.add("another program", GIVE_WAY_SECONDS)
-        return True
-
-    def _expect(self, models: Models, seconds: Any) -> None:
-        """Update the expected time of jobs with the same models after a job has ended."""
-        if isinstance(seconds, (int, float)):
-            before = self._seconds.get(models, seconds)
-            self._seconds[models] = before + _NEWEST * (seconds - before)
-
-    async def _write_down(self, job: Job, done: Message) -> None:
-        result = job_results.stored(done)
-        while True:
-            try:
-                self.store.finish(job.prompt_id, _STATUS[done["status"]], result, job.attempts)
-                return
-            except CannotWrite as error:  # the images are saved: wait until their entry can be written
-                log.error("%s", error)
-                await asyncio.sleep(RETRY_SECONDS)
-
-    def _lost(self, job: Job, member: Member, error: LostContact) -> Message | None:
-        """The result of a job whose worker cannot be reached; None if the job waits again."""
-        if self.store.is_cancelled(job.prompt_id):
-            return self._interrupted(job)
-        if error.counts and job.attempts >= ATTEMPTS:
-            return self._failed(job, member, SluiceError(f"{error} The job was tried {ATTEMPTS} times."))
-        log.warning("%s Its job waits for another worker.", error)
-        self.store.wait_again(job.prompt_id, error.counts)
-        member.running = None
-        self.announcements.queue_changed()
-        self.announcements.workers_changed()
-        return None
-
-    def _interrupted(self, job: Job) -> Message:
-        """The result of a job that was being stopped and whose worker has gone; the client of the job is informed."""
-        done = job_results.interrupted(job)
-        event, data = done["messages"][0]
-        self.clients.send(event, data, job.request["client_id"])
-        return done
-
-    def _paused_or_failed(self, job: Job, member: Member, error: WorkerDied) -> Message:
-        if self.store.is_cancelled(job.prompt_id):
-            return self._interrupted(job)
-        paused = self.store.is_paused(job.prompt_id)
-        return job_results.PAUSED_ALREADY if paused else self._failed(job, member, error)
-
-    def _failed(self, job: Job, member: Member, error: SluiceError) -> Message:
-        """The result of a job whose worker has died; the client of the job is informed."""
-        done = job_results.failed(job, member, error)
-        event, data = done["messages"][0]
-        self.clients.send(event, data, job.request["client_id"])
-        return done
