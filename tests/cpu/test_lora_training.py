@@ -225,6 +225,8 @@ def test_stopped_and_gone_on_streamed_or_whole_the_file_has_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
     assert Checkpoints(stopped.out / "state").newest().step == 3  # type: ignore[union-attr]
+    (stopped.out / "q-000002.safetensors").unlink()
+    shutil.rmtree(stopped.out / "state" / "step-000003")  # as if killed after the checkpoint of step 2
     again = training(images, tmp_path / "stopped")  # whole this time
     assert again.run().read_bytes() == expected
     assert (again.out / "q-000002.safetensors").read_bytes() == (whole.out / "q-000002.safetensors").read_bytes()
@@ -312,9 +314,11 @@ def test_other_settings_other_images_or_an_infinite_loss_are_told(
     with pytest.raises(InputError, match=r"rank 2, now 3.*--fresh"):
         training(images, tmp_path / "out", replace(short, rank=3)).look()
     assert training(images, tmp_path / "out", replace(short, steps=3)).run().is_file(), "more steps may be asked for"
+    with pytest.raises(InputError, match=r"has 3 steps already, more than --steps 2\. Give 3 or more"):
+        training(images, tmp_path / "out", short).look()
     Image.new("RGB", (32, 32), "pink").save(images / "0.png")
     with pytest.raises(InputError, match="started with other pictures"):
-        training(images, tmp_path / "out", short).run()
+        training(images, tmp_path / "out", replace(short, steps=3)).run()
     wild = training(images, tmp_path / "wild", replace(short, rate=0.9, clip=0.0, steps=9, save_every=1))
     monkeypatch.setattr(wild, "loss", lambda velocity, target: (velocity - target).exp() * 1e38)
     with pytest.raises(NotFinite, match=r"not a finite number at step \d.*--rate 0\.3"):
@@ -327,6 +331,10 @@ def test_other_settings_other_images_or_an_infinite_loss_are_told(
         training(images, tmp_path / "out.txt" / "q", short).look()
     (images / "masks" / "2.png").write_bytes(b"none")
     assert "the mask of 2.png: cannot identify" in "".join(training(images, tmp_path / "mask", short).look().notes)
+    monkeypatch.setattr("os.access", lambda place, mode: False)
+    with pytest.raises(SluiceError, match="allows no new files. Choose another --out"):
+        training(images, tmp_path / "closed", short).look()
+    monkeypatch.undo()
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(SluiceError, match="has room for 0 MiB, and this training will write"):
         training(images, tmp_path / "full", short).look()
@@ -374,7 +382,7 @@ def test_models_and_folders_that_cannot_be_trained_on_are_told_before_anything_i
         LoraTraining(QUICK, replace(made.parts, model=loaded), images, tmp_path / "out")
     for name in ("0.png", "1.png", "2.png"):
         (images / name).write_bytes(b"none")
-    with pytest.raises(InputError, match="None of the 4 pictures .*image viewer"):
+    with pytest.raises(InputError, match="No picture in .* can be read, of 4: .*image viewer"):
         made.look()
     with pytest.raises(InputError, match="No layer of this model fits triple_blocks"):
         (tmp_path / "layers.txt").write_text("triple_blocks.*\n")

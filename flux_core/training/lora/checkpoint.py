@@ -28,6 +28,7 @@ from ...io.saving import TEMPORARY_PREFIX, replace, write_whole
 from .cache import digest_in_parts
 
 GENERATIONS = 2
+PREFIX = "step-"
 CHUNK = 1 << 22  # bytes read at once
 LORA, MOMENTS, STATE = "lora.safetensors", "moments.safetensors", "state.json"
 
@@ -55,7 +56,7 @@ class Checkpoints:
         """Raises SluiceError if the disk cannot be written; existing checkpoints are kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._clear()
-        fresh = self.folder / f"{TEMPORARY_PREFIX}step-{saved.step:06}"
+        fresh = self.folder / f"{TEMPORARY_PREFIX}{PREFIX}{saved.step:06}"
         try:
             fresh.mkdir()
             files = {LORA: whole_file(saved.lora, {}), MOMENTS: whole_file(saved.moments, {})}
@@ -67,15 +68,15 @@ class Checkpoints:
             }  # fmt: skip
             write_whole(fresh / STATE, json.dumps(state).encode())
             _flush(fresh)
-            final = self.folder / f"step-{saved.step:06}"
+            final = self.folder / f"{PREFIX}{saved.step:06}"
             if final.exists():
                 shutil.rmtree(final)
             replace(fresh, final)
             _flush(self.folder)
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)
-            before = self.generations()
-            there = f"That of step {int(before[-1].name[5:])} is whole" if before else "There is none before it"
+            before = self.steps()
+            there = f"That of step {before} is whole" if before else "There is none before it"
             raise SluiceError(
                 f"The checkpoint of step {saved.step} could not be written to {self.folder}: {error.strerror}. {there}."
                 " Make room, and give the same command again."
@@ -94,11 +95,16 @@ class Checkpoints:
                     return Saved(state["step"], lora, moments, state["others"], state["facts"])
         return None
 
+    def steps(self) -> int:
+        """The steps of the last checkpoint, by its name; 0 if there is none."""
+        generations = self.generations()
+        return int(generations[-1].name[len(PREFIX) :]) if generations else 0
+
     def generations(self) -> list[Path]:
         """All complete checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if path.name.startswith("step-"))
+        return sorted(path for path in self.folder.iterdir() if path.name.startswith(PREFIX))
 
     def _clear(self) -> None:
         """Remove the incomplete files of a killed run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,20 +11,23 @@ from pathlib import Path
 
 from ...errors import SluiceError
 from ...memory.budget import format_size
+from ...memory.workload import MiB
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
 def check_space(folder: Path, files: int, caches: int, save_every: int) -> None:
-    """Raise SluiceError if the disk of the folder, which need not exist, has too little space.
+    """Raise SluiceError if the folder, which need not exist, cannot be written, or its disk has too little space.
 
     files: bytes of checkpoints and LoRA files that will be written; caches: of embeddings and latents.
     """
     there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise SluiceError(f"{folder} cannot be written: {there} allows no new files. Choose another --out.")
     free, needed = shutil.disk_usage(there).free, files + caches
     if free < needed:
         saved = f"{format_size(files)} for checkpoints and a LoRA every {save_every} steps"
-        encoded = f", and {format_size(caches)} for encoded captions and pictures" if caches else ""
+        encoded = f", and {format_size(caches)} for encoded captions and pictures" if caches >= MiB else ""
         raise SluiceError(
             f"The disk of {there} has room for {format_size(free)}, and this training will write "
             f"{format_size(needed)}: {saved}{encoded}. Make room, choose another --out, save more rarely "

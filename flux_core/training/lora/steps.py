@@ -61,6 +61,7 @@ class Steps:
 
     def run(self) -> None:
         settings, watcher, resumed = self.settings, self.training.watcher, self.done
+        self._write_missing()
         self._sample_before()
         while self.done < settings.steps:
             until = min(settings.steps, (self.done // settings.sample_every + 1) * settings.sample_every)
@@ -165,7 +166,10 @@ class Steps:
             )
         self.lora.load(saved.lora)
         load_state(self.optimiser, self.lora.names, saved.moments, saved.others)
-        self.training.watcher.note(f"Continuing after step {saved.step} of {self.settings.steps}.")
+        steps = self.settings.steps
+        self.training.watcher.note(
+            f"Continuing after step {saved.step} of {steps}." if saved.step < steps else f"All {steps} steps are done."
+        )
         return saved.step
 
     def _write(self, path: Path) -> None:
@@ -175,6 +179,13 @@ class Steps:
             self.found.sizes, self.done,
         )  # fmt: skip
         write_lora(path, self.lora.state(), self.settings, self.shapes, metadata)
+
+    def _write_missing(self) -> None:
+        """The LoRA file of the step to continue from, if the training was killed after its checkpoint."""
+        due = self.done % self.settings.save_every == 0 or self.done % self.settings.sample_every == 0
+        path = self.training.early(self.done)
+        if 0 < self.done < self.settings.steps and due and not path.is_file():
+            self._write(path)
 
     def _sample_before(self) -> None:
         """Samples without the LoRA, or those of the step to continue from if the training was stopped in them."""

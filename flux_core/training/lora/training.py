@@ -145,8 +145,8 @@ class LoraTraining:
         examples, unreadable, small, pixels = self._sorted(folder, pictures)
         if not examples:
             raise InputError(
-                f"None of the {len(folder.pictures)} pictures in {folder.path} can be read: {unreadable[0]}. "
-                "Check that they open in an image viewer, and save them again as PNG or JPEG."
+                f"No picture in {folder.path} can be read, of {len(folder.pictures)}: {unreadable[0]}. Check that they "
+                "open in an image viewer, and save them again as PNG or JPEG."
             )
         used = [example.picture for example in examples]
         captions = ["", *dict.fromkeys(caption for picture in used for caption in picture.captions)]
@@ -237,6 +237,12 @@ class LoraTraining:
             raise InputError(
                 f"The training in {self.out} was started with other settings: {'; '.join(different)}. Give the same "
                 "again to continue it, --fresh to start again, or another --name."
+            )
+        done = self.checkpoints.steps()
+        if done > self.settings.steps:
+            raise InputError(
+                f"The training in {self.out} has {done} steps already, more than --steps {self.settings.steps}. Give "
+                f"{done} or more, take a LoRA of an earlier step from that folder, or start again with --fresh."
             )
 
     def _notes(self, found: Found) -> Iterator[str]:
