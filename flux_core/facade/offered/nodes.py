@@ -43,6 +43,10 @@ def __getattr__(name: str) -> Any:
         from ...sampling.sample import DisableNoise, RandomNoise
 
         return RandomNoise if name == "Noise_RandomNoise" else DisableNoise
+    if name == "Guider_Basic":
+        from .comfy.samplers import BasicGuider
+
+        return BasicGuider
     node_id = CLASS_NAMES.get(name, name)
     found = None if name.startswith("_") else table().get(node_id)
     if found is None or node_id not in current().own:

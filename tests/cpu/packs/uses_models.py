@@ -22,7 +22,7 @@ import torch
 from comfy.model_base import SDXL, BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
-from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
+from comfy_extras.nodes_custom_sampler import Guider_Basic, Noise_RandomNoise, SamplerCustomAdvanced
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from comfy_extras.nodes_mask import GrowMask, composite
 from comfy_extras.nodes_post_processing import Blur
@@ -180,8 +180,8 @@ class Sample(Base):
         return getattr(node, node.FUNCTION)(model, 7, 3, 1.0, "euler", "simple", positive, positive, latent)[0]
 
     def guider(self, model: Any, positive: Any, latent: Any) -> Any:
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(positive, positive)
+        guider = Guider_Basic(model)
+        guider.set_conds(positive)
         noise, sampler = Noise_RandomNoise(7), comfy.samplers.sampler_object("euler")
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 3)
         return SamplerCustomAdvanced().sample(noise, guider, sampler, sigmas, latent)[0]
@@ -350,7 +350,10 @@ class Tools(Base):
             and not mm.processing_interrupted()
         )
         own = ModelPatcher(layer, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device())
-        mm.load_models_gpu([own])
+        elsewhere = ModelPatcher(torch.nn.Linear(2, 2), load_device="meta")
+        mm.load_models_gpu([own, elsewhere], memory_required=1 << 20)
+        assert elsewhere.current_loaded_device().type == "meta" and own.current_loaded_device().type == "cpu"
+        assert mm.free_memory(1e30, mm.get_torch_device()) == []
         mm.soft_empty_cache()
         assert own.model_dtype() is torch.float32
         self.words_and_names()

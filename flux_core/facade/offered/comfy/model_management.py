@@ -1,11 +1,12 @@
 """comfy.model_management: devices, number types, free memory, and a way to stop.
 
 Our own memory manager holds the weights of our models. It loads and unloads them when needed, so packs' calls to load
-or unload them do nothing. A pack's own modules stay where the pack puts them.
+or unload them do nothing. A pack's own network is moved to its device, and the manager makes room for it there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import gc
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from ....errors import Interrupted
+from ....errors import BudgetTooSmall, Interrupted
 from ....limits import is_out_of_memory
 from ....memory import meter
 from ....runtime.device import room, total_bytes
@@ -301,9 +302,28 @@ def _done_when_needed(*args: Any, **kwargs: Any) -> None:
     """Our models are moved to the device when they compute, and freed when others need the memory."""
 
 
-load_models_gpu = load_model_gpu = free_memory = cleanup_models = cleanup_models_gc = unload_model_clones = (
-    _done_when_needed
-)
+cleanup_models = cleanup_models_gc = unload_model_clones = _done_when_needed
+
+
+def free_memory(memory_required: float, device: Any, *args: Any, **kwargs: Any) -> list[Any]:
+    """Free this many bytes of the device, as far as our models hold them. No model of a pack is unloaded."""
+    manager = compute().managers.get(torch.device(device))
+    if manager is not None:
+        with contextlib.suppress(BudgetTooSmall):
+            manager.reclaim("A node pack", int(min(memory_required, total_bytes(compute().device))))
+    return []
+
+
+def load_models_gpu(models: Sequence[Any], memory_required: float = 0, *args: Any, **kwargs: Any) -> None:
+    """Move packs' own networks (model_patcher.ModelPatcher) to their devices, after making room there."""
+    for model in models:
+        if getattr(model, "_handle", True) is None and model.current_loaded_device() != model.load_device:
+            free_memory(model.model_size() + memory_required, model.load_device)
+            model.patch_model(model.load_device)
+
+
+def load_model_gpu(model: Any) -> None:
+    load_models_gpu([model])
 
 
 def loaded_models(only_currently_used: bool = False) -> list[Any]:

@@ -228,6 +228,13 @@ class CFGGuider(metaclass=PartlyOffered):
         return _run(guider, noise, latent_image, sampler, sigmas, denoise_mask, callback, seed)
 
 
+class BasicGuider(CFGGuider):
+    """comfy_extras.nodes_custom_sampler.Guider_Basic: one conditioning, without cfg."""
+
+    def set_conds(self, positive: Any, negative: Any = None) -> None:
+        self.inner_set_conds({"positive": positive})
+
+
 def _run(
     guider: EngineGuider | PackGuider,
     noise: Tensor,
