@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 from doubles.client import Server
 from PIL import Image
 from safetensors.torch import load_file
@@ -57,7 +58,7 @@ def paused(server: Server) -> list[str]:
     return [job["prompt_id"] for job in server.get("/sluice/paused").json if not job["stopping"]]
 
 
-def test_paused_killed_restarted_and_resumed_gives_the_same_pixels(start: Begin) -> None:
+def test_paused_or_killed_and_restarted_a_job_gives_the_same_pixels(start: Begin) -> None:
     server = begin(start)
     expected = pixels(server, server.queue(prompt()))
     moments = random.Random(1)
@@ -83,6 +84,7 @@ def test_paused_killed_restarted_and_resumed_gives_the_same_pixels(start: Begin)
         server.until(lambda: not evaluations(server), "what was kept to go")  # noqa: B023
         assert server.get("/sluice/paused").json == []
     another_program_gets_the_card(server, expected)
+    a_killed_job_goes_on_where_it_was(start, server, expected)
 
 
 def another_program_gets_the_card(server: Server, expected: bytes) -> None:
@@ -107,9 +109,7 @@ def another_program_gets_the_card(server: Server, expected: bytes) -> None:
     assert pixels(server, job) == expected
 
 
-def test_a_killed_job_goes_on_where_it_was(start: Begin) -> None:
-    server = begin(start)
-    expected = pixels(server, server.queue(prompt()))
+def a_killed_job_goes_on_where_it_was(start: Begin, server: Server, expected: bytes) -> None:
     server.post("/free", {"free_memory": True})
     listener = server.listen()
     job = server.queue(prompt(), listener.client_id)
@@ -131,8 +131,15 @@ def training(name: str, folder: str, steps: int = 40) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_a_training_lets_waiting_jobs_go_first_and_ends_with_the_same_numbers(start: Begin) -> None:
-    server = begin(start)
+@pytest.fixture(scope="module")
+def server(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the tests that do not kill theirs."""
+    server = Server(command, tmp_path_factory.mktemp("base"), "--dtype", "fp32", packs=None, device="cpu")
+    yield server
+    server.stop()
+
+
+def test_a_training_lets_waiting_jobs_go_first_and_ends_with_the_same_numbers(server: Server) -> None:
     folder = server.base / "input/few"
     folder.mkdir(parents=True)
     for number in range(2):
@@ -152,8 +159,7 @@ def test_a_training_lets_waiting_jobs_go_first_and_ends_with_the_same_numbers(st
     assert first.keys() == second.keys() and all(first[key].equal(second[key]) for key in first)
 
 
-def test_waiting_jobs_can_be_paused_and_paused_ones_cancelled(start: Begin) -> None:
-    server = begin(start)
+def test_waiting_jobs_can_be_paused_and_paused_ones_cancelled(server: Server) -> None:
     running = server.queue(prompt(steps=400))
     first, second = server.queue(prompt(seed=3, steps=1)), server.queue(prompt(seed=4, steps=1))
     assert server.post("/sluice/pause", {"prompt_id": first}).json == {"paused": [first]}
