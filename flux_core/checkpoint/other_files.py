@@ -109,7 +109,9 @@ def quantised_by(file: WeightFile, names: Collection[str]) -> Detected | None:
         return None
     for kind, is_one in (("flux", nunchaku.quantised_flux), ("t5", nunchaku.quantised_t5)):
         if is_one(names):  # brought into plain order before it is opened as a model
-            return Detected(kind, f"{KINDS[kind].noun} quantised by {scheme}", {}, {"quantised_by": scheme})
+            wrong = nunchaku.problem(file)
+            noun = f"{KINDS[kind].noun} quantised by {scheme}{', which cannot be used' if wrong else ''}"
+            return Detected(kind, noun, {}, {"quantised_by": scheme}, {kind: wrong} if wrong else {})
     return Detected("unknown", f"a weight file quantised by {scheme}", {}, {"quantised_by": scheme},
                     {"": f"it is quantised by {scheme}, which cannot be read. {INSTEAD}"})  # fmt: skip
 

@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 FOLDER = "SLUICE_CACHE"  # the environment variable that names another cache folder
 NAMES = {torch.uint8: "U8", torch.float8_e4m3fn: "F8_E4M3", torch.bfloat16: "BF16", torch.float16: "F16",
          torch.float32: "F32"}  # fmt: skip
-GROUP_AWQ_T5 = 128  # columns that share a scale in nunchaku's T5
 TYPES = {**{name: dtype for dtype, name in NAMES.items()}, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32}
 Tensors = Mapping[str, Tensor]
 Take = Callable[[str], Tensor]  # the tensor of this name in nunchaku's file
@@ -53,6 +52,8 @@ def plain_copy(file: WeightFile) -> Path:
 
     Raises FileFormatError if tensors are missing or do not fit, SluiceError if the disk has no room, Interrupted.
     """
+    if wrong := nunchaku.problem(file):
+        raise FileFormatError(wrong)
     digest = hashlib.sha256(repr(file.identity).encode()).hexdigest()[:16]
     path = cache_folder() / f"{file.path.stem}-{digest}.safetensors"
     if path.exists():
@@ -124,9 +125,9 @@ def _t5(file: WeightFile, take: Take) -> Iterator[tuple[str, Tensor]]:
         layer, _, kind = name.rpartition(".")
         if kind == "qweight":
             codes = nunchaku_order.plain_awq(take(name))
-            groups = 2 * codes.shape[1] // GROUP_AWQ_T5
+            groups = 2 * codes.shape[1] // nunchaku.GROUP_AWQ_T5
             sides = nunchaku_order.awq_sides(take(f"{layer}.scales"), take(f"{layer}.scaled_zeros"), groups)
-            yield from _matrix(layer, {"weight": codes, **sides}, format="awq_w4a16", group_size=GROUP_AWQ_T5)
+            yield from _matrix(layer, {"weight": codes, **sides}, format="awq_w4a16", group_size=nunchaku.GROUP_AWQ_T5)
         elif kind not in ("scales", "scaled_zeros"):
             yield name, take(name)
 

@@ -14,6 +14,7 @@ from sluice.flux_core.checkpoint.detect import detect
 from sluice.flux_core.checkpoint.files import open_weights
 from sluice.flux_core.checkpoint.load import read
 from sluice.flux_core.checkpoint.quantized import quantised, statements
+from sluice.flux_core.checkpoint.stored import TensorEntry, WeightFile
 from sluice.flux_core.convert import nunchaku_order as order
 from sluice.flux_core.convert import nunchaku_plain
 from sluice.flux_core.convert.nunchaku_plain import open_plain, plain_copy
@@ -310,6 +311,30 @@ def test_t5_of_four_bits_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert stored["shared.weight"].shape == (40, 256) and stored["shared.weight"].format == "F16"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["qkv_proj.qweight", "mlp_fc2.wscales", "out_proj_context.smooth", "mlp_fc1.bias", "mlp_fc1.lora_down",
+     "mlp_context_fc1.lora_up", "norm1.linear.qweight", "norm1.linear.wscales", "norm1_context.linear.wzeros",
+     "norm1.linear.bias"],
+)  # fmt: skip
+def test_a_tensor_that_does_not_fit_is_named_before_anything_is_written(model: Written, name: str) -> None:
+    tensors = {f"transformer_blocks.0.{name}": None} | dict.fromkeys(model.theirs)
+    formats = {torch.int8: "I8", torch.int32: "I32", torch.bfloat16: "BF16"}
+    for change, words in (("missing", "is missing"), ("cut", "is damaged")):
+        entries = {}
+        for each in tensors:
+            x = model.theirs[each]
+            if each.endswith(f".0.{name}") and not each.startswith("single"):
+                if change == "missing":
+                    continue
+                x = x[:-4]
+            entries[each] = TensorEntry(each, formats[x.dtype], tuple(x.shape), 0, x.nbytes)
+        file = WeightFile(Path("svdq.safetensors"), 0, 0, entries, {}, (), "safetensors")
+        told = nunchaku.problem(file)
+        assert told.startswith("svdq.safetensors is ") and words in told and name.rpartition(".")[0] in told
+        assert detect(file).refusals == {"flux": told}
+
+
 def test_a_damaged_file_and_a_full_disk_are_told_and_leave_nothing(
     path: Path, model: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +342,7 @@ def test_a_damaged_file_and_a_full_disk_are_told_and_leave_nothing(
     save_file(without, tmp_path / "damaged.safetensors")
     with pytest.raises(FileFormatError, match=r"damaged\.safetensors.*mlp_fc1\.smooth"):
         open_plain(tmp_path / "damaged.safetensors")
+    assert detect(open_weights(tmp_path / "damaged.safetensors")).refusals.keys() == {"flux"}, "and where it is listed"
     monkeypatch.setattr(nunchaku_plain, "free_bytes", lambda place: 0)
     with pytest.raises(SluiceError, match=nunchaku_plain.FOLDER):
         open_plain(path)
