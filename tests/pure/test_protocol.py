@@ -564,7 +564,10 @@ def test_going_forward_and_backward_it_takes_the_time_the_plan_predicts(row: Row
 @pytest.mark.parametrize(("card", "side"), [("rtx4060", 1024), ("rtx3070", 512)])
 def test_integers_stream_as_they_are_in_the_predicted_time(card: str, side: int) -> None:
     """Int8 matrices beside the same ones decoded: less scratch, the same stored bytes, a faster step."""
-    args = Namespace(disk=3.0, ram="16G", vram="6G", card=card, link=None, compute=INT8, size=f"{side}x{side}", batch=1)
+    args = Namespace(
+        disk=3.0, ram="16G", vram="6G", card=card, link=None, compute=INT8, size=f"{side}x{side}", batch=1,
+        prompt_tokens=512,
+    )  # fmt: skip
     model, made = open_model("flux1-dev-int8"), {}
     for word in (INT8, SIXTEEN_BIT):
         args.compute = word
