@@ -26,7 +26,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from ..errors import InputError, SluiceError
-from ..io.folders import Folders, standard_folders
+from ..io.folders import Folders, make_folder, standard_folders
 from ..memory.budget import AUTO, Allowed, add_budget_arguments
 from ..server import frontend
 from ..server.app import build
@@ -210,10 +210,7 @@ def _existing_folder(place: Path) -> Path:
 def _make_folders(folders: Folders) -> None:
     """Create the folders to write to, and check now that they are writable."""
     for place in (folders.input, folders.output, folders.temp, folders.user / "default" / "workflows"):
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SluiceError(f"The folder {place} cannot be made: {error.strerror}.") from error
+        make_folder(place)
         if not os.access(place, os.W_OK | os.X_OK):
             raise SluiceError(f"The folder {place} cannot be written to. Choose another, or change its permissions.")
     _remove_old(folders.temp)

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from ..errors import InputError
-from ..io.folders import standard_folders
+from ..io.folders import make_folder, standard_folders
 from ..memory.budget import add_budget_arguments
 from ..workers.dial import Dialer
 from ..workers.fetch import Fetcher
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     base = (args.base_directory or Path.cwd()).expanduser().absolute()
     place = base / "work" / re.sub(r"[^A-Za-z0-9.-]", "_", urlsplit(url).netloc)
     for folder in ("models", "input", "output", "temp"):
-        (place / folder).mkdir(parents=True, exist_ok=True)
+        make_folder(place / folder)
     models = [place / "models", *(root.expanduser().absolute() for root in args.models)]
     models += [base / "models"] if (base / "models").is_dir() else []
     common = {

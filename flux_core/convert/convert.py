@@ -17,6 +17,7 @@ from ..cancel import check_cancelled
 from ..checkpoint.names import T5_LLAMA, T5_LLAMA_TOP
 from ..checkpoint.stored import Stored
 from ..errors import BudgetTooSmall, InputError, SluiceError
+from ..io.folders import make_folder
 from ..io.shards import INDEX, shard_name
 from .rows import Rows, needed_bytes
 from .targets import Form, Plain, Target, Written
@@ -112,11 +113,12 @@ def write(
     total = sum(tensor.nbytes for tensor in tensors)
     if path.exists():
         raise SluiceError(f"{path} is there already. Give another name with --out, or remove it first.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.absolute().parent, "--out")
     free = shutil.disk_usage(path.parent).free
     if free < total:
         raise SluiceError(
-            f"{path.parent} has {free >> 20} MiB free, and the new file takes {total >> 20}. Make room there."
+            f"{path.absolute().parent} has {free >> 20} MiB free, and the new file takes {total >> 20} MiB. Make "
+            "room there, or write it elsewhere with --out."
         )
     kept = {key: text for key, text in metadata.items() if not key.startswith(("_quantization", "general.", "comfy."))}
     opened = (

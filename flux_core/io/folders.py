@@ -280,6 +280,22 @@ def _relative(name: str) -> Path | None:
     return Path(*[part for part in parts if part])
 
 
+def make_folder(place: Path, option: str = "--base-directory") -> None:
+    """Create a folder that is written to, if it is not there. option: names another one.
+
+    Raises SluiceError if it cannot be made.
+    """
+    file = next((above for above in (place, *place.parents) if is_file(above)), None)
+    if file is not None:
+        raise SluiceError(f"{file} is a file, so there is no folder {place}. Move it away, or name another folder.")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SluiceError(
+            f"The folder {place} cannot be made: {error.strerror}. Choose one that you may write to ({option})."
+        ) from error
+
+
 def _close(name: str, names: Sequence[str]) -> list[str]:
     by_last: dict[str, str] = {n.rpartition("/")[2].lower(): n for n in names}
     last = name.replace("\\", "/").rpartition("/")[2].lower()

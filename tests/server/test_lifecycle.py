@@ -191,7 +191,10 @@ def test_a_port_in_use_is_refused(sluice: Callable[..., subprocess.Popen[str]], 
 def test_what_cannot_be_used_is_refused_by_name(sluice: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     base = ["--port", "0", "--base-directory", str(tmp_path)]
-    assert "folder" in refused(sluice, *base, "--output-directory", str(tmp_path / "file" / "out"))
+    output = str(tmp_path / "file" / "out")
+    assert f"{tmp_path / 'file'} is a file, so there is no folder {output}. Move it away" in refused(
+        sluice, *base, "--output-directory", output
+    )
     assert "There is no folder" in refused(sluice, *base, "--models", str(tmp_path / "nowhere"))
     assert "does not exist" in refused(sluice, *base, "--node-packs", str(tmp_path / "nowhere"))
     assert "no address" in refused(sluice, *base, "--host", "host.invalid")

@@ -163,11 +163,11 @@ function chart(steps, predicted) {
   );
 }
 
-function budgetCard({ plan, limit, peak, stale }) {
+function budgetCard({ model, plan, limit, peak, stale }) {
   const spent = spending({ plan, limit, peak });
   return card(
     "Budget",
-    stale ? "last run, before the change" : peak === null ? "predicted peak" : "measured peak",
+    stale ? "last run, before the change" : `${peak === null ? "predicted" : "measured"} peak of ${model}`,
     meter(memoryName(plan), peak ?? spent.planned, spent),
     element("p", { class: "sluice-quiet" }, traffic(plan)),
   );
