@@ -11,6 +11,7 @@ another one.
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,29 @@ from torch import Tensor
 from ..conditioning.entries import Conditioning
 from ..errors import InputError
 from ..sampling.guider import Evaluation, Model
+
+
+def as_entries(conds: Any) -> Any:
+    """A conditioning for our engine, [[text, values], ...], also if a pack has converted it (`as_dicts`)."""
+    if not isinstance(conds, list):
+        return conds
+    return [
+        [one.get("cross_attn"), {name: value for name, value in one.items() if name not in _CONVERTED}]
+        if isinstance(one, dict)
+        else one
+        for one in conds
+    ]
+
+
+def as_dicts(conds: Sequence[Any]) -> list[dict[str, Any]]:
+    """A conditioning as ComfyUI's samplers have it: one dict for each entry, with the text as "cross_attn"."""
+    return [
+        {**values, **({} if text is None else {"cross_attn": text}), "model_conds": {}, "uuid": uuid.uuid4()}
+        for text, values in conds
+    ]
+
+
+_CONVERTED = ("cross_attn", "model_conds", "uuid")
 
 
 @dataclass(frozen=True)

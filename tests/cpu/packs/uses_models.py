@@ -202,6 +202,8 @@ class Sample(Base):
         seen: dict[str, Any] = {}
         callback = latent_preview.prepare_callback(model, 3, seen)
         sampler = comfy.samplers.KSampler(model, 3, mm.get_torch_device(), "euler", "simple")
+        positive = comfy.sampler_helpers.convert_cond(positive)
+        assert positive[0]["cross_attn"].ndim == 3
         done = comfy.sample.sample_custom(
             model, noise, 1.0, comfy.samplers.KSAMPLER(by_hand, {"twice": False}), sampler.sigmas, positive, positive,
             latent["samples"], callback=callback, seed=7,

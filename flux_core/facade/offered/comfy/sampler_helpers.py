@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...guidance import as_dicts as convert_cond
 from .sample import cleanup_additional_models, prepare_mask
 
-__all__ = ["cleanup_additional_models", "get_additional_models", "prepare_mask"]
+__all__ = ["cleanup_additional_models", "convert_cond", "get_additional_models", "prepare_mask"]
 
 
 def get_additional_models(conds: Any, dtype: Any) -> tuple[list[Any], int]:

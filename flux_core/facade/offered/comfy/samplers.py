@@ -20,7 +20,7 @@ from ....sampling import schedule
 from ....sampling.guider import CFGGuider as EngineGuider
 from ....sampling.sample import Sampler as EngineSampler
 from ...engine import current
-from ...guidance import PackGuider, calc_cond_batch, cfg_function, sampling_function
+from ...guidance import PackGuider, as_entries, calc_cond_batch, cfg_function, sampling_function
 from ...offered_modules import NotOffered
 from ...partly_offered import PartlyOffered
 from ...sampler_functions import PackSampler, SolverFunction
@@ -188,7 +188,7 @@ class CFGGuider(metaclass=PartlyOffered):
         self.inner_set_conds({"positive": positive, "negative": negative})
 
     def inner_set_conds(self, conds: Mapping[str, Any]) -> None:
-        self.original_conds = dict(conds)
+        self.original_conds = {name: as_entries(cond) for name, cond in conds.items()}
 
     def set_cfg(self, cfg: float) -> None:
         self.cfg = cfg
@@ -276,7 +276,7 @@ def sample(
 ) -> Tensor:
     """Denoise with a sampler along levels."""
     latent = torch.zeros_like(noise) if latent_image is None else latent_image
-    guider = EngineGuider(model.handle(), positive, negative, cfg)
+    guider = EngineGuider(model.handle(), as_entries(positive), as_entries(negative), cfg)
     return _run(guider, noise, latent, sampler, sigmas, denoise_mask, callback, seed)
 
 
