@@ -7,7 +7,8 @@ from typing import Any
 from .sockets import IMAGE, STRING, Inputs
 
 AXIS_TIP = (
-    "NODE.INPUT=VALUE,VALUE,...: the node by its number, title or class. Values that hold commas: use semicolons."
+    "NODE.INPUT=VALUE,VALUE,...: the node by its number, title or class; without NODE. if one alone has the input. "
+    "Values that hold commas: use semicolons."
 )
 
 
@@ -29,7 +30,7 @@ class XYGrid:
         return {
             "required": {
                 "image": (IMAGE, image),
-                "x": (STRING, {"default": "KSampler.steps=4,8,20", "tooltip": f"Columns. {AXIS_TIP}"}),
+                "x": (STRING, {"default": "steps=4,8,20", "tooltip": f"Columns. {AXIS_TIP}"}),
                 "y": (STRING, {"default": "", "tooltip": f"Rows. {AXIS_TIP}"}),
             },
             "hidden": {"dynprompt": "DYNPROMPT", "unique_id": "UNIQUE_ID"},

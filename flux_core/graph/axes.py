@@ -139,13 +139,20 @@ def _change(prompt: JsonPrompt, behind: Mapping[str, Any], setting: str) -> tupl
     )
     found = next((chosen for way in ways if (chosen := [node_id for node_id in having if way(node_id)])), [])
     if len(found) != 1:
-        there = "; ".join(name_of(node_id, prompt[node_id]) for node_id in (found or having))
-        reason = (
-            f"may mean {there}" if found else f"is no value of a node before the grid. {name!r} have: {there or 'none'}"
-        )
-        raise InputError(f"{target} {reason}. Name it by its number: NUMBER.{name}=...")
+        raise InputError(_unclear(prompt, target, name, found, having))
     before = prompt[found[0]]["inputs"][name]
     return found[0], name, text if isinstance(before, str) else _number(setting, text)
+
+
+def _unclear(prompt: JsonPrompt, target: str, name: str, found: Sequence[str], having: Sequence[str]) -> str:
+    """Why `target` is not one value. found: the nodes that it may mean. having: all that have an input of the name."""
+    there = "; ".join(name_of(node_id, prompt[node_id]) for node_id in (found or having))
+    if found:
+        return f"{target} may mean {there}. Name one by its number: {found[0]}.{name}=..."
+    told = f"{target} is no value of a node before the grid."
+    return (
+        f"{told} {name!r} is one of {there}: write {having[0]}.{name}=..." if having else f"{told} None has {name!r}."
+    )
 
 
 def _number(setting: str, text: str) -> Any:

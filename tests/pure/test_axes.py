@@ -61,8 +61,8 @@ def test_a_cell_copies_what_it_changes_and_what_follows() -> None:
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("KSampler.depth=4", "is no value of a node before the grid. 'depth' have: none"),
-        ("5.steps=4", "is no value of a node before the grid. 'steps' have: node 3"),
+        ("KSampler.depth=4", "is no value of a node before the grid. None has 'depth'"),
+        ("5.steps=4", "is no value of a node before the grid. 'steps' is one of node 3.*: write 3.steps="),
         ("3.model=4", "is no value"),
         ("3.steps=many", "a number, true or false is needed, not 'many'"),
     ],

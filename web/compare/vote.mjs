@@ -87,5 +87,5 @@ told(async () => {
   const known = await list();
   if (known.length) return;
   at("begin").hidden = true;
-  at("told").textContent = `There is no comparison yet. Make one in a terminal, then load this page again: ${EXAMPLE}`;
+  at("told").textContent = `There is no comparison yet. Make one in a terminal, then load this page again: ${EXAMPLE}. It is looked for in the folder compare of the server's folder for images.`;
 });
