@@ -72,6 +72,7 @@ class Measure:
 def release_memory() -> None:
     """Return the memory of objects without references to the system."""
     gc.collect()
+    meter.trim()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -194,6 +194,8 @@ class Worker:
         self.channel.send({"done": prompt_id, **outcome})
         if result is not None and result.exception is not None and is_out_of_memory(result.exception):
             self._free({"free_memory": True})
+        elif done["status"] != "success":  # what a cancelled training held is not kept for a next step
+            release_memory()
 
     def _keep_evaluations(self, prompt_id: str) -> None:
         """Keep the evaluations of the job until it ends, so that it can be paused, and continues after a crash."""

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from sluice.flux_core.memory import meter
 from sluice.flux_core.memory.workload import GiB, MiB
+from sluice.flux_core.worker.measure import release_memory
 
 Machine = Callable[..., None]
 GROUP = {2: ("memory.max", "memory.current", "inactive_file"),
@@ -95,3 +96,10 @@ def test_memory_is_counted_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Path, "read_text", missing)
     held = psutil.Process().memory_info().rss
     assert held * 0.9 < meter.resident_bytes() < held * 1.1 and meter.peak_resident_bytes() >= held * 0.9
+
+
+def test_what_a_stopped_job_held_goes_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    returned: list[bool] = []
+    monkeypatch.setattr(meter, "trim", lambda: returned.append(True))
+    release_memory()
+    assert returned == [True]
