@@ -32,6 +32,7 @@ from .workspace import chunk_values, scratch
 
 SMALLEST = 1e-30  # the peak of a row of zeros: its codes are 0 for any divisor
 FEWEST_ROWS = 17  # rows of x: CUDA's product requires as many, and with fewer the time is that of reading W
+ALIGNED = 16  # bytes: cuBLAS refuses 8-bit integers at other addresses than multiples of 4, and is slow at others of 16
 SUMS = 1 << 22  # int32 numbers allocated at a time
 
 
@@ -141,7 +142,7 @@ class Integers:
 def operands_of(raw: Tensor, encoding: Encoding, shape: Sequence[int]) -> list[Operand]:
     """The operands in the stored bytes of a matrix [N, K]; views of them. `multiplied_as_integers` must hold."""
     if not encoding.parts:
-        codes = codes_of(raw, encoding).view(torch.int8).view(tuple(shape))
+        codes = _aligned(codes_of(raw, encoding)).view(torch.int8).view(tuple(shape))
         scales = needed(raw, encoding, "scale").reshape(-1).expand(shape[0])
         return [Operand(codes, scales, encoding.rotation)]
     operands, byte = [], 0
@@ -149,3 +150,8 @@ def operands_of(raw: Tensor, encoding: Encoding, shape: Sequence[int]) -> list[O
         operands += operands_of(raw[byte : byte + part.nbytes], part.encoding, (part.rows, shape[1]))
         byte += part.nbytes
     return operands
+
+
+def _aligned(codes: Tensor) -> Tensor:
+    """The codes at an address that cuBLAS accepts. Those of a part of a matrix may lie behind a scale of two bytes."""
+    return codes if codes.device.type == "cpu" or codes.data_ptr() % ALIGNED == 0 else codes.clone()

@@ -95,6 +95,24 @@ def test_a_product_is_the_formula_rounded_once(seeded: Seeded, kind: torch.dtype
     assert_close(y, exact.float().to(kind), rtol=2e-6 if kind is torch.float32 else torch.finfo(kind).eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("card", [False, True])
+def test_codes_at_any_byte_are_moved_for_a_card_and_stay_on_a_cpu(seeded: Seeded, card: bool) -> None:
+    """The second part of a fused matrix lies behind the scale of the first, which may have two bytes."""
+
+    class OnCard(Tensor):
+        device = torch.device("cuda")
+
+    raw, encoding = stored(seeded("w", (24, 64)))
+    memory = torch.zeros(len(raw) + 64, dtype=torch.uint8)
+    start = -memory.data_ptr() % 16 + 2
+    memory[start : start + len(raw)] = raw
+    there = memory[start : start + len(raw)]
+    (operand,) = int8.operands_of(there.as_subclass(OnCard) if card else there, encoding, (24, 64))
+    (expected,) = int8.operands_of(raw, encoding, (24, 64))
+    assert (operand.codes.data_ptr() % int8.ALIGNED == 0) == card
+    assert torch.equal(operand.codes.as_subclass(Tensor), expected.codes)
+
+
 def test_blocks_of_any_size_give_the_same_bits(seeded: Seeded, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, bias = seeded("x", (70, 64)).bfloat16(), weight_of(seeded("w", (48, 64)), 64), seeded("b", (48,))
     whole = weight.multiply(x, bias)
