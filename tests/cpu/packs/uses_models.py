@@ -12,6 +12,7 @@ import comfy.sampler_helpers
 import comfy.samplers
 import comfy.sd
 import comfy.sd1_clip
+import comfy.supported_models
 import comfy.utils
 import execution
 import folder_paths
@@ -95,6 +96,9 @@ class Shift(Base):
             pass
 
         assert isinstance(model, ModelPatcher) and model.model.latent_format.latent_channels == 16
+        kinds = comfy.supported_models
+        assert isinstance(model.model.model_config, (kinds.Flux, kinds.FluxSchnell))
+        assert not isinstance(model.model.model_config, kinds.SD3)
         twin = model.clone()
         levels = Levels(model.model.model_config)
         levels.set_parameters(shift=mu)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from ....runtime.handles import FluxModel
 from ...offered_modules import NotOffered
 from ...partly_offered import PartlyOffered
-from . import latent_formats, model_sampling
+from . import latent_formats, model_sampling, supported_models
 
 __all__ = ["BaseModel", "Flux", "ModelType"]
 
@@ -47,7 +46,8 @@ class BaseModel(metaclass=PartlyOffered):
             "hidden_size": config.hidden,
             "guidance_embed": config.guidance,
         }
-        self.model_config = SimpleNamespace(unet_config=unet, sampling_settings={}, latent_format=self.latent_format)
+        kind = supported_models.Flux if config.guidance else supported_models.FluxSchnell
+        self.model_config = kind(unet)
 
     @property
     def device(self) -> Any:
