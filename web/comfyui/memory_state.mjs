@@ -79,7 +79,7 @@ export function after(state, event, data) {
 const still = (state) => ({ ...state, models: state.models.map((one) => ({ ...one, moving: [] })), pace: null });
 
 /** The state of a worker without a job: the end of a job is sent to the page that queued it, and to no other. */
-export const idle = (state) => ({ ...(state.pace?.step < state.pace?.steps ? still(state) : state), planning: false });
+export const idle = (state) => ({ ...state, pace: state.pace?.step < state.pace?.steps ? null : state.pace, planning: false });
 
 const FRESH = { warning: null, moving: [], done: false, stale: false }; // values that a new plan resets
 
