@@ -53,7 +53,13 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def _wait_for_device() -> None:
-    """Wait for the end of the step, so that this time does not count as the preview's cost."""
+    """Wait for the end of the step, so that this time does not count as the preview's cost.
+
+    Only for cards that this process uses: waiting for another one would take some hundred MB of its memory.
+    """
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.current_stream().synchronize()
+    if torch is None or not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+        return
+    for card in range(torch.cuda.device_count()):
+        if torch.cuda.memory_reserved(card):
+            torch.cuda.current_stream(card).synchronize()

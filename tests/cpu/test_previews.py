@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+import torch
 from PIL import Image
 from sluice.flux_core.images.previews import SIZE, Throttle, jpeg
 
@@ -56,3 +57,24 @@ def test_previews_are_jpeg_of_the_pictures_size_as_far_as_they_fit_into_their_sq
     for size, fitted in (((2048, 1024), (SIZE, SIZE // 2)), ((256, 192), (SIZE, 384)), ((16, 12), (128, 96))):
         image = Image.open(io.BytesIO(jpeg(Image.new("RGBA", size, "red"))))
         assert image.format == "JPEG" and image.size == fitted
+
+
+def test_a_preview_waits_for_the_cards_that_are_used_and_touches_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for a card makes this process allocate memory there."""
+    waited: list[int] = []
+
+    class Stream:
+        def __init__(self, card: int) -> None:
+            self.card = card
+
+        def synchronize(self) -> None:
+            waited.append(self.card)
+
+    answers = {
+        "is_available": lambda: True, "is_initialized": lambda: True, "device_count": lambda: 3,
+        "memory_reserved": lambda card: 1000 if card == 1 else 0, "current_stream": Stream,
+    }  # fmt: skip
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    assert Throttle().make(lambda: Image.new("RGB", (4, 4))) is not None
+    assert waited == [1]
