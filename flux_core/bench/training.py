@@ -5,7 +5,7 @@
     sluice bench training --kills 20 --depth 1 2 --hidden 256 --steps 80
                                                  a small model, killed at 20 random moments, during saves too
     sluice bench training --parts --no-kill      also the parts of a step's time, measured in one more step
-    sluice bench training --folder /tmp/full     with the files flux-fp8.safetensors and flux-bf16.safetensors there
+    sluice bench training --folder bench-models     with the files flux-fp8.safetensors and flux-bf16.safetensors there
 
 Images of 64 x 64 pixels and 32 text tokens, all of random numbers: the transfers of the weights are measured, and these
 are the same for any image. Each run is a process of its own, which can be killed and whose peak is that of the run
