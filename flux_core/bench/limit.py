@@ -23,6 +23,9 @@ def physical_limit(flux: ManagedFlux, setup: Setup) -> dict[str, float]:
     attention = max(plan.machine.attention, _best(rates.attention_rate, device, dtype, max(256, tokens)))
     uses = plan.workload.schedule
     compute = sum(use.products for use in uses) / gemm + sum(use.attention for use in uses) / attention
+    if flux.blocks.integers is not None:
+        integers = _best(rates.integer_rate, flux.blocks.integers, device, dtype, tokens, rates.HIDDEN)
+        compute += sum(use.integers for use in uses) / integers
     disk = max(plan.machine.disk, rates.disk_rate(flux.blocks.source.weights))
     moved = plan.streamed_bytes / (plan.machine.link or disk)
     return {

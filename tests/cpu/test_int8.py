@@ -251,6 +251,20 @@ def test_what_computes_is_chosen_by_word_by_exactness_and_by_measurement(
     integer_products._integers.cache_clear()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_sums_are_finished_at_once_and_by_type_with_the_same_bits(
+    seeded: Seeded, with_bias: bool, dtype: torch.dtype
+) -> None:
+    sums = torch.randint(-(127**2) * 300, 127**2 * 300, (9, 40), dtype=torch.int32)
+    rows, columns = seeded("rows", (9, 1)).abs() * 1e-3, seeded("columns", (40,)).abs() * 1e-3
+    bias = seeded("bias", (40,)) if with_bias else None
+    made = [torch.zeros(9, 60, dtype=dtype) for _ in range(2)]
+    for finished, out in zip((int8.finished_at_once, int8.finished_by_type), made, strict=True):
+        finished(sums, rows, columns, bias, torch.empty(9, 40), out[:, 10:50])
+    assert torch.equal(*made) and made[0].any()
+
+
 def test_products_are_compared_in_turns_and_the_slow_first_ones_do_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
