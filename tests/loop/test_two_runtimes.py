@@ -68,6 +68,7 @@ class Program:
         self, models: list[Path], folder: Path, dtype: str, nbytes: int, at_step: Callable[[], None] = lambda: None
     ) -> None:
         """nbytes: what its budget leaves for weights beside what the process has now."""
+        meter.trim()  # else memory that was freed before would make room during the run
         self.base = meter.resident_bytes()
         self.budget = self.base + WORKSPACE + nbytes
         self.folders = standard_folders(folder, models)

@@ -91,7 +91,8 @@ def test_two_processors_make_the_same_picture_each_within_its_own_budget(start: 
     server = start("--ram", "1200M,1400M", packs=None, device="cpu:0,cpu:1")
     prompt = json.loads(Image.open(WORKFLOW).info["prompt"])
     listener = server.listen()
-    jobs = [server.queue(prompt, listener.client_id) for _ in range(2)]
+    # in front of the queue, because other jobs wait some seconds for the worker that has their models
+    jobs = [server.queue(prompt, listener.client_id, front=True) for _ in range(2)]
     pictures = []
     for job in jobs:
         (shown,) = (images for node in listener.end_of(job)["outputs"].values() for images in node["images"])
